@@ -1,0 +1,152 @@
+"""Codes by gradient descent, the paper's own way of fitting (Wang et al. 2022, section 3.3).
+
+The dictionary is frozen. Adam moves the codes, or the weights of a router that predicts them. With
+the squared error a step needs no point: the error is a quadratic of the Gram matrix and the moments,
+so a step costs S E^2 however many points were measured, and the bias is eliminated exactly.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from nid_jax.fields.routing import Gates
+
+VARIABLES = ("codes", "router")
+
+
+def descend(objective, variables, steps, learning_rate):
+    """Adam on `variables` (a pytree) for a fixed number of steps, as one scan.
+
+    objective(variables) -> residuals [S], whose sum is descended. -> (variables, residuals
+    [steps + 1, S], the first before any step).
+    """
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, max(steps, 1), 0.1))
+
+    def total(variables):
+        residuals = objective(variables)
+        return residuals.sum(), residuals
+
+    def step(carry, _):
+        variables, moments = carry
+        (_, residuals), grads = jax.value_and_grad(total, has_aux=True)(variables)
+        updates, moments = optimizer.update(grads, moments)
+        return (optax.apply_updates(variables, updates), moments), residuals
+
+    carry = (variables, optimizer.init(variables))
+    (variables, _), residuals = jax.lax.scan(step, carry, None, length=steps)
+    return variables, jnp.concatenate([residuals, objective(variables)[None]])
+
+
+def strongest(equations, codes, top_k):
+    """Mask [S, E] of the top_k experts that matter most: by |code| times the norm of the atom."""
+    norms = jnp.sqrt(jnp.maximum(jnp.diagonal(equations.gram, axis1=-2, axis2=-1), 0))
+    _, chosen = jax.lax.top_k(jnp.abs(codes) * norms, top_k)
+    rows = jnp.arange(codes.shape[0])[:, None]
+    return jnp.zeros(codes.shape, bool).at[rows, chosen].set(True)
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "top_k", "dense_steps"))
+def descend_codes(equations, codes, bias, steps, learning_rate, top_k=0, dense_steps=0):
+    """Descend the squared error over codes. codes [S, E], bias [S, C] or None: where to start.
+
+    With top_k the first dense_steps move all codes; then each signal keeps its strongest top_k and
+    only those move. Started from a bias, the history's first entry is with that bias; from then on
+    the best bias for the codes is used. -> (codes [S, E], history [steps + 1, S]).
+    """
+    equations, scale = _unit_atoms(equations)
+    codes = jnp.where(scale > 0, codes / jnp.where(scale > 0, scale, 1.0), 0.0)
+
+    def objective(codes):
+        return mean_residual(equations, codes)
+
+    first = mean_residual(equations, codes, bias)
+    dense_steps = min(dense_steps, steps) if top_k else steps
+    codes, history = descend(objective, codes, dense_steps, learning_rate)
+    if top_k and dense_steps < steps:
+        mask = strongest(equations, codes, top_k)
+        codes, sparse_history = descend(
+            lambda codes: objective(codes * mask), codes, steps - dense_steps, learning_rate
+        )
+        codes = codes * mask
+        history = jnp.concatenate([history[:-1], sparse_history])
+    return codes * scale, history.at[0].set(first)
+
+
+def mean_residual(equations, codes, bias=None):
+    """Mean squared residual per measured value [S]; with the best bias unless one is given."""
+    mean = equations.mean_residual(codes)
+    if bias is None:
+        return mean
+    # Around the best bias the error grows by weight (b - best)^2, exactly.
+    excess = equations.bias_weight * jnp.square(bias - equations.bias(codes)).sum(-1)
+    return mean + excess / (equations.count * equations.target_mean.shape[-1])
+
+
+def _unit_atoms(equations):
+    """Equations for atoms scaled to root mean square 1, and the scale [E] that undoes it."""
+    energy = jnp.diagonal(equations.gram, axis1=-2, axis2=-1)
+    mean = energy / equations.count[..., None] / equations.target_mean.shape[-1]
+    # One scale for all signals keeps a shared Gram matrix shared.
+    mean = mean.reshape(-1, mean.shape[-1]).mean(0)
+    scale = jnp.where(mean > 0, jax.lax.rsqrt(jnp.where(mean > 0, mean, 1.0)), 0.0)
+    return equations._replace(
+        gram=equations.gram * scale[:, None] * scale,
+        moments=equations.moments * scale,
+        atom_mean=equations.atom_mean * scale[:, None],
+        gram_low=None,
+    ), scale
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "steps", "top_k"))
+def descend_router(graphdef, params, rest, signals, equations, steps, learning_rate, top_k=0):
+    """Descend the squared error over a router's weights: its codes of `signals` [S, *grid, C].
+
+    graphdef, params, rest: a split router. -> (codes [S, E], bias [S, C], history [steps + 1, S]).
+    """
+
+    def predict(params):
+        return nnx.merge(graphdef, params, rest, copy=True).gates(None, signals, top_k=top_k)
+
+    def objective(params):
+        gates = predict(params)
+        return mean_residual(equations, gates.values, gates.bias)
+
+    params, history = descend(objective, params, steps, learning_rate)
+    gates = predict(params)
+    return gates.values, gates.bias, history
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "steps", "top_k", "dense_steps"))
+def descend_absolute(
+    graphdef, state, points, targets, codes, bias, steps, learning_rate, top_k=0, dense_steps=0
+):
+    """As `descend_codes` for the mean absolute error, which no Gram matrix holds.
+
+    graphdef, state: a split dictionary; points [P, D], targets [S, P, C]; the bias descends with
+    the codes. Every step renders all points. -> (codes, bias, history of the mean absolute residual
+    [steps + 1, S], mean squared residual [S]).
+    """
+    dictionary = nnx.merge(graphdef, state, copy=True)
+
+    def differences(variables, mask=None):
+        codes, bias = variables
+        codes = codes if mask is None else codes * mask
+        return dictionary.combine(points, Gates(codes, None, None, bias)) - targets
+
+    def objective(variables, mask=None):
+        return jnp.abs(differences(variables, mask)).mean((1, 2))
+
+    dense_steps = min(dense_steps, steps) if top_k else steps
+    variables, history = descend(objective, (codes, bias), dense_steps, learning_rate)
+    if top_k and dense_steps < steps:
+        _, chosen = jax.lax.top_k(jnp.abs(variables[0]), top_k)
+        mask = jnp.zeros(codes.shape, bool).at[jnp.arange(codes.shape[0])[:, None], chosen].set(1)
+        variables, sparse_history = descend(
+            lambda v: objective(v, mask), variables, steps - dense_steps, learning_rate
+        )
+        variables = (variables[0] * mask, variables[1])
+        history = jnp.concatenate([history[:-1], sparse_history])
+    return *variables, history, jnp.square(differences(variables)).mean((1, 2))

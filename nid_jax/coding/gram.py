@@ -1,0 +1,313 @@
+"""Normal equations of a dictionary and measurements, accumulated over chunks of measurements.
+
+With the dictionary fixed, measurements are linear in code and bias: y = (A B) a + (A 1) b. The
+constant's response A 1 (all ones where the operator samples) is projected out of atoms and
+measurements, which eliminates the bias; what is left is quadratic in the code alone.
+
+A shared trunk's atoms are E combinations of H features, so the products over points are those of
+the features, [H, H], and the heads are applied once at the end; the basis [P, E, C] never exists.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from nid_jax import numerics
+from nid_jax.coding import operators
+
+PRECISIONS = ("double", "single")
+
+# Numbers of weighted features held at a time (one chunk of measurements).
+_CHUNK_NUMBERS = 2**22
+
+
+class NormalEquations(NamedTuple):
+    """All that a quadratic solver needs to know of a dictionary, an operator and measurements.
+
+    gram [E, E], or [S, E, E] where every signal has its own weights; moments [S, E]; energy [S];
+    atom_mean [E, C] or [S, E, C]; target_mean [S, C]; count [] or [S]: the sum of weights, which is
+    the number of measurements per channel; bias_weight [] or [S]: the weight of the bias in the
+    squared error of one channel, equal to count where the operator samples.
+    gram_low: what float32 rounded off `gram`, or None. gram + gram_low is known to 1e-14.
+
+    With Phi, y free of the constant: gram = sum w Phi Phi^T, moments = sum w Phi y,
+    energy = sum w y^2, summed over measurements and channels.
+    """
+
+    gram: jax.Array
+    moments: jax.Array
+    energy: jax.Array
+    atom_mean: jax.Array
+    target_mean: jax.Array
+    count: jax.Array
+    bias_weight: jax.Array
+    gram_low: jax.Array | None = None
+
+    @property
+    def shared(self):
+        """Whether all signals have one Gram matrix."""
+        return self.gram.ndim == 2
+
+    def bias(self, codes):
+        """The best bias of given codes. codes [S, E] -> [S, C]."""
+        one = "ec" if self.shared else "sec"
+        return self.target_mean - numerics.einsum(f"se,{one}->sc", codes, self.atom_mean)
+
+    def residual(self, codes):
+        """Weighted sum of squared residuals, with the best bias. codes [S, E] -> [S]."""
+        product = self.apply(codes)
+        value = self.energy + numerics.einsum("se,se->s", codes, product - 2 * self.moments)
+        return jnp.maximum(value, 0)
+
+    def mean_residual(self, codes):
+        """Mean squared residual per measured value. codes [S, E] -> [S]."""
+        return numerics.safe_divide(
+            self.residual(codes), self.count * self.target_mean.shape[-1] * jnp.ones_like(self.energy)
+        )
+
+    def apply(self, codes):
+        """gram @ code. codes [S, E] -> [S, E]."""
+        one = "ef" if self.shared else "sef"
+        return numerics.einsum(f"se,{one}->sf", codes, self.gram)
+
+    def with_codes(self, start):
+        """The same problem in the difference from `start` [S, E]: code = start + difference."""
+        return self._replace(
+            moments=self.moments - self.apply(start),
+            energy=self.residual(start),
+            target_mean=self.bias(start),
+        )
+
+
+def normal_equations(
+    dictionary, operator, measurements, weights=None, chunk=0, precision="double"
+):
+    """The normal equations of measurements [S, M, C] in a dictionary.
+
+    Args:
+      dictionary: `fields.dictionary.Dictionary`; a shared one is reduced through its trunk.
+      operator: `coding.operators.Operator`; its own weights (a mask) multiply `weights`.
+      measurements: [S, M, C]. Values of weight 0 are not read and may be NaN.
+      weights: None, [M], or [S, M]: a Gram matrix for every signal then, S E^2 numbers.
+      chunk: measurements held at a time; 0 chooses. Memory is that of one chunk and the result.
+      precision: 'double' sums products in float64 and keeps what float32 cannot hold in
+        `gram_low`; 'single' is twice as fast and good for regularisation above 1e-4.
+
+    Returns:
+      NormalEquations. No gradient flows through it.
+
+    Raises:
+      ValueError: shapes that do not fit together, or an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}; allowed: {', '.join(PRECISIONS)}")
+    measurements = jnp.asarray(measurements, jnp.float32)
+    expected = (operator.num_measurements, dictionary.channels)
+    if measurements.ndim != 3 or measurements.shape[1:] != expected:
+        raise ValueError(
+            f"measurements have shape {measurements.shape}; allowed: (signals, {expected[0]}, "
+            f"{expected[1]})"
+        )
+    weights = operators.combined_weights(operator, weights)
+    if weights is not None and weights.ndim == 2 and weights.shape[0] != len(measurements):
+        raise ValueError(
+            f"weights are for {weights.shape[0]} signals, measurements for {len(measurements)}"
+        )
+    graphdef, state = nnx.split(dictionary)
+    return _normal_equations(
+        graphdef, state, operator, measurements, weights, chunk=chunk, precision=precision
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "chunk", "precision"))
+def _normal_equations(graphdef, state, operator, measurements, weights, chunk, precision):
+    # Derivatives would leave the float64 scope below; variable projection needs none.
+    state, operator, measurements = jax.lax.stop_gradient((state, operator, measurements))
+    dictionary = nnx.merge(graphdef, state)
+    if weights is None:
+        weights = jnp.ones(operator.num_measurements, jnp.float32)
+    measurements = jnp.where(weights[..., None] > 0, measurements, 0)
+    with working_precision(precision):
+        sums, shift, target_shift = _accumulate(dictionary, operator, measurements, weights, chunk)
+        return _centred(dictionary, sums, shift, target_shift)
+
+
+def working_precision(precision):
+    """The scope in which float64 exists, or not."""
+    return jax.enable_x64(precision == "double")
+
+
+def _wide(*arrays):
+    """In the widest floating-point type of the scope."""
+    dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+    return tuple(array.astype(dtype) for array in arrays)
+
+
+def is_shared(dictionary):
+    return dictionary.kind == "shared"
+
+
+def features(dictionary, x):
+    """What products are summed over. x [P, D] -> [P, 1, H] of a shared trunk, else [P, C, E]."""
+    if is_shared(dictionary):
+        return dictionary.trunk(x)[:, None, :]
+    return dictionary.basis(x).swapaxes(1, 2)
+
+
+def measured_features(dictionary, operator, chunk):
+    """Cut a local operator into chunks: (pieces, function), function(piece) -> features, constant.
+
+    pieces: arrays [N, m, ...] for `lax.scan`; the last piece is padded. features [m, A, F] and the
+    response to the constant [m], both measured by the operator.
+    """
+    count, length = operator.num_measurements, operator.run_length
+    if length is None:
+        values = features(dictionary, operator.points)
+        flat = operator.measure(values.reshape(len(values), -1))
+        constant = operator.measure(jnp.ones((len(values), 1), flat.dtype))
+        return (
+            cut(flat.reshape(count, *values.shape[1:]), chunk),
+            cut(constant[:, 0], chunk),
+        ), lambda piece: piece
+
+    points = cut(operator.points.reshape(count, -1), chunk)
+    factors = operator.factors
+    if factors is None:
+        factors = jnp.ones((count, length), operator.points.dtype)
+    factors = cut(factors, chunk)
+
+    def measure(piece):
+        x, factor = piece
+        values = features(dictionary, x.reshape(-1, operator.points.shape[-1]))
+        flat = values.reshape(len(values), -1)
+        if length > 1 or operator.factors is not None:
+            flat = operators.reduce_runs(flat, factor, length)
+        return flat.reshape(len(x), *values.shape[1:]), factor.sum(-1)
+
+    return (points, factors), measure
+
+
+def cut(array, size):
+    """[M, ...] -> [N, size, ...], zeros after the end."""
+    pieces = -(-array.shape[0] // size)
+    padding = [(0, pieces * size - array.shape[0])] + [(0, 0)] * (array.ndim - 1)
+    return jnp.pad(array, padding).reshape(pieces, size, *array.shape[1:])
+
+
+def _chunk_size(dictionary, operator, signals, per_signal, chunk):
+    """Even chunks: padding 640 measurements to 2 x 512 would waste 384."""
+    if chunk == 0:
+        wide = dictionary.width if is_shared(dictionary) else dictionary.num_experts
+        numbers = wide * (1 if is_shared(dictionary) else dictionary.channels)
+        numbers *= max(operator.run_length or 1, signals if per_signal else 1)
+        chunk = max(16, _CHUNK_NUMBERS // numbers)
+    count = operator.num_measurements
+    return -(-count // -(-count // min(chunk, count)))
+
+
+class _Sums(NamedTuple):
+    """Weighted sums over measurements of features t, the constant's response u, and targets y.
+
+    With p the signals' axis where every signal has its own weights: gram t t [p, F, F]; cross t y
+    [S, F, C] of a shared trunk, else [S, E]; features u t [p, A, F]; targets u y [S, C]; energy
+    y y [S]; constant u u [p]; count 1 [p].
+    """
+
+    gram: jax.Array
+    cross: jax.Array
+    features: jax.Array
+    targets: jax.Array
+    energy: jax.Array
+    constant: jax.Array
+    count: jax.Array
+
+
+def _accumulate(dictionary, operator, measurements, weights, chunk):
+    """-> (_Sums of shifted features and targets, the shifts [A, F] and [S, C])."""
+    per_signal = weights.ndim == 2
+    size = _chunk_size(dictionary, operator, len(measurements), per_signal, chunk)
+    pieces, measure = measured_features(dictionary, operator, size)
+    targets = cut(measurements.swapaxes(0, 1), size)
+    weights = cut(weights.T if per_signal else weights, size)
+
+    # Any rough mean as origin keeps the sums free of cancellation when the true one is removed.
+    def rough_mean(values, constant):
+        values, constant = _wide(values, constant)
+        total = numerics.einsum("m...,m->...", values, constant)
+        return numerics.safe_divide(total, (constant**2).sum())
+
+    first, constant = measure(jax.tree.map(lambda piece: piece[0], pieces))
+    shift, target_shift = rough_mean(first, constant), rough_mean(targets[0], constant)
+
+    def products(piece):
+        values, w, y = piece
+        t, u, w, y = _wide(*measure(values), w.T, y.swapaxes(0, 1))
+        t = t - u[:, None, None] * shift
+        y = y - u[:, None] * target_shift[:, None]
+        return _products(t, u, w, y, is_shared(dictionary))
+
+    def step(sums, piece):
+        return jax.tree.map(jnp.add, sums, products(piece)), None
+
+    inputs = (pieces, weights, targets)
+    shapes = jax.eval_shape(products, jax.tree.map(lambda piece: piece[0], inputs))
+    start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(step, start, inputs)[0], shift, target_shift
+
+
+def _products(t, u, w, y, shared):
+    """The sums of one chunk: t [m, A, F], u [m], w [m] or [S, m], y [S, m, C]."""
+    p = "s" if w.ndim == 2 else ""
+    wt = w[..., None, None] * t
+    if shared:
+        cross = numerics.einsum(f"{p}mf,smc->sfc", wt[..., 0, :], y)
+    else:
+        cross = numerics.einsum(f"{p}mcf,smc->sf", wt, y)
+    return _Sums(
+        gram=numerics.einsum(f"{p}maf,mag->{p}fg", wt, t),
+        cross=cross,
+        features=numerics.einsum(f"{p}maf,m->{p}af", wt, u),
+        targets=numerics.einsum(f"{p}m,m,smc->sc", w, u, y),
+        energy=numerics.einsum(f"{p}m,smc,smc->s", w, y, y),
+        constant=numerics.einsum(f"{p}m,m->{p}", w, u * u),
+        count=w.sum(-1),
+    )
+
+
+def _centred(dictionary, sums, shift, target_shift):
+    """Project the constant out of the sums, apply the heads, and round to float32."""
+    p = "" if sums.count.ndim == 0 else "s"
+    total = sums.constant
+    mean = numerics.safe_divide(sums.features, total[..., None, None])
+    target_mean = numerics.safe_divide(sums.targets, total[..., None])
+    scaled = total[..., None, None] * mean
+    gram = sums.gram - numerics.einsum(f"{p}af,{p}ag->{p}fg", scaled, mean)
+    energy = sums.energy - (total[..., None] * target_mean**2).sum(-1)
+    mean_there = mean + shift
+    if is_shared(dictionary):
+        moments = sums.cross - numerics.einsum(f"{p}f,sc->sfc", scaled[..., 0, :], target_mean)
+        kernel, bias = _wide(dictionary.head_kernel[...], dictionary.head_bias[...])
+        gram = apply_heads(kernel, gram)
+        moments = numerics.einsum("hec,shc->se", kernel, moments)
+        atom_mean = numerics.einsum(f"{p}h,hec->{p}ec", mean_there[..., 0, :], kernel) + bias
+    else:
+        moments = sums.cross - numerics.einsum(f"{p}ce,sc->se", scaled, target_mean)
+        atom_mean = mean_there.swapaxes(-1, -2)
+    gram = (gram + gram.swapaxes(-1, -2)) / 2
+    high = gram.astype(jnp.float32)
+    low = None if gram.dtype == jnp.float32 else (gram - high).astype(jnp.float32)
+    rest = (moments, jnp.maximum(energy, 0), atom_mean, target_mean + target_shift)
+    single = [value.astype(jnp.float32) for value in (*rest, sums.count, total)]
+    return NormalEquations(high, *single, gram_low=low)
+
+
+def apply_heads(kernel, features_gram):
+    """Gram matrix of the atoms from that of the features they are heads of.
+
+    kernel [H, E, C], features_gram [..., H, H] -> [..., E, E].
+    """
+    half = numerics.einsum("...hg,gfc->...hfc", features_gram, kernel)
+    return numerics.einsum("hec,...hfc->...ef", kernel, half)

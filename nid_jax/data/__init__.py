@@ -1,0 +1,79 @@
+"""Collections of signals: opening them by name, cutting them into patches, loading batches."""
+
+import difflib
+
+from nid_jax.data.array import open_array
+from nid_jax.data.builtin import open_faces, open_photos
+from nid_jax.data.collection import (
+    ArrayCollection,
+    AugmentedCollection,
+    Collection,
+    SubsetCollection,
+    to_array,
+)
+from nid_jax.data.folder import open_folder
+from nid_jax.data.loading import batches
+from nid_jax.data.patches import PatchCollection, stitch
+from nid_jax.data.portraits import open_olivetti, open_yale
+from nid_jax.data.splitting import SPLITS, limited
+from nid_jax.data.tfds_source import PREFIX, open_celeb_a, open_cifar10, open_tfds
+
+__all__ = [
+    "ArrayCollection",
+    "AugmentedCollection",
+    "Collection",
+    "PatchCollection",
+    "SubsetCollection",
+    "batches",
+    "open_collection",
+    "stitch",
+    "to_array",
+]
+
+# data.name -> opener(config.data, split, seed).
+SOURCES = {
+    "faces": open_faces,
+    "photos": open_photos,
+    "folder": open_folder,
+    "array": open_array,
+    "yale": open_yale,
+    "olivetti": open_olivetti,
+    "celeb_a": open_celeb_a,
+    "cifar10": open_cifar10,
+}
+
+
+def open_collection(config, split, seed):
+    """The collection that config.data describes, one split of it.
+
+    config: the `data` part of a config; split: 'train' or 'test'; seed: the run's, for random
+    splits, crops and augmentation. In order: the source data.name opens data.root and brings its
+    pictures to data.size; the first data.num_train or data.num_test signals are kept (0: all); the
+    train split is augmented (data.augment); signals are cut to patches (data.patch.size above 0:
+    a PatchCollection, whose .stitch puts them together again).
+    Raises ValueError or FileNotFoundError naming the key or file and what is allowed.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}: must be 'train' or 'test'")
+    collection = _opener(config.name)(config, split, seed)
+    collection = limited(collection, config, split)
+    augment, patch = config.augment, config.patch
+    if split == "train" and (augment.mirror or augment.shifts):
+        collection = AugmentedCollection(
+            collection, augment.mirror, augment.shifts, augment.max_shift, seed
+        )
+    if patch.size:
+        collection = PatchCollection(collection, patch.size, patch.overlap)
+    return collection
+
+
+def _opener(name):
+    if name.startswith(PREFIX):
+        return open_tfds
+    if name not in SOURCES:
+        near = difflib.get_close_matches(name, SOURCES, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"data.name={name!r} is unknown; {hint}allowed: {', '.join(SOURCES)}, {PREFIX}NAME"
+        )
+    return SOURCES[name]

@@ -1,0 +1,198 @@
+"""Collections: random access to signals, whatever they come from.
+
+A collection is anything with len(), [i], names, shape and title; the classes here hold arrays,
+choose from another collection, or multiply it by augmentation. Letters: S signals, C channels;
+*grid the sample counts along each axis.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from nid_jax.data import images
+
+
+@runtime_checkable
+class Collection(Protocol):
+    """Random access to S signals of one shape.
+
+    names: S distinct labels; shape: (*grid, C); title: what the collection is, in a few words.
+    collection[i] is float32 [*grid, C] in [0, 1] and raises IndexError outside 0..S-1.
+    """
+
+    names: list[str]
+    shape: tuple[int, ...]
+    title: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index) -> np.ndarray: ...
+
+
+def position(index, length):
+    """`index` as an int in 0..length-1, negative ones counted from the end; or IndexError."""
+    at = int(index)
+    if not -length <= at < length:
+        raise IndexError(f"signal {at} of a collection of {length}")
+    return at % length
+
+
+class ArrayCollection:
+    """Signals held in one array [S, *grid, C].
+
+    values: float (kept as they are, must be finite), or uint8/uint16 (scaled to [0, 1] on access,
+    so that a memory-mapped file is never copied whole).
+    Raises ValueError, starting with the title, for NaN or infinity, an array without signals, or
+    names that are not S distinct ones.
+    """
+
+    def __init__(self, values, names, title):
+        names = [str(name) for name in names]
+        if values.ndim < 3 or 0 in values.shape:
+            raise ValueError(
+                f"{title}: an array of shape {list(values.shape)}; expected [S, *grid, C], none 0"
+            )
+        if len(names) != len(values) or len(set(names)) != len(names):
+            raise ValueError(
+                f"{title}: {len(values)} signals but {len(names)} names, {len(set(names))} distinct"
+            )
+        if np.issubdtype(values.dtype, np.floating):
+            for name, signal in zip(names, values, strict=True):
+                images.check_finite(signal, f"{title}, signal {name!r}")
+        self.values = values
+        self.names = names
+        self.title = title
+        self.shape = tuple(values.shape[1:])
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, index):
+        signal = self.values[position(index, len(self))]
+        if np.issubdtype(signal.dtype, np.floating):
+            return np.array(signal, np.float32)
+        return images.to_unit(signal, self.title)
+
+
+class SubsetCollection:
+    """The signals of `collection` at `indices`, in that order."""
+
+    def __init__(self, collection, indices):
+        self.collection = collection
+        self.indices = [position(index, len(collection)) for index in indices]
+        self.names = [collection.names[index] for index in self.indices]
+        self.shape = tuple(collection.shape)
+        self.title = collection.title
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, index):
+        return self.collection[self.indices[position(index, len(self))]]
+
+
+class ShapedCollection:
+    """Pictures of `collection` made gray and brought to one size.
+
+    size: (rows, columns); resizing, crop as in images.fit_to_size. Raises ValueError at once when
+    the sizes differ and resizing is off.
+    """
+
+    def __init__(self, collection, size, resizing=True, crop="", gray=False):
+        rows, columns, channels = collection.shape
+        if (rows, columns) != tuple(size) and not resizing:
+            raise ValueError(images.size_complaint(collection.title, (rows, columns), size))
+        if gray and channels not in (1, 3):
+            raise ValueError(f"{collection.title}: data.gray needs 1 or 3 channels, not {channels}")
+        self.collection = collection
+        self.crop = crop
+        self.names = list(collection.names)
+        self.title = collection.title
+        self.shape = (*size, 1 if gray else channels)
+
+    def __len__(self):
+        return len(self.collection)
+
+    def __getitem__(self, index):
+        image = images.to_channels(self.collection[index], self.shape[-1])
+        return images.fit_to_size(image, self.shape[:-1], True, self.crop, self.title)
+
+
+class AugmentedCollection:
+    """`collection` followed by deterministic copies: mirrored, and shifted by a few samples.
+
+    mirror: doubles the collection, flipping the last grid axis. shifts: that many distinct seeded
+    shifts, none of them zero, of every signal and of its mirror image, up to max_shift samples
+    along each axis, the edge repeated. Length S * (1 + mirror) * (1 + shifts); signals 0..S-1 are
+    the originals, names 'x', 'x/mirror', 'x/shift1', 'x/mirror/shift1'.
+    Raises ValueError naming the config key when max_shift admits fewer shifts than asked for.
+    """
+
+    def __init__(self, collection, mirror=False, shifts=0, max_shift=1, seed=0):
+        grid_rank = len(collection.shape) - 1
+        possible = (2 * max_shift + 1) ** grid_rank - 1
+        if shifts < 0 or max_shift < 0:
+            raise ValueError(
+                f"data.augment.shifts={shifts}, data.augment.max_shift={max_shift}: must be >= 0"
+            )
+        if shifts > possible:
+            raise ValueError(
+                f"data.augment.shifts={shifts}: data.augment.max_shift={max_shift} allows at most "
+                f"{possible} different shifts"
+            )
+        if shifts and max_shift >= min(collection.shape[:-1]):
+            raise ValueError(
+                f"data.augment.max_shift={max_shift}: must be smaller than the signals, "
+                f"{list(collection.shape[:-1])}"
+            )
+        self.collection = collection
+        self.shifts = shifts
+        self.max_shift = max_shift
+        self.seed = seed
+        self.shape = tuple(collection.shape)
+        self.title = collection.title
+        # One entry a copy of the whole collection: (mirrored, number of the shift, 0 for none).
+        self.variants = [(m, s) for s in range(shifts + 1) for m in range(2 if mirror else 1)]
+        suffixes = [
+            ("/mirror" if mirrored else "") + (f"/shift{shift}" if shift else "")
+            for mirrored, shift in self.variants
+        ]
+        self.names = [name + suffix for suffix in suffixes for name in collection.names]
+
+    def __len__(self):
+        return len(self.collection) * len(self.variants)
+
+    def __getitem__(self, index):
+        variant, original = divmod(position(index, len(self)), len(self.collection))
+        mirrored, shift = self.variants[variant]
+        signal = self.collection[original]
+        if mirrored:
+            signal = np.flip(signal, axis=-2)
+        if shift:
+            signal = shifted(signal, self._offsets(original, mirrored)[shift - 1])
+        return np.ascontiguousarray(signal)
+
+    def _offsets(self, original, mirrored):
+        """The shifts of one signal, [shifts, grid rank] samples; a function of the seed alone."""
+        rank, width = len(self.shape) - 1, 2 * self.max_shift + 1
+        centre = (width**rank - 1) // 2  # the number of the zero shift
+        generator = np.random.default_rng([self.seed, original, mirrored])
+        chosen = generator.choice(width**rank - 1, self.shifts, replace=False)
+        chosen = chosen + (chosen >= centre)
+        return np.stack(np.unravel_index(chosen, (width,) * rank), axis=-1) - self.max_shift
+
+
+def shifted(signal, offset):
+    """`signal` [*grid, C] moved by `offset` samples along each grid axis, its edge repeated."""
+    for axis, step in enumerate(offset):
+        count = signal.shape[axis]
+        signal = np.take(signal, np.clip(np.arange(count) - step, 0, count - 1), axis=axis)
+    return signal
+
+
+def to_array(collection):
+    """All signals of a collection in memory, float32 [S, *grid, C]."""
+    values = np.empty((len(collection), *collection.shape), np.float32)
+    for index in range(len(collection)):
+        values[index] = collection[index]
+    return values

@@ -1,0 +1,94 @@
+"""Shuffled batches of a collection, as a grain iterator whose state a checkpoint can hold."""
+
+import math
+import os
+
+import grain
+import numpy as np
+
+from nid_jax.data.collection import to_array
+
+# A random-access source needs a length; this one outlasts any run.
+_ENDLESS = 2**60
+
+IN_MEMORY_BYTES = 2**30
+
+
+class EpochBatches:
+    """Batch number -> {'ids': int32 [b], 'signals': float32 [b, *grid, C]}, without end.
+
+    Epoch e visits the signals in a random order that depends on (seed, e) alone, so any batch can
+    be computed from its number, whatever came before. Whole batches are drawn at once: one lookup
+    of ids and one gather, where a pipeline of single signals pays for each of them. Every process
+    of process_count takes its own share b = batch_size / process_count of each batch; the shares
+    are disjoint.
+    """
+
+    def __init__(self, collection, batch_size, seed, process_index, process_count, in_memory):
+        self.collection = collection
+        self.values = to_array(collection) if in_memory else None
+        self.count = len(collection)
+        self.batch_size = batch_size
+        self.seed = seed
+        share = batch_size // process_count
+        self.share = slice(process_index * share, (process_index + 1) * share)
+        # Replaced whole, so that threads never see an epoch with another's order.
+        self._latest = (None, None)
+
+    def __len__(self):
+        return _ENDLESS
+
+    def __getitem__(self, number):
+        epoch, batch = divmod(int(number), self.count // self.batch_size)
+        order = self._order(epoch)
+        ids = order[batch * self.batch_size : (batch + 1) * self.batch_size][self.share]
+        if self.values is not None:
+            signals = self.values[ids]
+        else:
+            signals = np.stack([self.collection[index] for index in ids])
+        return {"ids": ids, "signals": signals}
+
+    def _order(self, epoch):
+        latest, order = self._latest
+        if latest != epoch:
+            generator = np.random.default_rng([self.seed, epoch])
+            order = generator.permutation(self.count).astype(np.int32)
+            self._latest = (epoch, order)
+        return order
+
+
+def batches(
+    collection,
+    batch_size,
+    seed,
+    process_index=0,
+    process_count=1,
+    in_memory=None,
+):
+    """An endless, checkpointable iterator over shuffled batches of a collection.
+
+    Yields {'ids': int32 [b], 'signals': float32 [b, *grid, C]} with b = batch_size /
+    process_count; ids are positions in the collection. Every epoch is shuffled anew and gives
+    S // batch_size batches; the signals that do not fill a batch are others each time. The
+    iterator is grain's: next(), get_state(), set_state(), grain.checkpoint.CheckpointSave; after
+    set_state the same batches follow, to the bit. A collection of at most 1 GiB as float32 is read
+    into memory at once (in_memory=None; True or False decide otherwise), so that a damaged file is
+    found before training; a larger one is read batch by batch on several threads.
+    Raises ValueError naming train.batch_size.
+    """
+    count = len(collection)
+    if not 1 <= batch_size <= count:
+        raise ValueError(
+            f"train.batch_size={batch_size}: must be from 1 to {count}, the number of signals"
+        )
+    if batch_size % process_count:
+        raise ValueError(
+            f"train.batch_size={batch_size}: must be a multiple of the {process_count} processes"
+        )
+    if in_memory is None:
+        in_memory = 4 * count * math.prod(collection.shape) <= IN_MEMORY_BYTES
+    source = EpochBatches(collection, batch_size, seed, process_index, process_count, in_memory)
+    # A gather costs less than handing a batch between threads; reading files does not.
+    threads = 0 if in_memory else min(8, os.cpu_count() or 1)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(grain.MapDataset.source(source).to_iter_dataset(options))

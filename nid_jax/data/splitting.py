@@ -1,0 +1,93 @@
+"""Which signals are for training and which for testing, and what the config says about size."""
+
+import numpy as np
+
+from nid_jax.data.collection import ShapedCollection, SubsetCollection
+
+SPLITS = ("train", "test")
+
+
+def random_split(count, split, fraction, seed, where):
+    """Sorted indices of one split of `count` signals: a seeded share `fraction` is for testing.
+
+    The shares of 'train' and 'test' are disjoint and cover all; for 0 < fraction < 1 neither is
+    empty. fraction 0 leaves all for training and 1 all for testing.
+    Raises ValueError naming `where` and data.test_fraction when the split would be empty.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"data.test_fraction={fraction}: must be between 0 and 1")
+    num_test = round(fraction * count)
+    if 0 < fraction < 1 and count > 1:
+        num_test = min(max(num_test, 1), count - 1)
+    order = np.random.default_rng([seed, count]).permutation(count)
+    chosen = order[:num_test] if split == "test" else order[num_test:]
+    if not len(chosen):
+        raise ValueError(
+            f"{where}: data.test_fraction={fraction} of {count} signals leaves none to {split} on"
+        )
+    return sorted(int(index) for index in chosen)
+
+
+def every_eighth(count, split):
+    """The paper's split of face collections: signals 1, 9, 17, ... are for testing."""
+    return [index for index in range(count) if (index % 8 == 1) == (split == "test")]
+
+
+def wanted(config, split):
+    """data.num_train or data.num_test, 0 for all. Raises ValueError if negative."""
+    count = config[f"num_{split}"]
+    if count < 0:
+        raise ValueError(f"data.num_{split}={count}: must be 0 (all) or more")
+    return count
+
+
+def limited(collection, config, split):
+    """The first data.num_train or data.num_test signals, all of them for 0.
+
+    Raises ValueError naming the key when the collection has fewer.
+    """
+    count = wanted(config, split)
+    if count > len(collection):
+        raise ValueError(
+            f"data.num_{split}={count}: {collection.title} has only {len(collection)} signals "
+            f"to {split} on; 0 takes all"
+        )
+    if count in (0, len(collection)):
+        return collection
+    return SubsetCollection(collection, range(count))
+
+
+def configured_size(config):
+    """data.size as (rows, columns); None where it is empty. One number n stands for n x n.
+
+    Raises ValueError for anything else.
+    """
+    size = config.size
+    if size is None or size in (0, ""):
+        return None
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if not size:
+        return None
+    whole = all(isinstance(n, int | np.integer) and n > 0 for n in size)
+    if len(size) != 2 or not whole:
+        raise ValueError(
+            f"data.size={config.size}: must be (rows, columns), both at least 1, or ()"
+        )
+    return int(size[0]), int(size[1])
+
+
+def configured_crop(config):
+    """data.crop: 'center' or '' (None counts as ''). Raises ValueError for anything else."""
+    crop = config.crop or ""
+    if crop not in ("", "center"):
+        raise ValueError(f"data.crop={crop!r}: must be 'center' or ''")
+    return crop
+
+
+def shaped(collection, config):
+    """`collection` brought to what data.size, data.resize, data.crop and data.gray ask."""
+    size = configured_size(config) or tuple(collection.shape[:-1])
+    channels = 1 if config.gray else collection.shape[-1]
+    if (*size, channels) == tuple(collection.shape):
+        return collection
+    return ShapedCollection(collection, size, config.resize, configured_crop(config), config.gray)

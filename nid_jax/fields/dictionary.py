@@ -1,0 +1,272 @@
+"""Dictionaries: E experts, each a function of coordinates, and the products of experts and codes.
+
+`SharedDictionary` is one trunk with E linear heads (the official code's model), and
+`IndependentDictionary` a vmapped stack of E small networks. f(x) = bias + sum_e code[e] expert_e(x)
+can be taken in three orders, which give the same numbers at different cost:
+
+    evaluate  all experts once at every point, then combine: many signals that share points
+    fold      the codes into the heads of a shared trunk: then no point pays per expert
+    gather    the K chosen experts' parameters of an independent stack: few signals
+
+`Dictionary.combine` picks by `Dictionary.cost`.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from nid_jax import numerics
+from nid_jax.fields import experts
+from nid_jax.fields.embeddings import build_embedding
+from nid_jax.fields.variables import Basis
+
+KINDS = ("independent", "shared")
+ORDERS = ("evaluate", "fold", "gather")
+
+# Float32 numbers of one activation kept at a time when an independent stack is evaluated. On CPU
+# two megabytes stay in cache and are not paged in anew by every step; an accelerator wants more.
+_CHUNK_NUMBERS = {"cpu": 2**19}
+_CHUNK_NUMBERS_ACCELERATOR = 2**27
+# Reading a gathered number costs about this many matrix operations.
+_GATHER_COST = 50
+
+
+def over_points(function, x, chunk):
+    """Apply `function` [p, D] -> [..., p, ...] with points leading, in chunks of points.
+
+    x [P, D] -> [P, ...]. Chunks are recomputed in the backward pass, so memory for activations is
+    that of one chunk.
+    """
+    count, dims = x.shape
+    if count <= chunk:
+        return function(x)
+    # Even chunks: padding 640 points to 2 x 512 would waste 384.
+    pieces = -(-count // chunk)
+    size = -(-count // pieces)
+    padded = jnp.pad(x, ((0, pieces * size - count), (0, 0)))
+    body = jax.checkpoint(function)
+    values = jax.lax.map(body, padded.reshape(pieces, size, dims))
+    return values.reshape(pieces * size, *values.shape[2:])[:count]
+
+
+class Dictionary(nnx.Module):
+    """E experts with D coordinates in and C channels out; see the module's text.
+
+    Attributes: kind, num_experts (E), channels (C), dims (D), embedding.
+    """
+
+    kind: str
+    orders: tuple[str, ...]
+
+    def basis(self, x):
+        """Every expert at every point. x [P, D] -> [P, E, C]."""
+        raise NotImplementedError
+
+    def basis_of(self, x, indices):
+        """Chosen experts at every point. x [P, D], indices int32 [K] -> [P, K, C]."""
+        raise NotImplementedError
+
+    def cost(self, order, points, signals, active):
+        """Operations to render `signals` codes of `active` experts each at shared `points`."""
+        raise NotImplementedError
+
+    def cheapest(self, points, signals, active, sparse):
+        """The order of least cost that this kind of dictionary and code allow."""
+        allowed = [o for o in self.orders if o != "gather" or sparse]
+        return min(allowed, key=lambda order: self.cost(order, points, signals, active))
+
+    def combine(self, x, gates, order="auto"):
+        """Signals from codes at points that they share.
+
+        x [P, D], gates (`routing.Gates`: values [S, E], bias [S, C]) -> [S, P, C]. order 'auto'
+        takes the cheapest. Raises ValueError for an order that the dictionary or the code does not
+        allow.
+        """
+        signals, num_experts = gates.values.shape
+        sparse = gates.indices is not None
+        active = gates.indices.shape[-1] if sparse else num_experts
+        if order == "auto":
+            order = self.cheapest(x.shape[0], signals, active, sparse)
+        if order not in self.orders or (order == "gather" and not sparse):
+            raise ValueError(
+                f"order {order!r} does not fit a {self.kind} dictionary and "
+                f"{'sparse' if sparse else 'dense'} codes; allowed: auto, {', '.join(self.orders)}"
+            )
+        values = getattr(self, f"_{order}")(x, gates)
+        return values + gates.bias[:, None, :]
+
+    def _evaluate(self, x, gates):
+        return over_points(
+            lambda piece: numerics.einsum("se,pec->psc", gates.values, self.basis(piece)),
+            x,
+            self._chunk(),
+        ).swapaxes(0, 1)
+
+    def _chunk(self):
+        """Points whose basis is held at a time."""
+        numbers = _CHUNK_NUMBERS.get(jax.default_backend(), _CHUNK_NUMBERS_ACCELERATOR)
+        return max(32, numbers // (self.num_experts * max(self.width, self.channels)))
+
+
+class SharedDictionary(Dictionary):
+    """One trunk h(x) in R^H and E linear heads: expert_e(x) = h(x) W[:, e] + b[e].
+
+    Its atoms span at most C (H + 1) dimensions, whatever E is. Heads: kernel [H, E, C], bias
+    [E, C].
+    """
+
+    kind = "shared"
+    orders = ("evaluate", "fold")
+
+    def __init__(
+        self, embedding, num_experts, channels, num_layers, width, activation, omega0, *, rngs
+    ):
+        """num_layers counts the heads; at least 2. Raises ValueError for an unknown activation."""
+        self.embedding = embedding
+        self.num_experts, self.channels, self.width = num_experts, channels, width
+        self.activation, self.omega0 = activation, float(omega0)
+        self.sizes = (embedding.size, *[width] * (num_layers - 1))
+        layers = experts.init_layers(
+            rngs.params(), (*self.sizes, num_experts * channels), activation, omega0
+        )
+        self.kernels = nnx.List([Basis(kernel) for kernel, _ in layers[:-1]])
+        self.biases = nnx.List([Basis(bias) for _, bias in layers[:-1]])
+        kernel, bias = layers[-1]
+        head_kernel = kernel.reshape(width, num_experts, channels)
+        self.head_kernel = Basis(head_kernel, axes=(None, "expert", None))
+        self.head_bias = Basis(bias.reshape(num_experts, channels), axes=("expert", None))
+
+    def trunk(self, x):
+        """The features that all experts share. x [P, D] -> [P, H]."""
+        layers = [(k[...], b[...]) for k, b in zip(self.kernels, self.biases, strict=True)]
+        return experts.apply_layers(
+            layers, self.embedding(x), self.activation, self.omega0, final=False
+        )
+
+    def heads(self):
+        """Kernel and bias of the heads as one matrix [H + 1, E, C]; the bias is the last row."""
+        return jnp.concatenate([self.head_kernel[...], self.head_bias[...][None]], 0)
+
+    def basis(self, x):
+        return (
+            numerics.einsum("ph,hec->pec", self.trunk(x), self.head_kernel[...])
+            + (self.head_bias[...])
+        )
+
+    def basis_of(self, x, indices):
+        kernel, bias = self.head_kernel[...][:, indices], self.head_bias[...][indices]
+        return numerics.einsum("ph,hkc->pkc", self.trunk(x), kernel) + bias
+
+    def folded_heads(self, gates):
+        """The codes folded into the heads: one kernel [S, H, C] and bias [S, C] per signal."""
+        kernel = numerics.einsum("se,hec->shc", gates.values, self.head_kernel[...])
+        return kernel, gates.values @ self.head_bias[...] + gates.bias
+
+    def cost(self, order, points, signals, active):
+        width, num_experts, channels = self.width, self.num_experts, self.channels
+        if order == "fold":
+            return 2 * signals * width * channels * (num_experts + points)
+        return 2 * points * num_experts * channels * (width + signals)
+
+    def _fold(self, x, gates):
+        # The product with the dense codes, zeros included: one matrix product is faster than
+        # gathering K columns per signal unless K is below about E / 100.
+        kernel, bias = self.folded_heads(gates._replace(bias=jnp.zeros_like(gates.bias)))
+        return numerics.einsum("ph,shc->spc", self.trunk(x), kernel) + bias[:, None, :]
+
+
+class IndependentDictionary(Dictionary):
+    """E small networks of one shape, their parameters stacked.
+
+    kernels [E, in, out], biases [E, out]. Nothing is shared but the embedding, so E atoms may span
+    E dimensions.
+    """
+
+    kind = "independent"
+    orders = ("evaluate", "gather")
+
+    def __init__(
+        self, embedding, num_experts, channels, num_layers, width, activation, omega0, *, rngs
+    ):
+        """num_layers counts the output layer; at least 2. ValueError for an unknown activation."""
+        self.embedding = embedding
+        self.num_experts, self.channels, self.width = num_experts, channels, width
+        self.activation, self.omega0 = activation, float(omega0)
+        self.sizes = (embedding.size, *[width] * (num_layers - 1), channels)
+        init = functools.partial(
+            experts.init_layers, sizes=self.sizes, activation=activation, omega0=omega0
+        )
+        layers = jax.vmap(init)(jax.random.split(rngs.params(), num_experts))
+        self.kernels = nnx.List([Basis(k, axes=("expert", None, None)) for k, _ in layers])
+        self.biases = nnx.List([Basis(b, axes=("expert", None)) for _, b in layers])
+
+    def _layers(self):
+        return tuple((k[...], b[...]) for k, b in zip(self.kernels, self.biases, strict=True))
+
+    def _apply(self, layers, embedded):
+        """Networks stacked along [K] at embedded points [P, in] -> [P, K, C]."""
+        one = functools.partial(
+            experts.apply_layers, activation=self.activation, omega0=self.omega0
+        )
+        return jax.vmap(one, in_axes=(0, None), out_axes=1)(layers, embedded)
+
+    def basis(self, x):
+        layers = self._layers()
+        return over_points(lambda p: self._apply(layers, self.embedding(p)), x, self._chunk())
+
+    def basis_of(self, x, indices):
+        layers = jax.tree.map(lambda leaf: leaf[indices], self._layers())
+        return self._apply(layers, self.embedding(x))
+
+    def expert_cost(self):
+        """Operations of one expert at one point."""
+        return experts.layer_cost(self.sizes, self.activation)
+
+    def cost(self, order, points, signals, active):
+        if order == "gather":
+            numbers = sum(math.prod(k.shape[1:]) for k in self.kernels)
+            per_expert = points * (self.expert_cost() + 2 * self.channels)
+            return signals * active * (per_expert + _GATHER_COST * numbers)
+        return points * self.num_experts * (self.expert_cost() + 2 * signals * self.channels)
+
+    def _gather(self, x, gates):
+        layers, embedded = self._layers(), self.embedding(x)
+
+        @jax.checkpoint
+        def one_signal(code):
+            indices, weights = code
+            chosen = jax.tree.map(lambda leaf: leaf[indices], layers)
+            return numerics.einsum("k,pkc->pc", weights, self._apply(chosen, embedded))
+
+        return jax.lax.map(one_signal, (gates.indices, gates.weights))
+
+
+def build_dictionary(config, channels, dims, grid_shape, rngs):
+    """The dictionary that `config.dictionary` describes.
+
+    config: kind, num_experts, num_layers, width, activation, omega0, embedding. dims D and
+    grid_shape belong to the signals. Raises ValueError naming the key that is wrong and what is allowed.
+    """
+    kinds = {"independent": IndependentDictionary, "shared": SharedDictionary}
+    if config.kind not in kinds:
+        raise ValueError(
+            f"dictionary.kind: {config.kind!r} is unknown; allowed: {', '.join(kinds)}"
+        )
+    for key, least in (("num_experts", 1), ("num_layers", 2), ("width", 1)):
+        if config[key] < least:
+            raise ValueError(f"dictionary.{key}: {config[key]}; allowed: {least} or more")
+    experts.check_activation(config.activation)
+    embedding = build_embedding(config.embedding, dims, grid_shape, rngs)
+    return kinds[config.kind](
+        embedding,
+        config.num_experts,
+        channels,
+        config.num_layers,
+        config.width,
+        config.activation,
+        config.omega0,
+        rngs=rngs,
+    )

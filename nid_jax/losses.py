@@ -1,0 +1,163 @@
+"""What training minimises: a data term, sparsity of the codes, and balanced use of the experts."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nid_jax.fields.routing import importance, load
+
+DATA_TERMS = ("l2", "l1")
+
+# Mean squared error below which PSNR is no longer resolved in float32: 120 dB.
+_SMALLEST_ERROR = 1e-12
+
+
+def data_term(prediction, target, kind="l2", weights=None):
+    """Mean squared ('l2') or absolute ('l1') error over signals, points and channels: a scalar.
+
+    prediction, target [B, P, C]; weights, broadcast to them, turn it into the weighted mean (0 if
+    they are all zero), so that masked or padded points count for nothing. Raises ValueError for an
+    unknown kind and for shapes that differ, which would broadcast in silence.
+    """
+    if kind not in DATA_TERMS:
+        raise ValueError(f"loss.data: {kind!r} is unknown; allowed: {', '.join(DATA_TERMS)}")
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape")
+    difference = prediction - target
+    error = jnp.square(difference) if kind == "l2" else jnp.abs(difference)
+    if weights is None:
+        return error.mean()
+    weights = jnp.broadcast_to(weights, error.shape)
+    total = weights.sum()
+    return (error * weights).sum() / jnp.where(total > 0, total, 1)
+
+
+def psnr(mean_squared_error):
+    """Peak signal-to-noise ratio in dB of values in [0, 1]; 120 at most."""
+    return -10 * jnp.log10(jnp.maximum(mean_squared_error, _SMALLEST_ERROR))
+
+
+def expert_weights(num_experts, base=1.0, cap=1e4):
+    """L1 weights base**(-e) of experts e = 0 .. E-1, none above `cap`: float32 [E], finite.
+
+    A base below 1 makes every further expert dearer than the one before it, so that signals are
+    explained by the first few: a soft bound on the rank of the codes. Uncapped, base 0.5 overflows
+    at expert 128. The cap changes nothing of the meaning: an expert 1e4 times as dear as the first
+    stays off already, dearer ones need no order among themselves, and below the cap the weights
+    are exactly those of the power. A base above 1 favours the last experts. Raises ValueError
+    unless base and cap are positive and finite.
+    """
+    if not (base > 0 and math.isfinite(base)):
+        raise ValueError(f"loss.l1_base: {base}; allowed: a finite number above 0")
+    if not (cap > 0 and math.isfinite(cap)):
+        raise ValueError(f"cap: {cap}; allowed: a finite number above 0")
+    # In logs, because the power itself overflows before it could be capped.
+    logs = np.minimum(-np.arange(num_experts) * math.log(base), math.log(cap))
+    return jnp.asarray(np.exp(logs), jnp.float32)
+
+
+def sparsity(values, weights):
+    """Mean of weighted magnitudes over signals and experts: values [B, E], weights [E]."""
+    return (jnp.abs(values) * weights).mean()
+
+
+def cv_squared(x):
+    """Squared coefficient of variation, unbiased variance over squared mean: [E] -> scalar.
+
+    Zero for a single entry. Shazeer et al. 2017, equation 7.
+    """
+    if x.shape[0] < 2:
+        return jnp.zeros((), x.dtype)
+    return jnp.var(x, ddof=1) / (jnp.square(x.mean()) + 1e-10)
+
+
+def balance(gates, importance_kind="magnitude", load_kind=None):
+    """Unevenness of the use of experts: Gates -> (CV2 of importance, CV2 of load).
+
+    load_kind None takes the smooth load where gating was noisy (it has a gradient) and the count of
+    active experts otherwise. Shazeer et al. 2017, equations 7 and 11.
+    """
+    if load_kind is None:
+        load_kind = "active" if gates.load is None else "smooth"
+    return (
+        cv_squared(importance(gates, importance_kind)),
+        cv_squared(load(gates, load_kind)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The whole training loss: data term + l1 * sparsity + balance * (CV2 terms).
+
+    The load enters for sparse codes only: dense ones are loaded evenly by definition. compat
+    'official' makes the official PyTorch code's choices: importance sums signed values, load counts
+    the positive ones, sparse codes have no sparsity term, and "psnr" is of whatever the data term
+    is, so of the mean absolute error under l1. Raises ValueError for values outside those allowed.
+    """
+
+    data: str = "l2"
+    l1: float = 0.0
+    l1_base: float = 1.0
+    balance: float = 0.0
+    importance: str = "magnitude"
+    compat: str = ""
+
+    def __post_init__(self):
+        allowed = {
+            "data": DATA_TERMS,
+            "importance": ("magnitude", "signed"),
+            "compat": ("", "official"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                listed = ", ".join(value or "''" for value in values)
+                raise ValueError(
+                    f"loss.{name}: {getattr(self, name)!r} is unknown; allowed: {listed}"
+                )
+        for name in ("l1", "balance"):
+            weight = getattr(self, name)
+            if not (weight >= 0 and math.isfinite(weight)):
+                raise ValueError(f"loss.{name}: {weight}; allowed: a finite number, 0 or more")
+        expert_weights(1, self.l1_base)
+
+    @classmethod
+    def from_config(cls, config_loss):
+        """Objective from `config.loss`; keys it lacks keep their defaults."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        given = {name: getattr(config_loss, name, None) for name in names}
+        return cls(**{name: value for name, value in given.items() if value is not None})
+
+    def __call__(self, prediction, target, gates, weights=None):
+        """Loss and its terms: prediction, target [B, P, C], Gates -> (scalar, dict of scalars).
+
+        Terms: fit, psnr (dB), sparsity, cv_importance, cv_load, loss; all are reported, also those
+        that do not enter the loss. `weights` as in `data_term`.
+        """
+        official = self.compat == "official"
+        sparse = gates.indices is not None
+        fit = data_term(prediction, target, self.data, weights)
+        mean_squares = fit
+        if self.data != "l2" and not official:
+            mean_squares = data_term(prediction, target, "l2", weights)
+        expert_costs = expert_weights(gates.values.shape[-1], self.l1_base)
+        sparsity_term = sparsity(gates.values, expert_costs)
+        importance_kind, load_kind = ("signed", "positive") if official else (self.importance, None)
+        cv_importance, cv_load = balance(gates, importance_kind, load_kind)
+        loss = fit
+        # A weight of zero drops the term: zero times an overflow would not be zero.
+        if self.l1 and not (official and sparse):
+            loss = loss + self.l1 * sparsity_term
+        if self.balance:
+            loss = loss + self.balance * (cv_importance + cv_load if sparse else cv_importance)
+        terms = {
+            "fit": fit,
+            "psnr": psnr(mean_squares),
+            "sparsity": sparsity_term,
+            "cv_importance": cv_importance,
+            "cv_load": cv_load,
+            "loss": loss,
+        }
+        return loss, {name: jax.lax.stop_gradient(term) for name, term in terms.items()}

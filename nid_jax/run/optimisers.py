@@ -1,0 +1,85 @@
+"""The optax optimiser that a config describes."""
+
+import difflib
+
+import jax
+import optax
+from flax import nnx
+
+from nid_jax.fields.variables import Basis, Code
+
+OPTIMISERS = ("adam", "adamw", "sgd", "lamb")
+SCHEDULES = ("constant", "cosine", "exponential", "linear")
+
+
+def build_schedule(config, steps):
+    """Learning rate against step: config.schedule from config.learning_rate, after a warm-up.
+
+    Reads schedule, learning_rate, lr_warmup_steps and lr_end (fraction of the learning rate that
+    the schedule ends on). Raises ValueError naming train.optimizer.schedule.
+    """
+    if config.schedule not in SCHEDULES:
+        raise ValueError(
+            f"train.optimizer.schedule: {config.schedule!r} is unknown; "
+            f"allowed: {', '.join(SCHEDULES)}"
+        )
+    rate, end = config.learning_rate, config.learning_rate * config.lr_end
+    decay_steps = max(steps - config.lr_warmup_steps, 1)
+    if config.schedule == "constant":
+        schedule = optax.constant_schedule(rate)
+    elif config.schedule == "cosine":
+        schedule = optax.cosine_decay_schedule(rate, decay_steps, alpha=config.lr_end)
+    elif config.schedule == "linear":
+        schedule = optax.linear_schedule(rate, end, decay_steps)
+    else:
+        schedule = optax.exponential_decay(rate, decay_steps, max(config.lr_end, 1e-8))
+    if not config.lr_warmup_steps:
+        return schedule
+    warmup = optax.linear_schedule(0.0, rate, config.lr_warmup_steps)
+    return optax.join_schedules([warmup, schedule], [config.lr_warmup_steps])
+
+
+def build_optimiser(config, steps):
+    """Gradient clipping, the optimiser of config.name and its schedule, over an nnx state.
+
+    Weight decay reaches the dictionary's weights only; codes move at code_rate times the learning
+    rate (1: the same). Raises ValueError naming train.optimizer.name or .schedule.
+    """
+    if config.name not in OPTIMISERS:
+        near = difflib.get_close_matches(str(config.name), OPTIMISERS, 1, 0.0)[0]
+        raise ValueError(
+            f"train.optimizer.name: {config.name!r} is unknown, did you mean {near!r}? "
+            f"allowed: {', '.join(OPTIMISERS)}"
+        )
+    for key in ("learning_rate", "weight_decay", "clip_norm", "code_rate"):
+        if not 0 <= config[key] < float("inf"):
+            raise ValueError(f"train.optimizer.{key}: {config[key]}; allowed: 0 or more")
+    schedule = build_schedule(config, steps)
+    decay = {"weight_decay": config.weight_decay, "mask": lambda state: variables_of(state, Basis)}
+    if config.name == "adam":
+        parts = [optax.scale_by_adam()]
+    elif config.name == "adamw":
+        parts = [optax.scale_by_adam(), optax.add_decayed_weights(**decay)]
+    elif config.name == "lamb":
+        parts = [
+            optax.scale_by_adam(eps=1e-6),
+            optax.add_decayed_weights(**decay),
+            optax.scale_by_trust_ratio(),
+        ]
+    else:
+        parts = [optax.trace(decay=0.9)]
+    if config.clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if config.code_rate != 1:
+        scale = optax.scale(config.code_rate)
+        parts.append(optax.masked(scale, lambda state: variables_of(state, Code)))
+    return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+
+
+def variables_of(state, kind):
+    """The state with True in place of every leaf of a Variable of type `kind`, else False."""
+
+    def one(variable):
+        return jax.tree.map(lambda _: isinstance(variable, kind), variable)
+
+    return jax.tree.map(one, state, is_leaf=lambda node: isinstance(node, nnx.Variable))

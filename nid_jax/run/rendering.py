@@ -1,0 +1,63 @@
+"""Rendering: codes to values at any points, at any resolution and in any window, in chunks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from nid_jax.fields.coordinates import grid, pad_chunks
+from nid_jax.fields.routing import Gates
+
+# Float32 numbers rendered at a time where no chunk is given: 64 MB.
+_CHUNK_NUMBERS = 2**24
+
+
+def gates_of(codes, bias):
+    """Solved codes as gates: with their active experts listed where most are zero.
+
+    codes [S, E], bias [S, C], NumPy or jax -> Gates. K is the largest number of non-zero codes.
+    """
+    codes, bias = np.asarray(codes), np.asarray(bias)
+    active = int((codes != 0).sum(-1).max(initial=0))
+    if active == 0 or active > codes.shape[-1] // 2:
+        return Gates(jnp.asarray(codes), None, None, jnp.asarray(bias))
+    indices = np.argsort(-np.abs(codes), axis=-1, kind="stable")[:, :active].astype(np.int32)
+    weights = np.take_along_axis(codes, indices, -1)
+    return Gates(*map(jnp.asarray, (codes, indices, weights, bias)))
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _render(graphdef, state, points, gates):
+    return nnx.merge(graphdef, state, copy=True).combine(points, gates)
+
+
+def render_points(dictionary, gates, points, chunk=0):
+    """Values of signals at points. points [P, D], gates of S signals -> NumPy [S, P, C].
+
+    Points go through in padded chunks of one size (`chunk`, or a size that keeps a chunk's values
+    within 64 MB), so that one compilation serves any number of points.
+    """
+    graphdef, state = nnx.split(dictionary)
+    signals, channels = gates.bias.shape
+    chunk = chunk or max(256, _CHUNK_NUMBERS // max(signals * channels, dictionary.width))
+    chunk = min(chunk, len(points))
+    chunks, count = pad_chunks(points, chunk)
+    values = np.empty((signals, count, channels), np.float32)
+    for index, piece in enumerate(chunks):
+        start = index * chunk
+        rendered = np.asarray(_render(graphdef, state, piece, gates))
+        values[:, start : start + chunk] = rendered[:, : count - start]
+    return values
+
+
+def render(dictionary, gates, shape, window=None, chunk=0):
+    """Signals on a grid of any shape. -> NumPy [S, *shape, C].
+
+    window: ((low, high), ...) per axis in the coordinates of the training grid, whose end samples
+    lie on -1 and 1; None renders all of it. Raises ValueError for a window that is empty.
+    """
+    points = grid(tuple(shape), window)
+    values = render_points(dictionary, gates, points, chunk)
+    return values.reshape(values.shape[0], *shape, values.shape[-1])

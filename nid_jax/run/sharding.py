@@ -1,0 +1,159 @@
+"""Where arrays live: a mesh ('data', 'expert'), and rules from axis names to its axes.
+
+Signals and codes are split along 'data', experts along 'expert', everything else is replicated.
+One device is a mesh of one, so there is no other code path. All functions work alike in one
+process and in several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# Logical axis of an array -> axis of the mesh. None: not split.
+RULES: dict[str | None, str | None] = {"signal": "data", "expert": "expert", None: None}
+
+
+def initialise_distributed(flag: bool) -> None:
+    """Joins this process to its cluster if `flag`; call it before anything touches a device.
+
+    Every error of jax.distributed passes through: a run that was asked to be distributed must
+    not go on alone.
+    """
+    if flag:
+        jax.distributed.initialize()
+
+
+def make_mesh(data: int = 1, expert: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Mesh with axes ('data', 'expert') over exactly data * expert devices.
+
+    `data=0` takes all devices that `expert` leaves. Raises ValueError if there are too few
+    devices, or if several processes run and some of their devices would stay idle.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    count = len(devices)
+    if expert < 1:
+        raise ValueError(f"mesh.expert={expert} must be at least 1 ({_fitting(count)})")
+    if data < 0:
+        raise ValueError(f"mesh.data={data} must be at least 0, where 0 means all devices")
+    if data == 0:
+        if count % expert:
+            raise ValueError(
+                f"mesh.data=0 takes all devices, but mesh.expert={expert} does not divide"
+                f" {count} ({_fitting(count)})"
+            )
+        data = count // expert
+    needed = data * expert
+    if needed > count:
+        raise ValueError(
+            f"mesh.data={data} times mesh.expert={expert} needs {needed} devices, there"
+            f" {'is' if count == 1 else 'are'} {count} ({_fitting(count)})"
+        )
+    if needed < count and jax.process_count() > 1:
+        raise ValueError(
+            f"mesh.data={data} times mesh.expert={expert} uses {needed} of {count} devices, but"
+            f" with several processes all must be used ({_fitting(count)})"
+        )
+    # Auto: the compiler derives the sharding of intermediate values from those of the inputs.
+    return jax.make_mesh(
+        (data, expert),
+        ("data", "expert"),
+        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+        devices=devices[:needed],
+    )
+
+
+def _fitting(count: int) -> str:
+    pairs = [f"{count // e}x{e}" for e in range(1, count + 1) if count % e == 0]
+    return f"mesh.data x mesh.expert that use all: {', '.join(pairs)}"
+
+
+def check_divisible(mesh: Mesh, num_experts: int, batch_size: int) -> None:
+    """Raises ValueError if experts or signals cannot be dealt out evenly over `mesh`."""
+    for axis, key, size in (
+        ("expert", "dictionary.num_experts", num_experts),
+        ("data", "train.batch_size", batch_size),
+    ):
+        parts = mesh.shape[axis]
+        if size % parts:
+            below = size // parts * parts
+            near = f"{below} or {below + parts}" if below else f"{parts}"
+            raise ValueError(
+                f"{key}={size} must be a multiple of mesh.{axis}={parts}, such as {near}"
+            )
+
+
+def named(mesh: Mesh, *axes: str | None) -> NamedSharding:
+    """Sharding of an array whose leading dimensions have the logical `axes`.
+
+    `named(mesh, 'expert', None)` splits the first dimension along the experts;
+    `named(mesh)` replicates. Raises ValueError for an axis that RULES does not know.
+    """
+    unknown = [axis for axis in axes if axis not in RULES]
+    if unknown:
+        allowed = ", ".join(repr(axis) for axis in RULES)
+        raise ValueError(f"logical axis {unknown[0]!r} is unknown, allowed: {allowed}")
+    return NamedSharding(mesh, PartitionSpec(*(RULES[axis] for axis in axes)))
+
+
+def shardings(tree: Any, axes: Any, mesh: Mesh) -> Any:
+    """Tree of NamedSharding for `tree`; `axes` has a tuple of logical axes (or None) per leaf.
+
+    Usable as in_shardings and out_shardings of jax.jit.
+    """
+    return jax.tree.map(lambda _, leaf_axes: named(mesh, *(leaf_axes or ())), tree, axes)
+
+
+def place(tree: Any, axes: Any, mesh: Mesh) -> Any:
+    """`tree` with every leaf laid out over `mesh` as `axes` says; values are unchanged.
+
+    In several processes each leaf must hold the same values in all of them.
+    """
+    return jax.tree.map(_put, tree, shardings(tree, axes, mesh))
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """`tree` with a full copy of every leaf on every device of `mesh`."""
+    return jax.tree.map(lambda leaf: _put(leaf, named(mesh)), tree)
+
+
+def place_batch(batch: Any, mesh: Mesh) -> Any:
+    """Global arrays [B, ...] split along 'signal' from what this process has read.
+
+    In one process that is the whole batch; in several, each gives its own part of B.
+    Raises ValueError if B is no multiple of mesh.data.
+    """
+    sharding = named(mesh, "signal")
+
+    def put(leaf):
+        leaf = np.asarray(leaf)
+        size = leaf.shape[0] * jax.process_count()
+        if size % mesh.shape["data"]:
+            raise ValueError(
+                f"a batch of {size} signals cannot be dealt out over mesh.data={mesh.shape['data']}"
+            )
+        if jax.process_count() == 1:
+            return jax.device_put(leaf, sharding)
+        return jax.make_array_from_process_local_data(sharding, leaf)
+
+    return jax.tree.map(put, batch)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if jax.process_count() == 1:
+        return jax.device_put(leaf, sharding)
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        impl = jax.random.key_impl(leaf)
+        # Key data has one more dimension than the keys, never split.
+        data = _put(jax.random.key_data(leaf), sharding)
+        return jax.jit(lambda x: jax.random.wrap_key_data(x, impl=impl))(data)
+    # device_put of a jax.Array across processes leaves it without its addressable shards.
+    value = np.asarray(leaf)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])

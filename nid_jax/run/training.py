@@ -1,0 +1,416 @@
+"""Training: a collection and a config in, a dictionary in the workdir's checkpoints out.
+
+The loop knows no task: signals, objective and pictures come in with the `task` argument. One step is
+one jitted function with donated state; what it reports stays on the device until a log is due.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from flax import nnx
+
+from nid_jax.fields.coordinates import grid
+from nid_jax.fields.model import build_model, count_parameters, map_axes
+from nid_jax.run import checkpoints, monitoring, sharding
+from nid_jax.run.optimisers import build_optimiser
+
+CHUNKS = ("random", "exhaustive")
+CODES = ("joint",)
+# Beyond this many points a random chunk is drawn with repetition: a permutation of the grid would
+# cost more than the step.
+_PERMUTED_POINTS = 2**16
+
+
+class TrainingDiverged(ValueError):
+    """The loss or a gradient was not finite."""
+
+
+@dataclasses.dataclass
+class TrainState:
+    """All that a step changes: trained variables, optimiser state, step and first bad step (-1)."""
+
+    params: nnx.State
+    optimizer: optax.OptState
+    step: jax.Array
+    bad_step: jax.Array
+
+
+jax.tree_util.register_dataclass(
+    TrainState, ["params", "optimizer", "step", "bad_step"], meta_fields=[]
+)
+
+
+def random_chunk(key, count, size):
+    """Indices [size] of a random chunk of `count` points; each point once where that is cheap."""
+    if size >= count:
+        return jnp.arange(count)
+    if count > _PERMUTED_POINTS:
+        return jax.random.randint(key, (size,), 0, count)
+    return jax.random.permutation(key, count)[:size]
+
+
+def exhaustive_chunk(key, count, size, number):
+    """Chunk `number` of a random partition of `count` points; the last one is filled up anew."""
+    if size >= count:
+        return jnp.arange(count)
+    order = jax.random.permutation(key, count)
+    chunks = -(-count // size)
+    order = jnp.concatenate([order, order[: chunks * size - count]])
+    return jax.lax.dynamic_slice(order, (number * size,), (size,))
+
+
+def joint_loss(model, objective, batch, points, targets, dense, key):
+    """The paper's objective: codes from the router, data term and regularisers, in one graph.
+
+    points [P, D], targets [B, P, C] -> (loss, terms). Wang et al. 2022, equation 7.
+    """
+    gates = model.gates(batch["ids"], batch["signals"], dense=dense, key=key)
+    prediction = model.dictionary.combine(points, gates)
+    return objective(prediction, targets, gates)
+
+
+def make_step(graphdef, constants, objective, optimizer, config, grid_shape, dense):
+    """One training step, a pure function (TrainState, batch) -> (TrainState, terms)."""
+    lattice = jnp.asarray(grid(grid_shape))
+    count = lattice.shape[0]
+    size = min(config.train.points or count, count)
+    per_batch = chunks_per_batch(config, count)
+    root = jax.random.fold_in(jax.random.key(config.seed), 1)
+
+    def step(state, batch):
+        key = jax.random.fold_in(root, state.step)
+        if config.train.chunks == "exhaustive":
+            batch_key = jax.random.fold_in(root, state.step // per_batch)
+            chosen = exhaustive_chunk(batch_key, count, size, state.step % per_batch)
+        else:
+            chosen = random_chunk(jax.random.fold_in(key, 0), count, size)
+        points = lattice[chosen]
+        targets = batch["signals"].reshape(batch["signals"].shape[0], count, -1)[:, chosen]
+        model = nnx.merge(graphdef, state.params, constants, copy=True)
+        model.router.prepare(batch["ids"])
+        params = nnx.state(model, nnx.Param)
+
+        def loss(params):
+            model = nnx.merge(graphdef, params, constants, copy=True)
+            noise_key = jax.random.fold_in(key, 1)
+            return joint_loss(model, objective, batch, points, targets, dense, noise_key)
+
+        (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        norm = optax.global_norm(grads)
+        updates, moments = optimizer.update(grads, state.optimizer, params)
+        good = jnp.isfinite(value) & jnp.isfinite(norm)
+        new = TrainState(optax.apply_updates(params, updates), moments, state.step, state.bad_step)
+        # A bad step changes nothing, so what is saved next is the last good state.
+        new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+        first = (state.bad_step < 0) & ~good
+        new.bad_step = jnp.where(first, state.step, state.bad_step)
+        new.step = state.step + 1
+        return new, {**terms, "gradient_norm": norm}
+
+    return step
+
+
+def chunks_per_batch(config, count):
+    """Steps that are taken on one batch: 1, or all its chunks under train.chunks=exhaustive."""
+    if config.train.chunks not in CHUNKS:
+        raise ValueError(
+            f"train.chunks: {config.train.chunks!r} is unknown; allowed: {', '.join(CHUNKS)}"
+        )
+    if config.train.chunks == "random" or not config.train.points:
+        return 1
+    return -(-count // min(config.train.points, count))
+
+
+class Trainer:
+    """Everything one run of training holds: model, optimiser, data, compiled steps, checkpoints."""
+
+    def __init__(self, task, config, workdir, collection):
+        check(config)
+        self.config, self.workdir = config, workdir
+        self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
+        sharding.check_divisible(
+            self.mesh, config.dictionary.num_experts, config.train.batch_size
+        )
+        self.objective = task.objective
+        self.batches = task.batches(collection)
+        *self.grid_shape, _ = collection.shape
+        self.points = math.prod(self.grid_shape)
+        self.per_batch = chunks_per_batch(config, self.points)
+        self.steps = -(-config.train.steps // self.per_batch) * self.per_batch
+        per_epoch = self.per_batch * max(len(collection) // config.train.batch_size, 1)
+        self.warmup_steps = config.train.warmup_epochs * per_epoch if config.router.top_k else 0
+        self.optimizer = build_optimiser(config.train.optimizer, self.steps)
+        self._build(collection)
+        self.clock = monitoring.Chronometer()
+        self.compiled = {}
+        self.compiled_bytes = 0
+
+    def _build(self, collection):
+        model = build_model(self.config, collection.shape, len(collection), self.config.seed)
+        self.parameters = count_parameters(model)
+        self.graphdef, params, constants = nnx.split(model, nnx.Param, ...)
+        layout = map_axes(lambda axes: sharding.named(self.mesh, *axes), params)
+        self.constants = sharding.replicate(constants, self.mesh)
+        params = jax.device_put(params, layout)
+        moments = self.optimizer.init(params)
+        everywhere = sharding.named(self.mesh)
+        self.layout = TrainState(
+            layout,
+            optax.tree.map_params(
+                self.optimizer,
+                lambda _, placed: placed,
+                moments,
+                layout,
+                transform_non_params=lambda _: everywhere,
+            ),
+            everywhere,
+            everywhere,
+        )
+        state = TrainState(params, moments, jnp.int32(0), jnp.int32(-1))
+        self.state = jax.device_put(state, self.layout)
+
+    def model(self):
+        """The model as it stands. Its arrays are copies: the next step gives the old ones away."""
+        params = jax.tree.map(jnp.copy, self.state.params)
+        return nnx.merge(self.graphdef, params, self.constants, copy=True)
+
+    def step_for(self, step, batch):
+        """The compiled step: dense during warm-up, sparse after it. Compiled on first use."""
+        dense = step < self.warmup_steps
+        if dense not in self.compiled:
+            function = make_step(
+                self.graphdef,
+                self.constants,
+                self.objective,
+                self.optimizer,
+                self.config,
+                self.grid_shape,
+                dense,
+            )
+            with self.clock.pause("compile"), self.mesh:
+                jitted = jax.jit(
+                    function, donate_argnums=0, out_shardings=(self.layout, None)
+                )
+                self.compiled[dense] = jitted.lower(self.state, batch).compile()
+            self.compiled_bytes = max(
+                self.compiled_bytes, monitoring.compiled_bytes(self.compiled[dense])
+            )
+        return self.compiled[dense]
+
+    def items(self):
+        """What a checkpoint holds: the model, for fits, and the rest, to go on training."""
+        model = {"params": self.state.params, "constants": self.constants}
+        training = dataclasses.replace(self.state, params=None)
+        return {"model": model, "training": dataclasses.asdict(training)}
+
+    def restore(self, saved):
+        """Go on from the latest good checkpoint, if there is one. -> the step to go on from."""
+        if saved.latest_step() is None:
+            return 0
+        restored = saved.restore(_templates(self.items()), data_iterator=self.batches)
+        for line in restored.skipped:
+            logging.warning("%s", line)
+        training = restored.items["training"]
+        self.state = TrainState(
+            restored.items["model"]["params"],
+            training["optimizer"],
+            training["step"],
+            training["bad_step"],
+        )
+        self.constants = restored.items["model"]["constants"]
+        self.clock.restore(restored.meta["clock"])
+        return restored.step
+
+
+def _templates(items):
+    def one(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+    return jax.tree.map(one, items)
+
+
+def check(config):
+    """Raise ValueError, naming the key, for a training that cannot be."""
+    if config.train.codes not in CODES:
+        raise ValueError(
+            f"train.codes: {config.train.codes!r} is unknown; allowed: {', '.join(CODES)}"
+        )
+    if config.router.kind == "none" and config.train.codes == "joint":
+        raise ValueError("router.kind: 'none' gives no codes to train; train.codes=joint needs one")
+    if config.train.steps < 1:
+        raise ValueError(f"train.steps: {config.train.steps}; allowed: 1 or more")
+
+
+@dataclasses.dataclass
+class Trained:
+    """What training leaves: the model, the step it reached, whether it ended early, and timings."""
+
+    model: nnx.Module
+    step: int
+    interrupted: bool
+    summary: dict
+
+
+def train(task, config, workdir, evaluate=None):
+    """Train until config.train.steps, from the workdir's latest checkpoint if it holds one.
+
+    task: open(split), batches(collection), objective. evaluate(model) -> dict of scalars with 'psnr', which
+    ranks the checkpoints; called every train.eval_every steps. Writes checkpoints/, metrics.jsonl,
+    events/, signals.json and summary.json. Raises TrainingDiverged where the loss or a gradient
+    was not finite, with the last good checkpoint kept, and ValueError for a config that does not
+    fit the signals.
+    """
+    collection = task.open("train")
+    trainer = Trainer(task, config, workdir, collection)
+    workdir.write_json(
+        "signals.json",
+        {"shape": collection.shape, "count": len(collection), "title": collection.title},
+    )
+    keep = {"keep_latest": config.checkpoint.keep_latest, "keep_best": config.checkpoint.keep_best}
+    with (
+        checkpoints.Checkpoints(workdir.checkpoints, **keep) as saved,
+        checkpoints.Preemption() as preemption,
+    ):
+        start = trainer.restore(saved)
+        with (
+            monitoring.MetricWriter(workdir.root, active=jax.process_index() == 0) as writer,
+            monitoring.Progress(trainer.steps, active=jax.process_index() == 0) as progress,
+        ):
+            if start:
+                writer.truncate_after(start)
+                progress.message(f"resumed from step {start} of {workdir.checkpoints}")
+            _announce(trainer, workdir, progress)
+            step = _loop(trainer, start, saved, writer, progress, preemption, evaluate)
+    summary = _summary(trainer, step)
+    workdir.write_json("summary.json", summary)
+    return Trained(trainer.model(), step, step < trainer.steps, summary)
+
+
+def _announce(trainer, workdir, progress):
+    batch_bytes = 4 * trainer.config.train.batch_size * trainer.points
+    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(trainer.state))
+    lines = monitoring.device_summary(
+        trainer.mesh,
+        trainer.parameters,
+        peak_bytes=2 * state_bytes + batch_bytes,
+        config_path=workdir.config,
+    )
+    for line in lines:
+        progress.message(line)
+
+
+def _loop(trainer, start, saved, writer, progress, preemption, evaluate):
+    config, clock = trainer.config.train, trainer.clock
+    step, pending, batch = start, [], None
+    clock_start = clock.seconds()
+    while step < trainer.steps and not (preemption.requested and step % trainer.per_batch == 0):
+        if step % trainer.per_batch == 0:
+            batch = sharding.place_batch(next(trainer.batches), trainer.mesh)
+        trainer.state, terms = trainer.step_for(step, batch)(trainer.state, batch)
+        pending.append(terms)
+        step += 1
+        boundary = step % trainer.per_batch == 0
+        last = step >= trainer.steps
+        clock.advance(1, config.batch_size)
+        if _due(step, config.log_every) or last:
+            values = _mean_of(pending)
+            _check_finite(trainer, saved)
+            pending = []
+            writer.scalars(step, {**values, "signals_per_second": clock.signals_per_second()})
+            progress.update(
+                step,
+                loss=values["loss"],
+                psnr=values["psnr"],
+                signals_per_second=clock.signals_per_second(),
+                eta=clock.eta(trainer.steps),
+            )
+        metrics = {}
+        if evaluate is not None and (_due(step, config.eval_every) or last):
+            jax.block_until_ready(trainer.state)
+            with clock.pause("evaluate"):
+                metrics = evaluate(trainer.model())
+                writer.scalars(step, {f"test_{name}": value for name, value in metrics.items()})
+        if (boundary and _due_within(step, config.checkpoint_every, trainer.per_batch)) or last:
+            _save(trainer, saved, step, metrics)
+    if step < trainer.steps and step > start:
+        _save(trainer, saved, step, {})
+        progress.message(f"{preemption.signal_name}: saved step {step}; the same command resumes")
+    jax.block_until_ready(trainer.state)
+    trainer.seconds_here = clock.seconds() - clock_start
+    return step
+
+
+def _due(step, every):
+    return every > 0 and step % every == 0
+
+
+def _due_within(step, every, width):
+    """Whether a multiple of `every` lies in (step - width, step]."""
+    return every > 0 and step // every > (step - width) // every
+
+
+def _mean_of(pending):
+    fetched = jax.device_get(pending)
+    return {name: float(np.mean([terms[name] for terms in fetched])) for name in fetched[0]}
+
+
+def _check_finite(trainer, saved):
+    bad = int(trainer.state.bad_step)
+    if bad < 0:
+        return
+    saved.wait()
+    kept = saved.latest_step()
+    where = f"the checkpoint of step {kept} is kept" if kept is not None else "none was saved yet"
+    raise TrainingDiverged(
+        f"the loss or a gradient was not finite at step {bad}; {where}; try a smaller "
+        f"train.optimizer.learning_rate={trainer.config.train.optimizer.learning_rate} or a "
+        "train.optimizer.clip_norm"
+    )
+
+
+def _save(trainer, saved, step, metrics):
+    _check_finite(trainer, saved)
+    with trainer.clock.pause("checkpoint"):
+        meta = {"clock": trainer.clock.state(), "step": step}
+        saved.save(step, trainer.items(), trainer.batches, metrics, meta)
+
+
+def _summary(trainer, step):
+    seconds = trainer.clock.summary()
+    return {
+        "steps": step,
+        "train_seconds": seconds["run"],
+        "compile_seconds": seconds.get("compile", 0.0),
+        "evaluate_seconds": seconds.get("evaluate", 0.0),
+        "checkpoint_seconds": seconds.get("checkpoint", 0.0),
+        "parameters": trainer.parameters,
+        "compiled_bytes": trainer.compiled_bytes,
+        "peak_memory_bytes": monitoring.peak_memory_bytes(),
+        "versions": monitoring.versions(),
+    }
+
+
+def load_model(workdir, step="best"):
+    """The trained model of a workdir, its config and what it was trained on. Reads no signals.
+
+    -> (Model, ConfigDict, {'shape', 'count', 'title'}, lines about damaged checkpoints). Raises
+    CheckpointError or FileNotFoundError where the workdir holds no good checkpoint.
+    """
+    config = workdir.load_config()
+    signals = workdir.read_json("signals.json")
+    build = functools.partial(
+        build_model, config, tuple(signals["shape"]), signals["count"], config.seed
+    )
+    graphdef, params, constants = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
+    templates = {"model": {"params": params, "constants": constants}}
+    with checkpoints.Checkpoints(workdir.checkpoints, read_only=True) as saved:
+        restored = saved.restore(templates, step=step)
+    items = restored.items["model"]
+    model = nnx.merge(graphdef, items["params"], items["constants"])
+    return model, config, signals, restored.skipped

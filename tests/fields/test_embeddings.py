@@ -1,0 +1,248 @@
+import math
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nid_jax.fields.embeddings import (
+    EMBEDDINGS,
+    RBF,
+    FourierFeatures,
+    GaussianFourier,
+    Identity,
+    Positional,
+    RandomFeatures,
+    build_embedding,
+    nyquist_octaves,
+)
+from nid_jax.fields.variables import Basis, Constant
+
+seeds = st.integers(0, 2**31 - 1)
+few = settings(max_examples=12, deadline=None)
+
+
+@nnx.jit
+def evaluate(embedding, x):
+    return embedding(x)
+
+
+def config(**changes):
+    values = {
+        "kind": "identity",
+        "size": 32,
+        "scale": 10.0,
+        "num_octaves": 0,
+        "trainable": False,
+        "kernel": "matern",
+        "length_scale": 0.2,
+        "shape": 0.0,
+        "num_centres": 7,
+        "sigma": 10.0,
+    }
+    return SimpleNamespace(**(values | changes))
+
+
+def points(seed, count, dims, reach=1.0):
+    return np.random.default_rng(seed).uniform(-reach, reach, (count, dims)).astype(np.float32)
+
+
+def octave_loop(x, octaves):
+    """Positional features one by one, float64; octaves per axis."""
+    x = x.astype(np.float64)
+    columns = [x[:, j] for j in range(x.shape[1])]
+    for i in range(max(octaves)):
+        for j in range(x.shape[1]):
+            if i < octaves[j]:
+                columns += [np.sin(2**i * np.pi * x[:, j]), np.cos(2**i * np.pi * x[:, j])]
+    return np.stack(columns, axis=1)
+
+
+@few
+@given(seeds, st.integers(1, 3), st.sampled_from([0, 1, 7, 24]))
+def test_positional_is_exact_at_every_octave(seed, dims, num_octaves):
+    x = points(seed, 20, dims, reach=1.5)
+    embedding = Positional(dims, num_octaves)
+    assert embedding.size == dims * (1 + 2 * num_octaves)
+    np.testing.assert_allclose(
+        evaluate(embedding, x), octave_loop(x, (num_octaves,) * dims), atol=1e-6, rtol=0
+    )
+
+
+def test_positional_with_octaves_per_axis():
+    x = points(0, 30, 3)
+    embedding = Positional(3, (2, 5, 0))
+    assert embedding.size == 3 + 2 * 7
+    np.testing.assert_allclose(evaluate(embedding, x), octave_loop(x, (2, 5, 0)), atol=1e-6, rtol=0)
+
+
+def test_positional_gradient_is_that_of_the_waves():
+    x = jnp.asarray(points(1, 1, 2)[0])
+    octaves = 5
+    gradient = jax.jit(jax.jacobian(Positional(2, octaves)))(x)
+    expected = [np.eye(2)]
+    for i in range(octaves):
+        for j in range(2):
+            rate = 2**i * np.pi
+            row = rate * np.array([[np.cos(rate * x[j])], [-np.sin(rate * x[j])]])
+            expected.append(row * np.eye(2)[j])
+    np.testing.assert_allclose(gradient, np.concatenate(expected), atol=1e-4)
+
+
+def test_nyquist_octaves_per_axis():
+    assert nyquist_octaves((16, 32, 100, 128, 256, 512)) == (2, 3, 4, 5, 6, 7)
+    assert nyquist_octaves((1, 4, 7, 8)) == (0, 0, 0, 1)
+    embedding = build_embedding(config(kind="positional"), 2, (64, 128), nnx.Rngs(0))
+    assert embedding.size == 2 + 2 * (4 + 5)
+    given_octaves = build_embedding(config(kind="positional", num_octaves=3), 2, (), nnx.Rngs(0))
+    assert given_octaves.size == 2 * (1 + 2 * 3)
+
+
+@few
+@given(seeds, st.integers(1, 3), st.sampled_from([0.5, 10.0, 300.0]))
+def test_gaussian_fourier_layout(seed, dims, scale):
+    embedding = GaussianFourier(dims, 24, scale, rngs=nnx.Rngs(seed))
+    x = points(seed, 15, dims)
+    frequencies = np.asarray(embedding.frequencies[...], np.float64)
+    phase = x.astype(np.float64) @ frequencies.T
+    expected = np.concatenate([np.sin(phase), np.cos(phase)], axis=-1)
+    # Products and sums of the phase are rounded to float32.
+    tolerance = 1e-6 + 4e-7 * (np.abs(x) @ np.abs(frequencies).T).max()
+    np.testing.assert_allclose(evaluate(embedding, x), expected, atol=tolerance, rtol=0)
+
+
+def test_gaussian_fourier_frequencies_have_the_scale():
+    draws = np.asarray(GaussianFourier(2, 40_000, 7.0, rngs=nnx.Rngs(5)).frequencies[...])
+    # Standard errors of the mean and of the deviation of 40,000 normals.
+    assert abs(draws.mean()) < 5 * 7 / math.sqrt(draws.size)
+    assert abs(draws.std() - 7) < 5 * 7 / math.sqrt(2 * draws.size)
+
+
+def test_random_features_inner_product_is_the_kernel():
+    embedding = RandomFeatures(2, 40_000, "matern", 0.3, 2.5, rngs=nnx.Rngs(11))
+    x, y = points(2, 8, 2, 0.3), points(3, 8, 2, 0.3)
+    products = (
+        np.sum(np.asarray(evaluate(embedding, x) * evaluate(embedding, y), np.float64), axis=-1)
+        / 20_000
+    )
+    z = math.sqrt(5) * np.linalg.norm(x - y, axis=-1) / 0.3
+    expected = (1 + z + z**2 / 3) * np.exp(-z)
+    np.testing.assert_allclose(products, expected, atol=5 * math.sqrt(0.5 / 20_000))
+    assert np.abs(products - (1 + z) * np.exp(-z)).max() > 0.04
+
+
+@few
+@given(seeds, st.integers(1, 3))
+def test_rbf_is_the_fourth_power_form(seed, dims):
+    rng = np.random.default_rng(seed)
+    centres, sigmas = rng.uniform(-1, 1, (5, dims)), rng.uniform(0.5, 12, 5)
+    x = points(seed + 1, 20, dims)
+    embedding = RBF(centres, sigmas)
+    assert embedding.size == 5
+    square = ((x[:, None].astype(np.float64) - centres.astype(np.float32)) ** 2).sum(-1)
+    np.testing.assert_allclose(evaluate(embedding, x), np.exp(-((sigmas * square) ** 2)), atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", sorted(EMBEDDINGS))
+def test_every_kind_has_size_and_leading_shape(kind):
+    embedding = build_embedding(config(kind=kind, trainable=True), 2, (32, 48), nnx.Rngs(0))
+    x = points(4, 12, 2)
+    flat = evaluate(embedding, x)
+    assert flat.shape == (12, embedding.size)
+    assert flat.dtype == jnp.float32
+    np.testing.assert_array_equal(evaluate(embedding, x.reshape(3, 4, 2)), flat.reshape(3, 4, -1))
+
+
+@pytest.mark.parametrize(("kind", "numbers"), [("fourier", 1), ("kernel", 1), ("rbf", 2)])
+def test_trainable_decides_the_variable_type(kind, numbers):
+    for trainable, kept, other in ((True, Basis, Constant), (False, Constant, Basis)):
+        embedding = build_embedding(config(kind=kind, trainable=trainable), 2, (8, 8), nnx.Rngs(0))
+        assert len(jax.tree.leaves(nnx.state(embedding, kept))) == numbers
+        assert not jax.tree.leaves(nnx.state(embedding, other))
+    assert not jax.tree.leaves(nnx.state(embedding, nnx.Param))
+
+
+@pytest.mark.parametrize("kind", sorted(EMBEDDINGS))
+def test_state_alone_restores_the_embedding(kind):
+    built = build_embedding(config(kind=kind), 3, (16, 16, 16), nnx.Rngs(1))
+    # Shapes without numbers is how a checkpoint is read.
+    abstract = nnx.eval_shape(
+        lambda: build_embedding(config(kind=kind), 3, (16, 16, 16), nnx.Rngs(2))
+    )
+    restored = nnx.merge(nnx.graphdef(abstract), nnx.state(built))
+    x = points(6, 9, 3)
+    np.testing.assert_array_equal(evaluate(restored, x), evaluate(built, x))
+
+
+def test_compact_kernel_can_be_drawn_without_running():
+    changes = {"kind": "kernel", "kernel": "compact_polynomial"}
+    abstract = nnx.eval_shape(lambda: build_embedding(config(**changes), 2, (8, 8), nnx.Rngs(2)))
+    assert abstract.frequencies.shape == (16, 2)
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e30])
+def test_huge_scales_stay_finite_with_finite_gradients(scale):
+    seed = 17
+    x = jnp.asarray(points(seed, 6, 2))
+    x = x.at[0].set(0.0)
+    fourier = GaussianFourier(2, 16, scale, trainable=True, rngs=nnx.Rngs(seed))
+    rbf = RBF(np.concatenate([points(seed, 3, 2), np.zeros((1, 2))]), scale, trainable=True)
+    for embedding in (fourier, rbf):
+        graphdef, state = nnx.split(embedding)
+
+        @jax.jit
+        def with_gradients(state, x, graphdef=graphdef):
+            def call(state, x):
+                return nnx.merge(graphdef, state)(x)
+
+            gradients = jax.grad(lambda state, x: jnp.sum(call(state, x) ** 3), (0, 1))(state, x)
+            return call(state, x), gradients
+
+        out, gradients = with_gradients(state, x)
+        assert np.abs(out).max() <= 1 + 1e-6
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize("frequency", [1e3, 2.0**15])
+def test_high_frequencies_keep_the_digits_of_float32(frequency):
+    x = points(8, 200, 1, 1.5)
+    out = FourierFeatures(jnp.full((1, 1), frequency))(x)
+    phase = x.astype(np.float64) * frequency
+    error = np.abs(out - np.concatenate([np.sin(phase), np.cos(phase)], axis=-1))
+    assert error.max() < 1e-6 + 1.5 * frequency * 1.5 * 2.0**-23
+
+
+def test_identity_returns_the_coordinates():
+    x = points(9, 5, 3)
+    assert Identity(3).size == 3
+    np.testing.assert_array_equal(Identity(3)(x), x)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "positionel"}, r"dictionary\.embedding\.kind='positionel'.*did you mean posit"),
+        ({"kind": "xyz"}, "allowed: identity, positional, fourier, rbf, kernel$"),
+        ({"kind": "kernel", "kernel": "gausian"}, r"embedding\.kernel=.*did you mean gaussian"),
+        ({"kind": "kernel", "size": 33}, r"embedding\.size must be even"),
+        ({"kind": "fourier", "size": 0}, r"embedding\.size must be even"),
+        ({"kind": "fourier", "scale": 0.0}, r"embedding\.scale"),
+        ({"kind": "fourier", "scale": math.inf}, r"embedding\.scale"),
+        ({"kind": "rbf", "num_centres": 0}, r"embedding\.num_centres"),
+        ({"kind": "rbf", "sigma": -1.0}, r"embedding\.sigma"),
+        ({"kind": "positional", "num_octaves": 25}, r"embedding\.num_octaves"),
+        ({"kind": "positional", "num_octaves": -1}, r"embedding\.num_octaves"),
+    ],
+)
+def test_bad_values_name_their_key(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build_embedding(config(**changes), 2, (8, 8), nnx.Rngs(0))
+
+
+def test_nyquist_without_a_grid_is_refused():
+    with pytest.raises(ValueError, match=r"num_octaves=0 \(Nyquist\)"):
+        build_embedding(config(kind="positional"), 3, (), nnx.Rngs(0))
