@@ -105,3 +105,54 @@ def safe_divide(numerator, denominator):
     """numerator / denominator, 0 where the denominator is 0; gradients finite there too."""
     zero = denominator == 0
     return jnp.where(zero, 0.0, numerator / jnp.where(zero, 1.0, denominator))
+
+
+def spectral_bound(matrix):
+    """An upper bound of the largest eigenvalue: the Frobenius norm. [..., E, E] -> [...]."""
+    return jnp.sqrt(jnp.square(matrix).sum((-2, -1)))
+
+
+def scaled_cholesky(matrix, shift, attempts=12):
+    """Cholesky factor of matrix + shift I at unit diagonal, the shift raised until it exists.
+
+    matrix: symmetric, positive semidefinite up to rounding, [..., E, E]; shift [...], not negative.
+    Every matrix of a batch whose factor fails is tried again with ten times its shift, beginning no
+    lower than the rounding error of its largest eigenvalue.
+
+    Returns (factor [..., E, E], scale [..., E], shift [...] that was used, finite [...] bool), with
+    matrix + shift I = D F F^T D, D = diag(1 / scale). A zero matrix with zero shift is taken as
+    the identity. Not finite only where `matrix` is not.
+    """
+    size = matrix.shape[-1]
+    bound = spectral_bound(matrix)
+    least = jnp.where(bound > 0, jnp.finfo(matrix.dtype).eps * bound, 1.0)
+    identity = jnp.eye(size, dtype=matrix.dtype)
+
+    def factorise(shift):
+        lifted = matrix + shift[..., None, None] * identity
+        diagonal = jnp.diagonal(lifted, axis1=-2, axis2=-1)
+        scale = jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1.0))
+        unit = lifted * scale[..., :, None] * scale[..., None, :]
+        factor = jax.lax.linalg.cholesky(unit, symmetrize_input=False)
+        return factor, scale, shift, jnp.isfinite(factor).all((-2, -1)) & (diagonal > 0).all(-1)
+
+    def unfinished(state):
+        tries, (_, _, _, finite) = state
+        return (tries < attempts) & ~finite.all()
+
+    def again(state):
+        tries, (_, _, shift, finite) = state
+        return tries + 1, factorise(jnp.where(finite, shift, jnp.maximum(10 * shift, least)))
+
+    return jax.lax.while_loop(unfinished, again, (0, factorise(shift)))[1]
+
+
+def solve_scaled_cholesky(factor, scale, right):
+    """Solve with the result of `scaled_cholesky`. right [..., E, R] -> [..., E, R]."""
+    half = jax.lax.linalg.triangular_solve(
+        factor, scale[..., None] * right, left_side=True, lower=True
+    )
+    whole = jax.lax.linalg.triangular_solve(
+        factor, half, left_side=True, lower=True, transpose_a=True
+    )
+    return scale[..., None] * whole

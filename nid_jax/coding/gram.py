@@ -31,7 +31,8 @@ class NormalEquations(NamedTuple):
     atom_mean [E, C] or [S, E, C]; target_mean [S, C]; count [] or [S]: the sum of weights, which is
     the number of measurements per channel; bias_weight [] or [S]: the weight of the bias in the
     squared error of one channel, equal to count where the operator samples.
-    gram_low: what float32 rounded off `gram`, or None. gram + gram_low is known to 1e-14.
+    gram_low, moments_low: what float32 rounded off, or None: gram + gram_low is known to 1e-14.
+    Atoms of a trunk are nearly dependent, and much of a good fit lies in what float32 rounds off.
 
     With Phi, y free of the constant: gram = sum w Phi Phi^T, moments = sum w Phi y,
     energy = sum w y^2, summed over measurements and channels.
@@ -45,6 +46,7 @@ class NormalEquations(NamedTuple):
     count: jax.Array
     bias_weight: jax.Array
     gram_low: jax.Array | None = None
+    moments_low: jax.Array | None = None
 
     @property
     def shared(self):
@@ -56,35 +58,87 @@ class NormalEquations(NamedTuple):
         one = "ec" if self.shared else "sec"
         return self.target_mean - numerics.einsum(f"se,{one}->sc", codes, self.atom_mean)
 
-    def residual(self, codes):
-        """Weighted sum of squared residuals, with the best bias. codes [S, E] -> [S]."""
-        product = self.apply(codes)
-        value = self.energy + numerics.einsum("se,se->s", codes, product - 2 * self.moments)
-        return jnp.maximum(value, 0)
-
-    def mean_residual(self, codes):
-        """Mean squared residual per measured value. codes [S, E] -> [S]."""
-        return numerics.safe_divide(
-            self.residual(codes), self.count * self.target_mean.shape[-1] * jnp.ones_like(self.energy)
+    def wide(self):
+        """(gram, moments) as exactly as they are known: float64 inside `working_precision`."""
+        pairs = ((self.gram, self.gram_low), (self.moments, self.moments_low))
+        return tuple(
+            wide(high)[0] if low is None else jnp.add(*wide(high, low)) for high, low in pairs
         )
 
+    def residual(self, codes):
+        """Weighted sum of squared residuals, with the best bias. codes [S, E] -> [S].
+
+        In float32, for objectives; `exact_residual` is the one to report.
+        """
+        value = self.energy + numerics.einsum(
+            "se,se->s", codes, self.apply(codes) - 2 * self.moments
+        )
+        return jnp.maximum(value, 0)
+
+    def exact_residual(self, codes):
+        """`residual` in float64: codes of nearly dependent atoms are large and cancel.
+
+        No gradient flows through it.
+        """
+        with working_precision("double"):
+            gram, moments = self.wide()
+            codes, energy = wide(jax.lax.stop_gradient(codes), self.energy)
+            product = _apply(gram, codes)
+            value = energy + numerics.einsum("se,se->s", codes, product - 2 * moments)
+            return jnp.maximum(value, 0).astype(jnp.float32)
+
+    def mean_residual(self, codes, exact=False):
+        """Mean squared residual per measured value. codes [S, E] -> [S]."""
+        total = self.exact_residual(codes) if exact else self.residual(codes)
+        values = self.count * self.target_mean.shape[-1] * jnp.ones_like(self.energy)
+        return numerics.safe_divide(total, values)
+
     def apply(self, codes):
-        """gram @ code. codes [S, E] -> [S, E]."""
-        one = "ef" if self.shared else "sef"
-        return numerics.einsum(f"se,{one}->sf", codes, self.gram)
+        """gram @ code, in float32. codes [S, E] -> [S, E]."""
+        return _apply(self.gram, codes)
 
     def with_codes(self, start):
         """The same problem in the difference from `start` [S, E]: code = start + difference."""
+        with working_precision("double"):
+            gram, moments = self.wide()
+            moments, low = split(moments - _apply(gram, *wide(start)))
         return self._replace(
-            moments=self.moments - self.apply(start),
-            energy=self.residual(start),
+            moments=moments,
+            moments_low=low,
+            energy=self.exact_residual(start),
             target_mean=self.bias(start),
         )
 
 
-def normal_equations(
-    dictionary, operator, measurements, weights=None, chunk=0, precision="double"
-):
+def _apply(gram, codes):
+    one = "ef" if gram.ndim == 2 else "sef"
+    return numerics.einsum(f"se,{one}->sf", codes, gram)
+
+
+def working_precision(precision):
+    """The scope in which float64 exists ('double') or not ('single').
+
+    Inside a jitted function float64 may be used within the scope and float32 returned from it; no
+    derivative and no `vmap` may pass through it.
+    """
+    return jax.enable_x64(precision == "double")
+
+
+def wide(*arrays):
+    """Arrays in the widest floating-point type of the scope, as a tuple."""
+    dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+    return tuple(array.astype(dtype) for array in arrays)
+
+
+def split(array):
+    """array -> its float32 rounding and the float32 rounding of the rest (None of float32)."""
+    high = array.astype(jnp.float32)
+    if array.dtype == jnp.float32:
+        return high, None
+    return high, (array - high).astype(jnp.float32)
+
+
+def normal_equations(dictionary, operator, measurements, weights=None, chunk=0, precision="double"):
     """The normal equations of measurements [S, M, C] in a dictionary.
 
     Args:
@@ -133,17 +187,6 @@ def _normal_equations(graphdef, state, operator, measurements, weights, chunk, p
     with working_precision(precision):
         sums, shift, target_shift = _accumulate(dictionary, operator, measurements, weights, chunk)
         return _centred(dictionary, sums, shift, target_shift)
-
-
-def working_precision(precision):
-    """The scope in which float64 exists, or not."""
-    return jax.enable_x64(precision == "double")
-
-
-def _wide(*arrays):
-    """In the widest floating-point type of the scope."""
-    dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
-    return tuple(array.astype(dtype) for array in arrays)
 
 
 def is_shared(dictionary):
@@ -235,7 +278,7 @@ def _accumulate(dictionary, operator, measurements, weights, chunk):
 
     # Any rough mean as origin keeps the sums free of cancellation when the true one is removed.
     def rough_mean(values, constant):
-        values, constant = _wide(values, constant)
+        values, constant = wide(values, constant)
         total = numerics.einsum("m...,m->...", values, constant)
         return numerics.safe_divide(total, (constant**2).sum())
 
@@ -244,7 +287,7 @@ def _accumulate(dictionary, operator, measurements, weights, chunk):
 
     def products(piece):
         values, w, y = piece
-        t, u, w, y = _wide(*measure(values), w.T, y.swapaxes(0, 1))
+        t, u, w, y = wide(*measure(values), w.T, y.swapaxes(0, 1))
         t = t - u[:, None, None] * shift
         y = y - u[:, None] * target_shift[:, None]
         return _products(t, u, w, y, is_shared(dictionary))
@@ -289,7 +332,7 @@ def _centred(dictionary, sums, shift, target_shift):
     mean_there = mean + shift
     if is_shared(dictionary):
         moments = sums.cross - numerics.einsum(f"{p}f,sc->sfc", scaled[..., 0, :], target_mean)
-        kernel, bias = _wide(dictionary.head_kernel[...], dictionary.head_bias[...])
+        kernel, bias = wide(dictionary.head_kernel[...], dictionary.head_bias[...])
         gram = apply_heads(kernel, gram)
         moments = numerics.einsum("hec,shc->se", kernel, moments)
         atom_mean = numerics.einsum(f"{p}h,hec->{p}ec", mean_there[..., 0, :], kernel) + bias
@@ -297,11 +340,11 @@ def _centred(dictionary, sums, shift, target_shift):
         moments = sums.cross - numerics.einsum(f"{p}ce,sc->se", scaled, target_mean)
         atom_mean = mean_there.swapaxes(-1, -2)
     gram = (gram + gram.swapaxes(-1, -2)) / 2
-    high = gram.astype(jnp.float32)
-    low = None if gram.dtype == jnp.float32 else (gram - high).astype(jnp.float32)
-    rest = (moments, jnp.maximum(energy, 0), atom_mean, target_mean + target_shift)
-    single = [value.astype(jnp.float32) for value in (*rest, sums.count, total)]
-    return NormalEquations(high, *single, gram_low=low)
+    rest = (jnp.maximum(energy, 0), atom_mean, target_mean + target_shift, sums.count, total)
+    high, low = split(gram)
+    moments, moments_low = split(moments)
+    single = [value.astype(jnp.float32) for value in rest]
+    return NormalEquations(high, moments, *single, gram_low=low, moments_low=moments_low)
 
 
 def apply_heads(kernel, features_gram):

@@ -125,7 +125,7 @@ class SharedDictionary(Dictionary):
         self, embedding, num_experts, channels, num_layers, width, activation, omega0, *, rngs
     ):
         """num_layers counts the heads; at least 2. Raises ValueError for an unknown activation."""
-        self.embedding = embedding
+        self.embedding, self.dims = embedding, embedding.dims
         self.num_experts, self.channels, self.width = num_experts, channels, width
         self.activation, self.omega0 = activation, float(omega0)
         self.sizes = (embedding.size, *[width] * (num_layers - 1))
@@ -192,7 +192,7 @@ class IndependentDictionary(Dictionary):
         self, embedding, num_experts, channels, num_layers, width, activation, omega0, *, rngs
     ):
         """num_layers counts the output layer; at least 2. ValueError for an unknown activation."""
-        self.embedding = embedding
+        self.embedding, self.dims = embedding, embedding.dims
         self.num_experts, self.channels, self.width = num_experts, channels, width
         self.activation, self.omega0 = activation, float(omega0)
         self.sizes = (embedding.size, *[width] * (num_layers - 1), channels)

@@ -25,7 +25,7 @@ class Identity(nnx.Module):
     """The coordinate itself."""
 
     def __init__(self, dims):
-        self.size = dims
+        self.dims, self.size = dims, dims
 
     def __call__(self, x):
         """x [..., D] -> [..., D]."""
@@ -59,7 +59,7 @@ class Positional(nnx.Module):
             for axis in range(dims)
             if octave < octaves[axis]
         )
-        self.size = dims + 2 * len(self.features)
+        self.dims, self.size = dims, dims + 2 * len(self.features)
 
     def __call__(self, x):
         """x [..., D] -> [..., D + 2 * octaves summed over the axes]."""
@@ -96,7 +96,7 @@ class FourierFeatures(nnx.Module):
 
     def __init__(self, frequencies, trainable=False):
         self.frequencies = (Basis if trainable else Constant)(frequencies)
-        self.size = 2 * frequencies.shape[0]
+        self.size, self.dims = 2 * frequencies.shape[0], frequencies.shape[1]
 
     def __call__(self, x):
         """x [..., D] -> [..., size]."""
@@ -169,7 +169,7 @@ class RBF(nnx.Module):
         centres = jnp.asarray(centres, jnp.float32)
         self.centres = kind(centres)
         self.sigma = kind(jnp.full(centres.shape[:1], sigma, jnp.float32))
-        self.size = centres.shape[0]
+        self.size, self.dims = centres.shape
 
     def __call__(self, x):
         """x [..., D] -> [..., N]."""

@@ -109,9 +109,8 @@ def test_smooth_load_is_the_probability_of_being_kept(k):
     draw = rng(3)
     logits = draw.standard_normal((2, 6)).astype(np.float32)
     scale = draw.uniform(0.2, 1.5, (2, 6)).astype(np.float32)
-    gates = routing.gate(
-        jnp.asarray(logits), jnp.zeros((2, 1)), k, noise_scale=scale, key=jax.random.key(7)
-    )
+    gates = compiled_gate(logits, jnp.zeros((2, 1)), k, noise_scale=scale, key=jax.random.key(7))
+    gates = jax.device_get(gates)
     # The noise that was drawn, redrawn for one expert at a time with all others held.
     noisy = logits + scale * np.asarray(jax.random.normal(jax.random.key(7), (2, 6)))
     np.testing.assert_allclose(gates.values[gates.values != 0], noisy[gates.values != 0], atol=1e-6)
@@ -137,7 +136,7 @@ def test_smooth_load_has_the_gradient_of_its_formula():
             )
             return (gates.load * weight).sum()
 
-        check_grads(weighted_load, (logits, scale), order=1, modes=["rev"], rtol=1e-5)
+        check_grads(jax.jit(weighted_load), (logits, scale), order=1, modes=["rev"], rtol=1e-5)
 
 
 def test_importance_and_load_of_each_kind():

@@ -1,0 +1,395 @@
+"""Codes with exactly K atoms: orthogonal matching pursuit and hard thresholding, on Gram matrices.
+
+Atoms compete as unit vectors, free of their mean (the bias is already eliminated from the normal
+equations), and the codes of the chosen ones are their least squares solution.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nid_jax import numerics
+from nid_jax.coding.solution import CodeSolution
+
+CRITERIA = ("correlation", "gain")
+
+# An atom that lies within this squared sine of the span of those chosen adds only rounding error.
+RANK_TOLERANCE = 1e-5
+# Correlations below this cosine with the signal are rounding of the float32 moments.
+_SILENCE = 1e-6
+# On CPU a few signals at a time keep their basis in the second-level cache: half the time.
+_CPU_BLOCK = 8
+# The basis grows in stages, so that early steps do not read the rows of later ones.
+_STAGES = 4
+
+
+class SparseCodes(NamedTuple):
+    """Codes and where they are not zero.
+
+    codes [S, E]; indices int32 [S, K] and weights [S, K], the codes at them; chosen bool [S, K]:
+    False where a signal ran out of independent atoms, with index 0 and weight 0 there.
+    """
+
+    codes: jax.Array
+    indices: jax.Array
+    weights: jax.Array
+    chosen: jax.Array
+
+
+def omp(equations, top_k, **options):
+    """Orthogonal matching pursuit as a CodeSolution. See `omp_codes` for the arguments.
+
+    `converged` tells whether all top_k atoms were found; `iterations` how many were.
+    """
+    sparse = omp_codes(equations, top_k, **options)
+    count = sparse.chosen.sum(-1, dtype=jnp.int32)
+    return _solution(equations, sparse, count == top_k, count, f"{top_k} atoms by matching pursuit")
+
+
+def iht(equations, top_k, **options):
+    """Hard thresholding pursuit as a CodeSolution. See `iht_codes` for the arguments."""
+    sparse, converged, iterations = iht_codes(equations, top_k, **options)
+    message = f"{top_k} atoms by hard thresholding"
+    return _solution(equations, sparse, converged, iterations, message)
+
+
+def _solution(equations, sparse, converged, iterations, message):
+    codes = sparse.codes
+    residual = equations.mean_residual(codes)
+    return CodeSolution(codes, equations.bias(codes), residual, converged, iterations, message)
+
+
+def omp_codes(equations, top_k, atoms_per_step=1, criterion="correlation", block=0):
+    """Orthogonal matching pursuit on Gram matrices, all signals at once.
+
+    A step takes the atom that correlates best with the residual (Pati et al. 1993) and updates the
+    correlations through the Cholesky factor of the chosen atoms, which grows by a row (Rubinstein
+    et al. 2008). What is kept is the factor's inverse times the Gram matrix: rows D, each the
+    correlations of one orthogonalised atom with every atom. So a step is one product of k numbers
+    with k rows, and the distance of every atom to the span of the chosen ones comes free: those
+    too near (RANK_TOLERANCE) do not compete.
+
+    Args:
+      equations: NormalEquations of S signals.
+      top_k: K atoms for each signal, 1 <= K <= E. A signal gets fewer when no further atom is
+        independent of those it has, or when nothing is left to explain.
+      atoms_per_step: take the best few at once (generalised OMP, Wang et al. 2012): cheaper, a
+        little worse. One that turns out dependent on the others of its step leaves its slot empty.
+      criterion: 'correlation', or 'gain': the atom that lowers the squared residual most (order
+        recursive matching pursuit, also orthogonal least squares), at the same cost.
+      block: signals at a time; 0 chooses.
+
+    Returns:
+      SparseCodes; indices in the order of choice.
+
+    Raises:
+      ValueError: top_k, atoms_per_step or criterion outside what is allowed.
+    """
+    experts = equations.moments.shape[-1]
+    _check_top_k(top_k, experts)
+    if not 1 <= atoms_per_step <= top_k:
+        raise ValueError(f"atoms_per_step={atoms_per_step}; allowed: 1 to top_k={top_k}")
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion={criterion!r}; allowed: {', '.join(CRITERIA)}")
+    if not block:
+        block = _CPU_BLOCK if jax.default_backend() == "cpu" else equations.moments.shape[0]
+    return _omp(equations, top_k, atoms_per_step, criterion, block)
+
+
+@functools.partial(jax.jit, static_argnames=("top_k", "atoms_per_step", "criterion", "block"))
+def _omp(equations, top_k, atoms_per_step, criterion, block):
+    own = {"moments": equations.moments, "energy": equations.energy}
+    if not equations.shared:
+        own["gram"] = equations.gram
+
+    def one_block(piece):
+        gram = equations.gram if equations.shared else piece["gram"]
+        pursuit = _Pursuit(gram, criterion, atoms_per_step)
+        state = pursuit.run(piece["moments"], piece["energy"], top_k)
+        weights = _weights(gram, piece["moments"], state, top_k)
+        return state.indices[:, :top_k], weights, state.chosen[:, :top_k]
+
+    signals = equations.moments.shape[0]
+    indices, weights, chosen = _in_blocks(one_block, own, signals, block)
+    return SparseCodes(_scatter(indices, weights, equations.moments), indices, weights, chosen)
+
+
+def _in_blocks(function, arrays, signals, block):
+    """Apply `function` to blocks of signals, one after another. Leaves [S, ...] -> [S, ...]."""
+    if signals <= block:
+        return function(arrays)
+    pieces = -(-signals // block)
+
+    def cut(array):
+        padding = [(0, pieces * block - signals)] + [(0, 0)] * (array.ndim - 1)
+        return jnp.pad(array, padding).reshape(pieces, block, *array.shape[1:])
+
+    values = jax.lax.map(function, jax.tree.map(cut, arrays))
+    return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:])[:signals], values)
+
+
+class _State(NamedTuple):
+    """correlations [S, E] of atoms with the residual; distance [S, E]: squared norm of each atom
+    outside the span of the chosen ones; rows [S, k, E]: correlations of the orthonormal atoms with
+    all; indices, chosen, coordinates [S, k]: choice, whether made, the signal along it."""
+
+    correlations: jax.Array
+    distance: jax.Array
+    rows: jax.Array
+    indices: jax.Array
+    chosen: jax.Array
+    coordinates: jax.Array
+
+
+class _Pursuit:
+    """The loop of `omp_codes` for one block of signals. gram [E, E] or [S, E, E]."""
+
+    def __init__(self, gram, criterion, atoms_per_step):
+        self.gram, self.criterion, self.step_size = gram, criterion, atoms_per_step
+        self.square_norm = jnp.maximum(jnp.diagonal(gram, axis1=-2, axis2=-1), 0)
+
+    def run(self, moments, energy, top_k):
+        signals, experts = moments.shape
+        square_norm = jnp.broadcast_to(self.square_norm, moments.shape)
+        self.silence = _SILENCE * jnp.sqrt(energy)[:, None]
+        self.inverse_norm = _inverse_root(square_norm)
+        steps = -(-top_k // self.step_size)
+        stage = -(-steps // _STAGES)
+        stage = min(steps, -(-stage * self.step_size // 8) * 8 // self.step_size or 1)
+        slots = steps * self.step_size
+        none = jnp.zeros((signals, slots))
+        state = _State(
+            moments,
+            square_norm,
+            jnp.zeros((signals, 0, experts)),
+            none.astype(jnp.int32),
+            none.astype(bool),
+            none,
+        )
+        for first in range(0, steps, stage):
+            last = min(first + stage, steps)
+            grown = (0, (last - first) * self.step_size)
+            state = state._replace(rows=jnp.pad(state.rows, ((0, 0), grown, (0, 0))))
+            step = functools.partial(self._step, top_k=top_k)
+            state = jax.lax.fori_loop(first, last, step, state)
+        return state
+
+    def _scores(self, state):
+        square_norm = self.square_norm
+        free = state.distance > RANK_TOLERANCE * square_norm
+        cosine = jnp.abs(state.correlations) * self.inverse_norm
+        worth = free & (cosine > self.silence)
+        if self.criterion == "gain":
+            cosine = jnp.abs(state.correlations) * _inverse_root(state.distance)
+        return jnp.where(worth, cosine, -1.0)
+
+    def _step(self, step, state, top_k):
+        """Choose the atoms of one step, make them orthonormal to the rest, and remove them."""
+        scores = self._scores(state)
+        best, picks = _largest(scores, self.step_size)
+        if self.gram.ndim == 2:
+            new = self.gram[picks]
+        else:
+            new = jnp.take_along_axis(self.gram, picks[:, :, None], axis=1)
+        known = jnp.take_along_axis(state.rows, picks[:, None, :], axis=2)
+        new = new - numerics.einsum("skj,ske->sje", known, state.rows)
+        correlations, distance, rows, indices, chosen, coordinates = state
+        own_norm = _at(jnp.broadcast_to(self.square_norm, scores.shape), picks)
+        found = []
+        for j in range(self.step_size):
+            # Earlier atoms of this step have changed what is left of this one.
+            row, pick = new[:, j], picks[:, j : j + 1]
+            for other in found:
+                row = row - _at(other, pick) * other
+            left = _at(distance, pick)
+            slot = step * self.step_size + j
+            good = (best[:, j : j + 1] >= 0) & (left > RANK_TOLERANCE * own_norm[:, j : j + 1])
+            good = good & (slot < top_k)
+            scale = jnp.where(good, _inverse_root(left), 0.0)
+            row = row * scale
+            coordinate = _at(correlations, pick) * scale
+            correlations = correlations - coordinate * row
+            distance = distance - row * row
+            found.append(row)
+            place = (slice(None), slot)
+            rows = jax.lax.dynamic_update_index_in_dim(rows, row, slot, 1)
+            indices = indices.at[place].set(jnp.where(good, pick, 0)[:, 0])
+            chosen = chosen.at[place].set(good[:, 0])
+            coordinates = coordinates.at[place].set(coordinate[:, 0])
+        return _State(correlations, distance, rows, indices, chosen, coordinates)
+
+
+def _at(values, indices):
+    """values [S, E] at indices [S, k]."""
+    return jnp.take_along_axis(values, indices, axis=1)
+
+
+def _inverse_root(square):
+    return jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
+def _largest(scores, count):
+    """Values and indices of the `count` largest, [S, count] each; the first of equals."""
+    if count > 1:
+        return jax.lax.top_k(scores, count)
+    # Two plain reductions vectorise on CPU where a reduction of pairs does not.
+    best = scores.max(-1, keepdims=True)
+    places = jnp.arange(scores.shape[-1], dtype=jnp.int32)
+    pick = jnp.where(scores == best, places, scores.shape[-1] - 1).min(-1, keepdims=True)
+    return best, pick
+
+
+def _weights(gram, moments, state, top_k):
+    """Codes of the chosen atoms [S, K] by back substitution, refined once against the Gram matrix.
+
+    The chosen columns of the rows are the upper triangular factor R of G_II = R^T R.
+    """
+    indices, chosen = state.indices[:, :top_k], state.chosen[:, :top_k]
+    factor = jnp.take_along_axis(state.rows[:, :top_k], indices[:, None, :], axis=2)
+    identity = jnp.eye(top_k, dtype=factor.dtype)
+    factor = jnp.where(chosen[:, None, :] & chosen[:, :, None], jnp.triu(factor), identity)
+
+    def solve(right, transpose):
+        return jax.lax.linalg.triangular_solve(
+            factor, right[..., None], left_side=True, lower=False, transpose_a=transpose
+        )[..., 0]
+
+    weights = solve(jnp.where(chosen, state.coordinates[:, :top_k], 0.0), False)
+    left = _at(moments, indices) - numerics.einsum(
+        "sij,sj->si", _sub_gram(gram, indices), weights
+    )
+    weights = weights + solve(solve(jnp.where(chosen, left, 0.0), True), False)
+    return jnp.where(chosen, weights, 0.0)
+
+
+def _sub_gram(gram, indices):
+    """Gram matrices of chosen atoms. gram [E, E] or [S, E, E], indices [S, K] -> [S, K, K]."""
+    rows, columns = indices[:, :, None], indices[:, None, :]
+    if gram.ndim == 2:
+        return gram[rows, columns]
+    return gram[jnp.arange(len(indices))[:, None, None], rows, columns]
+
+
+def _scatter(indices, weights, like):
+    # Added, not set: empty slots all point at atom 0.
+    signals = jnp.arange(len(indices))[:, None]
+    return jnp.zeros_like(like).at[signals, indices].add(weights)
+
+
+def iht_codes(equations, top_k, steps=30):
+    """Normalised hard thresholding pursuit (Foucart 2011), with least squares on every support.
+
+    A step moves along the gradient, keeps the K largest codes (of unit atoms) and solves for them.
+    It is taken only where it lowers the residual, else halved: so the residual never rises. About
+    the price of one product S E^2 and S factorisations K x K a step, and a handful of steps; finds
+    worse supports than `omp_codes` when atoms are coherent.
+
+    Args:
+      equations: NormalEquations of S signals.
+      top_k: K atoms for each signal, 1 <= K <= E.
+      steps: at most so many.
+
+    Returns:
+      (SparseCodes, converged bool [S]: no step changes the support any more, iterations int32 [S]).
+
+    Raises:
+      ValueError: top_k outside 1 to E, or steps below 1.
+    """
+    _check_top_k(top_k, equations.moments.shape[-1])
+    if steps < 1:
+        raise ValueError(f"steps={steps}; allowed: 1 or more")
+    return _iht(equations, top_k, steps)
+
+
+class _Thresholding(NamedTuple):
+    """weights, indices [S, K] of the best support yet; residual [S]: its squared error less the
+    energy; pace [S]: by how much steps are cut; done bool [S]; iterations int32 [S]."""
+
+    weights: jax.Array
+    indices: jax.Array
+    residual: jax.Array
+    pace: jax.Array
+    done: jax.Array
+    iterations: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("top_k", "steps"))
+def _iht(equations, top_k, steps):
+    moments = equations.moments
+    square_norm = jnp.maximum(jnp.diagonal(equations.gram, axis1=-2, axis2=-1), 0)
+    scale = jnp.broadcast_to(_inverse_root(square_norm), moments.shape)
+
+    def candidate(state):
+        codes = _scatter(state.indices, state.weights, moments)
+        gradient = (moments - equations.apply(codes)) * scale
+        _, largest = jax.lax.top_k(jnp.abs(gradient), top_k)
+        direction = _scatter(largest, _at(gradient, largest), moments)
+        curvature = (direction * equations.apply(direction * scale) * scale).sum(-1)
+        step = numerics.safe_divide((direction**2).sum(-1), curvature) * state.pace
+        unit_codes = codes * jnp.sqrt(square_norm)
+        _, indices = jax.lax.top_k(jnp.abs(unit_codes + step[:, None] * gradient), top_k)
+        indices = jnp.sort(indices, axis=-1)
+        weights, residual = _on_support(equations.gram, moments, scale, indices)
+        return indices, weights, residual
+
+    def step(state):
+        indices, weights, residual = candidate(state)
+        better = residual < state.residual - 1e-6 * equations.energy
+        better, halve = better & ~state.done, ~better & ~state.done
+        same = (indices == state.indices).all(-1)
+        pace = jnp.where(better, 1.0, jnp.where(halve, state.pace / 2, state.pace))
+        return _Thresholding(
+            jnp.where(better[:, None], weights, state.weights),
+            jnp.where(better[:, None], indices, state.indices),
+            jnp.where(better, residual, state.residual),
+            pace,
+            state.done | (halve & (same | (pace < 1 / 32))),
+            state.iterations + ~state.done,
+        )
+
+    def going(carry):
+        count, state = carry
+        return (count < steps) & ~state.done.all()
+
+    signals = moments.shape[0]
+    indices = jnp.zeros((signals, top_k), jnp.int32)
+    zero = jnp.zeros(signals)
+    start = _Thresholding(
+        jnp.zeros((signals, top_k)), indices, zero, zero + 1, zero > 0, zero.astype(jnp.int32)
+    )
+    _, state = jax.lax.while_loop(going, lambda c: (c[0] + 1, step(c[1])), (0, start))
+    chosen = state.weights != 0
+    indices = jnp.where(chosen, state.indices, 0)
+    codes = _scatter(indices, state.weights, moments)
+    sparse = SparseCodes(codes, indices, state.weights, chosen)
+    return sparse, state.done, state.iterations
+
+
+def _on_support(gram, moments, scale, indices):
+    """Least squares on given supports [S, K] -> (weights [S, K], squared error less energy [S]).
+
+    Unit atoms, a jitter against dependent ones, and refinement that takes the jitter's bias away.
+    """
+    own = _at(scale, indices)
+    size = indices.shape[-1]
+    matrix = _sub_gram(gram, indices) * own[:, :, None] * own[:, None, :]
+    right = _at(moments, indices) * own
+    jitter = 1e-6 * size
+    factor = jnp.linalg.cholesky(matrix + jitter * jnp.eye(size))
+
+    def solve(right):
+        return jax.scipy.linalg.cho_solve((factor, True), right[..., None])[..., 0]
+
+    codes = solve(right)
+    for _ in range(3):
+        codes = codes + solve(right - numerics.einsum("sij,sj->si", matrix, codes))
+    codes = jnp.where(own > 0, codes, 0.0)
+    product = numerics.einsum("sij,sj->si", matrix, codes)
+    return codes * own, (codes * (product - 2 * right)).sum(-1)
+
+
+def _check_top_k(top_k, experts):
+    if not 1 <= top_k <= experts:
+        raise ValueError(f"top_k={top_k}; allowed: 1 to the number of experts, {experts}")

@@ -1,0 +1,247 @@
+"""Ridge codes: least squares with a penalty on the squared code, in closed form.
+
+The objective, per measured value: with n measured values and v = trace(gram) / (E n), the mean
+variance of an atom over the measurements,
+
+    |y - Phi a|^2 / n + lam v |a|^2        i.e.        (gram + lam trace(gram) / E I) a = moments.
+
+So `lam` is a pure number: it does not change with the number of points, the scale of the signals or
+that of the atoms. The experts of a trunk are nearly dependent, and float32 normal equations lose
+the small eigenvalues that a good fit lives on (their Cholesky factor fails below lam 1e-5): the
+E x E matrix is factorised in float64, on CPU and GPU alike.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nid_jax import numerics
+from nid_jax.coding import gram
+from nid_jax.coding.solution import CodeSolution
+
+LAMBDA = 1e-6
+"""The default regularisation for signals measured on more values than there are experts."""
+
+LAMBDAS = tuple(float(10.0**power) for power in np.arange(-10, 2.01, 0.25))
+"""What cross-validation chooses from."""
+
+# Gram matrices summed in float32 carry errors of this many roundings of their largest eigenvalue.
+_SINGLE_ROUNDINGS = 4
+_TOLERANCE = 1e-4
+
+
+class Solved(NamedTuple):
+    """codes [S, E]; lam [S], the one used; error [S], relative residual of the linear system."""
+
+    codes: jax.Array
+    lam: jax.Array
+    error: jax.Array
+
+
+def check_lambda(lam, key="fit.lam"):
+    """Raise ValueError unless lam is finite and not negative."""
+    if not isinstance(lam, jax.core.Tracer):
+        values = np.asarray(lam)
+        if not (np.isfinite(values).all() and (values >= 0).all()):
+            raise ValueError(f"{key}: {lam} is not allowed; must be finite and 0 or more")
+
+
+def ridge(equations, lam=LAMBDA, per_signal=False):
+    """Ridge codes of all signals.
+
+    equations: `gram.NormalEquations`; lam: a number as defined above, [S], or 'gcv' for generalised
+    cross-validation, of all signals together or `per_signal`. -> CodeSolution; `converged` says that
+    the linear system was solved to 1e-4. Raises ValueError for a negative lam or another word.
+    """
+    if isinstance(lam, str):
+        if lam != "gcv":
+            raise ValueError(f"fit.lam: {lam!r} is unknown; allowed: a number of 0 or more, 'gcv'")
+        solved = solve_by_validation(equations, per_signal=per_signal)
+        message = "ridge, lambda by generalised cross-validation: " + _span(solved.lam)
+    else:
+        check_lambda(lam)
+        solved = solve_dense(equations, lam)
+        message = f"ridge, lambda {_span(solved.lam)}"
+        if np.any(np.asarray(solved.lam) > np.float32(1.01) * np.asarray(lam, np.float32)):
+            message += f" (raised from {_span(lam)}: the normal equations are singular)"
+    return as_solution(equations, solved.codes, solved.error < _TOLERANCE, message)
+
+
+def as_solution(equations, codes, converged, message, iterations=1):
+    """A CodeSolution of codes [S, E] with their best bias and exact residual."""
+    return CodeSolution(
+        codes=codes,
+        bias=equations.bias(codes),
+        residual=equations.mean_residual(codes, exact=True),
+        converged=converged,
+        iterations=jnp.full(codes.shape[:1], iterations, jnp.int32),
+        message=message,
+    )
+
+
+def _span(values):
+    low, high = float(np.min(values)), float(np.max(values))
+    return f"{low:.1e}" if high <= low * 1.001 else f"{low:.1e} to {high:.1e}"
+
+
+def mean_diagonal(matrix):
+    """trace / E, and 1 for a zero matrix. [..., E, E] -> [...]."""
+    mean = jnp.trace(matrix, axis1=-2, axis2=-1) / matrix.shape[-1]
+    return jnp.where(mean > 0, mean, 1.0)
+
+
+def least_lambda(equations, matrix):
+    """The smallest regularisation that the precision of the Gram matrix bears."""
+    if equations.gram_low is None:
+        relative = _SINGLE_ROUNDINGS * jnp.finfo(jnp.float32).eps
+    else:
+        relative = matrix.shape[-1] * jnp.finfo(matrix.dtype).eps
+    return relative * numerics.spectral_bound(matrix) / mean_diagonal(matrix)
+
+
+@jax.jit
+def solve_dense(equations, lam):
+    """Ridge codes for a given lam, [] or [S], usable inside a jitted step. -> Solved.
+
+    lam is raised to what the precision of the Gram matrix bears, and tenfold as often as the
+    factorisation fails. No gradient flows through it.
+    """
+    equations, lam = jax.lax.stop_gradient((equations, jnp.asarray(lam, jnp.float32)))
+    with gram.working_precision("double"):
+        matrix, moments = equations.wide()
+        lam = gram.wide(lam)[0]
+        if lam.ndim and equations.shared:
+            return _solve_spectrally(equations, lam)
+        mean = mean_diagonal(matrix)
+        shift = jnp.maximum(lam, least_lambda(equations, matrix)) * mean
+        factor, scale, shift, _ = numerics.scaled_cholesky(matrix, shift)
+        codes, error = _refined(matrix, shift, factor, scale, moments)
+        lam = jnp.broadcast_to(shift / mean, moments.shape[:1])
+        return Solved(*(value.astype(jnp.float32) for value in (codes, lam, error)))
+
+
+def _refined(matrix, shift, factor, scale, moments):
+    """Solve, correct once by the residual, and measure what is left. -> codes, error [S]."""
+
+    def solve(right):
+        if matrix.ndim == 2:
+            return numerics.solve_scaled_cholesky(factor, scale, right.T).T
+        return numerics.solve_scaled_cholesky(factor, scale, right[..., None])[..., 0]
+
+    def left_over(codes):
+        one = "ef" if matrix.ndim == 2 else "sef"
+        shifted = jnp.broadcast_to(shift, codes.shape[:1])[:, None] * codes
+        return moments - numerics.einsum(f"se,{one}->sf", codes, matrix) - shifted
+
+    codes = solve(moments)
+    codes = codes + solve(left_over(codes))
+    size = jnp.linalg.norm(moments, axis=-1)
+    return codes, numerics.safe_divide(jnp.linalg.norm(left_over(codes), axis=-1), size)
+
+
+def _spectrum(equations):
+    """Eigenvalues [.., E] not below 0, eigenvectors [.., E, E], moments in them [S, E]."""
+    matrix, moments = equations.wide()
+    values, vectors = jnp.linalg.eigh(matrix)
+    one = "ef" if matrix.ndim == 2 else "sef"
+    return jnp.maximum(values, 0), vectors, numerics.einsum(f"se,{one}->sf", moments, vectors)
+
+
+def _solve_spectrally(equations, lam, spectrum=None):
+    """Ridge codes with one lam for every signal [S]; needs the float64 scope. -> Solved."""
+    matrix, _ = equations.wide()
+    values, vectors, moments = _spectrum(equations) if spectrum is None else spectrum
+    lam = jnp.maximum(lam, least_lambda(equations, matrix))
+    lifted = values + (lam * mean_diagonal(matrix))[:, None]
+    one = "fe" if matrix.ndim == 2 else "sfe"
+    codes = numerics.einsum(f"se,{one}->sf", moments / lifted, vectors)
+    error = jnp.where(jnp.isfinite(codes).all(-1), 0.0, jnp.inf)
+    return Solved(*(value.astype(jnp.float32) for value in (codes, lam, error)))
+
+
+@functools.partial(jax.jit, static_argnames=("per_signal", "lambdas"))
+def solve_by_validation(equations, per_signal=False, lambdas=LAMBDAS):
+    """Ridge codes with lam chosen by generalised cross-validation. -> Solved.
+
+    The score is |y - Phi a|^2 / (n - degrees of freedom)^2 with the bias counted as C degrees
+    (Golub, Heath and Wahba 1979), summed over the signals unless `per_signal`. One
+    eigendecomposition serves every lam. Signals with no degrees to spare take the largest.
+    """
+    equations = jax.lax.stop_gradient(equations)
+    with gram.working_precision("double"):
+        matrix, _ = equations.wide()
+        spectrum = _spectrum(equations)
+        values, _, moments = spectrum
+        mean, least = mean_diagonal(matrix), least_lambda(equations, matrix)
+        energy, count = gram.wide(equations.energy, equations.count)
+        channels = equations.target_mean.shape[-1]
+
+        def score(lam):
+            used = jnp.maximum(lam, least)
+            lifted = values + (used * mean)[..., None]
+            fitted = (moments**2 * (2 * lifted - values) / lifted**2).sum(-1)
+            freedom = (count - 1) * channels - (values / lifted).sum(-1)
+            # Less than a thousandth of the values left to judge by says nothing.
+            enough = freedom > 1e-3 * count * channels
+            residual = jnp.maximum(energy - fitted, 0)
+            return jnp.where(enough, residual / jnp.where(enough, freedom, 1.0) ** 2, jnp.inf)
+
+        # Relative to the signal: every signal counts alike, whatever its scale.
+        relative = jax.lax.map(score, jnp.asarray(lambdas, jnp.float64))
+        relative = (relative / jnp.where(energy > 0, energy, 1.0) * count).astype(jnp.float32)
+    chosen = _least_scores(relative, per_signal)
+    with gram.working_precision("double"):
+        return _solve_spectrally(equations, jnp.asarray(lambdas, jnp.float64)[chosen], spectrum)
+
+
+def _least_scores(scores, per_signal):
+    """The place of the least score for every signal. scores [L, S], inf where undecided -> [S]."""
+    usable = jnp.isfinite(scores)
+    if not per_signal:
+        # A signal with too few measurements to judge any lam has no say.
+        says = usable.any(0)
+        total = jnp.where(says, scores, 0).sum(-1, keepdims=True)
+        scores = jnp.broadcast_to(jnp.where(says.any(), total, jnp.inf), scores.shape)
+    undecided = ~jnp.isfinite(scores).any(0)
+    return jnp.where(undecided, scores.shape[0] - 1, jnp.argmin(scores, 0))
+
+
+@jax.jit
+def solve_on_support(equations, indices, lam=LAMBDA):
+    """Ridge codes on a chosen support of every signal.
+
+    indices: int32 [S, K], distinct; -1 leaves a place empty. lam as in `ridge`, relative to the mean
+    diagonal of the whole Gram matrix. -> codes [S, E], zero off the support. No gradient flows
+    through it.
+    """
+    equations = jax.lax.stop_gradient(equations)
+    lam = jnp.asarray(lam, jnp.float32)
+    signals, num_experts = equations.moments.shape
+    rows = jnp.arange(signals)[:, None]
+    empty = indices < 0
+    places = jnp.where(empty, 0, indices)
+    with gram.working_precision("double"):
+        at = (places[:, :, None], places[:, None, :])
+        if not equations.shared:
+            at = (rows[:, :, None], *at)
+        parts = [p for p in (equations.gram, equations.gram_low) if p is not None]
+        block = sum(gram.wide(*(part[at] for part in parts)))
+        parts = [p for p in (equations.moments, equations.moments_low) if p is not None]
+        moments = jnp.where(empty, 0, sum(gram.wide(*(part[rows, places] for part in parts))))
+        mean = mean_diagonal(gram.wide(equations.gram)[0])
+        # Empty places are rows of the identity, at the matrix's own scale.
+        used = ~(empty[:, :, None] | empty[:, None, :])
+        unit = jnp.eye(indices.shape[1]) * jnp.broadcast_to(mean, (signals,))[:, None, None]
+        block = jnp.where(used, block, unit)
+        relative = _SINGLE_ROUNDINGS * jnp.finfo(jnp.float32).eps
+        if equations.gram_low is not None:
+            relative = num_experts * jnp.finfo(block.dtype).eps
+        least = relative * numerics.spectral_bound(block)
+        shift = jnp.maximum(gram.wide(lam)[0] * mean, least)
+        factor, scale, shift, _ = numerics.scaled_cholesky(block, shift)
+        values, _ = _refined(block, shift, factor, scale, moments)
+        values = jnp.where(empty, 0, values).astype(jnp.float32)
+    return jnp.zeros((signals, num_experts)).at[rows, places].add(values)
