@@ -83,7 +83,11 @@ def base():
             },
             "train": {
                 "steps": 1000,
+                # joint (the paper's), varpro or sparse_varpro (codes solved inside the step)
                 "codes": "joint",
+                # varpro: regularisation of the solve, relative to the atoms' mean energy
+                "lam": 1e-3,
+                "atoms_per_step": 1,
                 "batch_size": 16,
                 # points of each signal in a step; 0: all
                 "points": 0,

@@ -53,6 +53,16 @@ class NormalEquations(NamedTuple):
         """Whether all signals have one Gram matrix."""
         return self.gram.ndim == 2
 
+    def of_signals(self, which):
+        """The equations of some signals, chosen by a slice or indices."""
+        own = {"moments", "energy", "target_mean", "moments_low"}
+        if not self.shared:
+            own |= {"gram", "gram_low", "atom_mean", "count", "bias_weight"}
+        fields = {name: getattr(self, name) for name in own}
+        return self._replace(
+            **{name: value[which] for name, value in fields.items() if value is not None}
+        )
+
     def bias(self, codes):
         """The best bias of given codes. codes [S, E] -> [S, C]."""
         one = "ec" if self.shared else "sec"

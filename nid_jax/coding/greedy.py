@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from nid_jax import numerics
-from nid_jax.coding.solution import CodeSolution
+from nid_jax.coding.ridge import as_solution
 
 CRITERIA = ("correlation", "gain")
 
@@ -29,7 +29,7 @@ class SparseCodes(NamedTuple):
     """Codes and where they are not zero.
 
     codes [S, E]; indices int32 [S, K] and weights [S, K], the codes at them; chosen bool [S, K]:
-    False where a signal ran out of independent atoms, with index 0 and weight 0 there.
+    False where a signal ran out of independent atoms, with index -1 and weight 0 there.
     """
 
     codes: jax.Array
@@ -45,20 +45,15 @@ def omp(equations, top_k, **options):
     """
     sparse = omp_codes(equations, top_k, **options)
     count = sparse.chosen.sum(-1, dtype=jnp.int32)
-    return _solution(equations, sparse, count == top_k, count, f"{top_k} atoms by matching pursuit")
+    message = f"orthogonal matching pursuit, {top_k} active experts"
+    return as_solution(equations, sparse.codes, count == top_k, message, count)
 
 
 def iht(equations, top_k, **options):
     """Hard thresholding pursuit as a CodeSolution. See `iht_codes` for the arguments."""
     sparse, converged, iterations = iht_codes(equations, top_k, **options)
-    message = f"{top_k} atoms by hard thresholding"
-    return _solution(equations, sparse, converged, iterations, message)
-
-
-def _solution(equations, sparse, converged, iterations, message):
-    codes = sparse.codes
-    residual = equations.mean_residual(codes)
-    return CodeSolution(codes, equations.bias(codes), residual, converged, iterations, message)
+    message = f"hard thresholding pursuit, {top_k} active experts"
+    return as_solution(equations, sparse.codes, converged, message, iterations)
 
 
 def omp_codes(equations, top_k, atoms_per_step=1, criterion="correlation", block=0):
@@ -112,8 +107,12 @@ def _omp(equations, top_k, atoms_per_step, criterion, block):
         return state.indices[:, :top_k], weights, state.chosen[:, :top_k]
 
     signals = equations.moments.shape[0]
-    indices, weights, chosen = _in_blocks(one_block, own, signals, block)
-    return SparseCodes(_scatter(indices, weights, equations.moments), indices, weights, chosen)
+    return _sparse(*_in_blocks(one_block, own, signals, block), equations.moments)
+
+
+def _sparse(indices, weights, chosen, like):
+    codes = _scatter(indices, weights, like)
+    return SparseCodes(codes, jnp.where(chosen, indices, -1), weights, chosen)
 
 
 def _in_blocks(function, arrays, signals, block):
@@ -195,30 +194,47 @@ class _Pursuit:
             new = jnp.take_along_axis(self.gram, picks[:, :, None], axis=1)
         known = jnp.take_along_axis(state.rows, picks[:, None, :], axis=2)
         new = new - numerics.einsum("skj,ske->sje", known, state.rows)
-        correlations, distance, rows, indices, chosen, coordinates = state
-        own_norm = _at(jnp.broadcast_to(self.square_norm, scores.shape), picks)
-        found = []
-        for j in range(self.step_size):
-            # Earlier atoms of this step have changed what is left of this one.
-            row, pick = new[:, j], picks[:, j : j + 1]
-            for other in found:
-                row = row - _at(other, pick) * other
-            left = _at(distance, pick)
-            slot = step * self.step_size + j
-            good = (best[:, j : j + 1] >= 0) & (left > RANK_TOLERANCE * own_norm[:, j : j + 1])
-            good = good & (slot < top_k)
-            scale = jnp.where(good, _inverse_root(left), 0.0)
-            row = row * scale
-            coordinate = _at(correlations, pick) * scale
-            correlations = correlations - coordinate * row
-            distance = distance - row * row
-            found.append(row)
-            place = (slice(None), slot)
-            rows = jax.lax.dynamic_update_index_in_dim(rows, row, slot, 1)
-            indices = indices.at[place].set(jnp.where(good, pick, 0)[:, 0])
-            chosen = chosen.at[place].set(good[:, 0])
-            coordinates = coordinates.at[place].set(coordinate[:, 0])
-        return _State(correlations, distance, rows, indices, chosen, coordinates)
+        own = jnp.take_along_axis(new, picks[:, None, :], axis=2)
+        least = RANK_TOLERANCE * _at(jnp.broadcast_to(self.square_norm, scores.shape), picks)
+        slots = step * self.step_size + jnp.arange(self.step_size)
+        transform, good = _orthonormalising(own, least, (best >= 0) & (slots < top_k))
+        if self.step_size == 1:
+            new = new * transform
+        else:
+            new = numerics.einsum("sij,sje->sie", transform, new)
+        coordinates = numerics.einsum("sij,sj->si", transform, _at(state.correlations, picks))
+
+        def put(array, value):
+            return jax.lax.dynamic_update_slice_in_dim(array, value, slots[0], 1)
+
+        return _State(
+            state.correlations - numerics.einsum("si,sie->se", coordinates, new),
+            state.distance - (new * new).sum(1),
+            put(state.rows, new),
+            put(state.indices, jnp.where(good, picks, 0)),
+            put(state.chosen, good),
+            put(state.coordinates, coordinates),
+        )
+
+
+def _orthonormalising(gram, least, wanted):
+    """T with T gram T^T = identity, row by row; a dependent or unwanted vector gets a row of zeros.
+
+    gram [S, m, m]; least [S, m]: squared length below which a vector is dependent on those before;
+    wanted bool [S, m]. -> (T lower triangular [S, m, m], bool [S, m]).
+    """
+    size = gram.shape[-1]
+    # Orthogonalise the rows of (gram, identity): what becomes of the identity is T.
+    both = jnp.concatenate([gram, jnp.broadcast_to(jnp.eye(size), gram.shape)], -1)
+    rows, good = [], []
+    for j in range(size):
+        row = both[:, j]
+        for earlier in rows:
+            row = row - earlier[:, j : j + 1] * earlier
+        length = row[:, j : j + 1]
+        good.append(wanted[:, j : j + 1] & (length > least[:, j : j + 1]))
+        rows.append(row * jnp.where(good[-1], _inverse_root(length), 0.0))
+    return jnp.stack(rows, 1)[:, :, size:], jnp.concatenate(good, 1)
 
 
 def _at(values, indices):
@@ -257,9 +273,7 @@ def _weights(gram, moments, state, top_k):
         )[..., 0]
 
     weights = solve(jnp.where(chosen, state.coordinates[:, :top_k], 0.0), False)
-    left = _at(moments, indices) - numerics.einsum(
-        "sij,sj->si", _sub_gram(gram, indices), weights
-    )
+    left = _at(moments, indices) - numerics.einsum("sij,sj->si", _sub_gram(gram, indices), weights)
     weights = weights + solve(solve(jnp.where(chosen, left, 0.0), True), False)
     return jnp.where(chosen, weights, 0.0)
 
@@ -283,7 +297,7 @@ def iht_codes(equations, top_k, steps=30):
 
     A step moves along the gradient, keeps the K largest codes (of unit atoms) and solves for them.
     It is taken only where it lowers the residual, else halved: so the residual never rises. About
-    the price of one product S E^2 and S factorisations K x K a step, and a handful of steps; finds
+    the price of two products S E^2 and S factorisations K x K a step, and a handful of steps; finds
     worse supports than `omp_codes` when atoms are coherent.
 
     Args:
@@ -361,9 +375,7 @@ def _iht(equations, top_k, steps):
     )
     _, state = jax.lax.while_loop(going, lambda c: (c[0] + 1, step(c[1])), (0, start))
     chosen = state.weights != 0
-    indices = jnp.where(chosen, state.indices, 0)
-    codes = _scatter(indices, state.weights, moments)
-    sparse = SparseCodes(codes, indices, state.weights, chosen)
+    sparse = _sparse(state.indices, state.weights, chosen, moments)
     return sparse, state.done, state.iterations
 
 

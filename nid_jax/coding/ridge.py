@@ -118,12 +118,12 @@ def solve_dense(equations, lam):
         mean = mean_diagonal(matrix)
         shift = jnp.maximum(lam, least_lambda(equations, matrix)) * mean
         factor, scale, shift, _ = numerics.scaled_cholesky(matrix, shift)
-        codes, error = _refined(matrix, shift, factor, scale, moments)
+        codes, error = refined(matrix, shift, factor, scale, moments)
         lam = jnp.broadcast_to(shift / mean, moments.shape[:1])
         return Solved(*(value.astype(jnp.float32) for value in (codes, lam, error)))
 
 
-def _refined(matrix, shift, factor, scale, moments):
+def refined(matrix, shift, factor, scale, moments):
     """Solve, correct once by the residual, and measure what is left. -> codes, error [S]."""
 
     def solve(right):
@@ -242,6 +242,6 @@ def solve_on_support(equations, indices, lam=LAMBDA):
         least = relative * numerics.spectral_bound(block)
         shift = jnp.maximum(gram.wide(lam)[0] * mean, least)
         factor, scale, shift, _ = numerics.scaled_cholesky(block, shift)
-        values, _ = _refined(block, shift, factor, scale, moments)
+        values, _ = refined(block, shift, factor, scale, moments)
         values = jnp.where(empty, 0, values).astype(jnp.float32)
     return jnp.zeros((signals, num_experts)).at[rows, places].add(values)

@@ -54,16 +54,21 @@ def solve(dictionary, operator, measurements, method, **arguments):
     top_k, prior, router, signals) and the method's own options. -> CodeSolution. Raises ValueError
     naming fit.solver for an unknown method, and for what the method lacks.
     """
+    check_method(method)
+    fields = {field.name for field in dataclasses.fields(Problem)}
+    given = {name: arguments.pop(name) for name in list(arguments) if name in fields}
+    problem = Problem(dictionary, operator, jnp.asarray(measurements), **given)
+    return METHODS[method](problem, **arguments)
+
+
+def check_method(method):
+    """Raise ValueError, naming fit.solver and the nearest name, for a method that is not there."""
     if method not in METHODS:
         near = difflib.get_close_matches(str(method), METHODS, 1, 0.0)[0]
         raise ValueError(
             f"fit.solver: {method!r} is unknown, did you mean {near!r}? "
             f"allowed: {', '.join(METHODS)}"
         )
-    fields = {field.name for field in dataclasses.fields(Problem)}
-    given = {name: arguments.pop(name) for name in list(arguments) if name in fields}
-    problem = Problem(dictionary, operator, jnp.asarray(measurements), **given)
-    return METHODS[method](problem, **arguments)
 
 
 def _router(problem):
@@ -77,9 +82,9 @@ def _gradient(
     problem, steps=100, learning_rate=0.03, init="zero", variables="codes", dense_steps=0, data="l2"
 ):
     """init: 'zero' or 'router'; variables: 'codes' or 'router'; data: 'l2' or 'l1'."""
-    _check("fit.init", init, ("zero", "router"))
-    _check("fit.variables", variables, gradient.VARIABLES)
-    _check("loss.data", data, ("l2", "l1"))
+    _check("fit.gradient.init", init, ("zero", "router"))
+    _check("fit.gradient.variables", variables, gradient.VARIABLES)
+    _check("fit.gradient.data", data, ("l2", "l1"))
     equations = problem.equations()
     if variables == "router":
         problem.routed()
@@ -108,7 +113,7 @@ def _gradient(
         bias = equations.bias(codes)
         return _finished(codes, bias, history[-1], steps, "", {"residual": history})
     if problem.weights is not None or not isinstance(problem.operator, Sample):
-        raise ValueError("loss.data: 'l1' by gradient takes whole samples; use fit.solver=robust")
+        raise ValueError("fit.gradient.data: 'l1' takes whole samples; use fit.solver=robust")
     graphdef, state = nnx.split(problem.dictionary)
     codes, bias, history, residual = gradient.descend_absolute(
         graphdef,

@@ -32,6 +32,14 @@ _CHUNK_NUMBERS = {"cpu": 2**19}
 _CHUNK_NUMBERS_ACCELERATOR = 2**27
 # Reading a gathered number costs about this many matrix operations.
 _GATHER_COST = 50
+# An embedding of at most this many features is copied to every expert: on CPU the batched product
+# that follows is faster than one wide product whose result must be transposed.
+_COPIED_FEATURES = 16
+
+
+def _points_at_a_time(numbers_per_point):
+    numbers = _CHUNK_NUMBERS.get(jax.default_backend(), _CHUNK_NUMBERS_ACCELERATOR)
+    return max(32, numbers // numbers_per_point)
 
 
 def over_points(function, x, chunk):
@@ -107,8 +115,7 @@ class Dictionary(nnx.Module):
 
     def _chunk(self):
         """Points whose basis is held at a time."""
-        numbers = _CHUNK_NUMBERS.get(jax.default_backend(), _CHUNK_NUMBERS_ACCELERATOR)
-        return max(32, numbers // (self.num_experts * max(self.width, self.channels)))
+        return _points_at_a_time(self.num_experts * max(self.width, self.channels))
 
 
 class SharedDictionary(Dictionary):
@@ -151,10 +158,8 @@ class SharedDictionary(Dictionary):
         return jnp.concatenate([self.head_kernel[...], self.head_bias[...][None]], 0)
 
     def basis(self, x):
-        return (
-            numerics.einsum("ph,hec->pec", self.trunk(x), self.head_kernel[...])
-            + (self.head_bias[...])
-        )
+        kernel, bias = self.head_kernel[...], self.head_bias[...]
+        return numerics.einsum("ph,hec->pec", self.trunk(x), kernel) + bias
 
     def basis_of(self, x, indices):
         kernel, bias = self.head_kernel[...][:, indices], self.head_bias[...][indices]
@@ -163,7 +168,11 @@ class SharedDictionary(Dictionary):
     def folded_heads(self, gates):
         """The codes folded into the heads: one kernel [S, H, C] and bias [S, C] per signal."""
         kernel = numerics.einsum("se,hec->shc", gates.values, self.head_kernel[...])
-        return kernel, gates.values @ self.head_bias[...] + gates.bias
+        bias = numerics.einsum("se,ec->sc", gates.values, self.head_bias[...])
+        return kernel, bias + gates.bias
+
+    def _chunk(self):
+        return _points_at_a_time(max(self.width, self.num_experts * self.channels))
 
     def cost(self, order, points, signals, active):
         width, num_experts, channels = self.width, self.num_experts, self.channels
@@ -211,7 +220,11 @@ class IndependentDictionary(Dictionary):
         one = functools.partial(
             experts.apply_layers, activation=self.activation, omega0=self.omega0
         )
-        return jax.vmap(one, in_axes=(0, None), out_axes=1)(layers, embedded)
+        if embedded.shape[-1] > _COPIED_FEATURES:
+            return jax.vmap(one, in_axes=(0, None), out_axes=1)(layers, embedded)
+        count = layers[0][0].shape[0]
+        copies = jnp.broadcast_to(embedded, (count, *embedded.shape))
+        return jax.vmap(one, out_axes=1)(layers, copies)
 
     def basis(self, x):
         layers = self._layers()
@@ -234,12 +247,17 @@ class IndependentDictionary(Dictionary):
 
     def _gather(self, x, gates):
         layers, embedded = self._layers(), self.embedding(x)
+        chunk = _points_at_a_time(gates.indices.shape[-1] * max(self.width, self.channels))
 
         @jax.checkpoint
         def one_signal(code):
             indices, weights = code
             chosen = jax.tree.map(lambda leaf: leaf[indices], layers)
-            return numerics.einsum("k,pkc->pc", weights, self._apply(chosen, embedded))
+            return over_points(
+                lambda piece: numerics.einsum("k,pkc->pc", weights, self._apply(chosen, piece)),
+                embedded,
+                chunk,
+            )
 
         return jax.lax.map(one_signal, (gates.indices, gates.weights))
 
@@ -248,7 +266,8 @@ def build_dictionary(config, channels, dims, grid_shape, rngs):
     """The dictionary that `config.dictionary` describes.
 
     config: kind, num_experts, num_layers, width, activation, omega0, embedding. dims D and
-    grid_shape belong to the signals. Raises ValueError naming the key that is wrong and what is allowed.
+    grid_shape belong to the signals. Raises ValueError naming the key that is wrong and what is
+    allowed.
     """
     kinds = {"independent": IndependentDictionary, "shared": SharedDictionary}
     if config.kind not in kinds:

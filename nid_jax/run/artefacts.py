@@ -1,41 +1,119 @@
-"""Writing files whole or not at all: a temporary name beside the target, then a rename."""
+"""Files that are whole or not there: a temporary name beside the target, then a rename."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Callable
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+# What the person at the keyboard can do something about; any other OSError passes through.
+REFUSALS = {
+    getattr(errno, name)
+    for name in (
+        "EACCES",
+        "EPERM",
+        "EROFS",
+        "ENOSPC",
+        "EDQUOT",
+        "EFBIG",
+        "ENOTDIR",
+        "EISDIR",
+        "EEXIST",
+        "ENAMETOOLONG",
+    )
+}
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> Path:
-    """Call `write` on a file open for bytes and rename it to `path` once it is complete.
+@contextmanager
+def refusals_named(path: str | Path) -> Iterator[None]:
+    """Turns the system's refusal to write (no space, no permission, a file in the way) into a
+    ValueError of one line that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        raise ValueError(f"{path}: cannot be written: {os.strerror(error.errno)}") from error
 
-    Folders are made as needed. Whatever goes wrong is raised, with nothing left behind: not
-    half a file, nor the temporary one; an older file at `path` then stays as it was.
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary name beside `path`; renames it to `path` once the body is done.
+
+    The temporary name ends as `path` does, for libraries that look at the suffix. If the body
+    fails, the temporary file goes and what was at `path` stays. Folders are made as needed.
+    Raises ValueError naming `path` where the system refuses to write it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path
+    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    with refusals_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            # Before the rename, or a power cut could leave the new name with nothing in it.
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`, which takes the place of `path` once it is filled.
+
+    If the body fails, the temporary folder goes and what was at `path` stays. Raises ValueError
+    naming `path` where the system refuses to write it.
+    """
+    path = Path(path)
+    mark = f"{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
+    temporary, old = (path.with_name(f".{what}-{mark}") for what in ("tmp", "old"))
+    with refusals_named(path):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            if path.exists():
+                path.replace(old)
+            temporary.replace(path)
+        finally:
+            for folder in (temporary, old):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def file_name(index: int, name: str) -> str:
+    """A name for the picture of signal `index`: 0007_face_087, whatever its own name holds."""
+    safe = re.sub(r"[^\w.=+-]+", "_", re.sub(r"\.[A-Za-z]{3,4}$", "", name))
+    return f"{index:04d}_{safe[:80]}"
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write `text` as UTF-8, whole or not at all."""
-    return write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+    """Writes `text` as UTF-8, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """Write `value` as indented JSON, whole or not at all; NaN and infinities become null."""
+    """Writes `value` as indented JSON, whole or not at all; NaN and infinities become null."""
     return write_text(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads JSON; FileNotFoundError if there is no such file, ValueError if it is damaged."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is not valid JSON: {error}") from error
 
 
 def plain(value: Any) -> Any:

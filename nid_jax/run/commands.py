@@ -4,15 +4,24 @@ Each takes the task's builder, the caller's config, and the workdirs; none knows
 """
 
 import dataclasses
+import math
+import sys
 import time
 
-import jax
 import numpy as np
-from absl import logging
 from ml_collections import ConfigDict
 
 from nid_jax.fields.coordinates import grid
-from nid_jax.run import fitting, monitoring, pictures, rendering, sharding, training
+from nid_jax.fields.model import count_parameters
+from nid_jax.run import (
+    artefacts,
+    fitting,
+    monitoring,
+    pictures,
+    rendering,
+    sharding,
+    training,
+)
 from nid_jax.run.report import write_report
 from nid_jax.run.workdir import Workdir
 
@@ -27,6 +36,10 @@ CHANGEABLE = (
 )
 # What belongs to the dictionary, so comes from its workdir; the rest is the caller's.
 LEARNED = ("dictionary", "router", "loss", "train")
+# Float32 numbers of rendered signals held at a time: 64 MB.
+_RENDERED_NUMBERS = 2**24
+# Signals of at most this size are read once before training, to find those that cannot be.
+_READ_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,27 +54,32 @@ class Context:
 
 def run(context):
     """Train, fit the split of config.fit.split, write the report."""
+    # A bad file among the signals to fit should not come to light after hours of training.
+    held_out = check_fit(context, context.build_task(context.config), context.config)
+    count = context.config.fit.num_signals or len(held_out)
+    if 4 * count * math.prod(held_out.shape) <= _READ_BYTES:
+        for index in range(min(count, len(held_out))):
+            held_out[index]
     train(context)
-    return fit(context)
+    return fit(context, announced=True)
 
 
 def train(context):
     """Train the dictionary; a workdir that holds a checkpoint of the same config goes on."""
     config, workdir = context.config, context.workdir
-    workdir.check_same_config(config, SECTIONS, CHANGEABLE)
+    if workdir.holds_checkpoint():
+        workdir.check_same_config(config, SECTIONS, CHANGEABLE)
     task = context.build_task(config)
     evaluate = None
     if config.train.eval_every:
         quick = config.copy_and_resolve_references()
         with quick.unlocked():
             quick.fit.num_signals = config.eval.num_signals
-        held_out = task.open(config.fit.split)
+        held_out = check_fit(context, task, quick)
 
         def evaluate(model):
             return fitting.evaluate(task, model, held_out, quick)
 
-    training.check(config)
-    workdir.save_config(config)
     trained = training.train(task, config, workdir, evaluate)
     if trained.interrupted:
         raise SystemExit(143)
@@ -73,31 +91,42 @@ def train(context):
     return trained
 
 
+def check_fit(context, task, config):
+    """The signals to fit, opened; ValueError or FileNotFoundError for a fit that cannot be."""
+    fitting.check(config)
+    context.workdir.fit(config.fit.name)
+    return task.open(config.fit.split)
+
+
 def load(context):
-    """The trained model, and the config with the dictionary's own sections in place."""
-    model, saved, signals, skipped = training.load_model(context.source)
-    for line in skipped:
-        print(line)
+    """The trained model on the caller's mesh, and the config with its own sections in place."""
+    mesh = sharding.make_mesh(context.config.mesh.data, context.config.mesh.expert)
+    # What the storage found damaged it has said already.
+    model, saved, _, _ = training.load_model(context.source, mesh=mesh)
     config = context.config.copy_and_resolve_references()
     with config.unlocked():
         for section in LEARNED:
             config[section] = saved[section]
-    return model, config, signals
+    return model, config, mesh
 
 
-def fit(context):
+def fit(context, announced=False):
     """Codes of unseen signals with the dictionary frozen; scores, pictures, report."""
     workdir = context.workdir
-    model, config, _ = load(context)
+    model, config, mesh = load(context)
     task = context.build_task(config)
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
-    collection = task.open(config.fit.split)
+    collection = check_fit(context, task, config)
+    fitting.check_signals(model, collection)
+    workdir.prepare()
+    if not announced:
+        counts = count_parameters(model)
+        for line in monitoring.device_summary(mesh, counts, config_path=context.source.config):
+            print(line, file=sys.stderr)
     fitted = fitting.fit(task, model, collection, config, mesh)
-    metrics = fitting.write_fit(
-        task, model, fitted, collection, config, workdir, config.fit.name
-    )
+    metrics = fitting.write_fit(task, model, fitted, collection, config, workdir, config.fit.name)
     _write_usage(workdir, model, fitted)
-    _finish(context, metrics)
+    _print_scores(config.fit.name, metrics)
+    print(f"report: {write_report(workdir.root)}")
     return metrics
 
 
@@ -105,73 +134,102 @@ def evaluate(context):
     """Score an earlier fit's codes again, against signals on disk; nothing is solved."""
     model, config, _ = load(context)
     task = context.build_task(config)
-    collection = task.open(config.fit.split)
-    folder = context.workdir.fit(config.fit.name)
-    codes, bias, names = fitting.read_codes(folder / "codes.npz")
-    where = {name: index for index, name in enumerate(collection.names)}
-    missing = [name for name in names if name not in where]
-    if missing:
-        raise ValueError(
-            f"{folder / 'codes.npz'}: signal {missing[0]!r} is not in the {config.fit.split} split "
-            f"of {collection.title}"
-        )
-    chosen = [where[name] for name in names]
-    if chosen != list(range(len(chosen))):
-        raise ValueError(
-            f"{folder / 'codes.npz'}: its signals stand in another order than {collection.title}"
-        )
-    fitted = fitting.Fitted.from_codes(codes, bias, names)
+    path = context.workdir.fit(config.fit.name) / "codes.npz"
+    fitted = _read_fit(path, model)
+    collection = check_fit(context, task, config)
+    wanted = collection.names[: len(fitted.names)]
+    for index, name in enumerate(fitted.names):
+        if index >= len(wanted) or wanted[index] != name:
+            place = "in another place" if name in collection.names else "not there"
+            raise ValueError(
+                f"{path}: its signal {index}, {name!r}, is {place} in the {config.fit.split} split "
+                f"of {collection.title}; give the data.* that it was fitted with"
+            )
     reconstruction, truth = fitting.reconstruct(task, model, fitted, collection, config)
     scores = task.metrics(reconstruction, truth)
-    metrics = {"solver": "stored codes", "signals": len(names), "active_experts": fitted.active}
+    metrics = {"solver": "stored codes", "signals": len(truth), "active_experts": fitted.active}
     metrics |= {name: float(np.mean(values)) for name, values in scores.items()}
     metrics |= {f"{name}_per_signal": values.tolist() for name, values in scores.items()}
-    context.workdir.write_json(folder / "evaluation.json", metrics)
+    context.workdir.write_json(path.with_name("evaluation.json"), metrics)
     _print_scores(config.fit.name, metrics)
     return metrics
 
 
+def _read_fit(path, model):
+    """A fit from its codes.npz; ValueError where it was made with another dictionary."""
+    fitted = fitting.Fitted.from_codes(*fitting.read_codes(path))
+    experts, channels = fitted.codes.shape[-1], fitted.bias.shape[-1]
+    if (experts, channels) != (model.dictionary.num_experts, model.channels):
+        raise ValueError(
+            f"{path}: codes of {experts} experts and {channels} channels; this dictionary has "
+            f"{model.dictionary.num_experts} and {model.channels}: give the --checkpoint of the fit"
+        )
+    return fitted
+
+
 def render(context):
     """Pictures of an earlier fit's codes at any resolution and window; no signal is read."""
-    model, config, signals = load(context)
+    model, config, _ = load(context)
     task = context.build_task(config)
     folder = context.workdir.fit(config.fit.name)
-    codes, bias, names = fitting.read_codes(folder / "codes.npz")
+    fitted = _read_fit(folder / "codes.npz", model)
     layout = context.workdir.read_json(folder / "metrics.json")["layout"]
-    wanted = config.render
-    window = wanted.window or None
-    if "patch" in layout and (wanted.shape or window):
-        raise ValueError("render.shape, render.window: signals in patches take render.scale only")
-    if wanted.scale < 1:
-        raise ValueError(f"render.scale: {wanted.scale}; allowed: 1 or more")
-    tile = layout.get("patch", layout["grid"])
-    shape = tuple(wanted.shape) or tuple(side * wanted.scale for side in tile)
-    if len(shape) != len(tile) or min(shape) < 1:
-        raise ValueError(f"render.shape: {shape}; allowed: {len(tile)} numbers, each 1 or more")
-    start = time.perf_counter()
-    gates = rendering.gates_of(codes, bias)
-    values = rendering.render(model.dictionary, gates, shape, window, wanted.chunk)
+    shape, window = _what_to_render(config.render, layout)
+    pieces = layout.get("per_signal", 1)
+    # As many whole signals at a time as make up to 64 MB.
+    values_each = pieces * math.prod(shape) * model.channels
+    together = pieces * max(1, _RENDERED_NUMBERS // values_each)
+    start, count = time.perf_counter(), 0
+    for first in range(0, len(fitted.codes), together):
+        some = slice(first, first + together)
+        gates = rendering.gates_of(fitted.codes[some], fitted.bias[some])
+        values = rendering.render(model.dictionary, gates, shape, window, config.render.chunk)
+        for image in task.assemble(values, layout, scale=config.render.scale):
+            name = f"{artefacts.file_name(count, layout['names'][count])}.png"
+            pictures.save_png(folder / "render" / name, image)
+            count += 1
     seconds = time.perf_counter() - start
-    values = task.assemble(values, layout, scale=wanted.scale)
-    for index, name in enumerate(layout["names"][: len(values)]):
-        safe = name.replace("/", "_")
-        pictures.save_png(folder / "render" / f"{index:04d}_{safe}.png", values[index])
-    size = " x ".join(str(side) for side in values.shape[1:-1])
-    print(f"{len(values)} signals of {size} rendered in {seconds:.2f} s: {folder / 'render'}")
-    return values
+    size = " x ".join(str(side) for side in image.shape[:-1])
+    print(f"{count} signals of {size} rendered in {seconds:.2f} s: {folder / 'render'}")
+
+
+def _what_to_render(wanted, layout):
+    """(samples along each axis, window or None) of config.render; ValueError naming the key."""
+    tile, shape, window = layout.get("patch", layout["grid"]), wanted.shape, wanted.window
+    if "patch" in layout and (shape or window):
+        raise ValueError("render.shape, render.window: signals in patches take render.scale only")
+    for key, least in (("scale", 1), ("chunk", 0)):
+        if wanted[key] < least:
+            raise ValueError(f"render.{key}: {wanted[key]}; allowed: {least} or more")
+    shape = tuple(shape) or tuple(side * wanted.scale for side in tile)
+    whole = all(isinstance(side, int) and side > 0 for side in shape)
+    if len(shape) != len(tile) or not whole:
+        raise ValueError(
+            f"render.shape: {shape}; allowed: {len(tile)} whole numbers, each 1 or more"
+        )
+    if not window:
+        return shape, None
+    pairs = len(window) == len(tile) and all(
+        isinstance(pair, tuple | list) and len(pair) == 2 for pair in window
+    )
+    numbers = pairs and all(isinstance(end, int | float) for pair in window for end in pair)
+    if not numbers or not all(low < high for low, high in window):
+        raise ValueError(
+            f"render.window: {window}; allowed: {len(tile)} pairs (low, high) with low < high, "
+            "such as ((-1,0),(-1,0)), where an axis spans -1 to 1"
+        )
+    return shape, window
 
 
 def _write_usage(workdir, model, fitted):
-    """usage.json and atoms.png: how often and how much each expert serves, and what it looks like."""
+    """usage.json and atoms.png: how often and how much experts serve, and what they look like."""
     importance = np.abs(fitted.codes).mean(0)
     usage = (fitted.codes != 0).mean(0)
     workdir.write_json("usage.json", {"usage": usage, "importance": importance})
     if len(model.grid_shape) != 2:
         return
-    atoms = model.dictionary.basis_of(
-        grid(model.grid_shape), np.argsort(-importance)[:32].astype(np.int32)
-    )
-    order = np.argsort(-importance)[:32]
+    order = np.argsort(-importance)[:32].astype(np.int32)
+    atoms = model.dictionary.basis_of(grid(model.grid_shape), order)
     images = np.moveaxis(np.asarray(atoms), 1, 0).reshape(len(order), *model.grid_shape, -1)
     pictures.atoms_sheet(workdir.atoms, images, usage=usage[order], experts=order.tolist())
 
@@ -182,17 +240,12 @@ def _print_scores(name, metrics):
         name,
         metrics["solver"],
         metrics["signals"],
-        metrics.get("psnr", float("nan")),
-        metrics.get("ssim", float("nan")),
+        metrics.get("psnr"),
+        metrics.get("ssim"),
         metrics["active_experts"],
-        metrics.get("seconds_per_signal", float("nan")),
+        metrics.get("seconds_per_signal"),
     ]
     print(monitoring.table([row], headers))
-
-
-def _finish(context, metrics):
-    _print_scores(context.config.fit.name, metrics)
-    print(f"report: {write_report(context.workdir.root)}")
 
 
 MODES = {"run": run, "train": train, "fit": fit, "eval": evaluate, "render": render}

@@ -2,15 +2,18 @@
 
 import dataclasses
 import time
+import zipfile
+import zlib
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from nid_jax.coding.solving import solve
+from nid_jax.coding.solving import check_method, solve
 from nid_jax.run import monitoring, pictures, rendering, sharding
-from nid_jax.run.artefacts import write_atomically, write_json
+from nid_jax.run.artefacts import atomic_folder, atomic_path, file_name, write_json
 
+SPLITS = ("train", "test")
 # Steps whose PSNR a fit by gradient reports, as the paper's tables do; the last is always added.
 REPORTED_STEPS = (0, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
@@ -48,32 +51,67 @@ def solver_options(config_fit):
     return {**options, "top_k": config_fit.top_k}
 
 
-def fit(task, model, collection, config, mesh=None, weights=None, prior=None):
-    """Codes of every signal of a collection, in batches of one size.
+def check(config):
+    """Raise ValueError, naming the key, for a fit that cannot be, whatever the signals are."""
+    wanted, router = config.fit, config.router.kind
+    check_method(wanted.solver)
+    if wanted.split not in SPLITS:
+        raise ValueError(f"fit.split: {wanted.split!r}; allowed: {', '.join(SPLITS)}")
+    for key in ("num_signals", "batch_size", "num_pictures"):
+        if wanted[key] < 0:
+            raise ValueError(f"fit.{key}: {wanted[key]}; allowed: 0 or more")
+    experts = config.dictionary.num_experts
+    if not 0 <= wanted.top_k <= experts:
+        raise ValueError(f"fit.top_k: {wanted.top_k}; allowed: 0 (dense) to {experts} experts")
+    options = solver_options(wanted)
+    routed = [f"fit.solver={wanted.solver}"] if wanted.solver.startswith("router") else []
+    routed += [f"fit.{wanted.solver}.{k}=router" for k, v in options.items() if v == "router"]
+    if routed and router in ("codebook", "none"):
+        raise ValueError(
+            f"{routed[0]}: router.kind={router} predicts no codes of new signals; allowed: linear, "
+            "conv, resnet"
+        )
+    for key in ("steps", "dense_steps", "learning_rate"):
+        if options.get(key, 0) < 0:
+            raise ValueError(f"fit.{wanted.solver}.{key}: {options[key]}; allowed: 0 or more")
 
-    config: the whole config, of which `fit` is read (solver, top_k, batch_size, num_signals and
-    the solver's own part). mesh: devices to deal signals out over. -> Fitted. Raises ValueError
-    for an empty fit, an unknown solver, or signals whose channels are not the dictionary's.
-    """
-    grid_shape, channels = collection.shape[:-1], collection.shape[-1]
-    if channels != model.dictionary.channels or len(grid_shape) != model.dictionary.dims:
+
+def check_signals(model, collection):
+    """Raise ValueError for signals that are no functions of the dictionary's kind."""
+    dims, channels = len(collection.shape) - 1, collection.shape[-1]
+    if (dims, channels) != (model.dictionary.dims, model.dictionary.channels):
         raise ValueError(
             f"data.name: signals of {collection.title} are {list(collection.shape)}, the "
             f"dictionary has {model.dictionary.dims} coordinates and {model.dictionary.channels} "
             "channels; data.gray=true turns colour to gray"
         )
-    count = min(config.fit.num_signals or len(collection), len(collection))
+
+
+def fit(task, model, collection, config, mesh=None, weights=None, prior=None):
+    """Codes of every signal of a collection, in batches of one size.
+
+    config: the whole config, of which `fit` is read (solver, top_k, batch_size, num_signals and
+    the solver's own part). mesh: devices to deal signals out over. -> Fitted. Raises ValueError
+    for an unknown solver, or signals whose channels are not the dictionary's.
+    """
+    check(config)
+    check_signals(model, collection)
+    grid_shape, channels = collection.shape[:-1], collection.shape[-1]
+    # Of a signal in patches either all are fitted or none.
+    pieces = task.layout(collection).get("per_signal", 1)
+    count = min(config.fit.num_signals * pieces or len(collection), len(collection))
     operator = task.operator(grid_shape)
     options = solver_options(config.fit)
-    router = model.router if grid_shape == model.grid_shape else None
     size = min(config.fit.batch_size or count, count)
+    if mesh is not None:
+        size = -(-size // mesh.shape["data"]) * mesh.shape["data"]
     solutions = []
     start = time.perf_counter()
     with monitoring.CompileTime() as compiling:
         for first in range(0, count, size):
             chosen = [min(index, count - 1) for index in range(first, first + size)]
             signals = np.stack([collection[index] for index in chosen])
-            if mesh is not None and size % mesh.shape["data"] == 0:
+            if mesh is not None:
                 signals = sharding.place_batch(signals, mesh)
             measurements = signals.reshape(size, -1, channels)
             solution = solve(
@@ -83,7 +121,7 @@ def fit(task, model, collection, config, mesh=None, weights=None, prior=None):
                 config.fit.solver,
                 weights=weights,
                 prior=prior,
-                router=router,
+                router=model.router,
                 signals=signals,
                 **options,
             )
@@ -153,36 +191,43 @@ def evaluate(task, model, collection, config, mesh=None):
 def write_fit(task, model, fitted, collection, config, workdir, name):
     """Score a fit and write WORKDIR/fits/NAME: codes.npz, metrics.json, pictures. -> the metrics.
 
-    Pictures show at most config.fit.num_pictures signals.
+    The whole folder takes the place of an earlier fit of that name, or nothing does. Pictures show
+    at most config.fit.num_pictures signals.
     """
-    folder = workdir.fit(name)
     reconstruction, truth = reconstruct(task, model, fitted, collection, config)
     layout = task.layout(collection)
-    write_codes(folder / "codes.npz", fitted.codes, fitted.bias, fitted.names)
-    shown = min(config.fit.num_pictures, len(truth))
-    names = layout["names"][: len(truth)]
-    if shown and truth.ndim == 4:
-        pictures.comparison_sheet(
-            folder / "comparison.png", truth, reconstruction, names=names, count=min(shown, 10)
-        )
-        for index in range(shown):
-            safe = names[index].replace("/", "_")
-            pictures.comparison_sheet(
-                folder / "pictures" / f"{index:04d}_{safe}.png",
-                truth[index : index + 1],
-                reconstruction[index : index + 1],
-                names=names[index : index + 1],
-            )
     metrics = summarise(task, fitted, reconstruction, truth, collection, config)
     metrics["layout"] = layout
-    write_json(folder / "metrics.json", metrics)
+    with atomic_folder(workdir.fit(name)) as folder:
+        write_codes(folder / "codes.npz", fitted.codes, fitted.bias, fitted.names)
+        _write_pictures(folder, truth, reconstruction, layout["names"], config.fit.num_pictures)
+        write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def _write_pictures(folder, truth, reconstruction, names, count):
+    """comparison.png and pictures/: truth, reconstruction and error of the first `count`."""
+    shown = min(count, len(truth))
+    if not shown or truth.ndim != 4:
+        return
+    names = names[:shown]
+    pictures.comparison_sheet(
+        folder / "comparison.png", truth, reconstruction, names=names, count=min(shown, 10)
+    )
+    for index, name in enumerate(names):
+        one = slice(index, index + 1)
+        pictures.comparison_sheet(
+            folder / "pictures" / f"{file_name(index, name)}.png",
+            truth[one],
+            reconstruction[one],
+            names=names[one],
+        )
 
 
 def summarise(task, fitted, reconstruction, truth, collection, config):
     """The metrics.json of a fit: quality, sparsity, time, and the config it was made with."""
     scores = task.metrics(reconstruction, truth)
-    count = len(fitted.names)
+    count = len(truth)
     means = {name: float(np.mean(values)) for name, values in scores.items()}
     return {
         "task": task.name,
@@ -209,12 +254,20 @@ def summarise(task, fitted, reconstruction, truth, collection, config):
 def write_codes(path, codes, bias, names):
     """codes.npz: `codes` [S, E], `bias` [S, C], `names` [S]; no pickled objects."""
     arrays = {"codes": codes, "bias": bias, "names": np.asarray(names, dtype=np.str_)}
-    return write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+    return path
 
 
 def read_codes(path):
-    """-> (codes [S, E], bias [S, C], names). FileNotFoundError where there is no such fit."""
+    """-> (codes [S, E], bias [S, C], names).
+
+    Raises FileNotFoundError where there is no such fit, ValueError where its file is damaged.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such fit; --mode=fit makes one")
-    with np.load(path, allow_pickle=False) as stored:
-        return stored["codes"], stored["bias"], [str(name) for name in stored["names"]]
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return stored["codes"], stored["bias"], [str(name) for name in stored["names"]]
+    except (ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: cannot be read as the codes of a fit: {error}") from error

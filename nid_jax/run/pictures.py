@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from nid_jax.run.artefacts import write_atomically
+from nid_jax.run.artefacts import atomic_path
 
 # One style for every picture and for the report's page.
 INK, QUIET, GRID, PAPER = "#1f2933", "#616e7c", "#e4e7eb", "#ffffff"
@@ -54,7 +54,9 @@ def save_png(path: str | Path, image: Any) -> Path:
 
 
 def _save(path: str | Path, picture: Image.Image) -> Path:
-    return write_atomically(path, lambda file: picture.save(file, "PNG", optimize=True))
+    with atomic_path(path) as temporary:
+        picture.save(temporary, "PNG", optimize=True)
+    return Path(path)
 
 
 # ---- sheets -----------------------------------------------------------------------------------

@@ -84,7 +84,8 @@ def _read_fits(folder: Path) -> list[dict[str, Any]]:
     if not folder.is_dir():
         return []
     fits = []
-    for path in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+    complete = (e for e in folder.iterdir() if e.is_dir() and not e.name.startswith("."))
+    for path in sorted(complete):
         metrics, note = _read_json(path / "metrics.json")
         fits.append({"name": path.name, "folder": path, "metrics": metrics, "note": note})
     return fits

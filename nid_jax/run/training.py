@@ -12,16 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 from flax import nnx
 
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import build_model, count_parameters, map_axes
 from nid_jax.run import checkpoints, monitoring, sharding
 from nid_jax.run.optimisers import build_optimiser
+from nid_jax.run.strategies import build_strategy
 
 CHUNKS = ("random", "exhaustive")
-CODES = ("joint",)
 # Beyond this many points a random chunk is drawn with repetition: a permutation of the grid would
 # cost more than the step.
 _PERMUTED_POINTS = 2**16
@@ -65,17 +64,7 @@ def exhaustive_chunk(key, count, size, number):
     return jax.lax.dynamic_slice(order, (number * size,), (size,))
 
 
-def joint_loss(model, objective, batch, points, targets, dense, key):
-    """The paper's objective: codes from the router, data term and regularisers, in one graph.
-
-    points [P, D], targets [B, P, C] -> (loss, terms). Wang et al. 2022, equation 7.
-    """
-    gates = model.gates(batch["ids"], batch["signals"], dense=dense, key=key)
-    prediction = model.dictionary.combine(points, gates)
-    return objective(prediction, targets, gates)
-
-
-def make_step(graphdef, constants, objective, optimizer, config, grid_shape, dense):
+def make_step(graphdef, constants, strategy, optimizer, config, grid_shape, dense):
     """One training step, a pure function (TrainState, batch) -> (TrainState, terms)."""
     lattice = jnp.asarray(grid(grid_shape))
     count = lattice.shape[0]
@@ -93,13 +82,13 @@ def make_step(graphdef, constants, objective, optimizer, config, grid_shape, den
         points = lattice[chosen]
         targets = batch["signals"].reshape(batch["signals"].shape[0], count, -1)[:, chosen]
         model = nnx.merge(graphdef, state.params, constants, copy=True)
-        model.router.prepare(batch["ids"])
+        prepared = strategy.prepare(model, batch, points, targets)
         params = nnx.state(model, nnx.Param)
 
         def loss(params):
             model = nnx.merge(graphdef, params, constants, copy=True)
             noise_key = jax.random.fold_in(key, 1)
-            return joint_loss(model, objective, batch, points, targets, dense, noise_key)
+            return strategy.loss(model, prepared, batch, points, targets, dense, noise_key)
 
         (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(params)
         norm = optax.global_norm(grads)
@@ -137,7 +126,7 @@ class Trainer:
         sharding.check_divisible(
             self.mesh, config.dictionary.num_experts, config.train.batch_size
         )
-        self.objective = task.objective
+        self.strategy = build_strategy(config, task.objective)
         self.batches = task.batches(collection)
         *self.grid_shape, _ = collection.shape
         self.points = math.prod(self.grid_shape)
@@ -187,7 +176,7 @@ class Trainer:
             function = make_step(
                 self.graphdef,
                 self.constants,
-                self.objective,
+                self.strategy,
                 self.optimizer,
                 self.config,
                 self.grid_shape,
@@ -206,16 +195,15 @@ class Trainer:
     def items(self):
         """What a checkpoint holds: the model, for fits, and the rest, to go on training."""
         model = {"params": self.state.params, "constants": self.constants}
-        training = dataclasses.replace(self.state, params=None)
-        return {"model": model, "training": dataclasses.asdict(training)}
+        # Not dataclasses.asdict: it takes the Variables inside apart.
+        names = ("optimizer", "step", "bad_step")
+        return {"model": model, "training": {name: getattr(self.state, name) for name in names}}
 
     def restore(self, saved):
         """Go on from the latest good checkpoint, if there is one. -> the step to go on from."""
         if saved.latest_step() is None:
             return 0
         restored = saved.restore(_templates(self.items()), data_iterator=self.batches)
-        for line in restored.skipped:
-            logging.warning("%s", line)
         training = restored.items["training"]
         self.state = TrainState(
             restored.items["model"]["params"],
@@ -228,23 +216,32 @@ class Trainer:
         return restored.step
 
 
-def _templates(items):
-    def one(leaf):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+def _abstract(leaf, layout):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
 
-    return jax.tree.map(one, items)
+
+def _templates(items):
+    return jax.tree.map(lambda leaf: _abstract(leaf, leaf.sharding), items)
 
 
 def check(config):
     """Raise ValueError, naming the key, for a training that cannot be."""
-    if config.train.codes not in CODES:
-        raise ValueError(
-            f"train.codes: {config.train.codes!r} is unknown; allowed: {', '.join(CODES)}"
-        )
-    if config.router.kind == "none" and config.train.codes == "joint":
-        raise ValueError("router.kind: 'none' gives no codes to train; train.codes=joint needs one")
-    if config.train.steps < 1:
-        raise ValueError(f"train.steps: {config.train.steps}; allowed: 1 or more")
+    build_strategy(config, None)
+    for group, key, least in (
+        ("", "seed", 0),
+        ("train", "steps", 1),
+        ("train", "points", 0),
+        ("train", "warmup_epochs", 0),
+        ("train", "log_every", 0),
+        ("train", "eval_every", 0),
+        ("train", "checkpoint_every", 0),
+        ("checkpoint", "keep_latest", 1),
+        ("checkpoint", "keep_best", 0),
+    ):
+        value = (config[group] if group else config)[key]
+        if value < least:
+            name = f"{group}.{key}".strip(".")
+            raise ValueError(f"{name}: {value}; allowed: {least} or more")
 
 
 @dataclasses.dataclass
@@ -268,6 +265,9 @@ def train(task, config, workdir, evaluate=None):
     """
     collection = task.open("train")
     trainer = Trainer(task, config, workdir, collection)
+    # Nothing is written before all of the config was found to be good.
+    workdir.prepare()
+    workdir.save_config(config)
     workdir.write_json(
         "signals.json",
         {"shape": collection.shape, "count": len(collection), "title": collection.title},
@@ -282,8 +282,8 @@ def train(task, config, workdir, evaluate=None):
             monitoring.MetricWriter(workdir.root, active=jax.process_index() == 0) as writer,
             monitoring.Progress(trainer.steps, active=jax.process_index() == 0) as progress,
         ):
+            writer.truncate_after(start)
             if start:
-                writer.truncate_after(start)
                 progress.message(f"resumed from step {start} of {workdir.checkpoints}")
             _announce(trainer, workdir, progress)
             step = _loop(trainer, start, saved, writer, progress, preemption, evaluate)
@@ -293,13 +293,8 @@ def train(task, config, workdir, evaluate=None):
 
 
 def _announce(trainer, workdir, progress):
-    batch_bytes = 4 * trainer.config.train.batch_size * trainer.points
-    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(trainer.state))
     lines = monitoring.device_summary(
-        trainer.mesh,
-        trainer.parameters,
-        peak_bytes=2 * state_bytes + batch_bytes,
-        config_path=workdir.config,
+        trainer.mesh, trainer.parameters, config_path=workdir.config
     )
     for line in lines:
         progress.message(line)
@@ -312,7 +307,11 @@ def _loop(trainer, start, saved, writer, progress, preemption, evaluate):
     while step < trainer.steps and not (preemption.requested and step % trainer.per_batch == 0):
         if step % trainer.per_batch == 0:
             batch = sharding.place_batch(next(trainer.batches), trainer.mesh)
-        trainer.state, terms = trainer.step_for(step, batch)(trainer.state, batch)
+        compiled = trainer.step_for(step, batch)
+        if step == start and trainer.compiled_bytes:
+            memory = monitoring.format_bytes(trainer.compiled_bytes)
+            progress.message(f"memory      about {memory} at the peak of a step")
+        trainer.state, terms = compiled(trainer.state, batch)
         pending.append(terms)
         step += 1
         boundary = step % trainer.per_batch == 0
@@ -396,9 +395,10 @@ def _summary(trainer, step):
     }
 
 
-def load_model(workdir, step="best"):
+def load_model(workdir, step="best", mesh=None):
     """The trained model of a workdir, its config and what it was trained on. Reads no signals.
 
+    mesh: devices to lay the model out on; without it, the first one.
     -> (Model, ConfigDict, {'shape', 'count', 'title'}, lines about damaged checkpoints). Raises
     CheckpointError or FileNotFoundError where the workdir holds no good checkpoint.
     """
@@ -408,6 +408,10 @@ def load_model(workdir, step="best"):
         build_model, config, tuple(signals["shape"]), signals["count"], config.seed
     )
     graphdef, params, constants = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
+    if mesh is not None:
+        sharding.check_divisible(mesh, config.dictionary.num_experts, mesh.shape["data"])
+        layouts = map_axes(lambda axes: sharding.named(mesh, *axes), (params, constants))
+        params, constants = jax.tree.map(_abstract, (params, constants), layouts)
     templates = {"model": {"params": params, "constants": constants}}
     with checkpoints.Checkpoints(workdir.checkpoints, read_only=True) as saved:
         restored = saved.restore(templates, step=step)

@@ -1,4 +1,4 @@
-"""The folder of one run: where everything lies, and files that are whole or not there.
+"""The folder of one run: where everything lies, and the config it was made with.
 
 config.json checkpoints/ metrics.jsonl events/ atoms.png usage.json summary.json report.html
 fits/NAME/{codes.npz, metrics.json, comparison.png, pictures/}
@@ -6,116 +6,52 @@ fits/NAME/{codes.npz, metrics.json, comparison.png, pictures/}
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from nid_jax.run.artefacts import plain
+from nid_jax.run import artefacts
 
-# What the person at the keyboard can do something about; any other OSError passes through.
-_REFUSALS = {
-    getattr(errno, name)
-    for name in (
-        "EACCES",
-        "EPERM",
-        "EROFS",
-        "ENOSPC",
-        "EDQUOT",
-        "EFBIG",
-        "ENOTDIR",
-        "EISDIR",
-        "EEXIST",
-        "ENAMETOOLONG",
-    )
-}
 _FIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,99}")
 _ABSENT = object()
 
 
-@contextmanager
-def refusals_named(path: str | Path) -> Iterator[None]:
-    """Turns the system's refusal to write (no space, no permission, a file in the way) into a
-    ValueError of one line that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _REFUSALS:
-            raise
-        raise ValueError(f"{path}: cannot be written: {os.strerror(error.errno)}") from error
-
-
-@contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path`; renames it to `path` once the body is done.
-
-    The temporary name ends as `path` does, for libraries that look at the suffix. If the body
-    fails, the temporary file goes and what was at `path` stays. Folders are made as needed.
-    Raises ValueError naming `path` where the system refuses to write it.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
-    with refusals_named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            # Before the rename, or a power cut could leave the new name with nothing in it.
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def write_json(path: str | Path, value: Any) -> Path:
-    """Writes `value` as indented JSON, whole or not at all; NaN and infinities become null."""
-    text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return Path(path)
-
-
-def read_json(path: str | Path) -> Any:
-    """Reads JSON; FileNotFoundError if there is no such file, ValueError if it is damaged."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: is not valid JSON: {error}") from error
-
-
 class Workdir:
-    """The folder of one run; made on opening unless `read_only`.
+    """The folder of one run. Opening it makes nothing; `prepare` does, once all else was checked.
 
-    Raises ValueError in one line if the folder cannot be made or written, FileNotFoundError if
-    it is opened read-only and does not exist.
+    `flag` is what the person typed it as. Raises ValueError in one line if there is a file in its
+    place, FileNotFoundError if it is opened read-only and does not exist.
     """
 
-    def __init__(self, path: str | Path, read_only: bool = False):
+    def __init__(self, path: str | Path, read_only: bool = False, flag: str = "--workdir"):
         self.root = Path(path).expanduser().absolute()
-        self.read_only = read_only
-        if self.root.exists() and not self.root.is_dir():
-            raise ValueError(f"--workdir={path}: is a file, a folder is needed")
-        if read_only:
-            if not self.root.is_dir():
-                raise FileNotFoundError(f"--workdir={path}: no such folder, train into it first")
-            return
-        with refusals_named(self.root):
+        self.read_only, self.flag = read_only, flag
+        with artefacts.refusals_named(f"{flag}={path}"):
+            found = self.root.exists()
+        if found and not self.root.is_dir():
+            raise ValueError(f"{flag}={path}: is a file, a folder is needed")
+        if read_only and not found:
+            raise FileNotFoundError(f"{flag}={path}: no such folder, train into it first")
+
+    def prepare(self) -> None:
+        """Makes the folder and tries a file in it; ValueError in one line where that is refused.
+
+        A run that cannot write should end here and not after its first hour.
+        """
+        self._must_be_writable()
+        probe = self.root / f".writable-{os.getpid()}"
+        with artefacts.refusals_named(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-        # A run that cannot write should end here and not after its first hour.
-        with atomic_path(self.root / "writable") as probe:
-            probe.write_bytes(b"\0")
-        (self.root / "writable").unlink()
+            try:
+                probe.write_bytes(b"\0")
+            finally:
+                probe.unlink(missing_ok=True)
 
     def __repr__(self) -> str:
         return f"Workdir({str(self.root)!r}, read_only={self.read_only})"
@@ -167,20 +103,25 @@ class Workdir:
 
     def fit_names(self) -> list[str]:
         """Names of the fits in this folder that are complete, sorted."""
-        return sorted(path.parent.name for path in self.fits.glob("*/metrics.json"))
+        names = (path.parent.name for path in self.fits.glob("*/metrics.json"))
+        return sorted(name for name in names if not name.startswith("."))
 
     def write_json(self, path: str | Path, value: Any) -> Path:
-        """Writes `value` to `path`, relative to this folder; see the function of this name."""
+        """Writes `value` to `path`, relative to this folder; see artefacts.write_json."""
         self._must_be_writable()
-        return write_json(self.root / path, value)
+        return artefacts.write_json(self.root / path, value)
 
     def read_json(self, path: str | Path) -> Any:
-        """Reads `path`, relative to this folder; see the function of this name."""
-        return read_json(self.root / path)
+        """Reads `path`, relative to this folder; see artefacts.read_json."""
+        return artefacts.read_json(self.root / path)
 
     def _must_be_writable(self) -> None:
         if self.read_only:
             raise ValueError(f"{self.root}: opened for reading only")
+
+    def holds_checkpoint(self) -> bool:
+        """Whether any checkpoint lies here, good or damaged."""
+        return any(path.name.isdecimal() for path in self.checkpoints.glob("*"))
 
     # The config of the run
 
@@ -188,15 +129,15 @@ class Workdir:
         """Writes `config` so that `load_config` gives back the same, tuples included."""
         self._must_be_writable()
         text = json.dumps(_encoded(config, ""), indent=2) + "\n"
-        with atomic_path(self.config) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        return self.config
+        return artefacts.write_text(self.config, text)
 
     def load_config(self) -> ConfigDict:
         """The config of the run; FileNotFoundError or ValueError if there is none to read."""
         if not self.config.exists():
-            raise FileNotFoundError(f"{self.config}: no such file, --workdir holds no run yet")
-        config = _decoded(read_json(self.config))
+            raise FileNotFoundError(
+                f"{self.config}: no such file, {self.flag} holds no run yet: train into it first"
+            )
+        config = _decoded(artefacts.read_json(self.config))
         if not isinstance(config, dict):
             raise ValueError(f"{self.config}: is not the config of a run")
         return ConfigDict(config)

@@ -51,12 +51,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "deep" / "file.txt"
     artefacts.write_text(path, "first")
 
-    def fail(file):
-        file.write(b"sec")
-        raise OSError("disk full")
+    def fail():
+        with artefacts.atomic_path(path) as temporary:
+            temporary.write_bytes(b"sec")
+            raise OSError("disk on fire")
 
-    with pytest.raises(OSError, match="disk full"):
-        artefacts.write_atomically(path, fail)
+    with pytest.raises(OSError, match="disk on fire"):
+        fail()
     assert path.read_text() == "first"
     assert os.listdir(path.parent) == ["file.txt"]
 

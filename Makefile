@@ -1,0 +1,47 @@
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= runs/demo
+# Two pytest processes fit two cores; loadfile keeps a file's compilations in one of them.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
+.PHONY: install demo test test-all test-oldest lint format bench clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: install
+	$(BIN)/python main.py --config=configs/image.py:cpu --workdir=$(DEMO)
+
+test: install
+	$(PYTEST) -m "not slow"
+
+test-all: install
+	$(PYTEST)
+
+# The lowest versions that setup.cfg admits.
+test-oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-oldest/bin/python -m pip install --quiet --editable '.[test]' \
+	  jax==0.10.0 flax==0.12.5
+	$(VENV)-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install
+	$(BIN)/python experiments/speed.py --scale=cpu --output=runs/speed
+
+clean:
+	rm -rf $(VENV) $(VENV)-oldest runs

@@ -1,0 +1,355 @@
+"""A Gaussian prior over codes: what the training codes say of the codes of new signals.
+
+With code and bias z = (a, b) ~ N(mean, Sigma) and measurements y = Phi z + noise of variance s2, the
+most probable code solves (Phi^T Phi + s2 Sigma^-1)(z - mean) = Phi^T (y - Phi mean). Directions that
+the measurements do not determine are filled in as in the training signals.
+
+Sigma = (1 - shrinkage) covariance + shrinkage diag(covariance) is kept as factor factor^T + diagonal:
+positive definite whatever the rounding, and of the size of the training codes where these are few.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nid_jax import numerics
+from nid_jax.coding import gram, ridge
+
+SHRINKAGES = tuple(float(10.0**power) for power in np.arange(-6, -0.1, 0.5))
+"""What held-out likelihood chooses from."""
+
+# Variances below this share of the mean one are lifted to it: an expert that no training signal
+# used is not known to be useless to the next one.
+_LEAST_VARIANCE = 1e-8
+# Signals that take part in estimating the noise, and the numbers of a batch of own Gram matrices.
+_NOISE_SIGNALS = 8
+_BATCH_NUMBERS = 2**24
+_TOLERANCE = 1e-4
+
+
+class GaussianPrior(NamedTuple):
+    """Mean and covariance of codes, factor factor^T + diag(diagonal), N = E, or E + C with the bias.
+
+    mean [N]; factor [N, R]; diagonal [N], positive; noise []: mean squared residual of the training
+    signals, the default noise variance (0 where not known); shrinkage []: the share used.
+    """
+
+    mean: jax.Array
+    factor: jax.Array
+    diagonal: jax.Array
+    noise: jax.Array
+    shrinkage: jax.Array
+
+    def arrays(self):
+        """A plain dict of arrays for a checkpoint; `GaussianPrior(**arrays)` brings it back."""
+        return self._asdict()
+
+
+def fit_prior(codes, bias=None, residual=None, shrinkage=None, groups=None, folds=5):
+    """The Gaussian prior of training codes.
+
+    Args:
+      codes: [S, E].
+      bias: [S, C], taken as further coefficients; None leaves the bias of a new signal free.
+      residual: [S], mean squared residuals of the training signals, for the default noise.
+      shrinkage: in (0, 1], or None for the value of highest held-out likelihood.
+      groups: int [S]; signals of one group (a picture and its shifted copies) are held out
+        together. None: all signals are independent.
+      folds: parts held out in turn.
+
+    Raises:
+      ValueError: no codes, codes that are not finite, shapes that differ, or shrinkage outside.
+    """
+    values = _checked_values(codes, bias)
+    count = len(values)
+    if shrinkage is None:
+        shrinkage = choose_shrinkage(values, groups, folds)
+    if not 0 < shrinkage <= 1:
+        raise ValueError(f"fit.shrinkage: {shrinkage} is not allowed; must be in (0, 1]")
+    mean = values.mean(0)
+    centred = (values - mean) / math.sqrt(count)
+    variance = _lifted(np.square(centred).sum(0), mean)
+    if count > values.shape[1]:
+        # No more columns than coefficients are needed for the same covariance.
+        _, singular, right = np.linalg.svd(centred, full_matrices=False)
+        centred = singular[:, None] * right
+    parts = (mean, math.sqrt(1 - shrinkage) * centred.T, shrinkage * variance)
+    noise = 0.0 if residual is None else float(np.mean(residual))
+    return GaussianPrior(
+        *(jnp.asarray(np.asarray(p, np.float32)) for p in (*parts, noise, shrinkage))
+    )
+
+
+def _checked_values(codes, bias):
+    codes = np.asarray(codes, np.float64)
+    if codes.ndim != 2 or 0 in codes.shape:
+        raise ValueError(f"training codes must be [S, E] with S at least 1, got {codes.shape}")
+    if bias is not None:
+        bias = np.asarray(bias, np.float64)
+        if bias.ndim != 2 or len(bias) != len(codes):
+            raise ValueError(f"bias must be [{len(codes)}, C], got {bias.shape}")
+        codes = np.concatenate([codes, bias], 1)
+    if not np.isfinite(codes).all():
+        raise ValueError("training codes must be finite, got NaN or infinity")
+    return codes
+
+
+def _lifted(variance, mean):
+    typical = variance.mean() or np.square(mean).mean() or 1.0
+    return np.maximum(variance, _LEAST_VARIANCE * typical)
+
+
+def choose_shrinkage(values, groups=None, folds=5, shrinkages=SHRINKAGES):
+    """The shrinkage of highest held-out Gaussian likelihood. values [S, N] -> float.
+
+    groups and folds as in `fit_prior`. With fewer than 2 groups nothing can be held out: 0.1.
+    """
+    groups = np.arange(len(values)) if groups is None else np.asarray(groups)
+    if groups.shape != (len(values),):
+        raise ValueError(f"groups must be [{len(values)}], got {groups.shape}")
+    _, group = np.unique(groups, return_inverse=True)
+    folds = min(folds, group.max() + 1)
+    if folds < 2:
+        return 0.1
+    total = np.zeros(len(shrinkages))
+    for fold in range(folds):
+        held_out = group % folds == fold
+        total += _log_likelihood(values[~held_out], values[held_out], shrinkages)
+    return shrinkages[int(np.argmax(total))]
+
+
+def _log_likelihood(train, test, shrinkages):
+    """Of test [T, N] under the shrunk Gaussian of train [S, N], for every shrinkage [L]."""
+    mean = train.mean(0)
+    deviation = np.sqrt(_lifted(train.var(0), mean))
+    centred = (train - mean) / deviation / math.sqrt(len(train))
+    _, singular, right = np.linalg.svd(centred, full_matrices=False)
+    test = (test - mean) / deviation
+    inside = np.square(test @ right.T)
+    outside = np.maximum(np.square(test).sum(1) - inside.sum(1), 0)
+    free = test.shape[1] - len(singular)
+    scores = []
+    for shrinkage in shrinkages:
+        variance = (1 - shrinkage) * singular**2 + shrinkage
+        quadratic = (inside / variance).sum() + outside.sum() / shrinkage
+        log_determinant = np.log(variance).sum() + free * math.log(shrinkage)
+        scores.append(-0.5 * (quadratic + len(test) * log_determinant))
+    return np.array(scores)
+
+
+class Posterior(NamedTuple):
+    """codes [S, E]; bias [S, C]; error [S], relative residual of the linear system; evidence [S].
+
+    evidence: the log density of the measurements under the prior and the noise.
+    """
+
+    codes: jax.Array
+    bias: jax.Array
+    error: jax.Array
+    evidence: jax.Array
+
+
+def gaussian(equations, prior, noise=None):
+    """The most probable codes under a Gaussian prior.
+
+    equations: `gram.NormalEquations`; prior: `GaussianPrior`; noise: variance of a measured value,
+    'estimate' for the value of highest evidence over the signals together, None for that of the
+    prior. -> CodeSolution. Raises ValueError for a prior of another dictionary or a bad noise.
+    """
+    noise, message = resolve_noise(equations, prior, noise)
+    parts = [solve_posterior(part, prior, noise) for part in _batches(equations)]
+    posterior = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    solution = ridge.as_solution(
+        equations, posterior.codes, posterior.error < _TOLERANCE, f"gaussian prior, {message}"
+    )
+    residual = solution.residual
+    # The prior may pull the bias off its least-squares value: the error grows by that much.
+    excess = jnp.square(posterior.bias - solution.bias).mean(-1)
+    excess = excess * numerics.safe_divide(equations.bias_weight, equations.count)
+    return solution._replace(bias=posterior.bias, residual=residual + excess)
+
+
+def resolve_noise(equations, prior, noise):
+    """(variance, words for it) from what `gaussian` takes. Raises ValueError as there."""
+    _check_sizes(equations, prior)
+    if noise is None:
+        noise = float(prior.noise)
+        if noise > 0:
+            return noise, f"noise variance {noise:.1e} of the training signals"
+        noise = "estimate"
+    if isinstance(noise, str):
+        if noise != "estimate":
+            raise ValueError(f"fit.noise: {noise!r} is unknown; allowed: a number, 'estimate'")
+        noise = estimate_noise(equations, prior)
+        return noise, f"noise variance {noise:.1e} by evidence"
+    if not (math.isfinite(noise) and noise > 0):
+        raise ValueError(f"fit.noise: {noise} is not allowed; must be finite and above 0")
+    return float(noise), f"noise variance {noise:.1e}"
+
+
+def _check_sizes(equations, prior):
+    experts, channels = equations.moments.shape[1], equations.target_mean.shape[1]
+    if prior.mean.shape[0] not in (experts, experts + channels):
+        raise ValueError(
+            f"the prior has {prior.mean.shape[0]} coefficients; this dictionary has {experts} "
+            f"experts and {channels} channels"
+        )
+
+
+def _batches(equations):
+    """Signals with Gram matrices of their own, a few at a time."""
+    signals, experts = equations.moments.shape
+    size = signals if equations.shared else max(1, _BATCH_NUMBERS // experts**2)
+    return [equations.of_signals(slice(i, i + size)) for i in range(0, signals, size)]
+
+
+def estimate_noise(equations, prior):
+    """The noise variance of highest evidence, over a decade's eighths. -> float.
+
+    One variance for all signals; of many, the first few decide.
+    """
+    equations = equations.of_signals(slice(0, _NOISE_SIGNALS))
+    values = float(jnp.max(equations.count)) * equations.target_mean.shape[-1]
+    typical = float(jnp.mean(equations.energy)) / values
+    if not typical > 0:
+        return 1e-6
+
+    def evidence(exponent):
+        noise = typical * 10.0**exponent
+        return float(solve_posterior(equations, prior, noise).evidence.sum())
+
+    centre, scores = 0.0, {}
+    for step, reach in ((1.0, 7), (0.5, 1), (0.25, 1), (0.125, 1)):
+        for offset in range(-reach, (0 if step == 1.0 else reach) + 1):
+            exponent = centre + step * offset
+            if exponent not in scores:
+                scores[exponent] = evidence(exponent)
+        centre = max(scores, key=scores.get)
+    return typical * 10.0**centre
+
+
+def _extended(equations, size):
+    """(gram [.., N, N], moments [S, N], energy [S]) of the coefficients that the prior speaks of.
+
+    With the bias among them, what the centring took away is put back.
+    """
+    matrix, moments = equations.wide()
+    energy, mean, target_mean, weight = gram.wide(
+        equations.energy, equations.atom_mean, equations.target_mean, equations.bias_weight
+    )
+    if size == moments.shape[1]:
+        return matrix, moments, energy
+    one = "ec" if equations.shared else "sec"
+    scaled = weight[..., None, None] * mean
+    target_sum = weight[..., None] * target_mean
+    corner = weight[..., None, None] * jnp.eye(mean.shape[-1], dtype=mean.dtype)
+    matrix = matrix + numerics.einsum("...ec,...fc->...ef", scaled, mean)
+    matrix = jnp.concatenate(
+        [
+            jnp.concatenate([matrix, scaled], -1),
+            jnp.concatenate([scaled.swapaxes(-1, -2), corner], -1),
+        ],
+        -2,
+    )
+    moments = moments + numerics.einsum(f"sc,{one}->se", target_sum, mean)
+    moments = jnp.concatenate([moments, target_sum], -1)
+    return matrix, moments, energy + (target_sum * target_mean).sum(-1)
+
+
+def _precision(prior):
+    """Inverse of the prior's covariance [N, N] and the log determinant of the covariance."""
+    factor, diagonal = gram.wide(prior.factor, prior.diagonal)
+    covariance = factor @ factor.T + jnp.diag(diagonal)
+    zero = jnp.zeros((), covariance.dtype)
+    cholesky, scale, _, _ = numerics.scaled_cholesky(covariance, zero)
+    identity = jnp.eye(len(diagonal), dtype=covariance.dtype)
+    inverse = numerics.solve_scaled_cholesky(cholesky, scale, identity)
+    return (inverse + inverse.T) / 2, _log_determinant(cholesky, scale)
+
+
+def _log_determinant(factor, scale):
+    diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
+    return 2 * (jnp.log(diagonal) - jnp.log(scale)).sum(-1)
+
+
+@jax.jit
+def solve_posterior(equations, prior, noise):
+    """Most probable codes for a noise variance []; usable inside a jitted step. -> Posterior.
+
+    No gradient flows through it.
+    """
+    equations, prior = jax.lax.stop_gradient((equations, prior))
+    size, experts = prior.mean.shape[0], equations.moments.shape[1]
+    noise = jnp.asarray(noise, jnp.float32)
+    with gram.working_precision("double"):
+        matrix, moments, energy = _extended(equations, size)
+        precision, log_covariance = _precision(prior)
+        mean, noise, count = gram.wide(prior.mean, noise, equations.count)
+        one = "ef" if matrix.ndim == 2 else "sef"
+        product = numerics.einsum(f"f,{one}->{one[:-1]}", mean, matrix)
+        offset = moments - product
+        misfit = energy - moments @ mean - offset @ mean
+        system = matrix + noise * precision
+        zero = jnp.zeros(system.shape[:-2], system.dtype)
+        factor, scale, shift, _ = numerics.scaled_cholesky(system, zero)
+        step, error = ridge.refined(system, shift, factor, scale, offset)
+        channels = equations.target_mean.shape[1]
+        values = (count - (0 if size > experts else 1)) * channels
+        quadratic = jnp.maximum(misfit - (offset * step).sum(-1), 0) / noise
+        determinant = _log_determinant(factor, scale) + log_covariance
+        determinant = determinant + (values - size) * jnp.log(noise)
+        evidence = -0.5 * (quadratic + determinant + values * math.log(2 * math.pi))
+        rounded = [value.astype(jnp.float32) for value in (mean + step, error, evidence)]
+    coefficients, error, evidence = rounded
+    codes, bias = coefficients[:, :experts], coefficients[:, experts:]
+    bias = bias if size > experts else equations.bias(codes)
+    return Posterior(codes, bias, error, evidence)
+
+
+@jax.jit
+def _posterior_root(equations, prior, noise):
+    """A matrix R [.., N, N] with R^T R the covariance of the coefficients after measuring."""
+    with gram.working_precision("double"):
+        matrix, _, _ = _extended(equations, prior.mean.shape[0])
+        noise = gram.wide(jnp.asarray(noise, jnp.float32))[0]
+        system = matrix / noise + _precision(prior)[0]
+        zero = jnp.zeros(system.shape[:-2], system.dtype)
+        factor, scale, _, _ = numerics.scaled_cholesky(system, zero)
+        identity = jnp.broadcast_to(jnp.eye(system.shape[-1], dtype=system.dtype), system.shape)
+        root = jax.lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
+        return (root * scale[..., None, :]).astype(jnp.float32)
+
+
+def posterior_variance(dictionary, x, equations, prior, noise=None, chunk=1024):
+    """Variance of the rendered signal at points, given the measurements: where a render is unsure.
+
+    x [P, D] -> [S, P, C], or [1, P, C] where all signals are measured alike. noise as in `gaussian`.
+    With a prior that leaves the bias free, the bias is taken at its best for each code, and the
+    variance of the measured mean itself is added.
+    """
+    noise, _ = resolve_noise(equations, prior, noise)
+    x = jnp.asarray(x, jnp.float32)
+    free_bias = prior.mean.shape[0] == equations.moments.shape[1]
+    signals = 1 if equations.shared else len(equations.moments)
+    variances = []
+    for signal in range(signals):
+        part = equations.of_signals(slice(signal, signal + 1))
+        root, mean, weight = _posterior_root(part, prior, noise), part.atom_mean, part.bias_weight
+        if not equations.shared:
+            root, mean, weight = root[0], mean[0], weight[0]
+
+        def at(points, root=root, mean=mean, weight=weight):
+            basis = dictionary.basis(points)
+            if free_bias:
+                shifted = numerics.einsum("re,pec->prc", root, basis - mean)
+                return jnp.square(shifted).sum(1) + noise / weight
+            experts = basis.shape[1]
+            shifted = numerics.einsum("re,pec->prc", root[:, :experts], basis)
+            return jnp.square(shifted + root[:, experts:]).sum(1)
+
+        pieces = [at(x[i : i + chunk]) for i in range(0, len(x), chunk)]
+        variances.append(jnp.concatenate(pieces))
+    return jnp.stack(variances)

@@ -1,0 +1,439 @@
+"""Codes from corrupted measurements: an L1 or Huber data term, by ADMM.
+
+The residual is split off as a variable z of its own (Boyd et al. 2011, section 6.1). What remains
+of the codes' problem is quadratic with the same matrix in every iteration, so that one
+eigendecomposition of the Gram matrix serves all iterations, all signals and every step size, and
+an iteration costs two products of features and codes.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from nid_jax import numerics
+from nid_jax.coding import gram, operators
+from nid_jax.coding.solution import CodeSolution
+
+LOSSES = ("l1", "huber")
+
+# Huber's choice: 95% as efficient as least squares where the noise is Gaussian after all.
+_HUBER_WIDTH = 1.345
+# A Gaussian's standard deviation over its median absolute deviation.
+_GAUSSIAN_MAD = 1.4826
+# Iterations with the L1 term, after which residuals tell the noise.
+_PILOT_STEPS = 50
+_RELAXATION = 1.6
+# First weight of the split with an L1 term, for residuals of unit root mean square.
+_L1_STIFFNESS = 10.0
+_ADAPT_EVERY = 10
+# Features kept between iterations, in numbers; beyond it they are evaluated anew in each.
+_CACHED_NUMBERS = 2**28
+
+
+def robust_solve(
+    dictionary,
+    operator,
+    measurements,
+    *,
+    weights=None,
+    loss="l1",
+    delta=None,
+    lam=1e-4,
+    prior=None,
+    noise=None,
+    tolerance=1e-3,
+    steps=500,
+    chunk=0,
+):
+    """Codes that outliers among the measurements do not pull.
+
+    Minimises Σ w ρ(y - Φ a - b) + ½ penalty |t|², summed over measurements and channels; ρ is |r|,
+    or Huber's: ½ r² up to delta, then delta (|r| - ½ delta). Without a prior t = a; with one
+    a = prior.mean + prior.factor t.
+
+    Args:
+      dictionary, operator: see `gram.normal_equations`. The dictionary is frozen.
+      measurements: [S, M, C]. Values of weight 0 are not read and may be NaN.
+      weights: None, [M] or [S, M]. With one set per signal every signal's Gram matrix is
+        decomposed: S E^3.
+      loss: 'l1' or 'huber'.
+      delta: Huber's threshold, in units of the measurements, float or [S]; None: 1.345 times the
+        noise.
+      lam: regularisation without a prior, relative to the atoms as `ridge.ridge` has it: penalty =
+        lam trace(gram) / E with 'huber', so that a large delta gives ridge; with 'l1' that divided
+        by the root mean square of the centred measurements.
+      prior: None, or what has mean [E] and factor [E, R], codes being mean + factor t with t of
+        unit variance. The penalty is then noise² with 'huber', and with 'l1' the noise's mean
+        absolute value, noise / sqrt(π / 2).
+      noise: standard deviation of the clean measurements' noise, float or [S]. None: from the
+        median absolute residual of a short L1 fit.
+      tolerance: a signal has converged when primal and dual residual are below this part of the
+        signal's variation and of the dual variable. The objective is then about as near to its
+        minimum; every tenth part costs four times the iterations with 'l1'.
+      steps: at most so many iterations.
+      chunk: measurements held at a time; 0 chooses.
+
+    Returns:
+      CodeSolution; history has 'noise' [S] (where it was needed, else 0) and 'delta' [S] with
+      'huber'.
+
+    Raises:
+      ValueError: an unknown loss, options that are not positive, or shapes that do not fit.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"loss={loss!r}; allowed: {', '.join(LOSSES)}")
+    _check("lam", lam, lambda v: v >= 0, "0 or more")
+    for name, value in (("delta", delta), ("noise", noise)):
+        if value is not None:
+            _check(name, value, lambda v: v > 0, "above 0")
+    measurements = jnp.asarray(measurements, jnp.float32)
+    equations = gram.normal_equations(
+        dictionary, operator, measurements, weights, chunk=chunk, precision="single"
+    )
+    weights = operators.combined_weights(operator, weights)
+    if weights is None:
+        weights = jnp.ones(operator.num_measurements)
+    graphdef, state = nnx.split(dictionary)
+    given = {"delta": delta, "noise": noise, "lam": lam, "tolerance": tolerance}
+    prior = None if prior is None else (jnp.asarray(prior.mean), jnp.asarray(prior.factor))
+    result = _robust(
+        graphdef,
+        state,
+        operator,
+        measurements,
+        weights,
+        equations,
+        prior,
+        given,
+        loss,
+        steps,
+        chunk,
+    )
+    codes, bias, residual, converged, iterations, noise, delta = result
+    history = {"noise": noise} | ({"delta": delta} if loss == "huber" else {})
+    message = f"{loss} data term, {int(converged.sum())} of {len(codes)} signals converged"
+    return CodeSolution(codes, bias, residual, converged, iterations, message, history)
+
+
+def _check(name, value, allowed, words):
+    if isinstance(value, jax.core.Tracer):
+        return
+    if not (np.isfinite(value).all() and allowed(np.asarray(value)).all()):
+        raise ValueError(f"{name}={value}; allowed: {words}")
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "loss", "steps", "chunk"))
+def _robust(
+    graphdef, state, operator, measurements, weights, equations, prior, given, loss, steps, chunk
+):
+    state, operator, measurements, equations, prior = jax.lax.stop_gradient(
+        (state, operator, measurements, equations, prior)
+    )
+    model = _Model(nnx.merge(graphdef, state), operator, weights, measurements, equations, chunk)
+    system = _System(equations, prior)
+    size = equations.energy / (equations.count * measurements.shape[-1])
+    size = jnp.sqrt(jnp.where(size > 0, size, 1.0))
+    ridge = given["lam"] * system.mean_eigenvalue
+
+    admm = _Admm(model, system, given["tolerance"] * jnp.ones_like(size))
+    # Until the noise is known, it is taken for a twentieth of the signal.
+    guess = (ridge if prior is None else (0.05 * size) ** 2) * jnp.ones_like(size)
+    start = admm.start(_L1_STIFFNESS / size, guess)
+    noise, delta = given["noise"], given["delta"]
+    if noise is None and (prior is not None or (loss == "huber" and delta is None)):
+        start = admm.run(start, "l1", None, guess / size, _PILOT_STEPS)
+        noise = jnp.maximum(_deviation(model, start.split), 1e-4 * size)
+    noise = (0.0 if noise is None else noise) * jnp.ones_like(size)
+    delta = (_HUBER_WIDTH * noise if delta is None else delta) * jnp.ones_like(size)
+    if prior is None:
+        penalty = guess if loss == "huber" else guess / size
+    else:
+        penalty = noise**2 if loss == "huber" else noise * np.sqrt(2 / np.pi)
+    if loss == "huber":
+        start = start._replace(stiffness=jnp.ones_like(size), dual=jnp.zeros_like(start.dual))
+    end = admm.run(admm.again(start), loss, delta, penalty, steps)
+    codes = system.codes(end.inner)
+    squares = model.sweep(codes, end.bias, end.split, end.dual).squares
+    residual = numerics.safe_divide(squares, equations.count * measurements.shape[-1])
+    bias = model.true_bias(codes, end.bias)
+    return codes, bias, residual, end.done, end.iterations, noise, delta
+
+
+def _deviation(model, split):
+    """Standard deviation of the bulk of residuals [N, m, S, C] -> [S], from their median size.
+
+    Zeros are left out: they belong to measurements that the codes interpolate.
+    """
+    values = jnp.abs(model.flat(split))
+    counted = model.flat(model.seen(split)) & (values > 0)
+    return _GAUSSIAN_MAD * _median(values, counted)
+
+
+def _median(values, seen):
+    """The lower median over seen values, 0 if there are none. [S, N], bool [S, N] -> [S]."""
+    ordered = jnp.sort(jnp.where(seen, values, jnp.inf), axis=-1)
+    count = seen.sum(-1)
+    middle = jnp.maximum(count - 1, 0) // 2
+    median = jnp.take_along_axis(ordered, middle[:, None], axis=-1)[:, 0]
+    return jnp.where(count > 0, median, 0.0)
+
+
+class _System:
+    """The quadratic problem of the codes, diagonal in eigenvectors of the Gram matrix.
+
+    Unknown is t [S, R], codes = mean + factor t, or the codes themselves without a prior.
+    """
+
+    def __init__(self, equations, prior):
+        matrix = equations.gram
+        self.mean, self.factor = (0.0, None) if prior is None else prior
+        trace = jnp.trace(matrix, axis1=-2, axis2=-1) / matrix.shape[-1]
+        self.mean_eigenvalue = jnp.where(trace > 0, trace, 1.0) * jnp.ones_like(equations.energy)
+        if self.factor is not None:
+            matrix = numerics.einsum("er,...ef,fq->...rq", self.factor, matrix, self.factor)
+        values, self.vectors = jnp.linalg.eigh(matrix)
+        largest = jnp.maximum(values[..., -1:], 0)
+        # Lifted by what float32 may have lost: iterations refine, so that only their pace suffers.
+        self.values = jnp.maximum(values, 0) + 1e-6 * largest
+        self.values = jnp.where(largest > 0, self.values, 1.0)
+        self.shape = (equations.energy.shape[0], matrix.shape[-1])
+
+    def codes(self, inner):
+        if self.factor is None:
+            return inner
+        return self.mean + numerics.einsum("sr,er->se", inner, self.factor)
+
+    def difference(self, change):
+        """A change of t [S, R] as one of codes [S, E]."""
+        return change if self.factor is None else numerics.einsum("sr,er->se", change, self.factor)
+
+    def change(self, inner, gradient, stiffness, penalty):
+        """To the minimum of stiffness/2 |target - Phi a|² + penalty/2 |t|², a change of t [S, R].
+
+        gradient [S, E]: correlations of atoms with target - Phi a.
+        """
+        if self.factor is not None:
+            gradient = numerics.einsum("se,er->sr", gradient, self.factor)
+        downhill = stiffness[:, None] * gradient - penalty[:, None] * inner
+        one = "er" if self.vectors.ndim == 2 else "ser"
+        along = numerics.einsum(f"se,{one}->sr", downhill, self.vectors)
+        along = along / (stiffness[:, None] * self.values + penalty[:, None])
+        return numerics.einsum(f"sr,{one}->se", along, self.vectors)
+
+
+class _Sweep(NamedTuple):
+    """What one pass over the measurements finds.
+
+    split, dual [N, m, S, C]: updated. The rest are sums for every signal: correlation [S, E] of
+    atoms with what the target y - z - p leaves over, the bias apart; offset [S, C]: the bias's own
+    correction; squares, gap, move, level [S]: squared lengths of y - model, of model + z - y, of
+    the change of z, and of p.
+    """
+
+    split: jax.Array
+    dual: jax.Array
+    correlation: jax.Array
+    offset: jax.Array
+    squares: jax.Array
+    gap: jax.Array
+    move: jax.Array
+    level: jax.Array
+
+
+class _Model:
+    """Measurements and the dictionary's measured features, cut into N chunks of m measurements.
+
+    The heads' own bias is left out here: the signal's bias takes it in until `true_bias`.
+    """
+
+    def __init__(self, dictionary, operator, weights, measurements, equations, chunk):
+        signals, count, self.channels = measurements.shape
+        self.count, self.trunk = count, gram.is_shared(dictionary)
+        self.head_bias = dictionary.head_bias[...] if self.trunk else None
+        self.kernel = dictionary.head_kernel[...] if self.trunk else None
+        self.atom_mean = equations.atom_mean
+        if self.trunk:
+            self.atom_mean = self.atom_mean - self.head_bias
+        self.bias_weight = equations.bias_weight * jnp.ones(signals)
+        wide = dictionary.width if self.trunk else dictionary.num_experts * self.channels
+        whole = count * wide <= _CACHED_NUMBERS
+        size = chunk or min(count, max(16, 2**24 // max(wide * (operator.run_length or 1), 1)))
+        size = -(-count // -(-count // min(size, count)))
+        self.pieces, self.measure = gram.measured_features(dictionary, operator, size)
+        if whole:
+            self.pieces = jax.lax.map(self.measure, self.pieces)
+            self.measure = lambda piece: piece
+        weights = jnp.broadcast_to(weights, (signals, count))
+        clean = jnp.where(weights[..., None] > 0, measurements, 0)
+        self.targets = gram.cut(clean.swapaxes(0, 1), size)
+        self.weights = gram.cut(weights.T, size)[..., None]
+
+    def flat(self, values):
+        """[N, m, S, C] -> [S, N m C]."""
+        return jnp.moveaxis(values, 2, 0).reshape(values.shape[2], -1)
+
+    def seen(self, like):
+        return jnp.broadcast_to(self.weights > 0, like.shape)
+
+    def true_bias(self, codes, bias):
+        return bias if self.head_bias is None else bias - codes @ self.head_bias
+
+    def _mean_response(self, codes):
+        """[S, E] -> [S, C]."""
+        one = "ec" if self.atom_mean.ndim == 2 else "sec"
+        return numerics.einsum(f"se,{one}->sc", codes, self.atom_mean)
+
+    def best_bias(self, bias, offset, change):
+        """The bias after its own correction and a change of codes."""
+        return bias + offset - self._mean_response(change)
+
+    def sweep(self, codes, bias, split, dual, shrink=None):
+        """One pass at given codes and bias; see `_Sweep`. Without shrink, split and dual stay."""
+        folded = numerics.einsum("se,hec->shc", codes, self.kernel) if self.trunk else codes
+
+        def step(sums, piece):
+            values, target, w, z, p = piece
+            features, constant = self.measure(values)
+            if self.trunk:
+                model = numerics.einsum("mh,shc->msc", features[:, 0], folded)
+            else:
+                model = numerics.einsum("mce,se->msc", features, folded)
+            constant = constant[:, None, None]
+            model = model + constant * bias
+            new = z
+            if shrink is not None:
+                relaxed = _RELAXATION * model + (1 - _RELAXATION) * (target - z)
+                new = shrink(target - relaxed - p)
+                p = p + relaxed + new - target
+            error = w * (target - new - p - model)
+            if self.trunk:
+                cross = numerics.einsum("msc,mh->shc", error, features[:, 0])
+            else:
+                cross = numerics.einsum("msc,mce->se", error, features)
+            squared = [target - model, model + new - target, new - z, p]
+            found = (
+                cross,
+                (error * constant).sum(0),
+                *((w * value**2).sum((0, 2)) for value in squared),
+            )
+            return jax.tree.map(jnp.add, sums, found), (new, p)
+
+        inputs = (self.pieces, self.targets, self.weights, split, dual)
+        zeros = [jnp.zeros_like(self.bias_weight)] * 4
+        sums = (jnp.zeros_like(folded), jnp.zeros_like(bias), *zeros)
+        sums, (split, dual) = jax.lax.scan(step, sums, inputs)
+        cross, offset, *squares = sums
+        if self.trunk:
+            cross = numerics.einsum("shc,hec->se", cross, self.kernel)
+        # The bias takes what is constant; atoms correlate with the rest.
+        one = "ec" if self.atom_mean.ndim == 2 else "sec"
+        correlation = cross - numerics.einsum(f"sc,{one}->se", offset, self.atom_mean)
+        offset = numerics.safe_divide(offset, self.bias_weight[:, None])
+        return _Sweep(split, dual, correlation, offset, *squares)
+
+
+class _State(NamedTuple):
+    """inner: t [S, R]; bias [S, C]; split z, dual p (scaled) [N, m, S, C]; stiffness [S]: weight of
+    the split's squared error; done bool [S]; iterations int32 [S]."""
+
+    inner: jax.Array
+    bias: jax.Array
+    split: jax.Array
+    dual: jax.Array
+    stiffness: jax.Array
+    done: jax.Array
+    iterations: jax.Array
+
+
+class _Admm:
+    """The iteration; residual balancing adapts the stiffness of every signal by itself."""
+
+    def __init__(self, model, system, tolerance):
+        self.model, self.system, self.tolerance = model, system, tolerance
+        total = model.weights.sum((0, 1))
+        mean = numerics.safe_divide((model.weights * model.targets).sum((0, 1)), total)
+
+        def squares(values):
+            return (model.weights * values**2).sum((0, 1, 3))
+
+        # A constant signal has no variation to compare with, only its own size.
+        self.scale = jnp.sqrt(squares(model.targets - mean) + 1e-6 * squares(model.targets))
+
+    def start(self, stiffness, penalty):
+        """Least squares under the penalty, with all of the residual still in the constraint."""
+        zero = jnp.zeros_like(self.model.targets)
+        inner = jnp.zeros(self.system.shape)
+        bias = jnp.zeros((inner.shape[0], self.model.channels))
+        sweep = self.model.sweep(self.system.codes(inner), bias, zero, zero)
+        ones = jnp.ones_like(stiffness)
+        inner, bias = self._solved(inner, bias, sweep, ones, penalty)
+        return self.again(_State(inner, bias, zero, zero, stiffness, None, None))
+
+    def again(self, state):
+        """The same state with its counters at zero."""
+        count = state.inner.shape[0]
+        return state._replace(done=jnp.zeros(count, bool), iterations=jnp.zeros(count, jnp.int32))
+
+    def _solved(self, inner, bias, sweep, stiffness, penalty):
+        """Codes and bias moved to the minimum for the sweep's target."""
+        change = self.system.change(inner, sweep.correlation, stiffness, penalty)
+        moved = self.system.difference(change)
+        return inner + change, self.model.best_bias(bias, sweep.offset, moved)
+
+    def run(self, state, loss, delta, penalty, steps):
+        """Iterate until all signals have converged, or `steps` times."""
+
+        def going(carry):
+            count, state = carry
+            return (count < steps) & ~state.done.all()
+
+        def step(carry):
+            count, state = carry
+            return count + 1, self._step(state, count, loss, delta, penalty, steps)
+
+        return jax.lax.while_loop(going, step, (0, state))[1]
+
+    def _step(self, state, count, loss, delta, penalty, steps):
+        shrink = functools.partial(_shrink, loss, delta, state.stiffness)
+        codes = self.system.codes(state.inner)
+        sweep = self.model.sweep(codes, state.bias, state.split, state.dual, shrink)
+        inner, bias = self._solved(state.inner, state.bias, sweep, state.stiffness, penalty)
+
+        gap = jnp.sqrt(sweep.gap) / jnp.where(self.scale > 0, self.scale, 1.0)
+        level = jnp.maximum(jnp.sqrt(sweep.level), 1e-3 * self.scale)
+        move = jnp.sqrt(sweep.move) / jnp.where(level > 0, level, 1.0)
+        done = state.done | (jnp.maximum(gap, move) <= self.tolerance)
+        # Towards equal residuals, seldom, and not to the end: a moving stiffness need not converge.
+        ratio = numerics.safe_divide(gap, move)
+        adapt = ((count + 1) % _ADAPT_EVERY == 0) & (count < 0.7 * steps)
+        adapt = adapt & ((ratio > 3) | (ratio < 1 / 3)) & (ratio > 0)
+        factor = jnp.where(adapt, jnp.clip(jnp.sqrt(ratio), 0.25, 4.0), 1.0)
+        factor = jnp.where(state.done, 1.0, factor)
+
+        def keep(new, old):
+            held = state.done[:, None] if new.ndim > 1 else state.done
+            return jnp.where(held, old, new)
+
+        return _State(
+            keep(inner, state.inner),
+            keep(bias, state.bias),
+            keep(sweep.split, state.split),
+            keep(sweep.dual / factor[:, None], state.dual),
+            state.stiffness * factor,
+            done,
+            state.iterations + ~state.done,
+        )
+
+
+def _shrink(loss, delta, stiffness, values):
+    """Proximal map of the loss over the stiffness [S], at values [..., S, C]."""
+    amount = 1 / stiffness[:, None]
+    if loss == "l1":
+        return jnp.sign(values) * jnp.maximum(jnp.abs(values) - amount, 0)
+    delta = delta[:, None]
+    far = values - jnp.sign(values) * delta * amount
+    return jnp.where(jnp.abs(values) <= delta * (1 + amount), values / (1 + amount), far)

@@ -1,0 +1,130 @@
+"""Where the codes of a training step come from: train.codes.
+
+joint          the router's codes, trained with the dictionary (the paper's way)
+varpro         ridge codes of the batch, solved inside the step and held fixed (variable projection)
+sparse_varpro  the same on supports of K experts chosen by matching pursuit
+
+Why the solve is not differentiated: at the minimum over codes the objective's derivative through
+the codes is zero, so its total derivative with respect to the dictionary is the partial one with
+the codes held (the envelope theorem; Golub & Pereyra 1973, Kaufman 1975).
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nid_jax.coding import greedy, ridge
+from nid_jax.coding.gram import normal_equations
+from nid_jax.coding.operators import Sample
+from nid_jax.fields.routing import Gates
+
+
+@dataclasses.dataclass(frozen=True)
+class Joint:
+    """Codes from the router, in the same graph as the dictionary. Wang et al. 2022, equation 7."""
+
+    objective: Any
+
+    def prepare(self, model, batch, points, targets):
+        """Max-norm of the codebook's rows, before the gradient, as the official code has it."""
+        model.router.prepare(batch["ids"])
+
+    def loss(self, model, prepared, batch, points, targets, dense, key):
+        """-> (loss, terms). points [P, D], targets [B, P, C]."""
+        gates = model.gates(batch["ids"], batch["signals"], dense=dense, key=key)
+        prediction = model.dictionary.combine(points, gates)
+        return self.objective(prediction, targets, gates)
+
+
+@dataclasses.dataclass(frozen=True)
+class Projected:
+    """Codes solved for the dictionary as it stands; the gradient reaches the dictionary alone.
+
+    lam: regularisation of the solve (`coding.ridge`); top_k: 0, or the size of the supports;
+    atoms_per_step: of the pursuit. A router, where there is one, learns to predict the solved codes.
+    """
+
+    objective: Any
+    lam: float
+    top_k: int = 0
+    atoms_per_step: int = 1
+
+    def prepare(self, model, batch, points, targets):
+        """Solve the batch. -> (Gates, NormalEquations), constants to the gradient."""
+        equations = normal_equations(model.dictionary, Sample(points), targets, precision="single")
+        gates = project(equations, self.lam, self.top_k, self.atoms_per_step)
+        return jax.lax.stop_gradient((gates, equations))
+
+    def loss(self, model, prepared, batch, points, targets, dense, key):
+        """-> (loss, terms). points [P, D], targets [B, P, C]."""
+        gates, equations = prepared
+        prediction = model.dictionary.combine(points, gates)
+        loss, terms = self.objective(prediction, targets, gates)
+        if model.router is not None:
+            amortised = self._amortisation(model, gates, equations, batch)
+            loss = loss + amortised
+            terms["router"] = jax.lax.stop_gradient(amortised)
+        return loss, terms
+
+    def _amortisation(self, model, gates, equations, batch):
+        """How far the router's codes are from the solved ones.
+
+        In the metric of the atoms' own energy: a sum over experts of mean-square atom times squared
+        difference of codes, plus the difference of the biases. Off the support the solved code is
+        zero, so a router learns supports too.
+        """
+        predicted = model.router.gates(None, batch["signals"], top_k=None)
+        count = equations.count * gates.bias.shape[-1]
+        energy = jnp.diagonal(equations.gram) / count
+        difference = jnp.square(predicted.values - gates.values) @ energy
+        level = jnp.square(predicted.bias - gates.bias).mean(-1)
+        return (difference + level).mean()
+
+
+def project(equations, lam, top_k=0, atoms_per_step=1):
+    """Codes of the normal equations as gates: ridge over all experts, or over K chosen ones.
+
+    lam: as `coding.ridge`. -> Gates, without gradient.
+    """
+    if not top_k:
+        codes = ridge.solve_dense(equations, lam).codes
+        return Gates(codes, None, None, equations.bias(codes))
+    chosen = greedy.omp_codes(equations, top_k, atoms_per_step=atoms_per_step)
+    places = jnp.where(chosen.chosen, chosen.indices, -1)
+    codes = ridge.solve_on_support(equations, places, lam)
+    weights = jnp.take_along_axis(codes, chosen.indices, -1) * chosen.chosen
+    return Gates(codes, chosen.indices, weights, equations.bias(codes))
+
+
+CODES = ("joint", "varpro", "sparse_varpro")
+
+
+def build_strategy(config, objective):
+    """The strategy of train.codes. Raises ValueError naming the key that does not fit."""
+    codes, router = config.train.codes, config.router
+    if codes not in CODES:
+        near = difflib.get_close_matches(str(codes), CODES, 1, 0.0)[0]
+        raise ValueError(
+            f"train.codes: {codes!r} is unknown, did you mean {near!r}? allowed: {', '.join(CODES)}"
+        )
+    if codes == "joint":
+        if router.kind == "none":
+            raise ValueError(
+                "router.kind: 'none' gives no codes to train; train.codes=joint needs a router"
+            )
+        return Joint(objective)
+    if router.kind == "codebook":
+        raise ValueError(
+            f"router.kind: a codebook stores codes, train.codes={codes} solves them; "
+            "allowed: none, linear, conv, resnet"
+        )
+    if config.train.lam <= 0:
+        raise ValueError(f"train.lam: {config.train.lam}; allowed: above 0")
+    if codes == "varpro":
+        return Projected(objective, config.train.lam)
+    if not router.top_k:
+        raise ValueError("router.top_k: 0 is dense; train.codes=sparse_varpro needs 1 or more")
+    return Projected(objective, config.train.lam, router.top_k, config.train.atoms_per_step)
