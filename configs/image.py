@@ -108,26 +108,54 @@ def base():
                 "checkpoint_every": 500,
             },
             "eval": {"num_signals": 16},
+            # Gaussian prior of the training codes, for fit.solver=gaussian and robust
+            "prior": {"num_signals": 4000, "lam": 1e-6, "shrinkage": 0.0},
             "checkpoint": {"keep_latest": 2, "keep_best": 1},
             "fit": {
                 # names the folder of the results, WORKDIR/fits/NAME
                 "name": "test",
                 "split": "test",
-                "solver": "gradient",
+                # ridge, gaussian, lasso, omp, iht, robust, gradient, router or router+ridge
+                "solver": "ridge",
+                # active experts of omp, iht, router+ridge, gradient, router; 0: dense codes
                 "top_k": 0,
                 # 0: all
                 "num_signals": 0,
                 "batch_size": 0,
                 "num_pictures": 10,
+                # a number, or gcv: generalised cross-validation
+                "ridge": {"lam": "1e-6", "per_signal": False},
+                # standard deviation of the noise; 0 estimates it
+                "gaussian": {"noise": 0.0},
+                "lasso": {
+                    "fraction": 0.001,
+                    "weights_base": 1.0,
+                    "tolerance": 1e-3,
+                    "steps": 1000,
+                },
+                "omp": {"lam": 1e-6, "atoms_per_step": 1, "criterion": "correlation"},
+                "iht": {"steps": 30},
+                "robust": {
+                    "loss": "l1",
+                    "lam": 1e-4,
+                    "use_prior": True,
+                    "delta": 0.0,
+                    "noise": 0.0,
+                    "steps": 500,
+                },
+                "router": {},
+                "router_ridge": {"lam": 1e-6},
                 "gradient": {
                     "steps": 1000,
                     "learning_rate": 0.03,
+                    # zero, or router: from its prediction
                     "init": "zero",
+                    # codes, or router: its weights move
                     "variables": "codes",
+                    # before the top_k experts are chosen
                     "dense_steps": 0,
                     "data": "l2",
                 },
-                "router": {},
             },
             "render": {
                 # what to draw: () renders at `scale` times the signals' own size

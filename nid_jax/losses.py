@@ -5,9 +5,8 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from nid_jax.fields.routing import importance, load
+from nid_jax.fields.routing import expert_weights, importance, load
 
 DATA_TERMS = ("l2", "l1")
 
@@ -38,25 +37,6 @@ def data_term(prediction, target, kind="l2", weights=None):
 def psnr(mean_squared_error):
     """Peak signal-to-noise ratio in dB of values in [0, 1]; 120 at most."""
     return -10 * jnp.log10(jnp.maximum(mean_squared_error, _SMALLEST_ERROR))
-
-
-def expert_weights(num_experts, base=1.0, cap=1e4):
-    """L1 weights base**(-e) of experts e = 0 .. E-1, none above `cap`: float32 [E], finite.
-
-    A base below 1 makes every further expert dearer than the one before it, so that signals are
-    explained by the first few: a soft bound on the rank of the codes. Uncapped, base 0.5 overflows
-    at expert 128. The cap changes nothing of the meaning: an expert 1e4 times as dear as the first
-    stays off already, dearer ones need no order among themselves, and below the cap the weights
-    are exactly those of the power. A base above 1 favours the last experts. Raises ValueError
-    unless base and cap are positive and finite.
-    """
-    if not (base > 0 and math.isfinite(base)):
-        raise ValueError(f"loss.l1_base: {base}; allowed: a finite number above 0")
-    if not (cap > 0 and math.isfinite(cap)):
-        raise ValueError(f"cap: {cap}; allowed: a finite number above 0")
-    # In logs, because the power itself overflows before it could be capped.
-    logs = np.minimum(-np.arange(num_experts) * math.log(base), math.log(cap))
-    return jnp.asarray(np.exp(logs), jnp.float32)
 
 
 def sparsity(values, weights):

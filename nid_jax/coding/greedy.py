@@ -21,8 +21,10 @@ RANK_TOLERANCE = 1e-5
 _SILENCE = 1e-6
 # On CPU a few signals at a time keep their basis in the second-level cache: half the time.
 _CPU_BLOCK = 8
-# The basis grows in stages, so that early steps do not read the rows of later ones.
+# The rows grow in stages, so that early steps do not read those of later ones: a third of the time,
+# for as many times the compilation. Not worth it for few numbers.
 _STAGES = 4
+_STAGED_NUMBERS = 2**12
 
 
 class SparseCodes(NamedTuple):
@@ -155,9 +157,8 @@ class _Pursuit:
         self.silence = _SILENCE * jnp.sqrt(energy)[:, None]
         self.inverse_norm = _inverse_root(square_norm)
         steps = -(-top_k // self.step_size)
-        stage = -(-steps // _STAGES)
-        stage = min(steps, -(-stage * self.step_size // 8) * 8 // self.step_size or 1)
         slots = steps * self.step_size
+        stage = -(-steps // (_STAGES if slots * experts >= _STAGED_NUMBERS else 1))
         none = jnp.zeros((signals, slots))
         state = _State(
             moments,

@@ -66,7 +66,7 @@ def lasso_codes(
       equations: NormalEquations of S signals.
       penalty: float or [S]. None: `fraction` of the smallest penalty whose codes are all zero.
       fraction: in (0, 1], float or [S]; not used when penalty is given.
-      weights: positive [E], such as `losses.expert_weights`; with groups one per group.
+      weights: positive [E], such as `routing.expert_weights`; with groups one per group.
       groups: int [E], the group 0 .. G-1 of every expert: the penalty is then the group lasso's,
         Σ_g weights_g |a_g|₂.
       ridge: weight of the squared codes, at least 0 (elastic net).

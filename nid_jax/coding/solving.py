@@ -2,17 +2,19 @@
 
 import dataclasses
 import difflib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from nid_jax.coding import gradient
+from nid_jax.coding import gradient, greedy, lasso, ridge, robust
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import Sample
+from nid_jax.coding.prior import gaussian
 from nid_jax.coding.solution import CodeSolution
-from nid_jax.fields.routing import Codebook
+from nid_jax.fields.routing import Codebook, expert_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +73,102 @@ def check_method(method):
         )
 
 
+def _ridge(problem, lam=ridge.LAMBDA, per_signal=False):
+    """lam: a number, or 'gcv'; see `ridge.ridge`."""
+    _dense(problem, "ridge")
+    return ridge.ridge(problem.equations(), _number_or(lam, "gcv", "fit.ridge.lam"), per_signal)
+
+
+def _gaussian(problem, noise=0.0):
+    """noise: standard deviation of the measurements' noise; 0 estimates it."""
+    _dense(problem, "gaussian")
+    if problem.prior is None:
+        raise ValueError(
+            "fit.solver: 'gaussian' needs the prior that training leaves beside the dictionary "
+            "(prior.npz); train with prior.num_signals above 0, or use fit.solver=ridge"
+        )
+    return gaussian(problem.equations(), problem.prior, noise**2 or "estimate")
+
+
+def _lasso(problem, fraction=0.01, weights_base=1.0, tolerance=1e-3, steps=1000):
+    """fraction: penalty, as a part of the one that makes every code zero; weights_base: expert e
+    costs weights_base ** -e."""
+    _dense(problem, "lasso")
+    equations = problem.equations()
+    weights = expert_weights(equations.moments.shape[-1], weights_base)
+    return lasso.lasso(
+        equations, fraction=fraction, weights=weights, tolerance=tolerance, steps=steps
+    )
+
+
+def _omp(problem, lam=ridge.LAMBDA, atoms_per_step=1, criterion="correlation"):
+    """Supports by matching pursuit, then ridge on them."""
+    equations = problem.equations()
+    top_k = _sparse(problem, "omp")
+    chosen = greedy.omp_codes(
+        equations, top_k, atoms_per_step=min(atoms_per_step, top_k), criterion=criterion
+    )
+    places = jnp.where(chosen.chosen, chosen.indices, -1)
+    codes = ridge.solve_on_support(equations, places, lam)
+    count = chosen.chosen.sum(-1, dtype=jnp.int32)
+    message = f"{top_k} experts by matching pursuit"
+    return ridge.as_solution(equations, codes, count == top_k, message, count)
+
+
+def _iht(problem, steps=30):
+    """Supports by hard thresholding pursuit."""
+    return greedy.iht(problem.equations(), _sparse(problem, "iht"), steps=steps)
+
+
+def _robust(problem, loss="l1", lam=1e-4, use_prior=True, delta=0.0, noise=0.0, steps=500):
+    """loss: 'l1' or 'huber'; use_prior: take the Gaussian prior where there is one; delta, noise: 0
+    estimates them."""
+    _dense(problem, "robust")
+    known = _square_root(problem) if use_prior and problem.prior is not None else None
+    return robust.robust_solve(
+        problem.dictionary,
+        problem.operator,
+        problem.measurements,
+        weights=problem.weights,
+        loss=loss,
+        lam=lam,
+        prior=known,
+        delta=delta or None,
+        noise=noise or None,
+        steps=steps,
+    )
+
+
+class _SquareRoot(NamedTuple):
+    """A Gaussian prior of the codes alone, as codes = mean + factor t with t of unit variance."""
+
+    mean: jax.Array
+    factor: jax.Array
+
+
+def _square_root(problem):
+    experts = problem.dictionary.num_experts
+    factor, diagonal = (np.asarray(part, np.float64)[:experts] for part in problem.prior[1:3])
+    covariance = factor @ factor.T + np.diag(diagonal)
+    return _SquareRoot(problem.prior.mean[:experts], np.linalg.cholesky(covariance).astype("f4"))
+
+
 def _router(problem):
     gates = problem.routed()
     equations = problem.equations()
     residual = gradient.mean_residual(equations, gates.values, gates.bias)
     return _finished(gates.values, gates.bias, residual, 0, "predicted by the router")
+
+
+def _router_ridge(problem, lam=ridge.LAMBDA):
+    """The router chooses the support, ridge solves on it."""
+    top_k = _sparse(problem, "router+ridge")
+    gates = problem.routed()
+    equations = problem.equations()
+    codes = ridge.solve_on_support(equations, gates.indices, lam)
+    good = jnp.isfinite(codes).all(-1)
+    message = f"ridge on the {top_k} experts that the router chose"
+    return ridge.as_solution(equations, codes, good, message)
 
 
 def _gradient(
@@ -147,4 +240,41 @@ def _check(key, value, allowed):
         raise ValueError(f"{key}: {value!r} is unknown; allowed: {', '.join(allowed)}")
 
 
-METHODS = {"gradient": _gradient, "router": _router}
+def _number_or(value, word, key):
+    """A number, also written as text (command lines know no unions), or the word."""
+    if value == word:
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{key}: {value!r}; allowed: a number of 0 or more, {word!r}") from None
+
+
+def _dense(problem, method):
+    if problem.top_k:
+        raise ValueError(
+            f"fit.top_k: {problem.top_k}, but fit.solver={method} gives dense codes; "
+            "allowed: fit.top_k=0, or fit.solver=omp, iht, gradient, router, router+ridge"
+        )
+
+
+def _sparse(problem, method):
+    experts = problem.dictionary.num_experts
+    if not 1 <= problem.top_k <= experts:
+        raise ValueError(
+            f"fit.top_k: {problem.top_k}; fit.solver={method} takes 1 to {experts} experts"
+        )
+    return problem.top_k
+
+
+METHODS = {
+    "ridge": _ridge,
+    "gaussian": _gaussian,
+    "lasso": _lasso,
+    "omp": _omp,
+    "iht": _iht,
+    "robust": _robust,
+    "gradient": _gradient,
+    "router": _router,
+    "router+ridge": _router_ridge,
+}

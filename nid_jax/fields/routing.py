@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from nid_jax.fields.variables import Code, RouterParam
@@ -134,6 +135,25 @@ def load(gates, kind="active"):
     raise ValueError(f"load: {kind!r} is unknown; allowed: active, positive, smooth")
 
 
+def expert_weights(num_experts, base=1.0, cap=1e4):
+    """L1 weights base**(-e) of experts e = 0 .. E-1, none above `cap`: float32 [E], finite.
+
+    A base below 1 makes every further expert dearer than the one before it, so that signals are
+    explained by the first few: a soft bound on the rank of the codes. Uncapped, base 0.5 overflows
+    at expert 128. The cap changes nothing of the meaning: an expert 1e4 times as dear as the first
+    stays off already, dearer ones need no order among themselves, and below the cap the weights
+    are exactly those of the power. A base above 1 favours the last experts. Raises ValueError
+    unless base and cap are positive and finite.
+    """
+    if not (base > 0 and math.isfinite(base)):
+        raise ValueError(f"loss.l1_base: {base}; allowed: a finite number above 0")
+    if not (cap > 0 and math.isfinite(cap)):
+        raise ValueError(f"cap: {cap}; allowed: a finite number above 0")
+    # In logs, because the power itself overflows before it could be capped.
+    logs = np.minimum(-np.arange(num_experts) * math.log(base), math.log(cap))
+    return jnp.asarray(np.exp(logs), jnp.float32)
+
+
 def _softplus_inverse(y):
     return math.log(math.expm1(y))
 
@@ -194,7 +214,7 @@ class Codebook(Router):
         scale = scale or (1.0 if max_norm else 1.0 / math.sqrt(width))
         table = scale * jax.random.normal(rngs.params(), (num_signals, width))
         table = _cap_rows(table, self.max_norm)
-        self.codes = Code(table[:, :num_experts])
+        self.codes = Code(table[:, :num_experts], axes=(None, "expert"))
         self.bias = Code(table[:, num_experts:])
         start = jnp.full((num_experts,), _softplus_inverse(NOISE_START))
         self.noise = RouterParam(start) if noise else None

@@ -18,6 +18,7 @@ from nid_jax.run import (
     fitting,
     monitoring,
     pictures,
+    priors,
     rendering,
     sharding,
     training,
@@ -83,6 +84,9 @@ def train(context):
     trained = training.train(task, config, workdir, evaluate)
     if trained.interrupted:
         raise SystemExit(143)
+    if config.prior.num_signals:
+        prior = priors.learn_prior(task, trained.model, task.open("train"), config)
+        priors.save_prior(workdir.root / "prior.npz", prior)
     seconds = trained.summary
     print(
         f"trained {trained.step} steps in {seconds['train_seconds']:.1f} s "
@@ -122,7 +126,8 @@ def fit(context, announced=False):
         counts = count_parameters(model)
         for line in monitoring.device_summary(mesh, counts, config_path=context.source.config):
             print(line, file=sys.stderr)
-    fitted = fitting.fit(task, model, collection, config, mesh)
+    prior = priors.load_prior(context.source.root / "prior.npz")
+    fitted = fitting.fit(task, model, collection, config, mesh, prior=prior)
     metrics = fitting.write_fit(task, model, fitted, collection, config, workdir, config.fit.name)
     _write_usage(workdir, model, fitted)
     _print_scores(config.fit.name, metrics)

@@ -47,7 +47,7 @@ class Fitted:
 
 def solver_options(config_fit):
     """The options of config.fit that its solver takes, by the names `coding.solve` has for them."""
-    options = config_fit.get(config_fit.solver, ConfigDict()).to_dict()
+    options = config_fit.get(config_fit.solver.replace("+", "_"), ConfigDict()).to_dict()
     return {**options, "top_k": config_fit.top_k}
 
 
@@ -106,7 +106,7 @@ def fit(task, model, collection, config, mesh=None, weights=None, prior=None):
     if mesh is not None:
         size = -(-size // mesh.shape["data"]) * mesh.shape["data"]
     solutions = []
-    start = time.perf_counter()
+    seconds = 0.0
     with monitoring.CompileTime() as compiling:
         for first in range(0, count, size):
             chosen = [min(index, count - 1) for index in range(first, first + size)]
@@ -114,6 +114,7 @@ def fit(task, model, collection, config, mesh=None, weights=None, prior=None):
             if mesh is not None:
                 signals = sharding.place_batch(signals, mesh)
             measurements = signals.reshape(size, -1, channels)
+            start = time.perf_counter()
             solution = solve(
                 model.dictionary,
                 operator,
@@ -129,8 +130,8 @@ def fit(task, model, collection, config, mesh=None, weights=None, prior=None):
             valid = min(size, count - first)
             message, history = solution.message, jax.device_get(solution.history)
             arrays = jax.device_get(solution._replace(message="", history={}))
+            seconds += time.perf_counter() - start
             solutions.append((arrays, message, history, valid))
-    seconds = time.perf_counter() - start
     return _joined(solutions, collection.names[:count], seconds, compiling.seconds)
 
 
@@ -139,7 +140,7 @@ def _joined(solutions, names, seconds, compile_seconds):
         return np.concatenate([np.asarray(getattr(s, field))[:n] for s, _, _, n in solutions])
 
     history = {
-        key: np.concatenate([curves[key][:, :n] for _, _, curves, n in solutions], axis=1)
+        key: np.concatenate([curves[key][..., :n] for _, _, curves, n in solutions], axis=-1)
         for key in solutions[0][2]
     }
     return Fitted(

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from nid_jax.run import workdir as workdir_module
-from nid_jax.run.workdir import Workdir, atomic_path, read_json, write_json
+from nid_jax.run.artefacts import atomic_folder, atomic_path, file_name, read_json, write_json
+from nid_jax.run.workdir import Workdir
 
 
 def example_config(**dictionary):
@@ -128,6 +128,43 @@ def test_reading_json_that_is_damaged_or_absent(tmp_path):
     one_line(excinfo)
 
 
+def fill_folder(target, broken=False):
+    with atomic_folder(target) as temporary:
+        (temporary / "codes.npz").write_text("new")
+        if broken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "fits" / "omp"
+    with pytest.raises(ValueError, match="No space left on device") as excinfo:
+        fill_folder(target, broken=True)
+    assert one_line(excinfo).startswith(str(target))
+    assert os.listdir(tmp_path / "fits") == []
+    fill_folder(target)
+    (target / "old.png").write_text("of the first fit")
+    with pytest.raises(ValueError, match="No space left on device"):
+        fill_folder(target, broken=True)
+    assert sorted(os.listdir(target)) == ["codes.npz", "old.png"]
+    fill_folder(target)
+    assert os.listdir(target) == ["codes.npz"]
+    assert os.listdir(tmp_path / "fits") == ["omp"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("face_080", "0007_face_080"),
+        ("test/dir/a b.PNG", "0007_test_dir_a_b"),
+        ("../../é:*?.jpeg", "0007_.._.._é_"),
+        ("x" * 300, "0007_" + "x" * 80),
+        ("", "0007_"),
+    ],
+)
+def test_names_of_signals_make_safe_file_names(name, expected):
+    assert file_name(7, name) == expected
+
+
 # The folder
 
 
@@ -136,7 +173,8 @@ def test_relative_path_is_made_and_absolute(tmp_path, monkeypatch):
     workdir = Workdir("runs/one")
     monkeypatch.chdir("/")
     assert workdir.root == tmp_path / "runs" / "one"
-    assert workdir.root.is_dir()
+    assert not workdir.root.parent.exists()
+    workdir.prepare()
     assert os.listdir(workdir.root) == []
     assert workdir.checkpoints == workdir.root / "checkpoints"
     assert workdir.fit("ridge-1e-3") == workdir.root / "fits" / "ridge-1e-3"
@@ -158,14 +196,14 @@ def test_a_folder_without_permission(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", refuse)
         with pytest.raises(ValueError, match="Permission denied") as excinfo:
-            Workdir(tmp_path / "new")
+            Workdir(tmp_path / "new").prepare()
     assert one_line(excinfo).startswith(str(tmp_path / "new"))
 
     (tmp_path / "old").mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", refuse)
         with pytest.raises(ValueError, match="Permission denied"):
-            Workdir(tmp_path / "old")
+            Workdir(tmp_path / "old").prepare()
     assert os.listdir(tmp_path / "old") == []
 
 
@@ -178,6 +216,10 @@ def test_read_only_makes_nothing(tmp_path):
         workdir.write_json("summary.json", {})
     with pytest.raises(ValueError, match="reading only"):
         workdir.save_config(example_config())
+    with pytest.raises(ValueError, match="reading only"):
+        workdir.prepare()
+    with pytest.raises(FileNotFoundError, match="--checkpoint=absent: no such folder"):
+        Workdir("absent", read_only=True, flag="--checkpoint")
     assert os.listdir(tmp_path) == []
 
 
@@ -193,6 +235,7 @@ def test_fit_names_lists_complete_fits(tmp_path):
     write_json(workdir.fit("omp") / "metrics.json", {})
     write_json(workdir.fit("lasso") / "metrics.json", {})
     workdir.fit("cut-short").mkdir()
+    write_json(workdir.fits / ".tmp-1-omp" / "metrics.json", {})
     assert workdir.fit_names() == ["lasso", "omp"]
 
 
@@ -231,6 +274,15 @@ def test_config_absent_or_damaged(tmp_path):
         workdir.config.write_text(damaged)
         with pytest.raises(ValueError, match=r"config\.json"):
             workdir.load_config()
+
+
+def test_checkpoints_are_seen_whatever_their_state(tmp_path):
+    workdir = Workdir(tmp_path)
+    assert not workdir.holds_checkpoint()
+    (workdir.checkpoints / "40.damaged").mkdir(parents=True)
+    assert not workdir.holds_checkpoint()
+    (workdir.checkpoints / "20").mkdir()
+    assert workdir.holds_checkpoint()
 
 
 SECTIONS = ("task", "data", "dictionary", "train")
@@ -300,4 +352,4 @@ def test_config_file_is_plain_json(tmp_path):
     workdir = Workdir(tmp_path)
     workdir.save_config(example_config())
     assert json.loads(workdir.config.read_text())["data"]["size"] == [25, 25]
-    assert workdir_module.read_json(workdir.config)["dictionary"]["num_experts"] == 256
+    assert read_json(workdir.config)["dictionary"]["num_experts"] == 256

@@ -1,0 +1,56 @@
+"""The Gaussian prior of a dictionary: learnt from the training signals' codes, kept beside it."""
+
+import numpy as np
+
+from nid_jax.coding.gram import normal_equations
+from nid_jax.coding.prior import GaussianPrior, fit_prior
+from nid_jax.coding.ridge import solve_dense
+from nid_jax.run.artefacts import atomic_path
+
+# Training signals whose codes are solved at a time.
+_BATCH = 1024
+
+
+def learn_prior(task, model, collection, config):
+    """Ridge codes of up to config.prior.num_signals training signals, and their Gaussian.
+
+    Signals are taken evenly from the collection. Copies of one signal ('name/mirror', patches
+    'name/3_4') are held out together when the shrinkage is chosen. -> GaussianPrior.
+    """
+    wanted = config.prior
+    count = min(wanted.num_signals, len(collection))
+    chosen = np.unique(np.linspace(0, len(collection) - 1, count).astype(int))
+    operator = task.operator(collection.shape[:-1])
+    codes, residuals = [], []
+    for first in range(0, count, _BATCH):
+        signals = np.stack([collection[int(index)] for index in chosen[first : first + _BATCH]])
+        measurements = signals.reshape(len(signals), -1, signals.shape[-1])
+        equations = normal_equations(model.dictionary, operator, measurements)
+        solved = solve_dense(equations, wanted.lam).codes
+        codes.append(np.asarray(solved))
+        residuals.append(np.asarray(equations.mean_residual(solved)))
+    originals = [collection.names[int(index)].split("/")[0] for index in chosen]
+    return fit_prior(
+        np.concatenate(codes),
+        residual=np.concatenate(residuals),
+        shrinkage=wanted.shrinkage or None,
+        groups=np.unique(originals, return_inverse=True)[1],
+    )
+
+
+def save_prior(path, prior):
+    """Write a prior as .npz, whole or not at all."""
+    arrays = {name: np.asarray(value) for name, value in prior.arrays().items()}
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def load_prior(path):
+    """The prior at `path`, or None where there is none. ValueError for a damaged file."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return GaussianPrior(**{name: stored[name] for name in GaussianPrior._fields})
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: damaged prior ({error}); train again to replace it") from error

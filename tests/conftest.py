@@ -1,0 +1,121 @@
+"""The command line run in this process, and a small trained run that many tests share."""
+
+import contextlib
+import importlib.util
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from absl import flags, logging
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOKE = f"--config={ROOT / 'configs' / 'image.py'}:smoke"
+# A dictionary of hardly any size: what is tested is everything around it.
+TINY = (
+    SMOKE,
+    "--config.data.num_train=8",
+    "--config.data.num_test=2",
+    "--config.dictionary.num_experts=8",
+    "--config.dictionary.width=8",
+    "--config.dictionary.embedding.size=8",
+    "--config.train.steps=6",
+    "--config.train.batch_size=4",
+    "--config.train.log_every=1",
+    "--config.train.checkpoint_every=3",
+    "--config.fit.gradient.steps=5",
+)
+
+
+class Result(NamedTuple):
+    """What a command left: its exit status and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    def complaint(self):
+        """The one line that says what was wrong; fails if there is more or less than that."""
+        assert self.code == 2, (self.out, self.err)
+        lines = self.err.strip().splitlines()
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("error: ")
+        return lines[0]
+
+
+def load_main():
+    """main.py as a module, wherever pytest was started."""
+    spec = importlib.util.spec_from_file_location("nid_main", ROOT / "main.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def call():
+    """call(*arguments) -> Result of main.py with these arguments, run in this process."""
+    main = load_main()
+
+    def run(*arguments):
+        argv = ["main.py", *map(str, arguments)]
+        values = flags.FlagValues()
+        main.define_flags(values, argv)
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        handler = logging.get_absl_handler()
+        verbosity, formatter = logging.get_verbosity(), handler.formatter
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main.main(main.parse(argv, values), values)
+            except SystemExit as leaving:
+                code = leaving.code
+            finally:
+                logging.set_verbosity(verbosity)
+                handler.setFormatter(formatter)
+        return Result(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shell():
+    """shell(*arguments, devices=1, prefix='') -> Result of main.py in a process of its own."""
+
+    def run(*arguments, prefix=""):
+        words = " ".join(f"'{word}'" for word in (sys.executable, ROOT / "main.py", *arguments))
+        done = subprocess.run(
+            ["bash", "-c", f"{prefix} {words}"],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env=process_environment(),
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+def process_environment(**more):
+    """Environment of a process that finds nid_jax here and, at first, one CPU device."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, **more}
+
+
+@pytest.fixture(scope="session")
+def trained(call, tmp_path_factory):
+    """A workdir with a small run in it, trained and fitted; read it, or take a copy."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    result = call(*TINY, f"--workdir={workdir}")
+    assert result.code == 0, result.err
+    (workdir / "stdout").write_text(result.out)
+    (workdir / "stderr").write_text(result.err)
+    return workdir
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of that workdir, to change."""
+    return Path(shutil.copytree(trained, tmp_path / "copied"))

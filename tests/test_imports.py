@@ -1,0 +1,71 @@
+"""Imports run downwards only; the order is read from the files themselves."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# What each part may import of nid_jax, itself apart.
+ALLOWED = {
+    "numerics": set(),
+    "fields": {"numerics"},
+    "coding": {"numerics", "fields"},
+    "losses": {"numerics", "fields", "coding"},
+    "metrics": {"numerics", "fields", "coding"},
+    "data": {"numerics", "fields", "coding"},
+    "tasks": {"numerics", "fields", "coding", "losses", "metrics", "data"},
+    "run": {"numerics", "fields", "coding", "losses", "metrics"},
+    "interop": {"numerics", "fields", "coding", "losses", "metrics", "run"},
+}
+FILES = sorted((ROOT / "nid_jax").rglob("*.py"))
+
+
+def imported(path):
+    """Names of the modules that a file imports, wherever in it; 'a.b' for `from a import b`."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def parts_of(names):
+    """The parts of nid_jax among imported names."""
+    inside = [name.split(".") for name in names if name.split(".")[0] == "nid_jax"]
+    assert all(len(words) > 1 for words in inside), "import a part of nid_jax, not the whole"
+    return {words[1] for words in inside}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_downwards(path):
+    words = path.relative_to(ROOT / "nid_jax").with_suffix("").parts
+    if words == ("__init__",):
+        assert parts_of(imported(path)) == set()
+        return
+    assert words[0] in ALLOWED, f"{words[0]} has no place in the order yet"
+    above = parts_of(imported(path)) - ALLOWED[words[0]] - {words[0]}
+    assert not above, f"{words[0]} must not import {', '.join(sorted(above))}"
+
+
+def test_the_reading_of_imports_sees_every_kind(tmp_path):
+    source = "import nid_jax.data.images\ndef f():\n    from nid_jax import tasks\nimport os\n"
+    (tmp_path / "example.py").write_text(source)
+    assert parts_of(imported(tmp_path / "example.py")) == {"data", "tasks"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.name)
+def test_configs_are_plain_numbers(path):
+    assert {name.split(".")[0] for name in imported(path)} <= {"ml_collections", "math"}
+
+
+def test_main_knows_tasks_and_run_only():
+    assert parts_of(imported(ROOT / "main.py")) == {"tasks", "run"}
+
+
+def test_data_needs_no_jax():
+    for path in (ROOT / "nid_jax" / "data").glob("*.py"):
+        assert "jax" not in {name.split(".")[0] for name in imported(path)}, path.name
