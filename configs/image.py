@@ -1,18 +1,30 @@
-"""Instant image regression.
+"""Instant image regression: learn a dictionary, then fit unseen images in closed form.
 
-    python main.py --config=configs/image.py[:smoke|cpu|photos|paper] --workdir=DIR
+    python main.py --config=configs/image.py[:VARIANT] --workdir=DIR
+
+VARIANT is smoke, cpu (the default), photos or paper, and may go on with
+    -joint        the paper's way: codes and dictionary descend together, fits by gradient
+    -sparse       K active experts: supports by matching pursuit, codes solved on them
+    -independent  a stack of small SIREN experts instead of one trunk with many heads
+such as photos-sparse or cpu-independent-joint.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(variant="cpu"):
-    """The config of a variant: smoke, cpu (the default), photos or paper."""
-    variants = {"smoke": smoke, "cpu": cpu, "photos": photos, "paper": paper}
-    if variant not in variants:
-        raise ValueError(f"configs/image.py:{variant}: allowed: {', '.join(variants)}")
+    """The config of a variant, such as 'cpu' or 'photos-joint'."""
+    name, *ways = variant.split("-")
+    for given, allowed in ((name, VARIANTS), *((way, WAYS) for way in ways)):
+        if given not in allowed:
+            raise ValueError(
+                f"configs/image.py:{variant}: {given!r} is unknown; allowed: "
+                f"{', '.join(VARIANTS)}, then -{', -'.join(WAYS)}"
+            )
     config = base()
-    variants[variant](config)
+    VARIANTS[name](config)
+    for way in ways:
+        WAYS[way](config)
     return config
 
 
@@ -65,7 +77,7 @@ def base():
             },
             "router": {
                 # codebook, linear, conv, resnet or none
-                "kind": "codebook",
+                "kind": "none",
                 # active experts; 0: dense codes
                 "top_k": 0,
                 "max_norm": 0.0,
@@ -84,7 +96,7 @@ def base():
             "train": {
                 "steps": 1000,
                 # joint (the paper's), varpro or sparse_varpro (codes solved inside the step)
-                "codes": "joint",
+                "codes": "varpro",
                 # varpro: regularisation of the solve, relative to the atoms' mean energy
                 "lam": 1e-3,
                 "atoms_per_step": 1,
@@ -103,6 +115,10 @@ def base():
                     "clip_norm": 0.0,
                     "code_rate": 1.0,
                 },
+                # every so many steps, experts used less than dead_below times the mean become the
+                # residuals of the worst-explained signals; 0: never
+                "reseed_every": 0,
+                "dead_below": 1e-3,
                 "log_every": 50,
                 "eval_every": 0,
                 "checkpoint_every": 500,
@@ -181,20 +197,62 @@ def smoke(config):
 
 
 def cpu(config):
-    """80 real faces, 25x25; fits the 20 that were held out."""
+    """80 real faces of 25x25 pixels and their shifted and mirrored copies; fits 20 unseen ones."""
+    config.data.augment.update({"mirror": True, "shifts": 24, "max_shift": 2})
+    config.train.update({"steps": 120, "batch_size": 500, "checkpoint_every": 60})
+    config.train.optimizer.learning_rate = 3e-3
 
 
 def photos(config):
     """Crops of photographs, 32x32 in colour, with 1024 experts."""
-    config.data.name = "photos"
-    config.data.size = (32, 32)
+    config.data.update({"name": "photos", "size": (32, 32), "num_train": 4000})
     config.dictionary.update({"num_experts": 1024, "width": 256})
-    config.router.top_k = 64
-    config.fit.top_k = 64
+    config.train.update({"steps": 150, "batch_size": 400, "checkpoint_every": 75})
+    config.train.optimizer.learning_rate = 2e-3
 
 
 def paper(config):
-    """CelebA as in the paper: 4096 experts of which 256 are active."""
+    """CelebA as in the paper: 4096 experts of which 256 are active, 128x128."""
     config.data.update({"name": "celeb_a", "size": (128, 128), "crop": "centre"})
     config.dictionary.update({"num_experts": 4096, "width": 512})
-    config.router.top_k = 256
+    config.dictionary.embedding.update({"size": 2048, "scale": 16.0})
+    config.train.update({"steps": 20000, "batch_size": 256, "points": 1024})
+    joint(config)
+    config.router.update({"top_k": 256, "max_norm": 1.0})
+    config.fit.top_k = 256
+
+
+def joint(config):
+    """The paper's way: router and dictionary descend one loss, fits descend codes."""
+    config.router.kind = "codebook"
+    config.train.codes = "joint"
+    if config.data.name == "faces":
+        config.data.augment.update({"mirror": False, "shifts": 0})
+    if config.train.steps < 1000:
+        config.train.update({"steps": 2000, "batch_size": 16, "checkpoint_every": 500})
+    if config.data.name == "photos":
+        config.data.num_train = 340
+        config.router.top_k = config.fit.top_k = 64
+        config.train.warmup_epochs = 10
+        config.fit.gradient.dense_steps = 500
+    config.train.optimizer.learning_rate = 1e-3
+    config.fit.solver = "gradient"
+
+
+def sparse(config):
+    """K active experts, an eighth of the faces' and a sixteenth of the photographs' dictionary."""
+    top_k = 32 if config.data.name == "faces" else 64
+    config.router.top_k = config.fit.top_k = min(top_k, config.dictionary.num_experts // 4)
+    config.train.codes = "sparse_varpro"
+    config.fit.solver = "omp"
+
+
+def independent(config):
+    """E SIRENs of width 16 on bare coordinates."""
+    config.dictionary.update({"kind": "independent", "width": 16, "activation": "sine"})
+    config.dictionary.embedding.kind = "identity"
+    config.train.optimizer.learning_rate = 1e-3
+
+
+VARIANTS = {"smoke": smoke, "cpu": cpu, "photos": photos, "paper": paper}
+WAYS = {"joint": joint, "sparse": sparse, "independent": independent}

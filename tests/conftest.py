@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from logging import StreamHandler
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +28,15 @@ TINY = (
     "--config.train.batch_size=4",
     "--config.train.log_every=1",
     "--config.train.checkpoint_every=3",
+    "--config.fit.solver=gradient",
     "--config.fit.gradient.steps=5",
 )
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The options of a run that takes a second or two."""
+    return TINY
 
 
 class Result(NamedTuple):
@@ -65,14 +73,16 @@ def call():
         values = flags.FlagValues()
         main.define_flags(values, argv)
         out, err, code = io.StringIO(), io.StringIO(), 0
-        handler = logging.get_absl_handler()
+        handler, heard = logging.get_absl_handler(), StreamHandler(err)
         verbosity, formatter = logging.get_verbosity(), handler.formatter
+        logging.get_absl_logger().addHandler(heard)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 main.main(main.parse(argv, values), values)
             except SystemExit as leaving:
                 code = leaving.code
             finally:
+                logging.get_absl_logger().removeHandler(heard)
                 logging.set_verbosity(verbosity)
                 handler.setFormatter(formatter)
         return Result(code, out.getvalue(), err.getvalue())
@@ -81,8 +91,8 @@ def call():
 
 
 @pytest.fixture(scope="session")
-def shell():
-    """shell(*arguments, devices=1, prefix='') -> Result of main.py in a process of its own."""
+def shell(environment):
+    """shell(*arguments, prefix='') -> Result of main.py in a process of its own."""
 
     def run(*arguments, prefix=""):
         words = " ".join(f"'{word}'" for word in (sys.executable, ROOT / "main.py", *arguments))
@@ -91,17 +101,18 @@ def shell():
             capture_output=True,
             text=True,
             timeout=240,
-            env=process_environment(),
+            env=environment,
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
     return run
 
 
-def process_environment(**more):
-    """Environment of a process that finds nid_jax here and, at first, one CPU device."""
+@pytest.fixture(scope="session")
+def environment():
+    """Environment variables of a process that finds nid_jax here."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path, **more}
+    return {**os.environ, "PYTHONPATH": path}
 
 
 @pytest.fixture(scope="session")

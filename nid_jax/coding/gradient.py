@@ -1,8 +1,8 @@
 """Codes by gradient descent, the paper's own way of fitting (Wang et al. 2022, section 3.3).
 
 The dictionary is frozen. Adam moves the codes, or the weights of a router that predicts them. With
-the squared error a step needs no point: the error is a quadratic of the Gram matrix and the moments,
-so a step costs S E^2 however many points were measured, and the bias is eliminated exactly.
+the squared error a step needs no point: the error is a quadratic of the Gram matrix and the
+moments, so a step costs S E^2 however many points were measured, and the bias is eliminated exactly.
 """
 
 import functools
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from nid_jax import numerics
 from nid_jax.fields.routing import Gates
 
 VARIABLES = ("codes", "router")
@@ -41,9 +42,19 @@ def descend(objective, variables, steps, learning_rate):
 
 
 def strongest(equations, codes, top_k):
-    """Mask [S, E] of the top_k experts that matter most: by |code| times the norm of the atom."""
+    """Mask [S, E] of the top_k experts that matter most: by |code| times the norm of the atom.
+
+    Where a signal's code is still zero: by the correlation of atom and measurements.
+    """
     norms = jnp.sqrt(jnp.maximum(jnp.diagonal(equations.gram, axis1=-2, axis2=-1), 0))
-    _, chosen = jax.lax.top_k(jnp.abs(codes) * norms, top_k)
+    correlation = numerics.safe_divide(jnp.abs(equations.moments), norms)
+    return _largest(codes, jnp.abs(codes) * norms, correlation, top_k)
+
+
+def _largest(codes, sizes, sizes_at_zero, top_k):
+    """Mask [S, E] of the top_k largest sizes, or sizes_at_zero of signals whose code is zero."""
+    sizes = jnp.where((codes != 0).any(-1, keepdims=True), sizes, sizes_at_zero)
+    _, chosen = jax.lax.top_k(sizes, top_k)
     rows = jnp.arange(codes.shape[0])[:, None]
     return jnp.zeros(codes.shape, bool).at[rows, chosen].set(True)
 
@@ -65,7 +76,7 @@ def descend_codes(equations, codes, bias, steps, learning_rate, top_k=0, dense_s
     first = mean_residual(equations, codes, bias)
     dense_steps = min(dense_steps, steps) if top_k else steps
     codes, history = descend(objective, codes, dense_steps, learning_rate)
-    if top_k and dense_steps < steps:
+    if top_k:
         mask = strongest(equations, codes, top_k)
         codes, sparse_history = descend(
             lambda codes: objective(codes * mask), codes, steps - dense_steps, learning_rate
@@ -141,9 +152,9 @@ def descend_absolute(
 
     dense_steps = min(dense_steps, steps) if top_k else steps
     variables, history = descend(objective, (codes, bias), dense_steps, learning_rate)
-    if top_k and dense_steps < steps:
-        _, chosen = jax.lax.top_k(jnp.abs(variables[0]), top_k)
-        mask = jnp.zeros(codes.shape, bool).at[jnp.arange(codes.shape[0])[:, None], chosen].set(1)
+    if top_k:
+        slopes = jax.grad(lambda v: objective(v).sum())(variables)[0]
+        mask = _largest(variables[0], jnp.abs(variables[0]), jnp.abs(slopes), top_k)
         variables, sparse_history = descend(
             lambda v: objective(v, mask), variables, steps - dense_steps, learning_rate
         )

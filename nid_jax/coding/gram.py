@@ -243,6 +243,14 @@ def measured_features(dictionary, operator, chunk):
     return (points, factors), measure
 
 
+def measured_atoms(dictionary, values, constant):
+    """Atoms [m, E, C] from what `measured_features` gives: features [m, A, F] and constant [m]."""
+    if not is_shared(dictionary):
+        return values.swapaxes(1, 2)
+    atoms = numerics.einsum("mh,hec->mec", values[:, 0], dictionary.head_kernel[...])
+    return atoms + constant[:, None, None] * dictionary.head_bias[...]
+
+
 def cut(array, size):
     """[M, ...] -> [N, size, ...], zeros after the end."""
     pieces = -(-array.shape[0] // size)

@@ -330,7 +330,7 @@ class _Thresholding(NamedTuple):
     iterations: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=("top_k", "steps"))
+@functools.partial(jax.jit, static_argnames=("top_k",))
 def _iht(equations, top_k, steps):
     moments = equations.moments
     square_norm = jnp.maximum(jnp.diagonal(equations.gram, axis1=-2, axis2=-1), 0)

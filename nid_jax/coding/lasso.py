@@ -179,7 +179,7 @@ class _State(NamedTuple):
     iterations: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=("steps", "num_groups", "relative", "unit_atoms"))
+@functools.partial(jax.jit, static_argnames=("num_groups", "relative", "unit_atoms"))
 def _lasso(
     equations, level, weights, labels, ridge, tolerance, steps, num_groups, relative, unit_atoms
 ):

@@ -1,11 +1,11 @@
 """A Gaussian prior over codes: what the training codes say of the codes of new signals.
 
-With code and bias z = (a, b) ~ N(mean, Sigma) and measurements y = Phi z + noise of variance s2, the
-most probable code solves (Phi^T Phi + s2 Sigma^-1)(z - mean) = Phi^T (y - Phi mean). Directions that
-the measurements do not determine are filled in as in the training signals.
+With code and bias z = (a, b) ~ N(mean, Sigma) and measurements y = Phi z + noise of variance s2,
+the most probable code solves (Phi^T Phi + s2 Sigma^-1)(z - mean) = Phi^T (y - Phi mean).
+Directions that the measurements do not determine are filled in as in the training signals.
 
-Sigma = (1 - shrinkage) covariance + shrinkage diag(covariance) is kept as factor factor^T + diagonal:
-positive definite whatever the rounding, and of the size of the training codes where these are few.
+Sigma = (1 - shrinkage) covariance + shrinkage diag(covariance) is kept as factor factor^T +
+diagonal: positive definite whatever the rounding, and small where training codes are few.
 """
 
 import math
@@ -31,10 +31,11 @@ _TOLERANCE = 1e-4
 
 
 class GaussianPrior(NamedTuple):
-    """Mean and covariance of codes, factor factor^T + diag(diagonal), N = E, or E + C with the bias.
+    """Mean and covariance of codes, factor factor^T + diag(diagonal).
 
-    mean [N]; factor [N, R]; diagonal [N], positive; noise []: mean squared residual of the training
-    signals, the default noise variance (0 where not known); shrinkage []: the share used.
+    N = E, or E + C with the bias. mean [N]; factor [N, R]; diagonal [N], positive; noise []: mean
+    squared residual of the training signals, the default noise variance (0 where not known);
+    shrinkage []: the share used.
     """
 
     mean: jax.Array
@@ -326,8 +327,8 @@ def _posterior_root(equations, prior, noise):
 def posterior_variance(dictionary, x, equations, prior, noise=None, chunk=1024):
     """Variance of the rendered signal at points, given the measurements: where a render is unsure.
 
-    x [P, D] -> [S, P, C], or [1, P, C] where all signals are measured alike. noise as in `gaussian`.
-    With a prior that leaves the bias free, the bias is taken at its best for each code, and the
+    x [P, D] -> [S, P, C], or [1, P, C] where all signals are measured alike. noise as in
+    `gaussian`. With a prior that leaves the bias free, the bias is taken at its best for each code, and the
     variance of the measured mean itself is added.
     """
     noise, _ = resolve_noise(equations, prior, noise)

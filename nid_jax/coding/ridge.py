@@ -17,9 +17,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from nid_jax import numerics
-from nid_jax.coding import gram
+from nid_jax.coding import gram, operators
 from nid_jax.coding.solution import CodeSolution
 
 LAMBDA = 1e-6
@@ -31,6 +32,8 @@ LAMBDAS = tuple(float(10.0**power) for power in np.arange(-10, 2.01, 0.25))
 # Gram matrices summed in float32 carry errors of this many roundings of their largest eigenvalue.
 _SINGLE_ROUNDINGS = 4
 _TOLERANCE = 1e-4
+# Numbers of the map from measurements to codes that are computed at a time.
+_MAP_CHUNK_NUMBERS = 2**22
 
 
 class Solved(NamedTuple):
@@ -53,8 +56,8 @@ def ridge(equations, lam=LAMBDA, per_signal=False):
     """Ridge codes of all signals.
 
     equations: `gram.NormalEquations`; lam: a number as defined above, [S], or 'gcv' for generalised
-    cross-validation, of all signals together or `per_signal`. -> CodeSolution; `converged` says that
-    the linear system was solved to 1e-4. Raises ValueError for a negative lam or another word.
+    cross-validation, of all signals together or `per_signal`. -> CodeSolution; `converged` says
+    that the linear system was solved to 1e-4. Raises ValueError for a negative lam or another word.
     """
     if isinstance(lam, str):
         if lam != "gcv":
@@ -213,9 +216,9 @@ def _least_scores(scores, per_signal):
 def solve_on_support(equations, indices, lam=LAMBDA):
     """Ridge codes on a chosen support of every signal.
 
-    indices: int32 [S, K], distinct; -1 leaves a place empty. lam as in `ridge`, relative to the mean
-    diagonal of the whole Gram matrix. -> codes [S, E], zero off the support. No gradient flows
-    through it.
+    indices: int32 [S, K], distinct; -1 leaves a place empty. lam as in `ridge`, relative to the
+    mean diagonal of the whole Gram matrix. -> codes [S, E], zero off the support. No gradient
+    flows through it.
     """
     equations = jax.lax.stop_gradient(equations)
     lam = jnp.asarray(lam, jnp.float32)
@@ -245,3 +248,123 @@ def solve_on_support(equations, indices, lam=LAMBDA):
         values, _ = refined(block, shift, factor, scale, moments)
         values = jnp.where(empty, 0, values).astype(jnp.float32)
     return jnp.zeros((signals, num_experts)).at[rows, places].add(values)
+
+
+class Factorisation:
+    """What the fits of all signals measured in one way share: made once, used for any number.
+
+    Belongs to one dictionary, operator, weights [M] or None, and lam. Where 2 E M C numbers may be
+    held it keeps the map from measurements to codes itself, and the measured atoms: a fit is then
+    one product with each, the second for the residual. Otherwise moments are streamed.
+
+    Attributes: equations, `gram.NormalEquations` of zero measurements, for what does not depend on
+    them; lam, the one used.
+    """
+
+    def __init__(self, dictionary, operator, weights=None, lam=LAMBDA, map_numbers=2**27):
+        """map_numbers: the largest 2 E M C held. Raises ValueError for weights [S, M]."""
+        check_lambda(lam)
+        combined = operators.combined_weights(operator, weights)
+        if combined is not None and combined.ndim == 2:
+            raise ValueError("weights: signals with masks of their own share no factorisation")
+        count, channels = operator.num_measurements, dictionary.channels
+        self.dictionary, self.operator, self.weights = dictionary, operator, weights
+        self.asked = float(lam)
+        nothing = jnp.zeros((1, count, channels))
+        self.equations = gram.normal_equations(dictionary, operator, nothing, weights)
+        self._weights = jnp.ones(count) if combined is None else combined
+        self._map = None
+        inverse, lam = _inverse(self.equations, jnp.asarray(lam, jnp.float32))
+        self.lam = float(lam)
+        if 2 * dictionary.num_experts * count * channels <= map_numbers:
+            self._map = _code_map(
+                *nnx.split(dictionary), operator, self._weights, self.equations, inverse
+            )
+
+    def solve(self, measurements):
+        """Ridge codes of measurements [S, M, C]. -> CodeSolution.
+
+        Values of weight 0 are not read. Raises ValueError for another shape.
+        """
+        measurements = jnp.asarray(measurements, jnp.float32)
+        expected = (self.operator.num_measurements, self.dictionary.channels)
+        if measurements.ndim != 3 or measurements.shape[1:] != expected:
+            raise ValueError(
+                f"measurements have shape {measurements.shape}; allowed: (signals, {expected[0]}, "
+                f"{expected[1]})"
+            )
+        if self._map is None:
+            equations = gram.normal_equations(
+                self.dictionary, self.operator, measurements, self.weights
+            )
+            return ridge(equations, self.asked)
+        codes, bias, residual = _apply_map(*self._map, self._weights, self.equations, measurements)
+        return CodeSolution(
+            codes=codes,
+            bias=bias,
+            residual=residual,
+            converged=jnp.isfinite(codes).all(-1),
+            iterations=jnp.ones(codes.shape[:1], jnp.int32),
+            message=f"ridge, lambda {self.lam:.1e}, one factorisation for all signals",
+        )
+
+
+@jax.jit
+def _inverse(equations, lam):
+    """(gram + shift I)^-1 in float64 as its two float32 parts, and lam as used."""
+    with gram.working_precision("double"):
+        matrix, _ = equations.wide()
+        mean = mean_diagonal(matrix)
+        shift = jnp.maximum(gram.wide(lam)[0], least_lambda(equations, matrix)) * mean
+        factor, scale, shift, _ = numerics.scaled_cholesky(matrix, shift)
+        identity = jnp.eye(len(matrix), dtype=matrix.dtype)
+        inverse = numerics.solve_scaled_cholesky(factor, scale, identity)
+        return gram.split(inverse), (shift / mean).astype(jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _code_map(graphdef, state, operator, weights, equations, inverse):
+    """Map from measurements to codes [M C, E], centred atoms [M C, E], response to the constant [M].
+
+    The map is as well conditioned as the square root of the inverse, so float32 may hold it.
+    """
+    dictionary = nnx.merge(graphdef, state)
+    experts, channels = equations.atom_mean.shape
+    count = operator.num_measurements
+    size = min(count, max(16, _MAP_CHUNK_NUMBERS // (experts * channels)))
+    pieces, measure = gram.measured_features(dictionary, operator, size)
+    with gram.working_precision("double"):
+        inverse = jnp.add(*gram.wide(*inverse))
+        mean = gram.wide(equations.atom_mean)[0]
+
+        def columns(_, piece):
+            values, weight = piece
+            values, constant = measure(values)
+            atoms = gram.measured_atoms(dictionary, values, constant)
+            atoms, one, weight = gram.wide(atoms, constant, weight)
+            atoms = (atoms - one[:, None, None] * mean).swapaxes(1, 2)
+            part = weight[:, None, None] * numerics.einsum("mce,ef->mcf", atoms, inverse)
+            return None, (part.astype(jnp.float32), atoms.astype(jnp.float32), constant)
+
+        _, (parts, atoms, constant) = jax.lax.scan(columns, None, (pieces, gram.cut(weights, size)))
+    parts, atoms = (
+        value.reshape(-1, channels, experts)[:count].reshape(count * channels, experts)
+        for value in (parts, atoms)
+    )
+    return parts, atoms, constant.reshape(-1)[:count]
+
+
+@jax.jit
+def _apply_map(code_map, atoms, constant, weights, equations, measurements):
+    """-> codes [S, E], bias [S, C], mean squared residual [S]."""
+    measurements = jnp.where(weights[:, None] > 0, measurements, 0)
+    target_mean = numerics.einsum("m,m,smc->sc", weights, constant, measurements)
+    target_mean = numerics.safe_divide(target_mean, equations.bias_weight)
+    centred = measurements - constant[:, None] * target_mean[:, None]
+    signals, _, channels = measurements.shape
+    codes = numerics.einsum("sm,me->se", centred.reshape(signals, -1), code_map)
+    rendered = numerics.einsum("se,me->sm", codes, atoms).reshape(centred.shape)
+    residual = numerics.einsum("m,smc->s", weights, jnp.square(centred - rendered))
+    bias = target_mean - numerics.einsum("se,ec->sc", codes, equations.atom_mean)
+    values = jnp.broadcast_to(equations.count * channels, residual.shape)
+    return codes, bias, numerics.safe_divide(residual, values)

@@ -126,7 +126,7 @@ def _check(name, value, allowed, words):
         raise ValueError(f"{name}={value}; allowed: {words}")
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "loss", "steps", "chunk"))
+@functools.partial(jax.jit, static_argnames=("graphdef", "loss", "chunk"))
 def _robust(
     graphdef, state, operator, measurements, weights, equations, prior, given, loss, steps, chunk
 ):
@@ -142,7 +142,7 @@ def _robust(
     admm = _Admm(model, system, given["tolerance"] * jnp.ones_like(size))
     # Until the noise is known, it is taken for a twentieth of the signal.
     guess = (ridge if prior is None else (0.05 * size) ** 2) * jnp.ones_like(size)
-    start = admm.start(_L1_STIFFNESS / size, guess)
+    start = admm.start(equations, _L1_STIFFNESS / size, guess)
     noise, delta = given["noise"], given["delta"]
     if noise is None and (prior is not None or (loss == "huber" and delta is None)):
         start = admm.run(start, "l1", None, guess / size, _PILOT_STEPS)
@@ -282,6 +282,9 @@ class _Model:
     def true_bias(self, codes, bias):
         return bias if self.head_bias is None else bias - codes @ self.head_bias
 
+    def inner_bias(self, codes, bias):
+        return bias if self.head_bias is None else bias + codes @ self.head_bias
+
     def _mean_response(self, codes):
         """[S, E] -> [S, C]."""
         one = "ec" if self.atom_mean.ndim == 2 else "sec"
@@ -363,26 +366,22 @@ class _Admm:
         # A constant signal has no variation to compare with, only its own size.
         self.scale = jnp.sqrt(squares(model.targets - mean) + 1e-6 * squares(model.targets))
 
-    def start(self, stiffness, penalty):
+    def start(self, equations, stiffness, penalty):
         """Least squares under the penalty, with all of the residual still in the constraint."""
         zero = jnp.zeros_like(self.model.targets)
         inner = jnp.zeros(self.system.shape)
-        bias = jnp.zeros((inner.shape[0], self.model.channels))
-        sweep = self.model.sweep(self.system.codes(inner), bias, zero, zero)
+        codes = jnp.zeros_like(equations.moments) + self.system.codes(inner)
+        correlation = equations.moments - equations.apply(codes)
         ones = jnp.ones_like(stiffness)
-        inner, bias = self._solved(inner, bias, sweep, ones, penalty)
-        return self.again(_State(inner, bias, zero, zero, stiffness, None, None))
+        change = self.system.change(inner, correlation, ones, penalty)
+        codes = codes + self.system.difference(change)
+        bias = self.model.inner_bias(codes, equations.bias(codes))
+        return self.again(_State(change, bias, zero, zero, stiffness, None, None))
 
     def again(self, state):
         """The same state with its counters at zero."""
         count = state.inner.shape[0]
         return state._replace(done=jnp.zeros(count, bool), iterations=jnp.zeros(count, jnp.int32))
-
-    def _solved(self, inner, bias, sweep, stiffness, penalty):
-        """Codes and bias moved to the minimum for the sweep's target."""
-        change = self.system.change(inner, sweep.correlation, stiffness, penalty)
-        moved = self.system.difference(change)
-        return inner + change, self.model.best_bias(bias, sweep.offset, moved)
 
     def run(self, state, loss, delta, penalty, steps):
         """Iterate until all signals have converged, or `steps` times."""
@@ -401,7 +400,10 @@ class _Admm:
         shrink = functools.partial(_shrink, loss, delta, state.stiffness)
         codes = self.system.codes(state.inner)
         sweep = self.model.sweep(codes, state.bias, state.split, state.dual, shrink)
-        inner, bias = self._solved(state.inner, state.bias, sweep, state.stiffness, penalty)
+        change = self.system.change(state.inner, sweep.correlation, state.stiffness, penalty)
+        inner = state.inner + change
+        moved = self.system.difference(change)
+        bias = self.model.best_bias(state.bias, sweep.offset, moved)
 
         gap = jnp.sqrt(sweep.gap) / jnp.where(self.scale > 0, self.scale, 1.0)
         level = jnp.maximum(jnp.sqrt(sweep.level), 1e-3 * self.scale)

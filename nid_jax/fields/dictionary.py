@@ -60,6 +60,23 @@ def over_points(function, x, chunk):
     return values.reshape(pieces * size, *values.shape[2:])[:count]
 
 
+def _last_layer(features, targets, size):
+    """Least squares from features to targets, each scaled to a root mean square of `size`.
+
+    features [P, H], targets [P, K, C] -> kernel and bias [H + 1, K, C], the bias last.
+    """
+    ones = jnp.ones((features.shape[0], 1), features.dtype)
+    features = jnp.concatenate([features, ones], 1)
+    gram = numerics.einsum("ph,pg->hg", features, features)
+    gram = gram + 1e-4 * jnp.trace(gram) / len(gram) * jnp.eye(len(gram))
+    moments = numerics.einsum("ph,pkc->hkc", features, targets)
+    flat = jax.scipy.linalg.solve(gram, moments.reshape(len(gram), -1), assume_a="pos")
+    solved = flat.reshape(moments.shape)
+    rendered = numerics.einsum("ph,hkc->pkc", features, solved)
+    level = jnp.sqrt(jnp.square(rendered).mean((0, 2)))
+    return solved * numerics.safe_divide(size, level)[:, None]
+
+
 class Dictionary(nnx.Module):
     """E experts with D coordinates in and C channels out; see the module's text.
 
@@ -75,6 +92,14 @@ class Dictionary(nnx.Module):
 
     def basis_of(self, x, indices):
         """Chosen experts at every point. x [P, D], indices int32 [K] -> [P, K, C]."""
+        raise NotImplementedError
+
+    def refit(self, indices, x, targets, key):
+        """Make chosen experts approximate given functions, by least squares on their last layer.
+
+        indices int32 [K], x [P, D], targets [K, P, C]. Each is then scaled to the root mean square
+        of the dictionary's atoms at x. An independent expert's other layers are drawn anew.
+        """
         raise NotImplementedError
 
     def cost(self, order, points, signals, active):
@@ -165,6 +190,12 @@ class SharedDictionary(Dictionary):
         kernel, bias = self.head_kernel[...][:, indices], self.head_bias[...][indices]
         return numerics.einsum("ph,hkc->pkc", self.trunk(x), kernel) + bias
 
+    def refit(self, indices, x, targets, key):
+        size = jnp.sqrt(jnp.square(self.basis(x)).mean())
+        heads = _last_layer(self.trunk(x), jnp.moveaxis(targets, 0, 1), size)
+        self.head_kernel[...] = self.head_kernel[...].at[:, indices].set(heads[:-1])
+        self.head_bias[...] = self.head_bias[...].at[indices].set(heads[-1])
+
     def folded_heads(self, gates):
         """The codes folded into the heads: one kernel [S, H, C] and bias [S, C] per signal."""
         kernel = numerics.einsum("se,hec->shc", gates.values, self.head_kernel[...])
@@ -233,6 +264,27 @@ class IndependentDictionary(Dictionary):
     def basis_of(self, x, indices):
         layers = jax.tree.map(lambda leaf: leaf[indices], self._layers())
         return self._apply(layers, self.embedding(x))
+
+    def refit(self, indices, x, targets, key):
+        size = jnp.sqrt(jnp.square(self.basis(x)).mean())
+        init = functools.partial(
+            experts.init_layers,
+            sizes=self.sizes,
+            activation=self.activation,
+            omega0=self.omega0,
+        )
+        layers = jax.vmap(init)(jax.random.split(key, len(indices)))
+        hidden = functools.partial(
+            experts.apply_layers, activation=self.activation, omega0=self.omega0, final=False
+        )
+        features = jax.vmap(hidden, in_axes=(0, None))(layers[:-1], self.embedding(x))
+        solved = jax.vmap(lambda h, t: _last_layer(h, t[:, None], size)[:, 0])(features, targets)
+        layers = (*layers[:-1], (solved[:, :-1], solved[:, -1]))
+        for kernel, bias, (new_kernel, new_bias) in zip(
+            self.kernels, self.biases, layers, strict=True
+        ):
+            kernel[...] = kernel[...].at[indices].set(new_kernel)
+            bias[...] = bias[...].at[indices].set(new_bias)
 
     def expert_cost(self):
         """Operations of one expert at one point."""

@@ -620,16 +620,28 @@ def _listed(steps: list[int]) -> str:
 
 
 class _QuietStorage(std_logging.Filter):
-    """Keeps orbax's own log lines off the terminal: every failure is raised or reported here."""
+    """Keeps storage's own words off the terminal: every failure is raised or reported here.
+
+    These are orbax's log lines, and the tracebacks of writers that want to tell an event loop of
+    their end when the failure of another leaf has closed it.
+    """
 
     def filter(self, record: std_logging.LogRecord) -> bool:
         return "orbax" not in Path(record.pathname).parts
 
+    def _hook(self, kind, error, trace) -> None:
+        ours = threading.current_thread() is threading.main_thread()
+        if ours or str(error) != "Event loop is closed":
+            self._previous_hook(kind, error, trace)
+
     def install(self) -> None:
         logging.get_absl_logger().addFilter(self)
+        self._previous_hook, sys.excepthook = sys.excepthook, self._hook
 
     def remove(self) -> None:
         logging.get_absl_logger().removeFilter(self)
+        if sys.excepthook == self._hook:
+            sys.excepthook = self._previous_hook
 
 
 def _collect_abandoned_reads() -> None:

@@ -33,10 +33,11 @@ class Joint:
         model.router.prepare(batch["ids"])
 
     def loss(self, model, prepared, batch, points, targets, dense, key):
-        """-> (loss, terms). points [P, D], targets [B, P, C]."""
+        """-> (loss, (terms, mean |code| [E])). points [P, D], targets [B, P, C]."""
         gates = model.gates(batch["ids"], batch["signals"], dense=dense, key=key)
         prediction = model.dictionary.combine(points, gates)
-        return self.objective(prediction, targets, gates)
+        loss, terms = self.objective(prediction, targets, gates)
+        return loss, (terms, _used(gates))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Projected:
         return jax.lax.stop_gradient((gates, equations))
 
     def loss(self, model, prepared, batch, points, targets, dense, key):
-        """-> (loss, terms). points [P, D], targets [B, P, C]."""
+        """-> (loss, (terms, mean |code| [E])). points [P, D], targets [B, P, C]."""
         gates, equations = prepared
         prediction = model.dictionary.combine(points, gates)
         loss, terms = self.objective(prediction, targets, gates)
@@ -67,7 +68,7 @@ class Projected:
             amortised = self._amortisation(model, gates, equations, batch)
             loss = loss + amortised
             terms["router"] = jax.lax.stop_gradient(amortised)
-        return loss, terms
+        return loss, (terms, _used(gates))
 
     def _amortisation(self, model, gates, equations, batch):
         """How far the router's codes are from the solved ones.
@@ -82,6 +83,10 @@ class Projected:
         difference = jnp.square(predicted.values - gates.values) @ energy
         level = jnp.square(predicted.bias - gates.bias).mean(-1)
         return (difference + level).mean()
+
+
+def _used(gates):
+    return jax.lax.stop_gradient(jnp.abs(gates.values).mean(0))
 
 
 def project(equations, lam, top_k=0, atoms_per_step=1):

@@ -14,106 +14,16 @@ import numpy as np
 import optax
 from flax import nnx
 
-from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import build_model, count_parameters, map_axes
 from nid_jax.run import checkpoints, monitoring, sharding
 from nid_jax.run.optimisers import build_optimiser
+from nid_jax.run.reseeding import reseed
+from nid_jax.run.steps import TrainState, chunks_per_batch, make_step
 from nid_jax.run.strategies import build_strategy
-
-CHUNKS = ("random", "exhaustive")
-# Beyond this many points a random chunk is drawn with repetition: a permutation of the grid would
-# cost more than the step.
-_PERMUTED_POINTS = 2**16
 
 
 class TrainingDiverged(ValueError):
     """The loss or a gradient was not finite."""
-
-
-@dataclasses.dataclass
-class TrainState:
-    """All that a step changes: trained variables, optimiser state, step and first bad step (-1)."""
-
-    params: nnx.State
-    optimizer: optax.OptState
-    step: jax.Array
-    bad_step: jax.Array
-
-
-jax.tree_util.register_dataclass(
-    TrainState, ["params", "optimizer", "step", "bad_step"], meta_fields=[]
-)
-
-
-def random_chunk(key, count, size):
-    """Indices [size] of a random chunk of `count` points; each point once where that is cheap."""
-    if size >= count:
-        return jnp.arange(count)
-    if count > _PERMUTED_POINTS:
-        return jax.random.randint(key, (size,), 0, count)
-    return jax.random.permutation(key, count)[:size]
-
-
-def exhaustive_chunk(key, count, size, number):
-    """Chunk `number` of a random partition of `count` points; the last one is filled up anew."""
-    if size >= count:
-        return jnp.arange(count)
-    order = jax.random.permutation(key, count)
-    chunks = -(-count // size)
-    order = jnp.concatenate([order, order[: chunks * size - count]])
-    return jax.lax.dynamic_slice(order, (number * size,), (size,))
-
-
-def make_step(graphdef, constants, strategy, optimizer, config, grid_shape, dense):
-    """One training step, a pure function (TrainState, batch) -> (TrainState, terms)."""
-    lattice = jnp.asarray(grid(grid_shape))
-    count = lattice.shape[0]
-    size = min(config.train.points or count, count)
-    per_batch = chunks_per_batch(config, count)
-    root = jax.random.fold_in(jax.random.key(config.seed), 1)
-
-    def step(state, batch):
-        key = jax.random.fold_in(root, state.step)
-        if config.train.chunks == "exhaustive":
-            batch_key = jax.random.fold_in(root, state.step // per_batch)
-            chosen = exhaustive_chunk(batch_key, count, size, state.step % per_batch)
-        else:
-            chosen = random_chunk(jax.random.fold_in(key, 0), count, size)
-        points = lattice[chosen]
-        targets = batch["signals"].reshape(batch["signals"].shape[0], count, -1)[:, chosen]
-        model = nnx.merge(graphdef, state.params, constants, copy=True)
-        prepared = strategy.prepare(model, batch, points, targets)
-        params = nnx.state(model, nnx.Param)
-
-        def loss(params):
-            model = nnx.merge(graphdef, params, constants, copy=True)
-            noise_key = jax.random.fold_in(key, 1)
-            return strategy.loss(model, prepared, batch, points, targets, dense, noise_key)
-
-        (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        norm = optax.global_norm(grads)
-        updates, moments = optimizer.update(grads, state.optimizer, params)
-        good = jnp.isfinite(value) & jnp.isfinite(norm)
-        new = TrainState(optax.apply_updates(params, updates), moments, state.step, state.bad_step)
-        # A bad step changes nothing, so what is saved next is the last good state.
-        new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
-        first = (state.bad_step < 0) & ~good
-        new.bad_step = jnp.where(first, state.step, state.bad_step)
-        new.step = state.step + 1
-        return new, {**terms, "gradient_norm": norm}
-
-    return step
-
-
-def chunks_per_batch(config, count):
-    """Steps that are taken on one batch: 1, or all its chunks under train.chunks=exhaustive."""
-    if config.train.chunks not in CHUNKS:
-        raise ValueError(
-            f"train.chunks: {config.train.chunks!r} is unknown; allowed: {', '.join(CHUNKS)}"
-        )
-    if config.train.chunks == "random" or not config.train.points:
-        return 1
-    return -(-count // min(config.train.points, count))
 
 
 class Trainer:
@@ -123,9 +33,7 @@ class Trainer:
         check(config)
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
-        sharding.check_divisible(
-            self.mesh, config.dictionary.num_experts, config.train.batch_size
-        )
+        sharding.check_divisible(self.mesh, config.dictionary.num_experts, config.train.batch_size)
         self.strategy = build_strategy(config, task.objective)
         self.batches = task.batches(collection)
         *self.grid_shape, _ = collection.shape
@@ -160,8 +68,10 @@ class Trainer:
             ),
             everywhere,
             everywhere,
+            everywhere,
         )
-        state = TrainState(params, moments, jnp.int32(0), jnp.int32(-1))
+        usage = jnp.zeros(self.config.dictionary.num_experts)
+        state = TrainState(params, moments, jnp.int32(0), jnp.int32(-1), usage)
         self.state = jax.device_put(state, self.layout)
 
     def model(self):
@@ -182,21 +92,30 @@ class Trainer:
                 self.grid_shape,
                 dense,
             )
-            with self.clock.pause("compile"), self.mesh:
-                jitted = jax.jit(
-                    function, donate_argnums=0, out_shardings=(self.layout, None)
-                )
+            with self.clock.pause("compile"):
+                jitted = jax.jit(function, donate_argnums=0, out_shardings=(self.layout, None))
                 self.compiled[dense] = jitted.lower(self.state, batch).compile()
             self.compiled_bytes = max(
                 self.compiled_bytes, monitoring.compiled_bytes(self.compiled[dense])
             )
         return self.compiled[dense]
 
+    def reseed(self, batch):
+        """Give dead experts the worst-explained signals of a batch. -> how many there were."""
+        share = self.config.train.dead_below
+        params, usage, count = reseed(
+            self.graphdef, self.state, self.constants, batch, self.grid_shape, share
+        )
+        self.state = jax.device_put(
+            dataclasses.replace(self.state, params=params, usage=usage), self.layout
+        )
+        return count
+
     def items(self):
         """What a checkpoint holds: the model, for fits, and the rest, to go on training."""
         model = {"params": self.state.params, "constants": self.constants}
         # Not dataclasses.asdict: it takes the Variables inside apart.
-        names = ("optimizer", "step", "bad_step")
+        names = ("optimizer", "step", "bad_step", "usage")
         return {"model": model, "training": {name: getattr(self.state, name) for name in names}}
 
     def restore(self, saved):
@@ -210,6 +129,7 @@ class Trainer:
             training["optimizer"],
             training["step"],
             training["bad_step"],
+            training["usage"],
         )
         self.constants = restored.items["model"]["constants"]
         self.clock.restore(restored.meta["clock"])
@@ -235,6 +155,8 @@ def check(config):
         ("train", "log_every", 0),
         ("train", "eval_every", 0),
         ("train", "checkpoint_every", 0),
+        ("train", "reseed_every", 0),
+        ("train", "dead_below", 0),
         ("checkpoint", "keep_latest", 1),
         ("checkpoint", "keep_best", 0),
     ):
@@ -293,9 +215,7 @@ def train(task, config, workdir, evaluate=None):
 
 
 def _announce(trainer, workdir, progress):
-    lines = monitoring.device_summary(
-        trainer.mesh, trainer.parameters, config_path=workdir.config
-    )
+    lines = monitoring.device_summary(trainer.mesh, trainer.parameters, config_path=workdir.config)
     for line in lines:
         progress.message(line)
 
@@ -317,6 +237,9 @@ def _loop(trainer, start, saved, writer, progress, preemption, evaluate):
         boundary = step % trainer.per_batch == 0
         last = step >= trainer.steps
         clock.advance(1, config.batch_size)
+        if _due(step, config.reseed_every) and not last:
+            count = trainer.reseed(batch)
+            writer.scalars(step, {"reseeded_experts": count})
         if _due(step, config.log_every) or last:
             values = _mean_of(pending)
             _check_finite(trainer, saved)

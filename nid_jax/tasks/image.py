@@ -48,9 +48,7 @@ def assemble(values, layout, scale=1):
     count = layout["per_signal"]
     scaled = [[side * scale for side in layout[key]] for key in ("grid", "patch")]
     pieces = (values[i : i + count] for i in range(0, len(values), count))
-    return np.stack(
-        [data.stitch(piece, *scaled, layout["overlap"] * scale) for piece in pieces]
-    )
+    return np.stack([data.stitch(piece, *scaled, layout["overlap"] * scale) for piece in pieces])
 
 
 def image_metrics(reconstruction, truth):

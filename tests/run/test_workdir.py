@@ -184,7 +184,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "run").write_text("")
     for path in (tmp_path / "run", tmp_path / "run" / "below"):
         with pytest.raises(ValueError, match="run") as excinfo:
-            Workdir(path)
+            Workdir(path).prepare()
         one_line(excinfo)
         assert str(path) in str(excinfo.value)
 
