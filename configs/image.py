@@ -65,7 +65,7 @@ def base():
                     # identity, positional, fourier, rbf or kernel
                     "kind": "fourier",
                     "size": 256,
-                    "scale": 8.0,
+                    "scale": 5.0,
                     "num_octaves": 0,
                     "trainable": False,
                     "kernel": "matern",
@@ -199,7 +199,7 @@ def smoke(config):
 def cpu(config):
     """80 real faces of 25x25 pixels and their shifted and mirrored copies; fits 20 unseen ones."""
     config.data.augment.update({"mirror": True, "shifts": 24, "max_shift": 2})
-    config.train.update({"steps": 120, "batch_size": 500, "checkpoint_every": 60})
+    config.train.update({"steps": 120, "batch_size": 500, "log_every": 10, "checkpoint_every": 60})
     config.train.optimizer.learning_rate = 3e-3
 
 
@@ -207,7 +207,7 @@ def photos(config):
     """Crops of photographs, 32x32 in colour, with 1024 experts."""
     config.data.update({"name": "photos", "size": (32, 32), "num_train": 4000})
     config.dictionary.update({"num_experts": 1024, "width": 256})
-    config.train.update({"steps": 150, "batch_size": 400, "checkpoint_every": 75})
+    config.train.update({"steps": 150, "batch_size": 400, "log_every": 10, "checkpoint_every": 75})
     config.train.optimizer.learning_rate = 2e-3
 
 

@@ -2,7 +2,7 @@
 
 The dictionary is frozen. Adam moves the codes, or the weights of a router that predicts them. With
 the squared error a step needs no point: the error is a quadratic of the Gram matrix and the
-moments, so a step costs S E^2 however many points were measured, and the bias is eliminated exactly.
+moments, so a step costs S E^2 however many points were measured; the bias is eliminated exactly.
 """
 
 import functools

@@ -328,8 +328,8 @@ def posterior_variance(dictionary, x, equations, prior, noise=None, chunk=1024):
     """Variance of the rendered signal at points, given the measurements: where a render is unsure.
 
     x [P, D] -> [S, P, C], or [1, P, C] where all signals are measured alike. noise as in
-    `gaussian`. With a prior that leaves the bias free, the bias is taken at its best for each code, and the
-    variance of the measured mean itself is added.
+    `gaussian`. With a prior that leaves the bias free, the bias is taken at its best for each code,
+    and the variance of the measured mean itself is added.
     """
     noise, _ = resolve_noise(equations, prior, noise)
     x = jnp.asarray(x, jnp.float32)

@@ -324,7 +324,7 @@ def _inverse(equations, lam):
 
 @functools.partial(jax.jit, static_argnames="graphdef")
 def _code_map(graphdef, state, operator, weights, equations, inverse):
-    """Map from measurements to codes [M C, E], centred atoms [M C, E], response to the constant [M].
+    """Map to codes [M C, E], centred atoms [M C, E] and the response to the constant [M].
 
     The map is as well conditioned as the square root of the inverse, so float32 may hold it.
     """
