@@ -19,6 +19,6 @@ class CodeSolution(NamedTuple):
     iterations: jax.Array
     """int32 [S]."""
     message: str = ""
-    """What a person should know: the rule that stopped it, an escalation, a regularisation chosen."""
+    """What a person should know: why it stopped, an escalation, a regularisation chosen."""
     history: dict[str, jax.Array] = {}
     """Curves over the iterations, such as 'residual' [steps + 1, S]; empty for direct solvers."""

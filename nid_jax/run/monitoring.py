@@ -19,8 +19,11 @@ from typing import Any, TextIO
 
 import jax
 import numpy as np
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from nid_jax.run.artefacts import plain, write_text
+from nid_jax.run.artefacts import plain, refusals_named, write_text
 from nid_jax.run.pictures import displayed, to_uint8
 
 # ---- metrics on disk --------------------------------------------------------------------------
@@ -50,6 +53,10 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return entries
 
 
+# How long TensorBoard may wait to see a number.
+_FLUSH_SECONDS = 10
+
+
 class MetricWriter:
     """Scalars to WORKDIR/metrics.jsonl and TensorBoard, pictures to TensorBoard.
 
@@ -64,7 +71,8 @@ class MetricWriter:
         self._events = Path(workdir) / "events"
         self._active = active
         self._purge_step: int | None = None
-        self._board: Any = None
+        self._board: EventsWriter | None = None
+        self._flushed = time.time()
         self._file: TextIO | None = None
         self._elapsed = 0.0
         self._started = time.perf_counter()
@@ -91,7 +99,7 @@ class MetricWriter:
         """
         if not self._active:
             return
-        self._close_file()
+        self.close()
         self._purge_step = step + 1
         self._tidy(keep=lambda entry: int(entry.get("step", 0)) <= step)
 
@@ -105,13 +113,14 @@ class MetricWriter:
             if array.size != 1:
                 raise ValueError(f"metric {name!r} is not a number but has shape {array.shape}")
             entry[name] = plain(array.reshape(()))
-        if self._file is None:
-            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - kept open
-        self._file.write(json.dumps(entry, allow_nan=False) + "\n")
-        self._file.flush()
+        with refusals_named(self.path):
+            if self._file is None:
+                self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - kept open
+            self._file.write(json.dumps(entry, allow_nan=False) + "\n")
+            self._file.flush()
         for name in values:
             if isinstance(entry[name], int | float):
-                self._tensorboard().add_scalar(name, entry[name], int(step))
+                self._show(step, summary.scalar(name, entry[name]))
 
     def images(self, step: int, pictures: Mapping[str, Any]) -> None:
         """Send named pictures [H, W, C], floats in [0, 1] or uint8, to TensorBoard."""
@@ -121,32 +130,43 @@ class MetricWriter:
             shown = displayed(picture)
             shown = shown if shown.dtype == np.uint8 else to_uint8(shown)
             layout = "HWC" if shown.ndim == 3 else "HW"
-            self._tensorboard().add_image(name, shown, int(step), dataformats=layout)
-        self._tensorboard().flush()
+            self._show(step, summary.image(name, shown, dataformats=layout))
+        if self._board is not None:
+            self._board.flush()
 
     def _seconds(self) -> float:
         return self._elapsed + time.perf_counter() - self._started
 
-    def _tensorboard(self) -> Any:
-        if self._board is None:
-            from tensorboardX import SummaryWriter
+    def _show(self, step: int, value: Any) -> None:
+        """Write a summary to TensorBoard's file, in this thread.
 
-            self._board = SummaryWriter(
-                logdir=str(self._events), purge_step=self._purge_step, write_to_disk=True
-            )
-        return self._board
-
-    def _close_file(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        tensorboardX's SummaryWriter has a thread for it, which dies of a full disk; whoever writes
+        next then waits for it for ever.
+        """
+        with refusals_named(self._events):
+            if self._board is None:
+                self._events.mkdir(parents=True, exist_ok=True)
+                self._board = EventsWriter(str(self._events / "events"))
+                if self._purge_step is not None:
+                    start = SessionLog(status=SessionLog.START)
+                    self._board.write_event(Event(step=self._purge_step, session_log=start))
+            now = time.time()
+            self._board.write_event(Event(wall_time=now, step=int(step), summary=value))
+            if now - self._flushed > _FLUSH_SECONDS:
+                self._board.flush()
+                self._flushed = now
 
     def close(self) -> None:
         """Flush and close both; writing afterwards opens them again."""
-        self._close_file()
-        if self._board is not None:
-            self._board.close()
-            self._board = None
+        file, board = self._file, self._board
+        self._file = self._board = None
+        with refusals_named(self._events):
+            try:
+                if board is not None:
+                    board.close()
+            finally:
+                if file is not None:
+                    file.close()
 
     def __enter__(self) -> MetricWriter:
         return self

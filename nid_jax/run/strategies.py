@@ -45,7 +45,8 @@ class Projected:
     """Codes solved for the dictionary as it stands; the gradient reaches the dictionary alone.
 
     lam: regularisation of the solve (`coding.ridge`); top_k: 0, or the size of the supports;
-    atoms_per_step: of the pursuit. A router, where there is one, learns to predict the solved codes.
+    atoms_per_step: of the pursuit. A router, where there is one, learns to predict the solved
+    codes.
     """
 
     objective: Any

@@ -1,7 +1,7 @@
 """Training: a collection and a config in, a dictionary in the workdir's checkpoints out.
 
-The loop knows no task: signals, objective and pictures come in with the `task` argument. One step is
-one jitted function with donated state; what it reports stays on the device until a log is due.
+The loop knows no task: signals, objective and pictures come in with the `task` argument. One step
+is one jitted function with donated state; what it reports stays on the device until a log is due.
 """
 
 import dataclasses
@@ -179,11 +179,11 @@ class Trained:
 def train(task, config, workdir, evaluate=None):
     """Train until config.train.steps, from the workdir's latest checkpoint if it holds one.
 
-    task: open(split), batches(collection), objective. evaluate(model) -> dict of scalars with 'psnr', which
-    ranks the checkpoints; called every train.eval_every steps. Writes checkpoints/, metrics.jsonl,
-    events/, signals.json and summary.json. Raises TrainingDiverged where the loss or a gradient
-    was not finite, with the last good checkpoint kept, and ValueError for a config that does not
-    fit the signals.
+    task: open(split), batches(collection), objective. evaluate(model) -> dict of scalars with
+    'psnr', which ranks the checkpoints; called every train.eval_every steps. Writes checkpoints/,
+    metrics.jsonl, events/, signals.json and summary.json. Raises TrainingDiverged where the loss
+    or a gradient was not finite, with the last good checkpoint kept, and ValueError for a config
+    that does not fit the signals.
     """
     collection = task.open("train")
     trainer = Trainer(task, config, workdir, collection)

@@ -1,6 +1,7 @@
 """Normal equations against sums taken in float64 over the whole basis."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,15 @@ from nid_jax.fields.embeddings import GaussianFourier
 KINDS = {"shared": SharedDictionary, "independent": IndependentDictionary}
 
 
-def make_dictionary(kind="shared", experts=12, channels=2, seed=0):
-    embedding = GaussianFourier(2, 16, 3.0, rngs=nnx.Rngs(seed))
-    return KINDS[kind](embedding, experts, channels, 2, 16, "relu", 1.0, rngs=nnx.Rngs(seed))
+@functools.cache
+def split_dictionary(kind, experts):
+    rngs = nnx.Rngs(0)
+    embedding = GaussianFourier(2, 16, 3.0, rngs=rngs)
+    return nnx.split(KINDS[kind](embedding, experts, 2, 2, 16, "relu", 1.0, rngs=rngs))
+
+
+def make_dictionary(kind="shared", experts=12):
+    return nnx.merge(*split_dictionary(kind, experts), copy=True)
 
 
 def expected_equations(dictionary, operator, measurements, weights):
