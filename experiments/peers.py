@@ -192,10 +192,14 @@ class PCA:
         span = (values - components, values - 1)
         _, vectors = scipy.linalg.eigh(centred.T @ centred, subset_by_index=span)
         self.components = np.ascontiguousarray(vectors[:, ::-1].T)
+        # By the same library as all other fits.
+        self._encode = jax.jit(
+            lambda signals: jnp.dot(signals - self.mean, self.components.T, precision="highest")
+        )
 
     def encode(self, signals):
         """[S, V] -> [S, components]."""
-        return (signals - self.mean) @ self.components.T
+        return np.asarray(self._encode(signals))
 
     def decode(self, codes):
         """[S, components] -> [S, V]."""

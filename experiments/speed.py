@@ -493,7 +493,7 @@ def promises(results, sines, difference):
         [
             "independent basis, time with jnp.sin / with our sine",
             basis_library / basis,
-            "3 or more",
+            "at least 3",
         ],
         ["independent train step, the same", step_library / step, ""],
         ["largest difference of that basis with jnp.sin", difference, f"below {bound:.1e}"],

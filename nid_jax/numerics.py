@@ -5,6 +5,8 @@ CPU `sin` and `cos` are polynomials after a range reduction in three constants; 
 are the platform's own, which are fast there.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -112,6 +114,7 @@ def spectral_bound(matrix):
     return jnp.sqrt(jnp.square(matrix).sum((-2, -1)))
 
 
+@functools.partial(jax.jit, static_argnames="attempts")
 def scaled_cholesky(matrix, shift, attempts=12):
     """Cholesky factor of matrix + shift I at unit diagonal, the shift raised until it exists.
 

@@ -7,12 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from logging import StreamHandler
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import pytest
 from absl import flags, logging
+
+# Many tests compile the same step again; nothing that they compare depends on who compiled it.
+_CACHE = tempfile.TemporaryDirectory()
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = f"--config={ROOT / 'configs' / 'image.py'}:smoke"

@@ -87,13 +87,19 @@ def descend_codes(equations, codes, bias, steps, learning_rate, top_k=0, dense_s
 
 
 def mean_residual(equations, codes, bias=None):
-    """Mean squared residual per measured value [S]; with the best bias unless one is given."""
-    mean = equations.mean_residual(codes)
-    if bias is None:
-        return mean
-    # Around the best bias the error grows by weight (b - best)^2, exactly.
-    excess = equations.bias_weight * jnp.square(bias - equations.bias(codes)).sum(-1)
-    return mean + excess / (equations.count * equations.target_mean.shape[-1])
+    """Mean squared residual per measured value [S]; with the best bias unless one is given.
+
+    Gradients reach the codes and the bias alone, once.
+    """
+    # As the Gram matrix is symmetric the slope is 2 (G a - m), which needs no second product.
+    product = jax.lax.stop_gradient(equations.apply(codes))
+    linear = 2 * jnp.sum(codes * (product - equations.moments), -1)
+    squares = equations.energy + linear - jnp.sum(jax.lax.stop_gradient(codes) * product, -1)
+    total = jnp.maximum(squares, 0)
+    if bias is not None:
+        # Around the best bias the error grows by weight (b - best)^2, exactly.
+        total += equations.bias_weight * jnp.square(bias - equations.bias(codes)).sum(-1)
+    return total / (equations.count * equations.target_mean.shape[-1])
 
 
 def _unit_atoms(equations):

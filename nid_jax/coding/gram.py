@@ -4,8 +4,9 @@ With the dictionary fixed, measurements are linear in code and bias: y = (A B) a
 constant's response A 1 (all ones where the operator samples) is projected out of atoms and
 measurements, which eliminates the bias; what is left is quadratic in the code alone.
 
-A shared trunk's atoms are E combinations of H features, so the products over points are those of
-the features, [H, H], and the heads are applied once at the end; the basis [P, E, C] never exists.
+A shared trunk's atoms are E combinations of H features, so the products over points may be those
+of the features, [H, H], with the heads applied once at the end: cheaper for many points. Products
+of the atoms themselves are cheaper for few. Either way the basis [P, E, C] never exists as a whole.
 """
 
 import functools
@@ -200,25 +201,37 @@ def _normal_equations(graphdef, state, operator, measurements, weights, chunk, p
 
 
 def is_shared(dictionary):
+    """Whether the atoms are heads of one trunk."""
     return dictionary.kind == "shared"
 
 
-def features(dictionary, x):
+def through_trunk(dictionary, count):
+    """Whether products of trunk features cost less than those of atoms, for M measurements."""
+    if not is_shared(dictionary):
+        return False
+    width, experts = dictionary.width, dictionary.num_experts
+    heads = dictionary.channels * experts * width * (width + experts)
+    return count * width**2 + heads < count * dictionary.channels * experts**2
+
+
+def features(dictionary, x, trunk):
     """What products are summed over. x [P, D] -> [P, 1, H] of a shared trunk, else [P, C, E]."""
-    if is_shared(dictionary):
+    if trunk:
         return dictionary.trunk(x)[:, None, :]
     return dictionary.basis(x).swapaxes(1, 2)
 
 
-def measured_features(dictionary, operator, chunk):
+def measured_features(dictionary, operator, chunk, trunk=None):
     """Cut a local operator into chunks: (pieces, function), function(piece) -> features, constant.
 
-    pieces: arrays [N, m, ...] for `lax.scan`; the last piece is padded. features [m, A, F] and the
-    response to the constant [m], both measured by the operator.
+    pieces: arrays [N, m, ...] for `lax.scan`; the last piece is padded. features [m, A, F], of the
+    trunk or of the atoms (None: of the trunk where there is one), and the response to the constant
+    [m], both measured by the operator.
     """
+    trunk = is_shared(dictionary) if trunk is None else trunk
     count, length = operator.num_measurements, operator.run_length
     if length is None:
-        values = features(dictionary, operator.points)
+        values = features(dictionary, operator.points, trunk)
         flat = operator.measure(values.reshape(len(values), -1))
         constant = operator.measure(jnp.ones((len(values), 1), flat.dtype))
         return (
@@ -234,7 +247,7 @@ def measured_features(dictionary, operator, chunk):
 
     def measure(piece):
         x, factor = piece
-        values = features(dictionary, x.reshape(-1, operator.points.shape[-1]))
+        values = features(dictionary, x.reshape(-1, operator.points.shape[-1]), trunk)
         flat = values.reshape(len(values), -1)
         if length > 1 or operator.factors is not None:
             flat = operators.reduce_runs(flat, factor, length)
@@ -258,12 +271,11 @@ def cut(array, size):
     return jnp.pad(array, padding).reshape(pieces, size, *array.shape[1:])
 
 
-def _chunk_size(dictionary, operator, signals, per_signal, chunk):
+def _chunk_size(dictionary, operator, trunk, signals, chunk):
     """Even chunks: padding 640 measurements to 2 x 512 would waste 384."""
     if chunk == 0:
-        wide = dictionary.width if is_shared(dictionary) else dictionary.num_experts
-        numbers = wide * (1 if is_shared(dictionary) else dictionary.channels)
-        numbers *= max(operator.run_length or 1, signals if per_signal else 1)
+        numbers = dictionary.width if trunk else dictionary.num_experts * dictionary.channels
+        numbers *= max(operator.run_length or 1, signals)
         chunk = max(16, _CHUNK_NUMBERS // numbers)
     count = operator.num_measurements
     return -(-count // -(-count // min(chunk, count)))
@@ -289,8 +301,10 @@ class _Sums(NamedTuple):
 def _accumulate(dictionary, operator, measurements, weights, chunk):
     """-> (_Sums of shifted features and targets, the shifts [A, F] and [S, C])."""
     per_signal = weights.ndim == 2
-    size = _chunk_size(dictionary, operator, len(measurements), per_signal, chunk)
-    pieces, measure = measured_features(dictionary, operator, size)
+    trunk = through_trunk(dictionary, operator.num_measurements)
+    own = len(measurements) if per_signal else 1
+    size = _chunk_size(dictionary, operator, trunk, own, chunk)
+    pieces, measure = measured_features(dictionary, operator, size, trunk)
     targets = cut(measurements.swapaxes(0, 1), size)
     weights = cut(weights.T if per_signal else weights, size)
 
@@ -308,7 +322,7 @@ def _accumulate(dictionary, operator, measurements, weights, chunk):
         t, u, w, y = wide(*measure(values), w.T, y.swapaxes(0, 1))
         t = t - u[:, None, None] * shift
         y = y - u[:, None] * target_shift[:, None]
-        return _products(t, u, w, y, is_shared(dictionary))
+        return _products(t, u, w, y, trunk)
 
     def step(sums, piece):
         return jax.tree.map(jnp.add, sums, products(piece)), None
@@ -319,11 +333,11 @@ def _accumulate(dictionary, operator, measurements, weights, chunk):
     return jax.lax.scan(step, start, inputs)[0], shift, target_shift
 
 
-def _products(t, u, w, y, shared):
+def _products(t, u, w, y, trunk):
     """The sums of one chunk: t [m, A, F], u [m], w [m] or [S, m], y [S, m, C]."""
     p = "s" if w.ndim == 2 else ""
     wt = w[..., None, None] * t
-    if shared:
+    if trunk:
         cross = numerics.einsum(f"{p}mf,smc->sfc", wt[..., 0, :], y)
     else:
         cross = numerics.einsum(f"{p}mcf,smc->sf", wt, y)
@@ -348,7 +362,7 @@ def _centred(dictionary, sums, shift, target_shift):
     gram = sums.gram - numerics.einsum(f"{p}af,{p}ag->{p}fg", scaled, mean)
     energy = sums.energy - (total[..., None] * target_mean**2).sum(-1)
     mean_there = mean + shift
-    if is_shared(dictionary):
+    if sums.cross.ndim == 3:
         moments = sums.cross - numerics.einsum(f"{p}f,sc->sfc", scaled[..., 0, :], target_mean)
         kernel, bias = wide(dictionary.head_kernel[...], dictionary.head_bias[...])
         gram = apply_heads(kernel, gram)

@@ -56,32 +56,45 @@ def solve(dictionary, operator, measurements, method, **arguments):
     top_k, prior, router, signals) and the method's own options. -> CodeSolution. Raises ValueError
     naming fit.solver for an unknown method, and for what the method lacks.
     """
-    check_method(method)
+    check_method(method, arguments.get("top_k", 0), dictionary.num_experts)
     fields = {field.name for field in dataclasses.fields(Problem)}
     given = {name: arguments.pop(name) for name in list(arguments) if name in fields}
     problem = Problem(dictionary, operator, jnp.asarray(measurements), **given)
     return METHODS[method](problem, **arguments)
 
 
-def check_method(method):
-    """Raise ValueError, naming fit.solver and the nearest name, for a method that is not there."""
+def check_method(method, top_k, num_experts):
+    """Raise ValueError, naming the key, for a method that is not there or cannot give such codes.
+
+    top_k: active experts, 0 for dense codes.
+    """
     if method not in METHODS:
         near = difflib.get_close_matches(str(method), METHODS, 1, 0.0)[0]
         raise ValueError(
             f"fit.solver: {method!r} is unknown, did you mean {near!r}? "
             f"allowed: {', '.join(METHODS)}"
         )
+    if method in _DENSE and top_k:
+        others = ", ".join(name for name in METHODS if name not in _DENSE)
+        raise ValueError(
+            f"fit.top_k: {top_k}, but fit.solver={method} gives dense codes; "
+            f"allowed: fit.top_k=0, or fit.solver={others}"
+        )
+    if method in _SPARSE and not 1 <= top_k <= num_experts:
+        raise ValueError(
+            f"fit.top_k: {top_k}; fit.solver={method} takes 1 to {num_experts} experts"
+        )
+    if not 0 <= top_k <= num_experts:
+        raise ValueError(f"fit.top_k: {top_k}; allowed: 0 (dense) to {num_experts} experts")
 
 
 def _ridge(problem, lam=ridge.LAMBDA, per_signal=False):
     """lam: a number, or 'gcv'; see `ridge.ridge`."""
-    _dense(problem, "ridge")
     return ridge.ridge(problem.equations(), _number_or(lam, "gcv", "fit.ridge.lam"), per_signal)
 
 
 def _gaussian(problem, noise=0.0):
     """noise: standard deviation of the measurements' noise; 0 estimates it."""
-    _dense(problem, "gaussian")
     if problem.prior is None:
         raise ValueError(
             "fit.solver: 'gaussian' needs the prior that training leaves beside the dictionary "
@@ -93,7 +106,6 @@ def _gaussian(problem, noise=0.0):
 def _lasso(problem, fraction=0.01, weights_base=1.0, tolerance=1e-3, steps=1000):
     """fraction: penalty, as a part of the one that makes every code zero; weights_base: expert e
     costs weights_base ** -e."""
-    _dense(problem, "lasso")
     equations = problem.equations()
     weights = expert_weights(equations.moments.shape[-1], weights_base)
     return lasso.lasso(
@@ -104,7 +116,7 @@ def _lasso(problem, fraction=0.01, weights_base=1.0, tolerance=1e-3, steps=1000)
 def _omp(problem, lam=ridge.LAMBDA, atoms_per_step=1, criterion="correlation"):
     """Supports by matching pursuit, then ridge on them."""
     equations = problem.equations()
-    top_k = _sparse(problem, "omp")
+    top_k = problem.top_k
     chosen = greedy.omp_codes(
         equations, top_k, atoms_per_step=min(atoms_per_step, top_k), criterion=criterion
     )
@@ -117,13 +129,12 @@ def _omp(problem, lam=ridge.LAMBDA, atoms_per_step=1, criterion="correlation"):
 
 def _iht(problem, steps=30):
     """Supports by hard thresholding pursuit."""
-    return greedy.iht(problem.equations(), _sparse(problem, "iht"), steps=steps)
+    return greedy.iht(problem.equations(), problem.top_k, steps=steps)
 
 
 def _robust(problem, loss="l1", lam=1e-4, use_prior=True, delta=0.0, noise=0.0, steps=500):
     """loss: 'l1' or 'huber'; use_prior: take the Gaussian prior where there is one; delta, noise: 0
     estimates them."""
-    _dense(problem, "robust")
     known = _square_root(problem) if use_prior and problem.prior is not None else None
     return robust.robust_solve(
         problem.dictionary,
@@ -162,7 +173,7 @@ def _router(problem):
 
 def _router_ridge(problem, lam=ridge.LAMBDA):
     """The router chooses the support, ridge solves on it."""
-    top_k = _sparse(problem, "router+ridge")
+    top_k = problem.top_k
     gates = problem.routed()
     equations = problem.equations()
     codes = ridge.solve_on_support(equations, gates.indices, lam)
@@ -250,23 +261,6 @@ def _number_or(value, word, key):
         raise ValueError(f"{key}: {value!r}; allowed: a number of 0 or more, {word!r}") from None
 
 
-def _dense(problem, method):
-    if problem.top_k:
-        raise ValueError(
-            f"fit.top_k: {problem.top_k}, but fit.solver={method} gives dense codes; "
-            "allowed: fit.top_k=0, or fit.solver=omp, iht, gradient, router, router+ridge"
-        )
-
-
-def _sparse(problem, method):
-    experts = problem.dictionary.num_experts
-    if not 1 <= problem.top_k <= experts:
-        raise ValueError(
-            f"fit.top_k: {problem.top_k}; fit.solver={method} takes 1 to {experts} experts"
-        )
-    return problem.top_k
-
-
 METHODS = {
     "ridge": _ridge,
     "gaussian": _gaussian,
@@ -278,3 +272,6 @@ METHODS = {
     "router": _router,
     "router+ridge": _router_ridge,
 }
+# Methods that only ever give dense codes, and those that only ever give K-sparse ones.
+_DENSE = ("ridge", "gaussian", "lasso", "robust")
+_SPARSE = ("omp", "iht", "router+ridge")

@@ -55,6 +55,8 @@ class Context:
 
 def run(context):
     """Train, fit the split of config.fit.split, write the report."""
+    if context.config.fit.solver == "gaussian" and not context.config.prior.num_signals:
+        raise ValueError("prior.num_signals: 0 learns no prior; fit.solver=gaussian needs one")
     # A bad file among the signals to fit should not come to light after hours of training.
     held_out = check_fit(context, context.build_task(context.config), context.config)
     count = context.config.fit.num_signals or len(held_out)

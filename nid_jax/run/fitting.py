@@ -54,15 +54,12 @@ def solver_options(config_fit):
 def check(config):
     """Raise ValueError, naming the key, for a fit that cannot be, whatever the signals are."""
     wanted, router = config.fit, config.router.kind
-    check_method(wanted.solver)
+    check_method(wanted.solver, wanted.top_k, config.dictionary.num_experts)
     if wanted.split not in SPLITS:
         raise ValueError(f"fit.split: {wanted.split!r}; allowed: {', '.join(SPLITS)}")
     for key in ("num_signals", "batch_size", "num_pictures"):
         if wanted[key] < 0:
             raise ValueError(f"fit.{key}: {wanted[key]}; allowed: 0 or more")
-    experts = config.dictionary.num_experts
-    if not 0 <= wanted.top_k <= experts:
-        raise ValueError(f"fit.top_k: {wanted.top_k}; allowed: 0 (dense) to {experts} experts")
     options = solver_options(wanted)
     routed = [f"fit.solver={wanted.solver}"] if wanted.solver.startswith("router") else []
     routed += [f"fit.{wanted.solver}.{k}=router" for k, v in options.items() if v == "router"]

@@ -512,18 +512,28 @@ def markdown_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str
 class CompileTime:
     """Seconds that jax spends tracing and compiling inside the block, as `seconds`."""
 
-    # Tracing of nested functions is counted inside the outer one's, so only these are added up.
     _EVENTS = (
+        "/jax/core/compile/jaxpr_trace_duration",
         "/jax/core/compile/jaxpr_to_mlir_module_duration",
         "/jax/core/compile/backend_compile_duration",
     )
 
     def __init__(self):
-        self.seconds = 0.0
+        self._spans: list[tuple[float, float]] = []
+
+    @property
+    def seconds(self) -> float:
+        """The total so far."""
+        return sum(end - start for start, end in self._spans)
 
     def _listen(self, event: str, duration: float, **_: Any) -> None:
-        if event in self._EVENTS:
-            self.seconds += duration
+        if event not in self._EVENTS:
+            return
+        end = time.perf_counter()
+        # A function is traced within the tracing of the one that calls it: count it once.
+        while self._spans and self._spans[-1][0] >= end - duration:
+            self._spans.pop()
+        self._spans.append((end - duration, end))
 
     def __enter__(self) -> CompileTime:
         jax.monitoring.register_event_duration_secs_listener(self._listen)

@@ -49,30 +49,32 @@ class Trainer:
         self.compiled_bytes = 0
 
     def _build(self, collection):
-        model = build_model(self.config, collection.shape, len(collection), self.config.seed)
-        self.parameters = count_parameters(model)
-        self.graphdef, params, constants = nnx.split(model, nnx.Param, ...)
-        layout = map_axes(lambda axes: sharding.named(self.mesh, *axes), params)
-        self.constants = sharding.replicate(constants, self.mesh)
-        params = jax.device_put(params, layout)
-        moments = self.optimizer.init(params)
-        everywhere = sharding.named(self.mesh)
-        self.layout = TrainState(
-            layout,
-            optax.tree.map_params(
-                self.optimizer,
-                lambda _, placed: placed,
-                moments,
-                layout,
-                transform_non_params=lambda _: everywhere,
-            ),
-            everywhere,
-            everywhere,
-            everywhere,
+        """The first state, drawn by one compiled function straight to where it is to lie."""
+        config = self.config
+        build = functools.partial(
+            build_model, config, collection.shape, len(collection), config.seed
         )
-        usage = jnp.zeros(self.config.dictionary.num_experts)
-        state = TrainState(params, moments, jnp.int32(0), jnp.int32(-1), usage)
-        self.state = jax.device_put(state, self.layout)
+        model = nnx.eval_shape(build)
+        self.parameters = count_parameters(model)
+        self.graphdef, params, _ = nnx.split(model, nnx.Param, ...)
+        layout = map_axes(lambda axes: sharding.named(self.mesh, *axes), params)
+        everywhere = sharding.named(self.mesh)
+        moments = optax.tree.map_params(
+            self.optimizer,
+            lambda _, placed: placed,
+            jax.eval_shape(self.optimizer.init, params),
+            layout,
+            transform_non_params=lambda _: everywhere,
+        )
+        self.layout = TrainState(layout, moments, everywhere, everywhere, everywhere)
+
+        def draw():
+            _, params, constants = nnx.split(build(), nnx.Param, ...)
+            usage = jnp.zeros(config.dictionary.num_experts)
+            moments = self.optimizer.init(params)
+            return TrainState(params, moments, jnp.int32(0), jnp.int32(-1), usage), constants
+
+        self.state, self.constants = jax.jit(draw, out_shardings=(self.layout, everywhere))()
 
     def model(self):
         """The model as it stands. Its arrays are copies: the next step gives the old ones away."""

@@ -78,7 +78,7 @@ def _mean_squares(dictionary, values, codes, bias):
 def test_reaches_least_squares(channels):
     dictionary = _dictionary(channels)
     values, _ = _signals(dictionary)
-    solution = _solve(dictionary, values, steps=4000, learning_rate=0.1)
+    solution = _solve(dictionary, values, steps=1500, learning_rate=0.1)
     _, best = _least_squares(dictionary, values)
     np.testing.assert_allclose(solution.residual, best, rtol=2e-3)
     assert (np.asarray(solution.residual) >= best * (1 - 1e-3)).all()
@@ -211,7 +211,7 @@ def test_absolute_error_forgets_outliers(dictionary):
     rng = np.random.default_rng()
     wrong = rng.random(values.shape) < 0.1
     values = np.where(wrong, rng.uniform(5, 10, values.shape), values).astype(np.float32)
-    options = {"steps": 4000, "learning_rate": 0.1}
+    options = {"steps": 1500, "learning_rate": 0.1}
     robust = _solve(dictionary, values, data="l1", **options)
     squares = _solve(dictionary, values, **options)
 
@@ -220,7 +220,7 @@ def test_absolute_error_forgets_outliers(dictionary):
 
     assert error(robust) < 0.1 * error(squares)
     history = np.asarray(robust.history["absolute"])
-    assert history.shape == (4001, SIGNALS)
+    assert history.shape == (1501, SIGNALS)
     np.testing.assert_allclose(history[0], np.abs(values).mean((1, 2)), rtol=1e-4)
     basis = _basis(dictionary)
     rendered = np.einsum("se,pec->spc", np.asarray(robust.codes, np.float64), basis)

@@ -15,14 +15,20 @@ from nid_jax.coding import gram, operators
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
 
-KINDS = {"shared": SharedDictionary, "independent": IndependentDictionary}
+# A trunk wider than the number of experts is not worth the detour: products are those of the atoms.
+KINDS = {
+    "shared": SharedDictionary,
+    "wide": SharedDictionary,
+    "independent": IndependentDictionary,
+}
 
 
 @functools.cache
 def split_dictionary(kind, experts):
     rngs = nnx.Rngs(0)
     embedding = GaussianFourier(2, 16, 3.0, rngs=rngs)
-    return nnx.split(KINDS[kind](embedding, experts, 2, 2, 16, "relu", 1.0, rngs=rngs))
+    width = 64 if kind == "wide" else 8
+    return nnx.split(KINDS[kind](embedding, experts, 2, 2, width, "relu", 1.0, rngs=rngs))
 
 
 def make_dictionary(kind="shared", experts=12):
@@ -35,7 +41,11 @@ def expected_equations(dictionary, operator, measurements, weights):
     runs = basis.reshape(operator.num_measurements, operator.run_length, *basis.shape[1:])
     factors = np.ones(runs.shape[:2]) if operator.factors is None else operator.factors
     atoms = np.einsum("mtec,mt->mec", runs, np.asarray(factors, np.float64))
-    one, w, y = np.asarray(factors, np.float64).sum(1), np.asarray(weights, np.float64), measurements
+    one, w, y = (
+        np.asarray(factors, np.float64).sum(1),
+        np.asarray(weights, np.float64),
+        measurements,
+    )
     total = (w * one**2).sum()
     mean = np.einsum("m,m,mec->ec", w, one, atoms) / total
     target = np.einsum("m,m,mc->c", w, one, y) / total
@@ -73,6 +83,8 @@ def check(equations, dictionary, operator, measurements, weights, tolerance=3e-6
         ("shared", "own", "double", 10),
         ("shared", "own", "single", 63),
         ("shared", "none", "single", 10),
+        ("wide", "one", "double", 10),
+        ("wide", "own", "double", 10),
         ("independent", "none", "double", 10),
         ("independent", "one", "single", 10),
         ("independent", "own", "double", 0),
@@ -240,6 +252,13 @@ def test_inside_a_jitted_gradient():
     leaves = zip(jax.tree.leaves(gradient(state)), jax.tree.leaves(plain), strict=True)
     for found, expected in leaves:
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_cheaper_product_is_taken():
+    chosen = {kind: gram.through_trunk(make_dictionary(kind), 63) for kind in KINDS}
+    assert chosen == {"shared": True, "wide": False, "independent": False}
+    assert gram.through_trunk(make_dictionary(experts=64), 10**5)
+    assert not gram.through_trunk(make_dictionary(experts=64), 8)
 
 
 def test_the_basis_never_exists():

@@ -97,8 +97,9 @@ def test_optimality(seed, lam, scale):
         np.testing.assert_allclose(solution.residual[signal], left, rtol=1e-3)
 
 
-@pytest.mark.parametrize("experts", [256, 1024])
-@pytest.mark.parametrize("precision", gram.PRECISIONS)
+@pytest.mark.parametrize(
+    ("experts", "precision"), [(256, "double"), (256, "single"), (1024, "double")]
+)
 def test_nearly_dependent_experts_at_small_lambda(experts, precision):
     # 64 features span far fewer dimensions than there are experts.
     dictionary = make_dictionary(experts, width=64)
@@ -130,7 +131,9 @@ def test_float64_keeps_what_float32_loses():
         equations = gram.normal_equations(dictionary, operator, y, precision=precision)
         solution = ridge.ridge(equations, 1e-10)
         assert np.isfinite(solution.codes).all()
-        errors[precision] = float(np.mean(solution.residual))
+        rendered = np.einsum("se,pec->spc", np.asarray(solution.codes, np.float64), basis)
+        left = y - rendered - np.asarray(solution.bias)[:, None]
+        errors[precision] = np.square(left).mean()
         if precision == "single":
             assert "raised" in solution.message
     assert errors["double"] < 0.1 * errors["single"]
@@ -197,7 +200,9 @@ def test_cross_validation(per_signal, own):
     generator = np.random.default_rng(3)
     basis = np.asarray(dictionary.basis(operator.points), np.float64)
     y = np.einsum("se,pec->spc", generator.normal(size=(3, 12)), basis)
-    y = (y + np.array([0.01, 0.3, 3.0])[:, None, None] * generator.normal(size=y.shape)).astype("f4")
+    y = (y + np.array([0.01, 0.3, 3.0])[:, None, None] * generator.normal(size=y.shape)).astype(
+        "f4"
+    )
     weights = (generator.uniform(size=(3, 63)) < 0.6).astype("f4") if own else None
     equations = gram.normal_equations(dictionary, operator, y, weights)
     solved = ridge.solve_by_validation(equations, per_signal=per_signal)

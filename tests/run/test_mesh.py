@@ -1,0 +1,213 @@
+"""Eight virtual devices as a 4x2 mesh train and fit as one device does.
+
+The number of devices is fixed when a process starts, so this file runs itself as a script in a
+process of its own, which compares and prints what it found as JSON.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ("shared", "independent")
+
+
+@pytest.fixture(scope="module")
+def compared():
+    """{kind: what `compare` returned} from a process with eight CPU devices."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    flags = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, __file__],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={**os.environ, "PYTHONPATH": path, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_training_curve_is_that_of_one_device(compared, kind):
+    one, mesh = compared[kind]["losses"]
+    assert len(one) == 10
+    assert one[-1] < 0.9 * one[0]
+    # Sums over devices add up in another order; nothing else may differ.
+    np.testing.assert_allclose(mesh, one, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fit_is_that_of_one_device(compared, kind):
+    one, mesh = (np.asarray(codes) for codes in compared[kind]["values"])
+    assert one.std() > 0.01
+    np.testing.assert_allclose(mesh, one, atol=2e-4)
+    one, mesh = compared[kind]["psnr"]
+    assert mesh == pytest.approx(one, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_experts_codes_and_moments_are_split_and_the_rest_is_whole(compared, kind):
+    for name, whole, part, axes in compared[kind]["trained"]:
+        halved = [n // 2 if axis == "expert" else n for n, axis in zip(whole, axes, strict=False)]
+        assert part == halved + whole[len(halved) :], name
+    split = {name for name, whole, part, _ in compared[kind]["trained"] if whole != part}
+    assert any("dictionary" in name for name in split)
+    assert any("router" in name and "codes" in name for name in split)
+    assert any("mu" in name and "dictionary" in name for name in split)
+    assert any("mu" in name and "codes" in name for name in split)
+    # A fit lays the dictionary out as training does.
+    assert any(whole != part for _, whole, part, _ in compared[kind]["loaded"])
+
+
+def test_another_mesh_takes_the_checkpoint(compared):
+    for kind in KINDS:
+        assert compared[kind]["resumed"] == 12
+
+
+def test_meshes_that_do_not_divide_are_refused(compared):
+    expected = [
+        "dictionary.num_experts=8 must be a multiple of mesh.expert=3",
+        "train.batch_size=8 must be a multiple of mesh.data=5",
+        "dictionary.num_experts=8 must be a multiple of mesh.expert=3",
+    ]
+    for complaint, words in zip(compared["refused"], expected, strict=True):
+        assert words in complaint
+
+
+# What runs in the process with eight devices
+
+
+def options(kind, workdir, **changes):
+    words = {
+        "data.num_train": 16,
+        "data.num_test": 3,
+        "dictionary.kind": kind,
+        "dictionary.activation": "relu" if kind == "shared" else "sine",
+        "dictionary.embedding.kind": "fourier" if kind == "shared" else "identity",
+        "dictionary.embedding.size": 8,
+        "dictionary.num_experts": 8,
+        "dictionary.num_layers": 3,
+        "dictionary.width": 8,
+        "router.kind": "codebook",
+        "router.top_k": 4,
+        "train.codes": "joint",
+        "train.steps": 10,
+        "train.batch_size": 8,
+        "train.log_every": 1,
+        "train.points": 128,
+        "train.optimizer.schedule": "constant",
+        "train.optimizer.learning_rate": 3e-3,
+        "loss.balance": 0.01,
+        "fit.solver": "gradient",
+        "fit.gradient.steps": 20,
+        **changes,
+    }
+    config = f"--config={ROOT / 'configs' / 'image.py'}:smoke"
+    return [config, f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in words.items())]
+
+
+def call(arguments):
+    """main.py in this process -> (exit status, the last line it complained with)."""
+    import io
+
+    from absl import flags
+
+    spec = importlib.util.spec_from_file_location("nid_main", ROOT / "main.py")
+    main = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(main)
+    values, argv = flags.FlagValues(), ["main.py", *arguments]
+    main.define_flags(values, argv)
+    err = io.StringIO()
+    with contextlib.redirect_stdout(sys.stderr), contextlib.redirect_stderr(err):
+        try:
+            main.main(main.parse(argv, values), values)
+        except SystemExit as leaving:
+            return leaving.code, err.getvalue().strip().splitlines()[-1]
+    return 0, ""
+
+
+def layout(tree, mesh_axes):
+    """[name, shape, shape on the first device, logical axes] of every leaf of at least one axis."""
+    import jax
+
+    rows = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if leaf.ndim:
+            name = jax.tree_util.keystr(path)
+            part = leaf.addressable_shards[0].data.shape
+            spec = tuple(leaf.sharding.spec)
+            assert leaf.sharding.mesh.shape == mesh_axes
+            rows.append([name, list(leaf.shape), list(part), list(spec)])
+    return rows
+
+
+def compare(kind, folder):
+    """Train and fit on 1x1 and on 4x2. -> losses, rendered values, PSNR, and where arrays lie."""
+    from nid_jax import tasks
+    from nid_jax.run import rendering, sharding, training
+    from nid_jax.run.workdir import Workdir
+
+    found = {"losses": [], "values": [], "psnr": []}
+    for data, expert in ((1, 1), (4, 2)):
+        place = folder / f"{kind}-{data}x{expert}"
+        wanted = options(kind, place, **{"mesh.data": data, "mesh.expert": expert})
+        code, complaint = call(wanted)
+        assert code == 0, complaint
+        lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+        found["losses"].append([line["loss"] for line in lines])
+        workdir = Workdir(place)
+        model, config, *_ = training.load_model(workdir)
+        with np.load(place / "fits" / "test" / "codes.npz") as stored:
+            gates = rendering.gates_of(stored["codes"], stored["bias"])
+        found["values"].append(rendering.render(model.dictionary, gates, (9, 9)).ravel().tolist())
+        found["psnr"].append(workdir.read_json("fits/test/metrics.json")["psnr"])
+    task = tasks.build(config)
+    trainer = training.Trainer(task, config, workdir, task.open("train"))
+    axes = {"data": 4, "expert": 2}
+    found["trained"] = layout((trainer.state.params, trainer.state.optimizer), axes)
+    mesh = sharding.make_mesh(4, 2)
+    from flax import nnx
+
+    found["loaded"] = layout(nnx.state(training.load_model(workdir, mesh=mesh)[0]), axes)
+    # A run begun on eight devices goes on with two.
+    wanted = options(kind, place, **{"train.steps": 12, "mesh.data": 2})
+    code, complaint = call([*wanted, "--mode=train"])
+    assert code == 0, complaint
+    found["resumed"] = workdir.read_json("summary.json")["steps"]
+    return found
+
+
+def refused(folder):
+    """What is said of meshes that experts or signals cannot be dealt out over."""
+    trained = folder / "shared-1x1"
+    commands = [
+        options("shared", folder / "new", **{"mesh.expert": 3}),
+        options("shared", folder / "new", **{"mesh.data": 5}),
+        [*options("shared", trained, **{"mesh.expert": 3}), "--mode=fit"],
+    ]
+    complaints = []
+    for command in commands:
+        code, complaint = call(command)
+        assert code == 2
+        complaints.append(complaint)
+    assert not (folder / "new").exists()
+    return complaints
+
+
+if __name__ == "__main__":
+    import jax
+
+    assert len(jax.devices()) == 8
+    with tempfile.TemporaryDirectory() as name:
+        result = {kind: compare(kind, Path(name)) for kind in KINDS}
+        result["refused"] = refused(Path(name))
+    print(json.dumps(result))

@@ -1,0 +1,171 @@
+"""The image regression experiment, whole and small; and the peers that it compares with."""
+
+import functools
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "experiments" / "image_regression.py"
+
+
+def load(name):
+    """A module of experiments/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+peers, operations = load("peers"), load("operations")
+
+
+@pytest.fixture(scope="module")
+def experiment(environment):
+    """experiment(*arguments) -> the finished process of the script."""
+    # What is tested is the path, not the pace: compile quickly.
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, str(SCRIPT), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**environment, "XLA_FLAGS": quick, "JAX_PLATFORMS": "cpu"},
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def output(experiment, tmp_path_factory):
+    """What a smoke run on faces leaves."""
+    folder = tmp_path_factory.mktemp("image_regression")
+    done = experiment("--scale=smoke", "--data=faces,celeb_a", f"--output={folder}")
+    assert done.returncode == 0, done.stderr
+    assert "celeb" in done.stdout.lower()
+    return folder
+
+
+def test_a_smoke_run_leaves_table_metrics_and_figure(output):
+    table = (output / "table.md").read_text()
+    metrics = json.loads((output / "metrics.json").read_text())
+    results = metrics["studies"]["faces"]["results"]
+    methods = " | ".join(result["method"] for result in results)
+    for wanted in ("SIREN", "Fourier", "MAML), 5", "as in the paper", "untrained", "PCA", "DCT"):
+        assert wanted in methods
+    for solver in ("ridge", "gaussian", "lasso", "omp", "iht", "gradient", "router+ridge"):
+        assert f"NID: {solver}" in methods or f"router: {solver}" in methods
+    for result in results:
+        assert result["method"] in table
+        for key in ("psnr", "ssim", "numbers", "operations", "seconds"):
+            assert result[key] is not None, (result["method"], key)
+            assert key == "ssim" or result[key] > 0, (result["method"], key)
+    for version in ("date", "machine", "jax"):
+        assert metrics["versions"][version] in table
+    assert metrics["studies"]["faces"]["speed_ups"]
+    assert "CelebA is left out" in table
+    assert (output / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_solved_once_is_the_same_whoever_holds_the_factor(output):
+    metrics = json.loads((output / "metrics.json").read_text())
+    psnr = {r["method"]: r["psnr"] for r in metrics["studies"]["faces"]["results"]}
+    assert psnr["NID: ridge, factorisation kept"] == pytest.approx(psnr["NID: ridge"], abs=0.02)
+
+
+def test_an_unknown_data_set_and_a_missing_file_are_one_line(experiment, tmp_path):
+    for arguments in (["--data=cats"], ["--data=", f"--patches={tmp_path / 'none.npz'}"]):
+        done = experiment("--scale=smoke", f"--output={tmp_path}", *arguments)
+        assert done.returncode == 2
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert arguments[-1].partition("=")[2].split("/")[-1] in done.stderr
+
+
+def test_pca_is_the_best_basis_of_its_size(rng=np.random.default_rng(1)):
+    signals = rng.standard_normal((40, 12)) @ rng.standard_normal((12, 12)) + 3.0
+    pca = peers.PCA(signals, 5)
+    error = np.square(pca.decode(pca.encode(signals)) - signals).sum()
+    singular = np.linalg.svd(signals - signals.mean(0), compute_uv=False)
+    assert error == pytest.approx(np.square(singular[5:]).sum(), rel=1e-4)
+
+
+def test_the_cosine_transform_keeps_the_strongest(rng=np.random.default_rng(2)):
+    signals = rng.random((6, 5, 4, 3)).astype(np.float32)
+    dct = peers.DCT(signals, 60)
+    np.testing.assert_allclose(dct.decode(dct.encode(signals)), signals, atol=1e-5)
+    np.testing.assert_allclose(dct.decode(dct.encode_all(signals)), signals, atol=1e-5)
+    few = peers.DCT(signals, 10)
+    full = few.transform(signals).reshape(6, -1)
+    energy = np.square(full).mean(0)
+    missing = np.delete(full, np.argsort(-energy)[:10], axis=1)
+    error = np.square(few.decode(few.encode(signals)) - signals).sum()
+    assert error == pytest.approx(np.square(missing).sum(), rel=1e-4)
+
+
+def test_largest_keeps_values_and_places():
+    codes = np.array([[1.0, -5.0, 2.0, 0.5], [0.0, 0.1, -0.2, 3.0]])
+    expected = [[0.0, -5.0, 2.0, 0.0], [0.0, 0.0, -0.2, 3.0]]
+    np.testing.assert_array_equal(peers.largest(codes, 2), expected)
+
+
+def test_descents_stop_at_their_marks():
+    target = jnp.asarray([[1.0, -2.0], [0.5, 4.0]])
+    marks, _ = peers.descend(
+        lambda v: jnp.square(v - target).sum(-1), jnp.zeros((2, 2)), 0.1, (3, 10, 400)
+    )
+    assert [mark.steps for mark in marks] == [3, 10, 400]
+    # Adam's first steps move by the learning rate, whatever the gradient.
+    np.testing.assert_allclose(np.abs(marks[0].variables), 0.3, rtol=0.1)
+    np.testing.assert_allclose(marks[-1].variables, target, atol=1e-2)
+    assert marks[-1].seconds / 400 == pytest.approx(marks[0].seconds / 3)
+
+
+def test_a_learned_start_beats_the_drawn_one(rng=np.random.default_rng(3)):
+    points = np.linspace(-1, 1, 16)[:, None]
+    phases = rng.uniform(0, 0.5, (20, 1, 1))
+    targets = (0.5 + 0.4 * np.sin(3 * points + phases)).astype(np.float32)
+    network = peers.siren(points.astype(np.float32), 1, 8, 3)
+    key = jax.random.key(0)
+    start, count, _, _ = peers.learn_start(network, targets[:16], key, 2.0, steps=3)
+    assert count > 10
+    drawn = peers.LearnedStart(
+        network.draw(key), jax.tree.map(lambda _: jnp.log(jnp.float32(1e-2)), start.layers)
+    )
+
+    def error(start):
+        layers = peers.adapt(network, start, jnp.asarray(targets[16:]), 3)
+        return float(jax.vmap(network.residual)(layers, targets[16:]).mean())
+
+    assert error(start) < 0.5 * error(drawn)
+
+
+def test_a_steps_gradient_is_that_of_the_residual():
+    points = np.linspace(-1, 1, 9, dtype=np.float32)[:, None]
+    network = peers.siren(points, 1, 4, 3)
+    layers = network.draw(jax.random.key(1))
+    rates = jax.tree.map(lambda _: jnp.log(jnp.float32(0.5)), layers)
+    target = jnp.asarray(points**2)
+    adapted = peers.adapt(network, peers.LearnedStart(layers, rates), target[None], 1)
+    grads = jax.grad(network.residual)(layers, target)
+    expected = jax.tree.map(lambda v, g: v - 0.5 * g, layers, grads)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+        jax.tree.map(lambda v: v[0], adapted),
+        expected,
+    )
+
+
+def test_operations_are_those_of_the_products():
+    assert operations.network((2, 10, 3)) == 2 * (20 + 30)
+    assert operations.network_fit((2, 10, 3), 7, 5) == 3 * 5 * 7 * 100
+    assert operations.cosine_transform((4, 5, 3)) == 2 * 60 * 12
+    assert operations.ridge(300, 1) - operations.ridge(300, 2) == pytest.approx(300**3 / 6)
