@@ -2,8 +2,10 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
-# Two pytest processes fit two cores; loadfile keeps a file's compilations in one of them.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two pytest processes fit two cores; loadfile keeps a file's compilations in one of them. Tests run
+# small arrays once: most of their time is compilation, which these flags halve.
+TEST_FLAGS := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+PYTEST := XLA_FLAGS="$(TEST_FLAGS)" $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: install demo test test-all test-oldest lint format bench clean
 
@@ -30,7 +32,7 @@ test-oldest:
 	$(VENV)-oldest/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)-oldest/bin/python -m pip install --quiet --editable '.[test]' \
 	  jax==0.10.0 flax==0.12.5
-	$(VENV)-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	XLA_FLAGS="$(TEST_FLAGS)" $(VENV)-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: install
 	$(BIN)/ruff check .

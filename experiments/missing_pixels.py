@@ -147,6 +147,12 @@ def main(argv):
     folder, rates = Path(OUTPUT.value), RATES[SCALE.value]
     get_config = runpy.run_path(str(ROOT / "configs" / "image.py"))["get_config"]
     config = get_config("smoke" if SCALE.value == "smoke" else "cpu")
+    if SCALE.value != "smoke":
+        # Codes of 640 experts can hold any 625 pixels: a prior fills in what was not seen, and
+        # where most was seen the span of the dictionary must not be the limit.
+        config.dictionary.update({"num_experts": 640, "width": 1024, "num_layers": 2})
+        config.dictionary.embedding.scale = 12.0
+        config.train.update({"steps": 20, "batch_size": 1000})
     task, train, pairs = train_dictionary(config, folder / "dictionary")
     truth = to_array(task.open("test"))
     generator = np.random.default_rng(config.seed)

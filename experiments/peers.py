@@ -1,6 +1,7 @@
 """What a dictionary is compared with: a network per signal, a learned start, PCA and DCT."""
 
 import functools
+import math
 import statistics
 import time
 from typing import Any, NamedTuple
@@ -136,11 +137,13 @@ def adapt(network, start, targets, steps):
     return jax.vmap(one)(targets)
 
 
-def learn_start(network, targets, key, seconds, steps=5, batch_size=4, learning_rate=1e-3):
+def learn_start(
+    network, targets, key, seconds, limit=math.inf, steps=5, batch_size=4, learning_rate=1e-3
+):
     """MAML (Finn et al. 2017) through `steps` inner steps, with rates that are learned as well.
 
-    targets [N, P, C] of the training signals. Stops after `seconds` of training, compilation apart.
-    -> (LearnedStart, outer steps taken, seconds, compile seconds).
+    targets [N, P, C] of the training signals. Stops after `seconds` of training, compilation apart,
+    or `limit` outer steps. -> (LearnedStart, outer steps taken, seconds, compile seconds).
     """
     layers = network.draw(key)
     start = LearnedStart(layers, jax.tree.map(lambda _: jnp.log(jnp.float32(1e-2)), layers))
@@ -172,7 +175,7 @@ def learn_start(network, targets, key, seconds, steps=5, batch_size=4, learning_
     carry = jax.block_until_ready(outer(start, optimizer.init(start), draw()))
     compiled = time.perf_counter()
     count = 1
-    while time.perf_counter() - compiled < seconds:
+    while count < limit and time.perf_counter() - compiled < seconds:
         carry = jax.block_until_ready(outer(*carry, draw()))
         count += 1
     return carry[0], count, time.perf_counter() - compiled, compiled - begun
@@ -228,17 +231,19 @@ class DCT:
         return self.transform(signals).reshape(len(signals), -1)[:, self.kept]
 
     def encode_all(self, signals):
-        """[S, *grid, C] -> [S, V]."""
+        """[S, *grid, C] -> all coefficients [S, V]."""
         return self.transform(signals).reshape(len(signals), -1)
 
     def decode(self, codes):
-        """[S, E] or [S, V] -> [S, *grid, C]."""
-        full = codes
-        if codes.shape[-1] == len(self.kept) != np.prod(self.shape):
-            full = np.zeros((len(codes), int(np.prod(self.shape))), codes.dtype)
-            full[:, self.kept] = codes
+        """Those kept, [S, E] -> [S, *grid, C]."""
+        full = np.zeros((len(codes), math.prod(self.shape)), codes.dtype)
+        full[:, self.kept] = codes
+        return self.decode_all(full)
+
+    def decode_all(self, codes):
+        """All of them, [S, V] -> [S, *grid, C]."""
         axes = tuple(range(1, len(self.shape) + 1))
-        return scipy.fft.idctn(full.reshape(-1, *self.shape), axes=axes, norm="ortho")
+        return scipy.fft.idctn(codes.reshape(-1, *self.shape), axes=axes, norm="ortho")
 
 
 def largest(codes, count):

@@ -82,15 +82,16 @@ def test_what_is_solved_once_is_the_same_whoever_holds_the_factor(output):
     assert psnr["NID: ridge, factorisation kept"] == pytest.approx(psnr["NID: ridge"], abs=0.02)
 
 
-def test_an_unknown_data_set_and_a_missing_file_are_one_line(experiment, tmp_path):
-    for arguments in (["--data=cats"], ["--data=", f"--patches={tmp_path / 'none.npz'}"]):
-        done = experiment("--scale=smoke", f"--output={tmp_path}", *arguments)
-        assert done.returncode == 2
-        assert len(done.stderr.strip().splitlines()) == 1
-        assert arguments[-1].partition("=")[2].split("/")[-1] in done.stderr
+def test_a_missing_file_is_one_line_before_anything_is_trained(experiment, tmp_path):
+    missing = tmp_path / "none.npz"
+    done = experiment("--scale=smoke", f"--output={tmp_path / 'out'}", f"--patches={missing}")
+    assert done.returncode == 2
+    assert done.stderr == f"error: --patches={missing}: no such file\n"
+    assert not (tmp_path / "out").exists()
 
 
-def test_pca_is_the_best_basis_of_its_size(rng=np.random.default_rng(1)):
+def test_pca_is_the_best_basis_of_its_size():
+    rng = np.random.default_rng(1)
     signals = rng.standard_normal((40, 12)) @ rng.standard_normal((12, 12)) + 3.0
     pca = peers.PCA(signals, 5)
     error = np.square(pca.decode(pca.encode(signals)) - signals).sum()
@@ -98,11 +99,12 @@ def test_pca_is_the_best_basis_of_its_size(rng=np.random.default_rng(1)):
     assert error == pytest.approx(np.square(singular[5:]).sum(), rel=1e-4)
 
 
-def test_the_cosine_transform_keeps_the_strongest(rng=np.random.default_rng(2)):
+def test_the_cosine_transform_keeps_the_strongest():
+    rng = np.random.default_rng(2)
     signals = rng.random((6, 5, 4, 3)).astype(np.float32)
     dct = peers.DCT(signals, 60)
     np.testing.assert_allclose(dct.decode(dct.encode(signals)), signals, atol=1e-5)
-    np.testing.assert_allclose(dct.decode(dct.encode_all(signals)), signals, atol=1e-5)
+    np.testing.assert_allclose(dct.decode_all(dct.encode_all(signals)), signals, atol=1e-5)
     few = peers.DCT(signals, 10)
     full = few.transform(signals).reshape(6, -1)
     energy = np.square(full).mean(0)
@@ -129,28 +131,34 @@ def test_descents_stop_at_their_marks():
     assert marks[-1].seconds / 400 == pytest.approx(marks[0].seconds / 3)
 
 
-def test_a_learned_start_beats_the_drawn_one(rng=np.random.default_rng(3)):
+def relu_network(inputs):
+    """Of one channel; its second derivatives compile faster than a sine's."""
+    return peers.Network(jnp.asarray(inputs, jnp.float32), (inputs.shape[-1], 8, 1), "relu", 0.0)
+
+
+def test_a_learned_start_beats_the_drawn_one():
+    rng = np.random.default_rng(3)
     points = np.linspace(-1, 1, 16)[:, None]
-    phases = rng.uniform(0, 0.5, (20, 1, 1))
-    targets = (0.5 + 0.4 * np.sin(3 * points + phases)).astype(np.float32)
-    network = peers.siren(points.astype(np.float32), 1, 8, 3)
+    targets = (0.5 + np.sin(3 * points + rng.uniform(0, 0.5, (20, 1, 1)))).astype(np.float32)
+    network = relu_network(np.concatenate([np.sin(points * n) for n in (1, 2, 4)], -1))
     key = jax.random.key(0)
-    start, count, _, _ = peers.learn_start(network, targets[:16], key, 2.0, steps=3)
-    assert count > 10
-    drawn = peers.LearnedStart(
-        network.draw(key), jax.tree.map(lambda _: jnp.log(jnp.float32(1e-2)), start.layers)
+    start, count, _, _ = peers.learn_start(
+        network, targets[:16], key, seconds=600, limit=300, steps=3, learning_rate=1e-2
     )
+    assert count == 300
+    layers = network.draw(key)
+    rates = jax.tree.map(lambda _: jnp.log(jnp.float32(1e-2)), layers)
 
     def error(start):
-        layers = peers.adapt(network, start, jnp.asarray(targets[16:]), 3)
-        return float(jax.vmap(network.residual)(layers, targets[16:]).mean())
+        adapted = peers.adapt(network, start, jnp.asarray(targets[16:]), 3)
+        return float(jax.vmap(network.residual)(adapted, targets[16:]).mean())
 
-    assert error(start) < 0.5 * error(drawn)
+    assert error(start) < 0.2 * error(peers.LearnedStart(layers, rates))
 
 
-def test_a_steps_gradient_is_that_of_the_residual():
+def test_a_step_from_the_start_is_along_the_gradient():
     points = np.linspace(-1, 1, 9, dtype=np.float32)[:, None]
-    network = peers.siren(points, 1, 4, 3)
+    network = relu_network(points)
     layers = network.draw(jax.random.key(1))
     rates = jax.tree.map(lambda _: jnp.log(jnp.float32(0.5)), layers)
     target = jnp.asarray(points**2)

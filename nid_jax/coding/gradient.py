@@ -114,6 +114,7 @@ def _unit_atoms(equations):
         moments=equations.moments * scale,
         atom_mean=equations.atom_mean * scale[:, None],
         gram_low=None,
+        moments_low=None,
     ), scale
 
 

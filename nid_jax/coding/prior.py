@@ -75,8 +75,8 @@ def fit_prior(codes, bias=None, residual=None, shrinkage=None, groups=None, fold
     variance = _lifted(np.square(centred).sum(0), mean)
     if count > values.shape[1]:
         # No more columns than coefficients are needed for the same covariance.
-        _, singular, right = np.linalg.svd(centred, full_matrices=False)
-        centred = singular[:, None] * right
+        eigenvalues, axes = _principal_axes(centred)
+        centred = np.sqrt(eigenvalues)[:, None] * axes
     parts = (mean, math.sqrt(1 - shrinkage) * centred.T, shrinkage * variance)
     noise = 0.0 if residual is None else float(np.mean(residual))
     return GaussianPrior(
@@ -96,6 +96,16 @@ def _checked_values(codes, bias):
     if not np.isfinite(codes).all():
         raise ValueError("training codes must be finite, got NaN or infinity")
     return codes
+
+
+def _principal_axes(centred):
+    """Eigenvalues [R] and eigenvectors [R, N] of centred^T centred; centred [S, N]."""
+    if len(centred) <= centred.shape[1]:
+        _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+        return singular**2, axes
+    # Many more rows than columns: the small matrix is far cheaper than the tall one.
+    eigenvalues, vectors = np.linalg.eigh(centred.T @ centred)
+    return np.maximum(eigenvalues, 0), vectors.T
 
 
 def _lifted(variance, mean):
@@ -127,14 +137,14 @@ def _log_likelihood(train, test, shrinkages):
     mean = train.mean(0)
     deviation = np.sqrt(_lifted(train.var(0), mean))
     centred = (train - mean) / deviation / math.sqrt(len(train))
-    _, singular, right = np.linalg.svd(centred, full_matrices=False)
+    eigenvalues, axes = _principal_axes(centred)
     test = (test - mean) / deviation
-    inside = np.square(test @ right.T)
+    inside = np.square(test @ axes.T)
     outside = np.maximum(np.square(test).sum(1) - inside.sum(1), 0)
-    free = test.shape[1] - len(singular)
+    free = test.shape[1] - len(eigenvalues)
     scores = []
     for shrinkage in shrinkages:
-        variance = (1 - shrinkage) * singular**2 + shrinkage
+        variance = (1 - shrinkage) * eigenvalues + shrinkage
         quadratic = (inside / variance).sum() + outside.sum() / shrinkage
         log_determinant = np.log(variance).sum() + free * math.log(shrinkage)
         scores.append(-0.5 * (quadratic + len(test) * log_determinant))

