@@ -244,6 +244,7 @@ def sparse(config):
     top_k = 32 if config.data.name == "faces" else 64
     config.router.top_k = config.fit.top_k = min(top_k, config.dictionary.num_experts // 4)
     config.train.codes = "sparse_varpro"
+    config.router.kind = "none"
     config.fit.solver = "omp"
 
 

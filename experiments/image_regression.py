@@ -68,7 +68,8 @@ class Setting:
     routers: dict
     """Router kind -> changes to `varpro`."""
     network: dict
-    """Width and number of layers of the networks per image, and size of their features."""
+    """Networks per image: width, layers and the most steps of the large ones, with the size and
+    scale of their features; width of the small one, which stores as much as a dense code."""
     marks: tuple
     """Steps of every gradient descent at which it is looked at."""
     start_seconds: float
@@ -84,6 +85,7 @@ def optimiser(steps, batch_size, rate):
     }
 
 
+NETWORK = {"width": 64, "num_layers": 4, "steps": 200, "size": 128, "scale": 8.0}
 MARKS = (5, 10, 20, 50, 100, 200, 400, 700, 1000)
 CONV = {"conv": {"router.kind": "conv", "router.width": 16, "train.steps": 30}}
 LINEAR = {"linear": {"router.kind": "linear", "train.steps": 160}}
@@ -100,7 +102,7 @@ FACES = Setting(
     sparse={**optimiser(100, 500, 3e-3), "train.lam": 1e-3, "train.atoms_per_step": 2},
     joint={**optimiser(1000, 16, 1e-3), "data.augment.mirror": False, "data.augment.shifts": 0},
     routers={**LINEAR, **CONV},
-    network={"width": 64, "num_layers": 4, "size": 128, "scale": 8.0},
+    network={**NETWORK, "small_width": 10},
     marks=MARKS,
     start_seconds=20.0,
 )
@@ -112,7 +114,7 @@ PHOTOS = Setting(
     sparse={**optimiser(40, 200, 2e-3), "train.lam": 1e-3, "train.atoms_per_step": 4},
     joint={**optimiser(600, 16, 1e-3), "data.num_train": 340, "train.warmup_epochs": 10},
     routers=CONV,
-    network={"width": 64, "num_layers": 4, "size": 128, "scale": 8.0},
+    network={**NETWORK, "small_width": 20},
     marks=MARKS,
     start_seconds=40.0,
 )
@@ -164,7 +166,14 @@ def setting_of(name, scale):
             sparse={**setting.sparse, **short},
             joint={**short},
             routers={"linear": {**LINEAR["linear"], **short}},
-            network={"width": 8, "num_layers": 2, "size": 8, "scale": 8.0},
+            network={
+                "width": 8,
+                "num_layers": 2,
+                "steps": 10,
+                "size": 8,
+                "scale": 8.0,
+                "small_width": 6,
+            },
             marks=(5, 10),
             start_seconds=0.5,
         )
@@ -176,7 +185,13 @@ def setting_of(name, scale):
         return dataclasses.replace(
             setting,
             **{key: {**getattr(setting, key), **change} for key, change in longer.items()},
-            network={"width": 256, "num_layers": 5, "size": 256, "scale": 8.0},
+            network={
+                **setting.network,
+                "width": 256,
+                "num_layers": 5,
+                "steps": 5000,
+                "size": 256,
+            },
             marks=(*MARKS, 2000, 5000),
             start_seconds=600.0,
         )
@@ -335,28 +350,29 @@ class Study:
 # ---- the methods ------------------------------------------------------------------------------
 
 
+def small_siren(study):
+    """A SIREN that stores about as many numbers as a dense code."""
+    return peers.siren(study.points, study.channels, study.setting.network["small_width"], 4)
+
+
 def per_image_networks(study):
-    """A SIREN and a Fourier-feature network for every signal, by Adam."""
-    shape = study.setting.network
-    size = {"width": shape["width"], "num_layers": shape["num_layers"]}
-    key = jax.random.key(0)
-    networks = {
-        "SIREN per image": (peers.siren(study.points, study.channels, **size), 1e-3),
-        "Fourier network per image": (
-            peers.fourier_network(
-                study.points,
-                study.channels,
-                **size,
-                size=shape["size"],
-                scale=shape["scale"],
-                key=key,
-            ),
+    """SIRENs and a Fourier-feature network for every signal, by Adam."""
+    shape, marks, key = study.setting.network, study.setting.marks, jax.random.key(0)
+    few = tuple(mark for mark in marks if mark <= shape["steps"])
+    size = (study.channels, shape["width"], shape["num_layers"])
+    features = {"size": shape["size"], "scale": shape["scale"], "key": key}
+    networks = (
+        ("small SIREN per image", small_siren(study), 3e-3, marks),
+        ("SIREN per image", peers.siren(study.points, *size), 1e-3, few),
+        (
+            "Fourier network per image",
+            peers.fourier_network(study.points, *size, **features),
             3e-3,
+            few,
         ),
-    }
-    marks = study.setting.marks
-    for name, (network, rate) in networks.items():
-        found, compiling = peers.fit_networks(network, study.targets, rate, marks, key)
+    )
+    for name, network, rate, until in networks:
+        found, compiling = peers.fit_networks(network, study.targets, rate, until, key)
         study.add_marks(
             name,
             name,
@@ -364,20 +380,20 @@ def per_image_networks(study):
             jax.jit(jax.vmap(network.render)),
             network.numbers,
             functools.partial(operations.network_fit, network.sizes, len(study.points)),
-            (10, 100, marks[-1]),
+            (10, 100, until[-1]),
             compile_seconds=compiling,
         )
 
 
 def learned_start(study):
-    """The same SIREN from a start learned by MAML on the training signals."""
-    shape, seconds = study.setting.network, study.setting.start_seconds
-    size = {"width": shape["width"], "num_layers": shape["num_layers"]}
-    network = peers.siren(study.points, study.channels, **size)
+    """The small SIREN from a start learned by MAML on the training signals."""
+    network, seconds = small_siren(study), study.setting.start_seconds
     signals = study.train_signals
     signals = signals.reshape(len(signals), -1, study.channels)
     say(f"{study.name}: learning a start for {seconds:.0f} s")
-    start, count, spent, compiling = peers.learn_start(network, signals, jax.random.key(0), seconds)
+    start, count, spent, compiling = peers.learn_start(
+        network, signals, jax.random.key(0), seconds, learning_rate=3e-3
+    )
     say(f"{study.name}: learned a start in {count} steps")
     render = jax.jit(jax.vmap(network.render))
     curve = []
@@ -522,16 +538,20 @@ def gradient_on_pixels(study, name, model, top_k, spent):
     """The paper's fit: Adam on the codes through every pixel, top-k gating inside.
 
     Starts from the mean of the codebook where there is one, as a learned start does; else from
-    zero.
+    zero. Atoms are scaled to root mean square 1 first, as in the library's own descent, or no one
+    learning rate would do for two dictionaries.
     """
     dictionary, points, targets = model.dictionary, study.points, jnp.asarray(study.targets)
+    atoms = jnp.sqrt(jnp.square(dictionary.basis(points)).mean((0, 2)))
+    scale = jnp.where(atoms > 0, 1 / jnp.where(atoms > 0, atoms, 1.0), 0.0)
     codes = jnp.zeros((study.count, dictionary.num_experts))
     bias = targets.mean(1)
     if model.router is not None:
-        codes += model.router.codes[...].mean(0)
+        codes += model.router.codes[...].mean(0) * atoms
 
     def render(variables):
-        return dictionary.combine(points, routing.gate(*variables, top_k))
+        codes, bias = variables
+        return dictionary.combine(points, routing.gate(codes * scale, bias, top_k))
 
     def residuals(variables):
         return jnp.square(render(variables) - targets).mean((1, 2))

@@ -29,7 +29,12 @@ class Network(NamedTuple):
 
     def draw(self, key):
         """Freshly drawn layers."""
-        return experts.init_layers(key, self.sizes, self.activation, self.omega0)
+        layers = experts.init_layers(key, self.sizes, self.activation, self.omega0)
+        if self.activation == "sine":
+            # As published, the last layer starts small; an expert of a dictionary must not.
+            kernel, bias = layers[-1]
+            layers = (*layers[:-1], (kernel / self.omega0, bias))
+        return layers
 
     def render(self, layers):
         """-> [P, C]."""
@@ -70,10 +75,11 @@ class Mark(NamedTuple):
 def descend(residuals, variables, learning_rate, marks):
     """Adam on `variables`, stopped at every one of the rising `marks`. -> [Mark], compile seconds.
 
-    residuals(variables) -> [S], whose sum is descended. The time at a mark is its number of steps
-    times the median, over the stretches between marks, of the seconds of a step.
+    residuals(variables) -> [S], whose sum is descended. The rate falls to a tenth along a cosine.
+    The time at a mark is its number of steps times the median, over the stretches between marks, of
+    the seconds of a step.
     """
-    optimizer = optax.adam(learning_rate)
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, marks[-1], 0.1))
 
     @jax.jit
     def advance(carry, steps):

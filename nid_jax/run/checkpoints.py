@@ -620,28 +620,40 @@ def _listed(steps: list[int]) -> str:
 
 
 class _QuietStorage(std_logging.Filter):
-    """Keeps storage's own words off the terminal: every failure is raised or reported here.
-
-    These are orbax's log lines, and the tracebacks of writers that want to tell an event loop of
-    their end when the failure of another leaf has closed it.
-    """
+    """Keeps orbax's own log lines off the terminal: every failure is raised or reported here."""
 
     def filter(self, record: std_logging.LogRecord) -> bool:
         return "orbax" not in Path(record.pathname).parts
 
-    def _hook(self, kind, error, trace) -> None:
-        ours = threading.current_thread() is threading.main_thread()
-        if ours or str(error) != "Event loop is closed":
-            self._previous_hook(kind, error, trace)
-
     def install(self) -> None:
         logging.get_absl_logger().addFilter(self)
-        self._previous_hook, sys.excepthook = sys.excepthook, self._hook
+        _hush_abandoned_writers()
 
     def remove(self) -> None:
         logging.get_absl_logger().removeFilter(self)
-        if sys.excepthook == self._hook:
-            sys.excepthook = self._previous_hook
+
+
+def _hush_abandoned_writers() -> None:
+    """Silences writers that come to an end after the failure of another leaf has ended the save.
+
+    Each would print a traceback of its own: that its event loop is closed, or that nobody asked
+    for its error. They may take their time, so this stays for the life of the process.
+    """
+    if getattr(sys.unraisablehook, "hushes_writers", False):
+        return
+    previous = sys.unraisablehook
+
+    def hook(args):
+        if str(args.exc_value) != "Event loop is closed":
+            previous(args)
+
+    def wanted(record):
+        text = record.getMessage()
+        return "never retrieved" not in text or not ("orbax" in text or "tensorstore" in text)
+
+    hook.hushes_writers = True
+    sys.unraisablehook = hook
+    std_logging.getLogger("asyncio").addFilter(wanted)
 
 
 def _collect_abandoned_reads() -> None:

@@ -214,6 +214,8 @@ def _what_to_render(wanted, layout):
         raise ValueError(
             f"render.shape: {shape}; allowed: {len(tile)} whole numbers, each 1 or more"
         )
+    if "patch" in layout:
+        return shape, _patch_window(tile, wanted.scale)
     if not window:
         return shape, None
     pairs = len(window) == len(tile) and all(
@@ -226,6 +228,16 @@ def _what_to_render(wanted, layout):
             "such as ((-1,0),(-1,0)), where an axis spans -1 to 1"
         )
     return shape, window
+
+
+def _patch_window(tile, scale):
+    """The window of a patch whose every sample becomes `scale` samples centred on it.
+
+    Whole signals end on -1 and 1 at any scale. Patches that did would not meet: neighbours are one
+    sample apart, and a patch ends half a sample before its neighbour begins.
+    """
+    reach = [1 + (1 - 1 / scale) / max(side - 1, 1) for side in tile]
+    return tuple((-end, end) for end in reach)
 
 
 def _write_usage(workdir, model, fitted):

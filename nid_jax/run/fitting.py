@@ -103,19 +103,18 @@ def fit(task, model, collection, config, mesh=None, weights=None, prior=None):
     if mesh is not None:
         size = -(-size // mesh.shape["data"]) * mesh.shape["data"]
     solutions = []
-    seconds = 0.0
-    with monitoring.CompileTime() as compiling:
-        for first in range(0, count, size):
-            chosen = [min(index, count - 1) for index in range(first, first + size)]
-            signals = np.stack([collection[index] for index in chosen])
-            if mesh is not None:
-                signals = sharding.place_batch(signals, mesh)
-            measurements = signals.reshape(size, -1, channels)
-            start = time.perf_counter()
+    seconds = compile_seconds = 0.0
+    for first in range(0, count, size):
+        chosen = [min(index, count - 1) for index in range(first, first + size)]
+        signals = np.stack([collection[index] for index in chosen])
+        if mesh is not None:
+            signals = sharding.place_batch(signals, mesh)
+        start = time.perf_counter()
+        with monitoring.CompileTime() as compiling:
             solution = solve(
                 model.dictionary,
                 operator,
-                measurements,
+                signals.reshape(size, -1, channels),
                 config.fit.solver,
                 weights=weights,
                 prior=prior,
@@ -127,9 +126,10 @@ def fit(task, model, collection, config, mesh=None, weights=None, prior=None):
             valid = min(size, count - first)
             message, history = solution.message, jax.device_get(solution.history)
             arrays = jax.device_get(solution._replace(message="", history={}))
-            seconds += time.perf_counter() - start
-            solutions.append((arrays, message, history, valid))
-    return _joined(solutions, collection.names[:count], seconds, compiling.seconds)
+        seconds += time.perf_counter() - start
+        compile_seconds += compiling.seconds
+        solutions.append((arrays, message, history, valid))
+    return _joined(solutions, collection.names[:count], seconds, compile_seconds)
 
 
 def _joined(solutions, names, seconds, compile_seconds):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nid_jax.run import fitting
+from nid_jax.fields import coordinates
+from nid_jax.run import commands, fitting
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +172,18 @@ def test_patches_are_stitched_when_rendered(call, patched):
     for option in ("shape=(64,64)", "window=((-1,0),(-1,0))"):
         result = call(*arguments, "--mode=render", f"--config.render.{option}")
         assert "signals in patches take render.scale only" in result.complaint()
+
+
+@pytest.mark.parametrize("scale", [1, 3, 5])
+def test_finer_patches_meet(scale):
+    """Samples of patches side by side, in pixels of the whole: evenly spaced across the border."""
+    window = commands._patch_window((16, 9), scale)
+    axes = coordinates.grid((16 * scale, 9 * scale), window).reshape(16 * scale, 9 * scale, 2)
+    rows, columns = axes[:, 0, 0], axes[0, :, 1]
+    np.testing.assert_allclose(rows[scale // 2 :: scale], np.linspace(-1, 1, 16), atol=1e-6)
+    np.testing.assert_allclose(columns[scale // 2 :: scale], np.linspace(-1, 1, 9), atol=1e-6)
+    pixels = np.concatenate([(rows + 1) * 7.5, (rows + 1) * 7.5 + 16])
+    np.testing.assert_allclose(np.diff(pixels), 1 / scale, atol=1e-5)
 
 
 def test_a_number_of_signals_counts_whole_ones(call, patched):
