@@ -55,6 +55,7 @@ def output(experiment, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_smoke_run_leaves_table_metrics_and_figure(output):
     table = (output / "table.md").read_text()
     metrics = json.loads((output / "metrics.json").read_text())
@@ -76,6 +77,7 @@ def test_a_smoke_run_leaves_table_metrics_and_figure(output):
     assert (output / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_what_is_solved_once_is_the_same_whoever_holds_the_factor(output):
     metrics = json.loads((output / "metrics.json").read_text())
     psnr = {r["method"]: r["psnr"] for r in metrics["studies"]["faces"]["results"]}
@@ -136,6 +138,7 @@ def relu_network(inputs):
     return peers.Network(jnp.asarray(inputs, jnp.float32), (inputs.shape[-1], 8, 1), "relu", 0.0)
 
 
+@pytest.mark.slow
 def test_a_learned_start_beats_the_drawn_one():
     rng = np.random.default_rng(3)
     points = np.linspace(-1, 1, 16)[:, None]

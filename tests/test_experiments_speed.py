@@ -31,6 +31,7 @@ def output(tmp_path_factory):
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_files(output):
     assert sorted(p.name for p in output.iterdir()) == ["figure.png", "metrics.json", "table.md"]
     text = (output / "table.md").read_text()
@@ -40,6 +41,7 @@ def test_files(output):
         assert np.asarray(figure.convert("L")).std() > 5
 
 
+@pytest.mark.slow
 def test_metrics(output):
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["scale"] == "smoke"

@@ -194,6 +194,7 @@ def test_a_number_of_signals_counts_whole_ones(call, patched):
     assert (metrics["signals"], len(codes)) == (1, 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "choices", "active"),
     [
@@ -218,6 +219,7 @@ def test_fits_with_a_router(call, patched, name, choices, active):
         assert per_step["5"] > per_step["0"]
 
 
+@pytest.mark.slow
 def test_gradient_begins_where_the_router_ended(call, patched):
     workdir, arguments = patched
     arguments = [*arguments, "--mode=fit"]
