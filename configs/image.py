@@ -197,14 +197,23 @@ def smoke(config):
 
 
 def cpu(config):
-    """80 real faces of 25x25 pixels and their shifted and mirrored copies; fits 20 unseen ones."""
+    """80 real faces of 25x25 pixels and their shifted and mirrored copies; fits 20 unseen ones.
+
+    Reaches 27.73 dB, SSIM 0.925, 0.65 GB; 120 steps in 15 to 79 s on two busy cores of a Xeon.
+    cpu-independent 27.35 dB, cpu-sparse (32 of 256 active) 22.12 dB. 2026-11-22, jax 0.10.2.
+    Departs from the paper: codes are solved in the step and in the fit, no router.
+    """
     config.data.augment.update({"mirror": True, "shifts": 24, "max_shift": 2})
     config.train.update({"steps": 120, "batch_size": 500, "log_every": 10, "checkpoint_every": 60})
     config.train.optimizer.learning_rate = 3e-3
 
 
 def photos(config):
-    """Crops of photographs, 32x32 in colour, with 1024 experts."""
+    """Crops of photographs, 32x32 in colour, with 1024 experts.
+
+    Reaches 36.45 dB, SSIM 0.909, 0.86 GB; 150 steps in 114.3 s on two busy cores of a Xeon, 2026-11-22.
+    Departs from the paper: codes are solved in the step and in the fit, no router.
+    """
     config.data.update({"name": "photos", "size": (32, 32), "num_train": 4000})
     config.dictionary.update({"num_experts": 1024, "width": 256})
     config.train.update({"steps": 150, "batch_size": 400, "log_every": 10, "checkpoint_every": 75})
@@ -212,7 +221,10 @@ def photos(config):
 
 
 def paper(config):
-    """CelebA as in the paper: 4096 experts of which 256 are active, 128x128."""
+    """CelebA as in the paper: 4096 experts of which 256 are active, 128x128.
+
+    Not run here: needs the data set and an accelerator.
+    """
     config.data.update({"name": "celeb_a", "size": (128, 128), "crop": "centre"})
     config.dictionary.update({"num_experts": 4096, "width": 512})
     config.dictionary.embedding.update({"size": 2048, "scale": 16.0})
