@@ -31,7 +31,7 @@ test-oldest:
 	$(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)-oldest/bin/python -m pip install --quiet --editable '.[test]' \
-	  jax==0.10.0 flax==0.12.5
+	  jax==0.10.2 flax==0.12.5
 	XLA_FLAGS="$(TEST_FLAGS)" $(VENV)-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: install
