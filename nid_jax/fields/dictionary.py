@@ -24,7 +24,6 @@ from nid_jax.fields.embeddings import build_embedding
 from nid_jax.fields.variables import Basis
 
 KINDS = ("independent", "shared")
-ORDERS = ("evaluate", "fold", "gather")
 
 # Float32 numbers of one activation kept at a time when an independent stack is evaluated. On CPU
 # two megabytes stay in cache and are not paged in anew by every step; an accelerator wants more.

@@ -17,7 +17,7 @@ from nid_jax.fields.routing import Gates
 _LAMBDA = 1e-3
 
 
-def reseed(graphdef, state, constants, batch, grid_shape, share):
+def reseed(graphdef, state, constants, batch, grid_shape, share, seed=0):
     """Experts whose usage is below `share` of the mean become residuals of the batch.
 
     The worst-explained signals, one per dead expert, are fitted by the expert's last layer (see
@@ -28,7 +28,7 @@ def reseed(graphdef, state, constants, batch, grid_shape, share):
     if not len(dead):
         return state.params, state.usage, 0
     points = jnp.asarray(grid(grid_shape))
-    key = jax.random.fold_in(jax.random.key(0), state.step)
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
     params = _refit(
         graphdef, state.params, constants, points, batch["signals"], jnp.asarray(dead), key
     )

@@ -117,11 +117,6 @@ def place(tree: Any, axes: Any, mesh: Mesh) -> Any:
     return jax.tree.map(_put, tree, shardings(tree, axes, mesh))
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """`tree` with a full copy of every leaf on every device of `mesh`."""
-    return jax.tree.map(lambda leaf: _put(leaf, named(mesh)), tree)
-
-
 def place_batch(batch: Any, mesh: Mesh) -> Any:
     """Global arrays [B, ...] split along 'signal' from what this process has read.
 

@@ -106,7 +106,13 @@ class Trainer:
         """Give dead experts the worst-explained signals of a batch. -> how many there were."""
         share = self.config.train.dead_below
         params, usage, count = reseed(
-            self.graphdef, self.state, self.constants, batch, self.grid_shape, share
+            self.graphdef,
+            self.state,
+            self.constants,
+            batch,
+            self.grid_shape,
+            share,
+            self.config.seed,
         )
         self.state = jax.device_put(
             dataclasses.replace(self.state, params=params, usage=usage), self.layout
@@ -225,7 +231,6 @@ def _announce(trainer, workdir, progress):
 def _loop(trainer, start, saved, writer, progress, preemption, evaluate):
     config, clock = trainer.config.train, trainer.clock
     step, pending, batch = start, [], None
-    clock_start = clock.seconds()
     while step < trainer.steps and not (preemption.requested and step % trainer.per_batch == 0):
         if step % trainer.per_batch == 0:
             batch = sharding.place_batch(next(trainer.batches), trainer.mesh)
@@ -266,7 +271,6 @@ def _loop(trainer, start, saved, writer, progress, preemption, evaluate):
         _save(trainer, saved, step, {})
         progress.message(f"{preemption.signal_name}: saved step {step}; the same command resumes")
     jax.block_until_ready(trainer.state)
-    trainer.seconds_here = clock.seconds() - clock_start
     return step
 
 
