@@ -18,7 +18,7 @@ from nid_jax.coding.ridge import as_solution
 # The gap cannot be told from zero below this part of the signal's energy, in float32.
 _ROUNDING = 1e-7
 # A signal whose gap has no new minimum for so many steps is left at what float32 can do.
-_PATIENCE = 100
+_PATIENCE = 1000
 # Power iterations for the first step size. An estimate too low is corrected on the way.
 _POWER_STEPS = 15
 
