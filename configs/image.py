@@ -163,7 +163,7 @@ def base():
                 "router_ridge": {"lam": 1e-6},
                 "gradient": {
                     "steps": 1000,
-                    "learning_rate": 0.03,
+                    "learning_rate": 0.003,
                     # zero, or router: from its prediction
                     "init": "zero",
                     # codes, or router: its weights move
