@@ -41,6 +41,7 @@ def base():
                 # () keeps the signals' own size; (rows, cols) otherwise
                 "size": (),
                 "resize": False,
+                # center: the largest part of the aspect of `size`
                 "crop": "",
                 "gray": False,
                 # 0: all
@@ -225,7 +226,7 @@ def paper(config):
 
     Not run here: needs the data set and an accelerator.
     """
-    config.data.update({"name": "celeb_a", "size": (128, 128), "crop": "centre"})
+    config.data.update({"name": "celeb_a", "size": (128, 128), "crop": "center"})
     config.dictionary.update({"num_experts": 4096, "width": 512})
     config.dictionary.embedding.update({"size": 2048, "scale": 16.0})
     config.train.update({"steps": 20000, "batch_size": 256, "points": 1024})

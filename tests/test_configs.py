@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from nid_jax import tasks
+from nid_jax.data import splitting
 from nid_jax.fields.model import build_model
 from nid_jax.run import fitting, training
 from nid_jax.run.optimisers import build_optimiser
@@ -50,6 +51,9 @@ def test_variant_builds(path, variant):
     assert tasks.build(config).name == config.task
     training.check(config)
     fitting.check(config)
+    # Also where the data are not here, what the config asks of them must be possible.
+    assert splitting.configured_crop(config.data) == config.data.crop
+    assert (splitting.configured_size(config.data) or ()) == config.data.size
     shape = signal_shape(config)
     # Abstractly: the paper's model alone would take most of a small machine's memory.
     model = nnx.eval_shape(lambda: build_model(config, shape, 10, config.seed))

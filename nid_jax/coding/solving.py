@@ -183,7 +183,13 @@ def _router_ridge(problem, lam=ridge.LAMBDA):
 
 
 def _gradient(
-    problem, steps=100, learning_rate=0.003, init="zero", variables="codes", dense_steps=0, data="l2"
+    problem,
+    steps=100,
+    learning_rate=0.003,
+    init="zero",
+    variables="codes",
+    dense_steps=0,
+    data="l2",
 ):
     """init: 'zero' or 'router'; variables: 'codes' or 'router'; data: 'l2' or 'l1'."""
     _check("fit.gradient.init", init, ("zero", "router"))
