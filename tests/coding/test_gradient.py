@@ -97,7 +97,7 @@ def test_first_entry_is_the_start_and_the_last_the_end(dictionary):
     )
     achieved = _mean_squares(dictionary, values, solution.codes, solution.bias)
     np.testing.assert_allclose(history[-1], achieved, rtol=1e-4)
-    np.testing.assert_allclose(solution.residual, history[-1])
+    np.testing.assert_allclose(solution.residual, history[-1], rtol=1e-4)
     assert (history[-1] < history[1]).all()
     assert (np.asarray(solution.iterations) == 7).all()
 
