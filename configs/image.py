@@ -35,7 +35,8 @@ def base():
             "task": "image",
             "seed": 0,
             "data": {
-                # faces, photos, folder, array, yale, olivetti, celeb_a, cifar10 or tfds:NAME
+                # faces, photos, phantoms, clip, folder, array, video, dicom, corrupted, yale,
+                # olivetti, celeb_a, cifar10 or tfds:NAME
                 "name": "faces",
                 "root": "",
                 # () keeps the signals' own size; (rows, cols) otherwise
@@ -51,7 +52,20 @@ def base():
                 "augment": {"mirror": False, "shifts": 0, "max_shift": 1},
                 # size 0: whole signals
                 "patch": {"size": 0, "overlap": 0},
+                # phantoms: how much they differ, 0 is Shepp and Logan's own
+                "phantom": {"jitter": 1.0},
+                # clip: the built-in one; noise is a standard deviation
+                "clip": {"num_frames": 60, "objects": 3, "noise": 0.0},
+                # video: frames start, start + step, ... before stop; 0 is the end
+                "video": {"start": 0, "stop": 0, "step": 1},
+                # dicom: (low, high) in the scanner's units; () is all there is
+                "dicom": {"window": ()},
+                # of measurements that an operator simulates: none, gaussian or poisson
+                "noise": {"kind": "none", "level": 0.0},
             },
+            # how signals are measured in a fit: sample, mask, parallel_beam, downsample, blur or
+            # fourier, whose options are keys of a group of that name
+            "operator": {"kind": "sample"},
             "dictionary": {
                 # shared: one trunk with E heads; independent: E small networks
                 "kind": "shared",
@@ -140,6 +154,11 @@ def base():
                 "num_signals": 0,
                 "batch_size": 0,
                 "num_pictures": 10,
+                # solver gaussian: also where the reconstruction is unsure
+                "uncertainty": False,
+                # grid: the image moves off the dictionary's, under total variation `tv`, tied to it
+                # by `lam`; atoms: the atoms move on the grid, for all signals together
+                "refine": {"kind": "none", "tv": 0.003, "lam": 0.01, "steps": 100, "bounds": ()},
                 # a number, or gcv: generalised cross-validation
                 "ridge": {"lam": "1e-6", "per_signal": False},
                 # standard deviation of the noise; 0 estimates it

@@ -581,7 +581,7 @@ def gradient_on_pixels(study, name, model, top_k, spent):
 def kept_factorisation(study, name, model, config, spent):
     """Ridge with the factorisation made beforehand, as for every later signal of these points."""
     factorisation = Factorisation(
-        model.dictionary, study.task.operator(study.grid_shape), lam=float(config.fit.ridge.lam)
+        model.dictionary, study.task.measure(study.test).operator, lam=float(config.fit.ridge.lam)
     )
     solution, seconds, first = timed(lambda: tuple(factorisation.solve(study.targets))[:2])
     gates = rendering.gates_of(*solution)

@@ -11,21 +11,32 @@ from nid_jax.data.collection import (
     SubsetCollection,
     to_array,
 )
+from nid_jax.data.corrupted import CorruptedCollection, open_corrupted
+from nid_jax.data.dicom import open_dicom
 from nid_jax.data.folder import open_folder
 from nid_jax.data.loading import batches
 from nid_jax.data.patches import PatchCollection, stitch
+from nid_jax.data.phantoms import open_phantoms, project
 from nid_jax.data.portraits import open_olivetti, open_yale
-from nid_jax.data.splitting import SPLITS, limited
+from nid_jax.data.sinograms import add_noise, even_angles, read_sinograms
+from nid_jax.data.splitting import SPLITS, configured_size, limited
 from nid_jax.data.tfds_source import PREFIX, open_celeb_a, open_cifar10, open_tfds
+from nid_jax.data.video import open_clip, open_video
 
 __all__ = [
     "ArrayCollection",
     "AugmentedCollection",
     "Collection",
+    "CorruptedCollection",
     "PatchCollection",
     "SubsetCollection",
+    "add_noise",
     "batches",
+    "configured_size",
+    "even_angles",
     "open_collection",
+    "project",
+    "read_sinograms",
     "stitch",
     "to_array",
 ]
@@ -38,6 +49,11 @@ SOURCES = {
     "array": open_array,
     "yale": open_yale,
     "olivetti": open_olivetti,
+    "corrupted": open_corrupted,
+    "phantoms": open_phantoms,
+    "dicom": open_dicom,
+    "clip": open_clip,
+    "video": open_video,
     "celeb_a": open_celeb_a,
     "cifar10": open_cifar10,
 }

@@ -74,6 +74,10 @@ class ArrayCollection:
         return images.to_unit(signal, self.title)
 
 
+# What collections may know of a signal besides its values.
+_KNOWN = ("truth", "seen", "foreground", "ellipses")
+
+
 class SubsetCollection:
     """The signals of `collection` at `indices`, in that order."""
 
@@ -89,6 +93,12 @@ class SubsetCollection:
 
     def __getitem__(self, index):
         return self.collection[self.indices[position(index, len(self))]]
+
+    def __getattr__(self, name):
+        if name not in _KNOWN:
+            raise AttributeError(name)
+        known = getattr(self.collection, name)
+        return lambda index: known(self.indices[position(index, len(self))])
 
 
 class ShapedCollection:

@@ -122,7 +122,7 @@ def fit(context, announced=False):
     model, config, mesh = load(context)
     task = context.build_task(config)
     collection = check_fit(context, task, config)
-    fitting.check_signals(model, collection)
+    fitting.check_signals(model, task.measure(collection), collection.title)
     workdir.prepare()
     if not announced:
         counts = count_parameters(model)
@@ -153,7 +153,9 @@ def evaluate(context):
                 f"of {collection.title}; give the data.* that it was fitted with"
             )
     reconstruction, truth = fitting.reconstruct(task, model, fitted, collection, config)
-    scores = task.metrics(reconstruction, truth)
+    if truth is None:
+        raise ValueError(f"data.root: {collection.title} comes without the truth to score against")
+    scores = task.metrics(reconstruction, truth, task.measure(collection))
     metrics = {"solver": "stored codes", "signals": len(truth), "active_experts": fitted.active}
     metrics |= {name: float(np.mean(values)) for name, values in scores.items()}
     metrics |= {f"{name}_per_signal": values.tolist() for name, values in scores.items()}
@@ -191,13 +193,26 @@ def render(context):
         some = slice(first, first + together)
         gates = rendering.gates_of(fitted.codes[some], fitted.bias[some])
         values = rendering.render(model.dictionary, gates, shape, window, config.render.chunk)
+        if fitted.correction is not None:
+            values = values + rendering.resampled(fitted.correction[some], shape, window)
         for image in task.assemble(values, layout, scale=config.render.scale):
             name = f"{artefacts.file_name(count, layout['names'][count])}.png"
             pictures.save_png(folder / "render" / name, image)
             count += 1
+    if fitted.deviation is not None:
+        _render_deviation(folder, task, fitted, layout, (shape, window), config.render.scale)
     seconds = time.perf_counter() - start
     size = " x ".join(str(side) for side in image.shape[:-1])
     print(f"{count} signals of {size} rendered in {seconds:.2f} s: {folder / 'render'}")
+
+
+def _render_deviation(folder, task, fitted, layout, view, scale):
+    """Where renders are unsure: standard deviations, white at the largest of all signals."""
+    deviations = task.assemble(rendering.resampled(fitted.deviation, *view), layout, scale=scale)
+    for index, image in enumerate(deviations):
+        name = artefacts.file_name(index, layout["names"][index])
+        shown = image.mean(-1, keepdims=True) / max(deviations.max(), 1e-12)
+        pictures.save_png(folder / "render" / f"{name}_deviation.png", shown)
 
 
 def _what_to_render(wanted, layout):

@@ -4,13 +4,17 @@ import dataclasses
 import time
 import zipfile
 import zlib
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from nid_jax.coding.gram import normal_equations
+from nid_jax.coding.prior import posterior_variance
 from nid_jax.coding.solving import check_method, solve
-from nid_jax.run import monitoring, pictures, rendering, sharding
+from nid_jax.fields.coordinates import grid
+from nid_jax.run import monitoring, movies, pictures, refining, rendering, sharding
 from nid_jax.run.artefacts import atomic_folder, atomic_path, file_name, write_json
 
 SPLITS = ("train", "test")
@@ -32,12 +36,29 @@ class Fitted:
     names: list
     seconds_total: float
     seconds_compile: float
+    correction: np.ndarray | None = None
+    """[S, *grid, C], what config.fit.refine adds to what the codes render."""
+    deviation: np.ndarray | None = None
+    """[S, *grid, C], standard deviation of what is rendered, given the measurements."""
 
     @classmethod
-    def from_codes(cls, codes, bias, names):
+    def from_codes(cls, codes, bias, names, correction=None, deviation=None):
         """A fit read back from disk, of which only the codes are known."""
         unknown = np.full(len(codes), np.nan)
-        return cls(codes, bias, unknown, unknown, unknown, "", {}, list(names), 0.0, 0.0)
+        return cls(
+            codes,
+            bias,
+            unknown,
+            unknown,
+            unknown,
+            "",
+            {},
+            list(names),
+            0.0,
+            0.0,
+            correction,
+            deviation,
+        )
 
     @property
     def active(self):
@@ -60,6 +81,11 @@ def check(config):
     for key in ("num_signals", "batch_size", "num_pictures"):
         if wanted[key] < 0:
             raise ValueError(f"fit.{key}: {wanted[key]}; allowed: 0 or more")
+    refining.check(wanted)
+    if wanted.uncertainty and wanted.solver != "gaussian":
+        raise ValueError(
+            f"fit.uncertainty: true, but fit.solver={wanted.solver}; allowed: fit.solver=gaussian"
+        )
     options = solver_options(wanted)
     routed = [f"fit.solver={wanted.solver}"] if wanted.solver.startswith("router") else []
     routed += [f"fit.{wanted.solver}.{k}=router" for k, v in options.items() if v == "router"]
@@ -73,12 +99,12 @@ def check(config):
             raise ValueError(f"fit.{wanted.solver}.{key}: {options[key]}; allowed: 0 or more")
 
 
-def check_signals(model, collection):
+def check_signals(model, measured, title):
     """Raise ValueError for signals that are no functions of the dictionary's kind."""
-    dims, channels = len(collection.shape) - 1, collection.shape[-1]
+    dims, channels = len(measured.grid_shape), measured.channels
     if (dims, channels) != (model.dictionary.dims, model.dictionary.channels):
         raise ValueError(
-            f"data.name: signals of {collection.title} are {list(collection.shape)}, the "
+            f"data.name: signals of {title} are {[*measured.grid_shape, channels]}, the "
             f"dictionary has {model.dictionary.dims} coordinates and {model.dictionary.channels} "
             "channels; data.gray=true turns colour to gray"
         )
@@ -87,70 +113,114 @@ def check_signals(model, collection):
 def fit(task, model, collection, config, mesh=None, weights=None, prior=None):
     """Codes of every signal of a collection, in batches of one size.
 
-    config: the whole config, of which `fit` is read (solver, top_k, batch_size, num_signals and
-    the solver's own part). mesh: devices to deal signals out over. -> Fitted. Raises ValueError
-    for an unknown solver, or signals whose channels are not the dictionary's.
+    config: the whole config, of which `fit` is read (solver, top_k, batch_size, num_signals, refine
+    and the solver's own part). mesh: devices to deal signals out over. weights: None, [M] or
+    [S, M], on top of those that the task's measurements have. -> Fitted. Raises ValueError for an
+    unknown solver, or signals whose channels are not the dictionary's.
     """
     check(config)
-    check_signals(model, collection)
-    grid_shape, channels = collection.shape[:-1], collection.shape[-1]
+    measured = task.measure(collection)
+    check_signals(model, measured, collection.title)
     # Of a signal in patches either all are fitted or none.
     pieces = task.layout(collection).get("per_signal", 1)
     count = min(config.fit.num_signals * pieces or len(collection), len(collection))
-    operator = task.operator(grid_shape)
-    options = solver_options(config.fit)
     size = min(config.fit.batch_size or count, count)
     if mesh is not None:
         size = -(-size // mesh.shape["data"]) * mesh.shape["data"]
+    correct = refining.build(config.fit.refine, model.dictionary, measured)
     solutions = []
     seconds = compile_seconds = 0.0
     for first in range(0, count, size):
         chosen = [min(index, count - 1) for index in range(first, first + size)]
-        signals = np.stack([collection[index] for index in chosen])
-        if mesh is not None:
-            signals = sharding.place_batch(signals, mesh)
+        batch = _measurements(measured, chosen, weights, mesh)
         start = time.perf_counter()
         with monitoring.CompileTime() as compiling:
             solution = solve(
                 model.dictionary,
-                operator,
-                signals.reshape(size, -1, channels),
+                measured.operator,
+                batch.values,
                 config.fit.solver,
-                weights=weights,
+                weights=batch.weights,
                 prior=prior,
                 router=model.router,
-                signals=signals,
-                **options,
+                signals=batch.signals,
+                **solver_options(config.fit),
             )
             # The last batch is filled up with its last signal, so that it compiles nothing new.
             valid = min(size, count - first)
             message, history = solution.message, jax.device_get(solution.history)
             arrays = jax.device_get(solution._replace(message="", history={}))
+            correction = None if correct is None else correct(arrays, batch.values, batch.weights)
+            deviation = None
+            if config.fit.uncertainty:
+                deviation = _deviation(model, measured, batch, prior, config.fit.gaussian.noise)
         seconds += time.perf_counter() - start
         compile_seconds += compiling.seconds
-        solutions.append((arrays, message, history, valid))
+        solutions.append((arrays, message, history, correction, deviation, valid))
     return _joined(solutions, collection.names[:count], seconds, compile_seconds)
 
 
+class _Batch(NamedTuple):
+    """values [S, M, C]; weights None, [M] or [S, M]; signals [S, *grid, C] or None."""
+
+    values: jax.Array
+    weights: jax.Array | None
+    signals: jax.Array | None
+
+
+def _measurements(measured, chosen, weights, mesh):
+    values = np.stack([measured.values(index) for index in chosen])
+    if weights is not None and np.ndim(weights) == 2:
+        weights = np.stack([weights[index] for index in chosen])
+    if measured.weights is not None:
+        own = np.stack([measured.weights(index) for index in chosen])
+        weights = own if weights is None else own * weights
+    if mesh is not None:
+        values = sharding.place_batch(values, mesh)
+        if weights is not None and np.ndim(weights) == 2:
+            weights = sharding.place_batch(weights, mesh)
+    signals = None
+    if measured.whole and measured.weights is None:
+        signals = values.reshape(len(chosen), *measured.grid_shape, measured.channels)
+    return _Batch(values, weights, signals)
+
+
+def _deviation(model, measured, batch, prior, noise):
+    """Standard deviations on the signals' own grid under the Gaussian prior. -> [S, *grid, C]."""
+    equations = normal_equations(model.dictionary, measured.operator, batch.values, batch.weights)
+    points = grid(measured.grid_shape)
+    variance = posterior_variance(
+        model.dictionary, points, equations, prior, noise**2 or "estimate"
+    )
+    shape = (len(batch.values), *measured.grid_shape, measured.channels)
+    return np.broadcast_to(np.sqrt(variance).reshape(-1, *shape[1:]), shape)
+
+
 def _joined(solutions, names, seconds, compile_seconds):
-    def rows(field):
-        return np.concatenate([np.asarray(getattr(s, field))[:n] for s, _, _, n in solutions])
+    def rows(arrays):
+        kept = zip(arrays, (s[-1] for s in solutions), strict=True)
+        return np.concatenate([np.asarray(array)[:valid] for array, valid in kept])
 
     history = {
-        key: np.concatenate([curves[key][..., :n] for _, _, curves, n in solutions], axis=-1)
+        key: np.concatenate([s[2][key][..., : s[-1]] for s in solutions], axis=-1)
         for key in solutions[0][2]
     }
+    found = {
+        field: rows([getattr(s[0], field) for s in solutions])
+        for field in ("codes", "bias", "residual", "converged", "iterations")
+    }
+    further = {
+        field: None if solutions[0][place] is None else rows([s[place] for s in solutions])
+        for field, place in (("correction", 3), ("deviation", 4))
+    }
     return Fitted(
-        codes=rows("codes"),
-        bias=rows("bias"),
-        residual=rows("residual"),
-        converged=rows("converged"),
-        iterations=rows("iterations"),
+        **found,
         message=solutions[0][1],
         history=history,
         names=list(names),
         seconds_total=seconds,
         seconds_compile=min(compile_seconds, seconds),
+        **further,
     )
 
 
@@ -169,20 +239,29 @@ def psnr_per_step(history):
 
 
 def reconstruct(task, model, fitted, collection, config):
-    """Reconstruction and truth of a fit as whole signals: NumPy [N, *grid, C] twice."""
+    """Reconstruction and truth of a fit as whole signals: NumPy [N, *grid, C] twice.
+
+    The truth is None where it is not known.
+    """
+    measured = task.measure(collection)
     gates = rendering.gates_of(fitted.codes, fitted.bias)
     values = rendering.render(
-        model.dictionary, gates, collection.shape[:-1], chunk=config.render.chunk
+        model.dictionary, gates, measured.grid_shape, chunk=config.render.chunk
     )
-    truth = np.stack([collection[index] for index in range(len(fitted.names))])
+    if fitted.correction is not None:
+        values = values + fitted.correction
     layout = task.layout(collection)
-    return task.assemble(values, layout), task.assemble(truth, layout)
+    truth = measured.truths(len(fitted.names))
+    return task.assemble(values, layout), None if truth is None else task.assemble(truth, layout)
 
 
-def evaluate(task, model, collection, config, mesh=None):
+def evaluate(task, model, collection, config, mesh=None, prior=None):
     """Fit a collection and score it: {'psnr', 'ssim', ...} as means over whole signals."""
-    fitted = fit(task, model, collection, config, mesh)
-    scores = task.metrics(*reconstruct(task, model, fitted, collection, config))
+    fitted = fit(task, model, collection, config, mesh, prior=prior)
+    reconstruction, truth = reconstruct(task, model, fitted, collection, config)
+    if truth is None:
+        return {"psnr": float(-10 * np.log10(np.maximum(fitted.residual, 1e-12)).mean())}
+    scores = task.metrics(reconstruction, truth, task.measure(collection))
     return {name: float(np.mean(values)) for name, values in scores.items()}
 
 
@@ -193,39 +272,58 @@ def write_fit(task, model, fitted, collection, config, workdir, name):
     at most config.fit.num_pictures signals.
     """
     reconstruction, truth = reconstruct(task, model, fitted, collection, config)
-    layout = task.layout(collection)
+    measured, layout = task.measure(collection), task.layout(collection)
     metrics = summarise(task, fitted, reconstruction, truth, collection, config)
     metrics["layout"] = layout
     with atomic_folder(workdir.fit(name)) as folder:
-        write_codes(folder / "codes.npz", fitted.codes, fitted.bias, fitted.names)
+        write_codes(folder / "codes.npz", fitted)
         _write_pictures(folder, truth, reconstruction, layout["names"], config.fit.num_pictures)
+        if task.extras is not None:
+            extras = task.extras(collection, measured, reconstruction)
+            metrics |= extras.metrics
+            _write_frames(folder, extras.frames, config.fit.movies)
         write_json(folder / "metrics.json", metrics)
     return metrics
 
 
 def _write_pictures(folder, truth, reconstruction, names, count):
-    """comparison.png and pictures/: truth, reconstruction and error of the first `count`."""
-    shown = min(count, len(truth))
-    if not shown or truth.ndim != 4:
+    """comparison.png and pictures/: truth, reconstruction and error of the first `count`.
+
+    Reconstructions alone where the truth is not known.
+    """
+    shown = min(count, len(reconstruction))
+    if not shown or reconstruction.ndim != 4:
         return
     names = names[:shown]
+    files = [folder / "pictures" / f"{file_name(i, name)}.png" for i, name in enumerate(names)]
+    if truth is None:
+        for file, image in zip(files, reconstruction, strict=False):
+            pictures.save_png(file, image)
+        return
     pictures.comparison_sheet(
         folder / "comparison.png", truth, reconstruction, names=names, count=min(shown, 10)
     )
-    for index, name in enumerate(names):
+    for index, file in enumerate(files):
         one = slice(index, index + 1)
-        pictures.comparison_sheet(
-            folder / "pictures" / f"{file_name(index, name)}.png",
-            truth[one],
-            reconstruction[one],
-            names=names[one],
-        )
+        pictures.comparison_sheet(file, truth[one], reconstruction[one], names=names[one])
+
+
+def _write_frames(folder, stacks, formats):
+    """NAME/00000.png of every stack of frames [T, H, W, C], and all of them side by side."""
+    for name, frames in stacks.items():
+        for number, frame in enumerate(frames):
+            pictures.save_png(folder / name / f"{number:05d}.png", frame)
+    for suffix in formats:
+        together = movies.side_by_side(list(stacks.values()), list(stacks))
+        movies.write_movie(folder / f"side_by_side.{suffix}", together)
 
 
 def summarise(task, fitted, reconstruction, truth, collection, config):
     """The metrics.json of a fit: quality, sparsity, time, and the config it was made with."""
-    scores = task.metrics(reconstruction, truth)
-    count = len(truth)
+    scores = {}
+    if truth is not None:
+        scores = task.metrics(reconstruction, truth, task.measure(collection))
+    count = len(reconstruction)
     means = {name: float(np.mean(values)) for name, values in scores.items()}
     return {
         "task": task.name,
@@ -233,6 +331,7 @@ def summarise(task, fitted, reconstruction, truth, collection, config):
         "solver": config.fit.solver,
         "signals": count,
         **means,
+        "residual": float(np.mean(fitted.residual)),
         "active_experts": fitted.active,
         "numbers_per_signal": fitted.active * (2 if config.fit.top_k else 1)
         + fitted.bias.shape[-1],
@@ -249,16 +348,27 @@ def summarise(task, fitted, reconstruction, truth, collection, config):
     }
 
 
-def write_codes(path, codes, bias, names):
-    """codes.npz: `codes` [S, E], `bias` [S, C], `names` [S]; no pickled objects."""
-    arrays = {"codes": codes, "bias": bias, "names": np.asarray(names, dtype=np.str_)}
+def write_codes(path, fitted):
+    """codes.npz: `codes` [S, E], `bias` [S, C], `names` [S]; no pickled objects.
+
+    With `correction` [S, *grid, C] where a fit was refined on the grid, and `deviation` of the same
+    shape where config.fit.uncertainty asked for it.
+    """
+    arrays = {
+        "codes": fitted.codes,
+        "bias": fitted.bias,
+        "names": np.asarray(fitted.names, dtype=np.str_),
+    }
+    for field in ("correction", "deviation"):
+        if getattr(fitted, field) is not None:
+            arrays[field] = getattr(fitted, field)
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, **arrays)
     return path
 
 
 def read_codes(path):
-    """-> (codes [S, E], bias [S, C], names).
+    """-> (codes [S, E], bias [S, C], names, correction, deviation [S, *grid, C] or None).
 
     Raises FileNotFoundError where there is no such fit, ValueError where its file is damaged.
     """
@@ -266,6 +376,8 @@ def read_codes(path):
         raise FileNotFoundError(f"{path}: no such fit; --mode=fit makes one")
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return stored["codes"], stored["bias"], [str(name) for name in stored["names"]]
+            names = [str(name) for name in stored["names"]]
+            further = (stored.get("correction"), stored.get("deviation"))
+            return stored["codes"], stored["bias"], names, *further
     except (ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: cannot be read as the codes of a fit: {error}") from error

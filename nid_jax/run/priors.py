@@ -20,12 +20,12 @@ def learn_prior(task, model, collection, config):
     wanted = config.prior
     count = min(wanted.num_signals, len(collection))
     chosen = np.unique(np.linspace(0, len(collection) - 1, count).astype(int))
-    operator = task.operator(collection.shape[:-1])
+    seen = task.learned_from(collection)
     codes, residuals = [], []
     for first in range(0, count, _BATCH):
         signals = np.stack([collection[int(index)] for index in chosen[first : first + _BATCH]])
-        measurements = signals.reshape(len(signals), -1, signals.shape[-1])
-        equations = normal_equations(model.dictionary, operator, measurements)
+        measurements = signals.reshape(len(signals), -1, seen.channels)
+        equations = normal_equations(model.dictionary, seen.operator, measurements)
         solved = solve_dense(equations, wanted.lam).codes
         codes.append(np.asarray(solved))
         residuals.append(np.asarray(equations.mean_residual(solved)))

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.ndimage
 from flax import nnx
 
 from nid_jax.fields.coordinates import grid, pad_chunks
@@ -53,6 +54,23 @@ def render_points(dictionary, gates, points, chunk=0):
         rendered = np.asarray(_render(graphdef, state, piece, gates))
         values[:, start : start + chunk] = rendered[:, : count - start]
     return values
+
+
+def resampled(values, shape, window=None):
+    """Values given on their own grid [S, *grid, C], linearly interpolated to another. -> NumPy.
+
+    shape, window as in `render`; the edge goes on beyond the grid.
+    """
+    points = grid(tuple(shape), window).astype(np.float64)
+    sides = np.array(values.shape[1:-1])
+    places = ((points + 1) / 2 * (sides - 1)).T
+    found = np.empty((len(values), len(points), values.shape[-1]), np.float32)
+    for signal, channel in np.ndindex(len(values), values.shape[-1]):
+        one = values[signal, ..., channel]
+        found[signal, :, channel] = scipy.ndimage.map_coordinates(
+            one, places, order=1, mode="nearest"
+        )
+    return found.reshape(len(values), *shape, values.shape[-1])
 
 
 def render(dictionary, gates, shape, window=None, chunk=0):

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from nid_jax.fields.coordinates import grid
-
 CHUNKS = ("random", "exhaustive")
 # Beyond this many points a random chunk is drawn with repetition: a permutation of the grid would
 # cost more than the step.
@@ -55,10 +53,12 @@ def exhaustive_chunk(key, count, size, number):
     return jax.lax.dynamic_slice(order, (number * size,), (size,))
 
 
-def make_step(graphdef, constants, strategy, optimizer, config, grid_shape, dense):
-    """One training step, a pure function (TrainState, batch) -> (TrainState, terms)."""
-    lattice = jnp.asarray(grid(grid_shape))
-    count = lattice.shape[0]
+def make_step(graphdef, constants, strategy, optimizer, config, operator, dense):
+    """One training step, a pure function (TrainState, batch) -> (TrainState, terms).
+
+    operator: what measured the training signals; a step sees some of its measurements.
+    """
+    count = operator.num_measurements
     size = min(config.train.points or count, count)
     per_batch = chunks_per_batch(config, count)
     root = jax.random.fold_in(jax.random.key(config.seed), 1)
@@ -70,16 +70,17 @@ def make_step(graphdef, constants, strategy, optimizer, config, grid_shape, dens
             chosen = exhaustive_chunk(batch_key, count, size, state.step % per_batch)
         else:
             chosen = random_chunk(jax.random.fold_in(key, 0), count, size)
-        points = lattice[chosen]
-        targets = batch["signals"].reshape(batch["signals"].shape[0], count, -1)[:, chosen]
+        seen = operator if size == count else operator.of_measurements(chosen)
+        targets = batch["signals"].reshape(batch["signals"].shape[0], count, -1)
+        targets = targets if size == count else targets[:, chosen]
         model = nnx.merge(graphdef, state.params, constants, copy=True)
-        prepared = strategy.prepare(model, batch, points, targets)
+        prepared = strategy.prepare(model, batch, seen, targets)
         params = nnx.state(model, nnx.Param)
 
         def loss(params):
             model = nnx.merge(graphdef, params, constants, copy=True)
             noise_key = jax.random.fold_in(key, 1)
-            return strategy.loss(model, prepared, batch, points, targets, dense, noise_key)
+            return strategy.loss(model, prepared, batch, seen, targets, dense, noise_key)
 
         (value, (terms, used)), grads = jax.value_and_grad(loss, has_aux=True)(params)
         norm = optax.global_norm(grads)

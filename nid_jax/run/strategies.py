@@ -18,7 +18,6 @@ import jax.numpy as jnp
 
 from nid_jax.coding import greedy, ridge
 from nid_jax.coding.gram import normal_equations
-from nid_jax.coding.operators import Sample
 from nid_jax.fields.routing import Gates
 
 
@@ -28,14 +27,14 @@ class Joint:
 
     objective: Any
 
-    def prepare(self, model, batch, points, targets):
+    def prepare(self, model, batch, operator, targets):
         """Max-norm of the codebook's rows, before the gradient, as the official code has it."""
         model.router.prepare(batch["ids"])
 
-    def loss(self, model, prepared, batch, points, targets, dense, key):
-        """-> (loss, (terms, mean |code| [E])). points [P, D], targets [B, P, C]."""
+    def loss(self, model, prepared, batch, operator, targets, dense, key):
+        """-> (loss, (terms, mean |code| [E])). operator, targets [B, M, C]."""
         gates = model.gates(batch["ids"], batch["signals"], dense=dense, key=key)
-        prediction = model.dictionary.combine(points, gates)
+        prediction = operator.measure(model.dictionary.combine(operator.points, gates))
         loss, terms = self.objective(prediction, targets, gates)
         return loss, (terms, _used(gates))
 
@@ -54,16 +53,16 @@ class Projected:
     top_k: int = 0
     atoms_per_step: int = 1
 
-    def prepare(self, model, batch, points, targets):
+    def prepare(self, model, batch, operator, targets):
         """Solve the batch. -> (Gates, NormalEquations), constants to the gradient."""
-        equations = normal_equations(model.dictionary, Sample(points), targets, precision="single")
+        equations = normal_equations(model.dictionary, operator, targets, precision="single")
         gates = project(equations, self.lam, self.top_k, self.atoms_per_step)
         return jax.lax.stop_gradient((gates, equations))
 
-    def loss(self, model, prepared, batch, points, targets, dense, key):
-        """-> (loss, (terms, mean |code| [E])). points [P, D], targets [B, P, C]."""
+    def loss(self, model, prepared, batch, operator, targets, dense, key):
+        """-> (loss, (terms, mean |code| [E])). operator, targets [B, M, C]."""
         gates, equations = prepared
-        prediction = model.dictionary.combine(points, gates)
+        prediction = operator.measure(model.dictionary.combine(operator.points, gates))
         loss, terms = self.objective(prediction, targets, gates)
         if model.router is not None:
             amortised = self._amortisation(model, gates, equations, batch)

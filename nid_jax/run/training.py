@@ -6,7 +6,6 @@ is one jitted function with donated state; what it reports stays on the device u
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +35,11 @@ class Trainer:
         sharding.check_divisible(self.mesh, config.dictionary.num_experts, config.train.batch_size)
         self.strategy = build_strategy(config, task.objective)
         self.batches = task.batches(collection)
-        *self.grid_shape, _ = collection.shape
-        self.points = math.prod(self.grid_shape)
-        self.per_batch = chunks_per_batch(config, self.points)
+        measured = task.learned_from(collection)
+        self.operator = measured.operator
+        self.signal_shape = (*measured.grid_shape, measured.channels)
+        _check_training(config, self.operator)
+        self.per_batch = chunks_per_batch(config, self.operator.num_measurements)
         self.steps = -(-config.train.steps // self.per_batch) * self.per_batch
         per_epoch = self.per_batch * max(len(collection) // config.train.batch_size, 1)
         self.warmup_steps = config.train.warmup_epochs * per_epoch if config.router.top_k else 0
@@ -52,7 +53,7 @@ class Trainer:
         """The first state, drawn by one compiled function straight to where it is to lie."""
         config = self.config
         build = functools.partial(
-            build_model, config, collection.shape, len(collection), config.seed
+            build_model, config, self.signal_shape, len(collection), config.seed
         )
         model = nnx.eval_shape(build)
         self.parameters = count_parameters(model)
@@ -91,7 +92,7 @@ class Trainer:
                 self.strategy,
                 self.optimizer,
                 self.config,
-                self.grid_shape,
+                self.operator,
                 dense,
             )
             with self.clock.pause("compile"):
@@ -110,7 +111,7 @@ class Trainer:
             self.state,
             self.constants,
             batch,
-            self.grid_shape,
+            self.operator,
             share,
             self.config.seed,
         )
@@ -174,6 +175,14 @@ def check(config):
             raise ValueError(f"{name}: {value}; allowed: {least} or more")
 
 
+def _check_training(config, operator):
+    """Raise ValueError, naming the key, for what these measurements do not allow."""
+    if operator.run_length is None and config.train.points:
+        raise ValueError("train.points: 0 is wanted where measurements depend on the whole signal")
+    if operator.run_length != 1 and config.train.reseed_every:
+        raise ValueError("train.reseed_every: 0 is wanted where no samples are measured")
+
+
 @dataclasses.dataclass
 class Trained:
     """What training leaves: the model, the step it reached, whether it ended early, and timings."""
@@ -187,8 +196,8 @@ class Trained:
 def train(task, config, workdir, evaluate=None):
     """Train until config.train.steps, from the workdir's latest checkpoint if it holds one.
 
-    task: open(split), batches(collection), objective. evaluate(model) -> dict of scalars with
-    'psnr', which ranks the checkpoints; called every train.eval_every steps. Writes checkpoints/,
+    task: open, batches, learned_from, objective. evaluate(model) -> dict of scalars with 'psnr',
+    which ranks the checkpoints; called every train.eval_every steps. Writes checkpoints/,
     metrics.jsonl, events/, signals.json and summary.json. Raises TrainingDiverged where the loss
     or a gradient was not finite, with the last good checkpoint kept, and ValueError for a config
     that does not fit the signals.
@@ -200,7 +209,11 @@ def train(task, config, workdir, evaluate=None):
     workdir.save_config(config)
     workdir.write_json(
         "signals.json",
-        {"shape": collection.shape, "count": len(collection), "title": collection.title},
+        {
+            "shape": trainer.signal_shape,
+            "count": len(collection),
+            "title": collection.title,
+        },
     )
     keep = {"keep_latest": config.checkpoint.keep_latest, "keep_best": config.checkpoint.keep_best}
     with (

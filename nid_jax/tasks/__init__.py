@@ -2,12 +2,17 @@
 
 import difflib
 
-from nid_jax.tasks import image
+from nid_jax.tasks import ct, image, inpainting, video
 from nid_jax.tasks.task import Task
 
 __all__ = ["Task", "build"]
 
-TASKS = {"image": image.build}
+TASKS = {
+    "image": image.build,
+    "inpainting": inpainting.build,
+    "video": video.build,
+    "ct": ct.build,
+}
 
 
 def build(config):

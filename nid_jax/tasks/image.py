@@ -1,31 +1,82 @@
-"""Image regression: every pixel is measured, and the picture is what comes back."""
+"""Image regression and linear inverse problems: the picture from what an operator measured of it.
+
+With the default operator every pixel is measured. Any other of config.operator.kind is applied to
+the truth, with noise on request (config.data.noise).
+"""
+
+import dataclasses
 
 import jax
 import numpy as np
 
 from nid_jax import data, losses, metrics
-from nid_jax.coding.operators import sample
-from nid_jax.tasks.task import Task
+from nid_jax.coding import operators
+from nid_jax.tasks.task import Measured, Task
 
 
 def build(config):
     """The image task that a config describes. Raises ValueError naming a key that is wrong."""
     return Task(
-        name="image",
+        name=config.task,
         open=lambda split: data.open_collection(config.data, split, config.seed),
-        batches=lambda collection: data.batches(
-            collection,
-            config.train.batch_size,
-            config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ),
-        operator=lambda grid_shape: sample(tuple(grid_shape)),
+        batches=lambda collection: batches(collection, config),
+        learned_from=sampled,
+        measure=lambda collection: measured(collection, config),
         objective=losses.Objective.from_config(config.loss),
         assemble=assemble,
         layout=layout,
         metrics=image_metrics,
     )
+
+
+def batches(collection, config):
+    """Shuffled batches of config.train.batch_size training signals."""
+    return data.batches(
+        collection,
+        config.train.batch_size,
+        config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def sampled(collection):
+    """Signals of which every grid point is measured."""
+    grid_shape, channels = tuple(collection.shape[:-1]), collection.shape[-1]
+    return Measured(
+        operators.sample(grid_shape),
+        grid_shape,
+        channels,
+        values=lambda index: collection[index].reshape(-1, channels),
+        truth=lambda index: collection[index],
+    )
+
+
+def measured(collection, config):
+    """Signals as config.operator measures them, with config.data.noise."""
+    whole = sampled(collection)
+    if config.operator.kind == "sample":
+        return whole
+    operator = operators.build_operator(config.operator, whole.grid_shape)
+    return simulated(collection, operator, config)
+
+
+def simulated(collection, operator, config):
+    """What an operator measures of signals whose truth is a grid, linearly interpolated."""
+    whole = sampled(collection)
+    on_grid = operators.on_grid(operator, whole.grid_shape)
+    apply = jax.jit(type(on_grid).measure)
+
+    def values(index):
+        return noisy(np.asarray(apply(on_grid, whole.values(index))), config, index)
+
+    return dataclasses.replace(whole, operator=operator, values=values, whole=False)
+
+
+def noisy(clean, config, index):
+    """Measurements [M, C] with config.data.noise, another draw for every signal."""
+    seed = int(np.random.SeedSequence([config.seed, index]).generate_state(1)[0])
+    return data.add_noise(clean[None], config.data.noise.kind, config.data.noise.level, seed)[0]
 
 
 def layout(collection):
@@ -51,10 +102,19 @@ def assemble(values, layout, scale=1):
     return np.stack([data.stitch(piece, *scaled, layout["overlap"] * scale) for piece in pieces])
 
 
-def image_metrics(reconstruction, truth):
-    """PSNR and SSIM of every image, clipped to [0, 1] as it would be saved."""
+def image_metrics(reconstruction, truth, measured=None):
+    """PSNR and SSIM of every image, clipped to [0, 1] as it would be saved.
+
+    Where `measured` knows of holes, also psnr_hole, the PSNR inside them.
+    """
     clipped = np.clip(reconstruction, 0, 1)
-    return {
+    scores = {
         "psnr": np.asarray(metrics.psnr(clipped, truth)),
         "ssim": np.asarray(metrics.ssim(clipped, truth)),
     }
+    holes = [measured.hole(i) if measured and measured.hole else None for i in range(len(truth))]
+    if holes and all(hole is not None and hole.any() for hole in holes):
+        errors = np.square(clipped - truth)
+        inside = [errors[i][hole].mean() for i, hole in enumerate(holes)]
+        scores["psnr_hole"] = np.asarray(metrics.psnr_from_mse(np.array(inside)))
+    return scores

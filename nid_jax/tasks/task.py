@@ -4,6 +4,45 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What is known of the signals of a collection: an operator and what it measured of each.
+
+    Signals are functions on a grid [*grid] with C channels; M measurements each.
+    """
+
+    operator: Any
+    grid_shape: tuple
+    channels: int
+    values: Callable[[int], np.ndarray]
+    """Signal's number -> measurements [M, C]."""
+    weights: Callable[[int], np.ndarray] | None = None
+    """Signal's number -> weights [M], 0 where nothing was measured; None: all measured alike."""
+    truth: Callable[[int], np.ndarray | None] | None = None
+    """Signal's number -> [*grid, C], or None where the truth is not known."""
+    hole: Callable[[int], np.ndarray | None] | None = None
+    """Signal's number -> bool [*grid], where scores are also taken apart."""
+    whole: bool = True
+    """Whether measurements are the signal's own samples on its grid, as a router wants them."""
+
+    def truths(self, count):
+        """Truth of the first signals [count, *grid, C], or None where one of them has none."""
+        found = [self.truth(index) if self.truth else None for index in range(count)]
+        return None if any(one is None for one in found) else np.stack(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Extras:
+    """What a task makes of a fit besides its reconstruction."""
+
+    metrics: dict
+    """Further numbers for metrics.json."""
+    frames: dict
+    """Name -> [T, H, W, C] in [0, 1]: written as pictures, and side by side as a movie."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -17,9 +56,11 @@ class Task:
     open: Callable[[str], Any]
     """Split name -> Collection."""
     batches: Callable[[Any], Any]
-    """Collection -> endless checkpointable iterator of {'ids': [B], 'signals': [B, *grid, C]}."""
-    operator: Callable[[tuple], Any]
-    """Grid shape of the signals -> the operator that a fit measures them with."""
+    """Collection -> endless checkpointable iterator of {'ids': [B], 'signals': [B, *shape]}."""
+    learned_from: Callable[[Any], Measured]
+    """Training collection -> what training sees of it; its signals hold the measurements."""
+    measure: Callable[[Any], Measured]
+    """Collection to fit -> what a fit is given of it."""
     objective: Callable
     """(prediction, target, gates) -> (loss, terms); see `losses.Objective`."""
     assemble: Callable
@@ -27,4 +68,6 @@ class Task:
     layout: Callable[[Any], dict]
     """Collection -> what `assemble` needs to know of it, in JSON types."""
     metrics: Callable
-    """(reconstruction, truth, both whole signals) -> {name: values per signal}."""
+    """(reconstruction, truth, both whole signals, Measured) -> {name: values per signal}."""
+    extras: Callable | None = None
+    """(collection, Measured, reconstruction) -> `Extras` of a fit."""

@@ -58,12 +58,12 @@ def test_the_gradient_with_codes_held_is_that_through_the_solve(kind):
     targets = flat(signals)
     strategy = Projected(Objective(), lam)
     batch = {"ids": jnp.arange(5), "signals": jnp.asarray(signals)}
-    prepared = strategy.prepare(model, batch, points, targets)
+    prepared = strategy.prepare(model, batch, sample(SHAPE), targets)
     graphdef, params = nnx.split(model)
 
     def loss(params):
         merged = nnx.merge(graphdef, params)
-        return strategy.loss(merged, prepared, batch, points, targets, False, None)[0]
+        return strategy.loss(merged, prepared, batch, sample(SHAPE), targets, False, None)[0]
 
     ours = jax.grad(loss)(params)
     gram_matrix = normal_equations(model.dictionary, sample(SHAPE), targets).gram
@@ -105,16 +105,15 @@ def test_sparse_projection_is_least_squares_on_its_support():
 def test_the_router_learns_solved_codes_and_leaves_the_dictionary_alone():
     router = Conv(EXPERTS, CHANNELS, SHAPE, 4, rngs=nnx.Rngs(5))
     model = make_model("shared", 5, router)
-    points, signals = jnp.asarray(grid(SHAPE)), signals_of(6)
     targets = flat(signals)
     batch = {"ids": jnp.arange(5), "signals": jnp.asarray(signals)}
     strategy = Projected(Objective(), 1e-2)
-    prepared = strategy.prepare(model, batch, points, targets)
+    prepared = strategy.prepare(model, batch, sample(SHAPE), targets)
     graphdef, weights, rest = nnx.split(model, RouterParam, ...)
 
     def amortised(weights):
         merged = nnx.merge(graphdef, weights, rest)
-        _, (terms, _) = strategy.loss(merged, prepared, batch, points, targets, False, None)
+        _, (terms, _) = strategy.loss(merged, prepared, batch, sample(SHAPE), targets, False, None)
         return strategy._amortisation(merged, *prepared, batch), terms["router"]
 
     before, reported = amortised(weights)

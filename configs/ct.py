@@ -1,0 +1,90 @@
+"""Computed tomography: slices from a few parallel-beam views.
+
+    python main.py --config=configs/ct.py[:VARIANT] --workdir=DIR --config.fit.num_views=8
+
+VARIANT is cpu (the default, 64x64), views (the same trained on projections, never seeing a pixel),
+large (128x128) or smoke. A measured sinogram is fitted with --config.data.sinograms=FILE.npy and
+--config.data.angles=ANGLES.npy (degrees; without it they are evenly spaced).
+"""
+
+import runpy
+from pathlib import Path
+
+IMAGE = runpy.run_path(str(Path(__file__).with_name("image.py")))
+
+
+def get_config(variant="cpu"):
+    """The config of a variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"configs/ct.py:{variant}: unknown; allowed: {', '.join(VARIANTS)}")
+    config = IMAGE["base"]()
+    config.task = "ct"
+    config.operator = {
+        "kind": "parallel_beam",
+        "parallel_beam": {
+            # 0: as many as the longer side of the image; samples_per_ray is of the dictionary
+            "detectors": 0,
+            "samples_per_ray": 0,
+            # of rotation, in pixels from the middle of the image
+            "centre": (0.0, 0.0),
+            # of all detectors, in pixels
+            "offset": 0.0,
+        },
+    }
+    config.data.update(
+        {
+            "name": "phantoms",
+            # to fit: .npy files of sinograms [S, A, D] and angles [A]; '' takes the test split
+            "sinograms": "",
+            "angles": "",
+            # phantoms are projected in closed form; other slices always on their grid
+            "closed_form": True,
+        }
+    )
+    # views that training sees of every slice; 0: its pixels
+    config.train.views = 0
+    # evenly spaced views of every slice to fit
+    config.fit.num_views = 8
+    base(config)
+    VARIANTS[variant](config)
+    return config
+
+
+def base(config):
+    """A dictionary that spans 64x64 phantoms, and the prior of many of them."""
+    config.data.update({"size": (64, 64), "num_train": 4000, "num_test": 20})
+    config.dictionary.update({"num_experts": 1024, "width": 1024, "num_layers": 2})
+    config.dictionary.embedding.update({"size": 512, "scale": 12.0})
+    config.train.update({"steps": 60, "batch_size": 400, "log_every": 10, "checkpoint_every": 60})
+    config.train.optimizer.learning_rate = 1e-3
+    config.fit.solver = "gaussian"
+    config.fit.gaussian.noise = 0.1
+    config.fit.refine.update({"kind": "grid", "tv": 0.003, "lam": 0.01, "bounds": (0.0, 1.0)})
+
+
+def cpu(config):
+    """64x64 phantoms, eight views."""
+
+
+def views(config):
+    """Trained on 60 views of every slice."""
+    config.train.update({"views": 60, "points": 512, "lam": 1e-2})
+
+
+def large(config):
+    """128x128 phantoms."""
+    config.data.update({"size": (128, 128), "num_train": 2000, "num_test": 10})
+    config.dictionary.embedding.scale = 20.0
+    config.train.update({"batch_size": 200, "points": 4096})
+
+
+def smoke(config):
+    """Seconds: does every part run?"""
+    config.data.update({"size": (16, 16), "num_train": 32, "num_test": 2})
+    config.dictionary.update({"num_experts": 32, "width": 32})
+    config.dictionary.embedding.update({"size": 32, "scale": 4.0})
+    config.train.update({"steps": 10, "batch_size": 16})
+    config.fit.refine.steps = 10
+
+
+VARIANTS = {"cpu": cpu, "views": views, "large": large, "smoke": smoke}

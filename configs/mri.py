@@ -1,0 +1,45 @@
+"""Pictures from a part of their Fourier transform, as magnetic resonance imaging measures them.
+
+    python main.py --config=configs/mri.py[:VARIANT] --workdir=DIR
+
+VARIANT is cpu (the default: a tenth of the frequencies of 32x32 phantoms) or smoke (seconds).
+An example of an operator that no task knows by name: its options are the group operator.fourier.
+"""
+
+import runpy
+from pathlib import Path
+
+IMAGE = runpy.run_path(str(Path(__file__).with_name("image.py")))
+
+
+def get_config(variant="cpu"):
+    """The config of a variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"configs/mri.py:{variant}: unknown; allowed: {', '.join(VARIANTS)}")
+    config = IMAGE["base"]()
+    config.data.update({"name": "phantoms", "size": (32, 32), "num_train": 2000, "num_test": 20})
+    config.operator = {
+        "kind": "fourier",
+        # of all frequencies: those measured, and those next to zero that are always among them
+        "fourier": {"share": 0.1, "low": 0.02, "seed": 0},
+    }
+    config.dictionary.update({"num_experts": 768, "width": 1024, "num_layers": 2})
+    config.dictionary.embedding.update({"size": 256, "scale": 8.0})
+    config.train.update({"steps": 30, "batch_size": 400, "log_every": 10, "checkpoint_every": 30})
+    config.fit.solver = "gaussian"
+    config.fit.gaussian.noise = 0.01
+    VARIANTS[variant](config)
+    return config
+
+
+def cpu(config):
+    """32x32 phantoms."""
+
+
+def smoke(config):
+    """Seconds: does every part run?"""
+    IMAGE["smoke"](config)
+    config.data.size = (12, 12)
+
+
+VARIANTS = {"cpu": cpu, "smoke": smoke}

@@ -1,0 +1,71 @@
+"""Robust PCA on video: a background of low rank, and what moves before it.
+
+    python main.py --config=configs/video.py[:VARIANT] --workdir=DIR
+
+VARIANT is cpu (the default: the built-in clip, a code for each frame), time (one signal with
+coordinates (t, row, col), rendered at any frame rate) or smoke. Your own video, a file or a folder
+of frames: --config.data.name=video --config.data.root=PATH
+"""
+
+import runpy
+from pathlib import Path
+
+IMAGE = runpy.run_path(str(Path(__file__).with_name("image.py")))
+
+
+def get_config(variant="cpu"):
+    """The config of a variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"configs/video.py:{variant}: unknown; allowed: {', '.join(VARIANTS)}")
+    config = IMAGE["base"]()
+    config.task = "video"
+    config.data.update({"name": "clip", "gray": True})
+    # codes: every frame is a signal (row, col); coordinate: all are one signal (t, row, col)
+    config.data.time = "codes"
+    # residuals above it are foreground
+    config.fit.threshold = 0.1
+    # side by side, as mp4 or gif
+    config.fit.movies = ("mp4", "gif")
+    base(config)
+    VARIANTS[variant](config)
+    return config
+
+
+def base(config):
+    """As in the paper: absolute error, codes whose cost doubles from expert to expert, no balance.
+
+    The paper's 2^e overflows at 128 experts; here the cost ends where float32 does.
+    """
+    config.dictionary.update({"num_experts": 16, "width": 256, "num_layers": 4})
+    config.dictionary.embedding.update({"size": 256, "scale": 10.0})
+    config.router.kind = "codebook"
+    config.loss.update({"data": "l1", "l1": 1e-4, "l1_base": 0.5, "balance": 0.0})
+    config.train.update({"codes": "joint", "steps": 1000, "batch_size": 60, "points": 2048})
+    config.train.optimizer.learning_rate = 1e-3
+    config.prior.num_signals = 0
+    config.fit.solver = "robust"
+    config.fit.refine.update({"kind": "atoms", "steps": 30})
+
+
+def cpu(config):
+    """The built-in clip, 60 gray frames of 96x128."""
+
+
+def time(config):
+    """One signal (t, row, col)."""
+    config.data.time = "coordinate"
+    config.train.update({"batch_size": 1, "points": 16384})
+    config.fit.refine.kind = "none"
+
+
+def smoke(config):
+    """Seconds: does every part run?"""
+    config.data.update({"size": (12, 16), "clip": {"num_frames": 12}})
+    config.dictionary.update({"num_experts": 4, "width": 16, "num_layers": 2})
+    config.dictionary.embedding.size = 16
+    config.train.update({"steps": 10, "batch_size": 8, "points": 64})
+    config.fit.robust.steps = 20
+    config.fit.movies = ("gif",)
+
+
+VARIANTS = {"cpu": cpu, "time": time, "smoke": smoke}

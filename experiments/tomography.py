@@ -1,0 +1,172 @@
+"""Classical reconstructions from projections: filtered back projection, SART, total variation.
+
+Sinograms here are [A, D], angles (degrees, over [0, 180)) and detectors, and geometry is
+scikit-image's: an image of N x N pixels has D = N detectors, and both pixel N//2 along either axis
+and detector N//2 lie on the centre of rotation. total_variation() takes any geometry through the
+matrix of system_matrix(). Reconstructions are float64 in [0, 1].
+"""
+
+import numpy as np
+from scipy import sparse
+from skimage.metrics import peak_signal_noise_ratio
+from skimage.transform import iradon, iradon_sart
+
+FILTERS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
+
+
+def filtered_back_projection(sinogram, angles, size, filter_name="ramp"):
+    """Filtered back projection (Kak and Slaney 1988), one of FILTERS; [A, D] -> [size, size]."""
+    sinogram = _complete(sinogram, angles, size)
+    image = iradon(sinogram.T, np.asarray(angles, float), size, filter_name=filter_name)
+    return np.clip(image, 0, 1)
+
+
+def sart(sinogram, angles, size, iterations=1, relaxation=0.15):
+    """Simultaneous algebraic reconstruction (Andersen and Kak 1984); [A, D] -> [size, size].
+
+    iterations: passes over all views; the image is clipped to [0, 1] after every view.
+    """
+    sinogram = _complete(sinogram, angles, size)
+    image = np.zeros((size, size))
+    for _ in range(iterations):
+        image = iradon_sart(
+            sinogram.T, np.asarray(angles, float), image, clip=(0, 1), relaxation=relaxation
+        )
+    return image
+
+
+def _complete(sinogram, angles, size):
+    """The sinogram as float64 [A, D], or ValueError unless it is [len(angles), size] and finite."""
+    sinogram = np.asarray(sinogram, float)
+    if sinogram.shape != (len(angles), size):
+        raise ValueError(
+            f"a sinogram of shape {list(sinogram.shape)}; expected [{len(angles)}, {size}]: one "
+            "row an angle, as many detectors as the image has pixels along an axis"
+        )
+    if not np.isfinite(sinogram).all():
+        raise ValueError("back projection and SART take no missing measurements (NaN)")
+    return sinogram
+
+
+def rotation(size):
+    """Centre and offset of scikit-image's geometry for `size` pixels and as many detectors.
+
+    The centre of rotation in pixels from the image's middle, and of detector positions
+    s_j = j - (D - 1)/2 + offset.
+    """
+    half = 0.0 if size % 2 else 0.5
+    return (half, half), -half
+
+
+def system_matrix(angles, detectors, shape, centre=(0.0, 0.0), offset=0.0, samples_per_pixel=2):
+    """Line integrals of an image as a matrix, float64 CSR [A * detectors, H * W].
+
+    The ray of angle theta at s_j = j - (detectors - 1)/2 + offset runs through
+    (row, column) = (t cos(theta) - s sin(theta), t sin(theta) + s cos(theta)), in pixels from the
+    centre of rotation, itself `centre` pixels from the middle of the image of `shape` = (rows,
+    columns). The image is interpolated bilinearly, and with zero beyond its edge, at t = k /
+    samples_per_pixel, k whole, and the samples summed by their spacing. One sample a pixel in
+    scikit-image's geometry is its radon().
+    """
+    middle = (np.array(shape) - 1) / 2 + centre
+    positions = np.arange(detectors) - (detectors - 1) / 2 + offset
+    # As far as any corner's nearest sample.
+    farthest = np.linalg.norm(np.maximum(middle, np.array(shape) - 1 - middle) + 1)
+    last = int(np.ceil(farthest * samples_per_pixel))
+    t = np.arange(-last, last + 1) / samples_per_pixel
+    ray = np.arange(detectors)[:, None]
+    blocks = []
+    for theta in np.deg2rad(np.asarray(angles, float)):
+        across = positions[:, None]
+        row = middle[0] + t * np.cos(theta) - across * np.sin(theta)
+        column = middle[1] + t * np.sin(theta) + across * np.cos(theta)
+        entries = [
+            _corner(ray, row, column, shape, down, right) for down in (0, 1) for right in (0, 1)
+        ]
+        rays, pixels, weights = (np.concatenate(parts) for parts in zip(*entries, strict=True))
+        block = sparse.coo_matrix(
+            (weights / samples_per_pixel, (rays, pixels)), (detectors, shape[0] * shape[1])
+        )
+        blocks.append(block.tocsr())
+    return sparse.vstack(blocks, format="csr")
+
+
+def _corner(ray, row, column, shape, down, right):
+    """Rays, pixels and bilinear weights of one of the four pixels around every sample."""
+    top, left = np.floor(row), np.floor(column)
+    weight = np.abs(1 - down - (row - top)) * np.abs(1 - right - (column - left))
+    top, left = top.astype(int) + down, left.astype(int) + right
+    used = (top >= 0) & (top < shape[0]) & (left >= 0) & (left < shape[1]) & (weight > 0)
+    pixel = top * shape[1] + left
+    return np.broadcast_to(ray, used.shape)[used], pixel[used], weight[used]
+
+
+def total_variation(sinogram, matrix, shape, weight, iterations=500):
+    """The image x in [0, 1] of least |A x - b|^2 / 2 + weight * TV(x); [A, D] -> [*shape].
+
+    TV: isotropic, the sum over pixels of the length of the gradient (forward differences).
+    matrix: A of system_matrix(); b: the sinogram, NaN left out of the sum.
+    By the primal-dual method of Chambolle and Pock (2011) with the diagonal steps of Pock and
+    Chambolle (2011), so that the norm of A need not be known.
+    """
+    measured = np.asarray(sinogram, float).ravel()
+    if matrix.shape != (measured.size, shape[0] * shape[1]):
+        raise ValueError(
+            f"a system matrix of shape {list(matrix.shape)}; expected "
+            f"[{measured.size}, {shape[0] * shape[1]}] for {measured.size} measurements"
+        )
+    seen = np.isfinite(measured)
+    matrix, measured = matrix[seen], measured[seen]
+    adjoint = matrix.T.tocsr()
+    # Every gradient has two entries of size 1, and every pixel is in at most four of them.
+    dual_step = 1 / np.maximum(np.asarray(matrix.sum(1)).ravel(), 1e-6)
+    step = 1 / (np.asarray(matrix.sum(0)).ravel() + 4)
+    image = np.zeros(matrix.shape[1])
+    ahead = image
+    ray_dual, slope_dual = np.zeros(len(measured)), np.zeros((2, *shape))
+    for _ in range(iterations):
+        ray_dual = ray_dual + dual_step * (matrix @ ahead - measured)
+        ray_dual /= 1 + dual_step
+        slope_dual = slope_dual + 0.5 * _gradient(ahead.reshape(shape))
+        slope_dual /= np.maximum(1, np.hypot(*slope_dual) / max(weight, 1e-300))
+        descent = adjoint @ ray_dual - _divergence(slope_dual).ravel()
+        new = np.clip(image - step * descent, 0, 1)
+        ahead, image = 2 * new - image, new
+    return image.reshape(shape)
+
+
+def _gradient(image):
+    """Forward differences along rows and columns, [2, H, W]; zero at the last of each."""
+    slopes = np.zeros((2, *image.shape))
+    slopes[0, :-1] = np.diff(image, axis=0)
+    slopes[1, :, :-1] = np.diff(image, axis=1)
+    return slopes
+
+
+def _divergence(slopes):
+    """Minus the adjoint of _gradient, [2, H, W] -> [H, W]."""
+    total = np.zeros(slopes.shape[1:])
+    total[:-1] += slopes[0, :-1]
+    total[1:] -= slopes[0, :-1]
+    total[:, :-1] += slopes[1, :, :-1]
+    total[:, 1:] -= slopes[1, :, :-1]
+    return total
+
+
+def psnr(image, truth):
+    """Peak signal to noise ratio in dB, values in [0, 1]."""
+    return peak_signal_noise_ratio(np.asarray(truth, float), image, data_range=1)
+
+
+def tune(function, options, sinograms, truths):
+    """The best of `options` (a list of keyword arguments) by mean PSNR over training phantoms.
+
+    function(sinogram, **option) -> image; sinograms: [S, A, D]; truths: [S, H, W]. -> the option
+    and its PSNR in dB. Of equals the first.
+    """
+    scores = [
+        np.mean([psnr(function(s, **option), t) for s, t in zip(sinograms, truths, strict=True)])
+        for option in options
+    ]
+    best = int(np.argmax(scores))
+    return options[best], float(scores[best])

@@ -1,0 +1,318 @@
+"""Corrupted pictures: made from clean ones on access, or read from a folder or an array.
+
+Beyond a Collection, all of them have .seen(i), bool [H, W], False where the picture is hidden, and
+.truth(i), the clean picture [H, W, C]; either is None where it is not known. Letters: S signals,
+H rows, W columns, C channels.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from nid_jax.data import images
+from nid_jax.data.collection import position
+from nid_jax.data.folder import find_images, open_files
+from nid_jax.data.masks import DRAWINGS
+from nid_jax.data.splitting import configured_size, wanted
+
+
+def corrupt(image, options, seed, index):
+    """A picture with its colours changed and parts of it hidden.
+
+    image: float [H, W, C] in [0, 1], left as it is; options: config.data.corrupt; seed, index: the
+    run's seed and the signal's number, which decide everything random.
+    Pixels become clip(colour_scale * value + colour_shift, 0, 1); then `kind` hides some of them.
+    Returns the picture, float32 [H, W, C] in [0, 1], and seen, bool [H, W], False exactly where
+    something was painted over it.
+    Raises ValueError naming the option, and for a picture of which nothing would be seen.
+    """
+    image = np.asarray(image, np.float32)
+    hidden, paint = _drawing(image.shape, options, seed, index)
+    shaded = np.clip(
+        np.float32(options.colour_scale) * image + np.float32(options.colour_shift), 0, 1
+    )
+    return np.where(hidden[..., None], paint, shaded), ~hidden
+
+
+def check_options(options):
+    """Raise ValueError naming the first of the options data.corrupt that is not allowed."""
+    if options.kind not in DRAWINGS:
+        raise ValueError(f"data.corrupt.kind={options.kind!r}: allowed: {', '.join(DRAWINGS)}")
+    for key in ("count", "stripes"):
+        value = options[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"data.corrupt.{key}={value!r}: must be a whole number, at least 1")
+    most = "at most" if options.kind == "pixels" else "below"
+    for key, admitted, allowed in (
+        ("share", lambda x: 0 < x < 1 or (x == 1 and most == "at most"), f"above 0 and {most} 1"),
+        ("colour_scale", lambda x: 0 < x < np.inf, "above 0"),
+        ("colour_shift", lambda x: -1 <= x <= 1, "from -1 to 1"),
+    ):
+        value = options[key]
+        if key == "share" and options.kind == "none":
+            continue
+        if not isinstance(value, int | float) or isinstance(value, bool) or not admitted(value):
+            raise ValueError(f"data.corrupt.{key}={value!r}: must be a number {allowed}")
+
+
+def _drawing(shape, options, seed, index):
+    """(hidden, paint) of one signal."""
+    check_options(options)
+    if len(shape) != 3 or 0 in shape:
+        raise ValueError(
+            f"data.corrupt: signals of shape {list(shape)}; pictures [H, W, C] are corrupted"
+        )
+    if seed < 0:
+        raise ValueError(f"seed={seed}: must be 0 or more")
+    generator = np.random.default_rng([seed, index, list(DRAWINGS).index(options.kind)])
+    hidden, paint = DRAWINGS[options.kind](tuple(shape), options, generator)
+    if hidden.all():
+        raise ValueError(
+            f"data.corrupt.share={options.share}, data.corrupt.count={options.count}: "
+            f"{options.kind} would hide all of a picture of {shape[0]}x{shape[1]}"
+        )
+    return hidden, paint
+
+
+class CorruptedCollection:
+    """The pictures of a clean `collection`, corrupted on access as `corrupt` does.
+
+    options: config.data.corrupt; seed: the run's. .truth(i) is the clean picture.
+    Raises ValueError naming the option at once.
+    """
+
+    def __init__(self, collection, options, seed):
+        self.collection = collection
+        self.options = options
+        self.seed = seed
+        self.names = list(collection.names)
+        self.shape = tuple(collection.shape)
+        self.title = f"{collection.title}, corrupted by {options.kind}"
+        _drawing(self.shape, options, seed, 0)
+
+    def __len__(self):
+        return len(self.collection)
+
+    def __getitem__(self, index):
+        at = position(index, len(self))
+        return corrupt(self.collection[at], self.options, self.seed, at)[0]
+
+    def seen(self, index):
+        """bool [H, W], False where picture `index` is hidden; reads no picture."""
+        at = position(index, len(self))
+        return ~_drawing(self.shape, self.options, self.seed, at)[0]
+
+    def truth(self, index):
+        """The clean picture, float32 [H, W, C] in [0, 1]."""
+        return self.collection[index]
+
+
+class CorruptedFiles:
+    """Pictures from files, with the masks and the clean pictures that there are.
+
+    pictures: an ImageFiles of S; masks: {number of the picture: file}; truths: an ImageFiles of
+    clean pictures and the numbers that they belong to, {number of the picture: place in it}.
+    """
+
+    def __init__(self, pictures, masks, truths=None, truth_at=None):
+        self.pictures = pictures
+        self.masks = masks
+        self.truths = truths
+        self.truth_at = truth_at or {}
+        self.names, self.shape, self.title = pictures.names, pictures.shape, pictures.title
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        return self.pictures[index]
+
+    def seen(self, index):
+        """bool [H, W], False where picture `index` is hidden; None without a mask."""
+        path = self.masks.get(position(index, len(self)))
+        return None if path is None else read_mask(path)
+
+    def truth(self, index):
+        """The clean picture, float32 [H, W, C] in [0, 1]; None where there is none."""
+        at = self.truth_at.get(position(index, len(self)))
+        return None if at is None else self.truths[at]
+
+
+class CorruptedArray:
+    """Pictures [S, H, W, C], floats in which NaN marks what is missing; the truth is not known.
+
+    A pixel is hidden, and 0, as soon as one of its channels is NaN.
+    """
+
+    def __init__(self, values, names, title, channels):
+        self.values = values
+        self.names = names
+        self.title = title
+        self.shape = (*values.shape[1:3], channels)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, index):
+        signal = np.array(self.values[position(index, len(self))], np.float32)
+        signal[np.isnan(signal).any(axis=-1)] = 0
+        return images.to_channels(signal, self.shape[-1])
+
+    def seen(self, index):
+        """bool [H, W], False where picture `index` is missing."""
+        return ~np.isnan(self.values[position(index, len(self))]).any(axis=-1)
+
+    def truth(self, index):
+        """None: what is missing is not known."""
+        position(index, len(self))
+
+
+def read_mask(path):
+    """A mask file: bool [H, W], True where it is white (seen), False where black (hidden).
+
+    Raises FileNotFoundError, and ValueError naming a file that cannot be read, holds other values
+    than 0 and full scale, or shows nothing.
+    """
+    values = images.read_image(path)
+    seen = values[..., 0] == 1
+    if not ((values == 0) | (values == 1)).all() or (values != values[..., :1]).any():
+        raise ValueError(
+            f"{path}: a mask of other values than two; allowed: black (0, hidden) and white "
+            "(full scale, seen)"
+        )
+    if not seen.any():
+        raise ValueError(f"{path}: a mask that is black all over; some of it must be white (seen)")
+    return seen
+
+
+def open_corrupted(config, split, seed):
+    """data.root: a folder of corrupted pictures, or an .npy in which NaN marks what is missing.
+
+    The folder holds images/, and where they are known masks/ (white: seen, black: hidden) and
+    truth/, files of one name but for the extension; `python -m nid_jax.data.corrupt` writes one.
+    The .npy holds floats [S, H, W] or [S, H, W, C] in [0, 1] and NaN. data.gray, data.num_train and
+    data.num_test apply; so do data.size, data.resize and data.crop to pictures without masks.
+    All signals are for testing; where every picture has a truth, 'train' gives the truths.
+    Raises FileNotFoundError, and ValueError naming the file or key and what is allowed.
+    """
+    del seed
+    if not config.root:
+        raise ValueError(
+            f"data.root is empty: data.name={config.name!r} reads a folder with images/, or an .npy"
+        )
+    root = Path(config.root).expanduser()
+    if not root.exists():
+        raise FileNotFoundError(f"data.root={config.root!r}: does not exist")
+    if root.is_dir():
+        return _open_folder(config, root, split)
+    if root.suffix != ".npy":
+        raise ValueError(f"data.root={config.root!r}: must be a folder with images/, or an .npy")
+    return _open_array(config, root, split)
+
+
+def _open_folder(config, root, split):
+    if not (root / "images").is_dir():
+        raise FileNotFoundError(f"data.root={config.root!r}: has no images/ inside")
+    pictures, masks, truths = (_files(root / part) for part in ("images", "masks", "truth"))
+    sizes = _common_sizes(pictures, masks, truths)
+    if split == "train" and set(truths) != set(pictures):
+        raise ValueError(_no_training(config, f"{len(truths)} of {len(pictures)} have one"))
+    # One list of files for both, so that pictures and truths agree on size and channels.
+    paths = [*pictures.values(), *truths.values()]
+    names = [*pictures, *truths]
+    title = f"corrupted pictures in {root.name}"
+    wanted_names = list(pictures)[: wanted(config, split) or None]
+    clean_names = [name for name in wanted_names if name in truths]
+    clean = None
+    if clean_names:
+        place_of = {name: len(pictures) + place for place, name in enumerate(truths)}
+        indices = [place_of[name] for name in clean_names]
+        clean = open_files(paths, names, title, config, indices)
+    if split == "train":
+        return CorruptedFiles(clean, {}, clean, {place: place for place in range(len(clean))})
+    collection = open_files(paths, names, title, config, range(len(wanted_names)))
+    seen_by = {place: masks[name] for place, name in enumerate(wanted_names) if name in masks}
+    for place, path in seen_by.items():
+        read_mask(path)  # a bad mask should not come to light in the middle of a fit
+        size = sizes[wanted_names[place]]
+        if collection.shape[:2] != size:
+            raise ValueError(_no_resizing(config, path, size))
+    truth_at = {wanted_names.index(name): at for at, name in enumerate(clean_names)}
+    return CorruptedFiles(collection, seen_by, clean, truth_at)
+
+
+def _common_sizes(pictures, *companions):
+    """{name: (rows, columns)} of the pictures; ValueError where a companion has none or another."""
+    sizes = {name: images.read_header(path)[:2] for name, path in pictures.items()}
+    for name, path in (pair for files in companions for pair in files.items()):
+        if name not in pictures:
+            raise ValueError(f"{path}: belongs to no picture; images/ has no {name}.*")
+        size, expected = images.read_header(path)[:2], sizes[name]
+        if size != expected:
+            raise ValueError(
+                f"{path}: is {size[0]}x{size[1]} (rows x columns), its picture {pictures[name]} "
+                f"{expected[0]}x{expected[1]}; both must be the same"
+            )
+    return sizes
+
+
+def _files(directory):
+    """{path below `directory` without its extension: file}; none for no directory."""
+    if not directory.is_dir():
+        return {}
+    found = {}
+    for path in find_images(directory):
+        name = path.relative_to(directory).with_suffix("").as_posix()
+        if name in found:
+            raise ValueError(f"{path}: {found[name].name} has the same name but for the extension")
+        found[name] = path
+    return found
+
+
+def _open_array(config, path, split):
+    if split == "train":
+        raise ValueError(_no_training(config, "an .npy has none"))
+    with path.open("rb"):
+        pass  # a file we may not read is reported as such, not as damaged
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path}: cannot be read as an .npy ({error})") from error
+    if values.ndim == 3:
+        values = values[..., None]
+    if values.ndim != 4 or 0 in values.shape or values.shape[-1] > 4:
+        raise ValueError(
+            f"{path}: an array of shape {list(values.shape)}; expected [S, H, W] or [S, H, W, C] "
+            "with channels last, at most 4 of them, and not empty"
+        )
+    if not np.issubdtype(values.dtype, np.floating):
+        raise ValueError(
+            f"{path}: values of type {values.dtype}; allowed: floats in [0, 1], NaN where missing"
+        )
+    if (configured_size(config) or values.shape[1:3]) != values.shape[1:3]:
+        raise ValueError(_no_resizing(config, path, values.shape[1:3]))
+    if config.gray and values.shape[-1] not in (1, 3):
+        raise ValueError(f"{path}: data.gray needs 1 or 3 channels, not {values.shape[-1]}")
+    values = values[: wanted(config, split) or None]
+    for place, signal in enumerate(values):
+        present = ~np.isnan(signal)
+        if not present.all(axis=-1).any():
+            raise ValueError(f"{path}: signal {place} is missing all over; some must be seen")
+        images.check_unit(signal[present], f"{path}, signal {place}")
+    names = [f"signal_{place:05d}" for place in range(len(values))]
+    channels = 1 if config.gray else values.shape[-1]
+    return CorruptedArray(values, names, str(path), channels)
+
+
+def _no_training(config, why):
+    return (
+        f"data.root={config.root!r}: holds no clean pictures to train on unless each has one in "
+        f"truth/ ({why}); train on another data.name"
+    )
+
+
+def _no_resizing(config, path, size):
+    return (
+        f"data.size={config.size}, data.resize={config.resize}: {path} is {size[0]}x{size[1]}, and "
+        "resizing would mix what is hidden with what is seen; corrupt pictures that have the size"
+    )

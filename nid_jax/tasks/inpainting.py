@@ -1,0 +1,51 @@
+"""Inpainting: pictures of which a part was painted over or is missing, with or without its mask."""
+
+import dataclasses
+
+from nid_jax import data
+from nid_jax.tasks import image
+
+
+def build(config):
+    """The inpainting task that a config describes. Raises ValueError naming a key that is wrong."""
+    return dataclasses.replace(
+        image.build(config),
+        open=lambda split: open_split(config, split),
+        measure=lambda collection: measured(collection, config),
+    )
+
+
+def open_split(config, split):
+    """Clean pictures to train on; to fit, corrupted ones that know their mask and truth.
+
+    data.name='corrupted' reads what `python -m nid_jax.data.corrupt` wrote; pictures of any other
+    name are corrupted as config.data.corrupt says.
+    """
+    collection = data.open_collection(config.data, split, config.seed)
+    if split == "train" or config.data.name == "corrupted":
+        return collection
+    return data.CorruptedCollection(collection, config.data.corrupt, config.seed)
+
+
+def measured(collection, config):
+    """The corrupted pixels; with config.fit.known_mask only those that are known to be good."""
+    whole = image.sampled(collection)
+    # Where everything was seen there is no hole to score.
+    holes = {"hole": lambda index: _hole(collection.seen(index)), "truth": collection.truth}
+    if not config.fit.known_mask:
+        return dataclasses.replace(whole, **holes)
+
+    def weights(index):
+        seen = collection.seen(index)
+        if seen is None:
+            raise ValueError(
+                f"fit.known_mask: true, but {collection.title} has no mask of "
+                f"{collection.names[index]!r}; allowed: fit.known_mask=false"
+            )
+        return seen.reshape(-1).astype("float32")
+
+    return dataclasses.replace(whole, weights=weights, **holes)
+
+
+def _hole(seen):
+    return None if seen is None else ~seen

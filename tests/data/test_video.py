@@ -1,0 +1,338 @@
+"""Videos: folders in natural order, files, what is refused; the built-in clip and its truth."""
+
+import os
+import sys
+import wave
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nid_jax.data import to_array
+from nid_jax.data import video as video_module
+from nid_jax.data.video import CUT_OUTS, Clip, Mover, covered, open_clip, open_video
+from nid_jax.run.movies import write_movie
+
+
+@pytest.fixture
+def config(data_config):
+    """make(**changes) -> data config of a video or clip; video, clip: changes to those parts."""
+
+    def make(video=None, clip=None, **changes):
+        made = data_config(**changes)
+        made.video = {"start": 0, "stop": 0, "step": 1} | (video or {})
+        made.clip = {"num_frames": 60, "objects": 3, "noise": 0.0} | (clip or {})
+        return made
+
+    return make
+
+
+def random_frames(count, size=(10, 14), channels=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, *size, channels), np.uint8)
+
+
+def write_frames(folder, frames, names):
+    folder.mkdir()
+    for frame, name in zip(frames, names, strict=True):
+        Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame).save(folder / name)
+    return folder
+
+
+def smooth_frames(count, size):
+    """Something that a lossy codec keeps: slow waves, [T, *size, 3] in [0, 1]."""
+    rows, columns = np.meshgrid(*(np.linspace(0, 1, n) for n in size), indexing="ij")
+    waves = [0.5 + 0.4 * np.sin(3 * rows + 2 * columns + 0.1 * t) for t in range(count)]
+    return np.repeat(np.stack(waves)[..., None], 3, axis=-1)
+
+
+# ---- folders ----------------------------------------------------------------------------------
+
+
+def test_a_folder_comes_in_natural_order(tmp_path, config):
+    frames = random_frames(4)
+    names = ["frame10.png", "frame2.png", "frame1.png", "frame02.png"]
+    folder = write_frames(tmp_path / "f", frames, names)
+    video = open_video(config(root=folder), "train", 0)
+    assert video.names == ["frame1.png", "frame02.png", "frame2.png", "frame10.png"]
+    np.testing.assert_allclose(to_array(video), frames[[2, 3, 1, 0]] / 255.0, atol=1e-7)
+    np.testing.assert_array_equal(
+        to_array(video), to_array(open_video(config(root=folder), "test", 5))
+    )
+
+
+def test_start_stop_and_step(tmp_path, config):
+    folder = write_frames(tmp_path / "f", random_frames(9), [f"{n}.png" for n in range(9)])
+    chosen = open_video(config(root=folder, video={"start": 1, "stop": 8, "step": 3}), "train", 0)
+    assert chosen.names == ["1.png", "4.png", "7.png"]
+    path = write_movie(tmp_path / "m.gif", random_frames(9, channels=1))
+    chosen = open_video(config(root=path, video={"start": 3, "step": 4}), "train", 0)
+    assert chosen.names == ["frame_00003", "frame_00007"]
+
+
+@pytest.mark.parametrize(
+    ("video", "complaint"),
+    [
+        ({"start": -1}, r"data\.video\.start=-1: must be 0 or more"),
+        ({"step": 0}, r"data\.video\.step=0: must be 1 or more"),
+        ({"start": 3, "stop": 3}, r"data\.video\.stop=3: must be above data\.video\.start=3"),
+        ({"start": 5}, r"data\.video\.start=5: .* has only 5 frames"),
+        ({"stop": 6}, r"data\.video\.stop=6: .* has only 5 frames; 0 takes all"),
+        ({"step": 5}, r"a video needs at least 2 frames, found 1"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_bad_ranges(tmp_path, config, kind, video, complaint):
+    frames = random_frames(5)
+    if kind == "file":
+        root = write_movie(tmp_path / "m.gif", frames)
+    else:
+        root = write_frames(tmp_path / "f", frames, [f"{n}.png" for n in range(5)])
+    with pytest.raises(ValueError, match=complaint) as caught:
+        open_video(config(root=root, video=video), "train", 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_frame_is_no_video(tmp_path, config):
+    folder = write_frames(tmp_path / "f", random_frames(1), ["a.png"])
+    with pytest.raises(ValueError, match=r"/f: a video needs at least 2 frames, found 1"):
+        open_video(config(root=folder), "train", 0)
+
+
+def test_frames_of_unequal_size(tmp_path, config):
+    folder = write_frames(tmp_path / "f", random_frames(3), ["1.png", "2.png", "10.png"])
+    Image.fromarray(random_frames(1, (9, 14))[0]).save(folder / "2.png")
+    with pytest.raises(
+        ValueError, match=r"2\.png: is 9x14 .*expected 10x14; set data\.resize=true"
+    ):
+        open_video(config(root=folder), "train", 0)
+    assert to_array(open_video(config(root=folder, resize=True), "train", 0)).shape == (
+        3,
+        10,
+        14,
+        3,
+    )
+
+
+def test_size_and_gray(tmp_path, config):
+    frames = random_frames(3)
+    path = write_movie(tmp_path / "m.gif", random_frames(3, channels=1))
+    folder = write_frames(tmp_path / "f", frames, ["1.png", "2.png", "3.png"])
+    for root in (path, folder):
+        with pytest.raises(ValueError, match=r"is 10x14 .*expected 5x7"):
+            open_video(config(root=root, size=(5, 7)), "train", 0)[0]
+        video = open_video(config(root=root, size=(5, 7), resize=True, gray=True), "train", 0)
+        assert video[1].shape == video.shape == (5, 7, 1)
+
+
+# ---- files ------------------------------------------------------------------------------------
+
+
+def test_gif_is_read_as_it_was_written(tmp_path, config):
+    frames = random_frames(6, channels=1)
+    path = write_movie(tmp_path / "m.gif", frames)
+    video = open_video(config(root=path), "train", 0)
+    assert video.names == [f"frame_{n:05d}" for n in range(6)]
+    assert video.values.dtype == np.uint8
+    np.testing.assert_allclose(to_array(video), np.repeat(frames, 3, -1) / 255.0, atol=1e-7)
+
+
+def test_mp4_is_read_as_it_was_written(tmp_path, config):
+    pytest.importorskip("imageio_ffmpeg")
+    frames = smooth_frames(12, (32, 48))
+    path = write_movie(tmp_path / "m.mp4", frames, fps=25)
+    video = open_video(config(root=path), "train", 0)
+    assert len(video) == 12
+    assert video.shape == (32, 48, 3)
+    error = np.abs(to_array(video) - frames)
+    assert error.max() < 0.05
+    assert error.mean() < 0.01
+    # Each is nearest to its own frame: none is missing, twice or out of order.
+    distance = np.abs(to_array(video)[:, None] - frames[None]).mean(axis=(2, 3, 4))
+    np.testing.assert_array_equal(distance.argmin(axis=1), np.arange(12))
+    some = open_video(config(root=path, video={"start": 2, "stop": 7, "step": 2}), "train", 0)
+    np.testing.assert_array_equal(to_array(some), to_array(video)[2:7:2])
+
+
+def damaged(path, whole):
+    if path.stem == "text":
+        path.write_bytes(b"no video at all" * 50)
+    elif path.stem == "short":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif path.stem == "spoiled":  # its table of contents is whole, its pictures are gone
+        start, stop = (whole.index(part) for part in (b"mdat", b"moov"))
+        path.write_bytes(whole[: start + 4] + bytes(stop - start - 8) + whole[stop - 4 :])
+    elif path.stem == "empty":
+        path.touch()
+    else:
+        with wave.open(str(path), "wb") as sound:
+            sound.setnchannels(1)
+            sound.setsampwidth(2)
+            sound.setframerate(8000)
+            sound.writeframes(bytes(4000))
+
+
+@pytest.mark.parametrize(
+    "name", ["text.mp4", "short.mp4", "spoiled.mp4", "empty.mp4", "sound.wav", "text.gif"]
+)
+def test_unreadable_files(tmp_path, config, name):
+    pytest.importorskip("imageio_ffmpeg")
+    whole = write_movie(tmp_path / "m.mp4", smooth_frames(5, (32, 32))).read_bytes()
+    damaged(tmp_path / name, whole)
+    with pytest.raises(ValueError, match=rf"{name}: cannot be read as a video") as caught:
+        open_video(config(root=tmp_path / name), "train", 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_video(tmp_path, config):
+    with pytest.raises(ValueError, match=r"data\.root is empty"):
+        open_video(config(), "train", 0)
+    with pytest.raises(FileNotFoundError, match=r"data\.root='.*nowhere': does not exist"):
+        open_video(config(root=tmp_path / "nowhere"), "train", 0)
+    with pytest.raises(FileNotFoundError, match="holds no images"):
+        open_video(config(root=tmp_path), "train", 0)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is neither a folder of frames nor a file"):
+        open_video(config(root=tmp_path / "pipe"), "train", 0)
+
+
+def test_missing_ffmpeg(tmp_path, config, monkeypatch):
+    (tmp_path / "m.mp4").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(ValueError, match=r"m\.mp4: .*pip install 'imageio\[ffmpeg\]'"):
+        open_video(config(root=tmp_path / "m.mp4"), "train", 0)
+
+
+# ---- the clip ---------------------------------------------------------------------------------
+
+
+def parts(clip):
+    """Frames, backgrounds and masks of a clip, [T, ...]."""
+    everything = range(len(clip))
+    return (
+        to_array(clip),
+        np.stack([clip.truth(at) for at in everything]),
+        np.stack([clip.foreground(at) for at in everything]),
+    )
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_frames_are_background_outside_the_foreground(config, gray):
+    clip = open_clip(config(gray=gray), "train", 0)
+    assert clip.shape == (96, 128, 1 if gray else 3)
+    frames, truth, mask = parts(clip)
+    assert (frames.dtype, mask.dtype, mask.shape) == (np.float32, bool, (60, 96, 128))
+    np.testing.assert_array_equal(frames[~mask], truth[~mask])
+    assert frames.min() >= 0
+    assert frames.max() <= 1
+    # What moves is not what it hides, nearly everywhere; and it does move.
+    assert (np.abs(frames - truth).max(-1)[mask] > 0.02).mean() > 0.9
+    assert (mask[1:] != mask[:-1]).any(axis=(1, 2)).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_backgrounds_are_one_photograph_under_a_slow_light(config, seed):
+    clip = open_clip(config(size=(24, 33), clip={"objects": seed + 1}), "train", seed)
+    _, truth, mask = parts(clip)
+    values = np.linalg.svd(truth.reshape(60, -1).astype(np.float64), compute_uv=False)
+    assert values[2] > 3e-3 * values[0]
+    assert values[3] < 1e-6 * values[0]
+    assert truth.max() < 1  # no background was clipped
+    # The light is affine in the place: so is the ratio of any two frames' light to the photograph.
+    bright = (clip.photograph > 0.1).all(axis=-1)
+    places = np.stack([np.ones(bright.sum()), *np.argwhere(bright).T], axis=-1)
+    light = (truth / np.maximum(clip.photograph, 0.1))[:, bright]
+    for channel in range(3):
+        fitted = places @ np.linalg.lstsq(places, light[..., channel].T, rcond=None)[0]
+        np.testing.assert_allclose(fitted.T, light[..., channel], atol=1e-5)
+    assert np.abs(np.diff(light, axis=0)).max() < 0.03
+    assert np.ptp(light, axis=0).max() > 0.1
+    assert mask.mean(axis=0).max() <= 0.35
+    assert mask.any(axis=(1, 2)).mean() > 0.5
+
+
+def test_a_clip_is_a_function_of_its_seed(config):
+    made = config(size=(20, 30), clip={"noise": 0.05})
+    one, same, other = (open_clip(made, *at) for at in (("train", 3), ("test", 3), ("train", 4)))
+    for first, second in zip(parts(one), parts(same), strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert (parts(one)[2] != parts(other)[2]).any()
+    assert one.names[:2] == ["frame_00000", "frame_00001"]
+    np.testing.assert_array_equal(one[-1], one[59])
+    with pytest.raises(IndexError):
+        one.truth(60)
+
+
+def test_noise(config):
+    clean, noisy = (open_clip(config(clip={"noise": s}), "train", 0) for s in (0.0, 0.03))
+    frames, truth, mask = parts(noisy)
+    assert frames.min() >= 0
+    assert frames.max() <= 1
+    np.testing.assert_array_equal(truth, parts(clean)[1])
+    np.testing.assert_array_equal(mask, parts(clean)[2])
+    inner = (truth > 0.15) & (truth < 0.85) & ~mask[..., None]
+    difference = (frames - truth)[inner]
+    assert abs(difference.std() - 0.03) < 3e-4
+    assert abs(difference.mean()) < 3e-4
+    # New noise in every frame.
+    both = inner[0] & inner[1]
+    first, second = ((frames - truth)[at][both] for at in (0, 1))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.03
+
+
+def test_a_cut_out_where_its_pixels_fall_on_the_frames():
+    generator = np.random.default_rng(0)
+    photograph, pixels = (generator.random((*s, 3), np.float32) for s in ((20, 30), (8, 12)))
+    centres = np.array([[9.5, 19.5], [2.5, 28.5]])
+    clip = Clip(
+        photograph,
+        [Mover(pixels, np.array([4.0, 6.0]), centres)],
+        (np.array([1.0, 0.5]), np.zeros((2, 2))),
+        0.0,
+        0,
+    )
+    rows, columns = np.mgrid[:20, :30]
+    for at, (row, column) in enumerate(centres):
+        mask = ((rows - row) / 4) ** 2 + ((columns - column) / 6) ** 2 < 1
+        np.testing.assert_array_equal(clip.foreground(at), mask)
+        expected = photograph.copy()
+        for r, c in np.argwhere(mask):
+            expected[r, c] = pixels[int(r - row + 3.5), int(c - column + 5.5)]
+        np.testing.assert_allclose(clip[at], expected * clip.gain[at], atol=1e-5)
+
+
+def test_ellipses_have_their_area():
+    mask = covered((7.3, 4.1), (20.2, 15.7), (40, 31))
+    assert abs(mask.sum() - np.pi * 7.3 * 4.1) < 0.05 * mask.sum()
+    np.testing.assert_allclose(np.argwhere(mask).mean(axis=0), (20.2, 15.7), atol=0.3)
+    assert not covered((3, 3), (-4, 10), (20, 20)).any()
+
+
+def test_cut_outs_lie_within_their_photographs():
+    from nid_jax.data.builtin import load_photographs
+
+    photographs = load_photographs()
+    for cut_out in CUT_OUTS:
+        low, high = (np.array(cut_out.centre) + sign * np.array(cut_out.half) for sign in (-1, 1))
+        assert (low >= 0).all()
+        assert (high <= photographs[cut_out.photograph].shape[:2]).all()
+
+
+@pytest.mark.parametrize(
+    ("clip", "complaint"),
+    [
+        ({"num_frames": 11}, r"data\.clip\.num_frames=11: must be at least 12"),
+        ({"objects": 0}, r"data\.clip\.objects=0: must be at least 1"),
+        ({"noise": -0.1}, r"data\.clip\.noise=-0\.1: must be between 0 and 1"),
+    ],
+)
+def test_bad_clips(config, clip, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        open_clip(config(size=(8, 8), clip=clip), "train", 0)
+
+
+def test_too_many_objects(config, monkeypatch):
+    monkeypatch.setattr(video_module, "MAX_COVERAGE", 0.05)
+    with pytest.raises(
+        ValueError, match=r"data\.clip\.objects=9: so many cover .*5% of the frames"
+    ):
+        open_clip(config(size=(12, 16), clip={"objects": 9}), "train", 0)

@@ -1,0 +1,208 @@
+"""Classical reconstructions: the projector against radon, and what each method reaches."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage.transform import radon
+
+from nid_jax.data import phantoms
+from nid_jax.data.sinograms import even_angles
+
+SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "tomography.py"
+SIZE = 32
+
+
+def load():
+    spec = importlib.util.spec_from_file_location("tomography", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tomography = load()
+
+
+@pytest.fixture(scope="module")
+def scan():
+    """scan(views, number) -> closed-form sinogram, angles, image, system matrix."""
+
+    def make(views, number=0, size=SIZE):
+        ellipses = phantoms.random_ellipses(np.random.default_rng([1, number]))
+        angles = even_angles(views)
+        centre, offset = tomography.rotation(size)
+        sinogram = phantoms.project(ellipses, angles, size, (size, size), centre, offset)
+        matrix = tomography.system_matrix(angles, size, (size, size), centre, offset)
+        return sinogram, angles, phantoms.draw(ellipses, (size, size)), matrix
+
+    return make
+
+
+# The projector
+
+
+@pytest.mark.parametrize("size", [31, 32])
+def test_one_sample_a_pixel_is_radon(size):
+    angles = np.array([0.0, 12.5, 45.0, 90.0, 100.0, 179.0])
+    rows, columns = np.ogrid[:size, :size]
+    image = np.random.default_rng(0).random((size, size))
+    image *= np.hypot(rows - size // 2, columns - size // 2) < size // 2 - 2
+    centre, offset = tomography.rotation(size)
+    matrix = tomography.system_matrix(angles, size, (size, size), centre, offset, 1)
+    np.testing.assert_allclose(
+        (matrix @ image.ravel()).reshape(len(angles), size), radon(image, angles).T, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("samples_per_pixel", [1, 3])
+def test_any_geometry_is_the_bilinear_sum_written_plainly(samples_per_pixel):
+    shape, centre, offset, detectors = (5, 8), (0.7, -1.3), 0.25, 11
+    angles = [0.0, 33.0, 90.0, 160.0]
+    image = np.random.default_rng(1).random(shape)
+
+    def value(row, column):
+        total = 0.0
+        for i in range(shape[0]):
+            for j in range(shape[1]):
+                total += max(0, 1 - abs(row - i)) * max(0, 1 - abs(column - j)) * image[i, j]
+        return total
+
+    matrix = tomography.system_matrix(angles, detectors, shape, centre, offset, samples_per_pixel)
+    measured = (matrix @ image.ravel()).reshape(len(angles), detectors)
+    for a, d in ((0, 0), (1, 3), (1, 6), (2, 5), (3, 8)):
+        theta, s = np.deg2rad(angles[a]), d - 5 + offset
+        total = 0.0
+        for t in np.arange(-20 * samples_per_pixel, 20 * samples_per_pixel + 1) / samples_per_pixel:
+            row = t * np.cos(theta) - s * np.sin(theta) + 2 + centre[0]
+            column = t * np.sin(theta) + s * np.cos(theta) + 3.5 + centre[1]
+            total += value(row, column) / samples_per_pixel
+        np.testing.assert_allclose(measured[a, d], total, atol=1e-12)
+    assert measured.any(axis=1).all()
+
+
+def test_rays_beyond_the_image_measure_nothing():
+    matrix = tomography.system_matrix([0.0, 45.0, 90.0], 41, (6, 9))
+    measured = (matrix @ np.ones(54)).reshape(3, 41)
+    assert not measured[:, :10].any()
+    assert not measured[:, -10:].any()
+    assert measured[:, 20].min() > 5
+
+
+def test_system_matrix_nears_the_closed_form_as_pixels_shrink():
+    ellipses = phantoms.random_ellipses(np.random.default_rng(2))
+    errors = []
+    for size in (16, 48, 144):
+        angles = [20.0, 70.0, 155.0]
+        matrix = tomography.system_matrix(angles, size, (size, size))
+        image = phantoms.draw(ellipses, (size, size))
+        exact = phantoms.project(ellipses, angles, size, (size, size)).ravel()
+        errors.append(np.abs(matrix @ image.ravel() - exact).mean() / exact.mean())
+    assert errors[1] < errors[0] / 2
+    assert errors[2] < errors[1] / 2
+
+
+def test_divergence_is_minus_the_adjoint_of_the_gradient():
+    generator = np.random.default_rng(3)
+    image, slopes = generator.normal(size=(5, 7)), generator.normal(size=(2, 5, 7))
+    left = (tomography._gradient(image) * slopes).sum()
+    right = -(image * tomography._divergence(slopes)).sum()
+    np.testing.assert_allclose(left, right, rtol=1e-12)
+
+
+# Reconstructions
+
+
+def test_every_method_sees_the_phantom_and_total_variation_is_no_worse_than_filtering(scan):
+    sinogram, angles, truth, matrix = scan(16)
+    nothing = tomography.psnr(np.zeros_like(truth), truth)
+    found = {
+        "filtered": tomography.filtered_back_projection(sinogram, angles, SIZE),
+        "sart": tomography.sart(sinogram, angles, SIZE, iterations=3),
+        "variation": tomography.total_variation(sinogram, matrix, truth.shape, 0.5, 300),
+    }
+    reached = {name: tomography.psnr(image, truth) for name, image in found.items()}
+    assert min(reached.values()) > nothing + 3, reached
+    assert reached["variation"] > reached["filtered"], reached
+    assert reached["sart"] > reached["filtered"], reached
+    for image in found.values():
+        assert image.dtype == np.float64
+        assert image.min() >= 0
+        assert image.max() <= 1
+
+
+def test_sart_goes_on_where_it_stopped(scan):
+    sinogram, angles, _, matrix = scan(8)
+
+    def misfit(iterations):
+        image = tomography.sart(sinogram, angles, SIZE, iterations, 0.15)
+        return np.linalg.norm(matrix @ image.ravel() - sinogram.ravel())
+
+    first, third, tenth = misfit(1), misfit(3), misfit(10)
+    assert tenth < third < first
+
+
+def test_total_variation_minimises_what_it_says(scan):
+    """No image nearby has a smaller objective."""
+    sinogram, _, truth, matrix = scan(6)
+    weight = 0.5
+
+    def objective(image):
+        misfit = matrix @ image.ravel() - sinogram.ravel()
+        slopes = np.stack([np.diff(image, axis=0, append=image[-1:]),
+                           np.diff(image, axis=1, append=image[:, -1:])])  # fmt: skip
+        return misfit @ misfit / 2 + weight * np.hypot(*slopes).sum()
+
+    found = tomography.total_variation(sinogram, matrix, truth.shape, weight, 3000)
+    least = objective(found)
+    generator = np.random.default_rng(4)
+    others = [np.clip(found + 1e-2 * generator.normal(size=truth.shape), 0, 1) for _ in range(20)]
+    others += [found + share * (truth - found) for share in (0.01, 0.1, 1.0)]
+    others += [found * 0.99, tomography.total_variation(sinogram, matrix, truth.shape, 1.0, 3000)]
+    assert least < min(objective(image) for image in others)
+
+
+def test_total_variation_leaves_missing_measurements_out(scan):
+    sinogram, _, truth, matrix = scan(16)
+    gone = np.random.default_rng(5).random(sinogram.shape) < 0.3
+    found = tomography.total_variation(
+        np.where(gone, np.nan, sinogram), matrix, truth.shape, 0.5, 200
+    )
+    rows = ~gone.ravel()
+    alone = tomography.total_variation(sinogram.ravel()[rows], matrix[rows], truth.shape, 0.5, 200)
+    np.testing.assert_allclose(found, alone, atol=1e-12)
+    assert tomography.psnr(found, truth) > 20
+
+
+def test_no_weight_is_least_squares():
+    """Consistent data and no regularisation: the measurements are met."""
+    truth = np.random.default_rng(6).random((4, 5))
+    matrix = tomography.system_matrix(even_angles(12), 9, (4, 5))
+    sinogram = (matrix @ truth.ravel()).reshape(12, 9)
+    found = tomography.total_variation(sinogram, matrix, (4, 5), 0.0, 4000)
+    np.testing.assert_allclose(found, truth, atol=1e-3)
+
+
+def test_tune_takes_the_option_that_is_best_on_average():
+    truths = np.stack([np.full((3, 3), 0.2), np.full((3, 3), 0.6)])
+    options = [{"guess": 0.2}, {"guess": 0.4}, {"guess": 1.0}]
+
+    def constant(sinogram, guess):
+        return np.full((3, 3), guess + sinogram.sum())
+
+    option, reached = tomography.tune(constant, options, np.zeros((2, 1, 3)), truths + 0.01)
+    assert option == {"guess": 0.4}
+    expected = np.mean([-20 * np.log10(0.19), -20 * np.log10(0.21)])
+    np.testing.assert_allclose(reached, expected)
+
+
+def test_errors_name_both_shapes(scan):
+    sinogram, angles, truth, matrix = scan(8)
+    with pytest.raises(ValueError, match=r"\[8, 32\]; expected \[7, 32\]"):
+        tomography.sart(sinogram, angles[:7], SIZE)
+    with pytest.raises(ValueError, match=r"\[8, 32\]; expected \[8, 30\]"):
+        tomography.filtered_back_projection(sinogram, angles, 30)
+    with pytest.raises(ValueError, match="missing measurements"):
+        tomography.sart(np.full((8, 32), np.nan), angles, SIZE)
+    with pytest.raises(ValueError, match=r"system matrix of shape \[256, 1024\]"):
+        tomography.total_variation(sinogram[:4], matrix, truth.shape, 1.0)
