@@ -196,12 +196,13 @@ def _draw(ellipses, shape, oversample):
 
 
 def project(ellipses, angles, detectors, shape, centre=(0.0, 0.0), offset=0.0):
-    """Line integrals of phantoms in closed form: ellipses [..., n, 6] -> float64 [..., A, detectors].
+    """Line integrals of phantoms in closed form: ellipses [..., n, 6] -> [..., A, detectors].
 
-    angles: [A] degrees; detectors: how many, 1 pixel apart, at s_j = j - (detectors - 1)/2 +
-    offset; shape: (rows, columns) of the image whose pixel is the unit of length; centre: (rows,
-    columns) in pixels of the centre of rotation from the image's middle. scikit-image's radon of
-    N x N pixels, N even, has N detectors, centre (0.5, 0.5) and offset -0.5; N odd, zeros.
+    float64, in pixel lengths. angles: [A] degrees; detectors: how many, 1 pixel apart, at
+    s_j = j - (detectors - 1)/2 + offset; shape: (rows, columns) of the image whose pixel is the
+    unit of length; centre: (rows, columns) in pixels of the centre of rotation from the image's
+    middle. scikit-image's radon of N x N pixels, N even, has N detectors, centre (0.5, 0.5) and
+    offset -0.5; N odd, zeros.
     The chord that a line at the distance q from the centre cuts from the ellipse M(disk), n the
     line's normal, is 2 |det M| sqrt(h^2 - q^2) / h^2 with h = |M^T n|.
     """

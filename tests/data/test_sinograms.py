@@ -151,9 +151,9 @@ def test_noise_is_seeded_per_signal_and_spares_the_missing(kind, level):
     assert noisy.dtype == np.float32
     np.testing.assert_array_equal(np.isnan(noisy), np.isnan(values))
     np.testing.assert_array_equal(sinograms.add_noise(values[:2], kind, level, 1), noisy[:2])
-    assert (sinograms.add_noise(values, kind, level, 2)[0] != noisy[0]).all()
+    assert (sinograms.add_noise(values, kind, level, 2)[0] != noisy[0]).mean() > 0.5
     same = sinograms.add_noise(np.stack([values[0], values[0]]), kind, level, 1)
-    assert (same[0] != same[1]).any()
+    assert (same[0] != same[1]).mean() > 0.5
 
 
 def test_a_signal_of_zeros_attenuates_nothing():

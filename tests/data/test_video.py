@@ -332,6 +332,7 @@ def test_bad_clips(config, clip, complaint):
 
 def test_too_many_objects(config, monkeypatch):
     monkeypatch.setattr(video_module, "MAX_COVERAGE", 0.05)
+    monkeypatch.setattr(video_module, "PATH_DRAWS", 5)
     with pytest.raises(
         ValueError, match=r"data\.clip\.objects=9: so many cover .*5% of the frames"
     ):

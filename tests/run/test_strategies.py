@@ -105,6 +105,7 @@ def test_sparse_projection_is_least_squares_on_its_support():
 def test_the_router_learns_solved_codes_and_leaves_the_dictionary_alone():
     router = Conv(EXPERTS, CHANNELS, SHAPE, 4, rngs=nnx.Rngs(5))
     model = make_model("shared", 5, router)
+    signals = signals_of(6)
     targets = flat(signals)
     batch = {"ids": jnp.arange(5), "signals": jnp.asarray(signals)}
     strategy = Projected(Objective(), 1e-2)
