@@ -3,8 +3,9 @@
     python main.py --config=configs/ct.py[:VARIANT] --workdir=DIR --config.fit.num_views=8
 
 VARIANT is cpu (the default, 64x64), views (the same trained on projections, never seeing a pixel),
-large (128x128) or smoke. A measured sinogram is fitted with --config.data.sinograms=FILE.npy and
---config.data.angles=ANGLES.npy (degrees; without it they are evenly spaced).
+large (128x128), huge (256x256) or smoke. A measured sinogram is fitted with
+--config.data.sinograms=FILE.npy and --config.data.angles=ANGLES.npy, in degrees; without it they
+are evenly spaced.
 """
 
 import runpy
@@ -52,13 +53,16 @@ def get_config(variant="cpu"):
 
 def base(config):
     """A dictionary that spans 64x64 phantoms, and the prior of many of them."""
-    config.data.update({"size": (64, 64), "num_train": 4000, "num_test": 20})
+    config.data.update({"size": (64, 64), "num_train": 8000, "num_test": 20})
+    config.data.phantom.jitter = 0.7
     config.dictionary.update({"num_experts": 1024, "width": 1024, "num_layers": 2})
     config.dictionary.embedding.update({"size": 512, "scale": 12.0})
-    config.train.update({"steps": 60, "batch_size": 400, "log_every": 10, "checkpoint_every": 60})
-    config.train.optimizer.learning_rate = 1e-3
+    config.train.update({"steps": 120, "batch_size": 400, "log_every": 10, "checkpoint_every": 60})
+    config.train.lam = 1e-4
+    config.train.optimizer.learning_rate = 1e-2
+    config.prior.update({"num_signals": 8000, "keep_codes": True})
     config.fit.solver = "gaussian"
-    config.fit.gaussian.noise = 0.1
+    config.fit.gaussian.update({"noise": 0.5, "neighbours": 500})
     config.fit.refine.update({"kind": "grid", "tv": 0.003, "lam": 0.01, "bounds": (0.0, 1.0)})
 
 
@@ -73,9 +77,19 @@ def views(config):
 
 def large(config):
     """128x128 phantoms."""
-    config.data.update({"size": (128, 128), "num_train": 2000, "num_test": 10})
+    config.data.update({"size": (128, 128), "num_train": 4000, "num_test": 10})
+    config.dictionary.embedding.scale = 16.0
+    config.train.update({"steps": 120, "batch_size": 200, "points": 4096})
+    config.prior.num_signals = 4000
+
+
+def huge(config):
+    """256x256 phantoms: a step sees a few thousand of their points, a fit streams over its rays."""
+    large(config)
+    config.data.update({"size": (256, 256), "num_train": 1000, "num_test": 4})
     config.dictionary.embedding.scale = 20.0
-    config.train.update({"batch_size": 200, "points": 4096})
+    config.train.update({"batch_size": 100})
+    config.prior.num_signals = 1000
 
 
 def smoke(config):
@@ -84,7 +98,8 @@ def smoke(config):
     config.dictionary.update({"num_experts": 32, "width": 32})
     config.dictionary.embedding.update({"size": 32, "scale": 4.0})
     config.train.update({"steps": 10, "batch_size": 16})
+    config.fit.gaussian.neighbours = 8
     config.fit.refine.steps = 10
 
 
-VARIANTS = {"cpu": cpu, "views": views, "large": large, "smoke": smoke}
+VARIANTS = {"cpu": cpu, "views": views, "large": large, "huge": huge, "smoke": smoke}

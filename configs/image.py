@@ -140,7 +140,13 @@ def base():
             },
             "eval": {"num_signals": 16},
             # Gaussian prior of the training codes, for fit.solver=gaussian and robust
-            "prior": {"num_signals": 4000, "lam": 1e-6, "shrinkage": 0.0},
+            "prior": {
+                "num_signals": 4000,
+                "lam": 1e-6,
+                "shrinkage": 0.0,
+                # also the codes themselves, for fit.gaussian.neighbours
+                "keep_codes": False,
+            },
             "checkpoint": {"keep_latest": 2, "keep_best": 1},
             "fit": {
                 # names the folder of the results, WORKDIR/fits/NAME
@@ -161,8 +167,9 @@ def base():
                 "refine": {"kind": "none", "tv": 0.003, "lam": 0.01, "steps": 100, "bounds": ()},
                 # a number, or gcv: generalised cross-validation
                 "ridge": {"lam": "1e-6", "per_signal": False},
-                # standard deviation of the noise; 0 estimates it
-                "gaussian": {"noise": 0.0},
+                # standard deviation of the noise, 0 estimates it; a prior of each signal's own from
+                # so many nearest training codes, 0: one of all, and the share of all in it
+                "gaussian": {"noise": 0.0, "neighbours": 0, "blend": 0.1},
                 "lasso": {
                     "fraction": 0.001,
                     "weights_base": 1.0,

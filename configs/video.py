@@ -23,7 +23,7 @@ def get_config(variant="cpu"):
     # codes: every frame is a signal (row, col); coordinate: all are one signal (t, row, col)
     config.data.time = "codes"
     # residuals above it are foreground
-    config.fit.threshold = 0.1
+    config.fit.threshold = 0.05
     # side by side, as mp4 or gif
     config.fit.movies = ("mp4", "gif")
     base(config)
@@ -44,7 +44,8 @@ def base(config):
     config.train.optimizer.learning_rate = 1e-3
     config.prior.num_signals = 0
     config.fit.solver = "robust"
-    config.fit.refine.update({"kind": "atoms", "steps": 30})
+    # rank 0: as many as the codes' background has singular values above `share` of its largest
+    config.fit.refine.update({"kind": "atoms", "rank": 0, "share": 0.02, "steps": 20})
 
 
 def cpu(config):
@@ -54,6 +55,7 @@ def cpu(config):
 def time(config):
     """One signal (t, row, col)."""
     config.data.time = "coordinate"
+    config.dictionary.embedding.scale = 4.0
     config.train.update({"batch_size": 1, "points": 16384})
     config.fit.refine.kind = "none"
 

@@ -59,7 +59,12 @@ def test_the_reading_of_imports_sees_every_kind(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.name)
 def test_configs_are_plain_numbers(path):
-    assert {name.split(".")[0] for name in imported(path)} <= {"ml_collections", "math", "pathlib", "runpy"}
+    assert {name.split(".")[0] for name in imported(path)} <= {
+        "ml_collections",
+        "math",
+        "pathlib",
+        "runpy",
+    }
 
 
 def test_main_knows_tasks_and_run_only():

@@ -280,11 +280,15 @@ def parallel_beam(shape, angles, detectors=0, samples_per_ray=0, centre=(0.0, 0.
     t = np.where(length[..., None] > 0, t, 0)
     axes = []
     for start, step, side in zip(starts, (cosine, sine), (rows, columns), strict=True):
-        pixels = start[..., None] + t * step[..., None]
-        axes.append(np.clip(2 * pixels / max(side - 1, 1), -1, 1))
+        axes.append(_normalised(start[..., None] + t * step[..., None], side))
     points = np.stack(axes, -1).reshape(-1, 2)
     factors = np.repeat(length.reshape(-1, 1) / samples, samples, 1)
     return ParallelBeam(_float32(points), _float32(factors), run_length=samples)
+
+
+def _normalised(pixels, side):
+    """Pixels from the middle of an axis as coordinates, held at its end samples."""
+    return np.clip(2 * pixels / (side - 1), -1, 1) if side > 1 else np.full_like(pixels, -1)
 
 
 def _crossing(starts, directions, halves):
@@ -369,7 +373,7 @@ def _blocks(places, shape):
     rank = len(shape)
     axes = []
     for axis, (pixels, side) in enumerate(zip(places, shape, strict=True)):
-        values = np.clip(2 * pixels / max(side - 1, 1) - 1, -1, 1)
+        values = _normalised(pixels - (side - 1) / 2, side)
         width = [1] * (2 * rank)
         width[axis], width[rank + axis] = values.shape
         axes.append(values.reshape(width))

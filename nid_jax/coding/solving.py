@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nid_jax.coding import gradient, greedy, lasso, ridge, robust
+from nid_jax.coding import gradient, greedy, lasso, ridge, robust, trimmed
 from nid_jax.coding.gram import normal_equations
+from nid_jax.coding.neighbours import local_gaussian
 from nid_jax.coding.operators import Sample
 from nid_jax.coding.prior import gaussian
 from nid_jax.coding.solution import CodeSolution
@@ -93,14 +94,18 @@ def _ridge(problem, lam=ridge.LAMBDA, per_signal=False):
     return ridge.ridge(problem.equations(), _number_or(lam, "gcv", "fit.ridge.lam"), per_signal)
 
 
-def _gaussian(problem, noise=0.0):
-    """noise: standard deviation of the measurements' noise; 0 estimates it."""
+def _gaussian(problem, noise=0.0, neighbours=0, blend=0.1):
+    """noise: standard deviation of the measurements' noise; 0 estimates it. neighbours: 0, or the
+    training codes that make up each signal's own prior, with a share `blend` of all."""
     if problem.prior is None:
         raise ValueError(
             "fit.solver: 'gaussian' needs the prior that training leaves beside the dictionary "
             "(prior.npz); train with prior.num_signals above 0, or use fit.solver=ridge"
         )
-    return gaussian(problem.equations(), problem.prior, noise**2 or "estimate")
+    noise = noise**2 or "estimate"
+    if neighbours:
+        return local_gaussian(problem.equations(), problem.prior, noise, neighbours, blend)
+    return gaussian(problem.equations(), problem.prior._replace(codes=None), noise)
 
 
 def _lasso(problem, fraction=0.01, weights_base=1.0, tolerance=1e-3, steps=1000):
@@ -132,21 +137,49 @@ def _iht(problem, steps=30):
     return greedy.iht(problem.equations(), problem.top_k, steps=steps)
 
 
-def _robust(problem, loss="l1", lam=1e-4, use_prior=True, delta=0.0, noise=0.0, steps=500):
+def _robust(
+    problem,
+    loss="l1",
+    lam=1e-4,
+    use_prior=True,
+    delta=0.0,
+    noise=0.0,
+    steps=500,
+    trim=0.0,
+    reach=0.0,
+    trim_noise=0.0,
+):
     """loss: 'l1' or 'huber'; use_prior: take the Gaussian prior where there is one; delta, noise: 0
-    estimates them."""
-    known = _square_root(problem) if use_prior and problem.prior is not None else None
-    return robust.robust_solve(
+    estimates them; trim: 0, or solve again without what is so many medians off, of residuals
+    averaged over `reach` in coordinates, with a prior for a noise of standard deviation
+    `trim_noise` (0: that of the prior)."""
+    prior = problem.prior if use_prior else None
+    problem = dataclasses.replace(problem, prior=prior)
+    pilot = robust.robust_solve(
         problem.dictionary,
         problem.operator,
         problem.measurements,
         weights=problem.weights,
         loss=loss,
         lam=lam,
-        prior=known,
+        prior=None if prior is None else _square_root(problem),
         delta=delta or None,
         noise=noise or None,
         steps=steps,
+    )
+    if not trim:
+        return pilot
+    return trimmed.trimmed_solve(
+        problem.dictionary,
+        problem.operator,
+        problem.measurements,
+        pilot,
+        weights=problem.weights,
+        trim=trim,
+        reach=reach,
+        prior=None if prior is None else prior._replace(codes=None),
+        noise=trim_noise**2 or None,
+        lam=lam,
     )
 
 

@@ -30,12 +30,14 @@ def learn_prior(task, model, collection, config):
         codes.append(np.asarray(solved))
         residuals.append(np.asarray(equations.mean_residual(solved)))
     originals = [collection.names[int(index)].split("/")[0] for index in chosen]
-    return fit_prior(
-        np.concatenate(codes),
+    codes = np.concatenate(codes)
+    prior = fit_prior(
+        codes,
         residual=np.concatenate(residuals),
         shrinkage=wanted.shrinkage or None,
         groups=np.unique(originals, return_inverse=True)[1],
     )
+    return prior._replace(codes=codes) if wanted.keep_codes else prior
 
 
 def save_prior(path, prior):
@@ -51,6 +53,7 @@ def load_prior(path):
         return None
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return GaussianPrior(**{name: stored[name] for name in GaussianPrior._fields})
-    except (OSError, ValueError, KeyError) as error:
+            required = set(GaussianPrior._fields) - {"codes"}
+            return GaussianPrior(**{name: stored[name] for name in required | set(stored)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged prior ({error}); train again to replace it") from error

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nid_jax.coding import operators
-from nid_jax.coding.refinement import KINDS, refine_atoms, refine_grid
+from nid_jax.coding.refinement import KINDS, check_atoms, refine_atoms, refine_grid
 from nid_jax.run import rendering
 
 
@@ -15,8 +15,18 @@ def check(config_fit):
         raise ValueError(f"fit.refine.kind: {wanted.kind!r}; allowed: {', '.join(KINDS)}")
     if wanted.kind == "atoms" and config_fit.batch_size:
         raise ValueError("fit.batch_size: 0 is wanted: fit.refine.kind=atoms sees all signals")
+    if wanted.kind == "atoms":
+        check_atoms(**_atoms_options(wanted))
     if wanted.bounds and len(wanted.bounds) != 2:
         raise ValueError(f"fit.refine.bounds: {wanted.bounds}; allowed: () or (low, high)")
+
+
+def _atoms_options(wanted):
+    return {
+        "rank": wanted.get("rank", 0),
+        "share": wanted.get("share", 0.02),
+        "steps": wanted.steps,
+    }
 
 
 def build(wanted, dictionary, measured):
@@ -40,6 +50,12 @@ def build(wanted, dictionary, measured):
     def grid(solution, measurements, weights):
         start = rendered(solution)
         weights = operators.combined_weights(on_grid, weights)
+        if on_grid is not measured.operator:
+            # What is left to explain is what the continuous signal leaves: pixels are too coarse
+            # to measure it as well, and would put their own error into the correction.
+            gates = rendering.gates_of(solution.codes, solution.bias)
+            seen = rendering.measured(dictionary, gates, measured.operator)
+            measurements = measurements - seen + on_grid.measure(start)
         found = refine_grid(
             on_grid,
             shape,
@@ -54,8 +70,9 @@ def build(wanted, dictionary, measured):
         return np.asarray(found - start).reshape(-1, *shape, measured.channels)
 
     def atoms(solution, measurements, weights):
-        residual = jnp.asarray(measurements) - rendered(solution)
-        found = refine_atoms(jnp.asarray(solution.codes), residual, weights, steps=wanted.steps)
-        return np.asarray(found).reshape(-1, *shape, measured.channels)
+        start = rendered(solution)
+        weights = operators.combined_weights(on_grid, weights)
+        found = refine_atoms(start, measurements, weights, **_atoms_options(wanted))
+        return np.asarray(found - start).reshape(-1, *shape, measured.channels)
 
     return {"grid": grid, "atoms": atoms}[wanted.kind]

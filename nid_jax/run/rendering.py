@@ -56,6 +56,34 @@ def render_points(dictionary, gates, points, chunk=0):
     return values
 
 
+def measured(dictionary, gates, operator):
+    """What an operator measures of rendered signals: gates of S signals -> [S, M, C].
+
+    Rays are rendered a few at a time where the operator is local.
+    """
+    if operator.run_length is None:
+        values = render_points(dictionary, gates, np.asarray(operator.points))
+        return operator.measure(jnp.asarray(values))
+    signals, channels = gates.bias.shape
+    numbers = _CHUNK_NUMBERS.get(jax.default_backend(), _CHUNK_NUMBERS_ACCELERATOR)
+    at_a_time = numbers // max(signals * channels, dictionary.width)
+    size = max(1, at_a_time // operator.run_length)
+    graphdef, state = nnx.split(dictionary)
+    # Every piece of one size, the last filled up with its last measurement.
+    count = operator.num_measurements
+    pieces = []
+    for first in range(0, count, size):
+        chosen = np.minimum(np.arange(first, first + size), count - 1)
+        pieces.append(_measure(graphdef, state, operator.of_measurements(chosen), gates))
+    return jnp.concatenate(pieces, 1)[:, :count]
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _measure(graphdef, state, operator, gates):
+    dictionary = nnx.merge(graphdef, state, copy=True)
+    return operator.measure(dictionary.combine(operator.points, gates))
+
+
 def resampled(values, shape, window=None):
     """Values given on their own grid [S, *grid, C], linearly interpolated to another. -> NumPy.
 

@@ -1,0 +1,132 @@
+"""A Gaussian prior of one signal's own: that of the training signals which measure like it.
+
+Signals seldom fill a Gaussian: where measurements are few, the training signals that would have
+measured alike say more of what was not measured than all of them together. So the prior's mean and
+covariance are those of the nearest K training codes, by kernel weights, with a share of the
+covariance of all (locally weighted learning: Atkeson, Moore and Schaal 1997; here before the
+measurements are taken into account, as in an ensemble Kalman step: Evensen 1994).
+
+Near is meant in the measurements, whitened by what the prior of all expects of them: with
+r = y - Phi a the residual that a training code leaves, r^T (Phi Sigma Phi^T + s2 I)^-1 r.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from nid_jax import numerics
+from nid_jax.coding import gram, prior, ridge
+
+_TOLERANCE = 1e-4
+# Numbers of the products with all training codes that are held at a time.
+_BATCH_NUMBERS = 2**24
+
+
+def check_neighbours(neighbours, blend, known):
+    """Raise ValueError, naming the key, unless 2 <= neighbours <= known and 0 <= blend <= 1."""
+    if not 2 <= neighbours <= known:
+        raise ValueError(
+            f"fit.gaussian.neighbours: {neighbours}; allowed: 0 (one prior for all), or 2 to the "
+            f"{known} training codes that were kept (prior.keep_codes)"
+        )
+    if not (math.isfinite(blend) and 0 <= blend <= 1):
+        raise ValueError(f"fit.gaussian.blend: {blend}; allowed: 0 to 1")
+
+
+def local_gaussian(equations, known, noise, neighbours, blend=0.1):
+    """The most probable codes under the Gaussian of each signal's nearest training codes.
+
+    equations: `gram.NormalEquations`; known: `prior.GaussianPrior` of E coefficients with its
+    training codes; noise: as in `prior.gaussian`; neighbours: K; blend: share of the covariance of
+    all training codes in that of the neighbours. -> CodeSolution. Raises ValueError for a prior
+    without codes, or of another dictionary, and for options out of range.
+    """
+    codes = known.codes
+    check_neighbours(neighbours, blend, 0 if codes is None else len(codes))
+    if codes.shape[1] != equations.moments.shape[1]:
+        raise ValueError(
+            f"the prior has codes of {codes.shape[1]} experts, this dictionary has "
+            f"{equations.moments.shape[1]}"
+        )
+    noise, message = prior.resolve_noise(equations, known, noise)
+    signals, experts = equations.moments.shape
+    size = signals if equations.shared else max(1, _BATCH_NUMBERS // (experts * len(codes)))
+    parts = [equations.of_signals(slice(i, i + size)) for i in range(0, signals, size)]
+    solved = [
+        _solve(part, known._replace(codes=None), codes, noise, blend, neighbours) for part in parts
+    ]
+    found, error = (jnp.concatenate(pieces) for pieces in zip(*solved, strict=True))
+    text = f"gaussian prior of {neighbours} neighbours, {message}"
+    return ridge.as_solution(equations, found, error < _TOLERANCE, text)
+
+
+@functools.partial(jax.jit, static_argnames="neighbours")
+def _solve(equations, known, codes, noise, blend, neighbours):
+    """-> codes [S, E], relative residual of the linear system [S]."""
+    equations, known, codes = jax.lax.stop_gradient((equations, known, codes))
+    noise, blend = jnp.float32(noise), jnp.float32(blend)
+    with gram.working_precision("double"):
+        matrix, moments = equations.wide()
+        codes, factor, energy, noise, blend = gram.wide(
+            codes, known.factor, equations.energy, noise, blend
+        )
+        precision, _ = prior._precision(known)
+        one = matrix.ndim == 2
+        shared = _metric(matrix, codes, noise, precision) if one else None
+
+        def solve(signal):
+            own, moment, power = signal
+            gram_matrix = matrix if one else own
+            metric = shared if one else _metric(gram_matrix, codes, noise, precision)
+            distance = _distances(metric, codes, moment, power)
+            negative, chosen = jax.lax.top_k(-distance, neighbours)
+            weight = jnp.maximum(1 + negative / jnp.maximum(-negative[-1], 1e-300), 0)
+            # Equal distances leave no weight: then all count alike.
+            weight = jnp.where(weight.sum() > 0, weight, 1.0)
+            weight = weight / weight.sum()
+            near = codes[chosen]
+            mean = weight @ near
+            spread = jnp.sqrt((1 - blend) * weight)[:, None] * (near - mean)
+            spread = jnp.concatenate([spread, jnp.sqrt(blend) * factor.T])
+            return _most_probable(gram_matrix, moment, mean, spread, noise)
+
+        own = jnp.zeros(len(moments)) if one else matrix
+        found, error = jax.lax.map(solve, (own, moments, energy))
+        return found.astype(jnp.float32), error.astype(jnp.float32)
+
+
+def _metric(matrix, codes, noise, precision):
+    """What the distances of all signals with this Gram matrix share; codes [N, E].
+
+    -> measured codes G a [N, E], K^-1 G a [N, E], factor of K = G + noise Sigma^-1.
+    """
+    measured = codes @ matrix
+    zero = jnp.zeros((), matrix.dtype)
+    factor, scale, _, _ = numerics.scaled_cholesky(matrix + noise * precision, zero)
+    solved = numerics.solve_scaled_cholesky(factor, scale, measured.T).T
+    return measured, solved, (factor, scale)
+
+
+def _distances(metric, codes, moment, power):
+    """r^T (Phi Sigma Phi^T + noise I)^-1 r of every training code's residual r, times noise. [N].
+
+    By Woodbury's identity |r|^2 - v^T K^-1 v with v = Phi^T r, in products of codes only.
+    """
+    measured, solved, (factor, scale) = metric
+    residual = power + jnp.sum(codes * (measured - 2 * moment), 1)
+    moment_solved = numerics.solve_scaled_cholesky(factor, scale, moment[:, None])[:, 0]
+    explained = jnp.sum((measured - 2 * moment) * solved, 1) + moment @ moment_solved
+    return jnp.maximum(residual - explained, 0)
+
+
+def _most_probable(matrix, moment, mean, spread, noise):
+    """Code under N(mean, spread^T spread); spread [N, E]. -> code [E], relative residual []."""
+    image = spread @ matrix
+    system = image @ spread.T + noise * jnp.eye(len(spread), dtype=matrix.dtype)
+    right = spread @ (moment - matrix @ mean)
+    zero = jnp.zeros((), matrix.dtype)
+    factor, scale, shift, _ = numerics.scaled_cholesky(system, zero)
+    part, error = ridge.refined(system, shift, factor, scale, right[None])
+    return mean + part[0] @ spread, error[0]
