@@ -239,7 +239,7 @@ def evidences(equations, prior, noises):
     """`Posterior.evidence` for many noise variances [L] at the price of about one. -> [S, L].
 
     With Sigma = R R^T and the eigenvalues d of R^T Phi^T Phi R, what depends on the noise is a sum
-    over d. Raises nothing; of each Gram matrix one eigendecomposition is taken.
+    over d: of each Gram matrix one eigendecomposition is taken. No gradient flows through it.
     """
     return np.asarray(_evidences(equations, prior, jnp.asarray(noises, jnp.float32)))
 
@@ -258,7 +258,7 @@ def _evidences(equations, prior, noises):
         root = _root(prior)
         eigenvalues, vectors = jnp.linalg.eigh(root.T @ matrix @ root)
         eigenvalues = jnp.maximum(eigenvalues, 0)[..., None, :] + noises[:, None]
-        rotated = numerics.einsum(f"sr,{one.replace('e', 'r')}->sf", offset @ root, vectors)
+        rotated = numerics.einsum(f"se,{one}->sf", offset @ root, vectors)
         explained = (jnp.square(rotated)[:, None] / eigenvalues).sum(-1)
         quadratic = jnp.maximum(misfit[:, None] - explained, 0) / noises
         values = (count - (0 if size > experts else 1)) * channels

@@ -17,6 +17,7 @@ from nid_jax.run import (
     artefacts,
     fitting,
     monitoring,
+    movies,
     pictures,
     priors,
     rendering,
@@ -101,7 +102,9 @@ def check_fit(context, task, config):
     """The signals to fit, opened; ValueError or FileNotFoundError for a fit that cannot be."""
     fitting.check(config)
     context.workdir.fit(config.fit.name)
-    return task.open(config.fit.split)
+    collection = task.open(config.fit.split)
+    fitting.check_measured(config, task.measure(collection))
+    return collection
 
 
 def load(context):
@@ -196,14 +199,26 @@ def render(context):
         if fitted.correction is not None:
             values = values + rendering.resampled(fitted.correction[some], shape, window)
         for image in task.assemble(values, layout, scale=config.render.scale):
-            name = f"{artefacts.file_name(count, layout['names'][count])}.png"
-            pictures.save_png(folder / "render" / name, image)
+            target = folder / "render" / artefacts.file_name(count, layout["names"][count])
+            if image.ndim == 4:
+                _save_frames(target, image, config.fit.get("movies", ()))
+            else:
+                pictures.save_png(target.with_name(f"{target.name}.png"), image)
             count += 1
     if fitted.deviation is not None:
         _render_deviation(folder, task, fitted, layout, (shape, window), config.render.scale)
     seconds = time.perf_counter() - start
     size = " x ".join(str(side) for side in image.shape[:-1])
     print(f"{count} signals of {size} rendered in {seconds:.2f} s: {folder / 'render'}")
+
+
+def _save_frames(folder, frames, formats):
+    """FOLDER/00000.png of frames [T, H, W, C] along the first axis, and FOLDER.mp4 or .gif."""
+    with artefacts.atomic_folder(folder) as temporary:
+        for number, frame in enumerate(frames):
+            pictures.save_png(temporary / f"{number:05d}.png", frame)
+    for suffix in formats:
+        movies.write_movie(folder.with_name(f"{folder.name}.{suffix}"), frames)
 
 
 def _render_deviation(folder, task, fitted, layout, view, scale):

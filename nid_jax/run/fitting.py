@@ -99,6 +99,11 @@ def check(config):
             raise ValueError(f"fit.{wanted.solver}.{key}: {options[key]}; allowed: 0 or more")
 
 
+def check_measured(config, measured):
+    """Raise ValueError, naming the key, for a fit that these measurements do not allow."""
+    refining.check_measured(config.fit, measured)
+
+
 def check_signals(model, measured, title):
     """Raise ValueError for signals that are no functions of the dictionary's kind."""
     dims, channels = len(measured.grid_shape), measured.channels

@@ -24,23 +24,26 @@ def check(config_fit):
 def _atoms_options(wanted):
     return {
         "rank": wanted.get("rank", 0),
-        "share": wanted.get("share", 0.02),
+        "share": wanted.get("share", 0.001),
         "steps": wanted.steps,
     }
+
+
+def check_measured(config_fit, measured):
+    """Raise ValueError, naming the key, for a refinement that these measurements do not allow."""
+    if config_fit.refine.kind == "atoms" and not measured.whole:
+        raise ValueError("fit.refine.kind: 'atoms' needs whole signals; allowed here: none, grid")
 
 
 def build(wanted, dictionary, measured):
     """config.fit.refine as a function (solution, measurements, weights) -> [S, *grid, C], or None.
 
-    What it gives is to be added to what the codes render on the signals' own grid. Raises
-    ValueError for measurements that it cannot use.
+    What it gives is to be added to what the codes render on the signals' own grid.
     """
     if wanted.kind == "none":
         return None
     shape = measured.grid_shape
     on_grid = operators.on_grid(measured.operator, shape)
-    if wanted.kind == "atoms" and not measured.whole:
-        raise ValueError("fit.refine.kind: 'atoms' needs whole signals; allowed here: none, grid")
 
     def rendered(solution):
         gates = rendering.gates_of(solution.codes, solution.bias)

@@ -73,16 +73,21 @@ class Projected:
     def _amortisation(self, model, gates, equations, batch):
         """How far the router's codes are from the solved ones.
 
-        In the metric of the atoms' own energy: a sum over experts of mean-square atom times squared
-        difference of codes, plus the difference of the biases. Off the support the solved code is
-        zero, so a router learns supports too.
+        By what the difference would render: its mean square over the batch's points, plus that of
+        the biases. Atoms of a trunk are nearly dependent, and most of the difference between two
+        codes of one signal is invisible. Of K-sparse codes the difference itself is what tells
+        supports apart, so it counts too, weighed by the energy of each atom.
         """
         predicted = model.router.gates(None, batch["signals"], top_k=None)
         count = equations.count * gates.bias.shape[-1]
-        energy = jnp.diagonal(equations.gram) / count
-        difference = jnp.square(predicted.values - gates.values) @ energy
-        level = jnp.square(predicted.bias - gates.bias).mean(-1)
-        return (difference + level).mean()
+        difference = predicted.values - gates.values
+        rendered = (difference * equations.apply(difference)).sum(-1) / count
+        if self.top_k:
+            energy = jnp.diagonal(equations.gram) / count
+            rendered = rendered + jnp.square(difference) @ energy
+        mean = equations.bias(predicted.values) - equations.bias(gates.values)
+        level = jnp.square(predicted.bias - gates.bias - mean).mean(-1)
+        return (rendered + level).mean()
 
 
 def _used(gates):

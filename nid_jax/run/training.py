@@ -237,8 +237,20 @@ def train(task, config, workdir, evaluate=None):
 
 def _announce(trainer, workdir, progress):
     lines = monitoring.device_summary(trainer.mesh, trainer.parameters, config_path=workdir.config)
-    for line in lines:
+    for line in [*lines, *_beyond_span(trainer.config.dictionary, trainer.signal_shape[-1])]:
         progress.message(line)
+
+
+def _beyond_span(dictionary, channels):
+    """What to say of more experts than a trunk of this width can tell apart, if anything."""
+    most = channels * (dictionary.width + 1)
+    if dictionary.kind != "shared" or dictionary.num_experts <= most:
+        return []
+    return [
+        f"note        {dictionary.num_experts} experts on a trunk of width {dictionary.width} span "
+        f"{most} dimensions at most; dictionary.width above "
+        f"{-(-dictionary.num_experts // channels) - 1} lifts that"
+    ]
 
 
 def _loop(trainer, start, saved, writer, progress, preemption, evaluate):

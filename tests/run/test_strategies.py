@@ -139,7 +139,7 @@ def test_a_dead_expert_takes_up_the_worst_residual(kind):
         return float(equations.residual(project(equations, 1e-6).values).sum())
 
     batch = {"signals": jnp.asarray(signals)}
-    renewed, usage, count = reseed(graphdef, state, constants, batch, SHAPE, 1e-3)
+    renewed, usage, count = reseed(graphdef, state, constants, batch, sample(SHAPE), 1e-3)
     assert count == 1
     assert float(usage[3]) > 0.5
     before = nnx.merge(graphdef, params, constants, copy=True).dictionary

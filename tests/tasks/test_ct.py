@@ -1,0 +1,165 @@
+"""Tomography from the command line: phantoms, projections only, files of sinograms, bad input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nid_jax import tasks
+from nid_jax.coding import operators
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "ct.py"
+SMOKE = (f"--config={CONFIG}:smoke", "--config.data.num_train=24", "--config.train.steps=4")
+
+
+@pytest.fixture(scope="module")
+def trained(call, tmp_path_factory):
+    """A workdir with a dictionary of 16x16 phantoms and a fit of two, and its options."""
+    workdir = tmp_path_factory.mktemp("ct") / "run"
+    options = (*SMOKE, f"--workdir={workdir}")
+    result = call(*options, "--config.fit.uncertainty=true")
+    assert result.code == 0, result.err
+    return workdir, options
+
+
+def config_of(**changes):
+    """The smoke config with changes to flattened keys."""
+    scope = {"__file__": str(CONFIG)}
+    exec(compile(CONFIG.read_text(encoding="utf-8"), str(CONFIG), "exec"), scope)
+    config = scope["get_config"]("smoke")
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def test_phantoms_are_projected_as_their_ellipses_or_as_pixels():
+    found = {}
+    for closed_form in (True, False):
+        config = config_of(data__size=(64, 64), data__closed_form=closed_form, fit__num_views=5)
+        task = tasks.build(config)
+        seen = task.measure(task.open("test"))
+        assert seen.grid_shape == (64, 64)
+        found[closed_form] = seen.values(1)
+        assert found[closed_form].shape == (5 * 64, 1)
+    scale = found[True].max()
+    error = np.abs(found[True] - found[False])
+    # Rays that graze the skull differ most: it is thinner than a pixel is wide.
+    assert 0 < error.max() < 0.4 * scale
+    assert error.mean() < 0.02 * scale
+
+
+def test_training_may_see_projections_only():
+    config = config_of(train__views=6, data__num_train=20)
+    task = tasks.build(config)
+    collection = task.open("train")
+    assert collection.shape == (6, 16, 1)
+    seen = task.learned_from(collection)
+    assert seen.grid_shape == (16, 16)
+    pixels = tasks.build(config_of(data__num_train=20)).open("train")
+    on_grid = operators.on_grid(seen.operator, (16, 16))
+    expected = np.asarray(on_grid @ pixels[3].reshape(-1, 1))
+    assert np.abs(collection[3].reshape(-1, 1) - expected).mean() < 0.1 * expected.max()
+
+
+@pytest.mark.slow
+def test_a_dictionary_learned_from_projections_alone(call, tmp_path):
+    options = ("--config.train.views=12", "--config.train.points=100", "--config.fit.num_views=12")
+    result = call(*SMOKE, f"--workdir={tmp_path / 'run'}", *options, "--config.train.steps=12")
+    assert result.code == 0, result.err
+    metrics = json.loads((tmp_path / "run/fits/test/metrics.json").read_text())
+    assert metrics["psnr"] > 15
+
+
+def test_noise_is_put_on_measurements():
+    noisy = config_of(data__noise__kind="gaussian", data__noise__level=0.05)
+    clean, task = tasks.build(config_of()), tasks.build(noisy)
+    first, second = (t.measure(t.open("test")).values for t in (clean, task))
+    change = [second(index) - first(index) for index in (0, 1)]
+    assert 0.02 < change[0].std() / first(0).max() < 0.1
+    assert not np.allclose(change[0] / first(0).max(), change[1] / first(1).max())
+
+
+def test_a_refined_fit_keeps_its_correction_and_renders_it(call, trained):
+    workdir, options = trained
+    folder = workdir / "fits" / "test"
+    with np.load(folder / "codes.npz") as stored:
+        correction, deviation = stored["correction"], stored["deviation"]
+    assert correction.shape == deviation.shape == (2, 16, 16, 1)
+    assert np.abs(correction).max() > 1e-3
+    assert (deviation > 0).all()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    again = call(*options, "--mode=eval")
+    assert again.code == 0, again.err
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert evaluation["psnr"] == pytest.approx(metrics["psnr"], abs=1e-3)
+    rendered = call(*options, "--mode=render", "--config.render.scale=2")
+    assert rendered.code == 0, rendered.err
+    pictures = sorted(path.name for path in (folder / "render").iterdir())
+    assert len(pictures) == 4
+    assert pictures[1].endswith("_deviation.png")
+    assert Image.open(folder / "render" / pictures[0]).size == (32, 32)
+
+
+def sinogram_files(folder, views=6):
+    """A sinogram of a disc, which is the same from everywhere, and its angles."""
+    position = np.arange(16) - 7.5
+    row = 2 * 0.5 * np.sqrt(np.maximum(25 - position**2, 0))
+    angles = np.linspace(3, 170, views)
+    np.save(folder / "sinogram.npy", np.tile(row, (2, views, 1)))
+    np.save(folder / "angles.npy", angles)
+    return (
+        f"--config.data.sinograms={folder / 'sinogram.npy'}",
+        f"--config.data.angles={folder / 'angles.npy'}",
+    )
+
+
+@pytest.mark.parametrize("missing", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_sinograms_from_files(call, trained, tmp_path, missing):
+    workdir, options = trained
+    files = sinogram_files(tmp_path)
+    if missing:
+        values = np.load(tmp_path / "sinogram.npy")
+        values[0, 2, 3:9] = np.nan
+        np.save(tmp_path / "sinogram.npy", values)
+    name = f"--config.fit.name=files{int(missing)}"
+    further = ("--mode=fit", name, *files, "--config.data.size=()")
+    result = call(*options, *further)
+    assert result.code == 0, result.err
+    folder = workdir / "fits" / f"files{int(missing)}"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert "psnr" not in metrics
+    assert metrics["signals"] == 2
+    assert len(list((folder / "pictures").iterdir())) == 2
+    scored = call(*options, *further[1:], "--mode=eval")
+    assert scored.code == 2
+    assert "without the truth" in scored.err
+
+
+def test_bad_input_is_one_line(call, trained, tmp_path):
+    _, options = trained
+    files = sinogram_files(tmp_path)
+    np.save(tmp_path / "few.npy", np.arange(4.0))
+    np.save(tmp_path / "wide.npy", np.linspace(0, 180, 6))
+    np.save(tmp_path / "infinite.npy", np.full((1, 6, 16), np.inf))
+    few, wide = (f"--config.data.angles={tmp_path / name}.npy" for name in ("few", "wide"))
+    cases = (
+        (("--config.fit.num_views=0",), "fit.num_views"),
+        ((files[0], few), "4 angles"),
+        ((files[0], wide), "180"),
+        ((f"--config.data.sinograms={tmp_path / 'infinite.npy'}",), "infinite"),
+        ((f"--config.data.sinograms={tmp_path / 'none.npy'}",), "no such file"),
+        ((*files, "--config.operator.parallel_beam.detectors=9"), "detectors: 9"),
+        (("--config.fit.refine.kind=gird",), "fit.refine.kind"),
+        (("--config.fit.refine.kind=atoms",), "needs whole signals"),
+        (("--config.fit.gaussian.neighbours=9999",), "fit.gaussian.neighbours"),
+        (("--config.data.noise.kind=loud",), "data.noise.kind"),
+        (("--config.fit.solver=ridge", "--config.fit.uncertainty=true"), "fit.uncertainty"),
+    )
+    for wrong, words in cases:
+        result = call(*options, "--mode=fit", "--config.fit.name=wrong", *wrong)
+        assert result.code == 2, (wrong, result.err)
+        assert words in result.err, (wrong, result.err)
+        assert result.err.strip().splitlines()[-1].startswith("error: "), result.err
+        assert "Traceback" not in result.err
+    assert not (trained[0] / "fits" / "wrong").exists()

@@ -1,0 +1,50 @@
+"""Operators that no task knows by name: Fourier samples, coarser and blurred pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+MRI = Path(__file__).resolve().parents[2] / "configs" / "mri.py"
+
+
+@pytest.fixture(scope="module")
+def workdir(call, tmp_path_factory):
+    """A dictionary of 12x12 phantoms fitted to some of their frequencies."""
+    folder = tmp_path_factory.mktemp("mri") / "run"
+    result = call(f"--config={MRI}:smoke", f"--workdir={folder}", "--config.train.steps=5")
+    assert result.code == 0, result.err
+    return folder
+
+
+def fit(call, workdir, name, *options):
+    """metrics.json of a further fit."""
+    result = call(
+        f"--config={MRI}:smoke",
+        f"--workdir={workdir}",
+        "--mode=fit",
+        f"--config.fit.name={name}",
+        *options,
+    )
+    assert result.code == 0, result.err
+    return json.loads((workdir / "fits" / name / "metrics.json").read_text())
+
+
+def test_more_frequencies_say_more(call, workdir):
+    few = fit(call, workdir, "few", "--config.operator.fourier.share=0.05")
+    many = fit(call, workdir, "many", "--config.operator.fourier.share=0.5")
+    assert many["psnr"] > few["psnr"]
+    assert np.isfinite(few["psnr"])
+
+
+@pytest.mark.parametrize("kind", ["downsample", "blur", "mask"])
+def test_any_operator_by_its_name(call, workdir, kind):
+    assert fit(call, workdir, kind, f"--config.operator.kind={kind}")["psnr"] > 5
+
+
+def test_unknown_operator_is_one_line(call, workdir):
+    result = call(f"--config={MRI}:smoke", f"--workdir={workdir}", "--config.operator.kind=furier")
+    assert result.code == 2
+    assert "did you mean 'fourier'" in result.err
+    assert result.err.count("\n") == 1
