@@ -162,9 +162,19 @@ def base():
                 "num_pictures": 10,
                 # solver gaussian: also where the reconstruction is unsure
                 "uncertainty": False,
-                # grid: the image moves off the dictionary's, under total variation `tv`, tied to it
-                # by `lam`; atoms: the atoms move on the grid, for all signals together
-                "refine": {"kind": "none", "tv": 0.003, "lam": 0.01, "steps": 100, "bounds": ()},
+                "refine": {
+                    # grid: the image moves off the dictionary's; atoms: all signals together, as
+                    # images of low rank
+                    "kind": "none",
+                    # grid: total variation, tie to what the codes render, (low, high) of values
+                    "tv": 0.003,
+                    "lam": 0.01,
+                    "bounds": (),
+                    # atoms: 0 adds directions until what is left is below `share` of the first
+                    "rank": 0,
+                    "share": 0.001,
+                    "steps": 100,
+                },
                 # a number, or gcv: generalised cross-validation
                 "ridge": {"lam": "1e-6", "per_signal": False},
                 # standard deviation of the noise, 0 estimates it; a prior of each signal's own from

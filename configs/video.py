@@ -4,7 +4,8 @@
 
 VARIANT is cpu (the default: the built-in clip, a code for each frame), time (one signal with
 coordinates (t, row, col), rendered at any frame rate) or smoke. Your own video, a file or a folder
-of frames: --config.data.name=video --config.data.root=PATH
+of frames: --config.data.name=video --config.data.root=PATH, and --config.data.gray=false for
+colour. Between frames, of the variant time: --mode=render --config.render.shape="(120,96,128)".
 """
 
 import runpy
@@ -44,19 +45,32 @@ def base(config):
     config.train.optimizer.learning_rate = 1e-3
     config.prior.num_signals = 0
     config.fit.solver = "robust"
-    # rank 0: as many as the codes' background has singular values above `share` of its largest
-    config.fit.refine.update({"kind": "atoms", "rank": 0, "share": 0.02, "steps": 20})
+    # rank 0: as many as stand out, each above `share` of the largest singular value
+    config.fit.refine.update({"kind": "atoms", "rank": 0, "share": 0.001, "steps": 20})
 
 
 def cpu(config):
-    """The built-in clip, 60 gray frames of 96x128."""
+    """The built-in clip, 60 gray frames of 96x128.
+
+    Reaches 116 dB of background (exact in float32), F-measure 0.923 at threshold 0.05 (that of the
+    true background), rank 3; principal component pursuit 54.9 dB, 0.919, rank 3. With
+    --config.data.clip.noise=0.02: 44.9 dB, 0.871, rank 3 beside 39.0 dB, 0.837, rank 11. 14 to 26 s
+    for the fit after 70 to 105 s of training, on one busy core of two, 2026-11-22, jax 0.10.2.
+    Departs from the paper: codes are solved by the robust solver, and the last layer is then set
+    free on the grid, which does most: without it 31.0 dB, 0.726, rank 15, and with codes as
+    trained, the paper's way, 29.5 dB, 0.648, rank 17. 16 experts instead of the paper's hundreds.
+    """
 
 
 def time(config):
-    """One signal (t, row, col)."""
+    """One signal (t, row, col), to be drawn at any frame rate.
+
+    Reaches 20.5 dB, SSIM 0.53: one network of this size holds the light and the large shapes, and
+    masks show every edge. 290 s of training and 36 s of fit on one busy core, 2026-11-22.
+    """
     config.data.time = "coordinate"
     config.dictionary.embedding.scale = 4.0
-    config.train.update({"batch_size": 1, "points": 16384})
+    config.train.update({"batch_size": 1, "points": 4096})
     config.fit.refine.kind = "none"
 
 

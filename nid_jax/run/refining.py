@@ -22,11 +22,7 @@ def check(config_fit):
 
 
 def _atoms_options(wanted):
-    return {
-        "rank": wanted.get("rank", 0),
-        "share": wanted.get("share", 0.001),
-        "steps": wanted.steps,
-    }
+    return {key: wanted[key] for key in ("rank", "share", "steps")}
 
 
 def check_measured(config_fit, measured):

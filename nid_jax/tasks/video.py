@@ -1,6 +1,8 @@
 """Video: a background of low rank from codes, and what moves before it as the residual."""
 
 import dataclasses
+import importlib.util
+import math
 
 import numpy as np
 
@@ -9,19 +11,58 @@ from nid_jax.tasks import image
 from nid_jax.tasks.task import Extras
 
 TIMES = ("codes", "coordinate")
+MOVIES = ("mp4", "gif")
+# Keys that choose or change frames of one split alone, and what they must be.
+_WHOLE = {
+    "num_train": 0,
+    "num_test": 0,
+    "augment.mirror": False,
+    "augment.shifts": 0,
+    "patch.size": 0,
+}
 
 
 def build(config):
     """The video task that a config describes. Raises ValueError naming a key that is wrong."""
-    if config.data.time not in TIMES:
-        raise ValueError(f"data.time: {config.data.time!r}; allowed: {', '.join(TIMES)}")
+    check(config)
     return dataclasses.replace(
         image.build(config),
         open=lambda split: open_frames(config, split),
+        batches=lambda collection: batches(collection, config),
         measure=measured,
         metrics=background_metrics,
         extras=lambda *given: separated(*given, config.fit.threshold),
     )
+
+
+def check(config):
+    """Raise ValueError, naming the key, for a config that describes no video."""
+    if config.data.time not in TIMES:
+        raise ValueError(f"data.time: {config.data.time!r}; allowed: {', '.join(TIMES)}")
+    for key, wanted in _WHOLE.items():
+        value = config.data
+        for part in key.split("."):
+            value = value[part]
+        if value != wanted:
+            raise ValueError(
+                f"data.{key}: {value}, but a video is learned from and fitted as the same whole "
+                f"frames; allowed: {wanted}"
+            )
+    if config.data.time == "coordinate" and config.fit.refine.kind == "atoms":
+        raise ValueError(
+            "fit.refine.kind: 'atoms' compares many signals, and data.time=coordinate makes all "
+            "frames one; allowed here: none, grid"
+        )
+    if not (math.isfinite(config.fit.threshold) and config.fit.threshold >= 0):
+        raise ValueError(f"fit.threshold: {config.fit.threshold}; allowed: 0 or more")
+    for suffix in config.fit.movies:
+        if suffix not in MOVIES:
+            raise ValueError(f"fit.movies: {suffix!r}; allowed: {', '.join(MOVIES)}")
+    # Known now, not after the training.
+    if "mp4" in config.fit.movies and importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise ValueError(
+            "fit.movies: 'mp4' needs ffmpeg: pip install 'imageio[ffmpeg]', or take ('gif',)"
+        )
 
 
 def open_frames(config, split):
@@ -32,6 +73,14 @@ def open_frames(config, split):
     """
     frames = data.open_collection(config.data, split, config.seed)
     return frames if config.data.time == "codes" else Volume(frames)
+
+
+def batches(collection, config):
+    """Shuffled batches of config.train.batch_size frames, or of all where there are fewer."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.train.batch_size = min(config.train.batch_size, len(collection))
+    return image.batches(collection, config)
 
 
 class Volume:

@@ -1,0 +1,278 @@
+"""Background and foreground of a video: a dictionary beside robust PCA.
+
+    python experiments/robust_pca.py --scale=smoke|cpu|paper --output=DIR
+
+The built-in clip, whose background and moving objects are known, without and with noise; all
+methods on the same frames in one run, all masks by one threshold. Writes DIR/table.md,
+metrics.json, figure.png and frames.png; the dictionaries it trained stay in DIR/dictionary.
+"""
+
+import importlib.util
+import runpy
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from absl import app, flags
+
+from nid_jax import tasks
+from nid_jax.coding.refinement import refine_atoms
+from nid_jax.data import to_array
+from nid_jax.fields.model import build_model
+from nid_jax.run import artefacts, fitting, monitoring, movies, rendering, training
+from nid_jax.run.workdir import Workdir
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+ROOT = Path(__file__).resolve().parents[1]
+SCALES = ("smoke", "cpu", "paper")
+# Name -> (gray, standard deviation of the noise).
+CLIPS = {"gray": (True, 0.0), "gray, noise 0.02": (True, 0.02), "colour": (False, 0.0)}
+HEADERS = ("clip", "method", "background dB", "precision", "recall", "F", "rank", "seconds")
+
+SCALE = flags.DEFINE_enum("scale", "cpu", SCALES, "How large.")
+OUTPUT = flags.DEFINE_string("output", "runs/robust_pca", "Folder of the results.")
+
+
+def load(name):
+    """A module of this folder."""
+    path = ROOT / "experiments" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+low_rank = load("low_rank")
+
+
+class Clip(NamedTuple):
+    """frames, truth [T, H, W, C]: with and without what moves; moving bool [T, H, W]."""
+
+    frames: np.ndarray
+    truth: np.ndarray
+    moving: np.ndarray
+
+
+class Result(NamedTuple):
+    """A background [T, H, W, C], the seconds it took and those of training before."""
+
+    background: np.ndarray
+    seconds: float
+    training: float = 0.0
+
+
+def known(collection):
+    """A clip of a collection that knows its truth."""
+    count = len(collection)
+    truth = np.stack([collection.truth(index) for index in range(count)])
+    moving = np.stack([collection.foreground(index) for index in range(count)])
+    return Clip(to_array(collection), truth, moving)
+
+
+def timed(function, *arguments):
+    """Result of function(*arguments) -> background."""
+    start = time.perf_counter()
+    background = function(*arguments)
+    return Result(np.asarray(background, np.float32), time.perf_counter() - start)
+
+
+def truncated_svd(frames, rank):
+    """The nearest frames of that rank in squared error: PCA without a mean."""
+    left, values, right = np.linalg.svd(frames.reshape(len(frames), -1), full_matrices=False)
+    return ((left[:, :rank] * values[:rank]) @ right[:rank]).reshape(frames.shape)
+
+
+def pursuit(frames):
+    """The low-rank part of principal component pursuit, at its authors' settings."""
+    low, _, _ = low_rank.principal_component_pursuit(frames.reshape(len(frames), -1))
+    return low.reshape(frames.shape)
+
+
+def refined_from(start, frames, rank, steps):
+    """What the refinement makes of any start of that rank, no dictionary needed."""
+    flat = [values.reshape(len(frames), -1, frames.shape[-1]) for values in (start, frames)]
+    return np.asarray(refine_atoms(*flat, rank=rank, steps=steps)).reshape(frames.shape)
+
+
+def fitted(task, model, collection, config, refine):
+    """Codes by the robust solver with the dictionary frozen, and the refinement on request."""
+    config = config.copy_and_resolve_references()
+    config.fit.refine.kind = refine
+    found = fitting.fit(task, model, collection, config)
+    background, _ = fitting.reconstruct(task, model, found, collection, config)
+    return Result(background, found.seconds_total - found.seconds_compile)
+
+
+def as_trained(model, shape):
+    """Frames from the codebook that was trained along with the dictionary, as the paper has it."""
+    gates = model.gates(jnp.arange(shape[0]))
+    return rendering.render(model.dictionary, gates, shape[1:-1])
+
+
+def dictionary_methods(config, folder):
+    """-> (Clip, {method: Result} of the dictionary's, trained and untrained)."""
+    task = tasks.build(config)
+    collection = task.open("train")
+    clip = known(collection)
+    trained = training.train(task, config, Workdir(folder))
+    fresh = build_model(config, collection.shape, len(collection), config.seed)
+    seconds = trained.summary["train_seconds"]
+    results = {"NID, codes as trained": timed(as_trained, trained.model, clip.frames.shape)}
+    for name, model, refine in (
+        ("NID, robust codes", trained.model, "none"),
+        ("NID, refined", trained.model, "atoms"),
+        ("untrained, refined", fresh, "atoms"),
+    ):
+        results[name] = fitted(task, model, collection, config, refine)
+    for name, result in results.items():
+        if name.startswith("NID"):
+            results[name] = result._replace(training=seconds)
+    return clip, results
+
+
+def peers(clip, rank, steps):
+    """{method: Result} of what learns nothing. rank: of the dictionary's background."""
+    frames = clip.frames
+    svd = timed(truncated_svd, frames, rank)
+    refined_from(svd.background, frames, rank, steps)  # compiles
+    refined = timed(refined_from, svd.background, frames, rank, steps)
+    return {
+        "principal component pursuit": timed(pursuit, frames),
+        "median": timed(low_rank.median_background, frames),
+        "truncated SVD": svd,
+        "truncated SVD, refined": refined._replace(seconds=refined.seconds + svd.seconds),
+        "true background": Result(clip.truth, 0.0),
+    }
+
+
+def score(clip, background, threshold) -> dict[str, Any]:
+    """PSNR of the background as saved (mean over frames), its rank, and the mask's score."""
+    shown = np.clip(background, 0, 1)
+    errors = np.square(shown - clip.truth).mean((1, 2, 3))
+    mask = low_rank.foreground_mask(clip.frames - shown, threshold)
+    found = low_rank.f_measure(mask, clip.moving)
+    with np.errstate(divide="ignore"):
+        psnr = float(-10 * np.log10(errors).mean()) if errors.any() else None
+    rank = low_rank.numerical_rank(background)
+    return {"psnr": psnr, **found._asdict(), "rank": rank}
+
+
+def sheet(clip, results, threshold, number):
+    """One frame under every method: rows of frame, background, residual, mask; uint8."""
+    rows = []
+    for name, result in results.items():
+        shown = np.clip(result.background[number : number + 1], 0, 1)
+        frame = clip.frames[number : number + 1]
+        mask = low_rank.foreground_mask(frame - shown, threshold)
+        panels = [frame, shown, np.clip(0.5 + 2 * (frame - shown), 0, 1), mask]
+        labels = ["frame", name, "residual x 4", "mask"]
+        rows.append(movies.side_by_side(panels, labels, factor=2)[0])
+    return np.concatenate(rows)
+
+
+def draw(folder, scores):
+    """figure.png: PSNR of the background and F of the foreground against seconds, clip by clip."""
+    figure, axes = pyplot.subplots(
+        1, len(scores), figsize=(4.2 * len(scores), 4.2), layout="constrained", squeeze=False
+    )
+    colours = pyplot.get_cmap("tab10")
+    for panel, (name, rows) in zip(axes[0], scores.items(), strict=True):
+        for number, (method, row) in enumerate(rows.items()):
+            if row["psnr"] is None:
+                panel.axhline(row["f"], color="0.6", linewidth=1, linestyle="--")
+                continue
+            label = f"{method} (rank {row['rank']})"
+            # Rings of several sizes, because some lie on one another.
+            ring = {"s": 300 - 34 * number, "facecolors": "none", "linewidths": 2}
+            panel.scatter(row["psnr"], row["f"], edgecolors=colours(number), label=label, **ring)
+        panel.set(title=name, xlabel="background, dB", ylabel="foreground, F-measure")
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False, fontsize=7, loc="lower right", markerscale=0.5)
+    figure.suptitle("Dashed: the mask that the true background gives")
+    with artefacts.atomic_path(folder / "figure.png") as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    pyplot.close(figure)
+
+
+def write(folder, scores, note):
+    """table.md, metrics.json and figure.png. -> the table."""
+    rows = [
+        [
+            clip,
+            method,
+            "exact" if row["psnr"] is None else f"{row['psnr']:.2f}",
+            *(f"{row[key]:.3f}" for key in ("precision", "recall", "f")),
+            row["rank"],
+            f"{row['seconds']:.2f}" + (f" + {row['training']:.0f}" if row["training"] else ""),
+        ]
+        for clip, methods in scores.items()
+        for method, row in methods.items()
+    ]
+    table = monitoring.markdown_table(rows, list(HEADERS))
+    artefacts.write_text(folder / "table.md", f"{table}\n{note}\n")
+    versions = monitoring.versions()
+    artefacts.write_json(folder / "metrics.json", {"results": scores, "versions": versions})
+    draw(folder, scores)
+    return table
+
+
+def configured(scale, gray, noise):
+    """The config of one clip."""
+    get_config = runpy.run_path(str(ROOT / "configs" / "video.py"))["get_config"]
+    config = get_config("smoke" if scale == "smoke" else "cpu")
+    config.data.gray, config.data.clip.noise = gray, noise
+    if scale == "paper":
+        # Frames of a surveillance camera's size.
+        config.data.size = (240, 320)
+        config.data.clip.num_frames = 200
+        config.train.steps = 5000
+    return config
+
+
+def main(argv):
+    """Run the comparison."""
+    del argv
+    folder, scores = Path(OUTPUT.value), {}
+    clips = dict(list(CLIPS.items())[: 1 if SCALE.value == "smoke" else None])
+    for name, (gray, noise) in clips.items():
+        config = configured(SCALE.value, gray, noise)
+        place = folder / "dictionary" / artefacts.file_name(len(scores), name)
+        clip, results = dictionary_methods(config, place)
+        rank = low_rank.numerical_rank(results["NID, refined"].background)
+        results |= peers(clip, rank, config.fit.refine.steps)
+        scores[name] = {}
+        for method, result in results.items():
+            row = score(clip, result.background, config.fit.threshold)
+            row |= {"seconds": result.seconds, "training": result.training}
+            scores[name][method] = row
+            print(f"{name}: {method}: {row}", flush=True)
+        middle = len(clip.frames) // 2
+        picture = sheet(clip, results, config.fit.threshold, middle)
+        number = len(scores) - 1
+        target = folder / ("frames.png" if not number else f"frames_{number}.png")
+        write_picture(target, picture)
+    made = ", ".join(f"{key} {value}" for key, value in monitoring.versions().items())
+    note = (
+        f"{len(clip.frames)} frames of {' x '.join(map(str, clip.frames.shape[1:3]))}; masks: "
+        f"residuals above {config.fit.threshold}; rank: singular values above 1e-3 of the largest; "
+        f"seconds without compilation, + training. {made}"
+    )
+    print(write(folder, scores, note))
+    print(folder / "table.md")
+
+
+def write_picture(path, pixels):
+    """A PNG of uint8 [H, W, 3], in 64 colours where all are gray but for the labels."""
+    from PIL import Image
+
+    with artefacts.atomic_path(path) as temporary:
+        Image.fromarray(pixels).quantize(64).save(temporary, format="PNG", optimize=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

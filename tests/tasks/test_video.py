@@ -1,0 +1,214 @@
+"""The task video through the command line: what it writes, renders and refuses."""
+
+import json
+import runpy
+import shutil
+
+import imageio.v3
+import numpy as np
+import pytest
+from PIL import Image
+
+from nid_jax import tasks
+from nid_jax.data import to_array
+from nid_jax.run import training
+from nid_jax.run.workdir import Workdir
+from nid_jax.tasks import video
+
+CONFIG = "configs/video.py"
+SMALL = ("--config.train.steps=4", "--config.fit.robust.steps=5")
+SIZE = "--config.data.size=(8,12)"
+
+
+def configured(root, variant="smoke"):
+    return runpy.run_path(str(root / CONFIG))["get_config"](variant)
+
+
+@pytest.fixture
+def run(call, pytestconfig, tmp_path):
+    """run(*options, variant, mode, size) -> Result; the workdir is tmp_path / 'run'."""
+
+    def command(*options, variant="smoke", mode="run", size=SIZE):
+        config = f"--config={pytestconfig.rootpath / CONFIG}:{variant}"
+        workdir = f"--workdir={tmp_path / 'run'}"
+        return call(config, *SMALL, size, workdir, f"--mode={mode}", *options)
+
+    return command
+
+
+def pictures(folder):
+    return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))])
+
+
+@pytest.fixture(scope="module")
+def finished(call, pytestconfig, tmp_path_factory):
+    """The workdir of a smoke run on a noisy clip."""
+    folder = tmp_path_factory.mktemp("video") / "run"
+    config = f"--config={pytestconfig.rootpath / CONFIG}:smoke"
+    done = call(config, *SMALL, SIZE, "--config.data.clip.noise=0.05", f"--workdir={folder}")
+    assert done.code == 0, done.err
+    return folder
+
+
+def test_a_run_leaves_frames_a_movie_and_scores(finished, pytestconfig):
+    folder = finished / "fits" / "test"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    config = configured(pytestconfig.rootpath)
+    config.data.size, config.data.clip.noise = (8, 12), 0.05
+    clip = tasks.build(config).open("train")
+    frames = {name: pictures(folder / name) for name in ("frame", "background", "mask")}
+    assert {stack.shape for stack in frames.values()} == {(len(clip), 8, 12)}
+    np.testing.assert_allclose(frames["frame"] / 255, to_array(clip)[..., 0], atol=0.51 / 255)
+    # The mask is what differs, to the rounding of the pictures.
+    difference = np.abs(frames["frame"].astype(int) - frames["background"]) / 255
+    mask = frames["mask"] > 0
+    assert mask[difference > config.fit.threshold + 0.01].all()
+    assert not mask[difference < config.fit.threshold - 0.01].any()
+    moving = np.stack([clip.foreground(index) for index in range(len(clip))])
+    hits = (mask & moving).sum()
+    assert metrics["precision"] == pytest.approx(hits / max(mask.sum(), 1))
+    assert metrics["recall"] == pytest.approx(hits / moving.sum())
+    background = np.stack([clip.truth(index) for index in range(len(clip))])[..., 0]
+    errors = np.square(frames["background"] / 255 - background).mean((1, 2))
+    assert metrics["psnr"] == pytest.approx(-10 * np.log10(errors).mean(), abs=0.3)
+    assert metrics["rank"] <= 4
+    # The GIF merges equal neighbours, so at most one picture for each frame.
+    assert 1 < len(imageio.v3.imread(folder / "side_by_side.gif")) <= len(clip)
+
+
+def test_codes_of_frames_are_rendered_larger(finished, run, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    assert run("--config.render.scale=2", mode="render").code == 0
+    rendered = pictures(tmp_path / "run" / "fits" / "test" / "render")
+    assert rendered.shape == (12, 16, 24)
+
+
+def test_time_is_a_coordinate_and_rendered_between_frames(run, tmp_path):
+    small = ("--config.data.clip.num_frames=12", "--config.train.points=200")
+    tiny = ("--config.dictionary.num_experts=4", "--config.dictionary.width=16")
+    options = (*small, *tiny, "--config.fit.movies=('mp4','gif')")
+    done = run(*options, variant="time")
+    assert done.code == 0, done.err
+    folder = tmp_path / "run" / "fits" / "test"
+    background = pictures(folder / "background")
+    assert background.shape == (12, 8, 12)
+    done = run(*options, "--config.render.shape=(23,8,12)", variant="time", mode="render")
+    assert done.code == 0, done.err
+    (name,) = [path for path in (folder / "render").iterdir() if path.is_dir()]
+    between = pictures(name)
+    assert between.shape == (23, 8, 12)
+    # Every other frame is one of the fit's own.
+    assert np.abs(between[::2].astype(int) - background).max() <= 1
+    for suffix in ("mp4", "gif"):
+        movie = imageio.v3.imread(name.with_name(f"{name.name}.{suffix}"))
+        assert movie.shape[1:3] == (8, 12)
+    # Fewer frames leave nothing of the old ones.
+    assert run(*options, "--config.render.shape=(3,4,4)", variant="time", mode="render").code == 0
+    assert pictures(name).shape == (3, 4, 4)
+
+
+def clip_frames(count=6, size=(10, 14)):
+    generator = np.random.default_rng(3)
+    still = generator.integers(60, 200, (*size, 3))
+    frames = np.stack([still] * count)
+    for number, frame in enumerate(frames):
+        frame[2:5, 2 * number : 2 * number + 3] = 250
+    return frames.astype(np.uint8)
+
+
+@pytest.mark.slow
+def test_a_folder_of_frames_and_a_file_of_ones_own(run, tmp_path):
+    frames = clip_frames()
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"frame{number}.png")
+    imageio.v3.imwrite(tmp_path / "own.mp4", frames, fps=10, macro_block_size=2)
+    for source, size in ((folder, (10, 14)), (tmp_path / "own.mp4", (10, 14))):
+        options = ("--config.data.name=video", f"--config.data.root={source}")
+        done = run(*options, "--config.data.gray=false", size="--config.data.size=(10,14)")
+        assert done.code == 0, done.err
+        fit = tmp_path / "run" / "fits" / "test"
+        assert pictures(fit / "background").shape == (6, *size, 3)
+        metrics = json.loads((fit / "metrics.json").read_text())
+        # Nothing is known of the truth.
+        assert "psnr" not in metrics and "f_measure" not in metrics  # noqa: PT018
+        assert metrics["rank"] >= 1
+        (tmp_path / "run").rename(tmp_path / f"done_{source.name}")
+
+
+def one_frame(folder):
+    Image.fromarray(clip_frames()[0]).save(folder / "a.png")
+
+
+def two_sizes(folder):
+    Image.fromarray(clip_frames()[0]).save(folder / "a.png")
+    Image.fromarray(clip_frames()[0][:, :9]).save(folder / "b.png")
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"), [(one_frame, "at least 2 frames"), (two_sizes, "b.png")]
+)
+def test_folders_that_are_no_video(run, tmp_path, make, expected):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    make(folder)
+    options = ("--config.data.name=video", f"--config.data.root={folder}")
+    assert expected in run(*options, size="--config.data.size=(10,14)").complaint()
+
+
+def test_a_file_that_is_no_video(run, tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(b"no video" * 100)
+    options = ("--config.data.name=video", f"--config.data.root={tmp_path / 'bad.mp4'}")
+    assert "bad.mp4: cannot be read as a video" in run(*options).complaint()
+    options = ("--config.data.name=video", f"--config.data.root={tmp_path / 'none.mp4'}")
+    assert "does not exist" in run(*options).complaint()
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("data.time=seconds", "data.time: 'seconds'; allowed: codes, coordinate"),
+        ("data.time=coordinate", "fit.refine.kind: 'atoms'"),
+        ("data.num_train=5", "data.num_train: 5"),
+        ("data.num_test=5", "data.num_test: 5"),
+        ("data.augment.mirror=true", "data.augment.mirror: True"),
+        ("data.augment.shifts=3", "data.augment.shifts: 3"),
+        ("data.patch.size=4", "data.patch.size: 4"),
+        ("fit.movies=('avi',)", "fit.movies: 'avi'; allowed: mp4, gif"),
+        ("fit.threshold=-1", "fit.threshold: -1"),
+        ("fit.refine.rank=-1", "fit.refine.rank: -1"),
+        ("fit.refine.share=2", "fit.refine.share: 2"),
+        ("fit.batch_size=4", "fit.batch_size: 0 is wanted"),
+        ("data.clip.num_frames=3", "data.clip.num_frames=3"),
+    ],
+)
+def test_values_that_are_refused(run, tmp_path, option, expected):
+    assert expected in run(f"--config.{option}").complaint()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("experts", [256])
+def test_the_costs_of_many_experts_are_finite(tmp_path, pytestconfig, experts):
+    config = configured(pytestconfig.rootpath)
+    assert (config.loss.l1_base, config.loss.balance) == (0.5, 0.0)
+    config.data.size = (8, 12)
+    config.dictionary.update({"num_experts": experts, "width": 8})
+    config.train.update({"steps": 2, "log_every": 1})
+    trained = training.train(tasks.build(config), config, Workdir(tmp_path / "run"))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines if "loss" in json.loads(line)]
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()
+    assert trained.step == 2
+
+
+def test_the_rank_and_the_score_of_masks():
+    generator = np.random.default_rng(0)
+    low = generator.standard_normal((9, 2)) @ generator.standard_normal((2, 30))
+    assert video.numerical_rank(low) == 2
+    assert video.numerical_rank(low + 0.1 * generator.standard_normal(low.shape)) == 9
+    mask = np.array([[[True, True, False, False]]])
+    truth = np.array([[[True, False, True, True]]])
+    scores = video.mask_score(mask, truth)
+    assert scores == {"precision": 1 / 2, "recall": 1 / 3, "f_measure": 2 / 5}
