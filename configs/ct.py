@@ -57,7 +57,7 @@ def base(config):
     config.data.phantom.jitter = 0.7
     config.dictionary.update({"num_experts": 1024, "width": 1024, "num_layers": 2})
     config.dictionary.embedding.update({"size": 512, "scale": 12.0})
-    config.train.update({"steps": 120, "batch_size": 400, "log_every": 10, "checkpoint_every": 60})
+    config.train.update({"steps": 100, "batch_size": 400, "log_every": 10, "checkpoint_every": 50})
     config.train.lam = 1e-4
     config.train.optimizer.learning_rate = 1e-2
     config.prior.update({"num_signals": 8000, "keep_codes": True})
@@ -79,7 +79,7 @@ def large(config):
     """128x128 phantoms."""
     config.data.update({"size": (128, 128), "num_train": 4000, "num_test": 10})
     config.dictionary.embedding.scale = 16.0
-    config.train.update({"steps": 120, "batch_size": 200, "points": 4096})
+    config.train.update({"steps": 80, "batch_size": 200, "points": 4096})
     config.prior.num_signals = 4000
 
 
@@ -88,7 +88,7 @@ def huge(config):
     large(config)
     config.data.update({"size": (256, 256), "num_train": 1000, "num_test": 4})
     config.dictionary.embedding.scale = 20.0
-    config.train.update({"batch_size": 100})
+    config.train.update({"steps": 60, "batch_size": 100})
     config.prior.num_signals = 1000
 
 

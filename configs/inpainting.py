@@ -42,6 +42,8 @@ def get_config(variant="cpu"):
     # robust: what is more than `trim` median residuals off, averaged over `reach` in coordinates,
     # is left out of a second solve for a noise of deviation `trim_noise` (0: the prior's); 0: never
     config.fit.robust.update({"trim": 0.0, "reach": 0.0, "trim_noise": 0.0})
+    # the pictures as they were given are written one by one: they make no movie
+    config.fit.movies = ()
     base(config)
     VARIANTS[variant](config)
     return config
@@ -59,18 +61,33 @@ def base(config):
 def cpu(config):
     """A striped block over 13% of the face, its place unknown.
 
-    The robust fit is a pilot: a noise of half the range of values lets it follow broad features
-    only. What lies off it is left out, and the codes are solved again under the prior.
+    The robust fit is a pilot: a large noise lets it follow broad features only. What lies off it is
+    left out, and the codes are solved again under the prior.
+    Reaches 23.90 dB, SSIM 0.850, 18.06 dB in the hole (the corrupted faces 16.05 dB), 20 unseen
+    faces; 1.0 GB, 20 steps in 10.6 s, a fit in 19 ms per face, on two busy cores of a Xeon,
+    2026-11-22, jax 0.10.2.
+    Departs from the paper: codes are solved in the step and in the fit, dense and under a prior;
+    the paper descends the absolute error, and has no second fit.
     """
     config.fit.solver = "robust"
     # Neighbours are 0.083 apart.
-    config.fit.robust.update({"noise": 0.5, "trim": 2.75, "reach": 0.1, "trim_noise": 0.03})
+    config.fit.robust.update(
+        {
+            "loss": "huber",
+            "delta": 0.1,
+            "noise": 0.2,
+            "trim": 2.5,
+            "reach": 0.1,
+            "trim_noise": 0.04,
+        }
+    )
 
 
 def known(config):
     """The same block with its mask given; pixels outside the hole stay as they were measured.
 
     The noise is what the codes need not explain: detail that says nothing of the hole.
+    Reaches 27.87 dB, SSIM 0.894, 18.99 dB in the hole; 0.8 GB.
     """
     config.fit.solver = "gaussian"
     config.fit.gaussian.noise = 0.05
@@ -79,14 +96,18 @@ def known(config):
 
 
 def pixels(config):
-    """A tenth of the pixels, at random."""
+    """A tenth of the pixels, at random. Reaches 19.58 dB, SSIM 0.575; 0.8 GB."""
     known(config)
     config.fit.gaussian.noise = 0.03
     config.data.corrupt.update({"kind": "pixels", "share": 0.1})
 
 
 def paper(config):
-    """As in the paper: codes and dictionary descend together, the fit descends absolute error."""
+    """As in the paper: codes and dictionary descend together, the fit descends absolute error.
+
+    Reaches 18.40 dB, 11.36 dB in the hole. Departs from the paper: all 256 experts are active, on
+    80 faces of 25x25.
+    """
     config.data.augment.update({"mirror": False, "shifts": 0})
     config.dictionary.update({"num_experts": 256, "width": 512, "num_layers": 4})
     config.dictionary.embedding.scale = 5.0

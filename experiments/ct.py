@@ -52,16 +52,17 @@ VIEWS = (2, 4, 8, 16, 32, 64, 128)
 SCALES = {
     "smoke": (Size("smoke", (2, 4), 2, {"data.size": (32, 32), "fit.refine.steps": 10}, siren=1),),
     "cpu": (
-        Size("cpu", VIEWS, 20, siren=4),
-        Size("large", VIEWS, 6, untrained=False),
-        Size("huge", (8, 32), 3, untrained=False),
+        Size("cpu", VIEWS, 10, siren=2),
+        Size("large", (2, 8, 32), 4, untrained=False),
+        Size("huge", (8,), 2, untrained=False),
     ),
 }
-SCALES["paper"] = tuple(dataclasses.replace(s, test=50) for s in SCALES["cpu"])
+SCALES["paper"] = tuple(dataclasses.replace(s, test=50, views=VIEWS) for s in SCALES["cpu"])
 VALIDATION = 4
+TUNING, UNSEEN = slice(0, VALIDATION), slice(VALIDATION, None)
 NEIGHBOURS = 500
 NOISES = (0.25, 0.5, 1.0, 2.0)
-REFINEMENTS = ((0.003, 1.0), (0.003, 0.1), (0.03, 0.1))
+REFINEMENTS = ((0.003, 1.0), (0.003, 0.1))
 SART = tuple({"iterations": n, "relaxation": r} for n in (1, 3, 10, 30) for r in (0.05, 0.15, 0.5))
 TV = tuple({"weight": w} for w in (0.03, 0.3, 1.0, 3.0))
 FILTERS = tuple({"filter_name": name} for name in ("ramp", "hann", "cosine"))
@@ -145,11 +146,17 @@ def psnr(images, truth):
 
 
 class Fit:
-    """Fits of one collection at one number of views with one dictionary."""
+    """Fits with one dictionary at one number of views: phantoms for tuning first, then unseen.
 
-    def __init__(self, study, model, prior, collection, views):
+    Both are measured alike, so they share the Gram matrix of the rays.
+    """
+
+    def __init__(self, study, model, prior, views):
         self.study, self.model, self.prior = study, model, prior
-        self.seen, self.values, self.truth = study.measured(collection, views)
+        self.seen, tuning, truth = study.measured(study.tuning, views)
+        _, test, test_truth = study.measured(study.test, views)
+        self.values = np.concatenate([tuning, test])
+        self.truth = np.concatenate([truth, test_truth])
         start = time.perf_counter()
         self.equations = normal_equations(model.dictionary, self.seen.operator, self.values)
         jax.block_until_ready(self.equations.gram)
@@ -160,51 +167,61 @@ class Fit:
         gates = rendering.gates_of(solution.codes, solution.bias)
         return rendering.render(self.model.dictionary, gates, self.seen.grid_shape)
 
-    def solve(self, noise, local):
-        """Codes under the prior of neighbours or of all."""
+    def solve(self, noise, local, which):
+        """Codes under the prior of neighbours or of all. which: TUNING or UNSEEN."""
+        equations = self.equations.of_signals(which)
         if local:
             neighbours = min(NEIGHBOURS, len(self.prior.codes) // 2)
-            return local_gaussian(self.equations, self.prior, noise**2, neighbours)
-        return gaussian(self.equations, self.prior._replace(codes=None), noise**2)
+            return local_gaussian(equations, self.prior, noise**2, neighbours)
+        return gaussian(equations, self.prior._replace(codes=None), noise**2)
 
     def best_noise(self):
         """Of NOISES, by the prior of all; that of neighbours takes the same."""
-        return max(NOISES, key=lambda n: psnr(self.render(self.solve(n, False)), self.truth))
 
-    def refine(self, solution, tv, lam):
+        def score(noise):
+            images = self.render(self.solve(noise, False, TUNING))
+            return psnr(images, self.truth[TUNING])
+
+        return max(NOISES, key=score)
+
+    def refine(self, solution, tv, lam, which):
         """-> [S, H, W, 1]."""
         wanted = self.study.config.fit.refine.copy_and_resolve_references()
         wanted.update({"kind": "grid", "tv": tv, "lam": lam})
         correct = refining.build(wanted, self.model.dictionary, self.seen)
-        return self.render(solution) + correct(solution, self.values, None)
+        return self.render(solution) + correct(solution, self.values[which], None)
 
 
 def dictionary_rows(study, views, say):
     """{method: (images, seconds)} of our methods, tuned on further training phantoms."""
     rows = {}
-    tuning = Fit(study, study.model, study.prior, study.tuning, views)
-    test = Fit(study, study.model, study.prior, study.test, views)
-    noise = tuning.best_noise()
+    fit = Fit(study, study.model, study.prior, views)
+    truth = fit.truth[UNSEEN]
+    noise = fit.best_noise()
     for name, local in (("NID gaussian", False), ("NID gaussian, neighbours", True)):
         start = time.perf_counter()
-        solution = jax.block_until_ready(test.solve(noise, local))
-        images = test.render(solution)
-        rows[name] = (images, test.seconds + time.perf_counter() - start)
-        say(f"{name}, noise {noise}: {psnr(images, test.truth):.2f} dB")
-    near = tuning.solve(noise, True)
-    unrefined = psnr(tuning.render(near), tuning.truth)
-    scores = {pair: psnr(tuning.refine(near, *pair), tuning.truth) for pair in REFINEMENTS}
+        solution = jax.block_until_ready(fit.solve(noise, local, UNSEEN))
+        images = fit.render(solution)
+        rows[name] = (images, fit.seconds + time.perf_counter() - start)
+        say(f"{name}, noise {noise}: {psnr(images, truth):.2f} dB")
+    near = fit.solve(noise, True, TUNING)
+    unrefined = psnr(fit.render(near), fit.truth[TUNING])
+    scores = {
+        pair: psnr(fit.refine(near, *pair, TUNING), fit.truth[TUNING]) for pair in REFINEMENTS
+    }
     best = max(scores, key=scores.get)
     start = time.perf_counter()
     refined, chosen = images, "none"
     if scores[best] > unrefined:
-        refined, chosen = test.refine(solution, *best), f"tv {best[0]:g}, lam {best[1]:g}"
+        refined, chosen = fit.refine(solution, *best, UNSEEN), f"tv {best[0]:g}, lam {best[1]:g}"
     seconds = rows[name][1] + time.perf_counter() - start
     rows["NID gaussian, neighbours, refined"] = (refined, seconds)
-    say(f"refined ({chosen}): {psnr(refined, test.truth):.2f} dB")
+    say(f"refined ({chosen}): {psnr(refined, truth):.2f} dB")
     if study.size.untrained:
-        rows["NID gaussian, untrained"] = untrained(study, views)
-    rows["Gaussian of pixels, neighbours"] = pixel_gaussian(study, tuning, test)
+        rows["NID gaussian, neighbours, untrained"] = untrained(study, views)
+        say(f"untrained: {psnr(rows['NID gaussian, neighbours, untrained'][0], truth):.2f} dB")
+    rows["Gaussian of pixels, neighbours"] = pixel_gaussian(study, fit)
+    say(f"pixels: {psnr(rows['Gaussian of pixels, neighbours'][0], truth):.2f} dB")
     return rows
 
 
@@ -214,23 +231,22 @@ def untrained(study, views):
     if prior is None:
         prior = priors.learn_prior(study.task, study.fresh, study.train, study.config)
         study.fresh_prior = prior
-    tuning = Fit(study, study.fresh, prior, study.tuning, views)
-    noise = tuning.best_noise()
-    test = Fit(study, study.fresh, prior, study.test, views)
+    fit = Fit(study, study.fresh, prior, views)
+    noise = fit.best_noise()
     start = time.perf_counter()
-    images = test.render(test.solve(noise, True))
-    return images, test.seconds + time.perf_counter() - start
+    images = fit.render(fit.solve(noise, True, UNSEEN))
+    return images, fit.seconds + time.perf_counter() - start
 
 
-def pixel_gaussian(study, tuning, test):
+def pixel_gaussian(study, fit):
     """The same prior of neighbours on pixels: no dictionary, the cheap form of ours."""
-    shape = tuning.seen.grid_shape
+    shape = fit.seen.grid_shape
     pixels = getattr(study, "pixels", None)
     if pixels is None:
         count = min(len(study.train), 4000)
         pixels = np.stack([study.train[i] for i in range(count)]).reshape(count, -1)
         study.pixels = pixels
-    on_grid = operators.on_grid(tuning.seen.operator, shape)
+    on_grid = operators.on_grid(fit.seen.operator, shape)
     apply = jax.jit(type(on_grid).measure)
     start = time.perf_counter()
     parts = np.array_split(pixels, max(1, len(pixels) // 500))
@@ -255,9 +271,9 @@ def pixel_gaussian(study, tuning, test):
         found = [complete(one[:, 0], noise) for one in values]
         return np.stack(found).reshape(-1, *shape, 1)
 
-    scores = {n: psnr(images(tuning.values, n), tuning.truth) for n in NOISES}
+    scores = {n: psnr(images(fit.values[TUNING], n), fit.truth[TUNING]) for n in NOISES}
     start = time.perf_counter()
-    found = images(test.values, max(scores, key=scores.get))
+    found = images(fit.values[UNSEEN], max(scores, key=scores.get))
     return found, preparing + time.perf_counter() - start
 
 

@@ -40,7 +40,7 @@ def local_gaussian(equations, known, noise, neighbours, blend=0.1):
 
     equations: `gram.NormalEquations`; known: `prior.GaussianPrior` of E coefficients with its
     training codes; noise: as in `prior.gaussian`; neighbours: K; blend: share of the covariance of
-    all training codes in that of the neighbours. -> CodeSolution. Raises ValueError for a prior
+    all training codes (its K largest directions) in that of the neighbours. -> CodeSolution. Raises ValueError for a prior
     without codes, or of another dictionary, and for options out of range.
     """
     codes = known.codes
@@ -73,6 +73,9 @@ def _solve(equations, known, codes, noise, blend, neighbours):
             codes, known.factor, equations.energy, noise, blend
         )
         precision, _ = prior._precision(known)
+        # No more of the covariance of all than there are neighbours: its largest columns.
+        _, largest = jax.lax.top_k(jnp.square(factor).sum(0), min(neighbours, factor.shape[1]))
+        common = factor[:, largest].T
         one = matrix.ndim == 2
         shared = _metric(matrix, codes, noise, precision) if one else None
 
@@ -89,7 +92,7 @@ def _solve(equations, known, codes, noise, blend, neighbours):
             near = codes[chosen]
             mean = weight @ near
             spread = jnp.sqrt((1 - blend) * weight)[:, None] * (near - mean)
-            spread = jnp.concatenate([spread, jnp.sqrt(blend) * factor.T])
+            spread = jnp.concatenate([spread, jnp.sqrt(blend) * common])
             return _most_probable(gram_matrix, moment, mean, spread, noise)
 
         own = jnp.zeros(len(moments)) if one else matrix

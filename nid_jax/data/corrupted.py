@@ -1,8 +1,9 @@
 """Corrupted pictures: made from clean ones on access, or read from a folder or an array.
 
 Beyond a Collection, all of them have .seen(i), bool [H, W], False where the picture is hidden, and
-.truth(i), the clean picture [H, W, C]; either is None where it is not known. Letters: S signals,
-H rows, W columns, C channels.
+.truth(i), the clean picture [H, W, C]; either is None where it is not known. .unmeasured says that
+hidden pixels hold no value at all, not even a wrong one. Letters: S signals, H rows, W columns,
+C channels.
 """
 
 from pathlib import Path
@@ -81,6 +82,8 @@ class CorruptedCollection:
     Raises ValueError naming the option at once.
     """
 
+    unmeasured = False
+
     def __init__(self, collection, options, seed):
         self.collection = collection
         self.options = options
@@ -114,6 +117,8 @@ class CorruptedFiles:
     clean pictures and the numbers that they belong to, {number of the picture: place in it}.
     """
 
+    unmeasured = False
+
     def __init__(self, pictures, masks, truths=None, truth_at=None):
         self.pictures = pictures
         self.masks = masks
@@ -143,6 +148,8 @@ class CorruptedArray:
 
     A pixel is hidden, and 0, as soon as one of its channels is NaN.
     """
+
+    unmeasured = True
 
     def __init__(self, values, names, title, channels):
         self.values = values

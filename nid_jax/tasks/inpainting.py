@@ -2,8 +2,11 @@
 
 import dataclasses
 
-from nid_jax import data
+import numpy as np
+
+from nid_jax import data, metrics
 from nid_jax.tasks import image
+from nid_jax.tasks.task import Extras
 
 
 def build(config):
@@ -12,6 +15,7 @@ def build(config):
         image.build(config),
         open=lambda split: open_split(config, split),
         measure=lambda collection: measured(collection, config),
+        extras=lambda *found: extras(*found, config.fit.num_pictures),
     )
 
 
@@ -28,11 +32,14 @@ def open_split(config, split):
 
 
 def measured(collection, config):
-    """The corrupted pixels; with config.fit.known_mask only those that are known to be good."""
+    """The corrupted pixels; with config.fit.known_mask only those that are known to be good.
+
+    Pixels that hold no value, NaN in an .npy, are never among them.
+    """
     whole = image.sampled(collection)
     # Where everything was seen there is no hole to score.
     holes = {"hole": lambda index: _hole(collection.seen(index)), "truth": collection.truth}
-    if not config.fit.known_mask:
+    if not (config.fit.known_mask or collection.unmeasured):
         return dataclasses.replace(whole, **holes)
 
     def weights(index):
@@ -45,6 +52,19 @@ def measured(collection, config):
         return seen.reshape(-1).astype("float32")
 
     return dataclasses.replace(whole, weights=weights, **holes)
+
+
+def extras(collection, measured, reconstruction, count):
+    """Of a fit: the first `count` pictures as they were given, and their PSNR where truth is known.
+
+    metrics: psnr_corrupted, the mean over all pictures that were fitted.
+    """
+    given = np.stack([collection[index] for index in range(len(reconstruction))])
+    truth = measured.truths(len(given))
+    scores = {}
+    if truth is not None:
+        scores["psnr_corrupted"] = float(np.mean(metrics.psnr(np.clip(given, 0, 1), truth)))
+    return Extras(scores, {"corrupted": given[:count]} if count else {})
 
 
 def _hole(seen):

@@ -59,6 +59,7 @@ def expected(atoms, codes, measured, prior, noise, neighbours, blend, weights=No
     phi = centred(atoms.astype(np.float64).T).T
     target = centred(measured)
     factor = np.asarray(prior.factor, np.float64)
+    kept = np.argsort(-np.square(factor).sum(0))[:neighbours]
     sigma = factor @ factor.T + np.diag(np.asarray(prior.diagonal, np.float64))
     metric = np.linalg.inv(phi @ sigma @ phi.T + noise * np.eye(POINTS))
     codes = codes.astype(np.float64)
@@ -69,7 +70,9 @@ def expected(atoms, codes, measured, prior, noise, neighbours, blend, weights=No
     weight /= weight.sum()
     mean = weight @ codes[near]
     spread = codes[near] - mean
-    covariance = (1 - blend) * (spread.T * weight) @ spread + blend * factor @ factor.T
+    covariance = (1 - blend) * (spread.T * weight) @ spread + blend * factor[:, kept] @ factor[
+        :, kept
+    ].T
     gain = covariance @ phi.T @ np.linalg.inv(phi @ covariance @ phi.T + noise * np.eye(POINTS))
     return mean + gain @ (target - phi @ mean)
 

@@ -156,6 +156,26 @@ def test_noise_of_highest_evidence():
     assert "of the training signals" in by_default.message
 
 
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_evidence_of_many_noises_at_once(own, with_bias):
+    y, seen, equations = problem(own, seed=11)
+    codes, bias = training_codes(seed=5)
+    found = prior.fit_prior(codes, bias if with_bias else None, shrinkage=0.1)
+    noises = np.array([1e-5, 1e-2, 0.3, 40.0])
+    together = prior.evidences(equations, found, noises)
+    assert together.shape == (3, 4)
+    one_by_one = [prior.solve_posterior(equations, found, n).evidence for n in noises]
+    np.testing.assert_allclose(together, np.stack(one_by_one, 1), rtol=1e-6)
+    if with_bias:
+        basis, mean = full_basis(make_dictionary(), True), np.asarray(found.mean)
+        for signal, noise in np.ndindex(3, 4):
+            expected = oracle(
+                basis, y[signal], seen[signal], mean, covariance(found), noises[noise]
+            )[2]
+            np.testing.assert_allclose(together[signal, noise], expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("signals", [30, 8, 1])
 def test_moments_of_the_prior(signals):
     codes, bias = training_codes(signals)

@@ -1,0 +1,140 @@
+"""What a dictionary is compared with on pictures of which a part is missing or painted over.
+
+Pictures are [S, H, W, C] in [0, 1], or rows of V values; seen is bool [S, H, W], False where a
+picture is hidden. What fills in a known hole leaves the pixels around it as they are.
+"""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from skimage.restoration import inpaint_biharmonic
+
+from nid_jax.coding.operators import sample
+from nid_jax.coding.refinement import refine_grid
+
+# Absolute residuals below it weigh alike, in units of the values.
+_LEAST_RESIDUAL = 3e-3
+_REWEIGHTINGS = 15
+
+
+def filled(reconstruction, pictures, seen):
+    """The reconstruction inside holes, the picture elsewhere."""
+    return np.where(seen[..., None], pictures, reconstruction)
+
+
+# ---- neither trained nor told what faces look like ---------------------------------------------
+
+
+def biharmonic(pictures, seen):
+    """Biharmonic inpainting (scikit-image)."""
+    rows = zip(pictures, seen, strict=True)
+    return np.stack([inpaint_biharmonic(x, ~s, channel_axis=-1) for x, s in rows])
+
+
+def total_variation(pictures, seen, weight, steps=200):
+    """The least total variation that agrees with the pixels seen, as closely as `weight` says."""
+    signals, *shape, channels = pictures.shape
+    values = jnp.asarray(pictures.reshape(signals, -1, channels))
+    weights = jnp.asarray(seen.reshape(signals, -1), jnp.float32)
+    mean = (weights[..., None] * values).sum(1, keepdims=True) / weights.sum(1)[:, None, None]
+    start = jnp.broadcast_to(mean, values.shape)
+    found = refine_grid(
+        sample(tuple(shape)), tuple(shape), start, values, weights, tv=weight, lam=0.0, steps=steps
+    )
+    return filled(np.asarray(found).reshape(pictures.shape), pictures, seen)
+
+
+def masked_residual(network, power):
+    """Mean |error|^power over what is seen: function (layers, target [P, C], seen [P]) -> []."""
+
+    def residual(layers, target, seen):
+        error = jnp.abs(network.render(layers) - target) ** power
+        return (seen[:, None] * error).sum() / seen.sum() / target.shape[-1]
+
+    return residual
+
+
+# ---- principal components and Gaussians of the training pixels ---------------------------------
+
+
+class Components:
+    """Principal components of training pictures, rows [N, V]; `rank` of them."""
+
+    def __init__(self, train, rank):
+        self.mean = train.mean(0)
+        _, vectors = np.linalg.eigh(np.cov(train.T, bias=True))
+        self.axes = vectors[:, ::-1][:, :rank]
+
+    def project(self, rows):
+        """Least squares onto the components."""
+        return self.mean + (rows - self.mean) @ self.axes @ self.axes.T
+
+    def project_robustly(self, rows):
+        """Least absolute error onto the components, by reweighting. [S, V] -> [S, V]."""
+        found = self.project(rows)
+        for _ in range(_REWEIGHTINGS):
+            weight = 1 / np.maximum(np.abs(rows - found), _LEAST_RESIDUAL)
+            matrix = np.einsum("sv,ve,vf->sef", weight, self.axes, self.axes, optimize=True)
+            right = (weight * (rows - self.mean)) @ self.axes
+            codes = np.linalg.solve(matrix, right[..., None])[..., 0]
+            found = self.mean + codes @ self.axes.T
+        return found
+
+
+class PixelGaussian:
+    """The Gaussian of training pictures, rows [N, V], shrunk towards its diagonal.
+
+    Our prior without a dictionary: it knows one grid of pixels, and no other operator.
+    """
+
+    def __init__(self, train, shrinkage):
+        self.mean = train.mean(0)
+        covariance = np.cov(train.T, bias=True)
+        self.covariance = (1 - shrinkage) * covariance
+        self.covariance += shrinkage * np.diag(np.diag(covariance))
+
+    def complete(self, row, seen, noise):
+        """The most probable picture [V] given the values seen, of that noise variance."""
+        inner = self.covariance[np.ix_(seen, seen)] + noise * np.eye(seen.sum())
+        return self.mean + self.covariance[:, seen] @ np.linalg.solve(
+            inner, row[seen] - self.mean[seen]
+        )
+
+    def fit_robustly(self, row, scale):
+        """The most probable picture [V] under Laplace noise of that scale, by reweighting."""
+        found = self.mean
+        for _ in range(_REWEIGHTINGS):
+            noise = scale * np.maximum(np.abs(row - found), _LEAST_RESIDUAL)
+            inner = self.covariance + np.diag(noise)
+            found = self.mean + self.covariance @ np.linalg.solve(inner, row - self.mean)
+        return found
+
+
+def detected(pictures, fits, trim, reach):
+    """What a fit believes: bool [S, H, W], True where its residual is near the usual.
+
+    Residuals are averaged under a Gaussian of `reach` pixels and compared with `trim` medians.
+    """
+    sizes = np.abs(pictures - fits).mean(-1)
+    smooth = functools.partial(gaussian_filter, sigma=reach, mode="constant")
+    total = smooth(np.ones(sizes.shape[1:]))
+    sizes = np.stack([smooth(one) / total for one in sizes])
+    return sizes <= trim * np.median(sizes, axis=(1, 2), keepdims=True)
+
+
+# ---- scores ------------------------------------------------------------------------------------
+
+
+def whole_psnr(reconstruction, truth):
+    """PSNR [S] of pictures clipped to [0, 1], of 90 dB at most."""
+    error = np.square(np.clip(reconstruction, 0, 1) - truth).mean((1, 2, 3))
+    return -10 * np.log10(np.maximum(error, 1e-9))
+
+
+def hole_psnr(reconstruction, truth, seen):
+    """PSNR [S] over the hidden pixels alone; NaN for a picture without any."""
+    error = np.square(np.clip(reconstruction, 0, 1) - truth).mean(-1)
+    inside = [e[~s].mean() if not s.all() else np.nan for e, s in zip(error, seen, strict=True)]
+    return -10 * np.log10(np.maximum(inside, 1e-9))
