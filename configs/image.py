@@ -195,6 +195,12 @@ def base():
                     "delta": 0.0,
                     "noise": 0.0,
                     "steps": 500,
+                    # above 0: what is more than so many median residuals off, averaged over `reach`
+                    # in coordinates, is left out of a second solve for a noise of deviation
+                    # `trim_noise` (0: the prior's)
+                    "trim": 0.0,
+                    "reach": 0.0,
+                    "trim_noise": 0.0,
                 },
                 "router": {},
                 "router_ridge": {"lam": 1e-6},

@@ -39,9 +39,6 @@ def get_config(variant="cpu"):
     }
     # False: the fit is not told where the picture is corrupted
     config.fit.known_mask = False
-    # robust: what is more than `trim` median residuals off, averaged over `reach` in coordinates,
-    # is left out of a second solve for a noise of deviation `trim_noise` (0: the prior's); 0: never
-    config.fit.robust.update({"trim": 0.0, "reach": 0.0, "trim_noise": 0.0})
     # the pictures as they were given are written one by one: they make no movie
     config.fit.movies = ()
     base(config)
