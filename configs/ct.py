@@ -63,11 +63,18 @@ def base(config):
     config.prior.update({"num_signals": 8000, "keep_codes": True})
     config.fit.solver = "gaussian"
     config.fit.gaussian.update({"noise": 0.5, "neighbours": 500})
-    config.fit.refine.update({"kind": "grid", "tv": 0.003, "lam": 0.01, "bounds": (0.0, 1.0)})
+    # kind grid pays from 32 views on
+    config.fit.refine.update({"tv": 0.003, "lam": 1.0, "bounds": (0.0, 1.0)})
 
 
 def cpu(config):
-    """64x64 phantoms, eight views."""
+    """64x64 phantoms, eight views: 29.9 dB unseen, SART 24.0 dB.
+
+    2 to 128 views 23.8, 28.4, 29.9, 30.6, 31.9, 32.2, 32.1 dB before any refinement; what
+    refinement and noise are best for a number of views is in docs/results/ct. 100 steps in 55 s,
+    with the prior 83 s, 1.4 GB, on two cores of a Xeon, 2026-11-22, jax 0.10.2.
+    Departs from the paper: codes are solved in the step and, under a prior, in the fit.
+    """
 
 
 def views(config):
@@ -99,7 +106,7 @@ def smoke(config):
     config.dictionary.embedding.update({"size": 32, "scale": 4.0})
     config.train.update({"steps": 10, "batch_size": 16})
     config.fit.gaussian.neighbours = 8
-    config.fit.refine.steps = 10
+    config.fit.refine.update({"kind": "grid", "steps": 10})
 
 
 VARIANTS = {"cpu": cpu, "views": views, "large": large, "huge": huge, "smoke": smoke}

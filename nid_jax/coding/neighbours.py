@@ -40,8 +40,9 @@ def local_gaussian(equations, known, noise, neighbours, blend=0.1):
 
     equations: `gram.NormalEquations`; known: `prior.GaussianPrior` of E coefficients with its
     training codes; noise: as in `prior.gaussian`; neighbours: K; blend: share of the covariance of
-    all training codes (its K largest directions) in that of the neighbours. -> CodeSolution. Raises ValueError for a prior
-    without codes, or of another dictionary, and for options out of range.
+    all training codes (its K largest directions) in that of the neighbours. -> CodeSolution.
+    Raises ValueError for a prior without codes, or of another dictionary, and for options out of
+    range.
     """
     codes = known.codes
     check_neighbours(neighbours, blend, 0 if codes is None else len(codes))
