@@ -3,7 +3,7 @@
     python experiments/ct.py --scale=smoke|cpu|huge|paper --output=DIR
 
 Unseen random phantoms, projected in closed form, all methods on the same sinograms in one run.
-Writes DIR/table.md, metrics.json, figure.png and slices_*.png; dictionaries stay in DIR/ct*.
+Writes DIR/table.md, metrics.json, figure.png, slices_*.png; dictionaries stay in DIR/ct*.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ VALIDATION = 4
 TUNING, UNSEEN = slice(0, VALIDATION), slice(VALIDATION, None)
 NEIGHBOURS = 500
 NOISES = (0.25, 0.5, 1.0, 2.0)
-REFINEMENTS = ((0.003, 1.0), (0.003, 0.1))
+REFINEMENTS = ((0.003, 1.0), (0.03, 0.1), (0.1, 0.003))
 SART = tuple({"iterations": n, "relaxation": r} for n in (1, 5, 30) for r in (0.05, 0.15))
 TV = tuple({"weight": w} for w in (0.1, 1.0, 3.0))
 OMEGAS = (10.0, 20.0)
@@ -401,7 +401,7 @@ def run_size(size, folder):
                 "seconds": seconds / len(truth),
             }
         shown[views] = {name: images[0] for name, (images, _) in rows.items()}
-    sheet(folder / f"slices_{side}.png", truth[0], shown)
+    sheet(folder, side, truth[0], shown)
     return {
         "side": side,
         "views": list(size.views),
@@ -413,17 +413,15 @@ def run_size(size, folder):
     }
 
 
-def sheet(path, truth, shown):
-    """The first slice at a few views, methods in columns."""
-    few = [views for views in shown if views in (2, 8, 32)] or list(shown)
-    rows, names = [], []
-    for views in few:
-        for name, image in shown[views].items():
-            rows.append(image)
-            names.append(f"{views}: {name}")
-    images = np.clip(np.stack(rows), 0, 1)
-    same = np.repeat(truth[None], len(images), 0)
-    pictures.comparison_sheet(path, same, images, names=names, count=len(images))
+def sheet(folder, side, truth, shown):
+    """slices_SIDE_VIEWS.png: the first slice by every method, at a few views."""
+    for views in [v for v in shown if v in (2, 8, 32)] or list(shown):
+        images = np.clip(np.stack(list(shown[views].values())), 0, 1)
+        same = np.repeat(truth[None], len(images), 0)
+        names = [name.replace("NID gaussian", "NID") for name in shown[views]]
+        pictures.comparison_sheet(
+            folder / f"slices_{side}_{views}.png", same, images, names=names, count=len(images)
+        )
 
 
 def mean(entry, key):

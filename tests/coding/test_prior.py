@@ -69,7 +69,7 @@ def problem(own=True, seed=1, scale=1.0):
     return y, np.broadcast_to(seen, (3, POINTS)), equations
 
 
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("own", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_posterior_with_the_bias_in_the_prior(own):
     y, seen, equations = problem(own)
     found = prior.fit_prior(*training_codes(), shrinkage=0.1)
@@ -253,6 +253,7 @@ def test_survives_a_checkpoint(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_degenerate_problems():
     dictionary = make_dictionary()
     full, pixel = operators.sample((7, 6)), operators.sample((1, 1))

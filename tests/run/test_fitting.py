@@ -110,6 +110,7 @@ def test_a_fit_done_again_leaves_nothing_of_the_first(call, options, copied):
 # Colour and other solvers
 
 
+@pytest.mark.slow
 def test_colour_that_is_not_square(call, options, tmp_path):
     result = call(
         *options,

@@ -160,7 +160,12 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("case", RESUMED)
+SLOW = {"independent experts, linear router, reseeding"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in RESUMED]
+)
 def test_a_resumed_run_is_the_uninterrupted_one(case, tmp_path):
     changes = dict(RESUMED[case])
     stop_at = changes.pop("stop_at")

@@ -109,6 +109,7 @@ def test_a_run_scores_the_hole_and_shows_what_it_was_given(run, workdir):
     assert all(one.shape == (25, 25) and np.ptp(one) > 150 for one in given)
 
 
+@pytest.mark.slow
 def test_fits_of_files_with_and_without_their_mask(run, workdir, tmp_path):
     rng = np.random.default_rng(0)
     truth = rng.random((2, 25, 25))

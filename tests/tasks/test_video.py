@@ -83,6 +83,7 @@ def test_codes_of_frames_are_rendered_larger(finished, run, tmp_path):
     assert rendered.shape == (12, 16, 24)
 
 
+@pytest.mark.slow
 def test_time_is_a_coordinate_and_rendered_between_frames(run, tmp_path):
     small = ("--config.data.clip.num_frames=12", "--config.train.points=200")
     tiny = ("--config.dictionary.num_experts=4", "--config.dictionary.width=16")
