@@ -85,8 +85,8 @@ def views(config):
 def large(config):
     """128x128 phantoms."""
     config.data.update({"size": (128, 128), "num_train": 4000, "num_test": 10})
-    config.dictionary.embedding.scale = 16.0
-    config.train.update({"steps": 80, "batch_size": 200, "points": 4096})
+    config.dictionary.embedding.scale = 10.0
+    config.train.update({"steps": 160, "batch_size": 100, "points": 4096})
     config.prior.num_signals = 4000
 
 
@@ -95,7 +95,7 @@ def huge(config):
     large(config)
     config.data.update({"size": (256, 256), "num_train": 1000, "num_test": 4})
     config.dictionary.embedding.scale = 20.0
-    config.train.update({"steps": 60, "batch_size": 100})
+    config.train.steps = 60
     config.prior.num_signals = 1000
 
 
