@@ -1,6 +1,8 @@
 """Slices from few views: a dictionary with a prior beside the classical methods of tomography.
 
-    python experiments/ct.py --scale=smoke|cpu|huge|paper --output=DIR
+    python experiments/ct.py --scale=smoke|cpu|large|huge|both|paper --output=DIR
+
+cpu is 64x64, large 128x128, huge 256x256, both the first two in one run.
 
 Unseen random phantoms, projected in closed form, all methods on the same sinograms in one run.
 Writes DIR/table.md, metrics.json, figure.png, slices_*.png; dictionaries stay in DIR/ct*.
@@ -54,13 +56,14 @@ VIEWS = (2, 4, 8, 16, 32, 64, 128)
 FEW = (8, 32)
 SCALES = {
     "smoke": (Size("smoke", (2, 4), 2, {"data.size": (32, 32), "fit.refine.steps": 10}, siren=1),),
-    "cpu": (
-        Size("cpu", VIEWS, 8, siren=2),
-        Size("large", (2, 8, 32), 4, untrained=False),
-    ),
+    "cpu": (Size("cpu", VIEWS, 8, siren=2),),
+    "large": (Size("large", (2, 8, 32), 4, untrained=False),),
     "huge": (Size("huge", (8,), 2, untrained=False),),
 }
-SCALES["paper"] = tuple(dataclasses.replace(s, test=50, views=VIEWS) for s in SCALES["cpu"])
+SCALES["both"] = (*SCALES["cpu"], *SCALES["large"])
+SCALES["paper"] = tuple(
+    dataclasses.replace(SCALES[name][0], test=50, views=VIEWS) for name in ("cpu", "large", "huge")
+)
 VALIDATION = 4
 TUNING, UNSEEN = slice(0, VALIDATION), slice(VALIDATION, None)
 NEIGHBOURS = 500
