@@ -78,12 +78,16 @@ def cpu(config):
 
 
 def views(config):
-    """Trained on 60 views of every slice."""
+    """Trained on 60 views of every slice, 512 of their rays a step.
+
+    After 30 steps of 200 slices on 1000 of them (prior of the same): 23.92 dB at eight views, 78 s
+    in all. Not run as long as it stands here.
+    """
     config.train.update({"views": 60, "points": 512, "lam": 1e-2})
 
 
 def large(config):
-    """128x128 phantoms."""
+    """128x128 phantoms; docs/results/ct has 21.5, 28.4, 29.1 dB at 2, 8, 32 views unrefined."""
     config.data.update({"size": (128, 128), "num_train": 4000, "num_test": 10})
     config.dictionary.embedding.scale = 10.0
     config.train.update({"steps": 160, "batch_size": 100, "points": 4096})
