@@ -160,7 +160,7 @@ def base():
                 "num_signals": 0,
                 "batch_size": 0,
                 "num_pictures": 10,
-                # solver gaussian: also where the reconstruction is unsure
+                # solver gaussian: also where the result is unsure, under the prior of all codes
                 "uncertainty": False,
                 "refine": {
                     # grid: the image moves off the dictionary's; atoms: all signals together, as
