@@ -139,11 +139,12 @@ def load_weights(path):
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(other) from error
     check_network(network, f"{path}: network")
-    return weights_from_arrays(network, named, path)
+    # On the device once, and not with every batch of images.
+    return jax.tree.map(jnp.asarray, weights_from_arrays(network, named, path))
 
 
 def weights_from_arrays(network, named, title):
-    """LpipsWeights of a network from arrays named as in `expected_shapes`, checked.
+    """LpipsWeights, in NumPy, of a network from arrays named as in `expected_shapes`, checked.
 
     title: what an error begins with. Raises ValueError as `load_weights` does.
     """
@@ -157,7 +158,7 @@ def weights_from_arrays(network, named, title):
                 f"{title}: {name} holds negative weights; those of LPIPS are 0 or more"
             )
     kernels, biases, linear = (
-        tuple(jnp.asarray(named[name], jnp.float32) for name in shapes if name.startswith(part))
+        tuple(np.asarray(named[name], np.float32) for name in shapes if name.startswith(part))
         for part in ("kernel", "bias", "linear")
     )
     return LpipsWeights(network, kernels, biases, linear)
@@ -175,9 +176,9 @@ def lpips(prediction, truth, weights):
     """Learned perceptual distance of each image: [S, H, W, C] twice -> [S].
 
     prediction, truth: values in [0, 1], C being 3 (RGB) or 1 (grey, repeated to 3). The networks
-    expect [-1, 1]: images are brought there here, and nowhere else. (Images given to the package
-    in [0, 1] without `normalize=True` score otherwise, and lower contrast scores better.) weights:
-    LpipsWeights. 0 for identical images; there is no upper bound.
+    expect [-1, 1] and images are brought there here. The official code of neural implicit
+    dictionaries leaves that out and feeds [0, 1]; its numbers are of another function, which is
+    not offered. weights: LpipsWeights. 0 for identical images, up to rounding; no upper bound.
 
     Raises ValueError for shapes that differ or are not [S, H, W, 1 or 3], and for images too small
     for the network: a side below 31 pixels for 'alex', 16 for 'vgg'.
