@@ -1,0 +1,262 @@
+"""Triangle meshes: reading any format, checking, normalising into the cube, writing.
+
+A mesh is a trimesh.Trimesh made with process=False: vertices and faces stay as the file has them.
+It need not be watertight, nor its faces turned one way: what is inside is told by winding numbers
+(nid_jax.geometry.distance), which tolerate holes, flipped faces and parts that overlap. An open
+surface that encloses something, such as a cup, has an inside; a flat sheet has none and is refused.
+Letters: V vertices, F faces, P points, N samples along an axis.
+"""
+
+import contextlib
+import dataclasses
+import os
+import secrets
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+import trimesh
+from skimage import measure
+
+MARGIN = 0.1
+"""What the longest side of a normalised mesh leaves of the cube [-1, 1]^3 at either end."""
+EXPORTED = ("ply", "obj", "glb", "stl", "off")
+"""Formats that export_mesh writes."""
+_READ = {"obj", "off", "ply", "stl", "stl_ascii", "glb", "gltf", "3mf", "dae", "ctm", "xaml"}
+# Of the size of a mesh: less is rounding.
+_FLAT = 1e-6
+
+
+def mesh_formats():
+    """Names of the mesh formats that can be read here, such as 'obj'; a set."""
+    return _READ & set(trimesh.available_formats())
+
+
+def load_mesh(path):
+    """The mesh in a file of any format in mesh_formats(), as trimesh.Trimesh, checked.
+
+    A scene of several meshes becomes one, each put where the scene has it; polygons become
+    triangles. Raises FileNotFoundError where there is no file, and ValueError of one line that
+    names it where it cannot be read, is empty or a cloud of points, has vertices that are not
+    finite, faces of absent vertices, no area, or lies in one plane.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: is empty")
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in mesh_formats():
+        known = ", ".join(sorted(mesh_formats()))
+        raise ValueError(f"{path}: format {kind!r} is not a mesh's; can be one of {known}")
+    try:
+        loaded = trimesh.load(path, process=False)
+        mesh = _united(loaded)
+    except Exception as error:  # whatever a parser stumbles over in a foreign file
+        words = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: cannot be read: {words or type(error).__name__}") from error
+    if mesh is None:
+        what = "points only" if _has_points(loaded) else "nothing that is a mesh"
+        raise ValueError(f"{path}: has no faces: {what}")
+    check_mesh(mesh, path)
+    return mesh
+
+
+def _united(loaded):
+    """All meshes of what trimesh loaded, as one; None where there is none."""
+    if isinstance(loaded, trimesh.Trimesh):
+        return loaded if len(loaded.faces) else None
+    if not isinstance(loaded, trimesh.Scene):
+        return None
+    vertices, faces, count = [], [], 0
+    for node in loaded.graph.nodes_geometry:
+        transform, name = loaded.graph[node]
+        part = loaded.geometry[name]
+        if isinstance(part, trimesh.Trimesh) and len(part.faces):
+            vertices.append(trimesh.transform_points(part.vertices, transform))
+            # A mirror image turns faces inside out.
+            turned = part.faces[:, ::-1] if np.linalg.det(transform[:3, :3]) < 0 else part.faces
+            faces.append(turned + count)
+            count += len(part.vertices)
+    if not faces:
+        return None
+    return trimesh.Trimesh(np.concatenate(vertices), np.concatenate(faces), process=False)
+
+
+def _has_points(loaded):
+    parts = loaded.geometry.values() if isinstance(loaded, trimesh.Scene) else [loaded]
+    return any(len(getattr(part, "vertices", ())) for part in parts)
+
+
+def check_mesh(mesh, name="mesh"):
+    """Raises ValueError of one line, beginning with `name`, for a mesh without any inside."""
+    vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
+    if not len(faces):
+        raise ValueError(f"{name}: has no faces")
+    bad = ~np.isfinite(vertices).all(1)
+    if bad.any():
+        raise ValueError(
+            f"{name}: {bad.sum()} of {len(vertices)} vertices are not finite, "
+            f"the first is number {bad.argmax()}"
+        )
+    absent = ((faces < 0) | (faces >= len(vertices))).any(1)
+    if absent.any():
+        raise ValueError(
+            f"{name}: face {absent.argmax()} has vertices {faces[absent.argmax()].tolist()}, "
+            f"but there are {len(vertices)}"
+        )
+    used = vertices[np.unique(faces)]
+    extent = np.ptp(used, axis=0).max()
+    area = trimesh.triangles.area(vertices[faces]).sum() if extent > 0 else 0.0
+    if not area > (_FLAT * extent) ** 2:
+        raise ValueError(f"{name}: has no area, all {len(faces)} faces are points or lines")
+    if np.linalg.svd(used - used.mean(0), compute_uv=False)[-1] < _FLAT * extent:
+        raise ValueError(f"{name}: is flat, all its vertices lie in one plane: nothing is inside")
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """normalised = (original - centre) * scale. centre: three numbers in original units."""
+
+    centre: tuple[float, float, float]
+    scale: float
+
+    @classmethod
+    def of(cls, mesh, margin=MARGIN):
+        """That which has the mesh's bounding box in the middle of the cube [-1, 1]^3.
+
+        Its longest side spans [-(1 - margin), 1 - margin]. Vertices of no face do not count.
+        Raises ValueError for a margin outside [0, 1).
+        """
+        if not 0 <= margin < 1:
+            raise ValueError(f"margin={margin}: must be at least 0 and less than 1")
+        used = np.asarray(mesh.vertices)[np.unique(mesh.faces)]
+        low, high = used.min(0), used.max(0)
+        centre = tuple(map(float, low / 2 + high / 2))
+        return cls(centre, float(2 * (1 - margin) / (high - low).max()))
+
+    @classmethod
+    def from_matrix(cls, matrix):
+        """From matrix() [4, 4]; ValueError where it is more than a shift and a scale."""
+        matrix = np.asarray(matrix, float)
+        scale = matrix[0, 0]
+        found = cls(tuple(map(float, -matrix[:3, 3] / scale)), float(scale))
+        if not np.allclose(found.matrix(), matrix, rtol=1e-9):
+            raise ValueError("normalise: is not a shift and a scale")
+        return found
+
+    def apply(self, shape):
+        """From original to normalised: points [P, 3], or a mesh (a copy)."""
+        return _moved(shape, lambda points: (points - np.array(self.centre)) * self.scale)
+
+    def invert(self, shape):
+        """From normalised back to original: points [P, 3], or a mesh (a copy)."""
+        return _moved(shape, lambda points: points / self.scale + np.array(self.centre))
+
+    def matrix(self):
+        """[4, 4] float64 from original to normalised, for columns (x, y, z, 1)."""
+        matrix = np.diag([self.scale] * 3 + [1.0])
+        matrix[:3, 3] = -self.scale * np.array(self.centre)
+        return matrix
+
+    def inverse_matrix(self):
+        """[4, 4] float64 from normalised back to original."""
+        matrix = np.diag([1 / self.scale] * 3 + [1.0])
+        matrix[:3, 3] = self.centre
+        return matrix
+
+
+def _moved(shape, move):
+    if isinstance(shape, trimesh.Trimesh):
+        copy = shape.copy()
+        copy.vertices = move(np.asarray(shape.vertices))
+        return copy
+    return move(np.asarray(shape, float))
+
+
+def merged(vertices, faces):
+    """(vertices, faces) with vertices at one and the same place made one."""
+    places, where = np.unique(np.asarray(vertices), axis=0, return_inverse=True)
+    return places, where.reshape(-1)[np.asarray(faces)]
+
+
+def facts(mesh):
+    """What a mesh is like, in JSON types; vertices at one place count as one.
+
+    watertight: every edge has two faces; consistent: those run through it opposite ways;
+    nonmanifold_edges: edges of more than two faces; open_edges: of one; degenerate_faces: without
+    area; components: parts that share no vertex. Self-intersections are not looked for.
+    """
+    vertices, faces = merged(mesh.vertices, mesh.faces)
+    edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
+    edges = edges[edges[:, 0] != edges[:, 1]]
+    _, where, counts = np.unique(np.sort(edges, 1), axis=0, return_inverse=True, return_counts=True)
+    direction = np.where(edges[:, 0] < edges[:, 1], 1, -1)
+    balance = np.bincount(where.reshape(-1), direction, len(counts))
+    ones = np.ones(len(edges), np.int8)
+    graph = scipy.sparse.coo_matrix((ones, edges.T), shape=(len(vertices),) * 2)
+    _, labels = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    area = trimesh.triangles.area(vertices[faces])
+    return {
+        "vertices": len(mesh.vertices),
+        "faces": len(mesh.faces),
+        "watertight": bool((counts == 2).all()),
+        "consistent": bool((balance[counts == 2] == 0).all()),
+        "open_edges": int((counts == 1).sum()),
+        "nonmanifold_edges": int((counts > 2).sum()),
+        "degenerate_faces": int((area <= 1e-14 * np.ptp(vertices, axis=0).max() ** 2).sum()),
+        "components": len(np.unique(labels[faces[:, 0]])),
+        "area": float(area.sum()),
+        "extent": np.ptp(vertices[np.unique(faces)], axis=0).tolist(),
+    }
+
+
+def watertight_mesh(grid):
+    """The zero level set of signed distances [N, N, N] on [-1, 1]^3: a closed mesh, in the cube.
+
+    Marching cubes (Lewiner et al. 2003). Whatever the mesh that the distances were taken from
+    (holes, flipped faces, overlaps), this one is watertight where its surface keeps off the
+    sides of the cube. Raises ValueError where no sample is inside, or none outside.
+    """
+    grid = np.asarray(grid, np.float32)
+    if not grid.min() < 0 < grid.max():
+        raise ValueError("the grid of distances has no surface: all of it is on one side")
+    spacing = tuple(2 / (side - 1) for side in grid.shape)
+    vertices, faces, _, _ = measure.marching_cubes(grid, 0.0, spacing=spacing)
+    return trimesh.Trimesh(vertices - 1.0, faces, process=False)
+
+
+def export_mesh(mesh, path):
+    """Write a mesh, whole or not at all; the suffix of `path` says how, one of EXPORTED.
+
+    Raises ValueError naming `path` for any other suffix and where it cannot be written.
+    """
+    path = Path(path)
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in EXPORTED:
+        raise ValueError(f"{path}: cannot write {kind!r}; can be one of {', '.join(EXPORTED)}")
+    content = mesh.export(file_type=kind)
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """A binary file to write, put at `path` once the body is done; if that fails, nothing is.
+
+    Folders are made as needed. Raises ValueError naming `path` where the system refuses.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
