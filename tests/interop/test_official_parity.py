@@ -6,6 +6,7 @@ one router with one trunk; 'sparse' is its top-k training and 'dense' its warm-u
 
 import json
 import math
+import runpy
 from pathlib import Path
 
 import jax
@@ -17,12 +18,14 @@ from flax import nnx
 
 from nid_jax.fields import routing
 from nid_jax.fields.coordinates import grid
-from nid_jax.fields.dictionary import SharedDictionary
-from nid_jax.fields.embeddings import FourierFeatures, Identity
 from nid_jax.fields.variables import Basis, Code, RouterParam
+from nid_jax.interop import official
+from nid_jax.interop.torch_checkpoint import Official, Told, load, make_config
 from nid_jax.losses import Objective, expert_weights, sparsity
 
-DATA = Path(__file__).parent / "data" / "official"
+TESTS = Path(__file__).resolve().parents[1]
+DATA = TESTS / "data" / "official"
+BASE = runpy.run_path(str(TESTS.parent / "configs" / "official.py"))["get_config"]("images")
 CASES = (
     "codebook_ffm_relu",
     "codebook_id_sine",
@@ -45,128 +48,15 @@ def images(name):
     return read("images")[name].astype(np.float32) / np.float32(255)
 
 
-# --- from official names and layouts to ours, and back for gradients ---
-
-
-def official_parts(dictionary, router):
-    """Official parameter name -> [(our variable, ours to official layout, official to ours)].
-
-    An official tensor that is two of ours comes as two pieces of its first axis, experts first.
-    """
-    transposed = (np.transpose, np.transpose)
-    same = (np.asarray, np.asarray)
-    parts = {}
-    layers = list(zip(dictionary.kernels, dictionary.biases, strict=True))
-    for i, (kernel, bias) in enumerate(layers):
-        parts[f"experts.net.net.{i}.0.weight"] = [(kernel, *transposed)]
-        parts[f"experts.net.net.{i}.0.bias"] = [(bias, *same)]
-    shape = (dictionary.width, dictionary.num_experts, dictionary.channels)
-    last = f"experts.net.net.{len(layers)}.0"
-    parts[f"{last}.weight"] = [
-        (
-            dictionary.head_kernel,
-            lambda a: a.reshape(shape[0], -1).T,
-            lambda a: a.T.reshape(shape),
-        )
-    ]
-    parts[f"{last}.bias"] = [(dictionary.head_bias, np.ravel, lambda a: a.reshape(shape[1:]))]
-    if isinstance(router, routing.Codebook):
-        parts["gate_generator.codebook.weight"] = [
-            (router.codes, *transposed),
-            (router.bias, *transposed),
-        ]
-        return parts
-
-    def convolution(name, layer):
-        kernel = (lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))
-        parts[f"gate_generator.convs.{name}.weight"] = [(layer.kernel, *kernel)]
-        parts[f"gate_generator.convs.{name}.bias"] = [(layer.bias, *same)]
-
-    if isinstance(router, routing.Conv):
-        convolution("0", router.first)
-        convolution("2", router.second)
-    else:
-        convolution("conv_theta", router.first)
-        convolution("cnn.0", router.second)
-        for i, block in enumerate(router.blocks):
-            convolution(f"cnn.{i + 2}.convs.0", block.first)
-            convolution(f"cnn.{i + 2}.convs.2", block.second)
-        convolution("cnn.6", router.last)
-        parts["gate_generator.convs.fc.weight"] = [(router.pixels.kernel, *transposed)]
-        parts["gate_generator.convs.fc.bias"] = [(router.pixels.bias, *same)]
-    heads = (router.head, router.bias_head)
-    parts["gate_generator.fc.weight"] = [(head.kernel, *transposed) for head in heads]
-    parts["gate_generator.fc.bias"] = [(head.bias, *same) for head in heads]
-    return parts
-
-
-def load_official(dictionary, router, weights):
-    """Set every variable from the official state dict; none may be left over on either side."""
-    for name, pieces in official_parts(dictionary, router).items():
-        tensor = weights[name]
-        # The table's experts lie along its second axis, those of layers along the first.
-        tensor = tensor.T if "codebook" in name else tensor
-        start = 0
-        for variable, _, to_ours in pieces:
-            size = tensor.shape[0] if len(pieces) == 1 else variable.shape[-1]
-            value = to_ours(tensor[start : start + size])
-            assert value.shape == variable.shape, name
-            variable.set_value(jnp.asarray(value))
-            start += size
-        assert start == tensor.shape[0], name
-    if "experts.map.B" in weights:
-        dictionary.embedding.frequencies.set_value(jnp.asarray(weights["experts.map.B"]))
-    unset = [
-        x for x in jax.tree.leaves(nnx.state((dictionary, router))) if not hasattr(x, "device")
-    ]
-    assert not unset
-
-
-def to_official(dictionary, router):
-    """Official name -> array in official layout, of modules that hold weights or gradients."""
-    arrays = {}
-    for name, pieces in official_parts(dictionary, router).items():
-        tensor = np.concatenate([back(np.asarray(variable[...])) for variable, back, _ in pieces])
-        arrays[name] = tensor.T if "codebook" in name else tensor
-    return arrays
-
-
 def build(meta, weights, grid_shape):
-    """Dictionary and router of a case with its official weights."""
-    num_experts, channels = meta["num_experts"], meta["out_dim"]
-
-    def make():
-        rngs = nnx.Rngs(0)
-        embedding = Identity(2)
-        if meta["pos_emb"] == "ffm":
-            embedding = FourierFeatures(jnp.zeros(weights["experts.map.B"].shape))
-        dictionary = SharedDictionary(
-            embedding,
-            num_experts,
-            channels,
-            meta["num_layers"],
-            meta["hidden_dim"],
-            meta["act_type"],
-            30.0,
-            rngs=rngs,
-        )
-        shape = (num_experts, channels, grid_shape)
-        if meta["gate"] == "codebook":
-            rows = weights["gate_generator.codebook.weight"].shape[0]
-            router = routing.Codebook(rows, num_experts, channels, max_norm=1.0, rngs=rngs)
-        elif meta["gate"] == "conv":
-            width = weights["gate_generator.convs.0.bias"].shape[0]
-            router = routing.Conv(*shape, width=width, pool="sum", rngs=rngs)
-        else:
-            names = ("conv_theta", "cnn.0")
-            widths = [weights[f"gate_generator.convs.{name}.bias"].shape[0] for name in names]
-            router = routing.ResNet(*shape, widths=widths, rngs=rngs)
-        return dictionary, router
-
-    # Shapes only: drawing weights that are replaced at once would cost more than the test.
-    dictionary, router = nnx.eval_shape(make)
-    load_official(dictionary, router, weights)
-    return dictionary, router
+    """Dictionary and router of a case with its official weights, through the importer."""
+    found = official.architecture(weights)
+    assert (found.num_experts, found.channels) == (meta["num_experts"], meta["out_dim"])
+    told = Told({}, "", meta["act_type"], meta.get("num_topk", 8), size=grid_shape)
+    config = make_config(BASE, found, told)
+    model = load(config, grid_shape, Official(weights, None, 0, 0, ()), found)
+    assert model.top_k == told.top_k
+    return model.dictionary, model.router
 
 
 class Case:
@@ -225,7 +115,7 @@ class Case:
         result, gradients = jax.device_get(run(variables))
         for name, gradient in gradients.items():
             modules = nnx.merge(graph, gradient, rest)
-            result[f"gradient_{name}"] = to_official(*modules)
+            result[f"gradient_{name}"] = official.to_official(*modules)
         return result
 
 
@@ -371,7 +261,7 @@ def test_adam_steps(run):
         np.testing.assert_allclose(value, data[f"{run}/mse"][i], rtol=1e-5)
         table = np.concatenate([router.codes[...], router.bias[...]], 1)
         np.testing.assert_allclose(table, data[f"{run}/codebook_each_step"][i], atol=1e-5)
-    final = to_official(*modules)
+    final = official.to_official(*modules)
     if run == "train":
         for key in (key for key in data if key.startswith("train/final_sample/")):
             name = key.removeprefix("train/final_sample/")

@@ -1,0 +1,94 @@
+"""The official PyTorch code's settings: of its shipped CelebA configuration, and its defaults.
+
+    python main.py --config=configs/official.py[:VARIANT] --workdir=DIR
+
+VARIANT is celeba (the default), images (the defaults of its command line, on any folder of
+pictures), or a folder that nid_jax.interop.torch_checkpoint made of an official checkpoint: then
+the config is that folder's own, so that fit, eval, render and train take its dictionary as it is.
+"""
+
+import json
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+IMAGE = runpy.run_path(str(Path(__file__).with_name("image.py")))
+
+
+def get_config(variant="celeba"):
+    """The config of a variant, or of the run in a folder."""
+    if variant in VARIANTS:
+        config = base()
+        VARIANTS[variant](config)
+        return config
+    saved = Path(variant).expanduser() / "config.json"
+    if not saved.is_file():
+        raise ValueError(
+            f"configs/official.py:{variant}: unknown, and no folder with a config.json; allowed: "
+            f"{', '.join(VARIANTS)}"
+        )
+    return ConfigDict(tuples(json.loads(saved.read_text(encoding="utf-8"))))
+
+
+def tuples(value):
+    """JSON's one sequence is a tuple in a config."""
+    if isinstance(value, list):
+        return tuple(map(tuples, value))
+    if isinstance(value, dict):
+        return {key: tuples(entry) for key, entry in value.items()}
+    return value
+
+
+def base():
+    """The defaults of the official command line, of images."""
+    config = IMAGE["base"]()
+    config.dictionary.update({"num_experts": 1024, "num_layers": 4, "width": 256})
+    config.dictionary.update({"activation": "relu", "omega0": 30.0})
+    config.dictionary.embedding.update({"kind": "fourier", "size": 4096, "scale": 16.0})
+    # of the resnet; () leaves `width` to decide
+    config.router.widths = (128, 256)
+    config.router.update({"kind": "conv", "top_k": 128, "width": 256, "pool": "sum"})
+    config.loss.update({"l1": 0.01, "balance": 0.01, "compat": "official"})
+    config.train.update({"codes": "joint", "points": 1024, "chunks": "exhaustive"})
+    # epochs up to and with number warmup_epochs are dense there: one more than it says
+    config.train.update({"batch_size": 64, "warmup_epochs": 1, "log_every": 100})
+    config.train.optimizer.update({"learning_rate": 1e-4, "schedule": "constant"})
+    # codes of new signals are solved; the official way is fit.solver=gradient
+    config.fit.update({"solver": "ridge", "top_k": 0})
+    return config
+
+
+def celeba(config):
+    """CelebA faces at 128x128 in patches of 16x16: 4096 experts, 256 active, a resnet router.
+
+    Weights: dictionary 7.88 million, router 14.53 million: 22.41 million numbers, 89.6 MB, and
+    three times as much with Adam's moments. One step on 256 patches of 256 points each: 3.25 TFLOP
+    forward (dense codes: the same), of which the router's convolutions are 1.83. Steps: 125 of an
+    epoch times 5001 epochs. From nid_jax.interop.official.cost.
+
+    Not run here: needs the data set and an accelerator.
+    Departs from the official run: the load counts of an epoch's last, smaller batch do not arise
+    (500 faces in 64 patches fill whole batches); weights start as this library draws them; codes of
+    new signals are solved by ridge regression, not descended.
+    """
+    config.data.update({"name": "celeb_a", "size": (128, 128), "crop": "center"})
+    config.data.update({"num_train": 500, "num_test": 500})
+    config.data.patch.size = 16
+    config.dictionary.update({"num_experts": 4096, "width": 512})
+    config.dictionary.embedding.update({"size": 2048, "scale": 256.0})
+    config.router.update({"kind": "resnet", "top_k": 256})
+    config.train.update({"batch_size": 256, "steps": 125 * 5001, "checkpoint_every": 125 * 1000})
+
+
+def images(config):
+    """Pictures in a folder (data.root), with 1024 experts, 128 active, and a conv router.
+
+    Weights: dictionary WW.
+    Not run here: the official settings need more steps than a small machine has time for.
+    """
+    config.data.update({"name": "folder", "size": (128, 128)})
+    config.train.update({"steps": 100000, "checkpoint_every": 10000})
+
+
+VARIANTS = {"celeba": celeba, "images": images}
