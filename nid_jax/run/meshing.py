@@ -11,10 +11,9 @@ from flax import nnx
 
 from nid_jax.fields.coordinates import pad_chunks
 from nid_jax.geometry import level_set
-from nid_jax.run.artefacts import atomic_path, file_name
+from nid_jax.geometry.mesh import export_mesh
+from nid_jax.run.artefacts import file_name
 from nid_jax.run.rendering import render_points
-
-SUFFIXES = (".ply", ".obj", ".glb")
 
 # Points given to the dictionary at a time. Every call has this size, and so one compilation.
 _CHUNK = {"cpu": 2**12}
@@ -125,22 +124,16 @@ def transformed(mesh, matrix):
 
 
 def write_mesh(path, mesh, denormalise=None):
-    """Write a mesh with its normals as .ply, .obj or .glb, whole or not at all. -> path.
+    """Write a mesh with its normals, whole or not at all; the suffix says how. -> path.
 
     denormalise: the map [4, 4] from the mesh's coordinates to those written; None for none.
-    Raises ValueError for another suffix, and for a mesh without faces.
+    Raises ValueError for a suffix that `geometry.mesh.export_mesh` does not know, and for a mesh
+    without faces.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path}: a mesh is written as {', '.join(SUFFIXES)}")
     if not len(mesh.faces):
         raise ValueError(f"{path}: the mesh has no faces")
-    mesh = mesh if denormalise is None else transformed(mesh, denormalise)
-    kind = path.suffix.lower()[1:]
-    option = "vertex_normal" if kind == "ply" else "include_normals"
-    content = mesh.export(file_type=kind, **{option: True})
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    export_mesh(mesh if denormalise is None else transformed(mesh, denormalise), path)
     return path
 
 

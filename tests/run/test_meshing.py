@@ -32,13 +32,13 @@ def fitted(name="shared"):
     """A dictionary and the gates of a ball, of nothing, and of a ring, by least squares."""
     kind, num_experts, width = KINDS[name]
     dictionary = kind(
-        embeddings.Identity(3), num_experts, 1, 3, width, "sine", 3.0, rngs=nnx.Rngs(0)
+        embeddings.Identity(3), num_experts, 1, 3, width, "sine", 5.0, rngs=nnx.Rngs(0)
     )
     points = np.random.default_rng(0).uniform(-1, 1, (1500, 3)).astype(np.float32)
     basis = jax.jit(lambda x: dictionary.basis(x)[..., 0])(jnp.asarray(points))
     targets = np.stack([shape(points) for shape in SHAPES], -1)
     codes = np.linalg.lstsq(
-        np.c_[np.asarray(basis, np.float64), np.ones(1500)], targets, rcond=1e-4
+        np.c_[np.asarray(basis, np.float64), np.ones(1500)], targets, rcond=1e-5
     )[0].T
     return dictionary, rendering.gates_of(*np.float32([codes[:, :-1]]), np.float32(codes[:, -1:]))
 
@@ -110,7 +110,7 @@ def ball():
     )
 
 
-@pytest.mark.parametrize("suffix", meshing.SUFFIXES)
+@pytest.mark.parametrize("suffix", [".ply", ".obj", ".glb"])
 def test_files_hold_original_units_and_normals(ball, suffix, tmp_path):
     matrix = np.diag([2.0, 3.0, -1.0, 1.0])
     matrix[:3, 3] = [10, 20, 30]
@@ -134,8 +134,8 @@ def test_a_folder_of_meshes(ball, tmp_path):
 
 
 def test_refusals(ball, tmp_path):
-    with pytest.raises(ValueError, match=r"ball.stl: a mesh is written as .ply, .obj, .glb"):
-        meshing.write_mesh(tmp_path / "ball.stl", ball)
+    with pytest.raises(ValueError, match="ball.xyz: cannot write 'xyz'"):
+        meshing.write_mesh(tmp_path / "ball.xyz", ball)
     with pytest.raises(ValueError, match="cannot be inverted"):
         meshing.write_mesh(tmp_path / "ball.ply", ball, np.diag([1.0, 0, 1, 1]))
     empty = trimesh.Trimesh(np.empty((0, 3)), np.empty((0, 3), int), process=False)
