@@ -175,6 +175,10 @@ def base():
                     "share": 0.001,
                     "steps": 100,
                 },
+                # --mode=interpolate: from which signal of the fit to which, in how many frames
+                "interpolate": {"start": 0, "end": 1, "frames": 9},
+                # --mode=nearest: how many to list, and of which fit; '' is this one
+                "nearest": {"count": 5, "among": ""},
                 # a number, or gcv: generalised cross-validation
                 "ridge": {"lam": "1e-6", "per_signal": False},
                 # standard deviation of the noise, 0 estimates it; a prior of each signal's own from

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nid_jax.coding import gradient, greedy, lasso, ridge, robust, trimmed
+from nid_jax.coding import gradient, greedy, lasso, ridge, robust, surface, trimmed
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.neighbours import local_gaussian
 from nid_jax.coding.operators import Sample
@@ -30,7 +30,9 @@ class Problem:
     prior: Any = None
     router: Any = None
     signals: jax.Array | None = None
-    """[S, *grid, C], what a router looks at; the measurements themselves where all was sampled."""
+    """What a router looks at: [S, *grid, C], the measurements where all was sampled, or clouds."""
+    clouds: jax.Array | None = None
+    """[S, Q, 6], points of a surface and its outward normals."""
 
     def equations(self):
         """The normal equations of these measurements."""
@@ -42,7 +44,7 @@ class Problem:
             kind = "none" if self.router is None else "codebook"
             raise ValueError(
                 f"router.kind: {kind} predicts no codes for new signals, which this fit asks for; "
-                "allowed: linear, conv, resnet"
+                "allowed: linear, conv, resnet, point"
             )
         if self.signals is None:
             raise ValueError("a router needs whole signals on its own grid, not partial ones")
@@ -53,14 +55,22 @@ def solve(dictionary, operator, measurements, method, **arguments):
     """Codes of S signals from what was measured of them, with the dictionary frozen.
 
     dictionary, operator: see `fields.dictionary` and `coding.operators`; measurements [S, M, C];
-    method: one of `METHODS`. Further arguments are those of `Problem` (weights [M] or [S, M],
-    top_k, prior, router, signals) and the method's own options. -> CodeSolution. Raises ValueError
-    naming fit.solver for an unknown method, and for what the method lacks.
+    both are None where the method is one of `CLOUD_METHODS` (and not read there); method: one of
+    `METHODS`. Further arguments are those of `Problem` (weights [M] or [S, M], top_k, prior,
+    router, signals, clouds) and the method's own options. -> CodeSolution. Raises ValueError naming
+    fit.solver for an unknown method, and for what the method lacks.
     """
     check_method(method, arguments.get("top_k", 0), dictionary.num_experts)
     fields = {field.name for field in dataclasses.fields(Problem)}
     given = {name: arguments.pop(name) for name in list(arguments) if name in fields}
-    problem = Problem(dictionary, operator, jnp.asarray(measurements), **given)
+    if method not in CLOUD_METHODS:
+        if operator is None or measurements is None:
+            raise ValueError(
+                f"fit.solver: {method} needs measurements; allowed without: "
+                f"{', '.join(CLOUD_METHODS)}"
+            )
+        measurements = jnp.asarray(measurements)
+    problem = Problem(dictionary, operator, measurements, **given)
     return METHODS[method](problem, **arguments)
 
 
@@ -273,6 +283,46 @@ def _gradient(
     return _finished(codes, bias, residual, steps, "", {"absolute": history})
 
 
+_TERMS = surface.Terms()
+
+
+def _surface(
+    problem,
+    on=_TERMS.on,
+    normal=_TERMS.normal,
+    eikonal=_TERMS.eikonal,
+    off=_TERMS.off,
+    truncation=0.0,
+    noise=0.0,
+    **options,
+):
+    """on, normal, eikonal, off: weights of the terms; truncation: 0, or the largest distance;
+    noise: 0 takes the prior's. The rest as in `surface.surface_codes`."""
+    if problem.clouds is None:
+        raise ValueError(
+            "fit.solver: surface needs clouds of points and normals, and there are none"
+        )
+    clouds = np.asarray(problem.clouds)
+    dims = problem.dictionary.dims
+    if clouds.ndim != 3 or clouds.shape[2] != 2 * dims:
+        raise ValueError(
+            f"clouds have shape {clouds.shape}; allowed: (signals, points, {2 * dims}), points and "
+            "normals"
+        )
+    start = problem.routed() if options.get("init") == "router" else None
+    return surface.surface_codes(
+        problem.dictionary,
+        clouds[..., :dims],
+        clouds[..., dims:],
+        problem.prior,
+        truncation=truncation or None,
+        terms=surface.Terms(on, normal, eikonal, off),
+        noise=noise or None,
+        start=start,
+        **options,
+    )
+
+
 def _finished(codes, bias, residual, iterations, message, history=None):
     count = codes.shape[0]
     return CodeSolution(
@@ -311,7 +361,10 @@ METHODS = {
     "gradient": _gradient,
     "router": _router,
     "router+ridge": _router_ridge,
+    "surface": _surface,
 }
 # Methods that only ever give dense codes, and those that only ever give K-sparse ones.
-_DENSE = ("ridge", "gaussian", "lasso", "robust")
+_DENSE = ("ridge", "gaussian", "lasso", "robust", "surface")
 _SPARSE = ("omp", "iht", "router+ridge")
+# Methods that look at oriented points on surfaces, `Problem.clouds`.
+CLOUD_METHODS = ("surface",)

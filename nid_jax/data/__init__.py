@@ -17,11 +17,16 @@ from nid_jax.data.folder import open_folder
 from nid_jax.data.loading import batches
 from nid_jax.data.patches import PatchCollection, stitch
 from nid_jax.data.phantoms import open_phantoms, project
+from nid_jax.data.point_batches import cloud_batches, point_batches
+from nid_jax.data.pointcloud import open_pointcloud
 from nid_jax.data.portraits import open_olivetti, open_yale
+from nid_jax.data.shapes import open_shapes
 from nid_jax.data.sinograms import add_noise, even_angles, read_sinograms
 from nid_jax.data.splitting import SPLITS, configured_size, limited
 from nid_jax.data.tfds_source import PREFIX, open_celeb_a, open_cifar10, open_tfds
 from nid_jax.data.video import open_clip, open_video
+from nid_jax.data.views import VIEWS, visible_points
+from nid_jax.data.volumes import open_volumes
 
 __all__ = [
     "ArrayCollection",
@@ -30,15 +35,19 @@ __all__ = [
     "CorruptedCollection",
     "PatchCollection",
     "SubsetCollection",
+    "VIEWS",
     "add_noise",
     "batches",
+    "cloud_batches",
     "configured_size",
     "even_angles",
     "open_collection",
+    "point_batches",
     "project",
     "read_sinograms",
     "stitch",
     "to_array",
+    "visible_points",
 ]
 
 # data.name -> opener(config.data, split, seed).
@@ -54,6 +63,9 @@ SOURCES = {
     "dicom": open_dicom,
     "clip": open_clip,
     "video": open_video,
+    "shapes": open_shapes,
+    "volumes": open_volumes,
+    "pointcloud": open_pointcloud,
     "celeb_a": open_celeb_a,
     "cifar10": open_cifar10,
 }

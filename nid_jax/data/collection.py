@@ -75,7 +75,10 @@ class ArrayCollection:
 
 
 # What collections may know of a signal besides its values.
-_KNOWN = ("truth", "seen", "foreground", "ellipses")
+_KNOWN = (
+    *("truth", "seen", "foreground", "ellipses"),
+    *("mesh", "cloud", "near", "distances", "denormalise"),
+)
 
 
 class SubsetCollection:

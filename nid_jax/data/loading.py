@@ -9,52 +9,81 @@ import numpy as np
 from nid_jax.data.collection import to_array
 
 # A random-access source needs a length; this one outlasts any run.
-_ENDLESS = 2**60
+ENDLESS = 2**60
 
 IN_MEMORY_BYTES = 2**30
+
+
+class EpochOrder:
+    """Batch number -> positions int32 [b] of its signals, without end.
+
+    Epoch e visits the signals in a random order that depends on (seed, e) alone, so any batch can
+    be computed from its number, whatever came before.
+    """
+
+    def __init__(self, count, batch_size, seed):
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        # Replaced whole, so that threads never see an epoch with another's order.
+        self._latest = (None, None)
+
+    def __getitem__(self, number):
+        epoch, batch = divmod(int(number), self.count // self.batch_size)
+        latest, order = self._latest
+        if latest != epoch:
+            generator = np.random.default_rng([self.seed, epoch])
+            order = generator.permutation(self.count).astype(np.int32)
+            self._latest = (epoch, order)
+        return order[batch * self.batch_size : (batch + 1) * self.batch_size]
 
 
 class EpochBatches:
     """Batch number -> {'ids': int32 [b], 'signals': float32 [b, *grid, C]}, without end.
 
-    Epoch e visits the signals in a random order that depends on (seed, e) alone, so any batch can
-    be computed from its number, whatever came before. Whole batches are drawn at once: one lookup
-    of ids and one gather, where a pipeline of single signals pays for each of them. Every process
-    of process_count takes its own share b = batch_size / process_count of each batch; the shares
-    are disjoint.
+    Whole batches are drawn at once: one lookup of ids and one gather, where a pipeline of single
+    signals pays for each of them. Every process of process_count takes its own share
+    b = batch_size / process_count of each batch; the shares are disjoint.
     """
 
     def __init__(self, collection, batch_size, seed, process_index, process_count, in_memory):
         self.collection = collection
         self.values = to_array(collection) if in_memory else None
-        self.count = len(collection)
-        self.batch_size = batch_size
-        self.seed = seed
-        share = batch_size // process_count
-        self.share = slice(process_index * share, (process_index + 1) * share)
-        # Replaced whole, so that threads never see an epoch with another's order.
-        self._latest = (None, None)
+        self.order = EpochOrder(len(collection), batch_size, seed)
+        self.share = share_of(batch_size, process_index, process_count)
 
     def __len__(self):
-        return _ENDLESS
+        return ENDLESS
 
     def __getitem__(self, number):
-        epoch, batch = divmod(int(number), self.count // self.batch_size)
-        order = self._order(epoch)
-        ids = order[batch * self.batch_size : (batch + 1) * self.batch_size][self.share]
+        ids = self.order[number][self.share]
         if self.values is not None:
             signals = self.values[ids]
         else:
             signals = np.stack([self.collection[index] for index in ids])
         return {"ids": ids, "signals": signals}
 
-    def _order(self, epoch):
-        latest, order = self._latest
-        if latest != epoch:
-            generator = np.random.default_rng([self.seed, epoch])
-            order = generator.permutation(self.count).astype(np.int32)
-            self._latest = (epoch, order)
-        return order
+
+def share_of(batch_size, process_index, process_count):
+    """The part of a batch that one process of several takes, as a slice."""
+    share = batch_size // process_count
+    return slice(process_index * share, (process_index + 1) * share)
+
+
+def check_batch_size(batch_size, count, process_count):
+    """Raise ValueError, naming train.batch_size, for one that `count` signals do not allow."""
+    if not 1 <= batch_size <= count:
+        raise ValueError(
+            f"train.batch_size={batch_size}: must be from 1 to {count}, the number of signals"
+        )
+    if batch_size % process_count:
+        raise ValueError(
+            f"train.batch_size={batch_size}: must be a multiple of the {process_count} processes"
+        )
+
+
+def endless(source, threads):
+    """A batch source as grain's checkpointable iterator, read on so many threads (0: none)."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(grain.MapDataset.source(source).to_iter_dataset(options))
 
 
 def batches(
@@ -77,18 +106,10 @@ def batches(
     Raises ValueError naming train.batch_size.
     """
     count = len(collection)
-    if not 1 <= batch_size <= count:
-        raise ValueError(
-            f"train.batch_size={batch_size}: must be from 1 to {count}, the number of signals"
-        )
-    if batch_size % process_count:
-        raise ValueError(
-            f"train.batch_size={batch_size}: must be a multiple of the {process_count} processes"
-        )
+    check_batch_size(batch_size, count, process_count)
     if in_memory is None:
         in_memory = 4 * count * math.prod(collection.shape) <= IN_MEMORY_BYTES
     source = EpochBatches(collection, batch_size, seed, process_index, process_count, in_memory)
     # A gather costs less than handing a batch between threads; reading files does not.
     threads = 0 if in_memory else min(8, os.cpu_count() or 1)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    return iter(grain.MapDataset.source(source).to_iter_dataset(options))
+    return endless(source, threads)

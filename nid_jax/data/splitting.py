@@ -57,23 +57,23 @@ def limited(collection, config, split):
     return SubsetCollection(collection, range(count))
 
 
-def configured_size(config):
-    """data.size as (rows, columns); None where it is empty. One number n stands for n x n.
+def configured_size(config, dims=2):
+    """data.size as a tuple of `dims` whole numbers, (rows, columns) of pictures; None where it is
+    empty. One number n stands for n along every axis.
 
     Raises ValueError for anything else.
     """
     size = config.size
     if size is None or size in (0, ""):
         return None
-    size = (size, size) if isinstance(size, int) else tuple(size)
+    size = (size,) * dims if isinstance(size, int) else tuple(size)
     if not size:
         return None
     whole = all(isinstance(n, int | np.integer) and n > 0 for n in size)
-    if len(size) != 2 or not whole:
-        raise ValueError(
-            f"data.size={config.size}: must be (rows, columns), both at least 1, or ()"
-        )
-    return int(size[0]), int(size[1])
+    if len(size) != dims or not whole:
+        wanted = "(rows, columns), both" if dims == 2 else f"{dims} whole numbers, each"
+        raise ValueError(f"data.size={config.size}: must be {wanted} at least 1, or ()")
+    return tuple(int(n) for n in size)
 
 
 def configured_crop(config):

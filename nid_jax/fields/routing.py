@@ -15,7 +15,7 @@ from flax import nnx
 
 from nid_jax.fields.variables import Code, RouterParam
 
-KINDS = ("codebook", "linear", "conv", "resnet", "none")
+KINDS = ("codebook", "linear", "conv", "resnet", "point", "none")
 POOLS = ("mean", "sum")
 
 # Noise starts small beside logits of order one and never reaches zero, which the load divides by.
@@ -164,6 +164,9 @@ def _noise_scale(raw):
 
 class Router(nnx.Module):
     """What all routers share: codes of signals by row number (`ids`), by content, or both."""
+
+    reads = "signals"
+    """What of a batch a router looks at: 'signals' on their grid, or 'clouds' of points."""
 
     def __call__(self, ids=None, signals=None):
         """Ids [B] int32 or None, signals [B, *grid, C] or None -> logits [B, E], bias [B, C]."""
@@ -417,9 +420,10 @@ def build_router(config_router, num_experts, channels, grid_shape, num_signals, 
     """Router from `config.router`, for signals [*grid_shape, channels]; None for kind 'none'.
 
     Reads kind and top_k, and where present max_norm, scale (codebook), width (conv; the second of
-    the resnet's widths, the first being half of it), widths (resnet), pool (conv) and noise.
-    Raises ValueError for an unknown kind, a top_k over num_experts, and a conv or resnet router
-    for signals that are not images.
+    the resnet's widths, the first being half of it; of the point router), widths (resnet), pool
+    (conv, point), point_features (point; clouds [Q, F] are its signals, whatever the grid) and
+    noise. Raises ValueError for an unknown kind, a top_k over num_experts, and a conv or resnet
+    router for signals that are not images.
     """
 
     def value(name, default):
@@ -442,6 +446,12 @@ def build_router(config_router, num_experts, channels, grid_shape, num_signals, 
     if kind == "resnet":
         widths = tuple(value("widths", ())) or (max(width // 2, 1), width)
         return ResNet(num_experts, channels, grid_shape, widths, noise, rngs=rngs)
+    if kind == "point":
+        # Here, as it is itself made of this module's parts.
+        from nid_jax.fields.point_encoder import PointEncoder
+
+        features, pool = int(value("point_features", 6)), value("pool", "max")
+        return PointEncoder(num_experts, channels, features, width, pool, noise, rngs=rngs)
     near = difflib.get_close_matches(str(kind), KINDS, 1, 0.0)
     raise ValueError(
         f"router.kind: {kind!r} is unknown, did you mean {near[0]!r}? allowed: {', '.join(KINDS)}"

@@ -128,10 +128,16 @@ class Normalisation:
         Its longest side spans [-(1 - margin), 1 - margin]. Vertices of no face do not count.
         Raises ValueError for a margin outside [0, 1).
         """
+        return cls.of_points(np.asarray(mesh.vertices)[np.unique(mesh.faces)], margin)
+
+    @classmethod
+    def of_points(cls, points, margin=MARGIN):
+        """The same for points [P, 3]. Raises ValueError also where they all are one point."""
         if not 0 <= margin < 1:
             raise ValueError(f"margin={margin}: must be at least 0 and less than 1")
-        used = np.asarray(mesh.vertices)[np.unique(mesh.faces)]
-        low, high = used.min(0), used.max(0)
+        low, high = points.min(0), points.max(0)
+        if not (high > low).any():
+            raise ValueError("all points are one and the same")
         centre = tuple(map(float, low / 2 + high / 2))
         return cls(centre, float(2 * (1 - margin) / (high - low).max()))
 

@@ -1,4 +1,4 @@
-"""The verbs of the command line: run, train, fit, eval, render.
+"""The verbs of the command line: run, train, fit, eval, render, interpolate, nearest.
 
 Each takes the task's builder, the caller's config, and the workdirs; none knows a task by name.
 """
@@ -15,6 +15,7 @@ from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import count_parameters
 from nid_jax.run import (
     artefacts,
+    code_space,
     fitting,
     monitoring,
     movies,
@@ -22,6 +23,7 @@ from nid_jax.run import (
     priors,
     rendering,
     sharding,
+    surfaces,
     training,
 )
 from nid_jax.run.report import write_report
@@ -180,18 +182,36 @@ def _read_fit(path, model):
 
 
 def render(context):
-    """Pictures of an earlier fit's codes at any resolution and window; no signal is read."""
+    """Pictures or meshes of an earlier fit's codes at any resolution; no signal is read."""
     model, config, _ = load(context)
     task = context.build_task(config)
     folder = context.workdir.fit(config.fit.name)
     fitted = _read_fit(folder / "codes.npz", model)
     layout = context.workdir.read_json(folder / "metrics.json")["layout"]
+    start = time.perf_counter()
+    draw = _render_surfaces if "surface" in layout else _render_pictures
+    what = draw(folder, task, model, fitted, layout, config)
+    print(f"{what} rendered in {time.perf_counter() - start:.2f} s: {folder / 'render'}")
+
+
+def _render_surfaces(folder, task, model, fitted, layout, config):
+    """A mesh and a picture of every shape. -> what was rendered, in words."""
+    surfaces.check(config.fit.mesh)
+    shape, window = _what_to_render(config.render, layout)
+    count = surfaces.render_surfaces(
+        folder / "render", model, fitted, layout, shape, config, window
+    )
+    return f"{count} meshes at {' x '.join(map(str, shape))}"
+
+
+def _render_pictures(folder, task, model, fitted, layout, config):
+    """A picture of every signal, frames where it has three axes. -> what was rendered, in words."""
     shape, window = _what_to_render(config.render, layout)
     pieces = layout.get("per_signal", 1)
     # As many whole signals at a time as make up to 64 MB.
     values_each = pieces * math.prod(shape) * model.channels
     together = pieces * max(1, _RENDERED_NUMBERS // values_each)
-    start, count = time.perf_counter(), 0
+    count = 0
     for first in range(0, len(fitted.codes), together):
         some = slice(first, first + together)
         gates = rendering.gates_of(fitted.codes[some], fitted.bias[some])
@@ -207,9 +227,59 @@ def render(context):
             count += 1
     if fitted.deviation is not None:
         _render_deviation(folder, task, fitted, layout, (shape, window), config.render.scale)
-    seconds = time.perf_counter() - start
-    size = " x ".join(str(side) for side in image.shape[:-1])
-    print(f"{count} signals of {size} rendered in {seconds:.2f} s: {folder / 'render'}")
+    return f"{count} signals of {' x '.join(str(side) for side in image.shape[:-1])}"
+
+
+def interpolate(context):
+    """Signals between two of a fit: frames, or meshes, and a movie of them."""
+    model, config, _ = load(context)
+    task = context.build_task(config)
+    wanted = config.fit.interpolate
+    folder = context.workdir.fit(config.fit.name)
+    fitted = _read_fit(folder / "codes.npz", model)
+    layout = context.workdir.read_json(folder / "metrics.json")["layout"]
+    if "patch" in layout:
+        raise ValueError("data.patch.size: signals in patches have several codes each; allowed: 0")
+    codes, bias = code_space.path_between(
+        fitted.codes, fitted.bias, wanted.start, wanted.end, wanted.frames
+    )
+    path = dataclasses.replace(fitted, codes=codes, bias=bias, correction=None)
+    target = folder / "interpolate" / f"{wanted.start:04d}_{wanted.end:04d}"
+    shape, window = _what_to_render(config.render, layout)
+    if "surface" in layout:
+        surfaces.write_sequence(target, model, path, shape, layout)
+    else:
+        gates = rendering.gates_of(codes, bias)
+        values = rendering.render(model.dictionary, gates, shape, window, config.render.chunk)
+        _save_frames(target, task.assemble(values, layout, scale=config.render.scale), (".gif",))
+    print(f"{wanted.frames} signals from {wanted.start} to {wanted.end}: {target}")
+
+
+def nearest(context):
+    """The signals most like each of a fit, by what their codes render: nearest.json and a table."""
+    model, config, _ = load(context)
+    wanted = config.fit.nearest
+    folder = context.workdir.fit(config.fit.name)
+    among = context.workdir.fit(wanted.among or config.fit.name)
+    fitted, known = (_read_fit(path / "codes.npz", model) for path in (folder, among))
+    indices, distances = code_space.nearest(
+        model.dictionary,
+        fitted.codes,
+        fitted.bias,
+        known.codes,
+        known.bias,
+        wanted.count,
+        same=among == folder,
+    )
+    found = {
+        name: [{"name": known.names[i], "distance": float(d)} for i, d in zip(row, ds, strict=True)]
+        for name, row, ds in zip(fitted.names, indices, distances, strict=True)
+    }
+    target = folder / "nearest.json"
+    context.workdir.write_json(target, {"among": among.name, "nearest": found})
+    rows = [[name, *(entry["name"] for entry in entries)] for name, entries in found.items()]
+    print(monitoring.table(rows, ["signal", *(f"{n + 1}." for n in range(indices.shape[1]))]))
+    print(f"distances: {target}")
 
 
 def _save_frames(folder, frames, formats):
@@ -283,18 +353,31 @@ def _write_usage(workdir, model, fitted):
     pictures.atoms_sheet(workdir.atoms, images, usage=usage[order], experts=order.tolist())
 
 
+# Scores of metrics.json that the terminal shows where a task has them.
+_SCORES = {
+    "psnr": "PSNR dB",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "iou": "IoU",
+    "chamfer": "chamfer",
+    "normal_consistency": "normals",
+}
+
+
 def _print_scores(name, metrics):
-    headers = ["fit", "solver", "signals", "PSNR dB", "SSIM", "active", "s/signal"]
-    row = [
-        name,
-        metrics["solver"],
-        metrics["signals"],
-        metrics.get("psnr"),
-        metrics.get("ssim"),
-        metrics["active_experts"],
-        metrics.get("seconds_per_signal"),
-    ]
+    scores = {key: label for key, label in _SCORES.items() if key in metrics}
+    headers = ["fit", "solver", "signals", *scores.values(), "active", "s/signal"]
+    row = [name, metrics["solver"], metrics["signals"], *(metrics[key] for key in scores)]
+    row += [metrics["active_experts"], metrics.get("seconds_per_signal")]
     print(monitoring.table([row], headers))
 
 
-MODES = {"run": run, "train": train, "fit": fit, "eval": evaluate, "render": render}
+MODES = {
+    "run": run,
+    "train": train,
+    "fit": fit,
+    "eval": evaluate,
+    "render": render,
+    "interpolate": interpolate,
+    "nearest": nearest,
+}

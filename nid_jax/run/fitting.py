@@ -12,9 +12,17 @@ from ml_collections import ConfigDict
 
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.prior import posterior_variance
-from nid_jax.coding.solving import check_method, solve
+from nid_jax.coding.solving import CLOUD_METHODS, check_method, solve
 from nid_jax.fields.coordinates import grid
-from nid_jax.run import monitoring, movies, pictures, refining, rendering, sharding
+from nid_jax.run import (
+    monitoring,
+    movies,
+    pictures,
+    refining,
+    rendering,
+    sharding,
+    surfaces,
+)
 from nid_jax.run.artefacts import atomic_folder, atomic_path, file_name, write_json
 
 SPLITS = ("train", "test")
@@ -133,11 +141,12 @@ def fit(task, model, collection, config, mesh=None, weights=None, prior=None):
     if mesh is not None:
         size = -(-size // mesh.shape["data"]) * mesh.shape["data"]
     correct = refining.build(config.fit.refine, model.dictionary, measured)
+    clouds = config.fit.solver in CLOUD_METHODS or getattr(model.router, "reads", "") == "clouds"
     solutions = []
     seconds = compile_seconds = 0.0
     for first in range(0, count, size):
         chosen = [min(index, count - 1) for index in range(first, first + size)]
-        batch = _measurements(measured, chosen, weights, mesh)
+        batch = _measurements(measured, chosen, weights, mesh, clouds)
         start = time.perf_counter()
         with monitoring.CompileTime() as compiling:
             solution = solve(
@@ -148,7 +157,8 @@ def fit(task, model, collection, config, mesh=None, weights=None, prior=None):
                 weights=batch.weights,
                 prior=prior,
                 router=model.router,
-                signals=batch.signals,
+                signals=batch.looked_at(model.router),
+                clouds=batch.clouds,
                 **solver_options(config.fit),
             )
             # The last batch is filled up with its last signal, so that it compiles nothing new.
@@ -166,28 +176,39 @@ def fit(task, model, collection, config, mesh=None, weights=None, prior=None):
 
 
 class _Batch(NamedTuple):
-    """values [S, M, C]; weights None, [M] or [S, M]; signals [S, *grid, C] or None."""
+    """values [S, M, C] or None; weights None, [M] or [S, M]; signals [S, *grid, C] or None;
+    clouds [S, Q, 6] or None."""
 
-    values: jax.Array
+    values: jax.Array | None
     weights: jax.Array | None
     signals: jax.Array | None
+    clouds: jax.Array | None
+
+    def looked_at(self, router):
+        """What a router is given to look at, None where the measurements do not hold it."""
+        return self.clouds if getattr(router, "reads", "") == "clouds" else self.signals
 
 
-def _measurements(measured, chosen, weights, mesh):
-    values = np.stack([measured.values(index) for index in chosen])
+def _measurements(measured, chosen, weights, mesh, clouds=False):
+    """What was measured of chosen signals. -> _Batch, laid out over the mesh."""
+
+    def stacked(known):
+        if known is None:
+            return None
+        rows = np.stack([known(index) for index in chosen])
+        return rows if mesh is None else sharding.place_batch(rows, mesh)
+
     if weights is not None and np.ndim(weights) == 2:
         weights = np.stack([weights[index] for index in chosen])
     if measured.weights is not None:
         own = np.stack([measured.weights(index) for index in chosen])
         weights = own if weights is None else own * weights
-    if mesh is not None:
-        values = sharding.place_batch(values, mesh)
-        if weights is not None and np.ndim(weights) == 2:
-            weights = sharding.place_batch(weights, mesh)
-    signals = None
+    if mesh is not None and weights is not None and np.ndim(weights) == 2:
+        weights = sharding.place_batch(weights, mesh)
+    values, signals = stacked(measured.values), None
     if measured.whole and measured.weights is None:
         signals = values.reshape(len(chosen), *measured.grid_shape, measured.channels)
-    return _Batch(values, weights, signals)
+    return _Batch(values, weights, signals, stacked(measured.cloud) if clouds else None)
 
 
 def _deviation(model, measured, batch, prior, noise):
@@ -283,6 +304,8 @@ def write_fit(task, model, fitted, collection, config, workdir, name):
     with atomic_folder(workdir.fit(name)) as folder:
         write_codes(folder / "codes.npz", fitted)
         _write_pictures(folder, truth, reconstruction, layout["names"], config.fit.num_pictures)
+        if "surface" in layout:
+            metrics |= surfaces.write_surfaces(folder, model, fitted, measured, layout, config.fit)
         if task.extras is not None:
             extras = task.extras(collection, measured, reconstruction)
             metrics |= extras.metrics

@@ -7,8 +7,8 @@ from nid_jax.coding.prior import GaussianPrior, fit_prior
 from nid_jax.coding.ridge import solve_dense
 from nid_jax.run.artefacts import atomic_path
 
-# Training signals whose codes are solved at a time.
-_BATCH = 1024
+# Numbers of training signals whose codes are solved at a time: 128 MB.
+_BATCH_NUMBERS = 2**25
 
 
 def learn_prior(task, model, collection, config):
@@ -22,9 +22,10 @@ def learn_prior(task, model, collection, config):
     chosen = np.unique(np.linspace(0, len(collection) - 1, count).astype(int))
     seen = task.learned_from(collection)
     codes, residuals = [], []
-    for first in range(0, count, _BATCH):
-        signals = np.stack([collection[int(index)] for index in chosen[first : first + _BATCH]])
-        measurements = signals.reshape(len(signals), -1, seen.channels)
+    size = max(1, _BATCH_NUMBERS // (seen.operator.num_measurements * seen.channels))
+    for first in range(0, len(chosen), size):
+        some = chosen[first : first + size]
+        measurements = np.stack([seen.values(int(index)) for index in some])
         equations = normal_equations(model.dictionary, seen.operator, measurements)
         solved = solve_dense(equations, wanted.lam).codes
         codes.append(np.asarray(solved))

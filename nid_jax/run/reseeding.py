@@ -10,6 +10,7 @@ from flax import nnx
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.ridge import solve_dense
 from nid_jax.fields.routing import Gates
+from nid_jax.run.steps import shown
 
 # Regularisation of the codes whose residuals are looked at.
 _LAMBDA = 1e-3
@@ -27,17 +28,15 @@ def reseed(graphdef, state, constants, batch, operator, share, seed=0):
     if not len(dead):
         return state.params, state.usage, 0
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    params = _refit(
-        graphdef, state.params, constants, operator, batch["signals"], jnp.asarray(dead), key
-    )
+    params = _refit(graphdef, state.params, constants, operator, batch, jnp.asarray(dead), key)
     usage = jnp.asarray(usage).at[dead].set(usage.mean())
     return params, usage, len(dead)
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
-def _refit(graphdef, params, constants, operator, signals, dead, key):
+def _refit(graphdef, params, constants, operator, batch, dead, key):
     model = nnx.merge(graphdef, params, constants, copy=True)
-    targets = signals.reshape(len(signals), operator.num_measurements, -1)
+    operator, targets = shown(batch, operator)
     equations = normal_equations(model.dictionary, operator, targets, precision="single")
     codes = solve_dense(equations, _LAMBDA).codes
     gates = Gates(codes, None, None, equations.bias(codes))

@@ -120,9 +120,14 @@ def place(tree: Any, axes: Any, mesh: Mesh) -> Any:
 def place_batch(batch: Any, mesh: Mesh) -> Any:
     """Global arrays [B, ...] split along 'signal' from what this process has read.
 
-    In one process that is the whole batch; in several, each gives its own part of B.
+    In one process that is the whole batch; in several, each gives its own part of B. What a dict
+    holds under 'points' [P, D] is common to all signals: every device gets the whole of it.
     Raises ValueError if B is no multiple of mesh.data.
     """
+    if isinstance(batch, dict) and "points" in batch:
+        rest = {name: leaf for name, leaf in batch.items() if name != "points"}
+        points = _put(np.asarray(batch["points"]), named(mesh))
+        return {**place_batch(rest, mesh), "points": points}
     sharding = named(mesh, "signal")
 
     def put(leaf):

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from nid_jax.coding import operators
+
 CHUNKS = ("random", "exhaustive")
 # Beyond this many points a random chunk is drawn with repetition: a permutation of the grid would
 # cost more than the step.
@@ -53,10 +55,27 @@ def exhaustive_chunk(key, count, size, number):
     return jax.lax.dynamic_slice(order, (number * size,), (size,))
 
 
+def shown(batch, operator, choose=None):
+    """What a batch shows of its signals. -> (operator, targets [B, M, C]).
+
+    A batch that brings 'points' [P, D] shows its signals there. Otherwise they are whole, measured
+    by `operator`, of which choose() -> indices [m], or None for all.
+    """
+    signals = batch["signals"]
+    if "points" in batch:
+        return operators.Sample(batch["points"]), signals
+    targets = signals.reshape(signals.shape[0], operator.num_measurements, -1)
+    chosen = None if choose is None else choose()
+    if chosen is None:
+        return operator, targets
+    return operator.of_measurements(chosen), targets[:, chosen]
+
+
 def make_step(graphdef, constants, strategy, optimizer, config, operator, dense):
     """One training step, a pure function (TrainState, batch) -> (TrainState, terms).
 
-    operator: what measured the training signals; a step sees some of its measurements.
+    operator: what measured the training signals; a step sees some of its measurements, or the
+    points that the batch brings.
     """
     count = operator.num_measurements
     size = min(config.train.points or count, count)
@@ -65,14 +84,16 @@ def make_step(graphdef, constants, strategy, optimizer, config, operator, dense)
 
     def step(state, batch):
         key = jax.random.fold_in(root, state.step)
-        if config.train.chunks == "exhaustive":
-            batch_key = jax.random.fold_in(root, state.step // per_batch)
-            chosen = exhaustive_chunk(batch_key, count, size, state.step % per_batch)
-        else:
-            chosen = random_chunk(jax.random.fold_in(key, 0), count, size)
-        seen = operator if size == count else operator.of_measurements(chosen)
-        targets = batch["signals"].reshape(batch["signals"].shape[0], count, -1)
-        targets = targets if size == count else targets[:, chosen]
+
+        def choose():
+            if size == count:
+                return None
+            if config.train.chunks == "exhaustive":
+                batch_key = jax.random.fold_in(root, state.step // per_batch)
+                return exhaustive_chunk(batch_key, count, size, state.step % per_batch)
+            return random_chunk(jax.random.fold_in(key, 0), count, size)
+
+        seen, targets = shown(batch, operator, choose)
         model = nnx.merge(graphdef, state.params, constants, copy=True)
         prepared = strategy.prepare(model, batch, seen, targets)
         params = nnx.state(model, nnx.Param)

@@ -33,7 +33,7 @@ class Joint:
 
     def loss(self, model, prepared, batch, operator, targets, dense, key):
         """-> (loss, (terms, mean |code| [E])). operator, targets [B, M, C]."""
-        gates = model.gates(batch["ids"], batch["signals"], dense=dense, key=key)
+        gates = model.gates(batch["ids"], looked_at(model.router, batch), dense=dense, key=key)
         prediction = operator.measure(model.dictionary.combine(operator.points, gates))
         loss, terms = self.objective(prediction, targets, gates)
         return loss, (terms, _used(gates))
@@ -78,7 +78,7 @@ class Projected:
         codes of one signal is invisible. Of K-sparse codes the difference itself is what tells
         supports apart, so it counts too, weighed by the energy of each atom.
         """
-        predicted = model.router.gates(None, batch["signals"], top_k=None)
+        predicted = model.router.gates(None, looked_at(model.router, batch), top_k=None)
         count = equations.count * gates.bias.shape[-1]
         difference = predicted.values - gates.values
         rendered = (difference * equations.apply(difference)).sum(-1) / count
@@ -88,6 +88,16 @@ class Projected:
         mean = equations.bias(predicted.values) - equations.bias(gates.values)
         level = jnp.square(predicted.bias - gates.bias - mean).mean(-1)
         return (rendered + level).mean()
+
+
+def looked_at(router, batch):
+    """What a router looks at: the batch's signals, or its clouds. Raises ValueError without."""
+    if router.reads not in batch:
+        raise ValueError(
+            "router.kind: 'point' reads points on surfaces, which a batch of these signals lacks; "
+            "allowed where signals are shapes, with train.cloud_points above 0"
+        )
+    return batch[router.reads]
 
 
 def _used(gates):

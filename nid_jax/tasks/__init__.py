@@ -2,7 +2,7 @@
 
 import difflib
 
-from nid_jax.tasks import ct, image, inpainting, video
+from nid_jax.tasks import ct, image, inpainting, sdf, video
 from nid_jax.tasks.task import Task
 
 __all__ = ["Task", "build"]
@@ -12,6 +12,7 @@ TASKS = {
     "inpainting": inpainting.build,
     "video": video.build,
     "ct": ct.build,
+    "sdf": sdf.build,
 }
 
 

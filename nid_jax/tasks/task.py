@@ -15,9 +15,10 @@ class Measured:
     """
 
     operator: Any
+    """None where nothing but clouds is known."""
     grid_shape: tuple
     channels: int
-    values: Callable[[int], np.ndarray]
+    values: Callable[[int], np.ndarray] | None
     """Signal's number -> measurements [M, C]."""
     weights: Callable[[int], np.ndarray] | None = None
     """Signal's number -> weights [M], 0 where nothing was measured; None: all measured alike."""
@@ -25,6 +26,10 @@ class Measured:
     """Signal's number -> [*grid, C], or None where the truth is not known."""
     hole: Callable[[int], np.ndarray | None] | None = None
     """Signal's number -> bool [*grid], where scores are also taken apart."""
+    cloud: Callable[[int], np.ndarray] | None = None
+    """Signal's number -> points on its surface and their normals [Q, 6], where it has a surface."""
+    mesh: Callable[[int], Any] | None = None
+    """Signal's number -> its surface (trimesh.Trimesh), where that is known."""
     whole: bool = True
     """Whether measurements are the signal's own samples on its grid, as a router wants them."""
 
@@ -56,7 +61,8 @@ class Task:
     open: Callable[[str], Any]
     """Split name -> Collection."""
     batches: Callable[[Any], Any]
-    """Collection -> endless checkpointable iterator of {'ids': [B], 'signals': [B, *shape]}."""
+    """Collection -> endless checkpointable iterator of {'ids': [B], 'signals': [B, *shape]}, or
+    with 'points' [P, D], where signals [B, P, C] are, and 'clouds' [B, Q, 6]."""
     learned_from: Callable[[Any], Measured]
     """Training collection -> what training sees of it; its signals hold the measurements."""
     measure: Callable[[Any], Measured]
@@ -66,7 +72,8 @@ class Task:
     assemble: Callable
     """(values [S, *grid, C], layout) -> whole signals: patches are blended."""
     layout: Callable[[Any], dict]
-    """Collection -> what `assemble` needs to know of it, in JSON types."""
+    """Collection -> what `assemble` needs to know of it, in JSON types; under 'surface', where
+    signals have one: its level, truncation and, per signal, 'denormalise' [4, 4]."""
     metrics: Callable
     """(reconstruction, truth, both whole signals, Measured) -> {name: values per signal}."""
     extras: Callable | None = None

@@ -1,0 +1,135 @@
+"""Signed distance functions: a dictionary of shapes, unseen shapes from few samples, meshes.
+
+    python main.py --config=configs/sdf.py[:VARIANT] --workdir=DIR
+
+VARIANT is cpu (the default: built-in chairs), all (four families), volumes (a folder of meshes that
+`python -m nid_jax.data.meshes` prepared: --config.data.root=DIR), single (one shape from a cloud
+of oriented points, without a dictionary: --config.data.root=FILE.ply) or smoke.
+"""
+
+import runpy
+from pathlib import Path
+
+IMAGE = runpy.run_path(str(Path(__file__).with_name("image.py")))
+
+
+def get_config(variant="cpu"):
+    """The config of a variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"configs/sdf.py:{variant}: unknown; allowed: {', '.join(VARIANTS)}")
+    config = IMAGE["base"]()
+    config.task = "sdf"
+    config.data.update(
+        {
+            # shapes (built in), volumes (prepared meshes) or pointcloud (.xyz, .ply)
+            "name": "shapes",
+            # samples along each axis of the cube [-1, 1]^3
+            "size": (48, 48, 48),
+            # distances are clipped to plus or minus this; 0: not
+            "truncation": 0.1,
+            "shapes": {"families": "chairs"},
+            # volumes: folder of the file of grids that memory cannot hold; '' is beside them
+            "cache": "",
+            # pointcloud: what stays free of the cube at each end
+            "margin": 0.1,
+        }
+    )
+    config.router.update({"point_features": 6})
+    # of the grid, from which the prior's codes are solved; 0: all
+    config.prior.points = 0
+    config.train.update(
+        {
+            # share of a step's points that lies near surfaces, the rest is random on the grid
+            "near": 0.0,
+            # points of every cloud that a step sees: router.kind=point, train.codes=surface
+            "cloud_points": 0,
+        }
+    )
+    config.loss.surface = {"on": 3000.0, "off": 100.0, "normal": 100.0, "eikonal": 50.0}
+    config.fit.samples = {
+        # grid, view (what one side shows) or cloud (oriented points and nothing else)
+        "seen": "grid",
+        # of the grid's samples
+        "fraction": 1.0,
+        # left, right, below, above, back or front
+        "view": "front",
+        # of a cloud; 0: all there are
+        "cloud_points": 1000,
+    }
+    config.fit.mesh = {
+        # samples along each axis of the mesh; 0: those of the signals
+        "resolution": 0,
+        # ply, obj, glb, stl or off, in the units that the shape came in
+        "format": "ply",
+        # F-score: surfaces this near count as the same, in units of the cube
+        "threshold": 0.02,
+        # of each surface, for the metrics
+        "samples": 20000,
+    }
+    base(config)
+    VARIANTS[variant](config)
+    return config
+
+
+def base(config):
+    """A dictionary that spans 48^3 shapes, and the prior of the training shapes."""
+    config.data.update({"num_train": 80, "num_test": 20})
+    config.dictionary.update({"num_experts": 1024, "width": 1024, "num_layers": 2})
+    config.dictionary.embedding.update({"size": 512, "scale": 3.0})
+    config.train.update(
+        {"steps": 80, "batch_size": 80, "points": 4096, "log_every": 10, "checkpoint_every": 40}
+    )
+    config.train.optimizer.learning_rate = 5e-3
+    config.prior.num_signals = 80
+    config.fit.solver = "gaussian"
+    config.fit.gaussian.noise = 0.003
+    config.render.scale = 2
+
+
+def cpu(config):
+    """Built-in chairs."""
+
+
+def all_families(config):
+    """Chairs, tables, lamps and planes, 80 of each."""
+    config.data.shapes.families = "all"
+    config.data.update({"num_train": 320, "num_test": 40})
+    config.prior.num_signals = 320
+
+
+def volumes(config):
+    """Meshes prepared at 128^3, streamed from disk where memory does not hold them."""
+    config.data.update({"name": "volumes", "size": (128, 128, 128), "num_train": 0, "num_test": 0})
+    config.train.update({"batch_size": 16, "points": 4096, "steps": 300, "near": 0.5})
+    config.prior.points = 65536
+
+
+def single(config):
+    """One shape, one SIREN, trained on its oriented points as the official code does."""
+    config.data.update({"name": "pointcloud", "num_train": 1, "num_test": 1, "truncation": 0.0})
+    config.dictionary.update(
+        {"kind": "independent", "num_experts": 1, "width": 256, "num_layers": 5}
+    )
+    config.dictionary.activation = "sine"
+    config.dictionary.embedding.kind = "identity"
+    config.router.kind = "codebook"
+    config.train.update({"codes": "surface", "steps": 1000, "batch_size": 1})
+    config.train.update({"points": 4000, "cloud_points": 4000})
+    config.train.optimizer.learning_rate = 1e-4
+    config.prior.num_signals = 0
+    config.fit.update({"solver": "surface", "split": "train"})
+    config.fit.samples.update({"seen": "cloud", "cloud_points": 4000})
+    config.data.size = (64, 64, 64)
+
+
+def smoke(config):
+    """Seconds: does every part run?"""
+    config.data.update({"size": (16, 16, 16), "num_train": 8, "num_test": 2})
+    config.dictionary.update({"num_experts": 32, "width": 32})
+    config.dictionary.embedding.size = 32
+    config.train.update({"steps": 10, "batch_size": 4, "points": 256})
+    config.prior.num_signals = 8
+    config.fit.mesh.update({"resolution": 24, "samples": 500})
+
+
+VARIANTS = {"cpu": cpu, "all": all_families, "volumes": volumes, "single": single, "smoke": smoke}

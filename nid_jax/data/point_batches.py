@@ -1,0 +1,255 @@
+"""Batches of points and of what volumes are there, so that no step needs a whole volume.
+
+A batch of volumes [N, N, N] would hold billions of numbers, of which a step wants a few thousand
+points. So values are kept in one array [S, M] whose M grid points stand in a random order that all
+volumes share: any run of it is a random sample of the grid, and reading it is one contiguous read
+per volume. Where that array would not fit into memory it is a file that is mapped.
+"""
+
+import hashlib
+import itertools
+import math
+import os
+import secrets
+from pathlib import Path
+
+import numpy as np
+
+from nid_jax.data.loading import (
+    ENDLESS,
+    IN_MEMORY_BYTES,
+    EpochOrder,
+    check_batch_size,
+    endless,
+    share_of,
+)
+from nid_jax.fields.coordinates import grid
+
+
+class ShuffledGrids:
+    """Values of S volumes at the M points of their grid, in one random order.
+
+    order int32 [M]: grid positions as they are stored. path: None keeps them in memory; else a file
+    that is written once, whole or not at all, and mapped. Raises ValueError for a file that is not
+    this collection's.
+    """
+
+    def __init__(self, collection, seed, path=None):
+        *self.sides, channels = collection.shape
+        if channels != 1:
+            raise ValueError(f"{collection.title}: volumes have 1 channel, not {channels}")
+        count = math.prod(self.sides)
+        self.order = np.random.default_rng([seed, count]).permutation(count).astype(np.int32)
+        self._rank = np.empty(count, np.int32)
+        self._rank[self.order] = np.arange(count, dtype=np.int32)
+        if path is None:
+            self.values = np.empty((len(collection), count), np.float32)
+            self._fill(collection, self.values)
+        else:
+            self.values = self._mapped(collection, Path(path))
+
+    def _fill(self, collection, values):
+        for index in range(len(collection)):
+            values[index] = collection[index].reshape(-1)[self.order]
+
+    def _mapped(self, collection, path):
+        shape = (len(collection), len(self.order))
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+            try:
+                values = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+                self._fill(collection, values)
+                values.flush()
+                del values
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        if values.shape != shape or values.dtype != np.float32:
+            raise ValueError(f"{path}: not the volumes of {collection.title}; remove it")
+        return values
+
+    def run(self, ids, start, count):
+        """`count` points from place `start`, round the end. -> positions [p], values [b, p]."""
+        places = np.arange(start, start + count) % len(self.order)
+        head = slice(start, min(start + count, len(self.order)))
+        rest = count - (head.stop - head.start)
+        pieces = [np.stack([self.values[i, head] for i in ids])]
+        if rest:
+            pieces.append(np.stack([self.values[i, :rest] for i in ids]))
+        return self.order[places], np.concatenate(pieces, 1)
+
+    def interpolated(self, ids, points):
+        """Values of chosen volumes at any points of the cube, linear between samples.
+
+        ids [b], points [P, 3] -> [b, P].
+        """
+        sides = np.array(self.sides)
+        places = np.clip((np.asarray(points, np.float64) + 1) / 2 * (sides - 1), 0, sides - 1)
+        low = np.minimum(places.astype(int), sides - 2)
+        share = places - low
+        found = np.zeros((len(ids), len(points)), np.float32)
+        for corner in itertools.product((0, 1), repeat=len(sides)):
+            at = np.ravel_multi_index(tuple((low + corner).T), self.sides)
+            weight = np.prod(np.where(corner, share, 1 - share), axis=1).astype(np.float32)
+            columns = self._rank[at]
+            found += weight * np.stack([self.values[i][columns] for i in ids])
+        return found
+
+
+class PointBatches:
+    """Batch number -> {'ids' [b], 'points' [P, 3], 'signals' [b, P, 1], 'clouds' [b, Q, 6]}.
+
+    All signals of a batch are seen at the same points, of which a share `near` lies close to the
+    surfaces of the batch's own shapes and the rest is random on the grid. Near one shape's surface
+    its own value is as prepared, those of the others are interpolated from their grids. clouds
+    (surface points and normals) only where cloud_points is not 0. Every batch is a function of
+    (seed, number); processes share its points and take turns on its signals.
+    """
+
+    def __init__(self, collection, grids, batch_size, num_points, near, cloud_points, seed, share):
+        self.collection, self.grids = collection, grids
+        self.order = EpochOrder(len(collection), batch_size, seed)
+        self.coordinates = grid(tuple(collection.shape[:-1]))
+        total = min(num_points or len(grids.order), len(grids.order))
+        self.near_each = round(near * total / batch_size)
+        self.on_grid = max(total - self.near_each * batch_size, 0)
+        self.cloud_points, self.seed, self.share = cloud_points, seed, share
+
+    def __len__(self):
+        return ENDLESS
+
+    def __getitem__(self, number):
+        draw = np.random.default_rng([self.seed, 1, int(number)])
+        everyone = self.order[number]
+        ids = everyone[self.share]
+        start = int(draw.integers(len(self.grids.order)))
+        positions, values = self.grids.run(ids, start, self.on_grid)
+        points = self.coordinates[positions]
+        if self.near_each:
+            near, near_values = self._near(everyone, ids, draw)
+            points = np.concatenate([points, near])
+            values = np.concatenate([values, near_values], 1)
+        batch = {"ids": ids, "points": points.astype(np.float32), "signals": values[..., None]}
+        if self.cloud_points:
+            batch["clouds"] = np.stack([self._cloud(index, number) for index in ids])
+        return batch
+
+    def _near(self, everyone, ids, draw):
+        """Points close to the surface of every shape of the batch, and values there."""
+        points, own = [], {}
+        for place, index in enumerate(everyone):
+            known, distances = self.collection.near(int(index))
+            chosen = draw.integers(len(known), size=self.near_each)
+            points.append(known[chosen])
+            own[int(index)] = (place * self.near_each, distances[chosen])
+        points = np.concatenate(points)
+        values = self.grids.interpolated(ids, points)
+        for row, index in enumerate(ids):
+            first, distances = own[int(index)]
+            values[row, first : first + self.near_each] = distances
+        return points, values
+
+    def _cloud(self, index, number):
+        return some_of_cloud(self.collection, index, self.cloud_points, self.seed, number)
+
+
+class CloudBatches:
+    """Batch number -> {'ids' [b], 'points' [P, 3], 'signals' [b, 0, 1], 'clouds' [b, Q, 6]}.
+
+    Of these signals only oriented points on their surfaces are known; points are drawn evenly from
+    the cube, and nothing is known there.
+    """
+
+    def __init__(self, collection, batch_size, num_points, cloud_points, seed, share):
+        self.collection = collection
+        self.order = EpochOrder(len(collection), batch_size, seed)
+        self.num_points, self.cloud_points = num_points, cloud_points
+        self.seed, self.share = seed, share
+
+    def __len__(self):
+        return ENDLESS
+
+    def __getitem__(self, number):
+        draw = np.random.default_rng([self.seed, 1, int(number)])
+        ids = self.order[number][self.share]
+        points = draw.uniform(-1, 1, (self.num_points, len(self.collection.shape) - 1))
+        clouds = [
+            some_of_cloud(self.collection, i, self.cloud_points, self.seed, number) for i in ids
+        ]
+        return {
+            "ids": ids,
+            "points": points.astype(np.float32),
+            "signals": np.zeros((len(ids), 0, 1), np.float32),
+            "clouds": np.stack(clouds),
+        }
+
+
+def some_of_cloud(collection, index, count, seed, number):
+    """`count` points of one signal's cloud [Q, 6], another draw for every batch number."""
+    draw = np.random.default_rng([seed, 2, int(number), int(index)])
+    cloud = collection.cloud(int(index))
+    return cloud[draw.integers(len(cloud), size=count)].astype(np.float32)
+
+
+def point_batches(
+    collection,
+    batch_size,
+    seed,
+    num_points,
+    near=0.0,
+    cloud_points=0,
+    cache="",
+    memory=IN_MEMORY_BYTES,
+    process_index=0,
+    process_count=1,
+):
+    """An endless, checkpointable iterator over `PointBatches` of a collection of volumes.
+
+    num_points P (0: all of the grid); near: share of them close to surfaces; cloud_points Q, 0 for
+    no clouds; cache: folder for the file of values where they take more than `memory` bytes, '' for
+    the collection's own. Raises ValueError naming train.batch_size, train.near or data.cache.
+    """
+    check_batch_size(batch_size, len(collection), process_count)
+    if not 0 <= near <= 1:
+        raise ValueError(f"train.near: {near}; allowed: 0 (grid only) to 1")
+    path = None
+    if 4 * len(collection) * math.prod(collection.shape) > memory:
+        path = cache_file(collection, seed, cache)
+    grids = ShuffledGrids(collection, seed, path)
+    share = share_of(batch_size, process_index, process_count)
+    source = PointBatches(
+        collection, grids, batch_size, num_points, near, cloud_points, seed, share
+    )
+    # Reading files, sampling and interpolating go on while the step computes.
+    return endless(source, min(4, os.cpu_count() or 1))
+
+
+def cloud_batches(
+    collection, batch_size, seed, num_points, cloud_points, process_index=0, process_count=1
+):
+    """An endless, checkpointable iterator over `CloudBatches` of a collection of shapes.
+
+    Raises ValueError naming train.batch_size, train.points or train.cloud_points.
+    """
+    check_batch_size(batch_size, len(collection), process_count)
+    for key, value in (("points", num_points), ("cloud_points", cloud_points)):
+        if value < 1:
+            raise ValueError(f"train.{key}: {value}; train.codes=surface wants 1 or more")
+    share = share_of(batch_size, process_index, process_count)
+    source = CloudBatches(collection, batch_size, num_points, cloud_points, seed, share)
+    return endless(source, min(4, os.cpu_count() or 1))
+
+
+def cache_file(collection, seed, cache=""):
+    """The file in which a collection's shuffled grids are kept; its name tells which they are."""
+    folder = cache or getattr(collection, "cache", "")
+    if not folder:
+        raise ValueError(
+            f"data.cache: '' for {collection.title}, whose {len(collection)} volumes of "
+            f"{list(collection.shape[:-1])} do not fit into memory; give a folder for them"
+        )
+    identity = repr((collection.title, collection.names, collection.shape, seed))
+    identity += repr(getattr(collection, "truncation", 0.0))
+    return Path(folder) / f"grids-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npy"

@@ -1,0 +1,107 @@
+"""Volumes of signed distances that `python -m nid_jax.data.meshes` prepared, one file a shape."""
+
+from pathlib import Path
+
+import numpy as np
+import scipy.ndimage
+import trimesh
+
+from nid_jax.data.collection import position
+from nid_jax.data.prepared import read_prepared
+from nid_jax.data.shapes import truncation_of
+from nid_jax.data.splitting import SPLITS, configured_size, random_split
+from nid_jax.fields.coordinates import grid
+
+
+class VolumeCollection:
+    """Prepared files as truncated distances [N, N, N, 1], read when they are asked for.
+
+    size: N, or 0 for that of the files; another than theirs is interpolated linearly. truncation:
+    distances are clipped to plus or minus it (0: as they are). cache: folder for a file of shuffled
+    grids. Raises ValueError naming a file that is damaged, or of another resolution than the rest.
+    """
+
+    def __init__(self, paths, size, truncation, title, cache):
+        self.paths, self.title, self.cache = list(paths), title, cache
+        self.names = [path.stem for path in self.paths]
+        self.truncation = truncation
+        self.stored = len(read_prepared(self.paths[0]).sdf)
+        size = size or self.stored
+        self.shape = (size, size, size, 1)
+
+    def __len__(self):
+        return len(self.paths)
+
+    def _file(self, index):
+        return read_prepared(self.paths[position(index, len(self))])
+
+    def __getitem__(self, index):
+        file = self._file(index)
+        values = np.asarray(file.sdf, np.float32)
+        if len(values) != self.stored:
+            raise ValueError(
+                f"{file.path}: a grid of {len(values)}^3, the others have {self.stored}^3; "
+                "prepare them with one --resolution"
+            )
+        if 0 < file.truncation < (self.truncation or np.inf):
+            raise ValueError(
+                f"data.truncation: {self.truncation}; {file.path} was truncated at "
+                f"{file.truncation}: give at most that, above 0"
+            )
+        if len(values) != self.shape[0]:
+            places = (grid(self.shape[:-1]).astype(np.float64) + 1) / 2 * (len(values) - 1)
+            values = scipy.ndimage.map_coordinates(values, places.T, order=1, mode="nearest")
+            values = values.reshape(self.shape[:-1])
+        return self._truncated(values)[..., None].astype(np.float32)
+
+    def _truncated(self, values):
+        return np.clip(values, -self.truncation, self.truncation) if self.truncation else values
+
+    def near(self, index):
+        """Points [Q, 3] close to the surface and their exact distances [Q], truncated."""
+        file = self._file(index)
+        return file.points, self._truncated(file.distances).astype(np.float32)
+
+    def cloud(self, index):
+        """Points on the surface and their outward normals [Q, 6]."""
+        file = self._file(index)
+        return np.concatenate([file.surface, file.normals], 1).astype(np.float32)
+
+    def mesh(self, index):
+        """The mesh that was prepared, in the cube. -> trimesh.Trimesh."""
+        file = self._file(index)
+        return trimesh.Trimesh(file.vertices, file.faces, process=False)
+
+    def denormalise(self, index):
+        """Matrix [4, 4] from the cube to the units of the mesh file."""
+        return np.asarray(self._file(index).denormalise)
+
+
+def open_volumes(config, split, seed):
+    """data.root: a folder of prepared .npz files, or one with train/ and test/.
+
+    data.size, data.truncation as in `VolumeCollection`; data.cache: where shuffled grids are kept,
+    beside the files without it. Raises FileNotFoundError, and ValueError naming the key or file.
+    """
+    if not config.root:
+        raise ValueError(
+            "data.root is empty: data.name='volumes' reads what python -m nid_jax.data.meshes wrote"
+        )
+    root = Path(config.root).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"data.root={config.root!r}: no such folder")
+    split_up = any((root / name).is_dir() for name in SPLITS)
+    folder = root / split if split_up else root
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; {root} has another split only")
+    paths = sorted(folder.glob("*.npz"))
+    if not paths:
+        raise ValueError(f"{folder}: holds no prepared .npz file")
+    if not split_up:
+        chosen = random_split(len(paths), split, config.test_fraction, seed, folder)
+        paths = [paths[index] for index in chosen]
+    size = configured_size(config, 3)
+    if size and len(set(size)) != 1:
+        raise ValueError(f"data.size: {config.size}; allowed: three equal numbers, or ()")
+    cache = config.cache or str(root / ".cache")
+    return VolumeCollection(paths, size[0] if size else 0, truncation_of(config), str(root), cache)

@@ -1,0 +1,174 @@
+"""Signed distance functions: shapes from grids, samples, one side's view, or oriented points."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from nid_jax import data, losses, metrics
+from nid_jax.coding import operators
+from nid_jax.fields.coordinates import grid
+from nid_jax.tasks.task import Measured, Task
+
+SEEN = ("grid", "view", "cloud")
+
+
+def build(config):
+    """The task of shapes that a config describes. Raises ValueError naming a key."""
+    check(config)
+    return Task(
+        name=config.task,
+        open=lambda split: data.open_collection(config.data, split, config.seed),
+        batches=lambda collection: batches(collection, config),
+        learned_from=lambda collection: learned_from(collection, config),
+        measure=lambda collection: measured(collection, config),
+        objective=losses.Objective.from_config(config.loss),
+        assemble=lambda values, layout, scale=1: values,
+        layout=lambda collection: layout(collection, config),
+        metrics=lambda found, truth, seen: volume_metrics(found, truth, config.data.truncation),
+    )
+
+
+def check(config):
+    """Raise ValueError, naming the key, for measurements that cannot be."""
+    wanted = config.fit.samples
+    if wanted.seen not in SEEN:
+        raise ValueError(f"fit.samples.seen: {wanted.seen!r}; allowed: {', '.join(SEEN)}")
+    if not 0 < wanted.fraction <= 1:
+        raise ValueError(f"fit.samples.fraction: {wanted.fraction}; allowed: above 0, to 1")
+    if wanted.cloud_points < 0:
+        raise ValueError(f"fit.samples.cloud_points: {wanted.cloud_points}; allowed: 0 or more")
+    if config.train.chunks != "random":
+        raise ValueError(f"train.chunks: {config.train.chunks!r}; allowed for shapes: random")
+    if wanted.view not in data.VIEWS:
+        raise ValueError(f"fit.samples.view: {wanted.view!r}; allowed: {', '.join(data.VIEWS)}")
+
+
+def batches(collection, config):
+    """Points, values there and clouds of config.train.batch_size shapes a step.
+
+    Where training learns from surfaces (train.codes=surface) no value is read.
+    """
+    wanted = config.train
+    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    common = (collection, wanted.batch_size, config.seed, wanted.points)
+    if wanted.codes == "surface":
+        return data.cloud_batches(*common, wanted.cloud_points, **processes)
+    return data.point_batches(
+        *common,
+        near=wanted.near,
+        cloud_points=wanted.cloud_points,
+        cache=config.data.cache,
+        **processes,
+    )
+
+
+def learned_from(collection, config):
+    """The grid, of which a random part stands for it where prior.points says so."""
+    return _sampled(collection, config.prior.points)
+
+
+def _sampled(collection, count):
+    """Values at `count` grid points that all shapes share (0: all of them)."""
+    grid_shape = tuple(collection.shape[:-1])
+    points = grid(grid_shape)
+    chosen = None
+    if 0 < count < len(points):
+        draw = np.random.default_rng([len(points), count])
+        chosen = np.sort(draw.choice(len(points), count, replace=False))
+
+    def values(index):
+        flat = collection[index].reshape(-1, 1)
+        return flat if chosen is None else flat[chosen]
+
+    return Measured(
+        operators.sample(grid_shape) if chosen is None else operators.sample(points[chosen]),
+        grid_shape,
+        1,
+        values=values,
+        truth=collection.truth if hasattr(collection, "truth") else collection.__getitem__,
+        whole=chosen is None,
+        cloud=getattr(collection, "cloud", None),
+        mesh=getattr(collection, "mesh", None),
+    )
+
+
+def measured(collection, config):
+    """What config.fit.samples lets a fit see of every shape."""
+    wanted = config.fit.samples
+    count = max(1, round(wanted.fraction * np.prod(collection.shape[:-1])))
+    if wanted.seen == "cloud":
+        return _cloud_only(collection, config)
+    seen = dataclasses.replace(
+        _sampled(collection, 0 if wanted.fraction == 1 else count),
+        cloud=_clouds(collection, config),
+    )
+    if wanted.seen == "grid":
+        return seen
+    # A view leaves other points of every shape unseen: weights, one Gram matrix a shape.
+    points = np.asarray(seen.operator.points)
+    band = config.data.truncation or 0.1
+
+    def weights(index):
+        visible = data.visible_points(collection[index][..., 0], points, wanted.view, band)
+        return visible.astype(np.float32)
+
+    return dataclasses.replace(seen, weights=weights, whole=False)
+
+
+def _clouds(collection, config):
+    """Function from a shape's number to its cloud of config.fit.samples.cloud_points points."""
+    if not hasattr(collection, "cloud"):
+        return None
+    wanted = config.fit.samples.cloud_points
+
+    def cloud(index):
+        known = collection.cloud(index)
+        if not wanted or wanted >= len(known):
+            return known
+        draw = np.random.default_rng([config.seed, 3, index])
+        return known[draw.choice(len(known), wanted, replace=False)]
+
+    return cloud
+
+
+def _cloud_only(collection, config):
+    """Oriented points on the surface and nothing else."""
+    return Measured(
+        None,
+        tuple(collection.shape[:-1]),
+        1,
+        values=None,
+        truth=collection.truth if hasattr(collection, "truth") else collection.__getitem__,
+        whole=False,
+        cloud=_clouds(collection, config),
+        mesh=getattr(collection, "mesh", None),
+    )
+
+
+def layout(collection, config):
+    """The grid, names, and what a mesh of every shape needs to know, in JSON types."""
+    count = len(collection)
+    return {
+        "grid": list(collection.shape[:-1]),
+        "names": list(collection.names),
+        "surface": {
+            "level": 0.0,
+            "truncation": float(config.data.truncation),
+            "denormalise": [collection.denormalise(i).tolist() for i in range(count)],
+        },
+    }
+
+
+def volume_metrics(reconstruction, truth, truncation):
+    """Volumetric IoU of what is inside, and the mean absolute error, of every shape.
+
+    Both [S, N, N, N, 1]; errors are in units of the cube [-1, 1]^3, of distances truncated alike.
+    """
+    found, true = reconstruction[..., 0], truth[..., 0]
+    if truncation:
+        found = np.clip(found, -truncation, truncation)
+    return {
+        "iou": metrics.iou(found, true),
+        "sdf_error": metrics.sdf_error(found, true),
+    }
