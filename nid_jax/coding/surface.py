@@ -1,0 +1,527 @@
+"""Codes from oriented point clouds alone: no distance is measured, only a surface and its normals.
+
+f(x) = bias + sum_e code[e] expert_e(x) is the signed distance of a solid, negative inside, perhaps
+truncated. What a cloud of points x_i with outward unit normals n_i says of it:
+
+    on       f(x_i) = 0
+    normal   grad f(x_i) = n_i                        linear in the code, as grad f is
+    off      f(x_i +- delta n_i) = +-delta            where no other point of the cloud is nearer
+    off      |f(y)| = min(distance of y to the cloud, truncation), y anywhere
+    eikonal  |grad f(z)| = 1, z near the surface
+
+The first three are linear, and so is the fourth where the nearest normals agree on which side y is
+(Hoppe et al. 1992). Together with a Gaussian prior of the codes they are one linear system, whose
+solution is the start of Gauss-Newton iterations on all of them. The terms are those of Gropp et al.
+2020 (implicit geometric regularisation) and Sitzmann et al. 2020 (SIREN, section 4.2); the offset
+points are those of Carr et al. 2001.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from scipy.spatial import cKDTree
+
+from nid_jax import numerics
+from nid_jax.coding import gradient, gram
+from nid_jax.coding.solution import CodeSolution
+from nid_jax.fields.dictionary import over_points
+
+METHODS = ("gauss-newton", "gradient")
+INITS = ("linear", "mean", "zero", "router")
+
+LEAST_POINTS = 8
+"""Fewer points do not tell a solid."""
+
+# Nearest normals that must agree on the side of a point, and the least cosine that one says it by.
+_VOTES = 3
+_LEAST_COSINE = 0.2
+# An offset point counts if no point of the cloud is nearer to it than this part of its offset.
+_NEAREST_SHARE = 0.9
+# Standard deviation of a bias of which the prior does not speak.
+_FREE_BIAS = 1e2
+# Error of a value where neither the prior nor the caller knows one.
+_NOISE = 1e-2
+_CHUNK_NUMBERS = 2**22
+
+
+class Terms(NamedTuple):
+    """Weights of the squared residuals; those of gradients are per unit slope, of values length.
+
+    A gradient is known about as well as a value over a length of sqrt(weight).
+    """
+
+    on: float = 1.0
+    normal: float = 1e-2
+    eikonal: float = 1e-3
+    off: float = 1.0
+
+
+class Samples(NamedTuple):
+    """Where the terms of one signal are taken, and what is known there.
+
+    near [2 Q, D]: offset points, their distances near_values [2 Q] and near_weights [2 Q], 0 where
+    another point of the cloud is nearer. far [F, D]: anywhere in [-1, 1]^D, far_sizes [F] the
+    unsigned distance, far_signs [F] the side: 1 outside, -1 inside, 0 not known. band [Q, D]: near
+    the surface, for the eikonal term.
+    """
+
+    near: np.ndarray
+    near_values: np.ndarray
+    near_weights: np.ndarray
+    far: np.ndarray
+    far_sizes: np.ndarray
+    far_signs: np.ndarray
+    band: np.ndarray
+
+
+def cloud_samples(points, normals, delta, truncation, count, generator):
+    """Samples about a cloud of points [Q, D] with unit normals [Q, D].
+
+    delta: offset along the normals; truncation: largest distance, or infinity; count: samples
+    anywhere. generator: of numpy.
+    """
+    tree = cKDTree(points)
+    near = np.concatenate([points + delta * normals, points - delta * normals])
+    values = np.repeat([delta, -delta], len(points))
+    weights = tree.query(near)[0] >= _NEAREST_SHARE * delta
+    far = generator.uniform(-1, 1, (count, points.shape[1]))
+    reach = min(truncation, 5 * delta)
+    band = points + generator.uniform(-reach, reach, (len(points), 1)) * normals
+    sizes, signs = _sides(tree, points, normals, far)
+    parts = (near, values, weights, far, np.minimum(sizes, truncation), signs, band)
+    return Samples(*(part.astype(np.float32) for part in parts))
+
+
+def _sides(tree, points, normals, x):
+    """Distance of x [F, D] to the cloud [F], and the side its nearest normals agree on [F]."""
+    distances, nearest = tree.query(x, k=_VOTES)
+    away = x[:, None] - points[nearest]
+    cosines = (away * normals[nearest]).sum(-1) / np.maximum(distances, 1e-12)
+    agreed = (cosines > _LEAST_COSINE).all(1).astype(int) - (cosines < -_LEAST_COSINE).all(1)
+    # Nothing of the solid lies beyond the box around its surface.
+    beyond = ((x < points.min(0)) | (x > points.max(0))).any(1)
+    return distances[:, 0], np.where(beyond, 1, agreed)
+
+
+class _Coordinates(NamedTuple):
+    """Coefficients (code, bias) = mean + root s with s of unit variance: few, and well scaled.
+
+    mean [E + 1], root [E + 1, R]; level [F] and slopes [F, R]: the same of the features that
+    `_features` gives, so that f(x) = features(x) @ (level + slopes s).
+    """
+
+    mean: np.ndarray
+    root: np.ndarray
+    level: np.ndarray
+    slopes: np.ndarray
+
+
+def _coordinates(dictionary, prior):
+    """Coordinates in which the prior is isotropic; without a prior the coefficients themselves.
+
+    Directions of the code that do not change f are left at the prior's mean, which is where the
+    most probable code has them: at most H + 1 coordinates of a trunk of width H.
+    """
+    experts = dictionary.num_experts
+    mean, root = np.zeros(experts + 1), np.eye(experts + 1)
+    if prior is not None:
+        size = len(prior.mean)
+        factor, diagonal = (np.asarray(part, np.float64) for part in prior[1:3])
+        root[experts, experts] = _FREE_BIAS
+        mean[:size] = prior.mean
+        root[:size, :size] = np.linalg.cholesky(factor @ factor.T + np.diag(diagonal))
+    heads = np.eye(experts + 1)
+    if gram.is_shared(dictionary):
+        heads = np.zeros((dictionary.width + 1, experts + 1))
+        heads[:, :experts] = np.asarray(dictionary.heads())[..., 0]
+        heads[-1, -1] = 1
+        if len(heads) < len(root):
+            root = root @ np.linalg.svd(heads @ root, full_matrices=False)[2].T
+    root = root.astype(np.float32)
+    parts = (mean, root, heads @ mean, heads @ root)
+    return _Coordinates(*(part.astype(np.float32) for part in parts))
+
+
+def _features(dictionary, x):
+    """What f is linear in: a trunk's features or the atoms, and 1. x [P, D] -> [P, F]."""
+    values = dictionary.trunk(x) if gram.is_shared(dictionary) else dictionary.basis(x)[..., 0]
+    return jnp.concatenate([values, jnp.ones((len(x), 1), values.dtype)], 1)
+
+
+def _slopes(dictionary, x):
+    """Derivatives of `_features` along every axis, by forward mode. x [P, D] -> [P, D, F]."""
+
+    def along(direction):
+        tangent = jnp.broadcast_to(direction, x.shape)
+        return jax.jvp(functools.partial(_features, dictionary), (x,), (tangent,))[1]
+
+    return jnp.stack([along(axis) for axis in jnp.eye(x.shape[-1], dtype=x.dtype)], 1)
+
+
+class _System(NamedTuple):
+    """The objective of one signal in coordinates s [R], in float64.
+
+    Linear terms are s A s - 2 b s + energy. band [K, D, R] and band_level [K, D] give grad f, far
+    [F, R] and far_level [F] give f; sizes [F] its magnitude where only that is known, with
+    unknown [F] their weights; eikonal [] the weight of that term, penalty [] that of |s|^2.
+    """
+
+    matrix: jax.Array
+    moments: jax.Array
+    energy: jax.Array
+    band: jax.Array
+    band_level: jax.Array
+    far: jax.Array
+    far_level: jax.Array
+    sizes: jax.Array
+    unknown: jax.Array
+    eikonal: jax.Array
+    penalty: jax.Array
+
+    def solve(self, matrix, right):
+        """Solve with a positive semidefinite matrix [R, R]."""
+        factor, scale, _, _ = numerics.scaled_cholesky(matrix, jnp.zeros((), matrix.dtype))
+        return numerics.solve_scaled_cholesky(factor, scale, right[:, None])[:, 0]
+
+    def linear(self):
+        """The minimum of the linear terms and the penalty. -> s [R]."""
+        return self.solve(self.matrix + self.penalty * jnp.eye(len(self.moments)), self.moments)
+
+    def objective(self, s):
+        """s [R] -> scalar."""
+        linear = self.energy + s @ (self.matrix @ s - 2 * self.moments)
+        steepness, values = self._gradient_norm(s)[0], self.far_level + self.far @ s
+        eikonal = self.eikonal * jnp.square(steepness - 1).sum()
+        off = (self.unknown * jnp.square(jnp.abs(values) - self.sizes)).sum()
+        return linear + eikonal + off + self.penalty * jnp.square(s).sum()
+
+    def _gradient_norm(self, s):
+        """|grad f| in the band [K] and its direction [K, D]."""
+        slope = self.band_level + numerics.einsum("kdr,r->kd", self.band, s)
+        # Never zero, where the norm has no derivative.
+        steepness = jnp.sqrt(jnp.square(slope).sum(-1) + 1e-12)
+        return steepness, slope / steepness[:, None]
+
+    def normal_equations(self, s):
+        """Gauss-Newton's matrix [R, R] and half the descent direction [R] at s."""
+        steepness, direction = self._gradient_norm(s)
+        rows = numerics.einsum("kdr,kd->kr", self.band, direction)
+        values = self.far_level + self.far @ s
+        misfit = values - jnp.where(values < 0, -1, 1) * self.sizes
+        weighted = self.unknown[:, None] * self.far
+        identity = jnp.eye(len(s))
+        matrix = self.matrix + self.eikonal * rows.T @ rows + self.far.T @ weighted
+        downhill = self.moments - self.matrix @ s - self.penalty * s
+        downhill = downhill - self.eikonal * rows.T @ (steepness - 1) - weighted.T @ misfit
+        return matrix + self.penalty * identity, downhill
+
+
+def _assemble(dictionary, cloud, samples, coordinates, terms, penalty):
+    """The `_System` of one signal. cloud [Q, 2 D]: points and normals."""
+    dims = dictionary.dims
+    points, normals = cloud[:, :dims], cloud[:, dims:]
+    numbers = (dictionary.num_experts + dictionary.dims * coordinates.root.shape[1]) * 2
+    chunk = max(32, _CHUNK_NUMBERS // numbers)
+    level, slopes = gram.wide(coordinates.level, coordinates.slopes)
+
+    def rows(function, x):
+        """Rows [P, ..., R] and their values at s = 0 [P, ...]."""
+        features = gram.wide(over_points(lambda p: function(dictionary, p), x, chunk))[0]
+        return features @ slopes, features @ level
+
+    on, on_level = rows(_features, points)
+    normal, normal_level = rows(_slopes, points)
+    near, near_level = rows(_features, samples.near)
+    far, far_level = rows(_features, samples.far)
+    band, band_level = rows(_slopes, samples.band)
+    known = jnp.abs(samples.far_signs)
+    sums = [
+        _squares(on, -on_level, terms.on * jnp.ones(len(on))),
+        _squares(
+            normal.reshape(-1, normal.shape[-1]),
+            (normals - normal_level).ravel(),
+            terms.normal * jnp.ones(normals.size),
+        ),
+        _squares(near, samples.near_values - near_level, terms.off * samples.near_weights),
+        _squares(far, samples.far_signs * samples.far_sizes - far_level, terms.off * known),
+    ]
+    matrix, moments, energy = jax.tree.map(lambda *parts: sum(parts), *sums)
+    if penalty.ndim:
+        # Relative to the mean eigenvalue: [lam] without a prior.
+        penalty = penalty[0] * jnp.trace(matrix) / len(matrix)
+    rest = (samples.far_sizes, terms.off * (1 - known), terms.eikonal, penalty)
+    rest = [jnp.asarray(value, matrix.dtype) for value in rest]
+    return _System(matrix, moments, energy, band, band_level, far, far_level, *rest)
+
+
+def _squares(rows, targets, weights):
+    """Weighted rows^T rows, rows^T targets and targets^2 of [P, R], [P], [P]."""
+    weighted = weights[:, None] * rows
+    return weighted.T @ rows, weighted.T @ targets, (weights * targets**2).sum()
+
+
+class _State(NamedTuple):
+    s: jax.Array
+    damping: jax.Array
+    objective: jax.Array
+    done: jax.Array
+    count: jax.Array
+    history: jax.Array
+
+
+def _gauss_newton(system, s, iterations, tolerance):
+    """Levenberg-Marquardt iterations. -> s, converged, iterations, history [iterations + 1]."""
+    value = system.objective(s)
+    scale = jnp.trace(system.matrix) / len(s) + system.penalty
+
+    def going(state):
+        return (state.count < iterations) & ~state.done
+
+    def step(state):
+        matrix, downhill = system.normal_equations(state.s)
+        damped = matrix + state.damping * scale * jnp.eye(len(s))
+        moved = state.s + system.solve(damped, downhill)
+        value = system.objective(moved)
+        better = value < state.objective
+        gain = numerics.safe_divide(state.objective - value, state.objective)
+        # Damped beyond use: there is nothing left to gain.
+        done = (better & (gain < tolerance)) | (~better & (state.damping > 1e3))
+        value = jnp.where(better, value, state.objective)
+        return _State(
+            jnp.where(better, moved, state.s),
+            jnp.where(better, state.damping / 10, 10 * jnp.maximum(state.damping, 1e-6)),
+            value,
+            done,
+            state.count + 1,
+            state.history.at[state.count + 1].set(value),
+        )
+
+    history = jnp.full(iterations + 1, value)
+    state = _State(s, jnp.zeros_like(value), value, jnp.asarray(False), jnp.int32(0), history)
+    state = jax.lax.while_loop(going, step, state)
+    # After the last iteration the curve goes on level.
+    after = jnp.arange(iterations + 1) > state.count
+    history = jnp.where(after, state.objective, state.history)
+    return state.s, state.done, state.count, history
+
+
+@functools.partial(
+    jax.jit, static_argnames=("graphdef", "method", "init", "iterations", "tolerance", "steps")
+)
+def _solve(
+    graphdef,
+    state,
+    cloud,
+    samples,
+    coordinates,
+    start,
+    terms,
+    penalty,
+    learning_rate,
+    method,
+    init,
+    iterations,
+    tolerance,
+    steps,
+):
+    """One signal. -> code and bias [E + 1], mean of f^2 on the cloud, converged, count, curve."""
+    dictionary = nnx.merge(graphdef, jax.lax.stop_gradient(state))
+    with gram.working_precision("double"):
+        system = _assemble(dictionary, cloud, samples, coordinates, terms, penalty)
+        mean, root = gram.wide(coordinates.mean, coordinates.root)
+        s = system.linear() if init == "linear" else jnp.zeros(root.shape[1])
+        if init in ("zero", "router"):
+            # The start in these coordinates: exact in f where the coordinates span it.
+            slopes, level, given = gram.wide(coordinates.slopes, coordinates.level, start)
+            gap = slopes.T @ (given - level)
+            s = system.solve(slopes.T @ slopes, gap)
+        if method == "gauss-newton":
+            s, converged, count, history = _gauss_newton(system, s, iterations, tolerance)
+        else:
+            s, history = gradient.descend(
+                lambda s: system.objective(s)[None], s, steps, learning_rate
+            )
+            history = history[:, 0]
+            converged, count = jnp.isfinite(history[-1]), jnp.int32(steps)
+        coefficients = (mean + root @ s).astype(jnp.float32)
+        features = _features(dictionary, cloud[:, : dictionary.dims]).astype(s.dtype)
+        slopes, level = gram.wide(coordinates.slopes, coordinates.level)
+        residual = jnp.square(features @ (level + slopes @ s)).mean().astype(jnp.float32)
+        return coefficients, residual, converged, count, history.astype(jnp.float32)
+
+
+def surface_codes(
+    dictionary,
+    points,
+    normals,
+    prior=None,
+    *,
+    truncation=None,
+    terms=None,
+    noise=None,
+    lam=1e-5,
+    delta=0.02,
+    samples=2000,
+    method="gauss-newton",
+    iterations=10,
+    tolerance=1e-4,
+    steps=300,
+    learning_rate=0.05,
+    init="linear",
+    start=None,
+    seed=0,
+):
+    """Codes of S solids, each from its own oriented cloud of Q points.
+
+    Minimises sum_terms weight sum_i residual_i^2 + noise^2 |t|^2, (code, bias) = mean + root t with
+    the prior's mean and covariance root root^T; without a prior t is (code, bias) itself and its
+    factor lam times the mean eigenvalue of the linear terms.
+
+    Args:
+      dictionary: of one channel, in the clouds' D dimensions. It is frozen.
+      points, normals: [S, Q, D], in [-1, 1]; normals point outwards, their length does not matter.
+      prior: `prior.GaussianPrior` of codes, with or without the bias, or None.
+      truncation: largest magnitude of the distances the dictionary was made for; None: none.
+      terms: `Terms`, the weights; None: those of `Terms()`.
+      noise: standard deviation of an error of f; None takes the prior's, or 0.01 if it has none.
+      lam: regularisation without a prior.
+      delta: offset of the pseudo-samples along the normals; well under the solid's thickness.
+      samples: points anywhere in the cube.
+      method: 'gauss-newton', or 'gradient' (Adam on the same objective).
+      iterations, tolerance: of Gauss-Newton, which ends where the objective falls by less than this
+        part of it. 0 iterations from init 'linear' is the linear solution.
+      steps, learning_rate: of Adam, in units of the prior's standard deviations.
+      init: 'linear' (the solution of the linear terms), 'mean' (of the prior), 'zero', or 'router'
+        with `start`, a `routing.Gates` of S signals.
+      seed: of the samples.
+
+    Returns:
+      CodeSolution; residual is the mean of f^2 on the cloud, history has 'objective' [n + 1, S].
+
+    Raises:
+      ValueError: naming the key, for clouds that are too small, not finite or without normals, for
+        another dictionary's prior, and for options outside what is allowed.
+    """
+    terms = Terms() if terms is None else Terms(*map(float, terms))
+    points, normals = _checked_cloud(dictionary, points, normals)
+    _check_options(method, init, start, delta, truncation, terms, noise, lam)
+    _check_prior(dictionary, prior)
+    coordinates = _coordinates(dictionary, prior)
+    penalty = np.float32([lam])
+    if prior is not None:
+        penalty = np.float32((noise or math.sqrt(float(prior.noise)) or _NOISE) ** 2)
+    starts = _starts(dictionary, init, start, len(points))
+    graphdef, state = nnx.split(dictionary)
+    solved = []
+    for signal, (x, n) in enumerate(zip(points, normals, strict=True)):
+        generator = np.random.default_rng([seed, signal])
+        taken = cloud_samples(x, n, delta, truncation or math.inf, samples, generator)
+        solved.append(
+            _solve(
+                graphdef,
+                state,
+                np.concatenate([x, n], 1).astype(np.float32),
+                taken,
+                coordinates,
+                starts[signal],
+                terms,
+                penalty,
+                learning_rate,
+                method=method,
+                init=init,
+                iterations=iterations,
+                tolerance=tolerance,
+                steps=steps,
+            )
+        )
+    coefficients, residual, converged, counts, history = (
+        jnp.stack(part) for part in zip(*solved, strict=True)
+    )
+    experts = dictionary.num_experts
+    message = f"{method} on {points.shape[1]} oriented points, {int(converged.sum())} of "
+    return CodeSolution(
+        coefficients[:, :experts],
+        coefficients[:, experts:],
+        residual,
+        converged,
+        counts,
+        message + f"{len(points)} signals converged",
+        {"objective": history.T},
+    )
+
+
+def _starts(dictionary, init, start, count):
+    """What f starts from, as weights of `_features` [S, F] (zeros where that is not asked for)."""
+    experts = dictionary.num_experts
+    coefficients = np.zeros((count, experts + 1))
+    if init == "router":
+        coefficients = np.concatenate([np.asarray(start.values), np.asarray(start.bias)], 1)
+        if coefficients.shape != (count, experts + 1):
+            raise ValueError(
+                f"fit.surface.init: router gives codes {coefficients.shape} for {count} signals of "
+                f"{experts} experts and 1 channel"
+            )
+    if not gram.is_shared(dictionary):
+        return coefficients.astype(np.float32)
+    heads = np.asarray(dictionary.heads(), np.float64)[..., 0]
+    folded = coefficients[:, :experts] @ heads.T
+    folded[:, -1] += coefficients[:, experts]
+    return folded.astype(np.float32)
+
+
+def _checked_cloud(dictionary, points, normals):
+    """Points and unit normals in float64 [S, Q, D]. Raises ValueError naming what is wrong."""
+    if dictionary.channels != 1:
+        raise ValueError(
+            f"fit.solver: surface takes a dictionary of distances, 1 channel, not of "
+            f"{dictionary.channels} channels"
+        )
+    if normals is None:
+        raise ValueError("fit.solver: surface needs normals with the points, and there are none")
+    points, normals = np.asarray(points, np.float64), np.asarray(normals, np.float64)
+    wanted = f"(signals, {LEAST_POINTS} or more, {dictionary.dims})"
+    for name, array in (("points", points), ("normals", normals)):
+        if array.ndim != 3 or array.shape[2] != dictionary.dims or array.shape[1] < LEAST_POINTS:
+            raise ValueError(f"clouds: {name} have shape {array.shape}; allowed: {wanted}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"clouds: {name} must be finite, got NaN or infinity")
+    if points.shape != normals.shape:
+        raise ValueError(f"clouds: points {points.shape} and normals {normals.shape} differ")
+    lengths = np.linalg.norm(normals, axis=-1, keepdims=True)
+    if not (lengths > 1e-6).all():
+        raise ValueError(
+            f"clouds: {int((lengths <= 1e-6).sum())} normals have length 0; must point outwards"
+        )
+    return points, normals / lengths
+
+
+def _check_options(method, init, start, delta, truncation, terms, noise, lam):
+    for key, value, allowed in (("method", method, METHODS), ("init", init, INITS)):
+        if value not in allowed:
+            raise ValueError(
+                f"fit.surface.{key}: {value!r} is unknown; allowed: {', '.join(allowed)}"
+            )
+    if init == "router" and start is None:
+        raise ValueError("fit.surface.init: router, but there are no codes predicted by one")
+    for key, value in {"delta": delta, "truncation": truncation, "noise": noise}.items():
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"fit.surface.{key}: {value}; allowed: a finite number above 0")
+    for key, value in {**terms._asdict(), "lam": lam}.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"fit.surface.{key}: {value}; allowed: a finite number, 0 or more")
+    if truncation is not None and delta > truncation:
+        raise ValueError(f"fit.surface.delta: {delta}; allowed: up to the truncation, {truncation}")
+
+
+def _check_prior(dictionary, prior):
+    experts = dictionary.num_experts
+    if prior is not None and prior.mean.shape[0] not in (experts, experts + 1):
+        raise ValueError(
+            f"the prior has {prior.mean.shape[0]} coefficients; this dictionary has {experts} "
+            "experts and 1 channel"
+        )
