@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -141,3 +142,68 @@ class Objective:
             "loss": loss,
         }
         return loss, {name: jax.lax.stop_gradient(term) for name, term in terms.items()}
+
+
+class SurfaceTerms(NamedTuple):
+    """What a signed distance f lacks, each a scalar; their names are those of `SURFACE_WEIGHTS`."""
+
+    on: jax.Array
+    """Mean |f| on the surface."""
+    off: jax.Array
+    """Mean exp(-sharpness |f|) off it, where f must not vanish."""
+    normal: jax.Array
+    """Mean 1 - cos(grad f, normal) on the surface."""
+    eikonal: jax.Array
+    """Mean | |grad f| - 1 |."""
+
+    def total(self, weights=None):
+        """The weighted sum; weights: name -> number, None those of `SURFACE_WEIGHTS`."""
+        weights = SURFACE_WEIGHTS if weights is None else weights
+        # A weight of zero drops the term: zero times an overflow would not be zero.
+        return sum(weights[name] * term for name, term in self._asdict().items() if weights[name])
+
+
+SURFACE_WEIGHTS = {"on": 3000.0, "off": 100.0, "normal": 100.0, "eikonal": 50.0}
+"""The official code's; Sitzmann et al. 2020, section 4.2, has the same terms."""
+
+
+def surface_terms(values_on, gradients_on, normals, values_off, gradients_off=None, sharpness=100):
+    """Terms of a signed distance that only an oriented point cloud tells of. -> SurfaceTerms.
+
+    values_on [..., Q], gradients_on and normals [..., Q, D]: on the surface; values_off [..., P]
+    and gradients_off [..., P, D]: elsewhere. The eikonal term is over both kinds of points, or, as
+    in the official code, over the surface alone where gradients_off is None. Normals need not be of
+    unit length. Gropp et al. 2020, equations 2 and 3; Sitzmann et al. 2020, section 4.2. Raises
+    ValueError for shapes that differ, which would broadcast in silence.
+    """
+    if gradients_on.shape != normals.shape or gradients_on.shape[:-1] != values_on.shape:
+        raise ValueError(
+            f"values {values_on.shape}, gradients {gradients_on.shape} and normals {normals.shape} "
+            "on the surface do not fit together"
+        )
+    if gradients_off is not None and gradients_off.shape[:-1] != values_off.shape:
+        raise ValueError(
+            f"values {values_off.shape} and gradients {gradients_off.shape} off the surface do not "
+            "fit together"
+        )
+    lengths = _length(gradients_on)
+    along = (gradients_on * normals).sum(-1)
+    # Where a vector has no length, its direction is as good as square to the other.
+    cosine = along / jnp.maximum(lengths * _length(normals), 1e-8)
+    departures = jnp.abs(lengths - 1).ravel()
+    if gradients_off is not None:
+        others = jnp.abs(_length(gradients_off) - 1).ravel()
+        departures = jnp.concatenate([departures, others])
+    return SurfaceTerms(
+        on=jnp.abs(values_on).mean(),
+        off=jnp.exp(-sharpness * jnp.abs(values_off)).mean(),
+        normal=(1 - cosine).mean(),
+        eikonal=departures.mean(),
+    )
+
+
+def _length(vectors):
+    """Euclidean norm along the last axis, its gradient 0 where it is 0."""
+    squares = jnp.square(vectors).sum(-1)
+    zero = squares == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))

@@ -1,17 +1,21 @@
 """Losses against independent float64 implementations."""
 
+import math
 import types
+from pathlib import Path
 
 import hypothesis.extra.numpy as hnp
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from nid_jax import losses
+from nid_jax.fields import experts
 from nid_jax.fields.routing import Gates, gate
 
 FLOATS = st.floats(-3, 3, width=32, allow_subnormal=False)
@@ -201,3 +205,122 @@ def test_objective_from_config_and_its_refusals():
         with pytest.raises(ValueError, match=rf"loss\.{name}: .*allowed"):
             losses.Objective(**{name: value})
     assert isinstance(example(0)[2], Gates)
+
+
+# Signed distances from oriented points
+
+
+def test_surface_terms_written_plainly():
+    generator = np.random.default_rng(0)
+    on, off = generator.normal(size=7), 0.01 * generator.normal(size=5)
+    slopes, normals = generator.normal(size=(2, 7, 3))
+    slopes_off = generator.normal(size=(5, 3))
+    terms = losses.surface_terms(on, slopes, normals, off, slopes_off, sharpness=20)
+    cosines = [
+        g @ n / math.sqrt(g @ g) / math.sqrt(n @ n) for g, n in zip(slopes, normals, strict=True)
+    ]
+    lengths = [math.sqrt(g @ g) for g in (*slopes, *slopes_off)]
+    expected = {
+        "on": np.mean([abs(v) for v in on]),
+        "off": np.mean([math.exp(-20 * abs(v)) for v in off]),
+        "normal": np.mean([1 - c for c in cosines]),
+        "eikonal": np.mean([abs(length - 1) for length in lengths]),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(terms, name), value, rtol=1e-5, err_msg=name)
+    weights = {"on": 2.0, "off": 0.0, "normal": 1.0, "eikonal": 0.5}
+    total = 2 * expected["on"] + expected["normal"] + 0.5 * expected["eikonal"]
+    np.testing.assert_allclose(terms.total(weights), total, rtol=1e-5)
+
+
+def test_a_signed_distance_lacks_nothing():
+    generator = np.random.default_rng(1)
+    normals = generator.normal(size=(50, 3))
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    off = generator.uniform(-1, 1, (40, 3)) * [1, 1, 3]
+
+    def ball(x):
+        return jnp.linalg.norm(x) - 0.5
+
+    def at(x):
+        return jax.vmap(jax.value_and_grad(ball))(jnp.asarray(x, jnp.float32))
+
+    (on, slopes), (values, slopes_off) = at(0.5 * normals), at(off)
+    terms = losses.surface_terms(on, slopes, 3 * normals, values, slopes_off)
+    assert max(float(terms.on), float(terms.normal), float(terms.eikonal)) < 1e-5
+    # The wrong side out is as wrong as can be.
+    inverted = losses.surface_terms(on, slopes, -normals, values)
+    np.testing.assert_allclose(inverted.normal, 2, rtol=1e-5)
+
+
+def test_surface_terms_have_a_gradient_where_f_is_flat():
+    def loss(slopes):
+        return losses.surface_terms(jnp.zeros(4), slopes, jnp.ones((4, 3)), jnp.zeros(4)).total()
+
+    value, gradient = jax.value_and_grad(loss)(jnp.zeros((4, 3)))
+    np.testing.assert_allclose(value, 100 + 100 + 50, rtol=1e-5)
+    assert np.isfinite(gradient).all()
+
+
+def test_surface_terms_refuse_shapes_that_broadcast():
+    on, slopes = np.zeros((2, 6)), np.zeros((2, 6, 3))
+    for arrays in (
+        (on[..., None], slopes, slopes, on),
+        (on, slopes, slopes[:1], on),
+        (on, slopes, slopes, on, slopes[:, :5]),
+    ):
+        with pytest.raises(ValueError, match="do not fit together"):
+            losses.surface_terms(*arrays)
+
+
+@pytest.fixture(scope="module")
+def official_surface():
+    path = Path(__file__).parent / "data" / "official" / "surface.npz"
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("with_normals", [0, 1])
+def test_surface_terms_are_the_official_codes(official_surface, with_normals):
+    """The loss of a sine network on a cloud, and its weights after one step of Adam."""
+    data = official_surface
+
+    def layers(kind):
+        names = [f"{kind}/net.net.{i}.0" for i in range(4)]
+        return tuple((data[f"{n}.weight"].T, data[f"{n}.bias"]) for n in names)
+
+    weights = {"on": 3000.0, "off": 100.0, "normal": 0.0, "eikonal": 0.0}
+    weights = None if with_normals else weights
+
+    def loss(network):
+        def f(x):
+            return experts.apply_layers(network, x, "sine", 30.0)[:, 0]
+
+        on, off = (jnp.asarray(data[f"{kind}_surface_coords"]) for kind in ("on", "off"))
+        slopes = jax.grad(lambda x: f(x).sum())(on)
+        normals = data["on_surface_normals"]
+        return losses.surface_terms(f(on), slopes, normals, f(off)).total(weights)
+
+    network = layers("state")
+    value, gradient = jax.jit(jax.value_and_grad(loss))(network)
+    np.testing.assert_allclose(value, data[f"loss_norm{with_normals}"], rtol=1e-5)
+    optimizer = optax.adam(1e-4)
+    updates, _ = optimizer.update(gradient, optimizer.init(network))
+    for i, (after, expected, slopes) in enumerate(
+        zip(
+            optax.apply_updates(network, updates),
+            layers(f"after_norm{with_normals}"),
+            gradient,
+            strict=True,
+        )
+    ):
+        name = f"gradnorm_norm{with_normals}/net.net.{i}.0"
+        for got, want, slope, kind in zip(after, expected, slopes, ("weight", "bias"), strict=True):
+            norm = np.linalg.norm(slope)
+            np.testing.assert_allclose(norm, data[f"{name}.{kind}"], rtol=1e-4)
+            # A first step of Adam has the sign of the gradient, which rounding decides near zero.
+            clear = np.abs(slope) > 1e-4 * np.abs(slope).max()
+            np.testing.assert_allclose(
+                np.where(clear, got, want), want, atol=1e-6, err_msg=f"{i} {kind}"
+            )
+            assert clear.mean() > 0.99

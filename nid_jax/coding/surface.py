@@ -40,6 +40,8 @@ LEAST_POINTS = 8
 # Nearest normals that must agree on the side of a point, and the least cosine that one says it by.
 _VOTES = 3
 _LEAST_COSINE = 0.2
+# A point of the surface is within this many distances between neighbours from one of the cloud.
+_GAPS = 2.0
 # An offset point counts if no point of the cloud is nearer to it than this part of its offset.
 _NEAREST_SHARE = 0.9
 # Standard deviation of a bias of which the prior does not speak.
@@ -98,14 +100,20 @@ def cloud_samples(points, normals, delta, truncation, count, generator):
 
 
 def _sides(tree, points, normals, x):
-    """Distance of x [F, D] to the cloud [F], and the side its nearest normals agree on [F]."""
+    """Unsigned distances of x [F, D] from the surface [F], and its side by the nearest normals [F].
+
+    Of the way to the nearest point what is along its normal counts, and what is along the surface
+    as far as it is longer than the gaps between points.
+    """
     distances, nearest = tree.query(x, k=_VOTES)
-    away = x[:, None] - points[nearest]
-    cosines = (away * normals[nearest]).sum(-1) / np.maximum(distances, 1e-12)
+    along = ((x[:, None] - points[nearest]) * normals[nearest]).sum(-1)
+    cosines = along / np.maximum(distances, 1e-12)
     agreed = (cosines > _LEAST_COSINE).all(1).astype(int) - (cosines < -_LEAST_COSINE).all(1)
     # Nothing of the solid lies beyond the box around its surface.
     beyond = ((x < points.min(0)) | (x > points.max(0))).any(1)
-    return distances[:, 0], np.where(beyond, 1, agreed)
+    gap = _GAPS * np.median(tree.query(points, k=2)[0][:, 1])
+    squares = np.maximum(distances[:, 0] ** 2 - gap**2, along[:, 0] ** 2)
+    return np.sqrt(squares), np.where(beyond, 1, agreed)
 
 
 class _Coordinates(NamedTuple):
@@ -221,8 +229,11 @@ class _System(NamedTuple):
         return matrix + self.penalty * identity, downhill
 
 
-def _assemble(dictionary, cloud, samples, coordinates, terms, penalty):
-    """The `_System` of one signal. cloud [Q, 2 D]: points and normals."""
+def _assemble(dictionary, cloud, samples, coordinates, terms, penalty, relative):
+    """The `_System` of one signal. cloud [Q, 2 D]: points and normals.
+
+    relative: whether the penalty is a part of the linear terms' mean eigenvalue.
+    """
     dims = dictionary.dims
     points, normals = cloud[:, :dims], cloud[:, dims:]
     numbers = (dictionary.num_experts + dictionary.dims * coordinates.root.shape[1]) * 2
@@ -251,9 +262,8 @@ def _assemble(dictionary, cloud, samples, coordinates, terms, penalty):
         _squares(far, samples.far_signs * samples.far_sizes - far_level, terms.off * known),
     ]
     matrix, moments, energy = jax.tree.map(lambda *parts: sum(parts), *sums)
-    if penalty.ndim:
-        # Relative to the mean eigenvalue: [lam] without a prior.
-        penalty = penalty[0] * jnp.trace(matrix) / len(matrix)
+    if relative:
+        penalty = penalty * jnp.trace(matrix) / len(matrix)
     rest = (samples.far_sizes, terms.off * (1 - known), terms.eikonal, penalty)
     rest = [jnp.asarray(value, matrix.dtype) for value in rest]
     return _System(matrix, moments, energy, band, band_level, far, far_level, *rest)
@@ -302,7 +312,8 @@ def _gauss_newton(system, s, iterations, tolerance):
         )
 
     history = jnp.full(iterations + 1, value)
-    state = _State(s, jnp.zeros_like(value), value, jnp.asarray(False), jnp.int32(0), history)
+    done = jnp.asarray(iterations == 0)
+    state = _State(s, jnp.zeros_like(value), value, done, jnp.int32(0), history)
     state = jax.lax.while_loop(going, step, state)
     # After the last iteration the curve goes on level.
     after = jnp.arange(iterations + 1) > state.count
@@ -311,7 +322,8 @@ def _gauss_newton(system, s, iterations, tolerance):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("graphdef", "method", "init", "iterations", "tolerance", "steps")
+    jax.jit,
+    static_argnames=("graphdef", "relative", "method", "init", "iterations", "steps"),
 )
 def _solve(
     graphdef,
@@ -323,16 +335,17 @@ def _solve(
     terms,
     penalty,
     learning_rate,
+    tolerance,
+    relative,
     method,
     init,
     iterations,
-    tolerance,
     steps,
 ):
     """One signal. -> code and bias [E + 1], mean of f^2 on the cloud, converged, count, curve."""
     dictionary = nnx.merge(graphdef, jax.lax.stop_gradient(state))
     with gram.working_precision("double"):
-        system = _assemble(dictionary, cloud, samples, coordinates, terms, penalty)
+        system = _assemble(dictionary, cloud, samples, coordinates, terms, penalty, relative)
         mean, root = gram.wide(coordinates.mean, coordinates.root)
         s = system.linear() if init == "linear" else jnp.zeros(root.shape[1])
         if init in ("zero", "router"):
@@ -412,9 +425,9 @@ def surface_codes(
     _check_options(method, init, start, delta, truncation, terms, noise, lam)
     _check_prior(dictionary, prior)
     coordinates = _coordinates(dictionary, prior)
-    penalty = np.float32([lam])
+    penalty = lam
     if prior is not None:
-        penalty = np.float32((noise or math.sqrt(float(prior.noise)) or _NOISE) ** 2)
+        penalty = (noise or math.sqrt(float(prior.noise)) or _NOISE) ** 2
     starts = _starts(dictionary, init, start, len(points))
     graphdef, state = nnx.split(dictionary)
     solved = []
@@ -432,10 +445,11 @@ def surface_codes(
                 terms,
                 penalty,
                 learning_rate,
+                tolerance,
+                relative=prior is None,
                 method=method,
                 init=init,
                 iterations=iterations,
-                tolerance=tolerance,
                 steps=steps,
             )
         )
