@@ -1,0 +1,296 @@
+"""Pictures of meshes without a display: rays by libigl's Embree, soft light, smoothed edges.
+
+Every picture is [H, W, 3] floats in [0, 1] on white. The second axis of a mesh points up.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import trimesh
+from igl import embree, point_mesh_squared_distance
+from PIL import Image, ImageDraw, ImageFont
+
+SIZE = 256
+"""Pixels along a side of a picture."""
+AZIMUTH, ELEVATION = 35.0, 22.0
+"""Where the camera stands by default, in degrees: round the second axis, and above the others."""
+CLAY = (0.68, 0.75, 0.83)
+"""Colour of a mesh."""
+
+_INK, _QUIET = "#1f2933", "#616e7c"
+_TEXT, _GAP = 15, 10
+# Rays per side of a pixel, and directions that occlusion is taken over at each of them.
+_SAMPLES, _OCCLUSION = 2, 10
+# The camera's distance, in sizes of what it looks at: a mild perspective.
+_DISTANCE = 5.0
+# Normals are smooth over edges flatter than about 40 degrees.
+_CREASE = math.cos(math.radians(40))
+# Directions of light in the camera's axes (right, up, towards it), and their strengths.
+_LIGHTS = (((-0.45, 0.75, 0.5), 0.62), ((0.8, 0.15, 0.45), 0.18))
+_AMBIENT = 0.45
+
+
+class Camera(NamedTuple):
+    """axes [3, 3]: rows right, up and towards the camera; centre [3] of what it looks at.
+
+    half: half the width of the picture in the plane through the centre; distance from there.
+    """
+
+    axes: np.ndarray
+    centre: np.ndarray
+    half: float
+    distance: float
+
+    @classmethod
+    def around(cls, meshes, azimuth=AZIMUTH, elevation=ELEVATION, turning=False):
+        """A camera that sees all of the meshes; with `turning` from every azimuth, at one scale.
+
+        azimuth, elevation: degrees. Meshes without faces do not count.
+        """
+        seen = [np.asarray(m.vertices)[np.unique(m.faces)] for m in meshes if len(m.faces)]
+        points = np.concatenate([*seen, np.empty((0, 3))]) if seen else np.eye(3) - 0.5
+        axes = _axes(azimuth, elevation)
+        middle = (points.min(0) + points.max(0)) / 2
+        if turning:
+            radius = float(np.linalg.norm((points - middle)[:, [0, 2]], axis=1).max())
+            height = float(np.ptp(points[:, 1])) / 2
+            return cls(axes, middle, 1.15 * max(radius, height), _DISTANCE * 2 * (radius + height))
+        places = points @ axes.T
+        centre = (places.min(0) + places.max(0)) / 2
+        places = places - centre
+        distance = _DISTANCE * float(np.abs(places).max())
+        nearer = distance / (distance - places[:, 2:])
+        half = float(np.abs(places[:, :2] * nearer).max())
+        return cls(axes, centre @ axes, 1.04 * half, distance)
+
+    def rays(self, size):
+        """Where rays of a picture of size x size start [3], and their directions [size^2, 3]."""
+        steps = ((np.arange(size) + 0.5) / size * 2 - 1) * self.half
+        down, right = np.meshgrid(-steps, steps, indexing="ij")
+        ahead = np.full_like(right, -self.distance)
+        directions = np.stack([right, down, ahead], -1).reshape(-1, 3) @ self.axes
+        return self.centre + self.distance * self.axes[2], directions
+
+
+def _axes(azimuth, elevation):
+    a, e = math.radians(azimuth), math.radians(elevation)
+    towards = [math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e)]
+    right = [math.cos(a), 0.0, -math.sin(a)]
+    return np.array([right, np.cross(towards, right), towards])
+
+
+def shade(mesh, size=SIZE, camera=None, colour=CLAY):
+    """A picture of a mesh -> [size, size, 3].
+
+    camera: `Camera`, by default one round the mesh; colour: red, green and blue in [0, 1], or a
+    function of points [P, 3] on the surface that gives them [P, 3]. A mesh without faces is
+    invisible.
+    """
+    picture = np.ones((size * _SAMPLES) ** 2 * 3).reshape(-1, 3)
+    if len(mesh.faces):
+        camera = camera or Camera.around([mesh])
+        seen, points, normals = _hits(mesh, camera, size * _SAMPLES)
+        base = colour(points) if callable(colour) else np.asarray(colour, float)
+        # Each of a pixel's rays has directions of its own: their mean shows no pattern.
+        ray = np.stack(np.divmod(seen, size * _SAMPLES)) % _SAMPLES
+        sky = _open_sky(
+            mesh, points + 1e-3 * camera.half * normals, normals, _SAMPLES * ray[0] + ray[1]
+        )
+        light = _light(normals, sky, camera)
+        picture[seen] = np.clip(base * light[:, None], 0, 1)
+    picture = picture.reshape(size, _SAMPLES, size, _SAMPLES, 3)
+    return picture.mean((1, 3)).astype(np.float32)
+
+
+def _hits(mesh, camera, size):
+    """Which rays meet the mesh [P], and where; normals there, turned to the camera."""
+    start, directions = camera.rays(size)
+    vertices = np.ascontiguousarray(mesh.vertices, np.float64)
+    faces = np.ascontiguousarray(mesh.faces, np.int64)
+    # Rays beside the mesh are not cast.
+    near = np.flatnonzero(_in_frame(vertices[np.unique(faces)], camera, size))
+    directions = directions[near]
+    found = embree.line_mesh_intersection(
+        np.tile(start, (len(near), 1)), directions, vertices, faces
+    )
+    hit = found[:, 0] >= 0
+    corners = faces[found[hit, 0].astype(np.int64)]
+    weights = np.c_[1 - found[hit, 1] - found[hit, 2], found[hit, 1:]]
+    points = np.einsum("pk,pkd->pd", weights, vertices[corners])
+    normals = _normals(mesh, corners, weights)
+    away = (normals * directions[hit]).sum(1) > 0
+    return near[hit], points, np.where(away[:, None], -normals, normals)
+
+
+def _in_frame(points, camera, size):
+    """The pixels [size^2] within the box that the points' picture spans."""
+    places = (points - camera.centre) @ camera.axes.T
+    flat = places[:, :2] * camera.distance / (camera.distance - places[:, 2:])
+    low, high = flat.min(0) - 2 * camera.half / size, flat.max(0) + 2 * camera.half / size
+    steps = ((np.arange(size) + 0.5) / size * 2 - 1) * camera.half
+    columns = (steps >= low[0]) & (steps <= high[0])
+    rows = (-steps >= low[1]) & (-steps <= high[1])
+    return (rows[:, None] & columns).ravel()
+
+
+def _normals(mesh, corners, weights):
+    """Unit normals at points of faces: the vertices' own, but flat beside a crease."""
+    triangles = np.asarray(mesh.vertices)[corners]
+    flat = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    flat = np.broadcast_to(_unit(flat)[:, None], triangles.shape)
+    smooth = np.asarray(mesh.vertex_normals)[corners]
+    creased = np.abs((flat * smooth).sum(2, keepdims=True)) < _CREASE
+    return _unit(np.einsum("pk,pkd->pd", weights, np.where(creased, flat, smooth)))
+
+
+def _unit(vectors):
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(length > 0, length, 1)
+
+
+def _open_sky(mesh, points, normals, groups):
+    """Share of the directions over points [P, 3] in which nothing is met; one draw per group."""
+    scene = embree.EmbreeIntersector()
+    scene.init(
+        np.asfortranarray(mesh.vertices, np.float32), np.asfortranarray(mesh.faces, np.int32)
+    )
+    sky = np.empty(len(points))
+    for group in np.unique(groups):
+        chosen = groups == group
+        sky[chosen] = 1 - embree.ambient_occlusion(
+            scene, points[chosen], normals[chosen], _OCCLUSION
+        )
+    return sky
+
+
+def _light(normals, sky, camera):
+    """How bright points of a surface are [P]: two soft lights, and the sky where it is seen."""
+    turned = normals @ camera.axes.T
+    # Some light gets everywhere.
+    sky = 0.2 + 0.8 * sky
+    light = _AMBIENT * sky * (1 + 0.3 * normals[:, 1])
+    for direction, strength in _LIGHTS:
+        towards = turned @ _unit(np.array(direction))
+        # Wrapped round the shape, so that what the light just misses is not black.
+        light += strength * np.clip((towards + 0.3) / 1.3, 0, 1) * (0.4 + 0.6 * sky)
+    return light
+
+
+def frames(meshes, size=SIZE, camera=None, colour=CLAY):
+    """An animation of T meshes seen by one camera -> [T, size, size, 3]."""
+    camera = camera or Camera.around(meshes)
+    return np.stack([shade(mesh, size, camera, colour) for mesh in meshes])
+
+
+def turntable(mesh, count=36, size=SIZE, elevation=ELEVATION, colour=CLAY):
+    """A full turn round a mesh in `count` pictures -> [count, size, size, 3]."""
+    start = Camera.around([mesh], elevation=elevation, turning=True)
+    turns = AZIMUTH + np.arange(count) * 360 / count
+    cameras = (start._replace(axes=_axes(turn, elevation)) for turn in turns)
+    return np.stack([shade(mesh, size, camera, colour) for camera in cameras])
+
+
+# ---- sheets ----------------------------------------------------------------------------------
+
+
+def sheet(truth, reconstruction, names=(), size=SIZE, scale=0.0):
+    """Meshes side by side: truth, reconstruction, and the reconstruction coloured by its error.
+
+    truth, reconstruction: S meshes each; names: one above each column. The error is the distance
+    to the truth's surface, coloured from 0 to `scale` (0: a round number that 95% of the error
+    lies below). Under each column stands the mean distance. -> uint8 [H, W, 3]. Raises ValueError
+    for other than as many reconstructions as truths, at least one.
+    """
+    if len(truth) != len(reconstruction) or not len(truth):
+        raise ValueError(f"{len(truth)} true meshes and {len(reconstruction)} reconstructions")
+    errors = [_distances(m, t) for m, t in zip(reconstruction, truth, strict=True)]
+    scale = scale or _round_scale(np.concatenate([*errors, [0.0]]))
+    rows = {"truth": [], "reconstruction": [], "distance\nto the truth": []}
+    for true, mesh in zip(truth, reconstruction, strict=True):
+        camera = Camera.around([true])
+        pictures = (
+            shade(true, size, camera),
+            shade(mesh, size, camera),
+            shade(mesh, size, camera, lambda points, true=true: _heat(points, true, scale)),
+        )
+        for row, picture in zip(rows.values(), pictures, strict=True):
+            row.append(picture)
+    captions = [f"{error.mean():.2g}" if len(error) else "no surface" for error in errors]
+    return _laid_out(rows, list(names), captions, scale)
+
+
+def _distances(mesh, truth):
+    """From points drawn on a mesh to the truth; none where either has no faces."""
+    if not (len(mesh.faces) and len(truth.faces)):
+        return np.empty(0)
+    points, _ = trimesh.sample.sample_surface(mesh, 4000, seed=0)
+    return _distance_to(truth, points)
+
+
+def _distance_to(mesh, points):
+    squared = point_mesh_squared_distance(
+        np.ascontiguousarray(points, np.float64),
+        np.ascontiguousarray(mesh.vertices, np.float64),
+        np.ascontiguousarray(mesh.faces, np.int64),
+    )[0]
+    return np.sqrt(np.maximum(squared, 0))
+
+
+def _round_scale(errors):
+    high = float(np.quantile(errors, 0.95))
+    steps = [digit * 10.0**power for power in range(-5, 1) for digit in (1, 2, 5)]
+    return next((step for step in steps if high <= step), steps[-1])
+
+
+def _heat(points, truth, scale):
+    return _colours(
+        _distance_to(truth, points) / scale if len(truth.faces) else np.ones(len(points))
+    )
+
+
+def _colours(shares):
+    """From cream over orange to dark red, for numbers in [0, 1]."""
+    # matplotlib takes long to import, and most programs that draw no errors do without.
+    from matplotlib import colormaps
+
+    return colormaps["YlOrRd"](np.clip(shares, 0, 1))[..., :3]
+
+
+def _laid_out(rows, names, captions, scale):
+    """Rows of pictures with their labels, names above, captions and a colour bar below."""
+    font, small = ImageFont.load_default(_TEXT), ImageFont.load_default(_TEXT - 2)
+    size = next(iter(rows.values()))[0].shape[0]
+    left = 2 * _GAP + math.ceil(max(font.getlength(w) for label in rows for w in label.split("\n")))
+    top = _GAP + (_TEXT + _GAP // 2 if names else 0)
+    bottom = top + len(rows) * size + _GAP // 2
+    width = left + len(captions) * (size + _GAP)
+    image = Image.new("RGB", (max(width, left + 300), bottom + 4 * _TEXT + _GAP), "white")
+    draw = ImageDraw.Draw(image)
+    for row, (label, pictures) in enumerate(rows.items()):
+        middle = top + row * size + size / 2
+        draw.multiline_text((left - _GAP, middle), label, _QUIET, font, anchor="rm", align="right")
+        for column, picture in enumerate(pictures):
+            pixels = np.round(255 * picture).astype(np.uint8)
+            image.paste(Image.fromarray(pixels), (left + column * (size + _GAP), top + row * size))
+    for column, caption in enumerate(captions):
+        middle = left + column * (size + _GAP) + size / 2
+        if column < len(names):
+            draw.text(
+                (middle, _GAP), _shortened(str(names[column]), size, small), _QUIET, small, "mt"
+            )
+        draw.text((middle, bottom), caption, _INK, font, anchor="mt")
+    draw.text((left - _GAP, bottom), "mean distance", _QUIET, small, anchor="rt")
+    bar = _colours(np.linspace(0, 1, 160))[None].repeat(10, 0)
+    place = (left, bottom + 2 * _TEXT + 2)
+    image.paste(Image.fromarray(np.round(255 * bar).astype(np.uint8)), place)
+    draw.text((left - _GAP, place[1] + 5), "distance", _QUIET, small, anchor="rm")
+    draw.text((left, place[1] + 14), "0", _QUIET, small, anchor="lt")
+    draw.text((left + 160, place[1] + 14), f"{scale:g} and above", _QUIET, small, anchor="mt")
+    return np.asarray(image)
+
+
+def _shortened(text, width, font):
+    while text and font.getlength(text) > width:
+        text = text[:-1]
+    return text
