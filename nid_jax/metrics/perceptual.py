@@ -189,19 +189,23 @@ def lpips(prediction, truth, weights):
             f"prediction has shape {tuple(prediction.shape)} and truth {tuple(truth.shape)}; "
             "they must be equal"
         )
-    if prediction.ndim != 4 or prediction.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"lpips takes images [S, H, W, 1 or 3]; got shape {tuple(prediction.shape)}"
-        )
-    smallest = smallest_side(weights.network)
+    check_images(prediction.shape, weights.network)
     height, width = prediction.shape[1:3]
-    if min(height, width) < smallest:
-        raise ValueError(
-            f"lpips with network {weights.network!r} takes images of {smallest}x{smallest} pixels "
-            f"or more; got {height}x{width}"
-        )
     together = max(1, _CHUNK_PIXELS // (height * width))
     return _lpips(prediction.astype(jnp.float32), truth.astype(jnp.float32), weights, together)
+
+
+def check_images(shape, network):
+    """Raise ValueError unless `lpips` takes images of this shape, [S, H, W, C]."""
+    if len(shape) != 4 or shape[-1] not in (1, 3):
+        raise ValueError(f"lpips takes images [S, H, W, 1 or 3]; got shape {tuple(shape)}")
+    smallest = smallest_side(network)
+    height, width = shape[1:3]
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"lpips with network {network!r} takes images of {smallest}x{smallest} pixels or more; "
+            f"got {height}x{width}"
+        )
 
 
 @functools.cache
