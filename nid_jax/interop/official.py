@@ -431,3 +431,33 @@ def to_official(dictionary, router):
         tensor = np.concatenate([back(np.asarray(variable[...])) for variable, back, _ in pieces])
         arrays[name] = tensor.T if name.endswith("codebook.weight") else tensor
     return arrays
+
+
+def cost(found, signals, points):
+    """Numbers to store and operations of a forward pass: {'dictionary', 'router', 'operations'}.
+
+    signals: of a batch, each seen at `points` points that all share. Two operations to a
+    multiply-add; embedding, activations and biases are not counted. Every expert is evaluated,
+    whatever K is, as in the official code.
+    """
+    sizes = expected_shapes(found)
+    numbers = {"dictionary": 0, "router": 0}
+    for name, shape in sizes.items():
+        numbers["dictionary" if name.startswith("experts.") else "router"] += math.prod(shape)
+    outputs = found.num_experts * found.channels
+    products = sum(
+        math.prod(shape)
+        for name, shape in sizes.items()
+        if name.startswith("experts.net") and name.endswith("weight")
+    )
+    operations = {"dictionary": 2 * points * (products + signals * outputs), "router": 0}
+    for name, shape in sizes.items():
+        if not name.startswith("gate_generator.") or not name.endswith("weight"):
+            continue
+        if found.router == "codebook":
+            continue
+        # A convolution meets its kernel at every pixel, the linear map over pixels once a channel.
+        times = found.pixels if len(shape) == 4 else 1
+        times = found.router_widths[-1] if name.endswith("convs.fc.weight") else times
+        operations["router"] += 2 * signals * times * math.prod(shape)
+    return {"numbers": numbers, "operations": operations}

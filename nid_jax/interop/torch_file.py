@@ -252,7 +252,7 @@ def _read_legacy(path):
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path}: PyTorch cannot read it: {reason}") from error
     return _without_torch(found, torch)
 

@@ -20,7 +20,7 @@ from nid_jax.fields import routing
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.variables import Basis, Code, RouterParam
 from nid_jax.interop import official
-from nid_jax.interop.torch_checkpoint import Official, Told, load, make_config
+from nid_jax.interop.torch_checkpoint import Official, Told, load, make_config, read_checkpoint
 from nid_jax.losses import Objective, expert_weights, sparsity
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -263,6 +263,7 @@ def test_adam_steps(run):
         np.testing.assert_allclose(table, data[f"{run}/codebook_each_step"][i], atol=1e-5)
     final = official.to_official(*modules)
     if run == "train":
+        check_moments(graph, state, rest)
         for key in (key for key in data if key.startswith("train/final_sample/")):
             name = key.removeprefix("train/final_sample/")
             got = final[name]
@@ -272,6 +273,19 @@ def test_adam_steps(run):
     else:
         for name in (name for name in final if name.startswith("experts")):
             np.testing.assert_array_equal(final[name], weights[name])
+
+
+def check_moments(graph, state, rest):
+    """Ours after five steps, and those in the file that torch left after them."""
+    saved = read_checkpoint(DATA / "traj_train_after.ckpt")
+    assert (saved.step, saved.epoch) == (5, 5)
+    for kind, theirs in saved.adam.items():
+        ours = official.to_official(*nnx.merge(graph, optax.tree.get(state, kind), rest))
+        assert set(ours) == set(theirs)
+        for name, moment in theirs.items():
+            scale = abs(moment).max()
+            assert scale > 0
+            np.testing.assert_allclose(ours[name], moment, atol=1e-4 * scale, err_msg=name)
 
 
 # --- the residual router at its true widths ---
@@ -303,6 +317,7 @@ def hashed_weights(data):
     return weights
 
 
+@pytest.mark.slow
 def test_resnet_of_the_official_widths():
     case = Case("resnetfull_ffm_relu", hashed_weights(read("resnetfull_ffm_relu")), gradients=())
     assert case.router.second.kernel.shape == (3, 3, 128, 256)
