@@ -49,7 +49,7 @@ def meshes_of(
     for start in range(0, signals, together):
         group = _signals(gates, start, start + together)
         # The experts' shared work is done once for all signals where these share their points.
-        values = _values(dictionary, group, points, chunk)
+        values = values_at(dictionary, group, points, chunk)
         for number, known in enumerate(values, start):
             one = _signals(gates, number, number + 1)
             try:
@@ -65,7 +65,7 @@ def _signals(gates, start, stop):
 
 def _mesh(dictionary, gates, resolution, search, known, chunk):
     vertices, faces, _ = level_set.extract(
-        lambda points: _values(dictionary, gates, points, chunk)[0],
+        lambda points: values_at(dictionary, gates, points, chunk)[0],
         resolution,
         coarse_values=known,
         **search,
@@ -82,8 +82,12 @@ def _mesh(dictionary, gates, resolution, search, known, chunk):
     return mesh
 
 
-def _values(dictionary, gates, points, chunk):
-    """Channel 0 of S signals at points [P, 3] -> [S, P]. Few points cost what `chunk` do."""
+def values_at(dictionary, gates, points, chunk=0):
+    """Channel 0 of S signals at points [P, D] -> [S, P]. One compilation serves any P.
+
+    A few points are padded to a whole chunk, and cost as much.
+    """
+    chunk = chunk or _CHUNK.get(jax.default_backend(), _CHUNK_ACCELERATOR)
     points = np.asarray(points, np.float32)
     padded = np.pad(points, ((0, max(0, chunk - len(points))), (0, 0)), mode="edge")
     return render_points(dictionary, gates, padded, chunk)[:, : len(points), 0]

@@ -28,9 +28,9 @@ def write_report(workdir: str | Path) -> Path:
     """Write WORKDIR/report.html and return its path.
 
     It reads config.json, metrics.jsonl, summary.json, usage.json, atoms.png and fits/*/ as a run
-    leaves them. Any of them may be missing or damaged: its section then says so. The page needs
-    no network: styles, pictures and charts are inside it. Raises FileNotFoundError where there
-    is no such folder.
+    leaves them; of fits/*/meshes/*.glb the first few can be turned on the page. Any of them may
+    be missing or damaged: its section then says so. The page needs no network: styles, pictures,
+    charts and meshes are inside it. Raises FileNotFoundError where there is no such folder.
     """
     workdir = Path(workdir)
     if not workdir.is_dir():
@@ -177,19 +177,40 @@ _FIT_COLUMNS = {
     "active_experts": "Active experts",
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
+    "iou": "IoU",
+    "chamfer": "Chamfer",
+    "hausdorff": "Hausdorff",
+    "normal_consistency": "Normals",
+    "fscore": "F-score",
+    "sdf_error": "Distance error",
     "seconds_per_signal": "Seconds per signal",
     "seconds_compile": "Compile, s",
     "seconds_total": "Total, s",
 }
 
 
+# What only some tasks measure: a column where any fit has it.
+_TASK_COLUMNS = (
+    "psnr",
+    "ssim",
+    "iou",
+    "chamfer",
+    "hausdorff",
+    "normal_consistency",
+    "fscore",
+    "sdf_error",
+)
+
+
 def _fit_table(fits: Sequence[Mapping[str, Any]]) -> str:
+    measured = {key for fit in fits for key, value in fit["metrics"].items() if value is not None}
+    shown = [key for key in _FIT_COLUMNS if key in measured or key not in _TASK_COLUMNS]
     rows = []
     for number, fit in enumerate(fits):
         cells = [f'<th scope="row"><a href="#fit-{number}">{_text(fit["name"])}</a></th>']
-        cells += [_cell(fit["metrics"].get(key)) for key in _FIT_COLUMNS]
+        cells += [_cell(fit["metrics"].get(key)) for key in shown]
         rows.append("".join(cells))
-    return _table(["Fit", *_FIT_COLUMNS.values()], rows)
+    return _table(["Fit", *(_FIT_COLUMNS[key] for key in shown)], rows)
 
 
 def _training(path: Path) -> str:
@@ -240,7 +261,7 @@ def _fit(fit: Mapping[str, Any]) -> str:
     else:
         facts = [(label, metrics.get(key)) for key, label in _FIT_COLUMNS.items()]
         body += _facts([(label, value) for label, value in facts if value is not None])
-    body += _picture(
+    body += _surfaces(fit["folder"], name) or _picture(
         fit["folder"] / "comparison.png",
         f"Truth, reconstruction and error of the first signals of {name}",
     )
@@ -265,6 +286,39 @@ def _fit(fit: Mapping[str, Any]) -> str:
     body += _charts(charts)
     if isinstance(metrics.get("config"), dict) and metrics["config"]:
         body += _folded("The configuration of this fit", _json(metrics["config"]))
+    return body
+
+
+# Meshes of one fit that can be turned on the page; each view also holds its program, 0.7 MB.
+_VIEWED = 3
+
+
+def _surfaces(folder: Path, name: str) -> str:
+    """The shaded pictures of a fit with meshes, and the first of them to turn; '' without any."""
+    paths = sorted((folder / "meshes").glob("*.glb"))[:_VIEWED]
+    if not paths and not (folder / "shaded.png").is_file():
+        return ""
+    body = _picture(
+        folder / "shaded.png",
+        f"Truth, reconstruction and its distance to the truth, first signals of {name}",
+    )
+    if not paths:
+        return body
+    # Libraries that only runs with surfaces need.
+    from nid_jax.geometry.mesh import load_mesh
+    from nid_jax.run import viewer
+
+    meshes, names = [], []
+    for path in paths:
+        try:
+            meshes.append(load_mesh(path))
+            names.append(path.stem)
+        except ValueError as error:
+            body += _missing(str(error).replace(str(path), path.name))
+    if meshes:
+        body += viewer.frame(meshes, f"Surfaces of {name}")
+        hint = "Drag to turn, scroll to come closer, right button to move."
+        body += f'<p class="hint">{_text(", ".join(names))}. {hint}</p>'
     return body
 
 
@@ -502,6 +556,8 @@ thead th:nth-child(n+3) {{ text-align: right; }}
 .charts.small {{ grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }}
 .charts figure {{ max-width: 36rem; }}
 svg {{ display: block; width: 100%; height: auto; }}
+.view {{ display: block; width: 100%; border: 1px solid {pictures.GRID}; border-radius: .5rem; }}
+.hint {{ margin: .3rem 0 0; font-size: .8rem; color: {pictures.QUIET}; }}
 figure img {{ display: block; max-width: 100%; height: auto; margin: 1rem 0; }}
 details {{ margin-top: 1rem; }}
 summary {{ cursor: pointer; color: {pictures.COLOURS[0]}; }}

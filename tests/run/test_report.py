@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import trimesh
 
+from nid_jax.geometry.mesh import export_mesh
 from nid_jax.run import artefacts, monitoring, pictures, report
 
 EVIL = "<script>alert('&\"')</script>"
@@ -258,3 +260,48 @@ def test_everything_written_by_others_is_escaped(workdir):
     assert "script" not in page.tags
     assert "<script" not in text
     assert html.escape(EVIL) in text
+
+
+@pytest.fixture
+def surfaces(workdir):
+    """The same run with a fit of surfaces."""
+    folder = workdir / "fits" / "shapes"
+    metrics = {"solver": "ridge", "signals": 4, "iou": 0.912, "chamfer": 0.00123, "fscore": 0.87}
+    artefacts.write_json(folder / "metrics.json", metrics)
+    for number, name in enumerate(["ball", "box", "ring", "rest"]):
+        mesh = trimesh.creation.icosphere(subdivisions=1, radius=0.5)
+        export_mesh(mesh, folder / "meshes" / f"{number:04d}_{name}.glb")
+    pictures.save_png(folder / "shaded.png", np.full((20, 30, 3), 0.5))
+    return workdir
+
+
+def test_surfaces_are_measured_pictured_and_can_be_turned(surfaces):
+    text, page = _read(report.write_report(surfaces))
+    words = _words(page)
+    for expected in ["IoU", "Chamfer", "F-score", "0.912", "0.00123"]:
+        assert expected in words, expected
+    assert "Normals" not in words  # no fit has it
+    assert "PSNR, dB" in words  # the other fits have it
+    assert page.tags.count("iframe") == 1
+    assert "script" not in page.tags
+    assert "0000_ball, 0001_box, 0002_ring. Drag to turn" in words
+    assert "comparison.png in shapes" not in words
+    outside = [link for link in page.links if not link.startswith("#")]
+    assert len(outside) == 4
+    assert all(link.startswith("data:image/png;base64,") for link in outside)
+    assert len(text) < 2_000_000
+
+
+def test_what_is_wrong_with_surfaces_is_said(surfaces):
+    folder = surfaces / "fits" / "shapes"
+    (folder / "shaded.png").unlink()
+    (folder / "meshes" / "0001_box.glb").write_bytes(b"no mesh")
+    words = _words(_read(report.write_report(surfaces))[1])
+    assert "No shaded.png in shapes/." in words
+    assert "0001_box.glb: cannot be read" in words
+    assert "0000_ball, 0002_ring. Drag" in words
+    for path in (folder / "meshes").iterdir():
+        path.write_bytes(b"")
+    page = _read(report.write_report(surfaces))[1]
+    assert "iframe" not in page.tags
+    assert "0002_ring.glb: is empty" in _words(page)
