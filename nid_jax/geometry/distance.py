@@ -14,6 +14,8 @@ TOLERANCE = 1e-4
 _COARSEST = 24
 # Winding numbers this far from 1/2 at all corners of a cell that no surface crosses settle it.
 _MARGIN = 0.2
+# Gradients at the corners of a cell disagree where their mean is shorter.
+_KINK = 0.97
 SPREADS = (0.0025**0.5, 0.00025**0.5)
 """Standard deviations of the noise of samples near a surface."""
 # How far off a face its two sides are looked at: within these, and a change that tells.
@@ -32,10 +34,14 @@ class Surface:
         self._hierarchy = igl.FastWindingNumberBVH()
         self._hierarchy.init(self.vertices, self.faces)
 
-    def distance(self, points):
-        """Unsigned distances [P] of points [P, 3]."""
-        squared, _, _ = self._tree.squared_distance(self.vertices, self.faces, _rows(points))
-        return np.sqrt(np.atleast_1d(squared))
+    def closest(self, points):
+        """Unsigned distances [P] of points [P, 3], and directions [P, 3] away from the surface."""
+        points = _rows(points)
+        if not len(points):
+            return np.zeros(0), np.zeros((0, 3))
+        squared, _, found = self._tree.squared_distance(self.vertices, self.faces, points)
+        distances = np.sqrt(np.atleast_1d(squared))
+        return distances, (points - found) / np.maximum(distances, 1e-300)[:, None]
 
     def winding(self, points):
         """Winding numbers [P] of points [P, 3], without sign: 1 inside a closed mesh, 0 outside.
@@ -46,7 +52,7 @@ class Surface:
 
     def signed(self, points):
         """Signed distances [P] of points [P, 3], negative inside."""
-        return np.where(self.winding(points) > 0.5, -1.0, 1.0) * self.distance(points)
+        return np.where(self.winding(points) > 0.5, -1.0, 1.0) * self.closest(points)[0]
 
 
 def _rows(points):
@@ -65,29 +71,31 @@ def signed_distance(vertices, faces, points):
 def distance_grid(vertices, faces, size, truncation=None, tolerance=TOLERANCE):
     """Signed distances on the grid of [-1, 1]^3: float32 [N, N, N], axes x, y, z, ends on +-1.
 
-    From coarse to fine: a lattice is halved in spacing again and again. A cell is interpolated
-    (four-point subdivision, exact for cubics) where the distance at its middle is predicted within
-    `tolerance` and neither it nor a neighbour's surface is near; elsewhere all its points are
-    queried. So every sample within 1.7 spacings of the surface is exact.
+    From coarse to fine: every sample of a coarse lattice is queried, whose spacing is then halved
+    again and again. A cell is interpolated (four-point subdivision, exact for cubics) if the
+    distance at its middle is predicted within `tolerance`, it is off the surface, and so are its
+    neighbours. Elsewhere all its samples are queried if the surface is near, so that all within
+    1.7 spacings of it are exact; else they take the nearest triangle that is reached from those
+    nearest to the cell's corners. docs/preparation.md has the errors this leaves.
     truncation: distances are clipped to +-truncation; less is then computed far off.
     Raises ValueError for size < 2.
     """
     if size < 2:
         raise ValueError(f"size={size}: a grid needs at least 2 samples along an axis")
-    surface = Surface(vertices, faces)
-    lattice = _Lattice(surface, size, tolerance, truncation or np.inf)
+    lattice = _Lattice(Surface(vertices, faces), size, tolerance, truncation or np.inf)
     while lattice.stride > 1:
         lattice.halve()
-    grid = np.where(lattice.winding > 0.5, -1, 1) * lattice.distances[2:-2, 2:-2, 2:-2]
+    grid = np.copysign(lattice.distances[2:-2, 2:-2, 2:-2], 0.5 - lattice.winding)
     grid = grid[:size, :size, :size].astype(np.float32)
     return np.clip(grid, -truncation, truncation, out=grid) if truncation else grid
 
 
 class _Lattice:
-    """Distances and winding numbers at every stride-th sample, two more nodes at either end.
+    """Signed distances and winding numbers at every stride-th sample.
 
-    distances: [M + 5]^3, nodes -2 .. M + 2; winding: [M + 1]^3, nodes 0 .. M; active: [M]^3, the
-    cells whose nodes are all exact and which are not settled yet.
+    distances: [M + 5]^3, nodes -2 .. M + 2; winding: [M + 1]^3, nodes 0 .. M; slopes: [M + 1]^3 x
+    3, gradients of the distance; active: [M]^3, the cells that are not interpolated so far, at
+    whose corners distances are exact and slopes known.
     """
 
     def __init__(self, surface, size, tolerance, truncation):
@@ -97,50 +105,69 @@ class _Lattice:
         while (size - 1) / (2 * self.stride) >= _COARSEST:
             self.stride *= 2
         cells = -(-(size - 1) // self.stride)
-        nodes = np.ones((cells + 5,) * 3, bool)
-        self.distances = surface.distance(self._points(nodes, 2)).reshape(nodes.shape)
-        inner = np.ones((cells + 1,) * 3, bool)
-        self.winding = surface.winding(self._points(inner, 0)).reshape(inner.shape)
+        nodes = np.ones((cells + 1,) * 3, bool)
+        self.winding = surface.winding(self._points(nodes)).reshape(nodes.shape)
+        distances, slopes = self._signed(nodes)
+        self.slopes = slopes.reshape(*nodes.shape, 3)
+        self.distances = distances.reshape(nodes.shape)
+        for axis in range(3):
+            self.distances = _extended(self.distances, axis)
         self.active = np.ones((cells,) * 3, bool)
 
-    def _points(self, chosen, pad):
-        """Positions [P, 3] of the chosen nodes of a lattice with so many nodes before 0."""
-        return (np.argwhere(chosen) - pad) * (self.stride * self.spacing) - 1
+    def _points(self, nodes):
+        """Positions [P, 3] of the chosen nodes."""
+        return np.argwhere(nodes) * (self.stride * self.spacing) - 1
 
     def halve(self):
         """Go on to half the stride."""
-        corners = _corners(self.distances[2:-2, 2:-2, 2:-2])
+        corners = np.abs(_corners(self.distances[2:-2, 2:-2, 2:-2]))
         diagonal = 3**0.5 * self.stride * self.spacing
+        # Every place in a cell is within half its diagonal of a corner, and a distance changes no
+        # faster than its place.
         crossed = (corners.min(0) <= diagonal / 2) & (corners.max(0) <= diagonal)
-        winding = _corners(self.winding)
-        settled = (winding.min(0) > 0.5 + _MARGIN) | (winding.max(0) < 0.5 - _MARGIN)
+        mean = _corners(self.slopes).mean(0)
+        kinked = np.einsum("ijkl,ijkl->ijk", mean, mean) < _KINK**2
         self.stride //= 2
-        self.winding = _halved(_halved(_halved(self.winding, 0), 1), 2)
-        unsure = _new_nodes(crossed | ~settled)
-        self.winding[unsure] = self.surface.winding(self._points(unsure, 0))
+        self._halve_winding(crossed)
         for axis in range(3):
             self.distances = _subdivided(self.distances, axis)
+        slopes = np.zeros((*self.winding.shape, 3), np.float32)
+        slopes[::2, ::2, ::2] = self.slopes
+        self.slopes = slopes
+        beyond = corners.min(0) > self.truncation + diagonal
+        self._refine(self.active & ~beyond, crossed | kinked)
+
+    def _halve_winding(self, crossed):
+        """Interpolate winding numbers where they are settled and no surface crosses the cell."""
+        winding = _corners(self.winding)
+        settled = (winding.min(0) > 0.5 + _MARGIN) | (winding.max(0) < 0.5 - _MARGIN)
+        for axis in range(3):
+            self.winding = _halved(self.winding, axis)
+        unsure = _new_nodes(crossed | ~settled)
+        self.winding[unsure] = self.surface.winding(self._points(unsure))
+
+    def _refine(self, active, rough):
+        """Replace interpolated distances in those of the active cells that call for it."""
         inner = self.distances[2:-2, 2:-2, 2:-2]
-        rough = self._rough(inner, diagonal)
-        wanted = _new_nodes(rough)
-        # The middles are known already.
-        wanted[1::2, 1::2, 1::2] = False
-        inner[wanted] = self.surface.distance(self._points(wanted, 0))
+        middles = inner[1::2, 1::2, 1::2]
+        rough = active & rough
+        tested = np.zeros(inner.shape, bool)
+        tested[1::2, 1::2, 1::2] = active & ~rough
+        predicted = middles.copy()
+        self._query(tested)
+        rough |= np.abs(middles - predicted) > self.tolerance
+        self._query(_new_nodes(rough) & ~tested)
         self.active = rough.repeat(2, 0).repeat(2, 1).repeat(2, 2)
 
-    def _rough(self, inner, diagonal):
-        """The cells [M]^3 that are not to be interpolated; puts exact values at their middles."""
-        middles = inner[1::2, 1::2, 1::2]
-        near = self.active & (middles < self.truncation + diagonal)
-        tested = np.zeros(inner.shape, bool)
-        tested[1::2, 1::2, 1::2] = near
-        predicted = middles[near]
-        exact = self.surface.distance(self._points(tested, 0))
-        middles[near] = exact
-        rough = near.copy()
-        off = np.abs(exact - predicted) > self.tolerance
-        rough[near] = (off | (exact < diagonal)) & (exact < self.truncation + diagonal / 2)
-        return rough
+    def _query(self, nodes):
+        found = self._signed(nodes)
+        self.distances[2:-2, 2:-2, 2:-2][nodes], self.slopes[nodes] = found
+
+    def _signed(self, nodes):
+        """Exact signed distances [P] of the chosen nodes and their gradients [P, 3]."""
+        distances, away = self.surface.closest(self._points(nodes))
+        sign = np.where(self.winding[nodes] > 0.5, -1.0, 1.0)
+        return sign * distances, (sign[:, None] * away).astype(np.float32)
 
 
 def _corners(nodes):
@@ -150,7 +177,7 @@ def _corners(nodes):
 
 
 def _new_nodes(cells):
-    """Nodes of chosen cells [M]^3 that half the stride adds: bool [2M + 1]^3."""
+    """The nodes of chosen cells [M]^3 that half the stride adds: bool [2M + 1]^3."""
     nodes = np.zeros([2 * side + 1 for side in cells.shape], bool)
     parts = slice(None, -1, 2), slice(1, None, 2), slice(2, None, 2)
     for i in parts:
@@ -159,6 +186,15 @@ def _new_nodes(cells):
                 nodes[i, j, k] |= cells
     nodes[::2, ::2, ::2] = False
     return nodes
+
+
+def _extended(nodes, axis):
+    """Two more nodes at either end of an axis, of the parabola through the last three."""
+    nodes = np.moveaxis(nodes, axis, 0)
+    out = np.concatenate([nodes[:2], nodes, nodes[-2:]])
+    for at, step in ((1, 1), (0, 1), (-2, -1), (-1, -1)):
+        out[at] = 3 * out[at + step] - 3 * out[at + 2 * step] + out[at + 3 * step]
+    return np.moveaxis(out, 0, axis)
 
 
 def _halved(nodes, axis):
