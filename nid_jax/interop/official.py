@@ -433,31 +433,30 @@ def to_official(dictionary, router):
     return arrays
 
 
-def cost(found, signals, points):
-    """Numbers to store and operations of a forward pass: {'dictionary', 'router', 'operations'}.
+def cost(found, signals, points, pixels=0):
+    """What a model costs: {'numbers': {'dictionary', 'router'}, 'operations': the same keys}.
 
-    signals: of a batch, each seen at `points` points that all share. Two operations to a
-    multiply-add; embedding, activations and biases are not counted. Every expert is evaluated,
-    whatever K is, as in the official code.
+    Numbers are those stored, fixed frequencies included. Operations are those of a forward pass,
+    two to a multiply-add, of `signals` seen at `points` points that all share; embedding,
+    activations and biases are not counted. Every expert is evaluated, whatever K is, as in the
+    official code. pixels: of the images that a conv router reads.
     """
-    sizes = expected_shapes(found)
-    numbers = {"dictionary": 0, "router": 0}
-    for name, shape in sizes.items():
-        numbers["dictionary" if name.startswith("experts.") else "router"] += math.prod(shape)
-    outputs = found.num_experts * found.channels
-    products = sum(
-        math.prod(shape)
-        for name, shape in sizes.items()
-        if name.startswith("experts.net") and name.endswith("weight")
-    )
-    operations = {"dictionary": 2 * points * (products + signals * outputs), "router": 0}
-    for name, shape in sizes.items():
-        if not name.startswith("gate_generator.") or not name.endswith("weight"):
+    shapes = expected_shapes(found)
+    numbers, operations = {"dictionary": 0, "router": 0}, {"dictionary": 0, "router": 0}
+    pixels = found.pixels or pixels
+    for name, shape in shapes.items():
+        part = "dictionary" if name.startswith("experts.") else "router"
+        numbers[part] += math.prod(shape)
+        if not name.endswith("weight") or "codebook" in name:
             continue
-        if found.router == "codebook":
-            continue
-        # A convolution meets its kernel at every pixel, the linear map over pixels once a channel.
-        times = found.pixels if len(shape) == 4 else 1
-        times = found.router_widths[-1] if name.endswith("convs.fc.weight") else times
-        operations["router"] += 2 * signals * times * math.prod(shape)
+        if part == "dictionary":
+            times = points
+        elif len(shape) == 4:
+            times = signals * pixels
+        else:
+            # The linear map over the pixels is applied to every channel.
+            shared = found.router_widths[-1] if name.endswith("convs.fc.weight") else 1
+            times = signals * shared
+        operations[part] += 2 * times * math.prod(shape)
+    operations["dictionary"] += 2 * points * signals * found.num_experts * found.channels
     return {"numbers": numbers, "operations": operations}
