@@ -26,6 +26,8 @@ _SAMPLES, _OCCLUSION = 2, 10
 _DISTANCE = 5.0
 # Normals are smooth over edges flatter than about 40 degrees.
 _CREASE = math.cos(math.radians(40))
+# Twice the area of a triangle over its longest side squared, below which it is a sliver.
+_SLIVER = 0.1
 # Directions of light in the camera's axes (right, up, towards it), and their strengths.
 _LIGHTS = (((-0.45, 0.75, 0.5), 0.62), ((0.8, 0.15, 0.45), 0.18))
 _AMBIENT = 0.45
@@ -138,10 +140,14 @@ def _normals(mesh, corners, weights):
     """Unit normals at points of faces: the vertices' own, but flat beside a crease."""
     triangles = np.asarray(mesh.vertices)[corners]
     flat = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
-    flat = np.broadcast_to(_unit(flat)[:, None], triangles.shape)
+    area = np.linalg.norm(flat, axis=1)
+    longest = np.square(triangles - np.roll(triangles, 1, axis=1)).sum(2).max(1)
     smooth = np.asarray(mesh.vertex_normals)[corners]
-    creased = np.abs((flat * smooth).sum(2, keepdims=True)) < _CREASE
-    return _unit(np.einsum("pk,pkd->pd", weights, np.where(creased, flat, smooth)))
+    cosine = np.abs(np.einsum("pkd,pd->pk", smooth, _unit(flat)))
+    # A sliver's own normal means nothing.
+    creased = (cosine < _CREASE) & (area > _SLIVER * longest)[:, None]
+    normals = np.where(creased[..., None], _unit(flat)[:, None], smooth)
+    return _unit(np.einsum("pk,pkd->pd", weights, normals))
 
 
 def _unit(vectors):

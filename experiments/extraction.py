@@ -1,0 +1,205 @@
+"""Surfaces from few points: sparse extraction beside the whole lattice, by time, points and memory.
+
+    python experiments/extraction.py --scale=smoke|cpu --output=DIR
+
+A shared-trunk dictionary holds a ring as one ridge code. Every resolution is measured in a process
+of its own, for peak memory is a process's. The whole lattice goes through the same chunks. Of
+lattices of more than 2^22 points only two contiguous pieces are evaluated, one before the sparse
+extraction and one after it, and their time is multiplied.
+Writes DIR/table.md, metrics.json and figure.png.
+"""
+
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import trimesh
+from absl import app, flags
+from flax import nnx
+from PIL import Image
+from scipy.spatial import cKDTree
+from skimage.measure import marching_cubes
+
+from nid_jax.coding import operators
+from nid_jax.coding.gram import normal_equations
+from nid_jax.coding.ridge import ridge
+from nid_jax.fields import dictionary as dictionaries
+from nid_jax.fields import embeddings
+from nid_jax.fields.coordinates import grid, points_at
+from nid_jax.geometry import level_set, primitives, shading
+from nid_jax.run import artefacts, meshing, monitoring, pictures, rendering
+
+# Experts, width, Fourier features, points of the fit; resolutions.
+SCALES = {
+    "smoke": ((128, 96, 128, 2000), (24, 40)),
+    "cpu": ((1024, 512, 512, 10000), (64, 128, 256, 512)),
+}
+TRUNCATION = 0.3
+# Of the frequencies of the features, radians per unit of coordinate.
+SCALE = 2.0
+# Points of a lattice that is evaluated in full, and the share of a larger one in each piece.
+WHOLE, PIECE = 2**22, 1 / 128
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("scale", "cpu", list(SCALES), "How large.")
+flags.DEFINE_string("output", None, "Folder for table.md, metrics.json, figure.png.", required=True)
+flags.DEFINE_integer("resolution", 0, "Measure this one alone, into DIR/RESOLUTION.json.")
+
+
+def ring(points):
+    """Signed distances of a ring, cut off at `TRUNCATION`."""
+    distances = primitives.torus(points[:, [0, 2, 1]], 0.6, 0.24)
+    return np.clip(distances, -TRUNCATION, TRUNCATION)
+
+
+def fitted(size):
+    """A dictionary of random features and the gates of the ring."""
+    num_experts, width, features, count = size
+    rngs = nnx.Rngs(0)
+    embedding = embeddings.GaussianFourier(3, features, SCALE, rngs=rngs)
+    dictionary = dictionaries.SharedDictionary(
+        embedding, num_experts, 1, 3, width, "relu", 30.0, rngs=rngs
+    )
+    draw = np.random.default_rng(0)
+    points = draw.uniform(-1, 1, (6 * count, 3))
+    # Half of the points where the distance is not cut off.
+    near = points[np.abs(ring(points)) < TRUNCATION][: count // 2]
+    points = np.concatenate([near, points[: count - len(near)]]).astype(np.float32)
+    values = ring(points.astype(np.float64)).astype(np.float32)
+    operator = operators.sample(points)
+    equations = normal_equations(dictionary, operator, jnp.asarray(values)[None, :, None])
+    solution = ridge(equations, 1e-8)
+    return dictionary, rendering.gates_of(solution.codes, solution.bias)
+
+
+def peak_bytes():
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def piece_seconds(dictionary, gates, resolution, draw):
+    """Seconds that a random contiguous piece of the lattice takes, for the whole lattice."""
+    count = int(resolution**3 * PIECE)
+    start = int(draw.integers(0, resolution**3 - count))
+    begun = time.perf_counter()
+    for first in range(start, start + count, level_set.CHUNK):
+        numbers = np.arange(first, min(first + level_set.CHUNK, start + count))
+        meshing.values_at(dictionary, gates, points_at([resolution] * 3, numbers))
+    return (time.perf_counter() - begun) * resolution**3 / count
+
+
+def measure_whole(dictionary, gates, resolution, mesh):
+    """The whole lattice and its marching cubes, and whether its surface is the same."""
+    begun = time.perf_counter()
+    values = meshing.values_at(dictionary, gates, grid([resolution] * 3))[0]
+    seconds = time.perf_counter() - begun
+    vertices, faces, _, _ = marching_cubes(values.reshape([resolution] * 3), 0.0)
+    away, nearest = cKDTree(vertices * 2 / (resolution - 1) - 1).query(mesh[0])
+    same = len(faces) == len(mesh[1]) and len(np.unique(nearest)) == len(vertices)
+    return {
+        "seconds_dense": seconds,
+        "dense": "measured",
+        "same_triangles": same,
+        "farthest_vertex_cells": float(away.max()) * (resolution - 1) / 2,
+    }
+
+
+def measure(size, resolution):
+    """One row: sparse extraction and the whole lattice, in this process."""
+    dictionary, gates = fitted(size)
+    meshing.values_at(dictionary, gates, np.zeros((1, 3)))  # compiles
+    base, draw = peak_bytes(), np.random.default_rng(1)
+    whole = resolution**3 <= WHOLE
+    pieces = [] if whole else [piece_seconds(dictionary, gates, resolution, draw)]
+    begun = time.perf_counter()
+    vertices, faces, effort = level_set.extract(
+        lambda points: meshing.values_at(dictionary, gates, points)[0],
+        resolution,
+        bound=TRUNCATION,
+    )
+    seconds, peak = time.perf_counter() - begun, peak_bytes()
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    row = {
+        "resolution": resolution,
+        "points": effort.evaluated,
+        "points_dense": effort.lattice,
+        "seconds": seconds,
+        "peak_bytes": peak,
+        "base_bytes": base,
+        "vertices": len(vertices),
+        "faces": len(faces),
+        "watertight": bool(mesh.is_watertight),
+    }
+    if whole:
+        row |= measure_whole(dictionary, gates, resolution, (vertices, faces))
+    else:
+        pieces.append(piece_seconds(dictionary, gates, resolution, draw))
+        row |= {"seconds_dense": float(np.mean(pieces)), "seconds_dense_pieces": pieces}
+        row["dense"] = f"from 2 x 1/{round(1 / PIECE)} of its points"
+    return row | {"ratio": row["seconds_dense"] / seconds}, mesh
+
+
+def table(rows, scale):
+    """The rows as Markdown."""
+    size = SCALES[scale][0]
+    names = ("experts", "width", "Fourier features", "points in the fit")
+    what = ", ".join(f"{name} {value}" for name, value in zip(names, size, strict=True))
+    lines = [
+        f"# Extraction of surfaces, scale {scale}",
+        "",
+        ", ".join(f"{key} {value}" for key, value in monitoring.versions().items()),
+        "",
+        f"A ring's truncated distances as one code of a shared-trunk dictionary ({what}). "
+        "N^3 samples on [-1, 1]^3; seconds without compilation; memory is the peak of a process "
+        "that only fits the code and extracts, and in brackets what it held before. The whole "
+        "lattice: evaluation alone, in the same chunks.",
+        "",
+        "| N | points | of the lattice | seconds | whole lattice, s | ratio | peak memory | faces "
+        "| watertight | same as the whole |",
+        "| ---: | ---: | ---: | ---: | --- | ---: | --- | ---: | --- | --- |",
+    ]
+    for row in rows:
+        same = row.get("same_triangles")
+        farthest = row.get("farthest_vertex_cells", 0.0)
+        verdict = (
+            "not compared" if same is None else f"{'yes' if same else 'no'}, {farthest:.0e} cells"
+        )
+        share = row["points"] / row["points_dense"]
+        lines.append(
+            f"| {row['resolution']} | {row['points']:,} | {share:.2%} "
+            f"| {row['seconds']:.2f} | {row['seconds_dense']:.1f}, {row['dense']} "
+            f"| {row['ratio']:.1f} | {monitoring.format_bytes(row['peak_bytes'])} "
+            f"({monitoring.format_bytes(row['base_bytes'])}) | {row['faces']:,} "
+            f"| {'yes' if row['watertight'] else 'no'} | {verdict} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(_):
+    size, resolutions = SCALES[FLAGS.scale]
+    output = Path(FLAGS.output)
+    if FLAGS.resolution:
+        row, mesh = measure(size, FLAGS.resolution)
+        artefacts.write_json(output / f"{FLAGS.resolution}.json", row)
+        pictures.save_png(output / f"{FLAGS.resolution}.png", shading.shade(mesh, 256))
+        return
+    for resolution in resolutions:
+        arguments = (f"--scale={FLAGS.scale}", f"--output={output}", f"--resolution={resolution}")
+        subprocess.run([sys.executable, __file__, *arguments], check=True)
+    rows = [artefacts.read_json(output / f"{resolution}.json") for resolution in resolutions]
+    images = [np.asarray(Image.open(output / f"{resolution}.png")) for resolution in resolutions]
+    pictures.save_png(output / "figure.png", np.concatenate(images, axis=1))
+    artefacts.write_json(output / "metrics.json", {"versions": monitoring.versions(), "rows": rows})
+    artefacts.write_text(output / "table.md", table(rows, FLAGS.scale))
+    for resolution in resolutions:
+        for suffix in ("json", "png"):
+            (output / f"{resolution}.{suffix}").unlink()
+    print((output / "table.md").read_text())
+
+
+if __name__ == "__main__":
+    app.run(main)
