@@ -358,7 +358,10 @@ def main():
     from absl import app, flags
 
     define_flags(flags.FLAGS)
-    app.run(_command, flags_parser=lambda argv: parse(argv, flags.FLAGS))
+    app.run(
+        lambda argv: command(argv, flags.FLAGS),
+        flags_parser=lambda argv: parse(argv, flags.FLAGS),
+    )
 
 
 def define_flags(values):
@@ -420,10 +423,8 @@ def parse(argv, values):
     return rest
 
 
-def _command(argv):
-    from absl import flags
-
-    values = flags.FLAGS
+def command(argv, values):
+    """Prepare what the parsed command line asks for; ends the process with its exit status."""
     keys = [field.name for field in dataclasses.fields(Options)]
     chosen = {key: getattr(values, key) for key in keys}
     options = Options(**{**chosen, "clouds": chosen["clouds"].removeprefix("none")})

@@ -8,7 +8,7 @@ Letters: V vertices, F faces, P points, N samples along an axis.
 import igl
 import numpy as np
 
-TOLERANCE = 1e-4
+TOLERANCE = 2e-4
 """Off the surface, cells of a grid are interpolated where that predicts their middle this well."""
 # Cells along an axis of the coarsest lattice, at least.
 _COARSEST = 24
@@ -72,11 +72,10 @@ def distance_grid(vertices, faces, size, truncation=None, tolerance=TOLERANCE):
     """Signed distances on the grid of [-1, 1]^3: float32 [N, N, N], axes x, y, z, ends on +-1.
 
     From coarse to fine: every sample of a coarse lattice is queried, whose spacing is then halved
-    again and again. A cell is interpolated (four-point subdivision, exact for cubics) if the
-    distance at its middle is predicted within `tolerance`, it is off the surface, and so are its
-    neighbours. Elsewhere all its samples are queried if the surface is near, so that all within
-    1.7 spacings of it are exact; else they take the nearest triangle that is reached from those
-    nearest to the cell's corners. docs/preparation.md has the errors this leaves.
+    again and again. All samples of a cell are queried if the surface may cross it, if the gradients
+    at its corners disagree, or if the distance at its middle is predicted worse than `tolerance`;
+    else they are interpolated (four-point subdivision, exact for cubics). So signs and both ends
+    of every edge that the surface crosses are exact; docs/preparation.md has the errors off it.
     truncation: distances are clipped to +-truncation; less is then computed far off.
     Raises ValueError for size < 2.
     """

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 import trimesh
-from skimage import measure
 
 MARGIN = 0.1
 """What the longest side of a normalised mesh leaves of the cube [-1, 1]^3 at either end."""
@@ -224,6 +223,8 @@ def watertight_mesh(grid):
     (holes, flipped faces, overlaps), this one is watertight where its surface keeps off the
     sides of the cube. Raises ValueError where no sample is inside, or none outside.
     """
+    from skimage import measure
+
     grid = np.asarray(grid, np.float32)
     if not grid.min() < 0 < grid.max():
         raise ValueError("the grid of distances has no surface: all of it is on one side")
@@ -253,7 +254,8 @@ def whole_file(path):
     Folders are made as needed. Raises ValueError naming `path` where the system refuses.
     """
     path = Path(path)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    # Its ending is no format's, or a search for files of one would find it.
+    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
