@@ -63,6 +63,8 @@ class Told:
     top_k: int = 0
     num_experts: int = 0
     size: tuple = ()
+    sized: bool = False
+    """Whether the config is meant with its data.size and data.patch.size."""
 
     def value(self, flag, option):
         """The flag's value or the option's, or None. Raises ValueError where they differ."""
@@ -244,19 +246,20 @@ def _set_router(section, found, top_k):
         section.width = found.router_widths[0]
 
 
-def grid_shape(config, found, told, given=()):
+def grid_shape(config, found, told):
     """Samples along each axis of the signals that the model was made for.
 
     From the resnet's own size, --size, or config.data (patches, or images), where an official
-    config or `given`, keys given by hand, decided it. Raises ValueError where nothing tells it or
-    they disagree.
+    config decided it or it was given by hand. Raises ValueError where nothing tells it or they
+    disagree.
     """
-    size, written = told.size, ()
-    if "dataset" in told.options or {"data.size", "data.patch.size"} & set(given):
-        patch = config.data.patch.size
+    size, written, patch = told.size, (), config.data.patch.size
+    if "dataset" in told.options or told.sized or patch:
         written = (patch,) * found.dims if patch else tuple(config.data.size)
     if size and written and size != written:
-        raise ValueError(f"--size={_typed(size)}: data.size and data.patch.size say {written}")
+        raise ValueError(
+            f"--size={_typed(size)}: data.size and data.patch.size say {_typed(written)}"
+        )
     size = size or written
     if found.pixels:
         side = math.isqrt(found.pixels)
@@ -322,7 +325,7 @@ def convert(path, workdir, base, told, overrides=(), names=()):
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     config = make_config(base, found, told, overrides)
-    shape = grid_shape(config, found, told, [key for key, _ in overrides])
+    shape = grid_shape(config, found, told)
     if not config.data.patch.size and len(shape) == 2:
         with config.unlocked():
             config.data.size = shape
@@ -431,7 +434,7 @@ def define_flags(values=flags.FLAGS, argv=None):
     here = {"flag_values": values}
     config_flags.DEFINE_config_file(
         "config",
-        str(CONFIG),
+        None,
         "FILE[:variant], for what no checkpoint tells.",
         sys_argv=argv,
         **here,
@@ -450,16 +453,21 @@ def parse(argv, values=flags.FLAGS):
     """Read the command line; what is wrong with it is one line, and exit status 2."""
     # The official code's own options may be typed with either.
     argv = [re.sub(r"^(--?(?:\w+-)+\w+)", lambda m: _underscored(m[1]), word) for word in argv]
+    # Not as a default: keys given by hand would be looked for in it before anything can be said.
+    if not any(re.match(r"--?config(=|$)", word) for word in argv):
+        argv.insert(1, f"--config={CONFIG}")
     try:
         rest = values(argv)
         values.config.task  # noqa: B018 - a file that could not be read says so only now
     except (AttributeError, KeyError) as error:
         words = re.findall(r"""['"](\w+)['"\\]""", str(error.args[0]))
-        complain(f"--config: the config has no key {words[0]!r}")
+        near = f", did you mean {words[1]!r}?" if len(set(words)) > 1 else ""
+        complain(f"--config: the config has no key {words[0]!r}{near}")
     except OSError:
         complain("--config: cannot be read; such as --config=configs/official.py")
     except flags.Error as error:
-        complain(str(error).strip().rpartition("Error: ")[2].removeprefix("flag "))
+        text = str(error).strip().rpartition("Error: ")[2].removeprefix("flag ")
+        complain(re.sub("invalid literal for int.*", "a whole number is wanted", text))
     for name in ("checkpoint", "workdir"):
         if not values[name].value:
             complain(f"--{name} is missing; --checkpoint=FILE.ckpt and --workdir=DIR are wanted")
@@ -490,7 +498,17 @@ def _size(words):
 
 
 def _told(values):
-    told = Told({}, "", values.activation, values.top_k, values.num_experts, _size(values.size))
+    given = config_flags.get_override_values(values["config"])
+    chosen = config_flags.get_config_filename(values["config"]) != CONFIG.partition(":")[0]
+    told = Told(
+        {},
+        "",
+        values.activation,
+        values.top_k,
+        values.num_experts,
+        _size(values.size),
+        chosen or not {"data.size", "data.patch.size"}.isdisjoint(given),
+    )
     for name in ("top_k", "num_experts"):
         if getattr(told, name) < 0 or (values[name].present and not getattr(told, name)):
             raise ValueError(f"--{name}={getattr(told, name)}: allowed: 1 or more")

@@ -541,7 +541,7 @@ BAD_TOLD = {
     "a.txt: pos_emb=ffm, the checkpoint has Id": {"options": {"pos_emb": "ffm"}},
     "--top_k=4: a.txt has num_topk=5": {"options": {"num_topk": 5}},
     "--activation=sine: a.txt has act_type=relu": {"options": {"act_type": "relu"}},
-    "--size=4,5: data.size and data.patch.size say (32, 32)": {"options": {"dataset": "cifar10"}},
+    "--size=4,5: data.size and data.patch.size say 32,32": {"options": {"dataset": "cifar10"}},
 }
 
 
@@ -626,7 +626,11 @@ def test_a_wrong_official_config_is_named_by_line(tmp_path, text, says):
     ("arguments", "says"),
     [
         (["--top-k=4"], "--checkpoint is missing"),
-        (["--checkpoint=a", "--workdir=b", "--topk=4"], "topk"),
+        (["--checkpoint=a", "--workdir=b", "--topk=4"], "'topk'. Did you mean: top_k"),
+        (["--checkpoint=a", "--workdir=b", "--top_k=four"], "four: a whole number is wanted"),
+        (["--config.train.stepz=4"], "the config has no key 'stepz', did you mean 'steps'?"),
+        (["--config=a.py", "--checkpoint=a", "--workdir=b"], "--config: cannot be read"),
+        (["--checkpoint=a", "--workdir=b", "c"], "unexpected argument 'c'"),
         (["--checkpoint=a.ckpt", "--workdir=b"], "a.ckpt: no such file"),
         (["--checkpoint=a.ckpt", "--workdir=b", "--size=3,x"], "--size=3,x: whole numbers"),
         (["--checkpoint=a.ckpt", "--workdir=b", "--top_k=0"], "--top_k=0: allowed: 1 or more"),
@@ -638,6 +642,22 @@ def test_a_wrong_command_is_one_line(arguments, says):
     assert (code, out) == (2, "")
     assert says in err
     assert len(err.strip().splitlines()) == 1, err
+
+
+def test_a_config_given_by_hand_decides_what_the_checkpoint_leaves_open(tmp_path):
+    path = DATA / "codebook_gray_rect_after.ckpt"
+    options = ["--checkpoint", path, "--activation=relu", "--top_k=6"]
+    for config in (ROOT, ROOT / "tests" / ".."):
+        celeba = f"--config={config / 'configs' / 'official.py'}:celeba"
+        code, _, err = command(*options, f"--workdir={tmp_path / 'a'}", celeba, "--size=24,40")
+        assert (code, "--size=24,40: data.size and data.patch.size say 16,16" in err) == (2, True)
+    sized = ["--config.data.size=(24,40)", "--config.data.patch.size=0"]
+    code, _, err = command(*options, f"--workdir={tmp_path / 'b'}", *sized)
+    assert code == 0, err
+    assert Workdir(tmp_path / "b").load_config().data.size == (24, 40)
+    wrong = [f"--workdir={tmp_path / 'c'}", "--size=24,40", "--config.dictionary.width=3"]
+    code, _, err = command(*options, *wrong)
+    assert (code, "--config.dictionary.width: is decided by" in err) == (2, True)
 
 
 def test_the_command_runs_as_a_module(tmp_path, environment):
