@@ -120,9 +120,7 @@ def _hits(mesh, camera, size):
     corners = faces[found[hit, 0].astype(np.int64)]
     weights = np.c_[1 - found[hit, 1] - found[hit, 2], found[hit, 1:]]
     points = np.einsum("pk,pkd->pd", weights, vertices[corners])
-    normals = _normals(mesh, corners, weights)
-    away = (normals * directions[hit]).sum(1) > 0
-    return near[hit], points, np.where(away[:, None], -normals, normals)
+    return near[hit], points, _normals(mesh, corners, weights, directions[hit])
 
 
 def _in_frame(points, camera, size):
@@ -136,8 +134,11 @@ def _in_frame(points, camera, size):
     return (rows[:, None] & columns).ravel()
 
 
-def _normals(mesh, corners, weights):
-    """Unit normals at points of faces: the vertices' own, but flat beside a crease."""
+def _normals(mesh, corners, weights, directions):
+    """Unit normals at points of faces: the vertices' own, but flat beside a crease.
+
+    Those of faces seen from behind by rays of these directions are turned round.
+    """
     triangles = np.asarray(mesh.vertices)[corners]
     flat = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
     area = np.linalg.norm(flat, axis=1)
@@ -147,7 +148,8 @@ def _normals(mesh, corners, weights):
     # A sliver's own normal means nothing.
     creased = (cosine < _CREASE) & (area > _SLIVER * longest)[:, None]
     normals = np.where(creased[..., None], _unit(flat)[:, None], smooth)
-    return _unit(np.einsum("pk,pkd->pd", weights, normals))
+    behind = (flat * directions).sum(1) > 0
+    return _unit(np.einsum("pk,pkd->pd", weights, normals)) * np.where(behind, -1, 1)[:, None]
 
 
 def _unit(vectors):

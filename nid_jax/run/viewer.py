@@ -15,7 +15,7 @@ FACES = 6000
 _GAP = 0.3
 _FIELD_OF_VIEW = (35.0, 16.0)
 # Darker than on paper: the viewer's one lamp is bright.
-_COLOUR = tuple(0.75 * share for share in CLAY)
+_COLOUR = tuple(0.65 * share for share in CLAY)
 
 
 def viewable(mesh, faces=FACES):
