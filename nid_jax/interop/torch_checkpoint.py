@@ -332,12 +332,12 @@ def convert(path, workdir, base, told, overrides=(), names=()):
     model = load(config, shape, saved, found)
     fit = None
     if found.router == "codebook":
-        fit = stored_codes(config, model, saved, names)
+        fit = stored_codes(config, model, names)
     _write(workdir, config, model, saved, found, shape, path, fit)
     return config, saved.notes
 
 
-def stored_codes(config, model, saved, names):
+def stored_codes(config, model, names):
     """(Fitted, layout) of the training signals' codes, as the official evaluation has them.
 
     Rows longer than 1 are scaled back as a look-up does it, then the K largest are kept. After
