@@ -499,7 +499,7 @@ def _size(words):
 
 def _told(values):
     given = config_flags.get_override_values(values["config"])
-    chosen = config_flags.get_config_filename(values["config"]) != CONFIG.partition(":")[0]
+    chosen = config_flags.get_config_filename(values["config"]) != CONFIG
     told = Told(
         {},
         "",
