@@ -1,0 +1,357 @@
+"""Codes from oriented clouds: against plain float64 algebra, and on solids known in closed form."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nid_jax.coding import gram, operators, ridge, surface
+from nid_jax.coding.prior import fit_prior
+from nid_jax.coding.solving import METHODS, solve
+from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
+from nid_jax.fields.embeddings import FourierFeatures, Identity
+from nid_jax.fields.routing import Gates, Linear
+from nid_jax.geometry import primitives
+
+TRUNCATION = 0.25
+EXPERTS = 120
+
+
+def make_dictionary(kind="shared"):
+    """Random features of about the solids' size: unseen ones are spanned, not exactly."""
+    if kind == "shared":
+        frequencies = 2.5 * np.random.default_rng(1).normal(size=(64, 3)).astype(np.float32)
+        embedding = FourierFeatures(jnp.asarray(frequencies))
+        shape = (embedding, EXPERTS, 1, 2, EXPERTS, "sine", 1.0)
+        return SharedDictionary(*shape, rngs=nnx.Rngs(0))
+    return IndependentDictionary(Identity(3), EXPERTS, 1, 2, 8, "sine", 5.0, rngs=nnx.Rngs(0))
+
+
+compiled_basis = nnx.jit(lambda dictionary, x: dictionary.basis(x))
+
+
+def directions(generator, count):
+    normals = generator.normal(size=(count, 3))
+    return normals / np.linalg.norm(normals, axis=-1, keepdims=True)
+
+
+def balls(radii, points, seed=0):
+    """Clouds of balls about the origin: points and normals [S, Q, 3]."""
+    normals = np.stack(
+        [directions(np.random.default_rng([seed, i]), points) for i in range(len(radii))]
+    )
+    return np.asarray(radii)[:, None, None] * normals, normals
+
+
+def distances(radii, x):
+    return np.stack([np.clip(primitives.sphere(x, r), -TRUNCATION, TRUNCATION) for r in radii])
+
+
+@functools.cache
+def trained(kind="shared", with_bias=True):
+    """A dictionary and the prior of balls of many radii in it."""
+    dictionary = make_dictionary(kind)
+    x = np.random.default_rng(2).uniform(-1, 1, (1500, 3)).astype(np.float32)
+    values = distances(np.linspace(0.3, 0.8, 30), x)[..., None]
+    equations = gram.normal_equations(dictionary, operators.Sample(jnp.asarray(x)), values)
+    solved = ridge.ridge(equations, 1e-4)
+    bias = solved.bias if with_bias else None
+    return dictionary, fit_prior(solved.codes, bias, solved.residual, shrinkage=1e-3)
+
+
+def rendered(dictionary, solution, x):
+    gates = Gates(solution.codes, None, None, solution.bias)
+    return np.asarray(dictionary.combine(jnp.asarray(x, jnp.float32), gates))[..., 0]
+
+
+def overlap(found, truth):
+    return ((found < 0) & (truth < 0)).sum(1) / ((found < 0) | (truth < 0)).sum(1)
+
+
+# What is taken for known of a cloud
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000), truncation=st.sampled_from([0.1, math.inf]))
+def test_samples_tell_the_truth_about_a_ball(seed, truncation):
+    points, normals = (part[0] for part in balls([0.6], 800, seed))
+    generator = np.random.default_rng(seed)
+    samples = surface.cloud_samples(points, normals, 0.03, truncation, 500, generator)
+    near = primitives.sphere(samples.near, 0.6)
+    np.testing.assert_allclose(near, samples.near_values, atol=1e-5)
+    assert samples.near_weights.mean() > 0.9
+    truth = np.clip(primitives.sphere(samples.far, 0.6), -truncation, truncation)
+    known = samples.far_signs != 0
+    assert known.mean() > 0.9
+    # Random points leave holes: few distances are off by more than the gaps between them.
+    signed = samples.far_signs * samples.far_sizes
+    assert np.sqrt(np.square(signed - truth)[known].mean()) < 0.02
+    assert np.quantile(abs(samples.far_sizes - abs(truth)), 0.95) < 0.02
+    assert abs(primitives.sphere(samples.band, 0.6)).max() <= 0.15 + 1e-5
+
+
+def test_offset_points_within_a_thin_sheet_do_not_count():
+    generator = np.random.default_rng(0)
+    sheet = generator.uniform(-0.5, 0.5, (2000, 3)) * [1, 1, 0] + [0, 0, 0.01]
+    points = np.concatenate([sheet, -sheet])
+    normals = np.sign(points[:, 2:]) * [0.0, 0.0, 1.0]
+    samples = surface.cloud_samples(points, normals, 0.1, 0.2, 100, generator)
+    outside, inside = np.split(samples.near_weights, 2)
+    assert outside.all()
+    assert not inside.any()
+
+
+# The algebra
+
+
+def plain_rows(dictionary, x, step=5e-3):
+    """Atoms and their slopes by differences, the constant last: [P, E + 1], [P, 3, E + 1]."""
+    moved = [x + sign * step * axis for axis in np.eye(3) for sign in (1, -1)]
+    points = jnp.asarray(np.concatenate([x, *moved]), jnp.float32)
+    atoms = np.asarray(compiled_basis(dictionary, points), np.float64)[..., 0]
+    atoms = np.concatenate([atoms, np.ones((len(atoms), 1))], 1)
+    here, *pairs = np.split(atoms, 7)
+    slopes = [(up - down) / (2 * step) for up, down in zip(pairs[::2], pairs[1::2], strict=True)]
+    return here, np.stack(slopes, 1)
+
+
+def plain_objective(dictionary, cloud, samples, terms):
+    """A and b of z A z - 2 b z + constant for (code, bias), from the linear terms, in float64."""
+    points, normals = cloud
+    on, slopes = plain_rows(dictionary, points)
+    near, far = (plain_rows(dictionary, x)[0] for x in (samples.near, samples.far))
+    known = abs(samples.far_signs)
+    blocks = [
+        (on, np.zeros(len(on)), np.full(len(on), terms.on)),
+        (
+            slopes.reshape(-1, slopes.shape[-1]),
+            normals.ravel(),
+            np.full(normals.size, terms.normal),
+        ),
+        (near, samples.near_values, terms.off * samples.near_weights),
+        (far, samples.far_signs * samples.far_sizes, terms.off * known),
+    ]
+    rows, targets, weights = (
+        np.concatenate(part).astype(float) for part in zip(*blocks, strict=True)
+    )
+    return rows.T @ (weights[:, None] * rows), rows.T @ (weights * targets)
+
+
+@pytest.mark.parametrize(
+    ("kind", "with_bias"), [("shared", True), ("shared", False), ("independent", True)]
+)
+def test_the_linear_solution_is_the_most_probable_code(kind, with_bias):
+    dictionary, prior = trained(kind, with_bias)
+    points, normals = balls([0.5], 60)
+    terms, noise = surface.Terms(1.0, 0.02, 0.0, 0.5), 0.05
+    options = {"terms": terms, "noise": noise, "samples": 100, "iterations": 0}
+    found = surface.surface_codes(
+        dictionary, points, normals, prior, truncation=TRUNCATION, **options
+    )
+    samples = surface.cloud_samples(
+        points[0], normals[0], 0.02, TRUNCATION, 100, np.random.default_rng([0, 0])
+    )
+    matrix, moments = plain_objective(dictionary, (points[0], normals[0]), samples, terms)
+    size = len(prior.mean)
+    factor, diagonal = (np.asarray(part, float) for part in prior[1:3])
+    precision = np.zeros((EXPERTS + 1, EXPERTS + 1))
+    precision[:size, :size] = np.linalg.inv(factor @ factor.T + np.diag(diagonal))
+    mean = np.zeros(EXPERTS + 1)
+    mean[:size] = prior.mean
+    step = np.linalg.solve(matrix + noise**2 * precision, moments - matrix @ mean)
+    x = np.random.default_rng(3).uniform(-1, 1, (200, 3))
+    expected = plain_rows(dictionary, x)[0] @ (mean + step)
+    np.testing.assert_allclose(rendered(dictionary, found, x)[0], expected, atol=2e-3)
+    coefficients = np.concatenate([found.codes[0], found.bias[0]])
+    scale = abs(mean + step).max()
+    np.testing.assert_allclose(coefficients, mean + step, atol=1e-2 * scale)
+    assert found.converged.all()
+    on = plain_rows(dictionary, points[0])[0] @ (mean + step)
+    np.testing.assert_allclose(found.residual[0], (on**2).mean(), rtol=0.05)
+
+
+def assembled(terms, truncation=TRUNCATION):
+    dictionary, prior = trained()
+    points, normals = balls([0.45], 40)
+    generator = np.random.default_rng(4)
+    samples = surface.cloud_samples(points[0], normals[0], 0.02, truncation, 60, generator)
+    # As of points whose side no normal tells.
+    samples = samples._replace(far_signs=samples.far_signs * (np.arange(60) % 2))
+    cloud = jnp.concatenate([points[0], normals[0]], 1).astype(jnp.float32)
+    coordinates = surface._coordinates(dictionary, prior)
+    return surface._assemble(
+        dictionary, cloud, samples, coordinates, terms, jnp.asarray(1e-3), False
+    )
+
+
+def test_gauss_newton_descends_along_the_gradient_of_the_objective():
+    with jax.enable_x64(True):
+        system = assembled(surface.Terms(1.0, 0.01, 0.1, 1.0))
+        assert float(system.unknown.sum()) >= 30
+        s = jnp.asarray(np.random.default_rng(5).normal(size=len(system.moments)))
+        slope = jax.grad(system.objective)(s)
+        matrix, downhill = system.normal_equations(s)
+        np.testing.assert_allclose(-2 * downhill, slope, rtol=1e-6, atol=1e-8 * abs(slope).max())
+        # Of a part whose residuals are linear the matrix is the whole curvature.
+        linear = system._replace(eikonal=0 * system.eikonal)
+        curvature = jax.jacfwd(jax.grad(linear.objective))(s)
+        np.testing.assert_allclose(
+            2 * linear.normal_equations(s)[0], curvature, atol=1e-6 * abs(curvature).max()
+        )
+
+
+def test_iterations_end_where_the_objective_is_level():
+    with jax.enable_x64(True):
+        system = assembled(surface.Terms(1.0, 0.01, 0.3, 1.0))
+        start = system.linear()
+        s, converged, count, history = surface._gauss_newton(system, start, 50, 1e-9)
+        assert bool(converged)
+        assert 1 < int(count) < 50
+        assert (np.diff(history) <= 0).all()
+        assert history[-1] < 0.999 * history[0]
+        before, after = (jnp.linalg.norm(jax.grad(system.objective)(x)) for x in (start, s))
+        assert float(after) < 1e-3 * float(before)
+        np.testing.assert_allclose(history[-1], system.objective(s), rtol=1e-9)
+        # From far away, where a full step overshoots, too.
+        far = surface._gauss_newton(system, start + 3.0, 50, 1e-9)[3]
+        assert (np.diff(far) <= 0).all()
+        assert far[-1] < far[0]
+
+
+# Unseen solids
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["shared", "independent"])
+def test_unseen_balls_from_few_points(kind):
+    dictionary, prior = trained(kind)
+    radii = [0.42, 0.63]
+    x = np.random.default_rng(6).uniform(-1, 1, (4000, 3))
+    truth = distances(radii, x)
+    found = surface.surface_codes(
+        dictionary, *balls(radii, 40), prior, truncation=TRUNCATION, samples=200
+    )
+    assert overlap(rendered(dictionary, found, x), truth).min() > 0.85
+    assert (np.diff(found.history["objective"], axis=0) <= 1e-9).all()
+    assert found.codes.shape == (2, EXPERTS)
+    assert found.bias.shape == (2, 1)
+    assert found.iterations.dtype == jnp.int32
+    # Normals tell the sides: the inside out is another solid.
+    points, normals = balls(radii, 40)
+    inverted = surface.surface_codes(
+        dictionary, points, -normals, prior, truncation=TRUNCATION, samples=200
+    )
+    assert overlap(rendered(dictionary, inverted, x), truth).max() < 0.7
+
+
+@pytest.mark.slow
+def test_without_a_prior_many_points_do():
+    dictionary, _ = trained()
+    x = np.random.default_rng(7).uniform(-1, 1, (4000, 3))
+    found = surface.surface_codes(
+        dictionary, *balls([0.6], 400), truncation=TRUNCATION, samples=800
+    )
+    assert overlap(rendered(dictionary, found, x), distances([0.6], x)).min() > 0.8
+
+
+@pytest.mark.slow
+def test_adam_reaches_what_gauss_newton_reaches():
+    dictionary, prior = trained()
+    options = {"truncation": TRUNCATION, "samples": 200}
+    cloud = balls([0.5], 40)
+    direct = surface.surface_codes(dictionary, *cloud, prior, **options)
+    found = surface.surface_codes(
+        dictionary, *cloud, prior, method="gradient", init="mean", steps=200, **options
+    )
+    history = found.history["objective"][:, 0]
+    assert history.shape == (201,)
+    assert history[-1] < 1.3 * direct.history["objective"][-1, 0] < 0.5 * history[0]
+
+
+def test_the_start_is_what_is_asked_for():
+    dictionary, prior = trained()
+    cloud = balls([0.5], 40)
+    options = {"truncation": TRUNCATION, "samples": 100, "iterations": 0}
+    x = np.random.default_rng(8).uniform(-1, 1, (100, 3))
+
+    def start(init, **more):
+        found = surface.surface_codes(dictionary, *cloud, prior, init=init, **options, **more)
+        return rendered(dictionary, found, x)[0]
+
+    codes = np.random.default_rng(9).normal(size=(1, EXPERTS)).astype(np.float32)
+    gates = Gates(jnp.asarray(codes), None, None, jnp.full((1, 1), 0.3))
+    atoms = plain_rows(dictionary, x)[0]
+    scale = abs(atoms @ np.append(codes[0], 0.3)).max()
+    given = start("router", start=gates)
+    np.testing.assert_allclose(given, atoms @ np.append(codes[0], 0.3), atol=1e-3 * scale)
+    np.testing.assert_allclose(start("zero"), 0, atol=1e-3)
+    np.testing.assert_allclose(start("mean"), atoms @ np.asarray(prior.mean), atol=1e-3)
+
+
+# The door, and what is refused
+
+
+def test_through_the_door():
+    dictionary, prior = trained()
+    points, normals = balls([0.5], 40)
+    clouds = np.concatenate([points, normals], -1)
+    options = {"truncation": TRUNCATION, "samples": 100, "iterations": 2}
+    found = solve(dictionary, None, None, "surface", clouds=clouds, prior=prior, **options)
+    direct = surface.surface_codes(dictionary, points, normals, prior, **options)
+    np.testing.assert_array_equal(found.codes, direct.codes)
+    assert "surface" in METHODS
+    with pytest.raises(ValueError, match="needs clouds"):
+        solve(dictionary, None, None, "surface", prior=prior)
+    with pytest.raises(ValueError, match=r"allowed: \(signals, points, 6\)"):
+        solve(dictionary, None, None, "surface", clouds=clouds[..., :3], prior=prior)
+    with pytest.raises(ValueError, match="dense codes"):
+        solve(dictionary, None, None, "surface", clouds=clouds, top_k=3)
+    with pytest.raises(ValueError, match=r"router\.kind: none"):
+        solve(dictionary, None, None, "surface", clouds=clouds, init="router")
+    router = Linear(EXPERTS, 1, (40,), rngs=nnx.Rngs(0))
+    signals = jnp.zeros((1, 40, 1))
+    given = {"router": router, "signals": signals, "init": "router"}
+    routed = solve(
+        dictionary, None, None, "surface", clouds=clouds, prior=prior, **given, **options
+    )
+    assert np.isfinite(routed.codes).all()
+
+
+@pytest.mark.parametrize(
+    ("message", "change"),
+    [
+        ("needs normals", {"normals": None}),
+        ("points have shape .* 8 or more", {"points": np.zeros((1, 5, 3))}),
+        ("normals have shape", {"normals": np.ones((1, 40, 2))}),
+        ("differ", {"normals": np.ones((2, 40, 3))}),
+        ("40 normals have length 0", {"normals": np.zeros((1, 40, 3))}),
+        ("points must be finite", {"points": np.full((1, 40, 3), np.nan)}),
+        (r"fit\.surface\.method: 'newton'.*gauss-newton", {"method": "newton"}),
+        (r"fit\.surface\.init: 'random'.*linear", {"init": "random"}),
+        (r"fit\.surface\.init: router", {"init": "router"}),
+        (r"fit\.surface\.delta: 0", {"delta": 0.0}),
+        (r"fit\.surface\.delta: 0.3; allowed: up to the truncation", {"delta": 0.3}),
+        (r"fit\.surface\.noise: nan", {"noise": math.nan}),
+        (r"fit\.surface\.eikonal: -1", {"terms": surface.Terms(eikonal=-1.0)}),
+        ("this dictionary has 120", {"prior": fit_prior(np.eye(3))}),
+    ],
+)
+def test_refusals(message, change):
+    dictionary, prior = trained()
+    points, normals = balls([0.5], 40)
+    given = {"points": points, "normals": normals, "prior": prior, "truncation": 0.25, **change}
+    with pytest.raises(ValueError, match=message):
+        surface.surface_codes(dictionary, **given)
+
+
+def test_a_dictionary_of_colours_is_refused():
+    shape = (Identity(3), 8, 3, 2, 8, "sine", 1.0)
+    dictionary = SharedDictionary(*shape, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="1 channel, not of 3"):
+        surface.surface_codes(dictionary, *balls([0.5], 40))
