@@ -53,6 +53,7 @@ def test_the_header_says_what_a_model_costs(variant, size):
     assert count_parameters(model) == numbers
 
 
+@pytest.mark.slow
 def test_operations_are_those_the_compiler_counts():
     """Matrix products alone, of one layer of each kind."""
     found = official.Architecture(64, 3, 2, 3, 32, "fourier", 48, "resnet", 1, (8, 16), 144)
