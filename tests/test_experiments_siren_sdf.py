@@ -105,6 +105,7 @@ def test_the_decoder_written_plainly():
         np.testing.assert_allclose(found, expected[0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_auto_decoder_knows_unseen_balls():
     generator = np.random.default_rng(6)
 

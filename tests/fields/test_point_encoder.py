@@ -123,6 +123,7 @@ def balls(generator, count, points):
     return cloud.astype(np.float32), radii.astype(np.float32)
 
 
+@pytest.mark.slow
 def test_it_learns_the_radius_of_spheres():
     generator = np.random.default_rng(0)
     router = PointEncoder(1, 1, 6, 32, rngs=nnx.Rngs(1))
