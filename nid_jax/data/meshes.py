@@ -241,6 +241,7 @@ def prepare_all(sources, output, options, workers=1, overwrite=False, missing=()
     left out; and failed.txt, a line each, where there are any. -> the summary, a dict.
     """
     output, begun = Path(output), time.perf_counter()
+    _make_folder(output)
     _sweep({source.target.parent for source in sources})
     meshes, failed, warnings = {}, {}, {}
     states = {"prepared": 0, "present": 0}
@@ -271,6 +272,14 @@ def prepare_all(sources, output, options, workers=1, overwrite=False, missing=()
     }
     _write_summary(output, summary)
     return summary
+
+
+def _make_folder(output):
+    """Before any work: an output that cannot be written is the command's mistake, not a mesh's."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output={output}: cannot be written: {error.strerror}") from error
 
 
 def _write_summary(output, summary):
@@ -439,7 +448,9 @@ def command(argv, values):
         summary = prepare_all(
             sources, output, options, values.workers, values.overwrite, missing, _say
         )
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        _complain(f"{error.filename}: {error.strerror}" if error.filename else error)
+    except ValueError as error:
         _complain(error)
     except KeyboardInterrupt:
         _say("stopped; the same command goes on from here")

@@ -301,7 +301,7 @@ def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
 def test_a_mistake_and_help_of_the_command_itself(prepare):
     done = prepare("gone.obj", "--output=out")
     assert (done.returncode, done.stderr) == (2, "error: gone.obj: no such file or folder\n")
-    assert "--watertight" in prepare("--help").stdout
+    assert "watertight" in prepare("--help").stdout
 
 
 def arrays(size=4):
@@ -324,10 +324,8 @@ def test_prepared_files_there_and_back(tmp_path):
         _ = shape.nothing
     with pytest.raises(ValueError, match="no array 'sfd'"):
         read_prepared(tmp_path / "a.npz", keys=("sfd",))
-    with pytest.raises(ValueError, match="normals"):
-        write_prepared(
-            tmp_path / "b.npz", source="", settings={}, **{**given, "normals": 0}, more=1
-        )
+    with pytest.raises(ValueError, match="absent or unknown: more"):
+        write_prepared(tmp_path / "b.npz", source="", settings={}, **given, more=1)
 
 
 def test_foreign_and_damaged_files(tmp_path):
@@ -343,7 +341,8 @@ def test_foreign_and_damaged_files(tmp_path):
             read_prepared(path)
     write_prepared(path, source="a", settings={}, **arrays(16))
     content = bytearray(path.read_bytes())
-    for at in range(200, 260):
+    middle = len(content) // 4
+    for at in range(middle, middle + 60):
         content[at] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.npz: damaged"):
