@@ -138,7 +138,8 @@ def base():
                 "eval_every": 0,
                 "checkpoint_every": 500,
             },
-            "eval": {"num_signals": 16},
+            # lpips: weights that nid_jax.interop.lpips has written; '' leaves the score out
+            "eval": {"num_signals": 16, "lpips": ""},
             # Gaussian prior of the training codes, for fit.solver=gaussian and robust
             "prior": {
                 "num_signals": 4000,

@@ -56,6 +56,18 @@ def get_config(variant="cpu"):
         # of a cloud; 0: all there are
         "cloud_points": 1000,
     }
+    config.fit.surface = {
+        # weights of the terms: on the surface, normals, eikonal, distances off it
+        "on": 1.0,
+        "normal": 0.01,
+        "eikonal": 0.001,
+        "off": 1.0,
+        # gauss-newton or gradient, from linear, mean, zero or router
+        "method": "gauss-newton",
+        "init": "linear",
+        "iterations": 10,
+        "truncation": config.data.get_ref("truncation"),
+    }
     config.fit.mesh = {
         # samples along each axis of the mesh; 0: those of the signals
         "resolution": 0,
@@ -81,6 +93,7 @@ def base(config):
     )
     config.train.optimizer.learning_rate = 5e-3
     config.prior.num_signals = 80
+    config.router.pool = "max"
     config.fit.solver = "gaussian"
     config.fit.gaussian.noise = 0.003
     config.render.scale = 2

@@ -28,7 +28,7 @@ def write_report(workdir: str | Path) -> Path:
     """Write WORKDIR/report.html and return its path.
 
     It reads config.json, metrics.jsonl, summary.json, usage.json, atoms.png and fits/*/ as a run
-    leaves them; of fits/*/meshes/*.glb the first few can be turned on the page. Any of them may
+    leaves them; of fits/*/views/*.glb the first few can be turned on the page. Any of them may
     be missing or damaged: its section then says so. The page needs no network: styles, pictures,
     charts and meshes are inside it. Raises FileNotFoundError where there is no such folder.
     """
@@ -295,7 +295,7 @@ _VIEWED = 3
 
 def _surfaces(folder: Path, name: str) -> str:
     """The shaded pictures of a fit with meshes, and the first of them to turn; '' without any."""
-    paths = sorted((folder / "meshes").glob("*.glb"))[:_VIEWED]
+    paths = sorted((folder / "views").glob("*.glb"))[:_VIEWED]
     if not paths and not (folder / "shaded.png").is_file():
         return ""
     body = _picture(

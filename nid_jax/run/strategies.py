@@ -3,6 +3,7 @@
 joint          the router's codes, trained with the dictionary (the paper's way)
 varpro         ridge codes of the batch, solved inside the step and held fixed (variable projection)
 sparse_varpro  the same on supports of K experts chosen by matching pursuit
+surface        joint, of signed distances of which only oriented points on surfaces are known
 
 Why the solve is not differentiated: at the minimum over codes the objective's derivative through
 the codes is zero, so its total derivative with respect to the dictionary is the partial one with
@@ -16,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nid_jax import losses
 from nid_jax.coding import greedy, ridge
 from nid_jax.coding.gram import normal_equations
 from nid_jax.fields.routing import Gates
@@ -90,6 +92,44 @@ class Projected:
         return (rendered + level).mean()
 
 
+@dataclasses.dataclass(frozen=True)
+class Surface:
+    """Codes from the router, signed distances from oriented clouds; no distance is given.
+
+    Each signal is seen at its own points, where it is to be zero with its gradient along the
+    normal, and at the batch's points, which are off the surface. weights: of the terms of
+    `losses.SurfaceTerms`, by name.
+    Sitzmann et al. 2020, section 4.2; with one expert it is the official code's fit of one shape.
+    """
+
+    weights: Any
+
+    def prepare(self, model, batch, operator, targets):
+        """Max-norm of the codebook's rows."""
+        model.router.prepare(batch["ids"])
+
+    def loss(self, model, prepared, batch, operator, targets, dense, key):
+        """-> (loss, (terms, mean |code| [E])). operator: samples off the surface."""
+        gates = model.gates(batch["ids"], looked_at(model.router, batch), dense=dense, key=key)
+        off, dims = operator.points, model.dictionary.dims
+
+        def one(cloud, row):
+            row = jax.tree.map(lambda leaf: leaf[None], row)
+
+            def value(x):
+                return model.dictionary.combine(x, row)[0, :, 0]
+
+            # A value depends on its own point alone: the gradient of the sum is every point's own.
+            on, back = jax.vjp(value, cloud[:, :dims])
+            return on, back(jnp.ones_like(on))[0], value(off)
+
+        on, slopes, off_values = jax.vmap(one)(batch["clouds"], gates)
+        terms = losses.surface_terms(on, slopes, batch["clouds"][..., dims:], off_values)
+        loss = terms.total(self.weights)
+        named = {"loss": loss, "psnr": losses.psnr(jnp.square(on).mean()), **terms._asdict()}
+        return loss, (jax.lax.stop_gradient(named), _used(gates))
+
+
 def looked_at(router, batch):
     """What a router looks at: the batch's signals, or its clouds. Raises ValueError without."""
     if router.reads not in batch:
@@ -119,7 +159,17 @@ def project(equations, lam, top_k=0, atoms_per_step=1):
     return Gates(codes, chosen.indices, weights, equations.bias(codes))
 
 
-CODES = ("joint", "varpro", "sparse_varpro")
+CODES = ("joint", "varpro", "sparse_varpro", "surface")
+
+
+def _surface_weights(config):
+    """config.loss.surface, checked. Raises ValueError naming a key."""
+    if "surface" not in config.loss:
+        raise ValueError("train.codes: 'surface' is for shapes, such as configs/sdf.py has")
+    for key, weight in config.loss.surface.items():
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"loss.surface.{key}: {weight}; allowed: a finite number, 0 or more")
+    return config.loss.surface.to_dict()
 
 
 def build_strategy(config, objective):
@@ -130,12 +180,12 @@ def build_strategy(config, objective):
         raise ValueError(
             f"train.codes: {codes!r} is unknown, did you mean {near!r}? allowed: {', '.join(CODES)}"
         )
-    if codes == "joint":
+    if codes in ("joint", "surface"):
         if router.kind == "none":
             raise ValueError(
-                "router.kind: 'none' gives no codes to train; train.codes=joint needs a router"
+                f"router.kind: 'none' gives no codes to train; train.codes={codes} needs a router"
             )
-        return Joint(objective)
+        return Joint(objective) if codes == "joint" else Surface(_surface_weights(config))
     if router.kind == "codebook":
         raise ValueError(
             f"router.kind: a codebook stores codes, train.codes={codes} solves them; "

@@ -3,13 +3,13 @@
 import numpy as np
 
 from nid_jax import metrics
-from nid_jax.run import meshing, movies, pictures, rendering
+from nid_jax.geometry import shading
+from nid_jax.geometry.mesh import EXPORTED
+from nid_jax.run import meshing, movies, pictures, rendering, viewer
 from nid_jax.run.artefacts import atomic_folder, file_name
 
-# Shapes whose meshes the report shows.
+# Shapes that the report's page can turn.
 _VIEWED = 3
-# Samples along each axis of a mesh that is only looked at.
-_VIEWED_SIDE = 64
 
 
 def check(config_mesh):
@@ -18,9 +18,8 @@ def check(config_mesh):
         raise ValueError(
             f"fit.mesh.resolution: {config_mesh.resolution}; allowed: 0 (the signals'), 2 or more"
         )
-    allowed = [suffix[1:] for suffix in meshing.SUFFIXES]
-    if config_mesh.format not in allowed:
-        raise ValueError(f"fit.mesh.format: {config_mesh.format!r}; allowed: {', '.join(allowed)}")
+    if config_mesh.format not in EXPORTED:
+        raise ValueError(f"fit.mesh.format: {config_mesh.format!r}; allowed: {', '.join(EXPORTED)}")
     for key in ("threshold", "samples"):
         if config_mesh[key] <= 0:
             raise ValueError(f"fit.mesh.{key}: {config_mesh[key]}; allowed: above 0")
@@ -53,10 +52,10 @@ def surface_metrics(meshes, truths, config_mesh):
 
 
 def write_surfaces(folder, model, fitted, measured, layout, config_fit):
-    """meshes/ and shaded.png in a fit's folder. -> numbers for its metrics.json.
+    """meshes/, views/ and shaded.png in a fit's folder. -> numbers for its metrics.json.
 
     Meshes are in the units that the shapes came in; shaded.png shows the first shapes, truth beside
-    reconstruction where the truth is known.
+    reconstruction where the truth is known; views are simplified ones for the report's page.
     """
     wanted = config_fit.mesh
     check(wanted)
@@ -65,14 +64,12 @@ def write_surfaces(folder, model, fitted, measured, layout, config_fit):
     count = len(meshes)
     names, maps = layout["names"][:count], layout["surface"]["denormalise"][:count]
     meshing.write_meshes(folder / "meshes", meshes, names, f".{wanted.format}", maps)
+    views = [viewer.viewable(mesh) for mesh in meshes[:_VIEWED]]
+    meshing.write_meshes(folder / "views", views, names[:_VIEWED], ".glb")
     truths = [measured.mesh(index) if measured.mesh else None for index in range(count)]
     shown = min(count, config_fit.num_pictures)
     if shown:
-        known = truths[:shown] if all(truth is not None for truth in truths[:shown]) else None
-        from nid_jax.geometry import shading
-
-        sheet = shading.sheet(known, meshes[:shown], names[:shown])
-        pictures.save_png(folder / "shaded.png", sheet)
+        pictures.save_png(folder / "shaded.png", _sheet(truths[:shown], meshes[:shown], names))
     scores = surface_metrics(meshes, truths, wanted)
     means = {name: float(np.nanmean(values)) for name, values in scores.items()}
     return {
@@ -83,6 +80,13 @@ def write_surfaces(folder, model, fitted, measured, layout, config_fit):
     }
 
 
+def _sheet(truths, meshes, names):
+    """Truth, reconstruction and error, or reconstructions alone where a truth is not known."""
+    if all(truth is not None and len(truth.faces) for truth in truths):
+        return shading.sheet(truths, meshes, names[: len(meshes)])
+    return np.concatenate(list(shading.frames(meshes)), 1)
+
+
 def render_surfaces(folder, model, fitted, layout, resolution, config, window=None):
     """RENDER/0000_NAME.ply and .png of every shape of a fit. -> how many have a surface."""
     meshes = meshes_of(model, fitted, layout, resolution, window)
@@ -91,9 +95,7 @@ def render_surfaces(folder, model, fitted, layout, resolution, config, window=No
     written = meshing.write_meshes(folder, meshes, names, suffix, maps)
     for number, (mesh, name) in enumerate(zip(meshes, names, strict=True)):
         if len(mesh.faces):
-            from nid_jax.geometry import shading
-
-            picture = shading.shaded(mesh)
+            picture = shading.shade(mesh)
             pictures.save_png(folder / f"{file_name(number, name)}.png", picture)
     return len(written)
 
@@ -105,6 +107,4 @@ def write_sequence(folder, model, fitted, resolution, layout):
         for number, mesh in enumerate(meshes):
             if len(mesh.faces):
                 meshing.write_mesh(temporary / f"{number:05d}.ply", mesh)
-    from nid_jax.geometry import shading
-
     movies.write_movie(folder.with_name(f"{folder.name}.gif"), shading.frames(meshes))

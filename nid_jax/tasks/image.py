@@ -5,28 +5,41 @@ the truth, with noise on request (config.data.noise).
 """
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 
 from nid_jax import data, losses, metrics
 from nid_jax.coding import operators
+from nid_jax.metrics import perceptual
 from nid_jax.tasks.task import Measured, Task
 
 
 def build(config):
     """The image task that a config describes. Raises ValueError naming a key that is wrong."""
+    path = config.eval.get("lpips", "")
+    weights = perceptual.load_weights(path) if path else None
     return Task(
         name=config.task,
-        open=lambda split: data.open_collection(config.data, split, config.seed),
+        open=lambda split: opened(config, split, weights),
         batches=lambda collection: batches(collection, config),
         learned_from=sampled,
         measure=lambda collection: measured(collection, config),
         objective=losses.Objective.from_config(config.loss),
         assemble=assemble,
         layout=layout,
-        metrics=image_metrics,
+        metrics=functools.partial(image_metrics, weights=weights),
     )
+
+
+def opened(config, split, weights):
+    """The signals of a split; ValueError where LPIPS is asked for and cannot score them."""
+    collection = data.open_collection(config.data, split, config.seed)
+    if weights is not None:
+        shape = (len(collection), *layout(collection)["grid"], collection.shape[-1])
+        perceptual.check_images(shape, weights.network)
+    return collection
 
 
 def batches(collection, config):
@@ -102,16 +115,19 @@ def assemble(values, layout, scale=1):
     return np.stack([data.stitch(piece, *scaled, layout["overlap"] * scale) for piece in pieces])
 
 
-def image_metrics(reconstruction, truth, measured=None):
+def image_metrics(reconstruction, truth, measured=None, weights=None):
     """PSNR and SSIM of every image, clipped to [0, 1] as it would be saved.
 
-    Where `measured` knows of holes, also psnr_hole, the PSNR inside them.
+    With LpipsWeights also lpips. Where `measured` knows of holes, also psnr_hole, the PSNR inside
+    them.
     """
     clipped = np.clip(reconstruction, 0, 1)
     scores = {
         "psnr": np.asarray(metrics.psnr(clipped, truth)),
         "ssim": np.asarray(metrics.ssim(clipped, truth)),
     }
+    if weights is not None:
+        scores["lpips"] = np.asarray(metrics.lpips(clipped, truth, weights))
     holes = [measured.hole(i) if measured and measured.hole else None for i in range(len(truth))]
     if holes and all(hole is not None and hole.any() for hole in holes):
         errors = np.square(clipped - truth)

@@ -270,7 +270,7 @@ def surfaces(workdir):
     artefacts.write_json(folder / "metrics.json", metrics)
     for number, name in enumerate(["ball", "box", "ring", "rest"]):
         mesh = trimesh.creation.icosphere(subdivisions=1, radius=0.5)
-        export_mesh(mesh, folder / "meshes" / f"{number:04d}_{name}.glb")
+        export_mesh(mesh, folder / "views" / f"{number:04d}_{name}.glb")
     pictures.save_png(folder / "shaded.png", np.full((20, 30, 3), 0.5))
     return workdir
 
@@ -295,7 +295,7 @@ def test_surfaces_are_measured_pictured_and_can_be_turned(surfaces):
 def test_what_is_wrong_with_surfaces_is_said(surfaces):
     folder = surfaces / "fits" / "shapes"
     (folder / "shaded.png").unlink()
-    (folder / "meshes" / "0001_box.glb").write_bytes(b"no mesh")
+    (folder / "views" / "0001_box.glb").write_bytes(b"no mesh")
     words = _words(_read(report.write_report(surfaces))[1])
     assert "No shaded.png in shapes/." in words
     assert "0001_box.glb: cannot be read" in words
