@@ -40,11 +40,11 @@ CASES = [(path, variant) for path in CONFIGS for variant in variants(path)]
 
 def signal_shape(config):
     """Shape of one signal; from the config where the data may not be on this machine."""
-    if config.data.name in ("faces", "photos", "phantoms", "clip"):
+    if config.data.name in ("faces", "photos", "phantoms", "clip", "shapes"):
         task = tasks.build(config)
         seen = task.learned_from(task.open("test"))
         return (*seen.grid_shape, seen.channels)
-    return (*config.data.size, 3)
+    return (*config.data.size, 1 if config.task == "sdf" else 3)
 
 
 @pytest.mark.parametrize(("path", "variant"), CASES, ids=lambda v: getattr(v, "stem", v))
@@ -55,7 +55,8 @@ def test_variant_builds(path, variant):
     fitting.check(config)
     # Also where the data are not here, what the config asks of them must be possible.
     assert splitting.configured_crop(config.data) == config.data.crop
-    assert (splitting.configured_size(config.data) or ()) == config.data.size
+    dims = 3 if config.task == "sdf" else 2
+    assert (splitting.configured_size(config.data, dims) or ()) == config.data.size
     shape = signal_shape(config)
     # Abstractly: the paper's model alone would take most of a small machine's memory.
     model = nnx.eval_shape(lambda: build_model(config, shape, 10, config.seed))

@@ -251,7 +251,7 @@ def interpolate(context):
     else:
         gates = rendering.gates_of(codes, bias)
         values = rendering.render(model.dictionary, gates, shape, window, config.render.chunk)
-        _save_frames(target, task.assemble(values, layout, scale=config.render.scale), (".gif",))
+        _save_frames(target, task.assemble(values, layout, scale=config.render.scale), ("gif",))
     print(f"{wanted.frames} signals from {wanted.start} to {wanted.end}: {target}")
 
 
