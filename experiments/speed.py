@@ -4,7 +4,8 @@
 
 Writes table.md, metrics.json and figure.png. Every time stands beside its floor: the operations of
 its matrix products over this machine's rate of them plus its sines over the rate of those, or the
-bytes it must move where that takes longer.
+bytes it must move where that takes longer. With --peer=torch it is measured beside PyTorch instead:
+see torch_peer.py.
 """
 
 import dataclasses
@@ -610,10 +611,17 @@ def run(scale_name, output):
 
 def main(argv):
     del argv
-    run(SCALE.value, Path(OUTPUT.value))
+    if PEER.value == "torch":
+        # Here, as nothing else of this library's needs PyTorch.
+        import torch_peer
+
+        torch_peer.run(SCALE.value, Path(OUTPUT.value))
+    else:
+        run(SCALE.value, Path(OUTPUT.value))
 
 
 if __name__ == "__main__":
     SCALE = flags.DEFINE_enum("scale", "cpu", list(SCALES), "How much to measure.")
     OUTPUT = flags.DEFINE_string("output", "runs/speed", "Folder of the table and the figure.")
+    PEER = flags.DEFINE_enum("peer", "", ["", "torch"], "What to measure beside.")
     app.run(main)
