@@ -51,7 +51,7 @@ class Problem:
         return self.router.gates(None, self.signals, top_k=self.top_k)
 
 
-def solve(dictionary, operator, measurements, method, **arguments):
+def solve(dictionary, operator, measurements, method, /, **arguments):
     """Codes of S signals from what was measured of them, with the dictionary frozen.
 
     dictionary, operator: see `fields.dictionary` and `coding.operators`; measurements [S, M, C];

@@ -33,7 +33,7 @@ class CloudCollection:
     def __getitem__(self, index):
         raise ValueError(
             f"{self.title}: point clouds hold no distances; use fit.samples.seen=cloud with "
-            "fit.solver=surface or router, and train.codes=surface"
+            "fit.solver=surface, and train.codes=surface"
         )
 
     def truth(self, index):

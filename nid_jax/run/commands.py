@@ -61,11 +61,14 @@ def run(context):
     if context.config.fit.solver == "gaussian" and not context.config.prior.num_signals:
         raise ValueError("prior.num_signals: 0 learns no prior; fit.solver=gaussian needs one")
     # A bad file among the signals to fit should not come to light after hours of training.
-    held_out = check_fit(context, context.build_task(context.config), context.config)
+    task = context.build_task(context.config)
+    held_out = check_fit(context, task, context.config)
+    seen = task.measure(held_out)
+    read = seen.cloud if seen.values is None else held_out.__getitem__
     count = context.config.fit.num_signals or len(held_out)
     if 4 * count * math.prod(held_out.shape) <= _READ_BYTES:
         for index in range(min(count, len(held_out))):
-            held_out[index]
+            read(index)
     train(context)
     return fit(context, announced=True)
 

@@ -90,6 +90,8 @@ def check(config):
         if wanted[key] < 0:
             raise ValueError(f"fit.{key}: {wanted[key]}; allowed: 0 or more")
     refining.check(wanted)
+    if "mesh" in wanted:
+        surfaces.check(wanted.mesh)
     if wanted.uncertainty and wanted.solver != "gaussian":
         raise ValueError(
             f"fit.uncertainty: true, but fit.solver={wanted.solver}; allowed: fit.solver=gaussian"
@@ -100,7 +102,7 @@ def check(config):
     if routed and router in ("codebook", "none"):
         raise ValueError(
             f"{routed[0]}: router.kind={router} predicts no codes of new signals; allowed: linear, "
-            "conv, resnet"
+            "conv, resnet, point"
         )
     for key in ("steps", "dense_steps", "learning_rate"):
         if options.get(key, 0) < 0:
@@ -109,6 +111,17 @@ def check(config):
 
 def check_measured(config, measured):
     """Raise ValueError, naming the key, for a fit that these measurements do not allow."""
+    solver, on_clouds = config.fit.solver, config.fit.solver in CLOUD_METHODS
+    if on_clouds and measured.cloud is None:
+        raise ValueError(
+            f"fit.solver: {solver} reads points on surfaces and their normals, which these signals "
+            "lack"
+        )
+    if measured.values is None and not on_clouds:
+        raise ValueError(
+            f"fit.solver: {solver} needs measurements, of which there are none; allowed without: "
+            f"{', '.join(CLOUD_METHODS)}"
+        )
     refining.check_measured(config.fit, measured)
 
 

@@ -189,7 +189,7 @@ def build_strategy(config, objective):
     if router.kind == "codebook":
         raise ValueError(
             f"router.kind: a codebook stores codes, train.codes={codes} solves them; "
-            "allowed: none, linear, conv, resnet"
+            "allowed: none, linear, conv, resnet, point"
         )
     if config.train.lam <= 0:
         raise ValueError(f"train.lam: {config.train.lam}; allowed: above 0")

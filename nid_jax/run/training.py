@@ -173,6 +173,10 @@ def check(config):
         if value < least:
             name = f"{group}.{key}".strip(".")
             raise ValueError(f"{name}: {value}; allowed: {least} or more")
+    if config.train.codes == "surface" and config.train.reseed_every:
+        raise ValueError(
+            "train.reseed_every: 0 is wanted by train.codes=surface: no value is known"
+        )
 
 
 def _check_training(config, operator):

@@ -10,6 +10,7 @@ from nid_jax.coding import operators
 from nid_jax.fields.coordinates import grid
 from nid_jax.tasks.task import Measured, Task
 
+SOURCES = ("shapes", "volumes", "pointcloud")
 SEEN = ("grid", "view", "cloud")
 
 
@@ -32,14 +33,23 @@ def build(config):
 def check(config):
     """Raise ValueError, naming the key, for measurements that cannot be."""
     wanted = config.fit.samples
+    if config.data.name not in SOURCES:
+        raise ValueError(f"data.name: {config.data.name!r}; allowed: {', '.join(SOURCES)}")
+    for key, value, allowed in (
+        ("data.patch.size", config.data.patch.size, 0),
+        ("data.noise.kind", config.data.noise.kind, "none"),
+        ("operator.kind", config.operator.kind, "sample"),
+        ("train.chunks", config.train.chunks, "random"),
+        ("fit.refine.kind", config.fit.refine.kind, "none"),
+    ):
+        if value != allowed:
+            raise ValueError(f"{key}: {value!r}; allowed for shapes: {allowed}")
     if wanted.seen not in SEEN:
         raise ValueError(f"fit.samples.seen: {wanted.seen!r}; allowed: {', '.join(SEEN)}")
     if not 0 < wanted.fraction <= 1:
         raise ValueError(f"fit.samples.fraction: {wanted.fraction}; allowed: above 0, to 1")
     if wanted.cloud_points < 0:
         raise ValueError(f"fit.samples.cloud_points: {wanted.cloud_points}; allowed: 0 or more")
-    if config.train.chunks != "random":
-        raise ValueError(f"train.chunks: {config.train.chunks!r}; allowed for shapes: random")
     if wanted.view not in data.VIEWS:
         raise ValueError(f"fit.samples.view: {wanted.view!r}; allowed: {', '.join(data.VIEWS)}")
 

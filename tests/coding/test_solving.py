@@ -7,7 +7,7 @@ from flax import nnx
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import sample
 from nid_jax.coding.prior import fit_prior
-from nid_jax.coding.solving import METHODS, solve
+from nid_jax.coding.solving import CLOUD_METHODS, METHODS, solve
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import Identity
@@ -40,7 +40,7 @@ def router():
     return Conv(EXPERTS, CHANNELS, SHAPE, 4, rngs=nnx.Rngs(1))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in CLOUD_METHODS])
 def test_every_method_answers_in_one_form(method, dictionary, problem, router):
     signals, codes, bias, prior = problem
     measurements = signals.reshape(SIGNALS, -1, CHANNELS)
@@ -115,3 +115,21 @@ def test_what_a_method_lacks_is_named(method, arguments, words, dictionary, prob
         arguments = {"router": Codebook(3, EXPERTS, CHANNELS, rngs=nnx.Rngs(0))}
     with pytest.raises(ValueError, match=words):
         solve(dictionary, sample(SHAPE), measurements, method, **arguments)
+
+
+def test_clouds_are_what_a_solver_of_surfaces_reads():
+    """And its own option `method` is not taken for the name of the solver."""
+    solid = SharedDictionary(Identity(2), EXPERTS, 1, 2, 24, "sine", 3.0, rngs=nnx.Rngs(2))
+    angle = np.random.default_rng().uniform(0, 2 * np.pi, 80)
+    normals = np.stack([np.cos(angle), np.sin(angle)], 1)
+    clouds = np.concatenate([0.5 * normals, normals], 1)[None].astype(np.float32)
+    solution = solve(
+        solid, None, None, "surface", clouds=clouds, method="gauss-newton", iterations=3
+    )
+    assert solution.codes.shape == (1, EXPERTS)
+    values = np.asarray(solid.basis(clouds[0, :, :2]))[..., 0] @ solution.codes[0]
+    assert np.abs(values + solution.bias[0]).mean() < 0.1
+    with pytest.raises(ValueError, match="needs clouds"):
+        solve(solid, None, None, "surface")
+    with pytest.raises(ValueError, match="ridge needs measurements; allowed without: surface"):
+        solve(solid, None, None, "ridge", clouds=clouds)

@@ -1,0 +1,317 @@
+"""The task of shapes through the command line: what it writes, draws, finds and refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import imageio.v3
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs" / "sdf.py"
+# Lamps are thick enough for 16 samples a side, and far distances hold more of them than near ones.
+SMALL = (
+    f"--config={CONFIG}:smoke",
+    "--config.data.shapes.families=lamps",
+    "--config.data.truncation=0.3",
+    "--config.dictionary.num_experts=64",
+    "--config.dictionary.width=64",
+    "--config.dictionary.embedding.size=64",
+    "--config.train.steps=30",
+    "--config.fit.mesh.samples=500",
+)
+
+
+@pytest.fixture(scope="module")
+def trained(call, tmp_path_factory):
+    """A workdir with a small dictionary of lamps and a fit of two; read it, or fit into it."""
+    workdir = tmp_path_factory.mktemp("sdf") / "run"
+    result = call(*SMALL, f"--workdir={workdir}")
+    assert result.code == 0, result.err
+    (workdir / "stdout").write_text(result.out)
+    return workdir
+
+
+@pytest.fixture
+def on_trained(call, trained):
+    """on_trained(mode, *options) -> Result of a command on that workdir."""
+
+    def run(mode, *options):
+        words = (f"--config.{option}" for option in options)
+        return call(*SMALL, f"--workdir={trained}", f"--mode={mode}", *words)
+
+    return run
+
+
+@pytest.fixture
+def fitted(on_trained, trained):
+    """fitted(name, *options) -> the metrics of a fit of that name."""
+
+    def run(name, *options):
+        result = on_trained("fit", f"fit.name={name}", *options)
+        assert result.code == 0, result.err
+        return json.loads((trained / "fits" / name / "metrics.json").read_text())
+
+    return run
+
+
+def codes_of(folder):
+    with np.load(folder / "codes.npz") as stored:
+        return stored["codes"], stored["bias"]
+
+
+def test_a_fit_leaves_codes_scores_meshes_and_pictures(trained):
+    folder = trained / "fits" / "test"
+    names = ["lamp_1000000", "lamp_1000001"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "codes.npz",
+        "meshes",
+        "metrics.json",
+        "shaded.png",
+        "views",
+    ]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["task"] == "sdf"
+    assert metrics["layout"]["names"] == names
+    assert (metrics["empty_meshes"], metrics["mesh_resolution"]) == (0, 24)
+    # Two blobs in the same place have something in common; the same blob all.
+    assert 0.3 < metrics["iou"] < 1
+    assert metrics["iou"] == pytest.approx(np.mean(metrics["iou_per_signal"]))
+    assert 0 < metrics["sdf_error"] < 0.05
+    assert 0 < metrics["chamfer"] < 0.2
+    assert len(metrics["chamfer_per_signal"]) == 2
+    for number, name in enumerate(names):
+        mesh = trimesh.load(folder / "meshes" / f"{number:04d}_{name}.ply")
+        assert len(mesh.faces) > 50
+        # A lamp is taller than wide, and stands in the middle of the cube.
+        assert np.abs(mesh.vertices).max() <= 1
+        view = trimesh.load(folder / "views" / f"{number:04d}_{name}.glb", force="mesh")
+        assert len(view.faces)
+    with Image.open(folder / "shaded.png") as picture:
+        assert np.asarray(picture).std() > 5
+    out = (trained / "stdout").read_text()
+    assert "IoU  chamfer  normals" in out
+    assert "PSNR" not in out
+
+
+def test_the_scores_are_those_of_the_stored_codes(on_trained, trained):
+    """IoU from the codes, the checkpoint and the shapes' own distances, in float64."""
+    from nid_jax import data
+    from nid_jax.run import training
+    from nid_jax.run.workdir import Workdir
+
+    folder = trained / "fits" / "test"
+    codes, bias = (part.astype(np.float64) for part in codes_of(folder))
+    model, config, _, _ = training.load_model(Workdir(trained, read_only=True))
+    axis = np.linspace(-1, 1, 16)
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    basis = np.asarray(model.dictionary.basis(points.astype(np.float32)), np.float64)[..., 0]
+    inside = codes @ basis.T + bias < 0
+    collection = data.open_collection(config.data, "test", config.seed)
+    true = np.stack([collection.solid(i).distance(points) < 0 for i in range(2)])
+    iou = (inside & true).sum(1) / (inside | true).sum(1)
+    reported = json.loads((folder / "metrics.json").read_text())
+    np.testing.assert_allclose(reported["iou_per_signal"], iou, atol=0.01)
+    result = on_trained("eval")
+    assert result.code == 0, result.err
+    again = json.loads((folder / "evaluation.json").read_text())
+    assert again["iou"] == pytest.approx(reported["iou"], abs=1e-6)
+    assert again["sdf_error"] == pytest.approx(reported["sdf_error"], abs=1e-6)
+    (folder / "evaluation.json").unlink()
+
+
+def test_meshes_at_another_resolution_and_in_a_window(on_trained, trained):
+    folder = trained / "fits" / "test" / "render"
+    result = on_trained("render", "render.shape=(20,20,20)", "fit.mesh.format=obj")
+    assert result.code == 0, result.err
+    assert "2 meshes at 20 x 20 x 20 rendered" in result.out
+    kinds = sorted(path.suffix for path in folder.iterdir())
+    assert kinds == [".obj", ".obj", ".png", ".png"]
+    whole = trimesh.load(folder / "0000_lamp_1000000.obj")
+    shutil.rmtree(folder)
+    window = "render.window=((-1,1),(0,1),(-1,1))"
+    result = on_trained("render", "render.shape=(20,10,20)", window)
+    assert result.code == 0, result.err
+    upper = trimesh.load(folder / "0000_lamp_1000000.ply")
+    assert upper.vertices[:, 1].min() >= 0 > whole.vertices[:, 1].min()
+    assert upper.vertices[:, 1].max() == pytest.approx(whole.vertices[:, 1].max(), abs=0.05)
+    shutil.rmtree(folder)
+
+
+def test_shapes_between_two(on_trained, trained):
+    frames = "fit.interpolate.frames=3"
+    ends = ("fit.interpolate.start=1", "fit.interpolate.end=0")
+    result = on_trained("interpolate", "render.scale=1", frames, *ends)
+    assert result.code == 0, result.err
+    folder = trained / "fits" / "test" / "interpolate"
+    meshes = [trimesh.load(folder / "0001_0000" / f"0000{n}.ply") for n in range(3)]
+    assert on_trained("render", "render.scale=1").code == 0
+    rendered = trained / "fits" / "test" / "render"
+    for mesh, name in ((meshes[0], "0001_lamp_1000001"), (meshes[2], "0000_lamp_1000000")):
+        end = trimesh.load(rendered / f"{name}.ply")
+        np.testing.assert_allclose(mesh.vertices, end.vertices, atol=1e-5)
+    shutil.rmtree(rendered)
+    assert len(imageio.v3.imread(folder / "0001_0000.gif")) == 3
+
+
+def test_the_shapes_most_alike(on_trained, trained):
+    result = on_trained("nearest")
+    assert result.code == 0, result.err
+    target = trained / "fits" / "test" / "nearest.json"
+    found = json.loads(target.read_text())
+    assert found["among"] == "test"
+    # Of two, each is the other's neighbour, at the same distance.
+    ((first,), (second,)) = (found["nearest"][f"lamp_100000{n}"] for n in (0, 1))
+    assert (first["name"], second["name"]) == ("lamp_1000001", "lamp_1000000")
+    assert first["distance"] == pytest.approx(second["distance"], rel=1e-4)
+    assert first["distance"] > 0
+    assert "lamp_1000001" in result.out
+    target.unlink()
+
+
+@pytest.mark.slow
+def test_the_training_shapes_most_alike(on_trained, fitted, trained):
+    fitted("known", "fit.split=train", "fit.num_pictures=0")
+    result = on_trained("nearest", "fit.nearest.among=known", "fit.nearest.count=3")
+    assert result.code == 0, result.err
+    target = trained / "fits" / "test" / "nearest.json"
+    rows = json.loads(target.read_text())["nearest"].values()
+    for row in rows:
+        assert len({entry["name"] for entry in row}) == 3
+        assert all(entry["name"].startswith("lamp_0000") for entry in row)
+        distances = [entry["distance"] for entry in row]
+        assert distances == sorted(distances)
+    target.unlink()
+
+
+@pytest.mark.slow
+def test_a_part_of_the_grid_and_one_side_of_it(fitted):
+    whole = fitted("whole", "fit.num_pictures=0")
+    part = fitted("part", "fit.samples.fraction=0.2", "fit.num_pictures=0")
+    assert part["iou"] == pytest.approx(whole["iou"], abs=0.25)
+    assert part["iou_per_signal"] != whole["iou_per_signal"]
+    few = fitted("few", "fit.samples.fraction=0.001", "fit.num_pictures=0")
+    assert few["sdf_error"] > whole["sdf_error"]
+    # The far side is not measured, so what is known of it is the prior's.
+    seen = {"front": None, "above": None}
+    for view in seen:
+        options = ("fit.samples.seen=view", f"fit.samples.view={view}", "fit.num_pictures=0")
+        seen[view] = fitted(view, *options)
+        assert seen[view]["sdf_error"] > whole["sdf_error"]
+    assert seen["front"]["iou_per_signal"] != seen["above"]["iou_per_signal"]
+
+
+@pytest.mark.parametrize("seen", [pytest.param("grid", marks=pytest.mark.slow), "cloud"])
+def test_codes_from_clouds_alone(fitted, seen):
+    """Where a grid is measured as well, it is not looked at."""
+    options = ("fit.solver=surface", "fit.samples.cloud_points=200", "fit.num_pictures=0")
+    metrics = fitted(f"surface_{seen}", f"fit.samples.seen={seen}", *options)
+    assert metrics["iou"] > 0.3
+    assert metrics["chamfer"] < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("fit.solver=ridge", "fit.ridge.lam=1e-3"),
+        ("fit.solver=omp", "fit.top_k=16"),
+        ("fit.solver=robust", "fit.robust.steps=50"),
+        ("fit.solver=gradient", "fit.gradient.steps=200", "fit.gradient.learning_rate=0.01"),
+        ("fit.solver=ridge", "fit.ridge.lam=1e-3", "fit.samples.seen=view"),
+        ("fit.solver=surface", "fit.surface.method=gradient", "fit.samples.seen=cloud"),
+    ],
+)
+def test_every_solver_takes_points_of_space(fitted, options):
+    metrics = fitted("solver", "fit.num_pictures=0", *options)
+    assert np.isfinite(metrics["residual"])
+    assert metrics["sdf_error"] < 0.06
+
+
+@pytest.mark.slow
+def test_a_router_reads_clouds(call, tmp_path):
+    options = ("--config.router.kind=point", "--config.router.width=16")
+    few = ("--config.train.cloud_points=64", "--config.train.near=0.5")
+    arguments = (*SMALL, f"--workdir={tmp_path / 'run'}", *options, *few)
+    result = call(*arguments, "--config.fit.solver=router", "--config.fit.num_pictures=0")
+    assert result.code == 0, result.err
+    metrics = json.loads((tmp_path / "run" / "fits" / "test" / "metrics.json").read_text())
+    assert metrics["solver"] == "router"
+    assert metrics["sdf_error"] < 0.2
+    start = ("--config.fit.solver=surface", "--config.fit.surface.init=router")
+    result = call(*arguments, "--mode=fit", *start, "--config.fit.samples.seen=cloud")
+    assert result.code == 0, result.err
+    # Without clouds in its steps it has nothing to read.
+    again = (*SMALL, *options, f"--workdir={tmp_path / 'other'}")
+    complaint = call(*again, "--config.train.cloud_points=0")
+    assert complaint.code == 2
+    assert "train.cloud_points above 0" in complaint.err
+    assert not (tmp_path / "other").exists()
+
+
+WRONG_TRAINING = [
+    ("train.chunks=exhaustive", "train.chunks: 'exhaustive'; allowed for shapes: random"),
+    ("data.shapes.families=lamp", "'lamp' is unknown, did you mean 'lamps'?"),
+    ("data.size=(16,16,8)", "data.size: (16, 16, 8); allowed: three equal whole numbers"),
+    ("data.size=(16,16)", "data.size=(16, 16): must be 3 whole numbers"),
+    ("data.truncation=-1", "data.truncation: -1.0; allowed: 0 (none) or more"),
+    ("data.name=faces", "data.name: 'faces'; allowed: shapes, volumes, pointcloud"),
+    ("data.patch.size=8", "data.patch.size: 8; allowed for shapes: 0"),
+    ("data.noise.kind=gaussian", "data.noise.kind: 'gaussian'; allowed for shapes: none"),
+    ("operator.kind=blur", "operator.kind: 'blur'; allowed for shapes: sample"),
+    ("train.near=2", "train.near: 2"),
+    ("train.batch_size=9", "train.batch_size=9: must be from 1 to 8"),
+    ("train.codes=surface", "router.kind: 'none' gives no codes to train"),
+    # What is only needed after training, but would be a pity to learn then.
+    ("fit.samples.seen=all", "fit.samples.seen: 'all'; allowed: grid, view, cloud"),
+    ("fit.samples.fraction=0", "fit.samples.fraction: 0.0; allowed: above 0, to 1"),
+    ("fit.samples.view=top", "fit.samples.view: 'top'; allowed: left, right, below"),
+    ("fit.samples.cloud_points=-1", "fit.samples.cloud_points: -1; allowed: 0 or more"),
+    ("fit.samples.seen=cloud", "fit.solver: gaussian needs measurements"),
+    ("fit.refine.kind=grid", "fit.refine.kind: 'grid'; allowed for shapes: none"),
+    ("fit.mesh.format=vrml", "fit.mesh.format: 'vrml'; allowed: "),
+    ("fit.mesh.resolution=1", "fit.mesh.resolution: 1; allowed: 0 (the signals'), 2 or more"),
+    ("fit.mesh.samples=0", "fit.mesh.samples: 0; allowed: above 0"),
+    ("fit.mesh.threshold=0", "fit.mesh.threshold: 0.0; allowed: above 0"),
+]
+
+
+@pytest.mark.parametrize(("option", "expected"), WRONG_TRAINING)
+def test_values_that_are_wrong_write_nothing(call, option, expected, tmp_path):
+    result = call(*SMALL, f"--workdir={tmp_path / 'run'}", f"--config.{option}")
+    assert expected in result.complaint()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "option", "expected"),
+    [
+        ("interpolate", "fit.interpolate.start=2", "fit.interpolate.start: 2; the fit has signals"),
+        ("interpolate", "fit.interpolate.end=-1", "fit.interpolate.end: -1; the fit has signals"),
+        ("interpolate", "fit.interpolate.frames=1", "fit.interpolate.frames: 1; allowed: 2"),
+        ("nearest", "fit.nearest.count=0", "fit.nearest.count: 0; allowed: 1 or more"),
+        ("nearest", "fit.nearest.among=none", "fits/none/codes.npz: no such fit"),
+        ("render", "fit.mesh.format=vrml", "fit.mesh.format: 'vrml'"),
+        ("render", "render.shape=(9,9)", "render.shape: (9, 9); allowed: 3 whole numbers"),
+        ("fit", "fit.surface.method=newton", "fit.surface.method"),
+        ("fit", "fit.surface.init=midle", "fit.surface.init"),
+        ("fit", "fit.samples.cloud_points=5", "5"),
+    ],
+)
+def test_commands_that_cannot_be(on_trained, trained, mode, option, expected):
+    further = ("fit.solver=surface", "fit.name=wrong") if mode == "fit" else ()
+    result = on_trained(mode, option, *further)
+    assert expected in result.err
+    assert result.code == 2
+    assert result.err.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in result.err
+    assert not (trained / "fits" / "wrong").exists()
+
+
+def test_pictures_have_no_clouds(call, tiny, tmp_path):
+    result = call(*tiny, f"--workdir={tmp_path / 'run'}", "--config.fit.solver=surface")
+    assert "fit.solver: surface reads points on surfaces" in result.complaint()
+    assert not (tmp_path / "run").exists()
