@@ -1,5 +1,6 @@
 """Oriented point clouds from .xyz and .ply files: points on surfaces and their normals."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -81,14 +82,18 @@ def read_cloud(path):
 
 def _read_xyz(path):
     try:
-        rows = np.loadtxt(path, ndmin=2, dtype=np.float64)
+        with warnings.catch_warnings():
+            # Of a file without lines, which is said below.
+            warnings.simplefilter("ignore", UserWarning)
+            rows = np.loadtxt(path, ndmin=2, dtype=np.float64)
     except (ValueError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: cannot be read as lines of numbers ({reason})") from error
-    if rows.shape[1] != 6:
+    if rows.size and rows.shape[1] != 6:
         raise ValueError(
             f"{path}: {rows.shape[1]} numbers a line; expected 6: x y z and the normal nx ny nz"
         )
+    rows = rows.reshape(-1, 6)
     return rows[:, :3], rows[:, 3:]
 
 
@@ -100,10 +105,15 @@ def _read_ply(path):
         raise ValueError(f"{path}: cannot be read as PLY ({reason})") from error
     raw = loaded.metadata.get("_ply_raw", {}).get("vertex", {}).get("data")
     names = ("nx", "ny", "nz")
-    if raw is None or raw.dtype.names is None or not set(names) <= set(raw.dtype.names):
+    # A record array of a binary file, a dict of columns of one written as text.
+    known = set() if raw is None else set(raw if isinstance(raw, dict) else raw.dtype.names or ())
+    if not set(names) <= known:
         raise ValueError(f"{path}: has no normals; expected the vertex properties nx, ny, nz")
-    points = np.stack([raw[name] for name in ("x", "y", "z")], 1).astype(np.float64)
-    return points, np.stack([raw[name] for name in names], 1).astype(np.float64)
+
+    def columns(*keys):
+        return np.stack([np.asarray(raw[key], np.float64).reshape(-1) for key in keys], 1)
+
+    return columns("x", "y", "z"), columns(*names)
 
 
 def open_pointcloud(config, split, seed):

@@ -57,11 +57,17 @@ def check(config):
 def batches(collection, config):
     """Points, values there and clouds of config.train.batch_size shapes a step.
 
-    Where training learns from surfaces (train.codes=surface) no value is read.
+    Where training learns from surfaces (train.codes=surface) no value is read. Raises ValueError
+    naming prior.num_signals where none is known.
     """
     wanted = config.train
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     common = (collection, wanted.batch_size, config.seed, wanted.points)
+    if config.data.name == "pointcloud" and config.prior.num_signals:
+        raise ValueError(
+            f"prior.num_signals: {config.prior.num_signals}; allowed for data.name=pointcloud, "
+            "which holds no distances: 0"
+        )
     if wanted.codes == "surface":
         return data.cloud_batches(*common, wanted.cloud_points, **processes)
     return data.point_batches(
