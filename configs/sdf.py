@@ -34,6 +34,8 @@ def get_config(variant="cpu"):
             "margin": 0.1,
         }
     )
+    # copies of every training shape, each axis stretched in so many pieces by exp(strength * normal)
+    config.data.augment.update({"warps": 0, "strength": 0.2, "pieces": 4})
     config.router.update({"point_features": 6})
     # of the grid, from which the prior's codes are solved; 0: all
     config.prior.points = 0

@@ -27,6 +27,7 @@ from nid_jax.data.tfds_source import PREFIX, open_celeb_a, open_cifar10, open_tf
 from nid_jax.data.video import open_clip, open_video
 from nid_jax.data.views import VIEWS, visible_points
 from nid_jax.data.volumes import open_volumes
+from nid_jax.data.warps import WarpedVolumes
 
 __all__ = [
     "ArrayCollection",
@@ -77,8 +78,8 @@ def open_collection(config, split, seed):
     config: the `data` part of a config; split: 'train' or 'test'; seed: the run's, for random
     splits, crops and augmentation. In order: the source data.name opens data.root and brings its
     pictures to data.size; the first data.num_train or data.num_test signals are kept (0: all); the
-    train split is augmented (data.augment); signals are cut to patches (data.patch.size above 0:
-    a PatchCollection, whose .stitch puts them together again).
+    train split is augmented (data.augment: mirrored, shifted, volumes warped); signals are cut to
+    patches (data.patch.size above 0: a PatchCollection, whose .stitch puts them together again).
     Raises ValueError or FileNotFoundError naming the key or file and what is allowed.
     """
     if split not in SPLITS:
@@ -86,6 +87,10 @@ def open_collection(config, split, seed):
     collection = _opener(config.name)(config, split, seed)
     collection = limited(collection, config, split)
     augment, patch = config.augment, config.patch
+    if split == "train" and augment.get("warps", 0):
+        collection = WarpedVolumes(
+            collection, augment.warps, augment.strength, augment.pieces, seed
+        )
     if split == "train" and (augment.mirror or augment.shifts):
         collection = AugmentedCollection(
             collection, augment.mirror, augment.shifts, augment.max_shift, seed

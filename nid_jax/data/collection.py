@@ -77,8 +77,10 @@ class ArrayCollection:
 # What collections may know of a signal besides its values.
 _KNOWN = (
     *("truth", "seen", "foreground", "ellipses"),
-    *("mesh", "cloud", "near", "distances", "denormalise"),
+    *("mesh", "cloud", "near", "distances", "denormalise", "untruncated"),
 )
+# What they may know of all their signals.
+_COMMON = ("truncation", "cache")
 
 
 class SubsetCollection:
@@ -98,6 +100,8 @@ class SubsetCollection:
         return self.collection[self.indices[position(index, len(self))]]
 
     def __getattr__(self, name):
+        if name in _COMMON:
+            return getattr(self.collection, name)
         if name not in _KNOWN:
             raise AttributeError(name)
         known = getattr(self.collection, name)

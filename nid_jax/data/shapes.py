@@ -230,7 +230,8 @@ class ShapeCollection:
         self.shape = (size, size, size, 1)
         self.truncation = float(truncation)
         turns = [(i % len(self.families), offset + i // len(self.families)) for i in range(count)]
-        self._turns, self._grids, self._clouds, self._nears = turns, {}, {}, {}
+        self._turns, self._grids, self._wholes = turns, {}, {}
+        self._clouds, self._nears = {}, {}
         self.names = [f"{self.families[kind][:-1]}_{number:05d}" for kind, number in turns]
         self.title = f"shapes ({', '.join(self.families)})"
 
@@ -248,10 +249,18 @@ class ShapeCollection:
         return self._cached(self._grids, index, self._sample_grid).copy()
 
     def _sample_grid(self, index):
-        values = distance_grid(self.solid(index).distance, self.shape[0])
+        values = self.untruncated(index)
         if self.truncation:
             values = np.clip(values, -self.truncation, self.truncation)
-        return values[..., None].astype(np.float32)
+        return values[..., None]
+
+    def untruncated(self, index):
+        """Distances [N, N, N] as they are."""
+        whole = self._cached(self._wholes, index, self._whole_grid)
+        return whole.copy()
+
+    def _whole_grid(self, index):
+        return distance_grid(self.solid(index).distance, self.shape[0])
 
     def distances(self, index, points):
         """Signed distances [P] of one shape at points [P, 3], not truncated."""

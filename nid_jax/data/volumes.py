@@ -36,6 +36,10 @@ class VolumeCollection:
         return read_prepared(self.paths[position(index, len(self))])
 
     def __getitem__(self, index):
+        return self._truncated(self.untruncated(index))[..., None].astype(np.float32)
+
+    def untruncated(self, index):
+        """Distances [N, N, N] as they were prepared."""
         file = self._file(index)
         values = np.asarray(file.sdf, np.float32)
         if len(values) != self.stored:
@@ -52,7 +56,7 @@ class VolumeCollection:
             places = (grid(self.shape[:-1]).astype(np.float64) + 1) / 2 * (len(values) - 1)
             values = scipy.ndimage.map_coordinates(values, places.T, order=1, mode="nearest")
             values = values.reshape(self.shape[:-1])
-        return self._truncated(values)[..., None].astype(np.float32)
+        return values
 
     def _truncated(self, values):
         return np.clip(values, -self.truncation, self.truncation) if self.truncation else values

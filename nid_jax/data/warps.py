@@ -1,0 +1,118 @@
+"""Warped copies of volumes: each axis stretched here and squeezed there, by a random monotone map.
+
+Furniture, vehicles and the like differ in the lengths of their parts along three axes far more
+than in anything else, so from a few dozen shapes this makes a thousand that might have been. A
+warped signed distance is no distance any more, but it is one near its zero, to first order, when it
+is divided by the length of its gradient; that is where truncated distances matter.
+"""
+
+import numpy as np
+import scipy.ndimage
+
+from nid_jax.data.collection import position
+
+# Slopes below and above these would make distances of next to nothing, or of anything.
+_SLOPES = (0.5, 2.0)
+
+
+class WarpedVolumes:
+    """`collection` followed by `copies` warped copies of each of its volumes, names 'x/warp1'.
+
+    collection: as `shapes.ShapeCollection`, with `untruncated`, `cloud` and `near`. strength:
+    standard deviation of the logarithm of the stretch of each of `pieces` equal parts of an axis;
+    the cube as a whole stays what it is. Copies are a function of (seed, volume, copy) alone.
+    Raises ValueError naming data.augment.warps, .strength or .pieces.
+    """
+
+    def __init__(self, collection, copies, strength, pieces, seed):
+        for key, value, least in (
+            ("warps", copies, 0),
+            ("strength", strength, 0),
+            ("pieces", pieces, 1),
+        ):
+            if not least <= value < float("inf"):
+                raise ValueError(f"data.augment.{key}: {value}; allowed: {least} or more")
+        self.collection, self.copies = collection, copies
+        self.strength, self.pieces, self.seed = strength, pieces, seed
+        self.shape, self.truncation = tuple(collection.shape), collection.truncation
+        suffixes = ["", *(f"/warp{copy + 1}" for copy in range(copies))]
+        self.names = [name + suffix for suffix in suffixes for name in collection.names]
+        self.title = f"{collection.title}, warped {copies} x {strength} x {pieces}"
+        self.cache = getattr(collection, "cache", "")
+
+    def __len__(self):
+        return len(self.names)
+
+    def _place(self, index):
+        """-> (which copy, 0 for the volume itself; which volume)."""
+        return divmod(position(index, len(self)), len(self.collection))
+
+    def knots(self, copy, original):
+        """Places [3, pieces + 1] of the copy that are at even places of the original."""
+        draw = np.random.default_rng([self.seed, 4, original, copy])
+        steps = np.exp(self.strength * draw.standard_normal((3, self.pieces)))
+        ends = np.concatenate([np.zeros((3, 1)), np.cumsum(steps, 1)], 1)
+        return 2 * ends / ends[:, -1:] - 1
+
+    def __getitem__(self, index):
+        copy, original = self._place(index)
+        if not copy:
+            return self.collection[original]
+        values = warped(self.collection.untruncated(original), self.knots(copy, original))
+        if self.truncation:
+            values = np.clip(values, -self.truncation, self.truncation)
+        return values[..., None].astype(np.float32)
+
+    def cloud(self, index):
+        """Points on the surface and their outward normals [Q, 6]."""
+        copy, original = self._place(index)
+        cloud = self.collection.cloud(original)
+        if not copy:
+            return cloud
+        knots = self.knots(copy, original)
+        points, slopes = _moved(cloud[:, :3].astype(np.float64), knots)
+        normals = cloud[:, 3:] / slopes
+        normals = normals / np.linalg.norm(normals, axis=1, keepdims=True)
+        return np.concatenate([points, normals], 1).astype(np.float32)
+
+    def near(self, index):
+        """Points [Q, 3] close to the surface and distances [Q], of copies those of their grid."""
+        copy, original = self._place(index)
+        points, distances = self.collection.near(original)
+        if not copy:
+            return points, distances
+        points, _ = _moved(points.astype(np.float64), self.knots(copy, original))
+        places = (points + 1) / 2 * (np.array(self.shape[:-1]) - 1)
+        grid = self[index][..., 0]
+        distances = scipy.ndimage.map_coordinates(grid, places.T, order=1, mode="nearest")
+        return points.astype(np.float32), distances
+
+    def denormalise(self, index):
+        """That of the volume itself."""
+        return self.collection.denormalise(self._place(index)[1])
+
+
+def _moved(points, knots):
+    """Points [P, 3] of the original in the copy, and how far each axis is stretched there."""
+    even = np.linspace(-1, 1, knots.shape[1])
+    moved = np.stack([np.interp(points[:, a], even, knots[a]) for a in range(3)], 1)
+    piece = np.clip(np.searchsorted(even, points, side="right") - 1, 0, len(even) - 2)
+    stretch = np.diff(knots, axis=1) / (even[1] - even[0])
+    return moved, np.stack([stretch[a, piece[:, a]] for a in range(3)], 1)
+
+
+def warped(values, knots):
+    """Signed distances [N, N, N] of a shape whose axes are mapped from even places to `knots`.
+
+    knots [3, K], increasing from -1 to 1. Linear between samples and divided by the length of the
+    gradient: right to first order near the surface.
+    """
+    even, places = np.linspace(-1, 1, knots.shape[1]), []
+    for axis, count in enumerate(values.shape):
+        samples = np.linspace(-1, 1, count)
+        places.append((np.interp(samples, knots[axis], even) + 1) / 2 * (count - 1))
+    mesh = np.meshgrid(*places, indexing="ij")
+    moved = scipy.ndimage.map_coordinates(values, mesh, order=1, mode="nearest")
+    spacing = [2 / (count - 1) for count in values.shape]
+    slopes = np.gradient(moved, *spacing)
+    return moved / np.clip(np.sqrt(sum(np.square(slope) for slope in slopes)), *_SLOPES)
