@@ -13,6 +13,7 @@ import functools
 import itertools
 import math
 import runpy
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -612,9 +613,14 @@ def run(scale_name, output):
 def main(argv):
     del argv
     if PEER.value == "torch":
-        # Here, as nothing else of this library's needs PyTorch.
-        import torch_peer
-
+        try:
+            # Here, as nothing else of this library's needs PyTorch.
+            import torch_peer
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            print("error: --peer=torch: PyTorch is missing: pip install torch", file=sys.stderr)
+            sys.exit(2)
         torch_peer.run(SCALE.value, Path(OUTPUT.value))
     else:
         run(SCALE.value, Path(OUTPUT.value))

@@ -16,18 +16,24 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "speed.py"
 
 
-@pytest.fixture(scope="module")
-def output(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("speed")
+def run_script(script, folder, *arguments, check=True):
+    """A script at its smallest scale, in a folder of its own. -> the finished process."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    subprocess.run(
-        [sys.executable, SCRIPT, "--scale=smoke", f"--output={folder / 'out'}"],
-        check=True,
+    return subprocess.run(
+        [sys.executable, script, "--scale=smoke", f"--output={folder / 'out'}", *arguments],
+        check=check,
         env=environment,
         cwd=folder,
         capture_output=True,
+        text=True,
         timeout=300,
     )
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("speed")
+    run_script(SCRIPT, folder)
     return folder / "out"
 
 
@@ -109,3 +115,48 @@ def test_sweeps_vary_one_size_at_a_time(speed):
     sizes = sweep.sizes()
     assert sizes[0] == {"E": 8, "P": 5, "S": 1, "H": 4, "K": 0}
     assert [(s["E"], s["P"]) for s in sizes] == [(8, 5), (16, 5), (32, 5), (8, 10)]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is here")
+def test_a_peer_that_is_not_installed_is_said_in_one_line(tmp_path):
+    done = run_script(SCRIPT, tmp_path, "--peer=torch", check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: --peer=torch: PyTorch is missing: pip install torch"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_beside_torch(tmp_path):
+    pytest.importorskip("torch")
+    run_script(SCRIPT, tmp_path, "--peer=torch")
+    folder = tmp_path / "out"
+    assert sorted(p.name for p in folder.iterdir()) == ["figure.png", "metrics.json", "table.md"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    contests = metrics["contests"]
+    # Two steps of training, two fits and two renders for each of two sizes and two activations.
+    assert len(contests) == 6 * 2 * 2
+    for contest in contests:
+        for order in ("dense", "folded"):
+            ratio = contest["ratios"][order]
+            assert 0 < ratio["least"] <= ratio["median"] <= ratio["most"]
+        # Both compute the same numbers, or their times compare nothing.
+        assert all(difference < 1e-5 for difference in contest["differences"].values())
+    # Only a fit that needs no pixel has nothing to be compared with number by number.
+    silent = {contest["what"] for contest in contests if not contest["differences"]}
+    assert silent == {"fit step, ours on the Gram matrix"}
+
+
+@pytest.mark.slow
+def test_memory_of_a_step(tmp_path):
+    run_script(SCRIPT.with_name("memory.py"), tmp_path)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    cases = metrics["cases"]
+    assert {(case["case"], case["phase"]) for case in cases} == {
+        (case, phase) for case in ("patches", "images") for phase in ("dense", "sparse")
+    }
+    for case in cases:
+        assert math.isfinite(case["loss"])
+        # Weights, both moments, and whatever a step holds besides.
+        assert case["compiled_bytes"] > 3 * 4 * case["parameters"]["dictionary"]
+        assert case["peak_bytes"] > case["compiled_bytes"]
+    assert "under 24.0 GiB" in (tmp_path / "out" / "table.md").read_text()
