@@ -300,7 +300,7 @@ def test_what_is_wrong_with_surfaces_is_said(surfaces):
     assert "No shaded.png in shapes/." in words
     assert "0001_box.glb: cannot be read" in words
     assert "0000_ball, 0002_ring. Drag" in words
-    for path in (folder / "meshes").iterdir():
+    for path in (folder / "views").iterdir():
         path.write_bytes(b"")
     page = _read(report.write_report(surfaces))[1]
     assert "iframe" not in page.tags

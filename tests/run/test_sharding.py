@@ -117,6 +117,15 @@ assert {shard.data.shape for shard in placed["rest"][1].addressable_shards} == {
 np.testing.assert_array_equal(placed["weights"], weights)
 batch = sharding.place_batch({"codes": codes}, mesh)["codes"]
 assert {shard.data.shape for shard in batch.addressable_shards} == {(2, 6)}
+# Points are common to all signals: every device has all of them, whatever their number.
+points = rng.standard_normal((7, 3)).astype(np.float32)
+seen = sharding.place_batch({"ids": np.arange(8), "points": points, "signals": codes}, mesh)
+assert set(seen) == {"ids", "points", "signals"}
+assert {shard.data.shape for shard in seen["points"].addressable_shards} == {(7, 3)}
+assert len(seen["points"].addressable_shards) == 8
+assert {shard.data.shape for shard in seen["signals"].addressable_shards} == {(2, 6)}
+for shard in seen["points"].addressable_shards:
+    np.testing.assert_array_equal(shard.data, points)
 try:
     sharding.place_batch(codes[:6], mesh)
     raise SystemExit("6 signals over 4 devices passed")

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from ml_collections import ConfigDict
@@ -13,12 +14,12 @@ from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import Identity
 from nid_jax.fields.model import Model
-from nid_jax.fields.routing import Conv
+from nid_jax.fields.routing import Codebook, Conv
 from nid_jax.fields.variables import RouterParam
-from nid_jax.losses import Objective
+from nid_jax.losses import SURFACE_WEIGHTS, Objective
 from nid_jax.run.reseeding import reseed
-from nid_jax.run.steps import TrainState
-from nid_jax.run.strategies import Projected, build_strategy, project
+from nid_jax.run.steps import TrainState, shown
+from nid_jax.run.strategies import Projected, Surface, build_strategy, project
 
 SHAPE, CHANNELS, EXPERTS = (7, 6), 2, 12
 
@@ -172,6 +173,7 @@ def config(codes, router, top_k=0, lam=1e-3):
         {
             "train": {"codes": codes, "lam": lam, "atoms_per_step": 1},
             "router": {"kind": router, "top_k": top_k},
+            "loss": {},
         }
     )
 
@@ -183,9 +185,113 @@ def config(codes, router, top_k=0, lam=1e-3):
         (("joint", "none"), "router.kind"),
         (("varpro", "codebook"), "router.kind"),
         (("varpro", "none", 0, 0.0), "train.lam"),
+        (("varpro", "codebook"), "allowed: none, linear, conv, resnet, point"),
         (("sparse_varpro", "none", 0), "router.top_k"),
+        (("surface", "none"), "router.kind: 'none' gives no codes to train"),
+        (("surface", "codebook"), "train.codes: 'surface' is for shapes"),
     ],
 )
 def test_what_does_not_fit_is_named(settings, words):
     with pytest.raises(ValueError, match=words):
         build_strategy(config(*settings), Objective())
+
+
+def test_a_batch_with_points_is_seen_there():
+    generator = np.random.default_rng()
+    points = jnp.asarray(generator.uniform(-1, 1, (9, 2)), jnp.float32)
+    signals = jnp.asarray(generator.standard_normal((3, 9, CHANNELS)), jnp.float32)
+    seen, targets = shown({"signals": signals, "points": points}, sample(SHAPE), lambda: 1 / 0)
+    np.testing.assert_array_equal(seen.points, points)
+    np.testing.assert_array_equal(targets, signals)
+    # Without them signals are whole, of which some measurements may be chosen.
+    whole = jnp.asarray(signals_of(3, 2))
+    chosen = jnp.asarray([3, 0, 8])
+    seen, targets = shown({"signals": whole}, sample(SHAPE), lambda: chosen)
+    np.testing.assert_array_equal(targets, flat(np.asarray(whole))[:, chosen])
+    np.testing.assert_allclose(seen.points, grid(SHAPE)[np.asarray(chosen)], atol=1e-6)
+
+
+def circles(count=3, points=40, seed=None):
+    """Points of circles and their outward normals. [S, Q, 4]."""
+    generator = np.random.default_rng(seed)
+    angle = generator.uniform(0, 2 * np.pi, (count, points))
+    normals = np.stack([np.cos(angle), np.sin(angle)], -1)
+    radii = np.linspace(0.3, 0.7, count)[:, None, None]
+    return jnp.asarray(np.concatenate([radii * normals, normals], -1), jnp.float32)
+
+
+def surface_problem(seed, count=3):
+    rngs = nnx.Rngs(seed)
+    dictionary = SharedDictionary(Identity(2), EXPERTS, 1, 3, 24, "sine", 5.0, rngs=rngs)
+    model = Model(dictionary, Codebook(count, EXPERTS, 1, rngs=rngs), 0, SHAPE)
+    off = np.random.default_rng(seed).uniform(-1, 1, (50, 2)).astype(np.float32)
+    clouds = circles(count, seed=seed)
+    batch = {"ids": jnp.arange(count), "points": jnp.asarray(off), "clouds": clouds}
+    return model, batch | {"signals": jnp.zeros((count, 0, 1))}
+
+
+def test_terms_of_surfaces_are_those_taken_by_hand():
+    model, batch = surface_problem(int(np.random.default_rng().integers(2**31)))
+    weights = {"on": 3.0, "off": 0.5, "normal": 2.0, "eikonal": 0.25}
+    operator, targets = shown(batch, sample(SHAPE))
+    loss, (terms, used) = Surface(weights).loss(model, None, batch, operator, targets, False, None)
+    gates = model.gates(batch["ids"], batch["signals"], dense=False, key=None)
+    codes, bias = np.asarray(gates.values), np.asarray(gates.bias)
+
+    @jax.jit
+    def values_and_slopes(x, code, level):
+        def value(one):
+            return model.dictionary.basis(one[None])[0, :, 0] @ code + level[0]
+
+        return jax.vmap(value)(x), jax.vmap(jax.grad(value))(x)
+
+    by_hand = {name: [] for name in weights}
+    for cloud, code, level in zip(np.asarray(batch["clouds"]), codes, bias, strict=True):
+        on, slopes = map(np.asarray, values_and_slopes(cloud[:, :2], code, level))
+        off, _ = values_and_slopes(batch["points"], code, level)
+        lengths = np.linalg.norm(slopes.astype(float), axis=1)
+        by_hand["on"].append(np.abs(on).mean())
+        by_hand["normal"].append((1 - (slopes * cloud[:, 2:]).sum(1) / lengths).mean())
+        by_hand["eikonal"].append(np.abs(lengths - 1).mean())
+        by_hand["off"].append(np.exp(-100 * np.abs(np.asarray(off, float))).mean())
+    for name, values in by_hand.items():
+        np.testing.assert_allclose(terms[name], np.mean(values), rtol=2e-3, atol=1e-5)
+    total = sum(weight * np.mean(by_hand[name]) for name, weight in weights.items())
+    np.testing.assert_allclose(loss, total, rtol=2e-3)
+    np.testing.assert_allclose(used, np.abs(codes).mean(0), rtol=1e-5)
+
+
+def test_surfaces_are_learned_by_descending_their_terms():
+    model, batch = surface_problem(5)
+    operator, targets = shown(batch, sample(SHAPE))
+    graphdef, params = nnx.split(model)
+    strategy = Surface(SURFACE_WEIGHTS)
+
+    @jax.jit
+    @jax.value_and_grad
+    def descend(params):
+        merged = nnx.merge(graphdef, params)
+        return strategy.loss(merged, None, batch, operator, targets, False, None)[0]
+
+    first = float(descend(params)[0])
+    optimizer = optax.adam(5e-3)
+    moments = optimizer.init(params)
+    for _ in range(150):
+        value, slopes = descend(params)
+        updates, moments = optimizer.update(slopes, moments)
+        params = optax.apply_updates(params, updates)
+    assert float(value) < 0.4 * first
+    # Each signal is nearer to zero on its own circle than the others are.
+    merged = nnx.merge(graphdef, params)
+    gates = merged.gates(batch["ids"], batch["signals"], dense=False, key=None)
+    found = [merged.dictionary.combine(cloud[:, :2], gates) for cloud in batch["clouds"]]
+    sizes = np.abs(found).mean((2, 3))
+    assert (sizes.argmin(1) == np.arange(3)).all()
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_weights_of_surface_terms_are_finite(weight):
+    settings = config("surface", "codebook")
+    settings.loss = {"surface": {"on": 1.0, "normal": weight}}
+    with pytest.raises(ValueError, match=r"loss\.surface\.normal: .*; allowed: a finite number"):
+        build_strategy(settings, Objective())
