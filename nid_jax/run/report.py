@@ -177,6 +177,7 @@ _FIT_COLUMNS = {
     "active_experts": "Active experts",
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
+    "lpips": "LPIPS",
     "iou": "IoU",
     "chamfer": "Chamfer",
     "hausdorff": "Hausdorff",
@@ -193,6 +194,7 @@ _FIT_COLUMNS = {
 _TASK_COLUMNS = (
     "psnr",
     "ssim",
+    "lpips",
     "iou",
     "chamfer",
     "hausdorff",
