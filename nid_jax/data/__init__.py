@@ -35,6 +35,7 @@ __all__ = [
     "Collection",
     "CorruptedCollection",
     "PatchCollection",
+    "SHAPES",
     "SubsetCollection",
     "VIEWS",
     "add_noise",
@@ -71,6 +72,9 @@ SOURCES = {
     "cifar10": open_cifar10,
 }
 
+# Those of signed distances, whose keys only configs of shapes have.
+SHAPES = ("shapes", "volumes", "pointcloud")
+
 
 def open_collection(config, split, seed):
     """The collection that config.data describes, one split of it.
@@ -84,7 +88,10 @@ def open_collection(config, split, seed):
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: must be 'train' or 'test'")
-    collection = _opener(config.name)(config, split, seed)
+    opener = _opener(config.name)
+    if config.name in SHAPES and "truncation" not in config:
+        raise ValueError(f"data.name={config.name!r}: is for shapes, as configs/sdf.py has them")
+    collection = opener(config, split, seed)
     collection = limited(collection, config, split)
     augment, patch = config.augment, config.patch
     if split == "train" and augment.get("warps", 0):

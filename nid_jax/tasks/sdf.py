@@ -6,11 +6,10 @@ import jax
 import numpy as np
 
 from nid_jax import data, losses, metrics
-from nid_jax.coding import operators
+from nid_jax.coding import operators, surface
 from nid_jax.fields.coordinates import grid
 from nid_jax.tasks.task import Measured, Task
 
-SOURCES = ("shapes", "volumes", "pointcloud")
 SEEN = ("grid", "view", "cloud")
 
 
@@ -33,8 +32,8 @@ def build(config):
 def check(config):
     """Raise ValueError, naming the key, for measurements that cannot be."""
     wanted = config.fit.samples
-    if config.data.name not in SOURCES:
-        raise ValueError(f"data.name: {config.data.name!r}; allowed: {', '.join(SOURCES)}")
+    if config.data.name not in data.SHAPES:
+        raise ValueError(f"data.name: {config.data.name!r}; allowed: {', '.join(data.SHAPES)}")
     for key, value, allowed in (
         ("data.patch.size", config.data.patch.size, 0),
         ("data.noise.kind", config.data.noise.kind, "none"),
@@ -48,8 +47,11 @@ def check(config):
         raise ValueError(f"fit.samples.seen: {wanted.seen!r}; allowed: {', '.join(SEEN)}")
     if not 0 < wanted.fraction <= 1:
         raise ValueError(f"fit.samples.fraction: {wanted.fraction}; allowed: above 0, to 1")
-    if wanted.cloud_points < 0:
-        raise ValueError(f"fit.samples.cloud_points: {wanted.cloud_points}; allowed: 0 or more")
+    if wanted.cloud_points and wanted.cloud_points < surface.LEAST_POINTS:
+        raise ValueError(
+            f"fit.samples.cloud_points: {wanted.cloud_points}; allowed: 0 (all), "
+            f"{surface.LEAST_POINTS} or more"
+        )
     if wanted.view not in data.VIEWS:
         raise ValueError(f"fit.samples.view: {wanted.view!r}; allowed: {', '.join(data.VIEWS)}")
 
@@ -58,7 +60,7 @@ def batches(collection, config):
     """Points, values there and clouds of config.train.batch_size shapes a step.
 
     Where training learns from surfaces (train.codes=surface) no value is read. Raises ValueError
-    naming prior.num_signals where none is known.
+    naming prior.num_signals where none is known, and train.cloud_points.
     """
     wanted = config.train
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -67,6 +69,10 @@ def batches(collection, config):
         raise ValueError(
             f"prior.num_signals: {config.prior.num_signals}; allowed for data.name=pointcloud, "
             "which holds no distances: 0"
+        )
+    if config.router.kind == "point" and wanted.cloud_points < 1:
+        raise ValueError(
+            f"train.cloud_points: {wanted.cloud_points}; router.kind=point wants 1 or more"
         )
     if wanted.codes == "surface":
         return data.cloud_batches(*common, wanted.cloud_points, **processes)

@@ -238,18 +238,14 @@ def test_a_router_reads_clouds(call, tmp_path):
     arguments = (*SMALL, f"--workdir={tmp_path / 'run'}", *options, *few)
     result = call(*arguments, "--config.fit.solver=router", "--config.fit.num_pictures=0")
     assert result.code == 0, result.err
-    metrics = json.loads((tmp_path / "run" / "fits" / "test" / "metrics.json").read_text())
-    assert metrics["solver"] == "router"
-    assert metrics["sdf_error"] < 0.2
+    target = tmp_path / "run" / "fits" / "test" / "metrics.json"
+    routed = json.loads(target.read_text())
+    assert routed["solver"] == "router"
     start = ("--config.fit.solver=surface", "--config.fit.surface.init=router")
     result = call(*arguments, "--mode=fit", *start, "--config.fit.samples.seen=cloud")
     assert result.code == 0, result.err
-    # Without clouds in its steps it has nothing to read.
-    again = (*SMALL, *options, f"--workdir={tmp_path / 'other'}")
-    complaint = call(*again, "--config.train.cloud_points=0")
-    assert complaint.code == 2
-    assert "train.cloud_points above 0" in complaint.err
-    assert not (tmp_path / "other").exists()
+    # After so few steps its codes are a start and no more.
+    assert json.loads(target.read_text())["sdf_error"] < routed["sdf_error"] < 0.5
 
 
 WRONG_TRAINING = [
@@ -263,13 +259,15 @@ WRONG_TRAINING = [
     ("data.noise.kind=gaussian", "data.noise.kind: 'gaussian'; allowed for shapes: none"),
     ("operator.kind=blur", "operator.kind: 'blur'; allowed for shapes: sample"),
     ("train.near=2", "train.near: 2"),
-    ("train.batch_size=9", "train.batch_size=9: must be from 1 to 8"),
+    ("train.batch_size=0", "train.batch_size=0: must be from 1 to"),
     ("train.codes=surface", "router.kind: 'none' gives no codes to train"),
     # What is only needed after training, but would be a pity to learn then.
     ("fit.samples.seen=all", "fit.samples.seen: 'all'; allowed: grid, view, cloud"),
     ("fit.samples.fraction=0", "fit.samples.fraction: 0.0; allowed: above 0, to 1"),
     ("fit.samples.view=top", "fit.samples.view: 'top'; allowed: left, right, below"),
-    ("fit.samples.cloud_points=-1", "fit.samples.cloud_points: -1; allowed: 0 or more"),
+    ("fit.samples.cloud_points=-1", "fit.samples.cloud_points: -1; allowed: 0 (all), 8"),
+    ("fit.samples.cloud_points=5", "fit.samples.cloud_points: 5; allowed: 0 (all), 8 or more"),
+    ("router.kind=point", "train.cloud_points: 0; router.kind=point wants 1 or more"),
     ("fit.samples.seen=cloud", "fit.solver: gaussian needs measurements"),
     ("fit.refine.kind=grid", "fit.refine.kind: 'grid'; allowed for shapes: none"),
     ("fit.mesh.format=vrml", "fit.mesh.format: 'vrml'; allowed: "),
@@ -298,7 +296,6 @@ def test_values_that_are_wrong_write_nothing(call, option, expected, tmp_path):
         ("render", "render.shape=(9,9)", "render.shape: (9, 9); allowed: 3 whole numbers"),
         ("fit", "fit.surface.method=newton", "fit.surface.method"),
         ("fit", "fit.surface.init=midle", "fit.surface.init"),
-        ("fit", "fit.samples.cloud_points=5", "5"),
     ],
 )
 def test_commands_that_cannot_be(on_trained, trained, mode, option, expected):
@@ -314,4 +311,10 @@ def test_commands_that_cannot_be(on_trained, trained, mode, option, expected):
 def test_pictures_have_no_clouds(call, tiny, tmp_path):
     result = call(*tiny, f"--workdir={tmp_path / 'run'}", "--config.fit.solver=surface")
     assert "fit.solver: surface reads points on surfaces" in result.complaint()
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_are_no_shapes(call, tiny, tmp_path):
+    result = call(*tiny, f"--workdir={tmp_path / 'run'}", "--config.data.name=shapes")
+    assert "data.name='shapes': is for shapes, as configs/sdf.py has them" in result.complaint()
     assert not (tmp_path / "run").exists()
