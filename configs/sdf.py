@@ -88,13 +88,14 @@ def get_config(variant="cpu"):
 def base(config):
     """A dictionary that spans 48^3 shapes, and the prior of the training shapes."""
     config.data.update({"num_train": 80, "num_test": 20})
-    config.dictionary.update({"num_experts": 1024, "width": 1024, "num_layers": 2})
-    config.dictionary.embedding.update({"size": 512, "scale": 3.0})
+    config.data.augment.warps = 12
+    config.dictionary.update({"num_experts": 1024, "width": 1024, "num_layers": 3})
+    config.dictionary.embedding.update({"size": 512, "scale": 5.0})
     config.train.update(
-        {"steps": 80, "batch_size": 80, "points": 4096, "log_every": 10, "checkpoint_every": 40}
+        {"steps": 300, "batch_size": 200, "points": 4096, "log_every": 10, "checkpoint_every": 100}
     )
-    config.train.optimizer.learning_rate = 5e-3
-    config.prior.num_signals = 80
+    config.train.optimizer.learning_rate = 1e-2
+    config.prior.update({"num_signals": 1040, "points": 16384, "keep_codes": True})
     config.router.pool = "max"
     config.fit.solver = "gaussian"
     config.fit.gaussian.noise = 0.003
@@ -109,12 +110,14 @@ def all_families(config):
     """Chairs, tables, lamps and planes, 80 of each."""
     config.data.shapes.families = "all"
     config.data.update({"num_train": 320, "num_test": 40})
-    config.prior.num_signals = 320
+    config.data.augment.warps = 3
+    config.prior.num_signals = 1280
 
 
 def volumes(config):
     """Meshes prepared at 128^3, streamed from disk where memory does not hold them."""
     config.data.update({"name": "volumes", "size": (128, 128, 128), "num_train": 0, "num_test": 0})
+    config.data.augment.warps = 0
     config.train.update({"batch_size": 16, "points": 4096, "steps": 300, "near": 0.5})
     config.prior.points = 65536
 
@@ -122,6 +125,7 @@ def volumes(config):
 def single(config):
     """One shape, one SIREN, trained on its oriented points as the official code does."""
     config.data.update({"name": "pointcloud", "num_train": 1, "num_test": 1, "truncation": 0.0})
+    config.data.augment.warps = 0
     config.dictionary.update(
         {"kind": "independent", "num_experts": 1, "width": 256, "num_layers": 5}
     )
@@ -140,10 +144,11 @@ def single(config):
 def smoke(config):
     """Seconds: does every part run?"""
     config.data.update({"size": (16, 16, 16), "num_train": 8, "num_test": 2})
+    config.data.augment.warps = 1
     config.dictionary.update({"num_experts": 32, "width": 32})
     config.dictionary.embedding.size = 32
     config.train.update({"steps": 10, "batch_size": 4, "points": 256})
-    config.prior.num_signals = 8
+    config.prior.update({"num_signals": 16, "points": 0})
     config.fit.mesh.update({"resolution": 24, "samples": 500})
 
 
