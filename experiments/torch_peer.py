@@ -344,7 +344,7 @@ def train_contest(size, activation, sparse):
     parts = []
     if sparse:
         parts = train_parts(model, jnp.asarray(points), batch, theirs["folded"])
-        parts.append(("top-k, Adam and the rest", step, theirs["folded"].step))
+        parts.append(("Adam and the rest", step, theirs["folded"].step))
     losses = [float(step()["loss"]) for _ in range(3)]
     differences = {
         f"loss of step {len(losses)}, {order}": relative(
@@ -359,7 +359,7 @@ def train_contest(size, activation, sparse):
 
 
 def train_parts(model, points, batch, theirs):
-    """What a step does before its optimiser, ours on dense codes: [(name, ours, theirs)]."""
+    """What a step does before its optimiser: [(name, ours, theirs)], cumulative."""
     graphdef, state = nnx.split(model)
     targets = batch["signals"].reshape(len(batch["ids"]), -1, CHANNELS)
 
