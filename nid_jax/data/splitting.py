@@ -69,6 +69,7 @@ def configured_size(config, dims=2):
     size = (size,) * dims if isinstance(size, int) else tuple(size)
     if not size:
         return None
+    size = size * dims if len(size) == 1 else size
     whole = all(isinstance(n, int | np.integer) and n > 0 for n in size)
     if len(size) != dims or not whole:
         wanted = "(rows, columns), both" if dims == 2 else f"{dims} whole numbers, each"

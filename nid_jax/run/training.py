@@ -200,11 +200,11 @@ class Trained:
 def train(task, config, workdir, evaluate=None):
     """Train until config.train.steps, from the workdir's latest checkpoint if it holds one.
 
-    task: open, batches, learned_from, objective. evaluate(model) -> dict of scalars with 'psnr',
-    which ranks the checkpoints; called every train.eval_every steps. Writes checkpoints/,
-    metrics.jsonl, events/, signals.json and summary.json. Raises TrainingDiverged where the loss
-    or a gradient was not finite, with the last good checkpoint kept, and ValueError for a config
-    that does not fit the signals.
+    task: open, batches, learned_from, objective, ranked_by. evaluate(model) -> dict of scalars, of
+    which the task's ranked_by ranks the checkpoints; called every train.eval_every steps. Writes
+    checkpoints/, metrics.jsonl, events/, signals.json and summary.json. Raises TrainingDiverged
+    where the loss or a gradient was not finite, with the last good checkpoint kept, and ValueError
+    for a config that does not fit the signals.
     """
     collection = task.open("train")
     trainer = Trainer(task, config, workdir, collection)
@@ -217,9 +217,11 @@ def train(task, config, workdir, evaluate=None):
             "shape": trainer.signal_shape,
             "count": len(collection),
             "title": collection.title,
+            "ranked_by": task.ranked_by,
         },
     )
     keep = {"keep_latest": config.checkpoint.keep_latest, "keep_best": config.checkpoint.keep_best}
+    keep["best_metric"] = task.ranked_by
     with (
         checkpoints.Checkpoints(workdir.checkpoints, **keep) as saved,
         checkpoints.Preemption() as preemption,
@@ -371,7 +373,10 @@ def load_model(workdir, step="best", mesh=None):
         layouts = map_axes(lambda axes: sharding.named(mesh, *axes), (params, constants))
         params, constants = jax.tree.map(_abstract, (params, constants), layouts)
     templates = {"model": {"params": params, "constants": constants}}
-    with checkpoints.Checkpoints(workdir.checkpoints, read_only=True) as saved:
+    ranked_by = signals.get("ranked_by", "psnr")
+    with checkpoints.Checkpoints(
+        workdir.checkpoints, read_only=True, best_metric=ranked_by
+    ) as saved:
         restored = saved.restore(templates, step=step)
     items = restored.items["model"]
     model = nnx.merge(graphdef, items["params"], items["constants"])

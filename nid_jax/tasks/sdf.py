@@ -26,6 +26,7 @@ def build(config):
         assemble=lambda values, layout, scale=1: values,
         layout=lambda collection: layout(collection, config),
         metrics=lambda found, truth, seen: volume_metrics(found, truth, config.data.truncation),
+        ranked_by="iou",
     )
 
 
@@ -36,6 +37,8 @@ def check(config):
         raise ValueError(f"data.name: {config.data.name!r}; allowed: {', '.join(data.SHAPES)}")
     for key, value, allowed in (
         ("data.patch.size", config.data.patch.size, 0),
+        ("data.augment.mirror", config.data.augment.mirror, False),
+        ("data.augment.shifts", config.data.augment.shifts, 0),
         ("data.noise.kind", config.data.noise.kind, "none"),
         ("operator.kind", config.operator.kind, "sample"),
         ("train.chunks", config.train.chunks, "random"),

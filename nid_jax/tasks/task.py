@@ -76,5 +76,7 @@ class Task:
     signals have one: its level, truncation and, per signal, 'denormalise' [4, 4]."""
     metrics: Callable
     """(reconstruction, truth, both whole signals, Measured) -> {name: values per signal}."""
+    ranked_by: str = "psnr"
+    """The metric, of `metrics`, whose highest value makes a checkpoint the best."""
     extras: Callable | None = None
     """(collection, Measured, reconstruction) -> `Extras` of a fit."""
