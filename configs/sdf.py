@@ -34,7 +34,7 @@ def get_config(variant="cpu"):
             "margin": 0.1,
         }
     )
-    # copies of every training shape: each axis in so many pieces, stretched by exp(strength x normal)
+    # copies of every training shape, the pieces of each axis stretched by exp(strength x normal)
     config.data.augment.update({"warps": 0, "strength": 0.2, "pieces": 4})
     config.router.update({"point_features": 6})
     # of the grid, from which the prior's codes are solved; 0: all

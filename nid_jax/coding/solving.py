@@ -63,12 +63,15 @@ def solve(dictionary, operator, measurements, method, /, **arguments):
     check_method(method, arguments.get("top_k", 0), dictionary.num_experts)
     fields = {field.name for field in dataclasses.fields(Problem)}
     given = {name: arguments.pop(name) for name in list(arguments) if name in fields}
-    if method not in CLOUD_METHODS:
-        if operator is None or measurements is None:
+    if operator is None or measurements is None:
+        # A router may have read a cloud; the others say themselves what they lack.
+        routed = method == "router" and given.get("clouds") is not None
+        if method not in CLOUD_METHODS and not routed:
             raise ValueError(
-                f"fit.solver: {method} needs measurements; allowed without: "
-                f"{', '.join(CLOUD_METHODS)}"
+                f"fit.solver: {method} needs measurements; allowed with clouds alone: "
+                f"{', '.join(CLOUD_METHODS)}, router"
             )
+    else:
         measurements = jnp.asarray(measurements)
     problem = Problem(dictionary, operator, measurements, **given)
     return METHODS[method](problem, **arguments)
@@ -209,9 +212,21 @@ def _square_root(problem):
 
 def _router(problem):
     gates = problem.routed()
-    equations = problem.equations()
-    residual = gradient.mean_residual(equations, gates.values, gates.bias)
+    if problem.operator is None:
+        residual = _off_surface(problem, gates)
+    else:
+        residual = gradient.mean_residual(problem.equations(), gates.values, gates.bias)
     return _finished(gates.values, gates.bias, residual, 0, "predicted by the router")
+
+
+def _off_surface(problem, gates):
+    """Mean square of what codes render at the points of clouds, where it should be zero. -> [S]."""
+    found = []
+    for number, cloud in enumerate(jnp.asarray(problem.clouds)):
+        one = jax.tree.map(lambda leaf, at=number: leaf[at : at + 1], gates)
+        values = problem.dictionary.combine(cloud[:, : problem.dictionary.dims], one)
+        found.append(jnp.square(values).mean())
+    return jnp.stack(found)
 
 
 def _router_ridge(problem, lam=ridge.LAMBDA):

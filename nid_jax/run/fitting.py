@@ -117,10 +117,11 @@ def check_measured(config, measured):
             f"fit.solver: {solver} reads points on surfaces and their normals, which these signals "
             "lack"
         )
-    if measured.values is None and not on_clouds:
+    routed = solver == "router" and config.router.kind == "point"
+    if measured.values is None and not (on_clouds or routed):
         raise ValueError(
             f"fit.solver: {solver} needs measurements, of which there are none; allowed without: "
-            f"{', '.join(CLOUD_METHODS)}"
+            f"{', '.join(CLOUD_METHODS)}, or router with router.kind=point"
         )
     refining.check_measured(config.fit, measured)
 

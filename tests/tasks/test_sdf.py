@@ -235,14 +235,15 @@ def test_every_solver_takes_points_of_space(fitted, options):
 def test_a_router_reads_clouds(call, tmp_path):
     options = ("--config.router.kind=point", "--config.router.width=16")
     few = ("--config.train.cloud_points=64", "--config.train.near=0.5")
-    arguments = (*SMALL, f"--workdir={tmp_path / 'run'}", *options, *few)
-    result = call(*arguments, "--config.fit.solver=router", "--config.fit.num_pictures=0")
+    cloud = ("--config.fit.samples.seen=cloud", "--config.fit.num_pictures=0")
+    arguments = (*SMALL, f"--workdir={tmp_path / 'run'}", *options, *few, *cloud)
+    result = call(*arguments, "--config.fit.solver=router")
     assert result.code == 0, result.err
     target = tmp_path / "run" / "fits" / "test" / "metrics.json"
     routed = json.loads(target.read_text())
     assert routed["solver"] == "router"
     start = ("--config.fit.solver=surface", "--config.fit.surface.init=router")
-    result = call(*arguments, "--mode=fit", *start, "--config.fit.samples.seen=cloud")
+    result = call(*arguments, "--mode=fit", *start)
     assert result.code == 0, result.err
     # After so few steps its codes are a start and no more.
     assert json.loads(target.read_text())["sdf_error"] < routed["sdf_error"] < 0.5
