@@ -105,13 +105,20 @@ def make_step(graphdef, constants, strategy, optimizer, config, operator, dense)
 
         (value, (terms, used)), grads = jax.value_and_grad(loss, has_aux=True)(params)
         norm = optax.global_norm(grads)
-        updates, moments = optimizer.update(grads, state.optimizer, params)
         good = jnp.isfinite(value) & jnp.isfinite(norm)
-        params = optax.apply_updates(params, updates)
-        usage = USAGE_DECAY * state.usage + (1 - USAGE_DECAY) * used
-        new = TrainState(params, moments, state.step, state.bad_step, usage)
-        # A bad step changes nothing, so what is saved next is the last good state.
-        new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+
+        def move():
+            updates, moments = optimizer.update(grads, state.optimizer, params)
+            usage = USAGE_DECAY * state.usage + (1 - USAGE_DECAY) * used
+            return optax.apply_updates(params, updates), moments, usage
+
+        def stay():
+            return state.params, state.optimizer, state.usage
+
+        # A bad step changes nothing, so what is saved next is the last good state. A branch copies
+        # no leaf, as a choice between old and new in each would.
+        kept, moments, usage = jax.lax.cond(good, move, stay)
+        new = TrainState(kept, moments, state.step, state.bad_step, usage)
         first = (state.bad_step < 0) & ~good
         new.bad_step = jnp.where(first, state.step, state.bad_step)
         new.step = state.step + 1
