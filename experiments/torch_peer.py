@@ -127,7 +127,7 @@ class TorchModel:
         self.kernels = [tensor(kernel[...].T) for kernel in dictionary.kernels]
         self.biases = [tensor(bias[...]) for bias in dictionary.biases]
         # Folded: [E, H C] and [E, C]. Dense, as a layer whose outputs have experts last: [C E, H].
-        axes = (1, 0, 2) if order == "folded" else (2, 1, 0)
+        axes = (2, 0, 1) if order == "folded" else (1, 2, 0)
         heads = np.transpose(np.asarray(dictionary.head_kernel[...]), axes)
         head_bias = np.asarray(dictionary.head_bias[...])
         if order == "folded":

@@ -260,7 +260,7 @@ def measured_atoms(dictionary, values, constant):
     """Atoms [m, E, C] from what `measured_features` gives: features [m, A, F] and constant [m]."""
     if not is_shared(dictionary):
         return values.swapaxes(1, 2)
-    atoms = numerics.einsum("mh,hec->mec", values[:, 0], dictionary.head_kernel[...])
+    atoms = numerics.einsum("mh,hce->mec", values[:, 0], dictionary.head_kernel[...])
     return atoms + constant[:, None, None] * dictionary.head_bias[...]
 
 
@@ -366,8 +366,8 @@ def _centred(dictionary, sums, shift, target_shift):
         moments = sums.cross - numerics.einsum(f"{p}f,sc->sfc", scaled[..., 0, :], target_mean)
         kernel, bias = wide(dictionary.head_kernel[...], dictionary.head_bias[...])
         gram = apply_heads(kernel, gram)
-        moments = numerics.einsum("hec,shc->se", kernel, moments)
-        atom_mean = numerics.einsum(f"{p}h,hec->{p}ec", mean_there[..., 0, :], kernel) + bias
+        moments = numerics.einsum("hce,shc->se", kernel, moments)
+        atom_mean = numerics.einsum(f"{p}h,hce->{p}ec", mean_there[..., 0, :], kernel) + bias
     else:
         moments = sums.cross - numerics.einsum(f"{p}ce,sc->se", scaled, target_mean)
         atom_mean = mean_there.swapaxes(-1, -2)
@@ -382,7 +382,7 @@ def _centred(dictionary, sums, shift, target_shift):
 def apply_heads(kernel, features_gram):
     """Gram matrix of the atoms from that of the features they are heads of.
 
-    kernel [H, E, C], features_gram [..., H, H] -> [..., E, E].
+    kernel [H, C, E], features_gram [..., H, H] -> [..., E, E].
     """
-    half = numerics.einsum("...hg,gfc->...hfc", features_gram, kernel)
-    return numerics.einsum("hec,...hfc->...ef", kernel, half)
+    half = numerics.einsum("...hg,gcf->...hcf", features_gram, kernel)
+    return numerics.einsum("hce,...hcf->...ef", kernel, half)

@@ -296,7 +296,7 @@ class _Model:
 
     def sweep(self, codes, bias, split, dual, shrink=None):
         """One pass at given codes and bias; see `_Sweep`. Without shrink, split and dual stay."""
-        folded = numerics.einsum("se,hec->shc", codes, self.kernel) if self.trunk else codes
+        folded = numerics.einsum("se,hce->shc", codes, self.kernel) if self.trunk else codes
 
         def step(sums, piece):
             values, target, w, z, p = piece
@@ -331,7 +331,7 @@ class _Model:
         sums, (split, dual) = jax.lax.scan(step, sums, inputs)
         cross, offset, *squares = sums
         if self.trunk:
-            cross = numerics.einsum("shc,hec->se", cross, self.kernel)
+            cross = numerics.einsum("shc,hce->se", cross, self.kernel)
         # The bias takes what is constant; atoms correlate with the rest.
         one = "ec" if self.atom_mean.ndim == 2 else "sec"
         correlation = cross - numerics.einsum(f"sc,{one}->se", offset, self.atom_mean)

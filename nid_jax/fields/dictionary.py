@@ -145,8 +145,9 @@ class Dictionary(nnx.Module):
 class SharedDictionary(Dictionary):
     """One trunk h(x) in R^H and E linear heads: expert_e(x) = h(x) W[:, e] + b[e].
 
-    Its atoms span at most C (H + 1) dimensions, whatever E is. Heads: kernel [H, E, C], bias
-    [E, C].
+    Its atoms span at most C (H + 1) dimensions, whatever E is. Heads: kernel [H, C, E], bias
+    [E, C]. Codes are folded over the last axis of the kernel: over an inner one every step would
+    transpose the whole kernel, and its gradient again.
     """
 
     kind = "shared"
@@ -166,8 +167,8 @@ class SharedDictionary(Dictionary):
         self.kernels = nnx.List([Basis(kernel) for kernel, _ in layers[:-1]])
         self.biases = nnx.List([Basis(bias) for _, bias in layers[:-1]])
         kernel, bias = layers[-1]
-        head_kernel = kernel.reshape(width, num_experts, channels)
-        self.head_kernel = Basis(head_kernel, axes=(None, "expert", None))
+        head_kernel = kernel.reshape(width, num_experts, channels).swapaxes(1, 2)
+        self.head_kernel = Basis(head_kernel, axes=(None, None, "expert"))
         self.head_bias = Basis(bias.reshape(num_experts, channels), axes=("expert", None))
 
     def trunk(self, x):
@@ -179,27 +180,33 @@ class SharedDictionary(Dictionary):
 
     def heads(self):
         """Kernel and bias of the heads as one matrix [H + 1, E, C]; the bias is the last row."""
-        return jnp.concatenate([self.head_kernel[...], self.head_bias[...][None]], 0)
+        kernel = self.head_kernel[...].swapaxes(1, 2)
+        return jnp.concatenate([kernel, self.head_bias[...][None]], 0)
 
     def basis(self, x):
         kernel, bias = self.head_kernel[...], self.head_bias[...]
-        return numerics.einsum("ph,hec->pec", self.trunk(x), kernel) + bias
+        return numerics.einsum("ph,hce->pec", self.trunk(x), kernel) + bias
 
     def basis_of(self, x, indices):
-        kernel, bias = self.head_kernel[...][:, indices], self.head_bias[...][indices]
-        return numerics.einsum("ph,hkc->pkc", self.trunk(x), kernel) + bias
+        kernel, bias = self.head_kernel[...][..., indices], self.head_bias[...][indices]
+        return numerics.einsum("ph,hck->pkc", self.trunk(x), kernel) + bias
 
     def refit(self, indices, x, targets, key):
         size = jnp.sqrt(jnp.square(self.basis(x)).mean())
         heads = _last_layer(self.trunk(x), jnp.moveaxis(targets, 0, 1), size)
-        self.head_kernel[...] = self.head_kernel[...].at[:, indices].set(heads[:-1])
+        kernel = heads[:-1].swapaxes(1, 2)
+        self.head_kernel[...] = self.head_kernel[...].at[..., indices].set(kernel)
         self.head_bias[...] = self.head_bias[...].at[indices].set(heads[-1])
 
     def folded_heads(self, gates):
         """The codes folded into the heads: one kernel [S, H, C] and bias [S, C] per signal."""
-        kernel = numerics.einsum("se,hec->shc", gates.values, self.head_kernel[...])
-        bias = numerics.einsum("se,ec->sc", gates.values, self.head_bias[...])
-        return kernel, bias + gates.bias
+        kernel, bias = self._folded(gates.values)
+        return jnp.moveaxis(kernel, 2, 0), bias + gates.bias
+
+    def _folded(self, codes):
+        """Codes [S, E] folded into the heads: kernel [H, C, S], bias [S, C]."""
+        kernel = numerics.einsum("hce,se->hcs", self.head_kernel[...], codes)
+        return kernel, numerics.einsum("se,ec->sc", codes, self.head_bias[...])
 
     def _chunk(self):
         return _points_at_a_time(max(self.width, self.num_experts * self.channels))
@@ -213,8 +220,9 @@ class SharedDictionary(Dictionary):
     def _fold(self, x, gates):
         # The product with the dense codes, zeros included: one matrix product is faster than
         # gathering K columns per signal unless K is below about E / 100.
-        kernel, bias = self.folded_heads(gates._replace(bias=jnp.zeros_like(gates.bias)))
-        return numerics.einsum("ph,shc->spc", self.trunk(x), kernel) + bias[:, None, :]
+        kernel, bias = self._folded(gates.values)
+        values = numerics.einsum("ph,hcs->pcs", self.trunk(x), kernel)
+        return values.transpose(2, 0, 1) + bias[:, None, :]
 
 
 class IndependentDictionary(Dictionary):

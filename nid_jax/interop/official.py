@@ -366,11 +366,11 @@ def parts(dictionary, router):
         found[f"experts.net.net.{i}.0.weight"] = [(kernel, *transposed)]
         found[f"experts.net.net.{i}.0.bias"] = [(bias, *same)]
     # Output j of the last layer is channel j % C of expert j // C.
-    shape = (dictionary.width, dictionary.num_experts, dictionary.channels)
+    shape = (dictionary.num_experts, dictionary.channels)
     last = f"experts.net.net.{len(layers)}.0"
-    heads = (lambda a: a.reshape(shape[0], -1).T, lambda a: a.T.reshape(shape))
+    heads = (lambda a: a.T.reshape(-1, len(a)), lambda a: a.reshape(*shape, -1).T)
     found[f"{last}.weight"] = [(dictionary.head_kernel, *heads)]
-    found[f"{last}.bias"] = [(dictionary.head_bias, np.ravel, lambda a: a.reshape(shape[1:]))]
+    found[f"{last}.bias"] = [(dictionary.head_bias, np.ravel, lambda a: a.reshape(shape))]
     return found | _router_parts(router)
 
 

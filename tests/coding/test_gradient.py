@@ -153,7 +153,7 @@ def test_scale_of_an_atom_does_not_matter():
     dictionary = _dictionary(kind=dictionaries.SharedDictionary)
     values, _ = _signals(dictionary)
     before = _solve(dictionary, values, steps=10)
-    dictionary.head_kernel[...] = dictionary.head_kernel[...].at[:, 3].multiply(10)
+    dictionary.head_kernel[...] = dictionary.head_kernel[...].at[..., 3].multiply(10)
     dictionary.head_bias[...] = dictionary.head_bias[...].at[3].multiply(10)
     after = _solve(dictionary, values, steps=10)
     np.testing.assert_allclose(before.residual, after.residual, rtol=1e-3)

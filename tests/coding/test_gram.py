@@ -194,7 +194,7 @@ def test_exact_residual_survives_codes_that_cancel():
     dictionary, operator = make_dictionary(), operators.sample((9, 7))
     # Two nearly equal atoms with opposite codes of 1000.
     kernel = dictionary.head_kernel[...]
-    dictionary.head_kernel[...] = kernel.at[:, 1].set(kernel[:, 0] * (1 + 1e-3))
+    dictionary.head_kernel[...] = kernel.at[..., 1].set(kernel[..., 0] * (1 + 1e-3))
     bias = dictionary.head_bias[...]
     dictionary.head_bias[...] = bias.at[1].set(bias[0])
     codes = jnp.zeros((1, 12)).at[0, 0].set(1000.0).at[0, 1].set(-1000.0).at[0, 2].set(1.0)

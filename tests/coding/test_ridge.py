@@ -144,12 +144,12 @@ def test_degenerate_problems(lam):
     dictionary = make_dictionary()
     full, pixel, few = (operators.sample(shape) for shape in ((9, 7), (1, 1), (2, 2)))
     repeated = make_dictionary()
-    repeated.head_kernel[...] = jnp.tile(repeated.head_kernel[...][:, :3], (1, 4, 1))
+    repeated.head_kernel[...] = jnp.tile(repeated.head_kernel[...][..., :3], (1, 1, 4))
     repeated.head_bias[...] = jnp.tile(repeated.head_bias[...][:3], (4, 1))
     silent = make_dictionary()
     silent.head_kernel[...] = jnp.zeros_like(silent.head_kernel[...])
     partly = make_dictionary()
-    partly.head_kernel[...] = partly.head_kernel[...].at[:, 4].set(0)
+    partly.head_kernel[...] = partly.head_kernel[...].at[..., 4].set(0)
     cases = {
         "zero signals": (dictionary, full, np.zeros((3, 63, 2), np.float32)),
         "constant signals": (dictionary, full, np.full((3, 63, 2), 0.3, np.float32)),
@@ -266,7 +266,7 @@ def test_on_a_support(own):
 
 def test_on_a_support_of_repeated_atoms():
     dictionary, operator = make_dictionary(), operators.sample((9, 7))
-    dictionary.head_kernel[...] = jnp.tile(dictionary.head_kernel[...][:, :1], (1, 12, 1))
+    dictionary.head_kernel[...] = jnp.tile(dictionary.head_kernel[...][..., :1], (1, 1, 12))
     dictionary.head_bias[...] = jnp.tile(dictionary.head_bias[...][:1], (12, 1))
     equations = gram.normal_equations(dictionary, operator, measure(dictionary, operator))
     indices = np.array([[0, 1, 2], [3, 4, 5], [6, 7, 8]], np.int32)

@@ -240,7 +240,7 @@ def test_scales_change_nothing(loss, scale):
 def test_constant_signals_one_point_and_repeated_atoms(loss):
     model, operator = nnx.clone(dictionary()), operators.sample(SHAPE)
     kernel = model.head_kernel[...]
-    model.head_kernel[...] = kernel.at[:, 5:].set(kernel[:, :5])
+    model.head_kernel[...] = kernel.at[..., 5:].set(kernel[..., :5])
     data = measured(corrupted(7, atoms_of(model, operator))[0])
     data[0], data[1] = 0.0, 0.3
     found = robust.robust_solve(model, operator, data, loss=loss)

@@ -90,7 +90,8 @@ def _numpy_basis(dictionary, x):
         h = embedded
         for kernel, bias in zip(kernels, biases, strict=True):
             h = activate(h @ kernel + bias)
-        return np.tensordot(h, _float64(dictionary.head_kernel), 1) + _float64(dictionary.head_bias)
+        kernel = _float64(dictionary.head_kernel).swapaxes(1, 2)
+        return np.tensordot(h, kernel, 1) + _float64(dictionary.head_bias)
     values = []
     for e in range(dictionary.num_experts):
         h = embedded

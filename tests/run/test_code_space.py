@@ -79,7 +79,7 @@ def test_codes_that_render_alike_are_near_however_unlike_they_are():
     dictionary = dictionary_of("shared", 2, 1, 3)
     kernel = np.array(dictionary.head_kernel[...])
     # The second expert is the first one again.
-    kernel[:, 1] = kernel[:, 0]
+    kernel[..., 1] = kernel[..., 0]
     dictionary.head_kernel[...] = kernel
     level = np.array(dictionary.head_bias[...])
     level[1] = level[0]

@@ -154,7 +154,7 @@ def test_a_dead_expert_takes_up_the_worst_residual(kind):
     silent = nnx.merge(graphdef, dead, constants, copy=True)
     if kind == "shared":
         head = silent.dictionary
-        head.head_kernel[...] = head.head_kernel[...].at[:, 3].set(0)
+        head.head_kernel[...] = head.head_kernel[...].at[..., 3].set(0)
         head.head_bias[...] = head.head_bias[...].at[3].set(0)
         assert error(renewed) < error(nnx.state(silent, nnx.Param))
     _, _, none = reseed(
