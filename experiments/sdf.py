@@ -46,9 +46,6 @@ NOISES = (1e-3, 3e-3, 1e-2)
 NEIGHBOURS = (0, 100, 300)
 HEADERS = ("samples", "method", "IoU", "chamfer", "normals", "F-score", "seconds a shape")
 
-SCALE = flags.DEFINE_enum("scale", "cpu", SCALES, "How large.")
-OUTPUT = flags.DEFINE_string("output", "runs/sdf", "Folder of the results.")
-
 
 def load(name):
     """A module of this folder."""
@@ -524,4 +521,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    SCALE = flags.DEFINE_enum("scale", "cpu", SCALES, "How large.")
+    OUTPUT = flags.DEFINE_string("output", "runs/sdf", "Folder of the results.")
     app.run(main)

@@ -46,7 +46,7 @@ def test_faces_of_another_size_need_resize(data_config):
     assert resized[3].shape == resized.shape == (32, 16, 1)
 
 
-@pytest.mark.parametrize("size", [(32,), (0, 3), (1, 2, 3), (2.5, 3), "32"])
+@pytest.mark.parametrize("size", [(0,), (0, 3), (1, 2, 3), (2.5, 3), "32"])
 def test_bad_sizes(data_config, size):
     with pytest.raises(ValueError, match=r"data\.size=.*must be \(rows, columns\)"):
         open_collection(data_config(size=size), "train", 0)

@@ -96,10 +96,12 @@ balls = st.lists(
 @settings(deadline=None, max_examples=20)
 @given(balls=balls, size=st.integers(24, 70), tau=st.sampled_from([None, 0.1, 0.2]))
 def test_random_unions_of_balls(balls, size, tau):
+    # Off round numbers: where a sample lies on the surface the dense mesh has vertices that fall
+    # together, which sparse ones never do.
+    moved = np.array(balls) + np.array([0.01373, -0.00719, 0.00531, 0.00311])
+
     def union(points):
-        return primitives.union(
-            *(primitives.sphere(points - ball[:3], ball[3]) for ball in np.array(balls))
-        )
+        return primitives.union(*(primitives.sphere(points - ball[:3], ball[3]) for ball in moved))
 
     def cut(points):
         return np.clip(union(points), -tau, tau)
