@@ -450,7 +450,7 @@ def draw(path, scores):
             y = [scores[share][method]["iou"] for share in have]
             axis.plot(x, y, marker="o", markersize=3, label=method)
     axis.set(xscale="log", xlabel="samples of the grid, %", ylabel="IoU, unseen shapes")
-    axis.legend(fontsize=7, frameon=False)
+    axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axis.grid(alpha=0.3)
     save(figure, path)
 
