@@ -105,9 +105,9 @@ def base(config):
 def cpu(config):
     """80 built-in chairs and their warped copies; 20 unseen ones.
 
-    IoU of the first 10 of these 0.889 from all samples, 0.880 from 10%, 0.864 from 2% (PCA of the grids 0.922, 0.913,
-    0.881); the rest in docs/results/sdf. 300 steps in 460 s on two busy cores, 1.5 GB, 2026-11-25,
-    jax 0.10.2.
+    IoU of the first 10 of these 0.889 from all samples, 0.880 from 10%, 0.864 from 2% (PCA of the
+    grids 0.922, 0.913, 0.881); the rest in docs/results/sdf. 300 steps in 460 s on two busy cores,
+    1.5 GB, 2026-11-25, jax 0.10.2.
     Departs from the paper: codes are solved in the step and, under a prior, in the fit.
     """
 
