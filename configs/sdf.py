@@ -25,8 +25,10 @@ def get_config(variant="cpu"):
             "name": "shapes",
             # samples along each axis of the cube [-1, 1]^3
             "size": (48, 48, 48),
-            # distances are clipped to plus or minus this; 0: not
+            # distances go no further than this; 0: as far as they are
             "truncation": 0.1,
+            # clip (cut off there) or tanh (levelled out without a kink)
+            "truncation_kind": "clip",
             "shapes": {"families": "chairs"},
             # volumes: folder of the file of grids that memory cannot hold; '' is beside them
             "cache": "",
@@ -69,6 +71,7 @@ def get_config(variant="cpu"):
         "init": "linear",
         "iterations": 10,
         "truncation": config.data.get_ref("truncation"),
+        "truncation_kind": config.data.get_ref("truncation_kind"),
     }
     config.fit.mesh = {
         # samples along each axis of the mesh; 0: those of the signals

@@ -16,6 +16,7 @@ from nid_jax.coding.operators import Sample
 from nid_jax.coding.prior import gaussian
 from nid_jax.coding.solution import CodeSolution
 from nid_jax.fields.routing import Codebook, expert_weights
+from nid_jax.geometry.truncation import Truncation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,11 +309,12 @@ def _surface(
     eikonal=_TERMS.eikonal,
     off=_TERMS.off,
     truncation=0.0,
+    truncation_kind="clip",
     noise=0.0,
     **options,
 ):
-    """on, normal, eikonal, off: weights of the terms; truncation: 0, or the largest distance;
-    noise: 0 takes the prior's. The rest as in `surface.surface_codes`."""
+    """on, normal, eikonal, off: weights of the terms; truncation: 0, or the largest distance,
+    and its kind; noise: 0 takes the prior's. The rest as in `surface.surface_codes`."""
     if problem.clouds is None:
         raise ValueError(
             "fit.solver: surface needs clouds of points and normals, and there are none"
@@ -330,7 +332,7 @@ def _surface(
         clouds[..., :dims],
         clouds[..., dims:],
         problem.prior,
-        truncation=truncation or None,
+        truncation=Truncation(truncation, truncation_kind),
         terms=surface.Terms(on, normal, eikonal, off),
         noise=noise or None,
         start=start,

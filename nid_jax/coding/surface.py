@@ -5,9 +5,11 @@ truncated. What a cloud of points x_i with outward unit normals n_i says of it:
 
     on       f(x_i) = 0
     normal   grad f(x_i) = n_i                        linear in the code, as grad f is
-    off      f(x_i +- delta n_i) = +-delta            where no other point of the cloud is nearer
-    off      |f(y)| = min(distance of y to the cloud, truncation), y anywhere
-    eikonal  |grad f(z)| = 1, z near the surface
+    off      f(x_i +- delta n_i) = T(+-delta)         where no other point of the cloud is nearer
+    off      |f(y)| = T(distance of y to the cloud), y anywhere
+    eikonal  |grad f(z)| = T'(distance), z near the surface
+
+T is the truncation, such as min(distance, limit), with slope 1 at the surface.
 
 The first three are linear, and so is the fourth where the nearest normals agree on which side y is
 (Hoppe et al. 1992). Together with a Gaussian prior of the codes they are one linear system, whose
@@ -30,6 +32,7 @@ from nid_jax import numerics
 from nid_jax.coding import gradient, gram
 from nid_jax.coding.solution import CodeSolution
 from nid_jax.fields.dictionary import over_points
+from nid_jax.geometry.truncation import UNTRUNCATED
 
 METHODS = ("gauss-newton", "gradient")
 INITS = ("linear", "mean", "zero", "router")
@@ -69,7 +72,7 @@ class Samples(NamedTuple):
     near [2 Q, D]: offset points, their distances near_values [2 Q] and near_weights [2 Q], 0 where
     another point of the cloud is nearer. far [F, D]: anywhere in [-1, 1]^D, far_sizes [F] the
     unsigned distance, far_signs [F] the side: 1 outside, -1 inside, 0 not known. band [Q, D]: near
-    the surface, for the eikonal term.
+    the surface, for the eikonal term, and the slope there, steepness [Q].
     """
 
     near: np.ndarray
@@ -79,23 +82,26 @@ class Samples(NamedTuple):
     far_sizes: np.ndarray
     far_signs: np.ndarray
     band: np.ndarray
+    steepness: np.ndarray
 
 
 def cloud_samples(points, normals, delta, truncation, count, generator):
     """Samples about a cloud of points [Q, D] with unit normals [Q, D].
 
-    delta: offset along the normals; truncation: largest distance, or infinity; count: samples
+    delta: offset along the normals; truncation: `Truncation` of the distances; count: samples
     anywhere. generator: of numpy.
     """
     tree = cKDTree(points)
     near = np.concatenate([points + delta * normals, points - delta * normals])
-    values = np.repeat([delta, -delta], len(points))
+    values = truncation(np.repeat([delta, -delta], len(points)))
     weights = tree.query(near)[0] >= _NEAREST_SHARE * delta
     far = generator.uniform(-1, 1, (count, points.shape[1]))
-    reach = min(truncation, 5 * delta)
-    band = points + generator.uniform(-reach, reach, (len(points), 1)) * normals
+    reach = min(truncation.limit or math.inf, 5 * delta)
+    offsets = generator.uniform(-reach, reach, len(points))
+    band = points + offsets[:, None] * normals
     sizes, signs = _sides(tree, points, normals, far)
-    parts = (near, values, weights, far, np.minimum(sizes, truncation), signs, band)
+    steepness = truncation.slope(offsets)
+    parts = (near, values, weights, far, truncation(sizes), signs, band, steepness)
     return Samples(*(part.astype(np.float32) for part in parts))
 
 
@@ -175,8 +181,9 @@ class _System(NamedTuple):
     """The objective of one signal in coordinates s [R], in float64.
 
     Linear terms are s A s - 2 b s + energy. band [K, D, R] and band_level [K, D] give grad f, far
-    [F, R] and far_level [F] give f; sizes [F] its magnitude where only that is known, with
-    unknown [F] their weights; eikonal [] the weight of that term, penalty [] that of |s|^2.
+    [F, R] and far_level [F] give f; steepness [K] is what |grad f| ought to be; sizes [F] the
+    magnitude of f where only that is known, with unknown [F] their weights; eikonal [] the weight
+    of that term, penalty [] that of |s|^2.
     """
 
     matrix: jax.Array
@@ -184,6 +191,7 @@ class _System(NamedTuple):
     energy: jax.Array
     band: jax.Array
     band_level: jax.Array
+    steepness: jax.Array
     far: jax.Array
     far_level: jax.Array
     sizes: jax.Array
@@ -203,12 +211,12 @@ class _System(NamedTuple):
     def objective(self, s):
         """s [R] -> scalar."""
         linear = self.energy + s @ (self.matrix @ s - 2 * self.moments)
-        steepness, values = self._gradient_norm(s)[0], self.far_level + self.far @ s
-        eikonal = self.eikonal * jnp.square(steepness - 1).sum()
+        excess, values = self._steepness(s)[0] - self.steepness, self.far_level + self.far @ s
+        eikonal = self.eikonal * jnp.square(excess).sum()
         off = (self.unknown * jnp.square(jnp.abs(values) - self.sizes)).sum()
         return linear + eikonal + off + self.penalty * jnp.square(s).sum()
 
-    def _gradient_norm(self, s):
+    def _steepness(self, s):
         """|grad f| in the band [K] and its direction [K, D]."""
         slope = self.band_level + numerics.einsum("kdr,r->kd", self.band, s)
         # Never zero, where the norm has no derivative.
@@ -217,7 +225,7 @@ class _System(NamedTuple):
 
     def normal_equations(self, s):
         """Gauss-Newton's matrix [R, R] and half the descent direction [R] at s."""
-        steepness, direction = self._gradient_norm(s)
+        steepness, direction = self._steepness(s)
         rows = numerics.einsum("kdr,kd->kr", self.band, direction)
         values = self.far_level + self.far @ s
         misfit = values - jnp.where(values < 0, -1, 1) * self.sizes
@@ -225,7 +233,7 @@ class _System(NamedTuple):
         identity = jnp.eye(len(s))
         matrix = self.matrix + self.eikonal * rows.T @ rows + self.far.T @ weighted
         downhill = self.moments - self.matrix @ s - self.penalty * s
-        downhill = downhill - self.eikonal * rows.T @ (steepness - 1) - weighted.T @ misfit
+        downhill -= self.eikonal * rows.T @ (steepness - self.steepness) + weighted.T @ misfit
         return matrix + self.penalty * identity, downhill
 
 
@@ -264,9 +272,9 @@ def _assemble(dictionary, cloud, samples, coordinates, terms, penalty, relative)
     matrix, moments, energy = jax.tree.map(lambda *parts: sum(parts), *sums)
     if relative:
         penalty = penalty * jnp.trace(matrix) / len(matrix)
-    rest = (samples.far_sizes, terms.off * (1 - known), terms.eikonal, penalty)
-    rest = [jnp.asarray(value, matrix.dtype) for value in rest]
-    return _System(matrix, moments, energy, band, band_level, far, far_level, *rest)
+    given = (samples.steepness, samples.far_sizes, terms.off * (1 - known), terms.eikonal, penalty)
+    steepness, *rest = [jnp.asarray(value, matrix.dtype) for value in given]
+    return _System(matrix, moments, energy, band, band_level, steepness, far, far_level, *rest)
 
 
 def _squares(rows, targets, weights):
@@ -374,7 +382,7 @@ def surface_codes(
     normals,
     prior=None,
     *,
-    truncation=None,
+    truncation=UNTRUNCATED,
     terms=None,
     noise=None,
     lam=1e-5,
@@ -399,7 +407,7 @@ def surface_codes(
       dictionary: of one channel, in the clouds' D dimensions. It is frozen.
       points, normals: [S, Q, D], in [-1, 1]; normals point outwards, their length does not matter.
       prior: `prior.GaussianPrior` of codes, with or without the bias, or None.
-      truncation: largest magnitude of the distances the dictionary was made for; None: none.
+      truncation: `geometry.truncation.Truncation` of the distances the dictionary was made for.
       terms: `Terms`, the weights; None: those of `Terms()`.
       noise: standard deviation of an error of f; None takes the prior's, or 0.01 if it has none.
       lam: regularisation without a prior.
@@ -433,7 +441,7 @@ def surface_codes(
     solved = []
     for signal, (x, n) in enumerate(zip(points, normals, strict=True)):
         generator = np.random.default_rng([seed, signal])
-        taken = cloud_samples(x, n, delta, truncation or math.inf, samples, generator)
+        taken = cloud_samples(x, n, delta, truncation, samples, generator)
         solved.append(
             _solve(
                 graphdef,
@@ -522,14 +530,16 @@ def _check_options(method, init, start, delta, truncation, terms, noise, lam):
             )
     if init == "router" and start is None:
         raise ValueError("fit.surface.init: router, but there are no codes predicted by one")
-    for key, value in {"delta": delta, "truncation": truncation, "noise": noise}.items():
+    for key, value in {"delta": delta, "noise": noise}.items():
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"fit.surface.{key}: {value}; allowed: a finite number above 0")
     for key, value in {**terms._asdict(), "lam": lam}.items():
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"fit.surface.{key}: {value}; allowed: a finite number, 0 or more")
-    if truncation is not None and delta > truncation:
-        raise ValueError(f"fit.surface.delta: {delta}; allowed: up to the truncation, {truncation}")
+    if truncation.limit and delta > truncation.limit:
+        raise ValueError(
+            f"fit.surface.delta: {delta}; allowed: up to the truncation, {truncation.limit}"
+        )
 
 
 def _check_prior(dictionary, prior):

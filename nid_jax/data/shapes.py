@@ -18,6 +18,7 @@ from nid_jax.data.collection import position
 from nid_jax.data.splitting import configured_size
 from nid_jax.geometry import level_set
 from nid_jax.geometry.primitives import box, capsule, ellipsoid, frustum, union
+from nid_jax.geometry.truncation import Truncation
 
 REACH = 0.9
 """Half the longest side of every shape."""
@@ -220,15 +221,15 @@ FAMILIES = {"chairs": chair, "tables": table, "lamps": lamp, "planes": plane}
 class ShapeCollection:
     """Truncated signed distances [N, N, N, 1] of shapes of one or several families.
 
-    size N; truncation: distances are clipped to plus or minus it (0: not); offset: number of the
-    first shape, so that splits do not overlap. A shape is a function of (seed, family, its number)
-    alone. Shapes of several families take turns.
+    size N; truncation: a `geometry.truncation.Truncation`; offset: number of the first shape, so
+    that splits do not overlap. A shape is a function of (seed, family, its number) alone. Shapes of
+    several families take turns.
     """
 
     def __init__(self, families, count, size, truncation, seed, offset=0):
         self.families, self.seed, self.offset = tuple(families), seed, offset
         self.shape = (size, size, size, 1)
-        self.truncation = float(truncation)
+        self.truncation = truncation
         turns = [(i % len(self.families), offset + i // len(self.families)) for i in range(count)]
         self._turns, self._grids, self._wholes = turns, {}, {}
         self._clouds, self._nears = {}, {}
@@ -249,10 +250,7 @@ class ShapeCollection:
         return self._cached(self._grids, index, self._sample_grid).copy()
 
     def _sample_grid(self, index):
-        values = self.untruncated(index)
-        if self.truncation:
-            values = np.clip(values, -self.truncation, self.truncation)
-        return values[..., None]
+        return self.truncation(self.untruncated(index))[..., None]
 
     def untruncated(self, index):
         """Distances [N, N, N] as they are."""
@@ -306,9 +304,7 @@ class ShapeCollection:
         # Half of them close, half not so close, as Park et al. 2019 (DeepSDF) draw them.
         spread = np.where(np.arange(len(points)) % 2, *_SPREADS)[:, None]
         points = np.clip(points + spread * draw.standard_normal(points.shape), -1, 1)
-        distances = self.distances(index, points)
-        if self.truncation:
-            distances = np.clip(distances, -self.truncation, self.truncation)
+        distances = self.truncation(self.distances(index, points))
         return points.astype(np.float32), distances.astype(np.float32)
 
     def denormalise(self, index):
@@ -353,7 +349,7 @@ def grid_mesh(values, level=0.0):
 
 
 def open_shapes(config, split, seed):
-    """data.shapes.families ('chairs,tables', or 'all'), data.size, data.shapes.truncation.
+    """data.shapes.families ('chairs,tables', or 'all'), data.size, data.truncation and its kind.
 
     data.num_train and data.num_test shapes (0: 80 and 20). Raises ValueError naming a key.
     """
@@ -366,7 +362,7 @@ def open_shapes(config, split, seed):
                 f"data.shapes.families: {name!r} is unknown, did you mean {near!r}? allowed: all, "
                 f"or some of {', '.join(FAMILIES)}, separated by commas"
             )
-    size, truncation = side_of(config), truncation_of(config)
+    size, truncation = side_of(config), Truncation.from_config(config)
     count = (config.num_train or 80) if split == "train" else (config.num_test or 20)
     # Test shapes are drawn from numbers that no training collection reaches.
     offset = 0 if split == "train" else 10**6
@@ -381,10 +377,3 @@ def side_of(config):
             f"data.size: {config.size}; allowed: three equal whole numbers, each 8 or more"
         )
     return size[0]
-
-
-def truncation_of(config):
-    """data.truncation, checked: 0 for none."""
-    if not 0 <= config.truncation < float("inf"):
-        raise ValueError(f"data.truncation: {config.truncation}; allowed: 0 (none) or more")
-    return float(config.truncation)

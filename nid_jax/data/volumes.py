@@ -1,5 +1,6 @@
 """Volumes of signed distances that `python -m nid_jax.data.meshes` prepared, one file a shape."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +9,16 @@ import trimesh
 
 from nid_jax.data.collection import position
 from nid_jax.data.prepared import read_prepared
-from nid_jax.data.shapes import truncation_of
 from nid_jax.data.splitting import SPLITS, configured_size, random_split
 from nid_jax.fields.coordinates import grid
+from nid_jax.geometry.truncation import Truncation
 
 
 class VolumeCollection:
     """Prepared files as truncated distances [N, N, N, 1], read when they are asked for.
 
     size: N, or 0 for that of the files; another than theirs is interpolated linearly. truncation:
-    distances are clipped to plus or minus it (0: as they are). cache: folder for a file of shuffled
+    a `geometry.truncation.Truncation`. cache: folder for a file of shuffled
     grids. Raises ValueError naming a file that is damaged, or of another resolution than the rest.
     """
 
@@ -36,7 +37,7 @@ class VolumeCollection:
         return read_prepared(self.paths[position(index, len(self))])
 
     def __getitem__(self, index):
-        return self._truncated(self.untruncated(index))[..., None].astype(np.float32)
+        return self.truncation(self.untruncated(index))[..., None].astype(np.float32)
 
     def untruncated(self, index):
         """Distances [N, N, N] as they were prepared."""
@@ -47,10 +48,11 @@ class VolumeCollection:
                 f"{file.path}: a grid of {len(values)}^3, the others have {self.stored}^3; "
                 "prepare them with one --resolution"
             )
-        if 0 < file.truncation < (self.truncation or np.inf):
+        most = self.truncation.largest_limit(file.truncation or math.inf)
+        if not (0 < self.truncation.limit <= most or most == math.inf):
             raise ValueError(
-                f"data.truncation: {self.truncation}; {file.path} was truncated at "
-                f"{file.truncation}: give at most that, above 0"
+                f"data.truncation: {self.truncation.limit}; {file.path} was truncated at "
+                f"{file.truncation}: give at most {most:g}, above 0"
             )
         if len(values) != self.shape[0]:
             places = (grid(self.shape[:-1]).astype(np.float64) + 1) / 2 * (len(values) - 1)
@@ -58,13 +60,10 @@ class VolumeCollection:
             values = values.reshape(self.shape[:-1])
         return values
 
-    def _truncated(self, values):
-        return np.clip(values, -self.truncation, self.truncation) if self.truncation else values
-
     def near(self, index):
         """Points [Q, 3] close to the surface and their exact distances [Q], truncated."""
         file = self._file(index)
-        return file.points, self._truncated(file.distances).astype(np.float32)
+        return file.points, self.truncation(file.distances).astype(np.float32)
 
     def cloud(self, index):
         """Points on the surface and their outward normals [Q, 6]."""
@@ -108,4 +107,5 @@ def open_volumes(config, split, seed):
     if size and len(set(size)) != 1:
         raise ValueError(f"data.size: {config.size}; allowed: three equal numbers, or ()")
     cache = config.cache or str(root / ".cache")
-    return VolumeCollection(paths, size[0] if size else 0, truncation_of(config), str(root), cache)
+    truncation = Truncation.from_config(config)
+    return VolumeCollection(paths, size[0] if size else 0, truncation, str(root), cache)

@@ -59,9 +59,7 @@ class WarpedVolumes:
         if not copy:
             return self.collection[original]
         values = warped(self.collection.untruncated(original), self.knots(copy, original))
-        if self.truncation:
-            values = np.clip(values, -self.truncation, self.truncation)
-        return values[..., None].astype(np.float32)
+        return self.truncation(values)[..., None].astype(np.float32)
 
     def cloud(self, index):
         """Points on the surface and their outward normals [Q, 6]."""

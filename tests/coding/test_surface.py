@@ -18,8 +18,9 @@ from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import FourierFeatures, Identity
 from nid_jax.fields.routing import Gates, Linear
 from nid_jax.geometry import primitives
+from nid_jax.geometry.truncation import Truncation
 
-TRUNCATION = 0.25
+TRUNCATION = Truncation(0.25)
 EXPERTS = 120
 
 
@@ -82,22 +83,30 @@ def overlap(found, truth):
 
 
 @settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 1000), truncation=st.sampled_from([0.1, math.inf]))
+@given(
+    seed=st.integers(0, 1000),
+    truncation=st.sampled_from([Truncation(0.1), Truncation(), Truncation(0.1, "tanh")]),
+)
 def test_samples_tell_the_truth_about_a_ball(seed, truncation):
     points, normals = (part[0] for part in balls([0.6], 800, seed))
     generator = np.random.default_rng(seed)
     samples = surface.cloud_samples(points, normals, 0.03, truncation, 500, generator)
-    near = primitives.sphere(samples.near, 0.6)
+    near = truncation(primitives.sphere(samples.near, 0.6))
     np.testing.assert_allclose(near, samples.near_values, atol=1e-5)
     assert samples.near_weights.mean() > 0.9
-    truth = np.clip(primitives.sphere(samples.far, 0.6), -truncation, truncation)
+    truth = truncation(primitives.sphere(samples.far, 0.6))
     known = samples.far_signs != 0
     assert known.mean() > 0.9
     # Random points leave holes: few distances are off by more than the gaps between them.
     signed = samples.far_signs * samples.far_sizes
     assert np.sqrt(np.square(signed - truth)[known].mean()) < 0.02
     assert np.quantile(abs(samples.far_sizes - abs(truth)), 0.95) < 0.02
-    assert abs(primitives.sphere(samples.band, 0.6)).max() <= 0.15 + 1e-5
+    offsets = primitives.sphere(samples.band, 0.6)
+    assert abs(offsets).max() <= 0.15 + 1e-5
+    step = 1e-4
+    slope = (truncation(offsets + step) - truncation(offsets - step)) / (2 * step)
+    inside = abs(offsets) < 0.999 * (truncation.limit or math.inf)
+    np.testing.assert_allclose(samples.steepness[inside], slope[inside], atol=1e-2)
 
 
 def test_offset_points_within_a_thin_sheet_do_not_count():
@@ -105,7 +114,7 @@ def test_offset_points_within_a_thin_sheet_do_not_count():
     sheet = generator.uniform(-0.5, 0.5, (2000, 3)) * [1, 1, 0] + [0, 0, 0.01]
     points = np.concatenate([sheet, -sheet])
     normals = np.sign(points[:, 2:]) * [0.0, 0.0, 1.0]
-    samples = surface.cloud_samples(points, normals, 0.1, 0.2, 100, generator)
+    samples = surface.cloud_samples(points, normals, 0.1, Truncation(0.2), 100, generator)
     outside, inside = np.split(samples.near_weights, 2)
     assert outside.all()
     assert not inside.any()
@@ -361,7 +370,13 @@ def test_through_the_door():
 def test_refusals(message, change):
     dictionary, prior = trained()
     points, normals = balls([0.5], 40)
-    given = {"points": points, "normals": normals, "prior": prior, "truncation": 0.25, **change}
+    given = {
+        "points": points,
+        "normals": normals,
+        "prior": prior,
+        "truncation": Truncation(0.25),
+        **change,
+    }
     with pytest.raises(ValueError, match=message):
         surface.surface_codes(dictionary, **given)
 

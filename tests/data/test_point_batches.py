@@ -9,6 +9,7 @@ from scipy.interpolate import RegularGridInterpolator
 from nid_jax.data.point_batches import ShuffledGrids, cache_file, point_batches
 from nid_jax.data.shapes import ShapeCollection
 from nid_jax.fields.coordinates import grid
+from nid_jax.geometry.truncation import Truncation
 
 SIDE = 12
 
@@ -16,7 +17,7 @@ SIDE = 12
 @pytest.fixture(scope="module")
 def collection():
     """Five small tables."""
-    return ShapeCollection(["tables"], 5, SIDE, 0.2, seed=11)
+    return ShapeCollection(["tables"], 5, SIDE, Truncation(0.2), seed=11)
 
 
 def places_of(points):

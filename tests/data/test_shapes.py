@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from nid_jax.data import shapes
 from nid_jax.data.collection import SubsetCollection
+from nid_jax.geometry.truncation import Truncation
 
 
 def config(**changes):
@@ -13,6 +14,7 @@ def config(**changes):
     values = {
         "size": (16, 16, 16),
         "truncation": 0.1,
+        "truncation_kind": "clip",
         "num_train": 3,
         "num_test": 2,
         "shapes": {"families": "chairs"},
@@ -22,7 +24,7 @@ def config(**changes):
 
 @pytest.mark.parametrize("family", shapes.FAMILIES)
 def test_every_family_fills_the_cube_and_differs(family):
-    collection = shapes.ShapeCollection([family], 4, 32, 0.0, seed=7)
+    collection = shapes.ShapeCollection([family], 4, 32, Truncation(), seed=7)
     grids = [collection[index][..., 0] for index in range(4)]
     for index, values in enumerate(grids):
         solid = collection.solid(index)
@@ -39,7 +41,7 @@ def test_every_family_fills_the_cube_and_differs(family):
 def test_distances_change_no_faster_than_places_do(family):
     """|f(x) - f(y)| <= |x - y| of a distance, and of a union of distances; ellipsoids nearly."""
     draw = np.random.default_rng(int.from_bytes(family.encode()[:2]))
-    solid = shapes.ShapeCollection([family], 1, 16, 0.0, seed=3).solid(0)
+    solid = shapes.ShapeCollection([family], 1, 16, Truncation(), seed=3).solid(0)
     x = draw.uniform(-1, 1, (500, 3))
     y = x + draw.normal(0, 0.05, x.shape)
     change = np.abs(solid.distance(x) - solid.distance(y))
@@ -48,11 +50,11 @@ def test_distances_change_no_faster_than_places_do(family):
 
 
 def test_a_shape_depends_on_its_seed_family_and_number_alone():
-    few = shapes.ShapeCollection(["chairs", "lamps"], 4, 12, 0.1, seed=1)
-    many = shapes.ShapeCollection(["lamps"], 9, 12, 0.1, seed=1)
+    few = shapes.ShapeCollection(["chairs", "lamps"], 4, 12, Truncation(0.1), seed=1)
+    many = shapes.ShapeCollection(["lamps"], 9, 12, Truncation(0.1), seed=1)
     assert few.names == ["chair_00000", "lamp_00000", "chair_00001", "lamp_00001"]
     np.testing.assert_array_equal(few[3], many[1])
-    other = shapes.ShapeCollection(["lamps"], 2, 12, 0.1, seed=2)
+    other = shapes.ShapeCollection(["lamps"], 2, 12, Truncation(0.1), seed=2)
     assert not np.array_equal(other[1], many[1])
 
 
@@ -66,7 +68,7 @@ def test_splits_share_no_shape_and_are_truncated():
 
 
 def test_clouds_lie_on_the_surface_with_outward_normals():
-    collection = shapes.ShapeCollection(["chairs"], 1, 32, 0.1, seed=5)
+    collection = shapes.ShapeCollection(["chairs"], 1, 32, Truncation(0.1), seed=5)
     cloud = collection.cloud(0).astype(np.float64)
     points, normals = cloud[:, :3], cloud[:, 3:]
     distance = collection.solid(0).distance
@@ -78,7 +80,7 @@ def test_clouds_lie_on_the_surface_with_outward_normals():
 
 
 def test_near_points_carry_their_own_distances():
-    collection = shapes.ShapeCollection(["tables"], 2, 24, 0.1, seed=5)
+    collection = shapes.ShapeCollection(["tables"], 2, 24, Truncation(0.1), seed=5)
     points, distances = collection.near(1)
     exact = np.clip(collection.solid(1).distance(points.astype(np.float64)), -0.1, 0.1)
     np.testing.assert_allclose(distances, exact, atol=1e-6)
@@ -86,7 +88,9 @@ def test_near_points_carry_their_own_distances():
 
 
 def test_the_mesh_is_the_surface():
-    collection = SubsetCollection(shapes.ShapeCollection(["lamps"], 3, 16, 0.1, seed=2), [2])
+    collection = SubsetCollection(
+        shapes.ShapeCollection(["lamps"], 3, 16, Truncation(0.1), seed=2), [2]
+    )
     mesh = collection.mesh(0)
     assert mesh.is_watertight
     distance = collection.collection.solid(2).distance
@@ -106,6 +110,7 @@ def test_a_grid_without_a_surface_has_an_empty_mesh():
         ({"size": (16, 16, 17)}, "data.size"),
         ({"size": (4, 4, 4)}, "8 or more"),
         ({"truncation": -1.0}, "data.truncation: -1.0"),
+        ({"truncation_kind": "soft"}, "data.truncation_kind: 'soft'; allowed: clip, tanh"),
     ],
 )
 def test_what_is_wrong_names_its_key(changes, words):

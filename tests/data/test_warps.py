@@ -8,6 +8,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 from nid_jax.data.shapes import ShapeCollection
 from nid_jax.data.warps import WarpedVolumes, warped
+from nid_jax.geometry.truncation import Truncation
 
 SIDE = 40
 
@@ -15,7 +16,9 @@ SIDE = 40
 @pytest.fixture(scope="module")
 def collection():
     """Two tables and three copies of each."""
-    return WarpedVolumes(ShapeCollection(["tables"], 2, SIDE, 0.1, seed=3), 3, 0.2, 4, seed=5)
+    return WarpedVolumes(
+        ShapeCollection(["tables"], 2, SIDE, Truncation(0.1), seed=3), 3, 0.2, 4, seed=5
+    )
 
 
 @settings(max_examples=8, deadline=None)

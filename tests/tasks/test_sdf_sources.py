@@ -16,6 +16,7 @@ from nid_jax.data.pointcloud import read_cloud
 from nid_jax.data.prepared import write_prepared
 from nid_jax.data.shapes import ShapeCollection
 from nid_jax.geometry import level_set, primitives
+from nid_jax.geometry.truncation import Truncation
 from nid_jax.metrics.surfaces import nearest_on
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +64,7 @@ def volumes(root, split="train", **changes):
         "root": str(root),
         "size": (),
         "truncation": 0.0,
+        "truncation_kind": "clip",
         "num_train": 0,
         "num_test": 0,
         "test_fraction": 0.4,
@@ -178,6 +180,11 @@ def truncated(folder):
         (cut_short, {}, r"b\.npz: is not a prepared shape, or damaged"),
         (other_arrays, {}, r"b\.npz: is not a prepared shape: has no array 'truncation'"),
         (truncated, {}, r"data\.truncation: 0\.0; .* was truncated at 0\.2"),
+        (
+            truncated,
+            {"truncation": 0.1, "truncation_kind": "tanh"},
+            r"data\.truncation: 0\.1; .* was truncated at 0\.2: give at most 0\.0666667, above 0",
+        ),
         (truncated, {"truncation": 0.3}, r"data\.truncation: 0\.3; .* was truncated at 0\.2"),
         (truncated, {"size": (9, 9, 8), "truncation": 0.1}, r"data\.size: \(9, 9, 8\)"),
         (lambda folder: None, {}, "holds no prepared .npz file"),
@@ -457,7 +464,7 @@ def test_from_a_mesh_file_through_codes_back_to_a_mesh(call, environment, tmp_pa
     mesh = trimesh.Trimesh(SCALE * vertices + SHIFT, faces, process=False)
     (tmp_path / "meshes").mkdir()
     mesh.export(tmp_path / "meshes" / "torus.ply")
-    lamps = ShapeCollection(["lamps"], 3, 16, 0.0, seed=0)
+    lamps = ShapeCollection(["lamps"], 3, 16, Truncation(), seed=0)
     for number in range(3):
         lamps.mesh(number, 40).export(tmp_path / "meshes" / f"lamp{number}.ply")
     prepared = subprocess.run(
