@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
+import trimesh
 from absl import app, flags
 from scipy.interpolate import RBFInterpolator
 
@@ -27,10 +28,10 @@ from nid_jax.coding.gram import NormalEquations
 from nid_jax.coding.neighbours import local_gaussian
 from nid_jax.coding.prior import GaussianPrior, gaussian
 from nid_jax.data import to_array
-from nid_jax.data.shapes import grid_mesh
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import build_model
 from nid_jax.geometry import shading
+from nid_jax.geometry.mesh import watertight_mesh
 from nid_jax.run import artefacts, fitting, monitoring, priors, rendering, training
 from nid_jax.run.workdir import Workdir
 
@@ -270,12 +271,19 @@ def tuned(solve, truth, size, fraction):
     return max(options, key=lambda pair: iou_of(solve(*pair), truth))
 
 
+def grid_mesh(values):
+    """Surface of distances [N^3] on the grid; empty where they have none. -> trimesh.Trimesh."""
+    side = round(len(values) ** (1 / 3))
+    if not values.min() < 0 < values.max():
+        return trimesh.Trimesh(process=False)
+    return watertight_mesh(values.reshape(side, side, side))
+
+
 def score(result, truth):
     """IoU on the grid and measures of the grid's mesh, each a mean over shapes."""
-    side = round(result.values.shape[1] ** (1 / 3))
     rows = []
     for values, mesh in zip(result.values, truth.meshes, strict=True):
-        found = grid_mesh(values.reshape(side, side, side))
+        found = grid_mesh(values)
         rows.append(metrics.compare(found, mesh, 20000, 0, 0.02))
     keys = ("chamfer", "normal_consistency", "fscore")
     row = {key: float(np.mean([r[key] for r in rows])) for key in keys}
@@ -420,10 +428,9 @@ def scored(results, truth, samples):
 
 def draw_shapes(path, truth, drawn, count=5):
     """Truth above what the dictionary makes of less and less."""
-    side = round(truth.values.shape[1] ** (1 / 3))
     rows = [shading.frames(truth.meshes[:count], 160)]
     for result in drawn.values():
-        meshes = [grid_mesh(values.reshape((side,) * 3)) for values in result.values[:count]]
+        meshes = [grid_mesh(values) for values in result.values[:count]]
         pairs = zip(meshes, truth.meshes, strict=False)
         cameras = [(mesh, shading.Camera.around([true])) for mesh, true in pairs]
         rows.append(np.stack([shading.shade(mesh, 160, camera) for mesh, camera in cameras]))

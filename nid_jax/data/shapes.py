@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import numpy as np
 import trimesh
-from skimage import measure
 
 from nid_jax.data.collection import position
 from nid_jax.data.splitting import configured_size
@@ -333,19 +332,6 @@ def slope(distance, points, step=1e-4):
         -1,
     )
     return ahead / np.maximum(np.linalg.norm(ahead, axis=-1, keepdims=True), 1e-12)
-
-
-def grid_mesh(values, level=0.0):
-    """The level set of values [N, N, N] on the grid of the cube. -> trimesh.Trimesh.
-
-    Empty where the values do not cross the level.
-    """
-    values = np.asarray(values, np.float32)
-    if not values.min() < level < values.max():
-        return trimesh.Trimesh(process=False)
-    spacing = [2 / (side - 1) for side in values.shape]
-    vertices, faces, _, _ = measure.marching_cubes(values, level, spacing=spacing)
-    return trimesh.Trimesh(vertices - 1, faces, process=False)
 
 
 def open_shapes(config, split, seed):

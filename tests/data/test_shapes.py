@@ -98,10 +98,6 @@ def test_the_mesh_is_the_surface():
     np.testing.assert_array_equal(collection.denormalise(0), np.eye(4))
 
 
-def test_a_grid_without_a_surface_has_an_empty_mesh():
-    assert len(shapes.grid_mesh(np.ones((8, 8, 8))).faces) == 0
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
