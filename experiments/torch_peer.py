@@ -2,20 +2,14 @@
 
     python experiments/speed.py --peer=torch --scale=cpu --output=DIR
 
-Needs PyTorch beside this library in one environment. The model is the official code's: Fourier
-features, a trunk, E heads, codes in a codebook. Weights are copied from ours. PyTorch's side is
-written here as PyTorch allows: one matrix product per layer, layouts in which none needs a
-transposed copy, fused Adam, inference mode for rendering. It comes in two orders:
-
-    dense   all experts at every point, then one product with the codes, zeros included
-    folded  the codes into the heads first, which is this library's order for a trunk
+Needs PyTorch beside this library in one environment. PyTorch's side is torch_model.py, the table
+torch_table.py.
 """
 
 import dataclasses
 import functools
 import itertools
 import math
-import os
 import runpy
 import time
 from collections.abc import Callable
@@ -24,34 +18,35 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib.figure
-import matplotlib.ticker
 import numpy as np
 import torch
 from flax import nnx
 from measuring import Spread, timed
-from torch.nn import functional
+from torch_model import (
+    FIT_RATE,
+    LEARNING_RATE,
+    ORDERS,
+    TorchModel,
+    TorchTraining,
+    tensor,
+    torch_fit,
+    torch_render,
+)
+from torch_table import cores, draw_figure, versions, write_table
 
 from nid_jax import tasks
 from nid_jax.coding import gradient
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import sample
-from nid_jax.fields.coordinates import grid
+from nid_jax.fields.coordinates import grid, pad_chunks
 from nid_jax.fields.routing import Gates
 from nid_jax.run import monitoring, rendering, sharding
-from nid_jax.run.artefacts import atomic_path, write_json, write_text
+from nid_jax.run.artefacts import write_json
 from nid_jax.run.training import Trainer
 
 CHANNELS, LAYERS = 3, 4
-LEARNING_RATE = 1e-4
-FIT_RATE = 1e-2
-# Points whose basis PyTorch's dense order holds at a time when it renders.
-DENSE_CHUNK = 1024
-FOLDED_CHUNK = 4096
-ORDERS = ("dense", "folded")
 # What must be reached, as PyTorch's time over ours: everywhere, and where codes are sparse or few.
 LEAST, LEAST_SPARSE = 1.0, 2.0
-AGREEMENT = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,158 +102,6 @@ SCALES = {
     ),
 }
 
-# ---- the model in PyTorch ---------------------------------------------------------------------
-
-
-def tensor(array):
-    """A contiguous copy of a jax or NumPy array."""
-    return torch.from_numpy(np.array(array, np.float32))
-
-
-class TorchModel:
-    """The trunk, the heads and the codebook of a `Model`, its heads laid out for one order."""
-
-    def __init__(self, model, order):
-        dictionary = model.dictionary
-        self.order, self.activation = order, dictionary.activation
-        self.omega0, self.channels = dictionary.omega0, dictionary.channels
-        self.num_experts, self.width = dictionary.num_experts, dictionary.width
-        self.frequencies = tensor(dictionary.embedding.frequencies[...]).T.contiguous()
-        self.kernels = [tensor(kernel[...].T) for kernel in dictionary.kernels]
-        self.biases = [tensor(bias[...]) for bias in dictionary.biases]
-        # Folded: [E, H C] and [E, C]. Dense, as a layer whose outputs have experts last: [C E, H].
-        axes = (2, 0, 1) if order == "folded" else (1, 2, 0)
-        heads = np.transpose(np.asarray(dictionary.head_kernel[...]), axes)
-        head_bias = np.asarray(dictionary.head_bias[...])
-        if order == "folded":
-            self.heads, self.head_bias = tensor(heads.reshape(len(heads), -1)), tensor(head_bias)
-        else:
-            self.heads = tensor(heads.reshape(-1, heads.shape[-1]))
-            self.head_bias = tensor(head_bias.T.reshape(-1))
-        self.codes, self.bias = tensor(model.router.codes[...]), tensor(model.router.bias[...])
-
-    def parameters(self):
-        """Everything that training moves, with gradients switched on."""
-        tensors = [*self.kernels, *self.biases, self.heads, self.head_bias, self.codes, self.bias]
-        return [one.requires_grad_() for one in tensors]
-
-    def double(self):
-        """The same in float64, in place."""
-        for name, value in list(vars(self).items()):
-            if torch.is_tensor(value):
-                setattr(self, name, value.double())
-            elif isinstance(value, list):
-                setattr(self, name, [one.double() for one in value])
-        return self
-
-    def embed(self, x):
-        """x [P, D] -> [P, F]."""
-        phase = x @ self.frequencies
-        return torch.cat([torch.sin(phase), torch.cos(phase)], 1)
-
-    def trunk(self, x):
-        """x [P, D] -> [P, H]."""
-        x = self.embed(x)
-        for kernel, bias in zip(self.kernels, self.biases, strict=True):
-            x = functional.linear(x, kernel, bias)
-            x = torch.sin(self.omega0 * x) if self.activation == "sine" else torch.relu(x)
-        return x
-
-    def combine(self, features, codes, bias):
-        """Features [P, H], codes [S, E], bias [S, C] -> [P, C, S] dense or [P, S, C] folded."""
-        if self.order == "folded":
-            return self.fold(features, codes, bias)
-        return self.mix(self.basis(features), codes, bias)
-
-    def basis(self, features):
-        """All experts: features [P, H] -> [P C, E]."""
-        values = functional.linear(features, self.heads, self.head_bias)
-        return values.view(-1, self.num_experts)
-
-    def mix(self, basis, codes, bias):
-        """Basis [P C, E] times codes [S, E], with bias [S, C] -> [P, C, S]."""
-        return functional.linear(basis, codes).view(-1, self.channels, len(codes)) + bias.T
-
-    def fold(self, features, codes, bias):
-        """Codes into the heads, then the points -> [P, S, C]."""
-        kernel = (codes @ self.heads).view(len(codes), self.width, self.channels)
-        kernel = kernel.transpose(0, 1).reshape(self.width, -1)
-        level = codes @ self.head_bias + bias
-        values = torch.addmm(level.reshape(-1), features, kernel)
-        return values.view(-1, len(codes), self.channels)
-
-    def arranged(self, values):
-        """Values [S, P, C] in the layout that `combine` returns."""
-        return values.permute((1, 0, 2) if self.order == "folded" else (1, 2, 0)).contiguous()
-
-    def signals_first(self, values):
-        """What `combine` returns as [S, P, C]."""
-        return values.permute((1, 0, 2) if self.order == "folded" else (2, 0, 1))
-
-
-def kept(codes, top_k):
-    """The codes with all but the top_k of largest magnitude zero; top_k 0 keeps all."""
-    if not top_k:
-        return codes
-    chosen = codes.detach().abs().topk(top_k, sorted=False).indices
-    return codes * torch.zeros_like(codes).scatter_(1, chosen, 1.0)
-
-
-class TorchTraining:
-    """One batch and a fused Adam over trunk, heads and codebook."""
-
-    def __init__(self, model, top_k, points, ids, targets):
-        self.model, self.top_k, self.points, self.ids = model, top_k, points, ids
-        self.targets = model.arranged(targets)
-        self.optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
-
-    def loss(self):
-        """Mean squared error of the batch."""
-        codes = kept(functional.embedding(self.ids, self.model.codes), self.top_k)
-        bias = functional.embedding(self.ids, self.model.bias)
-        prediction = self.model.combine(self.model.trunk(self.points), codes, bias)
-        return functional.mse_loss(prediction, self.targets)
-
-    def gradient(self):
-        """-> the loss; gradients lie in the parameters."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss()
-        loss.backward()
-        return loss
-
-    def step(self):
-        """One step. -> the loss before it."""
-        loss = self.gradient()
-        self.optimizer.step()
-        return loss.detach()
-
-
-@torch.inference_mode()
-def torch_render(model, codes, bias, points):
-    """As `rendering.render_points`: -> NumPy [S, P, C]."""
-    chunk = FOLDED_CHUNK if model.order == "folded" else DENSE_CHUNK
-    values = torch.empty(len(codes), len(points), model.channels)
-    for start in range(0, len(points), chunk):
-        piece = model.combine(model.trunk(points[start : start + chunk]), codes, bias)
-        values[:, start : start + chunk] = model.signals_first(piece)
-    return values.numpy()
-
-
-def torch_fit(model, predict, codes, bias, targets, mask, steps):
-    """`gradient.descend` over codes on a support: predict(codes, bias) -> prediction."""
-    codes = codes.clone().requires_grad_()
-    optimizer = torch.optim.Adam([codes], FIT_RATE, fused=True)
-    for number in range(steps):
-        share = 0.5 * (1 + math.cos(math.pi * number / steps))
-        optimizer.param_groups[0]["lr"] = FIT_RATE * (0.9 * share + 0.1)
-        optimizer.zero_grad(set_to_none=True)
-        loss = len(codes) * functional.mse_loss(predict(codes * mask, bias), targets)
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad():
-        return len(codes) * functional.mse_loss(predict(codes * mask, bias), targets)
-
-
 # ---- contests ---------------------------------------------------------------------------------
 
 
@@ -268,6 +111,7 @@ class Contest:
 
     parts: [(name, ours, theirs)], each with all before it inside, to say where time goes.
     differences: relative, by what was compared. least: what theirs[dense] / ours should reach.
+    trunk: ours up to the features and no further, which no order of the codes can avoid, or None.
     """
 
     what: str
@@ -278,6 +122,7 @@ class Contest:
     least: float
     repeats: int = 1
     parts: list = dataclasses.field(default_factory=list)
+    trunk: Callable[[], Any] | None = None
     differences: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -355,7 +200,25 @@ def train_contest(size, activation, sparse):
     name, least = ("sparse", LEAST_SPARSE) if sparse else ("dense warm-up", LEAST)
     calls = {order: one.step for order, one in theirs.items()}
     what = f"train step, {name}"
-    return Contest(what, size, activation, step, calls, least, 1, parts, differences)
+    trunk = trunk_step(model, jnp.asarray(points))
+    return Contest(what, size, activation, step, calls, least, 1, parts, trunk, differences)
+
+
+def trunk_step(model, points):
+    """Forward and backward pass of the trunk alone: the call of a compiled function."""
+    graphdef, state = nnx.split(model.dictionary)
+    pull = jnp.ones((len(points), model.dictionary.width), jnp.float32)
+
+    def gradients(state, pull):
+        params, rest = nnx.split_state(state, nnx.Param, ...)
+
+        def features(params):
+            merged = nnx.merge(graphdef, nnx.merge_state(params, rest), copy=True)
+            return merged.trunk(points)
+
+        return jax.vjp(features, params)[1](pull)
+
+    return jitted(gradients, state, pull)
 
 
 def train_parts(model, points, batch, theirs):
@@ -422,7 +285,28 @@ def render_contest(model, size, activation, side, count):
     # Few beside what a trunk spends on the points anyway: the dense order pays for all E then.
     least = LEAST_SPARSE if count < 16 else LEAST
     what = f"render {count} at {side}x{side}"
-    return Contest(what, size, activation, ours, calls, least, differences=differences)
+    return Contest(
+        what,
+        size,
+        activation,
+        ours,
+        calls,
+        least,
+        trunk=trunk_render(dictionary, gates, points),
+        differences=differences,
+    )
+
+
+def trunk_render(dictionary, gates, points):
+    """Features of all points in the chunks of a render, each left where it is."""
+    graphdef, state = nnx.split(dictionary)
+    chunk = min(rendering.points_at_once(dictionary, gates), len(points))
+    program = jax.jit(lambda state, x: nnx.merge(graphdef, state, copy=True).trunk(x))
+
+    def call():
+        return [program(state, piece) for piece in pad_chunks(points, chunk)[0]][-1]
+
+    return call
 
 
 def fit_contests(model, size, activation, steps):
@@ -434,16 +318,18 @@ def fit_contests(model, size, activation, steps):
     mask = (codes != 0).astype(np.float32)
     graphdef, state = nnx.split(model.dictionary)
 
-    def descend(state, points, codes, targets):
+    def descend(state, features, codes, targets):
         dictionary = nnx.merge(graphdef, state, copy=True)
 
         def objective(codes):
-            values = dictionary.combine(points, Gates(codes * mask, None, None, bias))
+            gates = Gates(codes * mask, None, None, bias)
+            values = dictionary.combine_features(features, gates)
             return jnp.square(values - targets).mean((1, 2))
 
         return gradient.descend(objective, codes, steps, FIT_RATE)
 
-    pixels = jitted(descend, state, jnp.asarray(points), jnp.asarray(codes), jnp.asarray(targets))
+    features = jax.jit(model.dictionary.trunk)(jnp.asarray(points))
+    pixels = jitted(descend, state, features, jnp.asarray(codes), jnp.asarray(targets))
     equations = normal_equations(model.dictionary, operator, targets)
 
     def gram():
@@ -496,19 +382,19 @@ def build_contests(scale, progress):
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """A contest's seconds, PyTorch's over ours by order, and what of ours and theirs each part
-    took, in seconds of medians."""
+    took, in seconds of medians. trunk: seconds of that alone, and PyTorch's dense over them."""
 
     contest: Contest
     ours: Spread
     theirs: dict[str, Spread]
     ratios: dict[str, Spread]
     parts: list
+    trunk: tuple[Spread, Spread] | None
 
     @property
     def reached(self):
-        """Whether what the contest asks for was reached, at the median."""
-        asked = [self.ratios["dense"].median >= self.contest.least]
-        return all([*asked, *(ratio.median >= LEAST for ratio in self.ratios.values())])
+        """Whether what the contest asks of PyTorch's dense order was reached, at the median."""
+        return self.ratios["dense"].median >= self.contest.least
 
 
 def sampled(call, least_seconds):
@@ -527,7 +413,12 @@ def measure(contests, rounds, least_seconds, progress):
     """Every contest once a round, ours and theirs in turn. -> [Outcome]."""
     samples = [[] for _ in contests]
     calls = [
-        [c.ours, *c.theirs.values(), *(call for _, *pair in c.parts for call in pair)]
+        [
+            c.ours,
+            *c.theirs.values(),
+            *([c.trunk] if c.trunk else []),
+            *(call for _, *pair in c.parts for call in pair),
+        ]
         for c in contests
     ]
     for call in itertools.chain(*calls):
@@ -544,7 +435,11 @@ def outcome(contest, rows):
     """rows [rounds, calls] of seconds -> Outcome."""
     rows = rows / contest.repeats
     count = 1 + len(contest.theirs)
-    ours, theirs, parts = rows[:, 0], rows[:, 1:count].T, np.median(rows[:, count:], 0)
+    ours, theirs, trunk = rows[:, 0], rows[:, 1:count].T, None
+    if contest.trunk:
+        trunk = (Spread.of(rows[:, count]), Spread.of(theirs[0] / rows[:, count]))
+        count += 1
+    parts = np.median(rows[:, count:], 0)
     pairs = np.diff(parts.reshape(-1, 2), axis=0, prepend=0)
     return Outcome(
         contest,
@@ -552,107 +447,8 @@ def outcome(contest, rows):
         {name: Spread.of(one) for name, one in zip(contest.theirs, theirs, strict=True)},
         {name: Spread.of(one / ours) for name, one in zip(contest.theirs, theirs, strict=True)},
         [(name, *map(float, pair)) for (name, *_), pair in zip(contest.parts, pairs, strict=True)],
+        trunk,
     )
-
-
-# ---- what is written --------------------------------------------------------------------------
-
-
-def milliseconds(spread):
-    """'12.3 (11.9..14.0)' of seconds."""
-    return Spread(*(1e3 * value for value in dataclasses.astuple(spread))).text()
-
-
-def rows_of(outcomes):
-    """Rows of the main table."""
-    rows = []
-    for one in outcomes:
-        contest = one.contest
-        asked = f"{contest.least:g} dense, {LEAST:g} folded"
-        row = [contest.what, contest.size.text(), contest.activation, milliseconds(one.ours)]
-        for order in ORDERS:
-            row += [milliseconds(one.theirs[order]), one.ratios[order].text(3)]
-        rows.append([*row, asked, "yes" if one.reached else "NO"])
-    return rows
-
-
-HEADERS = [
-    "what",
-    "sizes",
-    "activation",
-    "ours, ms",
-    "PyTorch dense, ms",
-    "dense / ours",
-    "PyTorch folded, ms",
-    "folded / ours",
-    "asked for",
-    "reached",
-]
-
-
-def part_rows(outcomes):
-    """Where the time of a training step goes: milliseconds of ours and of PyTorch's, folded."""
-    rows = []
-    for one in outcomes:
-        if one.parts:
-            cells = [f"{1e3 * ours:.3g} / {1e3 * theirs:.3g}" for _, ours, theirs in one.parts]
-            rows.append([one.contest.what, one.contest.size.text(), one.contest.activation, *cells])
-    return rows
-
-
-def agreement_rows(outcomes):
-    """Largest relative difference of each comparison, over all sizes."""
-    found = {}
-    for one in outcomes:
-        for name, value in one.contest.differences.items():
-            key = (one.contest.what, one.contest.activation, name)
-            found[key] = max(found.get(key, 0.0), value)
-    return [[*key, value, "yes" if value <= AGREEMENT else "NO"] for key, value in found.items()]
-
-
-def versions():
-    """As elsewhere, and PyTorch's, with the threads of both."""
-    return monitoring.versions() | {
-        "torch": torch.__version__,
-        "threads of torch": str(torch.get_num_threads()),
-        "threads of XLA": f"{cores()}, one a core",
-        "products of torch": "MKL" if torch.backends.mkl.is_available() else "no MKL",
-    }
-
-
-def cores():
-    """Cores that this process may use, which is what XLA takes."""
-    return len(os.sched_getaffinity(0))
-
-
-def write_table(path, scale, outcomes, seconds):
-    """table.md: every contest, parts of the steps, agreement."""
-    parts = next(one.parts for one in outcomes if one.parts)
-    text = [
-        f"# Speed beside PyTorch, scale {scale}\n",
-        ", ".join(f"{key} {value}" for key, value in versions().items()) + "\n",
-        "Medians over rounds, the range over rounds in brackets. In a round both take their turns "
-        "at everything; a ratio, PyTorch's time over ours, is of one round. PyTorch's side is "
-        "written for this table (experiments/torch_peer.py) on copied weights: dense evaluates all "
-        "experts and multiplies with the codes, folded takes the codes into the heads first. "
-        "A fit keeps the basis (dense) or the trunk's features (folded) between steps; ours on the "
-        "Gram matrix needs no pixel after the normal equations are built, which is not counted, "
-        "just as the basis is not. Renders are of codes with K active experts.\n",
-        monitoring.markdown_table(rows_of(outcomes), HEADERS),
-        "## Where the time of a training step goes\n",
-        "Milliseconds of ours / of PyTorch folded: differences of medians of programs that end "
-        "there, so a small one may come out below zero.\n",
-        monitoring.markdown_table(
-            part_rows(outcomes), ["what", "sizes", "activation", *(name for name, *_ in parts)]
-        ),
-        "## Agreement\n",
-        monitoring.markdown_table(
-            agreement_rows(outcomes),
-            ["what", "activation", "compared", "relative", f"at most {AGREEMENT:g}"],
-        ),
-        f"The whole run took {monitoring.format_duration(seconds)}.\n",
-    ]
-    write_text(path, "\n".join(text))
 
 
 def plain(one):
@@ -670,40 +466,6 @@ def plain(one):
         "parts": one.parts,
         "differences": contest.differences,
     }
-
-
-def draw_figure(path, outcomes):
-    """figure.png: time against experts for everything measured, ours and PyTorch's."""
-    groups = list(dict.fromkeys(one.contest.what for one in outcomes))
-    columns = math.ceil(len(groups) / 2)
-    figure = matplotlib.figure.Figure(figsize=(4.2 * columns, 8.4), layout="tight")
-    axes = figure.subplots(2, columns, squeeze=False).ravel()
-    for axis, group in zip(axes, groups, strict=False):
-        for number, activation in enumerate(("relu", "sine")):
-            line = [
-                one
-                for one in outcomes
-                if (one.contest.what, one.contest.activation) == (group, activation)
-            ]
-            x = range(len(line))
-            series = {"ours": ("-", [one.ours for one in line])}
-            for order, style in zip(ORDERS, ("--", ":"), strict=True):
-                series[f"PyTorch {order}"] = (style, [one.theirs[order] for one in line])
-            for label, (style, spreads) in series.items():
-                spread = 1e3 * np.array([dataclasses.astuple(one) for one in spreads]).T
-                errors = [spread[0] - spread[1], spread[2] - spread[0]]
-                look = {"color": f"C{number}", "marker": "o", "capsize": 2, "markersize": 4}
-                axis.errorbar(
-                    x, spread[0], errors, ls=style, label=f"{label}, {activation}", **look
-                )
-        axis.set(yscale="log", ylabel="milliseconds", title=group)
-        sizes = [one.contest.size for one in line]
-        axis.set_xticks(x, [f"E={s.E}\nH={s.H} S={s.S}" for s in sizes], fontsize=8)
-        axis.legend(fontsize=6)
-    for axis in axes[len(groups) :]:
-        axis.axis("off")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
 
 
 def run(scale_name, output):

@@ -2,7 +2,8 @@
 
 The dictionary is frozen. Adam moves the codes, or the weights of a router that predicts them. With
 the squared error a step needs no point: the error is a quadratic of the Gram matrix and the
-moments, so a step costs S E^2 however many points were measured; the bias is eliminated exactly.
+moments, so a step costs S E^2 however many points were measured, and S K^2 on fixed supports; the
+bias is eliminated exactly.
 """
 
 import functools
@@ -16,6 +17,9 @@ from nid_jax import numerics
 from nid_jax.fields.routing import Gates
 
 VARIABLES = ("codes", "router")
+
+# Numbers of Gram matrices of signals' own experts that are made at most: 256 MB.
+_OWN_NUMBERS = 2**26
 
 
 def descend(objective, variables, steps, learning_rate):
@@ -42,7 +46,7 @@ def descend(objective, variables, steps, learning_rate):
 
 
 def strongest(equations, codes, top_k):
-    """Mask [S, E] of the top_k experts that matter most: by |code| times the norm of the atom.
+    """The top_k experts that matter most [S, K]: by |code| times the norm of the atom.
 
     Where a signal's code is still zero: by the correlation of atom and measurements.
     """
@@ -52,11 +56,15 @@ def strongest(equations, codes, top_k):
 
 
 def _largest(codes, sizes, sizes_at_zero, top_k):
-    """Mask [S, E] of the top_k largest sizes, or sizes_at_zero of signals whose code is zero."""
+    """Indices [S, K] of the largest sizes, or sizes_at_zero of signals whose code is zero."""
     sizes = jnp.where((codes != 0).any(-1, keepdims=True), sizes, sizes_at_zero)
-    _, chosen = jax.lax.top_k(sizes, top_k)
+    return jax.lax.top_k(sizes, top_k)[1]
+
+
+def _only(codes, chosen):
+    """Codes [S, E] with zeros for all but the chosen experts [S, K]."""
     rows = jnp.arange(codes.shape[0])[:, None]
-    return jnp.zeros(codes.shape, bool).at[rows, chosen].set(True)
+    return jnp.zeros_like(codes).at[rows, chosen].set(codes[rows, chosen])
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "top_k", "dense_steps"))
@@ -77,13 +85,31 @@ def descend_codes(equations, codes, bias, steps, learning_rate, top_k=0, dense_s
     dense_steps = min(dense_steps, steps) if top_k else steps
     codes, history = descend(objective, codes, dense_steps, learning_rate)
     if top_k:
-        mask = strongest(equations, codes, top_k)
-        codes, sparse_history = descend(
-            lambda codes: objective(codes * mask), codes, steps - dense_steps, learning_rate
+        chosen = strongest(equations, codes, top_k)
+        codes, sparse_history = _descend_chosen(
+            equations, codes, chosen, steps - dense_steps, learning_rate
         )
-        codes = codes * mask
         history = jnp.concatenate([history[:-1], sparse_history])
     return codes * scale, history.at[0].set(first)
+
+
+def _descend_chosen(equations, codes, chosen, steps, learning_rate):
+    """`descend` for the codes of chosen experts [S, K]; the rest are zero. -> codes, history."""
+    if chosen.size * chosen.shape[1] > _OWN_NUMBERS:
+        codes, history = descend(
+            lambda codes: mean_residual(equations, _only(codes, chosen)),
+            codes,
+            steps,
+            learning_rate,
+        )
+        return _only(codes, chosen), history
+    # Of its own K experts a signal's step costs K^2, not E^2.
+    own = equations.of_experts(chosen)
+    rows = jnp.arange(len(chosen))[:, None]
+    weights, history = descend(
+        lambda weights: mean_residual(own, weights), codes[rows, chosen], steps, learning_rate
+    )
+    return jnp.zeros_like(codes).at[rows, chosen].set(weights), history
 
 
 def mean_residual(equations, codes, bias=None):
@@ -149,22 +175,22 @@ def descend_absolute(
     """
     dictionary = nnx.merge(graphdef, state, copy=True)
 
-    def differences(variables, mask=None):
+    def differences(variables, chosen=None):
         codes, bias = variables
-        codes = codes if mask is None else codes * mask
+        codes = codes if chosen is None else _only(codes, chosen)
         return dictionary.combine(points, Gates(codes, None, None, bias)) - targets
 
-    def objective(variables, mask=None):
-        return jnp.abs(differences(variables, mask)).mean((1, 2))
+    def objective(variables, chosen=None):
+        return jnp.abs(differences(variables, chosen)).mean((1, 2))
 
     dense_steps = min(dense_steps, steps) if top_k else steps
     variables, history = descend(objective, (codes, bias), dense_steps, learning_rate)
     if top_k:
         slopes = jax.grad(lambda v: objective(v).sum())(variables)[0]
-        mask = _largest(variables[0], jnp.abs(variables[0]), jnp.abs(slopes), top_k)
+        chosen = _largest(variables[0], jnp.abs(variables[0]), jnp.abs(slopes), top_k)
         variables, sparse_history = descend(
-            lambda v: objective(v, mask), variables, steps - dense_steps, learning_rate
+            lambda v: objective(v, chosen), variables, steps - dense_steps, learning_rate
         )
-        variables = (variables[0] * mask, variables[1])
+        variables = (_only(variables[0], chosen), variables[1])
         history = jnp.concatenate([history[:-1], sparse_history])
     return *variables, history, jnp.square(differences(variables)).mean((1, 2))

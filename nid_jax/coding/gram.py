@@ -64,6 +64,31 @@ class NormalEquations(NamedTuple):
             **{name: value[which] for name, value in fields.items() if value is not None}
         )
 
+    def of_experts(self, indices):
+        """The equations of codes that are zero but for some experts of each signal's own.
+
+        indices int [S, K] -> NormalEquations of codes [S, K]: gram [S, K, K], atom_mean [S, K, C].
+        """
+        rows = jnp.arange(len(indices))[:, None]
+
+        def of_pairs(gram):
+            if self.shared:
+                return gram[indices[:, :, None], indices[:, None, :]]
+            return gram[rows[..., None], indices[:, :, None], indices[:, None, :]]
+
+        signals = jnp.ones_like(self.energy)
+        low = {} if self.gram_low is None else {"gram_low": of_pairs(self.gram_low)}
+        if self.moments_low is not None:
+            low["moments_low"] = self.moments_low[rows, indices]
+        return self._replace(
+            gram=of_pairs(self.gram),
+            moments=self.moments[rows, indices],
+            atom_mean=self.atom_mean[indices] if self.shared else self.atom_mean[rows, indices],
+            count=self.count * signals,
+            bias_weight=self.bias_weight * signals,
+            **low,
+        )
+
     def bias(self, codes):
         """The best bias of given codes. codes [S, E] -> [S, C]."""
         one = "ec" if self.shared else "sec"

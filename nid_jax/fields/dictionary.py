@@ -218,10 +218,17 @@ class SharedDictionary(Dictionary):
         return 2 * points * num_experts * channels * (width + signals)
 
     def _fold(self, x, gates):
+        return self._mix(self.trunk(x), gates.values)
+
+    def combine_features(self, features, gates):
+        """`combine` at points whose features [P, H] are known. -> [S, P, C]."""
+        return self._mix(features, gates.values) + gates.bias[:, None, :]
+
+    def _mix(self, features, codes):
         # The product with the dense codes, zeros included: one matrix product is faster than
         # gathering K columns per signal unless K is below about E / 100.
-        kernel, bias = self._folded(gates.values)
-        values = numerics.einsum("ph,hcs->pcs", self.trunk(x), kernel)
+        kernel, bias = self._folded(codes)
+        values = numerics.einsum("ph,hcs->pcs", features, kernel)
         return values.transpose(2, 0, 1) + bias[:, None, :]
 
 

@@ -31,6 +31,12 @@ def gates_of(codes, bias):
     return Gates(*map(jnp.asarray, (codes, indices, weights, bias)))
 
 
+def points_at_once(dictionary, gates):
+    """Points of which the widest of what is computed, from embedding to values, fits at once."""
+    numbers = _CHUNK_NUMBERS.get(jax.default_backend(), _CHUNK_NUMBERS_ACCELERATOR)
+    return numbers // max(gates.bias.size, *dictionary.sizes)
+
+
 @functools.partial(jax.jit, static_argnames="graphdef")
 def _render(graphdef, state, points, gates):
     return nnx.merge(graphdef, state, copy=True).combine(points, gates)
@@ -44,9 +50,7 @@ def render_points(dictionary, gates, points, chunk=0):
     """
     graphdef, state = nnx.split(dictionary)
     signals, channels = gates.bias.shape
-    numbers = _CHUNK_NUMBERS.get(jax.default_backend(), _CHUNK_NUMBERS_ACCELERATOR)
-    chunk = chunk or max(256, numbers // max(signals * channels, dictionary.width))
-    chunk = min(chunk, len(points))
+    chunk = min(chunk or max(256, points_at_once(dictionary, gates)), len(points))
     chunks, count = pad_chunks(points, chunk)
     values = np.empty((signals, count, channels), np.float32)
     for index, piece in enumerate(chunks):
@@ -64,10 +68,7 @@ def measured(dictionary, gates, operator):
     if operator.run_length is None:
         values = render_points(dictionary, gates, np.asarray(operator.points))
         return operator.measure(jnp.asarray(values))
-    signals, channels = gates.bias.shape
-    numbers = _CHUNK_NUMBERS.get(jax.default_backend(), _CHUNK_NUMBERS_ACCELERATOR)
-    at_a_time = numbers // max(signals * channels, dictionary.width)
-    size = max(1, at_a_time // operator.run_length)
+    size = max(1, points_at_once(dictionary, gates) // operator.run_length)
     graphdef, state = nnx.split(dictionary)
     # Every piece of one size, the last filled up with its last measurement.
     count = operator.num_measurements

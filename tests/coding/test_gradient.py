@@ -184,13 +184,28 @@ def test_the_strongest_experts_are_kept_by_their_atoms_norm(dictionary):
     values, _ = _signals(dictionary)
     equations = normal_equations(dictionary, sample(GRID), values)
     codes = np.random.default_rng().standard_normal((SIGNALS, EXPERTS)).astype(np.float32)
-    mask = np.asarray(gradient.strongest(equations, codes, 5))
+    chosen = np.asarray(gradient.strongest(equations, codes, 5))
     basis = _basis(dictionary)
     norms = np.sqrt(np.square(basis - basis.mean(0)).sum((0, 2)))
     order = np.argsort(-np.abs(codes) * norms, -1)[:, :5]
-    wanted = np.zeros_like(mask)
-    np.put_along_axis(wanted, order, True, -1)
-    np.testing.assert_array_equal(mask, wanted)
+    np.testing.assert_array_equal(np.sort(chosen), np.sort(order))
+
+
+@pytest.mark.parametrize("own_weights", [False, True])
+def test_a_step_on_chosen_experts_is_that_of_all_with_the_rest_held_at_zero(
+    dictionary, own_weights, monkeypatch
+):
+    values, _ = _signals(dictionary)
+    draw = np.random.default_rng()
+    weights = draw.uniform(0.5, 1, values.shape[:2]) if own_weights else None
+    equations = normal_equations(dictionary, sample(GRID), values, weights)
+    codes = jnp.asarray(draw.standard_normal((SIGNALS, EXPERTS)), jnp.float32)
+    chosen = jnp.asarray([draw.choice(EXPERTS, 4, replace=False) for _ in range(SIGNALS)])
+    few = gradient._descend_chosen(equations, codes, chosen, 20, 0.01)
+    monkeypatch.setattr(gradient, "_OWN_NUMBERS", 0)
+    large = gradient._descend_chosen(equations, codes, chosen, 20, 0.01)
+    for mine, other in zip(few, large, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=2e-4, atol=1e-5)
 
 
 def test_zero_codes_keep_the_experts_that_fit_best(dictionary):

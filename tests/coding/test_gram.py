@@ -234,6 +234,25 @@ def test_equations_of_some_signals():
             np.testing.assert_allclose(getattr(some, name), getattr(direct, name), atol=1e-5)
 
 
+@pytest.mark.parametrize("own_weights", [False, True])
+def test_equations_of_experts_of_each_signals_own(own_weights):
+    draw = np.random.default_rng()
+    dictionary, operator = make_dictionary("independent"), operators.sample((6, 5))
+    measurements = draw.normal(size=(3, 30, 2)).astype(np.float32)
+    weights = draw.uniform(0.5, 1, (3, 30)) if own_weights else None
+    equations = gram.normal_equations(dictionary, operator, measurements, weights)
+    signals, experts = equations.moments.shape
+    indices = np.array([draw.choice(experts, 2, replace=False) for _ in range(signals)])
+    few = draw.standard_normal((signals, 2)).astype(np.float32)
+    codes = np.zeros((signals, experts), np.float32)
+    np.put_along_axis(codes, indices, few, 1)
+    own = equations.of_experts(indices)
+    for name in ("residual", "exact_residual", "bias", "mean_residual"):
+        np.testing.assert_allclose(
+            getattr(own, name)(few), getattr(equations, name)(codes), rtol=1e-4, err_msg=name
+        )
+
+
 def test_inside_a_jitted_gradient():
     dictionary, operator = make_dictionary(), operators.sample((6, 5))
     measurements = np.random.default_rng(8).normal(size=(2, 30, 2)).astype(np.float32)
