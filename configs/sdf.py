@@ -2,9 +2,10 @@
 
     python main.py --config=configs/sdf.py[:VARIANT] --workdir=DIR
 
-VARIANT is cpu (the default: built-in chairs), all (four families), volumes (a folder of meshes that
-`python -m nid_jax.data.meshes` prepared: --config.data.root=DIR), single (one shape from a cloud
-of oriented points, without a dictionary: --config.data.root=FILE.ply) or smoke.
+VARIANT is cpu (the default: 80 built-in chairs), many (2400 of them), all (four families), volumes
+(a folder of meshes that `python -m nid_jax.data.meshes` prepared: --config.data.root=DIR), single
+(one shape from a cloud of oriented points, without a dictionary: --config.data.root=FILE.ply) or
+smoke.
 """
 
 import runpy
@@ -41,6 +42,8 @@ def get_config(variant="cpu"):
     config.router.update({"point_features": 6})
     # of the grid, from which the prior's codes are solved; 0: all
     config.prior.points = 0
+    # as fit.samples.focus, for those codes
+    config.prior.focus = 0.0
     config.train.update(
         {
             # share of a step's points that lies near surfaces, the rest is random on the grid
@@ -55,6 +58,8 @@ def get_config(variant="cpu"):
         "seen": "grid",
         # of the grid's samples
         "fraction": 1.0,
+        # samples count by a Gaussian of this width about the surface; 0: all alike
+        "focus": 0.0,
         # left, right, below, above, back or front
         "view": "front",
         # of a cloud; 0: all there are
@@ -92,16 +97,19 @@ def base(config):
     """A dictionary that spans 48^3 shapes, and the prior of the training shapes."""
     config.data.update({"num_train": 80, "num_test": 20})
     config.data.augment.warps = 12
+    config.data.update({"truncation": 0.1, "truncation_kind": "tanh"})
     config.dictionary.update({"num_experts": 1024, "width": 1024, "num_layers": 3})
     config.dictionary.embedding.update({"size": 512, "scale": 5.0})
     config.train.update(
         {"steps": 300, "batch_size": 200, "points": 4096, "log_every": 10, "checkpoint_every": 100}
     )
+    config.train.lam = 1e-5
     config.train.optimizer.learning_rate = 1e-2
     config.prior.update({"num_signals": 1040, "points": 16384, "keep_codes": True})
     config.router.pool = "max"
     config.fit.solver = "gaussian"
     config.fit.gaussian.noise = 0.003
+    config.fit.samples.focus = 0.03
     config.render.scale = 2
 
 
@@ -113,6 +121,14 @@ def cpu(config):
     1.5 GB, 2026-11-25, jax 0.10.2.
     Departs from the paper: codes are solved in the step and, under a prior, in the fit.
     """
+
+
+def many(config):
+    """2400 built-in chairs instead of warped copies, and a longer training."""
+    config.data.update({"num_train": 2400, "truncation": 0.15})
+    config.data.augment.warps = 0
+    config.train.steps = 1400
+    config.prior.num_signals = 2400
 
 
 def all_families(config):
@@ -129,6 +145,8 @@ def volumes(config):
     Not run as large as it stands here; at 32^3 in a test.
     """
     config.data.update({"name": "volumes", "size": (128, 128, 128), "num_train": 0, "num_test": 0})
+    # Files may hold distances that were cut off: --config.data.truncation says how far they go.
+    config.data.update({"truncation": 0.1, "truncation_kind": "clip"})
     config.data.augment.warps = 0
     config.train.update({"batch_size": 16, "points": 4096, "steps": 300, "near": 0.5})
     config.prior.points = 65536
@@ -140,6 +158,7 @@ def single(config):
     Not run as long as it stands here; for a few steps in a test.
     """
     config.data.update({"name": "pointcloud", "num_train": 1, "num_test": 1, "truncation": 0.0})
+    config.data.truncation_kind = "clip"
     config.data.augment.warps = 0
     config.dictionary.update(
         {"kind": "independent", "num_experts": 1, "width": 256, "num_layers": 5}
@@ -167,4 +186,11 @@ def smoke(config):
     config.fit.mesh.update({"resolution": 24, "samples": 500})
 
 
-VARIANTS = {"cpu": cpu, "all": all_families, "volumes": volumes, "single": single, "smoke": smoke}
+VARIANTS = {
+    "cpu": cpu,
+    "many": many,
+    "all": all_families,
+    "volumes": volumes,
+    "single": single,
+    "smoke": smoke,
+}

@@ -4,12 +4,16 @@
 
 Built-in chairs that no method has seen, from all samples of a 48^3 grid, from 10%, 2%, 0.5% and
 0.1% of them, and from clouds of 1000 oriented points; all methods in one run on the same samples,
-scored on the same grid. Noise and neighbours of each Gaussian are chosen on further shapes.
+scored on the same grid. Noise, neighbours and focus on the surface of each Gaussian are chosen on
+further shapes.
 Writes DIR/table.md, metrics.json, figure.png and shapes.png; dictionaries stay in DIR/dictionary.
 """
 
+import dataclasses
 import functools
 import importlib.util
+import itertools
+import json
 import runpy
 import time
 from pathlib import Path
@@ -21,9 +25,10 @@ import matplotlib
 import numpy as np
 import trimesh
 from absl import app, flags
+from ml_collections import ConfigDict
 from scipy.interpolate import RBFInterpolator
 
-from nid_jax import metrics, tasks
+from nid_jax import data, metrics, tasks
 from nid_jax.coding.gram import NormalEquations
 from nid_jax.coding.neighbours import local_gaussian
 from nid_jax.coding.prior import GaussianPrior, gaussian
@@ -34,6 +39,7 @@ from nid_jax.geometry import shading
 from nid_jax.geometry.mesh import watertight_mesh
 from nid_jax.run import artefacts, fitting, monitoring, priors, rendering, training
 from nid_jax.run.workdir import Workdir
+from nid_jax.tasks.sdf import surface_weights
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -42,9 +48,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SCALES = ("smoke", "cpu", "many")
 FRACTIONS = (1.0, 0.1, 0.02, 0.005, 0.001)
 CLOUD = "cloud"
-# What a Gaussian may choose from: standard deviation of the noise, neighbours (0: all).
+# What a Gaussian may choose from: standard deviation of the noise, neighbours (0: all), width of
+# the weights about the surface (0: none).
 NOISES = (1e-3, 3e-3, 1e-2)
 NEIGHBOURS = (0, 100, 300)
+FOCUSES = (0.0, 0.03)
 HEADERS = ("samples", "method", "IoU", "chamfer", "normals", "F-score", "seconds a shape")
 
 
@@ -89,15 +97,26 @@ class Setting(NamedTuple):
 # ---- dictionaries -----------------------------------------------------------------------------
 
 
-def configured(scale, variant="cpu"):
+def configured(scale):
     """The config of the shapes and of the dictionary."""
     get_config = runpy.run_path(str(ROOT / "configs" / "sdf.py"))["get_config"]
-    config = get_config("smoke" if scale == "smoke" else variant)
+    config = get_config(scale)
     config.data.num_test = 4 if scale == "smoke" else 15
-    if scale == "many":
-        config.data.num_train = config.prior.num_signals = 1000
-        config.data.augment.warps = 0
     return config
+
+
+@functools.cache
+def opened(shapes_json, split, seed):
+    """A collection of configs' data; shapes are computed once for all that look at them."""
+    return data.open_collection(ConfigDict(json.loads(shapes_json)), split, seed)
+
+
+def task_of(config):
+    """The task of a config, on the collections that all tasks here share."""
+    shapes_json = config.data.to_json(sort_keys=True)
+    return dataclasses.replace(
+        tasks.build(config), open=lambda split: opened(shapes_json, split, config.seed)
+    )
 
 
 def joint(config):
@@ -115,7 +134,7 @@ def trained(config, folder, steps=None):
     """Train in a folder, or go on from what it holds. -> Setting."""
     if steps:
         config.train.steps = steps
-    task, workdir = tasks.build(config), Workdir(folder)
+    task, workdir = task_of(config), Workdir(folder)
     start = time.perf_counter()
     found = training.train(task, config, workdir)
     prior = None
@@ -146,7 +165,7 @@ def fit(setting, chosen, seen, **changes):
         config.fit.samples.fraction = seen
     config.fit.update_from_flattened_dict(changes)
     config.fit.num_signals = 0
-    task = tasks.build(config)
+    task = task_of(config)
     collection = Chosen(task.open("test"), chosen)
     fitted = fitting.fit(task, setting.model, collection, config, prior=setting.prior)
     gates = rendering.gates_of(fitted.codes, fitted.bias)
@@ -205,20 +224,27 @@ def components(collection, count):
     return Components(mean, modes, prior)
 
 
-def pca_fit(known, values, places, noise, neighbours):
+def pca_fit(known, values, places, noise, neighbours, focus):
     """The most probable components given samples at some places. values [S, M, 1] -> Result."""
     start = time.perf_counter()
     seen = known.modes[:, places]
-    y = values[:, places, 0] - known.mean[places]
-    count = np.float32(len(places))
+    given = values[:, places, 0]
+    y = given - known.mean[places]
+    if focus:
+        weights = surface_weights(given, focus)
+        gram = np.stack([(seen * row) @ seen.T for row in weights])
+        atom_mean, counts = np.zeros((len(y), len(seen), 1)), weights.sum(1)
+    else:
+        weights, gram = np.ones_like(y), seen @ seen.T
+        atom_mean, counts = np.zeros((len(seen), 1)), np.float32(len(places))
     equations = NormalEquations(
-        gram=jnp.asarray(seen @ seen.T),
-        moments=jnp.asarray(y @ seen.T),
-        energy=jnp.asarray(np.square(y).sum(1)),
-        atom_mean=jnp.zeros((len(seen), 1)),
+        gram=jnp.asarray(gram),
+        moments=jnp.asarray((weights * y) @ seen.T),
+        energy=jnp.asarray((weights * np.square(y)).sum(1)),
+        atom_mean=jnp.asarray(atom_mean),
         target_mean=jnp.zeros((len(y), 1)),
-        count=jnp.asarray(count),
-        bias_weight=jnp.asarray(count),
+        count=jnp.asarray(counts),
+        bias_weight=jnp.asarray(counts),
     )
     if neighbours:
         solved = local_gaussian(equations, known.prior, noise**2, neighbours, 0.1)
@@ -247,7 +273,7 @@ def places_of(setting, fraction):
     side = setting.config.data.size[0]
     config = setting.config.copy_and_resolve_references()
     config.fit.samples.update({"seen": "grid", "fraction": fraction})
-    task = tasks.build(config)
+    task = task_of(config)
     points = np.asarray(task.measure(task.open("test")).operator.points)
     return np.ravel_multi_index(
         tuple(np.round((points + 1) / 2 * (side - 1)).astype(int).T), (side,) * 3
@@ -260,15 +286,14 @@ def iou_of(result, truth):
 
 
 def tuned(solve, truth, size, fraction):
-    """The (noise, neighbours) of highest IoU. solve(noise, neighbours) -> Result.
+    """The (noise, neighbours, focus) of highest IoU. solve(noise, neighbours, focus) -> Result.
 
-    Where all is measured there is nothing to choose; of many samples one prior serves all.
+    Where all is measured only the focus is left to choose; of many samples one prior serves all.
     """
-    if fraction == 1:
-        return NOISES[0], 0
+    noises = NOISES if fraction < 1 else NOISES[:1]
     kinds = NEIGHBOURS if fraction < 0.1 else (0,)
-    options = [(n, k) for n in NOISES for k in kinds if k < size]
-    return max(options, key=lambda pair: iou_of(solve(*pair), truth))
+    options = [o for o in itertools.product(noises, kinds, FOCUSES) if o[1] < size]
+    return max(options, key=lambda option: iou_of(solve(*option), truth))
 
 
 def grid_mesh(values):
@@ -297,8 +322,9 @@ def gaussians(settings, known, fraction, held, truth, tuning):
     count, extra = len(truth.values), range(len(truth.values), len(truth.values) + len(held.values))
     for name, setting in settings.items():
 
-        def solve(noise, neighbours, chosen=extra, setting=setting):
+        def solve(noise, neighbours, focus, chosen=extra, setting=setting):
             changes = {"gaussian.noise": noise, "gaussian.neighbours": neighbours}
+            changes["samples.focus"] = focus
             return fit(setting, chosen, fraction, solver="gaussian", **changes)
 
         best = tuned(solve, held, len(setting.prior.codes), fraction)
@@ -307,15 +333,17 @@ def gaussians(settings, known, fraction, held, truth, tuning):
     places = places_of(setting, fraction)
     solve = functools.partial(pca_fit, known, places=places)
     best = tuned(
-        lambda n, k: solve(values=held.values, noise=n, neighbours=k),
+        lambda n, k, f: solve(values=held.values, noise=n, neighbours=k, focus=f),
         held,
         len(known.prior.codes),
         fraction,
     )
     tuning[f"PCA, {fraction}"] = best
-    solve(values=truth.values, noise=best[0], neighbours=best[1])
+    solve = functools.partial(solve, values=truth.values)
+    # Once for what is compiled.
+    solve(noise=best[0], neighbours=best[1], focus=best[2])
     name = f"PCA of the grids, {len(known.modes)} components"
-    found[name] = solve(values=truth.values, noise=best[0], neighbours=best[1])
+    found[name] = solve(noise=best[0], neighbours=best[1], focus=best[2])
     return found
 
 
@@ -400,10 +428,12 @@ def compare(settings, paper, decoder, known, folder):
         results = gaussians(settings, known, fraction, held, truth, tuning)
         count = range(len(truth.values))
         results["NID, ridge without the prior"] = fit(
-            main, count, fraction, **{"solver": "ridge", "ridge.lam": "gcv"}
+            main, count, fraction, **{"solver": "ridge", "ridge.lam": "gcv", "samples.focus": 0.0}
         )
         if fraction in (1.0, 0.02):
-            results["NID as in the paper: joint, gradient"] = fit(paper, count, fraction)
+            results["NID as in the paper: joint, gradient"] = fit(
+                paper, count, fraction, **{"samples.focus": 0.0}
+            )
         results |= peers(main, decoder, truth, fraction, next(iter(results.values())).seconds)
         scores[f"{100 * fraction:g}%"] = scored(results, truth, f"{100 * fraction:g}%")
         drawn[f"{100 * fraction:g}%"] = next(iter(results.values()))

@@ -28,8 +28,8 @@ _SAMPLED_SIDE = 64
 # Points of a cloud, and how far near samples lie off the surface, as standard deviations.
 _SAMPLES = 8192
 _SPREADS = (0.02, 0.07)
-# Numbers of grids that are kept once computed: 256 MB.
-_KEPT_NUMBERS = 2**26
+# Numbers of grids that are kept once computed: 1 GB.
+_KEPT_NUMBERS = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +230,7 @@ class ShapeCollection:
         self.shape = (size, size, size, 1)
         self.truncation = truncation
         turns = [(i % len(self.families), offset + i // len(self.families)) for i in range(count)]
-        self._turns, self._grids, self._wholes = turns, {}, {}
+        self._turns, self._grids = turns, {}
         self._clouds, self._nears = {}, {}
         self.names = [f"{self.families[kind][:-1]}_{number:05d}" for kind, number in turns]
         self.title = f"shapes ({', '.join(self.families)})"
@@ -246,17 +246,13 @@ class ShapeCollection:
         return FAMILIES[name](draw)
 
     def __getitem__(self, index):
-        return self._cached(self._grids, index, self._sample_grid).copy()
-
-    def _sample_grid(self, index):
         return self.truncation(self.untruncated(index))[..., None]
 
     def untruncated(self, index):
         """Distances [N, N, N] as they are."""
-        whole = self._cached(self._wholes, index, self._whole_grid)
-        return whole.copy()
+        return self._cached(self._grids, index, self._sample_grid).copy()
 
-    def _whole_grid(self, index):
+    def _sample_grid(self, index):
         return distance_grid(self.solid(index).distance, self.shape[0])
 
     def distances(self, index, points):

@@ -22,11 +22,18 @@ def learn_prior(task, model, collection, config):
     chosen = np.unique(np.linspace(0, len(collection) - 1, count).astype(int))
     seen = task.learned_from(collection)
     codes, residuals = [], []
-    size = max(1, _BATCH_NUMBERS // (seen.operator.num_measurements * seen.channels))
+    numbers = seen.operator.num_measurements * seen.channels
+    if seen.weights is not None:
+        # Then every signal has a Gram matrix of its own.
+        numbers = max(numbers, model.dictionary.num_experts**2)
+    size = max(1, _BATCH_NUMBERS // numbers)
     for first in range(0, len(chosen), size):
         some = chosen[first : first + size]
         measurements = np.stack([seen.values(int(index)) for index in some])
-        equations = normal_equations(model.dictionary, seen.operator, measurements)
+        weights = None
+        if seen.weights is not None:
+            weights = np.stack([seen.weights(int(index)) for index in some])
+        equations = normal_equations(model.dictionary, seen.operator, measurements, weights)
         solved = solve_dense(equations, wanted.lam).codes
         codes.append(np.asarray(solved))
         residuals.append(np.asarray(equations.mean_residual(solved)))

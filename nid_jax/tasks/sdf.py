@@ -11,6 +11,7 @@ from nid_jax.fields.coordinates import grid
 from nid_jax.tasks.task import Measured, Task
 
 SEEN = ("grid", "view", "cloud")
+_FAR_WEIGHT = 0.02
 
 
 def build(config):
@@ -50,6 +51,12 @@ def check(config):
         raise ValueError(f"fit.samples.seen: {wanted.seen!r}; allowed: {', '.join(SEEN)}")
     if not 0 < wanted.fraction <= 1:
         raise ValueError(f"fit.samples.fraction: {wanted.fraction}; allowed: above 0, to 1")
+    for key, value in (
+        ("fit.samples.focus", wanted.focus),
+        ("prior.focus", config.prior.focus),
+    ):
+        if not 0 <= value < np.inf:
+            raise ValueError(f"{key}: {value}; allowed: 0 (all samples alike) or more")
     if wanted.cloud_points and wanted.cloud_points < surface.LEAST_POINTS:
         raise ValueError(
             f"fit.samples.cloud_points: {wanted.cloud_points}; allowed: 0 (all), "
@@ -90,7 +97,7 @@ def batches(collection, config):
 
 def learned_from(collection, config):
     """The grid, of which a random part stands for it where prior.points says so."""
-    return _sampled(collection, config.prior.points)
+    return _focused(_sampled(collection, config.prior.points), config.prior.focus)
 
 
 def _sampled(collection, count):
@@ -128,17 +135,38 @@ def measured(collection, config):
         _sampled(collection, 0 if wanted.fraction == 1 else count),
         cloud=_clouds(collection, config),
     )
+    seen = _focused(seen, wanted.focus)
     if wanted.seen == "grid":
         return seen
-    # A view leaves other points of every shape unseen: weights, one Gram matrix a shape.
+    # A view leaves other points of every shape unseen.
     points = np.asarray(seen.operator.points)
     band = config.data.truncation or 0.1
 
     def weights(index):
         visible = data.visible_points(collection[index][..., 0], points, wanted.view, band)
-        return visible.astype(np.float32)
+        visible = visible.astype(np.float32)
+        return visible if seen.weights is None else visible * seen.weights(index)
 
     return dataclasses.replace(seen, weights=weights, whole=False)
+
+
+def _focused(seen, focus):
+    """What was measured with weights of every shape's own; focus 0 leaves all samples alike."""
+    if not focus:
+        return seen
+    return dataclasses.replace(
+        seen, weights=lambda index: surface_weights(seen.values(index)[:, 0], focus)
+    )
+
+
+def surface_weights(distances, focus):
+    """Weights of samples [P] by how near the surface they are: a Gaussian, above a floor.
+
+    focus: its standard deviation. What counts is where a surface lies; far from it an error of the
+    distance changes nothing, and a floor keeps its sign.
+    """
+    near = np.exp(-np.square(distances / focus) / 2)
+    return (_FAR_WEIGHT + (1 - _FAR_WEIGHT) * near).astype(np.float32)
 
 
 def _clouds(collection, config):
