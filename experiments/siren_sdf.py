@@ -22,7 +22,7 @@ from nid_jax.fields import experts
 SAMPLE_LOSSES = ("l1", "l2")
 
 # Steps between two looks at the clock.
-_BLOCK = 20
+_BLOCK = 4
 
 
 class Fit(NamedTuple):

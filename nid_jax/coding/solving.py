@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nid_jax.coding import gradient, greedy, lasso, ridge, robust, surface, trimmed
+from nid_jax.coding import conjugate, gradient, greedy, lasso, ridge, robust, surface, trimmed
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.neighbours import local_gaussian
 from nid_jax.coding.operators import Sample
@@ -38,6 +38,14 @@ class Problem:
     def equations(self):
         """The normal equations of these measurements."""
         return normal_equations(self.dictionary, self.operator, self.measurements, self.weights)
+
+    def own_weights(self):
+        """Whether weights differ from signal to signal such that no Gram matrices are needed."""
+        return conjugate.applies(self.dictionary, self.operator, self.weights)
+
+    def weighted(self):
+        """What `conjugate.weighted_codes` begins with."""
+        return self.dictionary, self.operator, self.measurements, self.weights
 
     def routed(self):
         """The router's prediction. Raises ValueError where there is none that takes signals."""
@@ -105,7 +113,10 @@ def check_method(method, top_k, num_experts):
 
 def _ridge(problem, lam=ridge.LAMBDA, per_signal=False):
     """lam: a number, or 'gcv'; see `ridge.ridge`."""
-    return ridge.ridge(problem.equations(), _number_or(lam, "gcv", "fit.ridge.lam"), per_signal)
+    lam = _number_or(lam, "gcv", "fit.ridge.lam")
+    if lam != "gcv" and problem.own_weights():
+        return conjugate.weighted_codes(*problem.weighted(), lam=lam)
+    return ridge.ridge(problem.equations(), lam, per_signal)
 
 
 def _gaussian(problem, noise=0.0, neighbours=0, blend=0.1):
@@ -116,6 +127,8 @@ def _gaussian(problem, noise=0.0, neighbours=0, blend=0.1):
             "fit.solver: 'gaussian' needs the prior that training leaves beside the dictionary "
             "(prior.npz); train with prior.num_signals above 0, or use fit.solver=ridge"
         )
+    if noise > 0 and not neighbours and problem.own_weights():
+        return conjugate.weighted_codes(*problem.weighted(), known=problem.prior, noise=noise**2)
     noise = noise**2 or "estimate"
     if neighbours:
         return local_gaussian(problem.equations(), problem.prior, noise, neighbours, blend)

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.prior import GaussianPrior, fit_prior
-from nid_jax.coding.ridge import solve_dense
+from nid_jax.coding.solving import solve
 from nid_jax.run.artefacts import atomic_path
 
 # Numbers of training signals whose codes are solved at a time: 128 MB.
@@ -22,21 +21,18 @@ def learn_prior(task, model, collection, config):
     chosen = np.unique(np.linspace(0, len(collection) - 1, count).astype(int))
     seen = task.learned_from(collection)
     codes, residuals = [], []
-    numbers = seen.operator.num_measurements * seen.channels
-    if seen.weights is not None:
-        # Then every signal has a Gram matrix of its own.
-        numbers = max(numbers, model.dictionary.num_experts**2)
-    size = max(1, _BATCH_NUMBERS // numbers)
+    size = max(1, _BATCH_NUMBERS // (seen.operator.num_measurements * seen.channels))
     for first in range(0, len(chosen), size):
         some = chosen[first : first + size]
         measurements = np.stack([seen.values(int(index)) for index in some])
         weights = None
         if seen.weights is not None:
             weights = np.stack([seen.weights(int(index)) for index in some])
-        equations = normal_equations(model.dictionary, seen.operator, measurements, weights)
-        solved = solve_dense(equations, wanted.lam).codes
-        codes.append(np.asarray(solved))
-        residuals.append(np.asarray(equations.mean_residual(solved)))
+        solution = solve(
+            model.dictionary, seen.operator, measurements, "ridge", weights=weights, lam=wanted.lam
+        )
+        codes.append(np.asarray(solution.codes))
+        residuals.append(np.asarray(solution.residual))
     originals = [collection.names[int(index)].split("/")[0] for index in chosen]
     codes = np.concatenate(codes)
     prior = fit_prior(

@@ -1,0 +1,203 @@
+"""Weighted least squares of many signals on one factorisation, by conjugate gradients.
+
+Signals that weigh the same measurements differently have a Gram matrix each, E^2 M operations and
+E^3 for its factor. But where weights are bounded, all of those matrices are close to the one of
+the mean weights: with L L^T = Phi^T diag(mean w) Phi + R, the coordinates z = L^T a make the mean
+problem's matrix the identity, and a signal's own one has the spread of its weights about the mean.
+So a few dozen products with Q = Phi L^-T, S E M operations each, solve all signals together
+(preconditioned conjugate gradients: Golub and Van Loan, 11.5). Q is made in float64 and kept in
+float32: its columns are nearly orthonormal, so nothing cancels in it.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from nid_jax import numerics
+from nid_jax.coding import gram, operators, prior, ridge
+from nid_jax.coding.solution import CodeSolution
+
+ITERATIONS = 60
+TOLERANCE = 1e-3
+LEAST_SHARE = 1e-3
+"""Of the largest weight the least one may be: below, conjugate gradients take too long."""
+
+# Numbers of Q that are held: 1 GB.
+_HELD_NUMBERS = 2**28
+_CHUNK_NUMBERS = 2**23
+
+
+def applies(dictionary, operator, weights):
+    """Whether `weighted_codes` should solve this: weights of several signals' own, none of them
+    next to nothing, and more measurements than experts.
+
+    weights: as the caller's, None, [M] or [S, M].
+    """
+    if weights is None or jnp.ndim(weights) != 2 or len(weights) < 2:
+        return False
+    rows = operator.num_measurements * dictionary.channels
+    columns = dictionary.num_experts + dictionary.channels
+    if operator.weights is not None or rows <= 2 * columns or rows * columns > _HELD_NUMBERS:
+        return False
+    return bool(jnp.min(weights) > LEAST_SHARE * jnp.max(weights))
+
+
+class _Held(NamedTuple):
+    """What all signals share. basis Q [M, C, N] and level [M, C], the values at the prior's mean;
+    penalty [N, N] in coordinates of Q; root L^-T [N, N] and mean [N] lead back."""
+
+    basis: jax.Array
+    level: jax.Array
+    penalty: jax.Array
+    root: jax.Array
+    mean: jax.Array
+
+
+def weighted_codes(
+    dictionary,
+    operator,
+    measurements,
+    weights,
+    known=None,
+    noise=None,
+    lam=ridge.LAMBDA,
+    iterations=ITERATIONS,
+    tolerance=TOLERANCE,
+):
+    """Codes of S signals with weights of their own: under a Gaussian prior, or ridge.
+
+    Args:
+      dictionary, operator, measurements: as in `gram.normal_equations`.
+      weights: [S, M], above 0; the closer to their mean over the signals, the fewer iterations.
+      known: `prior.GaussianPrior`, with or without the bias; None: ridge with `lam`, in units of
+        the mean weights' problem.
+      noise: variance of a measured value of weight 1, above 0; None: that of the prior.
+      iterations, tolerance: conjugate gradients end where the residual of the equations has fallen
+        to this share for all signals.
+
+    Returns:
+      CodeSolution; residual is weighted, `converged` says that the tolerance was met.
+
+    Raises:
+      ValueError: as `gram.normal_equations`, and for a prior of another dictionary or a bad noise.
+    """
+    weights = operators.combined_weights(operator, weights)
+    measurements = jnp.asarray(measurements, jnp.float32)
+    # Of these equations the matrix alone is used, which all signals share: one signal will do.
+    equations = gram.normal_equations(dictionary, operator, measurements[:1], weights.mean(0))
+    message = f"ridge, lambda {lam:.1e}"
+    if known is not None:
+        known = known._replace(codes=None)
+        noise, words = prior.resolve_noise(equations, known, noise)
+        message = f"gaussian prior, {words}"
+    else:
+        ridge.check_lambda(lam)
+    graphdef, state = nnx.split(dictionary)
+    chunk = max(16, _CHUNK_NUMBERS // dictionary.num_experts)
+    shared = _held(graphdef, state, operator, equations, known, noise or 0.0, lam, chunk=chunk)
+    size = max(1, _HELD_NUMBERS // shared.basis[..., 0].size)
+    parts = []
+    for first in range(0, len(weights), size):
+        some = slice(first, first + size)
+        parts.append(_descend(shared, measurements[some], weights[some], iterations, tolerance))
+    coefficients, residual, counts, error = (
+        jnp.concatenate(part) for part in zip(*parts, strict=True)
+    )
+    experts = dictionary.num_experts
+    return CodeSolution(
+        coefficients[:, :experts],
+        coefficients[:, experts:],
+        residual,
+        error <= tolerance,
+        counts,
+        f"{message}, weights of every signal's own by conjugate gradients",
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "chunk"))
+def _held(graphdef, state, operator, equations, known, noise, lam, chunk):
+    state, operator, equations = jax.lax.stop_gradient((state, operator, equations))
+    dictionary = nnx.merge(graphdef, state)
+    experts, channels = dictionary.num_experts, dictionary.channels
+    size = experts + channels
+    pieces, function = gram.measured_features(dictionary, operator, chunk)
+    with gram.working_precision("double"):
+        matrix, _, _ = prior._extended(equations, size)
+        mean, penalty = jnp.zeros(size, matrix.dtype), jnp.zeros_like(matrix)
+        if known is None:
+            typical = ridge.mean_diagonal(equations.wide()[0])
+            lam = jnp.maximum(lam, ridge.least_lambda(equations, matrix))
+            penalty = penalty.at[jnp.arange(experts), jnp.arange(experts)].set(lam * typical)
+        else:
+            spoken = len(known.mean)
+            mean = mean.at[:spoken].set(gram.wide(known.mean)[0])
+            precision, _ = prior._precision(known)
+            penalty = penalty.at[:spoken, :spoken].set(noise * precision)
+        zero = jnp.zeros((), matrix.dtype)
+        factor, scale, _, _ = numerics.scaled_cholesky(matrix + penalty, zero)
+        identity = jnp.eye(size, dtype=matrix.dtype)
+        # matrix + penalty = D F F^T D: L = D F, and L^-T = D^-1 F^-T.
+        root = scale[:, None] * jax.lax.linalg.triangular_solve(
+            factor, identity, left_side=True, lower=True, transpose_a=True
+        )
+        columns = jnp.concatenate([root, mean[:, None]], 1)
+
+        def rows(_, piece):
+            values, constant = function(piece)
+            values, constant = gram.wide(values, constant)
+            atoms = gram.measured_atoms(dictionary, values, constant)
+            ones = constant[:, None, None] * jnp.eye(channels, dtype=matrix.dtype)
+            both = jnp.concatenate([atoms, ones], 1)
+            return None, numerics.einsum("mnc,nk->mck", both, columns).astype(jnp.float32)
+
+        _, basis = jax.lax.scan(rows, None, pieces)
+        basis = basis.reshape(-1, channels, size + 1)[: operator.num_measurements]
+        coordinates = (root.T @ penalty @ root).astype(jnp.float32)
+        return _Held(basis[..., :size], basis[..., size], coordinates, root, mean)
+
+
+@jax.jit
+def _descend(shared, measurements, weights, iterations, tolerance):
+    """-> coefficients [S, N], mean squared residual [S], iterations [S], relative error [S]."""
+    basis, level, penalty = shared.basis, shared.level, shared.penalty
+    weights = weights[..., None]
+
+    def rendered(z):
+        return numerics.einsum("sk,mck->smc", z, basis)
+
+    def gathered(values):
+        return numerics.einsum("smc,mck->sk", values, basis)
+
+    def apply(z):
+        return gathered(weights * rendered(z)) + z @ penalty
+
+    right = gathered(weights * (measurements - level))
+    size = jnp.linalg.norm(right, axis=-1)
+
+    def going(state):
+        _, left, _, square, count = state
+        return (count < iterations) & (jnp.sqrt(square) > tolerance * size).any()
+
+    def step(state):
+        z, left, direction, square, count = state
+        image = apply(direction)
+        length = numerics.safe_divide(square, (direction * image).sum(-1))
+        z = z + length[:, None] * direction
+        left = left - length[:, None] * image
+        after = jnp.square(left).sum(-1)
+        direction = left + numerics.safe_divide(after, square)[:, None] * direction
+        return z, left, direction, after, count + 1
+
+    start = (jnp.zeros_like(right), right, right, jnp.square(size), jnp.int32(0))
+    z, left, _, square, count = jax.lax.while_loop(going, step, start)
+    squares = jnp.square(measurements - level - rendered(z)).mean(-1)
+    residual = numerics.safe_divide((weights[..., 0] * squares).sum(-1), weights.sum((1, 2)))
+    error = numerics.safe_divide(jnp.sqrt(square), size)
+    with gram.working_precision("double"):
+        root, mean = gram.wide(shared.root, shared.mean)
+        found = mean + gram.wide(z)[0] @ root.T
+        found = found.astype(jnp.float32)
+    return found, residual, jnp.full(len(z), count), error
