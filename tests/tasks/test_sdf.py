@@ -1,6 +1,7 @@
 """The task of shapes through the command line: what it writes, draws, finds and refuses."""
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,12 @@ import numpy as np
 import pytest
 import trimesh
 from PIL import Image
+
+from nid_jax import tasks
+from nid_jax.fields.coordinates import grid
+from nid_jax.fields.model import build_model
+from nid_jax.run import priors
+from nid_jax.tasks.sdf import surface_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "sdf.py"
@@ -204,6 +211,38 @@ def test_a_part_of_the_grid_and_one_side_of_it(fitted):
     assert seen["front"]["iou_per_signal"] != seen["above"]["iou_per_signal"]
 
 
+def test_a_fit_that_looks_at_surfaces(fitted):
+    alike = fitted("alike", "fit.num_pictures=0")
+    near = fitted("near", "fit.num_pictures=0", "fit.samples.focus=0.1")
+    # Residuals are weighted, so that only where the surface lies can be compared.
+    assert near["residual"] != alike["residual"]
+    assert near["iou"] > alike["iou"] - 0.02
+
+
+def test_focus_makes_codes_of_the_prior_better_at_surfaces():
+    config = runpy.run_path(str(CONFIG))["get_config"]("smoke")
+    config.data.shapes.families = "lamps"
+    config.data.truncation = 0.3
+    task = tasks.build(config)
+    train = task.open("train")
+    model = build_model(config, train.shape, len(train), config.seed)
+    true = np.stack([train[i].reshape(-1) for i in range(len(train))])
+    weights = surface_weights(true, 0.05)
+    assert weights.max() <= 1
+    assert weights.min() >= 0.02
+    assert (weights[abs(true) < 0.01] > 0.9).all()
+    basis = np.asarray(model.dictionary.basis(grid(train.shape[:-1])))[..., 0]
+    errors = {}
+    for focus in (0.0, 0.05):
+        config.prior.focus = focus
+        prior = priors.learn_prior(tasks.build(config), model, train, config)
+        rendered = np.asarray(prior.codes) @ basis.T
+        # The bias is not kept with the codes: the best one here.
+        bias = (weights * (true - rendered)).sum(1) / weights.sum(1)
+        errors[focus] = (weights * np.square(true - rendered - bias[:, None])).sum()
+    assert errors[0.05] < 0.9 * errors[0.0]
+
+
 @pytest.mark.parametrize("seen", [pytest.param("grid", marks=pytest.mark.slow), "cloud"])
 def test_codes_from_clouds_alone(fitted, seen):
     """Where a grid is measured as well, it is not looked at."""
@@ -255,6 +294,7 @@ WRONG_TRAINING = [
     ("data.size=(16,16,8)", "data.size: (16, 16, 8); allowed: three equal whole numbers"),
     ("data.size=(16,16)", "data.size=(16, 16): must be 3 whole numbers"),
     ("data.truncation=-1", "data.truncation: -1.0; allowed: 0 (none) or more"),
+    ("data.truncation_kind=soft", "data.truncation_kind: 'soft'; allowed: clip, tanh"),
     ("data.name=faces", "data.name: 'faces'; allowed: shapes, volumes, pointcloud"),
     ("data.patch.size=8", "data.patch.size: 8; allowed for shapes: 0"),
     ("data.noise.kind=gaussian", "data.noise.kind: 'gaussian'; allowed for shapes: none"),
@@ -265,6 +305,8 @@ WRONG_TRAINING = [
     # What is only needed after training, but would be a pity to learn then.
     ("fit.samples.seen=all", "fit.samples.seen: 'all'; allowed: grid, view, cloud"),
     ("fit.samples.fraction=0", "fit.samples.fraction: 0.0; allowed: above 0, to 1"),
+    ("fit.samples.focus=-1", "fit.samples.focus: -1.0; allowed: 0 (all samples alike) or more"),
+    ("prior.focus=nan", "prior.focus: nan; allowed: 0 (all samples alike) or more"),
     ("fit.samples.view=top", "fit.samples.view: 'top'; allowed: left, right, below"),
     ("fit.samples.cloud_points=-1", "fit.samples.cloud_points: -1; allowed: 0 (all), 8"),
     ("fit.samples.cloud_points=5", "fit.samples.cloud_points: 5; allowed: 0 (all), 8 or more"),
