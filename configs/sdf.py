@@ -42,8 +42,6 @@ def get_config(variant="cpu"):
     config.router.update({"point_features": 6})
     # of the grid, from which the prior's codes are solved; 0: all
     config.prior.points = 0
-    # as fit.samples.focus, for those codes
-    config.prior.focus = 0.0
     config.train.update(
         {
             # share of a step's points that lies near surfaces, the rest is random on the grid

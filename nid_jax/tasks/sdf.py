@@ -51,12 +51,10 @@ def check(config):
         raise ValueError(f"fit.samples.seen: {wanted.seen!r}; allowed: {', '.join(SEEN)}")
     if not 0 < wanted.fraction <= 1:
         raise ValueError(f"fit.samples.fraction: {wanted.fraction}; allowed: above 0, to 1")
-    for key, value in (
-        ("fit.samples.focus", wanted.focus),
-        ("prior.focus", config.prior.focus),
-    ):
-        if not 0 <= value < np.inf:
-            raise ValueError(f"{key}: {value}; allowed: 0 (all samples alike) or more")
+    if not 0 <= wanted.focus < np.inf:
+        raise ValueError(
+            f"fit.samples.focus: {wanted.focus}; allowed: 0 (all samples alike) or more"
+        )
     if wanted.cloud_points and wanted.cloud_points < surface.LEAST_POINTS:
         raise ValueError(
             f"fit.samples.cloud_points: {wanted.cloud_points}; allowed: 0 (all), "
@@ -97,7 +95,7 @@ def batches(collection, config):
 
 def learned_from(collection, config):
     """The grid, of which a random part stands for it where prior.points says so."""
-    return _focused(_sampled(collection, config.prior.points), config.prior.focus)
+    return _sampled(collection, config.prior.points)
 
 
 def _sampled(collection, count):
