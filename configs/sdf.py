@@ -179,7 +179,7 @@ def smoke(config):
     config.data.augment.warps = 1
     config.dictionary.update({"num_experts": 32, "width": 32})
     config.dictionary.embedding.size = 32
-    config.train.update({"steps": 10, "batch_size": 4, "points": 256})
+    config.train.update({"steps": 10, "batch_size": 4, "points": 256, "lam": 1e-3})
     config.prior.update({"num_signals": 16, "points": 0})
     config.fit.mesh.update({"resolution": 24, "samples": 500})
     # Samples lie further apart than surfaces are looked at elsewhere.

@@ -39,8 +39,9 @@ class Grids:
         return self.values[index]
 
 
-def test_components_and_their_most_probable_values(sdf):
-    """Against (U^T U / s2 + L^-1)^-1 U^T (y - mean) / s2 in float64."""
+@pytest.mark.parametrize("focus", [0.0, 0.5])
+def test_components_and_their_most_probable_values(sdf, focus):
+    """Against (U^T W U / s2 + L^-1)^-1 U^T W (y - mean) / s2 in float64."""
     draw = np.random.default_rng(8)
     grids = Grids(30, draw)
     known = sdf.components(grids, 3)
@@ -48,31 +49,34 @@ def test_components_and_their_most_probable_values(sdf):
     places = draw.choice(216, 9, replace=False)
     values = grids.values[:5].reshape(5, -1, 1)
     noise = 0.3
-    found = sdf.pca_fit(known, values, places, noise, 0)
+    found = sdf.pca_fit(known, values, places, noise, 0, focus)
     seen = known.modes[:, places].astype(np.float64)
     y = values[:, places, 0] - known.mean[places].astype(np.float64)
     precision = np.diag(1 / np.asarray(known.prior.diagonal, np.float64))
     centre = np.asarray(known.prior.mean, np.float64)
-    system = seen @ seen.T / noise**2 + precision
-    right = seen @ y.T / noise**2 + (precision @ centre)[:, None]
-    expected = known.mean + np.linalg.solve(system, right).T @ known.modes
-    np.testing.assert_allclose(found.values, expected, atol=1e-3 * np.abs(expected).max())
+    for row, found_row, known_values in zip(y, found.values, values, strict=True):
+        near = np.exp(-((known_values[places, 0] / focus) ** 2) / 2) if focus else 1.0
+        weights = (0.02 + 0.98 * near) * np.ones(len(places))
+        system = (seen * weights) @ seen.T / noise**2 + precision
+        right = seen @ (weights * row) / noise**2 + precision @ centre
+        expected = known.mean + np.linalg.solve(system, right) @ known.modes
+        np.testing.assert_allclose(found_row, expected, atol=1e-3 * np.abs(expected).max())
 
 
 def test_what_is_tuned_is_the_best_of_what_may_be_chosen(sdf):
     truth = sdf.Shapes(-np.ones((1, 10, 1)), None, [])
     asked = []
 
-    def solve(noise, neighbours):
-        asked.append((noise, neighbours))
-        inside = 7 if (noise, neighbours) == (sdf.NOISES[1], 100) else 3
+    def solve(*option):
+        asked.append(option)
+        inside = 7 if option == (sdf.NOISES[1], 100, sdf.FOCUSES[1]) else 3
         return sdf.Result(np.where(np.arange(10) < inside, -1.0, 1.0)[None], 0.0)
 
-    assert sdf.tuned(solve, truth, 200, 0.01) == (sdf.NOISES[1], 100)
-    assert {neighbours for _, neighbours in asked} == {0, 100}
+    assert sdf.tuned(solve, truth, 200, 0.01) == (sdf.NOISES[1], 100, sdf.FOCUSES[1])
+    assert {neighbours for _, neighbours, _ in asked} == {0, 100}
     asked.clear()
-    assert sdf.tuned(solve, truth, 200, 1.0) == (sdf.NOISES[0], 0)
-    assert not asked
+    assert sdf.tuned(solve, truth, 200, 1.0)[:2] == (sdf.NOISES[0], 0)
+    assert {option[:2] for option in asked} == {(sdf.NOISES[0], 0)}
 
 
 def test_the_table_says_where_there_is_no_surface(sdf):

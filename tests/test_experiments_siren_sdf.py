@@ -55,7 +55,7 @@ def test_a_siren_of_an_oriented_cloud():
     normals = np.random.default_rng(2).normal(size=(1000, 3))
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
     siren = siren_sdf.fit_siren(
-        0.6 * normals, normals=normals, limit=300, learning_rate=1e-3, omega0=10.0, **SMALL
+        0.6 * normals, normals=normals, limit=500, learning_rate=1e-3, omega0=10.0, **SMALL
     )
     unseen = anywhere(3000, 3)
     found, truth = siren(unseen), primitives.sphere(unseen, 0.6)

@@ -51,7 +51,7 @@ def balls(radii, points, seed=0):
 
 
 def distances(radii, x):
-    return np.stack([np.clip(primitives.sphere(x, r), -TRUNCATION, TRUNCATION) for r in radii])
+    return np.stack([TRUNCATION(primitives.sphere(x, r)) for r in radii])
 
 
 def trained(kind="shared", with_bias=True):
@@ -326,9 +326,10 @@ def test_through_the_door():
     dictionary, prior = trained()
     points, normals = balls([0.5], 40)
     clouds = np.concatenate([points, normals], -1)
-    options = {"truncation": TRUNCATION, "samples": 100, "iterations": 2}
+    options = {"truncation": TRUNCATION.limit, "samples": 100, "iterations": 2}
     found = solve(dictionary, None, None, "surface", clouds=clouds, prior=prior, **options)
-    direct = surface.surface_codes(dictionary, points, normals, prior, **options)
+    same = {**options, "truncation": TRUNCATION}
+    direct = surface.surface_codes(dictionary, points, normals, prior, **same)
     np.testing.assert_array_equal(found.codes, direct.codes)
     assert "surface" in METHODS
     with pytest.raises(ValueError, match="needs clouds"):
