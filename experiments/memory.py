@@ -58,7 +58,7 @@ SCALES = {
         features=32,
         patch=8,
     ),
-    "paper": Scale(side=128, images=500, steps=2, dictionary={}, router={}, train={}),
+    "paper": Scale(side=128, images=500, steps=1, dictionary={}, router={}, train={}),
 }
 
 
