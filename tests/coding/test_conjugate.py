@@ -48,7 +48,7 @@ def plain(dictionary, values, weights, mean, penalty):
     return np.array(found), rows
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     kind=st.sampled_from([SharedDictionary, IndependentDictionary]),
     channels=st.sampled_from([1, 3]),

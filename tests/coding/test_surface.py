@@ -212,6 +212,7 @@ def assembled(dictionary, prior, terms, truncation=TRUNCATION):
     return assemble(state, 1e-3)
 
 
+@pytest.mark.slow
 def test_gauss_newton_descends_along_the_gradient_of_the_objective():
     modules = trained()
     with jax.enable_x64(True):

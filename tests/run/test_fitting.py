@@ -59,6 +59,7 @@ def smooth_picture(size, seed):
 # Signals of another size, elsewhere
 
 
+@pytest.mark.slow
 def test_ones_own_pictures_of_another_size(call, options, trained, tmp_path):
     """The dictionary is continuous: 25x25 faces taught it, 31x20 pictures are fitted."""
     for number in range(3):

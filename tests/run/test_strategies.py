@@ -52,7 +52,7 @@ def projected_minimum(dictionary, points, targets, penalty):
     return error + penalty * jnp.square(codes[:experts]).sum()
 
 
-@pytest.mark.parametrize("kind", ["shared", "independent"])
+@pytest.mark.parametrize("kind", [pytest.param("shared", marks=pytest.mark.slow), "independent"])
 def test_the_gradient_with_codes_held_is_that_through_the_solve(kind):
     model, points, lam = make_model(kind), jnp.asarray(grid(SHAPE)), 1e-3
     signals = signals_of(1)

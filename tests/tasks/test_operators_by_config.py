@@ -31,6 +31,7 @@ def fit(call, workdir, name, *options):
     return json.loads((workdir / "fits" / name / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 def test_more_frequencies_say_more(call, workdir):
     few = fit(call, workdir, "few", "--config.operator.fourier.share=0.05")
     many = fit(call, workdir, "many", "--config.operator.fourier.share=0.5")
