@@ -43,7 +43,6 @@ def compared(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_training_curve_is_that_of_one_device(compared, kind):
     one, mesh = compared[kind]["losses"]
