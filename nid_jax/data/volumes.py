@@ -18,8 +18,8 @@ class VolumeCollection:
     """Prepared files as truncated distances [N, N, N, 1], read when they are asked for.
 
     size: N, or 0 for that of the files; another than theirs is interpolated linearly. truncation:
-    a `geometry.truncation.Truncation`. cache: folder for a file of shuffled
-    grids. Raises ValueError naming a file that is damaged, or of another resolution than the rest.
+    a `geometry.truncation.Truncation`. cache: folder for a file of shuffled grids. Raises
+    ValueError naming a file that is damaged, or of another resolution than the rest.
     """
 
     def __init__(self, paths, size, truncation, title, cache):
@@ -49,7 +49,7 @@ class VolumeCollection:
                 "prepare them with one --resolution"
             )
         most = self.truncation.largest_limit(file.truncation or math.inf)
-        if not (0 < self.truncation.limit <= most or most == math.inf):
+        if most < math.inf and not 0 < self.truncation.limit <= most:
             raise ValueError(
                 f"data.truncation: {self.truncation.limit}; {file.path} was truncated at "
                 f"{file.truncation}: give at most {most:g}, above 0"
