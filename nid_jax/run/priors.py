@@ -25,12 +25,7 @@ def learn_prior(task, model, collection, config):
     for first in range(0, len(chosen), size):
         some = chosen[first : first + size]
         measurements = np.stack([seen.values(int(index)) for index in some])
-        weights = None
-        if seen.weights is not None:
-            weights = np.stack([seen.weights(int(index)) for index in some])
-        solution = solve(
-            model.dictionary, seen.operator, measurements, "ridge", weights=weights, lam=wanted.lam
-        )
+        solution = solve(model.dictionary, seen.operator, measurements, "ridge", lam=wanted.lam)
         codes.append(np.asarray(solution.codes))
         residuals.append(np.asarray(solution.residual))
     originals = [collection.names[int(index)].split("/")[0] for index in chosen]
