@@ -395,6 +395,9 @@ def peers(setting, decoder, truth, fraction, seconds):
     if fraction in (1.0, 0.02):
         found["SIREN per shape, the same seconds"] = sirens(points, truth, quick, places)
         found["SIREN per shape, 10 times"] = sirens(points, truth, 10 * quick, places)
+    if fraction == 0.02:
+        everywhere = np.arange(len(points))
+        found["SIREN of all samples, the same seconds"] = sirens(points, truth, quick, everywhere)
     latents, spent = decoder.infer(
         points[places], truth.values[:, places, 0], seconds=max(20 * quick, 1), limit=2000
     )

@@ -125,7 +125,7 @@ def _held(graphdef, state, operator, equations, known, noise, lam, chunk):
     size = experts + channels
     pieces, function = gram.measured_features(dictionary, operator, chunk)
     with gram.working_precision("double"):
-        matrix, _, _ = prior._extended(equations, size)
+        matrix, _, _ = prior.extended(equations, size)
         mean, penalty = jnp.zeros(size, matrix.dtype), jnp.zeros_like(matrix)
         if known is None:
             typical = ridge.mean_diagonal(equations.wide()[0])
@@ -134,7 +134,7 @@ def _held(graphdef, state, operator, equations, known, noise, lam, chunk):
         else:
             spoken = len(known.mean)
             mean = mean.at[:spoken].set(gram.wide(known.mean)[0])
-            precision, _ = prior._precision(known)
+            precision, _ = prior.precision_matrix(known)
             penalty = penalty.at[:spoken, :spoken].set(noise * precision)
         zero = jnp.zeros((), matrix.dtype)
         factor, scale, _, _ = numerics.scaled_cholesky(matrix + penalty, zero)

@@ -73,7 +73,7 @@ def _solve(equations, known, codes, noise, blend, neighbours):
         codes, factor, energy, noise, blend = gram.wide(
             codes, known.factor, equations.energy, noise, blend
         )
-        precision, _ = prior._precision(known)
+        precision, _ = prior.precision_matrix(known)
         # No more of the covariance of all than there are neighbours: its largest columns.
         _, largest = jax.lax.top_k(jnp.square(factor).sum(0), min(neighbours, factor.shape[1]))
         common = factor[:, largest].T

@@ -250,7 +250,7 @@ def _evidences(equations, prior, noises):
     size, experts = prior.mean.shape[0], equations.moments.shape[1]
     channels = equations.target_mean.shape[1]
     with gram.working_precision("double"):
-        matrix, moments, energy = _extended(equations, size)
+        matrix, moments, energy = extended(equations, size)
         mean, noises, count = gram.wide(prior.mean, noises, equations.count)
         one = "ef" if matrix.ndim == 2 else "sef"
         offset = moments - numerics.einsum(f"f,{one}->{one[:-1]}", mean, matrix)
@@ -277,7 +277,7 @@ def _root(prior):
     return cholesky / scale[:, None]
 
 
-def _extended(equations, size):
+def extended(equations, size):
     """(gram [.., N, N], moments [S, N], energy [S]) of the coefficients that the prior speaks of.
 
     With the bias among them, what the centring took away is put back.
@@ -305,7 +305,7 @@ def _extended(equations, size):
     return matrix, moments, energy + (target_sum * target_mean).sum(-1)
 
 
-def _precision(prior):
+def precision_matrix(prior):
     """Inverse of the prior's covariance [N, N] and the log determinant of the covariance."""
     factor, diagonal = gram.wide(prior.factor, prior.diagonal)
     covariance = factor @ factor.T + jnp.diag(diagonal)
@@ -331,8 +331,8 @@ def solve_posterior(equations, prior, noise):
     size, experts = prior.mean.shape[0], equations.moments.shape[1]
     noise = jnp.asarray(noise, jnp.float32)
     with gram.working_precision("double"):
-        matrix, moments, energy = _extended(equations, size)
-        precision, log_covariance = _precision(prior)
+        matrix, moments, energy = extended(equations, size)
+        precision, log_covariance = precision_matrix(prior)
         mean, noise, count = gram.wide(prior.mean, noise, equations.count)
         one = "ef" if matrix.ndim == 2 else "sef"
         product = numerics.einsum(f"f,{one}->{one[:-1]}", mean, matrix)
@@ -359,9 +359,9 @@ def solve_posterior(equations, prior, noise):
 def _posterior_root(equations, prior, noise):
     """A matrix R [.., N, N] with R^T R the covariance of the coefficients after measuring."""
     with gram.working_precision("double"):
-        matrix, _, _ = _extended(equations, prior.mean.shape[0])
+        matrix, _, _ = extended(equations, prior.mean.shape[0])
         noise = gram.wide(jnp.asarray(noise, jnp.float32))[0]
-        system = matrix / noise + _precision(prior)[0]
+        system = matrix / noise + precision_matrix(prior)[0]
         zero = jnp.zeros(system.shape[:-2], system.dtype)
         factor, scale, _, _ = numerics.scaled_cholesky(system, zero)
         identity = jnp.broadcast_to(jnp.eye(system.shape[-1], dtype=system.dtype), system.shape)
