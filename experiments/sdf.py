@@ -131,7 +131,7 @@ def joint(config):
     config.router.kind = "codebook"
     config.train.codes = "joint"
     config.train.update({"batch_size": config.data.num_train, "points": 1024})
-    config.train.optimizer.learning_rate = 1e-3
+    config.train.optimizer.update({"name": "adam", "learning_rate": 1e-3})
     config.fit.solver = "gradient"
     return config
 

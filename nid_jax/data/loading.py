@@ -11,7 +11,7 @@ from nid_jax.data.collection import to_array
 # A random-access source needs a length; this one outlasts any run.
 ENDLESS = 2**60
 
-IN_MEMORY_BYTES = 2**30
+IN_MEMORY_BYTES = 2**31
 
 
 class EpochOrder:
@@ -100,7 +100,7 @@ def batches(
     process_count; ids are positions in the collection. Every epoch is shuffled anew and gives
     S // batch_size batches; the signals that do not fill a batch are others each time. The
     iterator is grain's: next(), get_state(), set_state(), grain.checkpoint.CheckpointSave; after
-    set_state the same batches follow, to the bit. A collection of at most 1 GiB as float32 is read
+    set_state the same batches follow, to the bit. A collection of at most 2 GiB as float32 is read
     into memory at once (in_memory=None; True or False decide otherwise), so that a damaged file is
     found before training; a larger one is read batch by batch on several threads.
     Raises ValueError naming train.batch_size.

@@ -28,8 +28,8 @@ _SAMPLED_SIDE = 64
 # Points of a cloud, and how far near samples lie off the surface, as standard deviations.
 _SAMPLES = 8192
 _SPREADS = (0.02, 0.07)
-# Numbers of grids that are kept once computed: 1 GB.
-_KEPT_NUMBERS = 2**28
+# Numbers of grids that are kept once computed: 2 GiB.
+_KEPT_NUMBERS = 2**29
 
 
 @dataclasses.dataclass(frozen=True)

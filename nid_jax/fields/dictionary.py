@@ -21,7 +21,7 @@ from flax import nnx
 from nid_jax import numerics
 from nid_jax.fields import experts
 from nid_jax.fields.embeddings import build_embedding
-from nid_jax.fields.variables import Basis
+from nid_jax.fields.variables import Basis, Kernel
 
 KINDS = ("independent", "shared")
 
@@ -164,7 +164,7 @@ class SharedDictionary(Dictionary):
         layers = experts.init_layers(
             rngs.params(), (*self.sizes, num_experts * channels), activation, omega0
         )
-        self.kernels = nnx.List([Basis(kernel) for kernel, _ in layers[:-1]])
+        self.kernels = nnx.List([Kernel(kernel) for kernel, _ in layers[:-1]])
         self.biases = nnx.List([Basis(bias) for _, bias in layers[:-1]])
         kernel, bias = layers[-1]
         head_kernel = kernel.reshape(width, num_experts, channels).swapaxes(1, 2)
@@ -254,7 +254,7 @@ class IndependentDictionary(Dictionary):
             experts.init_layers, sizes=self.sizes, activation=activation, omega0=omega0
         )
         layers = jax.vmap(init)(jax.random.split(rngs.params(), num_experts))
-        self.kernels = nnx.List([Basis(k, axes=("expert", None, None)) for k, _ in layers])
+        self.kernels = nnx.List([Kernel(k, axes=("expert", None, None)) for k, _ in layers])
         self.biases = nnx.List([Basis(b, axes=("expert", None)) for _, b in layers])
 
     def _layers(self):

@@ -7,6 +7,10 @@ class Basis(nnx.Param):
     """A weight of the dictionary: frozen when codes are fitted."""
 
 
+class Kernel(Basis):
+    """A kernel [in, out] between layers, or a stack of them [E, in, out]: what Muon may turn."""
+
+
 class Code(nnx.Param):
     """A stored code, such as a codebook row: one signal's coefficients or bias."""
 

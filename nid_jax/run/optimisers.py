@@ -4,12 +4,17 @@ import difflib
 
 import jax
 import optax
+import optax.contrib
 from flax import nnx
 
-from nid_jax.fields.variables import Basis, Code
+from nid_jax.fields.variables import Basis, Code, Kernel
 
-OPTIMISERS = ("adam", "adamw", "sgd", "lamb")
+OPTIMISERS = ("adam", "adamw", "sgd", "lamb", "muon")
 SCHEDULES = ("constant", "cosine", "exponential", "linear")
+
+
+# Root mean square of Adam's steps as Liu et al. 2025 found it, in learning rates.
+_ADAM_RMS = 0.2
 
 
 def build_schedule(config, steps):
@@ -43,7 +48,9 @@ def build_optimiser(config, steps):
     """Gradient clipping, the optimiser of config.name and its schedule, over an nnx state.
 
     Weight decay reaches the dictionary's weights only; codes move at code_rate times the learning
-    rate (1: the same). Raises ValueError naming train.optimizer.name or .schedule.
+    rate (1: the same). muon (Jordan et al. 2024) turns the kernels between layers, in steps as long
+    as Adam's (Liu et al. 2025), and leaves all else to Adam. Raises ValueError naming
+    train.optimizer.name or .schedule.
     """
     if config.name not in OPTIMISERS:
         near = difflib.get_close_matches(str(config.name), OPTIMISERS, 1, 0.0)[0]
@@ -66,6 +73,16 @@ def build_optimiser(config, steps):
             optax.add_decayed_weights(**decay),
             optax.scale_by_trust_ratio(),
         ]
+    elif config.name == "muon":
+        # Minus one: the sign and the rate come last, for all.
+        parts = [
+            optax.contrib.muon(
+                -1.0,
+                weight_decay=config.weight_decay,
+                muon_weight_dimension_numbers=_kernels,
+                consistent_rms=_ADAM_RMS,
+            )
+        ]
     else:
         parts = [optax.trace(decay=0.9)]
     if config.clip_norm:
@@ -74,6 +91,20 @@ def build_optimiser(config, steps):
         scale = optax.scale(config.code_rate)
         parts.append(optax.masked(scale, lambda state: variables_of(state, Code)))
     return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+
+
+def _kernels(state):
+    """Muon's view of a state: the axes of every kernel, None in place of all other leaves."""
+
+    def one(variable):
+        def axes(leaf):
+            if isinstance(variable, Kernel):
+                return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
+            return None
+
+        return jax.tree.map(axes, variable)
+
+    return jax.tree.map(one, state, is_leaf=lambda node: isinstance(node, nnx.Variable))
 
 
 def variables_of(state, kind):
