@@ -466,6 +466,7 @@ def scored(results, truth, samples):
 
 def draw_shapes(path, truth, drawn, count=5):
     """Truth above what the dictionary makes of less and less."""
+    count = min(count, len(truth.meshes))
     rows = [shading.frames(truth.meshes[:count], 160)]
     for result in drawn.values():
         meshes = [grid_mesh(values) for values in result.values[:count]]

@@ -38,6 +38,9 @@ FIT = "official"
 # Groups of the config that the checkpoint decides.
 DECIDED = ("dictionary", "router")
 # What the official code's datasets are called here, with the size of their images.
+# Optimisers whose moments are those of torch's Adam.
+WITH_ADAM_MOMENTS = ("adam", "adamw", "lamb")
+
 DATASETS = {
     "celeba": {"name": "celeb_a", "size": (128, 128), "crop": "center"},
     "cifar10": {"name": "cifar10", "size": (32, 32)},
@@ -294,7 +297,16 @@ def load(config, shape, saved, found):
 
 
 def optimiser_state(config, model, saved):
-    """The state of config.train.optimizer for a model, with the official Adam's moments in it."""
+    """The state of config.train.optimizer for a model, with the official Adam's moments in it.
+
+    Raises ValueError for an optimiser that has other moments than Adam's.
+    """
+    name = config.train.optimizer.name
+    if saved.adam is not None and name not in WITH_ADAM_MOMENTS:
+        raise ValueError(
+            f"train.optimizer.name: {name!r}; the checkpoint holds Adam's moments; allowed: "
+            f"{', '.join(WITH_ADAM_MOMENTS)}"
+        )
     params = nnx.state(model, nnx.Param)
     optimizer = build_optimiser(config.train.optimizer, config.train.steps)
     state = optimizer.init(params)
@@ -378,7 +390,6 @@ def stored_codes(config, model, names):
 
 def _write(workdir, config, model, saved, found, shape, path, fit):
     """All that a trained run leaves; config.json last, so that a half-made folder is no run."""
-    workdir.prepare()
     graphdef, params, constants = nnx.split(model, nnx.Param, ...)
     training = {
         "optimizer": optimiser_state(config, model, saved),
@@ -386,6 +397,7 @@ def _write(workdir, config, model, saved, found, shape, path, fit):
         "bad_step": jnp.int32(-1),
         "usage": jnp.zeros(found.num_experts),
     }
+    workdir.prepare()
     items = {"model": {"params": params, "constants": constants}, "training": training}
     clock = {"seconds": {"run": 0.0}, "steps": saved.step, "signals": 0}
     # Batches begin anew: their order is not the official one in any case.

@@ -109,6 +109,23 @@ def shardings(tree: Any, axes: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda _, leaf_axes: named(mesh, *(leaf_axes or ())), tree, axes)
 
 
+def moments_layout(moments: Any, layout: Any, mesh: Mesh) -> Any:
+    """Tree of NamedSharding for an optimiser's state: what it keeps of a weight lies like it.
+
+    moments: the state, arrays or their shapes; layout: shardings of the weights. A leaf belongs to
+    the weight that its path ends in, also where an optimiser keeps only some of them; counters and
+    the like are replicated.
+    """
+    placed = dict(jax.tree_util.tree_leaves_with_path(layout))
+    everywhere = named(mesh)
+
+    def one(path, _):
+        tails = (path[start:] for start in range(len(path)))
+        return next((placed[tail] for tail in tails if tail in placed), everywhere)
+
+    return jax.tree_util.tree_map_with_path(one, moments)
+
+
 def place(tree: Any, axes: Any, mesh: Mesh) -> Any:
     """`tree` with every leaf laid out over `mesh` as `axes` says; values are unchanged.
 

@@ -10,7 +10,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from nid_jax.fields.model import build_model, count_parameters, map_axes
@@ -60,13 +59,8 @@ class Trainer:
         self.graphdef, params, _ = nnx.split(model, nnx.Param, ...)
         layout = map_axes(lambda axes: sharding.named(self.mesh, *axes), params)
         everywhere = sharding.named(self.mesh)
-        moments = optax.tree.map_params(
-            self.optimizer,
-            lambda _, placed: placed,
-            jax.eval_shape(self.optimizer.init, params),
-            layout,
-            transform_non_params=lambda _: everywhere,
-        )
+        moments = jax.eval_shape(self.optimizer.init, params)
+        moments = sharding.moments_layout(moments, layout, self.mesh)
         self.layout = TrainState(layout, moments, everywhere, everywhere, everywhere)
 
         def draw():

@@ -309,6 +309,16 @@ def test_adam_goes_on_where_torch_stopped(imported):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["sgd", "muon"])
+def test_moments_that_an_optimiser_lacks_are_refused(tmp_path, name):
+    workdir = Workdir(tmp_path / "run")
+    told = Told({}, "", "relu", 6, size=(24, 40))
+    overrides = [("train.optimizer.name", name)]
+    with pytest.raises(ValueError, match=f"train.optimizer.name: '{name}'; .* adam, adamw, lamb"):
+        convert(DATA / "codebook_gray_rect_after.ckpt", workdir, BASE, told, overrides)
+    assert not workdir.root.exists()
+
+
 def test_what_a_workdir_holds_goes_on_training(imported, tmp_path, call):
     """The step of the checkpoint, its config and its data: main.py goes on from there."""
     saved, found, config, workdir = imported

@@ -1,17 +1,24 @@
 """Meshes, placement and their refusals; what needs eight devices runs in a process of its own."""
 
 import os
+import runpy
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec
 
+from nid_jax.fields.model import build_model, map_axes
 from nid_jax.run import sharding
+from nid_jax.run.optimisers import build_optimiser
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def one_line(excinfo):
@@ -51,6 +58,26 @@ def test_meshes_that_do_not_fit_one_device(data, expert, parts):
         sharding.make_mesh(data, expert, devices=jax.devices()[:1])
     for part in parts:
         assert part in one_line(excinfo)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "muon"])
+def test_moments_lie_like_their_weights(name):
+    config = runpy.run_path(str(CONFIGS / "image.py"))["get_config"]("smoke")
+    config.dictionary.kind = "independent"
+    config.train.optimizer.name = name
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    params = nnx.state(nnx.eval_shape(lambda: build_model(config, (6, 6, 3), 5, 0)), nnx.Param)
+    layout = map_axes(lambda axes: sharding.named(mesh, *axes), params)
+    moments = jax.eval_shape(build_optimiser(config.train.optimizer, 9).init, params)
+    placed = sharding.moments_layout(moments, layout, mesh)
+    assert jax.tree.structure(placed) == jax.tree.structure(moments)
+    by_shape = {}
+    for moment, where in zip(jax.tree.leaves(moments), jax.tree.leaves(placed), strict=True):
+        by_shape.setdefault(moment.shape, set()).add(where.spec)
+    kernels = [leaf.shape for leaf in jax.tree.leaves(params["dictionary"]["kernels"])]
+    assert all(by_shape[shape] == {PartitionSpec("expert", None, None)} for shape in kernels)
+    # Counters, and what Muon keeps for itself.
+    assert all(by_shape[shape] == {PartitionSpec()} for shape in by_shape if shape in ((), (3,)))
 
 
 class FakeMesh:
