@@ -1,0 +1,291 @@
+"""What image regression compares, and at which size: a data set, its dictionaries, its results."""
+
+import dataclasses
+import functools
+import runpy
+import shutil
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from nid_jax import tasks
+from nid_jax.data import to_array
+from nid_jax.fields.coordinates import grid
+from nid_jax.fields.model import build_model
+from nid_jax.run import training
+from nid_jax.run.workdir import Workdir
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One data set's dictionaries and budgets. Changes are dotted keys of the config."""
+
+    title: str
+    variant: str
+    """Of configs/image.py."""
+    changes: dict
+    varpro: dict
+    sparse: dict
+    joint: dict
+    """The paper's training; it sees fewer signals, which every one of its codes needs."""
+    routers: dict
+    """Router kind -> changes to `varpro`."""
+    network: dict
+    """Networks per image: width, layers and the most steps of the large ones, with the size and
+    scale of their features; width of the small one, which stores as much as a dense code."""
+    marks: tuple
+    """Steps of every gradient descent at which it is looked at."""
+    start_seconds: float
+    """Training of the learned start."""
+
+
+def optimiser(steps, batch_size, rate):
+    """Length, batch and learning rate of a training, as changes of the config."""
+    return {
+        "train.steps": steps,
+        "train.batch_size": batch_size,
+        "train.optimizer.learning_rate": rate,
+    }
+
+
+NETWORK = {"width": 64, "num_layers": 4, "steps": 200, "size": 128, "scale": 8.0}
+MARKS = (5, 10, 20, 50, 100, 200, 400, 700, 1000)
+CONV = {"conv": {"router.kind": "conv", "router.width": 16, "train.steps": 30}}
+LINEAR = {"linear": {"router.kind": "linear", "train.steps": 160}}
+FACES = Setting(
+    title="Faces",
+    variant="cpu",
+    changes={
+        "data.augment.mirror": True,
+        "data.augment.shifts": 24,
+        "data.augment.max_shift": 2,
+        "router.top_k": 32,
+    },
+    varpro={**optimiser(80, 500, 3e-3), "train.lam": 1e-3},
+    sparse={**optimiser(100, 500, 3e-3), "train.lam": 1e-3, "train.atoms_per_step": 2},
+    joint={**optimiser(1000, 16, 1e-3), "data.augment.mirror": False, "data.augment.shifts": 0},
+    routers={**LINEAR, **CONV},
+    network={**NETWORK, "small_width": 10},
+    marks=MARKS,
+    start_seconds=20.0,
+)
+PHOTOS = Setting(
+    title="Photographs",
+    variant="photos",
+    changes={"data.num_train": 4000, "router.top_k": 64},
+    varpro={**optimiser(80, 400, 2e-3), "train.lam": 1e-3},
+    sparse={**optimiser(40, 200, 2e-3), "train.lam": 1e-3, "train.atoms_per_step": 4},
+    joint={**optimiser(600, 16, 1e-3), "data.num_train": 340, "train.warmup_epochs": 10},
+    routers=CONV,
+    network={**NETWORK, "small_width": 20},
+    marks=MARKS,
+    start_seconds=40.0,
+)
+CELEB_A = dataclasses.replace(
+    PHOTOS,
+    title="CelebA",
+    changes={
+        **PHOTOS.changes,
+        "data.name": "celeb_a",
+        "data.size": (32, 32),
+        "data.resize": True,
+        "data.crop": "center",
+        "data.num_test": 60,
+    },
+)
+SETTINGS = {"faces": FACES, "photos": PHOTOS, "celeb_a": CELEB_A}
+PATCHES = {
+    "data.name": "array",
+    "dictionary.num_experts": 256,
+    "dictionary.width": 128,
+    "router.top_k": 32,
+    "dictionary.embedding.scale": 6.0,
+    **optimiser(100, 200, 6e-3),
+    "train.lam": 1e-3,
+    "train.atoms_per_step": 2,
+    "data.augment.mirror": True,
+    "data.augment.shifts": 4,
+}
+
+
+def setting_of(name, scale):
+    """The Setting of a data set at a scale."""
+    setting = SETTINGS[name]
+    if scale == "smoke":
+        tiny = {
+            "data.num_train": 16,
+            "data.num_test": 4,
+            "data.augment.shifts": 0,
+            "dictionary.num_experts": 32,
+            "dictionary.width": 16,
+            "dictionary.embedding.size": 16,
+            "router.top_k": 8,
+        }
+        short = optimiser(3, 8, 1e-3)
+        return dataclasses.replace(
+            setting,
+            changes={**setting.changes, **tiny},
+            varpro={**setting.varpro, **short},
+            sparse={**setting.sparse, **short},
+            joint={**short},
+            routers={"linear": {**LINEAR["linear"], **short}},
+            network={
+                "width": 8,
+                "num_layers": 2,
+                "steps": 10,
+                "size": 8,
+                "scale": 8.0,
+                "small_width": 6,
+            },
+            marks=(5, 10),
+            start_seconds=0.5,
+        )
+    if scale == "paper":
+        longer = {
+            key: {"train.steps": 10 * getattr(setting, key)["train.steps"]}
+            for key in ("varpro", "sparse", "joint")
+        }
+        return dataclasses.replace(
+            setting,
+            **{key: {**getattr(setting, key), **change} for key, change in longer.items()},
+            network={
+                **setting.network,
+                "width": 256,
+                "num_layers": 5,
+                "steps": 5000,
+                "size": 256,
+            },
+            marks=(*MARKS, 2000, 5000),
+            start_seconds=600.0,
+        )
+    return setting
+
+
+# ---- results ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Result:
+    """One method on one data set. seconds, operations and numbers are per signal."""
+
+    method: str
+    family: str
+    psnr: float
+    ssim: float
+    numbers: float
+    operations: float
+    seconds: float
+    training_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    curve: list = dataclasses.field(default_factory=list)
+    """[seconds per signal, PSNR] along a descent; empty for what is solved at once."""
+
+
+def timed(function, repeats=7, budget=4.0):
+    """-> (result, median seconds, seconds of the first call). Ends early when the budget is spent.
+
+    The first call compiles and is no part of the median.
+    """
+    start = time.perf_counter()
+    result = jax.block_until_ready(function())
+    first = time.perf_counter() - start
+    seconds, begun = [], time.perf_counter()
+    while len(seconds) < repeats and (not seconds or time.perf_counter() - begun < budget):
+        start = time.perf_counter()
+        result = jax.block_until_ready(function())
+        seconds.append(time.perf_counter() - start)
+    return result, statistics.median(seconds), first
+
+
+def say(text):
+    """A line of progress."""
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+
+class Study:
+    """One data set: its signals, its dictionaries, and the results so far."""
+
+    def __init__(self, name, setting, output):
+        self.name, self.setting, self.output = name, setting, output
+        get_config = runpy.run_path(str(ROOT / "configs" / "image.py"))["get_config"]
+        self.base = get_config(setting.variant)
+        self.base.update_from_flattened_dict(setting.changes)
+        self.task = tasks.build(self.base)
+        self.test = self.task.open("test")
+        self.truth = to_array(self.test)
+        self.count, *self.grid_shape, self.channels = self.truth.shape
+        self.points = grid(tuple(self.grid_shape))
+        self.targets = self.truth.reshape(self.count, len(self.points), self.channels)
+        self.top_k = self.base.router.top_k
+        self.results = []
+        size = "x".join(map(str, self.truth.shape[1:]))
+        experts = self.base.dictionary.num_experts
+        self.title = f"{setting.title}, {size}, {experts} experts"
+
+    @functools.cached_property
+    def train_signals(self):
+        """All training signals, augmented, in memory."""
+        return to_array(self.task.open("train"))
+
+    def config(self, codes, router, changes):
+        """The config of a dictionary: train.codes, router kind, and dotted changes."""
+        config = self.base.copy_and_resolve_references()
+        config.train.codes, config.router.kind = codes, router
+        config.train.update({"log_every": 0, "eval_every": 0, "checkpoint_every": 0})
+        config.update_from_flattened_dict(changes)
+        if codes == "varpro":
+            config.router.top_k = 0
+        return config
+
+    def train(self, name, config):
+        """-> (Model, seconds of training without compilation)."""
+        say(f"{self.name}: training {name}, {config.train.steps} steps")
+        folder = self.output / "dictionaries" / f"{self.name}_{name}"
+        # Not resumed: all numbers are of one run.
+        shutil.rmtree(folder, ignore_errors=True)
+        workdir = Workdir(folder)
+        trained = training.train(tasks.build(config), config, workdir)
+        seconds = trained.summary["train_seconds"]
+        say(f"{self.name}: trained {name} in {seconds:.1f} s")
+        return trained.model, seconds
+
+    def untrained(self, config):
+        """A dictionary as drawn."""
+        return build_model(config, self.test.shape, self.count, config.seed)
+
+    def add(self, method, family, prediction, **fields):
+        """Score a prediction [S, *grid, C] and keep the result."""
+        scores = self.task.metrics(np.asarray(prediction).reshape(self.truth.shape), self.truth)
+        result = Result(
+            method, family, *(float(np.mean(scores[key])) for key in ("psnr", "ssim")), **fields
+        )
+        self.results.append(result)
+        say(f"{self.name}: {method}: {result.psnr:.2f} dB, {1e3 * result.seconds:.4g} ms a signal")
+        return result
+
+    def add_marks(self, method, family, marks, render, numbers, cost, shown, **fields):
+        """A descent: a result for each of the `shown` steps; the last one carries the curve.
+
+        render(variables) -> [S, P, C]; cost(steps) -> operations per signal.
+        """
+        curve = []
+        for mark in marks:
+            prediction = np.asarray(render(mark.variables)).reshape(self.truth.shape)
+            psnr = float(np.mean(self.task.metrics(prediction, self.truth)["psnr"]))
+            curve.append([mark.seconds / self.count, psnr])
+            if mark.steps in shown:
+                result = self.add(
+                    f"{method}, {mark.steps} steps",
+                    family,
+                    prediction,
+                    numbers=numbers,
+                    operations=cost(mark.steps),
+                    seconds=mark.seconds / self.count,
+                    **fields,
+                )
+        result.curve = curve

@@ -1,0 +1,212 @@
+"""What image regression writes: table.md, metrics.json and figure.png."""
+
+import dataclasses
+
+import operations
+
+from nid_jax.run import artefacts, monitoring
+
+# A solver has reached a gradient fit when it is within this many dB of where that converges.
+REACHED = 0.1
+# Networks with more numbers than the image has values go far above; no picture shows it.
+HIGHEST_PSNR = 50.0
+
+
+def speed_ups(results):
+    """How much sooner a solver is where a gradient fit converges. -> rows of a table.
+
+    A gradient fit has converged where it first comes within REACHED of its last PSNR. Compared is
+    the fastest solver on a trained dictionary that stores no more numbers and comes as near; of
+    those with the factorisation kept, the fastest as well.
+    """
+    rows = []
+    for slow in results:
+        if "gradient" not in slow.method or not slow.curve:
+            continue
+        level = slow.curve[-1][1]
+        seconds = next(time for time, psnr in slow.curve if psnr >= level - REACHED)
+        rivals = [
+            fast
+            for fast in results
+            if fast.method.startswith(("NID: ", "NID sparse: "))
+            and "gradient" not in fast.method
+            and fast.psnr >= level - REACHED
+            and fast.numbers <= slow.numbers
+        ]
+        fastest = [
+            min(group, key=lambda fast: fast.seconds)
+            for kept in (False, True)
+            if (group := [fast for fast in rivals if ("kept" in fast.method) == kept])
+        ]
+        start = [slow.method, level, 1e3 * seconds]
+        rows += [
+            [*start, fast.method, fast.psnr, 1e3 * fast.seconds, seconds / fast.seconds]
+            for fast in fastest
+        ]
+        if not fastest:
+            rows.append([*start, "none gets there", None, None, None])
+    return rows
+
+
+HEADERS = [
+    "method",
+    "PSNR dB",
+    "SSIM",
+    "numbers per signal",
+    "MFLOP per signal",
+    "ms per signal",
+    "signals per s",
+    "training s",
+]
+SPEED_UP_HEADERS = [
+    "gradient fit",
+    "converges to dB",
+    "ms per signal",
+    "solver that gets there",
+    "PSNR dB",
+    "ms per signal",
+    "times faster",
+]
+
+
+def row(result):
+    """A Result as a line under `HEADERS`."""
+    return [
+        result.method,
+        result.psnr,
+        result.ssim,
+        round(result.numbers),
+        result.operations / 1e6,
+        1e3 * result.seconds,
+        float(1 / result.seconds),
+        result.training_seconds or None,
+    ]
+
+
+def write_table(path, studies, notes, versions):
+    """table.md: one table a data set, how the numbers were taken, and on what."""
+    parts = ["# Image regression\n"]
+    for study in studies:
+        signals = f"{study.count} unseen signals of {list(study.truth.shape[1:])}"
+        parts += [f"## {study.title}\n", f"{signals}, all fitted at once.\n"]
+        parts.append(monitoring.markdown_table([row(result) for result in study.results], HEADERS))
+        rows = speed_ups(study.results)
+        if rows:
+            parts.append(
+                f"Time to within {REACHED} dB of where a gradient fit converges, against solvers "
+                "that store no more numbers:\n"
+            )
+            parts.append(monitoring.markdown_table(rows, SPEED_UP_HEADERS))
+    parts += ["## How it was measured\n", *(f"- {note}" for note in (*NOTES, *notes)), ""]
+    parts.append(monitoring.markdown_table(list(versions.items()), ["", ""]))
+    artefacts.write_text(path, "\n".join(parts))
+
+
+NOTES = (
+    "PSNR and SSIM are means over the signals, clipped to [0, 1]. Times are medians without "
+    "compilation; a descent's is its number of steps times the median of a step. All signals are "
+    "fitted together and the time is divided by their number; what they share (atoms at the "
+    "points, Gram matrix, factor) is included, except where the factorisation is said to be kept.",
+    "A sparse code of K experts stores 2 K numbers, values and places.",
+    f"Operations: {operations.RULE}",
+    "NID: codes solved inside the training step (variable projection); NID sparse: the same with K "
+    "experts chosen by matching pursuit; NID as in the paper: codebook and dictionary trained "
+    "together, top-k gating; untrained: the dictionary as drawn.",
+    "Training s: without compilation; PCA's is its eigendecomposition.",
+)
+
+
+def draw(path, studies):
+    """figure.png: PSNR against seconds per signal, a panel for each data set."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(
+        len(studies), 1, figsize=(12, 6.2 * len(studies)), squeeze=False, layout="constrained"
+    )
+    for axes, study in zip(panels[:, 0], studies, strict=True):
+        _panel(axes, study)
+    with artefacts.atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    pyplot.close(figure)
+
+
+SHAPES = {
+    "ridge, factorisation kept": "^",
+    "ridge": "s",
+    "gaussian": "*",
+    "lasso": "v",
+    "omp": "P",
+    "iht": "X",
+    "router": "p",
+    "router+ridge": "h",
+}
+COLOURS = {
+    "NID untrained": "0.6",
+    "NID": "C0",
+    "NID sparse": "C3",
+    "NID linear router": "C8",
+    "NID conv router": "C6",
+}
+
+
+def _panel(axes, study):
+    """Descents as lines; what is solved at once as markers: a colour for each dictionary and a
+    shape for each solver."""
+    lines = [result for result in study.results if result.curve]
+    in_lines = {result.family for result in lines}
+    for number, result in enumerate(lines):
+        seconds, psnr = zip(*result.curve, strict=True)
+        colour = ("C0", "C9", "C1", "C2", "C4", "C5", "deeppink")[number % 7]
+        axes.plot(seconds, psnr, "o-", ms=3, color=colour, label=result.family)
+    for result in study.results:
+        if result.family in in_lines:
+            continue
+        dictionary, _, solver = result.family.partition(": ")
+        axes.plot(
+            result.seconds,
+            result.psnr,
+            SHAPES.get(solver, "D" if dictionary == "PCA" else "d"),
+            ms=9,
+            color=COLOURS.get(dictionary, "gold" if "largest" in result.method else "black"),
+            markeredgecolor="black",
+            markeredgewidth=0.5,
+            linestyle="none",
+            label=result.method,
+        )
+    scores = [result.psnr for result in study.results]
+    axes.set(
+        xscale="log",
+        xlabel="seconds per signal",
+        ylabel="PSNR of unseen signals, dB",
+        title=study.title,
+        ylim=(max(min(scores) - 1, 5), min(max(scores) + 1, HIGHEST_PSNR)),
+    )
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+
+
+def write(output, studies, notes, scale):
+    """table.md, metrics.json and figure.png."""
+    versions = monitoring.versions()
+    write_table(output / "table.md", studies, notes, versions)
+    draw(output / "figure.png", studies)
+    metrics = {
+        "versions": versions,
+        "scale": scale,
+        "rule": operations.RULE,
+        "notes": notes,
+        "studies": {
+            study.name: {
+                "title": study.title,
+                "signals": study.count,
+                "setting": dataclasses.asdict(study.setting),
+                "results": [dataclasses.asdict(result) for result in study.results],
+                "speed_ups": speed_ups(study.results),
+            }
+            for study in studies
+        },
+    }
+    artefacts.write_json(output / "metrics.json", metrics)
