@@ -23,7 +23,7 @@ import tomography
 from absl import app, flags
 
 from nid_jax import metrics, tasks
-from nid_jax.coding import operators
+from nid_jax.coding import grid_operator, operators
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.neighbours import local_gaussian
 from nid_jax.coding.prior import gaussian
@@ -253,7 +253,7 @@ def pixel_gaussian(study, fit):
         count = min(len(study.train), 4000)
         pixels = np.stack([study.train[i] for i in range(count)]).reshape(count, -1)
         study.pixels = pixels
-    on_grid = operators.on_grid(fit.seen.operator, shape)
+    on_grid = grid_operator.on_grid(fit.seen.operator, shape)
     apply = jax.jit(type(on_grid).measure)
     start = time.perf_counter()
     parts = np.array_split(pixels, max(1, len(pixels) // 500))

@@ -3,7 +3,7 @@
 An operator names the points at which it must know the signal and reduces the samples there to
 measurements; it acts on every channel alike. So it measures a signal [Q, C], a batch [S, Q, C] and
 the features of a dictionary [Q, E] by the same call. `A @ signal` takes a function of points as
-well, `A.T @ measurements` is the adjoint, and `on_grid` gives the operator as it acts on pixels.
+well, and `A.T @ measurements` is the adjoint.
 
 A local operator's measurement m depends on its own run of points only, points[m*T : (m+1)*T], as a
 weighted sum: T = 1 is sampling, T > 1 a ray or the footprint of a blurred pixel. Normal equations
@@ -19,7 +19,6 @@ import inspect
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 
 from nid_jax import numerics
 from nid_jax.fields import coordinates
@@ -266,7 +265,7 @@ def parallel_beam(shape, angles, detectors=0, samples_per_ray=0, centre=(0.0, 0.
     Measurements are ordered by angle, then detector. Raises ValueError naming operator.angles,
     operator.detectors or operator.samples_per_ray.
     """
-    rows, columns = _checked_shape(shape)
+    rows, columns = checked_shape(shape)
     angles = np.deg2rad(checked_angles(angles))
     detectors = _count(detectors or max(rows, columns), "operator.detectors")
     samples = _count(samples_per_ray or max(rows, columns), "operator.samples_per_ray")
@@ -336,7 +335,7 @@ def downsample(shape, factor=2, samples_per_side=0):
     centres of its pixels). Raises ValueError naming operator.factor where it does not divide the
     shape.
     """
-    shape = _checked_shape(shape)
+    shape = checked_shape(shape)
     factor = _count(factor, "operator.factor")
     if any(side % factor for side in shape):
         raise ValueError(f"operator.factor: {factor} does not divide the signals' {list(shape)}")
@@ -355,7 +354,7 @@ def blur(shape, sigma=1.0, radius=0):
     radius: how far the footprint reaches in pixels; 0: three sigma. Beyond the image its edge goes
     on. Raises ValueError naming operator.sigma or operator.radius.
     """
-    shape = _checked_shape(shape)
+    shape = checked_shape(shape)
     if not (np.isfinite(sigma) and sigma > 0):
         raise ValueError(f"operator.sigma: {sigma}; allowed: above 0")
     radius = _count(radius or int(np.ceil(3 * sigma)), "operator.radius")
@@ -432,7 +431,7 @@ def fourier(shape, share=0.25, low=0.04, seed=0):
     Measurements: real parts, then imaginary parts. Raises ValueError naming operator.share or
     operator.low.
     """
-    shape = _checked_shape(shape)
+    shape = checked_shape(shape)
     if not 0 < share <= 0.5:
         raise ValueError(f"operator.share: {share}; allowed: above 0, to 0.5 (half say it all)")
     if not 0 <= low <= share:
@@ -457,125 +456,6 @@ def fourier(shape, share=0.25, low=0.04, seed=0):
     return Fourier(points, run_length=None, kept=jnp.asarray(kept), grid_shape=shape)
 
 
-# ---- on a pixel grid ---------------------------------------------------------------------------
-
-# Numbers gathered at a time: more leaves the cache.
-_GATHERED_NUMBERS = 2**22
-
-
-@register
-@dataclasses.dataclass(frozen=True, eq=False)
-class GridOperator(Operator):
-    """What a local operator measures of an image between whose samples one interpolates linearly.
-
-    An explicit sparse matrix [M, P], by rows and by columns, padded to equal length with zeros:
-    columns int32, values [M, K]; of the transpose rows int32, column_values [P, L].
-    """
-
-    columns: jax.Array | None = None
-    values: jax.Array | None = None
-    rows: jax.Array | None = None
-    column_values: jax.Array | None = None
-
-    @property
-    def num_measurements(self):
-        return self.columns.shape[0]
-
-    def measure(self, samples):
-        """Samples on the grid [..., P, C] -> [..., M, C]."""
-        return _sparse_product(self.columns, self.values, samples)
-
-    def adjoint(self, measurements):
-        """[..., M, C] -> [..., P, C]."""
-        return _sparse_product(self.rows, self.column_values, measurements)
-
-
-def _sparse_product(places, values, x):
-    """Rows of padded places and values [N, K] times x [..., A, C] -> [..., N, C]."""
-    *lead, count, channels = x.shape
-    columns = jnp.moveaxis(x.reshape(-1, count, channels), 0, 1).reshape(count, -1)
-    size = max(1, _GATHERED_NUMBERS // max(places.shape[1] * columns.shape[1], 1))
-
-    def rows(piece):
-        place, value = piece
-        return numerics.einsum("nk,nkc->nc", value, columns[place])
-
-    # Not lax.map's own batching, which would leave a remainder to compile apart.
-    pieces = -(-len(places) // size)
-    size = -(-len(places) // pieces)
-    padding = ((0, pieces * size - len(places)), (0, 0))
-    cut = [jnp.pad(a, padding).reshape(pieces, size, -1) for a in (places, values)]
-    found = jax.lax.map(rows, tuple(cut)).reshape(pieces * size, -1)[: len(places)]
-    found = jnp.moveaxis(found.reshape(len(places), -1, channels), 1, 0)
-    return found.reshape(*lead, len(places), channels)
-
-
-def on_grid(operator, shape):
-    """The operator as it acts on images given on a grid, linearly interpolated between samples.
-
-    -> an operator whose points are the grid's, [*shape] in order. One that already is on that grid
-    comes back as it is. Raises ValueError for an operator of the whole grid and another shape.
-    """
-    shape = _checked_shape(shape)
-    lattice = coordinates.grid(shape)
-    points = np.asarray(operator.points)
-    same = points.shape == lattice.shape and np.array_equal(points, lattice)
-    if same and operator.run_length in (None, 1):
-        return operator
-    if operator.run_length is None:
-        raise ValueError(f"operator.kind: this operator is not one of signals {list(shape)}")
-    matrix = _interpolation(points, shape)
-    count, length = operator.num_measurements, operator.run_length
-    factors = np.ones((count, length)) if operator.factors is None else operator.factors
-    spread = scipy.sparse.csr_matrix(
-        (
-            np.asarray(factors, np.float64).ravel(),
-            np.arange(len(points)),
-            np.arange(0, len(points) + 1, length),
-        ),
-        (count, len(points)),
-    )
-    matrix = (spread @ matrix).tocsr()
-    return GridOperator(
-        jnp.asarray(lattice),
-        None,
-        operator.weights,
-        None,
-        *_padded_rows(matrix),
-        *_padded_rows(matrix.T.tocsr()),
-    )
-
-
-def _interpolation(points, shape):
-    """Linear interpolation from a grid to points [Q, D], held at the edges. -> sparse [Q, P]."""
-    count = len(points)
-    places, shares = np.zeros((count, 1), np.int64), np.ones((count, 1))
-    for axis, side in enumerate(shape):
-        position = np.clip((points[:, axis].astype(np.float64) + 1) / 2 * (side - 1), 0, side - 1)
-        low = np.minimum(np.floor(position), max(side - 2, 0)).astype(np.int64)
-        high = np.minimum(low + 1, side - 1)
-        part = position - low
-        along = np.stack([low, high], 1)
-        weight = np.stack([1 - part, part], 1)
-        places = (places[:, :, None] * side + along[:, None, :]).reshape(count, -1)
-        shares = (shares[:, :, None] * weight[:, None, :]).reshape(count, -1)
-    rows = np.repeat(np.arange(count), places.shape[1])
-    size = (count, int(np.prod(shape)))
-    return scipy.sparse.csr_matrix((shares.ravel(), (rows, places.ravel())), size)
-
-
-def _padded_rows(matrix):
-    """A CSR matrix as places int32 and values float32 [N, K], K the longest row."""
-    matrix.sum_duplicates()
-    lengths = np.diff(matrix.indptr)
-    width = max(1, int(lengths.max()))
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    column = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], lengths)
-    places, values = np.zeros((2, len(lengths), width))
-    places[row, column], values[row, column] = matrix.indices, matrix.data
-    return jnp.asarray(places.astype(np.int32)), _float32(values)
-
-
 # ---- by name ------------------------------------------------------------------------------------
 
 
@@ -584,7 +464,7 @@ def random_mask(shape, share=0.1, seed=0):
 
     Raises ValueError naming operator.share.
     """
-    shape = _checked_shape(shape)
+    shape = checked_shape(shape)
     if not 0 < share <= 1:
         raise ValueError(f"operator.share: {share}; allowed: above 0, to 1")
     total = int(np.prod(shape))
@@ -632,7 +512,8 @@ def _count(value, key):
     return int(value)
 
 
-def _checked_shape(shape):
+def checked_shape(shape):
+    """A grid's shape as whole numbers. Raises ValueError for what is none."""
     shape = tuple(int(side) for side in shape)
     if not shape or min(shape) < 1:
         raise ValueError(f"grid shape must be positive whole numbers, got {shape}")

@@ -61,7 +61,7 @@ def refine_grid(operator, shape, start, measurements, weights=None, *, tv, lam, 
     1992). By ADMM (Boyd et al. 2011).
 
     Args:
-      operator: on the grid (`operators.on_grid`).
+      operator: on the grid (`grid_operator.on_grid`).
       shape: of the grid.
       start: [S, P, C], what the codes render.
       measurements: [S, M, C].

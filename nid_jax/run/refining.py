@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from nid_jax.coding import operators
+from nid_jax.coding import grid_operator, operators
 from nid_jax.coding.refinement import KINDS, check_atoms, refine_atoms, refine_grid
 from nid_jax.run import rendering
 
@@ -39,7 +39,7 @@ def build(wanted, dictionary, measured):
     if wanted.kind == "none":
         return None
     shape = measured.grid_shape
-    on_grid = operators.on_grid(measured.operator, shape)
+    on_grid = grid_operator.on_grid(measured.operator, shape)
 
     def rendered(solution):
         gates = rendering.gates_of(solution.codes, solution.bias)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from nid_jax import data
-from nid_jax.coding import operators
+from nid_jax.coding import grid_operator, operators
 from nid_jax.tasks import image
 from nid_jax.tasks.task import Measured
 
@@ -87,7 +87,7 @@ def projector(slices, operator, angles, config):
         def clean(index):
             return data.project(slices.ellipses(index), angles, detectors, grid_shape, **placed)
     else:
-        on_grid = operators.on_grid(operator, grid_shape)
+        on_grid = grid_operator.on_grid(operator, grid_shape)
         apply = jax.jit(type(on_grid).measure)
 
         def clean(index):

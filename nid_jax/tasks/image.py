@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from nid_jax import data, losses, metrics
-from nid_jax.coding import operators
+from nid_jax.coding import grid_operator, operators
 from nid_jax.metrics import perceptual
 from nid_jax.tasks.task import Measured, Task
 
@@ -77,7 +77,7 @@ def measured(collection, config):
 def simulated(collection, operator, config):
     """What an operator measures of signals whose truth is a grid, linearly interpolated."""
     whole = sampled(collection)
-    on_grid = operators.on_grid(operator, whole.grid_shape)
+    on_grid = grid_operator.on_grid(operator, whole.grid_shape)
     apply = jax.jit(type(on_grid).measure)
 
     def values(index):

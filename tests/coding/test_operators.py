@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from nid_jax.coding import operators
+from nid_jax.coding import grid_operator, operators
 from nid_jax.fields import coordinates
 
 
@@ -26,7 +26,7 @@ def _rays(measurements=9, length=4, seed=1):
 
 
 def _interpolated(shape):
-    return operators.on_grid(operators.parallel_beam(shape, 7, samples_per_ray=5), shape)
+    return grid_operator.on_grid(operators.parallel_beam(shape, 7, samples_per_ray=5), shape)
 
 
 OPERATORS = {
@@ -39,9 +39,11 @@ OPERATORS = {
     "rays": lambda: operators.parallel_beam((9, 6), 7, centre=(0.5, -0.25), offset=-0.5),
     "rays on a grid": lambda: _interpolated((5, 8)),
     "downsample": lambda: operators.downsample((6, 9), 3),
-    "downsample on a grid": lambda: operators.on_grid(operators.downsample((6, 9), 3, 2), (6, 9)),
+    "downsample on a grid": lambda: grid_operator.on_grid(
+        operators.downsample((6, 9), 3, 2), (6, 9)
+    ),
     "blur": lambda: operators.blur((5, 7), 0.8),
-    "blur on a grid": lambda: operators.on_grid(operators.blur((5, 7), 0.8), (5, 7)),
+    "blur on a grid": lambda: grid_operator.on_grid(operators.blur((5, 7), 0.8), (5, 7)),
     "fourier": lambda: operators.fourier((6, 5), 0.4, 0.1),
     "fourier of odd sides": lambda: operators.fourier((7, 5), 0.5, 0.1, seed=3),
 }
@@ -158,7 +160,7 @@ def test_on_a_grid_linear_functions_are_measured_exactly(shape):
     """Linear interpolation loses nothing of what is linear."""
     operator = operators.parallel_beam(shape, 5)
     points = coordinates.grid(shape)
-    on_grid = operators.on_grid(operator, shape)
+    on_grid = grid_operator.on_grid(operator, shape)
     image = points @ np.array([[0.3], [-0.7]], np.float32) + 0.2
     expected = operator @ (lambda x: x @ jnp.array([[0.3], [-0.7]]) + 0.2)
     np.testing.assert_allclose(on_grid @ image, expected, atol=1e-4)
@@ -169,9 +171,9 @@ def test_on_a_grid_linear_functions_are_measured_exactly(shape):
 
 def test_an_operator_already_on_the_grid_stays():
     for operator in (operators.sample((4, 3)), operators.fourier((4, 3), 0.3)):
-        assert operators.on_grid(operator, (4, 3)) is operator
+        assert grid_operator.on_grid(operator, (4, 3)) is operator
     with pytest.raises(ValueError, match="operator.kind"):
-        operators.on_grid(operators.fourier((4, 3), 0.3), (3, 4))
+        grid_operator.on_grid(operators.fourier((4, 3), 0.3), (3, 4))
 
 
 def test_some_measurements_of_an_operator():
@@ -205,7 +207,7 @@ def test_agrees_with_scikit_image(side):
     operator = operators.parallel_beam(
         (side, side), angles, centre=(0.5, 0.5) if even else (0, 0), offset=-0.5 if even else 0.0
     )
-    ours = operators.on_grid(operator, image.shape) @ image.reshape(-1, 1)
+    ours = grid_operator.on_grid(operator, image.shape) @ image.reshape(-1, 1)
     inside = image * (np.hypot(*np.indices(image.shape) - (side // 2)) <= side // 2 - 1)
     theirs = radon(inside, angles, circle=True).T
     error = np.abs(np.asarray(ours).reshape(theirs.shape) - theirs)
@@ -280,7 +282,7 @@ def test_views_are_even_and_none_is_repeated():
 
 def test_downsampling_means_blocks_of_pixels():
     image = np.random.default_rng(0).normal(size=(6, 9, 2)).astype(np.float32)
-    on_grid = operators.on_grid(operators.downsample((6, 9), 3), (6, 9))
+    on_grid = grid_operator.on_grid(operators.downsample((6, 9), 3), (6, 9))
     expected = image.reshape(2, 3, 3, 3, 2).mean((1, 3)).reshape(-1, 2)
     np.testing.assert_allclose(on_grid @ image.reshape(-1, 2), expected, atol=1e-6)
     with pytest.raises(ValueError, match="operator.factor: 4 does not divide"):
@@ -291,7 +293,7 @@ def test_blur_is_a_gaussian_filter():
     from scipy.ndimage import gaussian_filter
 
     image = np.random.default_rng(1).normal(size=(11, 8)).astype(np.float32)
-    on_grid = operators.on_grid(operators.blur(image.shape, 1.2, radius=4), image.shape)
+    on_grid = grid_operator.on_grid(operators.blur(image.shape, 1.2, radius=4), image.shape)
     expected = gaussian_filter(image.astype(np.float64), 1.2, radius=4, mode="nearest")
     np.testing.assert_allclose((on_grid @ image.reshape(-1, 1))[:, 0], expected.ravel(), atol=1e-5)
     with pytest.raises(ValueError, match="operator.sigma"):

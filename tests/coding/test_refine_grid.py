@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nid_jax.coding import operators, refinement
+from nid_jax.coding import grid_operator, operators, refinement
 
 SHAPE = (6, 5)
 
 
 def setting(seed, views=4):
     generator = np.random.default_rng(seed)
-    operator = operators.on_grid(operators.parallel_beam(SHAPE, views), SHAPE)
+    operator = grid_operator.on_grid(operators.parallel_beam(SHAPE, views), SHAPE)
     start = generator.uniform(0, 1, (2, 30, 1)).astype(np.float32)
     truth = np.kron(generator.uniform(0, 1, (2, 2, 1)), np.ones((1, 3, 5))).reshape(2, 30, 1)
     measured = np.asarray(operator @ truth) + 0.01 * generator.normal(
@@ -106,7 +106,7 @@ def test_no_other_image_has_a_lower_objective(seed, tv, bounded):
 
 
 def test_energy_is_that_of_the_matrix():
-    operator = operators.on_grid(operators.parallel_beam((9, 9), 12), (9, 9))
+    operator = grid_operator.on_grid(operators.parallel_beam((9, 9), 12), (9, 9))
     exact = np.square(matrix_of(operator)).sum() / 81
     assert refinement._mean_energy(operator, None) == pytest.approx(exact, rel=0.3)
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from nid_jax import tasks
-from nid_jax.coding import operators
+from nid_jax.coding import grid_operator
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "ct.py"
 SMOKE = (f"--config={CONFIG}:smoke", "--config.data.num_train=24", "--config.train.steps=4")
@@ -57,7 +57,7 @@ def test_training_may_see_projections_only():
     seen = task.learned_from(collection)
     assert seen.grid_shape == (16, 16)
     pixels = tasks.build(config_of(data__num_train=20)).open("train")
-    on_grid = operators.on_grid(seen.operator, (16, 16))
+    on_grid = grid_operator.on_grid(seen.operator, (16, 16))
     expected = np.asarray(on_grid @ pixels[3].reshape(-1, 1))
     assert np.abs(collection[3].reshape(-1, 1) - expected).mean() < 0.1 * expected.max()
 

@@ -1,0 +1,128 @@
+"""A local operator as it acts on the pixels of a grid, for what is solved there."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+
+from nid_jax import numerics
+from nid_jax.coding.operators import Operator, checked_shape, register
+from nid_jax.fields import coordinates
+
+# Numbers gathered at a time: more leaves the cache.
+_GATHERED_NUMBERS = 2**22
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class GridOperator(Operator):
+    """What a local operator measures of an image between whose samples one interpolates linearly.
+
+    An explicit sparse matrix [M, P], by rows and by columns, padded to equal length with zeros:
+    columns int32, values [M, K]; of the transpose rows int32, column_values [P, L].
+    """
+
+    columns: jax.Array | None = None
+    values: jax.Array | None = None
+    rows: jax.Array | None = None
+    column_values: jax.Array | None = None
+
+    @property
+    def num_measurements(self):
+        return self.columns.shape[0]
+
+    def measure(self, samples):
+        """Samples on the grid [..., P, C] -> [..., M, C]."""
+        return _sparse_product(self.columns, self.values, samples)
+
+    def adjoint(self, measurements):
+        """[..., M, C] -> [..., P, C]."""
+        return _sparse_product(self.rows, self.column_values, measurements)
+
+
+def _sparse_product(places, values, x):
+    """Rows of padded places and values [N, K] times x [..., A, C] -> [..., N, C]."""
+    *lead, count, channels = x.shape
+    columns = jnp.moveaxis(x.reshape(-1, count, channels), 0, 1).reshape(count, -1)
+    size = max(1, _GATHERED_NUMBERS // max(places.shape[1] * columns.shape[1], 1))
+
+    def rows(piece):
+        place, value = piece
+        return numerics.einsum("nk,nkc->nc", value, columns[place])
+
+    # Not lax.map's own batching, which would leave a remainder to compile apart.
+    pieces = -(-len(places) // size)
+    size = -(-len(places) // pieces)
+    padding = ((0, pieces * size - len(places)), (0, 0))
+    cut = [jnp.pad(a, padding).reshape(pieces, size, -1) for a in (places, values)]
+    found = jax.lax.map(rows, tuple(cut)).reshape(pieces * size, -1)[: len(places)]
+    found = jnp.moveaxis(found.reshape(len(places), -1, channels), 1, 0)
+    return found.reshape(*lead, len(places), channels)
+
+
+def on_grid(operator, shape):
+    """The operator as it acts on images given on a grid, linearly interpolated between samples.
+
+    -> an operator whose points are the grid's, [*shape] in order. One that already is on that grid
+    comes back as it is. Raises ValueError for an operator of the whole grid and another shape.
+    """
+    shape = checked_shape(shape)
+    lattice = coordinates.grid(shape)
+    points = np.asarray(operator.points)
+    same = points.shape == lattice.shape and np.array_equal(points, lattice)
+    if same and operator.run_length in (None, 1):
+        return operator
+    if operator.run_length is None:
+        raise ValueError(f"operator.kind: this operator is not one of signals {list(shape)}")
+    matrix = _interpolation(points, shape)
+    count, length = operator.num_measurements, operator.run_length
+    factors = np.ones((count, length)) if operator.factors is None else operator.factors
+    spread = scipy.sparse.csr_matrix(
+        (
+            np.asarray(factors, np.float64).ravel(),
+            np.arange(len(points)),
+            np.arange(0, len(points) + 1, length),
+        ),
+        (count, len(points)),
+    )
+    matrix = (spread @ matrix).tocsr()
+    return GridOperator(
+        jnp.asarray(lattice),
+        None,
+        operator.weights,
+        None,
+        *_padded_rows(matrix),
+        *_padded_rows(matrix.T.tocsr()),
+    )
+
+
+def _interpolation(points, shape):
+    """Linear interpolation from a grid to points [Q, D], held at the edges. -> sparse [Q, P]."""
+    count = len(points)
+    places, shares = np.zeros((count, 1), np.int64), np.ones((count, 1))
+    for axis, side in enumerate(shape):
+        position = np.clip((points[:, axis].astype(np.float64) + 1) / 2 * (side - 1), 0, side - 1)
+        low = np.minimum(np.floor(position), max(side - 2, 0)).astype(np.int64)
+        high = np.minimum(low + 1, side - 1)
+        part = position - low
+        along = np.stack([low, high], 1)
+        weight = np.stack([1 - part, part], 1)
+        places = (places[:, :, None] * side + along[:, None, :]).reshape(count, -1)
+        shares = (shares[:, :, None] * weight[:, None, :]).reshape(count, -1)
+    rows = np.repeat(np.arange(count), places.shape[1])
+    size = (count, int(np.prod(shape)))
+    return scipy.sparse.csr_matrix((shares.ravel(), (rows, places.ravel())), size)
+
+
+def _padded_rows(matrix):
+    """A CSR matrix as places int32 and values float32 [N, K], K the longest row."""
+    matrix.sum_duplicates()
+    lengths = np.diff(matrix.indptr)
+    width = max(1, int(lengths.max()))
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    column = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], lengths)
+    places, values = np.zeros((2, len(lengths), width))
+    places[row, column], values[row, column] = matrix.indices, matrix.data
+    return jnp.asarray(places.astype(np.int32)), jnp.asarray(values.astype(np.float32))
