@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 
 from nid_jax.fields import dictionary as dictionaries
-from nid_jax.fields import routing
+from nid_jax.fields.routers import build_router
 
 
 class Model(nnx.Module):
@@ -37,7 +37,7 @@ def build_model(config, signal_shape, num_signals, seed):
     dictionary = dictionaries.build_dictionary(
         config.dictionary, channels, len(grid_shape), tuple(grid_shape), rngs
     )
-    router = routing.build_router(
+    router = build_router(
         config.router,
         config.dictionary.num_experts,
         channels,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nid_jax.fields.routing import Dense, Network
+from nid_jax.fields.router_networks import Dense, Network
 
 POOLS = ("max", "max+mean")
 

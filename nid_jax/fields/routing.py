@@ -4,7 +4,6 @@ A router gives every signal one logit per expert and one bias per channel. Gatin
 logits of largest magnitude as they are, signed and without a softmax: they are the code.
 """
 
-import difflib
 import math
 from typing import NamedTuple
 
@@ -14,9 +13,6 @@ import numpy as np
 from flax import nnx
 
 from nid_jax.fields.variables import Code, RouterParam
-
-KINDS = ("codebook", "linear", "conv", "resnet", "point", "none")
-POOLS = ("mean", "sum")
 
 # Noise starts small beside logits of order one and never reaches zero, which the load divides by.
 NOISE_START = 0.1
@@ -154,11 +150,13 @@ def expert_weights(num_experts, base=1.0, cap=1e4):
     return jnp.asarray(np.exp(logs), jnp.float32)
 
 
-def _softplus_inverse(y):
+def softplus_inverse(y):
+    """What softplus makes y of. y: above 0."""
     return math.log(math.expm1(y))
 
 
-def _noise_scale(raw):
+def positive_noise(raw):
+    """Scale of the gating noise from a network's or a codebook's own number for it."""
     return jax.nn.softplus(raw) + NOISE_FLOOR
 
 
@@ -219,7 +217,7 @@ class Codebook(Router):
         table = _cap_rows(table, self.max_norm)
         self.codes = Code(table[:, :num_experts], axes=(None, "expert"))
         self.bias = Code(table[:, num_experts:])
-        start = jnp.full((num_experts,), _softplus_inverse(NOISE_START))
+        start = jnp.full((num_experts,), softplus_inverse(NOISE_START))
         self.noise = RouterParam(start) if noise else None
 
     def route(self, ids=None, signals=None):
@@ -230,7 +228,7 @@ class Codebook(Router):
         bias = jnp.take(self.bias[...], ids, axis=0)
         scale = None
         if self.noise is not None:
-            scale = jnp.broadcast_to(_noise_scale(self.noise[...]), logits.shape)
+            scale = jnp.broadcast_to(positive_noise(self.noise[...]), logits.shape)
         return Routed(logits, bias, scale)
 
     def prepare(self, ids):
@@ -249,210 +247,3 @@ def _cap_rows(rows, max_norm):
         return rows
     norms = jnp.linalg.norm(rows, axis=-1, keepdims=True)
     return jnp.where(norms > max_norm, rows * (max_norm / (norms + 1e-7)), rows)
-
-
-class Dense(nnx.Module):
-    """Affine map [..., F] -> [..., G], kernel [F, G]."""
-
-    def __init__(self, features, outputs, *, rngs, start=None):
-        # A head must not start at zero: top-k of equal logits keeps the same experts for ever.
-        bound = 1.0 / math.sqrt(features)
-        draw = jax.random.uniform(rngs.params(), (features, outputs), minval=-bound, maxval=bound)
-        self.kernel = RouterParam(draw if start is None else jnp.zeros_like(draw))
-        self.bias = RouterParam(jnp.full((outputs,), start or 0.0))
-
-    def __call__(self, x):
-        return jnp.dot(x, self.kernel[...], precision="highest") + self.bias[...]
-
-
-class Convolution(nnx.Module):
-    """Stride 1, zero-padded to the same size: [B, H, W, F] -> [B, H, W, G], kernel [k, k, F, G].
-
-    Weights are He-normal times `gain`. Its precision is that of `jax.default_matmul_precision`.
-    """
-
-    def __init__(self, size, features, outputs, gain=1.0, *, rngs):
-        deviation = gain * math.sqrt(2.0 / (size * size * features))
-        shape = (size, size, features, outputs)
-        self.kernel = RouterParam(deviation * jax.random.normal(rngs.params(), shape))
-        self.bias = RouterParam(jnp.zeros((outputs,)))
-
-    def __call__(self, x):
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        y = jax.lax.conv_general_dilated(
-            x, self.kernel[...], (1, 1), "SAME", dimension_numbers=dimensions
-        )
-        return y + self.bias[...]
-
-
-class Network(Router):
-    """A router that reads the signal: features [B, F], then affine heads for logits and bias."""
-
-    def __init__(self, num_experts, channels, features, noise=False, *, rngs):
-        self.num_experts = num_experts
-        self.channels = channels
-        self.head = Dense(features, num_experts, rngs=rngs)
-        self.bias_head = Dense(features, channels, rngs=rngs)
-        # The noise starts the same for every expert and learns to depend on the signal.
-        start = _softplus_inverse(NOISE_START)
-        self.noise_head = Dense(features, num_experts, start=start, rngs=rngs) if noise else None
-
-    def features(self, signals):
-        """Signals [B, *grid, C] -> [B, F]."""
-        raise NotImplementedError
-
-    def route(self, ids=None, signals=None):
-        """Signals [B, *grid, C] -> Routed; ids are not used."""
-        if signals is None:
-            raise ValueError("router.kind: this router reads the signals, and none were given")
-        features = self.features(jnp.asarray(signals, jnp.float32))
-        scale = None if self.noise_head is None else _noise_scale(self.noise_head(features))
-        return Routed(self.head(features), self.bias_head(features), scale)
-
-
-def _check_signals(signals, shape, kind):
-    if signals.ndim != len(shape) + 1 or any(
-        wanted not in (None, got) for wanted, got in zip(shape, signals.shape[1:], strict=True)
-    ):
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ValueError(
-            f"router.kind: {kind} was built for signals of shape ({wanted}), "
-            f"got {tuple(signals.shape[1:])}"
-        )
-
-
-def _check_grid(grid_shape, kind):
-    if len(grid_shape) != 2:
-        raise ValueError(
-            f"router.kind: {kind} reads images, and these signals have {len(grid_shape)} "
-            "dimensions; allowed here: codebook, linear"
-        )
-
-
-class Linear(Network):
-    """The flattened signal, one affine map."""
-
-    def __init__(self, num_experts, channels, grid_shape, noise=False, *, rngs):
-        self.shape = (*grid_shape, channels)
-        super().__init__(num_experts, channels, math.prod(self.shape), noise, rngs=rngs)
-
-    def features(self, signals):
-        """Signals [B, *grid, C] -> [B, prod(grid) C]."""
-        _check_signals(signals, self.shape, "linear")
-        return signals.reshape(signals.shape[0], -1)
-
-
-class Conv(Network):
-    """Two 5x5 convolutions with relu, pooled over the pixels: images of any size.
-
-    The official code pools by 'sum', so codes grow with the image; 'mean' is ours.
-    """
-
-    def __init__(
-        self, num_experts, channels, grid_shape, width=256, pool="mean", noise=False, *, rngs
-    ):
-        _check_grid(grid_shape, "conv")
-        if pool not in POOLS:
-            raise ValueError(f"router.pool: {pool!r} is unknown; allowed: {', '.join(POOLS)}")
-        self.pool = pool
-        self.input_channels = channels
-        super().__init__(num_experts, channels, width, noise, rngs=rngs)
-        self.first = Convolution(5, channels, width, rngs=rngs)
-        self.second = Convolution(5, width, width, rngs=rngs)
-
-    def features(self, signals):
-        """Signals [B, H, W, C] -> [B, width]."""
-        _check_signals(signals, (None, None, self.input_channels), "conv")
-        x = jax.nn.relu(self.second(jax.nn.relu(self.first(signals))))
-        return x.mean((1, 2)) if self.pool == "mean" else x.sum((1, 2))
-
-
-class Block(nnx.Module):
-    """Residual block of two 5x5 convolutions: relu(x + relu(conv(relu(conv(x)))))."""
-
-    def __init__(self, width, gain, *, rngs):
-        self.first = Convolution(5, width, width, rngs=rngs)
-        self.second = Convolution(5, width, width, gain, rngs=rngs)
-
-    def __call__(self, x):
-        return jax.nn.relu(x + jax.nn.relu(self.second(jax.nn.relu(self.first(x)))))
-
-
-class ResNet(Network):
-    """Convolutional network with four residual blocks, for images of one size, square or not.
-
-    3x3 convolutions to widths[0] and widths[1], the blocks, a 1x1 convolution, one linear map over
-    the pixels that all channels share, and the heads; relu between. Official widths are 128, 256.
-    """
-
-    blocks_count = 4
-
-    def __init__(self, num_experts, channels, grid_shape, widths=(128, 256), noise=False, *, rngs):
-        _check_grid(grid_shape, "resnet")
-        inner, outer = widths
-        self.shape = (*grid_shape, channels)
-        super().__init__(num_experts, channels, outer, noise, rngs=rngs)
-        self.first = Convolution(3, channels, inner, rngs=rngs)
-        self.second = Convolution(3, inner, outer, rngs=rngs)
-        # Each block adds to what it is given; the gain keeps the sum of them of order one.
-        gain = 1.0 / math.sqrt(self.blocks_count)
-        self.blocks = nnx.List([Block(outer, gain, rngs=rngs) for _ in range(self.blocks_count)])
-        self.last = Convolution(1, outer, outer, rngs=rngs)
-        self.pixels = Dense(math.prod(grid_shape), 1, rngs=rngs)
-
-    def encode(self, signals):
-        """Signals [B, H, W, C] -> [B, widths[1]], before the last relu."""
-        _check_signals(signals, self.shape, "resnet")
-        x = jax.nn.relu(self.first(signals))
-        x = jax.nn.relu(self.second(x))
-        for block in self.blocks:
-            x = block(x)
-        x = jax.nn.relu(self.last(x))
-        x = x.reshape(x.shape[0], -1, x.shape[-1])
-        return self.pixels(x.swapaxes(1, 2))[..., 0]
-
-    def features(self, signals):
-        """Signals [B, H, W, C] -> [B, widths[1]]."""
-        return jax.nn.relu(self.encode(signals))
-
-
-def build_router(config_router, num_experts, channels, grid_shape, num_signals, *, rngs):
-    """Router from `config.router`, for signals [*grid_shape, channels]; None for kind 'none'.
-
-    Reads kind and top_k, and where present max_norm, scale (codebook), width (conv; the second of
-    the resnet's widths, the first being half of it; of the point router), widths (resnet), pool
-    (conv, point), point_features (point; clouds [Q, F] are its signals, whatever the grid) and
-    noise. Raises ValueError for an unknown kind, a top_k over num_experts, and a conv or resnet
-    router for signals that are not images.
-    """
-
-    def value(name, default):
-        return getattr(config_router, name, default)
-
-    kind = config_router.kind
-    check_top_k(value("top_k", 0), num_experts)
-    noise = bool(value("noise", False))
-    width = int(value("width", 0)) or 256
-    if kind == "none":
-        return None
-    if kind == "codebook":
-        limits = {"max_norm": value("max_norm", 0.0), "scale": value("scale", 0.0)}
-        return Codebook(num_signals, num_experts, channels, **limits, noise=noise, rngs=rngs)
-    if kind == "linear":
-        return Linear(num_experts, channels, grid_shape, noise, rngs=rngs)
-    if kind == "conv":
-        pool = value("pool", "mean")
-        return Conv(num_experts, channels, grid_shape, width, pool, noise, rngs=rngs)
-    if kind == "resnet":
-        widths = tuple(value("widths", ())) or (max(width // 2, 1), width)
-        return ResNet(num_experts, channels, grid_shape, widths, noise, rngs=rngs)
-    if kind == "point":
-        # Here, as it is itself made of this module's parts.
-        from nid_jax.fields.point_encoder import PointEncoder
-
-        features, pool = int(value("point_features", 6)), value("pool", "max")
-        return PointEncoder(num_experts, channels, features, width, pool, noise, rngs=rngs)
-    near = difflib.get_close_matches(str(kind), KINDS, 1, 0.0)
-    raise ValueError(
-        f"router.kind: {kind!r} is unknown, did you mean {near[0]!r}? allowed: {', '.join(KINDS)}"
-    )

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from nid_jax.fields import routing
+from nid_jax.fields import router_networks, routing
 
 # Options of train_images.py, train_ct.py, train_sdf.py and train_single_image.py with their
 # defaults. None: the script wants it, or it is a flag that takes no part in a config.
@@ -326,7 +326,7 @@ def expected_shapes(found):
         inner, outer = found.router_widths
         layer(f"{gate}.convs.conv_theta", inner, channels, 3, 3)
         layer(f"{gate}.convs.cnn.0", outer, inner, 3, 3)
-        for block in range(2, 2 + routing.ResNet.blocks_count):
+        for block in range(2, 2 + router_networks.ResNet.blocks_count):
             for part in (0, 2):
                 layer(f"{gate}.convs.cnn.{block}.convs.{part}", outer, outer, 5, 5)
         layer(f"{gate}.convs.cnn.6", outer, outer, 1, 1)
@@ -387,7 +387,7 @@ def _router_parts(router):
         found[f"{gate}.convs.{name}.weight"] = [(layer.kernel, *kernel)]
         found[f"{gate}.convs.{name}.bias"] = [(layer.bias, *same)]
 
-    if isinstance(router, routing.Conv):
+    if isinstance(router, router_networks.Conv):
         convolution("0", router.first)
         convolution("2", router.second)
     else:

@@ -10,7 +10,7 @@ from flax import nnx
 from nid_jax.coding import gradient, solving
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import sample
-from nid_jax.fields import coordinates, embeddings, routing
+from nid_jax.fields import coordinates, embeddings, router_networks
 from nid_jax.fields import dictionary as dictionaries
 
 GRID, EXPERTS, SIGNALS = (9, 8), 12, 4
@@ -261,7 +261,7 @@ def test_absolute_error_with_top_k(dictionary):
 
 @pytest.fixture(scope="module")
 def router():
-    return routing.Linear(EXPERTS, 1, GRID, rngs=nnx.Rngs(params=3))
+    return router_networks.Linear(EXPERTS, 1, GRID, rngs=nnx.Rngs(params=3))
 
 
 def _grids(values):

@@ -11,7 +11,8 @@ from nid_jax.coding.solving import CLOUD_METHODS, METHODS, solve
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import Identity
-from nid_jax.fields.routing import Codebook, Conv
+from nid_jax.fields.router_networks import Conv
+from nid_jax.fields.routing import Codebook
 
 SHAPE, CHANNELS, EXPERTS, SIGNALS = (9, 8), 2, 10, 4
 SPARSE = {"omp", "iht", "router+ridge"}

@@ -16,7 +16,8 @@ from nid_jax.coding.prior import fit_prior
 from nid_jax.coding.solving import METHODS, solve
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import FourierFeatures, Identity
-from nid_jax.fields.routing import Gates, Linear
+from nid_jax.fields.router_networks import Linear
+from nid_jax.fields.routing import Gates
 from nid_jax.geometry import primitives
 from nid_jax.geometry.truncation import Truncation
 

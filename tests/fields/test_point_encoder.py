@@ -10,7 +10,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nid_jax.fields import routing
+from nid_jax.fields import routers
 from nid_jax.fields.point_encoder import PointEncoder
 from nid_jax.fields.variables import RouterParam
 
@@ -89,16 +89,16 @@ def test_options_are_refused():
 
 def test_built_from_a_config():
     config = ml_collections.ConfigDict({"kind": "point", "top_k": 0, "width": 32})
-    router = routing.build_router(config, 7, 1, (8, 8, 8), 4, rngs=nnx.Rngs(0))
+    router = routers.build_router(config, 7, 1, (8, 8, 8), 4, rngs=nnx.Rngs(0))
     assert isinstance(router, PointEncoder)
     assert (router.point_features, router.pool) == (6, "max")
     assert router(None, clouds(4))[0].shape == (3, 7)
     config.update({"point_features": 4, "pool": "max+mean", "noise": True})
-    router = routing.build_router(config, 7, 1, (8, 8, 8), 4, rngs=nnx.Rngs(0))
+    router = routers.build_router(config, 7, 1, (8, 8, 8), 4, rngs=nnx.Rngs(0))
     assert router.route(None, clouds(4, features=4)).noise_scale.shape == (3, 7)
     config.pool = "mean"
     with pytest.raises(ValueError, match=r"router\.pool: 'mean'"):
-        routing.build_router(config, 7, 1, (8, 8, 8), 4, rngs=nnx.Rngs(0))
+        routers.build_router(config, 7, 1, (8, 8, 8), 4, rngs=nnx.Rngs(0))
 
 
 def test_gradients_reach_every_weight():

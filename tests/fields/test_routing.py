@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from nid_jax.fields import routing
+from nid_jax.fields import router_networks, routers, routing
 from nid_jax.fields.variables import Code, RouterParam
 
 FLOATS = st.floats(-5, 5, width=32, allow_subnormal=False)
@@ -260,21 +260,25 @@ def check(router, images, features):
 
 
 def test_linear_router():
-    router = random_module(lambda rngs: routing.Linear(6, 2, (3, 4, 2), rngs=rngs))
+    router = random_module(lambda rngs: router_networks.Linear(6, 2, (3, 4, 2), rngs=rngs))
     volumes = rng(6).uniform(size=(3, 3, 4, 2, 2))
     check(router, volumes, volumes.reshape(3, -1))
 
 
 @pytest.mark.parametrize("pool", ["mean", "sum"])
 def test_conv_router(pool):
-    router = random_module(lambda rngs: routing.Conv(6, 3, (7, 9), width=4, pool=pool, rngs=rngs))
+    router = random_module(
+        lambda rngs: router_networks.Conv(6, 3, (7, 9), width=4, pool=pool, rngs=rngs)
+    )
     images = rng(6).uniform(size=(2, 7, 9, 3))
     x = relu(convolve(relu(convolve(images, router.first)), router.second))
     check(router, images, getattr(x, pool)((1, 2)))
 
 
 def test_resnet_router_on_an_oblong_image():
-    router = random_module(lambda rngs: routing.ResNet(6, 3, (6, 8), widths=(2, 3), rngs=rngs))
+    router = random_module(
+        lambda rngs: router_networks.ResNet(6, 3, (6, 8), widths=(2, 3), rngs=rngs)
+    )
     images = rng(6).uniform(size=(2, 6, 8, 3))
     x = relu(convolve(relu(convolve(images, router.first)), router.second))
     for block in router.blocks:
@@ -294,7 +298,7 @@ KINDS = ("codebook", "linear", "conv", "resnet")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_router_starts_useful_and_of_order_one(kind):
     keys = config(kind, top_k=8, width=16)
-    router = routing.build_router(keys, 32, 3, (8, 12), 6, rngs=nnx.Rngs(1))
+    router = routers.build_router(keys, 32, 3, (8, 12), 6, rngs=nnx.Rngs(1))
     images = jnp.asarray(rng(7).uniform(size=(6, 8, 12, 3)), jnp.float32)
     logits, bias = nnx.jit(lambda router: router(jnp.arange(6), images))(router)
     assert logits.shape == (6, 32)
@@ -318,7 +322,7 @@ def test_every_router_starts_useful_and_of_order_one(kind):
 @pytest.mark.parametrize("kind", ["codebook", "linear"])
 def test_noise_needs_a_key_and_learns_its_scale(kind):
     keys = config(kind, top_k=4, width=8, noise=True)
-    router = routing.build_router(keys, 12, 1, (6, 6), 3, rngs=nnx.Rngs(1))
+    router = routers.build_router(keys, 12, 1, (6, 6), 3, rngs=nnx.Rngs(1))
     images = jnp.asarray(rng(7).uniform(size=(3, 6, 6, 1)), jnp.float32)
     ids = jnp.arange(3)
     routed = nnx.jit(lambda router: router.route(ids, images))(router)
@@ -347,26 +351,26 @@ def test_noise_needs_a_key_and_learns_its_scale(kind):
 @pytest.mark.parametrize("grid", [(8,), (4, 4, 4)])
 def test_image_routers_refuse_other_grids(kind, grid):
     with pytest.raises(ValueError, match=rf"router\.kind: {kind} .*{len(grid)} dim"):
-        routing.build_router(config(kind), 8, 1, grid, 2, rngs=nnx.Rngs(0))
+        routers.build_router(config(kind), 8, 1, grid, 2, rngs=nnx.Rngs(0))
 
 
 def test_build_router_names_the_nearest_kind_and_checks_top_k():
     with pytest.raises(ValueError, match="did you mean 'resnet'"):
-        routing.build_router(config("resnt"), 8, 1, (4, 4), 2, rngs=nnx.Rngs(0))
+        routers.build_router(config("resnt"), 8, 1, (4, 4), 2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"router\.top_k: 9 "):
-        routing.build_router(config("linear", top_k=9), 8, 1, (4, 4), 2, rngs=nnx.Rngs(0))
+        routers.build_router(config("linear", top_k=9), 8, 1, (4, 4), 2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"router\.pool"):
-        routing.build_router(config("conv", pool="max"), 8, 1, (4, 4), 2, rngs=nnx.Rngs(0))
-    assert routing.build_router(config("none"), 8, 1, (4, 4), 2, rngs=nnx.Rngs(0)) is None
+        routers.build_router(config("conv", pool="max"), 8, 1, (4, 4), 2, rngs=nnx.Rngs(0))
+    assert routers.build_router(config("none"), 8, 1, (4, 4), 2, rngs=nnx.Rngs(0)) is None
 
 
 def test_networks_refuse_signals_of_another_shape():
-    linear = random_module(lambda rngs: routing.Linear(4, 1, (4, 5), rngs=rngs))
+    linear = random_module(lambda rngs: router_networks.Linear(4, 1, (4, 5), rngs=rngs))
     with pytest.raises(ValueError, match=r"\(4, 5, 1\), got \(5, 4, 1\)"):
         linear(None, jnp.zeros((2, 5, 4, 1)))
     with pytest.raises(ValueError, match="none were given"):
         linear(jnp.arange(2))
-    conv = random_module(lambda rngs: routing.Conv(4, 1, (4, 5), width=2, rngs=rngs))
+    conv = random_module(lambda rngs: router_networks.Conv(4, 1, (4, 5), width=2, rngs=rngs))
     assert call(conv, jnp.zeros((2, 9, 7, 1)))[0].shape == (2, 4)
     with pytest.raises(ValueError, match=r"any, any, 1"):
         conv(None, jnp.zeros((2, 9, 7, 3)))
@@ -375,7 +379,7 @@ def test_networks_refuse_signals_of_another_shape():
 def test_resnet_widths_follow_width_unless_given():
     def shapes(**given):
         keys = config("resnet", **given)
-        router = random_module(lambda rngs: routing.build_router(keys, 4, 1, (4, 4), 2, rngs=rngs))
+        router = random_module(lambda rngs: routers.build_router(keys, 4, 1, (4, 4), 2, rngs=rngs))
         return router.first.kernel.shape, router.second.kernel.shape
 
     assert shapes(width=6) == ((3, 3, 1, 3), (3, 3, 3, 6))

@@ -14,7 +14,8 @@ from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import Identity
 from nid_jax.fields.model import Model
-from nid_jax.fields.routing import Codebook, Conv
+from nid_jax.fields.router_networks import Conv
+from nid_jax.fields.routing import Codebook
 from nid_jax.fields.variables import RouterParam
 from nid_jax.losses import SURFACE_WEIGHTS, Objective
 from nid_jax.run.reseeding import reseed
