@@ -121,6 +121,7 @@ def base():
                 "chunks": "random",
                 "warmup_epochs": 0,
                 "optimizer": {
+                    # adam, adamw, sgd, lamb or muon (kernels between layers; the rest by adam)
                     "name": "adam",
                     "learning_rate": 1e-3,
                     "schedule": "cosine",

@@ -62,19 +62,10 @@ SCALES = {
 }
 
 
-class Noise:
+def noise(count, side):
     """A collection of random colour images."""
-
-    def __init__(self, count, side):
-        self.shape, self.title = (side, side, 3), "noise"
-        self.names = [str(index) for index in range(count)]
-        self._images = np.random.default_rng(0).random((count, *self.shape), np.float32)
-
-    def __len__(self):
-        return len(self._images)
-
-    def __getitem__(self, index):
-        return self._images[index]
+    images = np.random.default_rng(0).random((count, side, side, 3), np.float32)
+    return data.ArrayCollection(images, range(count), "noise")
 
 
 def build(scale, case):
@@ -85,7 +76,7 @@ def build(scale, case):
     config.dictionary.embedding.size = scale.features
     config.router.update(scale.router)
     config.train.update(scale.train)
-    collection = Noise(scale.images, scale.side)
+    collection = noise(scale.images, scale.side)
     if case == "patches":
         collection = data.PatchCollection(collection, scale.patch, 0)
     else:

@@ -34,7 +34,7 @@ from torch_model import (
 )
 from torch_table import cores, draw_figure, versions, write_table
 
-from nid_jax import tasks
+from nid_jax import data, tasks
 from nid_jax.coding import gradient
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import sample
@@ -126,19 +126,10 @@ class Contest:
     differences: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-class Noise:
+def noise(count, side):
     """A collection of random colour images."""
-
-    def __init__(self, count, side):
-        self.shape, self.title = (side, side, CHANNELS), "noise"
-        self.names = [str(index) for index in range(count)]
-        self._images = np.random.default_rng(0).random((count, *self.shape), np.float32)
-
-    def __len__(self):
-        return len(self._images)
-
-    def __getitem__(self, index):
-        return self._images[index]
+    images = np.random.default_rng(0).random((count, side, side, CHANNELS), np.float32)
+    return data.ArrayCollection(images, range(count), "noise")
 
 
 def train_config(size, activation, top_k):
@@ -173,7 +164,7 @@ def train_contest(size, activation, sparse):
     """One step of joint training as the trainer compiles it, and PyTorch's."""
     top_k = size.K if sparse else 0
     config = train_config(size, activation, top_k)
-    trainer = Trainer(tasks.build(config), config, None, Noise(4 * size.S, size.side))
+    trainer = Trainer(tasks.build(config), config, None, noise(4 * size.S, size.side))
     batch = sharding.place_batch(next(trainer.batches), trainer.mesh)
     model = trainer.model()
     points = grid((size.side, size.side))
@@ -369,7 +360,7 @@ def build_contests(scale, progress):
         progress(f"compiling {size.text()} {activation}")
         contests += [train_contest(size, activation, sparse) for sparse in (True, False)]
         config = train_config(size, activation, size.K)
-        model = Trainer(tasks.build(config), config, None, Noise(size.S, size.side)).model()
+        model = Trainer(tasks.build(config), config, None, noise(size.S, size.side)).model()
         contests += fit_contests(model, size, activation, scale.fit_steps)
         for count in scale.rendered:
             contests.append(render_contest(model, size, activation, scale.render_side, count))

@@ -25,7 +25,7 @@ TOLERANCE = 1e-3
 LEAST_SHARE = 1e-3
 """Of the largest weight the least one may be: below, conjugate gradients take too long."""
 
-# Numbers of Q that are held: 1 GB.
+# Numbers of Q, and of a batch of signals, that are held: 1 GB each.
 _HELD_NUMBERS = 2**28
 _CHUNK_NUMBERS = 2**23
 
@@ -98,7 +98,8 @@ def weighted_codes(
     graphdef, state = nnx.split(dictionary)
     chunk = max(16, _CHUNK_NUMBERS // dictionary.num_experts)
     shared = _held(graphdef, state, operator, equations, known, noise or 0.0, lam, chunk=chunk)
-    size = max(1, _HELD_NUMBERS // shared.basis[..., 0].size)
+    # Weights, values and residuals: three numbers of every measurement.
+    size = max(1, _HELD_NUMBERS // (3 * shared.basis[..., 0].size))
     parts = []
     for first in range(0, len(weights), size):
         some = slice(first, first + size)
