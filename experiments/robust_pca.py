@@ -7,13 +7,13 @@ methods on the same frames in one run, all masks by one threshold. Writes DIR/ta
 metrics.json, figure.png and frames.png; the dictionaries it trained stay in DIR/dictionary.
 """
 
-import importlib.util
 import runpy
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import low_rank
 import matplotlib
 import numpy as np
 from absl import app, flags
@@ -36,18 +36,6 @@ HEADERS = ("clip", "method", "background dB", "precision", "recall", "F", "rank"
 
 SCALE = flags.DEFINE_enum("scale", "cpu", SCALES, "How large.")
 OUTPUT = flags.DEFINE_string("output", "runs/robust_pca", "Folder of the results.")
-
-
-def load(name):
-    """A module of this folder."""
-    path = ROOT / "experiments" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-low_rank = load("low_rank")
 
 
 class Clip(NamedTuple):

@@ -11,7 +11,6 @@ Writes DIR/table.md, metrics.json, figure.png and shapes.png; dictionaries stay 
 
 import dataclasses
 import functools
-import importlib.util
 import itertools
 import json
 import runpy
@@ -19,19 +18,17 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import grid_components
 import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
+import siren_sdf
 import trimesh
 from absl import app, flags
 from ml_collections import ConfigDict
 from scipy.interpolate import RBFInterpolator
 
 from nid_jax import data, metrics, tasks
-from nid_jax.coding.gram import NormalEquations
-from nid_jax.coding.neighbours import local_gaussian
-from nid_jax.coding.prior import GaussianPrior, gaussian
 from nid_jax.data import to_array
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import build_model
@@ -39,7 +36,6 @@ from nid_jax.geometry import shading
 from nid_jax.geometry.mesh import watertight_mesh
 from nid_jax.run import artefacts, fitting, monitoring, priors, rendering, training
 from nid_jax.run.workdir import Workdir
-from nid_jax.tasks.sdf import surface_weights
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -54,18 +50,6 @@ NOISES = (1e-3, 3e-3, 1e-2)
 NEIGHBOURS = (0, 100, 300)
 FOCUSES = (0.0, 0.03)
 HEADERS = ("samples", "method", "IoU", "chamfer", "normals", "F-score", "seconds a shape")
-
-
-def load(name):
-    """A module of this folder."""
-    path = ROOT / "experiments" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-siren_sdf = load("siren_sdf")
 
 
 class Shapes(NamedTuple):
@@ -203,63 +187,6 @@ class Chosen:
         return self._collection.denormalise(self._chosen[index])
 
 
-# ---- a Gaussian of the samples themselves -----------------------------------------------------
-
-
-class Components(NamedTuple):
-    """Principal components [K, M] of training grids, their mean [M], and a prior of the codes."""
-
-    mean: np.ndarray
-    modes: np.ndarray
-    prior: GaussianPrior
-
-
-def components(collection, count):
-    """PCA of all training grids: as many numbers a shape as the dictionary has experts."""
-    values = to_array(collection).reshape(len(collection), -1)
-    mean = values.mean(0)
-    values = values - mean
-    squares, vectors = np.linalg.eigh((values @ values.T).astype(np.float64))
-    order = np.argsort(-squares)[: min(count, len(squares) - 1)]
-    modes = (values.T @ vectors[:, order].astype(np.float32)).T
-    modes /= np.sqrt(squares[order]).astype(np.float32)[:, None]
-    codes = values @ modes.T
-    variance = codes.var(0)
-    empty = np.zeros((len(order), 1), np.float32)
-    prior = GaussianPrior(codes.mean(0), empty, variance, 0.0, 1.0, codes)
-    return Components(mean, modes, prior)
-
-
-def pca_fit(known, values, places, noise, neighbours, focus):
-    """The most probable components given samples at some places. values [S, M, 1] -> Result."""
-    start = time.perf_counter()
-    seen = known.modes[:, places]
-    given = values[:, places, 0]
-    y = given - known.mean[places]
-    if focus:
-        weights = surface_weights(given, focus)
-        gram = np.stack([(seen * row) @ seen.T for row in weights])
-        atom_mean, counts = np.zeros((len(y), len(seen), 1)), weights.sum(1)
-    else:
-        weights, gram = np.ones_like(y), seen @ seen.T
-        atom_mean, counts = np.zeros((len(seen), 1)), np.float32(len(places))
-    equations = NormalEquations(
-        gram=jnp.asarray(gram),
-        moments=jnp.asarray((weights * y) @ seen.T),
-        energy=jnp.asarray((weights * np.square(y)).sum(1)),
-        atom_mean=jnp.asarray(atom_mean),
-        target_mean=jnp.zeros((len(y), 1)),
-        count=jnp.asarray(counts),
-        bias_weight=jnp.asarray(counts),
-    )
-    if neighbours:
-        solved = local_gaussian(equations, known.prior, noise**2, neighbours, 0.1)
-    else:
-        solved = gaussian(equations, known.prior._replace(codes=None), noise**2)
-    codes = np.asarray(solved.codes)
-    return Result(known.mean + codes @ known.modes, (time.perf_counter() - start) / len(values))
-
-
 # ---- the comparison ---------------------------------------------------------------------------
 
 
@@ -322,6 +249,13 @@ def score(result, truth):
     return row | {"empty": sum(not np.isfinite(r["chamfer"]) for r in rows)}
 
 
+def most_probable_components(known, places, values, noise, neighbours, focus):
+    """`grid_components.fit`, timed. -> Result."""
+    start = time.perf_counter()
+    found = grid_components.fit(known, values, places, noise, neighbours, focus)
+    return Result(found, (time.perf_counter() - start) / len(values))
+
+
 def gaussians(settings, known, fraction, held, truth, tuning):
     """Every Gaussian at one share of samples, tuned on the held shapes. -> {name: Result}."""
     found = {}
@@ -336,20 +270,17 @@ def gaussians(settings, known, fraction, held, truth, tuning):
         best = tuned(solve, held, len(setting.prior.codes), fraction)
         tuning[f"{name}, {fraction}"] = best
         found[name] = solve(*best, chosen=range(count))
-    places = places_of(setting, fraction)
-    solve = functools.partial(pca_fit, known, places=places)
+    solve = functools.partial(most_probable_components, known, places_of(setting, fraction))
     best = tuned(
-        lambda n, k, f: solve(values=held.values, noise=n, neighbours=k, focus=f),
+        lambda n, k, f: solve(held.values, noise=n, neighbours=k, focus=f),
         held,
         len(known.prior.codes),
         fraction,
     )
     tuning[f"PCA, {fraction}"] = best
-    solve = functools.partial(solve, values=truth.values)
     # Once for what is compiled.
-    solve(noise=best[0], neighbours=best[1], focus=best[2])
-    name = f"PCA of the grids, {len(known.modes)} components"
-    found[name] = solve(noise=best[0], neighbours=best[1], focus=best[2])
+    solve(truth.values, *best)
+    found[f"PCA of the grids, {len(known.modes)} components"] = solve(truth.values, *best)
     return found
 
 
@@ -534,7 +465,7 @@ def main(argv):
     paper = trained(joint(config), folder / "paper", 20 if scale == "smoke" else 1500)
     print(f"the paper's way: {paper.seconds:.0f} s", flush=True)
     collection = setting.task.open("train")
-    known = components(collection, config.dictionary.num_experts)
+    known = grid_components.components(collection, config.dictionary.num_experts)
     decoder = siren_sdf.fit_auto_decoder(
         grid(tuple(config.data.size)),
         to_array(collection).reshape(len(collection), -1),

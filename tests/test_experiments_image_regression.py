@@ -1,7 +1,6 @@
 """The image regression experiment, whole and small; and the peers that it compares with."""
 
 import functools
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,21 +9,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import operations
+import peers
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "image_regression.py"
-
-
-def load(name):
-    """A module of experiments/, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-peers, operations = load("peers"), load("operations")
 
 
 @pytest.fixture(scope="module")

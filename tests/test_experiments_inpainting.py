@@ -1,31 +1,21 @@
 """The inpainting experiment, whole and small; and the peers that it compares with."""
 
 import functools
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import completion
 import jax
 import jax.numpy as jnp
 import numpy as np
+import peers
 import pytest
 from scipy.optimize import linprog, minimize
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "inpainting.py"
-
-
-def load(name):
-    """A module of experiments/, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-completion = load("completion")
 
 
 @functools.cache
@@ -156,7 +146,6 @@ def test_scores():
 
 
 def test_residual_of_a_network_counts_what_is_seen():
-    peers = load("peers")
     points = np.random.default_rng(6).uniform(-1, 1, (5, 2)).astype(np.float32)
     network = peers.siren(points, 1, 4, 2)
     layers = network.draw(jax.random.key(0))

@@ -1,18 +1,11 @@
 """The peers on video, against matrices made of known parts and another library's scores."""
 
-import importlib.util
-from pathlib import Path
-
+import low_rank
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
-
-PATH = Path(__file__).resolve().parents[1] / "experiments" / "low_rank.py"
-SPEC = importlib.util.spec_from_file_location("low_rank", PATH)
-low_rank = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(low_rank)
 
 
 def planted(rows, columns, rank, share, seed):

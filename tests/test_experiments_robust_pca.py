@@ -1,6 +1,5 @@
 """The experiment on video: its scores against plain ones, and a run of the smallest scale."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import robust_pca
 from sklearn.metrics import f1_score
 
 SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "robust_pca.py"
-SPEC = importlib.util.spec_from_file_location("robust_pca", SCRIPT)
-robust_pca = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(robust_pca)
 
 
 def small_clip():

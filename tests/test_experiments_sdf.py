@@ -1,26 +1,17 @@
 """The comparison of shapes: its PCA against a dense formula, its choices, its table."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import grid_components
 import numpy as np
 import pytest
+import sdf
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def sdf():
-    """The experiment as a module."""
-    path = ROOT / "experiments" / "sdf.py"
-    spec = importlib.util.spec_from_file_location("experiment_sdf", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Grids:
@@ -40,21 +31,21 @@ class Grids:
 
 
 @pytest.mark.parametrize("focus", [0.0, 0.5])
-def test_components_and_their_most_probable_values(sdf, focus):
+def test_components_and_their_most_probable_values(focus):
     """Against (U^T W U / s2 + L^-1)^-1 U^T W (y - mean) / s2 in float64."""
     draw = np.random.default_rng(8)
     grids = Grids(30, draw)
-    known = sdf.components(grids, 3)
+    known = grid_components.components(grids, 3)
     np.testing.assert_allclose(known.modes @ known.modes.T, np.eye(3), atol=1e-4)
     places = draw.choice(216, 9, replace=False)
     values = grids.values[:5].reshape(5, -1, 1)
     noise = 0.3
-    found = sdf.pca_fit(known, values, places, noise, 0, focus)
+    found = grid_components.fit(known, values, places, noise, 0, focus)
     seen = known.modes[:, places].astype(np.float64)
     y = values[:, places, 0] - known.mean[places].astype(np.float64)
     precision = np.diag(1 / np.asarray(known.prior.diagonal, np.float64))
     centre = np.asarray(known.prior.mean, np.float64)
-    for row, found_row, known_values in zip(y, found.values, values, strict=True):
+    for row, found_row, known_values in zip(y, found, values, strict=True):
         near = np.exp(-((known_values[places, 0] / focus) ** 2) / 2) if focus else 1.0
         weights = (0.02 + 0.98 * near) * np.ones(len(places))
         system = (seen * weights) @ seen.T / noise**2 + precision
@@ -63,7 +54,7 @@ def test_components_and_their_most_probable_values(sdf, focus):
         np.testing.assert_allclose(found_row, expected, atol=1e-3 * np.abs(expected).max())
 
 
-def test_what_is_tuned_is_the_best_of_what_may_be_chosen(sdf):
+def test_what_is_tuned_is_the_best_of_what_may_be_chosen():
     truth = sdf.Shapes(-np.ones((1, 10, 1)), None, [])
     asked = []
 
@@ -79,7 +70,7 @@ def test_what_is_tuned_is_the_best_of_what_may_be_chosen(sdf):
     assert {option[:2] for option in asked} == {(sdf.NOISES[0], 0)}
 
 
-def test_the_table_says_where_there_is_no_surface(sdf):
+def test_the_table_says_where_there_is_no_surface():
     row = {"iou": 0.5, "chamfer": np.inf, "normal_consistency": 0.0, "fscore": 0.0, "seconds": 2.0}
     text = sdf.table({"2%": {"a method": row}}, "a note")
     assert "| 2% | a method | 0.500 | no surface | 0.000 | 0.000 | 2 |" in text

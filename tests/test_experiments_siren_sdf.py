@@ -1,27 +1,15 @@
 """Distances without a dictionary: what each baseline reaches on solids known in closed form."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import siren_sdf
 
 from nid_jax.geometry import primitives
 
-SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "siren_sdf.py"
 SMALL = {"seconds": math.inf, "width": 32, "num_layers": 3, "batch_size": 200}
-
-
-def load():
-    spec = importlib.util.spec_from_file_location("siren_sdf", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-siren_sdf = load()
 
 
 def anywhere(count, seed=0):

@@ -1,28 +1,15 @@
 """Classical reconstructions: the projector against radon, and what each method reaches."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+import tomography
 from scipy.optimize import lsq_linear, minimize
 from skimage.transform import radon
 
 from nid_jax.data import phantoms
 from nid_jax.data.sinograms import even_angles
 
-SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "tomography.py"
 SIZE = 32
-
-
-def load():
-    spec = importlib.util.spec_from_file_location("tomography", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tomography = load()
 
 
 @pytest.fixture(scope="module")
