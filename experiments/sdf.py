@@ -478,7 +478,7 @@ def main(argv):
     scores, tuning = compare(settings, paper, decoder, known, folder)
     made = ", ".join(f"{key} {value}" for key, value in monitoring.versions().items())
     training_seconds = {
-        "dictionary and prior": setting.seconds,
+        "dictionary and prior, with the chairs computed": setting.seconds,
         "the paper's way": paper.seconds,
         "auto-decoder": decoder.fit.seconds,
     }
