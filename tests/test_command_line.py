@@ -347,6 +347,7 @@ def test_no_permission_in_the_workdir(call, tmp_path, monkeypatch, tiny):
     assert f"{tmp_path / 'run'}: cannot be written: Permission denied" in complaint
 
 
+@pytest.mark.slow
 def test_no_space_in_the_workdir(shell, tmp_path, tiny):
     """A limit on the size of files is a disk that fills up as the checkpoint is written."""
     result = shell(

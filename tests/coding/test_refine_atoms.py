@@ -102,6 +102,7 @@ def test_a_point_seen_in_no_signal_keeps_its_place_in_the_start():
     np.testing.assert_allclose(found[:, 7], background[:, 7], rtol=2e-2)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 1000))
 def test_chunks_change_nothing(seed):

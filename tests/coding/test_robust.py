@@ -208,6 +208,7 @@ def test_values_of_no_weight_are_not_read():
         np.testing.assert_allclose(atoms @ found[s], atoms @ unknowns(alone)[0], atol=5e-3)
 
 
+@pytest.mark.slow
 def test_sums_of_points_chunks_and_streaming_change_nothing(monkeypatch):
     model = dictionary()
     points = operators.sample((24, 6)).points

@@ -547,6 +547,7 @@ def config_file(tmp_path, make_config):
     return path
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_folder_and_says_so(tmp_path, config_file, data_config):
     command = [sys.executable, "-m", "nid_jax.data.corrupt", f"--config={config_file}"]
     command += [f"--output={tmp_path / 'out'}", "--config.data.corrupt.kind=pixels"]

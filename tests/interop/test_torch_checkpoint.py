@@ -118,7 +118,12 @@ def numpy_adam(weight, gradient, first, second, step, rate):
     return weight - rate * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
 
 
-@pytest.fixture(scope="module", params=["codebook_gray_rect_after", "conv_id_sine_after"])
+IMPORTED = ["codebook_gray_rect_after", "conv_id_sine_after"]
+
+
+@pytest.fixture(
+    scope="module", params=[IMPORTED[0], pytest.param(IMPORTED[1], marks=pytest.mark.slow)]
+)
 def imported(request, tmp_path_factory):
     """(Official, architecture, config, workdir) of a checkpoint taken after one step."""
     path = DATA / f"{request.param}.ckpt"

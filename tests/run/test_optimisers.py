@@ -74,10 +74,11 @@ def test_muon_leaves_heads_biases_and_codes_to_adam():
     optimiser = build_optimiser(config.train.optimizer, 10)
     adam = optax.chain(optax.scale_by_adam(nesterov=True), optax.scale(-0.5))
     state, expected_state = optimiser.init(params), adam.init(params)
+    update, adam_update = jax.jit(optimiser.update), jax.jit(adam.update)
     for seed in range(3):
         gradients = _gradients(params, seed)
-        steps, state = optimiser.update(gradients, state, params)
-        expected, expected_state = adam.update(gradients, expected_state, params)
+        steps, state = update(gradients, state, params)
+        expected, expected_state = adam_update(gradients, expected_state, params)
     checked = 0
     for step, wanted in zip(_variables(steps), _variables(expected), strict=True):
         if not isinstance(step, Kernel):
@@ -96,7 +97,7 @@ def test_muon_decays_kernels_and_moves_codes_at_their_own_rate():
     steps = []
     for config in (plain, slowed):
         optimiser = build_optimiser(config.train.optimizer, 10)
-        steps.append(optimiser.update(gradients, optimiser.init(params), params)[0])
+        steps.append(jax.jit(optimiser.update)(gradients, optimiser.init(params), params)[0])
     rate = plain.train.optimizer.learning_rate
     for value, one, other in zip(_variables(params), *map(_variables, steps), strict=True):
         if isinstance(value, Kernel):

@@ -262,6 +262,7 @@ def test_terms_of_surfaces_are_those_taken_by_hand():
     np.testing.assert_allclose(used, np.abs(codes).mean(0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_surfaces_are_learned_by_descending_their_terms():
     model, batch = surface_problem(5)
     operator, targets = shown(batch, sample(SHAPE))

@@ -160,7 +160,7 @@ RESUMED = {
 }
 
 
-SLOW = {"independent experts, linear router, reseeding"}
+SLOW = {"independent experts, linear router, reseeding", "exhaustive chunks, adamw, clipping"}
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,10 @@ def test_more_frequencies_say_more(call, workdir):
     assert np.isfinite(few["psnr"])
 
 
-@pytest.mark.parametrize("kind", ["downsample", "blur", "mask"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("downsample", "blur")]
+
+
+@pytest.mark.parametrize("kind", [*SLOW, "mask"])
 def test_any_operator_by_its_name(call, workdir, kind):
     assert fit(call, workdir, kind, f"--config.operator.kind={kind}")["psnr"] > 5
 
