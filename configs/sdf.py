@@ -114,8 +114,8 @@ def base(config):
 def cpu(config):
     """80 built-in chairs and their warped copies; 20 unseen ones.
 
-    IoU of 20 unseen ones 0.924 from all samples, 2.3 s a shape; 200 steps in 726 s on two cores, the
-    first minutes beside other work, 1.8 GB, 2026-11-26, jax 0.10.2.
+    IoU of 20 unseen ones 0.924 from all samples, 2.3 s a shape; 200 steps in 726 s on two cores,
+    the first minutes beside other work, 1.8 GB, 2026-11-26, jax 0.10.2.
     Departs from the paper: codes are solved in the step and, under a prior, in the fit.
     """
 
