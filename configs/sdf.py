@@ -125,7 +125,8 @@ def many(config):
 
     IoU of the first 10 unseen 0.952 from all samples, 0.943 from 10%, 0.926 from 2%, 0.911 from
     0.5%, 0.863 from 0.1% (docs/results/sdf, with the options of each). 2058 s for 700 steps on two
-    cores, 8 minutes before them for the chairs, 4.6 GB, 2026-11-25, jax 0.10.2.
+    cores, the first minutes beside tests, 8 minutes before them for the chairs, 4.6 GB, 2026-11-25,
+    jax 0.10.2.
     Departs from the paper as cpu does.
     """
     config.data.update({"num_train": 3600, "truncation": 0.15})

@@ -155,7 +155,7 @@ class Architecture:
     features: int
     """Size of the embedding."""
     router: str
-    """A kind of `fields.routing`."""
+    """A kind of `fields.routers`."""
     rows: int = 1
     """Codes in the codebook."""
     router_widths: tuple = ()

@@ -47,10 +47,10 @@ def build_schedule(config, steps):
 def build_optimiser(config, steps):
     """Gradient clipping, the optimiser of config.name and its schedule, over an nnx state.
 
-    Weight decay reaches the dictionary's weights only; codes move at code_rate times the learning
-    rate (1: the same). muon (Jordan et al. 2024) turns the kernels between layers, in steps as long
-    as Adam's (Liu et al. 2025), and leaves all else to Adam. Raises ValueError naming
-    train.optimizer.name or .schedule.
+    Weight decay reaches the dictionary's weights only, under muon the kernels between layers only;
+    codes move at code_rate times the learning rate (1: the same). muon (Jordan et al. 2024) turns
+    those kernels, in steps as long as Adam's (Liu et al. 2025), and leaves all else to Adam. Raises
+    ValueError naming train.optimizer.name or .schedule.
     """
     if config.name not in OPTIMISERS:
         near = difflib.get_close_matches(str(config.name), OPTIMISERS, 1, 0.0)[0]
