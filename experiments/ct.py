@@ -22,7 +22,7 @@ import optax
 import tomography
 from absl import app, flags
 
-from nid_jax import metrics, tasks
+from nid_jax import devices, metrics, tasks
 from nid_jax.coding import grid_operator, operators
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.neighbours import local_gaussian
@@ -30,8 +30,11 @@ from nid_jax.coding.prior import gaussian
 from nid_jax.coding.ridge import ridge
 from nid_jax.fields import experts
 from nid_jax.fields.model import build_model
-from nid_jax.run import artefacts, monitoring, pictures, priors, refining, rendering, training
-from nid_jax.run.workdir import Workdir
+from nid_jax.fitting import priors, refining, rendering
+from nid_jax.reporting import pictures, tables
+from nid_jax.storage import artefacts
+from nid_jax.storage.workdir import Workdir
+from nid_jax.training import loop
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -100,7 +103,7 @@ class Study:
         self.tuning = Tail(tasks.build(longer).open("train"), len(self.train))
         start = time.perf_counter()
         workdir = Workdir(folder / f"ct{side}")
-        self.model = training.train(self.task, config, workdir).model
+        self.model = loop.train(self.task, config, workdir).model
         self.prior = priors.learn_prior(self.task, self.model, self.train, config)
         self.train_seconds = time.perf_counter() - start
         self.fresh = build_model(config, self.train.shape, len(self.train), config.seed)
@@ -449,7 +452,7 @@ def table_of(result):
             [name, *(read(entries[v]) if v in entries else "–" for v in result["views"])]
             for name, entries in result["methods"].items()
         ]
-        parts.append(monitoring.markdown_table(rows, [title, *map(str, result["views"])]))
+        parts.append(tables.markdown_table(rows, [title, *map(str, result["views"])]))
     return "\n\n".join(parts)
 
 
@@ -503,7 +506,7 @@ def main(argv):
 
 def write(folder, results):
     """table.md, metrics.json, figure.png, of the sizes so far."""
-    versions = monitoring.versions()
+    versions = devices.versions()
     made = ", ".join(f"{key} {value}" for key, value in versions.items())
     siren = SCALES[SCALE.value][0].siren
     notes = NOTES.format(validation=VALIDATION, neighbours=NEIGHBOURS, siren=siren)

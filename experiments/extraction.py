@@ -24,14 +24,17 @@ from PIL import Image
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
+from nid_jax import devices
 from nid_jax.coding import operators
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.ridge import ridge
 from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
 from nid_jax.fields.coordinates import grid, points_at
+from nid_jax.fitting import meshing, rendering
 from nid_jax.geometry import level_set, primitives, shading
-from nid_jax.run import artefacts, meshing, monitoring, pictures, rendering
+from nid_jax.reporting import pictures, tables
+from nid_jax.storage import artefacts
 
 # Experts, width, Fourier features, points of the fit; resolutions.
 SCALES = {
@@ -151,7 +154,7 @@ def table(rows, scale):
     lines = [
         f"# Extraction of surfaces, scale {scale}",
         "",
-        ", ".join(f"{key} {value}" for key, value in monitoring.versions().items()),
+        ", ".join(f"{key} {value}" for key, value in devices.versions().items()),
         "",
         f"A ring's truncated distances as one code of a shared-trunk dictionary ({what}). "
         "N^3 samples on [-1, 1]^3; seconds without compilation; memory is the peak of a process "
@@ -172,8 +175,8 @@ def table(rows, scale):
         lines.append(
             f"| {row['resolution']} | {row['points']:,} | {share:.2%} "
             f"| {row['seconds']:.2f} | {row['seconds_dense']:.1f}, {row['dense']} "
-            f"| {row['ratio']:.1f} | {monitoring.format_bytes(row['peak_bytes'])} "
-            f"({monitoring.format_bytes(row['base_bytes'])}) | {row['faces']:,} "
+            f"| {row['ratio']:.1f} | {tables.format_bytes(row['peak_bytes'])} "
+            f"({tables.format_bytes(row['base_bytes'])}) | {row['faces']:,} "
             f"| {'yes' if row['watertight'] else 'no'} | {verdict} |"
         )
     return "\n".join(lines) + "\n"
@@ -193,7 +196,7 @@ def main(_):
     rows = [artefacts.read_json(output / f"{resolution}.json") for resolution in resolutions]
     images = [np.asarray(Image.open(output / f"{resolution}.png")) for resolution in resolutions]
     pictures.save_png(output / "figure.png", np.concatenate(images, axis=1))
-    artefacts.write_json(output / "metrics.json", {"versions": monitoring.versions(), "rows": rows})
+    artefacts.write_json(output / "metrics.json", {"versions": devices.versions(), "rows": rows})
     artefacts.write_text(output / "table.md", table(rows, FLAGS.scale))
     for resolution in resolutions:
         for suffix in ("json", "png"):

@@ -14,7 +14,7 @@ from image_study import FACES, PATCHES, Study, optimiser, say, timed
 
 from nid_jax.coding.ridge import Factorisation
 from nid_jax.fields import routing
-from nid_jax.run import fitting, priors, rendering
+from nid_jax.fitting import batched, priors, rendering
 
 # Of gradient fits, for atoms of root mean square 1: of 0.1, 0.03, 0.01 and 0.003 the best, or
 # within 0.5 dB of it, for the dictionaries here, after 10 steps and after 1000.
@@ -138,12 +138,12 @@ def solved(study, name, model, config, solver, top_k=0, spent=0.0, prior=None, *
     if options:
         config.fit[solver.replace("+", "_")].update(options)
     task = study.task
-    first = fitting.fit(task, model, study.test, config, prior=prior)
+    first = batched.fit(task, model, study.test, config, prior=prior)
     seconds = []
     while len(seconds) < 7 and (not seconds or sum(seconds) < 4.0):
-        fitted = fitting.fit(task, model, study.test, config, prior=prior)
+        fitted = batched.fit(task, model, study.test, config, prior=prior)
         seconds.append(fitted.seconds_total)
-    prediction, _ = fitting.reconstruct(task, model, fitted, study.test, config)
+    prediction, _ = batched.reconstruct(task, model, fitted, study.test, config)
     words = f"{solver}, K = {top_k}" if top_k else solver
     if solver == "gradient":
         words += f", {options['steps']} steps"

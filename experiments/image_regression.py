@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from image_study import Study, say, setting_of
 from image_tables import write
 
-from nid_jax.run import monitoring
+from nid_jax.reporting import tables
 
 DATA = ("faces", "photos", "celeb_a")
 
@@ -80,7 +80,7 @@ def main(argv):
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     write(output, studies, notes, FLAGS.scale)
-    say(f"done in {monitoring.format_duration(time.perf_counter() - start)}: {output / 'table.md'}")
+    say(f"done in {tables.format_duration(time.perf_counter() - start)}: {output / 'table.md'}")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from nid_jax import tasks
 from nid_jax.data import to_array
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import build_model
-from nid_jax.run import training
-from nid_jax.run.workdir import Workdir
+from nid_jax.storage.workdir import Workdir
+from nid_jax.training import loop
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -249,7 +249,7 @@ class Study:
         # Not resumed: all numbers are of one run.
         shutil.rmtree(folder, ignore_errors=True)
         workdir = Workdir(folder)
-        trained = training.train(tasks.build(config), config, workdir)
+        trained = loop.train(tasks.build(config), config, workdir)
         seconds = trained.summary["train_seconds"]
         say(f"{self.name}: trained {name} in {seconds:.1f} s")
         return trained.model, seconds

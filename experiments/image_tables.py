@@ -4,7 +4,9 @@ import dataclasses
 
 import operations
 
-from nid_jax.run import artefacts, monitoring
+from nid_jax import devices
+from nid_jax.reporting import tables
+from nid_jax.storage import artefacts
 
 # A solver has reached a gradient fit when it is within this many dB of where that converges.
 REACHED = 0.1
@@ -89,16 +91,16 @@ def write_table(path, studies, notes, versions):
     for study in studies:
         signals = f"{study.count} unseen signals of {list(study.truth.shape[1:])}"
         parts += [f"## {study.title}\n", f"{signals}, all fitted at once.\n"]
-        parts.append(monitoring.markdown_table([row(result) for result in study.results], HEADERS))
+        parts.append(tables.markdown_table([row(result) for result in study.results], HEADERS))
         rows = speed_ups(study.results)
         if rows:
             parts.append(
                 f"Time to within {REACHED} dB of where a gradient fit converges, against solvers "
                 "that store no more numbers:\n"
             )
-            parts.append(monitoring.markdown_table(rows, SPEED_UP_HEADERS))
+            parts.append(tables.markdown_table(rows, SPEED_UP_HEADERS))
     parts += ["## How it was measured\n", *(f"- {note}" for note in (*NOTES, *notes)), ""]
-    parts.append(monitoring.markdown_table(list(versions.items()), ["", ""]))
+    parts.append(tables.markdown_table(list(versions.items()), ["", ""]))
     artefacts.write_text(path, "\n".join(parts))
 
 
@@ -190,7 +192,7 @@ def _panel(axes, study):
 
 def write(output, studies, notes, scale):
     """table.md, metrics.json and figure.png."""
-    versions = monitoring.versions()
+    versions = devices.versions()
     write_table(output / "table.md", studies, notes, versions)
     draw(output / "figure.png", studies)
     metrics = {

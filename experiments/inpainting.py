@@ -27,12 +27,15 @@ import peers
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from nid_jax import metrics, tasks
+from nid_jax import devices, metrics, tasks
 from nid_jax.data import CorruptedCollection, to_array
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import build_model
-from nid_jax.run import artefacts, fitting, monitoring, priors, training
-from nid_jax.run.workdir import Workdir
+from nid_jax.fitting import batched, priors
+from nid_jax.reporting import tables
+from nid_jax.storage import artefacts
+from nid_jax.storage.workdir import Workdir
+from nid_jax.training import loop
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -174,7 +177,7 @@ class Dictionary:
         if folder is None:
             self.model = build_model(config, collection.shape, len(collection), config.seed)
         else:
-            self.model = training.train(task, config, Workdir(folder)).model
+            self.model = loop.train(task, config, Workdir(folder)).model
         self.prior = None
         if config.prior.num_signals:
             self.prior = priors.learn_prior(task, self.model, collection, config)
@@ -186,8 +189,8 @@ class Dictionary:
         config.fit = wanted.copy_and_resolve_references()
         config.fit.robust.update(robust)
         task = tasks.build(config)
-        fitted = fitting.fit(task, self.model, case.collection, config, prior=self.prior)
-        return fitting.reconstruct(task, self.model, fitted, case.collection, config)[0]
+        fitted = batched.fit(task, self.model, case.collection, config, prior=self.prior)
+        return batched.reconstruct(task, self.model, fitted, case.collection, config)[0]
 
 
 # ---- methods -----------------------------------------------------------------------------------
@@ -395,7 +398,7 @@ def compare(title, cases, methods):
         rows = {"psnr": [], "hole": [], "ssim": [], "seconds": []}
         for case in cases[: 1 if method.slow else None]:
             start = time.perf_counter()
-            with monitoring.CompileTime() as compiling:
+            with devices.CompileTime() as compiling:
                 found = np.asarray(method.fill(case), np.float32)
             seconds = time.perf_counter() - start - compiling.seconds
             rows["seconds"].append(max(seconds, 0.0) / len(found))
@@ -472,7 +475,7 @@ def write(folder, tables, sheets, dictionaries, count, minutes):
     """table.md, metrics.json, figure.png and the sheets."""
     shares = [title for title in tables if title.endswith("%")]
     rest = [title for title in tables if title.endswith("known") and title != _UNKNOWN]
-    versions = monitoring.versions()
+    versions = devices.versions()
     made = ", ".join(f"{key} {value}" for key, value in versions.items())
     seconds = ", ".join(f"{name} {d.seconds:.0f} s" for name, d in dictionaries.items())
     parts = [
@@ -514,7 +517,7 @@ def block_table(results):
         for name, r in results.items()
     ]
     headers = ["", "PSNR, dB", "in the hole, dB", "SSIM", "ms per face"]
-    return monitoring.markdown_table(rows, headers)
+    return tables.markdown_table(rows, headers)
 
 
 def known_table(tables, titles):
@@ -524,7 +527,7 @@ def known_table(tables, titles):
         of = [tables[title][name] for title in titles]
         cells = [f"{mean(r['psnr']):.2f} / {mean(r['hole']):.2f}" for r in of]
         rows.append([name, *cells, 1e3 * float(np.median(of[0]["seconds"]))])
-    return monitoring.markdown_table(rows, ["", *titles, "ms per face"])
+    return tables.markdown_table(rows, ["", *titles, "ms per face"])
 
 
 def share_table(tables, titles):
@@ -534,7 +537,7 @@ def share_table(tables, titles):
         means = [mean(tables[title][name]["psnr"]) for title in titles]
         cells = ["exact" if value > 60 else f"{value:.2f}" for value in means]
         rows.append([name, *cells])
-    return monitoring.markdown_table(rows, ["pixels seen", *titles])
+    return tables.markdown_table(rows, ["pixels seen", *titles])
 
 
 def draw(folder, tables, shares):

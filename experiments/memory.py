@@ -22,10 +22,10 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from nid_jax import data, tasks
-from nid_jax.run import monitoring, sharding
-from nid_jax.run.artefacts import write_json, write_text
-from nid_jax.run.training import Trainer
+from nid_jax import data, devices, sharding, tasks
+from nid_jax.reporting import tables
+from nid_jax.storage.artefacts import write_json, write_text
+from nid_jax.training.loop import Trainer
 
 LIMIT = 24 * 2**30
 """Bytes of host memory that a step may take."""
@@ -108,7 +108,7 @@ def measure(scale, case, phase):
         "points": int(points),
         "batch": trainer.config.train.batch_size,
         "compiled_bytes": trainer.compiled_bytes,
-        "peak_bytes": monitoring.peak_memory_bytes()["host"],
+        "peak_bytes": devices.peak_memory_bytes()["host"],
         "compile_seconds": compiling,
         "step_seconds": min(seconds),
         "loss": float(terms["loss"]),
@@ -131,7 +131,7 @@ HEADERS = [
     "points",
     "compiled step",
     "peak of the process",
-    f"under {monitoring.format_bytes(LIMIT)}",
+    f"under {tables.format_bytes(LIMIT)}",
     "compile s",
     "step s",
 ]
@@ -142,11 +142,11 @@ def row_of(found):
     return [
         found["case"],
         found["phase"],
-        monitoring.format_count(sum(found["parameters"].values())),
+        tables.format_count(sum(found["parameters"].values())),
         found["batch"],
         found["points"],
-        monitoring.format_bytes(found["compiled_bytes"]),
-        monitoring.format_bytes(found["peak_bytes"]),
+        tables.format_bytes(found["compiled_bytes"]),
+        tables.format_bytes(found["peak_bytes"]),
         found["peak_bytes"] < LIMIT,
         found["compile_seconds"],
         found["step_seconds"],
@@ -156,7 +156,7 @@ def row_of(found):
 def run(scale_name, output):
     """Measure every case and write. -> the content of metrics.json."""
     found = [apart(scale_name, case, phase) for case in CASES for phase in PHASES]
-    versions = monitoring.versions()
+    versions = devices.versions()
     metrics = {"scale": scale_name, "versions": versions, "limit_bytes": LIMIT, "cases": found}
     write_json(output / "metrics.json", metrics)
     parts = [
@@ -167,7 +167,7 @@ def run(scale_name, output):
         "trained and fixed ones. Compiled step: what XLA says it holds, weights and Adam's moments "
         "included. The peak is the largest resident set of a process that made the data, compiled "
         "and took the steps; the quickest step counts.\n",
-        monitoring.markdown_table([row_of(one) for one in found], HEADERS),
+        tables.markdown_table([row_of(one) for one in found], HEADERS),
     ]
     write_text(output / "table.md", "\n".join(parts))
     print(output / "table.md")

@@ -13,8 +13,10 @@ import numpy as np
 import trimesh
 from absl import app, flags
 
+from nid_jax import devices
 from nid_jax.geometry import distance, primitives
-from nid_jax.run import artefacts, monitoring
+from nid_jax.reporting import tables
+from nid_jax.storage import artefacts
 
 # Samples along an axis, subdivisions of solids, repeats.
 SCALES = {"smoke": (52, 3, 1), "cpu": (128, 6, 3)}
@@ -174,8 +176,8 @@ def table(results):
     keys = ["max", "mean", "99.9%", f"max within {NEAR}", f"mean within {NEAR}"]
     return "\n\n".join(
         [
-            monitoring.markdown_table(speed, heads),
-            monitoring.markdown_table(error, ["error of", "against", *keys, "signs that differ"]),
+            tables.markdown_table(speed, heads),
+            tables.markdown_table(error, ["error of", "against", *keys, "signs that differ"]),
         ]
     )
 
@@ -203,7 +205,7 @@ def main(argv):
 
 def write(folder, scale, results):
     """table.md and metrics.json of the shapes so far."""
-    versions = monitoring.versions()
+    versions = devices.versions()
     made = ", ".join(f"{key} {value}" for key, value in versions.items())
     size, _, repeats = scale
     notes = NOTES.format(spacing=2 / (size - 1), near=NEAR, repeats=repeats)

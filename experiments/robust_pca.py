@@ -18,12 +18,15 @@ import matplotlib
 import numpy as np
 from absl import app, flags
 
-from nid_jax import tasks
+from nid_jax import devices, tasks
 from nid_jax.coding.refinement import refine_atoms
 from nid_jax.data import to_array
 from nid_jax.fields.model import build_model
-from nid_jax.run import artefacts, fitting, monitoring, movies, rendering, training
-from nid_jax.run.workdir import Workdir
+from nid_jax.fitting import batched, rendering
+from nid_jax.reporting import movies, tables
+from nid_jax.storage import artefacts
+from nid_jax.storage.workdir import Workdir
+from nid_jax.training import loop
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -91,8 +94,8 @@ def fitted(task, model, collection, config, refine):
     """Codes by the robust solver with the dictionary frozen, and the refinement on request."""
     config = config.copy_and_resolve_references()
     config.fit.refine.kind = refine
-    found = fitting.fit(task, model, collection, config)
-    background, _ = fitting.reconstruct(task, model, found, collection, config)
+    found = batched.fit(task, model, collection, config)
+    background, _ = batched.reconstruct(task, model, found, collection, config)
     return Result(background, found.seconds_total - found.seconds_compile)
 
 
@@ -107,7 +110,7 @@ def dictionary_methods(config, folder):
     task = tasks.build(config)
     collection = task.open("train")
     clip = known(collection)
-    trained = training.train(task, config, Workdir(folder))
+    trained = loop.train(task, config, Workdir(folder))
     fresh = build_model(config, collection.shape, len(collection), config.seed)
     seconds = trained.summary["train_seconds"]
     results = {"NID, codes as trained": timed(as_trained, trained.model, clip.frames.shape)}
@@ -201,9 +204,9 @@ def write(folder, scores, note):
         for clip, methods in scores.items()
         for method, row in methods.items()
     ]
-    table = monitoring.markdown_table(rows, list(HEADERS))
+    table = tables.markdown_table(rows, list(HEADERS))
     artefacts.write_text(folder / "table.md", f"{table}\n{note}\n")
-    versions = monitoring.versions()
+    versions = devices.versions()
     artefacts.write_json(folder / "metrics.json", {"results": scores, "versions": versions})
     draw(folder, scores)
     return table
@@ -244,7 +247,7 @@ def main(argv):
         number = len(scores) - 1
         target = folder / ("frames.png" if not number else f"frames_{number}.png")
         write_picture(target, picture)
-    made = ", ".join(f"{key} {value}" for key, value in monitoring.versions().items())
+    made = ", ".join(f"{key} {value}" for key, value in devices.versions().items())
     note = (
         f"{len(clip.frames)} frames of {' x '.join(map(str, clip.frames.shape[1:3]))}; masks: "
         f"residuals above {config.fit.threshold}; rank: singular values above 1e-3 of the largest; "

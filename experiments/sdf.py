@@ -28,14 +28,16 @@ from absl import app, flags
 from ml_collections import ConfigDict
 from scipy.interpolate import RBFInterpolator
 
-from nid_jax import data, metrics, tasks
+from nid_jax import data, devices, metrics, tasks
 from nid_jax.data import to_array
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import build_model
+from nid_jax.fitting import batched, priors, rendering
 from nid_jax.geometry import shading
 from nid_jax.geometry.mesh import watertight_mesh
-from nid_jax.run import artefacts, fitting, monitoring, priors, rendering, training
-from nid_jax.run.workdir import Workdir
+from nid_jax.storage import artefacts
+from nid_jax.storage.workdir import Workdir
+from nid_jax.training import loop
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -126,7 +128,7 @@ def trained(config, folder, steps=None):
         config.train.steps = steps
     task, workdir = task_of(config), Workdir(folder)
     start = time.perf_counter()
-    found = training.train(task, config, workdir)
+    found = loop.train(task, config, workdir)
     prior = None
     if config.train.codes != "joint":
         prior = priors.learn_prior(task, found.model, task.open("train"), config)
@@ -157,7 +159,7 @@ def fit(setting, chosen, seen, **changes):
     config.fit.num_signals = 0
     task = task_of(config)
     collection = Chosen(task.open("test"), chosen)
-    fitted = fitting.fit(task, setting.model, collection, config, prior=setting.prior)
+    fitted = batched.fit(task, setting.model, collection, config, prior=setting.prior)
     gates = rendering.gates_of(fitted.codes, fitted.bias)
     values = rendering.render(setting.model.dictionary, gates, collection.shape[:-1])
     seconds = (fitted.seconds_total - fitted.seconds_compile) / len(chosen)
@@ -476,7 +478,7 @@ def main(argv):
     )
     settings = {"NID, Gaussian prior": setting, "untrained, Gaussian prior": untrained(setting)}
     scores, tuning = compare(settings, paper, decoder, known, folder)
-    made = ", ".join(f"{key} {value}" for key, value in monitoring.versions().items())
+    made = ", ".join(f"{key} {value}" for key, value in devices.versions().items())
     training_seconds = {
         "dictionary and prior, with the chairs computed": setting.seconds,
         "the paper's way": paper.seconds,
@@ -492,7 +494,7 @@ def main(argv):
     text = table(scores, note)
     artefacts.write_text(folder / "table.md", text)
     results = {"scores": scores, "tuning": tuning, "training_seconds": training_seconds}
-    artefacts.write_json(folder / "metrics.json", {**results, "versions": monitoring.versions()})
+    artefacts.write_json(folder / "metrics.json", {**results, "versions": devices.versions()})
     draw(folder / "figure.png", scores)
     jax.clear_caches()
     print(text)

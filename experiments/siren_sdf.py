@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nid_jax import losses
 from nid_jax.fields import experts
+from nid_jax.training import losses
 
 SAMPLE_LOSSES = ("l1", "l2")
 

@@ -28,16 +28,17 @@ from absl import app, flags
 from flax import nnx
 from measuring import Case, Machine, Work, compiled, measure, timed
 
-from nid_jax import numerics, tasks
+from nid_jax import devices, numerics, sharding, tasks
 from nid_jax.coding import gradient
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import sample
 from nid_jax.coding.ridge import Factorisation
 from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
-from nid_jax.run import monitoring, rendering, sharding
-from nid_jax.run.artefacts import atomic_path, write_json, write_text
-from nid_jax.run.training import Trainer
+from nid_jax.fitting import rendering
+from nid_jax.reporting import tables
+from nid_jax.storage.artefacts import atomic_path, write_json, write_text
+from nid_jax.training.loop import Trainer
 
 LAYERS = 4
 FEATURES = 256
@@ -423,8 +424,8 @@ def rows_of(results):
                 1e3 * result.floor.median,
                 result.reached.text(2),
                 result.shaped.text(2),
-                f"{monitoring.format_count(rate)} {case.item}/s",
-                monitoring.format_bytes(case.memory) if case.memory else None,
+                f"{tables.format_count(rate)} {case.item}/s",
+                tables.format_bytes(case.memory) if case.memory else None,
                 case.compile_seconds,
             ]
         )
@@ -504,31 +505,31 @@ def promises(results, sines, difference):
 
 def write_table(path, scale, results, sines, rates, difference, seconds):
     """table.md: rates of the machine, promises, every case, growth."""
-    memory = monitoring.peak_memory_bytes()
+    memory = devices.peak_memory_bytes()
     machine = [[name, spread.median, spread.least, spread.most] for name, spread in rates.items()]
     parts = [
         f"# Speed, scale {scale}\n",
-        ", ".join(f"{key} {value}" for key, value in monitoring.versions().items()) + "\n",
+        ", ".join(f"{key} {value}" for key, value in devices.versions().items()) + "\n",
         "Medians over rounds in which every case ran once; the range over rounds in brackets. "
         "Floor: operations of the matrix products over the machine's rate, plus sines over its "
         "rate, or bytes over bandwidth where that is more. The next column takes the rate of "
         "products of the case's own shape. Compile time is apart; where one function serves many "
         "calls it is the first call's. Memory is what the compiled function holds.\n",
-        monitoring.markdown_table(machine, ["this machine", "median", "least", "most"]),
+        tables.markdown_table(machine, ["this machine", "median", "least", "most"]),
         "## Promises\n",
-        monitoring.markdown_table(
+        tables.markdown_table(
             promises(results, sines, difference), ["what", "measured", "promised"]
         ),
         "## Cases\n",
-        monitoring.markdown_table(rows_of(results + sines), HEADERS),
+        tables.markdown_table(rows_of(results + sines), HEADERS),
         "## Growth\n",
-        monitoring.markdown_table(
+        tables.markdown_table(
             growth_of(results),
             ["what", "letter", "from", "to", "time x", "floor x", "memory x"],
         ),
         ", ".join(f"{letter}: {word}" for letter, word in LETTERS.items()) + ". "
-        f"Most memory the process held: {monitoring.format_bytes(memory['host'])}. "
-        f"The whole run took {monitoring.format_duration(seconds)}.\n",
+        f"Most memory the process held: {tables.format_bytes(memory['host'])}. "
+        f"The whole run took {tables.format_duration(seconds)}.\n",
     ]
     write_text(path, "\n".join(parts))
 
@@ -595,10 +596,10 @@ def run(scale_name, output):
     seconds = time.perf_counter() - start
     metrics = {
         "scale": scale_name,
-        "versions": monitoring.versions(),
+        "versions": devices.versions(),
         "seconds": seconds,
         "machine": {name: dataclasses.asdict(spread) for name, spread in rates.items()},
-        "peak_memory_bytes": monitoring.peak_memory_bytes(),
+        "peak_memory_bytes": devices.peak_memory_bytes(),
         "promises": promises(results, sines, difference),
         "cases": [plain(result) for result in results + sines],
         "growth": growth_of(results),

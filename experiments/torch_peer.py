@@ -34,15 +34,15 @@ from torch_model import (
 )
 from torch_table import cores, draw_figure, versions, write_table
 
-from nid_jax import data, tasks
+from nid_jax import data, devices, sharding, tasks
 from nid_jax.coding import gradient
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import sample
 from nid_jax.fields.coordinates import grid, pad_chunks
 from nid_jax.fields.routing import Gates
-from nid_jax.run import monitoring, rendering, sharding
-from nid_jax.run.artefacts import write_json
-from nid_jax.run.training import Trainer
+from nid_jax.fitting import rendering
+from nid_jax.storage.artefacts import write_json
+from nid_jax.training.loop import Trainer
 
 CHANNELS, LAYERS = 3, 4
 # What must be reached, as PyTorch's time over ours: everywhere, and where codes are sparse or few.
@@ -472,7 +472,7 @@ def run(scale_name, output):
         "scale": scale_name,
         "versions": versions(),
         "seconds": seconds,
-        "peak_memory_bytes": monitoring.peak_memory_bytes(),
+        "peak_memory_bytes": devices.peak_memory_bytes(),
         "contests": [plain(one) for one in outcomes],
     }
     write_json(output / "metrics.json", metrics)

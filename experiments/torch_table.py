@@ -10,8 +10,9 @@ import torch
 from measuring import Spread
 from torch_model import ORDERS
 
-from nid_jax.run import monitoring
-from nid_jax.run.artefacts import atomic_path, write_text
+from nid_jax import devices
+from nid_jax.reporting import tables
+from nid_jax.storage.artefacts import atomic_path, write_text
 
 AGREEMENT = 1e-5
 
@@ -83,7 +84,7 @@ def agreement_rows(outcomes):
 
 def versions():
     """As elsewhere, and PyTorch's, with the threads of both."""
-    return monitoring.versions() | {
+    return devices.versions() | {
         "torch": torch.__version__,
         "threads of torch": str(torch.get_num_threads()),
         "threads of XLA": f"{cores()}, one a core",
@@ -112,19 +113,19 @@ def write_table(path, scale, outcomes, seconds):
         "alone is what no order of the codes can do without: the features of all points, in a "
         "training step with their backward pass; dense / trunk is the ratio that a combination at "
         "no cost would have.\n",
-        monitoring.markdown_table(rows_of(outcomes), HEADERS),
+        tables.markdown_table(rows_of(outcomes), HEADERS),
         "## Where the time of a training step goes\n",
         "Milliseconds of ours / of PyTorch folded: differences of medians of programs that end "
         "there, so a small one may come out below zero.\n",
-        monitoring.markdown_table(
+        tables.markdown_table(
             part_rows(outcomes), ["what", "sizes", "activation", *(name for name, *_ in parts)]
         ),
         "## Agreement\n",
-        monitoring.markdown_table(
+        tables.markdown_table(
             agreement_rows(outcomes),
             ["what", "activation", "compared", "relative", f"at most {AGREEMENT:g}"],
         ),
-        f"The whole run took {monitoring.format_duration(seconds)}.\n",
+        f"The whole run took {tables.format_duration(seconds)}.\n",
     ]
     write_text(path, "\n".join(text))
 

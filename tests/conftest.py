@@ -1,7 +1,6 @@
 """The command line run in this process, and a small trained run that many tests share."""
 
 import contextlib
-import importlib.util
 import io
 import os
 import shutil
@@ -15,6 +14,8 @@ from typing import NamedTuple
 import jax
 import pytest
 from absl import flags, logging
+
+from nid_jax import cli
 
 # Many tests compile the same step again; nothing that they compare depends on who compiled it.
 _CACHE = tempfile.TemporaryDirectory()
@@ -68,30 +69,21 @@ class Result(NamedTuple):
         return lines[0]
 
 
-def load_main():
-    """main.py as a module, wherever pytest was started."""
-    spec = importlib.util.spec_from_file_location("nid_main", ROOT / "main.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def call():
     """call(*arguments) -> Result of main.py with these arguments, run in this process."""
-    main = load_main()
 
     def run(*arguments):
         argv = ["main.py", *map(str, arguments)]
         values = flags.FlagValues()
-        main.define_flags(values, argv)
+        cli.define_flags(values, argv)
         out, err, code = io.StringIO(), io.StringIO(), 0
         handler, heard = logging.get_absl_handler(), StreamHandler(err)
         verbosity, formatter = logging.get_verbosity(), handler.formatter
         logging.get_absl_logger().addHandler(heard)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                main.main(main.parse(argv, values), values)
+                cli.main(cli.parse(argv, values), values)
             except SystemExit as leaving:
                 code = leaving.code
             finally:

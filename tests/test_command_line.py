@@ -14,8 +14,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from nid_jax.run import training
-from nid_jax.run.workdir import Workdir
+from nid_jax.storage import models
+from nid_jax.storage.workdir import Workdir
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = f"--config={ROOT / 'configs' / 'image.py'}:smoke"
@@ -86,7 +86,7 @@ def test_a_fit_writes_its_codes_its_metrics_and_pictures(trained):
 
 def test_the_codes_are_what_the_scores_say(trained):
     """The stored codes and the checkpoint alone give the PSNR that the fit reported."""
-    model, config, signals, _ = training.load_model(Workdir(trained, read_only=True))
+    model, config, signals, _ = models.load_model(Workdir(trained, read_only=True))
     assert signals["shape"] == [25, 25, 1]
     folder = trained / "fits" / "test"
     with np.load(folder / "codes.npz") as stored:
@@ -374,7 +374,7 @@ def test_a_loss_that_is_not_finite(call, tmp_path, tiny):
     assert "the checkpoint of step 1 is kept" in last
     assert "train.optimizer.learning_rate=1e+20" in last
     assert os.listdir(workdir / "checkpoints") == ["1"]
-    model, *_ = training.load_model(Workdir(workdir))
+    model, *_ = models.load_model(Workdir(workdir))
     assert np.isfinite(model.dictionary.head_kernel[...]).all()
 
 

@@ -12,8 +12,9 @@ from flax import nnx
 from nid_jax import tasks
 from nid_jax.data import splitting
 from nid_jax.fields.model import build_model
-from nid_jax.run import fitting, training
-from nid_jax.run.optimisers import build_optimiser
+from nid_jax.fitting import batched
+from nid_jax.training import loop
+from nid_jax.training.optimisers import build_optimiser
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -51,8 +52,8 @@ def signal_shape(config):
 def test_variant_builds(path, variant):
     config = load(path).get_config(variant)
     assert tasks.build(config).name == config.task
-    training.check(config)
-    fitting.check(config)
+    loop.check(config)
+    batched.check(config)
     # Also where the data are not here, what the config asks of them must be possible.
     assert splitting.configured_crop(config.data) == config.data.crop
     dims = 3 if config.task == "sdf" else 2

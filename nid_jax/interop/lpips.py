@@ -14,7 +14,7 @@ import numpy as np
 
 from nid_jax.interop import torch_file
 from nid_jax.metrics import perceptual
-from nid_jax.run import artefacts
+from nid_jax.storage import artefacts
 
 
 def convert(trunk, linear, network):

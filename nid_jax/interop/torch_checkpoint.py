@@ -23,14 +23,16 @@ from absl import app, flags, logging
 from flax import nnx
 from ml_collections import config_flags
 
+from nid_jax import devices
 from nid_jax.fields import experts
 from nid_jax.fields.model import build_model, count_parameters
+from nid_jax.fitting import batched
 from nid_jax.interop import official
 from nid_jax.interop.torch_file import read_torch
-from nid_jax.run import artefacts, checkpoints, fitting, monitoring
-from nid_jax.run.optimisers import build_optimiser
-from nid_jax.run.training import check as check_training
-from nid_jax.run.workdir import Workdir
+from nid_jax.storage import artefacts, checkpoints
+from nid_jax.storage.workdir import Workdir
+from nid_jax.training.loop import check as check_training
+from nid_jax.training.optimisers import build_optimiser
 
 CONFIG = f"{Path(__file__).resolve().parents[2] / 'configs' / 'official.py'}:images"
 # Names of the stored codes' fit.
@@ -385,7 +387,7 @@ def stored_codes(config, model, names):
         corners = [f"{row}_{column}" for row in starts[0] for column in starts[1]]
         named = [f"{name}/{corner}" for name in named for corner in corners]
     values, bias = np.asarray(gates.values), np.asarray(gates.bias)
-    return fitting.Fitted.from_codes(values, bias, named), layout
+    return batched.Fitted.from_codes(values, bias, named), layout
 
 
 def _write(workdir, config, model, saved, found, shape, path, fit):
@@ -418,8 +420,8 @@ def _write(workdir, config, model, saved, found, shape, path, fit):
         "checkpoint_seconds": 0.0,
         "parameters": count_parameters(model),
         "compiled_bytes": 0,
-        "peak_memory_bytes": monitoring.peak_memory_bytes(),
-        "versions": monitoring.versions(),
+        "peak_memory_bytes": devices.peak_memory_bytes(),
+        "versions": devices.versions(),
         "official": {"checkpoint": str(path), "epoch": saved.epoch},
     }
     workdir.write_json("summary.json", summary)
@@ -434,10 +436,10 @@ def _write_codes(workdir, config, fitted, layout, title):
         "signals": len(layout["names"]),
         "active_experts": fitted.active,
         "layout": layout,
-        "versions": monitoring.versions(),
+        "versions": devices.versions(),
     }
     with artefacts.atomic_folder(workdir.fit(FIT)) as folder:
-        fitting.write_codes(folder / "codes.npz", fitted)
+        batched.write_codes(folder / "codes.npz", fitted)
         artefacts.write_json(folder / "metrics.json", metrics)
 
 

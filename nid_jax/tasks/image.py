@@ -10,10 +10,11 @@ import functools
 import jax
 import numpy as np
 
-from nid_jax import data, losses, metrics
+from nid_jax import data, metrics
 from nid_jax.coding import grid_operator, operators
 from nid_jax.metrics import perceptual
 from nid_jax.tasks.task import Measured, Task
+from nid_jax.training import losses
 
 
 def build(config):

@@ -5,10 +5,11 @@ import dataclasses
 import jax
 import numpy as np
 
-from nid_jax import data, losses, metrics
+from nid_jax import data, metrics
 from nid_jax.coding import operators, surface
 from nid_jax.fields.coordinates import grid
 from nid_jax.tasks.task import Measured, Task
+from nid_jax.training import losses
 
 SEEN = ("grid", "view", "cloud")
 _FAR_WEIGHT = 0.02

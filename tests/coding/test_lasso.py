@@ -9,7 +9,7 @@ from sklearn.linear_model import ElasticNet, Lasso
 
 from nid_jax.coding import lasso
 from nid_jax.coding.gram import NormalEquations
-from nid_jax.losses import expert_weights
+from nid_jax.training.losses import expert_weights
 
 SIGNALS, EXPERTS = 4, 24
 

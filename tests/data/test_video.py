@@ -11,7 +11,7 @@ from PIL import Image
 from nid_jax.data import to_array
 from nid_jax.data import video as video_module
 from nid_jax.data.video import CUT_OUTS, Clip, Mover, covered, open_clip, open_video
-from nid_jax.run.movies import write_movie
+from nid_jax.reporting.movies import write_movie
 
 
 @pytest.fixture

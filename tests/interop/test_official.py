@@ -11,7 +11,7 @@ from flax import nnx
 
 from nid_jax.fields.model import build_model, count_parameters
 from nid_jax.interop import official
-from nid_jax.run.workdir import Workdir
+from nid_jax.storage.workdir import Workdir
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "official.py"
 MODULE = runpy.run_path(str(CONFIG))

@@ -21,7 +21,7 @@ from nid_jax.fields.coordinates import grid
 from nid_jax.fields.variables import Basis, Code, RouterParam
 from nid_jax.interop import official
 from nid_jax.interop.torch_checkpoint import Official, Told, load, make_config, read_checkpoint
-from nid_jax.losses import Objective, expert_weights, sparsity
+from nid_jax.training.losses import Objective, expert_weights, sparsity
 
 TESTS = Path(__file__).resolve().parents[1]
 DATA = TESTS / "data" / "official"

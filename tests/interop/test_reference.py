@@ -28,10 +28,10 @@ from nid_jax.interop.torch_checkpoint import (
     make_config,
     read_checkpoint,
 )
-from nid_jax.losses import Objective, expert_weights, sparsity
-from nid_jax.run import training
-from nid_jax.run.optimisers import build_optimiser
-from nid_jax.run.workdir import Workdir
+from nid_jax.storage import models
+from nid_jax.storage.workdir import Workdir
+from nid_jax.training.losses import Objective, expert_weights, sparsity
+from nid_jax.training.optimisers import build_optimiser
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = runpy.run_path(str(ROOT / "configs" / "official.py"))["get_config"]("images")
@@ -76,7 +76,7 @@ class Imported:
         told = Told(options, "official.txt", size=tuple(meta["image_size"]))
         self.path = folder / f"{name}_before.ckpt"
         convert(self.path, Workdir(workdir), BASE, told)
-        self.model, self.config, _, _ = training.load_model(Workdir(workdir))
+        self.model, self.config, _, _ = models.load_model(Workdir(workdir))
         data = self.data
         self.images = jnp.asarray(data["imgs"])
         self.ids = jnp.asarray(data["img_ids"].astype(np.int32))

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nid_jax.fields.coordinates import grid
+from nid_jax.fitting.batched import read_codes
 from nid_jax.interop import official
 from nid_jax.interop.torch_checkpoint import (
     Official,
@@ -24,10 +25,9 @@ from nid_jax.interop.torch_checkpoint import (
     optimiser_state,
     read_checkpoint,
 )
-from nid_jax.run import training
-from nid_jax.run.fitting import read_codes
-from nid_jax.run.optimisers import build_optimiser
-from nid_jax.run.workdir import Workdir
+from nid_jax.storage import models
+from nid_jax.storage.workdir import Workdir
+from nid_jax.training.optimisers import build_optimiser
 from tests.interop.official_numpy import forward, logits, random_state, shape_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,7 +140,7 @@ def imported(request, tmp_path_factory):
 def test_adam_goes_on_where_torch_stopped(imported):
     """A further step from the moments of the file itself, by NumPy in float64."""
     saved, _, config, workdir = imported
-    model, _, _, _ = training.load_model(workdir)
+    model, _, _, _ = models.load_model(workdir)
     graphdef, params, constants = nnx.split(model, nnx.Param, ...)
     state = optimiser_state(config, model, saved)
     assert saved.step == 1
@@ -266,11 +266,11 @@ def test_one_further_step_is_torchs(tmp_path):
     adam.step()
 
     from nid_jax.coding import operators
-    from nid_jax.losses import Objective
-    from nid_jax.run.steps import TrainState, make_step
-    from nid_jax.run.strategies import build_strategy
+    from nid_jax.training.losses import Objective
+    from nid_jax.training.steps import TrainState, make_step
+    from nid_jax.training.strategies import build_strategy
 
-    model, config, _, _ = training.load_model(Workdir(tmp_path / "run"))
+    model, config, _, _ = models.load_model(Workdir(tmp_path / "run"))
     graphdef, params, constants = nnx.split(model, nnx.Param, ...)
     strategy = build_strategy(config, Objective.from_config(config.loss))
     optimizer = build_optimiser(config.train.optimizer, config.train.steps)

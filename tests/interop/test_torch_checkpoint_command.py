@@ -14,7 +14,7 @@ from absl import flags, logging
 
 from nid_jax.interop import official, torch_checkpoint
 from nid_jax.interop.torch_checkpoint import Told, convert, read_checkpoint
-from nid_jax.run.workdir import Workdir
+from nid_jax.storage.workdir import Workdir
 from tests.interop.official_numpy import random_state, shape_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from nid_jax import data, metrics
 from nid_jax.metrics import perceptual
-from nid_jax.run import training
-from nid_jax.run.workdir import Workdir
+from nid_jax.storage import models
+from nid_jax.storage.workdir import Workdir
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_a_fit_reports_lpips_where_the_config_names_weights(call, copied, tiny, 
 
 def reconstructed(workdir, folder):
     """Clipped pictures of a fit's codes on 31x31, and the true ones. [S, 31, 31, 1] twice."""
-    model, _, _, _ = training.load_model(Workdir(workdir, read_only=True))
+    model, _, _, _ = models.load_model(Workdir(workdir, read_only=True))
     config = ConfigDict(json.loads((folder / "metrics.json").read_text())["config"])
     truth = data.to_array(data.open_collection(config.data, "test", config.seed))
     axis = np.linspace(-1, 1, 31)

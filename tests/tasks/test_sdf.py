@@ -10,6 +10,7 @@ import pytest
 import trimesh
 from PIL import Image
 
+from nid_jax.storage import models
 from nid_jax.tasks.sdf import surface_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,12 +103,11 @@ def test_a_fit_leaves_codes_scores_meshes_and_pictures(trained):
 def test_the_scores_are_those_of_the_stored_codes(on_trained, trained):
     """IoU from the codes, the checkpoint and the shapes' own distances, in float64."""
     from nid_jax import data
-    from nid_jax.run import training
-    from nid_jax.run.workdir import Workdir
+    from nid_jax.storage.workdir import Workdir
 
     folder = trained / "fits" / "test"
     codes, bias = (part.astype(np.float64) for part in codes_of(folder))
-    model, config, _, _ = training.load_model(Workdir(trained, read_only=True))
+    model, config, _, _ = models.load_model(Workdir(trained, read_only=True))
     axis = np.linspace(-1, 1, 16)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     basis = np.asarray(model.dictionary.basis(points.astype(np.float32)), np.float64)[..., 0]

@@ -11,9 +11,9 @@ from PIL import Image
 
 from nid_jax import tasks
 from nid_jax.data import to_array
-from nid_jax.run import training
-from nid_jax.run.workdir import Workdir
+from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import video
+from nid_jax.training import loop
 
 CONFIG = "configs/video.py"
 SMALL = ("--config.train.steps=4", "--config.fit.robust.steps=5")
@@ -196,7 +196,7 @@ def test_the_costs_of_many_experts_are_finite(tmp_path, pytestconfig, experts):
     config.data.size = (8, 12)
     config.dictionary.update({"num_experts": experts, "width": 8})
     config.train.update({"steps": 2, "log_every": 1})
-    trained = training.train(tasks.build(config), config, Workdir(tmp_path / "run"))
+    trained = loop.train(tasks.build(config), config, Workdir(tmp_path / "run"))
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines if "loss" in json.loads(line)]
     assert len(losses) == 2

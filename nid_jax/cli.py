@@ -1,0 +1,99 @@
+"""Train a neural implicit dictionary, fit unseen signals with it, render them.
+
+python main.py --config=configs/image.py --workdir=DIR [--mode=run|train|fit|eval|render]
+"""
+
+import errno
+import re
+import sys
+from logging import Formatter
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from nid_jax import commands, sharding, tasks
+from nid_jax.storage import artefacts
+from nid_jax.storage.workdir import Workdir
+
+EXAMPLE = "such as --config=configs/image.py"
+# Errors of the system that whoever typed the command can do something about.
+MENDABLE = {None, errno.ENOENT, *artefacts.REFUSALS}
+# What a parser of flags says, and what a person needs to hear.
+WANTED = {
+    "invalid literal for int": "a whole number is wanted",
+    "could not convert string to float": "a number is wanted",
+    "Non-boolean argument": "true or false is wanted",
+    "as tuple": "numbers in parentheses are wanted, such as '(25,25)'",
+    "as a ConfigDict": "is a group of keys; give one of them, such as --config.train.steps=100",
+}
+
+
+def define_flags(values=flags.FLAGS, argv=None):
+    """Define the options on `values`; `argv` is the command line that they will be read from."""
+    here = {"flag_values": values}
+    config_flags.DEFINE_config_file(
+        "config", None, "FILE[:variant], such as configs/image.py:cpu.", sys_argv=argv, **here
+    )
+    flags.DEFINE_string("workdir", None, "Folder: checkpoints, fits, report.html.", **here)
+    flags.DEFINE_string("checkpoint", None, "Workdir of the dictionary; else --workdir.", **here)
+    flags.DEFINE_enum("mode", "run", list(commands.MODES), "What to do.", **here)
+    flags.DEFINE_bool("distributed", False, "Join the other processes of this run.", **here)
+
+
+def complain(message):
+    """One line on standard error, and the exit status of a command that was typed wrong."""
+    print("error:", *str(message).split(), file=sys.stderr)
+    sys.exit(2)
+
+
+def parse(argv, values=flags.FLAGS):
+    """Read the command line; an unknown flag, key or value is one line, with the nearest name."""
+    try:
+        rest = values(argv)
+        if values.config is None:
+            complain(f"--config is missing; {EXAMPLE}")
+        values.config.task  # noqa: B018 - a file that could not be read says so only now
+        if not values.workdir:
+            complain("--workdir is missing; the folder that takes checkpoints, fits and the report")
+    except (AttributeError, KeyError) as error:
+        words = re.findall(r"""['"](\w+)['"\\]""", str(error.args[0]))
+        near = f", did you mean {words[1]!r}?" if len(set(words)) > 1 else ""
+        typed = next(a for a in argv if f".{words[0]}" in a).partition("=")[0]
+        complain(f"{typed}: the config has no key {words[0]!r}{near}")
+    except OSError:
+        typed = [a for a in argv if a.lstrip("-").startswith("config=")]
+        complain(f"{(typed or ['--config'])[-1]}: cannot be read; {EXAMPLE}")
+    except flags.Error as error:
+        # A config file that raises is quoted with its traceback; the last line says what is wrong.
+        text = str(error).strip().rpartition("Error: ")[2].removeprefix("flag ")
+        wanted = next((WANTED[reason] for reason in WANTED if reason in text), None)
+        complain(f"{text.partition(': ')[0]}: {wanted}" if wanted else text)
+    if len(rest) > 1:
+        complain(f"unexpected argument {rest[1]!r}; options are --name=value")
+    return rest
+
+
+def main(argv, values=flags.FLAGS):
+    """Dispatch on --mode; what the person who typed the command can mend is one line."""
+    del argv
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+        logging.get_absl_handler().setFormatter(Formatter("%(levelname)s: %(message)s"))
+    try:
+        sharding.initialise_distributed(values.distributed)
+        workdir = source = Workdir(values.workdir)
+        if values.checkpoint:
+            source = Workdir(values.checkpoint, read_only=True, flag="--checkpoint")
+        commands.MODES[values.mode](commands.Context(tasks.build, values.config, workdir, source))
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in MENDABLE:
+            raise
+        logging.info("traceback", exc_info=True)
+        named = getattr(error, "filename", None)
+        complain(f"{named}: {error.strerror}" if named else error)
+
+
+def run():
+    """The command: reads sys.argv, leaves with 0, or with 2 and one line."""
+    define_flags()
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,378 @@
+"""The verbs of the command line: run, train, fit, eval, render, interpolate, nearest.
+
+Each takes the task's builder, the caller's config, and the workdirs; none knows a task by name.
+"""
+
+import dataclasses
+import math
+import sys
+import time
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from nid_jax import sharding
+from nid_jax.fields.coordinates import grid
+from nid_jax.fields.model import count_parameters
+from nid_jax.fitting import batched, code_space, meshing, priors, rendering
+from nid_jax.reporting import fits, monitoring, movies, pictures, surfaces, tables
+from nid_jax.reporting.report import write_report
+from nid_jax.storage import artefacts, models
+from nid_jax.storage.workdir import Workdir
+from nid_jax.training import loop
+
+# What defines the run of a workdir, and what of it may change when training goes on.
+SECTIONS = ("task", "seed", "data", "dictionary", "router", "loss", "train")
+CHANGEABLE = (
+    "train.steps",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "data.num_test",
+)
+# What belongs to the dictionary, so comes from its workdir; the rest is the caller's.
+LEARNED = ("dictionary", "router", "loss", "train")
+# Float32 numbers of rendered signals held at a time: 64 MB.
+_RENDERED_NUMBERS = 2**24
+# Signals of at most this size are read once before training, to find those that cannot be.
+_READ_BYTES = 2**28
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a command works on. source: the workdir with the dictionary, often the same."""
+
+    build_task: object
+    config: ConfigDict
+    workdir: Workdir
+    source: Workdir
+
+
+def run(context):
+    """Train, fit the split of config.fit.split, write the report."""
+    if context.config.fit.solver == "gaussian" and not context.config.prior.num_signals:
+        raise ValueError("prior.num_signals: 0 learns no prior; fit.solver=gaussian needs one")
+    # A bad file among the signals to fit should not come to light after hours of training.
+    task = context.build_task(context.config)
+    held_out = check_fit(context, task, context.config)
+    seen = task.measure(held_out)
+    read = seen.cloud if seen.values is None else held_out.__getitem__
+    count = context.config.fit.num_signals or len(held_out)
+    if 4 * count * math.prod(held_out.shape) <= _READ_BYTES:
+        for index in range(min(count, len(held_out))):
+            read(index)
+    train(context)
+    return fit(context, announced=True)
+
+
+def train(context):
+    """Train the dictionary; a workdir that holds a checkpoint of the same config goes on."""
+    config, workdir = context.config, context.workdir
+    if workdir.holds_checkpoint():
+        workdir.check_same_config(config, SECTIONS, CHANGEABLE)
+    task = context.build_task(config)
+    evaluate = None
+    if config.train.eval_every:
+        quick = config.copy_and_resolve_references()
+        with quick.unlocked():
+            quick.fit.num_signals = config.eval.num_signals
+        held_out = check_fit(context, task, quick)
+
+        def evaluate(model):
+            return batched.evaluate(task, model, held_out, quick)
+
+    trained = loop.train(task, config, workdir, evaluate)
+    if trained.interrupted:
+        raise SystemExit(143)
+    if config.prior.num_signals:
+        prior = priors.learn_prior(task, trained.model, task.open("train"), config)
+        priors.save_prior(workdir.root / "prior.npz", prior)
+    seconds = trained.summary
+    print(
+        f"trained {trained.step} steps in {seconds['train_seconds']:.1f} s "
+        f"(and {seconds['compile_seconds']:.1f} s to compile)"
+    )
+    return trained
+
+
+def check_fit(context, task, config):
+    """The signals to fit, opened; ValueError or FileNotFoundError for a fit that cannot be."""
+    batched.check(config)
+    context.workdir.fit(config.fit.name)
+    collection = task.open(config.fit.split)
+    batched.check_measured(config, task.measure(collection))
+    return collection
+
+
+def load(context):
+    """The trained model on the caller's mesh, and the config with its own sections in place."""
+    mesh = sharding.make_mesh(context.config.mesh.data, context.config.mesh.expert)
+    # What the storage found damaged it has said already.
+    model, saved, _, _ = models.load_model(context.source, mesh=mesh)
+    config = context.config.copy_and_resolve_references()
+    with config.unlocked():
+        for section in LEARNED:
+            config[section] = saved[section]
+    return model, config, mesh
+
+
+def fit(context, announced=False):
+    """Codes of unseen signals with the dictionary frozen; scores, pictures, report."""
+    workdir = context.workdir
+    model, config, mesh = load(context)
+    task = context.build_task(config)
+    collection = check_fit(context, task, config)
+    batched.check_signals(model, task.measure(collection), collection.title)
+    workdir.prepare()
+    if not announced:
+        counts = count_parameters(model)
+        for line in monitoring.device_summary(mesh, counts, config_path=context.source.config):
+            print(line, file=sys.stderr)
+    prior = priors.load_prior(context.source.root / "prior.npz")
+    fitted = batched.fit(task, model, collection, config, mesh, prior=prior)
+    metrics = fits.write_fit(task, model, fitted, collection, config, workdir, config.fit.name)
+    _write_usage(workdir, model, fitted)
+    _print_scores(config.fit.name, metrics)
+    print(f"report: {write_report(workdir.root)}")
+    return metrics
+
+
+def evaluate(context):
+    """Score an earlier fit's codes again, against signals on disk; nothing is solved."""
+    model, config, _ = load(context)
+    task = context.build_task(config)
+    path = context.workdir.fit(config.fit.name) / "codes.npz"
+    fitted = _read_fit(path, model)
+    collection = check_fit(context, task, config)
+    wanted = collection.names[: len(fitted.names)]
+    for index, name in enumerate(fitted.names):
+        if index >= len(wanted) or wanted[index] != name:
+            place = "in another place" if name in collection.names else "not there"
+            raise ValueError(
+                f"{path}: its signal {index}, {name!r}, is {place} in the {config.fit.split} split "
+                f"of {collection.title}; give the data.* that it was fitted with"
+            )
+    reconstruction, truth = batched.reconstruct(task, model, fitted, collection, config)
+    if truth is None:
+        raise ValueError(f"data.root: {collection.title} comes without the truth to score against")
+    scores = task.metrics(reconstruction, truth, task.measure(collection))
+    metrics = {"solver": "stored codes", "signals": len(truth), "active_experts": fitted.active}
+    metrics |= {name: float(np.mean(values)) for name, values in scores.items()}
+    metrics |= {f"{name}_per_signal": values.tolist() for name, values in scores.items()}
+    context.workdir.write_json(path.with_name("evaluation.json"), metrics)
+    _print_scores(config.fit.name, metrics)
+    return metrics
+
+
+def _read_fit(path, model):
+    """A fit from its codes.npz; ValueError where it was made with another dictionary."""
+    fitted = batched.Fitted.from_codes(*batched.read_codes(path))
+    experts, channels = fitted.codes.shape[-1], fitted.bias.shape[-1]
+    if (experts, channels) != (model.dictionary.num_experts, model.channels):
+        raise ValueError(
+            f"{path}: codes of {experts} experts and {channels} channels; this dictionary has "
+            f"{model.dictionary.num_experts} and {model.channels}: give the --checkpoint of the fit"
+        )
+    return fitted
+
+
+def render(context):
+    """Pictures or meshes of an earlier fit's codes at any resolution; no signal is read."""
+    model, config, _ = load(context)
+    task = context.build_task(config)
+    folder = context.workdir.fit(config.fit.name)
+    fitted = _read_fit(folder / "codes.npz", model)
+    layout = context.workdir.read_json(folder / "metrics.json")["layout"]
+    start = time.perf_counter()
+    draw = _render_surfaces if "surface" in layout else _render_pictures
+    what = draw(folder, task, model, fitted, layout, config)
+    print(f"{what} rendered in {time.perf_counter() - start:.2f} s: {folder / 'render'}")
+
+
+def _render_surfaces(folder, task, model, fitted, layout, config):
+    """A mesh and a picture of every shape. -> what was rendered, in words."""
+    meshing.check(config.fit.mesh)
+    shape, window = _what_to_render(config.render, layout)
+    count = surfaces.render_surfaces(
+        folder / "render", model, fitted, layout, shape, config, window
+    )
+    return f"{count} meshes at {' x '.join(map(str, shape))}"
+
+
+def _render_pictures(folder, task, model, fitted, layout, config):
+    """A picture of every signal, frames where it has three axes. -> what was rendered, in words."""
+    shape, window = _what_to_render(config.render, layout)
+    pieces = layout.get("per_signal", 1)
+    # As many whole signals at a time as make up to 64 MB.
+    values_each = pieces * math.prod(shape) * model.channels
+    together = pieces * max(1, _RENDERED_NUMBERS // values_each)
+    count = 0
+    for first in range(0, len(fitted.codes), together):
+        some = slice(first, first + together)
+        gates = rendering.gates_of(fitted.codes[some], fitted.bias[some])
+        values = rendering.render(model.dictionary, gates, shape, window, config.render.chunk)
+        if fitted.correction is not None:
+            values = values + rendering.resampled(fitted.correction[some], shape, window)
+        for image in task.assemble(values, layout, scale=config.render.scale):
+            target = folder / "render" / artefacts.file_name(count, layout["names"][count])
+            if image.ndim == 4:
+                _save_frames(target, image, config.fit.get("movies", ()))
+            else:
+                pictures.save_png(target.with_name(f"{target.name}.png"), image)
+            count += 1
+    if fitted.deviation is not None:
+        _render_deviation(folder, task, fitted, layout, (shape, window), config.render.scale)
+    return f"{count} signals of {' x '.join(str(side) for side in image.shape[:-1])}"
+
+
+def interpolate(context):
+    """Signals between two of a fit: frames, or meshes, and a movie of them."""
+    model, config, _ = load(context)
+    task = context.build_task(config)
+    wanted = config.fit.interpolate
+    folder = context.workdir.fit(config.fit.name)
+    fitted = _read_fit(folder / "codes.npz", model)
+    layout = context.workdir.read_json(folder / "metrics.json")["layout"]
+    if "patch" in layout:
+        raise ValueError("data.patch.size: signals in patches have several codes each; allowed: 0")
+    codes, bias = code_space.path_between(
+        fitted.codes, fitted.bias, wanted.start, wanted.end, wanted.frames
+    )
+    path = dataclasses.replace(fitted, codes=codes, bias=bias, correction=None)
+    target = folder / "interpolate" / f"{wanted.start:04d}_{wanted.end:04d}"
+    shape, window = _what_to_render(config.render, layout)
+    if "surface" in layout:
+        surfaces.write_sequence(target, model, path, shape, layout)
+    else:
+        gates = rendering.gates_of(codes, bias)
+        values = rendering.render(model.dictionary, gates, shape, window, config.render.chunk)
+        _save_frames(target, task.assemble(values, layout, scale=config.render.scale), ("gif",))
+    print(f"{wanted.frames} signals from {wanted.start} to {wanted.end}: {target}")
+
+
+def nearest(context):
+    """The signals most like each of a fit, by what their codes render: nearest.json and a table."""
+    model, config, _ = load(context)
+    wanted = config.fit.nearest
+    folder = context.workdir.fit(config.fit.name)
+    among = context.workdir.fit(wanted.among or config.fit.name)
+    fitted, known = (_read_fit(path / "codes.npz", model) for path in (folder, among))
+    indices, distances = code_space.nearest(
+        model.dictionary,
+        fitted.codes,
+        fitted.bias,
+        known.codes,
+        known.bias,
+        wanted.count,
+        same=among == folder,
+    )
+    found = {
+        name: [{"name": known.names[i], "distance": float(d)} for i, d in zip(row, ds, strict=True)]
+        for name, row, ds in zip(fitted.names, indices, distances, strict=True)
+    }
+    target = folder / "nearest.json"
+    context.workdir.write_json(target, {"among": among.name, "nearest": found})
+    rows = [[name, *(entry["name"] for entry in entries)] for name, entries in found.items()]
+    print(tables.table(rows, ["signal", *(f"{n + 1}." for n in range(indices.shape[1]))]))
+    print(f"distances: {target}")
+
+
+def _save_frames(folder, frames, formats):
+    """FOLDER/00000.png of frames [T, H, W, C] along the first axis, and FOLDER.mp4 or .gif."""
+    with artefacts.atomic_folder(folder) as temporary:
+        for number, frame in enumerate(frames):
+            pictures.save_png(temporary / f"{number:05d}.png", frame)
+    for suffix in formats:
+        movies.write_movie(folder.with_name(f"{folder.name}.{suffix}"), frames)
+
+
+def _render_deviation(folder, task, fitted, layout, view, scale):
+    """Where renders are unsure: standard deviations, white at the largest of all signals."""
+    deviations = task.assemble(rendering.resampled(fitted.deviation, *view), layout, scale=scale)
+    for index, image in enumerate(deviations):
+        name = artefacts.file_name(index, layout["names"][index])
+        shown = image.mean(-1, keepdims=True) / max(deviations.max(), 1e-12)
+        pictures.save_png(folder / "render" / f"{name}_deviation.png", shown)
+
+
+def _what_to_render(wanted, layout):
+    """(samples along each axis, window or None) of config.render; ValueError naming the key."""
+    tile, shape, window = layout.get("patch", layout["grid"]), wanted.shape, wanted.window
+    if "patch" in layout and (shape or window):
+        raise ValueError("render.shape, render.window: signals in patches take render.scale only")
+    for key, least in (("scale", 1), ("chunk", 0)):
+        if wanted[key] < least:
+            raise ValueError(f"render.{key}: {wanted[key]}; allowed: {least} or more")
+    shape = tuple(shape) or tuple(side * wanted.scale for side in tile)
+    whole = all(isinstance(side, int) and side > 0 for side in shape)
+    if len(shape) != len(tile) or not whole:
+        raise ValueError(
+            f"render.shape: {shape}; allowed: {len(tile)} whole numbers, each 1 or more"
+        )
+    if "patch" in layout:
+        return shape, _patch_window(tile, wanted.scale)
+    if not window:
+        return shape, None
+    pairs = len(window) == len(tile) and all(
+        isinstance(pair, tuple | list) and len(pair) == 2 for pair in window
+    )
+    numbers = pairs and all(isinstance(end, int | float) for pair in window for end in pair)
+    if not numbers or not all(low < high for low, high in window):
+        raise ValueError(
+            f"render.window: {window}; allowed: {len(tile)} pairs (low, high) with low < high, "
+            "such as ((-1,0),(-1,0)), where an axis spans -1 to 1"
+        )
+    return shape, window
+
+
+def _patch_window(tile, scale):
+    """The window of a patch whose every sample becomes `scale` samples centred on it.
+
+    Whole signals end on -1 and 1 at any scale. Patches that did would not meet: neighbours are one
+    sample apart, and a patch ends half a sample before its neighbour begins.
+    """
+    reach = [1 + (1 - 1 / scale) / max(side - 1, 1) for side in tile]
+    return tuple((-end, end) for end in reach)
+
+
+def _write_usage(workdir, model, fitted):
+    """usage.json and atoms.png: how often and how much experts serve, and what they look like."""
+    importance = np.abs(fitted.codes).mean(0)
+    usage = (fitted.codes != 0).mean(0)
+    workdir.write_json("usage.json", {"usage": usage, "importance": importance})
+    if len(model.grid_shape) != 2:
+        return
+    order = np.argsort(-importance)[:32].astype(np.int32)
+    atoms = model.dictionary.basis_of(grid(model.grid_shape), order)
+    images = np.moveaxis(np.asarray(atoms), 1, 0).reshape(len(order), *model.grid_shape, -1)
+    pictures.atoms_sheet(workdir.atoms, images, usage=usage[order], experts=order.tolist())
+
+
+# Scores of metrics.json that the terminal shows where a task has them.
+_SCORES = {
+    "psnr": "PSNR dB",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "iou": "IoU",
+    "chamfer": "chamfer",
+    "normal_consistency": "normals",
+}
+
+
+def _print_scores(name, metrics):
+    scores = {key: label for key, label in _SCORES.items() if key in metrics}
+    headers = ["fit", "solver", "signals", *scores.values(), "active", "s/signal"]
+    row = [name, metrics["solver"], metrics["signals"], *(metrics[key] for key in scores)]
+    row += [metrics["active_experts"], metrics.get("seconds_per_signal")]
+    print(tables.table([row], headers))
+
+
+MODES = {
+    "run": run,
+    "train": train,
+    "fit": fit,
+    "eval": evaluate,
+    "render": render,
+    "interpolate": interpolate,
+    "nearest": nearest,
+}

@@ -1,0 +1,168 @@
+"""Meshes: codes of signed distance functions to triangles, with the normals of the function."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import trimesh
+from flax import nnx
+
+from nid_jax.fields.coordinates import pad_chunks
+from nid_jax.fitting.rendering import render_points
+from nid_jax.geometry import level_set
+from nid_jax.geometry.mesh import EXPORTED, export_mesh
+from nid_jax.storage.artefacts import file_name
+
+# Points given to the dictionary at a time. Every call has this size, and so one compilation.
+_CHUNK = {"cpu": 2**12}
+_CHUNK_ACCELERATOR = 2**16
+# Signals whose first level is held at a time, in numbers.
+_COARSE_NUMBERS = 2**25
+
+
+def meshes_of(
+    dictionary,
+    gates,
+    resolution,
+    window=None,
+    truncation=None,
+    coarse=level_set.COARSE,
+    lipschitz=level_set.LIPSCHITZ,
+    chunk=0,
+):
+    """Surfaces of S signed distance functions, channel 0 of the signals.
+
+    gates of S signals; resolution, window, coarse, lipschitz as in `level_set.extract`;
+    truncation: where the distances were cut off, or None; chunk: points at a time, 0 for what
+    fits the machine. -> S `trimesh.Trimesh` in the coordinates of the dictionary, whose vertex
+    normals are the function's unit gradient (outward). A signal without a surface has a mesh
+    without vertices. Raises ValueError naming the signal where a function is not finite.
+    """
+    chunk = chunk or _CHUNK.get(jax.default_backend(), _CHUNK_ACCELERATOR)
+    search = {"window": window, "coarse": coarse, "lipschitz": lipschitz, "bound": truncation}
+    points = level_set.coarse_points(resolution, **search)
+    signals = len(gates.bias)
+    together = max(1, _COARSE_NUMBERS // len(points))
+    meshes = []
+    for start in range(0, signals, together):
+        group = _signals(gates, start, start + together)
+        # The experts' shared work is done once for all signals where these share their points.
+        values = values_at(dictionary, group, points, chunk)
+        for number, known in enumerate(values, start):
+            one = _signals(gates, number, number + 1)
+            try:
+                meshes.append(_mesh(dictionary, one, resolution, search, known, chunk))
+            except ValueError as error:
+                raise ValueError(f"signal {number}: {error}") from error
+    return meshes
+
+
+def _signals(gates, start, stop):
+    return jax.tree.map(lambda leaf: leaf[start:stop], gates)
+
+
+def _mesh(dictionary, gates, resolution, search, known, chunk):
+    vertices, faces, _ = level_set.extract(
+        lambda points: values_at(dictionary, gates, points, chunk)[0],
+        resolution,
+        coarse_values=known,
+        **search,
+    )
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    if len(vertices):
+        slopes = gradients(dictionary, gates, vertices, chunk)
+        length = np.linalg.norm(slopes, axis=1, keepdims=True)
+        # Where the function is flat it has no normal, and the triangles' own is left.
+        usable = np.isfinite(length) & (length > 0)
+        mesh.vertex_normals = np.where(
+            usable, slopes / np.where(usable, length, 1), mesh.vertex_normals
+        )
+    return mesh
+
+
+def values_at(dictionary, gates, points, chunk=0):
+    """Channel 0 of S signals at points [P, D] -> [S, P]. One compilation serves any P.
+
+    A few points are padded to a whole chunk, and cost as much.
+    """
+    chunk = chunk or _CHUNK.get(jax.default_backend(), _CHUNK_ACCELERATOR)
+    points = np.asarray(points, np.float32)
+    padded = np.pad(points, ((0, max(0, chunk - len(points))), (0, 0)), mode="edge")
+    return render_points(dictionary, gates, padded, chunk)[:, : len(points), 0]
+
+
+def gradients(dictionary, gates, points, chunk=0):
+    """Gradient of one signal's channel 0 at points [P, D], gates of that signal -> [P, D]."""
+    chunk = chunk or _CHUNK.get(jax.default_backend(), _CHUNK_ACCELERATOR)
+    graphdef, state = nnx.split(dictionary)
+    chunks, count = pad_chunks(np.asarray(points, np.float32), chunk)
+    slopes = [np.asarray(_gradients(graphdef, state, piece, gates)) for piece in chunks]
+    return np.concatenate(slopes)[:count]
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _gradients(graphdef, state, points, gates):
+    dictionary = nnx.merge(graphdef, state, copy=True)
+    # A value depends on its own point alone: the gradient of the sum is every point's own.
+    return jax.grad(lambda x: jnp.sum(dictionary.combine(x, gates)[0, :, 0]))(points)
+
+
+def transformed(mesh, matrix):
+    """A mesh moved by an affine map [4, 4], its normals by the inverse transpose. -> new mesh.
+
+    Triangles are turned round where the map is a reflection. Raises ValueError for a map that
+    cannot be inverted.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    linear = matrix[:3, :3]
+    if not (np.isfinite(matrix).all() and np.linalg.det(linear)):
+        raise ValueError(f"the map to original units cannot be inverted: {matrix.tolist()}")
+    vertices = mesh.vertices @ linear.T + matrix[:3, 3]
+    faces = mesh.faces[:, ::-1] if np.linalg.det(linear) < 0 else mesh.faces
+    normals = mesh.vertex_normals @ np.linalg.inv(linear)
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    normals = normals / np.where(length > 0, length, 1)
+    return trimesh.Trimesh(vertices, faces, vertex_normals=normals, process=False)
+
+
+def write_mesh(path, mesh, denormalise=None):
+    """Write a mesh with its normals, whole or not at all; the suffix says how. -> path.
+
+    denormalise: the map [4, 4] from the mesh's coordinates to those written; None for none.
+    Raises ValueError for a suffix that `geometry.mesh.export_mesh` does not know, and for a mesh
+    without faces.
+    """
+    path = Path(path)
+    if not len(mesh.faces):
+        raise ValueError(f"{path}: the mesh has no faces")
+    export_mesh(mesh if denormalise is None else transformed(mesh, denormalise), path)
+    return path
+
+
+def write_meshes(folder, meshes, names, suffix=".ply", denormalise=None):
+    """Write FOLDER/0000_NAME.ply and so on. -> paths of those written.
+
+    denormalise: one map [4, 4] for each mesh, or None. Meshes without faces are left out.
+    """
+    maps = [None] * len(meshes) if denormalise is None else denormalise
+    paths = []
+    for number, (mesh, name, matrix) in enumerate(zip(meshes, names, maps, strict=True)):
+        if len(mesh.faces):
+            path = Path(folder) / (file_name(number, name) + suffix)
+            paths.append(write_mesh(path, mesh, matrix))
+    return paths
+
+
+def check(config_mesh):
+    """Raise ValueError, naming the key, for meshes that cannot be."""
+    if config_mesh.resolution < 0 or config_mesh.resolution == 1:
+        raise ValueError(
+            f"fit.mesh.resolution: {config_mesh.resolution}; allowed: 0 (the signals'), 2 or more"
+        )
+    if config_mesh.format not in EXPORTED:
+        raise ValueError(f"fit.mesh.format: {config_mesh.format!r}; allowed: {', '.join(EXPORTED)}")
+    for key in ("threshold", "samples"):
+        if config_mesh[key] <= 0:
+            raise ValueError(f"fit.mesh.{key}: {config_mesh[key]}; allowed: above 0")

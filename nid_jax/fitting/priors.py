@@ -1,0 +1,58 @@
+"""The Gaussian prior of a dictionary: learnt from the training signals' codes, kept beside it."""
+
+import numpy as np
+
+from nid_jax.coding.prior import GaussianPrior, fit_prior
+from nid_jax.coding.solving import solve
+from nid_jax.storage.artefacts import atomic_path
+
+# Numbers of training signals whose codes are solved at a time: 128 MB.
+_BATCH_NUMBERS = 2**25
+
+
+def learn_prior(task, model, collection, config):
+    """Ridge codes of up to config.prior.num_signals training signals, and their Gaussian.
+
+    Signals are taken evenly from the collection. Copies of one signal ('name/mirror', patches
+    'name/3_4') are held out together when the shrinkage is chosen. -> GaussianPrior.
+    """
+    wanted = config.prior
+    count = min(wanted.num_signals, len(collection))
+    chosen = np.unique(np.linspace(0, len(collection) - 1, count).astype(int))
+    seen = task.learned_from(collection)
+    codes, residuals = [], []
+    size = max(1, _BATCH_NUMBERS // (seen.operator.num_measurements * seen.channels))
+    for first in range(0, len(chosen), size):
+        some = chosen[first : first + size]
+        measurements = np.stack([seen.values(int(index)) for index in some])
+        solution = solve(model.dictionary, seen.operator, measurements, "ridge", lam=wanted.lam)
+        codes.append(np.asarray(solution.codes))
+        residuals.append(np.asarray(solution.residual))
+    originals = [collection.names[int(index)].split("/")[0] for index in chosen]
+    codes = np.concatenate(codes)
+    prior = fit_prior(
+        codes,
+        residual=np.concatenate(residuals),
+        shrinkage=wanted.shrinkage or None,
+        groups=np.unique(originals, return_inverse=True)[1],
+    )
+    return prior._replace(codes=codes) if wanted.keep_codes else prior
+
+
+def save_prior(path, prior):
+    """Write a prior as .npz, whole or not at all."""
+    arrays = {name: np.asarray(value) for name, value in prior.arrays().items()}
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def load_prior(path):
+    """The prior at `path`, or None where there is none. ValueError for a damaged file."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            required = set(GaussianPrior._fields) - {"codes"}
+            return GaussianPrior(**{name: stored[name] for name in required | set(stored)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged prior ({error}); train again to replace it") from error

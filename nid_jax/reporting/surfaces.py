@@ -1,0 +1,97 @@
+"""What a fit of shapes leaves besides its codes: meshes, how good they are, pictures of them."""
+
+import numpy as np
+
+from nid_jax import metrics
+from nid_jax.fitting import meshing, rendering
+from nid_jax.geometry import shading
+from nid_jax.reporting import movies, pictures, viewer
+from nid_jax.storage.artefacts import atomic_folder, file_name
+
+# Shapes that the report's page can turn.
+_VIEWED = 3
+
+
+def meshes_of(model, fitted, layout, resolution, window=None):
+    """Surfaces of fitted shapes in the cube, at `resolution` samples a side. -> [trimesh]."""
+    gates = rendering.gates_of(fitted.codes, fitted.bias)
+    truncation = layout["surface"]["truncation"] or None
+    return meshing.meshes_of(
+        model.dictionary, gates, resolution, window=window, truncation=truncation
+    )
+
+
+def surface_metrics(meshes, truths, config_mesh):
+    """Chamfer and its like of meshes against true ones, as {name: values per shape}.
+
+    Shapes of which either mesh is missing or empty count as NaN, and `empty_meshes` says how many.
+    """
+    rows = []
+    for number, (mesh, truth) in enumerate(zip(meshes, truths, strict=True)):
+        known = truth is not None and len(truth.faces) and len(mesh.faces)
+        rows.append(
+            metrics.compare(mesh, truth, config_mesh.samples, number, config_mesh.threshold)
+            if known
+            else {}
+        )
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+
+
+def write_surfaces(folder, model, fitted, measured, layout, config_fit):
+    """meshes/, views/ and shaded.png in a fit's folder. -> numbers for its metrics.json.
+
+    Meshes are in the units that the shapes came in; shaded.png shows the first shapes, truth beside
+    reconstruction where the truth is known; views are simplified ones for the report's page.
+    """
+    wanted = config_fit.mesh
+    meshing.check(wanted)
+    resolution = wanted.resolution or max(layout["grid"])
+    meshes = meshes_of(model, fitted, layout, resolution)
+    count = len(meshes)
+    names, maps = layout["names"][:count], layout["surface"]["denormalise"][:count]
+    meshing.write_meshes(folder / "meshes", meshes, names, f".{wanted.format}", maps)
+    views = [viewer.viewable(mesh) for mesh in meshes[:_VIEWED]]
+    meshing.write_meshes(folder / "views", views, names[:_VIEWED], ".glb")
+    truths = [measured.mesh(index) if measured.mesh else None for index in range(count)]
+    shown = min(count, config_fit.num_pictures)
+    if shown:
+        pictures.save_png(folder / "shaded.png", _sheet(truths[:shown], meshes[:shown], names))
+    scores = surface_metrics(meshes, truths, wanted)
+    means = {name: float(np.nanmean(values)) for name, values in scores.items()}
+    return {
+        **means,
+        **{f"{name}_per_signal": values.tolist() for name, values in scores.items()},
+        "empty_meshes": sum(not len(mesh.faces) for mesh in meshes),
+        "mesh_resolution": resolution,
+    }
+
+
+def _sheet(truths, meshes, names):
+    """Truth, reconstruction and error, or reconstructions alone where a truth is not known."""
+    if all(truth is not None and len(truth.faces) for truth in truths):
+        return shading.sheet(truths, meshes, names[: len(meshes)])
+    return np.concatenate(list(shading.frames(meshes)), 1)
+
+
+def render_surfaces(folder, model, fitted, layout, resolution, config, window=None):
+    """RENDER/0000_NAME.ply and .png of every shape of a fit. -> how many have a surface."""
+    meshes = meshes_of(model, fitted, layout, resolution, window)
+    names, maps = layout["names"][: len(meshes)], layout["surface"]["denormalise"][: len(meshes)]
+    suffix = f".{config.fit.mesh.format}"
+    written = meshing.write_meshes(folder, meshes, names, suffix, maps)
+    for number, (mesh, name) in enumerate(zip(meshes, names, strict=True)):
+        if len(mesh.faces):
+            picture = shading.shade(mesh)
+            pictures.save_png(folder / f"{file_name(number, name)}.png", picture)
+    return len(written)
+
+
+def write_sequence(folder, model, fitted, resolution, layout):
+    """FOLDER/00000.ply ... of codes on a path, in the cube's own units, and FOLDER.gif."""
+    meshes = meshes_of(model, fitted, layout, resolution)
+    with atomic_folder(folder) as temporary:
+        for number, mesh in enumerate(meshes):
+            if len(mesh.faces):
+                meshing.write_mesh(temporary / f"{number:05d}.ply", mesh)
+    movies.write_movie(folder.with_name(f"{folder.name}.gif"), shading.frames(meshes))

@@ -1,0 +1,230 @@
+"""The folder of one run: where everything lies, and the config it was made with.
+
+config.json checkpoints/ metrics.jsonl events/ atoms.png usage.json summary.json report.html
+fits/NAME/{codes.npz, metrics.json, comparison.png, pictures/}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from nid_jax.storage import artefacts
+
+_FIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,99}")
+_ABSENT = object()
+
+
+class Workdir:
+    """The folder of one run. Opening it makes nothing; `prepare` does, once all else was checked.
+
+    `flag` is what the person typed it as. Raises ValueError in one line if there is a file in its
+    place, FileNotFoundError if it is opened read-only and does not exist.
+    """
+
+    def __init__(self, path: str | Path, read_only: bool = False, flag: str = "--workdir"):
+        self.root = Path(path).expanduser().absolute()
+        self.read_only, self.flag = read_only, flag
+        with artefacts.refusals_named(f"{flag}={path}"):
+            found = self.root.exists()
+        if found and not self.root.is_dir():
+            raise ValueError(f"{flag}={path}: is a file, a folder is needed")
+        if read_only and not found:
+            raise FileNotFoundError(f"{flag}={path}: no such folder, train into it first")
+
+    def prepare(self) -> None:
+        """Makes the folder and tries a file in it; ValueError in one line where that is refused.
+
+        A run that cannot write should end here and not after its first hour.
+        """
+        self._must_be_writable()
+        probe = self.root / f".writable-{os.getpid()}"
+        with artefacts.refusals_named(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            try:
+                probe.write_bytes(b"\0")
+            finally:
+                probe.unlink(missing_ok=True)
+
+    def __repr__(self) -> str:
+        return f"Workdir({str(self.root)!r}, read_only={self.read_only})"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events"
+
+    @property
+    def atoms(self) -> Path:
+        return self.root / "atoms.png"
+
+    @property
+    def usage(self) -> Path:
+        return self.root / "usage.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def fits(self) -> Path:
+        return self.root / "fits"
+
+    def fit(self, name: str) -> Path:
+        """Folder of the fit `name` (not made here); ValueError if it is no plain folder name."""
+        if not isinstance(name, str) or not _FIT_NAME.fullmatch(name):
+            raise ValueError(
+                f"fit.name={name!r}: letters, digits and any of _ . = + - are allowed, beginning"
+                " with a letter, a digit or _, 100 at most"
+            )
+        return self.fits / name
+
+    def fit_names(self) -> list[str]:
+        """Names of the fits in this folder that are complete, sorted."""
+        names = (path.parent.name for path in self.fits.glob("*/metrics.json"))
+        return sorted(name for name in names if not name.startswith("."))
+
+    def write_json(self, path: str | Path, value: Any) -> Path:
+        """Writes `value` to `path`, relative to this folder; see artefacts.write_json."""
+        self._must_be_writable()
+        return artefacts.write_json(self.root / path, value)
+
+    def read_json(self, path: str | Path) -> Any:
+        """Reads `path`, relative to this folder; see artefacts.read_json."""
+        return artefacts.read_json(self.root / path)
+
+    def _must_be_writable(self) -> None:
+        if self.read_only:
+            raise ValueError(f"{self.root}: opened for reading only")
+
+    def holds_checkpoint(self) -> bool:
+        """Whether any checkpoint lies here, good or damaged."""
+        return any(path.name.isdecimal() for path in self.checkpoints.glob("*"))
+
+    # The config of the run
+
+    def save_config(self, config: ConfigDict) -> Path:
+        """Writes `config` so that `load_config` gives back the same, tuples included."""
+        self._must_be_writable()
+        text = json.dumps(_encoded(config, ""), indent=2) + "\n"
+        return artefacts.write_text(self.config, text)
+
+    def load_config(self) -> ConfigDict:
+        """The config of the run; FileNotFoundError or ValueError if there is none to read."""
+        if not self.config.exists():
+            raise FileNotFoundError(
+                f"{self.config}: no such file, {self.flag} holds no run yet: train into it first"
+            )
+        config = _decoded(artefacts.read_json(self.config))
+        if not isinstance(config, dict):
+            raise ValueError(f"{self.config}: is not the config of a run")
+        return ConfigDict(config)
+
+    def check_same_config(
+        self, config: ConfigDict, sections: Sequence[str], ignore: Sequence[str] = ()
+    ) -> None:
+        """Raises ValueError if this folder's run was made with another config than `config`.
+
+        Compares only `sections`, the keys at the top that define what is learned, without the
+        dotted keys in `ignore` (such as 'train.steps'). Does nothing in a folder without a run.
+        """
+        if not self.config.exists():
+            return
+        saved = self.load_config()
+        for section in sections:
+            here, there = _plain_get(config, section), _plain_get(saved, section)
+            difference = _first_difference(section, there, here, frozenset(ignore))
+            if difference is None:
+                continue
+            key, old, new = difference
+            remedy = f"--config.{key}={_typed(old)}" if old is not _ABSENT else f"no {key}"
+            raise ValueError(
+                f"{self.root}: holds a run with {key}={_typed(old)}, this command has"
+                f" {key}={_typed(new)}: give another --workdir, or {remedy}"
+            )
+
+
+def _plain_get(config: ConfigDict, key: str) -> Any:
+    value = config.get(key, _ABSENT)
+    return value.to_dict() if isinstance(value, ConfigDict) else value
+
+
+def _first_difference(key, old, new, ignore):
+    """(dotted key, old value, new value) of the first difference, or None."""
+    if key in ignore:
+        return None
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in [*new, *(name for name in old if name not in new)]:
+            found = _first_difference(
+                f"{key}.{name}", old.get(name, _ABSENT), new.get(name, _ABSENT), ignore
+            )
+            if found:
+                return found
+        return None
+    same = old is new or (_sequence(old) == _sequence(new) and _ABSENT not in (old, new))
+    return None if same else (key, old, new)
+
+
+def _sequence(value: Any) -> Any:
+    return tuple(map(_sequence, value)) if isinstance(value, list | tuple) else value
+
+
+def _typed(value: Any) -> str:
+    """A value as one would type it on the command line."""
+    if value is _ABSENT:
+        return "(absent)"
+    return value if isinstance(value, str) and value else repr(value).replace(" ", "")
+
+
+# JSON knows one sequence; configs hold tuples, so an array is a tuple and a list is marked.
+
+
+def _encoded(value: Any, key: str) -> Any:
+    if isinstance(value, ConfigDict):
+        value = value.to_dict()  # resolves placeholders and references
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {name: _encoded(entry, f"{key}.{name}".strip(".")) for name, entry in value.items()}
+    if isinstance(value, tuple):
+        return [_encoded(entry, key) for entry in value]
+    if isinstance(value, list):
+        return {"__list__": [_encoded(entry, key) for entry in value]}
+    raise ValueError(
+        f"config key {key}: {type(value).__name__} cannot be saved, only numbers, strings, None,"
+        " tuples, lists and groups of these"
+    )
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_decoded(entry) for entry in value)
+    if isinstance(value, dict):
+        if set(value) == {"__list__"}:
+            return [_decoded(entry) for entry in value["__list__"]]
+        return {name: _decoded(entry) for name, entry in value.items()}
+    return value

@@ -1,0 +1,200 @@
+"""Where the codes of a training step come from: train.codes.
+
+joint          the router's codes, trained with the dictionary (the paper's way)
+varpro         ridge codes of the batch, solved inside the step and held fixed (variable projection)
+sparse_varpro  the same on supports of K experts chosen by matching pursuit
+surface        joint, of signed distances of which only oriented points on surfaces are known
+
+Why the solve is not differentiated: at the minimum over codes the objective's derivative through
+the codes is zero, so its total derivative with respect to the dictionary is the partial one with
+the codes held (the envelope theorem; Golub & Pereyra 1973, Kaufman 1975).
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nid_jax.coding import greedy, ridge
+from nid_jax.coding.gram import normal_equations
+from nid_jax.fields.routing import Gates
+from nid_jax.training import losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Joint:
+    """Codes from the router, in the same graph as the dictionary. Wang et al. 2022, equation 7."""
+
+    objective: Any
+
+    def prepare(self, model, batch, operator, targets):
+        """Max-norm of the codebook's rows, before the gradient, as the official code has it."""
+        model.router.prepare(batch["ids"])
+
+    def loss(self, model, prepared, batch, operator, targets, dense, key):
+        """-> (loss, (terms, mean |code| [E])). operator, targets [B, M, C]."""
+        gates = model.gates(batch["ids"], looked_at(model.router, batch), dense=dense, key=key)
+        prediction = operator.measure(model.dictionary.combine(operator.points, gates))
+        loss, terms = self.objective(prediction, targets, gates)
+        return loss, (terms, _used(gates))
+
+
+@dataclasses.dataclass(frozen=True)
+class Projected:
+    """Codes solved for the dictionary as it stands; the gradient reaches the dictionary alone.
+
+    lam: regularisation of the solve (`coding.ridge`); top_k: 0, or the size of the supports;
+    atoms_per_step: of the pursuit. A router, where there is one, learns to predict the solved
+    codes.
+    """
+
+    objective: Any
+    lam: float
+    top_k: int = 0
+    atoms_per_step: int = 1
+
+    def prepare(self, model, batch, operator, targets):
+        """Solve the batch. -> (Gates, NormalEquations), constants to the gradient."""
+        equations = normal_equations(model.dictionary, operator, targets, precision="single")
+        gates = project(equations, self.lam, self.top_k, self.atoms_per_step)
+        return jax.lax.stop_gradient((gates, equations))
+
+    def loss(self, model, prepared, batch, operator, targets, dense, key):
+        """-> (loss, (terms, mean |code| [E])). operator, targets [B, M, C]."""
+        gates, equations = prepared
+        prediction = operator.measure(model.dictionary.combine(operator.points, gates))
+        loss, terms = self.objective(prediction, targets, gates)
+        if model.router is not None:
+            amortised = self._amortisation(model, gates, equations, batch)
+            loss = loss + amortised
+            terms["router"] = jax.lax.stop_gradient(amortised)
+        return loss, (terms, _used(gates))
+
+    def _amortisation(self, model, gates, equations, batch):
+        """How far the router's codes are from the solved ones.
+
+        By what the difference would render: its mean square over the batch's points, plus that of
+        the biases. Atoms of a trunk are nearly dependent, and most of the difference between two
+        codes of one signal is invisible. Of K-sparse codes the difference itself is what tells
+        supports apart, so it counts too, weighed by the energy of each atom.
+        """
+        predicted = model.router.gates(None, looked_at(model.router, batch), top_k=None)
+        count = equations.count * gates.bias.shape[-1]
+        difference = predicted.values - gates.values
+        rendered = (difference * equations.apply(difference)).sum(-1) / count
+        if self.top_k:
+            energy = jnp.diagonal(equations.gram) / count
+            rendered = rendered + jnp.square(difference) @ energy
+        mean = equations.bias(predicted.values) - equations.bias(gates.values)
+        level = jnp.square(predicted.bias - gates.bias - mean).mean(-1)
+        return (rendered + level).mean()
+
+
+@dataclasses.dataclass(frozen=True)
+class Surface:
+    """Codes from the router, signed distances from oriented clouds; no distance is given.
+
+    Each signal is seen at its own points, where it is to be zero with its gradient along the
+    normal, and at the batch's points, which are off the surface. weights: of the terms of
+    `losses.SurfaceTerms`, by name.
+    Sitzmann et al. 2020, section 4.2; with one expert it is the official code's fit of one shape.
+    """
+
+    weights: Any
+
+    def prepare(self, model, batch, operator, targets):
+        """Max-norm of the codebook's rows."""
+        model.router.prepare(batch["ids"])
+
+    def loss(self, model, prepared, batch, operator, targets, dense, key):
+        """-> (loss, (terms, mean |code| [E])). operator: samples off the surface."""
+        gates = model.gates(batch["ids"], looked_at(model.router, batch), dense=dense, key=key)
+        off, dims = operator.points, model.dictionary.dims
+
+        def one(cloud, row):
+            row = jax.tree.map(lambda leaf: leaf[None], row)
+
+            def value(x):
+                return model.dictionary.combine(x, row)[0, :, 0]
+
+            # A value depends on its own point alone: the gradient of the sum is every point's own.
+            on, back = jax.vjp(value, cloud[:, :dims])
+            return on, back(jnp.ones_like(on))[0], value(off)
+
+        on, slopes, off_values = jax.vmap(one)(batch["clouds"], gates)
+        terms = losses.surface_terms(on, slopes, batch["clouds"][..., dims:], off_values)
+        loss = terms.total(self.weights)
+        named = {"loss": loss, "psnr": losses.psnr(jnp.square(on).mean()), **terms._asdict()}
+        return loss, (jax.lax.stop_gradient(named), _used(gates))
+
+
+def looked_at(router, batch):
+    """What a router looks at: the batch's signals, or its clouds. Raises ValueError without."""
+    if router.reads not in batch:
+        raise ValueError(
+            "router.kind: 'point' reads points on surfaces, which a batch of these signals lacks; "
+            "allowed where signals are shapes, with train.cloud_points above 0"
+        )
+    return batch[router.reads]
+
+
+def _used(gates):
+    return jax.lax.stop_gradient(jnp.abs(gates.values).mean(0))
+
+
+def project(equations, lam, top_k=0, atoms_per_step=1):
+    """Codes of the normal equations as gates: ridge over all experts, or over K chosen ones.
+
+    lam: as `coding.ridge`. -> Gates, without gradient.
+    """
+    if not top_k:
+        codes = ridge.solve_dense(equations, lam).codes
+        return Gates(codes, None, None, equations.bias(codes))
+    chosen = greedy.omp_codes(equations, top_k, atoms_per_step=atoms_per_step)
+    places = jnp.where(chosen.chosen, chosen.indices, -1)
+    codes = ridge.solve_on_support(equations, places, lam)
+    weights = jnp.take_along_axis(codes, chosen.indices, -1) * chosen.chosen
+    return Gates(codes, chosen.indices, weights, equations.bias(codes))
+
+
+CODES = ("joint", "varpro", "sparse_varpro", "surface")
+
+
+def _surface_weights(config):
+    """config.loss.surface, checked. Raises ValueError naming a key."""
+    if "surface" not in config.loss:
+        raise ValueError("train.codes: 'surface' is for shapes, such as configs/sdf.py has")
+    for key, weight in config.loss.surface.items():
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"loss.surface.{key}: {weight}; allowed: a finite number, 0 or more")
+    return config.loss.surface.to_dict()
+
+
+def build_strategy(config, objective):
+    """The strategy of train.codes. Raises ValueError naming the key that does not fit."""
+    codes, router = config.train.codes, config.router
+    if codes not in CODES:
+        near = difflib.get_close_matches(str(codes), CODES, 1, 0.0)[0]
+        raise ValueError(
+            f"train.codes: {codes!r} is unknown, did you mean {near!r}? allowed: {', '.join(CODES)}"
+        )
+    if codes in ("joint", "surface"):
+        if router.kind == "none":
+            raise ValueError(
+                f"router.kind: 'none' gives no codes to train; train.codes={codes} needs a router"
+            )
+        return Joint(objective) if codes == "joint" else Surface(_surface_weights(config))
+    if router.kind == "codebook":
+        raise ValueError(
+            f"router.kind: a codebook stores codes, train.codes={codes} solves them; "
+            "allowed: none, linear, conv, resnet, point"
+        )
+    if config.train.lam <= 0:
+        raise ValueError(f"train.lam: {config.train.lam}; allowed: above 0")
+    if codes == "varpro":
+        return Projected(objective, config.train.lam)
+    if not router.top_k:
+        raise ValueError("router.top_k: 0 is dense; train.codes=sparse_varpro needs 1 or more")
+    return Projected(objective, config.train.lam, router.top_k, config.train.atoms_per_step)

@@ -1,0 +1,308 @@
+"""The page is well-formed, self-contained, tells what the files say, and survives their absence."""
+
+import html
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import trimesh
+
+from nid_jax.geometry.mesh import export_mesh
+from nid_jax.reporting import monitoring, pictures, report
+from nid_jax.storage import artefacts
+
+EVIL = "<script>alert('&\"')</script>"
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that every tag is closed in its turn, and gathers what links where."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.links, self.ids, self.words, self.tags = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href", "action", "data", "srcset", "poster"):
+                self.links.append(value)
+            if name == "id":
+                self.ids.append(value)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open, tag
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """What a finished run leaves, small."""
+    folder = tmp_path / "run-7"
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0, 1, (4, 12, 9, 1)).astype(np.float32)
+    with monitoring.MetricWriter(folder) as writer:
+        for step in range(0, 30, 10):
+            writer.scalars(step, {"loss": 1 / (step + 1), "train_psnr": step, "balance": 0.5})
+        writer.scalars(30, {"loss": float("nan")})
+    artefacts.write_json(
+        folder / "config.json",
+        {
+            "task": "image",
+            "data": {"name": "faces"},
+            "dictionary": {"kind": "shared", "num_experts": 48},
+            "router": {"top_k": 6},
+        },
+    )
+    for name, psnr in (("gradient", 23.456), ("ridge", 26.5)):
+        artefacts.write_json(
+            folder / "fits" / name / "metrics.json",
+            {
+                "task": "image",
+                "dataset": "faces",
+                "solver": name + "-solver",
+                "signals": 4,
+                "psnr": psnr,
+                "ssim": 0.777,
+                "active_experts": 6,
+                "seconds_total": 1.5,
+                "seconds_compile": 0.75,
+                "seconds_per_signal": 0.01,
+                "psnr_per_signal": [psnr - 1, psnr, psnr + 1, None],
+                "psnr_per_step": {"0": 12.0, "5": 18.0, "10": psnr},
+                "config": {"fit": {"name": name}},
+            },
+        )
+        pictures.comparison_sheet(folder / "fits" / name / "comparison.png", truth, truth + 0.05)
+    pictures.atoms_sheet(folder / "atoms.png", truth - 0.5)
+    usage = np.array([1.0, 0.5, 0.0, 0.5])
+    artefacts.write_json(folder / "usage.json", {"usage": usage, "importance": -usage})
+    artefacts.write_json(
+        folder / "summary.json",
+        {
+            "train_seconds": 185.0,
+            "peak_memory_bytes": {"host": 3 * 2**30},
+            "parameters": {"dictionary": 900_000, "router": 100_000},
+            "versions": {"jax": "9.8.7", "date": "2030-01-02T03:04:05+00:00"},
+        },
+    )
+    return folder
+
+
+def _read(path):
+    text = path.read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def _words(page):
+    return " ".join(" ".join(page.words).split())
+
+
+def test_the_page_tells_what_the_files_say(workdir):
+    path = report.write_report(workdir)
+    assert path == workdir / "report.html"
+    words = _words(_read(path)[1])
+    for expected in [
+        "image · faces",
+        "run-7 · 2030-01-02 03:04",
+        "26.50 dB, ridge",  # the best fit is the one on top
+        "48 shared, 6 active",
+        "1M",
+        "3:05 min",
+        "3.0 GiB",
+        "23.46",
+        "gradient-solver",
+        "Never used 1 of 4",
+        "Effective number (by entropy) 2.8",
+        "9.8.7",
+        '"num_experts": 48',
+        "1 more curves",
+        "PSNR over steps of fitting, ridge",
+        "lowest 25.50, median 26.50, highest 27.50",
+    ]:
+        assert expected in words, expected
+
+
+def test_the_page_needs_no_network_and_its_ids_are_unique(workdir):
+    text, page = _read(report.write_report(workdir))
+    assert "http://" not in text
+    assert "https://" not in text
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert "script" not in page.tags
+    assert len(page.ids) == len(set(page.ids))
+    inside = [link for link in page.links if link.startswith("#")]
+    assert {link[1:] for link in inside} <= set(page.ids)
+    outside = [link for link in page.links if not link.startswith("#")]
+    assert len(outside) == 3  # two comparisons and the atoms
+    assert all(link.startswith("data:image/png;base64,") for link in outside)
+
+
+def test_it_is_written_again_in_place_and_leaves_nothing_else(workdir):
+    before = {entry.name for entry in workdir.iterdir()}
+    first = report.write_report(workdir).read_bytes()
+    assert report.write_report(workdir).read_bytes() == first
+    assert {entry.name for entry in workdir.iterdir()} == before | {"report.html"}
+
+
+FILES = ["config.json", "metrics.jsonl", "summary.json", "usage.json", "atoms.png"]
+FIT_FILES = ["fits/ridge/metrics.json", "fits/ridge/comparison.png"]
+
+
+@pytest.mark.parametrize("names", [FILES, FIT_FILES])
+def test_what_is_missing_is_said(workdir, names):
+    for name in names:
+        (workdir / name).unlink()
+    words = _words(_read(report.write_report(workdir))[1])
+    for name in names:
+        folder, file = ("run-7/" + name).rsplit("/", 2)[-2:]
+        assert f"No {file} in {folder}/." in words
+    assert words.count("No ") == len(names)
+    assert "23.46" in words  # the other fit is still there
+
+
+def test_a_run_without_fits_says_so(workdir):
+    shutil.rmtree(workdir / "fits")
+    words = _words(_read(report.write_report(workdir))[1])
+    assert "No fits in the workdir yet." in words
+    assert "PSNR, dB" not in words
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "cannot be read"),
+        (b"\xff\xfe\xff", "cannot be read"),
+        (b"[1, 2]", "holds no JSON object"),
+        (b"", "cannot be read"),
+    ],
+)
+def test_what_is_damaged_is_said(workdir, content, said):
+    for name in FILES + FIT_FILES:
+        (workdir / name).write_bytes(content)
+    words = _words(_read(report.write_report(workdir))[1])
+    for name in FILES + FIT_FILES:
+        file = name.rsplit("/", 1)[-1]
+        if name.endswith(".json"):
+            assert f"{file} {said}" in words
+        elif name.endswith(".png"):
+            assert f"{file} is no PNG." in words
+        elif content == b"[1, 2]":
+            assert f"{file} cannot be read" in words
+        else:  # one torn line is what a killed run leaves, and no damage
+            assert f"{file} holds no numbers yet." in words
+
+
+def test_a_damaged_line_of_metrics_is_named(workdir):
+    lines = (workdir / "metrics.jsonl").read_text()
+    (workdir / "metrics.jsonl").write_text("nonsense\n" + lines)
+    assert "line 1: not JSON" in _words(_read(report.write_report(workdir))[1])
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {
+            "usage.json": {"usage": [0, 0]},
+            "summary.json": {"versions": 3, "parameters": None, "peak_memory_bytes": None},
+            "config.json": {"data": 5, "dictionary": None, "task": None},
+            "fits/ridge/metrics.json": {"psnr": None, "psnr_per_step": {"a": 1}, "config": 4},
+            "metrics.jsonl": {"loss": 1},
+        },
+        {
+            "usage.json": {"usage": [None]},
+            "summary.json": {"x": [1, {"y": 2}], "train_seconds": "long"},
+            "config.json": {"task": ["a"], "data": {"name": 7}},
+            "fits/ridge/metrics.json": {"psnr_per_step": [1], "psnr_per_signal": "no"},
+            "metrics.jsonl": {"step": 2, "loss": [1], "note": "text"},
+        },
+        {"usage.json": {"usage": "many"}, "metrics.jsonl": {"step": "two", "loss": 1}},
+    ],
+)
+def test_unexpected_values_do_not_stop_the_page(workdir, files):
+    for name, value in files.items():
+        (workdir / name).write_text(json.dumps(value) + "\n")
+    words = _words(_read(report.write_report(workdir))[1])
+    assert "23.46" in words
+
+
+def test_an_empty_workdir_gives_a_page_and_a_missing_one_an_error(tmp_path):
+    words = _words(_read(report.write_report(tmp_path))[1])
+    assert "Nothing has been measured in this workdir yet." in words
+    with pytest.raises(FileNotFoundError, match="no such workdir"):
+        report.write_report(tmp_path / "nowhere")
+
+
+def test_everything_written_by_others_is_escaped(workdir):
+    config = {"task": EVIL, "data": {"name": EVIL}, EVIL: EVIL}
+    artefacts.write_json(workdir / "config.json", config)
+    artefacts.write_json(workdir / "summary.json", {EVIL: EVIL, "versions": {EVIL: EVIL}})
+    metrics = json.loads((workdir / "fits" / "ridge" / "metrics.json").read_text())
+    folder = workdir / "fits" / EVIL.replace("/", "")
+    artefacts.write_json(folder / "metrics.json", {**metrics, "solver": EVIL, "config": config})
+    with monitoring.MetricWriter(workdir) as writer:
+        writer.scalars(40, {EVIL: 1.0, EVIL + "_loss": 2.0, EVIL + "psnr": 3.0})
+    text, page = _read(report.write_report(workdir))
+    assert "script" not in page.tags
+    assert "<script" not in text
+    assert html.escape(EVIL) in text
+
+
+@pytest.fixture
+def surfaces(workdir):
+    """The same run with a fit of surfaces."""
+    folder = workdir / "fits" / "shapes"
+    metrics = {"solver": "ridge", "signals": 4, "iou": 0.912, "chamfer": 0.00123, "fscore": 0.87}
+    artefacts.write_json(folder / "metrics.json", metrics)
+    for number, name in enumerate(["ball", "box", "ring", "rest"]):
+        mesh = trimesh.creation.icosphere(subdivisions=1, radius=0.5)
+        export_mesh(mesh, folder / "views" / f"{number:04d}_{name}.glb")
+    pictures.save_png(folder / "shaded.png", np.full((20, 30, 3), 0.5))
+    return workdir
+
+
+def test_surfaces_are_measured_pictured_and_can_be_turned(surfaces):
+    text, page = _read(report.write_report(surfaces))
+    words = _words(page)
+    for expected in ["IoU", "Chamfer", "F-score", "0.912", "0.00123"]:
+        assert expected in words, expected
+    assert "Normals" not in words  # no fit has it
+    assert "PSNR, dB" in words  # the other fits have it
+    assert page.tags.count("iframe") == 1
+    assert "script" not in page.tags
+    assert "0000_ball, 0001_box, 0002_ring. Drag to turn" in words
+    assert "comparison.png in shapes" not in words
+    outside = [link for link in page.links if not link.startswith("#")]
+    assert len(outside) == 4
+    assert all(link.startswith("data:image/png;base64,") for link in outside)
+    assert len(text) < 2_000_000
+
+
+def test_what_is_wrong_with_surfaces_is_said(surfaces):
+    folder = surfaces / "fits" / "shapes"
+    (folder / "shaded.png").unlink()
+    (folder / "views" / "0001_box.glb").write_bytes(b"no mesh")
+    words = _words(_read(report.write_report(surfaces))[1])
+    assert "No shaded.png in shapes/." in words
+    assert "0001_box.glb: cannot be read" in words
+    assert "0000_ball, 0002_ring. Drag" in words
+    for path in (folder / "views").iterdir():
+        path.write_bytes(b"")
+    page = _read(report.write_report(surfaces))[1]
+    assert "iframe" not in page.tags
+    assert "0002_ring.glb: is empty" in _words(page)

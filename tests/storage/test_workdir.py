@@ -1,0 +1,355 @@
+"""Workdir: files whole or absent, the config round trip, and refusals in one line."""
+
+import errno
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from nid_jax.storage.artefacts import atomic_folder, atomic_path, file_name, read_json, write_json
+from nid_jax.storage.workdir import Workdir
+
+
+def example_config(**dictionary):
+    config = ConfigDict()
+    config.task = "image"
+    config.seed = 3
+    config.dictionary = ConfigDict({"num_experts": 256, "kind": "shared", **dictionary})
+    config.dictionary.embedding = ConfigDict({"kind": "fourier", "octaves": (1, 2, (3, 4))})
+    config.data = ConfigDict({"name": "faces", "size": (25, 25), "shifts": [1, 2], "root": ""})
+    config.train = ConfigDict({"steps": 100, "learning_rate": 1e-4})
+    return config
+
+
+def leftovers(folder):
+    return [path.name for path in Path(folder).rglob("*") if ".tmp" in path.name]
+
+
+def one_line(excinfo):
+    text = str(excinfo.value)
+    assert "\n" not in text
+    return text
+
+
+# Atomic files
+
+
+def test_atomic_path_appears_only_when_complete(tmp_path):
+    target = tmp_path / "a" / "codes.npz"
+    with atomic_path(target) as temporary:
+        assert temporary.suffix == ".npz"
+        assert temporary.parent == target.parent
+        np.savez(temporary, codes=np.arange(3))
+        assert not target.exists()
+    with np.load(target, allow_pickle=False) as stored:
+        np.testing.assert_array_equal(stored["codes"], np.arange(3))
+    assert leftovers(tmp_path) == []
+
+
+def half_write(target):
+    with atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise KeyError("the writer broke")
+
+
+def test_atomic_path_keeps_the_old_file_when_the_writer_fails(tmp_path):
+    target = tmp_path / "summary.json"
+    target.write_text("old")
+    with pytest.raises(KeyError, match="the writer broke"):
+        half_write(target)
+    assert target.read_text() == "old"
+    assert leftovers(tmp_path) == []
+
+
+def test_atomic_path_without_a_file_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "x"):
+        pass
+
+
+def write_against(target, code):
+    with atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise OSError(code, os.strerror(code))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])
+def test_no_space_and_no_permission_name_the_file(tmp_path, code):
+    target = tmp_path / "report.html"
+    with pytest.raises(ValueError, match="cannot be written") as excinfo:
+        write_against(target, code)
+    assert one_line(excinfo).startswith(str(target))
+    assert os.strerror(code) in str(excinfo.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    target = tmp_path / "big"
+
+    def fill():
+        with atomic_path(target) as temporary:
+            temporary.symlink_to("/dev/full")  # every write to it meets a full disk
+            temporary.write_bytes(b"x" * 10)
+
+    with pytest.raises(ValueError, match="No space left on device"):
+        fill()
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_errors_of_the_system_pass_through(tmp_path):
+    with pytest.raises(TimeoutError):
+        write_against(tmp_path / "x", errno.ETIMEDOUT)
+
+
+def test_json_round_trip(tmp_path):
+    value = {
+        "psnr": np.float32(25.5),
+        "signals": np.int64(3),
+        "list": np.arange(2),
+        "bad": math.nan,
+    }
+    path = write_json(tmp_path / "m.json", value)
+    assert read_json(path) == {"psnr": 25.5, "signals": 3, "list": [0, 1], "bad": None}
+
+
+def test_reading_json_that_is_damaged_or_absent(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.json"):
+        read_json(tmp_path / "absent.json")
+    (tmp_path / "m.json").write_text('{"a": ')
+    with pytest.raises(ValueError, match=r"m\.json: is not valid JSON") as excinfo:
+        read_json(tmp_path / "m.json")
+    one_line(excinfo)
+
+
+def fill_folder(target, broken=False):
+    with atomic_folder(target) as temporary:
+        (temporary / "codes.npz").write_text("new")
+        if broken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "fits" / "omp"
+    with pytest.raises(ValueError, match="No space left on device") as excinfo:
+        fill_folder(target, broken=True)
+    assert one_line(excinfo).startswith(str(target))
+    assert os.listdir(tmp_path / "fits") == []
+    fill_folder(target)
+    (target / "old.png").write_text("of the first fit")
+    with pytest.raises(ValueError, match="No space left on device"):
+        fill_folder(target, broken=True)
+    assert sorted(os.listdir(target)) == ["codes.npz", "old.png"]
+    fill_folder(target)
+    assert os.listdir(target) == ["codes.npz"]
+    assert os.listdir(tmp_path / "fits") == ["omp"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("face_080", "0007_face_080"),
+        ("test/dir/a b.PNG", "0007_test_dir_a_b"),
+        ("../../é:*?.jpeg", "0007_.._.._é_"),
+        ("x" * 300, "0007_" + "x" * 80),
+        ("", "0007_"),
+    ],
+)
+def test_names_of_signals_make_safe_file_names(name, expected):
+    assert file_name(7, name) == expected
+
+
+# The folder
+
+
+def test_relative_path_is_made_and_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workdir = Workdir("runs/one")
+    monkeypatch.chdir("/")
+    assert workdir.root == tmp_path / "runs" / "one"
+    assert not workdir.root.parent.exists()
+    workdir.prepare()
+    assert os.listdir(workdir.root) == []
+    assert workdir.checkpoints == workdir.root / "checkpoints"
+    assert workdir.fit("ridge-1e-3") == workdir.root / "fits" / "ridge-1e-3"
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path):
+    (tmp_path / "run").write_text("")
+    for path in (tmp_path / "run", tmp_path / "run" / "below"):
+        with pytest.raises(ValueError, match="run") as excinfo:
+            Workdir(path).prepare()
+        one_line(excinfo)
+        assert str(path) in str(excinfo.value)
+
+
+def test_a_folder_without_permission(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        with pytest.raises(ValueError, match="Permission denied") as excinfo:
+            Workdir(tmp_path / "new").prepare()
+    assert one_line(excinfo).startswith(str(tmp_path / "new"))
+
+    (tmp_path / "old").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", refuse)
+        with pytest.raises(ValueError, match="Permission denied"):
+            Workdir(tmp_path / "old").prepare()
+    assert os.listdir(tmp_path / "old") == []
+
+
+def test_read_only_makes_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        Workdir(tmp_path / "absent", read_only=True)
+    assert not (tmp_path / "absent").exists()
+    workdir = Workdir(tmp_path, read_only=True)
+    with pytest.raises(ValueError, match="reading only"):
+        workdir.write_json("summary.json", {})
+    with pytest.raises(ValueError, match="reading only"):
+        workdir.save_config(example_config())
+    with pytest.raises(ValueError, match="reading only"):
+        workdir.prepare()
+    with pytest.raises(FileNotFoundError, match="--checkpoint=absent: no such folder"):
+        Workdir("absent", read_only=True, flag="--checkpoint")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/a", ".hidden", "a b", "-x", "é"])
+def test_unsafe_fit_names_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=re.escape(f"fit.name={name!r}")):
+        Workdir(tmp_path).fit(name)
+
+
+def test_fit_names_lists_complete_fits(tmp_path):
+    workdir = Workdir(tmp_path)
+    assert workdir.fit_names() == []
+    write_json(workdir.fit("omp") / "metrics.json", {})
+    write_json(workdir.fit("lasso") / "metrics.json", {})
+    workdir.fit("cut-short").mkdir()
+    write_json(workdir.fits / ".tmp-1-omp" / "metrics.json", {})
+    assert workdir.fit_names() == ["lasso", "omp"]
+
+
+# The config
+
+
+def test_config_round_trip_keeps_tuples_lists_and_types(tmp_path):
+    config = example_config(omega0=np.float32(30.0), empty=(), flag=True, nothing=None)
+    config.dictionary.bound = math.inf
+    config.dictionary.width = ml_collections.config_dict.placeholder(int)
+    config.dictionary.width = 16
+    workdir = Workdir(tmp_path)
+    workdir.save_config(config)
+    loaded = Workdir(tmp_path, read_only=True).load_config()
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.dictionary.embedding.octaves == (1, 2, (3, 4))
+    assert isinstance(loaded.data.size, tuple)
+    assert isinstance(loaded.data.shifts, list)
+    assert isinstance(loaded.train.steps, int)
+    assert isinstance(loaded.dictionary, ConfigDict)
+
+
+def test_config_with_something_that_is_no_value(tmp_path):
+    config = example_config()
+    config.dictionary.thing = object()
+    with pytest.raises(ValueError, match=r"dictionary\.thing: object cannot be saved"):
+        Workdir(tmp_path).save_config(config)
+    assert os.listdir(tmp_path) == []
+
+
+def test_config_absent_or_damaged(tmp_path):
+    workdir = Workdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        workdir.load_config()
+    for damaged in ('{"seed": 1', "[1]"):
+        workdir.config.write_text(damaged)
+        with pytest.raises(ValueError, match=r"config\.json"):
+            workdir.load_config()
+
+
+def test_checkpoints_are_seen_whatever_their_state(tmp_path):
+    workdir = Workdir(tmp_path)
+    assert not workdir.holds_checkpoint()
+    (workdir.checkpoints / "40.damaged").mkdir(parents=True)
+    assert not workdir.holds_checkpoint()
+    (workdir.checkpoints / "20").mkdir()
+    assert workdir.holds_checkpoint()
+
+
+SECTIONS = ("task", "data", "dictionary", "train")
+
+
+def test_same_config_passes_and_an_empty_folder_too(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.check_same_config(example_config(), SECTIONS)
+    workdir.save_config(example_config())
+    workdir.check_same_config(example_config(), SECTIONS)
+    other_seed = example_config()
+    other_seed.seed = 4
+    workdir.check_same_config(other_seed, SECTIONS)
+    longer = example_config()
+    longer.train.steps = 200
+    workdir.check_same_config(longer, SECTIONS, ignore=("train.steps",))
+
+
+def change_experts(config):
+    config.dictionary.num_experts = 512
+
+
+def change_size(config):
+    config.data.size = (25, 32)
+
+
+def change_task(config):
+    config.task = "ct"
+
+
+def change_octaves(config):
+    config.dictionary.embedding.octaves = ()
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "old", "new"),
+    [
+        (change_experts, "dictionary.num_experts", "256", "512"),
+        (change_size, "data.size", "(25,25)", "(25,32)"),
+        (change_task, "task", "image", "ct"),
+        (change_octaves, "dictionary.embedding.octaves", "(1,2,(3,4))", "()"),
+    ],
+)
+def test_another_config_names_key_values_and_remedies(tmp_path, change, key, old, new):
+    workdir = Workdir(tmp_path)
+    workdir.save_config(example_config())
+    config = example_config()
+    change(config)
+    with pytest.raises(ValueError, match="holds a run with") as excinfo:
+        workdir.check_same_config(config, SECTIONS)
+    text = one_line(excinfo)
+    assert text.startswith(str(tmp_path))
+    for part in (f"{key}={old},", f"{key}={new}:", "another --workdir", f"--config.{key}={old}"):
+        assert part in text
+
+
+def test_keys_that_came_or_went_count_as_different(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.save_config(example_config(gone=1))
+    with pytest.raises(ValueError, match=r"dictionary\.gone=1, .* dictionary\.gone=\(absent\)"):
+        workdir.check_same_config(example_config(), SECTIONS)
+    with pytest.raises(ValueError, match=r"dictionary\.came=\(absent\), .* dictionary\.came=2"):
+        workdir.check_same_config(example_config(gone=1, came=2), SECTIONS)
+
+
+def test_config_file_is_plain_json(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.save_config(example_config())
+    assert json.loads(workdir.config.read_text())["data"]["size"] == [25, 25]
+    assert read_json(workdir.config)["dictionary"]["num_experts"] == 256

@@ -1,0 +1,241 @@
+"""Training: what a step does, chunks of coordinates, and resuming bit for bit."""
+
+import importlib.util
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from absl import logging
+
+from nid_jax import tasks
+from nid_jax.storage.workdir import Workdir
+from nid_jax.training import loop, steps
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """The storage library's own warnings are no part of what is tested."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    yield
+    logging.set_verbosity(verbosity)
+
+
+def make_config(**changes):
+    """The smoke config made smaller still; changes: dotted key with '__' for '.' -> value."""
+    spec = importlib.util.spec_from_file_location("image_config", ROOT / "configs" / "image.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("smoke")
+    config.data.update({"num_train": 8, "num_test": 2})
+    config.dictionary.update({"kind": "shared", "num_experts": 8, "width": 8, "num_layers": 3})
+    config.dictionary.embedding.update({"kind": "fourier", "size": 8})
+    config.router.kind = "codebook"
+    config.train.update({"codes": "joint", "steps": 12, "batch_size": 4})
+    config.train.update({"log_every": 1, "checkpoint_every": 0, "reseed_every": 0})
+    for key, value in changes.items():
+        *groups, name = key.split("__")
+        group = config
+        for part in groups:
+            group = group[part]
+        group[name] = value
+    return config
+
+
+# Chunks of coordinates
+
+
+@pytest.mark.parametrize(("count", "size"), [(12, 5), (12, 4), (7, 6), (9, 1)])
+def test_exhaustive_chunks_visit_every_point(count, size):
+    chunks = -(-count // size)
+    for key in jax.random.split(jax.random.key(0), 3):
+        drawn = [np.asarray(steps.exhaustive_chunk(key, count, size, n)) for n in range(chunks)]
+        assert all(chunk.shape == (size,) for chunk in drawn)
+        visited = np.concatenate(drawn)
+        assert set(visited.tolist()) == set(range(count))
+        # The first visits are a permutation; only what fills the last chunk up comes twice.
+        assert len(set(visited[:count].tolist())) == count
+    other = np.asarray(steps.exhaustive_chunk(jax.random.key(9), count, count - 1, 0))
+    first = np.asarray(steps.exhaustive_chunk(jax.random.key(8), count, count - 1, 0))
+    assert not np.array_equal(other, first)
+
+
+def test_random_chunks_are_points_without_repetition():
+    for key in jax.random.split(jax.random.key(1), 5):
+        chosen = np.asarray(steps.random_chunk(key, 40, 13))
+        assert len(set(chosen.tolist())) == 13
+        assert chosen.min() >= 0
+        assert chosen.max() < 40
+    assert np.array_equal(steps.random_chunk(jax.random.key(1), 40, 40), np.arange(40))
+    many = np.asarray(steps.random_chunk(jax.random.key(2), 2**20, 1000))
+    assert many.shape == (1000,)
+    assert 0.4 < many.mean() / 2**20 < 0.6
+
+
+# Resuming
+
+
+def final_state(workdir):
+    """Every array of the last checkpoint, and where the data iterator stood, as plain values."""
+    from orbax import checkpoint as ocp
+
+    folder = max(workdir.checkpoints.glob("[0-9]*"), key=lambda path: int(path.name))
+    manifest = json.loads((folder / "manifest" / "metadata").read_text())["content"]
+    arrays = {}
+    for item in ("model", "training"):
+        tree = ocp.StandardCheckpointer().restore(folder / item)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            arrays[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
+    iterator = [
+        json.loads(path.read_text()) for path in sorted((folder / "iterator").glob("*.json"))
+    ]
+    return manifest["step"], arrays, iterator
+
+
+def curve(workdir):
+    """The lines of metrics.jsonl without what tells of time."""
+    entries = [json.loads(line) for line in workdir.metrics.read_text().splitlines()]
+    timed = ("time", "signals_per_second")
+    return [{k: v for k, v in entry.items() if k not in timed} for entry in entries]
+
+
+def train(config, root, stop_at=None):
+    """Train in a folder; `stop_at` sends this process SIGTERM once that step is done."""
+    workdir = Workdir(root)
+    task = tasks.build(config)
+    seen = []
+
+    def evaluate(model):
+        seen.append(len(seen))
+        if stop_at is not None and len(seen) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"psnr": float(len(seen))}
+
+    return workdir, loop.train(task, config, workdir, evaluate)
+
+
+RESUMED = {
+    "sparse after a warm-up, noise, max-norm": {
+        "router__top_k": 3,
+        "router__noise": True,
+        "router__max_norm": 1.0,
+        "train__warmup_epochs": 3,
+        "train__points": 100,
+        "loss__balance": 0.1,
+        "stop_at": 4,
+    },
+    "exhaustive chunks, adamw, clipping": {
+        "train__chunks": "exhaustive",
+        "train__points": 200,
+        "train__optimizer__name": "adamw",
+        "train__optimizer__weight_decay": 0.01,
+        "train__optimizer__clip_norm": 0.1,
+        "train__optimizer__schedule": "linear",
+        "train__optimizer__lr_warmup_steps": 3,
+        "stop_at": 5,
+    },
+    "independent experts, linear router, reseeding": {
+        "dictionary__kind": "independent",
+        "dictionary__activation": "sine",
+        "dictionary__embedding__kind": "identity",
+        "router__kind": "linear",
+        "router__top_k": 2,
+        "train__reseed_every": 4,
+        "train__dead_below": 0.5,
+        "train__points": 64,
+        "stop_at": 7,
+    },
+    "solved codes": {
+        "router__kind": "none",
+        "train__codes": "varpro",
+        "train__optimizer__code_rate": 1.0,
+        "stop_at": 5,
+    },
+}
+
+
+SLOW = {"independent experts, linear router, reseeding", "exhaustive chunks, adamw, clipping"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in RESUMED]
+)
+def test_a_resumed_run_is_the_uninterrupted_one(case, tmp_path):
+    changes = dict(RESUMED[case])
+    stop_at = changes.pop("stop_at")
+    config = make_config(train__eval_every=1, **changes)
+    whole, trained = train(config, tmp_path / "whole")
+    assert not trained.interrupted
+
+    cut, trained = train(config, tmp_path / "cut", stop_at)
+    assert trained.interrupted
+    per_batch = steps.chunks_per_batch(config, 625)
+    # Within a batch's chunks the data iterator stands between states: it goes on to their end.
+    assert trained.step == -(-stop_at // per_batch) * per_batch < 12
+    assert final_state(cut)[0] == trained.step
+    cut, trained = train(config, tmp_path / "cut")
+    assert not trained.interrupted
+
+    step, arrays, iterator = final_state(whole)
+    again_step, again, again_iterator = final_state(cut)
+    assert (again_step, again_iterator) == (step, iterator)
+    assert step == 12
+    assert again.keys() == arrays.keys()
+    assert sum("optimizer" in name for name in arrays) >= 4
+    for name, value in arrays.items():
+        assert value.tobytes() == again[name].tobytes(), name
+    losses = [[e["loss"] for e in curve(workdir) if "loss" in e] for workdir in (whole, cut)]
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == 12
+
+
+# The loop
+
+
+def test_training_lowers_the_loss_and_reports_it(tmp_path):
+    config = make_config(train__steps=60, train__log_every=20, train__checkpoint_every=30)
+    config.train.optimizer.learning_rate = 3e-3
+    workdir, trained = train(config, tmp_path)
+    assert (trained.step, trained.interrupted) == (60, False)
+    entries = curve(workdir)
+    logged = [entry for entry in entries if "loss" in entry]
+    assert [entry["step"] for entry in logged] == [20, 40, 60]
+    assert logged[-1]["loss"] < 0.5 * logged[0]["loss"]
+    assert {"psnr", "fit", "gradient_norm"} <= logged[0].keys()
+    assert [e["test_psnr"] for e in entries if "test_psnr" in e] == [1.0]
+    summary = workdir.read_json("summary.json")
+    assert summary["steps"] == 60
+    assert summary["train_seconds"] > 0 < summary["compile_seconds"]
+    assert sorted(path.name for path in workdir.checkpoints.iterdir()) == ["30", "60"]
+
+
+def test_warm_up_epochs_are_dense_and_the_rest_is_sparse(tmp_path):
+    config = make_config(router__top_k=2, train__warmup_epochs=2, train__steps=8, loss__balance=1.0)
+    workdir, _ = train(config, tmp_path)
+    # Two batches of 4 make an epoch of the 8 signals; a dense code loads every expert alike.
+    loads = [entry["cv_load"] for entry in curve(workdir) if "cv_load" in entry]
+    assert loads[:4] == [0, 0, 0, 0]
+    assert max(loads[4:]) > 0
+
+
+def test_a_step_that_is_not_finite_changes_nothing(tmp_path):
+    config = make_config(train__steps=3, train__optimizer__learning_rate=1e20)
+    task = tasks.build(config)
+    collection = task.open("train")
+    trainer = loop.Trainer(task, config, Workdir(tmp_path), collection)
+    states = []
+    for step in range(3):
+        batch = jax.tree.map(jax.numpy.asarray, next(trainer.batches))
+        trainer.state, _ = trainer.step_for(step, batch)(trainer.state, batch)
+        states.append(jax.tree.map(np.array, jax.tree.leaves(trainer.state.params)))
+    assert int(trainer.state.bad_step) == 1
+    assert int(trainer.state.step) == 3
+    for good, after in zip(states[0], states[2], strict=True):
+        np.testing.assert_array_equal(good, after)
+        assert np.isfinite(after).all()
