@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # Each may import what stands before it.
 ORDER = (
+    "errors",
     "numerics",
     "devices",
     "geometry",
@@ -27,7 +28,14 @@ ORDER = (
     "cli",
 )
 # Neighbours that know nothing of one another.
-APART = {("devices", "numerics"), ("data", "metrics"), ("storage", "data"), ("storage", "metrics")}
+APART = {
+    ("numerics", "errors"),
+    ("devices", "errors"),
+    ("devices", "numerics"),
+    ("data", "metrics"),
+    ("storage", "data"),
+    ("storage", "metrics"),
+}
 ALLOWED = {
     room: {other for other in ORDER[:place] if (room, other) not in APART}
     for place, room in enumerate(ORDER)

@@ -1,0 +1,27 @@
+"""Arguments that cannot be: one line that names the argument, its value and what is allowed.
+
+A caller in Python reads the argument's own name. Whoever typed a config reads the key it came from:
+`named` puts the config's section before it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class ArgumentError(ValueError):
+    """An argument is not what is allowed. str(error) is 'ARGUMENT: VALUE; allowed: ALLOWED'."""
+
+    def __init__(self, argument: str, value: object, allowed: str):
+        self.argument, self.value, self.allowed = argument, value, allowed
+        shown = repr(value) if isinstance(value, str) else value
+        super().__init__(f"{argument}: {shown}; allowed: {allowed}")
+
+
+@contextmanager
+def named(section: str) -> Iterator[None]:
+    """Errors of arguments inside name the key of a config: 'lam' becomes 'fit.ridge.lam'."""
+    try:
+        yield
+    except ArgumentError as error:
+        key = f"{section}.{error.argument}"
+        raise ArgumentError(key, error.value, error.allowed) from error
