@@ -7,19 +7,25 @@ import dataclasses
 import math
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from nid_jax import sharding
+from nid_jax import learning, sharding
+from nid_jax.errors import named
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import count_parameters
-from nid_jax.fitting import batched, code_space, meshing, priors, rendering
-from nid_jax.reporting import fits, monitoring, movies, pictures, surfaces, tables
+from nid_jax.fitting import checks, code_space, meshing, rendering, scoring
+from nid_jax.neural_dictionary import NeuralDictionary, open_workdir
+from nid_jax.neural_dictionary import load as load_dictionary
+from nid_jax.reporting import monitoring, movies, pictures, surfaces, tables
+from nid_jax.reporting.fits import write_fit
 from nid_jax.reporting.report import write_report
-from nid_jax.storage import artefacts, models
+from nid_jax.storage import artefacts
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training import loop
 
 # What defines the run of a workdir, and what of it may change when training goes on.
 SECTIONS = ("task", "seed", "data", "dictionary", "router", "loss", "train")
@@ -40,15 +46,16 @@ _READ_BYTES = 2**28
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a command works on. source: the workdir with the dictionary, often the same."""
+    """What a command works on. source: the workdir with the dictionary, often the
+    same, or a file of one."""
 
-    build_task: object
+    build_task: Callable[[ConfigDict], Any]
     config: ConfigDict
     workdir: Workdir
-    source: Workdir
+    source: Workdir | Path
 
 
-def run(context):
+def run(context: Context) -> dict[str, Any]:
     """Train, fit the split of config.fit.split, write the report."""
     if context.config.fit.solver == "gaussian" and not context.config.prior.num_signals:
         raise ValueError("prior.num_signals: 0 learns no prior; fit.solver=gaussian needs one")
@@ -65,7 +72,7 @@ def run(context):
     return fit(context, announced=True)
 
 
-def train(context):
+def train(context: Context) -> NeuralDictionary:
     """Train the dictionary; a workdir that holds a checkpoint of the same config goes on."""
     config, workdir = context.config, context.workdir
     if workdir.holds_checkpoint():
@@ -78,85 +85,84 @@ def train(context):
             quick.fit.num_signals = config.eval.num_signals
         held_out = check_fit(context, task, quick)
 
-        def evaluate(model):
-            return batched.evaluate(task, model, held_out, quick)
+        def evaluate(dictionary):
+            found = dictionary.fit_collection(task, held_out, quick)
+            return scoring.evaluate(task, found, held_out, quick.render.chunk)
 
-    trained = loop.train(task, config, workdir, evaluate)
-    if trained.interrupted:
-        raise SystemExit(143)
-    if config.prior.num_signals:
-        prior = priors.learn_prior(task, trained.model, task.open("train"), config)
-        priors.save_prior(workdir.root / "prior.npz", prior)
+    dictionary, trained = learning.train(task, config, workdir, evaluate)
     seconds = trained.summary
     print(
         f"trained {trained.step} steps in {seconds['train_seconds']:.1f} s "
         f"(and {seconds['compile_seconds']:.1f} s to compile)"
     )
-    return trained
+    return dictionary
 
 
-def check_fit(context, task, config):
+def check_fit(context: Context, task: Any, config: ConfigDict) -> Any:
     """The signals to fit, opened; ValueError or FileNotFoundError for a fit that cannot be."""
-    batched.check(config)
+    checks.check(config)
     context.workdir.fit(config.fit.name)
     collection = task.open(config.fit.split)
-    batched.check_measured(config, task.measure(collection))
+    checks.check_measured(config, task.measure(collection))
     return collection
 
 
-def load(context):
-    """The trained model on the caller's mesh, and the config with its own sections in place."""
+def load(context: Context, with_prior: bool = False) -> tuple[NeuralDictionary, ConfigDict]:
+    """The dictionary on the caller's mesh, and the config with its own sections in place."""
     mesh = sharding.make_mesh(context.config.mesh.data, context.config.mesh.expert)
     # What the storage found damaged it has said already.
-    model, saved, _, _ = models.load_model(context.source, mesh=mesh)
+    if isinstance(context.source, Workdir):
+        dictionary = open_workdir(context.source, mesh=mesh, with_prior=with_prior)
+    else:
+        dictionary = load_dictionary(context.source, mesh=mesh)
     config = context.config.copy_and_resolve_references()
     with config.unlocked():
         for section in LEARNED:
-            config[section] = saved[section]
-    return model, config, mesh
+            config[section] = dictionary.config[section]
+    return dictionary, config
 
 
-def fit(context, announced=False):
+def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     """Codes of unseen signals with the dictionary frozen; scores, pictures, report."""
     workdir = context.workdir
-    model, config, mesh = load(context)
+    dictionary, config = load(context, with_prior=True)
     task = context.build_task(config)
     collection = check_fit(context, task, config)
-    batched.check_signals(model, task.measure(collection), collection.title)
+    checks.check_signals(dictionary.dictionary, task.measure(collection), collection.title)
     workdir.prepare()
     if not announced:
-        counts = count_parameters(model)
-        for line in monitoring.device_summary(mesh, counts, config_path=context.source.config):
+        counts = count_parameters(dictionary.model)
+        source = getattr(context.source, "config", context.source)
+        for line in monitoring.device_summary(dictionary.mesh, counts, config_path=source):
             print(line, file=sys.stderr)
-    prior = priors.load_prior(context.source.root / "prior.npz")
-    fitted = batched.fit(task, model, collection, config, mesh, prior=prior)
-    metrics = fits.write_fit(task, model, fitted, collection, config, workdir, config.fit.name)
-    _write_usage(workdir, model, fitted)
+    found = dictionary.fit_collection(task, collection, config)
+    metrics = write_fit(task, found, collection, config, workdir)
+    _write_usage(workdir, dictionary.model, found)
     _print_scores(config.fit.name, metrics)
     print(f"report: {write_report(workdir.root)}")
     return metrics
 
 
-def evaluate(context):
+def evaluate(context: Context) -> dict[str, Any]:
     """Score an earlier fit's codes again, against signals on disk; nothing is solved."""
-    model, config, _ = load(context)
+    dictionary, config = load(context)
     task = context.build_task(config)
     path = context.workdir.fit(config.fit.name) / "codes.npz"
-    fitted = _read_fit(path, model)
+    found = dictionary.load_fit(path)
     collection = check_fit(context, task, config)
-    wanted = collection.names[: len(fitted.names)]
-    for index, name in enumerate(fitted.names):
+    wanted = collection.names[: len(found)]
+    for index, name in enumerate(found.names):
         if index >= len(wanted) or wanted[index] != name:
             place = "in another place" if name in collection.names else "not there"
             raise ValueError(
                 f"{path}: its signal {index}, {name!r}, is {place} in the {config.fit.split} split "
-                f"of {collection.title}; give the data.* that it was fitted with"
+                f"of {collection.title}; give the data.* that it was found with"
             )
-    reconstruction, truth = batched.reconstruct(task, model, fitted, collection, config)
+    reconstruction, truth = scoring.reconstruct(task, found, collection, config.render.chunk)
     if truth is None:
         raise ValueError(f"data.root: {collection.title} comes without the truth to score against")
     scores = task.metrics(reconstruction, truth, task.measure(collection))
-    metrics = {"solver": "stored codes", "signals": len(truth), "active_experts": fitted.active}
+    metrics = {"solver": "stored codes", "signals": len(truth), "active_experts": found.active}
     metrics |= {name: float(np.mean(values)) for name, values in scores.items()}
     metrics |= {f"{name}_per_signal": values.tolist() for name, values in scores.items()}
     context.workdir.write_json(path.with_name("evaluation.json"), metrics)
@@ -164,55 +170,37 @@ def evaluate(context):
     return metrics
 
 
-def _read_fit(path, model):
-    """A fit from its codes.npz; ValueError where it was made with another dictionary."""
-    fitted = batched.Fitted.from_codes(*batched.read_codes(path))
-    experts, channels = fitted.codes.shape[-1], fitted.bias.shape[-1]
-    if (experts, channels) != (model.dictionary.num_experts, model.channels):
-        raise ValueError(
-            f"{path}: codes of {experts} experts and {channels} channels; this dictionary has "
-            f"{model.dictionary.num_experts} and {model.channels}: give the --checkpoint of the fit"
-        )
-    return fitted
-
-
-def render(context):
+def render(context: Context) -> None:
     """Pictures or meshes of an earlier fit's codes at any resolution; no signal is read."""
-    model, config, _ = load(context)
+    dictionary, config = load(context)
     task = context.build_task(config)
     folder = context.workdir.fit(config.fit.name)
-    fitted = _read_fit(folder / "codes.npz", model)
+    found = dictionary.load_fit(folder / "codes.npz")
     layout = context.workdir.read_json(folder / "metrics.json")["layout"]
     start = time.perf_counter()
     draw = _render_surfaces if "surface" in layout else _render_pictures
-    what = draw(folder, task, model, fitted, layout, config)
+    what = draw(folder, task, found, layout, config)
     print(f"{what} rendered in {time.perf_counter() - start:.2f} s: {folder / 'render'}")
 
 
-def _render_surfaces(folder, task, model, fitted, layout, config):
+def _render_surfaces(folder, task, found, layout, config):
     """A mesh and a picture of every shape. -> what was rendered, in words."""
     meshing.check(config.fit.mesh)
     shape, window = _what_to_render(config.render, layout)
-    count = surfaces.render_surfaces(
-        folder / "render", model, fitted, layout, shape, config, window
-    )
+    count = surfaces.render_surfaces(folder / "render", found, layout, shape, config, window)
     return f"{count} meshes at {' x '.join(map(str, shape))}"
 
 
-def _render_pictures(folder, task, model, fitted, layout, config):
+def _render_pictures(folder, task, found, layout, config):
     """A picture of every signal, frames where it has three axes. -> what was rendered, in words."""
     shape, window = _what_to_render(config.render, layout)
     pieces = layout.get("per_signal", 1)
     # As many whole signals at a time as make up to 64 MB.
-    values_each = pieces * math.prod(shape) * model.channels
+    values_each = pieces * math.prod(shape) * found.channels
     together = pieces * max(1, _RENDERED_NUMBERS // values_each)
     count = 0
-    for first in range(0, len(fitted.codes), together):
-        some = slice(first, first + together)
-        gates = rendering.gates_of(fitted.codes[some], fitted.bias[some])
-        values = rendering.render(model.dictionary, gates, shape, window, config.render.chunk)
-        if fitted.correction is not None:
-            values = values + rendering.resampled(fitted.correction[some], shape, window)
+    for first in range(0, len(found), together):
+        values = found[first : first + together].render(shape, window, config.render.chunk)
         for image in task.assemble(values, layout, scale=config.render.scale):
             target = folder / "render" / artefacts.file_name(count, layout["names"][count])
             if image.ndim == 4:
@@ -220,59 +208,49 @@ def _render_pictures(folder, task, model, fitted, layout, config):
             else:
                 pictures.save_png(target.with_name(f"{target.name}.png"), image)
             count += 1
-    if fitted.deviation is not None:
-        _render_deviation(folder, task, fitted, layout, (shape, window), config.render.scale)
+    if found.known_deviation is not None:
+        _render_deviation(folder, task, found, layout, (shape, window), config.render.scale)
     return f"{count} signals of {' x '.join(str(side) for side in image.shape[:-1])}"
 
 
-def interpolate(context):
+def interpolate(context: Context) -> None:
     """Signals between two of a fit: frames, or meshes, and a movie of them."""
-    model, config, _ = load(context)
+    dictionary, config = load(context)
     task = context.build_task(config)
     wanted = config.fit.interpolate
     folder = context.workdir.fit(config.fit.name)
-    fitted = _read_fit(folder / "codes.npz", model)
+    found = dictionary.load_fit(folder / "codes.npz")
     layout = context.workdir.read_json(folder / "metrics.json")["layout"]
     if "patch" in layout:
         raise ValueError("data.patch.size: signals in patches have several codes each; allowed: 0")
-    codes, bias = code_space.path_between(
-        fitted.codes, fitted.bias, wanted.start, wanted.end, wanted.frames
-    )
-    path = dataclasses.replace(fitted, codes=codes, bias=bias, correction=None)
+    with named("fit.interpolate"):
+        path = code_space.path_between(found, wanted.start, wanted.end, wanted.frames)
     target = folder / "interpolate" / f"{wanted.start:04d}_{wanted.end:04d}"
     shape, window = _what_to_render(config.render, layout)
     if "surface" in layout:
-        surfaces.write_sequence(target, model, path, shape, layout)
+        surfaces.write_sequence(target, path, shape, layout)
     else:
-        gates = rendering.gates_of(codes, bias)
-        values = rendering.render(model.dictionary, gates, shape, window, config.render.chunk)
+        values = path.render(shape, window, config.render.chunk)
         _save_frames(target, task.assemble(values, layout, scale=config.render.scale), ("gif",))
     print(f"{wanted.frames} signals from {wanted.start} to {wanted.end}: {target}")
 
 
-def nearest(context):
+def nearest(context: Context) -> None:
     """The signals most like each of a fit, by what their codes render: nearest.json and a table."""
-    model, config, _ = load(context)
+    dictionary, config = load(context)
     wanted = config.fit.nearest
     folder = context.workdir.fit(config.fit.name)
     among = context.workdir.fit(wanted.among or config.fit.name)
-    fitted, known = (_read_fit(path / "codes.npz", model) for path in (folder, among))
-    indices, distances = code_space.nearest(
-        model.dictionary,
-        fitted.codes,
-        fitted.bias,
-        known.codes,
-        known.bias,
-        wanted.count,
-        same=among == folder,
-    )
-    found = {
+    found, known = (dictionary.load_fit(path / "codes.npz") for path in (folder, among))
+    with named("fit.nearest"):
+        indices, distances = code_space.nearest(found, known, wanted.count, among == folder)
+    near = {
         name: [{"name": known.names[i], "distance": float(d)} for i, d in zip(row, ds, strict=True)]
-        for name, row, ds in zip(fitted.names, indices, distances, strict=True)
+        for name, row, ds in zip(found.names, indices, distances, strict=True)
     }
     target = folder / "nearest.json"
-    context.workdir.write_json(target, {"among": among.name, "nearest": found})
-    rows = [[name, *(entry["name"] for entry in entries)] for name, entries in found.items()]
+    context.workdir.write_json(target, {"among": among.name, "nearest": near})
+    rows = [[name, *(entry["name"] for entry in entries)] for name, entries in near.items()]
     print(tables.table(rows, ["signal", *(f"{n + 1}." for n in range(indices.shape[1]))]))
     print(f"distances: {target}")
 
@@ -286,9 +264,11 @@ def _save_frames(folder, frames, formats):
         movies.write_movie(folder.with_name(f"{folder.name}.{suffix}"), frames)
 
 
-def _render_deviation(folder, task, fitted, layout, view, scale):
+def _render_deviation(folder, task, found, layout, view, scale):
     """Where renders are unsure: standard deviations, white at the largest of all signals."""
-    deviations = task.assemble(rendering.resampled(fitted.deviation, *view), layout, scale=scale)
+    deviations = task.assemble(
+        rendering.resampled(found.known_deviation, *view), layout, scale=scale
+    )
     for index, image in enumerate(deviations):
         name = artefacts.file_name(index, layout["names"][index])
         shown = image.mean(-1, keepdims=True) / max(deviations.max(), 1e-12)
@@ -335,10 +315,10 @@ def _patch_window(tile, scale):
     return tuple((-end, end) for end in reach)
 
 
-def _write_usage(workdir, model, fitted):
+def _write_usage(workdir, model, found):
     """usage.json and atoms.png: how often and how much experts serve, and what they look like."""
-    importance = np.abs(fitted.codes).mean(0)
-    usage = (fitted.codes != 0).mean(0)
+    importance = np.abs(found.codes).mean(0)
+    usage = (found.codes != 0).mean(0)
     workdir.write_json("usage.json", {"usage": usage, "importance": importance})
     if len(model.grid_shape) != 2:
         return

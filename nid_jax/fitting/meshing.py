@@ -1,16 +1,12 @@
 """Meshes: codes of signed distance functions to triangles, with the normals of the function."""
 
-import functools
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import trimesh
-from flax import nnx
 
-from nid_jax.fields.coordinates import pad_chunks
-from nid_jax.fitting.rendering import render_points
+from nid_jax.fitting.rendering import render_derivatives, render_points
 from nid_jax.geometry import level_set
 from nid_jax.geometry.mesh import EXPORTED, export_mesh
 from nid_jax.storage.artefacts import file_name
@@ -72,7 +68,7 @@ def _mesh(dictionary, gates, resolution, search, known, chunk):
     )
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     if len(vertices):
-        slopes = gradients(dictionary, gates, vertices, chunk)
+        slopes = render_derivatives(dictionary, gates, vertices, chunk)[0, :, 0]
         length = np.linalg.norm(slopes, axis=1, keepdims=True)
         # Where the function is flat it has no normal, and the triangles' own is left.
         usable = np.isfinite(length) & (length > 0)
@@ -91,22 +87,6 @@ def values_at(dictionary, gates, points, chunk=0):
     points = np.asarray(points, np.float32)
     padded = np.pad(points, ((0, max(0, chunk - len(points))), (0, 0)), mode="edge")
     return render_points(dictionary, gates, padded, chunk)[:, : len(points), 0]
-
-
-def gradients(dictionary, gates, points, chunk=0):
-    """Gradient of one signal's channel 0 at points [P, D], gates of that signal -> [P, D]."""
-    chunk = chunk or _CHUNK.get(jax.default_backend(), _CHUNK_ACCELERATOR)
-    graphdef, state = nnx.split(dictionary)
-    chunks, count = pad_chunks(np.asarray(points, np.float32), chunk)
-    slopes = [np.asarray(_gradients(graphdef, state, piece, gates)) for piece in chunks]
-    return np.concatenate(slopes)[:count]
-
-
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _gradients(graphdef, state, points, gates):
-    dictionary = nnx.merge(graphdef, state, copy=True)
-    # A value depends on its own point alone: the gradient of the sum is every point's own.
-    return jax.grad(lambda x: jnp.sum(dictionary.combine(x, gates)[0, :, 0]))(points)
 
 
 def transformed(mesh, matrix):

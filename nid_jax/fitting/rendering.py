@@ -85,20 +85,81 @@ def _measure(graphdef, state, operator, gates):
     return operator.measure(dictionary.combine(operator.points, gates))
 
 
-def resampled(values, shape, window=None):
-    """Values given on their own grid [S, *grid, C], linearly interpolated to another. -> NumPy.
+def derivatives(dictionary, gates, points):
+    """Derivatives of signals along every axis at points [P, D]. -> [S, P, C, D], traceable."""
+    signals, channels = gates.bias.shape
+    if signals * channels == 1:
+        # A value depends on its own point alone: the gradient of the sum is every point's own.
+        return jax.grad(lambda x: dictionary.combine(x, gates).sum())(points)[None, :, None]
 
-    shape, window as in `render`; the edge goes on beyond the grid.
+    def along(direction):
+        tangent = jnp.broadcast_to(direction, points.shape)
+        return jax.jvp(lambda x: dictionary.combine(x, gates), (points,), (tangent,))[1]
+
+    return jnp.stack([along(axis) for axis in jnp.eye(points.shape[-1], dtype=points.dtype)], -1)
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _derivatives(graphdef, state, points, gates):
+    return derivatives(nnx.merge(graphdef, state, copy=True), gates, points)
+
+
+def render_derivatives(dictionary, gates, points, chunk=0):
+    """`derivatives` in padded chunks of one size, in NumPy: [S, P, C, D]."""
+    graphdef, state = nnx.split(dictionary)
+    points = np.asarray(points, np.float32)
+    chunk = chunk or min(max(256, points_at_once(dictionary, gates)), len(points))
+    chunks, count = pad_chunks(points, chunk)
+    pieces = [np.asarray(_derivatives(graphdef, state, piece, gates)) for piece in chunks]
+    return np.concatenate(pieces, 1)[:, :count]
+
+
+def interpolated(values, points):
+    """Values on their own grid [S, *grid, C], linearly interpolated at points. -> [S, P, C].
+
+    The edge goes on beyond the grid. points [P, D] in coordinates of the grid.
     """
-    points = grid(tuple(shape), window).astype(np.float64)
-    sides = np.array(values.shape[1:-1])
-    places = ((points + 1) / 2 * (sides - 1)).T
-    found = np.empty((len(values), len(points), values.shape[-1]), np.float32)
+    places = _places(values, np.asarray(points, np.float64))
+    found = np.empty((len(values), places.shape[1], values.shape[-1]), np.float32)
     for signal, channel in np.ndindex(len(values), values.shape[-1]):
         one = values[signal, ..., channel]
         found[signal, :, channel] = scipy.ndimage.map_coordinates(
             one, places, order=1, mode="nearest"
         )
+    return found
+
+
+def interpolated_derivatives(values, points):
+    """Derivatives of `interpolated` along every axis. -> [S, P, C, D]."""
+    channels_first = jnp.moveaxis(jnp.asarray(values), -1, 1)
+
+    def at(x):
+        def one(image):
+            return jax.scipy.ndimage.map_coordinates(image, x, order=1, mode="nearest")
+
+        return jnp.moveaxis(jax.vmap(jax.vmap(one))(channels_first), 1, -1)
+
+    places = jnp.asarray(_places(values, points), jnp.float32)
+    steps = (jnp.asarray(values.shape[1:-1], jnp.float32) - 1) / 2
+    slopes = [
+        jax.jvp(at, (places,), (jnp.zeros_like(places).at[axis].set(step),))[1]
+        for axis, step in enumerate(steps)
+    ]
+    return np.asarray(jnp.stack(slopes, -1))
+
+
+def _places(values, points):
+    """Points [P, D] as positions on the grid of values [S, *grid, C]: [D, P]."""
+    sides = np.array(values.shape[1:-1])
+    return ((points + 1) / 2 * (sides - 1)).T
+
+
+def resampled(values, shape, window=None):
+    """Values given on their own grid [S, *grid, C], linearly interpolated to another. -> NumPy.
+
+    shape, window as in `render`; the edge goes on beyond the grid.
+    """
+    found = interpolated(values, grid(tuple(shape), window))
     return found.reshape(len(values), *shape, values.shape[-1])
 
 

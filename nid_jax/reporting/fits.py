@@ -1,25 +1,33 @@
 """What a fit leaves in its folder besides its codes: scores, pictures, frames and meshes."""
 
-from nid_jax.fitting.batched import reconstruct, summarise, write_codes
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from nid_jax.fitting.fit import Fit
+from nid_jax.fitting.scoring import reconstruct, summarise
 from nid_jax.reporting import movies, pictures, surfaces
 from nid_jax.storage.artefacts import atomic_folder, file_name, write_json
+from nid_jax.storage.workdir import Workdir
 
 
-def write_fit(task, model, fitted, collection, config, workdir, name):
+def write_fit(
+    task: Any, fit: Fit, collection: Any, config: ConfigDict, workdir: Workdir
+) -> dict[str, Any]:
     """Score a fit and write WORKDIR/fits/NAME: codes.npz, metrics.json, pictures. -> the metrics.
 
     The whole folder takes the place of an earlier fit of that name, or nothing does. Pictures show
     at most config.fit.num_pictures signals.
     """
-    reconstruction, truth = reconstruct(task, model, fitted, collection, config)
+    reconstruction, truth = reconstruct(task, fit, collection, config.render.chunk)
     measured, layout = task.measure(collection), task.layout(collection)
-    metrics = summarise(task, fitted, reconstruction, truth, collection, config)
+    metrics = summarise(task, fit, reconstruction, truth, collection, config)
     metrics["layout"] = layout
-    with atomic_folder(workdir.fit(name)) as folder:
-        write_codes(folder / "codes.npz", fitted)
+    with atomic_folder(workdir.fit(config.fit.name)) as folder:
+        fit.save(folder / "codes.npz")
         _write_pictures(folder, truth, reconstruction, layout["names"], config.fit.num_pictures)
         if "surface" in layout:
-            metrics |= surfaces.write_surfaces(folder, model, fitted, measured, layout, config.fit)
+            metrics |= surfaces.write_surfaces(folder, fit, measured, layout, config.fit)
         if task.extras is not None:
             extras = task.extras(collection, measured, reconstruction)
             metrics |= extras.metrics

@@ -1,9 +1,16 @@
 """What a fit of shapes leaves besides its codes: meshes, how good they are, pictures of them."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import trimesh
+from ml_collections import ConfigDict
 
 from nid_jax import metrics
-from nid_jax.fitting import meshing, rendering
+from nid_jax.fitting import meshing
+from nid_jax.fitting.fit import Fit
 from nid_jax.geometry import shading
 from nid_jax.reporting import movies, pictures, viewer
 from nid_jax.storage.artefacts import atomic_folder, file_name
@@ -12,13 +19,11 @@ from nid_jax.storage.artefacts import atomic_folder, file_name
 _VIEWED = 3
 
 
-def meshes_of(model, fitted, layout, resolution, window=None):
-    """Surfaces of fitted shapes in the cube, at `resolution` samples a side. -> [trimesh]."""
-    gates = rendering.gates_of(fitted.codes, fitted.bias)
-    truncation = layout["surface"]["truncation"] or None
-    return meshing.meshes_of(
-        model.dictionary, gates, resolution, window=window, truncation=truncation
-    )
+def meshes_of(
+    fit: Fit, layout: dict, resolution: int | Sequence[int], window: Any = None
+) -> list[trimesh.Trimesh]:
+    """Surfaces of fitted shapes in the cube, at `resolution` samples a side."""
+    return fit.mesh(resolution, window, layout["surface"]["truncation"] or None)
 
 
 def surface_metrics(meshes, truths, config_mesh):
@@ -38,7 +43,9 @@ def surface_metrics(meshes, truths, config_mesh):
     return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
 
 
-def write_surfaces(folder, model, fitted, measured, layout, config_fit):
+def write_surfaces(
+    folder: Path, fit: Fit, measured: Any, layout: dict, config_fit: ConfigDict
+) -> dict[str, Any]:
     """meshes/, views/ and shaded.png in a fit's folder. -> numbers for its metrics.json.
 
     Meshes are in the units that the shapes came in; shaded.png shows the first shapes, truth beside
@@ -47,7 +54,7 @@ def write_surfaces(folder, model, fitted, measured, layout, config_fit):
     wanted = config_fit.mesh
     meshing.check(wanted)
     resolution = wanted.resolution or max(layout["grid"])
-    meshes = meshes_of(model, fitted, layout, resolution)
+    meshes = meshes_of(fit, layout, resolution)
     count = len(meshes)
     names, maps = layout["names"][:count], layout["surface"]["denormalise"][:count]
     meshing.write_meshes(folder / "meshes", meshes, names, f".{wanted.format}", maps)
@@ -74,9 +81,16 @@ def _sheet(truths, meshes, names):
     return np.concatenate(list(shading.frames(meshes)), 1)
 
 
-def render_surfaces(folder, model, fitted, layout, resolution, config, window=None):
+def render_surfaces(
+    folder: Path,
+    fit: Fit,
+    layout: dict,
+    resolution: Sequence[int],
+    config: ConfigDict,
+    window: Any = None,
+) -> int:
     """RENDER/0000_NAME.ply and .png of every shape of a fit. -> how many have a surface."""
-    meshes = meshes_of(model, fitted, layout, resolution, window)
+    meshes = meshes_of(fit, layout, resolution, window)
     names, maps = layout["names"][: len(meshes)], layout["surface"]["denormalise"][: len(meshes)]
     suffix = f".{config.fit.mesh.format}"
     written = meshing.write_meshes(folder, meshes, names, suffix, maps)
@@ -87,9 +101,9 @@ def render_surfaces(folder, model, fitted, layout, resolution, config, window=No
     return len(written)
 
 
-def write_sequence(folder, model, fitted, resolution, layout):
+def write_sequence(folder: Path, fit: Fit, resolution: Sequence[int], layout: dict) -> None:
     """FOLDER/00000.ply ... of codes on a path, in the cube's own units, and FOLDER.gif."""
-    meshes = meshes_of(model, fitted, layout, resolution)
+    meshes = meshes_of(fit, layout, resolution)
     with atomic_folder(folder) as temporary:
         for number, mesh in enumerate(meshes):
             if len(mesh.faces):

@@ -1,0 +1,81 @@
+"""What a config asks of a fit, checked before any work begins: one line that names the key."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from nid_jax.coding.solvers import SOLVERS, Solver, solver_from_config
+from nid_jax.fields.dictionary import Dictionary
+from nid_jax.fitting import meshing, refining
+
+SPLITS = ("train", "test")
+# Routers that store codes, or are not there: neither predicts those of new signals.
+_UNPREDICTING = ("codebook", "none")
+
+
+def check(config: ConfigDict) -> Solver:
+    """The solver of config.fit. Raises ValueError for a fit that cannot be, whatever the signals.
+
+    Of the rest of the config dictionary.num_experts and router.kind are read.
+    """
+    wanted, router = config.fit, config.router.kind
+    solver = solver_from_config(wanted)
+    experts = config.dictionary.num_experts
+    if wanted.top_k > experts:
+        raise ValueError(f"fit.top_k: {wanted.top_k}; allowed: 0 (dense) to {experts} experts")
+    if wanted.split not in SPLITS:
+        raise ValueError(f"fit.split: {wanted.split!r}; allowed: {', '.join(SPLITS)}")
+    for key in ("num_signals", "batch_size", "num_pictures"):
+        if wanted[key] < 0:
+            raise ValueError(f"fit.{key}: {wanted[key]}; allowed: 0 or more")
+    refining.check(wanted)
+    if "mesh" in wanted:
+        meshing.check(wanted.mesh)
+    if wanted.uncertainty and wanted.solver != "gaussian":
+        raise ValueError(
+            f"fit.uncertainty: true, but fit.solver={wanted.solver}; allowed: fit.solver=gaussian"
+        )
+    if router in _UNPREDICTING:
+        for key in _asking_a_router(wanted, solver):
+            raise ValueError(
+                f"{key}: router.kind={router} predicts no codes of new signals; allowed: linear, "
+                "conv, resnet, point"
+            )
+    return solver
+
+
+def _asking_a_router(wanted, solver):
+    """Keys of config.fit by which its solver wants a router's prediction."""
+    keys = [f"fit.solver={wanted.solver}"] if wanted.solver.startswith("router") else []
+    asked = [f for f in ("init", "variables") if getattr(solver, f, None) == "router"]
+    return keys + [f"fit.{wanted.solver}.{field}=router" for field in asked]
+
+
+def check_measured(config: ConfigDict, measured: Any) -> None:
+    """Raise ValueError, naming the key, for a fit that these measurements do not allow."""
+    name, solver = config.fit.solver, SOLVERS[config.fit.solver]
+    on_clouds = solver.reads == "clouds"
+    if on_clouds and measured.cloud is None:
+        raise ValueError(
+            f"fit.solver: {name} reads points on surfaces and their normals, which these signals "
+            "lack"
+        )
+    routed = name == "router" and config.router.kind == "point"
+    if measured.values is None and not (on_clouds or routed):
+        without = [other for other, kind in SOLVERS.items() if kind.reads == "clouds"]
+        raise ValueError(
+            f"fit.solver: {name} needs measurements, of which there are none; allowed without: "
+            f"{', '.join(without)}, or router with router.kind=point"
+        )
+    refining.check_measured(config.fit, measured)
+
+
+def check_signals(dictionary: Dictionary, measured: Any, title: str) -> None:
+    """Raise ValueError for signals that are no functions of the dictionary's kind."""
+    dims, channels = len(measured.grid_shape), measured.channels
+    if (dims, channels) != (dictionary.dims, dictionary.channels):
+        raise ValueError(
+            f"data.name: signals of {title} are {[*measured.grid_shape, channels]}, the "
+            f"dictionary has {dictionary.dims} coordinates and {dictionary.channels} channels; "
+            "data.gray=true turns colour to gray"
+        )

@@ -1,0 +1,415 @@
+"""A fit: signals that are known by their codes, and so everywhere.
+
+    f(x) = bias + sum_e code[e] expert_e(x)      (+ a correction on a grid, where it was refined)
+
+A `Fit` is what solving gives and what is drawn, differentiated, scored, saved and fitted further.
+"""
+
+import dataclasses
+import time
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import trimesh
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from nid_jax import devices, metrics
+from nid_jax.coding.prior import posterior_variance
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.solution import Solution
+from nid_jax.coding.solvers import Solver
+from nid_jax.errors import ArgumentError
+from nid_jax.fields.coordinates import grid
+from nid_jax.fields.dictionary import Dictionary
+from nid_jax.fields.routing import Gates
+from nid_jax.fitting import meshing, rendering
+from nid_jax.storage.artefacts import atomic_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """S signals as continuous functions of D coordinates in [-1, 1], with C channels.
+
+    Arrays are NumPy's, or traced ones inside a transformation of JAX: `fit` is then differentiable
+    through `render`, `at`, `codes` and `bias`.
+    """
+
+    dictionary: Dictionary
+    solution: Solution
+    grid_shape: tuple[int, ...]
+    """Of the signals: what `render` draws by default."""
+    names: tuple[str, ...]
+    solver: Solver | None = None
+    problem: Problem | None = None
+    """What was measured; None for a fit that was read from a file."""
+    correction: Float[np.ndarray, "S *grid C"] | None = None
+    """What `refine` adds to what the codes render, on the signals' grid."""
+    known_deviation: Float[np.ndarray, "S *grid C"] | None = None
+    """`deviation` on the signals' grid, where it was asked for or stored."""
+    seconds: float = 0.0
+    """What solving took, compilation included."""
+    compile_seconds: float = 0.0
+
+    @property
+    def codes(self) -> Float[Array, "S E"]:
+        """[S, E], zero where an expert is not used."""
+        return self.solution.codes
+
+    @property
+    def bias(self) -> Float[Array, "S C"]:
+        """[S, C], added to every point."""
+        return self.solution.bias
+
+    @property
+    def residual(self) -> Float[Array, " S"]:
+        """[S], mean squared difference from the measurements, per measured value."""
+        return self.solution.residual
+
+    @property
+    def converged(self) -> Bool[Array, " S"]:
+        """[S], whether the solver's own stopping rule was met."""
+        return self.solution.converged
+
+    @property
+    def iterations(self) -> Int[Array, " S"]:
+        """[S], steps that the solver took."""
+        return self.solution.iterations
+
+    @property
+    def history(self) -> dict[str, Array]:
+        """Curves over the solver's steps, such as 'residual' [steps + 1, S]."""
+        return self.solution.history
+
+    @property
+    def message(self) -> str:
+        """What a person should know of how the codes were found; '' where that is not known."""
+        return "" if self.solver is None else self.solver.describe(self.solution)
+
+    @property
+    def active(self) -> float:
+        """Mean number of codes that are not zero."""
+        return float((np.asarray(self.codes) != 0).sum(-1).mean())
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.dictionary.channels
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, which: int | slice | Sequence[int]) -> "Fit":
+        """Some of the signals; an int keeps its axis, so that one signal is a fit of one."""
+        chosen = np.arange(len(self))[which]
+        chosen = np.atleast_1d(chosen)
+
+        def rows(array):
+            return None if array is None else array[chosen]
+
+        solution = self.solution
+        kept = {
+            name: getattr(solution, name)[chosen]
+            for name in ("codes", "bias", "residual", "converged", "iterations", "result")
+        }
+        history = {name: curve[..., chosen] for name, curve in solution.history.items()}
+        stats = {
+            name: value[chosen] if jnp.ndim(value) else value
+            for name, value in solution.stats.items()
+        }
+        return dataclasses.replace(
+            self,
+            solution=solution._replace(**kept, history=history, stats=stats),
+            names=tuple(self.names[i] for i in chosen),
+            problem=None if self.problem is None else self.problem.of_signals(chosen),
+            correction=rows(self.correction),
+            known_deviation=rows(self.known_deviation),
+        )
+
+    def __call__(self, points: Float[Array, "P D"]) -> Float[Array, "S P C"]:
+        """`at`: a fit is a function of points."""
+        return self.at(points)
+
+    # ---- the continuous signal --------------------------------------------------------------
+
+    def at(self, points: Float[Array, "P D"], chunk: int = 0) -> Float[Array, "S P C"]:
+        """Values at any points [P, D]. chunk: points at a time; 0 chooses.
+
+        Raises ArgumentError for points of another dimension.
+        """
+        points = self._checked_points(points)
+        if _traced(self.dictionary, self.codes, points):
+            values = self.dictionary.combine(points, self._gates())
+        else:
+            values = rendering.render_points(self.dictionary, self._gates(), points, chunk)
+        if self.correction is None:
+            return values
+        return values + rendering.interpolated(self.correction, points)
+
+    def gradient_at(self, points: Float[Array, "P D"], chunk: int = 0) -> Float[Array, "S P C D"]:
+        """Derivatives of the values at points [P, D] along every axis, per unit of coordinate.
+
+        chunk: points at a time; 0 chooses. Raises ArgumentError for points of another dimension.
+        """
+        points = self._checked_points(points)
+        if _traced(self.dictionary, self.codes, points):
+            slopes = rendering.derivatives(self.dictionary, self._gates(), points)
+        else:
+            slopes = rendering.render_derivatives(self.dictionary, self._gates(), points, chunk)
+        if self.correction is None:
+            return slopes
+        return slopes + rendering.interpolated_derivatives(self.correction, points)
+
+    def render(
+        self,
+        shape: Sequence[int] | None = None,
+        window: Sequence[tuple[float, float]] | None = None,
+        chunk: int = 0,
+    ) -> Float[Array, "S *shape C"]:
+        """The signals on a grid of any shape; None: the signals' own.
+
+        window: ((low, high), ...) for every axis, in [-1, 1] or beyond; None is all of it. chunk:
+        points at a time; 0 chooses. Raises ArgumentError for a shape of another dimension.
+        """
+        shape = self.grid_shape if shape is None else self._checked_shape(shape)
+        values = self.at(grid(shape, window), chunk)
+        return values.reshape(len(self), *shape, self.channels)
+
+    def measured_by(self, operator: Any) -> Float[Array, "S M C"]:
+        """What an operator would measure of these signals."""
+        if _traced(self.dictionary, self.codes, operator):
+            return operator.measure(self.dictionary.combine(operator.points, self._gates()))
+        return rendering.measured(self.dictionary, self._gates(), operator)
+
+    def deviation(self, shape: Sequence[int] | None = None) -> Float[np.ndarray, "S *shape C"]:
+        """Standard deviation of what is rendered, given the measurements, under the prior.
+
+        shape: of the grid; None: the signals' own. Of solver `Gaussian`, whose noise it takes.
+        Raises ArgumentError where the fit has no prior or no longer knows its measurements.
+        """
+        if shape is None and self.known_deviation is not None:
+            return self.known_deviation
+        problem = self.problem
+        if problem is None or problem.prior is None:
+            raise ArgumentError(
+                "solver", getattr(self.solver, "name", "of stored codes"), "one with a prior"
+            )
+        shape = self.grid_shape if shape is None else self._checked_shape(shape)
+        noise = getattr(self.solver, "noise", 0.0)
+        prior = problem.prior._replace(codes=None)
+        variance = posterior_variance(
+            self.dictionary, grid(shape), problem.equations(), prior, noise**2 or "estimate"
+        )
+        return np.broadcast_to(
+            np.sqrt(variance).reshape(-1, *shape, self.channels),
+            (len(self), *shape, self.channels),
+        )
+
+    def mesh(
+        self,
+        resolution: int = 128,
+        window: Sequence[tuple[float, float]] | None = None,
+        truncation: float | None = None,
+    ) -> list[trimesh.Trimesh]:
+        """The zero level of signals of three dimensions as S triangle meshes in [-1, 1]^3.
+
+        resolution: samples along each axis; truncation: where distances were cut off, or None.
+        Raises ArgumentError for signals of another dimension, and for other than 1 channel.
+        """
+        if self.dictionary.dims != 3 or self.channels != 1:
+            raise ArgumentError(
+                "dictionary",
+                f"{self.dictionary.dims} coordinates and {self.channels} channels",
+                "signed distances: 3 coordinates and 1 channel",
+            )
+        return meshing.meshes_of(
+            self.dictionary, self._gates(), resolution, window=window, truncation=truncation
+        )
+
+    def score(self, truth: Float[Array, "S *grid C"]) -> dict[str, np.ndarray]:
+        """PSNR in dB and, of pictures, SSIM against the truth, clipped to [0, 1]: values [S].
+
+        truth [S, *grid] or [S, *grid, C]; the grid may be finer than that of the fit. Raises
+        ArgumentError for another number of signals or channels.
+        """
+        truth = np.asarray(truth, np.float32)
+        dims = self.dictionary.dims
+        truth = truth[..., None] if truth.ndim == dims + 1 else truth
+        if truth.ndim != dims + 2 or (len(truth), truth.shape[-1]) != (len(self), self.channels):
+            raise ArgumentError(
+                "truth", f"shape {truth.shape}", f"({len(self)}, *grid, {self.channels})"
+            )
+        found = np.clip(self.render(truth.shape[1:-1]), 0, 1)
+        scores = {"psnr": np.asarray(metrics.psnr(found, truth))}
+        if dims == 2:
+            scores["ssim"] = np.asarray(metrics.ssim(found, truth))
+        return scores
+
+    def refine(self, refinement: Any) -> "Fit":
+        """The fit with what its dictionary cannot say solved for on the grid, as a correction.
+
+        refinement: `TotalVariation` or `LowRank`. Raises ArgumentError where the measurements are
+        no longer known.
+        """
+        problem = self.problem
+        if problem is None:
+            raise ArgumentError("fit", "read from a file", "one that knows its measurements")
+        correction = refinement.correction(self, problem)
+        return dataclasses.replace(self, correction=correction)
+
+    # ---- files ------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """codes.npz: `codes` [S, E], `bias` [S, C], `names` [S]; no pickled objects.
+
+        With `correction` [S, *grid, C] where the fit was refined, and `deviation` of the same shape
+        where it is known. Written whole or not at all.
+        """
+        arrays = {
+            "codes": np.asarray(self.codes),
+            "bias": np.asarray(self.bias),
+            "names": np.asarray(self.names, dtype=np.str_),
+        }
+        for field, value in (
+            ("correction", self.correction),
+            ("deviation", self.known_deviation),
+        ):
+            if value is not None:
+                arrays[field] = value
+        with atomic_path(path) as temporary:
+            np.savez_compressed(temporary, **arrays)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path, dictionary: Dictionary, grid_shape: Sequence[int]) -> "Fit":
+        """A fit that `save` wrote, of which only the codes are known.
+
+        Raises FileNotFoundError where there is none, ValueError where its file is damaged or was
+        made with another dictionary.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such fit; --mode=fit makes one")
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                names = tuple(str(name) for name in stored["names"])
+                further = (stored.get("correction"), stored.get("deviation"))
+                codes, bias = stored["codes"], stored["bias"]
+        except (ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path}: cannot be read as the codes of a fit: {error}") from error
+        sizes = (codes.shape[-1], bias.shape[-1])
+        if sizes != (dictionary.num_experts, dictionary.channels):
+            raise ValueError(
+                f"{path}: codes of {sizes[0]} experts and {sizes[1]} channels; this dictionary has "
+                f"{dictionary.num_experts} and {dictionary.channels}: give the --checkpoint of the "
+                "fit"
+            )
+        return cls(dictionary, unknown(codes, bias), tuple(grid_shape), names, None, None, *further)
+
+    def _gates(self) -> Gates:
+        if _traced(self.codes, self.bias):
+            return Gates(self.codes, None, None, self.bias)
+        return rendering.gates_of(self.codes, self.bias)
+
+    def _checked_points(self, points):
+        points = points if isinstance(points, jax.Array) else np.asarray(points, np.float32)
+        if points.ndim != 2 or points.shape[1] != self.dictionary.dims:
+            raise ArgumentError("points", f"shape {points.shape}", f"(P, {self.dictionary.dims})")
+        return points
+
+    def _checked_shape(self, shape):
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        if len(shape) != self.dictionary.dims or not all(
+            isinstance(side, int | np.integer) and side > 0 for side in shape
+        ):
+            raise ArgumentError(
+                "shape", shape, f"{self.dictionary.dims} whole numbers, each 1 or more"
+            )
+        return tuple(int(side) for side in shape)
+
+
+def _traced(*trees) -> bool:
+    """Whether a transformation of JAX is looking on: then nothing may leave for NumPy."""
+    leaves = jax.tree.leaves([nnx.state(t) if isinstance(t, nnx.Module) else t for t in trees])
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+
+
+def unknown(codes: Float[np.ndarray, "S E"], bias: Float[np.ndarray, "S C"]) -> Solution:
+    """A solution of which only the codes are known."""
+    nothing = np.full(len(codes), np.nan)
+    zero = np.zeros(len(codes), np.int32)
+    return Solution(codes, bias, nothing, zero.astype(bool), zero, zero, {}, {})
+
+
+def fit_problem(
+    problem: Problem,
+    solver: Solver,
+    grid_shape: Sequence[int],
+    names: Sequence[str] | None = None,
+) -> Fit:
+    """Solve one problem. -> `Fit`, in NumPy unless a transformation of JAX is looking on.
+
+    Raises ArgumentError for what the solver cannot solve.
+    """
+    start = time.perf_counter()
+    with devices.CompileTime() as compiling:
+        solution = solver.solve(problem)
+        if not _traced(solution):
+            solution = jax.device_get(solution)
+    seconds = time.perf_counter() - start
+    if names is None:
+        names = [f"{number:05d}" for number in range(len(solution.codes))]
+    return Fit(
+        problem.dictionary,
+        solution,
+        tuple(grid_shape),
+        tuple(names),
+        solver,
+        problem,
+        seconds=seconds,
+        compile_seconds=min(compiling.seconds, seconds),
+    )
+
+
+def joined(fits: Sequence[Fit]) -> Fit:
+    """Fits of one dictionary, one after another, as one."""
+    first = fits[0]
+    if len(fits) == 1:
+        return first
+    solutions = [fit.solution for fit in fits]
+
+    def rows(*arrays):
+        return np.concatenate(arrays)
+
+    named = {
+        field: rows(*(getattr(s, field) for s in solutions))
+        for field in ("codes", "bias", "residual", "converged", "iterations", "result")
+    }
+    history = {
+        key: np.concatenate([s.history[key] for s in solutions], axis=-1)
+        for key in solutions[0].history
+    }
+    stats = {
+        key: rows(*(np.atleast_1d(s.stats[key]) for s in solutions)) for key in solutions[0].stats
+    }
+    further = {
+        field: None
+        if getattr(first, field) is None
+        else rows(*(getattr(fit, field) for fit in fits))
+        for field in ("correction", "known_deviation")
+    }
+    return dataclasses.replace(
+        first,
+        solution=Solution(**named, history=history, stats=stats),
+        names=sum((fit.names for fit in fits), ()),
+        problem=None,
+        seconds=sum(fit.seconds for fit in fits),
+        compile_seconds=sum(fit.compile_seconds for fit in fits),
+        **further,
+    )

@@ -1,0 +1,127 @@
+"""What a caller measured of signals, checked and brought to the shapes of a problem."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from nid_jax.coding import operators
+from nid_jax.errors import ArgumentError
+from nid_jax.fields.model import Model
+
+
+def as_floats(values: Any, argument: str) -> Float[Array, "..."]:
+    """Values as float32; whole numbers of 8 bits are 0 to 255 and become 0 to 1."""
+    if values.dtype == np.uint8:
+        return values.astype(np.float32) / 255
+    if not np.issubdtype(values.dtype, np.floating) and not np.issubdtype(values.dtype, np.integer):
+        raise ArgumentError(argument, f"type {values.dtype}", "numbers")
+    return values.astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurements:
+    """Measurements [S, M, C] by one operator, the weights of each, and the signals' grid."""
+
+    values: Float[Array, "S M C"]
+    operator: Any
+    weights: Float[Array, "S M"] | None
+    grid_shape: tuple[int, ...]
+    whole: bool
+
+    @classmethod
+    def of(
+        cls, model: Model, measurements: Any, operator: Any, seen: Any, weights: Any
+    ) -> "Measurements":
+        """From the arguments of `NeuralDictionary.fit`. Raises ArgumentError naming one."""
+        if not isinstance(measurements, jax.Array):
+            measurements = np.asarray(measurements)
+        values = as_floats(measurements, "measurements")
+        grid_shape = model.grid_shape
+        if operator is None:
+            values = _on_grid(values, model.dictionary)
+            grid_shape = tuple(values.shape[1:-1])
+            operator = operators.sample(grid_shape)
+        values, each = _flat(values, operator, model.channels)
+        weights = _weights(values, each, seen, weights)
+        whole = grid_shape == model.grid_shape and len(each) == len(grid_shape)
+        whole = whole and weights is None and isinstance(operator, operators.Sample)
+        return cls(values, operator, weights, grid_shape, whole)
+
+
+def _on_grid(values, dictionary):
+    """Signals [S, *grid, C] from [S, *grid] or these."""
+    dims, channels = dictionary.dims, dictionary.channels
+    if values.ndim == dims + 1 and channels == 1:
+        values = values[..., None]
+    if values.ndim != dims + 2 or values.shape[-1] != channels or 0 in values.shape:
+        axes = ", ".join(("rows", "columns")[-dims:] if dims <= 2 else ["depth", "rows", "columns"])
+        one = f"(S, {axes}) or " if channels == 1 else ""
+        raise ArgumentError(
+            "measurements", f"shape {values.shape}", f"{one}(S, {axes}, {channels}), S signals"
+        )
+    return values
+
+
+def _flat(values, operator, channels):
+    """Measurements [S, M, C] from any shape of that many, and the shape of one signal's M."""
+    count, shape = operator.num_measurements, tuple(values.shape[1:])
+    each = shape[:-1] if len(shape) > 1 and shape[-1] == channels else shape
+    if math.prod(each) != count and channels == 1:
+        each = shape
+    last = () if each == shape else (channels,)
+    if values.ndim < 2 or math.prod(each) != count or (each == shape and channels != 1):
+        raise ArgumentError(
+            "measurements",
+            f"shape {values.shape}",
+            f"(S, {count}, {channels}), or as many numbers of each signal in another shape",
+        )
+    return values.reshape(len(values), count, *(last or (1,))), each
+
+
+def _weights(values, each, seen, weights):
+    """None, [M] or [S, M] from what is missing and what the caller says of it."""
+    signals, count, _ = values.shape
+    found = None
+    concrete = not isinstance(values, jax.core.Tracer)
+    if concrete:
+        missing = np.isnan(values).any(-1)
+        if np.isinf(values).any():
+            raise ArgumentError("measurements", "infinite values", "finite numbers, or NaN")
+        found = None if not missing.any() else ~missing
+    for argument, given in (("seen", seen), ("weights", weights)):
+        if given is None:
+            continue
+        given = given if isinstance(given, jax.Array) else np.asarray(given)
+        one, many = (each, (count,)), ((signals, *each), (signals, count))
+        if given.shape in one:
+            given = given.reshape(count)
+        elif given.shape in many:
+            given = given.reshape(signals, count)
+        else:
+            raise ArgumentError(
+                argument, f"shape {given.shape}", f"{each} for all signals, or {(signals, *each)}"
+            )
+        concrete = concrete and not isinstance(given, jax.core.Tracer)
+        if concrete and argument == "seen" and not np.isin(given, (0, 1)).all():
+            raise ArgumentError("seen", "values other than 0 and 1", "booleans, or 0 and 1")
+        if concrete and not (np.isfinite(given).all() and (np.asarray(given) >= 0).all()):
+            raise ArgumentError(argument, "negative or not finite", "finite numbers, 0 or more")
+        found = given if found is None else found * given
+    if found is None:
+        return None
+    if not concrete:
+        return found.astype(jnp.float32)
+    found = np.asarray(found, np.float32)
+    if found.ndim == 2 and (found == found[:1]).all():
+        # One factorisation serves signals that were measured alike.
+        found = found[0]
+    empty = np.flatnonzero(~(found > 0).any(-1))
+    if len(empty):
+        where = f" of signal {empty[0]}" if found.ndim == 2 else ""
+        raise ArgumentError("measurements", f"nothing seen{where}", "at least 1 measurement")
+    return None if (found == 1).all() else found

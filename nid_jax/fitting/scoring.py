@@ -1,0 +1,86 @@
+"""Evaluation: fits of a task's signals, put together as whole signals and scored."""
+
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from nid_jax import devices
+from nid_jax.fitting.fit import Fit
+
+# Steps whose PSNR a fit by gradient reports, as the paper's tables do; the last is always added.
+REPORTED_STEPS = (0, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+def reconstruct(
+    task: Any, fit: Fit, collection: Any, chunk: int = 0
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reconstruction and truth of a fit as whole signals: [N, *grid, C] twice.
+
+    The truth is None where it is not known. chunk: points rendered at a time; 0 chooses.
+    """
+    measured = task.measure(collection)
+    values = fit.render(measured.grid_shape, chunk=chunk)
+    layout = task.layout(collection)
+    truth = measured.truths(len(fit))
+    return task.assemble(values, layout), None if truth is None else task.assemble(truth, layout)
+
+
+def evaluate(task: Any, fit: Fit, collection: Any, chunk: int = 0) -> dict[str, float]:
+    """Scores of a fit as means over whole signals, such as 'psnr'; of the measurements where the
+    truth is not known."""
+    reconstruction, truth = reconstruct(task, fit, collection, chunk)
+    if truth is None:
+        return {"psnr": float(-10 * np.log10(np.maximum(fit.residual, 1e-12)).mean())}
+    scores = task.metrics(reconstruction, truth, task.measure(collection))
+    return {name: float(np.mean(values)) for name, values in scores.items()}
+
+
+def psnr_per_step(history: dict[str, np.ndarray]) -> dict[str, float]:
+    """Mean PSNR over signals after 0, 5, 10, ... steps; {} where a solver took no steps.
+
+    Of values that are not clipped, from the residual at every step.
+    """
+    if "residual" not in history:
+        return {}
+    residual = np.maximum(history["residual"], 1e-12)
+    curve = -10 * np.log10(residual).mean(1)
+    last = len(curve) - 1
+    steps = [step for step in REPORTED_STEPS if step < last] + [last]
+    return {str(step): float(curve[step]) for step in steps}
+
+
+def summarise(
+    task: Any,
+    fit: Fit,
+    reconstruction: np.ndarray,
+    truth: np.ndarray | None,
+    collection: Any,
+    config: ConfigDict,
+) -> dict[str, Any]:
+    """The metrics.json of a fit: quality, sparsity, time, and the config it was made with."""
+    scores = {}
+    if truth is not None:
+        scores = task.metrics(reconstruction, truth, task.measure(collection))
+    count = len(reconstruction)
+    means = {name: float(np.mean(values)) for name, values in scores.items()}
+    return {
+        "task": task.name,
+        "dataset": collection.title,
+        "solver": config.fit.solver,
+        "signals": count,
+        **means,
+        "residual": float(np.mean(fit.residual)),
+        "active_experts": fit.active,
+        "numbers_per_signal": fit.active * (2 if config.fit.top_k else 1) + fit.channels,
+        "seconds_total": fit.seconds,
+        "seconds_compile": fit.compile_seconds,
+        "seconds_per_signal": (fit.seconds - fit.compile_seconds) / count,
+        "converged": float(np.mean(fit.converged)),
+        "iterations": float(np.mean(fit.iterations)),
+        "message": fit.message,
+        "psnr_per_step": psnr_per_step(fit.history),
+        **{f"{name}_per_signal": values.tolist() for name, values in scores.items()},
+        "versions": devices.versions(),
+        "config": config.to_dict(),
+    }

@@ -1,0 +1,145 @@
+"""Learning: a collection of signals in, a neural dictionary out."""
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from nid_jax import data, tasks
+from nid_jax.configs import image as image_config
+from nid_jax.errors import ArgumentError
+from nid_jax.fitting import priors
+from nid_jax.fitting.measurements import as_floats
+from nid_jax.neural_dictionary import NeuralDictionary
+from nid_jax.storage.workdir import Workdir
+from nid_jax.tasks.task import Task
+from nid_jax.training import loop
+
+# Signals of a grid whose last axis is at most so long are taken for having channels.
+_MOST_CHANNELS = 4
+# Frequencies of the embedding that suit a grid, per sample of its shortest side.
+_FREQUENCY_PER_SAMPLE = 0.19
+
+
+def learn(
+    signals: Float[Array, "S *grid C"] | data.Collection | ConfigDict,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    num_experts: int | None = None,
+    channels_last: bool | None = None,
+    workdir: str | Path | None = None,
+) -> NeuralDictionary:
+    """Learn a dictionary from a collection of signals, with sizes that suit them.
+
+    Args:
+      signals: [S, *grid] or [S, *grid, C] with values about 0 to 1 (whole numbers of 8 bits are
+        taken so), a collection of `nid_jax.data`, or a config, such as those of `nid_jax.configs`,
+        which says all there is to say and names its data.
+      steps: of training; None: 200, or the config's.
+      seed: of everything random.
+      num_experts: E; None: as many as a signal has numbers, at most 1024.
+      channels_last: whether the last axis holds channels; None: if it is 4 or less.
+      workdir: keep the run there, as the command line does; the same call then goes on where it
+        stopped. None keeps nothing on disk.
+
+    Returns:
+      `NeuralDictionary`. Progress is shown on standard error.
+
+    Raises:
+      ArgumentError: naming the argument, for what cannot be learned from.
+      loop.TrainingDiverged: where a loss or a gradient was not finite.
+    """
+    if isinstance(signals, ConfigDict):
+        config = signals.copy_and_resolve_references()
+        task = tasks.build(config)
+    else:
+        collection = _collection(signals, channels_last)
+        config = _suited(collection, num_experts)
+        task = dataclasses.replace(tasks.build(config), open=lambda split: collection)
+    with config.unlocked():
+        config.seed = seed
+        if steps is not None:
+            if steps < 1:
+                raise ArgumentError("steps", steps, "1 or more")
+            config.train.steps = steps
+    if workdir is not None:
+        return train(task, config, Workdir(workdir, flag="workdir"))[0]
+    with tempfile.TemporaryDirectory() as folder:
+        return train(task, config, Workdir(folder))[0]
+
+
+def train(
+    task: Task,
+    config: ConfigDict,
+    workdir: Workdir,
+    evaluate: Callable[[NeuralDictionary], dict[str, float]] | None = None,
+) -> tuple[NeuralDictionary, loop.Trained]:
+    """Train in a workdir, from its latest checkpoint if it holds one, and learn the prior.
+
+    evaluate: scores of the dictionary as it stands, taken every config.train.eval_every steps.
+    -> the dictionary, and how training went. Raises SystemExit(143) where a signal to stop came:
+    all is saved then, and the same call goes on. Other errors as `training.loop.train`.
+    """
+
+    def scores(model):
+        return evaluate(NeuralDictionary(model, config, {}))
+
+    trained = loop.train(task, config, workdir, None if evaluate is None else scores)
+    if trained.interrupted:
+        raise SystemExit(143)
+    prior = None
+    if config.prior.num_signals:
+        prior = priors.learn_prior(task, trained.model, task.open("train"), config)
+        priors.save_prior(workdir.root / "prior.npz", prior)
+    signals = workdir.read_json("signals.json")
+    return NeuralDictionary(trained.model, config, signals, prior), trained
+
+
+def _collection(signals, channels_last):
+    """Signals as a collection in memory. Raises ArgumentError for arrays that are none."""
+    if not hasattr(signals, "shape") or not hasattr(signals, "dtype"):
+        if hasattr(signals, "names"):
+            return signals
+        signals = np.asarray(signals)
+    values = as_floats(np.asarray(signals), "signals")
+    last = channels_last
+    if last is None:
+        last = values.ndim > 2 and values.shape[-1] <= _MOST_CHANNELS
+    if not last:
+        values = values[..., None]
+    if values.ndim < 3 or 0 in values.shape:
+        raise ArgumentError(
+            "signals", f"shape {np.shape(signals)}", "(S, *grid) or (S, *grid, C), none of them 0"
+        )
+    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))
+    if len(bad):
+        raise ArgumentError("signals", f"signal {bad[0]} holds NaN or infinity", "finite numbers")
+    names = [f"{number:05d}" for number in range(len(values))]
+    return data.ArrayCollection(values, names, "an array")
+
+
+def _suited(collection, num_experts):
+    """A config whose sizes suit a collection. Raises ArgumentError for num_experts below 1."""
+    config = image_config.get_config("cpu")
+    *grid_shape, channels = collection.shape
+    points = math.prod(grid_shape)
+    experts = num_experts or min(points * channels, 1024)
+    if experts < 1:
+        raise ArgumentError("num_experts", num_experts, "1 or more")
+    # A trunk of this width tells all experts apart, with some to spare.
+    width = max(64, -(-3 * experts // (2 * channels)))
+    count = len(collection)
+    with config.unlocked():
+        config.data.augment.update({"mirror": False, "shifts": 0})
+        config.dictionary.update({"num_experts": experts, "width": width, "num_layers": 3})
+        config.dictionary.embedding.scale = _FREQUENCY_PER_SAMPLE * min(grid_shape)
+        config.train.update({"steps": 200, "batch_size": min(count, 400)})
+        config.train.update({"points": 4096 if points > 4096 else 0, "checkpoint_every": 0})
+        config.prior.update({"num_signals": min(count, 4000), "keep_codes": True})
+    return config

@@ -1,0 +1,310 @@
+"""The object that people hold: a trained neural dictionary, with all that belongs to it.
+
+faces = learn(images)                 # or load("runs/faces"), load("faces.safetensors")
+fit = faces.fit(images, seen=mask)    # codes of signals that it has never seen
+fit.render((512, 512))
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
+from ml_collections import ConfigDict
+
+from nid_jax import data, sharding
+from nid_jax.coding.prior import GaussianPrior
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.solvers import Gaussian, Ridge, Solver, solver_from_config
+from nid_jax.errors import ArgumentError
+from nid_jax.fields.dictionary import Dictionary
+from nid_jax.fields.model import Model
+from nid_jax.fitting import checks, priors, refining
+from nid_jax.fitting import fit as fits
+from nid_jax.fitting.fit import Fit
+from nid_jax.fitting.measurements import Measurements
+from nid_jax.storage import models, one_file
+from nid_jax.storage.workdir import Workdir
+from nid_jax.tasks.task import Measured, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class NeuralDictionary:
+    """A trained dictionary of continuous basis functions, and what is known of its signals.
+
+    Made by `learn` and `load`. `dictionary` is the Flax module, for a training loop of your own.
+    """
+
+    model: Model
+    """Dictionary and router."""
+    config: ConfigDict
+    """What it was trained with."""
+    signals: dict[str, Any]
+    """What it was trained on: 'shape' (*grid, C), 'count', 'title', and 'ranked_by'."""
+    prior: GaussianPrior | None = None
+    """The Gaussian of the training signals' codes."""
+    mesh: Mesh | None = None
+    """Devices that fits are dealt out over; None: the first."""
+
+    @property
+    def dictionary(self) -> Dictionary:
+        """The Flax NNX module: points [P, D] -> atoms [P, E, C]."""
+        return self.model.dictionary
+
+    @property
+    def grid_shape(self) -> tuple[int, ...]:
+        """Of the training signals."""
+        return self.model.grid_shape
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.dictionary.channels
+
+    @property
+    def num_experts(self) -> int:
+        """E."""
+        return self.dictionary.num_experts
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.grid_shape))
+        return (
+            f"NeuralDictionary({self.num_experts} experts, {self.dictionary.kind}; learned from "
+            f"{self.signals.get('count')} signals of {shape}, {self.channels} channels, "
+            f"{'with' if self.prior is not None else 'without'} a prior)"
+        )
+
+    def with_dictionary(self, dictionary: Dictionary) -> "NeuralDictionary":
+        """The same with another dictionary in its place, such as one inside of a gradient.
+
+        Router and prior stay, so it should be of the same experts. Raises ArgumentError for another
+        number of experts, dimensions or channels.
+        """
+        mine = self.dictionary
+        for name in ("num_experts", "dims", "channels"):
+            if getattr(dictionary, name) != getattr(mine, name):
+                raise ArgumentError(
+                    f"dictionary.{name}", getattr(dictionary, name), getattr(mine, name)
+                )
+        model = Model(dictionary, self.model.router, self.model.top_k, self.model.grid_shape)
+        return dataclasses.replace(self, model=model)
+
+    def fit(
+        self,
+        measurements: Float[Array, "S *grid C"] | None = None,
+        operator: Any = None,
+        *,
+        seen: Bool[Array, "*grid"] | None = None,
+        weights: Float[Array, "S M"] | None = None,
+        solver: Solver | None = None,
+        clouds: Float[Array, "S Q N"] | None = None,
+        batch_size: int = 0,
+    ) -> Fit:
+        """Codes of signals from what was measured of them; the dictionary does not change.
+
+        Args:
+          measurements: [S, *grid] or [S, *grid, C] on a grid of any shape; with an operator what
+            that measures of each signal, [S, M], [S, M, C] or any shape of M numbers such as
+            [S, views, detectors]. Whole numbers of 8 bits are taken as 0 to 1. NaN is what was not
+            measured.
+          operator: one of `nid_jax.operators`; None samples the measurements' own grid.
+          seen: bool, what was measured: as one signal's measurements, or with all signals in front.
+          weights: not negative, of each measurement: [M] or [S, M], or shaped like `seen`.
+          solver: one of `nid_jax.solvers`; None takes `Gaussian()` where something is missing or an
+            operator is given and there is a prior, else `Ridge()`.
+          clouds: [S, Q, 2 D], points on surfaces and their normals, for solver `Surface`.
+          batch_size: signals solved at a time; 0: all.
+
+        Returns:
+          `Fit`. Inside jit, vmap or grad the values of the measurements are not looked at: give
+          `seen` for what is missing.
+
+        Raises:
+          ArgumentError: naming the argument, for shapes, types and values that cannot be.
+        """
+        if measurements is None:
+            return self._solved(Problem(self.dictionary, **self._common(clouds=clouds)), solver)
+        given = Measurements.of(self.model, measurements, operator, seen, weights)
+        if solver is None:
+            partial = operator is not None or given.weights is not None
+            solver = Gaussian() if partial and self.prior is not None else Ridge()
+        count = len(given.values)
+        size = min(batch_size or count, count)
+        parts = []
+        for first in range(0, count, size):
+            # The last batch is filled up with its last signal, so that it compiles nothing new.
+            chosen = np.minimum(np.arange(first, first + size), count - 1)
+            problem = self._problem(given, chosen, clouds)
+            found = fits.fit_problem(problem, solver, given.grid_shape)
+            parts.append(found[: min(size, count - first)] if first + size > count else found)
+        if len(parts) == 1:
+            return parts[0]
+        names = tuple(f"{number:05d}" for number in range(count))
+        return dataclasses.replace(fits.joined(parts), names=names)
+
+    def _common(self, **further):
+        return {"prior": self.prior, "router": self.model.router, **further}
+
+    def _solved(self, problem, solver):
+        if solver is None or problem.clouds is None:
+            raise ArgumentError("measurements", None, "an array, or clouds with solver=Surface()")
+        return fits.fit_problem(problem, solver, self.grid_shape)
+
+    def _problem(self, given, chosen, clouds):
+        whole = len(chosen) == len(given.values)
+
+        def rows(array, axes=1):
+            if array is None or (whole and self.mesh is None):
+                return array
+            kept = array if whole else array[chosen]
+            return kept if self.mesh is None else sharding.place_batch(kept, self.mesh)
+
+        weights = given.weights
+        weights = rows(weights) if weights is not None and weights.ndim == 2 else weights
+        values = rows(given.values)
+        signals = None
+        if given.whole:
+            signals = values.reshape(len(values), *given.grid_shape, self.channels)
+        return Problem(
+            self.dictionary,
+            given.operator,
+            values,
+            weights=weights,
+            **self._common(signals=signals, clouds=rows(clouds)),
+        )
+
+    def fit_measured(
+        self,
+        measured: Measured,
+        names: Sequence[str],
+        solver: Solver,
+        *,
+        batch_size: int = 0,
+        weights: Float[Array, "S M"] | None = None,
+        refinement: Any = None,
+        uncertainty: bool = False,
+    ) -> Fit:
+        """Codes of signals that are read one by one, as a task gives them.
+
+        names: of the signals to fit, the first of `measured`. weights [M] or [S, M], on top of
+        those that `measured` has. refinement: None, or what `Fit.refine` takes; uncertainty: also
+        `Fit.deviation`. The signals of at most one batch are in memory. -> `Fit`.
+        """
+        count = len(names)
+        size = min(batch_size or count, count)
+        if self.mesh is not None:
+            size = -(-size // self.mesh.shape["data"]) * self.mesh.shape["data"]
+        parts = []
+        for first in range(0, count, size):
+            chosen = [min(index, count - 1) for index in range(first, first + size)]
+            problem = self._read(measured, chosen, weights, solver)
+            found = fits.fit_problem(problem, solver, measured.grid_shape)
+            if refinement is not None:
+                found = found.refine(refinement)
+            if uncertainty:
+                found = dataclasses.replace(found, known_deviation=found.deviation())
+            parts.append(found[: min(size, count - first)])
+        return dataclasses.replace(fits.joined(parts), names=tuple(names))
+
+    def _read(self, measured, chosen, weights, solver):
+        """The problem of chosen signals, laid out over the devices."""
+
+        def stacked(known):
+            if known is None:
+                return None
+            rows = np.stack([known(index) for index in chosen])
+            return rows if self.mesh is None else sharding.place_batch(rows, self.mesh)
+
+        if weights is not None and np.ndim(weights) == 2:
+            weights = np.stack([weights[index] for index in chosen])
+        if measured.weights is not None:
+            own = np.stack([measured.weights(index) for index in chosen])
+            weights = own if weights is None else own * weights
+        if self.mesh is not None and weights is not None and np.ndim(weights) == 2:
+            weights = sharding.place_batch(weights, self.mesh)
+        values, signals = stacked(measured.values), None
+        if measured.whole and measured.weights is None:
+            signals = values.reshape(len(chosen), *measured.grid_shape, measured.channels)
+        on_clouds = solver.reads == "clouds" or getattr(self.model.router, "reads", "") == "clouds"
+        clouds = stacked(measured.cloud) if on_clouds else None
+        return Problem(
+            self.dictionary,
+            measured.operator,
+            values,
+            weights=weights,
+            **self._common(signals=signals, clouds=clouds),
+        )
+
+    def fit_collection(
+        self,
+        task: Task,
+        collection: data.Collection,
+        config: ConfigDict,
+        weights: Float[Array, "S M"] | None = None,
+    ) -> Fit:
+        """Codes of a task's signals as config.fit asks for them. -> `Fit`.
+
+        config: whole, of which `fit` is read: solver, top_k, batch_size, num_signals, refine,
+        uncertainty and the solver's own part. weights: on top of those of the task's measurements.
+        Raises ValueError naming the key of what cannot be.
+        """
+        solver = solver_from_config(config.fit)
+        measured = task.measure(collection)
+        checks.check_signals(self.dictionary, measured, collection.title)
+        # Of a signal in patches either all are fitted or none.
+        pieces = task.layout(collection).get("per_signal", 1)
+        count = min(config.fit.num_signals * pieces or len(collection), len(collection))
+        return self.fit_measured(
+            measured,
+            collection.names[:count],
+            solver,
+            batch_size=config.fit.batch_size,
+            weights=weights,
+            refinement=refining.from_config(config.fit),
+            uncertainty=config.fit.uncertainty,
+        )
+
+    def load_fit(self, path: str | Path) -> Fit:
+        """A fit that `Fit.save` wrote: its codes, to be rendered and scored.
+
+        Raises FileNotFoundError, and ValueError for a damaged file or another dictionary's.
+        """
+        return Fit.load(path, self.dictionary, self.grid_shape)
+
+    def save(self, path: str | Path, dtype: str = "float32") -> Path:
+        """One .safetensors file with all of it; `load` reads it back. Whole or not at all.
+
+        dtype: float32, float16 or bfloat16, of the weights. Raises ArgumentError for another suffix
+        or dtype.
+        """
+        if Path(path).suffix != ".safetensors":
+            raise ArgumentError("path", str(path), "a file that ends in .safetensors")
+        return one_file.write(path, self.model, self.config, self.signals, self.prior, dtype=dtype)
+
+
+def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -> NeuralDictionary:
+    """A trained dictionary: the workdir of a run, or one file that `save` wrote.
+
+    step: of a workdir's checkpoints, 'best', 'latest' or a number. mesh: devices to lay it out on.
+    Reads no signals and executes nothing of the file. Raises FileNotFoundError or ValueError, in
+    one line that names the file.
+    """
+    path = Path(path).expanduser()
+    if path.suffix == ".safetensors" or path.is_file():
+        return NeuralDictionary(*one_file.read(path), mesh=mesh)
+    return open_workdir(Workdir(path, read_only=True, flag="path"), step, mesh)
+
+
+def open_workdir(
+    workdir: Workdir,
+    step: str | int = "best",
+    mesh: Mesh | None = None,
+    with_prior: bool = True,
+) -> NeuralDictionary:
+    """`load` of a workdir that is open already; without its prior where none is wanted."""
+    model, config, signals, _ = models.load_model(workdir, step=step, mesh=mesh)
+    prior = priors.load_prior(workdir.root / "prior.npz") if with_prior else None
+    return NeuralDictionary(model, config, signals, prior, mesh)

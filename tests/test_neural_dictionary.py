@@ -1,0 +1,393 @@
+"""The object that people hold: learned from an array, fitted, drawn, differentiated, saved."""
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import nid_jax as nid
+from nid_jax.fields.coordinates import grid
+
+SHAPE = (9, 8)
+
+
+def waves(count, shape=SHAPE, channels=1, seed=0):
+    """Smooth signals [S, *grid, C] in [0, 1], each of three random plane waves."""
+    draw = np.random.default_rng(seed)
+    x = grid(shape)
+    angles = draw.uniform(-2, 2, (count, 3, len(shape)))
+    phases = draw.uniform(0, 6, (count, 3, channels))
+    values = np.sin(np.einsum("skd,pd->skp", angles, x)[..., None] + phases[:, :, None]).mean(1)
+    return (0.5 + 0.4 * values).reshape(count, *shape, channels).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def gray():
+    return nid.learn(waves(24)[..., 0], steps=5, num_experts=20)
+
+
+@pytest.fixture(scope="module")
+def colour():
+    return nid.learn(waves(16, channels=3), steps=3, num_experts=30)
+
+
+@pytest.fixture(scope="module")
+def unseen():
+    return waves(5, seed=1)[..., 0]
+
+
+# ---- learning -----------------------------------------------------------------------------------
+
+
+def test_sizes_come_from_the_data(gray, colour):
+    assert (gray.grid_shape, gray.channels, gray.num_experts) == (SHAPE, 1, 20)
+    assert (colour.grid_shape, colour.channels, colour.num_experts) == (SHAPE, 3, 30)
+    assert gray.prior.mean.shape == (20,)
+    assert "20 experts" in repr(gray)
+    assert "24 signals of 9 x 8" in repr(gray)
+
+
+def test_bytes_are_values_of_0_to_1(gray, unseen):
+    as_bytes = np.round(255 * unseen).astype(np.uint8)
+    found = gray.fit(as_bytes, solver=nid.Ridge(lam=1e-3))
+    same = gray.fit(as_bytes / 255, solver=nid.Ridge(lam=1e-3))
+    np.testing.assert_allclose(found.codes, same.codes, atol=1e-5)
+
+
+def test_volumes_are_told_from_colour_by_their_last_axis():
+    volumes = nid.learn(waves(4, (6, 5, 7))[..., 0], steps=1, num_experts=6)
+    assert (volumes.grid_shape, volumes.channels) == ((6, 5, 7), 1)
+    thin = nid.learn(waves(4, (6, 5, 3))[..., 0], steps=1, num_experts=6, channels_last=False)
+    assert (thin.grid_shape, thin.channels) == ((6, 5, 3), 1)
+
+
+@pytest.mark.parametrize(
+    ("signals", "options", "expected"),
+    [
+        (np.zeros((0, 4, 4)), {}, "signals: shape (0, 4, 4); allowed: (S, *grid)"),
+        (np.zeros(4), {}, "signals: shape (4,)"),
+        (np.full((3, 4, 4), np.nan), {}, "signals: signal 0 holds NaN"),
+        (np.zeros((3, 4, 4), complex), {}, "signals: type complex128; allowed: numbers"),
+        (waves(3)[..., 0], {"steps": 0}, "steps: 0; allowed: 1 or more"),
+        (waves(3)[..., 0], {"num_experts": -1}, "num_experts: -1; allowed: 1 or more"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_one_line(signals, options, expected):
+    with pytest.raises(nid.ArgumentError) as complaint:
+        nid.learn(signals, **options)
+    assert str(complaint.value).startswith(expected)
+    assert "\n" not in str(complaint.value)
+
+
+def test_a_run_that_is_kept_goes_on(tmp_path):
+    signals = waves(8)[..., 0]
+    first = nid.learn(signals, steps=2, num_experts=6, workdir=tmp_path / "run")
+    loaded = nid.load(tmp_path / "run")
+    np.testing.assert_array_equal(*(d.fit(signals).codes for d in (first, loaded)))
+    longer = nid.learn(signals, steps=4, num_experts=6, workdir=tmp_path / "run")
+    whole = nid.learn(signals, steps=4, num_experts=6)
+    assert longer.signals["count"] == 8
+    assert len(jax.tree.leaves(nnx.state(longer.dictionary))) == len(
+        jax.tree.leaves(nnx.state(whole.dictionary))
+    )
+
+
+# ---- fitting ------------------------------------------------------------------------------------
+
+
+def test_whole_signals_are_solved_by_ridge(gray, unseen):
+    found = gray.fit(unseen)
+    assert isinstance(found.solver, nid.Ridge)
+    assert found.codes.shape == (5, 20)
+    assert found.bias.shape == (5, 1)
+    error = np.square(found.render()[..., 0] - unseen).mean((1, 2))
+    np.testing.assert_allclose(found.residual, error, rtol=0.02, atol=1e-8)
+    assert found.converged.all()
+    assert "ridge" in found.message
+
+
+def test_a_grid_of_another_shape(gray):
+    finer = waves(3, (18, 17), seed=1)
+    found = gray.fit(finer[..., 0])
+    assert found.grid_shape == (18, 17)
+    assert found.render().shape == (3, 18, 17, 1)
+    assert np.abs(found.render() - finer).max() < 0.2
+
+
+def test_nan_and_seen_say_the_same(gray, unseen):
+    seen = np.random.default_rng(0).random(SHAPE) < 0.4
+    hidden = np.where(seen, unseen, np.nan)
+    first, second = gray.fit(hidden), gray.fit(unseen, seen=seen)
+    assert isinstance(first.solver, nid.Gaussian)
+    np.testing.assert_array_equal(first.codes, second.codes)
+    spoiled = np.where(seen, unseen, 1e3)
+    np.testing.assert_array_equal(gray.fit(spoiled, seen=seen).codes, first.codes)
+
+
+def test_every_signal_may_have_a_mask_of_its_own(gray, unseen):
+    seen = np.random.default_rng(0).random(unseen.shape) < 0.5
+    solver = nid.Gaussian(noise=0.01)
+    together = gray.fit(unseen, seen=seen, solver=solver)
+    for index in range(len(unseen)):
+        alone = gray.fit(unseen[index : index + 1], seen=seen[index], solver=solver)
+        np.testing.assert_allclose(together.codes[index], alone.codes[0], rtol=1e-3, atol=1e-4)
+
+
+def test_an_operator_takes_measurements_of_any_shape_of_as_many(gray, unseen):
+    operator = nid.operators.parallel_beam(SHAPE, 6)
+    exact = gray.fit(unseen).measured_by(operator)
+    assert exact.shape == (5, 6 * 9, 1)
+    solver = nid.Gaussian(noise=0.01)
+    flat = gray.fit(exact, operator, solver=solver)
+    sinograms = gray.fit(np.reshape(exact, (5, 6, 9)), operator, solver=solver)
+    np.testing.assert_array_equal(flat.codes, sinograms.codes)
+    assert np.sqrt(flat.residual).max() < 0.05
+    assert flat.grid_shape == SHAPE
+
+
+def test_colour_with_an_operator(colour):
+    signals = waves(2, channels=3, seed=3)
+    operator = nid.operators.downsample((18, 16), 2)
+    measured = colour.fit(signals).measured_by(operator)
+    assert measured.shape == (2, 72, 3)
+    found = colour.fit(np.reshape(measured, (2, 9, 8, 3)), operator, solver=nid.Ridge(lam=1e-4))
+    np.testing.assert_allclose(found.measured_by(operator), measured, atol=0.05)
+
+
+def test_batches_give_the_same(gray, unseen):
+    whole = gray.fit(unseen)
+    parts = gray.fit(unseen, batch_size=2)
+    np.testing.assert_allclose(parts.codes, whole.codes, rtol=1e-5, atol=1e-6)
+    assert parts.names == whole.names
+    assert len(parts) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"measurements": np.zeros((9, 8))}, "measurements: shape (9, 8); allowed: (S, rows"),
+        ({"measurements": np.zeros((2, 9, 8, 3))}, "measurements: shape (2, 9, 8, 3)"),
+        ({"measurements": np.full((2, 9, 8), np.inf)}, "measurements: infinite values"),
+        ({"measurements": np.full((2, 9, 8), np.nan)}, "measurements: nothing seen"),
+        ({"seen": np.ones((3, 8))}, "seen: shape (3, 8); allowed: (9, 8) for all signals"),
+        ({"seen": np.full((9, 8), 0.5)}, "seen: values other than 0 and 1"),
+        ({"weights": -np.ones(72)}, "weights: negative or not finite"),
+        ({"operator": nid.operators.sample(np.zeros((4, 2)))}, "measurements: shape (2, 9, 8)"),
+        ({"measurements": None}, "measurements: None"),
+        ({"measurements": np.array([["a"]])}, "measurements: type <U1; allowed: numbers"),
+    ],
+)
+def test_what_cannot_be_fitted_is_one_line(gray, arguments, expected):
+    with pytest.raises(nid.ArgumentError) as complaint:
+        gray.fit(**{"measurements": np.zeros((2, 9, 8)), **arguments})
+    assert str(complaint.value).startswith(expected)
+    assert "\n" not in str(complaint.value)
+
+
+# ---- the continuous signal ----------------------------------------------------------------------
+
+
+def test_a_fit_is_a_function_of_points(gray, unseen):
+    found = gray.fit(unseen)
+    points = np.random.default_rng(0).uniform(-1, 1, (7, 2)).astype(np.float32)
+    basis = np.asarray(gray.dictionary.basis(points), np.float64)
+    by_hand = np.einsum("se,pec->spc", found.codes.astype(np.float64), basis) + found.bias[:, None]
+    np.testing.assert_allclose(found.at(points), by_hand, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(found(points), found.at(points))
+    np.testing.assert_allclose(found.at(grid((5, 6))), found.render((5, 6)).reshape(5, 30, 1))
+    np.testing.assert_allclose(found.at(points, chunk=3), found.at(points), atol=1e-6)
+
+
+def test_gradients_are_those_of_the_values(colour):
+    found = colour.fit(waves(2, channels=3, seed=5))
+    points = np.random.default_rng(1).uniform(-0.9, 0.9, (6, 2)).astype(np.float32)
+    slopes = found.gradient_at(points)
+    assert slopes.shape == (2, 6, 3, 2)
+    step = 1e-2
+    for axis in range(2):
+        shift = np.zeros(2, np.float32)
+        shift[axis] = step
+        by_difference = (found.at(points + shift) - found.at(points - shift)) / (2 * step)
+        np.testing.assert_allclose(slopes[..., axis], by_difference, atol=0.02)
+
+
+def test_windows_and_shapes(gray, unseen):
+    found = gray.fit(unseen)
+    part = found.render((4, 3), window=((-1, 0), (0, 1)))
+    np.testing.assert_allclose(
+        part.reshape(5, 12, 1), found.at(grid((4, 3), ((-1, 0), (0, 1)))), atol=1e-6
+    )
+    for shape in [(4,), (4, 0), (4, 4, 4), (2.5, 2)]:
+        with pytest.raises(nid.ArgumentError, match=r"^shape: .*2 whole numbers"):
+            found.render(shape)
+    with pytest.raises(nid.ArgumentError, match=r"^points: shape \(3, 3\); allowed: \(P, 2\)"):
+        found.at(np.zeros((3, 3)))
+
+
+def test_some_signals_of_a_fit(gray, unseen):
+    found = gray.fit(unseen)
+    assert len(found[1:3]) == 2
+    assert found[1:3].names == found.names[1:3]
+    np.testing.assert_allclose(found[2].render(), found.render()[2:3], atol=1e-6)
+    np.testing.assert_array_equal(found[[4, 0]].codes, found.codes[[4, 0]])
+    # It still knows what was measured.
+    np.testing.assert_allclose(found[3].deviation(), found.deviation()[3:4], rtol=1e-3, atol=1e-5)
+
+
+def test_deviation_grows_where_nothing_was_seen(gray, unseen):
+    seen = np.ones(SHAPE, bool)
+    seen[:, 4:] = False
+    deviation = gray.fit(unseen, seen=seen).deviation()
+    assert deviation.shape == (5, *SHAPE, 1)
+    assert (deviation[:, :, 5:].mean((1, 2, 3)) > deviation[:, :, :3].mean((1, 2, 3))).all()
+    finer = gray.fit(unseen, seen=seen).deviation((18, 16))
+    assert finer.shape == (5, 18, 16, 1)
+
+
+def test_scores(gray, unseen):
+    found = gray.fit(unseen)
+    scores = found.score(unseen)
+    error = np.square(np.clip(found.render()[..., 0], 0, 1) - unseen).mean((1, 2))
+    np.testing.assert_allclose(scores["psnr"], -10 * np.log10(error), rtol=1e-4)
+    assert scores["ssim"].shape == (5,)
+    with pytest.raises(nid.ArgumentError, match=r"^truth: shape \(4, 9, 8, 1\)"):
+        found.score(unseen[:4])
+
+
+def test_refined_fits_come_nearer_to_their_measurements(gray):
+    noise = np.random.default_rng(0).normal(0, 0.05, (3, *SHAPE))
+    rough = np.clip(waves(3, seed=8)[..., 0] + noise, 0, 1)
+    found = gray.fit(rough)
+    refined = found.refine(nid.TotalVariation(tv=0.0, lam=1e-3, steps=30))
+    before, after = (np.square(f.render()[..., 0] - rough).mean() for f in (found, refined))
+    assert after < 0.5 * before
+    np.testing.assert_array_equal(refined.codes, found.codes)
+    # Between the samples the correction is interpolated, and so is its slope.
+    points = np.random.default_rng(1).uniform(-0.9, 0.9, (4, 2)).astype(np.float32)
+    step = np.float32(1e-3)
+    along = np.array([step, 0], np.float32)
+    slope = (refined.at(points + along) - refined.at(points - along)) / (2 * step)
+    np.testing.assert_allclose(refined.gradient_at(points)[..., 0], slope, atol=0.1)
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gray", "colour"])
+def test_one_file_holds_all_of_it(request, tmp_path, name):
+    dictionary = request.getfixturevalue(name)
+    signals = waves(3, channels=dictionary.channels, seed=4)
+    path = dictionary.save(tmp_path / "one.safetensors")
+    again = nid.load(path)
+    assert again.config == dictionary.config
+    assert again.signals == dictionary.signals
+    seen = np.random.default_rng(0).random(SHAPE) < 0.5
+    np.testing.assert_array_equal(
+        again.fit(signals, seen=seen).codes, dictionary.fit(signals, seen=seen).codes
+    )
+
+
+def test_a_fit_is_saved_and_read_back(gray, unseen, tmp_path):
+    found = gray.fit(unseen)
+    path = found.save(tmp_path / "codes.npz")
+    again = gray.load_fit(path)
+    np.testing.assert_array_equal(again.render((4, 5)), found.render((4, 5)))
+    assert again.names == found.names
+    assert again.message == ""
+    with pytest.raises(nid.ArgumentError, match="solver: .*allowed: one with a prior"):
+        again.deviation()
+    with pytest.raises(nid.ArgumentError, match="one that knows its measurements"):
+        again.refine(nid.TotalVariation())
+
+
+def test_what_cannot_be_loaded_or_saved_is_one_line(gray, tmp_path):
+    with pytest.raises(nid.ArgumentError, match=r"^path: .*ends in \.safetensors"):
+        gray.save(tmp_path / "faces.npz")
+    with pytest.raises(FileNotFoundError, match="no such"):
+        nid.load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="no such"):
+        nid.load(tmp_path / "nowhere.safetensors")
+
+
+# ---- inside the transformations of JAX ----------------------------------------------------------
+
+
+SOLVERS = [nid.Ridge(lam=1e-3), nid.Gaussian(noise=0.05), nid.OMP(top_k=4, lam=1e-3)]
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: s.name)
+def test_fits_are_jitted(gray, unseen, solver):
+    seen = np.random.default_rng(0).random(SHAPE) < 0.6
+    jitted = jax.jit(lambda y: gray.fit(y, seen=seen, solver=solver).codes)
+    expected = gray.fit(unseen, seen=seen, solver=solver).codes
+    np.testing.assert_allclose(jitted(unseen), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_default_solver_is_jitted(gray, unseen):
+    np.testing.assert_allclose(
+        jax.jit(lambda y: gray.fit(y).codes)(unseen), gray.fit(unseen).codes, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_masks_are_mapped_over(gray, unseen):
+    masks = np.random.default_rng(0).random((4, *SHAPE)) < 0.6
+    solver = nid.Gaussian(noise=0.05)
+    mapped = jax.vmap(lambda mask: gray.fit(unseen, seen=mask, solver=solver).codes)(masks)
+    one_by_one = [gray.fit(unseen, seen=mask, solver=solver).codes for mask in masks]
+    np.testing.assert_allclose(mapped, np.stack(one_by_one), rtol=1e-3, atol=1e-4)
+
+
+def error_in(dictionary, solver, seen, truth, measurements):
+    """Mean squared error of a render from some measurements."""
+    found = dictionary.fit(measurements, seen=seen, solver=solver).render((7, 7))
+    return jnp.square(found - truth).mean()
+
+
+@pytest.mark.parametrize("solver", SOLVERS[:2], ids=lambda s: s.name)
+def test_gradients_reach_the_measurements(gray, unseen, solver):
+    seen = np.random.default_rng(0).random(SHAPE) < 0.6
+    truth = waves(5, (7, 7), seed=1)
+    error = functools.partial(error_in, gray, solver, seen, truth)
+    slope = np.asarray(jax.grad(error)(unseen), np.float64)
+    assert (slope[:, ~seen] == 0).all()
+    direction = np.random.default_rng(3).normal(size=unseen.shape)
+    step = 1e-2
+    # The error is a quadratic of the measurements: central differences are exact.
+    ahead, behind = (float(error(unseen + s * step * direction)) for s in (1, -1))
+    by_difference = (ahead - behind) / (2 * step)
+    assert abs((slope * direction).sum() - by_difference) < 2e-3 * abs(by_difference) + 1e-6
+
+
+def test_gradients_reach_the_dictionary(gray, unseen):
+    graphdef, state = nnx.split(gray.dictionary)
+    truth = waves(5, (7, 7), seed=1)
+
+    def error(state):
+        changed = gray.with_dictionary(nnx.merge(graphdef, state))
+        return error_in(changed, nid.Ridge(lam=1e-2), None, truth, unseen)
+
+    slope = jax.grad(error)(state)
+    lengths = [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(slope)]
+    assert all(np.isfinite(lengths))
+    assert max(lengths) > 0
+    # Along the gradient the error falls as the gradient says.
+    square = sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(slope))
+    step = 1e-3 * float(error(state)) / square
+    moved = jax.tree.map(lambda leaf, way: leaf - step * way, state, slope)
+    fallen = float(error(state)) - float(error(moved))
+    assert 0.5 * step * square < fallen < 1.5 * step * square
+
+
+def test_a_gradient_that_cannot_flow_raises(gray, unseen):
+    with pytest.raises(ValueError, match="lasso"):
+        jax.grad(lambda y: gray.fit(y, solver=nid.Lasso()).codes.sum())(unseen)
+
+
+def test_no_warning_is_given(gray, unseen):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gray.fit(unseen).render((4, 4))

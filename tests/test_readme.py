@@ -1,0 +1,16 @@
+"""The first screen of the README does what it says, word for word."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def test_the_example_runs(tmp_path, monkeypatch):
+    example = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+    assert len(example.strip().splitlines()) <= 25
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["large"].shape == (20, 100, 100, 1)
+    assert (tmp_path / "faces.safetensors").exists()
