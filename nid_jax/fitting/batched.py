@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from nid_jax import devices, sharding
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.prior import posterior_variance
-from nid_jax.coding.solving import CLOUD_METHODS, check_method, solve
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.solvers import SOLVERS, config_group, solver_from_config
+from nid_jax.errors import named
 from nid_jax.fields.coordinates import grid
 from nid_jax.fitting import meshing, refining, rendering
 from nid_jax.storage.artefacts import atomic_path
@@ -67,16 +68,12 @@ class Fitted:
         return float((self.codes != 0).sum(-1).mean())
 
 
-def solver_options(config_fit):
-    """The options of config.fit that its solver takes, by the names `coding.solve` has for them."""
-    options = config_fit.get(config_fit.solver.replace("+", "_"), ConfigDict()).to_dict()
-    return {**options, "top_k": config_fit.top_k}
-
-
 def check(config):
     """Raise ValueError, naming the key, for a fit that cannot be, whatever the signals are."""
     wanted, router = config.fit, config.router.kind
-    check_method(wanted.solver, wanted.top_k, config.dictionary.num_experts)
+    solver = solver_from_config(wanted)
+    with named("fit"):
+        solver.check_experts(config.dictionary.num_experts)
     if wanted.split not in SPLITS:
         raise ValueError(f"fit.split: {wanted.split!r}; allowed: {', '.join(SPLITS)}")
     for key in ("num_signals", "batch_size", "num_pictures"):
@@ -89,32 +86,31 @@ def check(config):
         raise ValueError(
             f"fit.uncertainty: true, but fit.solver={wanted.solver}; allowed: fit.solver=gaussian"
         )
-    options = solver_options(wanted)
-    routed = [f"fit.solver={wanted.solver}"] if wanted.solver.startswith("router") else []
-    routed += [f"fit.{wanted.solver}.{k}=router" for k, v in options.items() if v == "router"]
-    if routed and router in ("codebook", "none"):
+    if solver.uses_router and router in ("codebook", "none"):
+        asking = f"fit.solver={solver.name}"
+        if not solver.routed:
+            asking = f"{config_group(solver.name)}.{solver.router_field}=router"
         raise ValueError(
-            f"{routed[0]}: router.kind={router} predicts no codes of new signals; allowed: linear, "
+            f"{asking}: router.kind={router} predicts no codes of new signals; allowed: linear, "
             "conv, resnet, point"
         )
-    for key in ("steps", "dense_steps", "learning_rate"):
-        if options.get(key, 0) < 0:
-            raise ValueError(f"fit.{wanted.solver}.{key}: {options[key]}; allowed: 0 or more")
 
 
 def check_measured(config, measured):
     """Raise ValueError, naming the key, for a fit that these measurements do not allow."""
-    solver, on_clouds = config.fit.solver, config.fit.solver in CLOUD_METHODS
+    solver = solver_from_config(config.fit)
+    on_clouds = solver.reads == "clouds"
     if on_clouds and measured.cloud is None:
         raise ValueError(
-            f"fit.solver: {solver} reads points on surfaces and their normals, which these signals "
-            "lack"
+            f"fit.solver: {solver.name} reads points on surfaces and their normals, which these "
+            "signals lack"
         )
-    routed = solver == "router" and config.router.kind == "point"
+    routed = solver.name == "router" and config.router.kind == "point"
     if measured.values is None and not (on_clouds or routed):
+        without = ", ".join(name for name, kind in SOLVERS.items() if kind.reads == "clouds")
         raise ValueError(
-            f"fit.solver: {solver} needs measurements, of which there are none; allowed without: "
-            f"{', '.join(CLOUD_METHODS)}, or router with router.kind=point"
+            f"fit.solver: {solver.name} needs measurements, of which there are none; allowed "
+            f"without: {without}, or router with router.kind=point"
         )
     refining.check_measured(config.fit, measured)
 
@@ -139,6 +135,7 @@ def fit(task, model, collection, config, mesh=None, weights=None, prior=None):
     unknown solver, or signals whose channels are not the dictionary's.
     """
     check(config)
+    solver, group = solver_from_config(config.fit), config_group(config.fit.solver)
     measured = task.measure(collection)
     check_signals(model, measured, collection.title)
     # Of a signal in patches either all are fitted or none.
@@ -148,38 +145,53 @@ def fit(task, model, collection, config, mesh=None, weights=None, prior=None):
     if mesh is not None:
         size = -(-size // mesh.shape["data"]) * mesh.shape["data"]
     correct = refining.build(config.fit.refine, model.dictionary, measured)
-    clouds = config.fit.solver in CLOUD_METHODS or getattr(model.router, "reads", "") == "clouds"
-    solutions = []
+    clouds = "clouds" in (solver.reads, getattr(model.router, "reads", ""))
+    solutions, corrections, deviations = [], [], []
     seconds = compile_seconds = 0.0
     for first in range(0, count, size):
         chosen = [min(index, count - 1) for index in range(first, first + size)]
         batch = _measurements(measured, chosen, weights, mesh, clouds)
         start = time.perf_counter()
         with devices.CompileTime() as compiling:
-            solution = solve(
+            problem = Problem(
                 model.dictionary,
                 measured.operator,
                 batch.values,
-                config.fit.solver,
                 weights=batch.weights,
                 prior=prior,
                 router=model.router,
                 signals=batch.looked_at(model.router),
                 clouds=batch.clouds,
-                **solver_options(config.fit),
             )
+            # What the problem lacks speaks for itself; the rest is an option of the solver.
+            solver.check(problem)
+            with named(group):
+                solution = jax.device_get(solver.solve(problem))
             # The last batch is filled up with its last signal, so that it compiles nothing new.
             valid = min(size, count - first)
-            message, history = solution.message, jax.device_get(solution.history)
-            arrays = jax.device_get(solution._replace(message="", history={}))
-            correction = None if correct is None else correct(arrays, batch.values, batch.weights)
-            deviation = None
+            if correct is not None:
+                corrections.append(correct(solution, batch.values, batch.weights)[:valid])
             if config.fit.uncertainty:
-                deviation = _deviation(model, measured, batch, prior, config.fit.gaussian.noise)
+                noise = config.fit.gaussian.noise
+                deviations.append(_deviation(model, measured, batch, prior, noise)[:valid])
         seconds += time.perf_counter() - start
         compile_seconds += compiling.seconds
-        solutions.append((arrays, message, history, correction, deviation, valid))
-    return _joined(solutions, collection.names[:count], seconds, compile_seconds)
+        solutions.append(_first(solution, valid))
+    found = _joined(solutions)
+    return Fitted(
+        codes=found.codes,
+        bias=found.bias,
+        residual=found.residual,
+        converged=found.converged,
+        iterations=found.iterations,
+        message=solver.describe(found),
+        history=found.history,
+        names=list(collection.names[:count]),
+        seconds_total=seconds,
+        seconds_compile=min(compile_seconds, seconds),
+        correction=np.concatenate(corrections) if corrections else None,
+        deviation=np.concatenate(deviations) if deviations else None,
+    )
 
 
 class _Batch(NamedTuple):
@@ -229,31 +241,20 @@ def _deviation(model, measured, batch, prior, noise):
     return np.broadcast_to(np.sqrt(variance).reshape(-1, *shape[1:]), shape)
 
 
-def _joined(solutions, names, seconds, compile_seconds):
-    def rows(arrays):
-        kept = zip(arrays, (s[-1] for s in solutions), strict=True)
-        return np.concatenate([np.asarray(array)[:valid] for array, valid in kept])
+def _first(solution, count):
+    """The solution of its first signals."""
+    rows = jax.tree.map(lambda array: array[:count], solution._replace(history={}))
+    curves = jax.tree.map(lambda array: array[..., :count], solution.history)
+    return rows._replace(history=curves)
 
-    history = {
-        key: np.concatenate([s[2][key][..., : s[-1]] for s in solutions], axis=-1)
-        for key in solutions[0][2]
-    }
-    found = {
-        field: rows([getattr(s[0], field) for s in solutions])
-        for field in ("codes", "bias", "residual", "converged", "iterations")
-    }
-    further = {
-        field: None if solutions[0][place] is None else rows([s[place] for s in solutions])
-        for field, place in (("correction", 3), ("deviation", 4))
-    }
-    return Fitted(
-        **found,
-        message=solutions[0][1],
-        history=history,
-        names=list(names),
-        seconds_total=seconds,
-        seconds_compile=min(compile_seconds, seconds),
-        **further,
+
+def _joined(solutions):
+    """One solution of the signals of several."""
+    rows = [solution._replace(history={}) for solution in solutions]
+    curves = [solution.history for solution in solutions]
+    joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *rows)
+    return joined._replace(
+        history=jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=-1), *curves)
     )
 
 
