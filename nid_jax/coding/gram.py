@@ -163,9 +163,16 @@ def batched_by_map(function: Callable, static: Sequence[str] = ()) -> Callable:
         arrays = {name: value for name, value in given.arguments.items() if name not in static}
         if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays)):
             return compiled(**fixed, **arrays)
+        arrays = jax.tree.map(_constant, arrays)
         return jax.custom_batching.sequential_vmap(lambda a: compiled(**fixed, **a))(arrays)
 
+    call.lower = compiled.lower
     return call
+
+
+def _constant(leaf):
+    """Without derivatives, which no float64 scope lets through."""
+    return jax.lax.stop_gradient(leaf) if isinstance(leaf, jax.core.Tracer) else leaf
 
 
 @batched_by_map

@@ -89,7 +89,7 @@ def lasso_codes(equations, penalty, tolerance=1e-3, steps=1000) -> LassoCodes:
         checks.share("fraction", penalty.fraction)
     else:
         allowed = "above 0; without a penalty use ridge"
-        checks.numbers("value", penalty.value, lambda v: v > 0, allowed)
+        checks.numbers("penalty", penalty.value, lambda v: v > 0, allowed)
     level = jnp.asarray(penalty.fraction if relative else penalty.value, jnp.float32)
     costs = _Costs(level, weights, penalty.ridge, labels)
     kind = (num_groups, relative, penalty.unit_atoms)
