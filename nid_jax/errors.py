@@ -4,7 +4,7 @@ A caller in Python reads the argument's own name. Whoever typed a config reads t
 `named` puts the config's section before it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 
@@ -18,10 +18,15 @@ class ArgumentError(ValueError):
 
 
 @contextmanager
-def named(section: str) -> Iterator[None]:
-    """Errors of arguments inside name the key of a config: 'lam' becomes 'fit.ridge.lam'."""
+def named(section: str, only: Collection[str] | None = None) -> Iterator[None]:
+    """Errors of arguments inside name the key of a config: 'lam' becomes 'fit.ridge.lam'.
+
+    only: the arguments that are keys of this section; None: all are.
+    """
     try:
         yield
     except ArgumentError as error:
+        if only is not None and error.argument not in only:
+            raise
         key = f"{section}.{error.argument}"
         raise ArgumentError(key, error.value, error.allowed) from error

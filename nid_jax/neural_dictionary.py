@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 from nid_jax import data, sharding
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.coding.problem import Problem
-from nid_jax.coding.solvers import Gaussian, Ridge, Solver, solver_from_config
-from nid_jax.errors import ArgumentError
+from nid_jax.coding.solvers import Gaussian, Ridge, Solver, config_group, solver_from_config
+from nid_jax.errors import ArgumentError, named
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import Model
 from nid_jax.fitting import checks, priors, refining
@@ -228,8 +228,9 @@ class NeuralDictionary:
         values, signals = stacked(measured.values), None
         if measured.whole and measured.weights is None:
             signals = values.reshape(len(chosen), *measured.grid_shape, measured.channels)
-        on_clouds = solver.reads == "clouds" or getattr(self.model.router, "reads", "") == "clouds"
-        clouds = stacked(measured.cloud) if on_clouds else None
+        looked_at = getattr(self.model.router, "reads", "")
+        clouds = stacked(measured.cloud) if "clouds" in (solver.reads, looked_at) else None
+        signals = clouds if looked_at == "clouds" else signals
         return Problem(
             self.dictionary,
             measured.operator,
@@ -257,15 +258,17 @@ class NeuralDictionary:
         # Of a signal in patches either all are fitted or none.
         pieces = task.layout(collection).get("per_signal", 1)
         count = min(config.fit.num_signals * pieces or len(collection), len(collection))
-        return self.fit_measured(
-            measured,
-            collection.names[:count],
-            solver,
-            batch_size=config.fit.batch_size,
-            weights=weights,
-            refinement=refining.from_config(config.fit),
-            uncertainty=config.fit.uncertainty,
-        )
+        fields = [field.name for field in dataclasses.fields(solver)]
+        with named(config_group(solver.name), only=fields):
+            return self.fit_measured(
+                measured,
+                collection.names[:count],
+                solver,
+                batch_size=config.fit.batch_size,
+                weights=weights,
+                refinement=refining.from_config(config.fit),
+                uncertainty=config.fit.uncertainty,
+            )
 
     def load_fit(self, path: str | Path) -> Fit:
         """A fit that `Fit.save` wrote: its codes, to be rendered and scored.

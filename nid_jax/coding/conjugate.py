@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from nid_jax import numerics
-from nid_jax.coding import gram, operators, prior, ridge
-from nid_jax.coding.solution import CodeSolution
+from nid_jax.coding import checks, gram, operators, prior, ridge
+from nid_jax.coding.prior import GaussianPrior
+from nid_jax.coding.solution import Solution, finished
 
 ITERATIONS = 60
 TOLERANCE = 1e-3
@@ -34,92 +36,99 @@ def applies(dictionary, operator, weights):
     """Whether `weighted_codes` should solve this: weights of several signals' own, none of them
     next to nothing, and more measurements than experts.
 
-    weights: as the caller's, None, [M] or [S, M].
+    weights: as the caller's, None, [M] or [S, M]. Weights that are being traced are not known, and
+    have Gram matrices of their own.
     """
-    if weights is None or jnp.ndim(weights) != 2 or len(weights) < 2:
+    if weights is None or isinstance(weights, jax.core.Tracer):
+        return False
+    if jnp.ndim(weights) != 2 or len(weights) < 2:
         return False
     rows = operator.num_measurements * dictionary.channels
     columns = dictionary.num_experts + dictionary.channels
     if operator.weights is not None or rows <= 2 * columns or rows * columns > _HELD_NUMBERS:
         return False
-    return bool(jnp.min(weights) > LEAST_SHARE * jnp.max(weights))
+    weights = np.asarray(weights)
+    return bool(weights.min() > LEAST_SHARE * weights.max())
 
 
-class _Held(NamedTuple):
+class Penalty(NamedTuple):
+    """What holds the codes: ridge with `lam`, in units of the mean weights' problem, or a prior.
+
+    prior: `prior.GaussianPrior`, with or without the bias, or None; noise: variance of a measured
+    value of weight 1, above 0, with a prior; None: that of the prior.
+    """
+
+    lam: float = ridge.LAMBDA
+    prior: GaussianPrior | None = None
+    noise: float | None = None
+
+
+class _Factorised(NamedTuple):
     """What all signals share. basis Q [M, C, N] and level [M, C], the values at the prior's mean;
-    penalty [N, N] in coordinates of Q; root L^-T [N, N] and mean [N] lead back."""
+    penalty [N, N] in coordinates of Q; root L^-T [N, N] and mean [N] lead back; lam [] as used."""
 
     basis: jax.Array
     level: jax.Array
     penalty: jax.Array
     root: jax.Array
     mean: jax.Array
+    lam: jax.Array
 
 
-def weighted_codes(
-    dictionary,
-    operator,
-    measurements,
-    weights,
-    known=None,
-    noise=None,
-    lam=ridge.LAMBDA,
-    iterations=ITERATIONS,
-    tolerance=TOLERANCE,
-):
+def weighted_codes(problem, penalty, iterations=ITERATIONS, tolerance=TOLERANCE) -> Solution:
     """Codes of S signals with weights of their own: under a Gaussian prior, or ridge.
 
     Args:
-      dictionary, operator, measurements: as in `gram.normal_equations`.
-      weights: [S, M], above 0; the closer to their mean over the signals, the fewer iterations.
-      known: `prior.GaussianPrior`, with or without the bias; None: ridge with `lam`, in units of
-        the mean weights' problem.
-      noise: variance of a measured value of weight 1, above 0; None: that of the prior.
+      problem: `problem.Problem` with weights [S, M], above 0; the closer to their mean over the
+        signals, the fewer iterations.
+      penalty: what holds the codes; the problem's own prior is not read.
       iterations, tolerance: conjugate gradients end where the residual of the equations has fallen
         to this share for all signals.
 
     Returns:
-      CodeSolution; residual is weighted, `converged` says that the tolerance was met.
+      Solution; residual is weighted, `converged` says that the tolerance was met. stats as those of
+      `ridge.ridge` or `prior.gaussian`, with 'descent_error', the residual of the equations.
 
     Raises:
-      ValueError: as `gram.normal_equations`, and for a prior of another dictionary or a bad noise.
+      ArgumentError: for a prior of another dictionary or a bad noise.
     """
-    weights = operators.combined_weights(operator, weights)
-    measurements = jnp.asarray(measurements, jnp.float32)
+    dictionary, operator, measurements = problem.dictionary, problem.operator, problem.measurements
+    weights = operators.combined_weights(operator, problem.weights)
     # Of these equations the matrix alone is used, which all signals share: one signal will do.
     equations = gram.normal_equations(dictionary, operator, measurements[:1], weights.mean(0))
-    message = f"ridge, lambda {lam:.1e}"
+    known, noise = penalty.prior, 0.0
+    checks.not_negative("lam", penalty.lam)
     if known is not None:
         known = known._replace(codes=None)
-        noise, words = prior.resolve_noise(equations, known, noise)
-        message = f"gaussian prior, {words}"
-    else:
-        ridge.check_lambda(lam)
+        noise, by_evidence = prior.resolve_noise(equations, known, penalty.noise)
     graphdef, state = nnx.split(dictionary)
     chunk = max(16, _CHUNK_NUMBERS // dictionary.num_experts)
-    shared = _held(graphdef, state, operator, equations, known, noise or 0.0, lam, chunk=chunk)
+    shared = _factorised(
+        graphdef, state, operator, equations, known, noise, penalty.lam, chunk=chunk
+    )
     # Weights, values and residuals: three numbers of every measurement.
     size = max(1, _HELD_NUMBERS // (3 * shared.basis[..., 0].size))
     parts = []
     for first in range(0, len(weights), size):
         some = slice(first, first + size)
-        parts.append(_descend(shared, measurements[some], weights[some], iterations, tolerance))
+        parts.append(
+            _descend_batched(shared, measurements[some], weights[some], iterations, tolerance)
+        )
     coefficients, residual, counts, error = (
         jnp.concatenate(part) for part in zip(*parts, strict=True)
     )
     experts = dictionary.num_experts
-    return CodeSolution(
-        coefficients[:, :experts],
-        coefficients[:, experts:],
-        residual,
-        error <= tolerance,
-        counts,
-        f"{message}, weights of every signal's own by conjugate gradients",
-    )
+    stats = {"descent_error": error}
+    if known is None:
+        stats |= {"lam": shared.lam, "asked_lam": jnp.asarray(penalty.lam, jnp.float32)}
+    else:
+        stats |= prior.noise_stats(noise, by_evidence)
+    codes, bias = coefficients[:, :experts], coefficients[:, experts:]
+    return finished(codes, bias, residual, error <= tolerance, counts, stats=stats)
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "chunk"))
-def _held(graphdef, state, operator, equations, known, noise, lam, chunk):
+@functools.partial(gram.batched_by_map, static=("graphdef", "chunk"))
+def _factorised(graphdef, state, operator, equations, known, noise, lam, chunk):
     state, operator, equations = jax.lax.stop_gradient((state, operator, equations))
     dictionary = nnx.merge(graphdef, state)
     experts, channels = dictionary.num_experts, dictionary.channels
@@ -157,7 +166,8 @@ def _held(graphdef, state, operator, equations, known, noise, lam, chunk):
         _, basis = jax.lax.scan(rows, None, pieces)
         basis = basis.reshape(-1, channels, size + 1)[: operator.num_measurements]
         coordinates = (root.T @ penalty @ root).astype(jnp.float32)
-        return _Held(basis[..., :size], basis[..., size], coordinates, root, mean)
+        lam = jnp.asarray(lam, jnp.float32)
+        return _Factorised(basis[..., :size], basis[..., size], coordinates, root, mean, lam)
 
 
 @jax.jit
@@ -202,3 +212,6 @@ def _descend(shared, measurements, weights, iterations, tolerance):
         found = mean + gram.wide(z)[0] @ root.T
         found = found.astype(jnp.float32)
     return found, residual, jnp.full(len(z), count), error
+
+
+_descend_batched = gram.batched_by_map(_descend)

@@ -164,16 +164,14 @@ def descend_router(graphdef, params, rest, signals, equations, steps, learning_r
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "steps", "top_k", "dense_steps"))
-def descend_absolute(
-    graphdef, state, points, targets, codes, bias, steps, learning_rate, top_k=0, dense_steps=0
-):
+def descend_absolute(graphdef, state, samples, start, steps, learning_rate, top_k=0, dense_steps=0):
     """As `descend_codes` for the mean absolute error, which no Gram matrix holds.
 
-    graphdef, state: a split dictionary; points [P, D], targets [S, P, C]; the bias descends with
-    the codes. Every step renders all points. -> (codes, bias, history of the mean absolute residual
-    [steps + 1, S], mean squared residual [S]).
+    graphdef, state: a split dictionary; samples: points [P, D] and targets [S, P, C]; start: codes
+    [S, E] and bias [S, C], which descends with the codes. Every step renders all points. -> (codes,
+    bias, history of the mean absolute residual [steps + 1, S], mean squared residual [S]).
     """
-    dictionary = nnx.merge(graphdef, state, copy=True)
+    dictionary, (points, targets) = nnx.merge(graphdef, state, copy=True), samples
 
     def differences(variables, chosen=None):
         codes, bias = variables
@@ -184,7 +182,7 @@ def descend_absolute(
         return jnp.abs(differences(variables, chosen)).mean((1, 2))
 
     dense_steps = min(dense_steps, steps) if top_k else steps
-    variables, history = descend(objective, (codes, bias), dense_steps, learning_rate)
+    variables, history = descend(objective, start, dense_steps, learning_rate)
     if top_k:
         slopes = jax.grad(lambda v: objective(v).sum())(variables)[0]
         chosen = _largest(variables[0], jnp.abs(variables[0]), jnp.abs(slopes), top_k)

@@ -10,6 +10,8 @@ of the atoms themselves are cheaper for few. Either way the basis [P, E, C] neve
 """
 
 import functools
+import inspect
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,6 +20,7 @@ from flax import nnx
 
 from nid_jax import numerics
 from nid_jax.coding import operators
+from nid_jax.errors import ArgumentError
 
 PRECISIONS = ("double", "single")
 
@@ -116,12 +119,7 @@ class NormalEquations(NamedTuple):
 
         No gradient flows through it.
         """
-        with working_precision("double"):
-            gram, moments = self.wide()
-            codes, energy = wide(jax.lax.stop_gradient(codes), self.energy)
-            product = _apply(gram, codes)
-            value = energy + numerics.einsum("se,se->s", codes, product - 2 * moments)
-            return jnp.maximum(value, 0).astype(jnp.float32)
+        return _exact_residual(self, codes)
 
     def mean_residual(self, codes, exact=False):
         """Mean squared residual per measured value. codes [S, E] -> [S]."""
@@ -133,18 +131,6 @@ class NormalEquations(NamedTuple):
         """gram @ code, in float32. codes [S, E] -> [S, E]."""
         return _apply(self.gram, codes)
 
-    def with_codes(self, start):
-        """The same problem in the difference from `start` [S, E]: code = start + difference."""
-        with working_precision("double"):
-            gram, moments = self.wide()
-            moments, low = split(moments - _apply(gram, *wide(start)))
-        return self._replace(
-            moments=moments,
-            moments_low=low,
-            energy=self.exact_residual(start),
-            target_mean=self.bias(start),
-        )
-
 
 def _apply(gram, codes):
     one = "ef" if gram.ndim == 2 else "sef"
@@ -154,10 +140,49 @@ def _apply(gram, codes):
 def working_precision(precision):
     """The scope in which float64 exists ('double') or not ('single').
 
-    Inside a jitted function float64 may be used within the scope and float32 returned from it; no
-    derivative and no `vmap` may pass through it.
+    Inside a jitted function float64 may be used within the scope and float32 returned from it. No
+    derivative may pass through it, and `vmap` only where the function is `batched_by_map`.
     """
     return jax.enable_x64(precision == "double")
+
+
+def batched_by_map(function: Callable, static: Sequence[str] = ()) -> Callable:
+    """Jit a function that has a float64 scope inside; `vmap` goes through it as a loop.
+
+    `vmap` would trace the function's operations again, outside of the scope. So it is given a rule
+    of its own: one call after another. static: names of arguments that are not arrays.
+    """
+    compiled = jax.jit(function, static_argnames=tuple(static))
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        fixed = {name: value for name, value in given.arguments.items() if name in static}
+        arrays = {name: value for name, value in given.arguments.items() if name not in static}
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays)):
+            return compiled(**fixed, **arrays)
+        arrays = jax.tree.map(_constant, arrays)
+        return jax.custom_batching.sequential_vmap(lambda a: compiled(**fixed, **a))(arrays)
+
+    call.lower = compiled.lower
+    return call
+
+
+def _constant(leaf):
+    """Without derivatives, which no float64 scope lets through."""
+    return jax.lax.stop_gradient(leaf) if isinstance(leaf, jax.core.Tracer) else leaf
+
+
+@batched_by_map
+def _exact_residual(equations, codes):
+    with working_precision("double"):
+        gram, moments = equations.wide()
+        codes, energy = wide(jax.lax.stop_gradient(codes), equations.energy)
+        product = _apply(gram, codes)
+        value = energy + numerics.einsum("se,se->s", codes, product - 2 * moments)
+        return jnp.maximum(value, 0).astype(jnp.float32)
 
 
 def wide(*arrays):
@@ -190,29 +215,26 @@ def normal_equations(dictionary, operator, measurements, weights=None, chunk=0, 
       NormalEquations. No gradient flows through it.
 
     Raises:
-      ValueError: shapes that do not fit together, or an unknown precision.
+      ArgumentError: shapes that do not fit together, or an unknown precision.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}; allowed: {', '.join(PRECISIONS)}")
+        raise ArgumentError("precision", precision, ", ".join(PRECISIONS))
     measurements = jnp.asarray(measurements, jnp.float32)
     expected = (operator.num_measurements, dictionary.channels)
     if measurements.ndim != 3 or measurements.shape[1:] != expected:
-        raise ValueError(
-            f"measurements have shape {measurements.shape}; allowed: (signals, {expected[0]}, "
-            f"{expected[1]})"
-        )
+        allowed = f"(signals, {expected[0]}, {expected[1]})"
+        raise ArgumentError("measurements", measurements.shape, allowed)
     weights = operators.combined_weights(operator, weights)
     if weights is not None and weights.ndim == 2 and weights.shape[0] != len(measurements):
-        raise ValueError(
-            f"weights are for {weights.shape[0]} signals, measurements for {len(measurements)}"
-        )
+        allowed = f"those of {len(measurements)} signals, as the measurements are"
+        raise ArgumentError("weights", weights.shape, allowed)
     graphdef, state = nnx.split(dictionary)
     return _normal_equations(
         graphdef, state, operator, measurements, weights, chunk=chunk, precision=precision
     )
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "chunk", "precision"))
+@functools.partial(batched_by_map, static=("graphdef", "chunk", "precision"))
 def _normal_equations(graphdef, state, operator, measurements, weights, chunk, precision):
     # Derivatives would leave the float64 scope below; variable projection needs none.
     state, operator, measurements = jax.lax.stop_gradient((state, operator, measurements))

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from nid_jax import numerics
-from nid_jax.coding.ridge import as_solution
+from nid_jax.coding import checks
+from nid_jax.errors import ArgumentError
 
 CRITERIA = ("correlation", "gain")
 
@@ -40,24 +41,6 @@ class SparseCodes(NamedTuple):
     chosen: jax.Array
 
 
-def omp(equations, top_k, **options):
-    """Orthogonal matching pursuit as a CodeSolution. See `omp_codes` for the arguments.
-
-    `converged` tells whether all top_k atoms were found; `iterations` how many were.
-    """
-    sparse = omp_codes(equations, top_k, **options)
-    count = sparse.chosen.sum(-1, dtype=jnp.int32)
-    message = f"orthogonal matching pursuit, {top_k} active experts"
-    return as_solution(equations, sparse.codes, count == top_k, message, count)
-
-
-def iht(equations, top_k, **options):
-    """Hard thresholding pursuit as a CodeSolution. See `iht_codes` for the arguments."""
-    sparse, converged, iterations = iht_codes(equations, top_k, **options)
-    message = f"hard thresholding pursuit, {top_k} active experts"
-    return as_solution(equations, sparse.codes, converged, message, iterations)
-
-
 def omp_codes(equations, top_k, atoms_per_step=1, criterion="correlation", block=0):
     """Orthogonal matching pursuit on Gram matrices, all signals at once.
 
@@ -82,14 +65,13 @@ def omp_codes(equations, top_k, atoms_per_step=1, criterion="correlation", block
       SparseCodes; indices in the order of choice.
 
     Raises:
-      ValueError: top_k, atoms_per_step or criterion outside what is allowed.
+      ArgumentError: top_k, atoms_per_step or criterion outside what is allowed.
     """
     experts = equations.moments.shape[-1]
     _check_top_k(top_k, experts)
     if not 1 <= atoms_per_step <= top_k:
-        raise ValueError(f"atoms_per_step={atoms_per_step}; allowed: 1 to top_k={top_k}")
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion={criterion!r}; allowed: {', '.join(CRITERIA)}")
+        raise ArgumentError("atoms_per_step", atoms_per_step, f"1 to top_k={top_k}")
+    checks.one_of("criterion", criterion, CRITERIA)
     if not block:
         block = _CPU_BLOCK if jax.default_backend() == "cpu" else equations.moments.shape[0]
     return _omp(equations, top_k, atoms_per_step, criterion, block)
@@ -274,8 +256,9 @@ def _weights(gram, moments, state, top_k):
         )[..., 0]
 
     weights = solve(jnp.where(chosen, state.coordinates[:, :top_k], 0.0), False)
-    left = _at(moments, indices) - numerics.einsum("sij,sj->si", _sub_gram(gram, indices), weights)
-    weights = weights + solve(solve(jnp.where(chosen, left, 0.0), True), False)
+    product = numerics.einsum("sij,sj->si", _sub_gram(gram, indices), weights)
+    residual = jnp.where(chosen, _at(moments, indices) - product, 0.0)
+    weights = weights + solve(solve(residual, True), False)
     return jnp.where(chosen, weights, 0.0)
 
 
@@ -311,11 +294,10 @@ def iht_codes(equations, top_k, steps=30):
       (SparseCodes, converged bool [S]: no step changes the support any more, iterations int32 [S]).
 
     Raises:
-      ValueError: top_k outside 1 to E, or steps below 1.
+      ArgumentError: top_k outside 1 to E, or steps below 1.
     """
     _check_top_k(top_k, equations.moments.shape[-1])
-    if steps < 1:
-        raise ValueError(f"steps={steps}; allowed: 1 or more")
+    checks.whole("steps", steps, 1)
     return _iht(equations, top_k, steps)
 
 
@@ -406,4 +388,4 @@ def _on_support(gram, moments, scale, indices):
 
 def _check_top_k(top_k, experts):
     if not 1 <= top_k <= experts:
-        raise ValueError(f"top_k={top_k}; allowed: 1 to the number of experts, {experts}")
+        raise ArgumentError("top_k", top_k, f"1 to {experts} experts")

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nid_jax import numerics
-from nid_jax.coding.ridge import as_solution
+from nid_jax.coding import checks
+from nid_jax.errors import ArgumentError
 
 # The gap cannot be told from zero below this part of the signal's energy, in float32.
 _ROUNDING = 1e-7
@@ -34,29 +35,29 @@ class LassoCodes(NamedTuple):
     converged: jax.Array
 
 
-def lasso(equations, **options):
-    """The lasso as a CodeSolution, its relative duality gap [S] and penalty [S] in `history`.
+class Penalty(NamedTuple):
+    """penalty Σ_e weights_e |a_e| + ½ ridge |a|², what `lasso_codes` adds to the squared error."""
 
-    See `lasso_codes` for the arguments.
-    """
-    result = lasso_codes(equations, **options)
-    found, count = int(result.converged.sum()), len(result.codes)
-    message = f"lasso, {found} of {count} signals within the duality gap asked for"
-    solution = as_solution(equations, result.codes, result.converged, message, result.iterations)
-    return solution._replace(history={"gap": result.gap, "penalty": result.penalty})
+    value: float | jax.Array | None = None
+    """The penalty, above 0, a number or [S]. None: `fraction` of the smallest one whose codes are
+    all zero."""
+    fraction: float | jax.Array = 0.01
+    """In (0, 1], a number or [S]; not used where the value is given."""
+    weights: jax.Array | None = None
+    """Positive [E], such as `routing.expert_weights`; with groups one per group."""
+    groups: np.ndarray | None = None
+    """int [E], the group 0 .. G-1 of every expert: the penalty is then the group lasso's,
+    Σ_g weights_g |a_g|₂."""
+    ridge: float = 0.0
+    """Weight of the squared codes, at least 0 (elastic net)."""
+    unit_atoms: bool = True
+    """Whether penalty and ridge see the codes of unit atoms, that is code times the norm of its
+    atom, so that rescaling an atom changes nothing. With groups it is the root mean square norm of
+    a group's atoms; where every signal has its own Gram matrix, that of all signals. False: the
+    codes themselves."""
 
 
-def lasso_codes(
-    equations,
-    penalty=None,
-    fraction=0.01,
-    weights=None,
-    groups=None,
-    ridge=0.0,
-    unit_atoms=True,
-    tolerance=1e-3,
-    steps=1000,
-):
+def lasso_codes(equations, penalty, tolerance=1e-3, steps=1000) -> LassoCodes:
     """Minimise ½ |Phi a - y|² + penalty Σ_e weights_e |a_e| + ½ ridge |a|² for every signal.
 
     The squared error is the sum over measurements and channels, the bias being free. Internally
@@ -64,46 +65,35 @@ def lasso_codes(
 
     Args:
       equations: NormalEquations of S signals.
-      penalty: float or [S]. None: `fraction` of the smallest penalty whose codes are all zero.
-      fraction: in (0, 1], float or [S]; not used when penalty is given.
-      weights: positive [E], such as `routing.expert_weights`; with groups one per group.
-      groups: int [E], the group 0 .. G-1 of every expert: the penalty is then the group lasso's,
-        Σ_g weights_g |a_g|₂.
-      ridge: weight of the squared codes, at least 0 (elastic net).
-      unit_atoms: whether penalty and ridge see the codes of unit atoms, that is code times the
-        norm of its atom, so that rescaling an atom changes nothing. With groups it is the root
-        mean square norm of a group's atoms; where every signal has its own Gram matrix, that of
-        all signals. False: the codes themselves.
+      penalty: `Penalty`.
       tolerance: a signal has converged when its duality gap is below this part of its objective
         (or cannot be told from zero in float32). Below 1e-4 float32 may not get there with small
         penalties: a signal then stops, not converged, when its gap has long ceased to fall.
       steps: at most so many.
 
-    Returns:
-      LassoCodes.
-
     Raises:
-      ValueError: a penalty, fraction, weight or ridge outside what is allowed, or shapes that do
+      ArgumentError: a penalty, fraction, weight or ridge outside what is allowed, or shapes that do
         not fit.
     """
     experts = equations.moments.shape[-1]
-    labels, num_groups = _labels(groups, experts)
-    count = num_groups or experts
+    labels, num_groups = _labels(penalty.groups, experts)
+    count, weights = num_groups or experts, penalty.weights
     weights = jnp.ones(count) if weights is None else jnp.asarray(weights, jnp.float32)
     if weights.shape != (count,):
         kind = "groups" if num_groups else "experts"
-        raise ValueError(f"weights have shape {weights.shape}; allowed: ({count},), one of {kind}")
-    _check("weights", weights, lambda v: v > 0, "positive numbers")
-    _check("ridge", ridge, lambda v: v >= 0, "0 or more")
-    relative = penalty is None
+        raise ArgumentError("weights", weights.shape, f"({count},), one of {kind}")
+    checks.positive("weights", weights)
+    checks.not_negative("ridge", penalty.ridge)
+    relative = penalty.value is None
     if relative:
-        _check("fraction", fraction, lambda v: (v > 0) & (v <= 1), "above 0, at most 1")
+        checks.share("fraction", penalty.fraction)
     else:
-        _check("penalty", penalty, lambda v: v > 0, "above 0; without a penalty use ridge")
-    level = jnp.asarray(fraction if relative else penalty, jnp.float32)
-    return _lasso(
-        equations, level, weights, labels, ridge, tolerance, steps, num_groups, relative, unit_atoms
-    )
+        allowed = "above 0; without a penalty use ridge"
+        checks.numbers("penalty", penalty.value, lambda v: v > 0, allowed)
+    level = jnp.asarray(penalty.fraction if relative else penalty.value, jnp.float32)
+    costs = _Costs(level, weights, penalty.ridge, labels)
+    kind = (num_groups, relative, penalty.unit_atoms)
+    return _lasso(equations, costs, tolerance, steps, *kind)
 
 
 def _labels(groups, experts):
@@ -111,21 +101,22 @@ def _labels(groups, experts):
         return None, 0
     groups = np.asarray(groups)
     if groups.shape != (experts,) or not np.issubdtype(groups.dtype, np.integer):
-        raise ValueError(
-            f"groups have shape {groups.shape} and type {groups.dtype}; allowed: whole numbers, "
-            f"({experts},)"
-        )
+        shown = f"{groups.shape} of {groups.dtype}"
+        raise ArgumentError("groups", shown, f"whole numbers, ({experts},)")
     present = np.unique(groups)
     if not np.array_equal(present, np.arange(len(present))):
-        raise ValueError("groups must be numbered 0 to G-1 with none left out")
+        raise ArgumentError("groups", present, "0 to G-1 with none left out")
     return jnp.asarray(groups, jnp.int32), len(present)
 
 
-def _check(name, value, allowed, words):
-    if isinstance(value, jax.core.Tracer):
-        return
-    if not (np.isfinite(value).all() and allowed(np.asarray(value)).all()):
-        raise ValueError(f"{name}={value}; allowed: {words}")
+class _Costs(NamedTuple):
+    """level [] or [S]: fraction or penalty; weights [E] or [G]; ridge []; labels int [E] or None:
+    the group of every expert."""
+
+    level: jax.Array
+    weights: jax.Array
+    ridge: jax.Array
+    labels: jax.Array | None
 
 
 class _Norm:
@@ -153,7 +144,7 @@ class _Norm:
         """The smallest penalty at which these correlations are balanced. [S, E] -> [S]."""
         return (self.magnitudes(correlations) / self.weights).max(-1)
 
-    def shrink(self, codes, amount):
+    def prox(self, codes, amount):
         """Proximal map of amount [S] times the norm."""
         size = self.magnitudes(codes)
         kept = jnp.maximum(size - amount[:, None] * self.weights, 0)
@@ -180,9 +171,8 @@ class _State(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("num_groups", "relative", "unit_atoms"))
-def _lasso(
-    equations, level, weights, labels, ridge, tolerance, steps, num_groups, relative, unit_atoms
-):
+def _lasso(equations, costs, tolerance, steps, num_groups, relative, unit_atoms):
+    level, weights, ridge, labels = costs
     membership = jax.nn.one_hot(labels, num_groups) if num_groups else None
     norms = _atom_norms(equations, membership)
     inverse = numerics.safe_divide(1.0, norms)
@@ -254,11 +244,11 @@ def _descend(equations, norm, penalty, diagonal, tolerance, steps):
         With r the residual and c r the dual point, every term of the gap is at least 0:
         ½ (1 - c)² |r|² + Σ (penalty |a_e| - c a_e phi_e·r).
         """
-        left = moments - product
-        squared = jnp.maximum(equations.energy - (codes * (moments + left)).sum(-1), 0)
-        along = (codes * left).sum(-1)
-        largest = numerics.safe_divide(penalty, norm.dual(left))
-        largest = jnp.where(norm.dual(left) > 0, largest, jnp.inf)
+        residual = moments - product
+        squared = jnp.maximum(equations.energy - (codes * (moments + residual)).sum(-1), 0)
+        along = (codes * residual).sum(-1)
+        largest = numerics.safe_divide(penalty, norm.dual(residual))
+        largest = jnp.where(norm.dual(residual) > 0, largest, jnp.inf)
         c = jnp.minimum(numerics.safe_divide(squared + along, squared), largest)
         c = jnp.clip(c, 0, 1e3)
         cost = penalty * norm(codes)
@@ -270,7 +260,7 @@ def _descend(equations, norm, penalty, diagonal, tolerance, steps):
     def step(state):
         gradient = state.product_ahead - moments
         inverse = numerics.safe_divide(1.0, state.curvature)
-        codes = norm.shrink(state.ahead - gradient * inverse[:, None], penalty * inverse)
+        codes = norm.prox(state.ahead - gradient * inverse[:, None], penalty * inverse)
         product = apply(codes)
         moved, moved_product = codes - state.ahead, product - state.product_ahead
         # The step size must bound the curvature along the step taken; else grow it and repeat.

@@ -11,13 +11,14 @@ r = y - Phi a the residual that a training code leaves, r^T (Phi Sigma Phi^T + s
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 
 from nid_jax import numerics
-from nid_jax.coding import gram, prior, ridge
+from nid_jax.coding import checks, gram, prior, ridge
+from nid_jax.coding.solution import Result, Solution
+from nid_jax.errors import ArgumentError
 
 _TOLERANCE = 1e-4
 # Numbers of the products with all training codes that are held at a time.
@@ -25,33 +26,32 @@ _BATCH_NUMBERS = 2**24
 
 
 def check_neighbours(neighbours, blend, known):
-    """Raise ValueError, naming the key, unless 2 <= neighbours <= known and 0 <= blend <= 1."""
+    """Raise ArgumentError unless 2 <= neighbours <= known and 0 <= blend <= 1."""
     if not 2 <= neighbours <= known:
-        raise ValueError(
-            f"fit.gaussian.neighbours: {neighbours}; allowed: 0 (one prior for all), or 2 to the "
-            f"{known} training codes that were kept (prior.keep_codes)"
+        raise ArgumentError(
+            "neighbours",
+            neighbours,
+            f"0 (one prior for all), or 2 to the {known} training codes that were kept "
+            "(prior.keep_codes)",
         )
-    if not (math.isfinite(blend) and 0 <= blend <= 1):
-        raise ValueError(f"fit.gaussian.blend: {blend}; allowed: 0 to 1")
+    checks.numbers("blend", blend, lambda v: (v >= 0) & (v <= 1), "0 to 1")
 
 
-def local_gaussian(equations, known, noise, neighbours, blend=0.1):
+def local_gaussian(equations, known, noise, neighbours, blend=0.1) -> Solution:
     """The most probable codes under the Gaussian of each signal's nearest training codes.
 
     equations: `gram.NormalEquations`; known: `prior.GaussianPrior` of E coefficients with its
     training codes; noise: as in `prior.gaussian`; neighbours: K; blend: share of the covariance of
-    all training codes (its K largest directions) in that of the neighbours. -> CodeSolution.
-    Raises ValueError for a prior without codes, or of another dictionary, and for options out of
-    range.
+    all training codes (its K largest directions) in that of the neighbours. stats as
+    `prior.gaussian`. Raises ArgumentError for a prior without codes, or of another dictionary, and
+    for options out of range.
     """
     codes = known.codes
     check_neighbours(neighbours, blend, 0 if codes is None else len(codes))
     if codes.shape[1] != equations.moments.shape[1]:
-        raise ValueError(
-            f"the prior has codes of {codes.shape[1]} experts, this dictionary has "
-            f"{equations.moments.shape[1]}"
-        )
-    noise, message = prior.resolve_noise(equations, known, noise)
+        allowed = f"those of {equations.moments.shape[1]} experts, as this dictionary has"
+        raise ArgumentError("prior.codes", codes.shape, allowed)
+    noise, by_evidence = prior.resolve_noise(equations, known, noise)
     signals, experts = equations.moments.shape
     size = signals if equations.shared else max(1, _BATCH_NUMBERS // (experts * len(codes)))
     parts = [equations.of_signals(slice(i, i + size)) for i in range(0, signals, size)]
@@ -59,11 +59,16 @@ def local_gaussian(equations, known, noise, neighbours, blend=0.1):
         _solve(part, known._replace(codes=None), codes, noise, blend, neighbours) for part in parts
     ]
     found, error = (jnp.concatenate(pieces) for pieces in zip(*solved, strict=True))
-    text = f"gaussian prior of {neighbours} neighbours, {message}"
-    return ridge.as_solution(equations, found, error < _TOLERANCE, text)
+    return ridge.as_solution(
+        equations,
+        found,
+        error < _TOLERANCE,
+        otherwise=Result.INEXACT,
+        stats=prior.noise_stats(noise, by_evidence) | {"linear_error": error},
+    )
 
 
-@functools.partial(jax.jit, static_argnames="neighbours")
+@functools.partial(gram.batched_by_map, static=("neighbours",))
 def _solve(equations, known, codes, noise, blend, neighbours):
     """-> codes [S, E], relative residual of the linear system [S]."""
     equations, known, codes = jax.lax.stop_gradient((equations, known, codes))

@@ -8,6 +8,7 @@ Sigma = (1 - shrinkage) covariance + shrinkage diag(covariance) is kept as facto
 diagonal: positive definite whatever the rounding, and small where training codes are few.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -16,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from nid_jax import numerics
-from nid_jax.coding import gram, ridge
+from nid_jax.coding import checks, gram, ridge
+from nid_jax.coding.solution import Result, Solution
+from nid_jax.errors import ArgumentError
 
 SHRINKAGES = tuple(float(10.0**power) for power in np.arange(-6, -0.1, 0.5))
 """What held-out likelihood chooses from."""
@@ -66,14 +69,13 @@ def fit_prior(codes, bias=None, residual=None, shrinkage=None, groups=None, fold
       folds: parts held out in turn.
 
     Raises:
-      ValueError: no codes, codes that are not finite, shapes that differ, or shrinkage outside.
+      ArgumentError: no codes, codes that are not finite, shapes that differ, or shrinkage outside.
     """
     values = _checked_values(codes, bias)
     count = len(values)
     if shrinkage is None:
         shrinkage = choose_shrinkage(values, groups, folds)
-    if not 0 < shrinkage <= 1:
-        raise ValueError(f"fit.shrinkage: {shrinkage} is not allowed; must be in (0, 1]")
+    checks.share("shrinkage", shrinkage)
     mean = values.mean(0)
     centred = (values - mean) / math.sqrt(count)
     variance = _lifted(np.square(centred).sum(0), mean)
@@ -91,14 +93,14 @@ def fit_prior(codes, bias=None, residual=None, shrinkage=None, groups=None, fold
 def _checked_values(codes, bias):
     codes = np.asarray(codes, np.float64)
     if codes.ndim != 2 or 0 in codes.shape:
-        raise ValueError(f"training codes must be [S, E] with S at least 1, got {codes.shape}")
+        raise ArgumentError("codes", codes.shape, "(signals, experts), 1 or more")
     if bias is not None:
         bias = np.asarray(bias, np.float64)
         if bias.ndim != 2 or len(bias) != len(codes):
-            raise ValueError(f"bias must be [{len(codes)}, C], got {bias.shape}")
+            raise ArgumentError("bias", bias.shape, f"({len(codes)}, channels)")
         codes = np.concatenate([codes, bias], 1)
     if not np.isfinite(codes).all():
-        raise ValueError("training codes must be finite, got NaN or infinity")
+        raise ArgumentError("codes", "NaN or infinity", "finite numbers")
     return codes
 
 
@@ -124,7 +126,7 @@ def choose_shrinkage(values, groups=None, folds=5, shrinkages=SHRINKAGES):
     """
     groups = np.arange(len(values)) if groups is None else np.asarray(groups)
     if groups.shape != (len(values),):
-        raise ValueError(f"groups must be [{len(values)}], got {groups.shape}")
+        raise ArgumentError("groups", groups.shape, f"({len(values)},)")
     _, group = np.unique(groups, return_inverse=True)
     folds = min(folds, group.max() + 1)
     if folds < 2:
@@ -167,18 +169,24 @@ class Posterior(NamedTuple):
     evidence: jax.Array
 
 
-def gaussian(equations, prior, noise=None):
+def gaussian(
+    equations: gram.NormalEquations, prior: GaussianPrior, noise: float | str | None = None
+) -> Solution:
     """The most probable codes under a Gaussian prior.
 
-    equations: `gram.NormalEquations`; prior: `GaussianPrior`; noise: variance of a measured value,
-    'estimate' for the value of highest evidence over the signals together, None for that of the
-    prior. -> CodeSolution. Raises ValueError for a prior of another dictionary or a bad noise.
+    noise: variance of a measured value, 'estimate' for the value of highest evidence over the
+    signals together, None for that of the prior. stats has 'noise_variance' and 'by_evidence'.
+    Raises ArgumentError for a prior of another dictionary or a bad noise.
     """
-    noise, message = resolve_noise(equations, prior, noise)
+    noise, by_evidence = resolve_noise(equations, prior, noise)
     parts = [solve_posterior(part, prior, noise) for part in _batches(equations)]
     posterior = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     solution = ridge.as_solution(
-        equations, posterior.codes, posterior.error < _TOLERANCE, f"gaussian prior, {message}"
+        equations,
+        posterior.codes,
+        posterior.error < _TOLERANCE,
+        otherwise=Result.INEXACT,
+        stats=noise_stats(noise, by_evidence) | {"linear_error": posterior.error},
     )
     residual = solution.residual
     # The prior may pull the bias off its least-squares value: the error grows by that much.
@@ -188,29 +196,61 @@ def gaussian(equations, prior, noise=None):
 
 
 def resolve_noise(equations, prior, noise):
-    """(variance, words for it) from what `gaussian` takes. Raises ValueError as there."""
-    _check_sizes(equations, prior)
-    if noise is None:
-        noise = float(prior.noise)
-        if noise > 0:
-            return noise, f"noise variance {noise:.1e} of the training signals"
-        noise = "estimate"
-    if isinstance(noise, str):
-        if noise != "estimate":
-            raise ValueError(f"fit.noise: {noise!r} is unknown; allowed: a number, 'estimate'")
-        noise = estimate_noise(equations, prior)
-        return noise, f"noise variance {noise:.1e} by evidence"
-    if not (math.isfinite(noise) and noise > 0):
-        raise ValueError(f"fit.noise: {noise} is not allowed; must be finite and above 0")
-    return float(noise), f"noise variance {noise:.1e}"
+    """What `gaussian` takes as a variance [] and whether it is by evidence, bool [].
 
-
-def _check_sizes(equations, prior):
+    Raises ArgumentError as there.
+    """
     experts, channels = equations.moments.shape[1], equations.target_mean.shape[1]
-    if prior.mean.shape[0] not in (experts, experts + channels):
-        raise ValueError(
-            f"the prior has {prior.mean.shape[0]} coefficients; this dictionary has {experts} "
-            f"experts and {channels} channels"
+    check_size(prior, experts, channels)
+    if noise is None:
+        return _noise_of_prior(equations, prior)
+    if isinstance(noise, str) and noise == "estimate":
+        return estimate_noise(equations, prior), jnp.asarray(True)
+    checks.numbers("noise", noise, lambda v: v > 0, "finite and above 0, or 'estimate'")
+    return jnp.asarray(noise, jnp.float32), jnp.asarray(False)
+
+
+def _noise_of_prior(equations, prior):
+    """That of the training signals; the one of highest evidence where it is not known."""
+    known = jnp.asarray(prior.noise, jnp.float32)
+
+    def estimated():
+        return estimate_noise(equations, prior)
+
+    if isinstance(prior.noise, jax.core.Tracer):
+        return jax.lax.cond(known > 0, lambda: known, estimated), known <= 0
+    trained = bool(np.asarray(prior.noise) > 0)
+    return known if trained else estimated(), jnp.asarray(not trained)
+
+
+def noise_stats(noise, by_evidence) -> dict:
+    """What `resolve_noise` gives, as the statistics of a solution."""
+    return {"noise_variance": noise, "by_evidence": by_evidence}
+
+
+def words(stats: dict, neighbours: int = 0) -> str:
+    """What a person should know of the `stats` of most probable codes.
+
+    neighbours: the number of training codes of a prior of neighbours.
+    """
+    text = f"gaussian prior of {neighbours} neighbours" if neighbours else "gaussian prior"
+    text += f", noise variance {float(np.max(stats['noise_variance'])):.1e}"
+    if np.any(stats["by_evidence"]):
+        text += " by evidence"
+    if "descent_error" in stats:
+        text += ", weights of every signal's own by conjugate gradients"
+    return text
+
+
+def check_size(prior, experts: int, channels: int) -> None:
+    """Raise ArgumentError unless a prior is one of so many experts, with or without the bias."""
+    size = prior.mean.shape[0]
+    if size not in (experts, experts + channels):
+        raise ArgumentError(
+            "prior",
+            f"{size} coefficients",
+            f"{experts} or {experts + channels}; this dictionary has {experts} experts and "
+            f"{channels} channels",
         )
 
 
@@ -222,17 +262,25 @@ def _batches(equations):
 
 
 def estimate_noise(equations, prior):
-    """The noise variance of highest evidence, over a decade's eighths. -> float.
+    """The noise variance of highest evidence, over a decade's eighths. -> float32 [].
 
     One variance for all signals; of many, the first few decide.
     """
     equations = equations.of_signals(slice(0, _NOISE_SIGNALS))
-    values = float(jnp.max(equations.count)) * equations.target_mean.shape[-1]
-    typical = float(jnp.mean(equations.energy)) / values
-    if not typical > 0:
-        return 1e-6
-    noises = typical * 10.0**_NOISE_EXPONENTS
-    return float(noises[int(np.argmax(evidences(equations, prior, noises).sum(0)))])
+    noises, silent = _noises(equations)
+    total = functools.reduce(jnp.add, evidences(equations, prior, noises))
+    return jnp.where(silent, jnp.float32(1e-6), noises[jnp.argmax(total)])
+
+
+@gram.batched_by_map
+def _noises(equations):
+    """Variances to choose from [L], and whether the measurements are all zero []."""
+    with gram.working_precision("double"):
+        energy, count = gram.wide(jnp.mean(equations.energy), jnp.max(equations.count))
+        typical = energy / (count * equations.target_mean.shape[-1])
+        silent = ~(typical > 0)
+        noises = jnp.where(silent, 1.0, typical) * 10.0**_NOISE_EXPONENTS
+        return noises.astype(jnp.float32), silent
 
 
 def evidences(equations, prior, noises):
@@ -241,10 +289,10 @@ def evidences(equations, prior, noises):
     With Sigma = R R^T and the eigenvalues d of R^T Phi^T Phi R, what depends on the noise is a sum
     over d: of each Gram matrix one eigendecomposition is taken. No gradient flows through it.
     """
-    return np.asarray(_evidences(equations, prior, jnp.asarray(noises, jnp.float32)))
+    return _evidences(equations, prior, jnp.asarray(noises, jnp.float32))
 
 
-@jax.jit
+@gram.batched_by_map
 def _evidences(equations, prior, noises):
     equations, prior = jax.lax.stop_gradient((equations, prior))
     size, experts = prior.mean.shape[0], equations.moments.shape[1]
@@ -321,7 +369,7 @@ def _log_determinant(factor, scale):
     return 2 * (jnp.log(diagonal) - jnp.log(scale)).sum(-1)
 
 
-@jax.jit
+@gram.batched_by_map
 def solve_posterior(equations, prior, noise):
     """Most probable codes for a noise variance []; usable inside a jitted step. -> Posterior.
 
@@ -355,7 +403,7 @@ def solve_posterior(equations, prior, noise):
     return Posterior(codes, bias, error, evidence)
 
 
-@jax.jit
+@gram.batched_by_map
 def _posterior_root(equations, prior, noise):
     """A matrix R [.., N, N] with R^T R the covariance of the coefficients after measuring."""
     with gram.working_precision("double"):

@@ -20,8 +20,9 @@ import numpy as np
 from flax import nnx
 
 from nid_jax import numerics
-from nid_jax.coding import gram, operators
-from nid_jax.coding.solution import CodeSolution
+from nid_jax.coding import checks, gram, operators
+from nid_jax.coding.solution import Result, Solution, finished
+from nid_jax.errors import ArgumentError
 
 LAMBDA = 1e-6
 """The default regularisation for signals measured on more values than there are experts."""
@@ -44,45 +45,57 @@ class Solved(NamedTuple):
     error: jax.Array
 
 
-def check_lambda(lam, key="fit.lam"):
-    """Raise ValueError unless lam is finite and not negative."""
-    if not isinstance(lam, jax.core.Tracer):
-        values = np.asarray(lam)
-        if not (np.isfinite(values).all() and (values >= 0).all()):
-            raise ValueError(f"{key}: {lam} is not allowed; must be finite and 0 or more")
-
-
-def ridge(equations, lam=LAMBDA, per_signal=False):
+def ridge(
+    equations: gram.NormalEquations, lam: float | str = LAMBDA, per_signal: bool = False
+) -> Solution:
     """Ridge codes of all signals.
 
-    equations: `gram.NormalEquations`; lam: a number as defined above, [S], or 'gcv' for generalised
-    cross-validation, of all signals together or `per_signal`. -> CodeSolution; `converged` says
-    that the linear system was solved to 1e-4. Raises ValueError for a negative lam or another word.
+    lam: a number as defined above, [S], or 'gcv' for generalised cross-validation, of all signals
+    together or `per_signal`. `converged` says that the linear system was solved to 1e-4; stats has
+    'lam' as used and, unless chosen, 'asked_lam'. Raises ArgumentError for a negative lam or
+    another word.
     """
-    if isinstance(lam, str):
-        if lam != "gcv":
-            raise ValueError(f"fit.lam: {lam!r} is unknown; allowed: a number of 0 or more, 'gcv'")
+    if isinstance(lam, str) and lam == "gcv":
         solved = solve_by_validation(equations, per_signal=per_signal)
-        message = "ridge, lambda by generalised cross-validation: " + _span(solved.lam)
+        asked = {}
     else:
-        check_lambda(lam)
+        checks.numbers("lam", lam, lambda v: v >= 0, "a number of 0 or more, 'gcv'")
         solved = solve_dense(equations, lam)
-        message = f"ridge, lambda {_span(solved.lam)}"
-        if np.any(np.asarray(solved.lam) > np.float32(1.01) * np.asarray(lam, np.float32)):
-            message += f" (raised from {_span(lam)}: the normal equations are singular)"
-    return as_solution(equations, solved.codes, solved.error < _TOLERANCE, message)
-
-
-def as_solution(equations, codes, converged, message, iterations=1):
-    """A CodeSolution of codes [S, E] with their best bias and exact residual."""
-    return CodeSolution(
-        codes=codes,
-        bias=equations.bias(codes),
-        residual=equations.mean_residual(codes, exact=True),
-        converged=converged,
-        iterations=jnp.full(codes.shape[:1], iterations, jnp.int32),
-        message=message,
+        asked = {"asked_lam": jnp.asarray(lam, jnp.float32)}
+    stats = {"lam": solved.lam, **asked, "linear_error": solved.error}
+    found = solved.error < _TOLERANCE
+    solution = as_solution(equations, solved.codes, found, otherwise=Result.INEXACT, stats=stats)
+    if not asked:
+        return solution
+    raised = (solution.result == Result.FOUND) & _raised(solution.stats)
+    return solution._replace(
+        result=jnp.where(raised, Result.RAISED, solution.result).astype(jnp.int32)
     )
+
+
+def as_solution(
+    equations, codes, converged, iterations=1, *, otherwise=Result.STOPPED, stats=None
+) -> Solution:
+    """A Solution of codes [S, E] with their best bias and exact residual. See `finished`."""
+    bias, residual = equations.bias(codes), equations.mean_residual(codes, exact=True)
+    return finished(codes, bias, residual, converged, iterations, otherwise=otherwise, stats=stats)
+
+
+def _raised(stats):
+    return stats["lam"] > jnp.float32(1.01) * stats["asked_lam"]
+
+
+def words(stats: dict) -> str:
+    """What a person should know of the `stats` of ridge codes: lambda, and how it came about."""
+    if "asked_lam" not in stats:
+        return "ridge, lambda by generalised cross-validation: " + _span(stats["lam"])
+    if "descent_error" in stats:
+        lam = _span(stats["lam"])
+        return f"ridge, lambda {lam}, weights of every signal's own by conjugate gradients"
+    text = f"ridge, lambda {_span(stats['lam'])}"
+    if np.any(_raised(stats)):
+        text += f" (raised from {_span(stats['asked_lam'])}: the normal equations are singular)"
+    return text
 
 
 def _span(values):
@@ -105,7 +118,7 @@ def least_lambda(equations, matrix):
     return relative * numerics.spectral_bound(matrix) / mean_diagonal(matrix)
 
 
-@jax.jit
+@gram.batched_by_map
 def solve_dense(equations, lam):
     """Ridge codes for a given lam, [] or [S], usable inside a jitted step. -> Solved.
 
@@ -134,15 +147,15 @@ def refined(matrix, shift, factor, scale, moments):
             return numerics.solve_scaled_cholesky(factor, scale, right.T).T
         return numerics.solve_scaled_cholesky(factor, scale, right[..., None])[..., 0]
 
-    def left_over(codes):
+    def residual(codes):
         one = "ef" if matrix.ndim == 2 else "sef"
         shifted = jnp.broadcast_to(shift, codes.shape[:1])[:, None] * codes
         return moments - numerics.einsum(f"se,{one}->sf", codes, matrix) - shifted
 
     codes = solve(moments)
-    codes = codes + solve(left_over(codes))
+    codes = codes + solve(residual(codes))
     size = jnp.linalg.norm(moments, axis=-1)
-    return codes, numerics.safe_divide(jnp.linalg.norm(left_over(codes), axis=-1), size)
+    return codes, numerics.safe_divide(jnp.linalg.norm(residual(codes), axis=-1), size)
 
 
 def _spectrum(equations):
@@ -165,7 +178,7 @@ def _solve_spectrally(equations, lam, spectrum=None):
     return Solved(*(value.astype(jnp.float32) for value in (codes, lam, error)))
 
 
-@functools.partial(jax.jit, static_argnames=("per_signal", "lambdas"))
+@functools.partial(gram.batched_by_map, static=("per_signal", "lambdas"))
 def solve_by_validation(equations, per_signal=False, lambdas=LAMBDAS):
     """Ridge codes with lam chosen by generalised cross-validation. -> Solved.
 
@@ -212,7 +225,7 @@ def _least_scores(scores, per_signal):
     return jnp.where(undecided, scores.shape[0] - 1, jnp.argmin(scores, 0))
 
 
-@jax.jit
+@gram.batched_by_map
 def solve_on_support(equations, indices, lam=LAMBDA):
     """Ridge codes on a chosen support of every signal.
 
@@ -262,11 +275,12 @@ class Factorisation:
     """
 
     def __init__(self, dictionary, operator, weights=None, lam=LAMBDA, map_numbers=2**27):
-        """map_numbers: the largest 2 E M C held. Raises ValueError for weights [S, M]."""
-        check_lambda(lam)
+        """map_numbers: the largest 2 E M C held. Raises ArgumentError for weights [S, M]."""
+        checks.not_negative("lam", lam)
         combined = operators.combined_weights(operator, weights)
         if combined is not None and combined.ndim == 2:
-            raise ValueError("weights: signals with masks of their own share no factorisation")
+            allowed = f"({operator.num_measurements},): own masks share no factorisation"
+            raise ArgumentError("weights", combined.shape, allowed)
         count, channels = operator.num_measurements, dictionary.channels
         self.dictionary, self.operator, self.weights = dictionary, operator, weights
         self.asked = float(lam)
@@ -282,31 +296,24 @@ class Factorisation:
             )
 
     def solve(self, measurements):
-        """Ridge codes of measurements [S, M, C]. -> CodeSolution.
+        """Ridge codes of measurements [S, M, C]. -> Solution, as `ridge` gives.
 
-        Values of weight 0 are not read. Raises ValueError for another shape.
+        Values of weight 0 are not read. Raises ArgumentError for another shape.
         """
         measurements = jnp.asarray(measurements, jnp.float32)
         expected = (self.operator.num_measurements, self.dictionary.channels)
         if measurements.ndim != 3 or measurements.shape[1:] != expected:
-            raise ValueError(
-                f"measurements have shape {measurements.shape}; allowed: (signals, {expected[0]}, "
-                f"{expected[1]})"
-            )
+            allowed = f"(signals, {expected[0]}, {expected[1]})"
+            raise ArgumentError("measurements", measurements.shape, allowed)
         if self._map is None:
             equations = gram.normal_equations(
                 self.dictionary, self.operator, measurements, self.weights
             )
             return ridge(equations, self.asked)
         codes, bias, residual = _apply_map(*self._map, self._weights, self.equations, measurements)
-        return CodeSolution(
-            codes=codes,
-            bias=bias,
-            residual=residual,
-            converged=jnp.isfinite(codes).all(-1),
-            iterations=jnp.ones(codes.shape[:1], jnp.int32),
-            message=f"ridge, lambda {self.lam:.1e}, one factorisation for all signals",
-        )
+        good = jnp.isfinite(codes).all(-1)
+        stats = {"lam": jnp.float32(self.lam), "asked_lam": jnp.float32(self.asked)}
+        return finished(codes, bias, residual, good, 1, stats=stats)
 
 
 @jax.jit

@@ -16,7 +16,7 @@ from flax import nnx
 
 from nid_jax import numerics
 from nid_jax.coding import gram, operators
-from nid_jax.coding.solution import CodeSolution
+from nid_jax.coding.solution import Solution, finished
 
 LOSSES = ("l1", "huber")
 
@@ -34,106 +34,76 @@ _ADAPT_EVERY = 10
 _CACHED_NUMBERS = 2**28
 
 
-def robust_solve(
-    dictionary,
-    operator,
-    measurements,
-    *,
-    weights=None,
-    loss="l1",
-    delta=None,
-    lam=1e-4,
-    prior=None,
-    noise=None,
-    tolerance=1e-3,
-    steps=500,
-    chunk=0,
-):
+def robust_solve(problem, options, chunk=0) -> Solution:
     """Codes that outliers among the measurements do not pull.
 
     Minimises Σ w ρ(y - Φ a - b) + ½ penalty |t|², summed over measurements and channels; ρ is |r|,
-    or Huber's: ½ r² up to delta, then delta (|r| - ½ delta). Without a prior t = a; with one
-    a = prior.mean + prior.factor t.
+    or Huber's: ½ r² up to delta, then delta (|r| - ½ delta). Without a prior t = a, and penalty =
+    lam trace(gram) / E with 'huber', so that a large delta gives ridge; with 'l1' that divided by
+    the root mean square of the centred measurements. With one a = mean + root t with t of unit
+    variance, and the penalty is noise² with 'huber', and with 'l1' the noise's mean absolute value,
+    noise / sqrt(π / 2).
 
     Args:
-      dictionary, operator: see `gram.normal_equations`. The dictionary is frozen.
-      measurements: [S, M, C]. Values of weight 0 are not read and may be NaN.
-      weights: None, [M] or [S, M]. With one set per signal every signal's Gram matrix is
-        decomposed: S E^3.
-      loss: 'l1' or 'huber'.
-      delta: Huber's threshold, in units of the measurements, float or [S]; None: 1.345 times the
-        noise.
-      lam: regularisation without a prior, relative to the atoms as `ridge.ridge` has it: penalty =
-        lam trace(gram) / E with 'huber', so that a large delta gives ridge; with 'l1' that divided
-        by the root mean square of the centred measurements.
-      prior: None, or what has mean [E] and factor [E, R], codes being mean + factor t with t of
-        unit variance. The penalty is then noise² with 'huber', and with 'l1' the noise's mean
-        absolute value, noise / sqrt(π / 2).
-      noise: standard deviation of the clean measurements' noise, float or [S]. None: from the
-        median absolute residual of a short L1 fit.
-      tolerance: a signal has converged when primal and dual residual are below this part of the
-        signal's variation and of the dual variable. The objective is then about as near to its
-        minimum; every tenth part costs four times the iterations with 'l1'.
-      steps: at most so many iterations.
+      problem: `problem.Problem`. With weights [S, M] every signal's Gram matrix is decomposed:
+        S E^3.
+      options: `solvers.Robust`. A noise of 0 is taken from the median absolute residual of a short
+        L1 fit. Where a signal has converged, the objective is about as near to its minimum as the
+        tolerance says; every tenth part costs four times the iterations with 'l1'.
       chunk: measurements held at a time; 0 chooses.
 
     Returns:
-      CodeSolution; history has 'noise' [S] (where it was needed, else 0) and 'delta' [S] with
-      'huber'.
-
-    Raises:
-      ValueError: an unknown loss, options that are not positive, or shapes that do not fit.
+      Solution; stats has 'noise' (where it was needed, else 0) and 'delta' with 'huber'.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss={loss!r}; allowed: {', '.join(LOSSES)}")
-    _check("lam", lam, lambda v: v >= 0, "0 or more")
-    for name, value in (("delta", delta), ("noise", noise)):
-        if value is not None:
-            _check(name, value, lambda v: v > 0, "above 0")
-    measurements = jnp.asarray(measurements, jnp.float32)
-    equations = gram.normal_equations(
-        dictionary, operator, measurements, weights, chunk=chunk, precision="single"
-    )
-    weights = operators.combined_weights(operator, weights)
+    operator = problem.operator
+    equations = problem.equations(chunk=chunk, precision="single")
+    weights = operators.combined_weights(operator, problem.weights)
     if weights is None:
         weights = jnp.ones(operator.num_measurements)
-    graphdef, state = nnx.split(dictionary)
-    given = {"delta": delta, "noise": noise, "lam": lam, "tolerance": tolerance}
-    prior = None if prior is None else (jnp.asarray(prior.mean), jnp.asarray(prior.factor))
-    result = _robust(
-        graphdef,
-        state,
-        operator,
-        measurements,
-        weights,
-        equations,
-        prior,
+    prior = None
+    if problem.prior is not None:
+        prior = _square_root(problem.prior, experts=problem.dictionary.num_experts)
+    given = {"lam": options.lam, "tolerance": options.tolerance}
+    for name in ("delta", "noise"):
+        value = getattr(options, name)
+        given[name] = value if isinstance(value, jax.core.Tracer) or np.any(value) else None
+    codes, bias, residual, converged, iterations, noise, delta = _robust(
+        *nnx.split(problem.dictionary),
+        _Data(operator, problem.measurements, weights, equations, prior),
         given,
-        loss,
-        steps,
+        options.steps,
+        options.loss,
         chunk,
     )
-    codes, bias, residual, converged, iterations, noise, delta = result
-    history = {"noise": noise} | ({"delta": delta} if loss == "huber" else {})
-    message = f"{loss} data term, {int(converged.sum())} of {len(codes)} signals converged"
-    return CodeSolution(codes, bias, residual, converged, iterations, message, history)
+    stats = {"noise": noise} | ({"delta": delta} if options.loss == "huber" else {})
+    return finished(codes, bias, residual, converged, iterations, stats=stats)
 
 
-def _check(name, value, allowed, words):
-    if isinstance(value, jax.core.Tracer):
-        return
-    if not (np.isfinite(value).all() and allowed(np.asarray(value)).all()):
-        raise ValueError(f"{name}={value}; allowed: {words}")
+@functools.partial(gram.batched_by_map, static=("experts",))
+def _square_root(prior, experts):
+    """Mean [E] and a factor R [E, E] of the codes' covariance R R^T, the bias apart."""
+    with gram.working_precision("double"):
+        factor, diagonal = gram.wide(*(part[:experts] for part in prior[1:3]))
+        root = jnp.linalg.cholesky(factor @ factor.T + jnp.diag(diagonal))
+        return prior.mean[:experts], root.astype(jnp.float32)
+
+
+class _Data(NamedTuple):
+    """What is solved. measurements [S, M, C]; weights [M] or [S, M]; prior: None, or mean [E] and
+    factor [E, R]."""
+
+    operator: operators.Operator
+    measurements: jax.Array
+    weights: jax.Array
+    equations: gram.NormalEquations
+    prior: tuple | None
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "loss", "chunk"))
-def _robust(
-    graphdef, state, operator, measurements, weights, equations, prior, given, loss, steps, chunk
-):
-    state, operator, measurements, equations, prior = jax.lax.stop_gradient(
-        (state, operator, measurements, equations, prior)
-    )
-    model = _Model(nnx.merge(graphdef, state), operator, weights, measurements, equations, chunk)
+def _robust(graphdef, state, data, given, steps, loss, chunk):
+    state, data = jax.lax.stop_gradient((state, data))
+    equations, prior, measurements = data.equations, data.prior, data.measurements
+    model = _Model(nnx.merge(graphdef, state), data, chunk)
     system = _System(equations, prior)
     size = equations.energy / (equations.count * measurements.shape[-1])
     size = jnp.sqrt(jnp.where(size > 0, size, 1.0))
@@ -250,7 +220,8 @@ class _Model:
     The heads' own bias is left out here: the signal's bias takes it in until `true_bias`.
     """
 
-    def __init__(self, dictionary, operator, weights, measurements, equations, chunk):
+    def __init__(self, dictionary, data, chunk):
+        operator, measurements, weights, equations, _ = data
         signals, count, self.channels = measurements.shape
         self.count, self.trunk = count, gram.is_shared(dictionary)
         self.head_bias = dictionary.head_bias[...] if self.trunk else None
@@ -294,8 +265,8 @@ class _Model:
         """The bias after its own correction and a change of codes."""
         return bias + offset - self._mean_response(change)
 
-    def sweep(self, codes, bias, split, dual, shrink=None):
-        """One pass at given codes and bias; see `_Sweep`. Without shrink, split and dual stay."""
+    def sweep(self, codes, bias, split, dual, prox=None):
+        """One pass at given codes and bias; see `_Sweep`. Without prox, split and dual stay."""
         folded = numerics.einsum("se,hce->shc", codes, self.kernel) if self.trunk else codes
 
         def step(sums, piece):
@@ -308,9 +279,9 @@ class _Model:
             constant = constant[:, None, None]
             model = model + constant * bias
             new = z
-            if shrink is not None:
+            if prox is not None:
                 relaxed = _RELAXATION * model + (1 - _RELAXATION) * (target - z)
-                new = shrink(target - relaxed - p)
+                new = prox(target - relaxed - p)
                 p = p + relaxed + new - target
             error = w * (target - new - p - model)
             if self.trunk:
@@ -397,9 +368,9 @@ class _Admm:
         return jax.lax.while_loop(going, step, (0, state))[1]
 
     def _step(self, state, count, loss, delta, penalty, steps):
-        shrink = functools.partial(_shrink, loss, delta, state.stiffness)
+        prox = functools.partial(_prox, loss, delta, state.stiffness)
         codes = self.system.codes(state.inner)
-        sweep = self.model.sweep(codes, state.bias, state.split, state.dual, shrink)
+        sweep = self.model.sweep(codes, state.bias, state.split, state.dual, prox)
         change = self.system.change(state.inner, sweep.correlation, state.stiffness, penalty)
         inner = state.inner + change
         moved = self.system.difference(change)
@@ -417,8 +388,8 @@ class _Admm:
         factor = jnp.where(state.done, 1.0, factor)
 
         def keep(new, old):
-            held = state.done[:, None] if new.ndim > 1 else state.done
-            return jnp.where(held, old, new)
+            done = state.done[:, None] if new.ndim > 1 else state.done
+            return jnp.where(done, old, new)
 
         return _State(
             keep(inner, state.inner),
@@ -431,7 +402,7 @@ class _Admm:
         )
 
 
-def _shrink(loss, delta, stiffness, values):
+def _prox(loss, delta, stiffness, values):
     """Proximal map of the loss over the stiffness [S], at values [..., S, C]."""
     amount = 1 / stiffness[:, None]
     if loss == "l1":

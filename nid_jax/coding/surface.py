@@ -30,9 +30,10 @@ from scipy.spatial import cKDTree
 
 from nid_jax import numerics
 from nid_jax.coding import gradient, gram
-from nid_jax.coding.solution import CodeSolution
+from nid_jax.coding.prior import check_size
+from nid_jax.coding.solution import Solution, finished
+from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import over_points
-from nid_jax.geometry.truncation import UNTRUNCATED
 
 METHODS = ("gauss-newton", "gradient")
 INITS = ("linear", "mean", "zero", "router")
@@ -237,15 +238,43 @@ class _System(NamedTuple):
         return matrix + self.penalty * identity, downhill
 
 
-def _assemble(dictionary, cloud, samples, coordinates, terms, penalty, relative):
-    """The `_System` of one signal. cloud [Q, 2 D]: points and normals.
+class _Signal(NamedTuple):
+    """One solid. cloud [Q, 2 D]: points and normals; start [F]: what f starts from, as weights of
+    `_features`."""
 
-    relative: whether the penalty is a part of the linear terms' mean eigenvalue.
-    """
+    cloud: jax.Array
+    samples: Samples
+    start: jax.Array
+
+
+class _Numbers(NamedTuple):
+    """Weights of the objective, and of the descent; see `solvers.Surface`."""
+
+    terms: Terms
+    penalty: float
+    learning_rate: float
+    tolerance: float
+
+
+class _Plan(NamedTuple):
+    """What is compiled; see `solvers.Surface`. relative: whether the penalty is a part of the
+    linear terms' mean eigenvalue."""
+
+    relative: bool
+    method: str
+    init: str
+    iterations: int
+    steps: int
+
+
+def _assemble(dictionary, signal, coordinates, numbers, relative):
+    """The `_System` of one signal."""
+    cloud, samples, _ = signal
+    terms, penalty = numbers.terms, numbers.penalty
     dims = dictionary.dims
     points, normals = cloud[:, :dims], cloud[:, dims:]
-    numbers = (dictionary.num_experts + dictionary.dims * coordinates.root.shape[1]) * 2
-    chunk = max(32, _CHUNK_NUMBERS // numbers)
+    held = (dictionary.num_experts + dictionary.dims * coordinates.root.shape[1]) * 2
+    chunk = max(32, _CHUNK_NUMBERS // held)
     level, slopes = gram.wide(coordinates.level, coordinates.slopes)
 
     def rows(function, x):
@@ -329,151 +358,84 @@ def _gauss_newton(system, s, iterations, tolerance):
     return state.s, state.done, state.count, history
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("graphdef", "relative", "method", "init", "iterations", "steps"),
-)
-def _solve(
-    graphdef,
-    state,
-    cloud,
-    samples,
-    coordinates,
-    start,
-    terms,
-    penalty,
-    learning_rate,
-    tolerance,
-    relative,
-    method,
-    init,
-    iterations,
-    steps,
-):
+@functools.partial(jax.jit, static_argnames=("graphdef", "plan"))
+def _solve(graphdef, state, signal, coordinates, numbers, plan):
     """One signal. -> code and bias [E + 1], mean of f^2 on the cloud, converged, count, curve."""
     dictionary = nnx.merge(graphdef, jax.lax.stop_gradient(state))
     with gram.working_precision("double"):
-        system = _assemble(dictionary, cloud, samples, coordinates, terms, penalty, relative)
+        system = _assemble(dictionary, signal, coordinates, numbers, plan.relative)
         mean, root = gram.wide(coordinates.mean, coordinates.root)
-        s = system.linear() if init == "linear" else jnp.zeros(root.shape[1])
-        if init in ("zero", "router"):
+        s = system.linear() if plan.init == "linear" else jnp.zeros(root.shape[1])
+        if plan.init in ("zero", "router"):
             # The start in these coordinates: exact in f where the coordinates span it.
-            slopes, level, given = gram.wide(coordinates.slopes, coordinates.level, start)
+            slopes, level, given = gram.wide(coordinates.slopes, coordinates.level, signal.start)
             gap = slopes.T @ (given - level)
             s = system.solve(slopes.T @ slopes, gap)
-        if method == "gauss-newton":
-            s, converged, count, history = _gauss_newton(system, s, iterations, tolerance)
+        if plan.method == "gauss-newton":
+            s, converged, count, history = _gauss_newton(
+                system, s, plan.iterations, numbers.tolerance
+            )
         else:
             s, history = gradient.descend(
-                lambda s: system.objective(s)[None], s, steps, learning_rate
+                lambda s: system.objective(s)[None], s, plan.steps, numbers.learning_rate
             )
             history = history[:, 0]
-            converged, count = jnp.isfinite(history[-1]), jnp.int32(steps)
+            converged, count = jnp.isfinite(history[-1]), jnp.int32(plan.steps)
         coefficients = (mean + root @ s).astype(jnp.float32)
-        features = _features(dictionary, cloud[:, : dictionary.dims]).astype(s.dtype)
+        features = _features(dictionary, signal.cloud[:, : dictionary.dims]).astype(s.dtype)
         slopes, level = gram.wide(coordinates.slopes, coordinates.level)
         residual = jnp.square(features @ (level + slopes @ s)).mean().astype(jnp.float32)
         return coefficients, residual, converged, count, history.astype(jnp.float32)
 
 
-def surface_codes(
-    dictionary,
-    points,
-    normals,
-    prior=None,
-    *,
-    truncation=UNTRUNCATED,
-    terms=None,
-    noise=None,
-    lam=1e-5,
-    delta=0.02,
-    samples=2000,
-    method="gauss-newton",
-    iterations=10,
-    tolerance=1e-4,
-    steps=300,
-    learning_rate=0.05,
-    init="linear",
-    start=None,
-    seed=0,
-):
+def surface_codes(dictionary, clouds, prior, options, start=None) -> Solution:
     """Codes of S solids, each from its own oriented cloud of Q points.
-
-    Minimises sum_terms weight sum_i residual_i^2 + noise^2 |t|^2, (code, bias) = mean + root t with
-    the prior's mean and covariance root root^T; without a prior t is (code, bias) itself and its
-    factor lam times the mean eigenvalue of the linear terms.
 
     Args:
       dictionary: of one channel, in the clouds' D dimensions. It is frozen.
-      points, normals: [S, Q, D], in [-1, 1]; normals point outwards, their length does not matter.
+      clouds: [S, Q, 2 D]: points in [-1, 1], and normals that point outwards, whose length does not
+        matter.
       prior: `prior.GaussianPrior` of codes, with or without the bias, or None.
-      truncation: `geometry.truncation.Truncation` of the distances the dictionary was made for.
-      terms: `Terms`, the weights; None: those of `Terms()`.
-      noise: standard deviation of an error of f; None takes the prior's, or 0.01 if it has none.
-      lam: regularisation without a prior.
-      delta: offset of the pseudo-samples along the normals; well under the solid's thickness.
-      samples: points anywhere in the cube.
-      method: 'gauss-newton', or 'gradient' (Adam on the same objective).
-      iterations, tolerance: of Gauss-Newton, which ends where the objective falls by less than this
-        part of it. 0 iterations from init 'linear' is the linear solution.
-      steps, learning_rate: of Adam, in units of the prior's standard deviations.
-      init: 'linear' (the solution of the linear terms), 'mean' (of the prior), 'zero', or 'router'
-        with `start`, a `routing.Gates` of S signals.
-      seed: of the samples.
+      options: `solvers.Surface`, which says what is minimised.
+      start: `routing.Gates` of the signals, for init 'router'.
 
     Returns:
-      CodeSolution; residual is the mean of f^2 on the cloud, history has 'objective' [n + 1, S].
+      Solution; residual is the mean of f^2 on the cloud, history has 'objective' [n + 1, S], stats
+      'points' of the cloud.
 
     Raises:
-      ValueError: naming the key, for clouds that are too small, not finite or without normals, for
-        another dictionary's prior, and for options outside what is allowed.
+      ArgumentError: for clouds that are too small, not finite or without normals, for another
+        dictionary's prior, and for a dictionary of several channels.
     """
-    terms = Terms() if terms is None else Terms(*map(float, terms))
-    points, normals = _checked_cloud(dictionary, points, normals)
-    _check_options(method, init, start, delta, truncation, terms, noise, lam)
-    _check_prior(dictionary, prior)
-    coordinates = _coordinates(dictionary, prior)
-    penalty = lam
+    points, normals = _checked_cloud(dictionary, clouds)
+    penalty = options.lam
     if prior is not None:
-        penalty = (noise or math.sqrt(float(prior.noise)) or _NOISE) ** 2
-    starts = _starts(dictionary, init, start, len(points))
-    graphdef, state = nnx.split(dictionary)
+        check_size(prior, dictionary.num_experts, 1)
+        penalty = (options.noise or math.sqrt(float(prior.noise)) or _NOISE) ** 2
+    coordinates = _coordinates(dictionary, prior)
+    starts = _starts(dictionary, options.init, start, len(points))
+    split = nnx.split(dictionary)
+    numbers = _Numbers(options.terms, penalty, options.learning_rate, options.tolerance)
+    plan = _Plan(prior is None, options.method, options.init, options.iterations, options.steps)
     solved = []
-    for signal, (x, n) in enumerate(zip(points, normals, strict=True)):
-        generator = np.random.default_rng([seed, signal])
-        taken = cloud_samples(x, n, delta, truncation, samples, generator)
-        solved.append(
-            _solve(
-                graphdef,
-                state,
-                np.concatenate([x, n], 1).astype(np.float32),
-                taken,
-                coordinates,
-                starts[signal],
-                terms,
-                penalty,
-                learning_rate,
-                tolerance,
-                relative=prior is None,
-                method=method,
-                init=init,
-                iterations=iterations,
-                steps=steps,
-            )
-        )
+    for number, (x, n) in enumerate(zip(points, normals, strict=True)):
+        generator = np.random.default_rng([options.seed, number])
+        around = (options.delta, options.distances, options.samples, generator)
+        taken = cloud_samples(x, n, *around)
+        signal = _Signal(np.concatenate([x, n], 1).astype(np.float32), taken, starts[number])
+        solved.append(_solve(*split, signal, coordinates, numbers, plan))
     coefficients, residual, converged, counts, history = (
         jnp.stack(part) for part in zip(*solved, strict=True)
     )
     experts = dictionary.num_experts
-    message = f"{method} on {points.shape[1]} oriented points, {int(converged.sum())} of "
-    return CodeSolution(
+    return finished(
         coefficients[:, :experts],
         coefficients[:, experts:],
         residual,
         converged,
         counts,
-        message + f"{len(points)} signals converged",
-        {"objective": history.T},
+        stats={"points": jnp.int32(points.shape[1])},
+        history={"objective": history.T},
     )
 
 
@@ -484,10 +446,8 @@ def _starts(dictionary, init, start, count):
     if init == "router":
         coefficients = np.concatenate([np.asarray(start.values), np.asarray(start.bias)], 1)
         if coefficients.shape != (count, experts + 1):
-            raise ValueError(
-                f"fit.surface.init: router gives codes {coefficients.shape} for {count} signals of "
-                f"{experts} experts and 1 channel"
-            )
+            shape = (count, experts + 1)
+            raise ArgumentError("start", coefficients.shape, f"codes and bias of shape {shape}")
     if not gram.is_shared(dictionary):
         return coefficients.astype(np.float32)
     heads = np.asarray(dictionary.heads(), np.float64)[..., 0]
@@ -496,56 +456,21 @@ def _starts(dictionary, init, start, count):
     return folded.astype(np.float32)
 
 
-def _checked_cloud(dictionary, points, normals):
-    """Points and unit normals in float64 [S, Q, D]. Raises ValueError naming what is wrong."""
+def _checked_cloud(dictionary, clouds):
+    """Points and unit normals in float64 [S, Q, D]. Raises ArgumentError for what is wrong."""
     if dictionary.channels != 1:
-        raise ValueError(
-            f"fit.solver: surface takes a dictionary of distances, 1 channel, not of "
-            f"{dictionary.channels} channels"
-        )
-    if normals is None:
-        raise ValueError("fit.solver: surface needs normals with the points, and there are none")
-    points, normals = np.asarray(points, np.float64), np.asarray(normals, np.float64)
-    wanted = f"(signals, {LEAST_POINTS} or more, {dictionary.dims})"
-    for name, array in (("points", points), ("normals", normals)):
-        if array.ndim != 3 or array.shape[2] != dictionary.dims or array.shape[1] < LEAST_POINTS:
-            raise ValueError(f"clouds: {name} have shape {array.shape}; allowed: {wanted}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"clouds: {name} must be finite, got NaN or infinity")
-    if points.shape != normals.shape:
-        raise ValueError(f"clouds: points {points.shape} and normals {normals.shape} differ")
+        allowed = "one of distances, 1 channel"
+        raise ArgumentError("dictionary", f"{dictionary.channels} channels", allowed)
+    clouds = np.asarray(clouds, np.float64)
+    shape, wide = clouds.shape, 2 * dictionary.dims
+    if len(shape) != 3 or shape[2] != wide or shape[1] < LEAST_POINTS:
+        allowed = f"(signals, {LEAST_POINTS} or more, {wide}), points and normals"
+        raise ArgumentError("clouds", shape, allowed)
+    if not np.isfinite(clouds).all():
+        raise ArgumentError("clouds", "NaN or infinity", "finite numbers")
+    points, normals = np.split(clouds, 2, axis=-1)
     lengths = np.linalg.norm(normals, axis=-1, keepdims=True)
     if not (lengths > 1e-6).all():
-        raise ValueError(
-            f"clouds: {int((lengths <= 1e-6).sum())} normals have length 0; must point outwards"
-        )
+        count = int((lengths <= 1e-6).sum())
+        raise ArgumentError("clouds", f"{count} normals of length 0", "normals that point outwards")
     return points, normals / lengths
-
-
-def _check_options(method, init, start, delta, truncation, terms, noise, lam):
-    for key, value, allowed in (("method", method, METHODS), ("init", init, INITS)):
-        if value not in allowed:
-            raise ValueError(
-                f"fit.surface.{key}: {value!r} is unknown; allowed: {', '.join(allowed)}"
-            )
-    if init == "router" and start is None:
-        raise ValueError("fit.surface.init: router, but there are no codes predicted by one")
-    for key, value in {"delta": delta, "noise": noise}.items():
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"fit.surface.{key}: {value}; allowed: a finite number above 0")
-    for key, value in {**terms._asdict(), "lam": lam}.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"fit.surface.{key}: {value}; allowed: a finite number, 0 or more")
-    if truncation.limit and delta > truncation.limit:
-        raise ValueError(
-            f"fit.surface.delta: {delta}; allowed: up to the truncation, {truncation.limit}"
-        )
-
-
-def _check_prior(dictionary, prior):
-    experts = dictionary.num_experts
-    if prior is not None and prior.mean.shape[0] not in (experts, experts + 1):
-        raise ValueError(
-            f"the prior has {prior.mean.shape[0]} coefficients; this dictionary has {experts} "
-            "experts and 1 channel"
-        )

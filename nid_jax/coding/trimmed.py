@@ -11,7 +11,6 @@ likely goes with those around it, and a single odd one stays.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -20,68 +19,56 @@ from flax import nnx
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
-from nid_jax.coding import gram, operators, ridge
+from nid_jax.coding import checks, gram, operators, ridge
 from nid_jax.coding.prior import gaussian
+from nid_jax.coding.solution import Solution
+from nid_jax.errors import ArgumentError
 from nid_jax.fields.routing import Gates
 
 # Beyond so many standard deviations a neighbour has no say.
 _KERNEL_REACH = 3.0
 
 
-def trimmed_solve(
-    dictionary,
-    operator,
-    measurements,
-    pilot,
-    *,
-    weights=None,
-    trim=2.5,
-    reach=0.0,
-    prior=None,
-    noise=None,
-    lam=1e-4,
-):
+def trimmed_solve(problem, pilot: Solution, options) -> Solution:
     """Codes from the measurements that lie near what a pilot fit predicts.
 
     Args:
-      dictionary, operator: see `gram.normal_equations`. The dictionary is frozen.
-      measurements: [S, M, C]. Values of weight 0 are not read and may be NaN.
-      pilot: CodeSolution of these measurements, of a robust fit.
-      weights: None, [M] or [S, M].
-      trim: measurements whose residual is more than so many times the signal's median one are left
-        out; 1 or more, so that at least half are kept.
-      reach: residuals are averaged over nearby points under a Gaussian of this standard deviation,
-        in coordinates; 0: each for itself. Needs one point per measurement.
-      prior: None, or `prior.GaussianPrior`, under which the codes are then most probable.
-      noise: with a prior as in `prior.gaussian`, a variance.
-      lam: regularisation without a prior, as in `ridge.ridge`.
+      problem: `problem.Problem`; with a prior the codes are then most probable under it.
+      pilot: Solution of it, of a robust fit.
+      options: `solvers.Robust`. Of its fields, trim is 1 or more, so that at least half are kept;
+        reach is the standard deviation of the Gaussian that residuals are averaged under, in
+        coordinates, and needs one point per measurement; lam is taken without a prior.
 
     Returns:
-      CodeSolution; history is the pilot's, with 'kept' [S], the share of measurements kept.
-      residual is over those, converged where the pilot is too.
+      Solution; iterations and stats are the pilot's, with 'kept', the share of measurements kept,
+      and what the second solve adds. residual is over those, converged where the pilot is too.
 
     Raises:
-      ValueError: trim, reach or noise out of range, a reach with an operator that mixes points.
+      ArgumentError: a reach with an operator that mixes points; where values are not known yet,
+        inside jit and vmap.
     """
-    if not (math.isfinite(trim) and trim >= 1):
-        raise ValueError(f"fit.robust.trim: {trim}; allowed: 0 (off), or 1 and more")
-    if not (math.isfinite(reach) and reach >= 0):
-        raise ValueError(f"fit.robust.reach: {reach}; allowed: 0 or more")
-    measurements = jnp.asarray(measurements, jnp.float32)
-    given = operators.combined_weights(operator, weights)
-    shape = (len(measurements), operator.num_measurements)
+    if checks.traced((problem, pilot)):
+        raise ArgumentError("trim", options.trim, "0 (off) inside jit and vmap: it needs the host")
+    operator, noise = problem.operator, options.trim_noise**2 or None
+    given = operators.combined_weights(operator, problem.weights)
+    shape = (len(problem.measurements), operator.num_measurements)
     given = np.broadcast_to(1.0 if given is None else np.asarray(given), shape)
-    sizes = residual_sizes(dictionary, operator, measurements, pilot)
-    kept = believed(sizes, given > 0, trim, _nearby(operator, reach))
-    equations = gram.normal_equations(dictionary, operator, measurements, given * kept)
-    solution = ridge.ridge(equations, lam) if prior is None else gaussian(equations, prior, noise)
+    sizes = residual_sizes(problem.dictionary, operator, problem.measurements, pilot)
+    kept = believed(sizes, given > 0, options.trim, _nearby(operator, options.reach))
+    equations = gram.normal_equations(
+        problem.dictionary, operator, problem.measurements, given * kept
+    )
+    if problem.prior is None:
+        solution = ridge.ridge(equations, options.lam)
+    else:
+        solution = gaussian(equations, problem.prior, noise)
     share = kept.sum(1) / np.maximum((given > 0).sum(1), 1)
-    message = f"{pilot.message}; then {solution.message}, {100 * share.mean():.0f}% kept"
     return solution._replace(
         converged=solution.converged & pilot.converged,
         iterations=pilot.iterations,
-        message=message,
-        history=pilot.history | {"kept": jnp.asarray(share, jnp.float32)},
+        result=jnp.where(pilot.converged, solution.result, pilot.result),
+        stats=pilot.stats | solution.stats | {"kept": jnp.asarray(share, jnp.float32)},
+        history=pilot.history,
     )
 
 
@@ -122,10 +109,7 @@ def _nearby(operator, reach):
     if not reach:
         return None
     if not isinstance(operator, (operators.Sample, operators.Mask)):
-        raise ValueError(
-            f"fit.robust.reach: {reach}, but the operator's measurements mix many points; "
-            "allowed: fit.robust.reach=0"
-        )
+        raise ArgumentError("reach", reach, "0, as the operator's measurements mix many points")
     tree = cKDTree(np.asarray(operator.points, np.float64))
     distance = tree.sparse_distance_matrix(tree, _KERNEL_REACH * reach, output_type="coo_matrix")
     weight = np.exp(-0.5 * (distance.data / reach) ** 2)

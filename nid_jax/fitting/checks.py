@@ -4,7 +4,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from nid_jax.coding.solvers import SOLVERS, Solver, solver_from_config
+from nid_jax.coding.solvers import SOLVERS, Solver, config_group, solver_from_config
+from nid_jax.errors import named
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fitting import meshing, refining
 
@@ -20,9 +21,8 @@ def check(config: ConfigDict) -> Solver:
     """
     wanted, router = config.fit, config.router.kind
     solver = solver_from_config(wanted)
-    experts = config.dictionary.num_experts
-    if wanted.top_k > experts:
-        raise ValueError(f"fit.top_k: {wanted.top_k}; allowed: 0 (dense) to {experts} experts")
+    with named("fit"):
+        solver.check_experts(config.dictionary.num_experts)
     if wanted.split not in SPLITS:
         raise ValueError(f"fit.split: {wanted.split!r}; allowed: {', '.join(SPLITS)}")
     for key in ("num_signals", "batch_size", "num_pictures"):
@@ -35,20 +35,15 @@ def check(config: ConfigDict) -> Solver:
         raise ValueError(
             f"fit.uncertainty: true, but fit.solver={wanted.solver}; allowed: fit.solver=gaussian"
         )
-    if router in _UNPREDICTING:
-        for key in _asking_a_router(wanted, solver):
-            raise ValueError(
-                f"{key}: router.kind={router} predicts no codes of new signals; allowed: linear, "
-                "conv, resnet, point"
-            )
+    if solver.uses_router and router in _UNPREDICTING:
+        asking = f"fit.solver={solver.name}"
+        if not solver.routed:
+            asking = f"{config_group(solver.name)}.{solver.router_field}=router"
+        raise ValueError(
+            f"{asking}: router.kind={router} predicts no codes of new signals; allowed: linear, "
+            "conv, resnet, point"
+        )
     return solver
-
-
-def _asking_a_router(wanted, solver):
-    """Keys of config.fit by which its solver wants a router's prediction."""
-    keys = [f"fit.solver={wanted.solver}"] if wanted.solver.startswith("router") else []
-    asked = [f for f in ("init", "variables") if getattr(solver, f, None) == "router"]
-    return keys + [f"fit.{wanted.solver}.{field}=router" for field in asked]
 
 
 def check_measured(config: ConfigDict, measured: Any) -> None:

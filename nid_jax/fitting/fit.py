@@ -113,19 +113,11 @@ class Fit:
         def rows(array):
             return None if array is None else array[chosen]
 
-        solution = self.solution
-        kept = {
-            name: getattr(solution, name)[chosen]
-            for name in ("codes", "bias", "residual", "converged", "iterations", "result")
-        }
-        history = {name: curve[..., chosen] for name, curve in solution.history.items()}
-        stats = {
-            name: value[chosen] if jnp.ndim(value) else value
-            for name, value in solution.stats.items()
-        }
+        curves = {name: curve[..., chosen] for name, curve in self.solution.history.items()}
+        solution = jax.tree.map(rows, self.solution._replace(history={}))
         return dataclasses.replace(
             self,
-            solution=solution._replace(**kept, history=history, stats=stats),
+            solution=solution._replace(history=curves),
             names=tuple(self.names[i] for i in chosen),
             problem=None if self.problem is None else self.problem.of_signals(chosen),
             correction=rows(self.correction),
@@ -387,17 +379,10 @@ def joined(fits: Sequence[Fit]) -> Fit:
     def rows(*arrays):
         return np.concatenate(arrays)
 
-    named = {
-        field: rows(*(getattr(s, field) for s in solutions))
-        for field in ("codes", "bias", "residual", "converged", "iterations", "result")
-    }
-    history = {
-        key: np.concatenate([s.history[key] for s in solutions], axis=-1)
-        for key in solutions[0].history
-    }
-    stats = {
-        key: rows(*(np.atleast_1d(s.stats[key]) for s in solutions)) for key in solutions[0].stats
-    }
+    solution = jax.tree.map(rows, *(s._replace(history={}) for s in solutions))
+    history = jax.tree.map(
+        lambda *curves: np.concatenate(curves, axis=-1), *(s.history for s in solutions)
+    )
     further = {
         field: None
         if getattr(first, field) is None
@@ -406,7 +391,7 @@ def joined(fits: Sequence[Fit]) -> Fit:
     }
     return dataclasses.replace(
         first,
-        solution=Solution(**named, history=history, stats=stats),
+        solution=solution._replace(history=history),
         names=sum((fit.names for fit in fits), ()),
         problem=None,
         seconds=sum(fit.seconds for fit in fits),

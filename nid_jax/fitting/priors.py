@@ -3,7 +3,9 @@
 import numpy as np
 
 from nid_jax.coding.prior import GaussianPrior, fit_prior
-from nid_jax.coding.solving import solve
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.solvers import Ridge
+from nid_jax.errors import named
 from nid_jax.storage.artefacts import atomic_path
 
 # Numbers of training signals whose codes are solved at a time: 128 MB.
@@ -21,21 +23,24 @@ def learn_prior(task, model, collection, config):
     chosen = np.unique(np.linspace(0, len(collection) - 1, count).astype(int))
     seen = task.learned_from(collection)
     codes, residuals = [], []
+    with named("prior"):
+        solver = Ridge(lam=wanted.lam)
     size = max(1, _BATCH_NUMBERS // (seen.operator.num_measurements * seen.channels))
     for first in range(0, len(chosen), size):
         some = chosen[first : first + size]
         measurements = np.stack([seen.values(int(index)) for index in some])
-        solution = solve(model.dictionary, seen.operator, measurements, "ridge", lam=wanted.lam)
+        solution = solver.solve(Problem(model.dictionary, seen.operator, measurements))
         codes.append(np.asarray(solution.codes))
         residuals.append(np.asarray(solution.residual))
     originals = [collection.names[int(index)].split("/")[0] for index in chosen]
     codes = np.concatenate(codes)
-    prior = fit_prior(
-        codes,
-        residual=np.concatenate(residuals),
-        shrinkage=wanted.shrinkage or None,
-        groups=np.unique(originals, return_inverse=True)[1],
-    )
+    with named("prior"):
+        prior = fit_prior(
+            codes,
+            residual=np.concatenate(residuals),
+            shrinkage=wanted.shrinkage or None,
+            groups=np.unique(originals, return_inverse=True)[1],
+        )
     return prior._replace(codes=codes) if wanted.keep_codes else prior
 
 

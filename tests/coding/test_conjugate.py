@@ -1,6 +1,5 @@
 """Tests of nid_jax.coding.conjugate."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -8,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nid_jax.coding import conjugate, gram, operators, prior, ridge
-from nid_jax.coding.solving import solve
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.solvers import Gaussian, Ridge
+from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
 
@@ -48,6 +49,11 @@ def plain(dictionary, values, weights, mean, penalty):
     return np.array(found), rows
 
 
+def solved(dictionary, values, weights, known=None, noise=None, lam=1e-6, **options):
+    problem = Problem(dictionary, OPERATOR, values, weights)
+    return conjugate.weighted_codes(problem, conjugate.Penalty(lam, known, noise), **options)
+
+
 @settings(max_examples=4, deadline=None)
 @given(
     kind=st.sampled_from([SharedDictionary, IndependentDictionary]),
@@ -62,8 +68,8 @@ def test_most_probable_codes(kind, channels, with_bias, seed):
     bias = draw.standard_normal((40, channels)) if with_bias else None
     known = prior.fit_prior(codes, bias, shrinkage=0.3)
     noise = 0.05
-    found = conjugate.weighted_codes(
-        dictionary, OPERATOR, values, weights, known, noise, tolerance=1e-5
+    found = solved(
+        dictionary, values, weights, known, noise, tolerance=1e-5
     )
     size = EXPERTS + channels
     spoken = len(known.mean)
@@ -85,8 +91,8 @@ def test_most_probable_codes(kind, channels, with_bias, seed):
 @pytest.mark.parametrize("kind", [SharedDictionary, IndependentDictionary])
 def test_ridge_is_that_of_the_own_gram_matrices(kind):
     dictionary, values, weights = problem(kind, 2, 5)
-    found = conjugate.weighted_codes(
-        dictionary, OPERATOR, values, weights, lam=1e-6, tolerance=1e-5
+    found = solved(
+        dictionary, values, weights, lam=1e-6, tolerance=1e-5
     )
     equations = gram.normal_equations(dictionary, OPERATOR, values, weights)
     direct = ridge.ridge(equations, 1e-6)
@@ -102,8 +108,8 @@ def test_ridge_is_that_of_the_own_gram_matrices(kind):
 
 def test_an_iteration_is_not_enough_and_says_so():
     dictionary, values, weights = problem(SharedDictionary, 1, 2)
-    found = conjugate.weighted_codes(
-        dictionary, OPERATOR, values, weights, iterations=1, tolerance=1e-5
+    found = solved(
+        dictionary, values, weights, iterations=1, tolerance=1e-5
     )
     assert not found.converged.any()
     assert (np.asarray(found.iterations) == 1).all()
@@ -111,9 +117,9 @@ def test_an_iteration_is_not_enough_and_says_so():
 
 def test_signals_in_parts_are_those_of_all_at_once(monkeypatch):
     dictionary, values, weights = problem(SharedDictionary, 1, 3)
-    whole = conjugate.weighted_codes(dictionary, OPERATOR, values, weights, tolerance=1e-6)
+    whole = solved(dictionary, values, weights, tolerance=1e-6)
     monkeypatch.setattr(conjugate, "_HELD_NUMBERS", ROWS)
-    parts = conjugate.weighted_codes(dictionary, OPERATOR, values, weights, tolerance=1e-6)
+    parts = solved(dictionary, values, weights, tolerance=1e-6)
     np.testing.assert_allclose(parts.residual, whole.residual, rtol=1e-4)
 
 
@@ -121,20 +127,20 @@ def test_where_it_is_taken():
     dictionary, values, weights = problem(SharedDictionary, 1, 4)
     known = prior.fit_prior(np.random.default_rng(0).standard_normal((30, EXPERTS)))
 
-    def taken(weights, method="gaussian", **options):
-        more = {"prior": known, "noise": 0.1} if method == "gaussian" else {}
-        arguments = {"weights": weights, **more, **options}
-        found = solve(dictionary, OPERATOR, jnp.asarray(values), method, **arguments)
-        return "conjugate" in found.message
+    def taken(weights, solver=Gaussian(noise=0.1)):
+        found = solver.solve(Problem(dictionary, OPERATOR, values, weights, known))
+        by_descent = "conjugate" in solver.describe(found)
+        assert by_descent == ("descent_error" in found.stats)
+        return by_descent
 
     assert taken(weights)
-    assert taken(weights, "ridge", lam=1e-5)
-    assert not taken(weights, "ridge", lam="gcv")
+    assert taken(weights, Ridge(lam=1e-5))
+    assert not taken(weights, Ridge(lam="gcv"))
     assert not taken(None)
     assert not taken(weights[0])
     # Masks, which leave directions undetermined, have their own Gram matrices.
     assert not taken((weights > 0.5).astype(np.float32))
-    assert not taken(weights, noise=0.0)
+    assert not taken(weights, Gaussian())
     few = operators.sample((4, 5))
     assert not conjugate.applies(dictionary, few, weights[:, :20])
 
@@ -142,10 +148,10 @@ def test_where_it_is_taken():
 def test_refusals():
     dictionary, values, weights = problem(SharedDictionary, 1, 4)
     other = prior.fit_prior(np.random.default_rng(0).standard_normal((30, EXPERTS + 5)))
-    with pytest.raises(ValueError, match="this dictionary has 12 experts"):
-        conjugate.weighted_codes(dictionary, OPERATOR, values, weights, other, 0.1)
+    with pytest.raises(ArgumentError, match="this dictionary has 12 experts"):
+        solved(dictionary, values, weights, other, 0.1)
     known = prior.fit_prior(np.random.default_rng(0).standard_normal((30, EXPERTS)))
-    with pytest.raises(ValueError, match="fit.noise: -1"):
-        conjugate.weighted_codes(dictionary, OPERATOR, values, weights, known, -1.0)
-    with pytest.raises(ValueError, match="fit.lam: -1"):
-        conjugate.weighted_codes(dictionary, OPERATOR, values, weights, lam=-1.0)
+    with pytest.raises(ArgumentError, match="noise: -1"):
+        solved(dictionary, values, weights, known, -1.0)
+    with pytest.raises(ArgumentError, match="lam: -1"):
+        solved(dictionary, values, weights, lam=-1.0)

@@ -296,8 +296,8 @@ def test_the_basis_never_exists():
     ("arguments", "says"),
     [
         ({"measurements": np.zeros((2, 29, 2))}, "allowed: .signals, 30, 2"),
-        ({"measurements": np.zeros((30, 2))}, "measurements have shape"),
-        ({"weights": np.ones((3, 30))}, "weights are for 3 signals"),
+        ({"measurements": np.zeros((30, 2))}, r"measurements: \(30, 2\)"),
+        ({"weights": np.ones((3, 30))}, r"weights: \(3, 30\); allowed: those of 2 signals"),
         ({"weights": np.ones(29)}, "weights have shape"),
         ({"precision": "half"}, "double, single"),
     ],

@@ -9,7 +9,9 @@ from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.neighbours import local_gaussian
 from nid_jax.coding.operators import sample
 from nid_jax.coding.prior import fit_prior, gaussian
-from nid_jax.coding.solving import solve
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.solvers import Gaussian
+from nid_jax.errors import ArgumentError
 from nid_jax.fields.variables import Basis
 
 POINTS, EXPERTS, KNOWN = 14, 6, 40
@@ -142,11 +144,11 @@ def test_few_measurements_of_a_curved_sheet_are_completed_better():
 def test_refuses_what_cannot_be():
     dictionary, operator, codes, measured = problem(5)
     prior = fit_prior(codes, shrinkage=1e-3)
-    options = {"prior": prior, "noise": 0.1}
-    with pytest.raises(ValueError, match="fit.gaussian.neighbours: 5.*prior.keep_codes"):
-        solve(dictionary, operator, measured, "gaussian", neighbours=5, **options)
-    options["prior"] = prior._replace(codes=jnp.asarray(codes))
-    with pytest.raises(ValueError, match="fit.gaussian.neighbours: 41"):
-        solve(dictionary, operator, measured, "gaussian", neighbours=41, **options)
-    with pytest.raises(ValueError, match="fit.gaussian.blend: 2"):
-        solve(dictionary, operator, measured, "gaussian", neighbours=5, blend=2.0, **options)
+    given = Problem(dictionary, operator, measured, prior=prior)
+    with pytest.raises(ArgumentError, match="neighbours: 5.*prior.keep_codes"):
+        Gaussian(noise=0.1, neighbours=5).solve(given)
+    given = Problem(dictionary, operator, measured, prior=prior._replace(codes=jnp.asarray(codes)))
+    with pytest.raises(ArgumentError, match="neighbours: 41"):
+        Gaussian(noise=0.1, neighbours=41).solve(given)
+    with pytest.raises(ArgumentError, match="blend: 2"):
+        local_gaussian(given.equations(), given.prior, 0.1, 5, 2.0)

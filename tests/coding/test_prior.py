@@ -148,12 +148,13 @@ def test_noise_of_highest_evidence():
         equations = gram.normal_equations(make_dictionary(), operators.sample((7, 6)), y)
         assert 0.7 * noise < prior.estimate_noise(equations, found) < 1.4 * noise
     solution = prior.gaussian(equations, found, noise="estimate")
-    assert "by evidence" in solution.message
+    assert "by evidence" in prior.words(solution.stats)
     # Where the training residuals are known, they are the default.
     known = prior.fit_prior(codes, bias, residual=np.full(400, 0.5), shrinkage=1e-3)
     by_default = prior.gaussian(equations, known)
     np.testing.assert_allclose(by_default.codes, prior.gaussian(equations, known, 0.5).codes)
-    assert "of the training signals" in by_default.message
+    np.testing.assert_array_equal(by_default.stats["noise_variance"], 0.5)
+    assert not by_default.stats["by_evidence"].any()
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -294,11 +295,11 @@ def test_refusals():
     found = prior.fit_prior(codes, bias, shrinkage=0.1)
     other = prior.fit_prior(codes[:, :4], shrinkage=0.1)
     cases = [
-        (lambda: prior.fit_prior(codes[:0]), "at least 1"),
+        (lambda: prior.fit_prior(codes[:0]), "codes: .*1 or more"),
         (lambda: prior.fit_prior(np.where(codes > 1, np.nan, codes)), "finite"),
-        (lambda: prior.fit_prior(codes, bias[:3]), "bias must be"),
-        (lambda: prior.fit_prior(codes, shrinkage=0.0), "in .0, 1"),
-        (lambda: prior.fit_prior(codes, groups=[1, 2]), "groups must be"),
+        (lambda: prior.fit_prior(codes, bias[:3]), "bias: .*channels"),
+        (lambda: prior.fit_prior(codes, shrinkage=0.0), "shrinkage: 0.0; allowed: above 0, at most 1"),
+        (lambda: prior.fit_prior(codes, groups=[1, 2]), "groups: "),
         (lambda: prior.gaussian(equations, other), "this dictionary has 10"),
         (lambda: prior.gaussian(equations, found, noise=0.0), "above 0"),
         (lambda: prior.gaussian(equations, found, noise="guess"), "'estimate'"),

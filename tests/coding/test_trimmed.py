@@ -7,7 +7,9 @@ import pytest
 from flax import nnx
 
 from nid_jax.coding import gram, operators, prior, ridge, robust, trimmed
-from nid_jax.coding.solving import solve
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.solvers import Robust
+from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
@@ -37,6 +39,14 @@ def blocked(seed):
     values = clean + 0.02 * rng.normal(size=clean.shape)
     values[bad] = rng.uniform(4, 6, (bad.sum(), CHANNELS))
     return values.astype(np.float32), clean, bad
+
+
+def problem(operator, values, known=None):
+    return Problem(dictionary(), operator, values, prior=known)
+
+
+def piloted(operator, values):
+    return robust.robust_solve(problem(operator, values), Robust())
 
 
 def rendered(solution):
@@ -69,13 +79,13 @@ def test_second_fit_is_that_of_what_was_kept(reach, masked):
     rng = np.random.default_rng(4)
     seen = rng.random((SIGNALS, POINTS)) < 0.8 if masked else np.ones((SIGNALS, POINTS), bool)
     operator = operators.mask(SHAPE, seen) if masked else operators.sample(SHAPE)
-    pilot = robust.robust_solve(dictionary(), operator, np.where(seen[..., None], values, 0))
+    pilot = piloted(operator, np.where(seen[..., None], values, 0))
     given = np.where(seen[..., None], values, np.nan)
     found = trimmed.trimmed_solve(
-        dictionary(), operator, given, pilot, trim=3.3, reach=reach, lam=1e-3
+        problem(operator, given), pilot, Robust(trim=3.3, reach=reach, lam=1e-3)
     )
     kept = expected_kept(values, pilot, seen, 3.3, reach)
-    np.testing.assert_allclose(found.history["kept"], kept.sum(1) / seen.sum(1), atol=1e-6)
+    np.testing.assert_allclose(found.stats["kept"], kept.sum(1) / seen.sum(1), atol=1e-6)
     again = operators.mask(SHAPE, kept)
     equations = gram.normal_equations(dictionary(), again, np.where(kept[..., None], values, 0))
     np.testing.assert_allclose(rendered(found), rendered(ridge.ridge(equations, 1e-3)), atol=1e-4)
@@ -84,11 +94,11 @@ def test_second_fit_is_that_of_what_was_kept(reach, masked):
 def test_a_wrong_block_is_left_out_altogether():
     values, clean, bad = blocked(5)
     operator = operators.sample(SHAPE)
-    pilot = robust.robust_solve(dictionary(), operator, values)
+    pilot = piloted(operator, values)
     sizes = trimmed.residual_sizes(dictionary(), operator, values, pilot)
     kept = trimmed.believed(sizes, np.ones_like(bad), 5.0)
     assert not kept[bad].any()
-    found = trimmed.trimmed_solve(dictionary(), operator, values, pilot, trim=5.0)
+    found = trimmed.trimmed_solve(problem(operator, values), pilot, Robust(trim=5.0))
     # As near to the clean signals as a fit that was told, and nearer than plain least squares.
     told = gram.normal_equations(dictionary(), operators.mask(SHAPE, ~bad), values)
     best = np.abs(rendered(ridge.ridge(told, 1e-4)) - clean).mean()
@@ -118,35 +128,35 @@ def test_the_door_trims_under_the_prior():
     values, _, _ = blocked(6)
     rng = np.random.default_rng(7)
     known = prior.fit_prior(rng.normal(size=(60, EXPERTS)), shrinkage=0.1)
-    options = {"prior": known, "noise": 0.2}
-    operator = operators.sample(SHAPE)
-    pilot = solve(dictionary(), operator, values, "robust", **options)
-    found = solve(
-        dictionary(), operator, values, "robust", trim=3.0, reach=0.2, trim_noise=0.1, **options
-    )
+    given = problem(operators.sample(SHAPE), values, known)
+    solver = Robust(trim=3.0, reach=0.2, trim_noise=0.1, noise=0.2)
+    pilot, found = Robust(noise=0.2).solve(given), solver.solve(given)
     kept = expected_kept(values, pilot, np.ones(values.shape[:2], bool), 3.0, 0.2)
     equations = gram.normal_equations(dictionary(), operators.mask(SHAPE, kept), values)
     np.testing.assert_allclose(
         rendered(found), rendered(prior.gaussian(equations, known, 0.01)), atol=1e-4
     )
-    assert "kept" in found.message
+    assert "then gaussian prior, noise variance 1.0e-02, " in solver.describe(found)
+    assert "kept" in solver.describe(found)
 
 
 def test_degenerate_and_impossible_options():
     values = np.zeros((1, POINTS, CHANNELS), np.float32)
     operator = operators.sample(SHAPE)
-    pilot = robust.robust_solve(dictionary(), operator, values)
+    pilot = piloted(operator, values)
     # Residuals of zero are not above any multiple of zero.
-    assert trimmed.trimmed_solve(dictionary(), operator, values, pilot).history["kept"] == 1
+    solver = Robust(trim=2.5)
+    found = trimmed.trimmed_solve(problem(operator, values), pilot, solver)
+    assert found.stats["kept"] == 1
     seen = np.zeros((1, POINTS), bool)
     assert not trimmed.believed(np.full((1, POINTS), np.nan), seen, 2.0).any()
     for options, words in [
-        ({"trim": 0.5}, "fit.robust.trim: 0.5; allowed: 0 .off., or 1 and more"),
-        ({"trim": np.nan}, "fit.robust.trim: nan"),
-        ({"reach": -1.0}, "fit.robust.reach: -1.0; allowed: 0 or more"),
+        ({"trim": 0.5}, "trim: 0.5; allowed: 0 .off., or 1 and more"),
+        ({"trim": np.nan}, "trim: nan"),
+        ({"reach": -1.0}, "reach: -1.0; allowed: finite, 0 or more"),
     ]:
-        with pytest.raises(ValueError, match=words):
-            trimmed.trimmed_solve(dictionary(), operator, values, pilot, **options)
+        with pytest.raises(ArgumentError, match=words):
+            Robust(**options)
     beam = operators.parallel_beam(SHAPE, [0.0, 45.0])
-    with pytest.raises(ValueError, match="fit.robust.reach: 0.1, but"):
+    with pytest.raises(ArgumentError, match="reach: 0.1; allowed: 0"):
         trimmed._nearby(beam, 0.1)

@@ -1,0 +1,104 @@
+"""What all solvers have in common."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.solution import Solution, troubles
+from nid_jax.errors import ArgumentError
+
+
+class Solver:
+    """A way to find codes. Subclasses are frozen dataclasses whose fields are its options.
+
+    Class attributes say what it takes. A subclass has `name`, a method `_solve(problem)` that gives
+    a `Solution`, and `_words(solution)` that gives what a person should know of it.
+    """
+
+    name: ClassVar[str]
+    """As a config has it, fit.solver."""
+    sparse: ClassVar[bool] = False
+    """Codes of exactly `top_k` experts, which has to be given."""
+    dense_only: ClassVar[bool] = False
+    """Codes of all experts; there is no `top_k`."""
+    reads: ClassVar[str] = "measurements"
+    """'measurements', or 'clouds': the part of a problem that it cannot do without."""
+    routed: ClassVar[bool] = False
+    """Whether it always asks the router."""
+    differentiable: ClassVar[bool] = False
+    """Whether the derivative of the codes is known. Where not, asking for one raises ValueError."""
+
+    def solve(self, problem: Problem) -> Solution:
+        """Codes of the problem's signals, with the dictionary frozen.
+
+        Works under jit and vmap. Raises ArgumentError, naming the field of the problem or of the
+        solver, for what does not fit together.
+        """
+        self.check(problem)
+        if not self.differentiable:
+            problem = no_gradient(problem, self.name)
+        return self._solve(problem)
+
+    def describe(self, solution: Solution) -> str:
+        """In words, what a person should know: what was chosen or raised, and why it stopped."""
+        solution = jax.device_get(solution)
+        return "; ".join([self._words(solution), *troubles(solution.result)])
+
+    def check(self, problem: Problem) -> None:
+        """Raise ArgumentError, naming the field of the problem, for what it lacks."""
+        self.check_experts(problem.dictionary.num_experts)
+        self._check_read(problem)
+        if self.uses_router:
+            problem.check_router()
+
+    def check_experts(self, experts: int) -> None:
+        """Raise ArgumentError unless a dictionary of so many experts can give such codes."""
+        top_k = getattr(self, "top_k", 0)
+        if top_k > experts:
+            least = "1" if self.sparse else "0 (dense)"
+            raise ArgumentError("top_k", top_k, f"{least} to {experts} experts")
+
+    def _check_read(self, problem):
+        if getattr(problem, self.reads) is None:
+            wanted = {
+                "measurements": f"[S, M, C], which {self.name} reads; surface and router do "
+                "without where there are clouds",
+                "clouds": f"points on surfaces and their normals, which {self.name} reads",
+            }
+            raise ArgumentError(self.reads, None, wanted[self.reads])
+
+    @property
+    def router_field(self) -> str:
+        """The name of a field that asks for the router, '' where none does."""
+        asking = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) == "router"]
+        return asking[0] if asking else ""
+
+    @property
+    def uses_router(self) -> bool:
+        """Whether the problem must have a router."""
+        return self.routed or bool(self.router_field)
+
+
+def no_gradient(tree: Any, name: str) -> Any:
+    """The tree unchanged; a derivative through it raises ValueError naming the solver.
+
+    Codes of which no derivative is known would otherwise look constant.
+    """
+
+    @jax.custom_jvp
+    def identity(leaf):
+        return leaf
+
+    @identity.defjvp
+    def refuse(primals, tangents):
+        raise ValueError(
+            f"{name}: no derivative of its codes is known; hold them by jax.lax.stop_gradient of "
+            "what it is given, or solve with ridge, gaussian or ridge on a fixed support"
+        )
+
+    def guarded(leaf):
+        return identity(leaf) if isinstance(leaf, jax.core.Tracer) else leaf
+
+    return jax.tree.map(guarded, tree)

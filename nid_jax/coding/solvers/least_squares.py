@@ -1,0 +1,90 @@
+"""Codes in closed form: ridge, and the most probable ones under a Gaussian prior."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import numpy as np
+
+from nid_jax.coding import checks, conjugate, neighbours, prior, ridge
+from nid_jax.coding.solvers.base import Solver
+from nid_jax.errors import ArgumentError
+
+
+@dataclasses.dataclass(frozen=True)
+class Ridge(Solver):
+    """Least squares with a penalty on the squared code. See `coding.ridge`."""
+
+    name: ClassVar[str] = "ridge"
+    dense_only: ClassVar[bool] = True
+
+    lam: float | str = ridge.LAMBDA
+    """Regularisation, a pure number of 0 or more, or 'gcv': generalised cross-validation."""
+    per_signal: bool = False
+    """Whether cross-validation chooses for every signal by itself."""
+
+    def __post_init__(self):
+        if not self.validated:
+            allowed = "a number of 0 or more, 'gcv'"
+            checks.numbers("lam", self.lam, lambda v: v >= 0, allowed)
+
+    @property
+    def validated(self) -> bool:
+        """Whether lam is chosen by cross-validation."""
+        return isinstance(self.lam, str) and self.lam == "gcv"
+
+    def _solve(self, problem):
+        if not self.validated and problem.own_weights():
+            return conjugate.weighted_codes(problem, conjugate.Penalty(self.lam))
+        return ridge.ridge(problem.equations(), self.lam, self.per_signal)
+
+    def _words(self, solution):
+        return ridge.words(solution.stats)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian(Solver):
+    """The most probable codes under the Gaussian of the training codes. See `coding.prior`."""
+
+    name: ClassVar[str] = "gaussian"
+    dense_only: ClassVar[bool] = True
+
+    noise: float = 0.0
+    """Standard deviation of the measurements' noise; 0 takes the one of highest evidence."""
+    neighbours: int = 0
+    """0: one prior for all; else the training codes that make up each signal's own prior."""
+    blend: float = 0.1
+    """Share of the covariance of all training codes in that of the neighbours, 0 to 1."""
+
+    def __post_init__(self):
+        checks.not_negative("noise", self.noise)
+        checks.whole("neighbours", self.neighbours, 0)
+        checks.numbers("blend", self.blend, lambda v: (v >= 0) & (v <= 1), "0 to 1")
+
+    @property
+    def noise_known(self) -> bool:
+        """Whether the noise was given."""
+        return isinstance(self.noise, jax.core.Tracer) or bool(np.all(self.noise > 0))
+
+    def check(self, problem):
+        """As `Solver.check`; there has to be a prior."""
+        super().check(problem)
+        if problem.prior is None:
+            raise ArgumentError(
+                "prior",
+                None,
+                "that of the training codes, which learning leaves beside the dictionary "
+                "(prior.num_signals above 0); or solve by ridge",
+            )
+
+    def _solve(self, problem):
+        known, noise = problem.prior, self.noise**2 if self.noise_known else "estimate"
+        if self.noise_known and not self.neighbours and problem.own_weights():
+            return conjugate.weighted_codes(problem, conjugate.Penalty(prior=known, noise=noise))
+        equations = problem.equations()
+        if self.neighbours:
+            return neighbours.local_gaussian(equations, known, noise, self.neighbours, self.blend)
+        return prior.gaussian(equations, known._replace(codes=None), noise)
+
+    def _words(self, solution):
+        return prior.words(solution.stats, self.neighbours)

@@ -1,0 +1,79 @@
+"""Codes that a trained router predicts, or whose experts it chooses."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from nid_jax.coding import checks, gradient, ridge
+from nid_jax.coding.solution import Result, finished
+from nid_jax.coding.solvers.base import Solver
+
+
+@dataclasses.dataclass(frozen=True)
+class RouterCodes(Solver):
+    """What the router predicts, as it is. For its derivative take `router.gates` itself."""
+
+    name: ClassVar[str] = "router"
+    routed: ClassVar[bool] = True
+
+    top_k: int = 0
+    """K, active experts; 0: dense codes."""
+
+    def __post_init__(self):
+        checks.whole("top_k", self.top_k, 0)
+
+    def _check_read(self, problem):
+        # A router that read a cloud needs no measurements.
+        if problem.clouds is None or problem.operator is not None:
+            super()._check_read(problem)
+
+    def _solve(self, problem):
+        gates = problem.routed(self.top_k)
+        if problem.operator is None:
+            residual = _off_surface(problem, gates)
+        else:
+            residual = gradient.mean_residual(problem.equations(), gates.values, gates.bias)
+        return finished(gates.values, gates.bias, residual, jnp.isfinite(residual), 0)
+
+    def _words(self, solution):
+        return "predicted by the router"
+
+
+def _off_surface(problem, gates):
+    """Mean square of what codes render at the points of clouds, where it should be zero. -> [S]."""
+    found = []
+    for number, cloud in enumerate(jnp.asarray(problem.clouds)):
+        one = jax.tree.map(lambda leaf, at=number: leaf[at : at + 1], gates)
+        values = problem.dictionary.combine(cloud[:, : problem.dictionary.dims], one)
+        found.append(jnp.square(values).mean())
+    return jnp.stack(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class RouterRidge(Solver):
+    """The router chooses K experts, ridge solves on them."""
+
+    name: ClassVar[str] = "router+ridge"
+    sparse: ClassVar[bool] = True
+    routed: ClassVar[bool] = True
+
+    top_k: int
+    """K, active experts."""
+    lam: float = ridge.LAMBDA
+    """Regularisation on the support, as `Ridge.lam`."""
+
+    def __post_init__(self):
+        checks.whole("top_k", self.top_k, 1)
+        checks.not_negative("lam", self.lam)
+
+    def _solve(self, problem):
+        gates = problem.routed(self.top_k)
+        equations = problem.equations()
+        codes = ridge.solve_on_support(equations, gates.indices, self.lam)
+        good = jnp.isfinite(codes).all(-1)
+        return ridge.as_solution(equations, codes, good, otherwise=Result.NOT_FINITE)
+
+    def _words(self, solution):
+        return f"ridge on the {self.top_k} experts that the router chose"

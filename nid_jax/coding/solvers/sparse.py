@@ -1,0 +1,113 @@
+"""Sparse codes: under an L1 penalty, or of exactly K experts."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from nid_jax.coding import checks, greedy, lasso, ridge
+from nid_jax.coding.solution import Result
+from nid_jax.coding.solvers.base import Solver
+from nid_jax.fields.routing import expert_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Lasso(Solver):
+    """Least squares with a penalty on the magnitude of the codes. See `coding.lasso`."""
+
+    name: ClassVar[str] = "lasso"
+    dense_only: ClassVar[bool] = True
+
+    fraction: float = 0.01
+    """The penalty, as a part of the one that makes every code zero: above 0, at most 1."""
+    weights_base: float = 1.0
+    """Expert e costs weights_base ** -e."""
+    tolerance: float = 1e-3
+    """Duality gap at which a signal has converged, as a part of its objective."""
+    steps: int = 1000
+    """At most so many."""
+
+    def __post_init__(self):
+        checks.share("fraction", self.fraction)
+        checks.positive("weights_base", self.weights_base)
+        checks.not_negative("tolerance", self.tolerance)
+        checks.whole("steps", self.steps, 0)
+
+    def _solve(self, problem):
+        equations = problem.equations()
+        weights = expert_weights(equations.moments.shape[-1], self.weights_base)
+        penalty = lasso.Penalty(fraction=self.fraction, weights=weights)
+        found = lasso.lasso_codes(equations, penalty, self.tolerance, self.steps)
+        stats = {"gap": found.gap, "penalty": found.penalty}
+        return ridge.as_solution(
+            equations, found.codes, found.converged, found.iterations, stats=stats
+        )
+
+    def _words(self, solution):
+        found, count = int(solution.converged.sum()), len(solution.codes)
+        return f"lasso, {found} of {count} signals within the duality gap asked for"
+
+
+@dataclasses.dataclass(frozen=True)
+class OMP(Solver):
+    """Supports of K experts by orthogonal matching pursuit, then ridge on them.
+
+    See `greedy.omp_codes`.
+    """
+
+    name: ClassVar[str] = "omp"
+    sparse: ClassVar[bool] = True
+
+    top_k: int
+    """K, active experts."""
+    lam: float = ridge.LAMBDA
+    """Regularisation on the support, as `Ridge.lam`."""
+    atoms_per_step: int = 1
+    """Experts that are taken at once: cheaper, a little worse. At most top_k are."""
+    criterion: str = "correlation"
+    """'correlation' with the residual, or 'gain': what lowers it most."""
+
+    def __post_init__(self):
+        checks.whole("top_k", self.top_k, 1)
+        checks.not_negative("lam", self.lam)
+        checks.whole("atoms_per_step", self.atoms_per_step, 1)
+        checks.one_of("criterion", self.criterion, greedy.CRITERIA)
+
+    def _solve(self, problem):
+        equations = problem.equations()
+        step = min(self.atoms_per_step, self.top_k)
+        chosen = greedy.omp_codes(equations, self.top_k, step, self.criterion)
+        places = jnp.where(chosen.chosen, chosen.indices, -1)
+        codes = ridge.solve_on_support(equations, places, self.lam)
+        count = chosen.chosen.sum(-1, dtype=jnp.int32)
+        return ridge.as_solution(
+            equations, codes, count == self.top_k, count, otherwise=Result.FEWER
+        )
+
+    def _words(self, solution):
+        return f"{self.top_k} experts by matching pursuit"
+
+
+@dataclasses.dataclass(frozen=True)
+class IHT(Solver):
+    """Codes of K experts by hard thresholding pursuit. See `greedy.iht_codes`."""
+
+    name: ClassVar[str] = "iht"
+    sparse: ClassVar[bool] = True
+
+    top_k: int
+    """K, active experts."""
+    steps: int = 30
+    """At most so many."""
+
+    def __post_init__(self):
+        checks.whole("top_k", self.top_k, 1)
+        checks.whole("steps", self.steps, 1)
+
+    def _solve(self, problem):
+        equations = problem.equations()
+        found, converged, iterations = greedy.iht_codes(equations, self.top_k, self.steps)
+        return ridge.as_solution(equations, found.codes, converged, iterations)
+
+    def _words(self, solution):
+        return f"hard thresholding pursuit, {self.top_k} active experts"
