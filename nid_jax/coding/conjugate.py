@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from nid_jax import numerics
-from nid_jax.coding import gram, operators, prior, ridge
+from nid_jax.coding import conjugate_gradients, gram, operators, prior, ridge
 from nid_jax.coding.solution import CodeSolution
 
 ITERATIONS = 60
@@ -45,9 +45,12 @@ def applies(dictionary, operator, weights):
     return bool(jnp.min(weights) > LEAST_SHARE * jnp.max(weights))
 
 
-class _Held(NamedTuple):
-    """What all signals share. basis Q [M, C, N] and level [M, C], the values at the prior's mean;
-    penalty [N, N] in coordinates of Q; root L^-T [N, N] and mean [N] lead back."""
+class _Whitened(NamedTuple):
+    """The problem in coordinates z = L^T a, which all signals share.
+
+    basis Q [M, C, N] and level [M, C], the values at the prior's mean; penalty [N, N] in
+    coordinates of Q; root L^-T [N, N] and mean [N] lead back.
+    """
 
     basis: jax.Array
     level: jax.Array
@@ -97,13 +100,15 @@ def weighted_codes(
         ridge.check_lambda(lam)
     graphdef, state = nnx.split(dictionary)
     chunk = max(16, _CHUNK_NUMBERS // dictionary.num_experts)
-    shared = _held(graphdef, state, operator, equations, known, noise or 0.0, lam, chunk=chunk)
+    shared = _whitened(graphdef, state, operator, equations, known, noise or 0.0, lam, chunk=chunk)
     # Weights, values and residuals: three numbers of every measurement.
     size = max(1, _HELD_NUMBERS // (3 * shared.basis[..., 0].size))
     parts = []
     for first in range(0, len(weights), size):
         some = slice(first, first + size)
-        parts.append(_descend(shared, measurements[some], weights[some], iterations, tolerance))
+        parts.append(
+            _solve_whitened(shared, measurements[some], weights[some], iterations, tolerance)
+        )
     coefficients, residual, counts, error = (
         jnp.concatenate(part) for part in zip(*parts, strict=True)
     )
@@ -119,7 +124,7 @@ def weighted_codes(
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "chunk"))
-def _held(graphdef, state, operator, equations, known, noise, lam, chunk):
+def _whitened(graphdef, state, operator, equations, known, noise, lam, chunk):
     state, operator, equations = jax.lax.stop_gradient((state, operator, equations))
     dictionary = nnx.merge(graphdef, state)
     experts, channels = dictionary.num_experts, dictionary.channels
@@ -157,12 +162,15 @@ def _held(graphdef, state, operator, equations, known, noise, lam, chunk):
         _, basis = jax.lax.scan(rows, None, pieces)
         basis = basis.reshape(-1, channels, size + 1)[: operator.num_measurements]
         coordinates = (root.T @ penalty @ root).astype(jnp.float32)
-        return _Held(basis[..., :size], basis[..., size], coordinates, root, mean)
+        return _Whitened(basis[..., :size], basis[..., size], coordinates, root, mean)
 
 
 @jax.jit
-def _descend(shared, measurements, weights, iterations, tolerance):
-    """-> coefficients [S, N], mean squared residual [S], iterations [S], relative error [S]."""
+def _solve_whitened(shared, measurements, weights, iterations, tolerance):
+    """Conjugate gradients in coordinates z, and back.
+
+    -> coefficients [S, N], mean squared residual [S], iterations [S], relative error [S].
+    """
     basis, level, penalty = shared.basis, shared.level, shared.penalty
     weights = weights[..., None]
 
@@ -176,29 +184,13 @@ def _descend(shared, measurements, weights, iterations, tolerance):
         return gathered(weights * rendered(z)) + z @ penalty
 
     right = gathered(weights * (measurements - level))
-    size = jnp.linalg.norm(right, axis=-1)
-
-    def going(state):
-        _, left, _, square, count = state
-        return (count < iterations) & (jnp.sqrt(square) > tolerance * size).any()
-
-    def step(state):
-        z, left, direction, square, count = state
-        image = apply(direction)
-        length = numerics.safe_divide(square, (direction * image).sum(-1))
-        z = z + length[:, None] * direction
-        left = left - length[:, None] * image
-        after = jnp.square(left).sum(-1)
-        direction = left + numerics.safe_divide(after, square)[:, None] * direction
-        return z, left, direction, after, count + 1
-
-    start = (jnp.zeros_like(right), right, right, jnp.square(size), jnp.int32(0))
-    z, left, _, square, count = jax.lax.while_loop(going, step, start)
+    z, error, count = conjugate_gradients.solve(
+        apply, right, axis=-1, iterations=iterations, tolerance=tolerance
+    )
     squares = jnp.square(measurements - level - rendered(z)).mean(-1)
     residual = numerics.safe_divide((weights[..., 0] * squares).sum(-1), weights.sum((1, 2)))
-    error = numerics.safe_divide(jnp.sqrt(square), size)
     with gram.working_precision("double"):
         root, mean = gram.wide(shared.root, shared.mean)
         found = mean + gram.wide(z)[0] @ root.T
         found = found.astype(jnp.float32)
-    return found, residual, jnp.full(len(z), count), error
+    return found, residual, jnp.full(len(z), count), error[:, 0]
