@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.restoration import inpaint_biharmonic
 
 from nid_jax.coding.operators import sample
-from nid_jax.coding.refinement import refine_grid
+from nid_jax.coding.total_variation import TotalVariation
 
 # Absolute residuals below it weigh alike, in units of the values.
 _LEAST_RESIDUAL = 3e-3
@@ -40,9 +40,8 @@ def total_variation(pictures, seen, weight, steps=200):
     weights = jnp.asarray(seen.reshape(signals, -1), jnp.float32)
     mean = (weights[..., None] * values).sum(1, keepdims=True) / weights.sum(1)[:, None, None]
     start = jnp.broadcast_to(mean, values.shape)
-    found = refine_grid(
-        sample(tuple(shape)), tuple(shape), start, values, weights, tv=weight, lam=0.0, steps=steps
-    )
+    refinement = TotalVariation(tv=weight, lam=0.0, steps=steps)
+    found = refinement.refine(sample(tuple(shape)), tuple(shape), start, values, weights)
     return filled(np.asarray(found).reshape(pictures.shape), pictures, seen)
 
 

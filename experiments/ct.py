@@ -198,7 +198,7 @@ class Fit:
         """-> [S, H, W, 1]."""
         wanted = self.study.config.fit.refine.copy_and_resolve_references()
         wanted.update({"kind": "grid", "tv": tv, "lam": lam})
-        correct = refining.build(wanted, self.model.dictionary, self.seen)
+        correct = refining.build(refining.from_config(wanted), self.model.dictionary, self.seen)
         return self.render(solution) + correct(solution, self.values[which], None)
 
 

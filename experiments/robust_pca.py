@@ -19,7 +19,8 @@ import numpy as np
 from absl import app, flags
 
 from nid_jax import devices, tasks
-from nid_jax.coding.refinement import refine_atoms
+from nid_jax.coding.low_rank import LowRank
+from nid_jax.coding.operators import sample
 from nid_jax.data import to_array
 from nid_jax.fields.model import build_model
 from nid_jax.fitting import batched, rendering
@@ -87,7 +88,9 @@ def pursuit(frames):
 def refined_from(start, frames, rank, steps):
     """What the refinement makes of any start of that rank, no dictionary needed."""
     flat = [values.reshape(len(frames), -1, frames.shape[-1]) for values in (start, frames)]
-    return np.asarray(refine_atoms(*flat, rank=rank, steps=steps)).reshape(frames.shape)
+    shape = frames.shape[1:-1]
+    found = LowRank(rank, steps=steps).refine(sample(shape), shape, *flat)
+    return np.asarray(found).reshape(frames.shape)
 
 
 def fitted(task, model, collection, config, refine):

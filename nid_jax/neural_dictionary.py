@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
 from nid_jax import data, sharding
+from nid_jax.coding import grid_operator
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Gaussian, Ridge, Solver, config_group, solver_from_config
@@ -197,13 +198,16 @@ class NeuralDictionary:
         size = min(batch_size or count, count)
         if self.mesh is not None:
             size = -(-size // self.mesh.shape["data"]) * self.mesh.shape["data"]
+        on_grid = None
+        if refinement is not None:
+            on_grid = grid_operator.on_grid(measured.operator, measured.grid_shape)
         parts = []
         for first in range(0, count, size):
             chosen = [min(index, count - 1) for index in range(first, first + size)]
             problem = self._read(measured, chosen, weights, solver)
             found = fits.fit_problem(problem, solver, measured.grid_shape)
             if refinement is not None:
-                found = found.refine(refinement)
+                found = found.refine(refinement, on_grid)
             if uncertainty:
                 found = dataclasses.replace(found, known_deviation=found.deviation())
             parts.append(found[: min(size, count - first)])
@@ -266,7 +270,7 @@ class NeuralDictionary:
                 solver,
                 batch_size=config.fit.batch_size,
                 weights=weights,
-                refinement=refining.from_config(config.fit),
+                refinement=refining.from_config(config.fit.refine),
                 uncertainty=config.fit.uncertainty,
             )
 

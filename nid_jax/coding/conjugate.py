@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from nid_jax import numerics
-from nid_jax.coding import checks, gram, operators, prior, ridge
+from nid_jax.coding import checks, conjugate_gradients, gram, operators, prior, ridge
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.coding.solution import Solution, finished
 
@@ -172,7 +172,10 @@ def _factorised(graphdef, state, operator, equations, known, noise, lam, chunk):
 
 @jax.jit
 def _descend(shared, measurements, weights, iterations, tolerance):
-    """-> coefficients [S, N], mean squared residual [S], iterations [S], relative error [S]."""
+    """Conjugate gradients in coordinates z, and back.
+
+    -> coefficients [S, N], mean squared residual [S], iterations [S], relative error [S].
+    """
     basis, level, penalty = shared.basis, shared.level, shared.penalty
     weights = weights[..., None]
 
@@ -186,32 +189,16 @@ def _descend(shared, measurements, weights, iterations, tolerance):
         return gathered(weights * rendered(z)) + z @ penalty
 
     right = gathered(weights * (measurements - level))
-    size = jnp.linalg.norm(right, axis=-1)
-
-    def going(state):
-        _, left, _, square, count = state
-        return (count < iterations) & (jnp.sqrt(square) > tolerance * size).any()
-
-    def step(state):
-        z, left, direction, square, count = state
-        image = apply(direction)
-        length = numerics.safe_divide(square, (direction * image).sum(-1))
-        z = z + length[:, None] * direction
-        left = left - length[:, None] * image
-        after = jnp.square(left).sum(-1)
-        direction = left + numerics.safe_divide(after, square)[:, None] * direction
-        return z, left, direction, after, count + 1
-
-    start = (jnp.zeros_like(right), right, right, jnp.square(size), jnp.int32(0))
-    z, left, _, square, count = jax.lax.while_loop(going, step, start)
+    z, error, count = conjugate_gradients.solve(
+        apply, right, axis=-1, iterations=iterations, tolerance=tolerance
+    )
     squares = jnp.square(measurements - level - rendered(z)).mean(-1)
     residual = numerics.safe_divide((weights[..., 0] * squares).sum(-1), weights.sum((1, 2)))
-    error = numerics.safe_divide(jnp.sqrt(square), size)
     with gram.working_precision("double"):
         root, mean = gram.wide(shared.root, shared.mean)
         found = mean + gram.wide(z)[0] @ root.T
         found = found.astype(jnp.float32)
-    return found, residual, jnp.full(len(z), count), error
+    return found, residual, jnp.full(len(z), count), error[:, 0]
 
 
 _descend_batched = gram.batched_by_map(_descend)

@@ -11,10 +11,8 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import trimesh
 from flax import nnx
@@ -25,11 +23,12 @@ from nid_jax.coding.prior import posterior_variance
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Solution
 from nid_jax.coding.solvers import Solver
+from nid_jax.coding.total_variation import TotalVariation
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
-from nid_jax.fitting import meshing, rendering
+from nid_jax.fitting import meshing, refining, rendering
 from nid_jax.storage.artefacts import atomic_path
 
 
@@ -173,7 +172,7 @@ class Fit:
         values = self.at(grid(shape, window), chunk)
         return values.reshape(len(self), *shape, self.channels)
 
-    def measured_by(self, operator: Any) -> Float[Array, "S M C"]:
+    def measured_by(self, operator: Operator) -> Float[Array, "S M C"]:
         """What an operator would measure of these signals."""
         if _traced(self.dictionary, self.codes, operator):
             return operator.measure(self.dictionary.combine(operator.points, self._gates()))
@@ -243,17 +242,21 @@ class Fit:
             scores["ssim"] = np.asarray(metrics.ssim(found, truth))
         return scores
 
-    def refine(self, refinement: Any) -> "Fit":
+    def refine(
+        self, refinement: TotalVariation | LowRank, on_grid: Operator | None = None
+    ) -> "Fit":
         """The fit with what its dictionary cannot say solved for on the grid, as a correction.
 
-        refinement: `TotalVariation` or `LowRank`. Raises ArgumentError where the measurements are
-        no longer known.
+        on_grid: the operator of the measurements on the signals' grid, where it is known already.
+        Raises ArgumentError where the measurements are no longer known, ValueError where they are
+        not what the refinement takes.
         """
-        problem = self.problem
-        if problem is None:
+        if self.problem is None:
             raise ArgumentError("fit", "read from a file", "one that knows its measurements")
-        correction = refinement.correction(self, problem)
-        return dataclasses.replace(self, correction=correction)
+        found = refining.correction(
+            refinement, self.problem, self._gates(), on_grid, self.grid_shape
+        )
+        return dataclasses.replace(self, correction=found)
 
     # ---- files ------------------------------------------------------------------------------
 

@@ -1,77 +1,82 @@
 """The last stage of a fit, on request (config.fit.refine): what the codes cannot say."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
 
-from nid_jax.coding import grid_operator, operators
-from nid_jax.coding.refinement import KINDS, check_atoms, refine_atoms, refine_grid
+from nid_jax import errors
+from nid_jax.coding import grid_operator
+from nid_jax.coding.low_rank import LowRank
+from nid_jax.coding.operators import Operator
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.total_variation import TotalVariation
+from nid_jax.errors import ArgumentError
+from nid_jax.fields.routing import Gates
 from nid_jax.fitting import rendering
 
+KINDS = {"grid": TotalVariation, "atoms": LowRank}
+"""Of config.fit.refine.kind, besides 'none'."""
+_FIELDS = {"grid": ("tv", "lam", "steps"), "atoms": ("rank", "share", "steps")}
 
-def check(config_fit):
+
+def from_config(wanted: ConfigDict) -> TotalVariation | LowRank | None:
+    """config.fit.refine as a refinement, None for kind 'none'.
+
+    Raises ArgumentError, naming the key, for an unknown kind or a value out of range.
+    """
+    with errors.named("fit.refine"):
+        if wanted.kind == "none":
+            return None
+        if wanted.kind not in KINDS:
+            raise ArgumentError("kind", wanted.kind, ", ".join(("none", *KINDS)))
+        options = {key: wanted[key] for key in _FIELDS[wanted.kind]}
+        if wanted.kind == "grid":
+            options["bounds"] = tuple(wanted.bounds) or None
+        return KINDS[wanted.kind](**options)
+
+
+def check(config_fit: ConfigDict) -> None:
     """Raise ValueError, naming the key, for a refinement that cannot be."""
-    wanted = config_fit.refine
-    if wanted.kind not in KINDS:
-        raise ValueError(f"fit.refine.kind: {wanted.kind!r}; allowed: {', '.join(KINDS)}")
-    if wanted.kind == "atoms" and config_fit.batch_size:
-        raise ValueError("fit.batch_size: 0 is wanted: fit.refine.kind=atoms sees all signals")
-    if wanted.kind == "atoms":
-        check_atoms(**_atoms_options(wanted))
-    if wanted.bounds and len(wanted.bounds) != 2:
-        raise ValueError(f"fit.refine.bounds: {wanted.bounds}; allowed: () or (low, high)")
+    if isinstance(from_config(config_fit.refine), LowRank) and config_fit.batch_size:
+        raise ArgumentError(
+            "fit.batch_size", config_fit.batch_size, "0; fit.refine.kind=atoms sees all signals"
+        )
 
 
-def _atoms_options(wanted):
-    return {key: wanted[key] for key in ("rank", "share", "steps")}
+def check_measured(config_fit: ConfigDict, measured: Any) -> None:
+    """Raise ValueError, naming the key, for a refinement that these measurements do not allow.
 
-
-def check_measured(config_fit, measured):
-    """Raise ValueError, naming the key, for a refinement that these measurements do not allow."""
+    measured: `tasks.Measured`.
+    """
     if config_fit.refine.kind == "atoms" and not measured.whole:
         raise ValueError("fit.refine.kind: 'atoms' needs whole signals; allowed here: none, grid")
 
 
-def build(wanted, dictionary, measured):
-    """config.fit.refine as a function (solution, measurements, weights) -> [S, *grid, C], or None.
+def correction(
+    refinement: TotalVariation | LowRank,
+    problem: Problem,
+    gates: Gates,
+    on_grid: Operator | None = None,
+    shape: Sequence[int] = (),
+) -> Float[np.ndarray, "S *grid C"]:
+    """What a refinement adds to what codes render on the signals' grid, for a problem's signals.
 
-    What it gives is to be added to what the codes render on the signals' own grid.
+    gates: the codes found; on_grid: the problem's operator on the grid [*shape], where it is known
+    already. Raises ValueError for an operator or measurements that a refinement cannot take.
     """
-    if wanted.kind == "none":
-        return None
-    shape = measured.grid_shape
-    on_grid = grid_operator.on_grid(measured.operator, shape)
-
-    def rendered(solution):
-        gates = rendering.gates_of(solution.codes, solution.bias)
-        values = rendering.render(dictionary, gates, shape)
-        return jnp.asarray(values.reshape(len(values), -1, measured.channels))
-
-    def grid(solution, measurements, weights):
-        start = rendered(solution)
-        weights = operators.combined_weights(on_grid, weights)
-        if on_grid is not measured.operator:
-            # What is left to explain is what the continuous signal leaves: pixels are too coarse
-            # to measure it as well, and would put their own error into the correction.
-            gates = rendering.gates_of(solution.codes, solution.bias)
-            seen = rendering.measured(dictionary, gates, measured.operator)
-            measurements = measurements - seen + on_grid.measure(start)
-        found = refine_grid(
-            on_grid,
-            shape,
-            start,
-            measurements,
-            weights,
-            tv=wanted.tv,
-            lam=wanted.lam,
-            steps=wanted.steps,
-            bounds=tuple(wanted.bounds) or None,
-        )
-        return np.asarray(found - start).reshape(-1, *shape, measured.channels)
-
-    def atoms(solution, measurements, weights):
-        start = rendered(solution)
-        weights = operators.combined_weights(on_grid, weights)
-        found = refine_atoms(start, measurements, weights, **_atoms_options(wanted))
-        return np.asarray(found - start).reshape(-1, *shape, measured.channels)
-
-    return {"grid": grid, "atoms": atoms}[wanted.kind]
+    dictionary, operator = problem.dictionary, problem.operator
+    measurements = problem.measurements
+    on_grid = grid_operator.on_grid(operator, shape) if on_grid is None else on_grid
+    start = rendering.render(dictionary, gates, shape)
+    start = jnp.asarray(start.reshape(len(start), -1, dictionary.channels))
+    if on_grid is not operator:
+        # What is left to explain is what the continuous signal leaves: pixels are too coarse to
+        # measure it as well, and would put their own error into the correction.
+        seen = rendering.measured(dictionary, gates, operator)
+        measurements = measurements - seen + on_grid.measure(start)
+    found = refinement.refine(on_grid, shape, start, measurements, problem.weights)
+    return np.asarray(found - start).reshape(-1, *shape, dictionary.channels)

@@ -180,7 +180,7 @@ def test_a_file_that_is_no_video(run, tmp_path):
         ("fit.threshold=-1", "fit.threshold: -1"),
         ("fit.refine.rank=-1", "fit.refine.rank: -1"),
         ("fit.refine.share=2", "fit.refine.share: 2"),
-        ("fit.batch_size=4", "fit.batch_size: 0 is wanted"),
+        ("fit.batch_size=4", "fit.batch_size: 4; allowed: 0"),
         ("data.clip.num_frames=3", "data.clip.num_frames=3"),
     ],
 )

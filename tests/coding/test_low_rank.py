@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nid_jax.coding import refinement
-from nid_jax.coding.refinement import check_atoms, refine_atoms
+from nid_jax.coding import low_rank, operators
+from nid_jax.coding.low_rank import LowRank
+from nid_jax.errors import ArgumentError
 
 SIGNALS, POINTS = 40, 90
 
@@ -30,6 +31,11 @@ def near(background, seed=1, amount=0.1):
     return background + amount * generator.standard_normal(background.shape).astype(np.float32)
 
 
+def refined(start, frames, weights=None, **fields):
+    shape = (start.shape[1],)
+    return LowRank(**fields).refine(operators.sample(shape), shape, start, frames, weights)
+
+
 def error(found, truth):
     return float(np.sqrt(np.square(np.asarray(found) - truth).mean()))
 
@@ -37,7 +43,7 @@ def error(found, truth):
 @pytest.mark.parametrize(("rank", "channels"), [(1, 1), (2, 3), (3, 1)])
 def test_it_finds_what_most_frames_show(rank, channels):
     frames, background, _ = planted(rank, channels)
-    found = refine_atoms(near(background), frames, rank=rank, steps=40)
+    found = refined(near(background), frames, rank=rank, steps=40)
     assert found.shape == frames.shape
     assert error(found, background) < 1e-3
     values = np.linalg.svd(np.asarray(found).reshape(SIGNALS, -1), compute_uv=False)
@@ -46,7 +52,7 @@ def test_it_finds_what_most_frames_show(rank, channels):
 
 def test_under_noise_it_averages_as_least_squares_that_knows_the_cover():
     frames, background, cover = planted(2, 1, noise=0.02)
-    found = refine_atoms(near(background), frames, rank=2, steps=40)
+    found = refined(near(background), frames, rank=2, steps=40)
     # Float64 alternation of plain least squares over what is not covered.
     kept, data = ~cover[..., 0], frames[..., 0].astype(np.float64)
     factors = np.linalg.svd(background[..., 0].astype(np.float64), full_matrices=False)[0][:, :2]
@@ -67,7 +73,7 @@ def solve(design, target):
 @pytest.mark.parametrize("rank", [1, 3])
 def test_the_rank_is_found(rank, noise):
     frames, background, _ = planted(rank, noise=noise, seed=4)
-    found = np.asarray(refine_atoms(near(background), frames))[..., 0]
+    found = np.asarray(refined(near(background), frames))[..., 0]
     assert np.linalg.matrix_rank(found, tol=1e-3) == rank
 
 
@@ -75,7 +81,7 @@ def test_the_rank_is_at_most_the_starts():
     frames, background, _ = planted(3)
     left, values, right = np.linalg.svd(background[..., 0], full_matrices=False)
     start = ((left[:, :2] * values[:2]) @ right[:2])[..., None]
-    found = np.asarray(refine_atoms(start, frames))[..., 0]
+    found = np.asarray(refined(start, frames))[..., 0]
     assert np.linalg.matrix_rank(found, tol=1e-3) == 2
 
 
@@ -86,8 +92,8 @@ def test_what_was_not_seen_is_not_read():
     broken = np.where(seen[..., None] > 0, frames, np.nan).astype(np.float32)
     wild = np.where(seen[..., None] > 0, frames, 50.0).astype(np.float32)
     start = near(background)
-    found = np.asarray(refine_atoms(start, broken, seen, rank=2, steps=40))
-    np.testing.assert_array_equal(found, refine_atoms(start, wild, seen, rank=2, steps=40))
+    found = np.asarray(refined(start, broken, seen, rank=2, steps=40))
+    np.testing.assert_array_equal(found, refined(start, wild, seen, rank=2, steps=40))
     # Also where nothing was seen it is the background that is found.
     assert error(found, background) < 2e-3
 
@@ -97,7 +103,7 @@ def test_a_point_seen_in_no_signal_keeps_its_place_in_the_start():
     seen = np.ones(POINTS, np.float32)
     seen[7] = 0
     frames[:, 7] = 9.0
-    found = np.asarray(refine_atoms(background, frames, seen, rank=1))
+    found = np.asarray(refined(background, frames, seen, rank=1))
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found[:, 7], background[:, 7], rtol=2e-2)
 
@@ -108,13 +114,13 @@ def test_a_point_seen_in_no_signal_keeps_its_place_in_the_start():
 def test_chunks_change_nothing(seed):
     frames, background, _ = planted(2, seed=seed)
     start = near(background, seed + 1)
-    whole = refine_atoms(start, frames, rank=2, steps=6)
-    held = refinement._HELD_NUMBERS
+    whole = refined(start, frames, rank=2, steps=6)
+    held = low_rank._HELD_NUMBERS
     try:
-        refinement._HELD_NUMBERS = 17 * (SIGNALS + 4)
-        pieces = refine_atoms(start, frames, rank=2, steps=6)
+        low_rank._HELD_NUMBERS = 17 * (SIGNALS + 4)
+        pieces = refined(start, frames, rank=2, steps=6)
     finally:
-        refinement._HELD_NUMBERS = held
+        low_rank._HELD_NUMBERS = held
     # Padding has weight zero, and only the order of sums differs.
     np.testing.assert_allclose(pieces, whole, atol=2e-4)
 
@@ -122,32 +128,49 @@ def test_chunks_change_nothing(seed):
 def test_degenerate_cases():
     frames, background, _ = planted(2)
     zeros = np.zeros_like(frames)
-    np.testing.assert_array_equal(refine_atoms(zeros, frames), zeros)
-    none = refine_atoms(background, frames, np.zeros(POINTS, np.float32), rank=2)
+    np.testing.assert_array_equal(refined(zeros, frames), zeros)
+    none = refined(background, frames, np.zeros(POINTS, np.float32), rank=2)
     np.testing.assert_allclose(none, background, atol=1e-4)
     # Nothing left to explain, and black frames.
-    same = refine_atoms(background, background, rank=2)
+    same = refined(background, background, rank=2)
     np.testing.assert_allclose(same, background, atol=1e-4)
-    assert np.isfinite(np.asarray(refine_atoms(background, zeros, rank=2))).all()
+    assert np.isfinite(np.asarray(refined(background, zeros, rank=2))).all()
     # One signal is its own background.
-    one = refine_atoms(background[:1], frames[:1])
+    one = refined(background[:1], frames[:1])
     np.testing.assert_allclose(one, frames[:1], atol=1e-4)
     # A rank beyond what there is.
-    more = refine_atoms(background[:3], frames[:3], rank=10)
+    more = refined(background[:3], frames[:3], rank=10)
     assert np.isfinite(np.asarray(more)).all()
 
 
+def test_a_mask_of_the_operator_weighs_too():
+    frames, background, _ = planted(2)
+    start, seen = near(background), np.random.default_rng(5).random(POINTS) < 0.8
+    plain = refined(start, frames, seen.astype(np.float32), rank=2, steps=6)
+    masked = LowRank(2, steps=6).refine(operators.mask((POINTS,), seen), (POINTS,), start, frames)
+    np.testing.assert_array_equal(masked, plain)
+
+
 @pytest.mark.parametrize(
-    ("options", "key"),
+    ("fields", "wrong"),
     [
-        ((-1, 0.1, 5), "fit.refine.rank: -1"),
-        ((1.5, 0.1, 5), "fit.refine.rank: 1.5"),
-        ((0, 0.0, 5), "fit.refine.share: 0.0"),
-        ((0, 1.0, 5), "fit.refine.share: 1.0"),
-        ((0, float("nan"), 5), "fit.refine.share: nan"),
-        ((0, 0.1, 0), "fit.refine.steps: 0"),
+        ({"rank": -1}, "rank: -1"),
+        ({"rank": 1.5}, "rank: 1.5"),
+        ({"rank": float("nan")}, "rank: nan"),
+        ({"share": 0.0}, "share: 0.0"),
+        ({"share": 1.0}, "share: 1.0"),
+        ({"share": float("nan")}, "share: nan"),
+        ({"steps": 0}, "steps: 0"),
     ],
 )
-def test_options_that_are_refused(options, key):
-    with pytest.raises(ValueError, match=key):
-        check_atoms(*options)
+def test_fields_that_are_refused(fields, wrong):
+    with pytest.raises(ArgumentError, match=f"^{wrong}; allowed"):
+        LowRank(**fields)
+
+
+def test_measurements_that_are_not_the_grids_are_refused():
+    frames, background, _ = planted(1)
+    with pytest.raises(
+        ArgumentError, match=r"^measurements: \[40, 89, 1\]; allowed: \[40, 90, 1\]"
+    ):
+        refined(background, frames[:, 1:])

@@ -1,4 +1,6 @@
-"""Refinement on the grid against general minimisers of the same objective."""
+"""Total variation on the grid against general minimisers of the same objective."""
+
+import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nid_jax.coding import grid_operator, operators, refinement
+from nid_jax.coding import grid_operator, operators, total_variation
+from nid_jax.coding.total_variation import TotalVariation
+from nid_jax.errors import ArgumentError
 
 SHAPE = (6, 5)
 
@@ -39,14 +43,14 @@ def differences():
     return down, right
 
 
-def test_gradient_and_divergence_are_transposes():
+def test_the_gradient_and_its_adjoint():
     x = np.random.default_rng(0).normal(size=(2, 30, 3)).astype(np.float32)
     slopes = np.random.default_rng(1).normal(size=(2, 2, 30, 3)).astype(np.float32)
-    forward = np.vdot(refinement._gradient(jnp.asarray(x), SHAPE), slopes)
-    backward = np.vdot(x, refinement._divergence(jnp.asarray(slopes), SHAPE))
+    forward = np.vdot(total_variation._gradient(jnp.asarray(x), SHAPE), slopes)
+    backward = np.vdot(x, total_variation._gradient_adjoint(jnp.asarray(slopes), SHAPE))
     assert forward == pytest.approx(backward, rel=1e-4)
     down, right = differences()
-    found = np.asarray(refinement._gradient(jnp.asarray(x), SHAPE))
+    found = np.asarray(total_variation._gradient(jnp.asarray(x), SHAPE))
     np.testing.assert_allclose(found[:, 0], np.einsum("pq,sqc->spc", down, x), atol=1e-6)
     np.testing.assert_allclose(found[:, 1], np.einsum("pq,sqc->spc", right, x), atol=1e-6)
 
@@ -54,19 +58,19 @@ def test_gradient_and_divergence_are_transposes():
 @pytest.mark.parametrize("dense", [True, False])
 def test_without_variation_it_is_least_squares(dense, monkeypatch):
     if not dense:
-        monkeypatch.setattr(refinement, "_DENSE_POINTS", 0)
-        refinement._admm.clear_cache()
+        monkeypatch.setattr(total_variation, "_DENSE_POINTS", 0)
+        total_variation._admm.clear_cache()
     operator, start, measured = setting(0)
     lam = 0.05
-    found = refinement.refine_grid(operator, SHAPE, start, measured, tv=0.0, lam=lam, steps=60)
+    found = TotalVariation(tv=0.0, lam=lam, steps=60).refine(operator, SHAPE, start, measured)
     matrix = matrix_of(operator)
-    energy = refinement._mean_energy(operator, None)
+    energy = total_variation._mean_energy(operator, None)
     left = matrix.T @ matrix / energy + lam * np.eye(30)
     for signal in range(2):
         right = matrix.T @ np.asarray(measured[signal, :, 0], np.float64) / energy
         right = right + lam * np.asarray(start[signal, :, 0], np.float64)
         np.testing.assert_allclose(found[signal, :, 0], np.linalg.solve(left, right), atol=2e-3)
-    refinement._admm.clear_cache()
+    total_variation._admm.clear_cache()
 
 
 @settings(max_examples=8, deadline=None)
@@ -76,14 +80,10 @@ def test_no_other_image_has_a_lower_objective(seed, tv, bounded):
     operator, start, measured = setting(seed)
     bounds = (0.0, 1.0) if bounded else None
     lam = 0.03
-    found = np.asarray(
-        refinement.refine_grid(
-            operator, SHAPE, start, measured, tv=tv, lam=lam, steps=800, bounds=bounds
-        ),
-        np.float64,
-    )
+    refinement = TotalVariation(tv, lam, 800, bounds)
+    found = np.asarray(refinement.refine(operator, SHAPE, start, measured), np.float64)
     matrix, (down, right) = matrix_of(operator), differences()
-    energy = refinement._mean_energy(operator, None)
+    energy = total_variation._mean_energy(operator, None)
 
     def objective(x, signal):
         data = np.square(matrix @ x - np.asarray(measured[signal, :, 0])).sum() / energy
@@ -108,7 +108,7 @@ def test_no_other_image_has_a_lower_objective(seed, tv, bounded):
 def test_energy_is_that_of_the_matrix():
     operator = grid_operator.on_grid(operators.parallel_beam((9, 9), 12), (9, 9))
     exact = np.square(matrix_of(operator)).sum() / 81
-    assert refinement._mean_energy(operator, None) == pytest.approx(exact, rel=0.3)
+    assert total_variation._mean_energy(operator, None) == pytest.approx(exact, rel=0.3)
 
 
 def test_masks_fill_in_what_was_not_seen():
@@ -120,19 +120,36 @@ def test_masks_fill_in_what_was_not_seen():
     operator = operators.mask(SHAPE, seen)
     measured = operator @ image.reshape(-1, 1)
     start = jnp.full((1, 30, 1), 0.5)
-    found = refinement.refine_grid(
-        operator, SHAPE, start, measured[None], operator.weights, tv=0.01, lam=1e-4, steps=600
+    found = TotalVariation(tv=0.01, lam=1e-4, steps=600).refine(
+        operator, SHAPE, start, measured[None]
     )
     np.testing.assert_allclose(found[0, :, 0], image.ravel(), atol=0.05)
 
 
-def test_refuses_what_cannot_be():
-    operator, start, measured = setting(0)
-    for options, wrong in (
-        ({"tv": -1.0, "lam": 0.1, "steps": 5}, "fit.refine.tv: -1"),
-        ({"tv": 0.0, "lam": 0.0, "steps": 5}, "one must be above 0"),
-        ({"tv": 0.1, "lam": np.nan, "steps": 5}, "fit.refine.lam"),
-        ({"tv": 0.1, "lam": 0.1, "steps": 0}, "fit.refine.steps: 0"),
-    ):
-        with pytest.raises(ValueError, match=wrong):
-            refinement.refine_grid(operator, SHAPE, start, measured, **options)
+def test_weights_come_on_top_of_the_operators_own():
+    operator, start, measured = setting(3)
+    weights = np.random.default_rng(3).uniform(0, 1, (2, operator.num_measurements))
+    refinement = TotalVariation(tv=0.01, lam=0.1, steps=5)
+    whole = refinement.refine(operator, SHAPE, start, measured, weights)
+    half = dataclasses.replace(operator, weights=jnp.full(operator.num_measurements, 0.5))
+    found = refinement.refine(half, SHAPE, start, measured, 2 * weights)
+    np.testing.assert_allclose(found, whole, atol=1e-5)
+    assert np.abs(whole - refinement.refine(operator, SHAPE, start, measured)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"tv": -1.0}, "tv: -1.0; allowed: 0 or more"),
+        ({"tv": 0.0, "lam": 0.0}, "tv: 0.0; allowed: above 0 where lam is 0"),
+        ({"lam": np.nan}, "lam: nan; allowed: 0 or more"),
+        ({"steps": 0}, "steps: 0; allowed: 1 or more"),
+        ({"bounds": (1.0, 0.0)}, r"bounds: \(1.0, 0.0\); allowed: none, or"),
+        ({"bounds": (1.0, 1.0)}, "low < high"),
+        ({"bounds": (0.0, np.nan)}, "low < high"),
+        ({"bounds": (0.0,)}, "bounds: "),
+    ],
+)
+def test_refuses_what_cannot_be(fields, wrong):
+    with pytest.raises(ArgumentError, match=f"^{wrong}" if ":" in wrong else wrong):
+        TotalVariation(**fields)
