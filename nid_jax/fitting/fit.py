@@ -19,6 +19,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from nid_jax import devices, metrics
+from nid_jax.coding.low_rank import LowRank
+from nid_jax.coding.operators import Operator
 from nid_jax.coding.prior import posterior_variance
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Solution
