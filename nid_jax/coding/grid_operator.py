@@ -8,7 +8,8 @@ import numpy as np
 import scipy.sparse
 
 from nid_jax import numerics
-from nid_jax.coding.operators import Operator, checked_shape, register
+from nid_jax.coding.operators import Masked, Operator, checked_shape, masked, register
+from nid_jax.errors import ArgumentError
 from nid_jax.fields import coordinates
 
 # Numbers gathered at a time: more leaves the cache.
@@ -66,7 +67,8 @@ def on_grid(operator, shape):
     """The operator as it acts on images given on a grid, linearly interpolated between samples.
 
     -> an operator whose points are the grid's, [*shape] in order. One that already is on that grid
-    comes back as it is. Raises ValueError for an operator of the whole grid and another shape.
+    comes back as it is; sums, stacks and products become those of their parts on the grid. Raises
+    ArgumentError naming `operator` for an operator that is not local, on points of its own.
     """
     shape = checked_shape(shape)
     lattice = coordinates.grid(shape)
@@ -74,8 +76,16 @@ def on_grid(operator, shape):
     same = points.shape == lattice.shape and np.array_equal(points, lattice)
     if same and operator.run_length in (None, 1):
         return operator
+    if isinstance(operator, Masked):
+        plain = on_grid(operator.unmasked(), shape)
+        return dataclasses.replace(masked(plain, operator.seen), weights=operator.weights)
     if operator.run_length is None:
-        raise ValueError(f"operator.kind: this operator is not one of signals {list(shape)}")
+        changed = operator.with_parts(lambda part: on_grid(part, shape))
+        if changed is not operator:
+            return changed
+    if operator.run_length is None or points.shape[1] != len(shape):
+        name = type(operator).__name__
+        raise ArgumentError("operator", name, f"one of signals {list(shape)}, or a local one")
     matrix = _interpolation(points, shape)
     count, length = operator.num_measurements, operator.run_length
     factors = np.ones((count, length)) if operator.factors is None else operator.factors

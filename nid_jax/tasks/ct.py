@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from nid_jax import data
+from nid_jax import data, errors
 from nid_jax.coding import grid_operator, operators
 from nid_jax.tasks import image
 from nid_jax.tasks.task import Measured
@@ -51,7 +51,10 @@ class Projected:
     """The sinograms [A, D, 1] of a collection of slices, from config.train.views views."""
 
     def __init__(self, slices, config):
-        angles = operators.checked_angles(int(config.train.views))
+        views = config.train.views
+        if views < 0:
+            raise errors.ArgumentError("train.views", views, "0, or a number of views")
+        angles = operators.checked_angles(int(views))
         self.grid_shape = tuple(slices.shape[:-1])
         self.operator = beam(config, self.grid_shape, angles)
         self._project = projector(slices, self.operator, angles, config)
@@ -68,8 +71,12 @@ class Projected:
 
 def beam(config, grid_shape, angles):
     """The operator of config.operator.parallel_beam at given angles."""
-    options = dict(config.operator.parallel_beam)
-    return operators.parallel_beam(grid_shape, angles, **options)
+    return _beam(grid_shape, angles, dict(config.operator.parallel_beam))
+
+
+def _beam(grid_shape, angles, options):
+    with errors.named("operator.parallel_beam"):
+        return operators.parallel_beam(grid_shape, angles, **options)
 
 
 def projector(slices, operator, angles, config):
@@ -127,7 +134,7 @@ def measured(collection, config):
             )
         options["detectors"] = side
         return Measured(
-            operators.parallel_beam(grid_shape, collection.angles, **options),
+            _beam(grid_shape, collection.angles, options),
             grid_shape,
             1,
             values=lambda index: collection[index].reshape(-1, 1),

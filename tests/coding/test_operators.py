@@ -103,14 +103,23 @@ def test_an_operator_is_an_argument_of_a_jitted_function():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: operators.sample(np.zeros((0, 2))), "points must be"),
-        (lambda: operators.sample(np.zeros(4)), "points must be"),
+        (
+            lambda: operators.sample(np.zeros((0, 2))),
+            r"points: \(.*\); allowed: the shape \[P, D\]",
+        ),
+        (lambda: operators.sample(np.zeros(4)), r"points: \(.*\); allowed: the shape \[P, D\]"),
         (lambda: operators.sample(np.full((2, 2), np.nan)), "finite"),
-        (lambda: operators.sample((0, 3)), "grid shape"),
-        (lambda: operators.mask((5, 3), np.ones((3, 5))), r"shape \(3, 5\); allowed"),
+        (lambda: operators.sample((0, 3)), r"shape: \(0, 3\)"),
+        (lambda: operators.mask((5, 3), np.ones((3, 5))), r"seen: \(3, 5\); allowed"),
         (lambda: operators.mask((5, 3), np.full((5, 3), 0.5)), "0 and 1 only"),
-        (lambda: operators.mask((5, 3), np.zeros((5, 3), bool)), "shows no point"),
-        (lambda: operators.mask((5, 3), [[1] * 15, [0] * 15]), "signal 1 shows no point"),
+        (
+            lambda: operators.mask((5, 3), np.zeros((5, 3), bool)),
+            "seen: 0; allowed: at least 1 point seen$",
+        ),
+        (
+            lambda: operators.mask((5, 3), [[1] * 15, [0] * 15]),
+            "seen: 0; allowed: at least 1 point seen, in the mask of signal 1",
+        ),
     ],
 )
 def test_refusals(make, says):
@@ -172,7 +181,7 @@ def test_on_a_grid_linear_functions_are_measured_exactly(shape):
 def test_an_operator_already_on_the_grid_stays():
     for operator in (operators.sample((4, 3)), operators.fourier((4, 3), 0.3)):
         assert grid_operator.on_grid(operator, (4, 3)) is operator
-    with pytest.raises(ValueError, match="operator.kind"):
+    with pytest.raises(ValueError, match=r"operator: 'Fourier'; allowed: one of signals \[3, 4\]"):
         grid_operator.on_grid(operators.fourier((4, 3), 0.3), (3, 4))
 
 
@@ -264,16 +273,16 @@ def test_rays_outside_the_image_measure_nothing():
 def test_views_are_even_and_none_is_repeated():
     np.testing.assert_allclose(operators.checked_angles(4), [0, 45, 90, 135])
     for angles, wrong in (
-        (0, "operator.angles: 0"),
+        (0, "angles: 0"),
         ([], "shape"),
-        ([0.0, 180.0], "180; allowed: degrees from 0 to below 180"),
+        ([0.0, 180.0], r"180\.0; allowed: degrees from 0 to below 180"),
         ([-1.0], "-1"),
         ([10.0, 10.0], "repeated"),
         ([np.nan], "nan"),
     ):
         with pytest.raises(ValueError, match=wrong):
             operators.checked_angles(angles)
-    with pytest.raises(ValueError, match="operator.detectors"):
+    with pytest.raises(ValueError, match="^detectors: -1"):
         operators.parallel_beam((4, 4), 2, detectors=-1)
 
 
@@ -285,7 +294,9 @@ def test_downsampling_means_blocks_of_pixels():
     on_grid = grid_operator.on_grid(operators.downsample((6, 9), 3), (6, 9))
     expected = image.reshape(2, 3, 3, 3, 2).mean((1, 3)).reshape(-1, 2)
     np.testing.assert_allclose(on_grid @ image.reshape(-1, 2), expected, atol=1e-6)
-    with pytest.raises(ValueError, match="operator.factor: 4 does not divide"):
+    with pytest.raises(
+        ValueError, match=r"^factor: 4; allowed: what divides the signals' \[6, 9\]"
+    ):
         operators.downsample((6, 9), 4)
 
 
@@ -296,7 +307,7 @@ def test_blur_is_a_gaussian_filter():
     on_grid = grid_operator.on_grid(operators.blur(image.shape, 1.2, radius=4), image.shape)
     expected = gaussian_filter(image.astype(np.float64), 1.2, radius=4, mode="nearest")
     np.testing.assert_allclose((on_grid @ image.reshape(-1, 1))[:, 0], expected.ravel(), atol=1e-5)
-    with pytest.raises(ValueError, match="operator.sigma"):
+    with pytest.raises(ValueError, match="^sigma: 0"):
         operators.blur((3, 3), 0.0)
 
 
@@ -324,9 +335,9 @@ def test_by_name():
     for change, wrong in (
         ({"kind": "fourrier"}, "did you mean 'fourier'"),
         ({"kind": "downsample", "downsample": {"factr": 2}}, "operator.downsample.factr"),
-        ({"kind": "fourier", "fourier": {"share": 0.8}}, "operator.share: 0.8"),
-        ({"kind": "fourier", "fourier": {"share": 0.1, "low": 0.2}}, "operator.low"),
-        ({"kind": "mask", "mask": {"share": 0.0}}, "operator.share"),
+        ({"kind": "fourier", "fourier": {"share": 0.8}}, "operator.fourier.share: 0.8"),
+        ({"kind": "fourier", "fourier": {"share": 0.1, "low": 0.2}}, "operator.fourier.low: 0.2"),
+        ({"kind": "mask", "mask": {"share": 0.0}}, "operator.mask.share: 0"),
     ):
         with pytest.raises(ValueError, match=wrong):
             operators.build_operator(ConfigDict(change), (4, 6))

@@ -1,0 +1,81 @@
+"""What arguments of operators must be, and the arrays that they become."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nid_jax import errors
+
+
+def register(cls):
+    """Make an operator class a pytree: its static fields are part of the type.
+
+    Stands above `@dataclasses.dataclass(frozen=True, eq=False)` of every class of operators, also
+    of a user's own.
+    """
+    return jax.tree_util.register_dataclass(cls)
+
+
+def checked_count(value, argument):
+    """A whole number, 1 or more. Raises ArgumentError naming the argument."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise errors.ArgumentError(argument, value, "a whole number, 1 or more")
+    return int(value)
+
+
+def checked_shape(shape):
+    """A grid's shape as whole numbers. Raises ArgumentError naming `shape` for what is none."""
+    sides = tuple(shape)
+    if not sides or any(int(side) != side or side < 1 for side in sides):
+        raise errors.ArgumentError("shape", sides, "a grid's shape, positive whole numbers")
+    return tuple(int(side) for side in sides)
+
+
+def checked_picture(shape):
+    """(rows, columns) of a picture. Raises ArgumentError naming `shape` for another rank."""
+    shape = checked_shape(shape)
+    if len(shape) != 2:
+        raise errors.ArgumentError("shape", shape, "(rows, columns) of a picture")
+    return shape
+
+
+def checked_numbers(values, argument, rank, form):
+    """Finite real numbers of a rank, none of its axes empty, float64.
+
+    form: the shape in words, as '[P, D]'. Raises ArgumentError naming the argument.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise errors.ArgumentError(argument, array.dtype, f"real numbers {form}")
+    if array.ndim != rank or 0 in array.shape:
+        raise errors.ArgumentError(argument, array.shape, f"the shape {form}, no axis empty")
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise errors.ArgumentError(argument, array[~np.isfinite(array)][0], "finite numbers")
+    return array
+
+
+def float32(values):
+    """A device's array of float32."""
+    return jnp.asarray(np.asarray(values, np.float32))
+
+
+def combined_weights(operator, weights):
+    """The operator's own weights times those of the caller: None, [M] or [S, M].
+
+    weights: None, [M] or [S, M], not negative. Raises ArgumentError naming `weights` for another
+    shape, and where they can be read (outside jit) for negative or non-finite values.
+    """
+    if weights is None:
+        return operator.weights
+    weights = jnp.asarray(weights, jnp.float32)
+    count = operator.num_measurements
+    if weights.ndim not in (1, 2) or weights.shape[-1] != count:
+        allowed = f"the shape ({count},) or (signals, {count})"
+        raise errors.ArgumentError("weights", weights.shape, allowed)
+    if not isinstance(weights, jax.core.Tracer):
+        values = np.asarray(weights)
+        good = np.isfinite(values) & (values >= 0)
+        if not good.all():
+            raise errors.ArgumentError("weights", values[~good][0], "finite numbers, 0 or more")
+    return weights if operator.weights is None else weights * operator.weights

@@ -1,0 +1,240 @@
+"""Samples of the Fourier transform of a grid, at its own frequencies and at any others."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nid_jax import numerics
+from nid_jax.coding.operators import checks
+from nid_jax.coding.operators.base import Operator
+from nid_jax.errors import ArgumentError
+from nid_jax.fields import coordinates
+
+# Numbers between two axes of a sum held at a time.
+_HELD_NUMBERS = 2**22
+
+
+@checks.register
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fourier(Operator):
+    """Some coefficients of the discrete Fourier transform on a grid. See `fourier`.
+
+    kept int32 [K]: flat indices of the frequencies; measurements are the K real parts, then the K
+    imaginary ones.
+    """
+
+    kept: jax.Array | None = None
+    grid_shape: tuple = dataclasses.field(default=(), metadata={"static": True})
+
+    @property
+    def num_measurements(self):
+        return 2 * self.kept.shape[0]
+
+    def _axes(self, values):
+        first = values.ndim - len(self.grid_shape) - 1
+        return tuple(range(first, values.ndim - 1))
+
+    def measure(self, samples):
+        """Samples on the grid [..., P, C] -> [..., 2 K, C]."""
+        *lead, count, channels = samples.shape
+        grid = samples.reshape(*lead, *self.grid_shape, channels)
+        spectrum = jnp.fft.fftn(grid, axes=self._axes(grid), norm="ortho")
+        chosen = spectrum.reshape(*lead, count, channels)[..., self.kept, :]
+        return jnp.concatenate([chosen.real, chosen.imag], -2)
+
+    def adjoint(self, measurements):
+        """[..., 2 K, C] -> [..., P, C]."""
+        *lead, _, channels = measurements.shape
+        real, imaginary = jnp.split(measurements, 2, -2)
+        flat = jnp.zeros((*lead, int(np.prod(self.grid_shape)), channels), jnp.complex64)
+        flat = flat.at[..., self.kept, :].set(jax.lax.complex(real, imaginary))
+        grid = flat.reshape(*lead, *self.grid_shape, channels)
+        values = jnp.fft.ifftn(grid, axes=self._axes(grid), norm="ortho")
+        return values.real.reshape(*lead, -1, channels)
+
+
+def fourier(shape, share=0.25, low=0.04, seed=0):
+    """Sparse samples of the Fourier transform, as magnetic resonance imaging takes them.
+
+    share: of all frequencies, those measured; low: of all frequencies, those next to zero that are
+    always among them; the rest are drawn with a density that falls with the frequency. Of a
+    frequency and its negative, which says the same of a real image, at most one is taken.
+    Measurements: real parts, then imaginary parts. Raises ArgumentError naming `share` or `low`.
+    """
+    shape = checks.checked_shape(shape)
+    if not 0 < share <= 0.5:
+        raise ArgumentError("share", share, "above 0, to 0.5 (half say it all)")
+    if not 0 <= low <= share:
+        raise ArgumentError("low", low, f"0 to share={share}")
+    indices = np.indices(shape).reshape(len(shape), -1)
+    opposite = [(-index) % side for index, side in zip(indices, shape, strict=True)]
+    opposite = np.ravel_multi_index(opposite, shape)
+    half = np.flatnonzero(np.arange(len(opposite)) <= opposite)
+    waves = [np.fft.fftfreq(side) for side in shape]
+    square = sum(w[i[half]] ** 2 for w, i in zip(waves, indices, strict=True))
+    order = np.argsort(square, kind="stable")
+    total = int(np.prod(shape))
+    count = min(max(1, round(share * total)), len(half))
+    always = order[: min(max(1, round(low * total)), count)]
+    rest = np.setdiff1d(np.arange(len(half)), always)
+    density = 1 / (1e-3 + square[rest])
+    drawn = np.random.default_rng(seed).choice(
+        rest, count - len(always), replace=False, p=density / density.sum()
+    )
+    kept = np.sort(half[np.concatenate([always, drawn])]).astype(np.int32)
+    points = jnp.asarray(coordinates.grid(shape))
+    return Fourier(points, run_length=None, kept=jnp.asarray(kept), grid_shape=shape)
+
+
+@checks.register
+@dataclasses.dataclass(frozen=True, eq=False)
+class NonuniformFourier(Operator):
+    """The Fourier transform of a grid at any frequencies. See `nonuniform_fourier`.
+
+    waves: for every axis complex64 [K, N], the conjugate of the wave at its samples; measurements
+    are the K real parts, then the K imaginary ones.
+    """
+
+    run_length: int | None = dataclasses.field(default=None, metadata={"static": True})
+    waves: tuple[jax.Array, ...] = ()
+
+    @property
+    def num_measurements(self):
+        return 2 * self.waves[0].shape[0]
+
+    def measure(self, samples):
+        """Samples on the grid [..., P, C] -> [..., 2 K, C]."""
+        *lead, count, channels = samples.shape
+        columns = jnp.moveaxis(samples.reshape(-1, count, channels), 1, 0)
+        grid = columns.reshape(self.waves[0].shape[1], -1)
+        width = columns[0].size
+
+        def some(waves):
+            values = numerics.einsum("kn,nx->kx", waves[0], grid)
+            for wave in waves[1:]:
+                values = values.reshape(*wave.shape, -1)
+                values = numerics.einsum("kn,knx->kx", wave, values)
+            return values
+
+        found = jax.lax.map(some, self._pieces(grid[0].size)).reshape(-1, width)
+        found = found[: self.num_measurements // 2]
+        found = jnp.concatenate([found.real, found.imag]).reshape(-1, columns.shape[1], channels)
+        return jnp.moveaxis(found, 0, 1).reshape(*lead, -1, channels)
+
+    def adjoint(self, measurements):
+        """[..., 2 K, C] -> [..., P, C]."""
+        *lead, count, channels = measurements.shape
+        columns = jnp.moveaxis(measurements.reshape(-1, count, channels), 1, 0)
+        real, imaginary = jnp.split(columns.reshape(count, -1), 2)
+        width, sides = real.shape[1], [wave.shape[1] for wave in self.waves]
+        pieces = self._pieces(int(np.prod(sides[1:])) * width)
+        spectrum = _in_pieces(jax.lax.complex(real, imaginary), pieces[0].shape[1])
+
+        def add(total, piece):
+            waves, values = piece
+            for wave in reversed(waves[1:]):
+                values = numerics.einsum("kn,kx->knx", wave.conj(), values)
+                values = values.reshape(len(wave), -1)
+            return total + numerics.einsum("kn,kx->nx", waves[0].conj(), values).real, None
+
+        start = jnp.zeros((sides[0], int(np.prod(sides[1:])) * width), jnp.float32)
+        found, _ = jax.lax.scan(add, start, (pieces, spectrum))
+        found = found.reshape(-1, columns.shape[1], channels)
+        return jnp.moveaxis(found, 0, 1).reshape(*lead, -1, channels)
+
+    def _pieces(self, numbers):
+        """The waves in pieces of frequencies, of which each needs so many numbers at a time."""
+        size = max(1, min(len(self.waves[0]), _HELD_NUMBERS // max(numbers, 1)))
+        return tuple(_in_pieces(wave, size) for wave in self.waves)
+
+
+def _in_pieces(array, size):
+    """[K, ...] -> [N, size, ...], zeros after the end."""
+    count = -(-len(array) // size)
+    padding = [(0, count * size - len(array))] + [(0, 0)] * (array.ndim - 1)
+    return jnp.pad(array, padding).reshape(count, size, *array.shape[1:])
+
+
+def nonuniform_fourier(shape, frequencies="radial", spokes=16, samples=0, turns=4.0):
+    """Samples of the Fourier transform of an image at any frequencies.
+
+    At the frequency k [D], in cycles per image along every axis (so k = 1 is one wave over the N
+    pixels of an axis, and N / 2 the finest that they hold),
+
+        y = 1 / sqrt(P) sum_n x[n] exp(-2 pi i sum_d k_d n_d / N_d),
+
+    n the index of a pixel from 0: at whole k the coefficients of `fourier`. Scanners count from the
+    middle pixel N // 2, which multiplies y by exp(2 pi i sum_d k_d (N_d // 2) / N_d).
+    Measurements: real parts, then imaginary parts. A direct sum, exact, axis by axis: about K P
+    products for a channel, and no more memory than 4 million numbers at a time beside tables of
+    K (N_1 + ... + N_D); not a fast transform, so meant for K P up to 10^8 or so.
+
+    Args:
+      shape: the grid's.
+      frequencies: [K, D] in cycles per image; or 'radial' or 'spiral', `radial_frequencies` and
+        `spiral_frequencies` of the options that follow, for pictures.
+      spokes: lines through zero, or arms of the spiral.
+      samples: along each of them; 0: as many as the longer side.
+      turns: of an arm of the spiral.
+
+    Raises ArgumentError naming `frequencies`, `spokes`, `samples` or `turns`.
+    """
+    shape = checks.checked_shape(shape)
+    if isinstance(frequencies, str):
+        if frequencies not in ("radial", "spiral"):
+            raise ArgumentError("frequencies", frequencies, "radial, spiral or numbers [K, D]")
+        if frequencies == "radial":
+            frequencies = radial_frequencies(shape, spokes, samples)
+        else:
+            frequencies = spiral_frequencies(shape, spokes, samples, turns)
+    frequencies = checks.checked_numbers(frequencies, "frequencies", 2, "[K, D]")
+    if frequencies.shape[1] != len(shape):
+        raise ArgumentError("frequencies", frequencies.shape, f"the shape [K, {len(shape)}]")
+    # Tables in float64: a phase of hundreds of turns has no place in float32.
+    waves = [
+        np.exp(-2j * np.pi * np.outer(k, np.arange(side) / side)) / np.sqrt(side)
+        for k, side in zip(frequencies.T, shape, strict=True)
+    ]
+    waves = tuple(jnp.asarray(wave.astype(np.complex64)) for wave in waves)
+    return NonuniformFourier(jnp.asarray(coordinates.grid(shape)), waves=waves)
+
+
+def radial_frequencies(shape, spokes=16, samples=0):
+    """Lines through zero at even angles, float64 [spokes samples, 2] in cycles per image.
+
+    Each reaches from -N / 2 to just below N / 2 along its own direction and has zero among its
+    samples. Raises ArgumentError naming the argument.
+    """
+    sides, count = _picture_and_count(shape, spokes, samples)
+    angle = np.arange(spokes) * np.pi / spokes
+    radius = (np.arange(count) - count // 2) / (count / 2)
+    return _polar(radius[None], angle[:, None], sides)
+
+
+def spiral_frequencies(shape, spokes=1, samples=0, turns=4.0):
+    """Archimedean spirals from zero, float64 [spokes samples, 2] in cycles per image.
+
+    The radius grows evenly to just below N / 2 in so many turns, the arms (`spokes`) evenly turned.
+    Raises ArgumentError naming the argument.
+    """
+    sides, count = _picture_and_count(shape, spokes, samples)
+    if not (np.isfinite(turns) and turns > 0):
+        raise ArgumentError("turns", turns, "above 0")
+    radius = np.arange(count) / count
+    angle = 2 * np.pi * (turns * radius + np.arange(spokes)[:, None] / spokes)
+    return _polar(radius[None], angle, sides)
+
+
+def _picture_and_count(shape, spokes, samples):
+    sides = checks.checked_picture(shape)
+    checks.checked_count(spokes, "spokes")
+    return sides, checks.checked_count(samples or max(sides), "samples")
+
+
+def _polar(radius, angle, sides):
+    """Radii, 1 at half of each side, and angles from the row axis. -> [K, 2]."""
+    row = radius * np.cos(angle) * sides[0] / 2
+    column = radius * np.sin(angle) * sides[1] / 2
+    return np.stack([row, column], -1).reshape(-1, 2)

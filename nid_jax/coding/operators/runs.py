@@ -1,0 +1,78 @@
+"""Sums over areas: coarser pixels and blurred ones."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from nid_jax.coding.operators import checks
+from nid_jax.coding.operators.base import Operator
+from nid_jax.errors import ArgumentError
+
+
+@checks.register
+@dataclasses.dataclass(frozen=True, eq=False)
+class Downsample(Operator):
+    """Means over the areas of coarser pixels. See `downsample`."""
+
+
+@checks.register
+@dataclasses.dataclass(frozen=True, eq=False)
+class Blur(Operator):
+    """Weighted means around every grid point. See `blur`."""
+
+
+def normalised(pixels, side):
+    """Pixels from the middle of an axis as coordinates, held at its end samples."""
+    return np.clip(2 * pixels / (side - 1), -1, 1) if side > 1 else np.full_like(pixels, -1)
+
+
+def downsample(shape, factor=2, samples_per_side=0):
+    """Means over blocks of factor x factor pixels: what a coarser sensor sees, [*shape / factor].
+
+    Each block's area is sampled at samples_per_side points along each axis (0: `factor`, the
+    centres of its pixels). Raises ArgumentError naming `factor` where it does not divide the shape.
+    """
+    shape = checks.checked_shape(shape)
+    factor = checks.checked_count(factor, "factor")
+    if any(side % factor for side in shape):
+        raise ArgumentError("factor", factor, f"what divides the signals' {list(shape)}")
+    per_side = checks.checked_count(samples_per_side or factor, "samples_per_side")
+    inside = (np.arange(per_side) + 0.5) * factor / per_side - 0.5
+    places = [np.arange(side // factor)[:, None] * factor + inside for side in shape]
+    run_length = per_side ** len(shape)
+    points = _blocks(places, shape)
+    factors = np.full((len(points) // run_length, run_length), 1 / run_length)
+    return Downsample(checks.float32(points), checks.float32(factors), run_length=run_length)
+
+
+def blur(shape, sigma=1.0, radius=0):
+    """Gaussian means of standard deviation sigma, in pixels, at every grid point.
+
+    radius: how far the footprint reaches in pixels; 0: three sigma. Beyond the image its edge goes
+    on. Raises ArgumentError naming `sigma` or `radius`.
+    """
+    shape = checks.checked_shape(shape)
+    if not (np.isfinite(sigma) and sigma > 0):
+        raise ArgumentError("sigma", sigma, "above 0")
+    radius = checks.checked_count(radius or int(np.ceil(3 * sigma)), "radius")
+    reach = np.arange(-radius, radius + 1)
+    places = [np.arange(side)[:, None] + reach for side in shape]
+    one = np.exp(-0.5 * (reach / sigma) ** 2)
+    footprint = functools.reduce(np.multiply.outer, [one] * len(shape)).ravel()
+    points = _blocks(places, shape)
+    factors = np.tile(footprint / footprint.sum(), (len(points) // len(footprint), 1))
+    return Blur(checks.float32(points), checks.float32(factors), run_length=len(footprint))
+
+
+def _blocks(places, shape):
+    """Points of runs from the pixels [m_d, t_d] that they visit along each axis. -> [M T, D]."""
+    rank = len(shape)
+    axes = []
+    for axis, (pixels, side) in enumerate(zip(places, shape, strict=True)):
+        values = normalised(pixels - (side - 1) / 2, side)
+        width = [1] * (2 * rank)
+        width[axis], width[rank + axis] = values.shape
+        axes.append(values.reshape(width))
+    full = np.broadcast_arrays(*axes)
+    return np.stack(full, -1).reshape(-1, rank)
