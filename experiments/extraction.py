@@ -31,6 +31,7 @@ from nid_jax.coding.ridge import ridge
 from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
 from nid_jax.fields.coordinates import grid, points_at
+from nid_jax.fields.experts import Layers
 from nid_jax.fitting import meshing, rendering
 from nid_jax.geometry import level_set, primitives, shading
 from nid_jax.reporting import pictures, tables
@@ -65,7 +66,7 @@ def fitted(size):
     rngs = nnx.Rngs(0)
     embedding = embeddings.GaussianFourier(3, features, SCALE, rngs=rngs)
     dictionary = dictionaries.SharedDictionary(
-        embedding, num_experts, 1, 3, width, "relu", 30.0, rngs=rngs
+        embedding, num_experts, 1, Layers(3, width, "relu", 30.0), rngs=rngs
     )
     draw = np.random.default_rng(0)
     points = draw.uniform(-1, 1, (6 * count, 3))

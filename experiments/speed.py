@@ -35,6 +35,7 @@ from nid_jax.coding.operators import sample
 from nid_jax.coding.ridge import Factorisation
 from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
+from nid_jax.fields.experts import Layers
 from nid_jax.fitting import rendering
 from nid_jax.reporting import tables
 from nid_jax.storage.artefacts import atomic_path, write_json, write_text
@@ -145,12 +146,12 @@ SCALES = {
 def make_dictionary(kind, sizes, channels=1):
     """A trunk on Fourier features with rectifiers, or a stack of SIRENs on the coordinates."""
     rngs = nnx.Rngs(params=0)
-    arguments = (sizes["E"], channels, LAYERS, sizes["H"])
+    layers = Layers(LAYERS, sizes["H"], "relu" if kind == "shared" else "sine", 30.0)
     if kind == "shared":
         embedding = embeddings.GaussianFourier(2, FEATURES, 8.0, rngs=rngs)
-        return dictionaries.SharedDictionary(embedding, *arguments, "relu", 30.0, rngs=rngs)
+        return dictionaries.SharedDictionary(embedding, sizes["E"], channels, layers, rngs=rngs)
     embedding = embeddings.Identity(2)
-    return dictionaries.IndependentDictionary(embedding, *arguments, "sine", 30.0, rngs=rngs)
+    return dictionaries.IndependentDictionary(embedding, sizes["E"], channels, layers, rngs=rngs)
 
 
 def network_work(kind, sizes, passes=1):

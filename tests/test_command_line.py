@@ -146,10 +146,10 @@ WRONG_VALUES = [
     ("data.patch.size=26", "data.patch.size=26: must be from 1 to the signals' size, [25, 25]"),
     (
         "dictionary.kind=sharde",
-        "dictionary.kind: 'sharde' is unknown; allowed: independent, shared",
+        "dictionary.kind: 'sharde'; allowed: independent, shared",
     ),
     ("dictionary.num_experts=0", "dictionary.num_experts: 0; allowed: 1 or more"),
-    ("dictionary.activation=sin", "dictionary.activation: 'sin' is unknown; allowed: sine, relu"),
+    ("dictionary.activation=sin", "dictionary.activation: 'sin'; allowed: sine, relu"),
     ("dictionary.embedding.kind=fouri", "did you mean fourier?"),
     ("router.kind=codebok", "router.kind: 'codebok' is unknown, did you mean 'codebook'?"),
     ("router.top_k=9", "router.top_k: 9 does not fit dictionary.num_experts = 8"),

@@ -6,12 +6,17 @@ Everything here is numpy: float64 inside, float32 out.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
+from jaxtyping import Float, Float32, Float64, Int, Shaped
+
+Window = Sequence[tuple[float, float]]
+"""(low, high) of each axis, in normalised coordinates."""
 
 
-def grid(shape, window=None):
+def grid(shape: Sequence[int], window: Window | None = None) -> Float32[np.ndarray, "P D"]:
     """All points of a lattice in raster order.
 
     Args:
@@ -29,7 +34,9 @@ def grid(shape, window=None):
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
 
 
-def points_at(shape, indices, window=None):
+def points_at(
+    shape: Sequence[int], indices: Int[np.ndarray, "N"], window: Window | None = None
+) -> Float32[np.ndarray, "N D"]:
     """The points of `grid(shape, window)` at raster indices [N], without making the whole grid.
 
     Returns float32 [N, D]. Raises ValueError as `grid`, and for an index outside the lattice.
@@ -39,7 +46,7 @@ def points_at(shape, indices, window=None):
     return np.stack([axis[i] for axis, i in zip(axes, positions, strict=True)], axis=-1)
 
 
-def pixel_window(shape, *ranges):
+def pixel_window(shape: Sequence[int], *ranges: tuple[int, int]) -> tuple[tuple[float, float], ...]:
     """The window of a pixel rectangle, so that `grid` on it repeats those pixels' points.
 
     Args:
@@ -66,7 +73,9 @@ def pixel_window(shape, *ranges):
     return tuple(window)
 
 
-def pad_chunks(points, chunk):
+def pad_chunks(
+    points: Shaped[np.ndarray, "P ..."], chunk: int
+) -> tuple[Shaped[np.ndarray, "N chunk ..."], int]:
     """Cut points into chunks of one size, so that one compiled function serves them all.
 
     Args:
@@ -101,7 +110,9 @@ class Normalisation(NamedTuple):
     scale: tuple[float, ...]
 
     @classmethod
-    def around(cls, points, uniform=True, margin=0.0):
+    def around(
+        cls, points: Float[np.ndarray, "P D"], uniform: bool = True, margin: float = 0.0
+    ) -> Self:
         """The normalisation that brings the bounding box of points [P, D] into the cube.
 
         Args:
@@ -126,23 +137,23 @@ class Normalisation(NamedTuple):
         scale = np.where(scale > 0, scale, 1.0)
         return cls(tuple((low / 2 + high / 2).tolist()), tuple(scale.tolist()))
 
-    def apply(self, points):
+    def apply(self, points: Float[np.ndarray, "... D"]) -> Float32[np.ndarray, "... D"]:
         """Original [..., D] -> normalised float32 [..., D]."""
         return ((np.asarray(points, np.float64) - self.centre) / self.scale).astype(np.float32)
 
-    def invert(self, points):
+    def invert(self, points: Float[np.ndarray, "... D"]) -> Float64[np.ndarray, "... D"]:
         """Normalised [..., D] -> original float64 [..., D]."""
         return np.asarray(points, np.float64) * self.scale + self.centre
 
 
-def _checked_shape(shape):
+def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     shape = tuple(shape)
     if not shape or any(size != int(size) or size < 1 for size in shape):
         raise ValueError(f"grid shape must be positive whole numbers, got {shape}")
     return tuple(int(size) for size in shape)
 
 
-def _axes(shape, window):
+def _axes(shape: Sequence[int], window: Window | None) -> list[np.ndarray]:
     shape = _checked_shape(shape)
     if window is None:
         window = ((-1.0, 1.0),) * len(shape)

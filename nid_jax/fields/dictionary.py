@@ -13,14 +13,20 @@ can be taken in three orders, which give the same numbers at different cost:
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+from ml_collections import ConfigDict
 
-from nid_jax import numerics
+from nid_jax import errors, numerics
+from nid_jax.errors import ArgumentError
 from nid_jax.fields import experts
-from nid_jax.fields.embeddings import build_embedding
+from nid_jax.fields.embeddings import Embedding, build_embedding
+from nid_jax.fields.experts import Layers
+from nid_jax.fields.routing import Gates
 from nid_jax.fields.variables import Basis, Kernel
 
 KINDS = ("independent", "shared")
@@ -36,12 +42,16 @@ _GATHER_COST = 50
 _COPIED_FEATURES = 16
 
 
-def _points_at_a_time(numbers_per_point):
+def _points_at_a_time(numbers_per_point: int) -> int:
     numbers = _CHUNK_NUMBERS.get(jax.default_backend(), _CHUNK_NUMBERS_ACCELERATOR)
     return max(32, numbers // numbers_per_point)
 
 
-def over_points(function, x, chunk):
+def over_points(
+    function: Callable[[Float[Array, "p D"]], Float[Array, "p ..."]],
+    x: Float[Array, "P D"],
+    chunk: int,
+) -> Float[Array, "P ..."]:
     """Apply `function` [p, D] -> [..., p, ...] with points leading, in chunks of points.
 
     x [P, D] -> [P, ...]. Chunks are recomputed in the backward pass, so memory for activations is
@@ -59,7 +69,9 @@ def over_points(function, x, chunk):
     return values.reshape(pieces * size, *values.shape[2:])[:count]
 
 
-def _last_layer(features, targets, size):
+def _last_layer(
+    features: Float[Array, "P H"], targets: Float[Array, "P K C"], size: Float[Array, ""]
+) -> Float[Array, "H+1 K C"]:
     """Least squares from features to targets, each scaled to a root mean square of `size`.
 
     features [P, H], targets [P, K, C] -> kernel and bias [H + 1, K, C], the bias last.
@@ -79,21 +91,67 @@ def _last_layer(features, targets, size):
 class Dictionary(nnx.Module):
     """E experts with D coordinates in and C channels out; see the module's text.
 
-    Attributes: kind, num_experts (E), channels (C), dims (D), embedding.
+    `dictionary(x)` is the basis, `dictionary(x, codes, bias)` renders. Attributes: kind,
+    num_experts (E), channels (C), dims (D), embedding, and width, activation, omega0 of the layers.
     """
 
     kind: str
     orders: tuple[str, ...]
 
-    def basis(self, x):
+    def __init__(self, embedding: Embedding, num_experts: int, channels: int, layers: Layers):
+        """What both kinds have. Raises ArgumentError for less than one expert."""
+        if num_experts < 1:
+            raise ArgumentError("num_experts", num_experts, "1 or more")
+        self.embedding, self.dims = embedding, embedding.dims
+        self.num_experts, self.channels = num_experts, channels
+        self.width, self.activation = layers.width, layers.activation
+        self.omega0 = float(layers.omega0)
+        self.sizes = (embedding.size, *[layers.width] * (layers.num_layers - 1))
+
+    def __call__(
+        self,
+        x: Float[Array, "P D"],
+        codes: Float[Array, "*S E"] | None = None,
+        bias: Float[Array, "*S C"] | None = None,
+    ) -> Float[Array, "..."]:
+        """Without codes every expert at every point, with codes the signals there.
+
+        x [P, D] -> [P, E, C]; with codes [S, E] -> [S, P, C], with one code [E] -> [P, C]. bias
+        [S, C] or [C] is added to every point; None is zero. Raises ArgumentError for codes of
+        another number of experts and for a bias that does not fit them.
+        """
+        if codes is None:
+            if bias is not None:
+                raise ArgumentError("bias", tuple(jnp.shape(bias)), "None where codes is None")
+            return self.basis(x)
+        signals, num_experts = jnp.shape(codes)[:-1], jnp.shape(codes)[-1]
+        if num_experts != self.num_experts:
+            allowed = f"(..., {self.num_experts}), a number for each expert"
+            raise ArgumentError("codes", tuple(jnp.shape(codes)), allowed)
+        wanted = (*signals, self.channels)
+        if bias is None:
+            bias = jnp.zeros(wanted)
+        if jnp.shape(bias) != wanted:
+            raise ArgumentError("bias", tuple(jnp.shape(bias)), f"{wanted}, a number per channel")
+        rows = jnp.reshape(codes, (-1, num_experts))
+        gates = Gates(rows, None, None, jnp.reshape(bias, (-1, self.channels)))
+        return self.combine(x, gates).reshape(*signals, x.shape[0], self.channels)
+
+    def basis(self, x: Float[Array, "P D"]) -> Float[Array, "P E C"]:
         """Every expert at every point. x [P, D] -> [P, E, C]."""
         raise NotImplementedError
 
-    def basis_of(self, x, indices):
+    def basis_of(self, x: Float[Array, "P D"], indices: Int[Array, "K"]) -> Float[Array, "P K C"]:
         """Chosen experts at every point. x [P, D], indices int32 [K] -> [P, K, C]."""
         raise NotImplementedError
 
-    def refit(self, indices, x, targets, key):
+    def refit(
+        self,
+        indices: Int[Array, "K"],
+        x: Float[Array, "P D"],
+        targets: Float[Array, "K P C"],
+        key: Key[Array, ""],
+    ) -> None:
         """Make chosen experts approximate given functions, by least squares on their last layer.
 
         indices int32 [K], x [P, D], targets [K, P, C]. Each is then scaled to the root mean square
@@ -101,16 +159,18 @@ class Dictionary(nnx.Module):
         """
         raise NotImplementedError
 
-    def cost(self, order, points, signals, active):
+    def cost(self, order: str, points: int, signals: int, active: int) -> int:
         """Operations to render `signals` codes of `active` experts each at shared `points`."""
         raise NotImplementedError
 
-    def cheapest(self, points, signals, active, sparse):
+    def cheapest(self, points: int, signals: int, active: int, sparse: bool) -> str:
         """The order of least cost that this kind of dictionary and code allow."""
         allowed = [o for o in self.orders if o != "gather" or sparse]
         return min(allowed, key=lambda order: self.cost(order, points, signals, active))
 
-    def combine(self, x, gates, order="auto"):
+    def combine(
+        self, x: Float[Array, "P D"], gates: Gates, order: str = "auto"
+    ) -> Float[Array, "S P C"]:
         """Signals from codes at points that they share.
 
         x [P, D], gates (`routing.Gates`: values [S, E], bias [S, C]) -> [S, P, C]. order 'auto'
@@ -130,14 +190,14 @@ class Dictionary(nnx.Module):
         values = getattr(self, f"_{order}")(x, gates)
         return values + gates.bias[:, None, :]
 
-    def _evaluate(self, x, gates):
+    def _evaluate(self, x: Float[Array, "P D"], gates: Gates) -> Float[Array, "S P C"]:
         return over_points(
             lambda piece: numerics.einsum("se,pec->psc", gates.values, self.basis(piece)),
             x,
             self._chunk(),
         ).swapaxes(0, 1)
 
-    def _chunk(self):
+    def _chunk(self) -> int:
         """Points whose basis is held at a time."""
         return _points_at_a_time(self.num_experts * max(self.width, self.channels))
 
@@ -154,77 +214,95 @@ class SharedDictionary(Dictionary):
     orders = ("evaluate", "fold")
 
     def __init__(
-        self, embedding, num_experts, channels, num_layers, width, activation, omega0, *, rngs
+        self,
+        embedding: Embedding,
+        num_experts: int,
+        channels: int,
+        layers: Layers,
+        *,
+        rngs: nnx.Rngs,
     ):
-        """num_layers counts the heads; at least 2. Raises ValueError for an unknown activation."""
-        self.embedding, self.dims = embedding, embedding.dims
-        self.num_experts, self.channels, self.width = num_experts, channels, width
-        self.activation, self.omega0 = activation, float(omega0)
-        self.sizes = (embedding.size, *[width] * (num_layers - 1))
-        layers = experts.init_layers(
-            rngs.params(), (*self.sizes, num_experts * channels), activation, omega0
+        """layers: the trunk, the heads counted as its last layer."""
+        super().__init__(embedding, num_experts, channels, layers)
+        drawn = experts.init_layers(
+            rngs.params(),
+            (*self.sizes, num_experts * channels),
+            layers.activation,
+            layers.omega0,
         )
-        self.kernels = nnx.List([Kernel(kernel) for kernel, _ in layers[:-1]])
-        self.biases = nnx.List([Basis(bias) for _, bias in layers[:-1]])
-        kernel, bias = layers[-1]
-        head_kernel = kernel.reshape(width, num_experts, channels).swapaxes(1, 2)
+        self.kernels = nnx.List([Kernel(kernel) for kernel, _ in drawn[:-1]])
+        self.biases = nnx.List([Basis(bias) for _, bias in drawn[:-1]])
+        kernel, bias = drawn[-1]
+        head_kernel = kernel.reshape(self.width, num_experts, channels).swapaxes(1, 2)
         self.head_kernel = Basis(head_kernel, axes=(None, None, "expert"))
         self.head_bias = Basis(bias.reshape(num_experts, channels), axes=("expert", None))
 
-    def trunk(self, x):
+    def trunk(self, x: Float[Array, "P D"]) -> Float[Array, "P H"]:
         """The features that all experts share. x [P, D] -> [P, H]."""
         layers = [(k[...], b[...]) for k, b in zip(self.kernels, self.biases, strict=True)]
         return experts.apply_layers(
             layers, self.embedding(x), self.activation, self.omega0, final=False
         )
 
-    def heads(self):
+    def heads(self) -> Float[Array, "H+1 E C"]:
         """Kernel and bias of the heads as one matrix [H + 1, E, C]; the bias is the last row."""
         kernel = self.head_kernel[...].swapaxes(1, 2)
         return jnp.concatenate([kernel, self.head_bias[...][None]], 0)
 
-    def basis(self, x):
+    def basis(self, x: Float[Array, "P D"]) -> Float[Array, "P E C"]:
         kernel, bias = self.head_kernel[...], self.head_bias[...]
         return numerics.einsum("ph,hce->pec", self.trunk(x), kernel) + bias
 
-    def basis_of(self, x, indices):
+    def basis_of(self, x: Float[Array, "P D"], indices: Int[Array, "K"]) -> Float[Array, "P K C"]:
         kernel, bias = self.head_kernel[...][..., indices], self.head_bias[...][indices]
         return numerics.einsum("ph,hck->pkc", self.trunk(x), kernel) + bias
 
-    def refit(self, indices, x, targets, key):
+    def refit(
+        self,
+        indices: Int[Array, "K"],
+        x: Float[Array, "P D"],
+        targets: Float[Array, "K P C"],
+        key: Key[Array, ""],
+    ) -> None:
         size = jnp.sqrt(jnp.square(self.basis(x)).mean())
         heads = _last_layer(self.trunk(x), jnp.moveaxis(targets, 0, 1), size)
         kernel = heads[:-1].swapaxes(1, 2)
         self.head_kernel[...] = self.head_kernel[...].at[..., indices].set(kernel)
         self.head_bias[...] = self.head_bias[...].at[indices].set(heads[-1])
 
-    def folded_heads(self, gates):
+    def folded_heads(self, gates: Gates) -> tuple[Float[Array, "S H C"], Float[Array, "S C"]]:
         """The codes folded into the heads: one kernel [S, H, C] and bias [S, C] per signal."""
         kernel, bias = self._folded(gates.values)
         return jnp.moveaxis(kernel, 2, 0), bias + gates.bias
 
-    def _folded(self, codes):
+    def _folded(
+        self, codes: Float[Array, "S E"]
+    ) -> tuple[Float[Array, "H C S"], Float[Array, "S C"]]:
         """Codes [S, E] folded into the heads: kernel [H, C, S], bias [S, C]."""
         kernel = numerics.einsum("hce,se->hcs", self.head_kernel[...], codes)
         return kernel, numerics.einsum("se,ec->sc", codes, self.head_bias[...])
 
-    def _chunk(self):
+    def _chunk(self) -> int:
         return _points_at_a_time(max(self.width, self.num_experts * self.channels))
 
-    def cost(self, order, points, signals, active):
+    def cost(self, order: str, points: int, signals: int, active: int) -> int:
         width, num_experts, channels = self.width, self.num_experts, self.channels
         if order == "fold":
             return 2 * signals * width * channels * (num_experts + points)
         return 2 * points * num_experts * channels * (width + signals)
 
-    def _fold(self, x, gates):
+    def _fold(self, x: Float[Array, "P D"], gates: Gates) -> Float[Array, "S P C"]:
         return self._mix(self.trunk(x), gates.values)
 
-    def combine_features(self, features, gates):
+    def combine_features(
+        self, features: Float[Array, "P H"], gates: Gates
+    ) -> Float[Array, "S P C"]:
         """`combine` at points whose features [P, H] are known. -> [S, P, C]."""
         return self._mix(features, gates.values) + gates.bias[:, None, :]
 
-    def _mix(self, features, codes):
+    def _mix(
+        self, features: Float[Array, "P H"], codes: Float[Array, "S E"]
+    ) -> Float[Array, "S P C"]:
         # The product with the dense codes, zeros included: one matrix product is faster than
         # gathering K columns per signal unless K is below about E / 100.
         kernel, bias = self._folded(codes)
@@ -243,24 +321,37 @@ class IndependentDictionary(Dictionary):
     orders = ("evaluate", "gather")
 
     def __init__(
-        self, embedding, num_experts, channels, num_layers, width, activation, omega0, *, rngs
+        self,
+        embedding: Embedding,
+        num_experts: int,
+        channels: int,
+        layers: Layers,
+        *,
+        rngs: nnx.Rngs,
     ):
-        """num_layers counts the output layer; at least 2. ValueError for an unknown activation."""
-        self.embedding, self.dims = embedding, embedding.dims
-        self.num_experts, self.channels, self.width = num_experts, channels, width
-        self.activation, self.omega0 = activation, float(omega0)
-        self.sizes = (embedding.size, *[width] * (num_layers - 1), channels)
-        init = functools.partial(
-            experts.init_layers, sizes=self.sizes, activation=activation, omega0=omega0
-        )
-        layers = jax.vmap(init)(jax.random.split(rngs.params(), num_experts))
-        self.kernels = nnx.List([Kernel(k, axes=("expert", None, None)) for k, _ in layers])
-        self.biases = nnx.List([Basis(b, axes=("expert", None)) for _, b in layers])
+        """layers: one expert."""
+        super().__init__(embedding, num_experts, channels, layers)
+        self.sizes = (*self.sizes, channels)
+        drawn = self._draw(rngs.params(), num_experts)
+        self.kernels = nnx.List([Kernel(k, axes=("expert", None, None)) for k, _ in drawn])
+        self.biases = nnx.List([Basis(b, axes=("expert", None)) for _, b in drawn])
 
-    def _layers(self):
+    def _draw(self, key: Key[Array, ""], count: int) -> tuple[tuple[Array, Array], ...]:
+        """Layers of `count` new experts, stacked."""
+        init = functools.partial(
+            experts.init_layers,
+            sizes=self.sizes,
+            activation=self.activation,
+            omega0=self.omega0,
+        )
+        return jax.vmap(init)(jax.random.split(key, count))
+
+    def _layers(self) -> tuple[tuple[Array, Array], ...]:
         return tuple((k[...], b[...]) for k, b in zip(self.kernels, self.biases, strict=True))
 
-    def _apply(self, layers, embedded):
+    def _apply(
+        self, layers: experts.Network, embedded: Float[Array, "P F"]
+    ) -> Float[Array, "P K C"]:
         """Networks stacked along [K] at embedded points [P, in] -> [P, K, C]."""
         one = functools.partial(
             experts.apply_layers, activation=self.activation, omega0=self.omega0
@@ -271,23 +362,23 @@ class IndependentDictionary(Dictionary):
         copies = jnp.broadcast_to(embedded, (count, *embedded.shape))
         return jax.vmap(one, out_axes=1)(layers, copies)
 
-    def basis(self, x):
+    def basis(self, x: Float[Array, "P D"]) -> Float[Array, "P E C"]:
         layers = self._layers()
         return over_points(lambda p: self._apply(layers, self.embedding(p)), x, self._chunk())
 
-    def basis_of(self, x, indices):
+    def basis_of(self, x: Float[Array, "P D"], indices: Int[Array, "K"]) -> Float[Array, "P K C"]:
         layers = jax.tree.map(lambda leaf: leaf[indices], self._layers())
         return self._apply(layers, self.embedding(x))
 
-    def refit(self, indices, x, targets, key):
+    def refit(
+        self,
+        indices: Int[Array, "K"],
+        x: Float[Array, "P D"],
+        targets: Float[Array, "K P C"],
+        key: Key[Array, ""],
+    ) -> None:
         size = jnp.sqrt(jnp.square(self.basis(x)).mean())
-        init = functools.partial(
-            experts.init_layers,
-            sizes=self.sizes,
-            activation=self.activation,
-            omega0=self.omega0,
-        )
-        layers = jax.vmap(init)(jax.random.split(key, len(indices)))
+        layers = self._draw(key, len(indices))
         hidden = functools.partial(
             experts.apply_layers, activation=self.activation, omega0=self.omega0, final=False
         )
@@ -300,18 +391,18 @@ class IndependentDictionary(Dictionary):
             kernel[...] = kernel[...].at[indices].set(new_kernel)
             bias[...] = bias[...].at[indices].set(new_bias)
 
-    def expert_cost(self):
+    def expert_cost(self) -> int:
         """Operations of one expert at one point."""
         return experts.layer_cost(self.sizes, self.activation)
 
-    def cost(self, order, points, signals, active):
+    def cost(self, order: str, points: int, signals: int, active: int) -> int:
         if order == "gather":
             numbers = sum(math.prod(k.shape[1:]) for k in self.kernels)
             per_expert = points * (self.expert_cost() + 2 * self.channels)
             return signals * active * (per_expert + _GATHER_COST * numbers)
         return points * self.num_experts * (self.expert_cost() + 2 * signals * self.channels)
 
-    def _gather(self, x, gates):
+    def _gather(self, x: Float[Array, "P D"], gates: Gates) -> Float[Array, "S P C"]:
         layers, embedded = self._layers(), self.embedding(x)
         chunk = _points_at_a_time(gates.indices.shape[-1] * max(self.width, self.channels))
 
@@ -328,7 +419,9 @@ class IndependentDictionary(Dictionary):
         return jax.lax.map(one_signal, (gates.indices, gates.weights))
 
 
-def build_dictionary(config, channels, dims, grid_shape, rngs):
+def build_dictionary(
+    config: ConfigDict, channels: int, dims: int, grid_shape: tuple[int, ...], rngs: nnx.Rngs
+) -> Dictionary:
     """The dictionary that `config.dictionary` describes.
 
     config: kind, num_experts, num_layers, width, activation, omega0, embedding. dims D and
@@ -336,22 +429,9 @@ def build_dictionary(config, channels, dims, grid_shape, rngs):
     allowed.
     """
     kinds = {"independent": IndependentDictionary, "shared": SharedDictionary}
-    if config.kind not in kinds:
-        raise ValueError(
-            f"dictionary.kind: {config.kind!r} is unknown; allowed: {', '.join(kinds)}"
-        )
-    for key, least in (("num_experts", 1), ("num_layers", 2), ("width", 1)):
-        if config[key] < least:
-            raise ValueError(f"dictionary.{key}: {config[key]}; allowed: {least} or more")
-    experts.check_activation(config.activation)
-    embedding = build_embedding(config.embedding, dims, grid_shape, rngs)
-    return kinds[config.kind](
-        embedding,
-        config.num_experts,
-        channels,
-        config.num_layers,
-        config.width,
-        config.activation,
-        config.omega0,
-        rngs=rngs,
-    )
+    with errors.named("dictionary"):
+        if config.kind not in kinds:
+            raise ArgumentError("kind", config.kind, ", ".join(kinds))
+        layers = Layers(config.num_layers, config.width, config.activation, config.omega0)
+        embedding = build_embedding(config.embedding, dims, grid_shape, rngs)
+        return kinds[config.kind](embedding, config.num_experts, channels, layers, rngs=rngs)

@@ -1,17 +1,19 @@
 """What an expert sees of a coordinate: the coordinate itself, or features of it.
 
-Every embedding is a module with `size`, the width of its output, and `__call__(x [..., D]) ->
-[..., size]`. Its numbers are variables, trained with the dictionary (`Basis`) or fixed
-(`Constant`), and saved with it either way.
+Its numbers are variables, trained with the dictionary (`Basis`) or fixed (`Constant`), and saved
+with it either way.
 """
 
 import difflib
 import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
 from nid_jax import numerics
 from nid_jax.fields.kernels import sample_frequencies
@@ -21,18 +23,29 @@ MAX_OCTAVES = 24
 """float32 coordinates have no finer digits."""
 
 
-class Identity(nnx.Module):
+class Embedding(nnx.Module):
+    """What every embedding has: dims (D), size (F, the width of its output), and the call."""
+
+    dims: int
+    size: int
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
+        """x [..., D] -> [..., F]."""
+        raise NotImplementedError
+
+
+class Identity(Embedding):
     """The coordinate itself."""
 
-    def __init__(self, dims):
+    def __init__(self, dims: int):
         self.dims, self.size = dims, dims
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """x [..., D] -> [..., D]."""
         return jnp.asarray(x)
 
 
-class Positional(nnx.Module):
+class Positional(Embedding):
     """Sines and cosines of octaves (NeRF): x, then sin(2^i pi x_j), cos(2^i pi x_j).
 
     The octave i runs slowest, then the axis j, then sine before cosine.
@@ -46,7 +59,7 @@ class Positional(nnx.Module):
       ValueError: an octave count that is not a whole number in [0, MAX_OCTAVES].
     """
 
-    def __init__(self, dims, num_octaves):
+    def __init__(self, dims: int, num_octaves: int | Sequence[int]):
         octaves = (num_octaves,) * dims if isinstance(num_octaves, int) else tuple(num_octaves)
         if len(octaves) != dims or not all(0 <= octave <= MAX_OCTAVES for octave in octaves):
             raise ValueError(
@@ -61,7 +74,7 @@ class Positional(nnx.Module):
         )
         self.dims, self.size = dims, dims + 2 * len(self.features)
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """x [..., D] -> [..., D + 2 * octaves summed over the axes]."""
         x = jnp.asarray(x)
         if not self.features:
@@ -76,7 +89,7 @@ class Positional(nnx.Module):
         return jnp.concatenate([x, waves.reshape(*x.shape[:-1], -1)], axis=-1)
 
 
-def nyquist_octaves(grid_shape):
+def nyquist_octaves(grid_shape: Sequence[int]) -> tuple[int, ...]:
     """Octaves that each axis of n samples can carry: floor(log2(n / 4)), at least 0.
 
     grid_shape: samples per axis -> one number per axis.
@@ -84,7 +97,7 @@ def nyquist_octaves(grid_shape):
     return tuple(max(math.floor(math.log2(n / 4)), 0) for n in grid_shape)
 
 
-class FourierFeatures(nnx.Module):
+class FourierFeatures(Embedding):
     """[sin(x B^T), cos(x B^T)] of frequencies B [size / 2, D], with no factor 2 pi and no scaling.
 
     The inner product of two points' features, divided by size / 2, is the mean of cos(w . d).
@@ -94,11 +107,11 @@ class FourierFeatures(nnx.Module):
       trainable: whether the frequencies train with the dictionary.
     """
 
-    def __init__(self, frequencies, trainable=False):
+    def __init__(self, frequencies: Float[Array, "F/2 D"], trainable: bool = False):
         self.frequencies = (Basis if trainable else Constant)(frequencies)
         self.size, self.dims = 2 * frequencies.shape[0], frequencies.shape[1]
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """x [..., D] -> [..., size]."""
         frequencies = self.frequencies[...]
         # One sine over the whole width, the cosine a quarter turn ahead: half the time of writing
@@ -123,7 +136,9 @@ class GaussianFourier(FourierFeatures):
       ValueError: size not even and positive, or scale not positive and finite.
     """
 
-    def __init__(self, dims, size, scale, trainable=False, *, rngs):
+    def __init__(
+        self, dims: int, size: int, scale: float, trainable: bool = False, *, rngs: nnx.Rngs
+    ):
         _check_positive("scale", scale)
         frequencies = scale * jax.random.normal(rngs.params(), (_half(size), dims))
         super().__init__(frequencies, trainable)
@@ -145,14 +160,24 @@ class RandomFeatures(FourierFeatures):
       ValueError: size not even and positive, or what `kernels.sample_frequencies` refuses.
     """
 
-    def __init__(self, dims, size, kernel, length_scale=1.0, shape=0.0, trainable=False, *, rngs):
+    def __init__(
+        self,
+        dims: int,
+        size: int,
+        kernel: str,
+        length_scale: float = 1.0,
+        shape: float = 0.0,
+        trainable: bool = False,
+        *,
+        rngs: nnx.Rngs,
+    ):
         frequencies = sample_frequencies(
             rngs.params(), kernel, _half(size), dims, length_scale, shape
         )
         super().__init__(frequencies, trainable)
 
 
-class RBF(nnx.Module):
+class RBF(Embedding):
     """Radial bumps exp(-(sigma |x - c|^2)^2), one per centre.
 
     The exponent is the fourth power of the distance: the form of the official code, a bump with a
@@ -164,14 +189,19 @@ class RBF(nnx.Module):
       trainable: whether centres and sigmas train with the dictionary.
     """
 
-    def __init__(self, centres, sigma, trainable=False):
+    def __init__(
+        self,
+        centres: Float[Array, "N D"],
+        sigma: float | Float[Array, "N"],
+        trainable: bool = False,
+    ):
         kind = Basis if trainable else Constant
         centres = jnp.asarray(centres, jnp.float32)
         self.centres = kind(centres)
         self.sigma = kind(jnp.full(centres.shape[:1], sigma, jnp.float32))
         self.size, self.dims = centres.shape
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """x [..., D] -> [..., N]."""
         offsets = jnp.asarray(x)[..., None, :] - self.centres[...]
         exponent = self.sigma[...] * jnp.sum(offsets**2, axis=-1)
@@ -179,11 +209,15 @@ class RBF(nnx.Module):
         return jnp.exp(-(jnp.clip(exponent, -12.0, 12.0) ** 2))
 
 
-def _identity(config, dims, grid_shape, rngs):
+def _identity(
+    config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.Rngs
+) -> Embedding:
     return Identity(dims)
 
 
-def _positional(config, dims, grid_shape, rngs):
+def _positional(
+    config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.Rngs
+) -> Embedding:
     octaves = config.num_octaves
     if octaves == 0:
         if len(grid_shape) != dims:
@@ -195,11 +229,11 @@ def _positional(config, dims, grid_shape, rngs):
     return Positional(dims, octaves)
 
 
-def _fourier(config, dims, grid_shape, rngs):
+def _fourier(config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.Rngs) -> Embedding:
     return GaussianFourier(dims, config.size, config.scale, config.trainable, rngs=rngs)
 
 
-def _rbf(config, dims, grid_shape, rngs):
+def _rbf(config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.Rngs) -> Embedding:
     if config.num_centres < 1:
         raise ValueError(
             f"dictionary.embedding.num_centres must be at least 1, got {config.num_centres}"
@@ -209,7 +243,7 @@ def _rbf(config, dims, grid_shape, rngs):
     return RBF(centres, config.sigma, config.trainable)
 
 
-def _kernel(config, dims, grid_shape, rngs):
+def _kernel(config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.Rngs) -> Embedding:
     return RandomFeatures(
         dims,
         config.size,
@@ -221,7 +255,7 @@ def _kernel(config, dims, grid_shape, rngs):
     )
 
 
-EMBEDDINGS = {
+EMBEDDINGS: dict[str, Callable[[ConfigDict, int, Sequence[int], nnx.Rngs], Embedding]] = {
     "identity": _identity,
     "positional": _positional,
     "fourier": _fourier,
@@ -230,7 +264,9 @@ EMBEDDINGS = {
 }
 
 
-def build_embedding(config, dims, grid_shape, rngs):
+def build_embedding(
+    config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.Rngs
+) -> Embedding:
     """The embedding that `dictionary.embedding` of the config names.
 
     Args:
@@ -242,7 +278,7 @@ def build_embedding(config, dims, grid_shape, rngs):
       rngs: `nnx.Rngs`; random numbers are drawn from its `params` stream.
 
     Returns:
-      A module with `size` and `__call__(x [..., D]) -> [..., size]`.
+      An Embedding.
 
     Raises:
       ValueError: an unknown kind or kernel, or a value outside what the kind allows.
@@ -257,7 +293,7 @@ def build_embedding(config, dims, grid_shape, rngs):
     return EMBEDDINGS[config.kind](config, dims, grid_shape, rngs)
 
 
-def _half(size):
+def _half(size: int) -> int:
     if size < 2 or size % 2:
         raise ValueError(
             f"dictionary.embedding.size must be even and at least 2 (sines and cosines), got {size}"
@@ -265,6 +301,6 @@ def _half(size):
     return size // 2
 
 
-def _check_positive(name, value):
+def _check_positive(name: str, value: float) -> None:
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"dictionary.embedding.{name} must be positive and finite, got {value}")

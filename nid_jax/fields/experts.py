@@ -4,32 +4,64 @@ A network is a tuple of layers (kernel [in, out], bias [out]); a dictionary stac
 leading expert axis and maps over it. The last layer is linear.
 """
 
+import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from nid_jax import numerics
+from nid_jax.errors import ArgumentError
 
 ACTIVATIONS = ("sine", "relu")
 
+Network = Sequence[tuple[Array, Array]]
+"""Layers (kernel [in, out], bias [out]), or with one more leading axis each."""
 
-def check_activation(activation):
-    """Raise ValueError unless `activation` is one of `ACTIVATIONS`."""
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """The shape of an expert, or of the trunk that experts share.
+
+    num_layers: linear layers, the last one included; at least 2. width: H of those between.
+    activation: one of `ACTIVATIONS`; omega0: the factor inside of a sine. Raises ArgumentError for
+    other values.
+    """
+
+    num_layers: int
+    width: int
+    activation: str
+    omega0: float
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_layers", 2), ("width", 1)):
+            if getattr(self, name) < least:
+                raise ArgumentError(name, getattr(self, name), f"{least} or more")
+        check_activation(self.activation)
+
+
+def check_activation(activation: str) -> None:
+    """Raise ArgumentError unless `activation` is one of `ACTIVATIONS`."""
     if activation not in ACTIVATIONS:
-        raise ValueError(
-            f"dictionary.activation: {activation!r} is unknown; allowed: {', '.join(ACTIVATIONS)}"
-        )
+        raise ArgumentError("activation", activation, ", ".join(ACTIVATIONS))
 
 
-def activate(z, activation, omega0):
+def activate(z: Float[Array, "... H"], activation: str, omega0: float) -> Float[Array, "... H"]:
     """sin(omega0 z) (Sitzmann et al. 2020) or max(z, 0). z [..., H] -> [..., H]."""
     if activation == "sine":
         return numerics.sin(omega0 * z)
     return jax.nn.relu(z)
 
 
-def apply_layers(layers, x, activation, omega0, final=True):
+def apply_layers(
+    layers: Network,
+    x: Float[Array, "P inputs"],
+    activation: str,
+    omega0: float,
+    final: bool = True,
+) -> Float[Array, "P outputs"]:
     """Evaluate a network. x [P, in] -> [P, out].
 
     layers: sequence of (kernel [in, out], bias [out]). With `final` the last layer is linear,
@@ -44,7 +76,13 @@ def apply_layers(layers, x, activation, omega0, final=True):
     return x
 
 
-def init_layers(key, sizes, activation, omega0, final=True):
+def init_layers(
+    key: Key[Array, ""],
+    sizes: Sequence[int],
+    activation: str,
+    omega0: float,
+    final: bool = True,
+) -> tuple[tuple[Array, Array], ...]:
     """Draw a network with layers sizes[0] -> sizes[1] -> ... : tuple of (kernel, bias).
 
     sine: SIREN (Sitzmann et al. 2020, section 3.2): the first kernel is uniform on +-1/in, later
@@ -73,7 +111,7 @@ def init_layers(key, sizes, activation, omega0, final=True):
     return tuple(layers)
 
 
-def layer_cost(sizes, activation):
+def layer_cost(sizes: Sequence[int], activation: str) -> int:
     """Operations for one point: multiply-adds counted as 2, an activation as `ACTIVATION_COST`."""
     products = 2 * sum(a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
     return products + ACTIVATION_COST[activation] * sum(sizes[1:-1])

@@ -23,6 +23,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 MAX_FREQUENCY = 2.0**15
 """Largest frequency drawn, radians per unit of a coordinate, on each axis.
@@ -34,7 +35,14 @@ kernel is unchanged at distances far above 1 / MAX_FREQUENCY."""
 MIN_LENGTH_SCALE = 1e-3
 
 
-def sample_frequencies(key, kernel, count, dims, length_scale=1.0, shape=0.0):
+def sample_frequencies(
+    key: Key[Array, ""],
+    kernel: str,
+    count: int,
+    dims: int,
+    length_scale: float = 1.0,
+    shape: float = 0.0,
+) -> Float[Array, "count D"]:
     """Frequencies w [count, D] whose E[cos(w . d)] is the kernel at d.
 
     Args:

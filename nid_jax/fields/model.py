@@ -1,32 +1,76 @@
 """A model: a dictionary and the router that predicts codes for it."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+from ml_collections import ConfigDict
 
 from nid_jax.fields import dictionary as dictionaries
+from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routers import build_router
+from nid_jax.fields.routing import Gates, Router
 
 
 class Model(nnx.Module):
     """A dictionary of experts with its router (None where codes are only ever solved).
 
-    Attributes: dictionary, router, top_k (active experts, 0 for dense codes), grid_shape (of the
-    signals it was made for), channels.
+    `model(x, ids)` and `model(x, signals=signals)` render what the router predicts. Attributes:
+    dictionary, router, top_k (active experts, 0 for dense codes), grid_shape (of the signals it was
+    made for), channels.
     """
 
-    def __init__(self, dictionary, router, top_k, grid_shape):
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        router: Router | None,
+        top_k: int,
+        grid_shape: Sequence[int],
+    ):
         self.dictionary, self.router = dictionary, router
         self.top_k = int(top_k)
         self.grid_shape = tuple(grid_shape)
         self.channels = dictionary.channels
 
-    def gates(self, ids=None, signals=None, *, dense=False, key=None):
-        """Codes that the router predicts: ids [B] or signals [B, *grid, C] -> Gates."""
+    def __call__(
+        self,
+        x: Float[Array, "P D"],
+        ids: Int[Array, "B"] | None = None,
+        signals: Float[Array, "B ..."] | None = None,
+    ) -> Float[Array, "B P C"]:
+        """Signals at points x [P, D] from the codes that the router predicts. -> [B, P, C].
+
+        ids [B] of a codebook, or signals [B, *grid, C] (clouds [B, Q, F] for a point router).
+        Raises ValueError as `gates`.
+        """
+        return self.dictionary.combine(x, self.gates(ids, signals))
+
+    def gates(
+        self,
+        ids: Int[Array, "B"] | None = None,
+        signals: Float[Array, "B ..."] | None = None,
+        *,
+        dense: bool = False,
+        key: Key[Array, ""] | None = None,
+    ) -> Gates:
+        """Codes that the router predicts: ids [B] or signals [B, *grid, C] -> Gates.
+
+        A `key` switches the router's noise on. Raises ValueError for a model without a router.
+        """
+        if self.router is None:
+            raise ValueError(
+                "router.kind: 'none' predicts no codes; solve them and call "
+                "model.dictionary(x, codes, bias)"
+            )
         top_k = None if dense else self.top_k
         return self.router.gates(ids, signals, top_k=top_k, key=key)
 
 
-def build_model(config, signal_shape, num_signals, seed):
+def build_model(
+    config: ConfigDict, signal_shape: Sequence[int], num_signals: int, seed: int
+) -> Model:
     """The model that `config.dictionary` and `config.router` describe, freshly drawn.
 
     signal_shape: (*grid, C); num_signals: size of the training collection, for a codebook. Raises
@@ -48,7 +92,7 @@ def build_model(config, signal_shape, num_signals, seed):
     return Model(dictionary, router, config.router.top_k, grid_shape)
 
 
-def map_axes(function, state):
+def map_axes(function: Callable[[tuple], Any], state: nnx.State) -> nnx.State:
     """An nnx state with every leaf replaced by function(its logical axes, () if replicated)."""
 
     def one(variable):
@@ -58,7 +102,7 @@ def map_axes(function, state):
     return jax.tree.map(one, state, is_leaf=lambda node: isinstance(node, nnx.Variable))
 
 
-def count_parameters(model):
+def count_parameters(model: Model) -> dict[str, int]:
     """Numbers per group: {'dictionary': ..., 'router': ...}."""
 
     def count(part):

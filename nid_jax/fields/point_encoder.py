@@ -5,11 +5,14 @@ its outputs over the points, and a network for what is left. The order of the po
 matter, nor do repeated points; with the mean beside the maximum only the order does not.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
-from nid_jax.fields.router_networks import Dense, Network
+from nid_jax.fields.router_networks import Network, affine
 
 POOLS = ("max", "max+mean")
 
@@ -27,7 +30,15 @@ class PointEncoder(Network):
     reads = "clouds"
 
     def __init__(
-        self, num_experts, channels, point_features=6, width=256, pool="max", noise=False, *, rngs
+        self,
+        num_experts: int,
+        channels: int,
+        point_features: int = 6,
+        width: int = 256,
+        pool: str = "max",
+        noise: bool = False,
+        *,
+        rngs: nnx.Rngs,
     ):
         """pool: 'max', or 'max+mean' (both, side by side). Raises ValueError for another."""
         if pool not in POOLS:
@@ -40,7 +51,7 @@ class PointEncoder(Network):
         self.layers = _layers(sizes, rngs)
         self.after = _layers((width * len(pool.split("+")), width), rngs)
 
-    def features(self, signals):
+    def features(self, signals: Float[Array, "B Q F"]) -> Float[Array, "B width"]:
         """Clouds [B, Q, F] -> [B, width]. Raises ValueError for another shape, or no points."""
         if signals.ndim != 3 or signals.shape[1] < 1 or signals.shape[2] != self.point_features:
             raise ValueError(
@@ -57,15 +68,8 @@ class PointEncoder(Network):
         return pooled
 
 
-def _layers(sizes, rngs):
+def _layers(sizes: Sequence[int], rngs: nnx.Rngs) -> nnx.List:
+    """Affine maps with a relu after each: He et al. 2015, so that features keep their size."""
+    draw = jax.nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
     pairs = zip(sizes[:-1], sizes[1:], strict=True)
-    return nnx.List([_Layer(fan_in, fan_out, rngs=rngs) for fan_in, fan_out in pairs])
-
-
-class _Layer(Dense):
-    """A dense layer for a relu after it: He et al. 2015, so that features keep their size."""
-
-    def __init__(self, features, outputs, *, rngs):
-        super().__init__(features, outputs, rngs=rngs)
-        # Dense draws a variance of 1 / (3 F); a relu wants 2 / F.
-        self.kernel[...] = self.kernel[...] * 6**0.5
+    return nnx.List([affine(*pair, draw, rngs=rngs) for pair in pairs])

@@ -1,68 +1,90 @@
 """Routers that read a signal on its grid: one affine map, a small convolution, a residual one."""
 
+import functools
 import math
+from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.nn import initializers
+from jax.nn.initializers import Initializer
+from jaxtyping import Array, Float, Int
 
 from nid_jax.fields import routing
 from nid_jax.fields.variables import RouterParam
 
 POOLS = ("mean", "sum")
 
-
-class Dense(nnx.Module):
-    """Affine map [..., F] -> [..., G], kernel [F, G]."""
-
-    def __init__(self, features, outputs, *, rngs, start=None):
-        # A head must not start at zero: top-k of equal logits keeps the same experts for ever.
-        bound = 1.0 / math.sqrt(features)
-        draw = jax.random.uniform(rngs.params(), (features, outputs), minval=-bound, maxval=bound)
-        self.kernel = RouterParam(draw if start is None else jnp.zeros_like(draw))
-        self.bias = RouterParam(jnp.full((outputs,), start or 0.0))
-
-    def __call__(self, x):
-        return jnp.dot(x, self.kernel[...], precision="highest") + self.bias[...]
+Layer = TypeVar("Layer", nnx.Linear, nnx.Conv)
 
 
-class Convolution(nnx.Module):
-    """Stride 1, zero-padded to the same size: [B, H, W, F] -> [B, H, W, G], kernel [k, k, F, G].
+# Uniform on +-1 / sqrt(F). A head must not start at zero: top-k of equal logits keeps the same
+# experts for ever.
+_UNIFORM = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def affine(
+    features: int,
+    outputs: int,
+    kernel_init: Initializer = _UNIFORM,
+    bias_init: Initializer = initializers.zeros,
+    *,
+    rngs: nnx.Rngs,
+) -> nnx.Linear:
+    """Affine map [..., F] -> [..., G] of a router, in full float32."""
+    options = {"precision": "highest", "kernel_init": kernel_init, "bias_init": bias_init}
+    return _of_router(nnx.Linear(features, outputs, **options, rngs=rngs))
+
+
+def convolution(
+    size: int, features: int, outputs: int, gain: float = 1.0, *, rngs: nnx.Rngs
+) -> nnx.Conv:
+    """Convolution of a router: stride 1, zero-padded to the same size, [B, H, W, F] -> [..., G].
 
     Weights are He-normal times `gain`. Its precision is that of `jax.default_matmul_precision`.
     """
+    draw = initializers.variance_scaling(2 * gain**2, "fan_in", "normal")
+    return _of_router(nnx.Conv(features, outputs, (size, size), kernel_init=draw, rngs=rngs))
 
-    def __init__(self, size, features, outputs, gain=1.0, *, rngs):
-        deviation = gain * math.sqrt(2.0 / (size * size * features))
-        shape = (size, size, features, outputs)
-        self.kernel = RouterParam(deviation * jax.random.normal(rngs.params(), shape))
-        self.bias = RouterParam(jnp.zeros((outputs,)))
 
-    def __call__(self, x):
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        y = jax.lax.conv_general_dilated(
-            x, self.kernel[...], (1, 1), "SAME", dimension_numbers=dimensions
-        )
-        return y + self.bias[...]
+def _of_router(layer: Layer) -> Layer:
+    """The layer, its numbers marked as a router's."""
+    layer.kernel, layer.bias = RouterParam(layer.kernel[...]), RouterParam(layer.bias[...])
+    return layer
 
 
 class Network(routing.Router):
     """A router that reads the signal: features [B, F], then affine heads for logits and bias."""
 
-    def __init__(self, num_experts, channels, features, noise=False, *, rngs):
+    def __init__(
+        self,
+        num_experts: int,
+        channels: int,
+        features: int,
+        noise: bool = False,
+        *,
+        rngs: nnx.Rngs,
+    ):
         self.num_experts = num_experts
         self.channels = channels
-        self.head = Dense(features, num_experts, rngs=rngs)
-        self.bias_head = Dense(features, channels, rngs=rngs)
+        self.head = affine(features, num_experts, rngs=rngs)
+        self.bias_head = affine(features, channels, rngs=rngs)
         # The noise starts the same for every expert and learns to depend on the signal.
-        start = routing.softplus_inverse(routing.NOISE_START)
-        self.noise_head = Dense(features, num_experts, start=start, rngs=rngs) if noise else None
+        start = initializers.constant(routing.softplus_inverse(routing.NOISE_START))
+        noisy = functools.partial(affine, kernel_init=initializers.zeros, bias_init=start)
+        self.noise_head = noisy(features, num_experts, rngs=rngs) if noise else None
 
-    def features(self, signals):
+    def features(self, signals: Float[Array, "B ..."]) -> Float[Array, "B F"]:
         """Signals [B, *grid, C] -> [B, F]."""
         raise NotImplementedError
 
-    def route(self, ids=None, signals=None):
+    def route(
+        self,
+        ids: Int[Array, "B"] | None = None,
+        signals: Float[Array, "B ..."] | None = None,
+    ) -> routing.Routed:
         """Signals [B, *grid, C] -> Routed; ids are not used."""
         if signals is None:
             raise ValueError("router.kind: this router reads the signals, and none were given")
@@ -73,7 +95,7 @@ class Network(routing.Router):
         return routing.Routed(self.head(features), self.bias_head(features), scale)
 
 
-def _check_signals(signals, shape, kind):
+def _check_signals(signals: Array, shape: Sequence[int | None], kind: str) -> None:
     if signals.ndim != len(shape) + 1 or any(
         wanted not in (None, got) for wanted, got in zip(shape, signals.shape[1:], strict=True)
     ):
@@ -84,7 +106,7 @@ def _check_signals(signals, shape, kind):
         )
 
 
-def _check_grid(grid_shape, kind):
+def _check_grid(grid_shape: Sequence[int], kind: str) -> None:
     if len(grid_shape) != 2:
         raise ValueError(
             f"router.kind: {kind} reads images, and these signals have {len(grid_shape)} "
@@ -95,11 +117,19 @@ def _check_grid(grid_shape, kind):
 class Linear(Network):
     """The flattened signal, one affine map."""
 
-    def __init__(self, num_experts, channels, grid_shape, noise=False, *, rngs):
+    def __init__(
+        self,
+        num_experts: int,
+        channels: int,
+        grid_shape: Sequence[int],
+        noise: bool = False,
+        *,
+        rngs: nnx.Rngs,
+    ):
         self.shape = (*grid_shape, channels)
         super().__init__(num_experts, channels, math.prod(self.shape), noise, rngs=rngs)
 
-    def features(self, signals):
+    def features(self, signals: Float[Array, "B ..."]) -> Float[Array, "B F"]:
         """Signals [B, *grid, C] -> [B, prod(grid) C]."""
         _check_signals(signals, self.shape, "linear")
         return signals.reshape(signals.shape[0], -1)
@@ -112,7 +142,15 @@ class Conv(Network):
     """
 
     def __init__(
-        self, num_experts, channels, grid_shape, width=256, pool="mean", noise=False, *, rngs
+        self,
+        num_experts: int,
+        channels: int,
+        grid_shape: Sequence[int],
+        width: int = 256,
+        pool: str = "mean",
+        noise: bool = False,
+        *,
+        rngs: nnx.Rngs,
     ):
         _check_grid(grid_shape, "conv")
         if pool not in POOLS:
@@ -120,10 +158,10 @@ class Conv(Network):
         self.pool = pool
         self.input_channels = channels
         super().__init__(num_experts, channels, width, noise, rngs=rngs)
-        self.first = Convolution(5, channels, width, rngs=rngs)
-        self.second = Convolution(5, width, width, rngs=rngs)
+        self.first = convolution(5, channels, width, rngs=rngs)
+        self.second = convolution(5, width, width, rngs=rngs)
 
-    def features(self, signals):
+    def features(self, signals: Float[Array, "B H W C"]) -> Float[Array, "B width"]:
         """Signals [B, H, W, C] -> [B, width]."""
         _check_signals(signals, (None, None, self.input_channels), "conv")
         x = jax.nn.relu(self.second(jax.nn.relu(self.first(signals))))
@@ -133,11 +171,11 @@ class Conv(Network):
 class Block(nnx.Module):
     """Residual block of two 5x5 convolutions: relu(x + relu(conv(relu(conv(x)))))."""
 
-    def __init__(self, width, gain, *, rngs):
-        self.first = Convolution(5, width, width, rngs=rngs)
-        self.second = Convolution(5, width, width, gain, rngs=rngs)
+    def __init__(self, width: int, gain: float, *, rngs: nnx.Rngs):
+        self.first = convolution(5, width, width, rngs=rngs)
+        self.second = convolution(5, width, width, gain, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "B H W F"]) -> Float[Array, "B H W F"]:
         return jax.nn.relu(x + jax.nn.relu(self.second(jax.nn.relu(self.first(x)))))
 
 
@@ -150,20 +188,29 @@ class ResNet(Network):
 
     blocks_count = 4
 
-    def __init__(self, num_experts, channels, grid_shape, widths=(128, 256), noise=False, *, rngs):
+    def __init__(
+        self,
+        num_experts: int,
+        channels: int,
+        grid_shape: Sequence[int],
+        widths: tuple[int, int] = (128, 256),
+        noise: bool = False,
+        *,
+        rngs: nnx.Rngs,
+    ):
         _check_grid(grid_shape, "resnet")
         inner, outer = widths
         self.shape = (*grid_shape, channels)
         super().__init__(num_experts, channels, outer, noise, rngs=rngs)
-        self.first = Convolution(3, channels, inner, rngs=rngs)
-        self.second = Convolution(3, inner, outer, rngs=rngs)
+        self.first = convolution(3, channels, inner, rngs=rngs)
+        self.second = convolution(3, inner, outer, rngs=rngs)
         # Each block adds to what it is given; the gain keeps the sum of them of order one.
         gain = 1.0 / math.sqrt(self.blocks_count)
         self.blocks = nnx.List([Block(outer, gain, rngs=rngs) for _ in range(self.blocks_count)])
-        self.last = Convolution(1, outer, outer, rngs=rngs)
-        self.pixels = Dense(math.prod(grid_shape), 1, rngs=rngs)
+        self.last = convolution(1, outer, outer, rngs=rngs)
+        self.pixels = affine(math.prod(grid_shape), 1, rngs=rngs)
 
-    def encode(self, signals):
+    def encode(self, signals: Float[Array, "B H W C"]) -> Float[Array, "B width"]:
         """Signals [B, H, W, C] -> [B, widths[1]], before the last relu."""
         _check_signals(signals, self.shape, "resnet")
         x = jax.nn.relu(self.first(signals))
@@ -174,6 +221,6 @@ class ResNet(Network):
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         return self.pixels(x.swapaxes(1, 2))[..., 0]
 
-    def features(self, signals):
+    def features(self, signals: Float[Array, "B H W C"]) -> Float[Array, "B width"]:
         """Signals [B, H, W, C] -> [B, widths[1]]."""
         return jax.nn.relu(self.encode(signals))

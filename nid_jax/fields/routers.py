@@ -1,6 +1,10 @@
 """The router that a config names."""
 
 import difflib
+from typing import Any
+
+from flax import nnx
+from ml_collections import ConfigDict
 
 from nid_jax.fields import router_networks, routing
 from nid_jax.fields.point_encoder import PointEncoder
@@ -8,7 +12,15 @@ from nid_jax.fields.point_encoder import PointEncoder
 KINDS = ("codebook", "linear", "conv", "resnet", "point", "none")
 
 
-def build_router(config_router, num_experts, channels, grid_shape, num_signals, *, rngs):
+def build_router(
+    config_router: ConfigDict,
+    num_experts: int,
+    channels: int,
+    grid_shape: tuple[int, ...],
+    num_signals: int,
+    *,
+    rngs: nnx.Rngs,
+) -> routing.Router | None:
     """Router from `config.router`, for signals [*grid_shape, channels]; None for kind 'none'.
 
     Reads kind and top_k, and where present max_norm, scale (codebook), width (conv; the second of
@@ -18,7 +30,7 @@ def build_router(config_router, num_experts, channels, grid_shape, num_signals, 
     router for signals that are not images.
     """
 
-    def value(name, default):
+    def value(name: str, default: Any) -> Any:
         return getattr(config_router, name, default)
 
     kind = config_router.kind

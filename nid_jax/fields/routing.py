@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from nid_jax.fields.variables import Code, RouterParam
 
@@ -22,30 +23,30 @@ NOISE_FLOOR = 1e-3
 class Gates(NamedTuple):
     """Signed codes of B signals, dense and, where they are sparse, also as a list of K experts."""
 
-    values: jax.Array
+    values: Float[Array, "B E"]
     """[B, E], zero where an expert is not active."""
-    indices: jax.Array | None
+    indices: Int[Array, "B K"] | None
     """[B, K] int32, by falling magnitude; None for dense codes."""
-    weights: jax.Array | None
+    weights: Float[Array, "B K"] | None
     """[B, K], `values` at `indices`; None for dense codes."""
-    bias: jax.Array
+    bias: Float[Array, "B C"]
     """[B, C], added to every point."""
-    load: jax.Array | None = None
+    load: Float[Array, "B E"] | None = None
     """[B, E], smooth probability of being active; None without noise."""
 
 
 class Routed(NamedTuple):
     """What a router says of B signals before gating."""
 
-    logits: jax.Array
+    logits: Float[Array, "B E"]
     """[B, E]."""
-    bias: jax.Array
+    bias: Float[Array, "B C"]
     """[B, C]."""
-    noise_scale: jax.Array | None
+    noise_scale: Float[Array, "B E"] | None
     """[B, E], standard deviation of the gating noise; None where the router has none."""
 
 
-def check_top_k(top_k, num_experts):
+def check_top_k(top_k: int | None, num_experts: int) -> int | None:
     """Number of active experts, or None for dense codes.
 
     Raises ValueError unless `top_k` is None, 0 (both: dense) or 1 to `num_experts`.
@@ -59,7 +60,14 @@ def check_top_k(top_k, num_experts):
     return top_k or None
 
 
-def gate(logits, bias, top_k=None, *, noise_scale=None, key=None):
+def gate(
+    logits: Float[Array, "B E"],
+    bias: Float[Array, "B C"],
+    top_k: int | None = None,
+    *,
+    noise_scale: Float[Array, "B E"] | None = None,
+    key: Key[Array, ""] | None = None,
+) -> Gates:
     """Codes from logits: dense, or the `top_k` of largest magnitude with their signs.
 
     logits [B, E], bias [B, C]; noise_scale [B, E] with a `key` adds Gaussian noise to the logits
@@ -85,7 +93,13 @@ def gate(logits, bias, top_k=None, *, noise_scale=None, key=None):
     return Gates(values, indices, weights, bias, load)
 
 
-def selection_probability(logits, scale, magnitudes, kept, top_k):
+def selection_probability(
+    logits: Float[Array, "B E"],
+    scale: Float[Array, "B E"],
+    magnitudes: Float[Array, "B E"],
+    kept: Bool[Array, "B E"],
+    top_k: int,
+) -> Float[Array, "B E"]:
     """Probability that each expert is kept if its own noise were drawn again, the rest unchanged.
 
     logits, scale, magnitudes (of the noisy logits) [B, E], kept bool [B, E] -> [B, E]. Expert i is
@@ -101,7 +115,7 @@ def selection_probability(logits, scale, magnitudes, kept, top_k):
     return cdf((logits - threshold) / scale) + cdf((-logits - threshold) / scale)
 
 
-def importance(gates, kind="magnitude"):
+def importance(gates: Gates, kind: str = "magnitude") -> Float[Array, "E"]:
     """How much each expert is used by a batch: Gates -> [E], summed over the signals.
 
     'magnitude' sums |value|. 'signed' sums the signed values, as the official code does; their sum
@@ -114,7 +128,7 @@ def importance(gates, kind="magnitude"):
     raise ValueError(f"loss.importance: {kind!r} is unknown; allowed: magnitude, signed")
 
 
-def load(gates, kind="active"):
+def load(gates: Gates, kind: str = "active") -> Float[Array, "E"]:
     """Number of signals of a batch that use each expert: Gates -> [E].
 
     'active' counts values other than zero and 'positive' those above zero (as the official code
@@ -131,7 +145,7 @@ def load(gates, kind="active"):
     raise ValueError(f"load: {kind!r} is unknown; allowed: active, positive, smooth")
 
 
-def expert_weights(num_experts, base=1.0, cap=1e4):
+def expert_weights(num_experts: int, base: float = 1.0, cap: float = 1e4) -> Float32[Array, "E"]:
     """L1 weights base**(-e) of experts e = 0 .. E-1, none above `cap`: float32 [E], finite.
 
     A base below 1 makes every further expert dearer than the one before it, so that signals are
@@ -150,12 +164,12 @@ def expert_weights(num_experts, base=1.0, cap=1e4):
     return jnp.asarray(np.exp(logs), jnp.float32)
 
 
-def softplus_inverse(y):
+def softplus_inverse(y: float) -> float:
     """What softplus makes y of. y: above 0."""
     return math.log(math.expm1(y))
 
 
-def positive_noise(raw):
+def positive_noise(raw: Float[Array, "..."]) -> Float[Array, "..."]:
     """Scale of the gating noise from a network's or a codebook's own number for it."""
     return jax.nn.softplus(raw) + NOISE_FLOOR
 
@@ -166,21 +180,35 @@ class Router(nnx.Module):
     reads = "signals"
     """What of a batch a router looks at: 'signals' on their grid, or 'clouds' of points."""
 
-    def __call__(self, ids=None, signals=None):
+    def __call__(
+        self,
+        ids: Int[Array, "B"] | None = None,
+        signals: Float[Array, "B ..."] | None = None,
+    ) -> tuple[Float[Array, "B E"], Float[Array, "B C"]]:
         """Ids [B] int32 or None, signals [B, *grid, C] or None -> logits [B, E], bias [B, C]."""
         routed = self.route(ids, signals)
         return routed.logits, routed.bias
 
-    def route(self, ids=None, signals=None):
+    def route(
+        self,
+        ids: Int[Array, "B"] | None = None,
+        signals: Float[Array, "B ..."] | None = None,
+    ) -> Routed:
         """As a call, and the scale of the gating noise with it: -> Routed."""
         raise NotImplementedError
 
-    def gates(self, ids=None, signals=None, top_k=None, key=None):
+    def gates(
+        self,
+        ids: Int[Array, "B"] | None = None,
+        signals: Float[Array, "B ..."] | None = None,
+        top_k: int | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> Gates:
         """Route and gate in one: -> Gates. A `key` switches the router's noise on."""
         logits, bias, noise_scale = self.route(ids, signals)
         return gate(logits, bias, top_k, noise_scale=noise_scale, key=key)
 
-    def prepare(self, ids):
+    def prepare(self, ids: Int[Array, "B"]) -> None:
         """What must happen to stored codes before `ids` [B] are looked up in a training step.
 
         Call it outside of the differentiated function. Networks store nothing: no effect.
@@ -200,7 +228,15 @@ class Codebook(Router):
     """
 
     def __init__(
-        self, num_signals, num_experts, channels, max_norm=0.0, scale=0.0, noise=False, *, rngs
+        self,
+        num_signals: int,
+        num_experts: int,
+        channels: int,
+        max_norm: float = 0.0,
+        scale: float = 0.0,
+        noise: bool = False,
+        *,
+        rngs: nnx.Rngs,
     ):
         if num_signals < 1:
             raise ValueError(f"router.kind: codebook needs at least 1 signal, got {num_signals}")
@@ -220,7 +256,11 @@ class Codebook(Router):
         start = jnp.full((num_experts,), softplus_inverse(NOISE_START))
         self.noise = RouterParam(start) if noise else None
 
-    def route(self, ids=None, signals=None):
+    def route(
+        self,
+        ids: Int[Array, "B"] | None = None,
+        signals: Float[Array, "B ..."] | None = None,
+    ) -> Routed:
         """Ids [B] -> Routed. An id out of range gives NaN, never another signal's code."""
         if ids is None:
             raise ValueError("router.kind: codebook looks signals up by id; ids are missing")
@@ -231,7 +271,7 @@ class Codebook(Router):
             scale = jnp.broadcast_to(positive_noise(self.noise[...]), logits.shape)
         return Routed(logits, bias, scale)
 
-    def prepare(self, ids):
+    def prepare(self, ids: Int[Array, "B"]) -> None:
         """Scale the rows `ids` [B] back to the max-norm, in the table. Repeated ids are fine."""
         if not self.max_norm:
             return
@@ -241,7 +281,7 @@ class Codebook(Router):
         self.bias[...] = self.bias[...].at[ids].set(rows[:, self.num_experts :])
 
 
-def _cap_rows(rows, max_norm):
+def _cap_rows(rows: Float[Array, "N F"], max_norm: float) -> Float[Array, "N F"]:
     """Rows [N, F] with those longer than max_norm (if any) scaled to max_norm n / (n + 1e-7)."""
     if not max_norm:
         return rows

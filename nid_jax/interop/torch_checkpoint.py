@@ -24,6 +24,7 @@ from flax import nnx
 from ml_collections import config_flags
 
 from nid_jax import devices
+from nid_jax.errors import named
 from nid_jax.fields import experts
 from nid_jax.fields.model import build_model, count_parameters
 from nid_jax.fitting import batched
@@ -165,7 +166,8 @@ def make_config(base, found, told, overrides=()):
     """
     _check_options(found, told)
     activation = told.wanted("activation", "act_type", ", ".join(experts.ACTIVATIONS))
-    experts.check_activation(activation)
+    with named("dictionary"):
+        experts.check_activation(activation)
     top_k = told.wanted("top_k", "num_topk", f"1 to {found.num_experts}")
     if not 1 <= top_k <= found.num_experts:
         raise ValueError(

@@ -1,23 +1,24 @@
 """The optax optimiser that a config describes."""
 
 import difflib
+import functools
 
 import jax
 import optax
 import optax.contrib
 from flax import nnx
+from ml_collections import ConfigDict
 
 from nid_jax.fields.variables import Basis, Code, Kernel
 
 OPTIMISERS = ("adam", "adamw", "sgd", "lamb", "muon")
 SCHEDULES = ("constant", "cosine", "exponential", "linear")
 
-
 # Root mean square of Adam's steps as Liu et al. 2025 found it, in learning rates.
 _ADAM_RMS = 0.2
 
 
-def build_schedule(config, steps):
+def build_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     """Learning rate against step: config.schedule from config.learning_rate, after a warm-up.
 
     Reads schedule, learning_rate, lr_warmup_steps and lr_end (fraction of the learning rate that
@@ -44,7 +45,7 @@ def build_schedule(config, steps):
     return optax.join_schedules([warmup, schedule], [config.lr_warmup_steps])
 
 
-def build_optimiser(config, steps):
+def build_optimiser(config: ConfigDict, steps: int) -> optax.GradientTransformation:
     """Gradient clipping, the optimiser of config.name and its schedule, over an nnx state.
 
     Weight decay reaches the dictionary's weights only, under muon the kernels between layers only;
@@ -61,39 +62,33 @@ def build_optimiser(config, steps):
     for key in ("learning_rate", "weight_decay", "clip_norm", "code_rate"):
         if not 0 <= config[key] < float("inf"):
             raise ValueError(f"train.optimizer.{key}: {config[key]}; allowed: 0 or more")
-    schedule = build_schedule(config, steps)
-    decay = {"weight_decay": config.weight_decay, "mask": lambda state: variables_of(state, Basis)}
-    if config.name == "adam":
-        parts = [optax.scale_by_adam()]
-    elif config.name == "adamw":
-        parts = [optax.scale_by_adam(), optax.add_decayed_weights(**decay)]
-    elif config.name == "lamb":
-        parts = [
-            optax.scale_by_adam(eps=1e-6),
-            optax.add_decayed_weights(**decay),
-            optax.scale_by_trust_ratio(),
-        ]
-    elif config.name == "muon":
-        # Minus one: the sign and the rate come last, for all.
-        parts = [
-            optax.contrib.muon(
-                -1.0,
-                weight_decay=config.weight_decay,
-                muon_weight_dimension_numbers=_kernels,
-                consistent_rms=_ADAM_RMS,
-            )
-        ]
-    else:
-        parts = [optax.trace(decay=0.9)]
+    parts = [_optimiser(config, build_schedule(config, steps))]
     if config.clip_norm:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if config.code_rate != 1:
-        scale = optax.scale(config.code_rate)
-        parts.append(optax.masked(scale, lambda state: variables_of(state, Code)))
-    return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+        codes = functools.partial(variables_of, kind=Code)
+        parts.append(optax.masked(optax.scale(config.code_rate), codes))
+    return optax.chain(*parts)
 
 
-def _kernels(state):
+def _optimiser(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimiser of config.name alone."""
+    decay = {"weight_decay": config.weight_decay}
+    basis = functools.partial(variables_of, kind=Basis)
+    match config.name:
+        case "adamw":
+            return optax.adamw(schedule, mask=basis, **decay)
+        case "lamb":
+            return optax.lamb(schedule, mask=basis, **decay)
+        case "muon":
+            axes = {"muon_weight_dimension_numbers": _kernels}
+            return optax.contrib.muon(schedule, consistent_rms=_ADAM_RMS, **axes, **decay)
+        case "sgd":
+            return optax.sgd(schedule, momentum=0.9)
+    return optax.adam(schedule)
+
+
+def _kernels(state: nnx.State) -> nnx.State:
     """Muon's view of a state: the axes of every kernel, None in place of all other leaves."""
 
     def one(variable):
@@ -107,7 +102,7 @@ def _kernels(state):
     return jax.tree.map(one, state, is_leaf=lambda node: isinstance(node, nnx.Variable))
 
 
-def variables_of(state, kind):
+def variables_of(state: nnx.State, kind: type[nnx.Variable]) -> nnx.State:
     """The state with True in place of every leaf of a Variable of type `kind`, else False."""
 
     def one(variable):

@@ -12,6 +12,7 @@ from nid_jax.coding.solvers import Gaussian, Ridge
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
+from nid_jax.fields.experts import Layers
 
 EXPERTS, SIGNALS, GRID = 12, 3, (11, 9)
 OPERATOR = operators.sample(GRID)
@@ -21,7 +22,7 @@ ROWS = GRID[0] * GRID[1]
 def make(kind, channels, seed):
     rngs = nnx.Rngs(seed)
     embedding = GaussianFourier(2, 16, 2.0, rngs=rngs)
-    return kind(embedding, EXPERTS, channels, 2, 16, "relu", 1.0, rngs=rngs)
+    return kind(embedding, EXPERTS, channels, Layers(2, 16, "relu", 1.0), rngs=rngs)
 
 
 def problem(kind, channels, seed):

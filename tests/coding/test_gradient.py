@@ -15,6 +15,7 @@ from nid_jax.coding.solvers import SOLVERS
 from nid_jax.errors import ArgumentError
 from nid_jax.fields import coordinates, embeddings, router_networks
 from nid_jax.fields import dictionary as dictionaries
+from nid_jax.fields.experts import Layers
 
 GRID, EXPERTS, SIGNALS = (9, 8), 12, 4
 POINTS = coordinates.grid(GRID)
@@ -22,7 +23,11 @@ POINTS = coordinates.grid(GRID)
 
 def _dictionary(channels=1, kind=dictionaries.IndependentDictionary):
     return kind(
-        embeddings.Identity(2), EXPERTS, channels, 3, 8, "sine", 8.0, rngs=nnx.Rngs(params=2)
+        embeddings.Identity(2),
+        EXPERTS,
+        channels,
+        Layers(3, 8, "sine", 8.0),
+        rngs=nnx.Rngs(params=2),
     )
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nid_jax.coding import gram, operators
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
+from nid_jax.fields.experts import Layers
 
 # A trunk wider than the number of experts is not worth the detour: products are those of the atoms.
 KINDS = {
@@ -28,7 +29,7 @@ def split_dictionary(kind, experts):
     rngs = nnx.Rngs(0)
     embedding = GaussianFourier(2, 16, 3.0, rngs=rngs)
     width = 64 if kind == "wide" else 8
-    return nnx.split(KINDS[kind](embedding, experts, 2, 2, width, "relu", 1.0, rngs=rngs))
+    return nnx.split(KINDS[kind](embedding, experts, 2, Layers(2, width, "relu", 1.0), rngs=rngs))
 
 
 def make_dictionary(kind="shared", experts=12):

@@ -15,6 +15,7 @@ from nid_jax.coding import gram, operators, prior, ridge
 from nid_jax.fields import coordinates
 from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
+from nid_jax.fields.experts import Layers
 
 EXPERTS, CHANNELS, POINTS = 10, 2, 42
 
@@ -23,7 +24,9 @@ EXPERTS, CHANNELS, POINTS = 10, 2, 42
 def _split():
     rngs = nnx.Rngs(0)
     embedding = GaussianFourier(2, 16, 3.0, rngs=rngs)
-    return nnx.split(SharedDictionary(embedding, EXPERTS, CHANNELS, 2, 16, "relu", 1.0, rngs=rngs))
+    return nnx.split(
+        SharedDictionary(embedding, EXPERTS, CHANNELS, Layers(2, 16, "relu", 1.0), rngs=rngs)
+    )
 
 
 def make_dictionary():

@@ -17,6 +17,7 @@ from nid_jax.coding.solution import Result
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
+from nid_jax.fields.experts import Layers
 
 EXPERTS, CHANNELS = 12, 2
 
@@ -26,7 +27,7 @@ def _split(experts, width):
     rngs = nnx.Rngs(0)
     embedding = GaussianFourier(2, 16, 3.0, rngs=rngs)
     return nnx.split(
-        SharedDictionary(embedding, experts, CHANNELS, 2, width, "relu", 1.0, rngs=rngs)
+        SharedDictionary(embedding, experts, CHANNELS, Layers(2, width, "relu", 1.0), rngs=rngs)
     )
 
 

@@ -11,6 +11,7 @@ from nid_jax.coding.solving import CLOUD_METHODS, METHODS, solve
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import Identity
+from nid_jax.fields.experts import Layers
 from nid_jax.fields.router_networks import Conv
 from nid_jax.fields.routing import Codebook
 
@@ -21,7 +22,7 @@ SPARSE = {"omp", "iht", "router+ridge"}
 @pytest.fixture(scope="module")
 def dictionary():
     rngs = nnx.Rngs(0)
-    return SharedDictionary(Identity(2), EXPERTS, CHANNELS, 3, 24, "sine", 8.0, rngs=rngs)
+    return SharedDictionary(Identity(2), EXPERTS, CHANNELS, Layers(3, 24, "sine", 8.0), rngs=rngs)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_what_a_method_lacks_is_named(method, arguments, words, dictionary, prob
 
 def test_clouds_are_what_a_solver_of_surfaces_reads():
     """And its own option `method` is not taken for the name of the solver."""
-    solid = SharedDictionary(Identity(2), EXPERTS, 1, 2, 24, "sine", 3.0, rngs=nnx.Rngs(2))
+    solid = SharedDictionary(Identity(2), EXPERTS, 1, Layers(2, 24, "sine", 3.0), rngs=nnx.Rngs(2))
     angle = np.random.default_rng().uniform(0, 2 * np.pi, 80)
     normals = np.stack([np.cos(angle), np.sin(angle)], 1)
     clouds = np.concatenate([0.5 * normals, normals], 1)[None].astype(np.float32)

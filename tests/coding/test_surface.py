@@ -16,6 +16,7 @@ from nid_jax.coding.prior import fit_prior
 from nid_jax.coding.solving import METHODS, solve
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import FourierFeatures, Identity
+from nid_jax.fields.experts import Layers
 from nid_jax.fields.router_networks import Linear
 from nid_jax.fields.routing import Gates
 from nid_jax.geometry import primitives
@@ -30,9 +31,11 @@ def make_dictionary(kind="shared"):
     if kind == "shared":
         frequencies = 2.5 * np.random.default_rng(1).normal(size=(64, 3)).astype(np.float32)
         embedding = FourierFeatures(jnp.asarray(frequencies))
-        shape = (embedding, EXPERTS, 1, 2, EXPERTS, "sine", 1.0)
+        shape = (embedding, EXPERTS, 1, Layers(2, EXPERTS, "sine", 1.0))
         return SharedDictionary(*shape, rngs=nnx.Rngs(0))
-    return IndependentDictionary(Identity(3), EXPERTS, 1, 2, 8, "sine", 5.0, rngs=nnx.Rngs(0))
+    return IndependentDictionary(
+        Identity(3), EXPERTS, 1, Layers(2, 8, "sine", 5.0), rngs=nnx.Rngs(0)
+    )
 
 
 compiled_basis = nnx.jit(lambda dictionary, x: dictionary.basis(x))
@@ -385,7 +388,7 @@ def test_refusals(message, change):
 
 
 def test_a_dictionary_of_colours_is_refused():
-    shape = (Identity(3), 8, 3, 2, 8, "sine", 1.0)
+    shape = (Identity(3), 8, 3, Layers(2, 8, "sine", 1.0))
     dictionary = SharedDictionary(*shape, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="1 channel, not of 3"):
         surface.surface_codes(dictionary, *balls([0.5], 40))

@@ -13,6 +13,7 @@ from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
+from nid_jax.fields.experts import Layers
 
 SHAPE, SIGNALS, EXPERTS, CHANNELS = (9, 8), 4, 6, 2
 POINTS = SHAPE[0] * SHAPE[1]
@@ -22,7 +23,7 @@ POINTS = SHAPE[0] * SHAPE[1]
 def dictionary():
     rngs = nnx.Rngs(1)
     embedding = GaussianFourier(2, 16, 2.0, rngs=rngs)
-    return SharedDictionary(embedding, EXPERTS, CHANNELS, 2, 16, "relu", 1.0, rngs=rngs)
+    return SharedDictionary(embedding, EXPERTS, CHANNELS, Layers(2, 16, "relu", 1.0), rngs=rngs)
 
 
 def blocked(seed):

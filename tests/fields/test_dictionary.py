@@ -384,11 +384,11 @@ def test_experts_of_a_stack_are_drawn_apart():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "tied"}, r"dictionary\.kind: 'tied' is unknown; allowed: independent, shared"),
+        ({"kind": "tied"}, r"dictionary\.kind: 'tied'; allowed: independent, shared"),
         ({"num_experts": 0}, r"dictionary\.num_experts: 0; allowed: 1 or more"),
         ({"num_layers": 1}, r"dictionary\.num_layers: 1; allowed: 2 or more"),
         ({"width": -3}, r"dictionary\.width: -3; allowed: 1 or more"),
-        ({"activation": "tanh"}, r"dictionary\.activation: 'tanh' is unknown; allowed: sine, relu"),
+        ({"activation": "tanh"}, r"dictionary\.activation: 'tanh'; allowed: sine, relu"),
         ({"embedding": "fourrier"}, r"dictionary\.embedding\.kind.*fourier"),
     ],
 )
@@ -404,3 +404,31 @@ def test_least_sizes_work(kind):
     values = dictionary.combine(_points(3, 1), _gates(1, 1, 1, 1))
     assert values.shape == (1, 3, 1)
     assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("kind", dictionaries.KINDS)
+def test_a_call_is_the_basis_or_what_codes_make_of_it(kind):
+    dictionary = _build(kind, 2)
+    x, gates = _points(5), _gates(3, 10, 2)
+    exact = _numpy_basis(dictionary, x)
+    np.testing.assert_array_equal(dictionary(x), dictionary.basis(x))
+    rendered = np.einsum("se,pec->spc", np.asarray(gates.values, np.float64), exact)
+    with_bias = rendered + np.asarray(gates.bias, np.float64)[:, None]
+    near = {"rtol": 1e-4, "atol": 1e-4 * np.abs(with_bias).max()}
+    np.testing.assert_allclose(dictionary(x, gates.values, gates.bias), with_bias, **near)
+    np.testing.assert_allclose(dictionary(x, gates.values), rendered, **near)
+    one = dictionary(x, gates.values[1], gates.bias[1])
+    np.testing.assert_allclose(one, with_bias[1], **near)
+    grid = dictionary(x, gates.values.reshape(3, 1, 10), gates.bias.reshape(3, 1, 2))
+    np.testing.assert_allclose(grid, with_bias[:, None], **near)
+
+
+def test_a_call_refuses_codes_that_do_not_fit():
+    dictionary = _build(channels=2)
+    x, codes = _points(4), np.zeros((3, 10), np.float32)
+    with pytest.raises(ValueError, match=r"codes: \(3, 9\); allowed: \(\.\.\., 10\)"):
+        dictionary(x, codes[:, :9])
+    with pytest.raises(ValueError, match=r"bias: \(2,\); allowed: \(3, 2\)"):
+        dictionary(x, codes, np.zeros(2, np.float32))
+    with pytest.raises(ValueError, match=r"bias: \(3, 2\); allowed: None"):
+        dictionary(x, bias=np.zeros((3, 2), np.float32))

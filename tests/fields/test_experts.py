@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nid_jax.errors import ArgumentError
 from nid_jax.fields import experts
 
 OMEGA0 = 30.0
@@ -113,10 +114,25 @@ def test_values_against_numpy(activation, final, sizes, seed):
 
 
 def test_unknown_activation():
-    with pytest.raises(ValueError, match=r"dictionary\.activation: 'tanh'.*sine, relu"):
+    with pytest.raises(ValueError, match="activation: 'tanh'; allowed: sine, relu"):
         experts.check_activation("tanh")
-    with pytest.raises(ValueError, match=r"dictionary\.activation"):
+    with pytest.raises(ValueError, match="activation"):
         experts.init_layers(jax.random.key(0), (2, 3), "gelu", OMEGA0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"num_layers": 1}, "num_layers: 1; allowed: 2 or more"),
+        ({"width": 0}, "width: 0; allowed: 1 or more"),
+        ({"activation": "tanh"}, "activation: 'tanh'; allowed: sine, relu"),
+    ],
+)
+def test_layers_that_cannot_be(changed, message):
+    given = {"num_layers": 3, "width": 8, "activation": "sine", "omega0": 30.0}
+    with pytest.raises(ArgumentError) as caught:
+        experts.Layers(**{**given, **changed})
+    assert str(caught.value) == message
 
 
 def test_cost_counts_products_and_activations():

@@ -72,6 +72,28 @@ def test_top_k_of_zero_is_dense():
     assert np.count_nonzero(gates.values) == 12
 
 
+def test_a_call_renders_what_the_router_predicts():
+    model, ids = _model(), jnp.array([5, 1, 1])
+    x = np.random.default_rng().uniform(-1, 1, (8, 2)).astype(np.float32)
+    basis = np.asarray(model.dictionary.basis(x), np.float64)
+    gates = model.gates(ids)
+    expected = np.einsum("se,pec->spc", np.asarray(gates.values, np.float64), basis)
+    expected += np.asarray(gates.bias, np.float64)[:, None]
+    np.testing.assert_allclose(model(x, ids), expected, rtol=1e-4, atol=1e-5)
+    reading = _model(kind="linear")
+    signals = jax.random.normal(jax.random.key(1), (3, 4, 3, 2))
+    predicted = reading.router.gates(signals=signals, top_k=2)
+    np.testing.assert_array_equal(
+        reading(x, signals=signals), reading.dictionary.combine(x, predicted)
+    )
+
+
+def test_a_model_without_a_router_predicts_nothing():
+    model = _model(kind="none", top_k=0)
+    with pytest.raises(ValueError, match="router.kind: 'none' predicts no codes"):
+        model(np.zeros((3, 2), np.float32), jnp.array([0]))
+
+
 def test_variable_types_tell_dictionary_codes_and_router_apart():
     model = _model(kind="linear")
     basis, code, router, constant = (

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import Identity
+from nid_jax.fields.experts import Layers
 from nid_jax.fitting import code_space
 
 EXPERTS = 6
@@ -15,7 +16,7 @@ EXPERTS = 6
 
 def dictionary_of(kind, dims, channels, seed):
     cls = {"shared": SharedDictionary, "independent": IndependentDictionary}[kind]
-    return cls(Identity(dims), EXPERTS, channels, 2, 8, "sine", 3.0, rngs=nnx.Rngs(seed))
+    return cls(Identity(dims), EXPERTS, channels, Layers(2, 8, "sine", 3.0), rngs=nnx.Rngs(seed))
 
 
 def codes_of(draw, count, channels):

@@ -13,6 +13,7 @@ from skimage.measure import marching_cubes
 
 from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
+from nid_jax.fields.experts import Layers
 from nid_jax.fitting import meshing, rendering
 from nid_jax.geometry import primitives
 
@@ -32,7 +33,7 @@ def fitted(name="shared"):
     """A dictionary and the gates of a ball, of nothing, and of a ring, by least squares."""
     kind, num_experts, width = KINDS[name]
     dictionary = kind(
-        embeddings.Identity(3), num_experts, 1, 3, width, "sine", 5.0, rngs=nnx.Rngs(0)
+        embeddings.Identity(3), num_experts, 1, Layers(3, width, "sine", 5.0), rngs=nnx.Rngs(0)
     )
     points = np.random.default_rng(0).uniform(-1, 1, (1500, 3)).astype(np.float32)
     basis = jax.jit(lambda x: dictionary.basis(x)[..., 0])(jnp.asarray(points))

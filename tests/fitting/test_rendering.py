@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nid_jax.fields import coordinates, embeddings, routing
 from nid_jax.fields import dictionary as dictionaries
+from nid_jax.fields.experts import Layers
 from nid_jax.fitting import rendering
 
 EXPERTS, CHANNELS = 9, 2
@@ -22,7 +23,7 @@ def dictionary(request):
         "independent": dictionaries.IndependentDictionary,
     }
     return kinds[request.param](
-        embeddings.Identity(2), EXPERTS, CHANNELS, 3, 6, "sine", 10.0, rngs=nnx.Rngs(1)
+        embeddings.Identity(2), EXPERTS, CHANNELS, Layers(3, 6, "sine", 10.0), rngs=nnx.Rngs(1)
     )
 
 

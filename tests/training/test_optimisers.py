@@ -107,3 +107,57 @@ def test_muon_decays_kernels_and_moves_codes_at_their_own_rate():
         else:
             wanted = 0.25 * one[...]
         np.testing.assert_allclose(other[...], wanted, rtol=1e-4, atol=1e-7)
+
+
+def _exact_steps(name, values, gradients, sizes):
+    """Parameters after the gradients, in float64; sizes: name -> number of the config."""
+    norm = np.sqrt(sum(np.square(g).sum() for leaves in gradients[:1] for g in leaves))
+    assert norm > sizes["clip_norm"]
+    means = [np.zeros_like(v) for v in values]
+    squares = [np.zeros_like(v) for v in values]
+    for count, leaves in enumerate(gradients, 1):
+        norm = np.sqrt(sum(np.square(g).sum() for g in leaves))
+        clipped = [g * min(1, sizes["clip_norm"] / norm) for g in leaves]
+        for i, g in enumerate(clipped):
+            if name == "sgd":
+                means[i] = 0.9 * means[i] + g
+                step = means[i]
+            else:
+                means[i] = 0.9 * means[i] + 0.1 * g
+                squares[i] = 0.999 * squares[i] + 0.001 * g * g
+                root = np.sqrt(squares[i] / (1 - 0.999**count))
+                step = means[i] / (1 - 0.9**count) / (root + (1e-6 if name == "lamb" else 1e-8))
+            if name in ("adamw", "lamb"):
+                step = step + sizes["decays"][i] * values[i]
+            if name == "lamb":
+                own, theirs = np.linalg.norm(values[i]), np.linalg.norm(step)
+                step = step * (own / theirs if own and theirs else 1)
+            values[i] = values[i] - sizes["rates"][i] * step
+    return values
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "sgd"])
+def test_steps_against_the_formulas_in_float64(name):
+    options = {"learning_rate": 0.1, "weight_decay": 0.3, "clip_norm": 0.5, "code_rate": 0.25}
+    config = _config(name, **options)
+    params = _params(config)
+    variables = _variables(params)
+    assert {type(v).__name__ for v in variables} == {"Basis", "Kernel", "Code"}
+    gradients = [_gradients(params, seed) for seed in range(3)]
+    exact = _exact_steps(
+        name,
+        [np.asarray(v[...], np.float64) for v in variables],
+        [[np.asarray(v[...], np.float64) for v in _variables(g)] for g in gradients],
+        {
+            "clip_norm": options["clip_norm"],
+            "decays": [0.3 * isinstance(v, Basis) for v in variables],
+            "rates": [0.1 if isinstance(v, Basis) else 0.025 for v in variables],
+        },
+    )
+    optimiser = build_optimiser(config.train.optimizer, 10)
+    state, update = optimiser.init(params), jax.jit(optimiser.update)
+    for gradient in gradients:
+        steps, state = update(gradient, state, params)
+        params = optax.apply_updates(params, steps)
+    for found, wanted in zip(_variables(params), exact, strict=True):
+        np.testing.assert_allclose(found[...], wanted, rtol=1e-4, atol=1e-6)

@@ -13,6 +13,7 @@ from nid_jax.coding.operators import sample
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import Identity
+from nid_jax.fields.experts import Layers
 from nid_jax.fields.model import Model
 from nid_jax.fields.router_networks import Conv
 from nid_jax.fields.routing import Codebook
@@ -27,7 +28,9 @@ SHAPE, CHANNELS, EXPERTS = (7, 6), 2, 12
 
 def make_model(kind, seed=0, router=None):
     cls = {"shared": SharedDictionary, "independent": IndependentDictionary}[kind]
-    dictionary = cls(Identity(2), EXPERTS, CHANNELS, 3, 10, "sine", 5.0, rngs=nnx.Rngs(seed))
+    dictionary = cls(
+        Identity(2), EXPERTS, CHANNELS, Layers(3, 10, "sine", 5.0), rngs=nnx.Rngs(seed)
+    )
     return Model(dictionary, router, 0, SHAPE)
 
 
@@ -223,7 +226,7 @@ def circles(count=3, points=40, seed=None):
 
 def surface_problem(seed, count=3):
     rngs = nnx.Rngs(seed)
-    dictionary = SharedDictionary(Identity(2), EXPERTS, 1, 3, 24, "sine", 5.0, rngs=rngs)
+    dictionary = SharedDictionary(Identity(2), EXPERTS, 1, Layers(3, 24, "sine", 5.0), rngs=rngs)
     model = Model(dictionary, Codebook(count, EXPERTS, 1, rngs=rngs), 0, SHAPE)
     off = np.random.default_rng(seed).uniform(-1, 1, (50, 2)).astype(np.float32)
     clouds = circles(count, seed=seed)
