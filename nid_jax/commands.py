@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from nid_jax import sharding
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import count_parameters
+from nid_jax.files import atomic_folder
 from nid_jax.fitting import batched, code_space, meshing, priors, rendering
 from nid_jax.reporting import fits, monitoring, movies, pictures, surfaces, tables
 from nid_jax.reporting.report import write_report
@@ -108,12 +109,12 @@ def load(context):
     """The trained model on the caller's mesh, and the config with its own sections in place."""
     mesh = sharding.make_mesh(context.config.mesh.data, context.config.mesh.expert)
     # What the storage found damaged it has said already.
-    model, saved, _, _ = models.load_model(context.source, mesh=mesh)
+    loaded = models.load_model(context.source, mesh=mesh)
     config = context.config.copy_and_resolve_references()
     with config.unlocked():
         for section in LEARNED:
-            config[section] = saved[section]
-    return model, config, mesh
+            config[section] = loaded.config[section]
+    return loaded.model, config, mesh
 
 
 def fit(context, announced=False):
@@ -279,7 +280,7 @@ def nearest(context):
 
 def _save_frames(folder, frames, formats):
     """FOLDER/00000.png of frames [T, H, W, C] along the first axis, and FOLDER.mp4 or .gif."""
-    with artefacts.atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         for number, frame in enumerate(frames):
             pictures.save_png(temporary / f"{number:05d}.png", frame)
     for suffix in formats:

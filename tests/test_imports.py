@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each may import what stands before it.
 ORDER = (
     "errors",
+    "files",
     "numerics",
     "devices",
     "geometry",
@@ -29,7 +30,9 @@ ORDER = (
 )
 # Neighbours that know nothing of one another.
 APART = {
+    ("files", "errors"),
     ("numerics", "errors"),
+    ("numerics", "files"),
     ("devices", "errors"),
     ("devices", "numerics"),
     ("data", "metrics"),

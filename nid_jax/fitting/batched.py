@@ -15,8 +15,8 @@ from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.prior import posterior_variance
 from nid_jax.coding.solving import CLOUD_METHODS, check_method, solve
 from nid_jax.fields.coordinates import grid
+from nid_jax.files import atomic_path
 from nid_jax.fitting import meshing, refining, rendering
-from nid_jax.storage.artefacts import atomic_path
 
 SPLITS = ("train", "test")
 # Steps whose PSNR a fit by gradient reports, as the paper's tables do; the last is always added.

@@ -1,8 +1,9 @@
 """What a fit leaves in its folder besides its codes: scores, pictures, frames and meshes."""
 
+from nid_jax.files import atomic_folder
 from nid_jax.fitting.batched import reconstruct, summarise, write_codes
 from nid_jax.reporting import movies, pictures, surfaces
-from nid_jax.storage.artefacts import atomic_folder, file_name, write_json
+from nid_jax.storage.artefacts import file_name, write_json
 
 
 def write_fit(task, model, fitted, collection, config, workdir, name):

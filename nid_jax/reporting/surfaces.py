@@ -3,10 +3,11 @@
 import numpy as np
 
 from nid_jax import metrics
+from nid_jax.files import atomic_folder
 from nid_jax.fitting import meshing, rendering
 from nid_jax.geometry import shading
 from nid_jax.reporting import movies, pictures, viewer
-from nid_jax.storage.artefacts import atomic_folder, file_name
+from nid_jax.storage.artefacts import file_name
 
 # Shapes that the report's page can turn.
 _VIEWED = 3

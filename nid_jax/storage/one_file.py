@@ -29,8 +29,8 @@ from nid_jax import __version__
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.model import Model
+from nid_jax.files import atomic_path
 from nid_jax.storage import config_json, models, trees
-from nid_jax.storage.artefacts import atomic_path
 from nid_jax.storage.checksums import crc32, digest
 
 FORMAT = 1

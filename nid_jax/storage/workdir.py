@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from nid_jax.files import refusals_named
 from nid_jax.storage import artefacts, config_json
 
 _FIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,99}")
@@ -31,7 +32,7 @@ class Workdir:
     def __init__(self, path: str | Path, read_only: bool = False, flag: str = "--workdir"):
         self.root = Path(path).expanduser().absolute()
         self.read_only, self.flag = read_only, flag
-        with artefacts.refusals_named(f"{flag}={path}"):
+        with refusals_named(f"{flag}={path}"):
             found = self.root.exists()
         if found and not self.root.is_dir():
             raise ValueError(f"{flag}={path}: is a file, a folder is needed")
@@ -45,7 +46,7 @@ class Workdir:
         """
         self._must_be_writable()
         probe = self.root / f".writable-{os.getpid()}"
-        with artefacts.refusals_named(self.root):
+        with refusals_named(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             try:
                 probe.write_bytes(b"\0")
