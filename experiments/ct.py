@@ -30,6 +30,7 @@ from nid_jax.coding.prior import gaussian
 from nid_jax.coding.ridge import ridge
 from nid_jax.fields import experts
 from nid_jax.fields.model import build_model
+from nid_jax.files import atomic_path
 from nid_jax.fitting import priors, refining, rendering
 from nid_jax.reporting import pictures, tables
 from nid_jax.storage import artefacts
@@ -472,7 +473,7 @@ def draw(path, results):
         axes.set_title(f"unseen phantoms, {result['side']}x{result['side']}")
         axes.grid(alpha=0.3)
     panels[0, 0].legend(frameon=False, fontsize=8)
-    with artefacts.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
     pyplot.close(figure)
 

@@ -5,6 +5,7 @@ import dataclasses
 import operations
 
 from nid_jax import devices
+from nid_jax.files import atomic_path
 from nid_jax.reporting import tables
 from nid_jax.storage import artefacts
 
@@ -130,7 +131,7 @@ def draw(path, studies):
     )
     for axes, study in zip(panels[:, 0], studies, strict=True):
         _panel(axes, study)
-    with artefacts.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
     pyplot.close(figure)
 

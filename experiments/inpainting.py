@@ -31,6 +31,7 @@ from nid_jax import devices, metrics, tasks
 from nid_jax.data import CorruptedCollection, to_array
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import build_model
+from nid_jax.files import atomic_path
 from nid_jax.fitting import batched, priors
 from nid_jax.reporting import tables
 from nid_jax.storage import artefacts
@@ -561,7 +562,7 @@ def draw(folder, tables, shares):
     right.minorticks_off()
     right.grid(alpha=0.3)
     right.legend(frameon=False)
-    with artefacts.atomic_path(folder / "figure.png") as temporary:
+    with atomic_path(folder / "figure.png") as temporary:
         figure.savefig(temporary, dpi=120, format="png")
     pyplot.close(figure)
 
@@ -583,7 +584,7 @@ def draw_sheet(path, case, found, faces=6):
             -0.02, 0.5, name, transform=axis.transAxes, ha="right", va="center", fontsize=8,
             wrap=True,
         )  # fmt: skip
-    with artefacts.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=80, format="png", bbox_inches="tight")
     pyplot.close(figure)
 

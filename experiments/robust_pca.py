@@ -23,6 +23,7 @@ from nid_jax.coding.low_rank import LowRank
 from nid_jax.coding.operators import sample
 from nid_jax.data import to_array
 from nid_jax.fields.model import build_model
+from nid_jax.files import atomic_path
 from nid_jax.fitting import batched, rendering
 from nid_jax.reporting import movies, tables
 from nid_jax.storage import artefacts
@@ -188,7 +189,7 @@ def draw(folder, scores):
         panel.grid(alpha=0.3)
         panel.legend(frameon=False, fontsize=7, loc="lower right", markerscale=0.5)
     figure.suptitle("Dashed: the mask that the true background gives")
-    with artefacts.atomic_path(folder / "figure.png") as temporary:
+    with atomic_path(folder / "figure.png") as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     pyplot.close(figure)
 
@@ -264,7 +265,7 @@ def write_picture(path, pixels):
     """A PNG of uint8 [H, W, 3], in 64 colours where all are gray but for the labels."""
     from PIL import Image
 
-    with artefacts.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         Image.fromarray(pixels).quantize(64).save(temporary, format="PNG", optimize=True)
 
 

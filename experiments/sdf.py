@@ -32,6 +32,7 @@ from nid_jax import data, devices, metrics, tasks
 from nid_jax.data import to_array
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import build_model
+from nid_jax.files import atomic_path
 from nid_jax.fitting import batched, priors, rendering
 from nid_jax.geometry import shading
 from nid_jax.geometry.mesh import watertight_mesh
@@ -436,7 +437,7 @@ def draw(path, scores):
 
 def save(figure, path):
     """A figure as PNG, whole or not at all."""
-    with artefacts.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
     pyplot.close(figure)
 

@@ -36,9 +36,10 @@ from nid_jax.coding.ridge import Factorisation
 from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
 from nid_jax.fields.experts import Layers
+from nid_jax.files import atomic_path
 from nid_jax.fitting import rendering
 from nid_jax.reporting import tables
-from nid_jax.storage.artefacts import atomic_path, write_json, write_text
+from nid_jax.storage.artefacts import write_json, write_text
 from nid_jax.training.loop import Trainer
 
 LAYERS = 4

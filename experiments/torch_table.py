@@ -11,8 +11,9 @@ from measuring import Spread
 from torch_model import ORDERS
 
 from nid_jax import devices
+from nid_jax.files import atomic_path
 from nid_jax.reporting import tables
-from nid_jax.storage.artefacts import atomic_path, write_text
+from nid_jax.storage.artefacts import write_text
 
 AGREEMENT = 1e-5
 

@@ -12,12 +12,12 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from nid_jax import commands, sharding, tasks
-from nid_jax.storage import artefacts
+from nid_jax.files import REFUSALS
 from nid_jax.storage.workdir import Workdir
 
 EXAMPLE = "such as --config=configs/image.py"
 # Errors of the system that whoever typed the command can do something about.
-MENDABLE = {None, errno.ENOENT, *artefacts.REFUSALS}
+MENDABLE = {None, errno.ENOENT, *REFUSALS}
 # What a parser of flags says, and what a person needs to hear.
 WANTED = {
     "invalid literal for int": "a whole number is wanted",

@@ -18,6 +18,7 @@ from nid_jax import learning, sharding
 from nid_jax.errors import named
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import count_parameters
+from nid_jax.files import atomic_folder
 from nid_jax.fitting import checks, code_space, meshing, rendering, scoring
 from nid_jax.neural_dictionary import NeuralDictionary, open_workdir
 from nid_jax.neural_dictionary import load as load_dictionary
@@ -257,7 +258,7 @@ def nearest(context: Context) -> None:
 
 def _save_frames(folder, frames, formats):
     """FOLDER/00000.png of frames [T, H, W, C] along the first axis, and FOLDER.mp4 or .gif."""
-    with artefacts.atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         for number, frame in enumerate(frames):
             pictures.save_png(temporary / f"{number:05d}.png", frame)
     for suffix in formats:

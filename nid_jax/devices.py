@@ -1,18 +1,24 @@
-"""What machine this is, what memory a program takes there, and how long XLA compiles."""
+"""What machine this is, what memory programs take there, and how XLA compiles and keeps them."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
 import platform
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
+
+# Of the cache in the user's folder. A program of CPU takes some 6 kB, one of a GPU ten times that.
+_CACHE_BYTES = 2**29
 
 
 def compiled_bytes(compiled: jax.stages.Compiled) -> int:
@@ -59,6 +65,62 @@ def _processor() -> str:
             if name.strip() == "model name":
                 return value.strip()
     return platform.processor() or platform.machine()
+
+
+def use_compilation_cache(folder: str | Path = "") -> Path | None:
+    """Keeps compiled programs on disk, so that the next process has them without compiling.
+
+    folder: where they lie; '' for $JAX_COMPILATION_CACHE_DIR or, where that is not set, nid_jax/xla
+    in the user's cache folder ($XDG_CACHE_HOME or ~/.cache), of which the oldest go once there are
+    512 MB of them; 'off' for nowhere. To be called before anything is compiled. -> the folder, or
+    None where there is none; a folder that cannot be written is said in one line and not used.
+    """
+    if folder == "off":
+        jax.config.update("jax_enable_compilation_cache", False)
+        return None
+    chosen = folder or jax.config.jax_compilation_cache_dir
+    path = Path(chosen) if chosen else _user_cache()
+    path = path.expanduser().absolute()
+    try:
+        # What lies there is run: nobody else is to write it.
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+        if not chosen:
+            _remove_oldest(path, _CACHE_BYTES)
+    except OSError as error:
+        logging.warning("%s: %s; programs are compiled anew every time", path, error.strerror)
+        jax.config.update("jax_enable_compilation_cache", False)
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    # By default only what took a second is kept, and a fit is a hundred programs that do not.
+    for name, value in (("min_compile_time_secs", 0.0), ("min_entry_size_bytes", -1)):
+        if f"JAX_PERSISTENT_CACHE_{name.upper()}" not in os.environ:
+            jax.config.update(f"jax_persistent_cache_{name}", value)
+    return path
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "nid_jax" / "xla"
+
+
+def _remove_oldest(folder: Path, most_bytes: int) -> None:
+    """Removes the programs not used for longest, down to half of `most_bytes`, if there are more.
+
+    jax_compilation_cache_max_size would look at every file for each program that is added.
+    """
+    programs = []
+    for path in folder.glob("*-cache"):
+        with contextlib.suppress(FileNotFoundError):  # another process may be at it too
+            found = path.stat()
+            programs.append((max(found.st_atime, found.st_mtime), found.st_size, path))
+    total = sum(size for _, size, _ in programs)
+    if total <= most_bytes:
+        return
+    for _, size, path in sorted(programs):
+        if total <= most_bytes // 2:
+            return
+        path.unlink(missing_ok=True)
+        total -= size
 
 
 class CompileTime:

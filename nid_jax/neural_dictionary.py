@@ -312,6 +312,6 @@ def open_workdir(
     with_prior: bool = True,
 ) -> NeuralDictionary:
     """`load` of a workdir that is open already; without its prior where none is wanted."""
-    model, config, signals, _ = models.load_model(workdir, step=step, mesh=mesh)
+    found = models.load_model(workdir, step=step, mesh=mesh)
     prior = priors.load_prior(workdir.root / "prior.npz") if with_prior else None
-    return NeuralDictionary(model, config, signals, prior, mesh)
+    return NeuralDictionary(found.model, found.config, found.signals, prior, mesh)

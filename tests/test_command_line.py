@@ -86,14 +86,14 @@ def test_a_fit_writes_its_codes_its_metrics_and_pictures(trained):
 
 def test_the_codes_are_what_the_scores_say(trained):
     """The stored codes and the checkpoint alone give the PSNR that the fit reported."""
-    model, config, signals, _ = models.load_model(Workdir(trained, read_only=True))
-    assert signals["shape"] == [25, 25, 1]
+    loaded = models.load_model(Workdir(trained, read_only=True))
+    assert loaded.signals["shape"] == [25, 25, 1]
     folder = trained / "fits" / "test"
     with np.load(folder / "codes.npz") as stored:
         codes, bias = stored["codes"].astype(float), stored["bias"].astype(float)
     axis = np.linspace(-1, 1, 25)
     points = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
-    basis = np.asarray(model.dictionary.basis(points.astype(np.float32)), float)
+    basis = np.asarray(loaded.model.dictionary.basis(points.astype(np.float32)), float)
     values = np.einsum("se,pec->spc", codes, basis) + bias[:, None]
     from skimage import data
 
@@ -101,7 +101,7 @@ def test_the_codes_are_what_the_scores_say(trained):
     errors = np.square(np.clip(values, 0, 1) - truth).mean((1, 2))
     reported = json.loads((folder / "metrics.json").read_text())["psnr_per_signal"]
     np.testing.assert_allclose(-10 * np.log10(errors), reported, atol=1e-3)
-    assert config.dictionary.num_experts == 8
+    assert loaded.config.dictionary.num_experts == 8
 
 
 # Command lines that are wrong
@@ -374,7 +374,7 @@ def test_a_loss_that_is_not_finite(call, tmp_path, tiny):
     assert "the checkpoint of step 1 is kept" in last
     assert "train.optimizer.learning_rate=1e+20" in last
     assert os.listdir(workdir / "checkpoints") == ["1"]
-    model, *_ = models.load_model(Workdir(workdir))
+    model = models.load_model(Workdir(workdir)).model
     assert np.isfinite(model.dictionary.head_kernel[...]).all()
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nid_jax.geometry.mesh import whole_file
+from nid_jax.files import atomic_path
 
 CLOUDS = ("xyz", "ply")
 """Formats that write_cloud writes."""
@@ -22,7 +22,7 @@ def write_cloud(path, points, normals):
     kind = path.suffix.lstrip(".")
     if kind not in CLOUDS:
         raise ValueError(f"{path}: a cloud is written as one of {', '.join(CLOUDS)}")
-    with whole_file(path) as file:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
         if kind == "xyz":
             np.savetxt(file, rows, fmt="%.9g")
             return

@@ -10,10 +10,7 @@ the same names, and corruption.json. nid_jax.data.corrupted reads them back.
 # The package itself must not import this file, or running it as a module would load it twice.
 
 import json
-import os
 import re
-import secrets
-import shutil
 import sys
 from pathlib import Path
 
@@ -21,6 +18,7 @@ import numpy as np
 
 from nid_jax.data.corrupted import CorruptedCollection, CorruptedFiles, corrupt, open_corrupted
 from nid_jax.data.splitting import SPLITS
+from nid_jax.files import atomic_folder
 
 __all__ = ["CorruptedCollection", "corrupt", "main", "open_corrupted", "write"]
 
@@ -49,9 +47,7 @@ def write(config, output, split="test"):
     if clean.shape[-1] not in (1, 3):
         raise ValueError(f"{clean.title}: {clean.shape[-1]} channels; PNG files take 1 or 3")
     collection = CorruptedCollection(clean, config.data.corrupt, config.seed)
-    temporary = output.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{output.name}")
-    try:
-        temporary.mkdir(parents=True)
+    with atomic_folder(output) as temporary:
         files = [_write_signal(temporary, collection, at) for at in range(len(collection))]
         record = {
             "source": clean.title,
@@ -62,9 +58,6 @@ def write(config, output, split="test"):
         }
         text = json.dumps(record, indent=2) + "\n"
         (temporary / "corruption.json").write_text(text, encoding="utf-8")
-        temporary.replace(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return collection
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from nid_jax.data.clouds import CLOUDS, write_cloud
 from nid_jax.data.meshsources import LAYOUTS, Source, find_sources
 from nid_jax.data.prepared import DTYPES, read_prepared, write_prepared
+from nid_jax.files import atomic_path
 from nid_jax.geometry import distance
 from nid_jax.geometry.mesh import (
     MARGIN,
@@ -36,7 +37,6 @@ from nid_jax.geometry.mesh import (
     facts,
     load_mesh,
     watertight_mesh,
-    whole_file,
 )
 
 __all__ = ["Options", "Source", "main", "prepare", "prepare_all"]
@@ -283,12 +283,12 @@ def _make_folder(output):
 
 
 def _write_summary(output, summary):
-    with whole_file(output / "summary.json") as file:
-        file.write((json.dumps(summary, indent=2) + "\n").encode())
+    with atomic_path(output / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     lines = [f"{path}: {why}" for path, why in summary["failures"].items()] + summary["absent"]
     if lines:
-        with whole_file(output / "failed.txt") as file:
-            file.write("".join(f"{line}\n" for line in lines).encode())
+        with atomic_path(output / "failed.txt") as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     else:
         (output / "failed.txt").unlink(missing_ok=True)
 

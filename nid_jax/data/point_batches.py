@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import math
 import os
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from nid_jax.data.loading import (
     share_of,
 )
 from nid_jax.fields.coordinates import grid
+from nid_jax.files import atomic_path
 
 
 class ShuffledGrids:
@@ -55,16 +55,11 @@ class ShuffledGrids:
     def _mapped(self, collection, path):
         shape = (len(collection), len(self.order))
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
-            try:
+            with atomic_path(path) as temporary:
                 values = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
                 self._fill(collection, values)
                 values.flush()
                 del values
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
         values = np.load(path, mmap_mode="r", allow_pickle=False)
         if values.shape != shape or values.dtype != np.float32:
             raise ValueError(f"{path}: not the volumes of {collection.title}; remove it")

@@ -134,7 +134,8 @@ def open_pointcloud(config, split, seed):
     else:
         split_up = all((root / name).is_dir() for name in SPLITS)
         folder = root / split if split_up else root
-        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        shown = (p for p in folder.iterdir() if not p.name.startswith("."))
+        paths = sorted(p for p in shown if p.suffix.lower() in SUFFIXES)
         if not paths:
             raise ValueError(f"{folder}: holds no {' or '.join(SUFFIXES)} file")
         if not split_up:

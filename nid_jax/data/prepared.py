@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nid_jax.geometry.mesh import whole_file
+from nid_jax.files import atomic_path
 
 VERSION = 1
 DTYPES = {
@@ -106,5 +106,5 @@ def write_prepared(path, *, source, settings, **arrays):
         value = np.asarray(arrays[key])
         stored[key] = value if value.dtype in types else value.astype(types[0])
     text = json.dumps(settings, sort_keys=True)
-    with whole_file(path) as file:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, source=source, settings=text, version=VERSION, **stored)

@@ -97,7 +97,7 @@ def open_volumes(config, split, seed):
     folder = root / split if split_up else root
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; {root} has another split only")
-    paths = sorted(folder.glob("*.npz"))
+    paths = sorted(folder.glob("[!.]*.npz"))
     if not paths:
         raise ValueError(f"{folder}: holds no prepared .npz file")
     if not split_up:

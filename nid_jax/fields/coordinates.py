@@ -35,7 +35,7 @@ def grid(shape: Sequence[int], window: Window | None = None) -> Float32[np.ndarr
 
 
 def points_at(
-    shape: Sequence[int], indices: Int[np.ndarray, "N"], window: Window | None = None
+    shape: Sequence[int], indices: Int[np.ndarray, " N"], window: Window | None = None
 ) -> Float32[np.ndarray, "N D"]:
     """The points of `grid(shape, window)` at raster indices [N], without making the whole grid.
 

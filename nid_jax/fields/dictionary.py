@@ -141,13 +141,13 @@ class Dictionary(nnx.Module):
         """Every expert at every point. x [P, D] -> [P, E, C]."""
         raise NotImplementedError
 
-    def basis_of(self, x: Float[Array, "P D"], indices: Int[Array, "K"]) -> Float[Array, "P K C"]:
+    def basis_of(self, x: Float[Array, "P D"], indices: Int[Array, " K"]) -> Float[Array, "P K C"]:
         """Chosen experts at every point. x [P, D], indices int32 [K] -> [P, K, C]."""
         raise NotImplementedError
 
     def refit(
         self,
-        indices: Int[Array, "K"],
+        indices: Int[Array, " K"],
         x: Float[Array, "P D"],
         targets: Float[Array, "K P C"],
         key: Key[Array, ""],
@@ -253,13 +253,13 @@ class SharedDictionary(Dictionary):
         kernel, bias = self.head_kernel[...], self.head_bias[...]
         return numerics.einsum("ph,hce->pec", self.trunk(x), kernel) + bias
 
-    def basis_of(self, x: Float[Array, "P D"], indices: Int[Array, "K"]) -> Float[Array, "P K C"]:
+    def basis_of(self, x: Float[Array, "P D"], indices: Int[Array, " K"]) -> Float[Array, "P K C"]:
         kernel, bias = self.head_kernel[...][..., indices], self.head_bias[...][indices]
         return numerics.einsum("ph,hck->pkc", self.trunk(x), kernel) + bias
 
     def refit(
         self,
-        indices: Int[Array, "K"],
+        indices: Int[Array, " K"],
         x: Float[Array, "P D"],
         targets: Float[Array, "K P C"],
         key: Key[Array, ""],
@@ -366,13 +366,13 @@ class IndependentDictionary(Dictionary):
         layers = self._layers()
         return over_points(lambda p: self._apply(layers, self.embedding(p)), x, self._chunk())
 
-    def basis_of(self, x: Float[Array, "P D"], indices: Int[Array, "K"]) -> Float[Array, "P K C"]:
+    def basis_of(self, x: Float[Array, "P D"], indices: Int[Array, " K"]) -> Float[Array, "P K C"]:
         layers = jax.tree.map(lambda leaf: leaf[indices], self._layers())
         return self._apply(layers, self.embedding(x))
 
     def refit(
         self,
-        indices: Int[Array, "K"],
+        indices: Int[Array, " K"],
         x: Float[Array, "P D"],
         targets: Float[Array, "K P C"],
         key: Key[Array, ""],

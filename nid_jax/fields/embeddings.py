@@ -192,7 +192,7 @@ class RBF(Embedding):
     def __init__(
         self,
         centres: Float[Array, "N D"],
-        sigma: float | Float[Array, "N"],
+        sigma: float | Float[Array, " N"],
         trainable: bool = False,
     ):
         kind = Basis if trainable else Constant

@@ -37,7 +37,7 @@ class Model(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "P D"],
-        ids: Int[Array, "B"] | None = None,
+        ids: Int[Array, " B"] | None = None,
         signals: Float[Array, "B ..."] | None = None,
     ) -> Float[Array, "B P C"]:
         """Signals at points x [P, D] from the codes that the router predicts. -> [B, P, C].
@@ -49,7 +49,7 @@ class Model(nnx.Module):
 
     def gates(
         self,
-        ids: Int[Array, "B"] | None = None,
+        ids: Int[Array, " B"] | None = None,
         signals: Float[Array, "B ..."] | None = None,
         *,
         dense: bool = False,

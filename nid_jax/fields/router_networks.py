@@ -82,7 +82,7 @@ class Network(routing.Router):
 
     def route(
         self,
-        ids: Int[Array, "B"] | None = None,
+        ids: Int[Array, " B"] | None = None,
         signals: Float[Array, "B ..."] | None = None,
     ) -> routing.Routed:
         """Signals [B, *grid, C] -> Routed; ids are not used."""

@@ -115,7 +115,7 @@ def selection_probability(
     return cdf((logits - threshold) / scale) + cdf((-logits - threshold) / scale)
 
 
-def importance(gates: Gates, kind: str = "magnitude") -> Float[Array, "E"]:
+def importance(gates: Gates, kind: str = "magnitude") -> Float[Array, " E"]:
     """How much each expert is used by a batch: Gates -> [E], summed over the signals.
 
     'magnitude' sums |value|. 'signed' sums the signed values, as the official code does; their sum
@@ -128,7 +128,7 @@ def importance(gates: Gates, kind: str = "magnitude") -> Float[Array, "E"]:
     raise ValueError(f"loss.importance: {kind!r} is unknown; allowed: magnitude, signed")
 
 
-def load(gates: Gates, kind: str = "active") -> Float[Array, "E"]:
+def load(gates: Gates, kind: str = "active") -> Float[Array, " E"]:
     """Number of signals of a batch that use each expert: Gates -> [E].
 
     'active' counts values other than zero and 'positive' those above zero (as the official code
@@ -182,7 +182,7 @@ class Router(nnx.Module):
 
     def __call__(
         self,
-        ids: Int[Array, "B"] | None = None,
+        ids: Int[Array, " B"] | None = None,
         signals: Float[Array, "B ..."] | None = None,
     ) -> tuple[Float[Array, "B E"], Float[Array, "B C"]]:
         """Ids [B] int32 or None, signals [B, *grid, C] or None -> logits [B, E], bias [B, C]."""
@@ -191,7 +191,7 @@ class Router(nnx.Module):
 
     def route(
         self,
-        ids: Int[Array, "B"] | None = None,
+        ids: Int[Array, " B"] | None = None,
         signals: Float[Array, "B ..."] | None = None,
     ) -> Routed:
         """As a call, and the scale of the gating noise with it: -> Routed."""
@@ -199,7 +199,7 @@ class Router(nnx.Module):
 
     def gates(
         self,
-        ids: Int[Array, "B"] | None = None,
+        ids: Int[Array, " B"] | None = None,
         signals: Float[Array, "B ..."] | None = None,
         top_k: int | None = None,
         key: Key[Array, ""] | None = None,
@@ -208,7 +208,7 @@ class Router(nnx.Module):
         logits, bias, noise_scale = self.route(ids, signals)
         return gate(logits, bias, top_k, noise_scale=noise_scale, key=key)
 
-    def prepare(self, ids: Int[Array, "B"]) -> None:
+    def prepare(self, ids: Int[Array, " B"]) -> None:
         """What must happen to stored codes before `ids` [B] are looked up in a training step.
 
         Call it outside of the differentiated function. Networks store nothing: no effect.
@@ -258,7 +258,7 @@ class Codebook(Router):
 
     def route(
         self,
-        ids: Int[Array, "B"] | None = None,
+        ids: Int[Array, " B"] | None = None,
         signals: Float[Array, "B ..."] | None = None,
     ) -> Routed:
         """Ids [B] -> Routed. An id out of range gives NaN, never another signal's code."""
@@ -271,7 +271,7 @@ class Codebook(Router):
             scale = jnp.broadcast_to(positive_noise(self.noise[...]), logits.shape)
         return Routed(logits, bias, scale)
 
-    def prepare(self, ids: Int[Array, "B"]) -> None:
+    def prepare(self, ids: Int[Array, " B"]) -> None:
         """Scale the rows `ids` [B] back to the max-norm, in the table. Repeated ids are fine."""
         if not self.max_norm:
             return

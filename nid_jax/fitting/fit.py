@@ -30,8 +30,8 @@ from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
+from nid_jax.files import atomic_path
 from nid_jax.fitting import meshing, refining, rendering
-from nid_jax.storage.artefacts import atomic_path
 
 
 @dataclasses.dataclass(frozen=True)

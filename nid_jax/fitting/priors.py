@@ -6,7 +6,7 @@ from nid_jax.coding.prior import GaussianPrior, fit_prior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Ridge
 from nid_jax.errors import named
-from nid_jax.storage.artefacts import atomic_path
+from nid_jax.files import atomic_path
 
 # Numbers of training signals whose codes are solved at a time: 128 MB.
 _BATCH_NUMBERS = 2**25

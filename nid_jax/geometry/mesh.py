@@ -7,15 +7,14 @@ surface that encloses something, such as a cup, has an inside; a flat sheet has 
 Letters: V vertices, F faces, P points, N samples along an axis.
 """
 
-import contextlib
 import dataclasses
-import os
-import secrets
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse
 import trimesh
+
+from nid_jax.files import atomic_path
 
 MARGIN = 0.1
 """What the longest side of a normalised mesh leaves of the cube [-1, 1]^3 at either end."""
@@ -243,28 +242,5 @@ def export_mesh(mesh, path):
     if kind not in EXPORTED:
         raise ValueError(f"{path}: cannot write {kind!r}; can be one of {', '.join(EXPORTED)}")
     content = mesh.export(file_type=kind)
-    with whole_file(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-
-
-@contextlib.contextmanager
-def whole_file(path):
-    """A binary file to write, put at `path` once the body is done; if that fails, nothing is.
-
-    Folders are made as needed. Raises ValueError naming `path` where the system refuses.
-    """
-    path = Path(path)
-    # Its ending is no format's, or a search for files of one would find it.
-    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from nid_jax.files import atomic_path
 from nid_jax.interop import torch_file
 from nid_jax.metrics import perceptual
-from nid_jax.storage import artefacts
 
 
 def convert(trunk, linear, network):
@@ -69,7 +69,7 @@ def write(trunk, linear, network, output):
     if output.suffix != ".npz":
         raise ValueError(f"--output={output}: must end in .npz")
     weights = convert(trunk, linear, network)
-    with artefacts.atomic_path(output) as temporary:
+    with atomic_path(output) as temporary:
         np.savez(temporary, **perceptual.arrays(weights))
 
 

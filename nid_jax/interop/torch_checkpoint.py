@@ -27,6 +27,7 @@ from nid_jax import devices
 from nid_jax.errors import named
 from nid_jax.fields import experts
 from nid_jax.fields.model import build_model, count_parameters
+from nid_jax.files import atomic_folder
 from nid_jax.fitting import batched
 from nid_jax.interop import official
 from nid_jax.interop.torch_file import read_torch
@@ -440,7 +441,7 @@ def _write_codes(workdir, config, fitted, layout, title):
         "layout": layout,
         "versions": devices.versions(),
     }
-    with artefacts.atomic_folder(workdir.fit(FIT)) as folder:
+    with atomic_folder(workdir.fit(FIT)) as folder:
         batched.write_codes(folder / "codes.npz", fitted)
         artefacts.write_json(folder / "metrics.json", metrics)
 

@@ -4,10 +4,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from nid_jax.files import atomic_folder
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.scoring import reconstruct, summarise
 from nid_jax.reporting import movies, pictures, surfaces
-from nid_jax.storage.artefacts import atomic_folder, file_name, write_json
+from nid_jax.storage.artefacts import file_name, write_json
 from nid_jax.storage.workdir import Workdir
 
 

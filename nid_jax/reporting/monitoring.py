@@ -18,9 +18,10 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from nid_jax.files import refusals_named
 from nid_jax.reporting import tables
 from nid_jax.reporting.pictures import displayed, to_uint8
-from nid_jax.storage.artefacts import plain, refusals_named, write_text
+from nid_jax.storage.artefacts import plain, write_text
 
 # ---- metrics on disk --------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from nid_jax.files import atomic_path
 from nid_jax.reporting.pictures import GAP, INK, PAPER, TEXT, to_uint8
-from nid_jax.storage.artefacts import atomic_path
 
 SUFFIXES = (".mp4", ".gif")
 SHOWN = 240  # the longer side of a panel, at least, in pixels

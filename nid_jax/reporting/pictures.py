@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from nid_jax.storage.artefacts import atomic_path
+from nid_jax.files import atomic_path
 
 # One style for every picture and for the report's page.
 INK, QUIET, GRID, PAPER = "#1f2933", "#616e7c", "#e4e7eb", "#ffffff"

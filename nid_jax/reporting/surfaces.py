@@ -9,11 +9,12 @@ import trimesh
 from ml_collections import ConfigDict
 
 from nid_jax import metrics
+from nid_jax.files import atomic_folder
 from nid_jax.fitting import meshing
 from nid_jax.fitting.fit import Fit
 from nid_jax.geometry import shading
 from nid_jax.reporting import movies, pictures, viewer
-from nid_jax.storage.artefacts import atomic_folder, file_name
+from nid_jax.storage.artefacts import file_name
 
 # Shapes that the report's page can turn.
 _VIEWED = 3

@@ -11,16 +11,9 @@ one copy from the device, which the save needs anyway. Writing goes on in the ba
 
 from __future__ import annotations
 
-import gc
-import json
-import logging as std_logging
 import math
 import shutil
-import signal
-import sys
-import threading
 import time
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +21,14 @@ from typing import Any
 
 import grain.checkpoint
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-MANIFEST = "manifest"
-ITERATOR = "iterator"
+from nid_jax.storage import manifest, trees
+from nid_jax.storage.manifest import CheckpointError, Damaged
+from nid_jax.storage.quiet_orbax import QuietOrbax, collect_abandoned_reads
+
 # What operating systems say when a disk refuses to take more; found again in longer messages.
 _DISK_REASONS = (
     "No space left on device",
@@ -44,14 +37,6 @@ _DISK_REASONS = (
     "Permission denied",
     "Read-only file system",
 )
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be saved or restored; one line for the person at the keyboard."""
-
-
-class _Damaged(Exception):
-    """This step's files are not what was saved; the step before may be good."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +87,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"{self.directory}: is a file, a folder of checkpoints belongs here"
             )
-        self._quiet = _QuietStorage()
+        self._quiet = QuietOrbax()
         self._quiet.install()
         try:
             if not read_only:
@@ -161,8 +146,8 @@ class Checkpoints:
     def _metrics_of(self, step: int) -> dict[str, float]:
         if step not in self._metrics:
             try:
-                self._metrics[step] = _read_manifest(self.directory / str(step))["metrics"]
-            except _Damaged:
+                self._metrics[step] = manifest.read(self.directory / str(step))["metrics"]
+            except Damaged:
                 return {}
         return self._metrics[step]
 
@@ -188,16 +173,19 @@ class Checkpoints:
             raise CheckpointError(f"{self.directory}: opened for reading only, cannot save")
         self.wait()
         self._move_damaged_aside()
-        trees = {name: _nested(name, tree) for name, tree in items.items()}
-        content = _manifest(step, items, data_iterator, metrics or {}, meta or {})
+        for name in items:
+            if name in (manifest.NAME, manifest.ITERATOR):
+                raise ValueError(f"item name {name!r} is taken, choose another")
+        stored = {name: trees.nested(name, tree) for name, tree in items.items()}
+        content = manifest.make(step, items, data_iterator, metrics or {}, meta or {})
         if step in self._steps_on_disk():
             if self._holds(step, content):
                 return False
             self._manager.delete(step)
-        args = {name: ocp.args.StandardSave(tree) for name, tree in trees.items() if tree}
-        args[MANIFEST] = ocp.args.JsonSave({"crc32": _digest(content), "content": content})
+        args = {name: ocp.args.StandardSave(tree) for name, tree in stored.items() if tree}
+        args[manifest.NAME] = ocp.args.JsonSave(manifest.signed(content))
         if data_iterator is not None:
-            args[ITERATOR] = grain.checkpoint.CheckpointSave(data_iterator)
+            args[manifest.ITERATOR] = grain.checkpoint.CheckpointSave(data_iterator)
         self._metrics[step] = content["metrics"]
         self._saving = step
         try:
@@ -208,8 +196,8 @@ class Checkpoints:
 
     def _holds(self, step: int, content: dict) -> bool:
         try:
-            return _read_manifest(self.directory / str(step)) == content
-        except _Damaged:
+            return manifest.read(self.directory / str(step)) == content
+        except Damaged:
             return False
 
     def _move_damaged_aside(self) -> None:
@@ -294,7 +282,7 @@ class Checkpoints:
                 items, content = self._restore_step(candidate, templates, data_iterator)
             except PermissionError as error:
                 raise CheckpointError(f"{self.directory}: {_reason(error)}") from error
-            except _Damaged as found:
+            except Damaged as found:
                 damage = found
                 line = f"{self.directory / str(candidate)}: damaged checkpoint skipped: {damage}"
                 logging.warning("%s", line)
@@ -333,25 +321,25 @@ class Checkpoints:
 
     def _restore_step(self, step, templates, data_iterator) -> tuple[dict[str, Any], dict]:
         folder = self.directory / str(step)
-        content = _read_manifest(folder)
+        content = manifest.read(folder)
         for name, template in templates.items():
-            _compare(folder, name, template, content)
+            manifest.compare(folder, name, template, content)
         state = None
         if data_iterator is not None:
-            state = _iterator_state(folder, content)
+            state = manifest.iterator_state(folder, content)
         failure = None
         try:
             items = self._read_items(step, templates, content)
-        except _Damaged as damage:
+        except Damaged as damage:
             failure = damage
         # One process alone must not walk back: the others would wait for it forever.
-        if not _everywhere(failure is None):
-            raise failure or _Damaged("damaged for another process")
+        if not manifest.everywhere(failure is None):
+            raise failure or Damaged("damaged for another process")
         if state is not None:
             self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    **{ITERATOR: grain.checkpoint.CheckpointRestore(data_iterator)}
+                    **{manifest.ITERATOR: grain.checkpoint.CheckpointRestore(data_iterator)}
                 ),
             )
         return items, content
@@ -359,9 +347,9 @@ class Checkpoints:
     def _read_items(self, step, templates, content) -> dict[str, Any]:
         wanted = {}
         for name, template in templates.items():
-            tree = _nested(name, jax.tree.map(_placed, template))
+            tree = trees.nested(name, jax.tree.map(trees.placed, template))
             if tree and not (self.directory / str(step) / name).is_dir():
-                raise _Damaged(f"item {name!r} is missing")
+                raise Damaged(f"item {name!r} is missing")
             if tree:
                 wanted[name] = tree
         args = ocp.args.Composite(**{n: ocp.args.StandardRestore(t) for n, t in wanted.items()})
@@ -373,12 +361,12 @@ class Checkpoints:
         except Exception as error:  # storage raises nearly anything on damaged files
             reason = f"its data cannot be read ({_reason(error)})"
         if reason is not None:
-            _collect_abandoned_reads()
-            raise _Damaged(reason)
+            collect_abandoned_reads()
+            raise Damaged(reason)
         items = {}
         for name, template in templates.items():
-            items[name] = _unnested(name, template, read[name] if name in wanted else {})
-            _verify(name, items[name], content)
+            items[name] = trees.unnested(template, read[name] if name in wanted else {})
+            manifest.verify(name, items[name], content)
         return items
 
 
@@ -410,199 +398,6 @@ class _Ranking:
         return [step in kept for step in steps]
 
 
-# Trees: what is stored is nested dicts with string keys, whatever container held the leaves
-
-
-def _paths(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(tuple(jax.tree_util.keystr((k,), simple=True) for k in p), x) for p, x in leaves]
-
-
-def _is_stored(leaf: Any) -> bool:
-    return math.prod(np.shape(leaf)) > 0  # storage refuses arrays without elements
-
-
-def _nested(name: str, tree: Any) -> dict:
-    """Nested dicts of the leaves that are stored; a bare leaf goes under 'value'."""
-    if name in (MANIFEST, ITERATOR):
-        raise ValueError(f"item name {name!r} is taken, choose another")
-    nested: dict = {}
-    stored_as: dict[str, tuple] = {}
-    for path, leaf in _paths(tree):
-        path = path or ("value",)
-        # Storage joins names with dots: {'a.b': x} and {'a': {'b': y}} would share one file.
-        if stored_as.setdefault(".".join(path), path) != path:
-            raise ValueError(f"{name}: {'/'.join(path)} has the same name as another leaf")
-        if not _is_stored(leaf):
-            continue
-        parent = nested
-        for part in path[:-1]:
-            parent = parent.setdefault(part, {})
-        parent[path[-1]] = np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
-    return nested
-
-
-def _unnested(name: str, template: Any, nested: dict) -> Any:
-    """Leaves of `nested` in the containers of `template`; empty arrays are made anew."""
-    leaves = []
-    for path, leaf in _paths(template):
-        value = nested
-        if _is_stored(leaf):
-            for part in path or ("value",):
-                value = value[part]
-        elif isinstance(leaf, np.ndarray):
-            value = np.zeros(leaf.shape, leaf.dtype)
-        else:
-            value = jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), _placed(leaf).sharding)
-        leaves.append(value)
-    return jax.tree.unflatten(jax.tree.structure(template), leaves)
-
-
-def _placed(leaf: Any) -> Any:
-    """A template leaf that says where to put what is read; NumPy and Python stay themselves."""
-    if isinstance(leaf, np.generic):
-        return np.asarray(leaf)
-    if isinstance(leaf, np.ndarray | bool | int | float):
-        return leaf
-    # Without a sharding storage would ask for the devices that the checkpoint was saved from.
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here)
-
-
-# Manifest
-
-
-def _signature(leaf: Any) -> tuple[list[int], str]:
-    if isinstance(leaf, bool | int | float) and not isinstance(leaf, np.generic):
-        return [], f"Python {type(leaf).__name__}"
-    return list(leaf.shape), str(leaf.dtype)
-
-
-def _crc32(leaf: Any) -> int:
-    """CRC-32 of the bytes of a whole leaf, the same however it is sharded."""
-    if isinstance(leaf, bool | int | float) and not isinstance(leaf, np.generic):
-        return zlib.crc32(repr(leaf).encode())
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        if leaf.is_fully_replicated:
-            leaf = leaf.addressable_data(0)
-        else:
-            leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    flat = np.ascontiguousarray(np.asarray(leaf)).reshape(-1)
-    return zlib.crc32(flat.view(np.uint8))
-
-
-def _manifest(step, items, data_iterator, metrics, meta) -> dict:
-    for leaf in jax.tree.leaves(dict(items)):
-        if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
-            leaf.copy_to_host_async()  # all copies are under way before the first is waited for
-    leaves = {
-        name: {"/".join(path): [*_signature(leaf), _crc32(leaf)] for path, leaf in _paths(tree)}
-        for name, tree in items.items()
-    }
-    iterator = None
-    if data_iterator is not None:
-        state = data_iterator.get_state()
-        state = json.loads(state) if isinstance(state, bytes) else state
-        iterator = _gathered(_digest(state))
-    content = {
-        "step": int(step),
-        "items": leaves,
-        "iterator": iterator,
-        "metrics": {name: float(value) for name, value in metrics.items()},
-        "meta": dict(meta),
-    }
-    return json.loads(json.dumps(content))  # as it will be read: tuples are lists, keys strings
-
-
-def _digest(content: Any) -> int:
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def _read_manifest(folder: Path) -> dict:
-    path = folder / MANIFEST / "metadata"
-    try:
-        manifest = json.loads(path.read_bytes())
-        content = manifest["content"]
-        intact = _digest(content) == manifest["crc32"]
-    except FileNotFoundError as error:
-        raise _Damaged("its manifest is missing") from error
-    except (ValueError, KeyError, TypeError, NotADirectoryError) as error:
-        raise _Damaged("its manifest cannot be read") from error
-    if not intact:
-        raise _Damaged("its manifest has changed since it was written")
-    return content
-
-
-def _compare(folder: Path, name: str, template: Any, content: dict) -> None:
-    """Raises CheckpointError where the checkpoint was made by another configuration."""
-    if name not in content["items"]:
-        raise CheckpointError(
-            f"{folder}: holds no {name!r}, only {', '.join(sorted(content['items']))}"
-        )
-    saved = content["items"][name]
-    asked = {"/".join(path): _signature(leaf) for path, leaf in _paths(template)}
-    for path in [*asked, *saved]:
-        here = _shown(asked[path]) if path in asked else "nothing"
-        there = _shown(saved[path]) if path in saved else "nothing"
-        if here != there:
-            raise CheckpointError(
-                f"{folder}: made with another configuration: {name}/{path} is {there} in the"
-                f" checkpoint and {here} in this configuration"
-            )
-
-
-def _shown(signature) -> str:
-    shape, dtype = signature[:2]
-    return f"{dtype}{list(shape)}"
-
-
-def _verify(name: str, tree: Any, content: dict) -> None:
-    for path, leaf in _paths(tree):
-        joined = "/".join(path)
-        if _crc32(leaf) != content["items"][name][joined][2]:
-            raise _Damaged(f"{name}/{joined} has changed since it was written (CRC-32 differs)")
-
-
-def _iterator_state(folder: Path, content: dict) -> Any:
-    """This process's saved iterator state, verified."""
-    if content["iterator"] is None:
-        raise CheckpointError(f"{folder}: holds no state of the data iterator")
-    index, count = jax.process_index(), jax.process_count()
-    if len(content["iterator"]) != count:
-        raise CheckpointError(
-            f"{folder}: its data order was saved by {len(content['iterator'])} processes and"
-            f" {count} are running: start as many as before"
-        )
-    path = folder / ITERATOR / f"process_{index}-of-{count}.json"
-    try:
-        state = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise _Damaged("the state of the data iterator cannot be read") from error
-    if _digest(state) != content["iterator"][index]:
-        raise _Damaged("the state of the data iterator has changed since it was written")
-    return state
-
-
-# Several processes
-
-
-def _gathered(value: int) -> list[int]:
-    """One number of each process, in the order of the processes."""
-    if jax.process_count() == 1:
-        return [value]
-    gathered = multihost_utils.process_allgather(np.uint32(value))
-    return [int(v) for v in np.ravel(gathered)]
-
-
-def _everywhere(good: bool) -> bool:
-    return all(_gathered(int(good)))
-
-
-# Words
-
-
 def _reason(error: BaseException) -> str:
     """The one line of an exception that says why, without storage's file specifications."""
     text = str(error)
@@ -617,85 +412,3 @@ def _reason(error: BaseException) -> str:
 
 def _listed(steps: list[int]) -> str:
     return ", ".join(map(str, steps[-8:])) if len(steps) <= 8 else f"... {_listed(steps[-8:])}"
-
-
-class _QuietStorage(std_logging.Filter):
-    """Keeps orbax's own log lines off the terminal: every failure is raised or reported here."""
-
-    def filter(self, record: std_logging.LogRecord) -> bool:
-        return "orbax" not in Path(record.pathname).parts
-
-    def install(self) -> None:
-        logging.get_absl_logger().addFilter(self)
-        _hush_abandoned_writers()
-
-    def remove(self) -> None:
-        logging.get_absl_logger().removeFilter(self)
-
-
-def _hush_abandoned_writers() -> None:
-    """Silences writers that come to an end after the failure of another leaf has ended the save.
-
-    Each would print a traceback of its own: that its event loop is closed, or that nobody asked
-    for its error. They may take their time, so this stays for the life of the process.
-    """
-    if getattr(sys.unraisablehook, "hushes_writers", False):
-        return
-    previous = sys.unraisablehook
-
-    def hook(args):
-        if str(args.exc_value) != "Event loop is closed":
-            previous(args)
-
-    def wanted(record):
-        text = record.getMessage()
-        return "never retrieved" not in text or not ("orbax" in text or "tensorstore" in text)
-
-    hook.hushes_writers = True
-    sys.unraisablehook = hook
-    std_logging.getLogger("asyncio").addFilter(wanted)
-
-
-def _collect_abandoned_reads() -> None:
-    """Collects the reads that orbax left waiting when one of them failed.
-
-    Otherwise each would print a traceback of its own whenever Python happens to find it.
-    """
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        gc.collect()
-    finally:
-        sys.unraisablehook = hook
-
-
-class Preemption:
-    """Context in which SIGTERM and the first Ctrl-C set `requested` instead of ending the process.
-
-    The loop looks at `requested` between steps, saves, and leaves. A second Ctrl-C raises
-    KeyboardInterrupt. The handlers that were there come back on exit. Outside the main thread,
-    where Python allows no handlers, nothing is caught.
-    """
-
-    def __init__(self):
-        self.requested = False
-        self.signal_name = ""
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Preemption:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        del frame
-        self.requested = True
-        self.signal_name = signal.Signals(number).name
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def __exit__(self, kind, error, trace) -> None:
-        for number, handler in self._previous.items():
-            # None stands for a handler that C code installed; Python cannot put it back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._previous.clear()

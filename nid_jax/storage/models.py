@@ -1,28 +1,48 @@
 """Trained models: from a workdir's checkpoint back to a model, without any signal."""
 
+from __future__ import annotations
+
 import functools
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 from flax import nnx
+from ml_collections import ConfigDict
 
 from nid_jax import sharding
-from nid_jax.fields.model import build_model, map_axes
+from nid_jax.fields.model import Model, build_model, map_axes
 from nid_jax.storage import checkpoints
+from nid_jax.storage.workdir import Workdir
 
 
-def abstract(leaf, layout):
+@dataclass(frozen=True)
+class Loaded:
+    """A trained model, its config, and what it was trained on.
+
+    signals: {'shape': [*grid, C], 'count', 'title', 'ranked_by'}; skipped: one line for each
+    damaged checkpoint that was passed over.
+    """
+
+    model: Model
+    config: ConfigDict
+    signals: dict[str, Any]
+    skipped: list[str]
+
+
+def abstract(leaf: Any, layout: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array, to be laid out so."""
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
 
 
-def load_model(workdir, step="best", mesh=None):
-    """The trained model of a workdir, its config and what it was trained on. Reads no signals.
+def skeleton(
+    config: ConfigDict, signals: dict[str, Any], mesh: jax.sharding.Mesh | None = None
+) -> tuple[nnx.GraphDef, dict[str, nnx.State]]:
+    """The model that a config describes, without its numbers.
 
-    mesh: devices to lay the model out on; without it, the first one.
-    -> (Model, ConfigDict, {'shape', 'count', 'title'}, lines about damaged checkpoints). Raises
-    CheckpointError or FileNotFoundError where the workdir holds no good checkpoint.
+    -> (graphdef, {'params', 'constants'} of jax.ShapeDtypeStruct); with a mesh, laid out on it.
+    Raises ValueError for a config that describes none, or one that does not divide by the mesh.
     """
-    config = workdir.load_config()
-    signals = workdir.read_json("signals.json")
     build = functools.partial(
         build_model, config, tuple(signals["shape"]), signals["count"], config.seed
     )
@@ -31,12 +51,26 @@ def load_model(workdir, step="best", mesh=None):
         sharding.check_divisible(mesh, config.dictionary.num_experts, mesh.shape["data"])
         layouts = map_axes(lambda axes: sharding.named(mesh, *axes), (params, constants))
         params, constants = jax.tree.map(abstract, (params, constants), layouts)
-    templates = {"model": {"params": params, "constants": constants}}
+    return graphdef, {"params": params, "constants": constants}
+
+
+def load_model(
+    workdir: Workdir, step: int | str = "best", mesh: jax.sharding.Mesh | None = None
+) -> Loaded:
+    """The trained model of a workdir. Reads no signals.
+
+    step: 'best', 'latest' or a number; mesh: devices to lay the model out on; without it, the
+    first one. Raises CheckpointError or FileNotFoundError where the workdir holds no good
+    checkpoint.
+    """
+    config = workdir.load_config()
+    signals = workdir.read_json("signals.json")
+    graphdef, template = skeleton(config, signals, mesh)
     ranked_by = signals.get("ranked_by", "psnr")
     with checkpoints.Checkpoints(
         workdir.checkpoints, read_only=True, best_metric=ranked_by
     ) as saved:
-        restored = saved.restore(templates, step=step)
+        restored = saved.restore({"model": template}, step=step)
     items = restored.items["model"]
     model = nnx.merge(graphdef, items["params"], items["constants"])
-    return model, config, signals, restored.skipped
+    return Loaded(model, config, signals, restored.skipped)

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from nid_jax.storage import artefacts
+from nid_jax.files import refusals_named
+from nid_jax.storage import artefacts, config_json
 
 _FIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,99}")
 _ABSENT = object()
@@ -32,7 +32,7 @@ class Workdir:
     def __init__(self, path: str | Path, read_only: bool = False, flag: str = "--workdir"):
         self.root = Path(path).expanduser().absolute()
         self.read_only, self.flag = read_only, flag
-        with artefacts.refusals_named(f"{flag}={path}"):
+        with refusals_named(f"{flag}={path}"):
             found = self.root.exists()
         if found and not self.root.is_dir():
             raise ValueError(f"{flag}={path}: is a file, a folder is needed")
@@ -46,7 +46,7 @@ class Workdir:
         """
         self._must_be_writable()
         probe = self.root / f".writable-{os.getpid()}"
-        with artefacts.refusals_named(self.root):
+        with refusals_named(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             try:
                 probe.write_bytes(b"\0")
@@ -128,7 +128,7 @@ class Workdir:
     def save_config(self, config: ConfigDict) -> Path:
         """Writes `config` so that `load_config` gives back the same, tuples included."""
         self._must_be_writable()
-        text = json.dumps(_encoded(config, ""), indent=2) + "\n"
+        text = json.dumps(config_json.encoded(config), indent=2) + "\n"
         return artefacts.write_text(self.config, text)
 
     def load_config(self) -> ConfigDict:
@@ -137,10 +137,10 @@ class Workdir:
             raise FileNotFoundError(
                 f"{self.config}: no such file, {self.flag} holds no run yet: train into it first"
             )
-        config = _decoded(artefacts.read_json(self.config))
-        if not isinstance(config, dict):
-            raise ValueError(f"{self.config}: is not the config of a run")
-        return ConfigDict(config)
+        try:
+            return config_json.decoded(artefacts.read_json(self.config))
+        except TypeError as error:
+            raise ValueError(f"{self.config}: is not the config of a run") from error
 
     def check_same_config(
         self, config: ConfigDict, sections: Sequence[str], ignore: Sequence[str] = ()
@@ -196,35 +196,3 @@ def _typed(value: Any) -> str:
     if value is _ABSENT:
         return "(absent)"
     return value if isinstance(value, str) and value else repr(value).replace(" ", "")
-
-
-# JSON knows one sequence; configs hold tuples, so an array is a tuple and a list is marked.
-
-
-def _encoded(value: Any, key: str) -> Any:
-    if isinstance(value, ConfigDict):
-        value = value.to_dict()  # resolves placeholders and references
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {name: _encoded(entry, f"{key}.{name}".strip(".")) for name, entry in value.items()}
-    if isinstance(value, tuple):
-        return [_encoded(entry, key) for entry in value]
-    if isinstance(value, list):
-        return {"__list__": [_encoded(entry, key) for entry in value]}
-    raise ValueError(
-        f"config key {key}: {type(value).__name__} cannot be saved, only numbers, strings, None,"
-        " tuples, lists and groups of these"
-    )
-
-
-def _decoded(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_decoded(entry) for entry in value)
-    if isinstance(value, dict):
-        if set(value) == {"__list__"}:
-            return [_decoded(entry) for entry in value["__list__"]]
-        return {name: _decoded(entry) for name, entry in value.items()}
-    return value

@@ -17,6 +17,7 @@ from nid_jax.fields.model import build_model, count_parameters, map_axes
 from nid_jax.reporting import monitoring, tables
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
+from nid_jax.storage.preemption import Preemption
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.reseeding import reseed
 from nid_jax.training.steps import TrainState, chunks_per_batch, make_step
@@ -217,7 +218,7 @@ def train(task, config, workdir, evaluate=None):
     keep["best_metric"] = task.ranked_by
     with (
         checkpoints.Checkpoints(workdir.checkpoints, **keep) as saved,
-        checkpoints.Preemption() as preemption,
+        Preemption() as preemption,
     ):
         start = trainer.restore(saved)
         with (

@@ -14,7 +14,6 @@ from nid_jax.geometry.mesh import (
     facts,
     load_mesh,
     watertight_mesh,
-    whole_file,
 )
 
 BOX = trimesh.creation.box((2.0, 3.0, 4.0))
@@ -165,17 +164,3 @@ def test_unknown_suffix_and_places_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot be written"):
         export_mesh(BOX, tmp_path / "file" / "box.ply")
-
-
-def test_a_file_that_fails_leaves_what_was_there(tmp_path):
-    (tmp_path / "a").write_text("old")
-
-    def fail():
-        with whole_file(tmp_path / "a") as file:
-            file.write(b"new")
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
-    assert (tmp_path / "a").read_text() == "old"
-    assert len(list(tmp_path.iterdir())) == 1

@@ -76,7 +76,8 @@ class Imported:
         told = Told(options, "official.txt", size=tuple(meta["image_size"]))
         self.path = folder / f"{name}_before.ckpt"
         convert(self.path, Workdir(workdir), BASE, told)
-        self.model, self.config, _, _ = models.load_model(Workdir(workdir))
+        loaded = models.load_model(Workdir(workdir))
+        self.model, self.config = loaded.model, loaded.config
         data = self.data
         self.images = jnp.asarray(data["imgs"])
         self.ids = jnp.asarray(data["img_ids"].astype(np.int32))

@@ -140,7 +140,7 @@ def imported(request, tmp_path_factory):
 def test_adam_goes_on_where_torch_stopped(imported):
     """A further step from the moments of the file itself, by NumPy in float64."""
     saved, _, config, workdir = imported
-    model, _, _, _ = models.load_model(workdir)
+    model = models.load_model(workdir).model
     graphdef, params, constants = nnx.split(model, nnx.Param, ...)
     state = optimiser_state(config, model, saved)
     assert saved.step == 1
@@ -270,7 +270,8 @@ def test_one_further_step_is_torchs(tmp_path):
     from nid_jax.training.steps import TrainState, make_step
     from nid_jax.training.strategies import build_strategy
 
-    model, config, _, _ = models.load_model(Workdir(tmp_path / "run"))
+    loaded = models.load_model(Workdir(tmp_path / "run"))
+    model, config = loaded.model, loaded.config
     graphdef, params, constants = nnx.split(model, nnx.Param, ...)
     strategy = build_strategy(config, Objective.from_config(config.loss))
     optimizer = build_optimiser(config.train.optimizer, config.train.steps)

@@ -175,7 +175,8 @@ def compare(kind, folder):
         lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
         found["losses"].append([line["loss"] for line in lines])
         mesh = sharding.make_mesh(data, expert)
-        model, config, *_ = models.load_model(Workdir(place), mesh=mesh)
+        loaded = models.load_model(Workdir(place), mesh=mesh)
+        model, config = loaded.model, loaded.config
         task = tasks.build(config)
         # Three signals over four devices: the batch is filled up.
         fitted = batched.fit(task, model, task.open("test"), config, mesh)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
 from nid_jax import devices
+from nid_jax.files import atomic_path
 from nid_jax.reporting import monitoring, tables
 from nid_jax.storage import artefacts
 
@@ -54,7 +55,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     artefacts.write_text(path, "first")
 
     def fail():
-        with artefacts.atomic_path(path) as temporary:
+        with atomic_path(path) as temporary:
             temporary.write_bytes(b"sec")
             raise OSError("disk on fire")
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections import namedtuple
 
 import grain
@@ -17,7 +16,7 @@ import pytest
 from absl import logging as absl_logging
 
 from nid_jax.storage import checkpoints as checkpoints_module
-from nid_jax.storage.checkpoints import CheckpointError, Checkpoints, Preemption
+from nid_jax.storage.checkpoints import CheckpointError, Checkpoints
 
 Moments = namedtuple("Moments", ["count", "mu"])
 
@@ -553,32 +552,3 @@ def test_eight_devices_to_one_and_back(tmp_path):
     np.testing.assert_array_equal(restored.items["model"]["w"], values)
     assert restored.items["model"]["k"] == jax.random.key(3)
     assert len(restored.items["model"]["w"].devices()) == 1
-
-
-# Signals
-
-
-def signal_self(number):
-    os.kill(os.getpid(), number)
-    time.sleep(0.01)  # Python runs handlers between two instructions of the main thread
-
-
-def test_sigterm_and_the_first_interrupt_only_ask():
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    for number, name in ((signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")):
-        with Preemption() as preemption:
-            assert not preemption.requested
-            signal_self(number)
-            assert preemption.requested
-            assert preemption.signal_name == name
-        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-
-
-def test_the_second_interrupt_interrupts():
-    before = signal.getsignal(signal.SIGINT)
-    with Preemption() as preemption:
-        signal_self(signal.SIGINT)
-        assert preemption.requested
-        with pytest.raises(KeyboardInterrupt):
-            signal_self(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) == before

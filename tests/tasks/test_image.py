@@ -51,7 +51,7 @@ def test_a_fit_reports_lpips_where_the_config_names_weights(call, copied, tiny, 
 
 def reconstructed(workdir, folder):
     """Clipped pictures of a fit's codes on 31x31, and the true ones. [S, 31, 31, 1] twice."""
-    model, _, _, _ = models.load_model(Workdir(workdir, read_only=True))
+    model = models.load_model(Workdir(workdir, read_only=True)).model
     config = ConfigDict(json.loads((folder / "metrics.json").read_text())["config"])
     truth = data.to_array(data.open_collection(config.data, "test", config.seed))
     axis = np.linspace(-1, 1, 31)

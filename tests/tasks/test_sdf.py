@@ -107,7 +107,8 @@ def test_the_scores_are_those_of_the_stored_codes(on_trained, trained):
 
     folder = trained / "fits" / "test"
     codes, bias = (part.astype(np.float64) for part in codes_of(folder))
-    model, config, _, _ = models.load_model(Workdir(trained, read_only=True))
+    loaded = models.load_model(Workdir(trained, read_only=True))
+    model, config = loaded.model, loaded.config
     axis = np.linspace(-1, 1, 16)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     basis = np.asarray(model.dictionary.basis(points.astype(np.float32)), np.float64)[..., 0]

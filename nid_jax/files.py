@@ -1,0 +1,84 @@
+"""Files that are whole or not there: a temporary name beside the target, then a rename."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# What the person at the keyboard can do something about; any other OSError passes through.
+REFUSALS = {
+    getattr(errno, name)
+    for name in (
+        "EACCES",
+        "EPERM",
+        "EROFS",
+        "ENOSPC",
+        "EDQUOT",
+        "EFBIG",
+        "ENOTDIR",
+        "EISDIR",
+        "EEXIST",
+        "ENAMETOOLONG",
+    )
+}
+
+
+@contextmanager
+def refusals_named(path: str | Path) -> Iterator[None]:
+    """Turns the system's refusal to write (no space, no permission, a file in the way) into a
+    ValueError of one line that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        raise ValueError(f"{path}: cannot be written: {os.strerror(error.errno)}") from error
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary name beside `path`; renames it to `path` once the body is done.
+
+    The temporary name ends as `path` does, for libraries that look at the suffix. If the body
+    fails, the temporary file goes and what was at `path` stays. Folders are made as needed.
+    Raises ValueError naming `path` where the system refuses to write it.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    with refusals_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            # Before the rename, or a power cut could leave the new name with nothing in it.
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`, which takes the place of `path` once it is filled.
+
+    If the body fails, the temporary folder goes and what was at `path` stays. Raises ValueError
+    naming `path` where the system refuses to write it.
+    """
+    path = Path(path)
+    mark = f"{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
+    temporary, old = (path.with_name(f".{what}-{mark}") for what in ("tmp", "old"))
+    with refusals_named(path):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            if path.exists():
+                path.replace(old)
+            temporary.replace(path)
+        finally:
+            for folder in (temporary, old):
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,111 @@
+"""Files are whole or absent, and refusals of the system one line."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nid_jax.files import atomic_folder, atomic_path
+
+
+def leftovers(folder):
+    return [path.name for path in Path(folder).rglob("*") if ".tmp" in path.name]
+
+
+def one_line(excinfo):
+    text = str(excinfo.value)
+    assert "\n" not in text
+    return text
+
+
+def test_atomic_path_appears_only_when_complete(tmp_path):
+    target = tmp_path / "a" / "codes.npz"
+    with atomic_path(target) as temporary:
+        assert temporary.suffix == ".npz"
+        assert temporary.parent == target.parent
+        np.savez(temporary, codes=np.arange(3))
+        assert not target.exists()
+    with np.load(target, allow_pickle=False) as stored:
+        np.testing.assert_array_equal(stored["codes"], np.arange(3))
+    assert leftovers(tmp_path) == []
+
+
+def half_write(target):
+    with atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise KeyError("the writer broke")
+
+
+def test_atomic_path_keeps_the_old_file_when_the_writer_fails(tmp_path):
+    target = tmp_path / "summary.json"
+    target.write_text("old")
+    with pytest.raises(KeyError, match="the writer broke"):
+        half_write(target)
+    assert target.read_text() == "old"
+    assert leftovers(tmp_path) == []
+
+
+def test_atomic_path_without_a_file_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "x"):
+        pass
+
+
+def write_against(target, code):
+    with atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise OSError(code, os.strerror(code))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])
+def test_no_space_and_no_permission_name_the_file(tmp_path, code):
+    target = tmp_path / "report.html"
+    with pytest.raises(ValueError, match="cannot be written") as excinfo:
+        write_against(target, code)
+    assert one_line(excinfo).startswith(str(target))
+    assert os.strerror(code) in str(excinfo.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    target = tmp_path / "big"
+
+    def fill():
+        with atomic_path(target) as temporary:
+            temporary.symlink_to("/dev/full")  # every write to it meets a full disk
+            temporary.write_bytes(b"x" * 10)
+
+    with pytest.raises(ValueError, match="No space left on device"):
+        fill()
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_errors_of_the_system_pass_through(tmp_path):
+    with pytest.raises(TimeoutError):
+        write_against(tmp_path / "x", errno.ETIMEDOUT)
+
+
+def fill_folder(target, broken=False):
+    with atomic_folder(target) as temporary:
+        (temporary / "codes.npz").write_text("new")
+        if broken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "fits" / "omp"
+    with pytest.raises(ValueError, match="No space left on device") as excinfo:
+        fill_folder(target, broken=True)
+    assert one_line(excinfo).startswith(str(target))
+    assert os.listdir(tmp_path / "fits") == []
+    fill_folder(target)
+    (target / "old.png").write_text("of the first fit")
+    with pytest.raises(ValueError, match="No space left on device"):
+        fill_folder(target, broken=True)
+    assert sorted(os.listdir(target)) == ["codes.npz", "old.png"]
+    fill_folder(target)
+    assert os.listdir(target) == ["codes.npz"]
+    assert os.listdir(tmp_path / "fits") == ["omp"]
