@@ -147,7 +147,7 @@ def fit(task, model, collection, config, mesh=None, weights=None, prior=None):
     size = min(config.fit.batch_size or count, count)
     if mesh is not None:
         size = -(-size // mesh.shape["data"]) * mesh.shape["data"]
-    correct = refining.build(config.fit.refine, model.dictionary, measured)
+    correct = refining.build(config.fit.get("refine"), model.dictionary, measured)
     clouds = config.fit.solver in CLOUD_METHODS or getattr(model.router, "reads", "") == "clouds"
     solutions = []
     seconds = compile_seconds = 0.0

@@ -10,6 +10,8 @@ from nid_jax.fitting import rendering
 
 def check(config_fit):
     """Raise ValueError, naming the key, for a refinement that cannot be."""
+    if "refine" not in config_fit:
+        return
     wanted = config_fit.refine
     if wanted.kind not in KINDS:
         raise ValueError(f"fit.refine.kind: {wanted.kind!r}; allowed: {', '.join(KINDS)}")
@@ -27,16 +29,17 @@ def _atoms_options(wanted):
 
 def check_measured(config_fit, measured):
     """Raise ValueError, naming the key, for a refinement that these measurements do not allow."""
-    if config_fit.refine.kind == "atoms" and not measured.whole:
+    if "refine" in config_fit and config_fit.refine.kind == "atoms" and not measured.whole:
         raise ValueError("fit.refine.kind: 'atoms' needs whole signals; allowed here: none, grid")
 
 
 def build(wanted, dictionary, measured):
     """config.fit.refine as a function (solution, measurements, weights) -> [S, *grid, C], or None.
 
-    What it gives is to be added to what the codes render on the signals' own grid.
+    What it gives is to be added to what the codes render on the signals' own grid. Configs of
+    signals that are never refined have no such group: None.
     """
-    if wanted.kind == "none":
+    if wanted is None or wanted.kind == "none":
         return None
     shape = measured.grid_shape
     on_grid = grid_operator.on_grid(measured.operator, shape)
