@@ -8,20 +8,16 @@ large (128x128), huge (256x256) or smoke. A measured sinogram is fitted with
 are evenly spaced.
 """
 
-import runpy
-from pathlib import Path
-
-IMAGE = runpy.run_path(str(Path(__file__).with_name("image.py")))
+from nid_jax.configs.parts import data, fitting, tasks, training
 
 
 def get_config(variant="cpu"):
     """The config of a variant."""
-    if variant not in VARIANTS:
-        raise ValueError(f"configs/ct.py:{variant}: unknown; allowed: {', '.join(VARIANTS)}")
-    config = IMAGE["base"]()
-    config.task = "ct"
+    change = tasks.variant("ct", VARIANTS, variant)
+    config = tasks.config("ct", data.pictures("phantoms", "phantom", "dicom"))
+    config.eval = training.perceptual()
+    config.fit.refine = fitting.refine()
     config.operator = {
-        "kind": "parallel_beam",
         "parallel_beam": {
             # 0: as many as the longer side of the image; samples_per_ray is of the dictionary
             "detectors": 0,
@@ -34,7 +30,8 @@ def get_config(variant="cpu"):
     }
     config.data.update(
         {
-            "name": "phantoms",
+            # of measurements that are simulated
+            "noise": data.noise(),
             # to fit: .npy files of sinograms [S, A, D] and angles [A]; '' takes the test split
             "sinograms": "",
             "angles": "",
@@ -47,7 +44,7 @@ def get_config(variant="cpu"):
     # evenly spaced views of every slice to fit
     config.fit.num_views = 8
     base(config)
-    VARIANTS[variant](config)
+    change(config)
     return config
 
 

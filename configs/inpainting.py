@@ -11,20 +11,16 @@ the paper) or smoke. Corrupted copies of any pictures are written by
 and fitted with --config.data.name=corrupted --config.data.root=DIR.
 """
 
-import runpy
-from pathlib import Path
-
-IMAGE = runpy.run_path(str(Path(__file__).with_name("image.py")))
+from nid_jax.configs import image
+from nid_jax.configs.parts import data, fitting, tasks, training
 
 
 def get_config(variant="cpu"):
     """The config of a variant."""
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"configs/inpainting.py:{variant}: unknown; allowed: {', '.join(VARIANTS)}"
-        )
-    config = IMAGE["base"]()
-    config.task = "inpainting"
+    change = tasks.variant("inpainting", VARIANTS, variant)
+    config = tasks.config("inpainting", data.pictures("faces", "phantom", "dicom"))
+    config.eval = training.perceptual()
+    config.fit.refine = fitting.refine()
     config.data.corrupt = {
         # stripes (one or more blocks of them), pixels, text, scribble or none
         "kind": "stripes",
@@ -42,7 +38,7 @@ def get_config(variant="cpu"):
     # the pictures as they were given are written one by one: they make no movie
     config.fit.movies = ()
     base(config)
-    VARIANTS[variant](config)
+    change(config)
     return config
 
 
@@ -119,7 +115,7 @@ def paper(config):
 
 def smoke(config):
     """Seconds: does every part run?"""
-    IMAGE["smoke"](config)
+    image.smoke(config)
     config.fit.solver = "robust"
     config.fit.robust.steps = 50
 

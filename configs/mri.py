@@ -6,17 +6,14 @@ VARIANT is cpu (the default: a tenth of the frequencies of 32x32 phantoms) or sm
 An example of an operator that no task knows by name: its options are the group operator.fourier.
 """
 
-import runpy
-from pathlib import Path
-
-IMAGE = runpy.run_path(str(Path(__file__).with_name("image.py")))
+from nid_jax.configs import image
+from nid_jax.configs.parts import tasks
 
 
 def get_config(variant="cpu"):
     """The config of a variant."""
-    if variant not in VARIANTS:
-        raise ValueError(f"configs/mri.py:{variant}: unknown; allowed: {', '.join(VARIANTS)}")
-    config = IMAGE["base"]()
+    change = tasks.variant("mri", VARIANTS, variant)
+    config = image.base()
     config.data.update({"name": "phantoms", "size": (32, 32), "num_train": 2000, "num_test": 20})
     config.operator = {
         "kind": "fourier",
@@ -28,7 +25,7 @@ def get_config(variant="cpu"):
     config.train.update({"steps": 30, "batch_size": 400, "log_every": 10, "checkpoint_every": 30})
     config.fit.solver = "gaussian"
     config.fit.gaussian.noise = 0.01
-    VARIANTS[variant](config)
+    change(config)
     return config
 
 
@@ -42,7 +39,7 @@ def cpu(config):
 
 def smoke(config):
     """Seconds: does every part run?"""
-    IMAGE["smoke"](config)
+    image.smoke(config)
     config.data.size = (12, 12)
 
 

@@ -8,12 +8,11 @@ the config is that folder's own, so that fit, eval, render and train take its di
 """
 
 import json
-import runpy
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-IMAGE = runpy.run_path(str(Path(__file__).with_name("image.py")))
+from nid_jax.configs import image
 
 
 def get_config(variant="celeba"):
@@ -42,7 +41,7 @@ def tuples(value):
 
 def base():
     """The defaults of the official command line, of images."""
-    config = IMAGE["base"]()
+    config = image.base()
     config.dictionary.update({"num_experts": 1024, "num_layers": 4, "width": 256})
     config.dictionary.update({"activation": "relu", "omega0": 30.0})
     config.dictionary.embedding.update({"kind": "fourier", "size": 4096, "scale": 16.0})

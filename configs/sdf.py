@@ -8,22 +8,16 @@ VARIANT is cpu (the default: 80 built-in chairs), many (3600 of them), all (four
 smoke.
 """
 
-import runpy
-from pathlib import Path
-
-IMAGE = runpy.run_path(str(Path(__file__).with_name("image.py")))
+from nid_jax.configs.parts import data, tasks
 
 
 def get_config(variant="cpu"):
     """The config of a variant."""
-    if variant not in VARIANTS:
-        raise ValueError(f"configs/sdf.py:{variant}: unknown; allowed: {', '.join(VARIANTS)}")
-    config = IMAGE["base"]()
-    config.task = "sdf"
+    change = tasks.variant("sdf", VARIANTS, variant)
+    # shapes (built in), volumes (prepared meshes) or pointcloud (.xyz, .ply)
+    config = tasks.config("sdf", data.signals("shapes"))
     config.data.update(
         {
-            # shapes (built in), volumes (prepared meshes) or pointcloud (.xyz, .ply)
-            "name": "shapes",
             # samples along each axis of the cube [-1, 1]^3
             "size": (48, 48, 48),
             # distances go no further than this; 0: as far as they are
@@ -38,7 +32,7 @@ def get_config(variant="cpu"):
         }
     )
     # copies of every training shape, the pieces of each axis stretched by exp(strength x normal)
-    config.data.augment.update({"warps": 0, "strength": 0.2, "pieces": 4})
+    config.data.augment = {"warps": 0, "strength": 0.2, "pieces": 4}
     config.router.update({"point_features": 6})
     # of the grid, from which the prior's codes are solved; 0: all
     config.prior.points = 0
@@ -87,7 +81,7 @@ def get_config(variant="cpu"):
         "samples": 20000,
     }
     base(config)
-    VARIANTS[variant](config)
+    change(config)
     return config
 
 

@@ -8,19 +8,14 @@ of frames: --config.data.name=video --config.data.root=PATH, and --config.data.g
 colour. Between frames, of the variant time: --mode=render --config.render.shape="(120,96,128)".
 """
 
-import runpy
-from pathlib import Path
-
-IMAGE = runpy.run_path(str(Path(__file__).with_name("image.py")))
+from nid_jax.configs.parts import data, fitting, tasks
 
 
 def get_config(variant="cpu"):
     """The config of a variant."""
-    if variant not in VARIANTS:
-        raise ValueError(f"configs/video.py:{variant}: unknown; allowed: {', '.join(VARIANTS)}")
-    config = IMAGE["base"]()
-    config.task = "video"
-    config.data.update({"name": "clip", "gray": True})
+    change = tasks.variant("video", VARIANTS, variant)
+    config = tasks.config("video", frames())
+    config.fit.refine = fitting.refine()
     # codes: every frame is a signal (row, col); coordinate: all are one signal (t, row, col)
     config.data.time = "codes"
     # residuals above it are foreground
@@ -28,8 +23,16 @@ def get_config(variant="cpu"):
     # side by side, as mp4 or gif
     config.fit.movies = ("mp4", "gif")
     base(config)
-    VARIANTS[variant](config)
+    change(config)
     return config
+
+
+def frames():
+    """The frames of one video, all of them for training and for testing."""
+    group = {**data.signals("clip"), **data.shaping(), "gray": True}
+    for key in ("num_train", "num_test"):
+        del group[key]
+    return {**group, "clip": data.SOURCES["clip"], "video": data.SOURCES["video"]}
 
 
 def base(config):

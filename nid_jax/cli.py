@@ -1,21 +1,24 @@
 """Train a neural implicit dictionary, fit unseen signals with it, render them.
 
-python main.py --config=configs/image.py --workdir=DIR [--mode=run|train|fit|eval|render]
+nid_jax --config=NAME[:VARIANT] --workdir=DIR [--mode=run|train|fit|eval|render|...]
+        [--config.SECTION.KEY=VALUE ...]
 """
 
 import errno
 import re
 import sys
 from logging import Formatter
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nid_jax import commands, sharding, tasks
+from nid_jax import commands, configs, sharding, tasks
 from nid_jax.files import REFUSALS
 from nid_jax.storage.workdir import Workdir
 
-EXAMPLE = "such as --config=configs/image.py"
+EXAMPLE = "such as --config=image"
+OPTIONS = ("config", "workdir", "checkpoint", "mode", "distributed")
 # Errors of the system that whoever typed the command can do something about.
 MENDABLE = {None, errno.ENOENT, *REFUSALS}
 # What a parser of flags says, and what a person needs to hear.
@@ -31,13 +34,17 @@ WANTED = {
 def define_flags(values=flags.FLAGS, argv=None):
     """Define the options on `values`; `argv` is the command line that they will be read from."""
     here = {"flag_values": values}
-    config_flags.DEFINE_config_file(
-        "config", None, "FILE[:variant], such as configs/image.py:cpu.", sys_argv=argv, **here
-    )
+    known = ", ".join(configs.names())
+    configs.define_flag(f"NAME[:VARIANT] of {known}; or FILE.py[:VARIANT].", values, argv)
     flags.DEFINE_string("workdir", None, "Folder: checkpoints, fits, report.html.", **here)
-    flags.DEFINE_string("checkpoint", None, "Workdir of the dictionary; else --workdir.", **here)
+    flags.DEFINE_string(
+        "checkpoint", None, "Workdir or .safetensors of the dictionary; else --workdir.", **here
+    )
     flags.DEFINE_enum("mode", "run", list(commands.MODES), "What to do.", **here)
     flags.DEFINE_bool("distributed", False, "Join the other processes of this run.", **here)
+    # What --help shows are the options of the module that was started.
+    for name in OPTIONS:
+        values.register_key_flag_for_module(sys.argv[0], values[name])
 
 
 def complain(message):
@@ -83,8 +90,10 @@ def main(argv, values=flags.FLAGS):
         sharding.initialise_distributed(values.distributed)
         workdir = source = Workdir(values.workdir)
         if values.checkpoint:
-            source = Workdir(values.checkpoint, read_only=True, flag="--checkpoint")
-        commands.MODES[values.mode](commands.Context(tasks.build, values.config, workdir, source))
+            source = _source(values.checkpoint)
+        typed = frozenset(config_flags.get_override_values(values["config"]))
+        context = commands.Context(tasks.build, values.config, workdir, source, typed)
+        commands.MODES[values.mode](context)
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in MENDABLE:
             raise
@@ -93,7 +102,16 @@ def main(argv, values=flags.FLAGS):
         complain(f"{named}: {error.strerror}" if named else error)
 
 
+def _source(path):
+    """Where the dictionary lies: one file, or a workdir."""
+    if path.endswith(".safetensors"):
+        return Path(path).expanduser()
+    return Workdir(path, read_only=True, flag="--checkpoint")
+
+
 def run():
     """The command: reads sys.argv, leaves with 0, or with 2 and one line."""
     define_flags()
+    # The head of --help.
+    sys.modules["__main__"].__doc__ = __doc__
     app.run(main, flags_parser=parse)

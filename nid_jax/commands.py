@@ -54,6 +54,8 @@ class Context:
     config: ConfigDict
     workdir: Workdir
     source: Workdir | Path
+    typed: frozenset = frozenset()
+    """Keys of the config that a person gave: only these are refused for being too much."""
 
 
 def run(context: Context) -> dict[str, Any]:

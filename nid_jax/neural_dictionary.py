@@ -270,7 +270,7 @@ class NeuralDictionary:
                 solver,
                 batch_size=config.fit.batch_size,
                 weights=weights,
-                refinement=refining.from_config(config.fit.refine),
+                refinement=refining.from_config(config.fit.get("refine")),
                 uncertainty=config.fit.uncertainty,
             )
 

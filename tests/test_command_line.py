@@ -107,11 +107,23 @@ def test_the_codes_are_what_the_scores_say(trained):
 # Command lines that are wrong
 
 WRONG_WORDS = [
-    ([], "--config is missing; such as --config=configs/image.py"),
+    ([], "--config is missing; such as --config=image"),
     ([SMOKE], "--workdir is missing"),
     ([SMOKE, "--workdir="], "--workdir is missing"),
     (["--config=nowhere.py", "--workdir=W"], "--config=nowhere.py: cannot be read"),
-    ([f"{SMOKE}y", "--workdir=W"], ":smokey: 'smokey' is unknown; allowed: smoke, cpu, photos"),
+    (["--config=imag", "--workdir=W"], "--config=imag: no config of that name, did you mean 'im"),
+    (
+        ["--config=imag", "--workdir=W"],
+        "allowed: ct, image, inpainting, mri, official, sdf, video",
+    ),
+    (
+        ["--config=video:tim", "--workdir=W"],
+        "video: no variant 'tim', did you mean 'time'? allowed: ",
+    ),
+    (
+        [f"{SMOKE}y", "--workdir=W"],
+        "image: no variant 'smokey', did you mean 'smoke'? allowed: smo",
+    ),
     ([SMOKE, "--workdir=W", "--mode=fitt"], "--mode=fitt: value should be one of <run|train|fit"),
     ([SMOKE, "--workdri=W"], "'workdri'. Did you mean: workdir"),
     ([SMOKE, "--workdir=W", "--config.train=3"], "--config.train=3: is a group of keys"),

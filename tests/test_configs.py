@@ -1,7 +1,8 @@
 """Every variant of every shipped config builds: its task, its model and its optimiser."""
 
 import ast
-import importlib.util
+import configparser
+import importlib
 import inspect
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import jax
 import pytest
 from flax import nnx
 
-from nid_jax import tasks
+from nid_jax import configs, data, tasks
 from nid_jax.data import splitting
 from nid_jax.fields.model import build_model
 from nid_jax.fitting import batched
@@ -17,14 +18,11 @@ from nid_jax.training import loop
 from nid_jax.training.optimisers import build_optimiser
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+CONFIGS = [ROOT / "configs" / f"{name}.py" for name in configs.names()]
 
 
 def load(path):
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"nid_jax.configs.{path.stem}")
 
 
 def variants(path):
@@ -86,6 +84,57 @@ def test_every_value_can_be_given_on_the_command_line(path, variant):
     values = list(leaves(load(path).get_config(variant).to_dict()))
     assert values
     assert all(isinstance(value, bool | int | float | str | tuple) for value in values)
+
+
+def test_configs_are_found_by_name():
+    assert {path.stem for path in CONFIGS} >= {"image", "inpainting", "video", "ct", "mri", "sdf"}
+    assert configs.located("image") == str(ROOT / "configs" / "image.py")
+    assert configs.located("image:cpu") == f"{ROOT / 'configs' / 'image.py'}:cpu"
+    for path in ("image.py", "./image", "configs/image.py:cpu", "C:\\mine\\image"):
+        assert configs.located(path) == path
+    with pytest.raises(ValueError, match="no config of that name, did you mean 'video'"):
+        configs.located("vidoe:time")
+
+
+def test_all_packages_are_shipped():
+    """setup.cfg lists them, as configs stand elsewhere than where they are installed."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    listed = setup["options"]["packages"].split()
+    inside = ((ROOT, "nid_jax"), (ROOT, "configs"))
+    found = {
+        ".".join(path.parent.relative_to(root).parts).replace("configs", "nid_jax.configs")
+        for root, folder in inside
+        for path in (root / folder).rglob("__init__.py")
+        if "nid_jax/configs" not in path.as_posix()
+    }
+    assert sorted(listed) == sorted(found)
+
+
+def test_configs_hold_their_own_tasks_keys_only():
+    ct, image, sdf, video = (
+        load(ROOT / "configs" / f"{name}.py").get_config()
+        for name in ("ct", "image", "sdf", "video")
+    )
+    assert not {"video", "clip", "patch", "corrupt", "truncation"} & set(ct.data)
+    assert not {"mesh", "samples", "surface", "threshold"} & set(ct.fit)
+    assert not {"gray", "resize", "phantom", "video", "patch"} & set(sdf.data)
+    assert "refine" not in sdf.fit
+    assert not {"num_train", "augment", "phantom"} & set(video.data)
+    assert not {"num_views", "samples"} & set(image.fit)
+
+
+@pytest.mark.parametrize("name", ["folder", "video", "dicom", "array", "clip", "phantoms"])
+def test_sources_take_their_defaults_where_a_config_lacks_their_keys(name):
+    config = load(ROOT / "configs" / "ct.py").get_config()
+    config.data.name = name
+    whole = data.completed(config.data)
+    assert whole.video.step == 1
+    assert whole.clip.num_frames == 60
+    assert whole.patch.size == 0
+    assert whole.phantom.jitter == config.data.phantom.jitter == 0.7
+    assert whole.size == config.data.size
+    assert "video" not in config.data
 
 
 def test_variants_are_documented():

@@ -12,6 +12,7 @@ from nid_jax.data.collection import (
     to_array,
 )
 from nid_jax.data.corrupted import CorruptedCollection, open_corrupted
+from nid_jax.data.defaults import completed
 from nid_jax.data.dicom import open_dicom
 from nid_jax.data.folder import open_folder
 from nid_jax.data.loading import batches
@@ -41,6 +42,7 @@ __all__ = [
     "add_noise",
     "batches",
     "cloud_batches",
+    "completed",
     "configured_size",
     "even_angles",
     "open_collection",
@@ -79,11 +81,12 @@ SHAPES = ("shapes", "volumes", "pointcloud")
 def open_collection(config, split, seed):
     """The collection that config.data describes, one split of it.
 
-    config: the `data` part of a config; split: 'train' or 'test'; seed: the run's, for random
-    splits, crops and augmentation. In order: the source data.name opens data.root and brings its
-    pictures to data.size; the first data.num_train or data.num_test signals are kept (0: all); the
-    train split is augmented (data.augment: mirrored, shifted, volumes warped); signals are cut to
-    patches (data.patch.size above 0: a PatchCollection, whose .stitch puts them together again).
+    config: the `data` part of a config, completed with what it leaves out; split: 'train' or
+    'test'; seed: the run's, for random splits, crops and augmentation. In order: the source
+    data.name opens data.root and brings its pictures to data.size; the first data.num_train or
+    data.num_test signals are kept (0: all); the train split is augmented (data.augment: mirrored,
+    shifted, volumes warped); signals are cut to patches (data.patch.size above 0: a
+    PatchCollection, whose .stitch puts them together again).
     Raises ValueError or FileNotFoundError naming the key or file and what is allowed.
     """
     if split not in SPLITS:
@@ -91,6 +94,7 @@ def open_collection(config, split, seed):
     opener = _opener(config.name)
     if config.name in SHAPES and "truncation" not in config:
         raise ValueError(f"data.name={config.name!r}: is for shapes, as configs/sdf.py has them")
+    config = completed(config)
     collection = opener(config, split, seed)
     collection = limited(collection, config, split)
     augment, patch = config.augment, config.patch

@@ -1,6 +1,6 @@
 """Write corrupted copies of any pictures, with their masks and the truth.
 
-python -m nid_jax.data.corrupt --config=configs/inpainting.py --output=DIR [--split=test]
+python -m nid_jax.data.corrupt --config=inpainting --output=DIR [--split=test]
 
 config.data says which pictures, config.data.corrupt what becomes of them; any key may be given as
 --config.data.corrupt.KEY=VALUE. DIR takes images/, masks/ (white: seen), truth/, 8-bit PNG files of
@@ -22,7 +22,7 @@ from nid_jax.files import atomic_folder
 
 __all__ = ["CorruptedCollection", "corrupt", "main", "open_corrupted", "write"]
 
-_EXAMPLE = "such as --config=configs/inpainting.py"
+_EXAMPLE = "such as --config=inpainting"
 
 
 def write(config, output, split="test"):
@@ -96,12 +96,11 @@ def main():
 def define_flags(values, argv=None):
     """Define the options on `values`; `argv` is the command line that they will be read from."""
     from absl import flags
-    from ml_collections import config_flags
+
+    from nid_jax import configs
 
     here = {"flag_values": values}
-    config_flags.DEFINE_config_file(
-        "config", None, "FILE[:variant], with data.corrupt in it.", sys_argv=argv, **here
-    )
+    configs.define_flag("NAME or FILE.py[:VARIANT], with data.corrupt in it.", values, argv)
     flags.DEFINE_string("output", None, "Folder to write: new, or empty.", **here)
     flags.DEFINE_enum("split", "test", SPLITS, "Which pictures of config.data.", **here)
 

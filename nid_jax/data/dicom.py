@@ -73,7 +73,7 @@ def _reader():
         import pydicom
     except ImportError as error:
         raise ValueError(
-            "data.name='dicom' needs a package that is not installed: pip install pydicom"
+            "data.name='dicom' needs pydicom, which is not installed: pip install 'nid_jax[dicom]'"
         ) from error
     # What pydicom raises for no DICOM, no pixels, and pixels it has no decoder for.
     unreadable = (

@@ -74,8 +74,12 @@ def _olivetti_faces(root, shown):
         columns = loadmat(path)["faces"]
         return columns.T.reshape(-1, 64, 64).transpose(0, 2, 1), path
     if (path := root / "olivetti_py3.pkz").is_file():
-        from sklearn.datasets import fetch_olivetti_faces
-
+        try:
+            from sklearn.datasets import fetch_olivetti_faces
+        except ImportError as error:
+            raise ValueError(
+                f"{path}: needs scikit-learn, which is not installed: pip install scikit-learn"
+            ) from error
         return fetch_olivetti_faces(data_home=root, download_if_missing=False).images, path
     raise FileNotFoundError(
         f"data.root={shown!r}: holds no Olivetti faces; expected olivetti_faces.npy, "

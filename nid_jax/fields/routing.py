@@ -145,7 +145,7 @@ def load(gates: Gates, kind: str = "active") -> Float[Array, " E"]:
     raise ValueError(f"load: {kind!r} is unknown; allowed: active, positive, smooth")
 
 
-def expert_weights(num_experts: int, base: float = 1.0, cap: float = 1e4) -> Float32[Array, "E"]:
+def expert_weights(num_experts: int, base: float = 1.0, cap: float = 1e4) -> Float32[Array, " E"]:
     """L1 weights base**(-e) of experts e = 0 .. E-1, none above `cap`: float32 [E], finite.
 
     A base below 1 makes every further expert dearer than the one before it, so that signals are

@@ -23,13 +23,13 @@ KINDS = {"grid": TotalVariation, "atoms": LowRank}
 _FIELDS = {"grid": ("tv", "lam", "steps"), "atoms": ("rank", "share", "steps")}
 
 
-def from_config(wanted: ConfigDict) -> TotalVariation | LowRank | None:
-    """config.fit.refine as a refinement, None for kind 'none'.
+def from_config(wanted: ConfigDict | None) -> TotalVariation | LowRank | None:
+    """config.fit.refine as a refinement; None for kind 'none', and where there is no such group.
 
     Raises ArgumentError, naming the key, for an unknown kind or a value out of range.
     """
     with errors.named("fit.refine"):
-        if wanted.kind == "none":
+        if wanted is None or wanted.kind == "none":
             return None
         if wanted.kind not in KINDS:
             raise ArgumentError("kind", wanted.kind, ", ".join(("none", *KINDS)))
@@ -41,7 +41,7 @@ def from_config(wanted: ConfigDict) -> TotalVariation | LowRank | None:
 
 def check(config_fit: ConfigDict) -> None:
     """Raise ValueError, naming the key, for a refinement that cannot be."""
-    if isinstance(from_config(config_fit.refine), LowRank) and config_fit.batch_size:
+    if isinstance(from_config(config_fit.get("refine")), LowRank) and config_fit.batch_size:
         raise ArgumentError(
             "fit.batch_size", config_fit.batch_size, "0; fit.refine.kind=atoms sees all signals"
         )
@@ -52,7 +52,8 @@ def check_measured(config_fit: ConfigDict, measured: Any) -> None:
 
     measured: `tasks.Measured`.
     """
-    if config_fit.refine.kind == "atoms" and not measured.whole:
+    refinement = from_config(config_fit.get("refine"))
+    if isinstance(refinement, LowRank) and not measured.whole:
         raise ValueError("fit.refine.kind: 'atoms' needs whole signals; allowed here: none, grid")
 
 

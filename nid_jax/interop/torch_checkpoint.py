@@ -3,7 +3,7 @@
 python -m nid_jax.interop.torch_checkpoint --checkpoint=FILE.ckpt --workdir=DIR
     [--official_config=FILE.txt] [--activation=sine|relu] [--top_k=K] [--size=ROWS,COLUMNS]
 
-Afterwards: python main.py --config=configs/official.py:DIR --workdir=DIR --mode=fit|render|train.
+Afterwards: nid_jax --config=official:DIR --workdir=DIR --mode=fit|render|train.
 PyTorch is not needed, and nothing in the file is executed. See docs/official.md.
 """
 
@@ -23,7 +23,7 @@ from absl import app, flags, logging
 from flax import nnx
 from ml_collections import config_flags
 
-from nid_jax import devices
+from nid_jax import configs, devices
 from nid_jax.errors import named
 from nid_jax.fields import experts
 from nid_jax.fields.model import build_model, count_parameters
@@ -36,7 +36,7 @@ from nid_jax.storage.workdir import Workdir
 from nid_jax.training.loop import check as check_training
 from nid_jax.training.optimisers import build_optimiser
 
-CONFIG = f"{Path(__file__).resolve().parents[2] / 'configs' / 'official.py'}:images"
+CONFIG = "official:images"
 # Names of the stored codes' fit.
 FIT = "official"
 # Groups of the config that the checkpoint decides.
@@ -449,13 +449,8 @@ def _write_codes(workdir, config, fitted, layout, title):
 def define_flags(values=flags.FLAGS, argv=None):
     """Define the options on `values`; `argv` is the command line that they will be read from."""
     here = {"flag_values": values}
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "FILE[:variant], for what no checkpoint tells.",
-        sys_argv=argv,
-        **here,
-    )
+    about = "NAME or FILE.py[:VARIANT], for what no checkpoint tells."
+    configs.define_flag(about, values, argv)
     flags.DEFINE_string("checkpoint", None, "FILE.ckpt of the official code.", **here)
     flags.DEFINE_string("official_config", None, "FILE.txt of the official code.", **here)
     flags.DEFINE_string("workdir", None, "Folder: takes the imported run.", **here)
@@ -481,7 +476,7 @@ def parse(argv, values=flags.FLAGS):
         near = f", did you mean {words[1]!r}?" if len(set(words)) > 1 else ""
         complain(f"--config: the config has no key {words[0]!r}{near}")
     except OSError:
-        complain("--config: cannot be read; such as --config=configs/official.py")
+        complain("--config: cannot be read; such as --config=official")
     except flags.Error as error:
         text = str(error).strip().rpartition("Error: ")[2].removeprefix("flag ")
         complain(re.sub("invalid literal for int.*", "a whole number is wanted", text))
@@ -564,7 +559,7 @@ def _announce(workdir, config, notes, typed):
         f"{dictionary.activation}, {dictionary.embedding.kind} embedding, {router.kind} router, "
         f"{router.top_k} active; step {workdir.read_json('summary.json')['steps']}"
     )
-    command = f"python main.py --config=configs/official.py:{typed} --workdir={typed}"
+    command = f"nid_jax --config=official:{typed} --workdir={typed}"
     print(f"fit new signals: {command} --mode=fit")
     if workdir.fit_names():
         print(f"render the stored codes: {command} --mode=render --config.fit.name={FIT}")

@@ -246,8 +246,8 @@ def _read_legacy(path):
         import torch
     except ImportError:
         raise ValueError(
-            f"{path}: is of a PyTorch older than 1.6; install torch to read it, or save it again "
-            "with a newer one: torch.save(torch.load(FILE, 'cpu'), FILE)"
+            f"{path}: is of a PyTorch older than 1.6; pip install 'nid_jax[torch]' to read it, or "
+            "save it again with a newer one: torch.save(torch.load(FILE, 'cpu'), FILE)"
         ) from None
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)

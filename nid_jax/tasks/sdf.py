@@ -34,17 +34,14 @@ def build(config):
 
 def check(config):
     """Raise ValueError, naming the key, for measurements that cannot be."""
-    wanted = config.fit.samples
+    wanted, signals = config.fit.samples, data.completed(config.data)
     if config.data.name not in data.SHAPES:
         raise ValueError(f"data.name: {config.data.name!r}; allowed: {', '.join(data.SHAPES)}")
     for key, value, allowed in (
-        ("data.patch.size", config.data.patch.size, 0),
-        ("data.augment.mirror", config.data.augment.mirror, False),
-        ("data.augment.shifts", config.data.augment.shifts, 0),
-        ("data.noise.kind", config.data.noise.kind, "none"),
-        ("operator.kind", config.operator.kind, "sample"),
+        ("data.patch.size", signals.patch.size, 0),
+        ("data.augment.mirror", signals.augment.mirror, False),
+        ("data.augment.shifts", signals.augment.shifts, 0),
         ("train.chunks", config.train.chunks, "random"),
-        ("fit.refine.kind", config.fit.refine.kind, "none"),
     ):
         if value != allowed:
             raise ValueError(f"{key}: {value!r}; allowed for shapes: {allowed}")

@@ -40,7 +40,7 @@ def check(config):
     if config.data.time not in TIMES:
         raise ValueError(f"data.time: {config.data.time!r}; allowed: {', '.join(TIMES)}")
     for key, wanted in _WHOLE.items():
-        value = config.data
+        value = data.completed(config.data)
         for part in key.split("."):
             value = value[part]
         if value != wanted:

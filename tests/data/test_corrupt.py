@@ -572,7 +572,7 @@ def test_the_command_writes_a_folder_and_says_so(tmp_path, config_file, data_con
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--output=out"], "--config is missing; such as --config=configs/inpainting.py"),
+        (["--output=out"], "--config is missing; such as --config=inpainting"),
         (["CONFIG"], "--output is missing; the folder that takes images, masks and truth"),
         (
             ["CONFIG", "--output=out", "--config.data.corrupt.shares=0.2"],
@@ -584,7 +584,7 @@ def test_the_command_writes_a_folder_and_says_so(tmp_path, config_file, data_con
         ),
         (
             ["--config=nowhere.py", "--output=out"],
-            "--config=nowhere.py: cannot be read; such as --config=configs/inpainting.py",
+            "--config=nowhere.py: cannot be read; such as --config=inpainting",
         ),
         (
             ["BARE", "--output=out"],

@@ -1,0 +1,100 @@
+"""Groups of `fit` and `render`: the codes of new signals, and what is drawn of them."""
+
+
+def fit():
+    """What is fitted, by which solver, and the options of each."""
+    return {
+        # names the folder of the results, WORKDIR/fits/NAME
+        "name": "test",
+        "split": "test",
+        # ridge, gaussian, lasso, omp, iht, robust, gradient, router or router+ridge
+        "solver": "ridge",
+        # active experts of omp, iht, router+ridge, gradient, router; 0: dense codes
+        "top_k": 0,
+        # at most; 0: all
+        "num_signals": 0,
+        "batch_size": 0,
+        "num_pictures": 10,
+        # solver gaussian: also where the result is unsure, under the prior of all codes
+        "uncertainty": False,
+        # --mode=interpolate: from which signal of the fit to which, in how many frames
+        "interpolate": {"start": 0, "end": 1, "frames": 9},
+        # --mode=nearest: how many to list, and of which fit; '' is this one
+        "nearest": {"count": 5, "among": ""},
+        **solvers(),
+    }
+
+
+def solvers():
+    """The options of every solver of signals on grids, by its name."""
+    return {
+        # a number, or gcv: generalised cross-validation
+        "ridge": {"lam": "1e-6", "per_signal": False},
+        # standard deviation of the noise, 0 estimates it; a prior of each signal's own from at most
+        # so many nearest training codes, 0: one of all, and the share of all in it
+        "gaussian": {"noise": 0.0, "neighbours": 0, "blend": 0.1},
+        "lasso": {
+            "fraction": 0.001,
+            "weights_base": 1.0,
+            "tolerance": 1e-3,
+            "steps": 1000,
+        },
+        "omp": {"lam": 1e-6, "atoms_per_step": 1, "criterion": "correlation"},
+        "iht": {"steps": 30},
+        "robust": {
+            "loss": "l1",
+            "lam": 1e-4,
+            "use_prior": True,
+            "delta": 0.0,
+            "noise": 0.0,
+            "steps": 500,
+            # above 0: what is more than so many median residuals off, averaged over `reach`
+            # in coordinates, is left out of a second solve for a noise of deviation
+            # `trim_noise` (0: the prior's)
+            "trim": 0.0,
+            "reach": 0.0,
+            "trim_noise": 0.0,
+        },
+        "router_ridge": {"lam": 1e-6},
+        "gradient": {
+            "steps": 1000,
+            "learning_rate": 0.003,
+            # zero, or router: from its prediction
+            "init": "zero",
+            # codes, or router: its weights move
+            "variables": "codes",
+            # before the top_k experts are chosen
+            "dense_steps": 0,
+            "data": "l2",
+        },
+    }
+
+
+def refine():
+    """The last stage of a fit: what the codes cannot say."""
+    return {
+        # grid: the image moves off the dictionary's; atoms: all signals together, as
+        # images of low rank
+        "kind": "none",
+        # grid: total variation, tie to what the codes render, (low, high) of values
+        "tv": 0.003,
+        "lam": 0.01,
+        "bounds": (),
+        # atoms: 0 adds directions until what is left is below `share` of the first
+        "rank": 0,
+        "share": 0.001,
+        "steps": 100,
+    }
+
+
+def render():
+    """What --mode=render draws."""
+    return {
+        # () renders at `scale` times the signals' own size
+        "shape": (),
+        "scale": 4,
+        # rows and columns ((low, high), (low, high)) in [-1, 1]; () is everything
+        "window": (),
+        # points at a time; 0 chooses
+        "chunk": 0,
+    }

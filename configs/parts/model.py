@@ -1,0 +1,55 @@
+"""Groups of `dictionary`, `router` and `loss`: what is learned, and what for."""
+
+
+def dictionary():
+    """E experts on an embedding of coordinates."""
+    return {
+        # shared: one trunk with E heads; independent: E small networks
+        "kind": "shared",
+        "num_experts": 256,
+        # linear layers, output included
+        "num_layers": 4,
+        "width": 512,
+        # sine or relu
+        "activation": "relu",
+        "omega0": 30.0,
+        "embedding": {
+            # identity, positional, fourier, rbf or kernel
+            "kind": "fourier",
+            "size": 256,
+            "scale": 5.0,
+            "num_octaves": 0,
+            "trainable": False,
+            "kernel": "matern",
+            "length_scale": 0.1,
+            "shape": 0.0,
+            "num_centres": 64,
+            "sigma": 4.0,
+        },
+    }
+
+
+def router():
+    """What predicts codes."""
+    return {
+        # codebook, linear, conv, resnet or none
+        "kind": "none",
+        # active experts; 0: dense codes
+        "top_k": 0,
+        "max_norm": 0.0,
+        "noise": False,
+        "width": 64,
+        "pool": "mean",
+    }
+
+
+def loss():
+    """Terms of the loss of training."""
+    return {
+        "data": "l2",
+        "l1": 0.0,
+        "l1_base": 1.0,
+        "balance": 0.0,
+        "importance": "magnitude",
+        "compat": "",
+    }

@@ -1,0 +1,42 @@
+"""The groups that all tasks have, put together."""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+from nid_jax.configs.parts import fitting, model, training
+
+
+def config(task, data):
+    """The config of a task whose `data` group is given, with the values that tasks share."""
+    return ConfigDict(
+        {
+            "task": task,
+            "seed": 0,
+            "data": data,
+            "dictionary": model.dictionary(),
+            "router": model.router(),
+            "loss": model.loss(),
+            "train": training.train(),
+            "eval": training.evaluation(),
+            "prior": training.prior(),
+            "checkpoint": training.checkpoint(),
+            "fit": fitting.fit(),
+            "render": fitting.render(),
+            "mesh": training.mesh(),
+        }
+    )
+
+
+def variant(config, variants, name, ways=()):
+    """The function of a config's variant among `variants`, a dict. Raises ValueError with the nearest.
+
+    ways: further words that a variant may go on with, for the message.
+    """
+    if name in variants:
+        return variants[name]
+    near = difflib.get_close_matches(name, variants, 1, 0.0)[0]
+    then = f", then -{', -'.join(ways)}" if ways else ""
+    raise ValueError(
+        f"{config}: no variant {name!r}, did you mean {near!r}? allowed: {', '.join(variants)}{then}"
+    )
