@@ -11,20 +11,15 @@ case in a process of its own, for the dense step of the warm-up and for the spar
 """
 
 import dataclasses
-import json
-import runpy
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
+from measuring import command
 
 from nid_jax import data, devices, sharding, tasks
 from nid_jax.reporting import tables
-from nid_jax.storage.artefacts import write_json, write_text
 from nid_jax.training.loop import Trainer
 
 LIMIT = 24 * 2**30
@@ -62,21 +57,14 @@ SCALES = {
 }
 
 
-def noise(count, side):
-    """A collection of random colour images."""
-    images = np.random.default_rng(0).random((count, side, side, 3), np.float32)
-    return data.ArrayCollection(images, range(count), "noise")
-
-
 def build(scale, case):
     """The trainer of a case."""
-    path = Path(__file__).resolve().parents[1] / "configs" / "official.py"
-    config = runpy.run_path(str(path))["get_config"]("celeba")
+    config = command.config_of("official", "celeba")
     config.dictionary.update(scale.dictionary)
     config.dictionary.embedding.size = scale.features
     config.router.update(scale.router)
     config.train.update(scale.train)
-    collection = noise(scale.images, scale.side)
+    collection = command.noise(scale.images, scale.side)
     if case == "patches":
         collection = data.PatchCollection(collection, scale.patch, 0)
     else:
@@ -115,14 +103,6 @@ def measure(scale, case, phase):
     }
 
 
-def apart(scale_name, case, phase):
-    """`measure` in a process of its own, whose peak is then that case's."""
-    print(f"{case}, {phase}", flush=True)
-    command = [sys.executable, __file__, f"--scale={scale_name}", f"--only={case},{phase}"]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 HEADERS = [
     "case",
     "step",
@@ -153,15 +133,19 @@ def row_of(found):
     ]
 
 
-def run(scale_name, output):
-    """Measure every case and write. -> the content of metrics.json."""
-    found = [apart(scale_name, case, phase) for case in CASES for phase in PHASES]
-    versions = devices.versions()
-    metrics = {"scale": scale_name, "versions": versions, "limit_bytes": LIMIT, "cases": found}
-    write_json(output / "metrics.json", metrics)
+def run(scale, output, only):
+    """Measure every case in a process of its own, or the one of `only`, which prints JSON."""
+    if only:
+        command.tell(measure(SCALES[scale], *only))
+        return
+    found = []
+    for case in CASES:
+        for phase in PHASES:
+            print(f"{case}, {phase}", flush=True)
+            found.append(command.apart(__file__, f"--scale={scale}", f"--only={case},{phase}"))
     parts = [
-        f"# Memory of a training step, scale {scale_name}\n",
-        ", ".join(f"{key} {value}" for key, value in versions.items()) + "\n",
+        f"# Memory of a training step, scale {scale}\n",
+        command.made() + "\n",
         "configs/official.py:celeba on random images; patches: as shipped, with the residual "
         "network; images: whole ones, a chunk of points in a step, with a codebook. Numbers: "
         "trained and fixed ones. Compiled step: what XLA says it holds, weights and Adam's moments "
@@ -169,21 +153,11 @@ def run(scale_name, output):
         "and took the steps; the quickest step counts.\n",
         tables.markdown_table([row_of(one) for one in found], HEADERS),
     ]
-    write_text(output / "table.md", "\n".join(parts))
+    metrics = {"scale": scale, "limit_bytes": LIMIT, "cases": found}
+    command.write(output, "\n".join(parts), metrics)
     print(output / "table.md")
-    return metrics
-
-
-def main(argv):
-    del argv
-    if ONLY.value:
-        print(json.dumps(measure(SCALES[SCALE.value], *ONLY.value)))
-    else:
-        run(SCALE.value, Path(OUTPUT.value))
 
 
 if __name__ == "__main__":
-    SCALE = flags.DEFINE_enum("scale", "paper", list(SCALES), "How large the configuration is.")
-    OUTPUT = flags.DEFINE_string("output", "runs/memory", "Folder of the table.")
     ONLY = flags.DEFINE_list("only", [], "One case and step, such as patches,dense; prints JSON.")
-    app.run(main)
+    command.start(run, "memory", SCALES, ONLY, default="paper")

@@ -1,25 +1,21 @@
 """What is written of a comparison with PyTorch: table.md and figure.png of its outcomes."""
 
-import dataclasses
 import math
 import os
 
-import matplotlib.figure
-import numpy as np
 import torch
-from measuring import Spread
-from torch_model import ORDERS
+from measuring import command
+from peers.torch_model import ORDERS
 
 from nid_jax import devices
 from nid_jax.reporting import tables
-from nid_jax.storage.artefacts import atomic_path, write_text
 
 AGREEMENT = 1e-5
 
 
 def milliseconds(spread):
     """'12.3 (11.9..14.0)' of seconds."""
-    return Spread(*(1e3 * value for value in dataclasses.astuple(spread))).text()
+    return spread.scaled(1e3).text()
 
 
 def rows_of(outcomes):
@@ -97,7 +93,7 @@ def cores():
     return len(os.sched_getaffinity(0))
 
 
-def write_table(path, scale, outcomes, seconds):
+def table(scale, outcomes, seconds):
     """table.md: every contest, parts of the steps, agreement."""
     parts = next(one.parts for one in outcomes if one.parts)
     text = [
@@ -105,7 +101,7 @@ def write_table(path, scale, outcomes, seconds):
         ", ".join(f"{key} {value}" for key, value in versions().items()) + "\n",
         "Medians over rounds, the range over rounds in brackets. In a round both take their turns "
         "at everything; a ratio, PyTorch's time over ours, is of one round. PyTorch's side is "
-        "written for this table (experiments/torch_model.py) on copied weights: dense evaluates "
+        "written for this table (peers/torch_model.py) on copied weights: dense evaluates "
         "all experts and multiplies with the codes, folded takes the codes into the heads first. "
         "A fit keeps the basis (dense) or the trunk's features (folded, ours) between steps; ours "
         "on the Gram matrix needs no pixel after the normal equations are built, which is not "
@@ -127,38 +123,27 @@ def write_table(path, scale, outcomes, seconds):
         ),
         f"The whole run took {tables.format_duration(seconds)}.\n",
     ]
-    write_text(path, "\n".join(text))
+    return "\n".join(text)
 
 
-def draw_figure(path, outcomes):
-    """figure.png: time against experts for everything measured, ours and PyTorch's."""
+def draw(outcomes):
+    """Time against experts for everything measured, ours and PyTorch's."""
     groups = list(dict.fromkeys(one.contest.what for one in outcomes))
-    columns = math.ceil(len(groups) / 2)
-    figure = matplotlib.figure.Figure(figsize=(4.2 * columns, 8.4), layout="tight")
-    axes = figure.subplots(2, columns, squeeze=False).ravel()
-    for axis, group in zip(axes, groups, strict=False):
+    figure, panels = command.panels(2, math.ceil(len(groups) / 2), 4.2, 4.2)
+    for axis in panels.ravel()[len(groups) :]:
+        axis.axis("off")
+    for axis, group in zip(panels.ravel(), groups, strict=False):
         for number, activation in enumerate(("relu", "sine")):
-            line = [
-                one
-                for one in outcomes
-                if (one.contest.what, one.contest.activation) == (group, activation)
-            ]
-            x = range(len(line))
+            wanted = (group, activation)
+            line = [o for o in outcomes if (o.contest.what, o.contest.activation) == wanted]
             series = {"ours": ("-", [one.ours for one in line])}
             for order, style in zip(ORDERS, ("--", ":"), strict=True):
                 series[f"PyTorch {order}"] = (style, [one.theirs[order] for one in line])
             for label, (style, spreads) in series.items():
-                spread = 1e3 * np.array([dataclasses.astuple(one) for one in spreads]).T
-                errors = [spread[0] - spread[1], spread[2] - spread[0]]
-                look = {"color": f"C{number}", "marker": "o", "capsize": 2, "markersize": 4}
-                axis.errorbar(
-                    x, spread[0], errors, ls=style, label=f"{label}, {activation}", **look
-                )
+                look = {"color": f"C{number}", "ls": style, "label": f"{label}, {activation}"}
+                command.error_bars(axis, range(len(line)), spreads, **look)
         axis.set(yscale="log", ylabel="milliseconds", title=group)
-        sizes = [one.contest.size for one in line]
-        axis.set_xticks(x, [f"E={s.E}\nH={s.H} S={s.S}" for s in sizes], fontsize=8)
+        sizes = [f"E={s.E}\nH={s.H} S={s.S}" for s in (one.contest.size for one in line)]
+        axis.set_xticks(range(len(line)), sizes, fontsize=8)
         axis.legend(fontsize=6)
-    for axis in axes[len(groups) :]:
-        axis.axis("off")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    return figure

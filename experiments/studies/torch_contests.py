@@ -2,18 +2,15 @@
 
     python experiments/speed.py --peer=torch --scale=cpu --output=DIR
 
-Needs PyTorch beside this library in one environment. PyTorch's side is torch_model.py, the table
-torch_table.py.
+Needs PyTorch beside this library in one environment. PyTorch's side is peers/torch_model.py.
 """
 
 import dataclasses
 import functools
 import itertools
 import math
-import runpy
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
-from measuring import Spread, timed
-from torch_model import (
+from measuring import command
+from measuring.rates import Spread, timed
+from peers.torch_model import (
     FIT_RATE,
     LEARNING_RATE,
     ORDERS,
@@ -32,17 +30,16 @@ from torch_model import (
     torch_fit,
     torch_render,
 )
-from torch_table import cores, draw_figure, versions, write_table
 
-from nid_jax import data, devices, sharding, tasks
+from nid_jax import devices, sharding, tasks
 from nid_jax.coding import gradient
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import sample
 from nid_jax.fields.coordinates import grid, pad_chunks
 from nid_jax.fields.routing import Gates
 from nid_jax.fitting import rendering
-from nid_jax.storage.artefacts import write_json
 from nid_jax.training.loop import Trainer
+from studies.torch_table import cores, draw, table, versions
 
 CHANNELS, LAYERS = 3, 4
 # What must be reached, as PyTorch's time over ours: everywhere, and where codes are sparse or few.
@@ -126,24 +123,17 @@ class Contest:
     differences: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-def noise(count, side):
-    """A collection of random colour images."""
-    images = np.random.default_rng(0).random((count, side, side, CHANNELS), np.float32)
-    return data.ArrayCollection(images, range(count), "noise")
-
-
 def train_config(size, activation, top_k):
     """configs/official.py with these sizes, a codebook and the data term alone."""
-    path = Path(__file__).resolve().parents[1] / "configs" / "official.py"
-    config = runpy.run_path(str(path))["get_config"]("celeba")
+    config = command.config_of("official", "celeba")
     config.dictionary.update({"num_experts": size.E, "width": size.H, "num_layers": LAYERS})
     config.dictionary.activation = activation
     # Frequencies at which float32 phases are good to the agreement that is asked for.
     config.dictionary.embedding.update({"size": size.features, "scale": 8.0})
     config.router.update({"kind": "codebook", "top_k": top_k})
     config.loss.update({"l1": 0.0, "balance": 0.0, "compat": ""})
-    config.train.update({"batch_size": size.S, "points": 0, "chunks": "random"})
-    config.train.update({"warmup_epochs": 0})
+    batch = {"batch_size": size.S, "points": 0, "chunks": "random", "warmup_epochs": 0}
+    config.train.update(batch)
     config.train.optimizer.learning_rate = LEARNING_RATE
     return config
 
@@ -164,7 +154,7 @@ def train_contest(size, activation, sparse):
     """One step of joint training as the trainer compiles it, and PyTorch's."""
     top_k = size.K if sparse else 0
     config = train_config(size, activation, top_k)
-    trainer = Trainer(tasks.build(config), config, None, noise(4 * size.S, size.side))
+    trainer = Trainer(tasks.build(config), config, None, command.noise(4 * size.S, size.side))
     batch = sharding.place_batch(next(trainer.batches), trainer.mesh)
     model = trainer.model()
     points = grid((size.side, size.side))
@@ -360,7 +350,7 @@ def build_contests(scale, progress):
         progress(f"compiling {size.text()} {activation}")
         contests += [train_contest(size, activation, sparse) for sparse in (True, False)]
         config = train_config(size, activation, size.K)
-        model = Trainer(tasks.build(config), config, None, noise(size.S, size.side)).model()
+        model = Trainer(tasks.build(config), config, None, command.noise(size.S, size.side)).model()
         contests += fit_contests(model, size, activation, scale.fit_steps)
         for count in scale.rendered:
             contests.append(render_contest(model, size, activation, scale.render_side, count))
@@ -460,7 +450,7 @@ def plain(one):
 
 
 def run(scale_name, output):
-    """Measure and write. -> the content of metrics.json."""
+    """Measure and write."""
     start = time.perf_counter()
     torch.set_num_threads(cores())
     scale = SCALES[scale_name]
@@ -475,8 +465,5 @@ def run(scale_name, output):
         "peak_memory_bytes": devices.peak_memory_bytes(),
         "contests": [plain(one) for one in outcomes],
     }
-    write_json(output / "metrics.json", metrics)
-    draw_figure(output / "figure.png", outcomes)
-    write_table(output / "table.md", scale_name, outcomes, seconds)
+    command.write(output, table(scale_name, outcomes, seconds), metrics, draw(outcomes))
     print(output / "table.md")
-    return metrics

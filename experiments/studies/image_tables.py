@@ -2,11 +2,10 @@
 
 import dataclasses
 
-import operations
+from measuring import command, operations
 
 from nid_jax import devices
 from nid_jax.reporting import tables
-from nid_jax.storage import artefacts
 
 # A solver has reached a gradient fit when it is within this many dB of where that converges.
 REACHED = 0.1
@@ -85,8 +84,8 @@ def row(result):
     ]
 
 
-def write_table(path, studies, notes, versions):
-    """table.md: one table a data set, how the numbers were taken, and on what."""
+def table(studies, notes):
+    """One table a data set, how the numbers were taken, and on what."""
     parts = ["# Image regression\n"]
     for study in studies:
         signals = f"{study.count} unseen signals of {list(study.truth.shape[1:])}"
@@ -100,8 +99,8 @@ def write_table(path, studies, notes, versions):
             )
             parts.append(tables.markdown_table(rows, SPEED_UP_HEADERS))
     parts += ["## How it was measured\n", *(f"- {note}" for note in (*NOTES, *notes)), ""]
-    parts.append(tables.markdown_table(list(versions.items()), ["", ""]))
-    artefacts.write_text(path, "\n".join(parts))
+    parts.append(tables.markdown_table(list(devices.versions().items()), ["", ""]))
+    return "\n".join(parts)
 
 
 NOTES = (
@@ -118,21 +117,12 @@ NOTES = (
 )
 
 
-def draw(path, studies):
-    """figure.png: PSNR against seconds per signal, a panel for each data set."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(
-        len(studies), 1, figsize=(12, 6.2 * len(studies)), squeeze=False, layout="constrained"
-    )
+def draw(studies):
+    """PSNR against seconds per signal, a panel for each data set."""
+    figure, panels = command.panels(len(studies), 1, 12, 6.2)
     for axes, study in zip(panels[:, 0], studies, strict=True):
         _panel(axes, study)
-    with artefacts.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-    pyplot.close(figure)
+    return figure
 
 
 SHAPES = {
@@ -192,11 +182,7 @@ def _panel(axes, study):
 
 def write(output, studies, notes, scale):
     """table.md, metrics.json and figure.png."""
-    versions = devices.versions()
-    write_table(output / "table.md", studies, notes, versions)
-    draw(output / "figure.png", studies)
     metrics = {
-        "versions": versions,
         "scale": scale,
         "rule": operations.RULE,
         "notes": notes,
@@ -211,4 +197,4 @@ def write(output, studies, notes, scale):
             for study in studies
         },
     }
-    artefacts.write_json(output / "metrics.json", metrics)
+    command.write(output, table(studies, notes), metrics, draw(studies))
