@@ -28,7 +28,7 @@ from nid_jax.coding.neighbours import local_gaussian
 from nid_jax.coding.prior import gaussian
 from nid_jax.coding.ridge import ridge
 from nid_jax.fitting import refining, rendering
-from nid_jax.reporting import pictures, tables
+from nid_jax.reporting import tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -342,8 +342,9 @@ def run_size(size, folder):
                 "ssim": np.asarray(metrics.ssim(clipped, own)).tolist(),
                 "seconds": seconds / len(truth),
             }
-        shown[views] = {name: images[0] for name, (images, _) in rows.items()}
-    sheet(folder, side, truth[0], shown)
+        shown[views] = {"truth": truth, **{name: images for name, (images, _) in rows.items()}}
+    for views in [v for v in shown if v in (2, 8, 32)] or list(shown):
+        command.sheet(folder / f"slices_{side}_{views}.png", shown[views])
     return {
         "side": side,
         "views": list(size.views),
@@ -353,17 +354,6 @@ def run_size(size, folder):
         "ceiling": study.ceiling,
         "methods": results,
     }
-
-
-def sheet(folder, side, truth, shown):
-    """slices_SIDE_VIEWS.png: the first slice by every method, at a few views."""
-    for views in [v for v in shown if v in (2, 8, 32)] or list(shown):
-        images = np.clip(np.stack(list(shown[views].values())), 0, 1)
-        same = np.repeat(truth[None], len(images), 0)
-        names = [name.replace("NID gaussian", "NID") for name in shown[views]]
-        pictures.comparison_sheet(
-            folder / f"slices_{side}_{views}.png", same, images, names=names, count=len(images)
-        )
 
 
 def mean(entry, key):
@@ -396,16 +386,12 @@ def draw(results):
     """PSNR against views, a panel for each size."""
     figure, panels = command.panels(1, len(results), 5, 4.6)
     for axes, result in zip(panels[0], results, strict=True):
-        for name, entries in result["methods"].items():
-            means = [mean(entry, "psnr") for entry in entries.values()]
-            style = "-" if name.startswith("NID") else "--"
-            axes.plot(list(entries), means, style, marker="o", markersize=4, label=name)
-        axes.set(xscale="log", xlabel="views", ylabel="PSNR, dB")
-        axes.set_xticks(result["views"], [str(v) for v in result["views"]])
-        axes.minorticks_off()
-        axes.set_title(f"unseen phantoms, {result['side']}x{result['side']}")
-        axes.grid(alpha=0.3)
-    panels[0, 0].legend(frameon=False, fontsize=8)
+        lines = {
+            name: (list(entries), [mean(entry, "psnr") for entry in entries.values()])
+            for name, entries in result["methods"].items()
+        }
+        title = f"unseen phantoms, {result['side']}x{result['side']}"
+        command.curves(axes, lines, "views", "PSNR, dB", title)
     return figure
 
 

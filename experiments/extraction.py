@@ -137,29 +137,31 @@ def measure(size, resolution):
     return row | {"ratio": row["seconds_dense"] / seconds}, mesh
 
 
-HEADERS = [
-    *("N", "points", "of the lattice", "seconds", "whole lattice, s", "ratio", "peak memory"),
-    *("faces", "watertight", "same as the whole"),
-]
+def verdict(row):
+    """Whether the whole lattice gives the same mesh."""
+    if "same_triangles" not in row:
+        return "not compared"
+    farthest = row["farthest_vertex_cells"]
+    return f"{'yes' if row['same_triangles'] else 'no'}, {farthest:.0e} cells"
 
 
-def row_of(row):
-    """A row of the table."""
-    same = row.get("same_triangles")
-    farthest = row.get("farthest_vertex_cells", 0.0)
-    peak, base = (tables.format_bytes(row[key]) for key in ("peak_bytes", "base_bytes"))
-    return [
-        row["resolution"],
-        f"{row['points']:,}",
-        f"{row['points'] / row['points_dense']:.2%}",
-        f"{row['seconds']:.2f}",
-        f"{row['seconds_dense']:.1f}, {row['dense']}",
-        f"{row['ratio']:.1f}",
-        f"{peak} ({base})",
-        f"{row['faces']:,}",
-        "yes" if row["watertight"] else "no",
-        "not compared" if same is None else f"{'yes' if same else 'no'}, {farthest:.0e} cells",
-    ]
+def memory(row):
+    """Peak, and in brackets what was held before."""
+    return "{} ({})".format(*(tables.format_bytes(row[f"{w}_bytes"]) for w in ("peak", "base")))
+
+
+COLUMNS = {
+    "N": lambda row: row["resolution"],
+    "points": lambda row: f"{row['points']:,}",
+    "of the lattice": lambda row: f"{row['points'] / row['points_dense']:.2%}",
+    "seconds": lambda row: f"{row['seconds']:.2f}",
+    "whole lattice, s": lambda row: f"{row['seconds_dense']:.1f}, {row['dense']}",
+    "ratio": lambda row: f"{row['ratio']:.1f}",
+    "peak memory": memory,
+    "faces": lambda row: f"{row['faces']:,}",
+    "watertight": lambda row: row["watertight"],
+    "same as the whole": verdict,
+}
 
 
 def table(rows, scale):
@@ -173,7 +175,7 @@ def table(rows, scale):
         "N^3 samples on [-1, 1]^3; seconds without compilation; memory is the peak of a process "
         "that only fits the code and extracts, and in brackets what it held before. The whole "
         "lattice: evaluation alone, in the same chunks.",
-        tables.markdown_table([row_of(row) for row in rows], HEADERS),
+        command.table(COLUMNS, rows),
     ]
     return "\n\n".join(parts)
 

@@ -412,7 +412,10 @@ def run(scale, folder):
     note = NOTE.format(faces=len(faces), draws=DRAWS[scale], seconds=seconds, minutes=minutes)
     write(folder, results, f"{note} {command.made()}", minutes)
     for name, title in (("unknown", _UNKNOWN), ("known", _KNOWN), ("pixels", "10%")):
-        draw_sheet(folder / f"{name}.png", *sheets[title])
+        case, found = sheets[title]
+        found = {"truth": case.truth, "input": case.pictures} | found
+        found.pop("corrupted input", None)
+        command.sheet(folder / f"{name}.png", found)
 
 
 # ---- what is written ---------------------------------------------------------------------------
@@ -497,33 +500,13 @@ def draw(results, shares):
     left.set(xlabel="PSNR, dB", title="Striped block, place unknown")
     left.legend(frameon=False)
     shown = [title for title in shares if title != "100%"]
-    for name in results[shown[0]]:
-        values = [mean(results[title][name]["psnr"]) for title in shown]
-        right.plot([float(t[:-1]) for t in shown], values, marker="o", label=name)
-    right.set(xscale="log", xlabel="pixels seen, %", ylabel="PSNR, dB", title="Random pixels")
-    right.set_xticks([float(t[:-1]) for t in shown], [t[:-1] for t in shown])
-    right.minorticks_off()
-    right.grid(alpha=0.3)
-    right.legend(frameon=False)
+    x = [float(title[:-1]) for title in shown]
+    lines = {
+        name: (x, [mean(results[title][name]["psnr"]) for title in shown])
+        for name in results[shown[0]]
+    }
+    command.curves(right, lines, "pixels seen, %", "PSNR, dB", "Random pixels")
     return figure
-
-
-def draw_sheet(path, case, found, faces=6):
-    """Rows: truth, input, then every method; columns: faces. Each pixel is enlarged."""
-    rows = {"truth": case.truth, "input": case.pictures} | found
-    rows.pop("corrupted input", None)
-    faces = min(faces, len(case.truth))
-    figure, axes = command.panels(len(rows), 1, 1.0 * faces + 2.6, 1.0)
-    for axis, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
-        strip = np.concatenate([np.clip(i, 0, 1) for i in images[:faces]], axis=1)
-        strip = strip[..., 0] if strip.shape[-1] == 1 else strip
-        axis.imshow(strip, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_axis_off()
-        axis.text(
-            -0.02, 0.5, name, transform=axis.transAxes, ha="right", va="center", fontsize=8,
-            wrap=True,
-        )  # fmt: skip
-    command.save(figure, path)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from nid_jax.data import SubsetCollection, to_array
 from nid_jax.fields.coordinates import grid
 from nid_jax.geometry import shading
 from nid_jax.geometry.mesh import watertight_mesh
-from nid_jax.reporting import tables
 
 SCALES = ("smoke", "cpu", "many")
 FRACTIONS = (1.0, 0.1, 0.02, 0.005, 0.001)
@@ -39,7 +38,6 @@ CLOUD = "cloud"
 NOISES = (1e-3, 3e-3, 1e-2)
 NEIGHBOURS = (0, 100, 300)
 FOCUSES = (0.0, 0.03)
-HEADERS = ("samples", "method", "IoU", "chamfer", "normals", "F-score", "seconds a shape")
 
 
 class Shapes(NamedTuple):
@@ -315,55 +313,50 @@ def scored(results, truth, samples):
 
 def draw_shapes(path, truth, drawn, count=5):
     """Truth above what the dictionary makes of less and less."""
-    count = min(count, len(truth.meshes))
-    rows = [shading.frames(truth.meshes[:count], 160)]
-    for result in drawn.values():
-        meshes = [grid_mesh(values) for values in result.values[:count]]
-        pairs = zip(meshes, truth.meshes, strict=False)
-        cameras = [(mesh, shading.Camera.around([true])) for mesh, true in pairs]
-        rows.append(np.stack([shading.shade(mesh, 160, camera) for mesh, camera in cameras]))
-    figure, axes = command.panels(len(rows), count, 1.5, 1.5)
-    for line, pictures, name in zip(axes, rows, ("truth", *drawn), strict=True):
-        for axis, picture in zip(line, pictures, strict=True):
-            axis.imshow(picture)
-            axis.set(xticks=[], yticks=[])
-            for spine in axis.spines.values():
-                spine.set_visible(False)
-        line[0].set_ylabel(name)
-    command.save(figure, path)
+    true = truth.meshes[:count]
+    cameras = [shading.Camera.around([mesh]) for mesh in true]
+    rows = {"truth": shading.frames(true, 160)}
+    for name, result in drawn.items():
+        meshes = map(grid_mesh, result.values[: len(true)])
+        shown = [shading.shade(m, 160, c) for m, c in zip(meshes, cameras, strict=True)]
+        rows[name] = np.stack(shown)
+    command.sheet(path, {name: images / 255 for name, images in rows.items()}, count)
 
 
 def draw(scores):
     """IoU against the share of samples, a curve for each method that has one."""
-    shares = [name for name in scores if name.endswith("%")]
-    methods = dict.fromkeys(method for share in shares for method in scores[share])
-    figure, ((axis,),) = command.panels(1, 1, 7, 4.2)
-    for method in methods:
-        have = [share for share in shares if method in scores[share]]
-        if len(have) > 1:
-            x = [float(share[:-1]) for share in have]
-            y = [scores[share][method]["iou"] for share in have]
-            axis.plot(x, y, marker="o", markersize=3, label=method)
-    axis.set(xscale="log", xlabel="samples of the grid, %", ylabel="IoU, unseen shapes")
+    figure, ((axis,),) = command.panels(1, 1, 9, 4.2)
+    lines = {}
+    for share in [name for name in scores if name.endswith("%")]:
+        for method, row in scores[share].items():
+            x, y = lines.setdefault(method, ([], []))
+            x.append(float(share[:-1]))
+            y.append(row["iou"])
+    lines = {method: line for method, line in lines.items() if len(line[0]) > 1}
+    command.curves(axis, lines, "samples of the grid, %", "IoU, unseen shapes")
     axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axis.grid(alpha=0.3)
     return figure
+
+
+COLUMNS = {
+    "samples": lambda row: row["samples"],
+    "method": lambda row: row["method"],
+    "IoU": lambda row: f"{row['iou']:.3f}",
+    "chamfer": lambda r: f"{r['chamfer']:.4f}" if np.isfinite(r["chamfer"]) else "no surface",
+    "normals": lambda row: f"{row['normal_consistency']:.3f}",
+    "F-score": lambda row: f"{row['fscore']:.3f}",
+    "seconds a shape": lambda row: f"{row['seconds']:.3g}",
+}
 
 
 def table(scores, note):
     """The comparison in Markdown."""
-    rows = []
-    for samples, methods in scores.items():
-        for method, row in methods.items():
-            numbers = [
-                f"{row['iou']:.3f}",
-                f"{row['chamfer']:.4f}" if np.isfinite(row["chamfer"]) else "no surface",
-                f"{row['normal_consistency']:.3f}",
-                f"{row['fscore']:.3f}",
-                f"{row['seconds']:.3g}",
-            ]
-            rows.append([samples, method, *numbers])
-    return f"{tables.markdown_table(rows, HEADERS)}\n{note}\n"
+    rows = [
+        {"samples": samples, "method": method, **row}
+        for samples, methods in scores.items()
+        for method, row in methods.items()
+    ]
+    return f"{command.table(COLUMNS, rows)}\n{note}\n"
 
 
 def run(scale, folder):

@@ -12,6 +12,7 @@ import numpy as np
 from absl import app, flags
 
 from nid_jax import data, devices
+from nid_jax.reporting import tables
 from nid_jax.storage import artefacts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +83,12 @@ def made():
     return ", ".join(f"{key} {value}" for key, value in devices.versions().items())
 
 
+def table(columns, rows):
+    """A Markdown table: columns {header: function(row) -> cell}."""
+    cells = [[cell(row) for cell in columns.values()] for row in rows]
+    return tables.markdown_table(cells, list(columns))
+
+
 def panels(rows, columns, width, height):
     """A figure of rows x columns panels, each of `width` x `height` inches. -> figure, [R, C]."""
     size = (width * columns, height * rows)
@@ -94,6 +101,34 @@ def error_bars(axis, x, spreads, **look):
     median, least, most = 1e3 * np.array([(s.median, s.least, s.most) for s in spreads]).T
     errors = [median - least, most - median]
     axis.errorbar(x, median, errors, marker="o", capsize=2, markersize=4, **look)
+
+
+def sheet(path, rows, count=6):
+    """A PNG of {name: images [S, H, W, C] in [0, 1]}: a row a name, the first few side by side."""
+    images = {name: np.clip(some[:count], 0, 1) for name, some in rows.items()}
+    widest = max(len(some) for some in images.values())
+    figure, axes = panels(len(images), 1, 1.0 * widest + 2.6, 1.0)
+    for axis, (name, some) in zip(axes[:, 0], images.items(), strict=True):
+        strip = np.concatenate(list(some), axis=1)
+        strip = strip[..., 0] if strip.shape[-1] == 1 else strip
+        axis.imshow(strip, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_axis_off()
+        place = {"transform": axis.transAxes, "ha": "right", "va": "center"}
+        axis.text(-0.02, 0.5, name, fontsize=8, wrap=True, **place)
+    save(figure, path)
+
+
+def curves(axis, lines, x_label, y_label, title=""):
+    """Lines {label: (x, y)} over a logarithmic x whose values are the ticks; ours are solid."""
+    for label, (x, y) in lines.items():
+        style = "-" if "NID" in label else "--"
+        axis.plot(x, y, style, marker="o", markersize=4, label=label)
+    ticks = sorted({value for x, _ in lines.values() for value in x})
+    axis.set(xscale="log", xlabel=x_label, ylabel=y_label, title=title)
+    axis.set_xticks(ticks, [f"{value:g}" for value in ticks])
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, fontsize=8)
 
 
 def save(figure, path):

@@ -49,16 +49,16 @@ def speed_ups(results):
     return rows
 
 
-HEADERS = [
-    "method",
-    "PSNR dB",
-    "SSIM",
-    "numbers per signal",
-    "MFLOP per signal",
-    "ms per signal",
-    "signals per s",
-    "training s",
-]
+COLUMNS = {
+    "method": lambda result: result.method,
+    "PSNR dB": lambda result: result.psnr,
+    "SSIM": lambda result: result.ssim,
+    "numbers per signal": lambda result: round(result.numbers),
+    "MFLOP per signal": lambda result: result.operations / 1e6,
+    "ms per signal": lambda result: 1e3 * result.seconds,
+    "signals per s": lambda result: float(1 / result.seconds),
+    "training s": lambda result: result.training_seconds or None,
+}
 SPEED_UP_HEADERS = [
     "gradient fit",
     "converges to dB",
@@ -70,27 +70,13 @@ SPEED_UP_HEADERS = [
 ]
 
 
-def row(result):
-    """A Result as a line under `HEADERS`."""
-    return [
-        result.method,
-        result.psnr,
-        result.ssim,
-        round(result.numbers),
-        result.operations / 1e6,
-        1e3 * result.seconds,
-        float(1 / result.seconds),
-        result.training_seconds or None,
-    ]
-
-
 def table(studies, notes):
     """One table a data set, how the numbers were taken, and on what."""
     parts = ["# Image regression\n"]
     for study in studies:
         signals = f"{study.count} unseen signals of {list(study.truth.shape[1:])}"
         parts += [f"## {study.title}\n", f"{signals}, all fitted at once.\n"]
-        parts.append(tables.markdown_table([row(result) for result in study.results], HEADERS))
+        parts.append(command.table(COLUMNS, study.results))
         rows = speed_ups(study.results)
         if rows:
             parts.append(

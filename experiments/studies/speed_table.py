@@ -17,39 +17,23 @@ def size_text(sizes):
     return " ".join(f"{letter}={sizes[letter]}" for letter in LETTERS if sizes.get(letter))
 
 
-def rows_of(results):
-    """Rows of the main table, milliseconds with the range over rounds."""
-    rows = []
-    for result in results:
-        case = result.case
-        rate = case.items / result.seconds.median
-        rows.append(
-            [
-                case.group,
-                size_text(case.sizes),
-                result.seconds.scaled(1e3).text(),
-                1e3 * result.floor.median,
-                result.reached.text(2),
-                result.shaped.text(2),
-                f"{tables.format_count(rate)} {case.item}/s",
-                tables.format_bytes(case.memory) if case.memory else None,
-                case.compile_seconds,
-            ]
-        )
-    return rows
+def throughput(result):
+    """Items a second."""
+    rate = result.case.items / result.seconds.median
+    return f"{tables.format_count(rate)} {result.case.item}/s"
 
 
-HEADERS = [
-    "what",
-    "sizes",
-    "ms (min..max)",
-    "floor ms",
-    "floor / time",
-    "floor of such products / time",
-    "throughput",
-    "memory",
-    "compile s",
-]
+COLUMNS = {
+    "what": lambda result: result.case.group,
+    "sizes": lambda result: size_text(result.case.sizes),
+    "ms (min..max)": lambda result: result.seconds.scaled(1e3).text(),
+    "floor ms": lambda result: 1e3 * result.floor.median,
+    "floor / time": lambda result: result.reached.text(2),
+    "floor of such products / time": lambda result: result.shaped.text(2),
+    "throughput": throughput,
+    "memory": lambda r: tables.format_bytes(r.case.memory) if r.case.memory else None,
+    "compile s": lambda result: result.case.compile_seconds,
+}
 
 
 def sweeps_of(results):
@@ -128,7 +112,7 @@ def table(scale, results, sines, rates, difference, seconds):
             promises(results, sines, difference), ["what", "measured", "promised"]
         ),
         "## Cases\n",
-        tables.markdown_table(rows_of(results + sines), HEADERS),
+        command.table(COLUMNS, results + sines),
         "## Growth\n",
         tables.markdown_table(
             growth_of(results),

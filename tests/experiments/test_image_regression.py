@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from measuring import operations
-from networks.cosines import DCT, largest
 from peers import networks
+from peers.cosines import DCT, largest
 
 
 @pytest.fixture(scope="module")
