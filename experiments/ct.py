@@ -10,37 +10,25 @@ Writes DIR/table.md, metrics.json, figure.png, slices_*.png; dictionaries stay i
 
 import dataclasses
 import functools
-import runpy
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
-import optax
-import tomography
-from absl import app, flags
+from measuring import command, dictionaries
+from measuring.command import clocked
+from peers import tomography
+from peers.descent import descend
+from peers.networks import siren
 
-from nid_jax import devices, metrics, tasks
+from nid_jax import data, metrics, tasks
 from nid_jax.coding import grid_operator, operators
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.neighbours import local_gaussian
 from nid_jax.coding.prior import gaussian
 from nid_jax.coding.ridge import ridge
-from nid_jax.fields import experts
-from nid_jax.fields.model import build_model
-from nid_jax.files import atomic_path
-from nid_jax.fitting import priors, refining, rendering
-from nid_jax.reporting import pictures, tables
-from nid_jax.storage import artefacts
-from nid_jax.storage.workdir import Workdir
-from nid_jax.training import loop
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
-
-ROOT = Path(__file__).resolve().parents[1]
+from nid_jax.fitting import refining, rendering
+from nid_jax.reporting import tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,45 +66,45 @@ TV = tuple({"weight": w} for w in (0.1, 1.0, 3.0))
 OMEGAS = (10.0, 20.0)
 FILTERS = tuple({"filter_name": name} for name in ("ramp", "hann", "cosine"))
 
-SCALE = flags.DEFINE_enum("scale", "cpu", list(SCALES), "How much.")
-OUTPUT = flags.DEFINE_string("output", "runs/ct", "Folder of the results.")
-
 
 class Study:
     """Data, dictionary and prior of one size."""
 
     def __init__(self, size, folder):
-        get_config = runpy.run_path(str(ROOT / "configs" / "ct.py"))["get_config"]
-        config = get_config(size.variant)
-        config.update_from_flattened_dict(size.changes)
+        config = command.config_of("ct", size.variant, size.changes)
         side = config.data.size[0]
         # Where scikit-image, whose methods are compared, has its axis of rotation.
         centre, offset = tomography.rotation(side)
         config.operator.parallel_beam.update({"centre": tuple(centre), "offset": float(offset)})
         config.data.num_test = size.test
         self.size, self.config, self.side = size, config, side
-        self.task = tasks.build(config)
-        self.train = self.task.open("train")
-        self.test = self.task.open("test")
+        task = tasks.build(config)
+        self.train, self.test = task.open("train"), task.open("test")
         # Further ones of the training stream, for tuning: neither trained on nor tested.
-        longer = config.copy_and_resolve_references()
-        longer.data.num_train = len(self.train) + VALIDATION
-        self.tuning = Tail(tasks.build(longer).open("train"), len(self.train))
-        start = time.perf_counter()
-        workdir = Workdir(folder / f"ct{side}")
-        self.model = loop.train(self.task, config, workdir).model
-        self.prior = priors.learn_prior(self.task, self.model, self.train, config)
-        self.train_seconds = time.perf_counter() - start
-        self.fresh = build_model(config, self.train.shape, len(self.train), config.seed)
+        longer, count = config.copy_and_resolve_references(), len(self.train)
+        longer.data.num_train = count + VALIDATION
+        further = range(count, count + VALIDATION)
+        self.tuning = data.SubsetCollection(tasks.build(longer).open("train"), further)
+        self.trained = dictionaries.trained(config, folder / f"ct{side}")
         self.ceiling = self.best_possible()
+
+    @functools.cached_property
+    def untrained(self):
+        """The dictionary as it was drawn, with its own prior."""
+        return dictionaries.untrained(self.config)
+
+    @functools.cached_property
+    def pixels(self):
+        """Training phantoms [N, V], 4000 at most."""
+        count = min(len(self.train), 4000)
+        some = data.SubsetCollection(self.train, range(count))
+        return data.to_array(some).reshape(count, -1)
 
     def best_possible(self):
         """PSNR of the dictionary's least-squares fit to the pixels themselves."""
-        truth = np.stack([self.test[i] for i in range(len(self.test))])
-        sample = operators.sample(truth.shape[1:3])
-        equations = normal_equations(
-            self.model.dictionary, sample, truth.reshape(len(truth), -1, 1)
-        )
+        truth, atoms = data.to_array(self.test), self.trained.model.dictionary
+        values = truth.reshape(len(truth), -1, 1)
+        equations = normal_equations(atoms, operators.sample(truth.shape[1:3]), values)
         return float(np.mean(-10 * np.log10(ridge(equations, 1e-7).residual)))
 
     def measured(self, collection, views):
@@ -129,28 +117,9 @@ class Study:
         return seen, values, seen.truths(count)
 
 
-class Tail:
-    """The signals of a collection from `first` on."""
-
-    def __init__(self, collection, first):
-        self.collection, self.first = collection, first
-        self.names, self.title = collection.names[first:], collection.title
-        self.shape = collection.shape
-
-    def __len__(self):
-        return len(self.names)
-
-    def __getitem__(self, index):
-        return self.collection[self.first + index]
-
-    def ellipses(self, index):
-        """Of one phantom."""
-        return self.collection.ellipses(self.first + index)
-
-
 def psnr(images, truth):
     """Mean PSNR of pictures clipped to [0, 1]."""
-    return float(np.mean(metrics.psnr(jnp.clip(images, 0, 1), jnp.asarray(truth))))
+    return float(np.mean(metrics.psnr(jnp.asarray(images), jnp.asarray(truth), clip=True)))
 
 
 # ---- dictionaries -------------------------------------------------------------------------------
@@ -162,21 +131,22 @@ class Fit:
     Both are measured alike, so they share the Gram matrix of the rays.
     """
 
-    def __init__(self, study, model, prior, views):
-        self.study, self.model, self.prior = study, model, prior
+    def __init__(self, study, dictionary, views):
+        self.study, self.prior = study, dictionary.prior
+        self.atoms = dictionary.model.dictionary
         self.seen, tuning, truth = study.measured(study.tuning, views)
         _, test, test_truth = study.measured(study.test, views)
         self.values = np.concatenate([tuning, test])
         self.truth = np.concatenate([truth, test_truth])
         start = time.perf_counter()
-        self.equations = normal_equations(model.dictionary, self.seen.operator, self.values)
+        self.equations = normal_equations(self.atoms, self.seen.operator, self.values)
         jax.block_until_ready(self.equations.gram)
         self.seconds = time.perf_counter() - start
 
     def render(self, solution):
         """-> [S, H, W, 1]."""
         gates = rendering.gates_of(solution.codes, solution.bias)
-        return rendering.render(self.model.dictionary, gates, self.seen.grid_shape)
+        return rendering.render(self.atoms, gates, self.seen.grid_shape)
 
     def solve(self, noise, local, which):
         """Codes under the prior of neighbours or of all. which: TUNING or UNSEEN."""
@@ -188,75 +158,57 @@ class Fit:
 
     def best_noise(self):
         """Of NOISES, by the prior of all; that of neighbours takes the same."""
+        return max(NOISES, key=lambda noise: self.tuning(self.solve(noise, False, TUNING)))
 
-        def score(noise):
-            images = self.render(self.solve(noise, False, TUNING))
-            return psnr(images, self.truth[TUNING])
-
-        return max(NOISES, key=score)
+    def tuning(self, solution):
+        """PSNR of the phantoms for tuning."""
+        return psnr(self.render(solution), self.truth[TUNING])
 
     def refine(self, solution, tv, lam, which):
         """-> [S, H, W, 1]."""
         wanted = self.study.config.fit.refine.copy_and_resolve_references()
         wanted.update({"kind": "grid", "tv": tv, "lam": lam})
-        correct = refining.build(refining.from_config(wanted), self.model.dictionary, self.seen)
+        correct = refining.build(wanted, self.atoms, self.seen)
         return self.render(solution) + correct(solution, self.values[which], None)
 
 
 def dictionary_rows(study, views, say):
     """{method: (images, seconds)} of our methods, tuned on further training phantoms."""
     rows = {}
-    fit = Fit(study, study.model, study.prior, views)
-    truth = fit.truth[UNSEEN]
+
+    def add(name, images, seconds, how=""):
+        rows[name] = (images, seconds)
+        say(f"{name}{how}: {psnr(images, fit.truth[UNSEEN]):.2f} dB")
+
+    fit = Fit(study, study.trained, views)
     noise = fit.best_noise()
     for name, local in (("NID gaussian", False), ("NID gaussian, neighbours", True)):
         start = time.perf_counter()
         solution = jax.block_until_ready(fit.solve(noise, local, UNSEEN))
         images = fit.render(solution)
-        rows[name] = (images, fit.seconds + time.perf_counter() - start)
-        say(f"{name}, noise {noise}: {psnr(images, truth):.2f} dB")
+        add(name, images, fit.seconds + time.perf_counter() - start, f", noise {noise}")
     near = fit.solve(noise, True, TUNING)
-    unrefined = psnr(fit.render(near), fit.truth[TUNING])
     scores = {
         pair: psnr(fit.refine(near, *pair, TUNING), fit.truth[TUNING]) for pair in REFINEMENTS
     }
     best = max(scores, key=scores.get)
-    start = time.perf_counter()
-    refined, chosen = images, "none"
-    if scores[best] > unrefined:
-        refined, chosen = fit.refine(solution, *best, UNSEEN), f"tv {best[0]:g}, lam {best[1]:g}"
-    seconds = rows[name][1] + time.perf_counter() - start
-    rows["NID gaussian, neighbours, refined"] = (refined, seconds)
-    say(f"refined ({chosen}): {psnr(refined, truth):.2f} dB")
+    refined, spent, chosen = images, 0.0, "not"
+    if scores[best] > fit.tuning(near):
+        refined, spent = clocked(fit.refine, solution, *best, UNSEEN)
+        chosen = "tv {:g}, lam {:g}".format(*best)
+    add("NID gaussian, neighbours, refined", refined, rows[name][1] + spent, f" ({chosen})")
     if study.size.untrained and views in FEW:
-        rows["NID gaussian, neighbours, untrained"] = untrained(study, views)
-        say(f"untrained: {psnr(rows['NID gaussian, neighbours, untrained'][0], truth):.2f} dB")
-    rows["Gaussian of pixels, neighbours"] = pixel_gaussian(study, fit)
-    say(f"pixels: {psnr(rows['Gaussian of pixels, neighbours'][0], truth):.2f} dB")
+        drawn = Fit(study, study.untrained, views)
+        noise = drawn.best_noise()
+        images, spent = clocked(lambda: drawn.render(drawn.solve(noise, True, UNSEEN)))
+        add("NID gaussian, neighbours, untrained", images, drawn.seconds + spent)
+    add("Gaussian of pixels, neighbours", *pixel_gaussian(study, fit))
     return rows
-
-
-def untrained(study, views):
-    """The dictionary as it was drawn, with its own prior and the same solver."""
-    prior = getattr(study, "fresh_prior", None)
-    if prior is None:
-        prior = priors.learn_prior(study.task, study.fresh, study.train, study.config)
-        study.fresh_prior = prior
-    fit = Fit(study, study.fresh, prior, views)
-    noise = fit.best_noise()
-    start = time.perf_counter()
-    images = fit.render(fit.solve(noise, True, UNSEEN))
-    return images, fit.seconds + time.perf_counter() - start
 
 
 def pixel_gaussian(study, fit):
     """The same prior of neighbours on pixels: no dictionary, the cheap form of ours."""
-    shape = fit.seen.grid_shape
-    pixels = getattr(study, "pixels", None)
-    if pixels is None:
-        count = min(len(study.train), 4000)
-        pixels = np.stack([study.train[i] for i in range(count)]).reshape(count, -1)
-        study.pixels = pixels
+    shape, pixels = fit.seen.grid_shape, study.pixels
     on_grid = grid_operator.on_grid(fit.seen.operator, shape)
     apply = jax.jit(type(on_grid).measure)
     start = time.perf_counter()
@@ -283,9 +235,8 @@ def pixel_gaussian(study, fit):
         return np.stack(found).reshape(-1, *shape, 1)
 
     scores = {n: psnr(images(fit.values[TUNING], n), fit.truth[TUNING]) for n in NOISES}
-    start = time.perf_counter()
-    found = images(fit.values[UNSEEN], max(scores, key=scores.get))
-    return found, preparing + time.perf_counter() - start
+    found, spent = clocked(images, fit.values[UNSEEN], max(scores, key=scores.get))
+    return found, preparing + spent
 
 
 # ---- the classical methods, and a network for every slice ----------------------------------------
@@ -314,10 +265,13 @@ def classical_rows(study, views, say):
     }
     rows = {}
     for name, (method, options) in methods.items():
-        best, _ = tomography.tune(method, options, tuning, tuning_truth[:2, ..., 0])
-        start = time.perf_counter()
-        images = np.stack([method(one, **best) for one in sinograms])[..., None]
-        rows[name] = (images, time.perf_counter() - start)
+
+        def images_of(some, option, method=method):
+            return np.stack([method(one, **option) for one in some])[..., None]
+
+        best = max(options, key=lambda option: psnr(images_of(tuning, option), tuning_truth[:2]))
+        images, spent = clocked(images_of, sinograms, best)
+        rows[name] = (images, spent)
         say(f"{name} {best}: {psnr(images, truth):.2f} dB")
     return rows
 
@@ -330,49 +284,30 @@ def siren_rows(study, views, say, steps=300, rays=128):
     count = study.size.siren
     seen, values, truth = study.measured(study.test, views)
     _, tuning, tuning_truth = study.measured(study.tuning, views)
-    sizes = (2, 64, 64, 64, 1)
-    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps, 0.1))
     rays = min(rays, seen.operator.num_measurements)
     points = operators.sample(seen.grid_shape).points
 
-    def draw(key, omega0):
-        *layers, (kernel, bias) = experts.init_layers(key, sizes, "sine", omega0)
-        # As published, the last layer starts small.
-        return (*layers, (kernel / omega0, bias))
+    def images_of(values, omega0):
+        network, keys = (
+            siren(points, 1, 64, 4, omega0),
+            jax.random.split(jax.random.key(0), len(values)),
+        )
 
-    def render(layers, points, omega0):
-        return jax.vmap(lambda own: experts.apply_layers(own, points, "sine", omega0))(layers)
-
-    @functools.partial(jax.jit, static_argnames="omega0")
-    def descend(operator, values, omega0):
-        keys = jax.random.split(jax.random.key(0), len(values))
-        layers = jax.vmap(lambda key: draw(key, omega0))(keys)
-
-        def loss(layers, part, targets):
-            found = part.measure(render(layers, part.points, omega0))
-            return jnp.square(2 * (found - targets) / study.side).mean((1, 2)).sum()
-
-        def step(number, carry):
-            layers, moments = carry
-            key = jax.random.fold_in(jax.random.key(1), number)
+        def objective(layers, data, key):
+            operator, values = data
             chosen = jax.random.choice(key, values.shape[1], (rays,), replace=False)
-            grads = jax.grad(loss)(layers, operator.of_measurements(chosen), values[:, chosen])
-            updates, moments = optimizer.update(grads, moments)
-            return optax.apply_updates(layers, updates), moments
+            part = operator.of_measurements(chosen)
+            found = part.measure(jax.vmap(lambda own: network.at(own, part.points))(layers))
+            return jnp.square(2 * (found - values[:, chosen]) / study.side).mean((1, 2)).sum()
 
-        layers, _ = jax.lax.fori_loop(0, steps, step, (layers, optimizer.init(layers)))
-        return render(layers, points, omega0).reshape(-1, *seen.grid_shape, 1)
+        layers, data = jax.vmap(network.draw)(keys), (seen.operator, jnp.asarray(values))
+        found = descend(objective, layers, 3e-3, data, key=jax.random.key(1), marks=(steps,))
+        return jax.vmap(network.render)(found.last.variables).reshape(-1, *seen.grid_shape, 1)
 
-    scores = {
-        omega0: psnr(descend(seen.operator, jnp.asarray(tuning[:1]), omega0), tuning_truth[:1])
-        for omega0 in OMEGAS
-    }
-    omega0 = max(scores, key=scores.get)
-    start = time.perf_counter()
-    images = np.asarray(descend(seen.operator, jnp.asarray(values[:count]), omega0))
-    seconds = (time.perf_counter() - start) * len(values) / count
+    omega0 = max(OMEGAS, key=lambda omega0: psnr(images_of(tuning[:1], omega0), tuning_truth[:1]))
+    images, seconds = clocked(lambda: np.asarray(images_of(values[:count], omega0)))
     say(f"SIREN per slice: {psnr(images, truth[:count]):.2f} dB on {count}")
-    return images, seconds
+    return images, seconds * len(values) / count
 
 
 # ---- the run ------------------------------------------------------------------------------------
@@ -383,11 +318,11 @@ def run_size(size, folder):
     study = Study(size, folder)
     side = study.side
     print(
-        f"{side}x{side}: dictionary and prior in {study.train_seconds:.0f} s, "
+        f"{side}x{side}: dictionary and prior in {study.trained.seconds:.0f} s, "
         f"its best fit to the pixels {study.ceiling:.2f} dB",
         flush=True,
     )
-    truth = np.stack([study.test[i] for i in range(len(study.test))])
+    truth = data.to_array(study.test)
     begun = time.perf_counter()
     results, shown = {}, {}
     for views in size.views:
@@ -407,28 +342,18 @@ def run_size(size, folder):
                 "ssim": np.asarray(metrics.ssim(clipped, own)).tolist(),
                 "seconds": seconds / len(truth),
             }
-        shown[views] = {name: images[0] for name, (images, _) in rows.items()}
-    sheet(folder, side, truth[0], shown)
+        shown[views] = {"truth": truth, **{name: images for name, (images, _) in rows.items()}}
+    for views in [v for v in shown if v in (2, 8, 32)] or list(shown):
+        command.sheet(folder / f"slices_{side}_{views}.png", shown[views])
     return {
         "side": side,
         "views": list(size.views),
         "phantoms": len(truth),
         "jitter": study.config.data.phantom.jitter,
-        "train_seconds": study.train_seconds,
+        "train_seconds": study.trained.seconds,
         "ceiling": study.ceiling,
         "methods": results,
     }
-
-
-def sheet(folder, side, truth, shown):
-    """slices_SIDE_VIEWS.png: the first slice by every method, at a few views."""
-    for views in [v for v in shown if v in (2, 8, 32)] or list(shown):
-        images = np.clip(np.stack(list(shown[views].values())), 0, 1)
-        same = np.repeat(truth[None], len(images), 0)
-        names = [name.replace("NID gaussian", "NID") for name in shown[views]]
-        pictures.comparison_sheet(
-            folder / f"slices_{side}_{views}.png", same, images, names=names, count=len(images)
-        )
 
 
 def mean(entry, key):
@@ -457,25 +382,17 @@ def table_of(result):
     return "\n\n".join(parts)
 
 
-def draw(path, results):
+def draw(results):
     """PSNR against views, a panel for each size."""
-    figure, panels = pyplot.subplots(
-        1, len(results), figsize=(5 * len(results), 4.6), layout="constrained", squeeze=False
-    )
+    figure, panels = command.panels(1, len(results), 5, 4.6)
     for axes, result in zip(panels[0], results, strict=True):
-        for name, entries in result["methods"].items():
-            means = [mean(entry, "psnr") for entry in entries.values()]
-            style = "-" if name.startswith("NID") else "--"
-            axes.plot(list(entries), means, style, marker="o", markersize=4, label=name)
-        axes.set(xscale="log", xlabel="views", ylabel="PSNR, dB")
-        axes.set_xticks(result["views"], [str(v) for v in result["views"]])
-        axes.minorticks_off()
-        axes.set_title(f"unseen phantoms, {result['side']}x{result['side']}")
-        axes.grid(alpha=0.3)
-    panels[0, 0].legend(frameon=False, fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    pyplot.close(figure)
+        lines = {
+            name: (list(entries), [mean(entry, "psnr") for entry in entries.values()])
+            for name, entries in result["methods"].items()
+        }
+        title = f"unseen phantoms, {result['side']}x{result['side']}"
+        command.curves(axes, lines, "views", "PSNR, dB", title)
+    return figure
 
 
 NOTES = """## How it was measured
@@ -493,29 +410,19 @@ NOTES = """## How it was measured
 """
 
 
-def main(argv):
+def run(scale, folder):
     """Run the comparison."""
-    del argv
-    folder = Path(OUTPUT.value)
-    results = []
-    start = time.perf_counter()
-    for size in SCALES[SCALE.value]:
+    results, start = [], time.perf_counter()
+    for size in SCALES[scale]:
         results.append(run_size(size, folder))
-        write(folder, results)
+        notes = NOTES.format(
+            validation=VALIDATION, neighbours=NEIGHBOURS, siren=SCALES[scale][0].siren
+        )
+        parts = ["# Computed tomography from few views", *map(table_of, results), notes]
+        table = "\n\n".join([*parts, command.made()])
+        command.write(folder, table, {"results": results}, draw(results))
     print(f"{time.perf_counter() - start:.0f} s in all; {folder / 'table.md'}")
 
 
-def write(folder, results):
-    """table.md, metrics.json, figure.png, of the sizes so far."""
-    versions = devices.versions()
-    made = ", ".join(f"{key} {value}" for key, value in versions.items())
-    siren = SCALES[SCALE.value][0].siren
-    notes = NOTES.format(validation=VALIDATION, neighbours=NEIGHBOURS, siren=siren)
-    parts = ["# Computed tomography from few views", *map(table_of, results), notes, made]
-    artefacts.write_text(folder / "table.md", "\n\n".join(parts) + "\n")
-    artefacts.write_json(folder / "metrics.json", {"results": results, "versions": versions})
-    draw(folder / "figure.png", results)
-
-
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run, "ct", SCALES)

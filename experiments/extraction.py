@@ -10,21 +10,18 @@ Writes DIR/table.md, metrics.json and figure.png.
 """
 
 import resource
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import trimesh
-from absl import app, flags
+from absl import flags
 from flax import nnx
+from measuring import command
 from PIL import Image
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
-from nid_jax import devices
 from nid_jax.coding import operators
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.ridge import ridge
@@ -35,7 +32,6 @@ from nid_jax.fields.experts import Layers
 from nid_jax.fitting import meshing, rendering
 from nid_jax.geometry import level_set, primitives, shading
 from nid_jax.reporting import pictures, tables
-from nid_jax.storage import artefacts
 
 # Experts, width, Fourier features, points of the fit; resolutions.
 SCALES = {
@@ -47,11 +43,6 @@ TRUNCATION = 0.3
 SCALE = 2.0
 # Points of a lattice that is evaluated in full, and the share of a larger one in each piece.
 WHOLE, PIECE = 2**22, 1 / 128
-
-FLAGS = flags.FLAGS
-flags.DEFINE_enum("scale", "cpu", list(SCALES), "How large.")
-flags.DEFINE_string("output", None, "Folder for table.md, metrics.json, figure.png.", required=True)
-flags.DEFINE_integer("resolution", 0, "Measure this one alone, into DIR/RESOLUTION.json.")
 
 
 def ring(points):
@@ -147,63 +138,69 @@ def measure(size, resolution):
     return row | {"ratio": row["seconds_dense"] / seconds}, mesh
 
 
+def verdict(row):
+    """Whether the whole lattice gives the same mesh."""
+    if "same_triangles" not in row:
+        return "not compared"
+    farthest = row["farthest_vertex_cells"]
+    return f"{'yes' if row['same_triangles'] else 'no'}, {farthest:.0e} cells"
+
+
+def memory(row):
+    """Peak, and in brackets what was held before."""
+    return "{} ({})".format(*(tables.format_bytes(row[f"{w}_bytes"]) for w in ("peak", "base")))
+
+
+COLUMNS = {
+    "N": lambda row: row["resolution"],
+    "points": lambda row: f"{row['points']:,}",
+    "of the lattice": lambda row: f"{row['points'] / row['points_dense']:.2%}",
+    "seconds": lambda row: f"{row['seconds']:.2f}",
+    "whole lattice, s": lambda row: f"{row['seconds_dense']:.1f}, {row['dense']}",
+    "ratio": lambda row: f"{row['ratio']:.1f}",
+    "peak memory": memory,
+    "faces": lambda row: f"{row['faces']:,}",
+    "watertight": lambda row: row["watertight"],
+    "same as the whole": verdict,
+}
+
+
 def table(rows, scale):
     """The rows as Markdown."""
-    size = SCALES[scale][0]
     names = ("experts", "width", "Fourier features", "points in the fit")
-    what = ", ".join(f"{name} {value}" for name, value in zip(names, size, strict=True))
-    lines = [
+    what = ", ".join(f"{name} {size}" for name, size in zip(names, SCALES[scale][0], strict=True))
+    parts = [
         f"# Extraction of surfaces, scale {scale}",
-        "",
-        ", ".join(f"{key} {value}" for key, value in devices.versions().items()),
-        "",
+        command.made(),
         f"A ring's truncated distances as one code of a shared-trunk dictionary ({what}). "
         "N^3 samples on [-1, 1]^3; seconds without compilation; memory is the peak of a process "
         "that only fits the code and extracts, and in brackets what it held before. The whole "
         "lattice: evaluation alone, in the same chunks.",
-        "",
-        "| N | points | of the lattice | seconds | whole lattice, s | ratio | peak memory | faces "
-        "| watertight | same as the whole |",
-        "| ---: | ---: | ---: | ---: | --- | ---: | --- | ---: | --- | --- |",
+        command.table(COLUMNS, rows),
     ]
-    for row in rows:
-        same = row.get("same_triangles")
-        farthest = row.get("farthest_vertex_cells", 0.0)
-        verdict = (
-            "not compared" if same is None else f"{'yes' if same else 'no'}, {farthest:.0e} cells"
-        )
-        share = row["points"] / row["points_dense"]
-        lines.append(
-            f"| {row['resolution']} | {row['points']:,} | {share:.2%} "
-            f"| {row['seconds']:.2f} | {row['seconds_dense']:.1f}, {row['dense']} "
-            f"| {row['ratio']:.1f} | {tables.format_bytes(row['peak_bytes'])} "
-            f"({tables.format_bytes(row['base_bytes'])}) | {row['faces']:,} "
-            f"| {'yes' if row['watertight'] else 'no'} | {verdict} |"
-        )
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(parts)
 
 
-def main(_):
-    size, resolutions = SCALES[FLAGS.scale]
-    output = Path(FLAGS.output)
-    if FLAGS.resolution:
-        row, mesh = measure(size, FLAGS.resolution)
-        artefacts.write_json(output / f"{FLAGS.resolution}.json", row)
-        pictures.save_png(output / f"{FLAGS.resolution}.png", shading.shade(mesh, 256))
+def run(scale, output, only):
+    """Measure every resolution in a process of its own, or `only` one, which prints JSON."""
+    size, resolutions = SCALES[scale]
+    if only:
+        row, mesh = measure(size, only)
+        pictures.save_png(output / f"{only}.png", shading.shade(mesh, 256))
+        command.tell(row)
         return
-    for resolution in resolutions:
-        arguments = (f"--scale={FLAGS.scale}", f"--output={output}", f"--resolution={resolution}")
-        subprocess.run([sys.executable, __file__, *arguments], check=True)
-    rows = [artefacts.read_json(output / f"{resolution}.json") for resolution in resolutions]
-    images = [np.asarray(Image.open(output / f"{resolution}.png")) for resolution in resolutions]
+    options = (f"--scale={scale}", f"--output={output}")
+    rows = [command.apart(__file__, *options, f"--resolution={one}") for one in resolutions]
+    shown = [output / f"{resolution}.png" for resolution in resolutions]
+    images = [np.asarray(Image.open(path)) for path in shown]
     pictures.save_png(output / "figure.png", np.concatenate(images, axis=1))
-    artefacts.write_json(output / "metrics.json", {"versions": devices.versions(), "rows": rows})
-    artefacts.write_text(output / "table.md", table(rows, FLAGS.scale))
-    for resolution in resolutions:
-        for suffix in ("json", "png"):
-            (output / f"{resolution}.{suffix}").unlink()
-    print((output / "table.md").read_text())
+    for path in shown:
+        path.unlink()
+    text = table(rows, scale)
+    command.write(output, text, {"rows": rows})
+    print(text)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    RESOLUTION = flags.DEFINE_integer("resolution", 0, "Measure this one alone; prints JSON.")
+    command.start(run, "extraction", SCALES, RESOLUTION)

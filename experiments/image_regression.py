@@ -7,82 +7,64 @@ metrics.json and figure.png; the dictionaries it trained stay in DIR/dictionarie
 """
 
 import dataclasses
-import sys
-import time
 from pathlib import Path
 
-import image_methods
-from absl import app, flags, logging
-from image_study import Study, say, setting_of
-from image_tables import write
+from absl import flags, logging
+from measuring import command
+from measuring.command import clocked, say
+from studies import image_methods
+from studies.image_study import SETTINGS, Study, setting_of
+from studies.image_tables import write
 
 from nid_jax.reporting import tables
 
-DATA = ("faces", "photos", "celeb_a")
 
-FLAGS = flags.FLAGS
-
-
-def define_flags():
-    """Define the options on the command line's own values."""
-    flags.DEFINE_enum("scale", "cpu", ["smoke", "cpu", "paper"], "How large, how long.")
-    flags.DEFINE_string("output", "runs/image_regression", "Folder of the results.")
-    flags.DEFINE_list("data", list(DATA), f"Data sets: {', '.join(DATA)}.")
-    flags.DEFINE_string("celeb_a", "", "Folder of CelebA; left out where it is not found.")
-    flags.DEFINE_string(
-        "patches", "", "An .npz file of images `train` and `test` [S, H, W, C]: K = 32 of E = 256."
-    )
-
-
-def run(output):
+def studies_of(names, celeb_a, patches, scale, output):
     """All data sets that are asked for and there. -> studies, notes on those left out."""
-    unknown = [name for name in FLAGS.data if name not in DATA]
+    unknown = [name for name in names if name not in SETTINGS]
     if unknown:
-        raise ValueError(f"--data={unknown[0]}: allowed: {', '.join(DATA)}")
-    if FLAGS.patches and not Path(FLAGS.patches).is_file():
-        raise FileNotFoundError(f"--patches={FLAGS.patches}: no such file")
+        raise ValueError(f"--data={unknown[0]}: allowed: {', '.join(SETTINGS)}")
+    if patches and not Path(patches).is_file():
+        raise FileNotFoundError(f"--patches={patches}: no such file")
     studies, notes = [], []
-    for name in FLAGS.data:
-        setting = setting_of(name, FLAGS.scale)
+    for name in names:
+        setting = setting_of(name, scale)
         if name == "celeb_a":
-            setting = dataclasses.replace(
-                setting, changes={**setting.changes, "data.root": FLAGS.celeb_a}
-            )
+            changes = {**setting.changes, "data.root": celeb_a}
+            setting = dataclasses.replace(setting, changes=changes)
         try:
             study = Study(name, setting, output)
         except (ValueError, FileNotFoundError) as error:
             # The one data set that need not be there, unless a folder was given.
-            if name != "celeb_a" or FLAGS.celeb_a:
+            if name != "celeb_a" or celeb_a:
                 raise
             notes.append(f"CelebA is left out: {error}")
             say(notes[-1])
             continue
         image_methods.transforms(study)
-        image_methods.dictionaries(study)
+        image_methods.all_dictionaries(study)
         image_methods.per_image_networks(study)
         image_methods.learned_start(study)
         studies.append(study)
         # What a long run has found is on disk before the next data set begins.
-        write(output, studies, notes, FLAGS.scale)
-    if FLAGS.patches:
-        studies.append(image_methods.patches(FLAGS.patches, FLAGS.scale, output))
+        write(output, studies, notes, scale)
+    if patches:
+        studies.append(image_methods.patches(patches, scale, output))
     return studies, notes
 
 
-def main(argv):
-    del argv
+def run(scale, output, names, celeb_a, patches):
+    """Run the comparison."""
     logging.set_verbosity(logging.WARNING)
-    start = time.perf_counter()
-    output = Path(FLAGS.output)
-    try:
-        studies, notes = run(output)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    write(output, studies, notes, FLAGS.scale)
-    say(f"done in {tables.format_duration(time.perf_counter() - start)}: {output / 'table.md'}")
+    found, seconds = clocked(studies_of, names, celeb_a, patches, scale, output)
+    write(output, *found, scale)
+    say(f"done in {tables.format_duration(seconds)}: {output / 'table.md'}")
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    DATA = flags.DEFINE_list("data", list(SETTINGS), f"Data sets: {', '.join(SETTINGS)}.")
+    CELEB_A = flags.DEFINE_string("celeb_a", "", "Folder of CelebA; left out where not found.")
+    PATCHES = flags.DEFINE_string(
+        "patches", "", "An .npz file of images `train` and `test` [S, H, W, C]: K = 32 of E = 256."
+    )
+    command.start(run, "image_regression", ("smoke", "cpu", "paper"), DATA, CELEB_A, PATCHES)

@@ -11,44 +11,29 @@ stay in DIR/dictionary and DIR/joint.
 import dataclasses
 import functools
 import itertools
-import json
-import runpy
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
-import completion
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
-import peers
-from absl import app, flags
+from measuring import command, dictionaries
+from measuring.command import config_of
 from ml_collections import ConfigDict
+from peers import completion, networks
+from peers.components import Components, PixelGaussian
+from peers.descent import descend
 
 from nid_jax import devices, metrics, tasks
-from nid_jax.data import CorruptedCollection, to_array
+from nid_jax.data import CorruptedCollection, SubsetCollection, to_array
 from nid_jax.fields.coordinates import grid
-from nid_jax.fields.model import build_model
-from nid_jax.files import atomic_path
-from nid_jax.fitting import batched, priors
 from nid_jax.reporting import tables
-from nid_jax.storage import artefacts
-from nid_jax.storage.workdir import Workdir
-from nid_jax.training import loop
 
-matplotlib.use("Agg")
-from matplotlib import pyplot
-
-ROOT = Path(__file__).resolve().parents[1]
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # Corruptions of every face; of fits by descent, which take seconds a face, only the first.
 DRAWS = {"smoke": 1, "cpu": 3, "paper": 20}
 SIREN_MARKS = (25, 50, 100, 200)
-
-SCALE = flags.DEFINE_enum("scale", "cpu", list(DRAWS), "How many corruptions of every face.")
-OUTPUT = flags.DEFINE_string("output", "runs/inpainting", "Folder of the results.")
 
 
 class Case(NamedTuple):
@@ -65,13 +50,12 @@ class Case(NamedTuple):
 class Method:
     """A way from a Case to pictures [S, H, W, C].
 
-    told: knows the mask. ours: a dictionary. slow: only the first draw. The last two are for the
-    table: the settings that were chosen on training faces.
+    told: knows the mask. slow: only the first draw. chosen: for the table, the settings that were
+    chosen on training faces.
     """
 
     fill: Callable
     told: bool
-    ours: bool = False
     slow: bool = False
     chosen: str = ""
 
@@ -93,28 +77,13 @@ def corrupted(collection, kind, share, draw):
     )
 
 
-class Some:
-    """Some signals of a collection."""
-
-    def __init__(self, collection, chosen):
-        self.collection, self.chosen = collection, list(chosen)
-        self.names = [collection.names[i] for i in self.chosen]
-        self.shape, self.title = collection.shape, collection.title
-
-    def __len__(self):
-        return len(self.chosen)
-
-    def __getitem__(self, index):
-        return self.collection[self.chosen[index]]
-
-
 class Training(NamedTuple):
     """Training faces for peers: rows of all [N, V], rows of the first three quarters of the
     originals and their copies, and the originals of the last quarter, on which peers are tuned."""
 
     rows: np.ndarray
     known: np.ndarray
-    checked: Some
+    checked: SubsetCollection
 
 
 def split_training(collection):
@@ -125,7 +94,7 @@ def split_training(collection):
     last = set(distinct[-max(1, len(distinct) // 4) :])
     held = np.array([name in last for name in originals])
     whole = np.array(["/" not in name for name in collection.names])
-    return Training(rows, rows[~held], Some(collection, np.flatnonzero(held & whole)))
+    return Training(rows, rows[~held], SubsetCollection(collection, np.flatnonzero(held & whole)))
 
 
 def tuned(build, options, case, told):
@@ -154,44 +123,28 @@ def every(**values):
 
 def load_config(scale, variant):
     """A config of configs/inpainting.py, at smoke scale as small as its smoke variant."""
-    get_config = runpy.run_path(str(ROOT / "configs" / "inpainting.py"))["get_config"]
+    wanted = config_of("inpainting", variant)
     if scale != "smoke":
-        return get_config(variant)
-    config, wanted = get_config("smoke"), get_config(variant)
+        return wanted
+    config = config_of("inpainting", "smoke", {"prior.num_signals": wanted.prior.num_signals})
     config.fit = wanted.fit
     config.train.codes, config.router.kind = wanted.train.codes, wanted.router.kind
-    config.prior.num_signals = wanted.prior.num_signals
     return config
 
 
-class Dictionary:
-    """A dictionary of a config, trained in `folder` or as it is drawn, and the prior of its codes.
+def load_dictionaries(configs, folder):
+    """Trained, as it is drawn, and trained as in the paper. -> {name: Dictionary}."""
+    config, paper = configs["cpu"], configs["paper"]
+    return {
+        "trained": dictionaries.trained(config, folder / "dictionary"),
+        "untrained": dictionaries.untrained(config),
+        "joint": dictionaries.trained(paper, folder / "joint", bool(paper.prior.num_signals)),
+    }
 
-    Its fits are those of main.py.
-    """
 
-    def __init__(self, config, folder=None):
-        self.config = config
-        task = tasks.build(config)
-        collection = task.open("train")
-        start = time.perf_counter()
-        if folder is None:
-            self.model = build_model(config, collection.shape, len(collection), config.seed)
-        else:
-            self.model = loop.train(task, config, Workdir(folder)).model
-        self.prior = None
-        if config.prior.num_signals:
-            self.prior = priors.learn_prior(task, self.model, collection, config)
-        self.seconds = time.perf_counter() - start
-
-    def fill(self, case, wanted, **robust):
-        """Pictures of a Case by config.fit = `wanted`, its robust options changed as given."""
-        config = self.config.copy_and_resolve_references()
-        config.fit = wanted.copy_and_resolve_references()
-        config.fit.robust.update(robust)
-        task = tasks.build(config)
-        fitted = batched.fit(task, self.model, case.collection, config, prior=self.prior)
-        return batched.reconstruct(task, self.model, fitted, case.collection, config)[0]
+def by_fit(case, dictionary, wanted):
+    """Pictures of a Case by a dictionary's fit with config.fit = `wanted`."""
+    return dictionary.fit(case.collection, wanted).values
 
 
 # ---- methods -----------------------------------------------------------------------------------
@@ -213,16 +166,20 @@ def by_rows(function, case):
 def siren(case, omega0, steps, power, marks=SIREN_MARKS):
     """A SIREN of every face, from its pixels; power 1: all of them, 2: those seen."""
     shape, channels = case.pictures.shape[1:3], case.pictures.shape[-1]
-    network = peers.siren(grid(shape), channels, 64, 3, omega0)
+    network = networks.siren(grid(shape), channels, 64, 3, omega0)
     keys = jax.random.split(jax.random.key(0), len(case.pictures))
     layers = jax.vmap(network.draw)(keys)
     targets = jnp.asarray(case.pictures.reshape(len(keys), -1, channels))
     seen = case.seen if power == 2 else np.ones_like(case.seen)
     seen = jnp.asarray(seen.reshape(len(keys), -1), jnp.float32)
     residual = jax.vmap(completion.masked_residual(network, power))
+
+    def objective(layers, data, _):
+        return residual(layers, *data).sum()
+
     reached = [mark for mark in marks if mark <= steps]
-    found, _ = peers.descend(lambda v: residual(v, targets, seen), layers, 3e-3, reached)
-    images = np.asarray(jax.vmap(network.render)(found[-1].variables)).reshape(case.pictures.shape)
+    found = descend(objective, layers, 3e-3, (targets, seen), marks=reached).last
+    images = np.asarray(jax.vmap(network.render)(found.variables)).reshape(case.pictures.shape)
     return completion.filled(images, case.pictures, case.seen) if power == 2 else images
 
 
@@ -238,9 +195,14 @@ def from_detected(case, pilot, fill, trim, reach):
     return fill(case._replace(seen=seen))
 
 
+def completed(case, model, noise):
+    """The most probable pictures under a Gaussian of pixels, noise in what is seen as well."""
+    return by_rows(lambda row, seen: model.complete(row, seen, noise), case)
+
+
 def pixel_gaussian(case, model, noise):
     """The Gaussian of pixels, told the mask."""
-    found = by_rows(lambda row, seen: model.complete(row, seen, noise), case)
+    found = completed(case, model, noise)
     return completion.filled(found, case.pictures, case.seen)
 
 
@@ -271,14 +233,14 @@ class Chooser:
         return Method(build(self.train.rows)(**best), self.told, chosen=words, **flags_)
 
 
-def unknown_methods(train, dictionaries, configs, smoke):
+def unknown_methods(train, known, configs, smoke):
     """Methods for a block at an unknown place, by name; the last ones are told where it is."""
     choose = Chooser(train, False, "stripes", 0.13)
     trims = {"trim": (2.0, 2.5, 3.0), "reach": (1.0, 1.5)}
     ranks = {"rank": (5, 20) if smoke else (5, 10, 20, 40, 80, 160)}
 
     def components(rows, rank, robust):
-        return {"components": completion.Components(rows, rank), "robust": robust}
+        return {"components": Components(rows, rank), "robust": robust}
 
     found = {"corrupted input": Method(lambda case: case.pictures, False)}
     for name, robust in (("PCA projection", False), ("PCA projection, least absolute", True)):
@@ -300,7 +262,7 @@ def unknown_methods(train, dictionaries, configs, smoke):
         slow=True,
     )
     found |= robust_pixel_gaussians(choose, trims)
-    found |= robust_dictionaries(dictionaries, configs)
+    found |= robust_dictionaries(known, configs)
     return found
 
 
@@ -308,22 +270,14 @@ def robust_pixel_gaussians(choose, trims):
     """The cheap form of our prior, fitted as our codes are."""
 
     def gaussian(rows, shrinkage, scale):
-        return {"model": completion.PixelGaussian(rows, shrinkage), "scale": scale}
+        return {"model": PixelGaussian(rows, shrinkage), "scale": scale}
 
     pilot = choose.method(
         pixel_gaussian_robust, every(shrinkage=(0.01, 0.1), scale=(0.2, 0.4, 0.8)), gaussian
     )
 
     def trimmed(rows, shrinkage, **rest):
-        model = completion.PixelGaussian(rows, shrinkage)
-
-        def fill(case):
-            seen = np.repeat(case.seen.reshape(len(case.seen), -1), case.pictures.shape[-1], 1)
-            pairs = zip(rows_of(case.pictures), seen, strict=True)
-            return np.stack([model.complete(x, s, 1e-3) for x, s in pairs]).reshape(
-                case.pictures.shape
-            )
-
+        fill = functools.partial(completed, model=PixelGaussian(rows, shrinkage), noise=1e-3)
         return {"pilot": pilot.fill, "fill": fill, **rest}
 
     return {
@@ -334,14 +288,15 @@ def robust_pixel_gaussians(choose, trims):
     }
 
 
-def robust_dictionaries(dictionaries, configs):
+def robust_dictionaries(known, configs):
     """Fits of dictionaries; their settings are those of configs/inpainting.py."""
     robust, paper = configs["cpu"].fit, configs["paper"].fit
 
     def ours(name, wanted, **options):
-        slow = wanted is paper
-        fill = functools.partial(dictionaries[name].fill, wanted=wanted, **options)
-        return Method(fill, False, ours=True, slow=slow)
+        changed = wanted.copy_and_resolve_references()
+        changed.robust.update(options)
+        fill = functools.partial(by_fit, dictionary=known[name], wanted=changed)
+        return Method(fill, False, slow=wanted is paper)
 
     return {
         "NID, L1 by gradient (the paper)": ours("joint", paper),
@@ -352,16 +307,15 @@ def robust_dictionaries(dictionaries, configs):
     }
 
 
-def known_methods(train, dictionaries, wanted, kind, share, with_siren, smoke):
+def known_methods(train, known, wanted, kind, share, smoke):
     """Methods that are told the mask, by name, tuned for one kind of it."""
     choose = Chooser(train, True, kind, share)
 
     def gaussian(rows, shrinkage, noise):
-        return {"model": completion.PixelGaussian(rows, shrinkage), "noise": noise}
+        return {"model": PixelGaussian(rows, shrinkage), "noise": noise}
 
     def dictionary(name, wanted):
-        fill = functools.partial(dictionaries[name].fill, wanted=wanted)
-        return Method(fill, True, ours=True)
+        return Method(functools.partial(by_fit, dictionary=known[name], wanted=wanted), True)
 
     ridge = wanted.copy_and_resolve_references()
     ridge.solver, ridge.ridge.lam = "ridge", "0.1"
@@ -372,10 +326,10 @@ def known_methods(train, dictionaries, wanted, kind, share, with_siren, smoke):
             every(weight=(1e-3, 3e-3, 1e-2, 3e-2)),
         ),
     }
-    if with_siren:
+    if not smoke:
         found["SIREN per face"] = choose.method(
             functools.partial(siren, power=2),
-            every(omega0=(5.0, 15.0), steps=(25, 50) if smoke else SIREN_MARKS),
+            every(omega0=(5.0, 15.0), steps=SIREN_MARKS),
             slow=True,
         )
     found["Gaussian of pixels"] = choose.method(
@@ -427,82 +381,74 @@ def mean(values):
     return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else np.nan
 
 
-def main(argv):
+def run(scale, folder):
     """Run the three comparisons."""
-    del argv
     start = time.perf_counter()
-    folder, scale = Path(OUTPUT.value), SCALE.value
     smoke, draws = scale == "smoke", range(DRAWS[scale])
     variants = ("cpu", "known", "pixels", "paper")
     configs = {variant: load_config(scale, variant) for variant in variants}
-    dictionaries = {
-        "trained": Dictionary(configs["cpu"], folder / "dictionary"),
-        "untrained": Dictionary(configs["cpu"]),
-        "joint": Dictionary(configs["paper"], folder / "joint"),
-    }
+    known = load_dictionaries(configs, folder)
     config = configs["cpu"].copy_and_resolve_references()
-    task = tasks.build(config)
-    train = split_training(task.open("train"))
+    train = split_training(tasks.build(config).open("train"))
     config.data.corrupt.kind = "none"
     faces = tasks.build(config).open("test").collection
-    tables, sheets = {}, {}
+    results, sheets = {}, {}
 
-    def run(title, kind, share, methods):
+    def add(title, kind, share, methods):
         cases = [corrupted(faces, kind, share, draw) for draw in draws]
-        tables[title], found = compare(title, cases, methods)
+        results[title], found = compare(title, cases, methods)
         sheets[title] = (cases[0], found)
 
-    told = known_methods(
-        train, dictionaries, configs["known"].fit, "stripes", 0.13, not smoke, smoke
-    )
-    unknown = unknown_methods(train, dictionaries, configs, smoke)
-    run("block, place unknown", "stripes", 0.13, unknown)
-    run("block, place known", "stripes", 0.13, told)
+    told = known_methods(train, known, configs["known"].fit, "stripes", 0.13, smoke)
+    add(_UNKNOWN, "stripes", 0.13, unknown_methods(train, known, configs, smoke))
+    add(_KNOWN, "stripes", 0.13, told)
     for kind in () if smoke else ("scribble", "text"):
-        run(f"{kind}, known", kind, 0.13, told)
-    pixels = known_methods(
-        train, dictionaries, configs["pixels"].fit, "pixels", 0.1, not smoke, smoke
-    )
+        add(f"{kind}, known", kind, 0.13, told)
+    pixels = known_methods(train, known, configs["pixels"].fit, "pixels", 0.1, smoke)
     for share in (0.1, 1.0) if smoke else SHARES:
-        run(f"{100 * share:g}%", "pixels", share, pixels)
+        add(f"{100 * share:g}%", "pixels", share, pixels)
+    seconds = ", ".join(f"{name} {one.seconds:.0f} s" for name, one in known.items())
     minutes = (time.perf_counter() - start) / 60
-    write(folder, tables, sheets, dictionaries, len(faces), minutes)
+    note = NOTE.format(faces=len(faces), draws=DRAWS[scale], seconds=seconds, minutes=minutes)
+    write(folder, results, f"{note} {command.made()}", minutes)
+    for name, title in (("unknown", _UNKNOWN), ("known", _KNOWN), ("pixels", "10%")):
+        case, found = sheets[title]
+        found = {"truth": case.truth, "input": case.pictures} | found
+        found.pop("corrupted input", None)
+        command.sheet(folder / f"{name}.png", found)
 
 
 # ---- what is written ---------------------------------------------------------------------------
 
 
-def write(folder, tables, sheets, dictionaries, count, minutes):
-    """table.md, metrics.json, figure.png and the sheets."""
-    shares = [title for title in tables if title.endswith("%")]
-    rest = [title for title in tables if title.endswith("known") and title != _UNKNOWN]
-    versions = devices.versions()
-    made = ", ".join(f"{key} {value}" for key, value in versions.items())
-    seconds = ", ".join(f"{name} {d.seconds:.0f} s" for name, d in dictionaries.items())
+NOTE = (
+    "{faces} unseen faces, {draws} corruptions of each (SIREN, gradient: the first). Methods are "
+    "tuned on a quarter of the training faces, with the rest known to them, by PSNR, and for the "
+    "unknown block by that of the whole face plus that in the hole; those of a dictionary are the "
+    "settings of configs/inpainting.py. Its atoms are more than the pixels: what fills a hole is "
+    "the prior, and without it a robust fit repeats the input. Dictionaries and priors: {seconds}. "
+    "The whole run took {minutes:.1f} min."
+)
+
+
+def write(folder, results, note, minutes):
+    """table.md, metrics.json, figure.png."""
+    shares = [title for title in results if title.endswith("%")]
+    rest = [title for title in results if title.endswith("known") and title != _UNKNOWN]
     parts = [
         "A striped block over 13% of the face, its place unknown to every method:",
-        block_table(tables[_UNKNOWN]),
+        block_table(results[_UNKNOWN]),
         "Told where the hole is, and keeping what is around it. "
         "PSNR over the whole face / in the hole, dB:",
-        known_table(tables, rest),
+        known_table(results, rest),
         "Some pixels at random, known. PSNR over the whole face, dB:",
-        share_table(tables, shares),
-        f"{count} unseen faces, {DRAWS[SCALE.value]} corruptions of each (SIREN and gradient: the "
-        "first). Methods are tuned on a quarter of the training faces, with the rest known to "
-        "them, by PSNR, and for the unknown block by that of the whole face plus that in the hole; "
-        "those of a dictionary are the settings of configs/inpainting.py. Its atoms are more than "
-        "the pixels: what fills a hole is the prior, and without it a robust fit repeats the "
-        "input. "
-        f"Dictionaries and priors: {seconds}. The whole run took {minutes:.1f} min. {made}",
+        share_table(results, shares),
+        note,
     ]
-    text = "\n\n".join(part.strip() for part in parts) + "\n"
-    artefacts.write_text(folder / "table.md", text)
-    record = {"results": tables, "minutes": minutes, "versions": versions}
+    text = "\n\n".join(part.strip() for part in parts)
     # Without indentation: thousands of numbers.
-    artefacts.write_text(folder / "metrics.json", json.dumps(record, allow_nan=False) + "\n")
-    draw(folder, tables, shares)
-    for name, title in (("unknown", _UNKNOWN), ("known", _KNOWN), ("pixels", "10%")):
-        draw_sheet(folder / f"{name}.png", *sheets[title])
+    metrics = {"results": results, "minutes": minutes}
+    command.write(folder, text, metrics, draw(results, shares), indent=None)
     print(text)
     print(folder / "table.md")
 
@@ -521,73 +467,47 @@ def block_table(results):
     return tables.markdown_table(rows, headers)
 
 
-def known_table(tables, titles):
+def known_table(results, titles):
     """PSNR over the whole / in the hole for every kind of mask."""
     rows = []
-    for name in tables[titles[0]]:
-        of = [tables[title][name] for title in titles]
+    for name in results[titles[0]]:
+        of = [results[title][name] for title in titles]
         cells = [f"{mean(r['psnr']):.2f} / {mean(r['hole']):.2f}" for r in of]
         rows.append([name, *cells, 1e3 * float(np.median(of[0]["seconds"]))])
     return tables.markdown_table(rows, ["", *titles, "ms per face"])
 
 
-def share_table(tables, titles):
+def share_table(results, titles):
     """PSNR for every share of pixels seen; all of them back is 'exact'."""
     rows = []
-    for name in tables[titles[0]]:
-        means = [mean(tables[title][name]["psnr"]) for title in titles]
+    for name in results[titles[0]]:
+        means = [mean(results[title][name]["psnr"]) for title in titles]
         cells = ["exact" if value > 60 else f"{value:.2f}" for value in means]
         rows.append([name, *cells])
     return tables.markdown_table(rows, ["pixels seen", *titles])
 
 
-def draw(folder, tables, shares):
-    """figure.png: the unknown block as bars, PSNR against the share of pixels as lines."""
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
-    results = tables[_UNKNOWN]
-    places = np.arange(len(results))
+def draw(results, shares):
+    """The unknown block as bars, PSNR against the share of pixels as lines."""
+    figure, ((left, right),) = command.panels(1, 2, 6, 4.8)
+    block = results[_UNKNOWN]
+    places = np.arange(len(block))
     for key, offset, label in (("psnr", -0.2, "whole face"), ("hole", 0.2, "in the hole")):
-        values = [mean(r[key]) for r in results.values()]
+        values = [mean(r[key]) for r in block.values()]
         left.barh(places + offset, values, 0.4, label=label)
-    left.set_yticks(places, list(results))
+    left.set_yticks(places, list(block))
     left.invert_yaxis()
     left.set(xlabel="PSNR, dB", title="Striped block, place unknown")
     left.legend(frameon=False)
     shown = [title for title in shares if title != "100%"]
-    for name in tables[shown[0]]:
-        values = [mean(tables[title][name]["psnr"]) for title in shown]
-        right.plot([float(t[:-1]) for t in shown], values, marker="o", label=name)
-    right.set(xscale="log", xlabel="pixels seen, %", ylabel="PSNR, dB", title="Random pixels")
-    right.set_xticks([float(t[:-1]) for t in shown], [t[:-1] for t in shown])
-    right.minorticks_off()
-    right.grid(alpha=0.3)
-    right.legend(frameon=False)
-    with atomic_path(folder / "figure.png") as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    pyplot.close(figure)
-
-
-def draw_sheet(path, case, found, faces=6):
-    """Rows: truth, input, then every method; columns: faces. Each pixel is enlarged."""
-    rows = {"truth": case.truth, "input": case.pictures} | found
-    rows.pop("corrupted input", None)
-    faces = min(faces, len(case.truth))
-    figure, axes = pyplot.subplots(
-        len(rows), 1, figsize=(1.0 * faces + 2.6, 1.0 * len(rows)), layout="constrained"
-    )
-    for axis, (name, images) in zip(axes, rows.items(), strict=True):
-        strip = np.concatenate([np.clip(i, 0, 1) for i in images[:faces]], axis=1)
-        strip = strip[..., 0] if strip.shape[-1] == 1 else strip
-        axis.imshow(strip, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_axis_off()
-        axis.text(
-            -0.02, 0.5, name, transform=axis.transAxes, ha="right", va="center", fontsize=8,
-            wrap=True,
-        )  # fmt: skip
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=80, format="png", bbox_inches="tight")
-    pyplot.close(figure)
+    x = [float(title[:-1]) for title in shown]
+    lines = {
+        name: (x, [mean(results[title][name]["psnr"]) for title in shown])
+        for name in results[shown[0]]
+    }
+    command.curves(right, lines, "pixels seen, %", "PSNR, dB", "Random pixels")
+    return figure
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run, "inpainting", DRAWS)

@@ -10,21 +10,14 @@ case in a process of its own, for the dense step of the warm-up and for the spar
     images    whole images of 128x128, 1024 points of each in a step, codes from a codebook
 """
 
-import dataclasses
-import json
-import runpy
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
+from measuring import command
+from measuring.command import clocked
 
 from nid_jax import data, devices, sharding, tasks
 from nid_jax.reporting import tables
-from nid_jax.storage.artefacts import write_json, write_text
 from nid_jax.training.loop import Trainer
 
 LIMIT = 24 * 2**30
@@ -33,73 +26,45 @@ CASES = ("patches", "images")
 PHASES = ("dense", "sparse")
 
 
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """side of the square images, how many there are, and what of the config is made smaller."""
-
-    side: int
-    images: int
-    steps: int
-    dictionary: dict
-    router: dict
-    train: dict
-    features: int = 2048
-    patch: int = 16
-
-
+# Side of the images, how many, side of a patch, and what of the config is made smaller.
 SCALES = {
-    "smoke": Scale(
-        side=16,
-        images=8,
-        steps=1,
-        dictionary={"num_experts": 16, "width": 16},
-        router={"top_k": 4, "widths": (4, 8)},
-        train={"batch_size": 8, "points": 32},
-        features=32,
-        patch=8,
+    "smoke": (
+        *(16, 8, 8),
+        {
+            "dictionary.num_experts": 16,
+            "dictionary.width": 16,
+            "dictionary.embedding.size": 32,
+            "router.top_k": 4,
+            "router.widths": (4, 8),
+            "train.batch_size": 8,
+            "train.points": 32,
+        },
     ),
-    "paper": Scale(side=128, images=500, steps=1, dictionary={}, router={}, train={}),
+    "paper": (128, 500, 16, {"dictionary.embedding.size": 2048}),
 }
-
-
-def noise(count, side):
-    """A collection of random colour images."""
-    images = np.random.default_rng(0).random((count, side, side, 3), np.float32)
-    return data.ArrayCollection(images, range(count), "noise")
 
 
 def build(scale, case):
     """The trainer of a case."""
-    path = Path(__file__).resolve().parents[1] / "configs" / "official.py"
-    config = runpy.run_path(str(path))["get_config"]("celeba")
-    config.dictionary.update(scale.dictionary)
-    config.dictionary.embedding.size = scale.features
-    config.router.update(scale.router)
-    config.train.update(scale.train)
-    collection = noise(scale.images, scale.side)
+    side, images, patch, changes = scale
+    config = command.config_of("official", "celeba", changes)
+    collection = command.noise(images, side)
     if case == "patches":
-        collection = data.PatchCollection(collection, scale.patch, 0)
+        collection = data.PatchCollection(collection, patch, 0)
     else:
         config.router.kind = "codebook"
     return Trainer(tasks.build(config), config, None, collection)
 
 
 def measure(scale, case, phase):
-    """Train a few steps in this process. -> what they took, in JSON types."""
+    """Take a step in this process. -> what it took, in JSON types."""
     trainer = build(scale, case)
     number = 0 if phase == "dense" else trainer.warmup_steps
     batch = sharding.place_batch(next(trainer.batches), trainer.mesh)
-    start = time.perf_counter()
-    program = trainer.step_for(number, batch)
-    compiling = time.perf_counter() - start
-    seconds, state = [], trainer.state
+    program, compiling = clocked(trainer.step_for, number, batch)
     # The trainer lets go of the state, as its loop does, so that the step may write over it.
-    trainer.state = None
-    for _ in range(scale.steps):
-        start = time.perf_counter()
-        state, terms = program(state, batch)
-        jax.block_until_ready(state)
-        seconds.append(time.perf_counter() - start)
+    state, trainer.state = trainer.state, None
+    (_, terms), seconds = clocked(lambda: jax.block_until_ready(program(state, batch)))
     points = min(trainer.config.train.points or np.inf, trainer.operator.num_measurements)
     return {
         "case": case,
@@ -110,80 +75,50 @@ def measure(scale, case, phase):
         "compiled_bytes": trainer.compiled_bytes,
         "peak_bytes": devices.peak_memory_bytes()["host"],
         "compile_seconds": compiling,
-        "step_seconds": min(seconds),
+        "step_seconds": seconds,
         "loss": float(terms["loss"]),
     }
 
 
-def apart(scale_name, case, phase):
-    """`measure` in a process of its own, whose peak is then that case's."""
-    print(f"{case}, {phase}", flush=True)
-    command = [sys.executable, __file__, f"--scale={scale_name}", f"--only={case},{phase}"]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+COLUMNS = {
+    "case": lambda found: found["case"],
+    "step": lambda found: found["phase"],
+    "numbers": lambda found: tables.format_count(sum(found["parameters"].values())),
+    "batch": lambda found: found["batch"],
+    "points": lambda found: found["points"],
+    "compiled step": lambda found: tables.format_bytes(found["compiled_bytes"]),
+    "peak of the process": lambda found: tables.format_bytes(found["peak_bytes"]),
+    f"under {tables.format_bytes(LIMIT)}": lambda found: found["peak_bytes"] < LIMIT,
+    "compile s": lambda found: found["compile_seconds"],
+    "step s": lambda found: found["step_seconds"],
+}
 
 
-HEADERS = [
-    "case",
-    "step",
-    "numbers",
-    "batch",
-    "points",
-    "compiled step",
-    "peak of the process",
-    f"under {tables.format_bytes(LIMIT)}",
-    "compile s",
-    "step s",
-]
-
-
-def row_of(found):
-    """A row of the table."""
-    return [
-        found["case"],
-        found["phase"],
-        tables.format_count(sum(found["parameters"].values())),
-        found["batch"],
-        found["points"],
-        tables.format_bytes(found["compiled_bytes"]),
-        tables.format_bytes(found["peak_bytes"]),
-        found["peak_bytes"] < LIMIT,
-        found["compile_seconds"],
-        found["step_seconds"],
-    ]
-
-
-def run(scale_name, output):
-    """Measure every case and write. -> the content of metrics.json."""
-    found = [apart(scale_name, case, phase) for case in CASES for phase in PHASES]
-    versions = devices.versions()
-    metrics = {"scale": scale_name, "versions": versions, "limit_bytes": LIMIT, "cases": found}
-    write_json(output / "metrics.json", metrics)
+def run(scale, output, only):
+    """Measure every case in a process of its own, or the one of `only`, which prints JSON."""
+    if only:
+        command.tell(measure(SCALES[scale], *only))
+        return
+    found = []
+    for case in CASES:
+        for phase in PHASES:
+            print(f"{case}, {phase}", flush=True)
+            found.append(command.apart(__file__, f"--scale={scale}", f"--only={case},{phase}"))
     parts = [
-        f"# Memory of a training step, scale {scale_name}\n",
-        ", ".join(f"{key} {value}" for key, value in versions.items()) + "\n",
+        f"# Memory of a training step, scale {scale}\n",
+        command.made() + "\n",
         "configs/official.py:celeba on random images; patches: as shipped, with the residual "
         "network; images: whole ones, a chunk of points in a step, with a codebook. Numbers: "
         "trained and fixed ones. Compiled step: what XLA says it holds, weights and Adam's moments "
         "included. The peak is the largest resident set of a process that made the data, compiled "
-        "and took the steps; the quickest step counts.\n",
-        tables.markdown_table([row_of(one) for one in found], HEADERS),
+        "and took the step.\n",
+        command.table(COLUMNS, found),
     ]
-    write_text(output / "table.md", "\n".join(parts))
+    metrics = {"scale": scale, "limit_bytes": LIMIT, "cases": found}
+    command.write(output, "\n".join(parts), metrics)
     print(output / "table.md")
-    return metrics
-
-
-def main(argv):
-    del argv
-    if ONLY.value:
-        print(json.dumps(measure(SCALES[SCALE.value], *ONLY.value)))
-    else:
-        run(SCALE.value, Path(OUTPUT.value))
 
 
 if __name__ == "__main__":
-    SCALE = flags.DEFINE_enum("scale", "paper", list(SCALES), "How large the configuration is.")
-    OUTPUT = flags.DEFINE_string("output", "runs/memory", "Folder of the table.")
     ONLY = flags.DEFINE_list("only", [], "One case and step, such as patches,dense; prints JSON.")
-    app.run(main)
+    command.start(run, "memory", SCALES, ONLY, default="paper")

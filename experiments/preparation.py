@@ -6,24 +6,18 @@ Writes DIR/table.md and metrics.json: seconds, and errors everywhere, not near t
 """
 
 import time
-from pathlib import Path
 
 import igl
 import numpy as np
 import trimesh
-from absl import app, flags
+from measuring import command
 
-from nid_jax import devices
 from nid_jax.geometry import distance, primitives
 from nid_jax.reporting import tables
-from nid_jax.storage import artefacts
 
 # Samples along an axis, subdivisions of solids, repeats.
 SCALES = {"smoke": (52, 3, 1), "cpu": (128, 6, 3)}
 NEAR = 0.05
-
-SCALE = flags.DEFINE_enum("scale", "cpu", list(SCALES), "How much.")
-OUTPUT = flags.DEFINE_string("output", "runs/preparation", "Folder of the results.")
 
 
 def sphere(level):
@@ -189,30 +183,20 @@ Closed forms are of the smooth solid, so they hold what the mesh itself is off.
 Ours, s: median of {repeats} (least..most)."""
 
 
-def main(argv):
+def run(scale, folder):
     """Run the comparison."""
-    del argv
-    folder, scale = Path(OUTPUT.value), SCALES[SCALE.value]
-    results = {}
+    results, (size, _, repeats) = {}, SCALES[scale]
+    notes = NOTES.format(spacing=2 / (size - 1), near=NEAR, repeats=repeats)
     for name, make in SHAPES.items():
-        results[name] = measure(make, scale)
+        results[name] = measure(make, SCALES[scale])
         seconds = results[name]["seconds"]
         print(
             f"{name}: brute {seconds['brute']:.1f} s, ours {seconds['ours'][0]:.1f} s", flush=True
         )
-        write(folder, scale, results)
-
-
-def write(folder, scale, results):
-    """table.md and metrics.json of the shapes so far."""
-    versions = devices.versions()
-    made = ", ".join(f"{key} {value}" for key, value in versions.items())
-    size, _, repeats = scale
-    notes = NOTES.format(spacing=2 / (size - 1), near=NEAR, repeats=repeats)
-    parts = [f"# Signed distances of meshes on {size}^3 samples", table(results), notes, made]
-    artefacts.write_text(folder / "table.md", "\n\n".join(parts) + "\n")
-    artefacts.write_json(folder / "metrics.json", {"results": results, "versions": versions})
+        title = f"# Signed distances of meshes on {size}^3 samples"
+        parts = [title, table(results), notes, command.made()]
+        command.write(folder, "\n\n".join(parts), {"results": results})
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run, "preparation", SCALES)

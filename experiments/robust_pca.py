@@ -7,40 +7,26 @@ methods on the same frames in one run, all masks by one threshold. Writes DIR/ta
 metrics.json, figure.png and frames.png; the dictionaries it trained stay in DIR/dictionary.
 """
 
-import runpy
-import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import low_rank
 import matplotlib
 import numpy as np
-from absl import app, flags
+from measuring import command, dictionaries
+from measuring.command import clocked
+from peers import low_rank
+from PIL import Image
 
-from nid_jax import devices, tasks
-from nid_jax.coding.low_rank import LowRank
-from nid_jax.coding.operators import sample
+from nid_jax.coding.refinement import refine_atoms
 from nid_jax.data import to_array
-from nid_jax.fields.model import build_model
-from nid_jax.files import atomic_path
-from nid_jax.fitting import batched, rendering
+from nid_jax.fitting import rendering
 from nid_jax.reporting import movies, tables
 from nid_jax.storage import artefacts
-from nid_jax.storage.workdir import Workdir
-from nid_jax.training import loop
 
-matplotlib.use("Agg")
-from matplotlib import pyplot
-
-ROOT = Path(__file__).resolve().parents[1]
 SCALES = ("smoke", "cpu", "paper")
 # Name -> (gray, standard deviation of the noise).
 CLIPS = {"gray": (True, 0.0), "gray, noise 0.02": (True, 0.02), "colour": (False, 0.0)}
 HEADERS = ("clip", "method", "background dB", "precision", "recall", "F", "rank", "seconds")
-
-SCALE = flags.DEFINE_enum("scale", "cpu", SCALES, "How large.")
-OUTPUT = flags.DEFINE_string("output", "runs/robust_pca", "Folder of the results.")
 
 
 class Clip(NamedTuple):
@@ -69,9 +55,8 @@ def known(collection):
 
 def timed(function, *arguments):
     """Result of function(*arguments) -> background."""
-    start = time.perf_counter()
-    background = function(*arguments)
-    return Result(np.asarray(background, np.float32), time.perf_counter() - start)
+    background, seconds = clocked(function, *arguments)
+    return Result(np.asarray(background, np.float32), seconds)
 
 
 def truncated_svd(frames, rank):
@@ -89,18 +74,7 @@ def pursuit(frames):
 def refined_from(start, frames, rank, steps):
     """What the refinement makes of any start of that rank, no dictionary needed."""
     flat = [values.reshape(len(frames), -1, frames.shape[-1]) for values in (start, frames)]
-    shape = frames.shape[1:-1]
-    found = LowRank(rank, steps=steps).refine(sample(shape), shape, *flat)
-    return np.asarray(found).reshape(frames.shape)
-
-
-def fitted(task, model, collection, config, refine):
-    """Codes by the robust solver with the dictionary frozen, and the refinement on request."""
-    config = config.copy_and_resolve_references()
-    config.fit.refine.kind = refine
-    found = batched.fit(task, model, collection, config)
-    background, _ = batched.reconstruct(task, model, found, collection, config)
-    return Result(background, found.seconds_total - found.seconds_compile)
+    return np.asarray(refine_atoms(*flat, rank=rank, steps=steps)).reshape(frames.shape)
 
 
 def as_trained(model, shape):
@@ -111,26 +85,26 @@ def as_trained(model, shape):
 
 def dictionary_methods(config, folder):
     """-> (Clip, {method: Result} of the dictionary's, trained and untrained)."""
-    task = tasks.build(config)
-    collection = task.open("train")
+    trained = dictionaries.trained(config, folder, prior=False)
+    fresh = dictionaries.untrained(config, prior=False)
+    collection = trained.task.open("train")
     clip = known(collection)
-    trained = loop.train(task, config, Workdir(folder))
-    fresh = build_model(config, collection.shape, len(collection), config.seed)
-    seconds = trained.summary["train_seconds"]
     results = {"NID, codes as trained": timed(as_trained, trained.model, clip.frames.shape)}
-    for name, model, refine in (
-        ("NID, robust codes", trained.model, "none"),
-        ("NID, refined", trained.model, "atoms"),
+    for name, dictionary, refine in (
+        ("NID, robust codes", trained, "none"),
+        ("NID, refined", trained, "atoms"),
         ("untrained, refined", fresh, "atoms"),
     ):
-        results[name] = fitted(task, model, collection, config, refine)
+        # Codes by the robust solver, the dictionary frozen.
+        found = dictionary.fit(collection, dictionary.wanted(**{"refine.kind": refine}))
+        results[name] = Result(found.values, found.seconds)
     for name, result in results.items():
         if name.startswith("NID"):
-            results[name] = result._replace(training=seconds)
+            results[name] = result._replace(training=trained.training)
     return clip, results
 
 
-def peers(clip, rank, steps):
+def peer_methods(clip, rank, steps):
     """{method: Result} of what learns nothing. rank: of the dictionary's background."""
     frames = clip.frames
     svd = timed(truncated_svd, frames, rank)
@@ -170,13 +144,11 @@ def sheet(clip, results, threshold, number):
     return np.concatenate(rows)
 
 
-def draw(folder, scores):
-    """figure.png: PSNR of the background and F of the foreground against seconds, clip by clip."""
-    figure, axes = pyplot.subplots(
-        1, len(scores), figsize=(4.2 * len(scores), 4.2), layout="constrained", squeeze=False
-    )
-    colours = pyplot.get_cmap("tab10")
-    for panel, (name, rows) in zip(axes[0], scores.items(), strict=True):
+def draw(scores):
+    """PSNR of the background and F of the foreground, clip by clip."""
+    figure, panels = command.panels(1, len(scores), 4.2, 4.2)
+    colours = matplotlib.colormaps["tab10"]
+    for panel, (name, rows) in zip(panels[0], scores.items(), strict=True):
         for number, (method, row) in enumerate(rows.items()):
             if row["psnr"] is None:
                 panel.axhline(row["f"], color="0.6", linewidth=1, linestyle="--")
@@ -189,9 +161,7 @@ def draw(folder, scores):
         panel.grid(alpha=0.3)
         panel.legend(frameon=False, fontsize=7, loc="lower right", markerscale=0.5)
     figure.suptitle("Dashed: the mask that the true background gives")
-    with atomic_path(folder / "figure.png") as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    pyplot.close(figure)
+    return figure
 
 
 def write(folder, scores, note):
@@ -209,17 +179,13 @@ def write(folder, scores, note):
         for method, row in methods.items()
     ]
     table = tables.markdown_table(rows, list(HEADERS))
-    artefacts.write_text(folder / "table.md", f"{table}\n{note}\n")
-    versions = devices.versions()
-    artefacts.write_json(folder / "metrics.json", {"results": scores, "versions": versions})
-    draw(folder, scores)
+    command.write(folder, f"{table}\n{note}", {"results": scores}, draw(scores))
     return table
 
 
 def configured(scale, gray, noise):
     """The config of one clip."""
-    get_config = runpy.run_path(str(ROOT / "configs" / "video.py"))["get_config"]
-    config = get_config("smoke" if scale == "smoke" else "cpu")
+    config = command.config_of("video", "smoke" if scale == "smoke" else "cpu")
     config.data.gray, config.data.clip.noise = gray, noise
     if scale == "paper":
         # Frames of a surveillance camera's size.
@@ -229,33 +195,27 @@ def configured(scale, gray, noise):
     return config
 
 
-def main(argv):
+def run(scale, folder):
     """Run the comparison."""
-    del argv
-    folder, scores = Path(OUTPUT.value), {}
-    clips = dict(list(CLIPS.items())[: 1 if SCALE.value == "smoke" else None])
-    for name, (gray, noise) in clips.items():
-        config = configured(SCALE.value, gray, noise)
-        place = folder / "dictionary" / artefacts.file_name(len(scores), name)
+    scores, clips = {}, list(CLIPS.items())
+    for number, (name, (gray, noise)) in enumerate(clips[: 1 if scale == "smoke" else None]):
+        config = configured(scale, gray, noise)
+        place = folder / "dictionary" / artefacts.file_name(number, name)
         clip, results = dictionary_methods(config, place)
         rank = low_rank.numerical_rank(results["NID, refined"].background)
-        results |= peers(clip, rank, config.fit.refine.steps)
+        results |= peer_methods(clip, rank, config.fit.refine.steps)
         scores[name] = {}
         for method, result in results.items():
             row = score(clip, result.background, config.fit.threshold)
             row |= {"seconds": result.seconds, "training": result.training}
             scores[name][method] = row
             print(f"{name}: {method}: {row}", flush=True)
-        middle = len(clip.frames) // 2
-        picture = sheet(clip, results, config.fit.threshold, middle)
-        number = len(scores) - 1
-        target = folder / ("frames.png" if not number else f"frames_{number}.png")
-        write_picture(target, picture)
-    made = ", ".join(f"{key} {value}" for key, value in devices.versions().items())
+        picture = sheet(clip, results, config.fit.threshold, len(clip.frames) // 2)
+        write_picture(folder / (f"frames_{number}.png" if number else "frames.png"), picture)
     note = (
         f"{len(clip.frames)} frames of {' x '.join(map(str, clip.frames.shape[1:3]))}; masks: "
         f"residuals above {config.fit.threshold}; rank: singular values above 1e-3 of the largest; "
-        f"seconds without compilation, + training. {made}"
+        f"seconds without compilation, + training. {command.made()}"
     )
     print(write(folder, scores, note))
     print(folder / "table.md")
@@ -263,11 +223,9 @@ def main(argv):
 
 def write_picture(path, pixels):
     """A PNG of uint8 [H, W, 3], in 64 colours where all are gray but for the labels."""
-    from PIL import Image
-
-    with atomic_path(path) as temporary:
+    with artefacts.atomic_path(path) as temporary:
         Image.fromarray(pixels).quantize(64).save(temporary, format="PNG", optimize=True)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run, "robust_pca", SCALES)

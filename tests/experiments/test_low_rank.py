@@ -1,10 +1,10 @@
 """The peers on video, against matrices made of known parts and another library's scores."""
 
-import low_rank
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peers import low_rank
 from sklearn.metrics import precision_recall_fscore_support
 
 

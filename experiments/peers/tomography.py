@@ -8,7 +8,6 @@ matrix of system_matrix(). Reconstructions are float64 in [0, 1].
 
 import numpy as np
 from scipy import sparse
-from skimage.metrics import peak_signal_noise_ratio
 from skimage.transform import iradon, iradon_sart
 
 FILTERS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
@@ -151,22 +150,3 @@ def _divergence(slopes):
     total[:, :-1] += slopes[1, :, :-1]
     total[:, 1:] -= slopes[1, :, :-1]
     return total
-
-
-def psnr(image, truth):
-    """Peak signal to noise ratio in dB, values in [0, 1]."""
-    return peak_signal_noise_ratio(np.asarray(truth, float), image, data_range=1)
-
-
-def tune(function, options, sinograms, truths):
-    """The best of `options` (a list of keyword arguments) by mean PSNR over training phantoms.
-
-    function(sinogram, **option) -> image; sinograms: [S, A, D]; truths: [S, H, W]. -> the option
-    and its PSNR in dB. Of equals the first.
-    """
-    scores = [
-        np.mean([psnr(function(s, **option), t) for s, t in zip(sinograms, truths, strict=True)])
-        for option in options
-    ]
-    best = int(np.argmax(scores))
-    return options[best], float(scores[best])

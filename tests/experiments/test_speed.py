@@ -3,38 +3,18 @@
 import importlib.util
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "experiments" / "speed.py"
-
-
-def run_script(script, folder, *arguments, check=True):
-    """A script at its smallest scale, in a folder of its own. -> the finished process."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(
-        [sys.executable, script, "--scale=smoke", f"--output={folder / 'out'}", *arguments],
-        check=check,
-        env=environment,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+from studies import speed_cases as speed
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
+def output(smoke, tmp_path_factory):
     folder = tmp_path_factory.mktemp("speed")
-    run_script(SCRIPT, folder)
-    return folder / "out"
+    smoke("speed", folder)
+    return folder
 
 
 @pytest.mark.slow
@@ -72,21 +52,7 @@ def test_metrics(output):
     assert [row[:4] for row in metrics["growth"]].count(["basis, shared", "E", 8, 16]) == 1
 
 
-@pytest.fixture(scope="module")
-def speed():
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        spec = importlib.util.spec_from_file_location("speed", SCRIPT)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["speed"] = module
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
-        del sys.modules["speed"]
-
-
-def test_floor_of_a_stack_counted_one_by_one(speed):
+def test_floor_of_a_stack_counted_one_by_one():
     sizes = {"E": 3, "P": 5, "S": 2, "H": 4}
     layers = [(2, 4), (4, 4), (4, 4), (4, 1)]
     products = 2 * sum(a * b for a, b in layers)
@@ -100,7 +66,7 @@ def test_floor_of_a_stack_counted_one_by_one(speed):
     assert speed.combine_flops("independent", sizes) == 2 * 2 * 5 * 3
 
 
-def test_floor_of_a_trunk_counted_one_by_one(speed):
+def test_floor_of_a_trunk_counted_one_by_one():
     sizes = {"E": 3, "P": 5, "S": 2, "H": 4}
     layers = [(speed.FEATURES, 4), (4, 4), (4, 4)]
     flops, sines = speed.network_work("shared", sizes)
@@ -110,7 +76,7 @@ def test_floor_of_a_trunk_counted_one_by_one(speed):
     assert speed.combine_flops("shared", sizes) == min(fold, evaluate)
 
 
-def test_sweeps_vary_one_size_at_a_time(speed):
+def test_sweeps_vary_one_size_at_a_time():
     sweep = speed.Sweep(E=(8, 16, 32), P=(5, 10), S=(1,), H=(4,))
     sizes = sweep.sizes()
     assert sizes[0] == {"E": 8, "P": 5, "S": 1, "H": 4, "K": 0}
@@ -118,18 +84,17 @@ def test_sweeps_vary_one_size_at_a_time(speed):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is here")
-def test_a_peer_that_is_not_installed_is_said_in_one_line(tmp_path):
-    done = run_script(SCRIPT, tmp_path, "--peer=torch", check=False)
-    assert done.returncode == 2
+def test_a_peer_that_is_not_installed_is_said_in_one_line(smoke, tmp_path):
+    done = smoke("speed", tmp_path / "out", "--peer=torch", code=2)
     assert done.stderr.strip() == "error: --peer=torch: PyTorch is missing: pip install torch"
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_beside_torch(tmp_path):
+def test_beside_torch(smoke, tmp_path):
     pytest.importorskip("torch")
-    run_script(SCRIPT, tmp_path, "--peer=torch")
     folder = tmp_path / "out"
+    smoke("speed", folder, "--peer=torch")
     assert sorted(p.name for p in folder.iterdir()) == ["figure.png", "metrics.json", "table.md"]
     metrics = json.loads((folder / "metrics.json").read_text())
     contests = metrics["contests"]
@@ -144,19 +109,3 @@ def test_beside_torch(tmp_path):
     # Only a fit that needs no pixel has nothing to be compared with number by number.
     silent = {contest["what"] for contest in contests if not contest["differences"]}
     assert silent == {"fit step, ours on the Gram matrix"}
-
-
-@pytest.mark.slow
-def test_memory_of_a_step(tmp_path):
-    run_script(SCRIPT.with_name("memory.py"), tmp_path)
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    cases = metrics["cases"]
-    assert {(case["case"], case["phase"]) for case in cases} == {
-        (case, phase) for case in ("patches", "images") for phase in ("dense", "sparse")
-    }
-    for case in cases:
-        assert math.isfinite(case["loss"])
-        # Weights, both moments, and whatever a step holds besides.
-        assert case["compiled_bytes"] > 3 * 4 * case["parameters"]["dictionary"]
-        assert case["peak_bytes"] > case["compiled_bytes"]
-    assert "under 24.0 GiB" in (tmp_path / "out" / "table.md").read_text()

@@ -1,16 +1,11 @@
-"""The experiment on video: its scores against plain ones, and a run of the smallest scale."""
+"""The experiment on video: its scores against plain ones."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import robust_pca
 from sklearn.metrics import f1_score
-
-SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "robust_pca.py"
 
 
 def small_clip():
@@ -35,7 +30,7 @@ def test_scores_are_those_of_plain_numpy():
 
 def test_the_peers_give_backgrounds_of_their_rank():
     clip = small_clip()
-    found = robust_pca.peers(clip, 2, 20)
+    found = robust_pca.peer_methods(clip, 2, 20)
     ranks = {name: robust_pca.score(clip, r.background, 0.05)["rank"] for name, r in found.items()}
     assert ranks["truncated SVD"] == ranks["truncated SVD, refined"] == 2
     assert ranks["median"] == 1
@@ -47,7 +42,7 @@ def test_the_peers_give_backgrounds_of_their_rank():
 
 def test_the_table_and_the_figure_are_written(tmp_path):
     clip = small_clip()
-    results = robust_pca.peers(clip, 2, 5)
+    results = robust_pca.peer_methods(clip, 2, 5)
     scores = {
         name: robust_pca.score(clip, r.background, 0.05) | {"seconds": 1.0, "training": 0.0}
         for name, r in results.items()
@@ -57,15 +52,3 @@ def test_the_table_and_the_figure_are_written(tmp_path):
     assert (tmp_path / "table.md").read_text() == f"{table}\na note\n"
     assert json.loads((tmp_path / "metrics.json").read_text())["results"]["clip"] == scores
     assert (tmp_path / "figure.png").stat().st_size > 1000
-
-
-@pytest.mark.slow
-def test_the_smallest_scale(tmp_path, environment):
-    command = [sys.executable, str(SCRIPT), "--scale=smoke", f"--output={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stderr
-    names = {"table.md", "metrics.json", "figure.png", "frames.png"}
-    assert names <= {path.name for path in tmp_path.iterdir()}
-    rows = json.loads((tmp_path / "metrics.json").read_text())["results"]["gray"]
-    assert rows["NID, refined"]["rank"] <= 4
-    assert rows["true background"]["psnr"] is None

@@ -14,10 +14,6 @@ from skimage.restoration import inpaint_biharmonic
 from nid_jax.coding.operators import sample
 from nid_jax.coding.total_variation import TotalVariation
 
-# Absolute residuals below it weigh alike, in units of the values.
-_LEAST_RESIDUAL = 3e-3
-_REWEIGHTINGS = 15
-
 
 def filled(reconstruction, pictures, seen):
     """The reconstruction inside holes, the picture elsewhere."""
@@ -55,60 +51,7 @@ def masked_residual(network, power):
     return residual
 
 
-# ---- principal components and Gaussians of the training pixels ---------------------------------
-
-
-class Components:
-    """Principal components of training pictures, rows [N, V]; `rank` of them."""
-
-    def __init__(self, train, rank):
-        self.mean = train.mean(0)
-        _, vectors = np.linalg.eigh(np.cov(train.T, bias=True))
-        self.axes = vectors[:, ::-1][:, :rank]
-
-    def project(self, rows):
-        """Least squares onto the components."""
-        return self.mean + (rows - self.mean) @ self.axes @ self.axes.T
-
-    def project_robustly(self, rows):
-        """Least absolute error onto the components, by reweighting. [S, V] -> [S, V]."""
-        found = self.project(rows)
-        for _ in range(_REWEIGHTINGS):
-            weight = 1 / np.maximum(np.abs(rows - found), _LEAST_RESIDUAL)
-            matrix = np.einsum("sv,ve,vf->sef", weight, self.axes, self.axes, optimize=True)
-            right = (weight * (rows - self.mean)) @ self.axes
-            codes = np.linalg.solve(matrix, right[..., None])[..., 0]
-            found = self.mean + codes @ self.axes.T
-        return found
-
-
-class PixelGaussian:
-    """The Gaussian of training pictures, rows [N, V], shrunk towards its diagonal.
-
-    Our prior without a dictionary: it knows one grid of pixels, and no other operator.
-    """
-
-    def __init__(self, train, shrinkage):
-        self.mean = train.mean(0)
-        covariance = np.cov(train.T, bias=True)
-        self.covariance = (1 - shrinkage) * covariance
-        self.covariance += shrinkage * np.diag(np.diag(covariance))
-
-    def complete(self, row, seen, noise):
-        """The most probable picture [V] given the values seen, of that noise variance."""
-        inner = self.covariance[np.ix_(seen, seen)] + noise * np.eye(seen.sum())
-        return self.mean + self.covariance[:, seen] @ np.linalg.solve(
-            inner, row[seen] - self.mean[seen]
-        )
-
-    def fit_robustly(self, row, scale):
-        """The most probable picture [V] under Laplace noise of that scale, by reweighting."""
-        found = self.mean
-        for _ in range(_REWEIGHTINGS):
-            noise = scale * np.maximum(np.abs(row - found), _LEAST_RESIDUAL)
-            inner = self.covariance + np.diag(noise)
-            found = self.mean + self.covariance @ np.linalg.solve(inner, row - self.mean)
-        return found
+# ---- where a fit believes its input ---------------------------------------------------------
 
 
 def detected(pictures, fits, trim, reach):
@@ -128,8 +71,7 @@ def detected(pictures, fits, trim, reach):
 
 def whole_psnr(reconstruction, truth):
     """PSNR [S] of pictures clipped to [0, 1], of 90 dB at most."""
-    error = np.square(np.clip(reconstruction, 0, 1) - truth).mean((1, 2, 3))
-    return -10 * np.log10(np.maximum(error, 1e-9))
+    return hole_psnr(reconstruction, truth, np.zeros(truth.shape[:3], bool))
 
 
 def hole_psnr(reconstruction, truth, seen):

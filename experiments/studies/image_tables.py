@@ -2,12 +2,10 @@
 
 import dataclasses
 
-import operations
+from measuring import command, operations
 
 from nid_jax import devices
-from nid_jax.files import atomic_path
 from nid_jax.reporting import tables
-from nid_jax.storage import artefacts
 
 # A solver has reached a gradient fit when it is within this many dB of where that converges.
 REACHED = 0.1
@@ -51,16 +49,16 @@ def speed_ups(results):
     return rows
 
 
-HEADERS = [
-    "method",
-    "PSNR dB",
-    "SSIM",
-    "numbers per signal",
-    "MFLOP per signal",
-    "ms per signal",
-    "signals per s",
-    "training s",
-]
+COLUMNS = {
+    "method": lambda result: result.method,
+    "PSNR dB": lambda result: result.psnr,
+    "SSIM": lambda result: result.ssim,
+    "numbers per signal": lambda result: round(result.numbers),
+    "MFLOP per signal": lambda result: result.operations / 1e6,
+    "ms per signal": lambda result: 1e3 * result.seconds,
+    "signals per s": lambda result: float(1 / result.seconds),
+    "training s": lambda result: result.training_seconds or None,
+}
 SPEED_UP_HEADERS = [
     "gradient fit",
     "converges to dB",
@@ -72,27 +70,13 @@ SPEED_UP_HEADERS = [
 ]
 
 
-def row(result):
-    """A Result as a line under `HEADERS`."""
-    return [
-        result.method,
-        result.psnr,
-        result.ssim,
-        round(result.numbers),
-        result.operations / 1e6,
-        1e3 * result.seconds,
-        float(1 / result.seconds),
-        result.training_seconds or None,
-    ]
-
-
-def write_table(path, studies, notes, versions):
-    """table.md: one table a data set, how the numbers were taken, and on what."""
+def table(studies, notes):
+    """One table a data set, how the numbers were taken, and on what."""
     parts = ["# Image regression\n"]
     for study in studies:
         signals = f"{study.count} unseen signals of {list(study.truth.shape[1:])}"
         parts += [f"## {study.title}\n", f"{signals}, all fitted at once.\n"]
-        parts.append(tables.markdown_table([row(result) for result in study.results], HEADERS))
+        parts.append(command.table(COLUMNS, study.results))
         rows = speed_ups(study.results)
         if rows:
             parts.append(
@@ -101,8 +85,8 @@ def write_table(path, studies, notes, versions):
             )
             parts.append(tables.markdown_table(rows, SPEED_UP_HEADERS))
     parts += ["## How it was measured\n", *(f"- {note}" for note in (*NOTES, *notes)), ""]
-    parts.append(tables.markdown_table(list(versions.items()), ["", ""]))
-    artefacts.write_text(path, "\n".join(parts))
+    parts.append(tables.markdown_table(list(devices.versions().items()), ["", ""]))
+    return "\n".join(parts)
 
 
 NOTES = (
@@ -119,21 +103,12 @@ NOTES = (
 )
 
 
-def draw(path, studies):
-    """figure.png: PSNR against seconds per signal, a panel for each data set."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(
-        len(studies), 1, figsize=(12, 6.2 * len(studies)), squeeze=False, layout="constrained"
-    )
+def draw(studies):
+    """PSNR against seconds per signal, a panel for each data set."""
+    figure, panels = command.panels(len(studies), 1, 12, 6.2)
     for axes, study in zip(panels[:, 0], studies, strict=True):
         _panel(axes, study)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-    pyplot.close(figure)
+    return figure
 
 
 SHAPES = {
@@ -193,11 +168,7 @@ def _panel(axes, study):
 
 def write(output, studies, notes, scale):
     """table.md, metrics.json and figure.png."""
-    versions = devices.versions()
-    write_table(output / "table.md", studies, notes, versions)
-    draw(output / "figure.png", studies)
     metrics = {
-        "versions": versions,
         "scale": scale,
         "rule": operations.RULE,
         "notes": notes,
@@ -212,4 +183,4 @@ def write(output, studies, notes, scale):
             for study in studies
         },
     }
-    artefacts.write_json(output / "metrics.json", metrics)
+    command.write(output, table(studies, notes), metrics, draw(studies))

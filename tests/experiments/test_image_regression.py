@@ -2,45 +2,21 @@
 
 import functools
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import operations
-import peers
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "experiments" / "image_regression.py"
-
-
-@pytest.fixture(scope="module")
-def experiment(environment):
-    """experiment(*arguments) -> the finished process of the script."""
-    # What is tested is the path, not the pace: compile quickly.
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, str(SCRIPT), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env={**environment, "XLA_FLAGS": quick, "JAX_PLATFORMS": "cpu"},
-        )
-
-    return run
+from measuring import operations
+from peers import networks
+from peers.cosines import DCT, largest
 
 
 @pytest.fixture(scope="module")
-def output(experiment, tmp_path_factory):
+def output(smoke, tmp_path_factory):
     """What a smoke run on faces leaves."""
     folder = tmp_path_factory.mktemp("image_regression")
-    done = experiment("--scale=smoke", "--data=faces,celeb_a", f"--output={folder}")
-    assert done.returncode == 0, done.stderr
+    done = smoke("image_regression", folder, "--data=faces,celeb_a")
     assert "celeb" in done.stdout.lower()
     return folder
 
@@ -74,30 +50,20 @@ def test_what_is_solved_once_is_the_same_whoever_holds_the_factor(output):
     assert psnr["NID: ridge, factorisation kept"] == pytest.approx(psnr["NID: ridge"], abs=0.02)
 
 
-def test_a_missing_file_is_one_line_before_anything_is_trained(experiment, tmp_path):
+def test_a_missing_file_is_one_line_before_anything_is_trained(smoke, tmp_path):
     missing = tmp_path / "none.npz"
-    done = experiment("--scale=smoke", f"--output={tmp_path / 'out'}", f"--patches={missing}")
-    assert done.returncode == 2
+    done = smoke("image_regression", tmp_path / "out", f"--patches={missing}", code=2)
     assert done.stderr == f"error: --patches={missing}: no such file\n"
     assert not (tmp_path / "out").exists()
-
-
-def test_pca_is_the_best_basis_of_its_size():
-    rng = np.random.default_rng(1)
-    signals = rng.standard_normal((40, 12)) @ rng.standard_normal((12, 12)) + 3.0
-    pca = peers.PCA(signals, 5)
-    error = np.square(pca.decode(pca.encode(signals)) - signals).sum()
-    singular = np.linalg.svd(signals - signals.mean(0), compute_uv=False)
-    assert error == pytest.approx(np.square(singular[5:]).sum(), rel=1e-4)
 
 
 def test_the_cosine_transform_keeps_the_strongest():
     rng = np.random.default_rng(2)
     signals = rng.random((6, 5, 4, 3)).astype(np.float32)
-    dct = peers.DCT(signals, 60)
+    dct = DCT(signals, 60)
     np.testing.assert_allclose(dct.decode(dct.encode(signals)), signals, atol=1e-5)
     np.testing.assert_allclose(dct.decode_all(dct.encode_all(signals)), signals, atol=1e-5)
-    few = peers.DCT(signals, 10)
+    few = DCT(signals, 10)
     full = few.transform(signals).reshape(6, -1)
     energy = np.square(full).mean(0)
     missing = np.delete(full, np.argsort(-energy)[:10], axis=1)
@@ -108,24 +74,12 @@ def test_the_cosine_transform_keeps_the_strongest():
 def test_largest_keeps_values_and_places():
     codes = np.array([[1.0, -5.0, 2.0, 0.5], [0.0, 0.1, -0.2, 3.0]])
     expected = [[0.0, -5.0, 2.0, 0.0], [0.0, 0.0, -0.2, 3.0]]
-    np.testing.assert_array_equal(peers.largest(codes, 2), expected)
-
-
-def test_descents_stop_at_their_marks():
-    target = jnp.asarray([[1.0, -2.0], [0.5, 4.0]])
-    marks, _ = peers.descend(
-        lambda v: jnp.square(v - target).sum(-1), jnp.zeros((2, 2)), 0.1, (3, 10, 400)
-    )
-    assert [mark.steps for mark in marks] == [3, 10, 400]
-    # Adam's first steps move by the learning rate, whatever the gradient.
-    np.testing.assert_allclose(np.abs(marks[0].variables), 0.3, rtol=0.1)
-    np.testing.assert_allclose(marks[-1].variables, target, atol=1e-2)
-    assert marks[-1].seconds / 400 == pytest.approx(marks[0].seconds / 3)
+    np.testing.assert_array_equal(largest(codes, 2), expected)
 
 
 def relu_network(inputs):
     """Of one channel; its second derivatives compile faster than a sine's."""
-    return peers.Network(jnp.asarray(inputs, jnp.float32), (inputs.shape[-1], 8, 1), "relu", 0.0)
+    return networks.Network(jnp.asarray(inputs, jnp.float32), (inputs.shape[-1], 8, 1), "relu", 0.0)
 
 
 @pytest.mark.slow
@@ -135,7 +89,7 @@ def test_a_learned_start_beats_the_drawn_one():
     targets = (0.5 + np.sin(3 * points + rng.uniform(0, 0.5, (20, 1, 1)))).astype(np.float32)
     network = relu_network(np.concatenate([np.sin(points * n) for n in (1, 2, 4)], -1))
     key = jax.random.key(0)
-    start, count, _, _ = peers.learn_start(
+    start, count, _, _ = networks.learn_start(
         network, targets[:16], key, seconds=600, limit=300, steps=3, learning_rate=1e-2
     )
     assert count == 300
@@ -143,10 +97,10 @@ def test_a_learned_start_beats_the_drawn_one():
     rates = jax.tree.map(lambda _: jnp.log(jnp.float32(1e-2)), layers)
 
     def error(start):
-        adapted = peers.adapt(network, start, jnp.asarray(targets[16:]), 3)
+        adapted = networks.adapt(network, start, jnp.asarray(targets[16:]), 3)
         return float(jax.vmap(network.residual)(adapted, targets[16:]).mean())
 
-    assert error(start) < 0.2 * error(peers.LearnedStart(layers, rates))
+    assert error(start) < 0.2 * error(networks.LearnedStart(layers, rates))
 
 
 def test_a_step_from_the_start_is_along_the_gradient():
@@ -155,7 +109,7 @@ def test_a_step_from_the_start_is_along_the_gradient():
     layers = network.draw(jax.random.key(1))
     rates = jax.tree.map(lambda _: jnp.log(jnp.float32(0.5)), layers)
     target = jnp.asarray(points**2)
-    adapted = peers.adapt(network, peers.LearnedStart(layers, rates), target[None], 1)
+    adapted = networks.adapt(network, networks.LearnedStart(layers, rates), target[None], 1)
     grads = jax.grad(network.residual)(layers, target)
     expected = jax.tree.map(lambda v, g: v - 0.5 * g, layers, grads)
     jax.tree.map(

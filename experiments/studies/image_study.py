@@ -2,23 +2,15 @@
 
 import dataclasses
 import functools
-import runpy
 import shutil
-import statistics
-import time
-from pathlib import Path
 
-import jax
 import numpy as np
+from measuring import command, dictionaries
+from measuring.command import say
 
 from nid_jax import tasks
 from nid_jax.data import to_array
 from nid_jax.fields.coordinates import grid
-from nid_jax.fields.model import build_model
-from nid_jax.storage.workdir import Workdir
-from nid_jax.training import loop
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,12 +127,12 @@ def setting_of(name, scale):
             joint={**short},
             routers={"linear": {**LINEAR["linear"], **short}},
             network={
+                **NETWORK,
                 "width": 8,
                 "num_layers": 2,
-                "steps": 10,
                 "size": 8,
-                "scale": 8.0,
                 "small_width": 6,
+                "steps": 10,
             },
             marks=(5, 10),
             start_seconds=0.5,
@@ -153,13 +145,7 @@ def setting_of(name, scale):
         return dataclasses.replace(
             setting,
             **{key: {**getattr(setting, key), **change} for key, change in longer.items()},
-            network={
-                **setting.network,
-                "width": 256,
-                "num_layers": 5,
-                "steps": 5000,
-                "size": 256,
-            },
+            network={**setting.network, "width": 256, "num_layers": 5, "steps": 5000, "size": 256},
             marks=(*MARKS, 2000, 5000),
             start_seconds=600.0,
         )
@@ -186,35 +172,12 @@ class Result:
     """[seconds per signal, PSNR] along a descent; empty for what is solved at once."""
 
 
-def timed(function, repeats=7, budget=4.0):
-    """-> (result, median seconds, seconds of the first call). Ends early when the budget is spent.
-
-    The first call compiles and is no part of the median.
-    """
-    start = time.perf_counter()
-    result = jax.block_until_ready(function())
-    first = time.perf_counter() - start
-    seconds, begun = [], time.perf_counter()
-    while len(seconds) < repeats and (not seconds or time.perf_counter() - begun < budget):
-        start = time.perf_counter()
-        result = jax.block_until_ready(function())
-        seconds.append(time.perf_counter() - start)
-    return result, statistics.median(seconds), first
-
-
-def say(text):
-    """A line of progress."""
-    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
-
-
 class Study:
     """One data set: its signals, its dictionaries, and the results so far."""
 
     def __init__(self, name, setting, output):
         self.name, self.setting, self.output = name, setting, output
-        get_config = runpy.run_path(str(ROOT / "configs" / "image.py"))["get_config"]
-        self.base = get_config(setting.variant)
-        self.base.update_from_flattened_dict(setting.changes)
+        self.base = command.config_of("image", setting.variant, setting.changes)
         self.task = tasks.build(self.base)
         self.test = self.task.open("test")
         self.truth = to_array(self.test)
@@ -242,21 +205,14 @@ class Study:
             config.router.top_k = 0
         return config
 
-    def train(self, name, config):
-        """-> (Model, seconds of training without compilation)."""
+    def train(self, name, config, prior=False):
+        """A dictionary trained anew: all numbers are of one run."""
         say(f"{self.name}: training {name}, {config.train.steps} steps")
         folder = self.output / "dictionaries" / f"{self.name}_{name}"
-        # Not resumed: all numbers are of one run.
         shutil.rmtree(folder, ignore_errors=True)
-        workdir = Workdir(folder)
-        trained = loop.train(tasks.build(config), config, workdir)
-        seconds = trained.summary["train_seconds"]
-        say(f"{self.name}: trained {name} in {seconds:.1f} s")
-        return trained.model, seconds
-
-    def untrained(self, config):
-        """A dictionary as drawn."""
-        return build_model(config, self.test.shape, self.count, config.seed)
+        found = dictionaries.trained(config, folder, prior)
+        say(f"{self.name}: trained {name} in {found.training:.1f} s")
+        return found
 
     def add(self, method, family, prediction, **fields):
         """Score a prediction [S, *grid, C] and keep the result."""
@@ -268,24 +224,25 @@ class Study:
         say(f"{self.name}: {method}: {result.psnr:.2f} dB, {1e3 * result.seconds:.4g} ms a signal")
         return result
 
-    def add_marks(self, method, family, marks, render, numbers, cost, shown, **fields):
-        """A descent: a result for each of the `shown` steps; the last one carries the curve.
+    def add_descent(self, method, descent, render, cost, shown, **fields):
+        """A result for each of the `shown` steps; the last one carries the curve.
 
-        render(variables) -> [S, P, C]; cost(steps) -> operations per signal.
+        method: (name, family); render(variables) -> [S, P, C]; cost(steps) -> operations per
+        signal.
         """
-        curve = []
-        for mark in marks:
+        curve, (name, family) = [], method
+        for mark in descent.marks:
             prediction = np.asarray(render(mark.variables)).reshape(self.truth.shape)
             psnr = float(np.mean(self.task.metrics(prediction, self.truth)["psnr"]))
             curve.append([mark.seconds / self.count, psnr])
             if mark.steps in shown:
                 result = self.add(
-                    f"{method}, {mark.steps} steps",
+                    f"{name}, {mark.steps} steps",
                     family,
                     prediction,
-                    numbers=numbers,
                     operations=cost(mark.steps),
                     seconds=mark.seconds / self.count,
+                    compile_seconds=descent.compile_seconds,
                     **fields,
                 )
         result.curve = curve

@@ -1,20 +1,18 @@
-"""What a dictionary is compared with: a network per signal, a learned start, PCA and DCT."""
+"""Networks, one for each signal, and a start of theirs that was learned."""
 
 import functools
 import math
-import statistics
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.fft
-import scipy.linalg
 from flax import nnx
 
 from nid_jax.fields import embeddings, experts
+from peers.descent import descend
 
 # ---- networks, one for each signal ------------------------------------------------------------
 
@@ -38,7 +36,11 @@ class Network(NamedTuple):
 
     def render(self, layers):
         """-> [P, C]."""
-        return experts.apply_layers(layers, self.inputs, self.activation, self.omega0)
+        return self.at(layers, self.inputs)
+
+    def at(self, layers, inputs):
+        """Other inputs [Q, F] -> [Q, C]."""
+        return experts.apply_layers(layers, inputs, self.activation, self.omega0)
 
     def residual(self, layers, target):
         """Mean squared error for a target [P, C]."""
@@ -64,55 +66,14 @@ def fourier_network(points, channels, width, num_layers, size, scale, key):
     return Network(embedding(jnp.asarray(points)), sizes, "relu", 0.0)
 
 
-class Mark(NamedTuple):
-    """A descent after so many steps: seconds without compilation, and the variables there."""
-
-    steps: int
-    seconds: float
-    variables: Any
-
-
-def descend(residuals, variables, learning_rate, marks):
-    """Adam on `variables`, stopped at every one of the rising `marks`. -> [Mark], compile seconds.
-
-    residuals(variables) -> [S], whose sum is descended. The rate falls to a tenth along a cosine.
-    The time at a mark is its number of steps times the median, over the stretches between marks, of
-    the seconds of a step.
-    """
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, marks[-1], 0.1))
-
-    @jax.jit
-    def advance(carry, steps):
-        def step(_, carry):
-            variables, moments = carry
-            grads = jax.grad(lambda v: residuals(v).sum())(variables)
-            updates, moments = optimizer.update(grads, moments)
-            return optax.apply_updates(variables, updates), moments
-
-        return jax.lax.fori_loop(0, steps, step, carry)
-
-    carry = (variables, optimizer.init(variables))
-    start = time.perf_counter()
-    jax.block_until_ready(advance(carry, 0))
-    compile_seconds = time.perf_counter() - start
-    done, rates, kept = 0, [], []
-    for mark in marks:
-        start = time.perf_counter()
-        carry = jax.block_until_ready(advance(carry, mark - done))
-        rates.append((time.perf_counter() - start) / (mark - done))
-        kept.append((mark, carry[0]))
-        done = mark
-    rate = statistics.median(rates)
-    return [Mark(steps, steps * rate, found) for steps, found in kept], compile_seconds
-
-
 def fit_networks(network, targets, learning_rate, marks, key):
-    """One network for every target [S, P, C]. -> [Mark], compile seconds."""
+    """One network for every target [S, P, C]. -> `Descent`."""
     layers = jax.vmap(network.draw)(jax.random.split(key, len(targets)))
-    targets = jnp.asarray(targets)
-    return descend(
-        lambda layers: jax.vmap(network.residual)(layers, targets), layers, learning_rate, marks
-    )
+
+    def objective(layers, targets, _):
+        return jax.vmap(network.residual)(layers, targets).sum()
+
+    return descend(objective, layers, learning_rate, jnp.asarray(targets), marks=marks)
 
 
 # ---- a start that was learned -----------------------------------------------------------------
@@ -185,76 +146,3 @@ def learn_start(
         carry = jax.block_until_ready(outer(*carry, draw()))
         count += 1
     return carry[0], count, time.perf_counter() - compiled, compiled - begun
-
-
-# ---- linear transforms of the pixels ----------------------------------------------------------
-
-
-class PCA:
-    """Principal components of training signals [N, V]: at most as many as there are signals."""
-
-    def __init__(self, signals, components):
-        values = signals.shape[-1]
-        components = min(components, len(signals) - 1, values)
-        self.mean = signals.mean(0)
-        centred = signals - self.mean
-        span = (values - components, values - 1)
-        _, vectors = scipy.linalg.eigh(centred.T @ centred, subset_by_index=span)
-        self.components = np.ascontiguousarray(vectors[:, ::-1].T)
-        # By the same library as all other fits.
-        self._encode = jax.jit(
-            lambda signals: jnp.dot(signals - self.mean, self.components.T, precision="highest")
-        )
-
-    def encode(self, signals):
-        """[S, V] -> [S, components]."""
-        return np.asarray(self._encode(signals))
-
-    def decode(self, codes):
-        """[S, components] -> [S, V]."""
-        return codes @ self.components + self.mean
-
-
-class DCT:
-    """The orthonormal cosine transform of whole signals, channels included; E coefficients kept.
-
-    Those kept are the E of most energy over the training signals [N, *grid, C].
-    """
-
-    def __init__(self, signals, count):
-        energy = np.square(self.transform(signals)).mean(0).ravel()
-        self.kept = np.argsort(-energy)[:count]
-        self.shape = signals.shape[1:]
-
-    @staticmethod
-    def transform(signals):
-        """[S, *grid, C] -> the same shape."""
-        axes = tuple(range(1, signals.ndim))
-        return scipy.fft.dctn(signals, axes=axes, norm="ortho")
-
-    def encode(self, signals):
-        """[S, *grid, C] -> [S, E]."""
-        return self.transform(signals).reshape(len(signals), -1)[:, self.kept]
-
-    def encode_all(self, signals):
-        """[S, *grid, C] -> all coefficients [S, V]."""
-        return self.transform(signals).reshape(len(signals), -1)
-
-    def decode(self, codes):
-        """Those kept, [S, E] -> [S, *grid, C]."""
-        full = np.zeros((len(codes), math.prod(self.shape)), codes.dtype)
-        full[:, self.kept] = codes
-        return self.decode_all(full)
-
-    def decode_all(self, codes):
-        """All of them, [S, V] -> [S, *grid, C]."""
-        axes = tuple(range(1, len(self.shape) + 1))
-        return scipy.fft.idctn(codes.reshape(-1, *self.shape), axes=axes, norm="ortho")
-
-
-def largest(codes, count):
-    """Codes [S, E] with all but the `count` of largest magnitude set to zero."""
-    order = np.argpartition(-np.abs(codes), count - 1, axis=-1)[:, :count]
-    kept = np.zeros_like(codes)
-    np.put_along_axis(kept, order, np.take_along_axis(codes, order, -1), -1)
-    return kept

@@ -64,6 +64,10 @@ class Spread:
         """Of numbers, one per round."""
         return cls(float(np.median(values)), float(np.min(values)), float(np.max(values)))
 
+    def scaled(self, factor):
+        """In other units."""
+        return Spread(factor * self.median, factor * self.least, factor * self.most)
+
     def text(self, digits=3):
         """'12.3 (11.9..14.0)'."""
         return f"{self.median:.{digits}g} ({self.least:.{digits}g}..{self.most:.{digits}g})"
@@ -91,6 +95,20 @@ def timed(call):
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
+
+
+def median_seconds(function, repeats=7, budget=4.0):
+    """-> (result, median seconds, seconds of the first call). Ends early when the budget is spent.
+
+    The first call compiles and is no part of the median.
+    """
+    result, first = None, timed(function)
+    seconds, begun = [], time.perf_counter()
+    while len(seconds) < repeats and (not seconds or time.perf_counter() - begun < budget):
+        start = time.perf_counter()
+        result = jax.block_until_ready(function())
+        seconds.append(time.perf_counter() - start)
+    return result, float(np.median(seconds)), first
 
 
 def compiled(function, *arguments, static=()):

@@ -2,18 +2,15 @@
 
     python experiments/speed.py --peer=torch --scale=cpu --output=DIR
 
-Needs PyTorch beside this library in one environment. PyTorch's side is torch_model.py, the table
-torch_table.py.
+Needs PyTorch beside this library in one environment. PyTorch's side is peers/torch_model.py.
 """
 
 import dataclasses
 import functools
 import itertools
 import math
-import runpy
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
-from measuring import Spread, timed
-from torch_model import (
+from measuring import command
+from measuring.rates import Spread, timed
+from peers.torch_model import (
     FIT_RATE,
     LEARNING_RATE,
     ORDERS,
@@ -32,17 +30,16 @@ from torch_model import (
     torch_fit,
     torch_render,
 )
-from torch_table import cores, draw_figure, versions, write_table
 
-from nid_jax import data, devices, sharding, tasks
+from nid_jax import devices, sharding, tasks
 from nid_jax.coding import gradient
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import sample
 from nid_jax.fields.coordinates import grid, pad_chunks
 from nid_jax.fields.routing import Gates
 from nid_jax.fitting import rendering
-from nid_jax.storage.artefacts import write_json
 from nid_jax.training.loop import Trainer
+from studies.torch_table import cores, draw, table, versions
 
 CHANNELS, LAYERS = 3, 4
 # What must be reached, as PyTorch's time over ours: everywhere, and where codes are sparse or few.
@@ -109,41 +106,57 @@ SCALES = {
 class Contest:
     """One thing that both do. Every call does the work `repeats` times over.
 
-    parts: [(name, ours, theirs)], each with all before it inside, to say where time goes.
-    differences: relative, by what was compared. least: what theirs[dense] / ours should reach.
-    trunk: ours up to the features and no further, which no order of the codes can avoid, or None.
+    calls: "ours", PyTorch's by order, "trunk" where there is one: ours up to the features and no
+    further, which no order of the codes can avoid; and for every one of `parts` "PART, ours" and
+    "PART, folded", each with all before it inside, to say where time goes.
+    least: what PyTorch's dense order should take, in times of ours. differences: relative, by what
+    was compared. samples: seconds of every call, one a round.
     """
 
     what: str
     size: Size
     activation: str
-    ours: Callable[[], Any]
-    theirs: dict[str, Callable[[], Any]]
+    calls: dict[str, Callable[[], Any]]
     least: float
     repeats: int = 1
-    parts: list = dataclasses.field(default_factory=list)
-    trunk: Callable[[], Any] | None = None
+    parts: tuple[str, ...] = ()
     differences: dict[str, float] = dataclasses.field(default_factory=dict)
+    samples: dict[str, list] = dataclasses.field(default_factory=dict)
 
+    def spread(self, name):
+        """Seconds of a call."""
+        return Spread.of(np.array(self.samples[name]) / self.repeats)
 
-def noise(count, side):
-    """A collection of random colour images."""
-    images = np.random.default_rng(0).random((count, side, side, CHANNELS), np.float32)
-    return data.ArrayCollection(images, range(count), "noise")
+    def ratio(self, name, beside="ours"):
+        """One call's time over another's, round by round."""
+        return Spread.of(np.array(self.samples[name]) / np.array(self.samples[beside]))
+
+    @property
+    def reached(self):
+        """Whether what is asked of PyTorch's dense order was reached, at the median."""
+        return self.ratio("dense").median >= self.least
+
+    def part_seconds(self):
+        """[(name, ours, PyTorch's folded)] of medians."""
+        medians = [
+            [self.spread(f"{name}, {side}").median for side in ("ours", "folded")]
+            for name in self.parts
+        ]
+        own = np.diff(np.reshape(medians, (-1, 2)), axis=0, prepend=0)
+        return [(name, *map(float, pair)) for name, pair in zip(self.parts, own, strict=True)]
 
 
 def train_config(size, activation, top_k):
     """configs/official.py with these sizes, a codebook and the data term alone."""
-    path = Path(__file__).resolve().parents[1] / "configs" / "official.py"
-    config = runpy.run_path(str(path))["get_config"]("celeba")
+    config = command.config_of("official", "celeba")
     config.dictionary.update({"num_experts": size.E, "width": size.H, "num_layers": LAYERS})
     config.dictionary.activation = activation
     # Frequencies at which float32 phases are good to the agreement that is asked for.
     config.dictionary.embedding.update({"size": size.features, "scale": 8.0})
     config.router.update({"kind": "codebook", "top_k": top_k})
     config.loss.update({"l1": 0.0, "balance": 0.0, "compat": ""})
-    config.train.update({"batch_size": size.S, "points": 0, "chunks": "random"})
-    config.train.update({"warmup_epochs": 0})
+    batch = {"batch_size": size.S, "points": 0, "chunks": "random", "warmup_epochs": 0}
+    config.train.update(batch)
     config.train.optimizer.learning_rate = LEARNING_RATE
     return config
 
@@ -164,7 +177,7 @@ def train_contest(size, activation, sparse):
     """One step of joint training as the trainer compiles it, and PyTorch's."""
     top_k = size.K if sparse else 0
     config = train_config(size, activation, top_k)
-    trainer = Trainer(tasks.build(config), config, None, noise(4 * size.S, size.side))
+    trainer = Trainer(tasks.build(config), config, None, command.noise(4 * size.S, size.side))
     batch = sharding.place_batch(next(trainer.batches), trainer.mesh)
     model = trainer.model()
     points = grid((size.side, size.side))
@@ -177,10 +190,15 @@ def train_contest(size, activation, sparse):
         state[0], terms = program(state[0], batch)
         return terms
 
-    parts = []
+    calls = {"ours": step, **{order: one.step for order, one in theirs.items()}}
+    calls["trunk"], parts = trunk_step(model, jnp.asarray(points)), []
     if sparse:
         parts = train_parts(model, jnp.asarray(points), batch, theirs["folded"])
         parts.append(("Adam and the rest", step, theirs["folded"].step))
+    for name, *pair in parts:
+        calls |= {
+            f"{name}, {side}": call for side, call in zip(("ours", "folded"), pair, strict=True)
+        }
     losses = [float(step()["loss"]) for _ in range(3)]
     differences = {
         f"loss of step {len(losses)}, {order}": relative(
@@ -188,11 +206,9 @@ def train_contest(size, activation, sparse):
         )
         for order, one in theirs.items()
     }
-    name, least = ("sparse", LEAST_SPARSE) if sparse else ("dense warm-up", LEAST)
-    calls = {order: one.step for order, one in theirs.items()}
-    what = f"train step, {name}"
-    trunk = trunk_step(model, jnp.asarray(points))
-    return Contest(what, size, activation, step, calls, least, 1, parts, trunk, differences)
+    kind, least = ("sparse", LEAST_SPARSE) if sparse else ("dense warm-up", LEAST)
+    names = tuple(name for name, *_ in parts)
+    return Contest(f"train step, {kind}", size, activation, calls, least, 1, names, differences)
 
 
 def trunk_step(model, points):
@@ -275,17 +291,9 @@ def render_contest(model, size, activation, side, count):
     differences["dense and float64"] = relative(others["dense"][:, few], truth)
     # Few beside what a trunk spends on the points anyway: the dense order pays for all E then.
     least = LEAST_SPARSE if count < 16 else LEAST
+    calls |= {"ours": ours, "trunk": trunk_render(dictionary, gates, points)}
     what = f"render {count} at {side}x{side}"
-    return Contest(
-        what,
-        size,
-        activation,
-        ours,
-        calls,
-        least,
-        trunk=trunk_render(dictionary, gates, points),
-        differences=differences,
-    )
+    return Contest(what, size, activation, calls, least, differences=differences)
 
 
 def trunk_render(dictionary, gates, points):
@@ -332,10 +340,11 @@ def fit_contests(model, size, activation, steps):
         f"error after {steps} steps, {name}": relative(residual, call())
         for name, call in calls.items()
     }
-    common = (calls, LEAST_SPARSE, steps)
+    of_pixels, of_gram = ({"ours": ours, **calls} for ours in (pixels, gram))
+    common, asked = (size, activation), (LEAST_SPARSE, steps)
     return [
-        Contest("fit step, pixels", size, activation, pixels, *common, differences=differences),
-        Contest("fit step, ours on the Gram matrix", size, activation, gram, *common),
+        Contest("fit step, pixels", *common, of_pixels, *asked, differences=differences),
+        Contest("fit step, ours on the Gram matrix", *common, of_gram, *asked),
     ]
 
 
@@ -360,7 +369,7 @@ def build_contests(scale, progress):
         progress(f"compiling {size.text()} {activation}")
         contests += [train_contest(size, activation, sparse) for sparse in (True, False)]
         config = train_config(size, activation, size.K)
-        model = Trainer(tasks.build(config), config, None, noise(size.S, size.side)).model()
+        model = Trainer(tasks.build(config), config, None, command.noise(size.S, size.side)).model()
         contests += fit_contests(model, size, activation, scale.fit_steps)
         for count in scale.rendered:
             contests.append(render_contest(model, size, activation, scale.render_side, count))
@@ -368,24 +377,6 @@ def build_contests(scale, progress):
 
 
 # ---- measuring --------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """A contest's seconds, PyTorch's over ours by order, and what of ours and theirs each part
-    took, in seconds of medians. trunk: seconds of that alone, and PyTorch's dense over them."""
-
-    contest: Contest
-    ours: Spread
-    theirs: dict[str, Spread]
-    ratios: dict[str, Spread]
-    parts: list
-    trunk: tuple[Spread, Spread] | None
-
-    @property
-    def reached(self):
-        """Whether what the contest asks of PyTorch's dense order was reached, at the median."""
-        return self.ratios["dense"].median >= self.contest.least
 
 
 def sampled(call, least_seconds):
@@ -401,82 +392,49 @@ def sampled(call, least_seconds):
 
 
 def measure(contests, rounds, least_seconds, progress):
-    """Every contest once a round, ours and theirs in turn. -> [Outcome]."""
-    samples = [[] for _ in contests]
-    calls = [
-        [
-            c.ours,
-            *c.theirs.values(),
-            *([c.trunk] if c.trunk else []),
-            *(call for _, *pair in c.parts for call in pair),
-        ]
-        for c in contests
-    ]
-    for call in itertools.chain(*calls):
-        # Whatever is compiled or allocated once.
-        timed(call)
+    """Every contest once a round, ours and theirs in turn: fills their samples."""
+    for contest in contests:
+        for call in contest.calls.values():
+            # Whatever is compiled or allocated once.
+            timed(call)
     for number in range(rounds):
         progress(f"round {number + 1} of {rounds}")
-        for group, rows in zip(calls, samples, strict=True):
-            rows.append([sampled(call, least_seconds) for call in group])
-    return [outcome(c, np.array(rows)) for c, rows in zip(contests, samples, strict=True)]
-
-
-def outcome(contest, rows):
-    """rows [rounds, calls] of seconds -> Outcome."""
-    rows = rows / contest.repeats
-    count = 1 + len(contest.theirs)
-    ours, theirs, trunk = rows[:, 0], rows[:, 1:count].T, None
-    if contest.trunk:
-        trunk = (Spread.of(rows[:, count]), Spread.of(theirs[0] / rows[:, count]))
-        count += 1
-    parts = np.median(rows[:, count:], 0)
-    pairs = np.diff(parts.reshape(-1, 2), axis=0, prepend=0)
-    return Outcome(
-        contest,
-        Spread.of(ours),
-        {name: Spread.of(one) for name, one in zip(contest.theirs, theirs, strict=True)},
-        {name: Spread.of(one / ours) for name, one in zip(contest.theirs, theirs, strict=True)},
-        [(name, *map(float, pair)) for (name, *_), pair in zip(contest.parts, pairs, strict=True)],
-        trunk,
-    )
+        for contest in contests:
+            for name, call in contest.calls.items():
+                contest.samples.setdefault(name, []).append(sampled(call, least_seconds))
 
 
 def plain(one):
-    """An Outcome in JSON types."""
-    contest = one.contest
+    """A measured Contest in JSON types."""
     return {
-        "what": contest.what,
-        "sizes": dataclasses.asdict(contest.size),
-        "activation": contest.activation,
-        "ours": dataclasses.asdict(one.ours),
-        "theirs": {name: dataclasses.asdict(spread) for name, spread in one.theirs.items()},
-        "ratios": {name: dataclasses.asdict(spread) for name, spread in one.ratios.items()},
-        "least": contest.least,
+        "what": one.what,
+        "sizes": dataclasses.asdict(one.size),
+        "activation": one.activation,
+        "ours": dataclasses.asdict(one.spread("ours")),
+        "theirs": {order: dataclasses.asdict(one.spread(order)) for order in ORDERS},
+        "ratios": {order: dataclasses.asdict(one.ratio(order)) for order in ORDERS},
+        "least": one.least,
         "reached": one.reached,
-        "parts": one.parts,
-        "differences": contest.differences,
+        "parts": one.part_seconds(),
+        "differences": one.differences,
     }
 
 
 def run(scale_name, output):
-    """Measure and write. -> the content of metrics.json."""
+    """Measure and write."""
     start = time.perf_counter()
     torch.set_num_threads(cores())
     scale = SCALES[scale_name]
     progress = functools.partial(print, flush=True)
     contests = build_contests(scale, progress)
-    outcomes = measure(contests, scale.rounds, scale.least_seconds, progress)
+    measure(contests, scale.rounds, scale.least_seconds, progress)
     seconds = time.perf_counter() - start
     metrics = {
         "scale": scale_name,
         "versions": versions(),
         "seconds": seconds,
         "peak_memory_bytes": devices.peak_memory_bytes(),
-        "contests": [plain(one) for one in outcomes],
+        "contests": [plain(one) for one in contests],
     }
-    write_json(output / "metrics.json", metrics)
-    draw_figure(output / "figure.png", outcomes)
-    write_table(output / "table.md", scale_name, outcomes, seconds)
+    command.write(output, table(scale_name, contests, seconds), metrics, draw(contests))
     print(output / "table.md")
-    return metrics

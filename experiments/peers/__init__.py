@@ -1,0 +1,1 @@
+"""What dictionaries are compared with."""

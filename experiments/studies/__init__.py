@@ -1,0 +1,1 @@
+"""The parts of comparisons that are too large for the file of their command."""

@@ -1,0 +1,287 @@
+"""What the speed of the library is measured on, each with the least work that it cannot avoid."""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Sequence
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from measuring import command
+from measuring.rates import Case, Work, compiled, timed
+
+from nid_jax import numerics, sharding, tasks
+from nid_jax.coding import gradient
+from nid_jax.coding.gram import normal_equations
+from nid_jax.coding.operators import sample
+from nid_jax.coding.ridge import Factorisation
+from nid_jax.fields import dictionary as dictionaries
+from nid_jax.fields import embeddings
+from nid_jax.fitting import rendering
+from nid_jax.training.loop import Trainer
+
+LAYERS = 4
+FEATURES = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Sizes to vary one at a time around the first of each."""
+
+    E: Sequence[int]
+    P: Sequence[int] = (0,)
+    S: Sequence[int] = (1,)
+    H: Sequence[int] = (16,)
+    K: Sequence[int] = (0,)
+
+    def sizes(self):
+        """The base first, then one dict of sizes for every other value of every letter."""
+        values = dataclasses.asdict(self)
+        base = {letter: options[0] for letter, options in values.items()}
+        others = [
+            base | {letter: value} for letter, options in values.items() for value in options[1:]
+        ]
+        return [base, *others]
+
+
+def make_dictionary(kind, sizes, channels=1):
+    """A trunk on Fourier features with rectifiers, or a stack of SIRENs on the coordinates."""
+    rngs = nnx.Rngs(params=0)
+    arguments = (sizes["E"], channels, LAYERS, sizes["H"])
+    if kind == "shared":
+        embedding = embeddings.GaussianFourier(2, FEATURES, 8.0, rngs=rngs)
+        return dictionaries.SharedDictionary(embedding, *arguments, "relu", 30.0, rngs=rngs)
+    embedding = embeddings.Identity(2)
+    return dictionaries.IndependentDictionary(embedding, *arguments, "sine", 30.0, rngs=rngs)
+
+
+def network_work(kind, sizes, passes=1):
+    """Operations and sines of the trunk or of all E experts at P points, backward too if passes=3.
+
+    Three passes are values, gradients of weights, and gradients of inputs, which the first layer
+    does not need; a backward pass takes every sine's cosine.
+    """
+    points, width, num_experts = sizes["P"], sizes["H"], sizes["E"]
+    inner = 2 * width * width * (LAYERS - 2)
+    first = 2 * width * (FEATURES if kind == "shared" else 2)
+    flops = passes * inner + min(passes, 2) * first
+    if kind == "shared":
+        return points * flops, points * FEATURES
+    flops += passes * 2 * width
+    sines = width * (LAYERS - 1) * min(passes, 2)
+    return points * num_experts * flops, points * num_experts * sines
+
+
+def combine_flops(kind, sizes, passes=1):
+    """Operations of the cheapest order of the product with the codes."""
+    signals, points, num_experts, width = (sizes[letter] for letter in "SPEH")
+    evaluate = 2 * signals * points * num_experts
+    if kind == "shared":
+        evaluate += 2 * points * width * num_experts
+        evaluate = min(evaluate, 2 * signals * width * (num_experts + points))
+    return passes * evaluate
+
+
+def largest_product(kind, sizes, points):
+    """The shape of the network's products: one wide one, or one small one per expert."""
+    width = sizes["H"]
+    if kind == "shared":
+        return (1, points, width, width)
+    chunk = dictionaries._points_at_a_time(sizes["E"] * width)
+    return (sizes["E"], min(points, chunk), width, width)
+
+
+def basis_case(kind, sizes):
+    """Every expert at every point."""
+    graphdef, state = nnx.split(make_dictionary(kind, sizes))
+    points = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (sizes["P"], 2)), jnp.float32)
+    program, seconds, memory, moved = compiled(
+        lambda state, x: nnx.merge(graphdef, state, copy=True).basis(x), state, points
+    )
+    flops, sines = network_work(kind, sizes)
+    product = largest_product(kind, sizes, sizes["P"])
+    if kind == "shared":
+        flops += 2 * sizes["P"] * sizes["H"] * sizes["E"]
+        product = (1, sizes["P"], sizes["H"], sizes["E"])
+    return Case(
+        f"basis, {kind}",
+        sizes,
+        lambda: program(state, points),
+        Work(flops, sines, moved, product),
+        items=sizes["P"],
+        item="points",
+        memory=memory,
+        compile_seconds=seconds,
+    )
+
+
+def train_config(kind, sizes):
+    """configs/image.py with these sizes, the paper's joint training."""
+    config = command.config_of("image", "cpu")
+    activation, embedding = {
+        "shared": ("relu", "fourier"),
+        "independent": ("sine", "identity"),
+    }[kind]
+    config.dictionary.update(
+        {
+            "kind": kind,
+            "num_experts": sizes["E"],
+            "width": sizes["H"],
+            "num_layers": LAYERS,
+            "activation": activation,
+        }
+    )
+    config.dictionary.embedding.update({"kind": embedding, "size": FEATURES})
+    config.router.update({"kind": "codebook", "top_k": 0})
+    config.train.update({"codes": "joint", "batch_size": sizes["S"], "points": sizes["P"]})
+    return config
+
+
+def train_case(kind, sizes, side):
+    """One step of joint training as the trainer compiles it, its state donated."""
+    sizes = sizes | {"P": min(sizes["P"] or side * side, side * side)}
+    config = train_config(kind, sizes)
+    trainer = Trainer(tasks.build(config), config, None, command.noise(2 * sizes["S"], side, 1))
+    batch = sharding.place_batch(next(trainer.batches), trainer.mesh)
+    start = time.perf_counter()
+    program = trainer.step_for(0, batch)
+    seconds = time.perf_counter() - start
+    state = [trainer.state]
+
+    def step():
+        state[0], terms = program(state[0], batch)
+        return terms
+
+    flops, sines = network_work(kind, sizes, passes=3)
+    flops += combine_flops(kind, sizes, passes=3)
+    # Adam reads and writes weights and both moments, and reads the gradient.
+    moved = 4 * 7 * sum(trainer.parameters.values())
+    return Case(
+        f"train step, {kind}",
+        sizes,
+        step,
+        Work(flops, sines, moved, largest_product(kind, sizes, sizes["P"])),
+        items=sizes["S"],
+        item="signals",
+        memory=trainer.compiled_bytes,
+        compile_seconds=seconds,
+    )
+
+
+def render_case(kind, sizes):
+    """Signals at many points, back in NumPy; K active experts, 0 being all."""
+    dictionary = make_dictionary(kind, sizes)
+    draw = np.random.default_rng(0)
+    codes = draw.standard_normal((sizes["S"], sizes["E"]), np.float32) / math.sqrt(sizes["E"])
+    if sizes["K"]:
+        codes[:, sizes["K"] :] = 0
+    gates = rendering.gates_of(codes, np.zeros((sizes["S"], 1), np.float32))
+    points = draw.uniform(-1, 1, (sizes["P"], 2)).astype(np.float32)
+    seconds = timed(lambda: rendering.render_points(dictionary, gates, points))
+    work = sizes
+    if sizes["K"] and kind == "independent":
+        # Each signal evaluates its own experts; never more than all of them once.
+        active = min(sizes["S"] * sizes["K"], sizes["E"])
+        work = sizes | {"E": active}
+    flops, sines = network_work(kind, work)
+    flops += combine_flops(kind, work if kind == "shared" else work | {"S": 1})
+    chunk = min(sizes["P"], 4096)
+    return Case(
+        f"render, {kind}",
+        sizes,
+        lambda: rendering.render_points(dictionary, gates, points),
+        Work(flops, sines, 4.0 * sizes["P"] * (2 + sizes["S"]), largest_product(kind, work, chunk)),
+        items=sizes["S"] * sizes["P"],
+        item="values",
+        compile_seconds=seconds,
+    )
+
+
+def fit_case(sizes, side, steps=50):
+    """One step of a fit by gradient: the Gram matrix with the codes of all signals."""
+    sizes = sizes | {"H": 512, "P": side * side}
+    dictionary, operator = make_dictionary("shared", sizes), sample((side, side))
+    images = command.noise(sizes["S"], side, 1).values.reshape(sizes["S"], -1, 1)
+    equations = normal_equations(dictionary, operator, images)
+    codes, bias = jnp.zeros((sizes["S"], sizes["E"])), jnp.zeros((sizes["S"], 1))
+    program, seconds, memory, _ = compiled(
+        functools.partial(gradient.descend_codes, steps=steps, learning_rate=0.03),
+        equations,
+        codes,
+        bias,
+    )
+    flops = 2 * sizes["S"] * sizes["E"] ** 2
+    # Codes, two moments and the gradient go through memory, and the Gram matrix once.
+    moved = 4 * (sizes["E"] ** 2 + 7 * sizes["S"] * sizes["E"])
+    return Case(
+        "fit by gradient, one step",
+        sizes,
+        lambda: program(equations, codes, bias),
+        Work(flops, 0, moved, (1, sizes["S"], sizes["E"], sizes["E"])),
+        repeats=steps,
+        items=sizes["S"],
+        item="signals",
+        memory=memory,
+        compile_seconds=seconds,
+    )
+
+
+def shared_coordinates_case(sizes, side):
+    """Codes and residuals of many signals measured alike, the factorisation at hand."""
+    sizes = sizes | {"P": side * side}
+    dictionary, operator = make_dictionary("shared", sizes), sample((side, side))
+    images = command.noise(sizes["S"], side, 1).values.reshape(sizes["S"], -1, 1)
+    images = jnp.asarray(images)
+    start = time.perf_counter()
+    factorisation = Factorisation(dictionary, operator)
+    jax.block_until_ready(factorisation.solve(images).codes)
+    seconds = time.perf_counter() - start
+    signals, points, num_experts = sizes["S"], sizes["P"], sizes["E"]
+    flops = 2 * 2 * signals * points * num_experts
+    moved = 4 * (signals * (2 * points + num_experts) + 2 * points * num_experts)
+    return Case(
+        "fit by ridge, factorised",
+        sizes,
+        lambda: factorisation.solve(images).codes,
+        Work(flops, 0, moved, (1, signals, points, num_experts)),
+        items=signals,
+        item="signals",
+        compile_seconds=seconds,
+    )
+
+
+def build_cases(scale, progress):
+    """Every case of a scale, compiled."""
+    wanted, side = [], scale.side
+    for kind in dictionaries.KINDS:
+        wanted += [(basis_case, kind, sizes) for sizes in scale.basis[kind].sizes()]
+        wanted += [(train_case, kind, sizes, side) for sizes in scale.train[kind].sizes()]
+        wanted += [(render_case, kind, sizes) for sizes in scale.render[kind].sizes()]
+    wanted += [(fit_case, sizes, side) for sizes in scale.fit.sizes()]
+    wanted += [(shared_coordinates_case, sizes, side) for sizes in scale.shared_coordinates.sizes()]
+    cases = []
+    for number, (make, *arguments) in enumerate(wanted):
+        progress(f"compiling {number + 1} of {len(wanted)}")
+        cases.append(make(*arguments))
+    return cases
+
+
+def sine_cases(scale):
+    """The independent stack with our sine and with jnp.sin. -> cases, difference of the basis."""
+    sizes = scale.basis["independent"].sizes()[0]
+    training = scale.train["independent"].sizes()[0]
+
+    def both():
+        return [basis_case("independent", sizes), train_case("independent", training, scale.side)]
+
+    ours = both()
+    with mock.patch.object(numerics, "sin", jnp.sin):
+        theirs = both()
+    difference = float(jnp.abs(ours[0].call() - theirs[0].call()).max())
+    for case in theirs:
+        case.group += ", jnp.sin"
+    return ours + theirs, difference

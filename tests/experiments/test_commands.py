@@ -1,0 +1,96 @@
+"""Commands at their smallest scale: what they write, and what each must find."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+
+@pytest.mark.slow
+def test_extraction(tmp_path, smoke):
+    smoke("extraction", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"table.md", "metrics.json", "figure.png"}
+    rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
+    assert [row["resolution"] for row in rows] == [24, 40]
+    for row in rows:
+        assert row["same_triangles"]
+        assert row["farthest_vertex_cells"] < 2e-4
+        assert row["points"] < row["points_dense"] == row["resolution"] ** 3
+        assert row["base_bytes"] <= row["peak_bytes"]
+    shares = [row["points"] / row["points_dense"] for row in rows]
+    assert shares[1] < shares[0]
+
+
+@pytest.mark.slow
+def test_ct(tmp_path, smoke):
+    smoke("ct", tmp_path)
+    names = {"table.md", "metrics.json", "figure.png", "slices_32_2.png"}
+    assert names <= {path.name for path in tmp_path.iterdir()}
+    (result,) = json.loads((tmp_path / "metrics.json").read_text())["results"]
+    assert result["views"] == [2, 4]
+    assert len(result["methods"]) >= 7
+    for name, entries in result["methods"].items():
+        for entry in entries.values():
+            assert len(entry["psnr"]) == result["phantoms"], name
+            assert np.isfinite(entry["psnr"]).all(), name
+    # More views say more, for a method that uses nothing else.
+    projected = result["methods"]["filtered back projection"]
+    assert np.mean(projected["4"]["psnr"]) > np.mean(projected["2"]["psnr"])
+
+
+def test_an_unknown_scale_is_refused(tmp_path, smoke):
+    assert "scale" in smoke("ct", tmp_path, "--scale=tiny", code=1).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sdf", "preparation"])
+def test_distances(tmp_path, name, smoke):
+    smoke(name, tmp_path)
+    assert (tmp_path / "table.md").read_text().count("|") > 50
+    json.loads((tmp_path / "metrics.json").read_text())
+
+
+@pytest.mark.slow
+def test_robust_pca(tmp_path, smoke):
+    smoke("robust_pca", tmp_path)
+    names = {"table.md", "metrics.json", "figure.png", "frames.png"}
+    assert names <= {path.name for path in tmp_path.iterdir()}
+    rows = json.loads((tmp_path / "metrics.json").read_text())["results"]["gray"]
+    assert rows["NID, refined"]["rank"] <= 4
+    assert rows["true background"]["psnr"] is None
+
+
+@pytest.mark.slow
+def test_memory(tmp_path, smoke):
+    smoke("memory", tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    cases = metrics["cases"]
+    assert {(case["case"], case["phase"]) for case in cases} == {
+        (case, phase) for case in ("patches", "images") for phase in ("dense", "sparse")
+    }
+    for case in cases:
+        assert math.isfinite(case["loss"])
+        # Weights, both moments, and whatever a step holds besides.
+        assert case["compiled_bytes"] > 3 * 4 * case["parameters"]["dictionary"]
+        assert case["peak_bytes"] > case["compiled_bytes"]
+    assert "under 24.0 GiB" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.slow
+def test_inpainting(tmp_path, smoke):
+    done = smoke("inpainting", tmp_path)
+    for name in ("figure.png", "unknown.png", "known.png", "pixels.png"):
+        assert (tmp_path / name).stat().st_size > 5000
+    table = (tmp_path / "table.md").read_text()
+    assert table in done.stdout
+    results = json.loads((tmp_path / "metrics.json").read_text())["results"]
+    assert {"block, place unknown", "block, place known", "10%", "100%"} == set(results)
+    for title, methods in results.items():
+        for name, rows in methods.items():
+            assert f"| {name} |" in table
+            assert len(rows["psnr"]) == 4
+            assert np.isfinite(rows["psnr"]).all(), (title, name)
+    # Nothing is told of a hole that is unknown.
+    assert not any(rows["told"] for rows in results["block, place unknown"].values())
+    assert all(rows["told"] for rows in results["10%"].values())
