@@ -57,7 +57,8 @@ def stack(operators: Sequence[Operator]) -> Operator:
     """
     operators = list(operators)
     if not operators or not all(isinstance(operator, Operator) for operator in operators):
-        raise ArgumentError("operators", operators, "a list of operators, at least 1")
+        kinds = [type(operator).__name__ for operator in operators]
+        raise ArgumentError("operators", kinds, "a list of operators, at least 1")
     check_dims(operators)
     weights = _stacked_weights([operator.weights for operator in operators], operators)
     of_signals = [

@@ -79,10 +79,12 @@ def fourier(shape, share=0.25, low=0.04, seed=0):
     count = min(max(1, round(share * total)), len(half))
     always = order[: min(max(1, round(low * total)), count)]
     rest = np.setdiff1d(np.arange(len(half)), always)
-    density = 1 / (1e-3 + square[rest])
-    drawn = np.random.default_rng(seed).choice(
-        rest, count - len(always), replace=False, p=density / density.sum()
-    )
+    drawn = rest[:0]
+    if count > len(always):
+        density = 1 / (1e-3 + square[rest])
+        drawn = np.random.default_rng(seed).choice(
+            rest, count - len(always), replace=False, p=density / density.sum()
+        )
     kept = np.sort(half[np.concatenate([always, drawn])]).astype(np.int32)
     points = jnp.asarray(coordinates.grid(shape))
     return Fourier(points, run_length=None, kept=jnp.asarray(kept), grid_shape=shape)
