@@ -68,9 +68,7 @@ def test_most_probable_codes(kind, channels, with_bias, seed):
     bias = draw.standard_normal((40, channels)) if with_bias else None
     known = prior.fit_prior(codes, bias, shrinkage=0.3)
     noise = 0.05
-    found = solved(
-        dictionary, values, weights, known, noise, tolerance=1e-5
-    )
+    found = solved(dictionary, values, weights, known, noise, tolerance=1e-5)
     size = EXPERTS + channels
     spoken = len(known.mean)
     factor, diagonal = (np.asarray(part, np.float64) for part in known[1:3])
@@ -91,9 +89,7 @@ def test_most_probable_codes(kind, channels, with_bias, seed):
 @pytest.mark.parametrize("kind", [SharedDictionary, IndependentDictionary])
 def test_ridge_is_that_of_the_own_gram_matrices(kind):
     dictionary, values, weights = problem(kind, 2, 5)
-    found = solved(
-        dictionary, values, weights, lam=1e-6, tolerance=1e-5
-    )
+    found = solved(dictionary, values, weights, lam=1e-6, tolerance=1e-5)
     equations = gram.normal_equations(dictionary, OPERATOR, values, weights)
     direct = ridge.ridge(equations, 1e-6)
     np.testing.assert_allclose(found.residual, direct.residual, rtol=1e-3)
@@ -108,9 +104,7 @@ def test_ridge_is_that_of_the_own_gram_matrices(kind):
 
 def test_an_iteration_is_not_enough_and_says_so():
     dictionary, values, weights = problem(SharedDictionary, 1, 2)
-    found = solved(
-        dictionary, values, weights, iterations=1, tolerance=1e-5
-    )
+    found = solved(dictionary, values, weights, iterations=1, tolerance=1e-5)
     assert not found.converged.any()
     assert (np.asarray(found.iterations) == 1).all()
 
@@ -127,7 +121,8 @@ def test_where_it_is_taken():
     dictionary, values, weights = problem(SharedDictionary, 1, 4)
     known = prior.fit_prior(np.random.default_rng(0).standard_normal((30, EXPERTS)))
 
-    def taken(weights, solver=Gaussian(noise=0.1)):
+    def taken(weights, solver=None):
+        solver = solver or Gaussian(noise=0.1)
         found = solver.solve(Problem(dictionary, OPERATOR, values, weights, known))
         by_descent = "conjugate" in solver.describe(found)
         assert by_descent == ("descent_error" in found.stats)

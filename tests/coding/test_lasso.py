@@ -63,9 +63,7 @@ def close(found, expected):
 def test_agrees_with_scikit_learn(ridge):
     atoms, signals = problem(0)
     equations = equations_of(atoms, signals)
-    result = solved(
-        equations, fraction=0.05, ridge=ridge, unit_atoms=False, tolerance=1e-6
-    )
+    result = solved(equations, fraction=0.05, ridge=ridge, unit_atoms=False, tolerance=1e-6)
     largest = np.abs(signals @ atoms).max(1)
     np.testing.assert_allclose(result.penalty, 0.05 * largest, rtol=1e-5)
     penalties = [float(p) for p in result.penalty]
@@ -231,9 +229,7 @@ def test_scales_change_nothing(atom_scale, signal_scale):
 def test_own_gram_matrices():
     rng = np.random.default_rng(10)
     atoms, signals = rng.normal(size=(SIGNALS, 50, EXPERTS)), rng.normal(size=(SIGNALS, 50))
-    result = solved(
-        equations_of(atoms, signals), penalty=2.0, unit_atoms=False, tolerance=1e-6
-    )
+    result = solved(equations_of(atoms, signals), penalty=2.0, unit_atoms=False, tolerance=1e-6)
     close(result.codes, [exact(a, y, 2.0) for a, y in zip(atoms, signals, strict=True)])
 
 

@@ -298,7 +298,10 @@ def test_refusals():
         (lambda: prior.fit_prior(codes[:0]), "codes: .*1 or more"),
         (lambda: prior.fit_prior(np.where(codes > 1, np.nan, codes)), "finite"),
         (lambda: prior.fit_prior(codes, bias[:3]), "bias: .*channels"),
-        (lambda: prior.fit_prior(codes, shrinkage=0.0), "shrinkage: 0.0; allowed: above 0, at most 1"),
+        (
+            lambda: prior.fit_prior(codes, shrinkage=0.0),
+            "shrinkage: 0.0; allowed: above 0, at most 1",
+        ),
         (lambda: prior.fit_prior(codes, groups=[1, 2]), "groups: "),
         (lambda: prior.gaussian(equations, other), "this dictionary has 10"),
         (lambda: prior.gaussian(equations, found, noise=0.0), "above 0"),

@@ -90,9 +90,7 @@ def test_least_absolute_residuals():
     model, operator = dictionary("independent"), operators.sample(SHAPE)
     atoms = atoms_of(model, operator)
     signals, _ = corrupted(0, atoms)
-    solution = solved(
-        model, operator, measured(signals), lam=1e-9, tolerance=1e-5, steps=5000
-    )
+    solution = solved(model, operator, measured(signals), lam=1e-9, tolerance=1e-5, steps=5000)
     assert solution.converged.all()
     for signal, found in zip(signals, unknowns(solution), strict=True):
         best = least_absolute(atoms, signal)
@@ -145,9 +143,7 @@ def test_a_wide_huber_is_ridge():
     model, operator = dictionary(), operators.sample(SHAPE)
     signals, _ = corrupted(1, atoms_of(model, operator))
     data = measured(signals)
-    found = solved(
-        model, operator, data, loss="huber", delta=1e3, lam=1e-3, tolerance=1e-6
-    )
+    found = solved(model, operator, data, loss="huber", delta=1e3, lam=1e-3, tolerance=1e-6)
     expected = ridge.ridge(gram.normal_equations(model, operator, data), lam=1e-3)
     np.testing.assert_allclose(
         found.codes, expected.codes, atol=1e-4 * float(np.abs(expected.codes).max())
