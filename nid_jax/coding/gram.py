@@ -162,7 +162,9 @@ def batched_by_map(function: Callable, static: Sequence[str] = ()) -> Callable:
         fixed = {name: value for name, value in given.arguments.items() if name in static}
         arrays = {name: value for name, value in given.arguments.items() if name not in static}
         if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays)):
-            return compiled(**fixed, **arrays)
+            # Known values are not part of a transformation that is under way.
+            with jax.ensure_compile_time_eval():
+                return compiled(**fixed, **arrays)
         arrays = jax.tree.map(_constant, arrays)
         return jax.custom_batching.sequential_vmap(lambda a: compiled(**fixed, **a))(arrays)
 

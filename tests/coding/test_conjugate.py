@@ -122,7 +122,8 @@ def test_where_it_is_taken():
     dictionary, values, weights = problem(SharedDictionary, 1, 4)
     known = prior.fit_prior(np.random.default_rng(0).standard_normal((30, EXPERTS)))
 
-    def taken(weights, solver=Gaussian(noise=0.1)):
+    def taken(weights, solver=None):
+        solver = solver or Gaussian(noise=0.1)
         found = solver.solve(Problem(dictionary, OPERATOR, values, weights, known))
         by_descent = "conjugate" in solver.describe(found)
         assert by_descent == ("descent_error" in found.stats)

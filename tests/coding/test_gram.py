@@ -209,19 +209,6 @@ def test_exact_residual_survives_codes_that_cancel():
     np.testing.assert_allclose(equations.exact_residual(codes)[0], expected, rtol=2e-3)
 
 
-def test_difference_from_a_start():
-    generator = np.random.default_rng(6)
-    dictionary, operator = make_dictionary(), operators.sample((6, 5))
-    measurements = generator.normal(size=(3, 30, 2)).astype(np.float32)
-    equations = gram.normal_equations(dictionary, operator, measurements)
-    start, step = generator.normal(size=(2, 3, 12)).astype(np.float32)
-    moved = equations.with_codes(start)
-    np.testing.assert_allclose(
-        moved.residual(step), equations.exact_residual(start + step), rtol=1e-4
-    )
-    np.testing.assert_allclose(moved.bias(step), equations.bias(start + step), atol=1e-5)
-
-
 def test_equations_of_some_signals():
     generator = np.random.default_rng(7)
     dictionary, operator = make_dictionary(), operators.sample((6, 5))

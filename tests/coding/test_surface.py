@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix
 import pytest
 from flax import nnx
 from hypothesis import given, settings
@@ -13,14 +14,16 @@ from hypothesis import strategies as st
 
 from nid_jax.coding import gram, operators, ridge, surface
 from nid_jax.coding.prior import fit_prior
-from nid_jax.coding.solving import METHODS, solve
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.solvers import Surface
+from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import FourierFeatures, Identity
 from nid_jax.fields.experts import Layers
 from nid_jax.fields.router_networks import Linear
 from nid_jax.fields.routing import Gates
 from nid_jax.geometry import primitives
-from nid_jax.geometry.truncation import Truncation
+from nid_jax.geometry.truncation import UNTRUNCATED, Truncation
 
 TRUNCATION = Truncation(0.25)
 EXPERTS = 120
@@ -72,6 +75,17 @@ def made_once(kind, with_bias):
     solved = ridge.ridge(equations, 1e-4)
     bias = solved.bias if with_bias else None
     return dictionary, fit_prior(solved.codes, bias, solved.residual, shrinkage=1e-3)
+
+
+def surface_codes(
+    dictionary, points, normals, prior=None, start=None, truncation=UNTRUNCATED, **options
+):
+    terms = options.pop("terms", surface.Terms())._asdict()
+    limits = {"truncation": truncation.limit, "truncation_kind": truncation.kind}
+    clouds = np.concatenate([points, normals], -1)
+    return surface.surface_codes(
+        dictionary, clouds, prior, Surface(**terms, **limits, **options), start
+    )
 
 
 def rendered(dictionary, solution, x):
@@ -173,9 +187,7 @@ def test_the_linear_solution_is_the_most_probable_code(kind, with_bias):
     points, normals = balls([0.5], 60)
     terms, noise = surface.Terms(1.0, 0.02, 0.0, 0.5), 0.05
     options = {"terms": terms, "noise": noise, "samples": 100, "iterations": 0}
-    found = surface.surface_codes(
-        dictionary, points, normals, prior, truncation=TRUNCATION, **options
-    )
+    found = surface_codes(dictionary, points, normals, prior, truncation=TRUNCATION, **options)
     samples = surface.cloud_samples(
         points[0], normals[0], 0.02, TRUNCATION, 100, np.random.default_rng([0, 0])
     )
@@ -211,7 +223,9 @@ def assembled(dictionary, prior, terms, truncation=TRUNCATION):
     @jax.jit
     def assemble(state, penalty):
         model = nnx.merge(graphdef, state)
-        return surface._assemble(model, cloud, samples, coordinates, terms, penalty, False)
+        signal = surface._Signal(cloud, samples, None)
+        numbers = surface._Numbers(terms, penalty, 0.0, 0.0)
+        return surface._assemble(model, signal, coordinates, numbers, False)
 
     return assemble(state, 1e-3)
 
@@ -263,9 +277,7 @@ def test_unseen_balls_from_few_points(kind):
     radii = [0.42, 0.63]
     x = np.random.default_rng(6).uniform(-1, 1, (4000, 3))
     truth = distances(radii, x)
-    found = surface.surface_codes(
-        dictionary, *balls(radii, 40), prior, truncation=TRUNCATION, samples=200
-    )
+    found = surface_codes(dictionary, *balls(radii, 40), prior, truncation=TRUNCATION, samples=200)
     assert overlap(rendered(dictionary, found, x), truth).min() > 0.85
     assert (np.diff(found.history["objective"], axis=0) <= 1e-9).all()
     assert found.codes.shape == (2, EXPERTS)
@@ -273,7 +285,7 @@ def test_unseen_balls_from_few_points(kind):
     assert found.iterations.dtype == jnp.int32
     # Normals tell the sides: the inside out is another solid.
     points, normals = balls(radii, 40)
-    inverted = surface.surface_codes(
+    inverted = surface_codes(
         dictionary, points, -normals, prior, truncation=TRUNCATION, samples=200
     )
     assert overlap(rendered(dictionary, inverted, x), truth).max() < 0.7
@@ -283,9 +295,7 @@ def test_unseen_balls_from_few_points(kind):
 def test_without_a_prior_many_points_do():
     dictionary, _ = trained()
     x = np.random.default_rng(7).uniform(-1, 1, (4000, 3))
-    found = surface.surface_codes(
-        dictionary, *balls([0.6], 400), truncation=TRUNCATION, samples=800
-    )
+    found = surface_codes(dictionary, *balls([0.6], 400), truncation=TRUNCATION, samples=800)
     assert overlap(rendered(dictionary, found, x), distances([0.6], x)).min() > 0.8
 
 
@@ -294,8 +304,8 @@ def test_adam_reaches_what_gauss_newton_reaches():
     dictionary, prior = trained()
     options = {"truncation": TRUNCATION, "samples": 200}
     cloud = balls([0.5], 40)
-    direct = surface.surface_codes(dictionary, *cloud, prior, **options)
-    found = surface.surface_codes(
+    direct = surface_codes(dictionary, *cloud, prior, **options)
+    found = surface_codes(
         dictionary, *cloud, prior, method="gradient", init="mean", steps=200, **options
     )
     history = found.history["objective"][:, 0]
@@ -311,7 +321,7 @@ def test_the_start_is_what_is_asked_for():
     x = np.random.default_rng(8).uniform(-1, 1, (100, 3))
 
     def start(init, **more):
-        found = surface.surface_codes(dictionary, *cloud, prior, init=init, **options, **more)
+        found = surface_codes(dictionary, *cloud, prior, init=init, **options, **more)
         return rendered(dictionary, found, x)[0]
 
     codes = np.random.default_rng(9).normal(size=(1, EXPERTS)).astype(np.float32)
@@ -324,71 +334,126 @@ def test_the_start_is_what_is_asked_for():
     np.testing.assert_allclose(start("mean"), atoms @ np.asarray(prior.mean), atol=1e-3)
 
 
-# The door, and what is refused
+# As a solver, and what is refused
 
 
-def test_through_the_door():
+def cloud_of(*radii, points=40):
+    return np.concatenate(balls(radii, points), -1)
+
+
+def test_as_a_solver():
     dictionary, prior = trained()
-    points, normals = balls([0.5], 40)
-    clouds = np.concatenate([points, normals], -1)
+    clouds = cloud_of(0.5)
     options = {"truncation": TRUNCATION.limit, "samples": 100, "iterations": 2}
-    found = solve(dictionary, None, None, "surface", clouds=clouds, prior=prior, **options)
+    solver = Surface(**options)
+    found = solver.solve(Problem(dictionary, clouds=clouds, prior=prior))
     same = {**options, "truncation": TRUNCATION}
-    direct = surface.surface_codes(dictionary, points, normals, prior, **same)
+    direct = surface_codes(dictionary, clouds[..., :3], clouds[..., 3:], prior, **same)
     np.testing.assert_array_equal(found.codes, direct.codes)
-    assert "surface" in METHODS
-    with pytest.raises(ValueError, match="needs clouds"):
-        solve(dictionary, None, None, "surface", prior=prior)
-    with pytest.raises(ValueError, match=r"allowed: \(signals, points, 6\)"):
-        solve(dictionary, None, None, "surface", clouds=clouds[..., :3], prior=prior)
-    with pytest.raises(ValueError, match="dense codes"):
-        solve(dictionary, None, None, "surface", clouds=clouds, top_k=3)
-    with pytest.raises(ValueError, match=r"router\.kind: none"):
-        solve(dictionary, None, None, "surface", clouds=clouds, init="router")
+    assert solver.describe(found).startswith("gauss-newton on 40 oriented points, ")
+    with pytest.raises(ArgumentError, match="clouds: None; allowed: points on surfaces"):
+        solver.solve(Problem(dictionary, prior=prior))
+    with pytest.raises(ArgumentError, match=r"clouds: \(1, 40, 3\); allowed: .signals, points, 6"):
+        Problem(dictionary, clouds=clouds[..., :3])
+    routed = Surface(init="router", **options)
+    with pytest.raises(ArgumentError, match="router: None; allowed: linear"):
+        routed.solve(Problem(dictionary, clouds=clouds))
     router = Linear(EXPERTS, 1, (40,), rngs=nnx.Rngs(0))
-    signals = jnp.zeros((1, 40, 1))
-    given = {"router": router, "signals": signals, "init": "router"}
-    routed = solve(
-        dictionary, None, None, "surface", clouds=clouds, prior=prior, **given, **options
-    )
-    assert np.isfinite(routed.codes).all()
+    given = {"router": router, "signals": jnp.zeros((1, 40, 1))}
+    found = routed.solve(Problem(dictionary, clouds=clouds, prior=prior, **given))
+    assert np.isfinite(found.codes).all()
+
+
+def test_what_is_not_known_yet_is_refused():
+    """Neighbours are looked for on the host."""
+    dictionary, prior = trained()
+    solver = Surface(samples=50, iterations=1)
+
+    def codes(clouds):
+        return solver.solve(Problem(dictionary, clouds=clouds, prior=prior)).codes
+
+    clouds = jnp.asarray(cloud_of(0.5), jnp.float32)
+    with pytest.raises(ArgumentError, match="clouds: 'traced'; allowed: known values"):
+        jax.jit(codes)(clouds)
+    with pytest.raises(ArgumentError, match="clouds: 'traced'"):
+        jax.jit(lambda: codes(clouds))()
+    with pytest.raises(ValueError, match="surface: no derivative"):
+        jax.grad(lambda clouds: codes(clouds).sum())(clouds)
 
 
 @pytest.mark.parametrize(
     ("message", "change"),
     [
-        ("needs normals", {"normals": None}),
-        ("points have shape .* 8 or more", {"points": np.zeros((1, 5, 3))}),
-        ("normals have shape", {"normals": np.ones((1, 40, 2))}),
-        ("differ", {"normals": np.ones((2, 40, 3))}),
-        ("40 normals have length 0", {"normals": np.zeros((1, 40, 3))}),
-        ("points must be finite", {"points": np.full((1, 40, 3), np.nan)}),
-        (r"fit\.surface\.method: 'newton'.*gauss-newton", {"method": "newton"}),
-        (r"fit\.surface\.init: 'random'.*linear", {"init": "random"}),
-        (r"fit\.surface\.init: router", {"init": "router"}),
-        (r"fit\.surface\.delta: 0", {"delta": 0.0}),
-        (r"fit\.surface\.delta: 0.3; allowed: up to the truncation", {"delta": 0.3}),
-        (r"fit\.surface\.noise: nan", {"noise": math.nan}),
-        (r"fit\.surface\.eikonal: -1", {"terms": surface.Terms(eikonal=-1.0)}),
-        ("this dictionary has 120", {"prior": fit_prior(np.eye(3))}),
+        (r"clouds: \(1, 5, 6\); allowed: .*8 or more", {"clouds": np.zeros((1, 5, 6))}),
+        (r"clouds: \(1, 40, 5\)", {"clouds": np.ones((1, 40, 5))}),
+        ("40 normals of length 0", {"clouds": cloud_of(0.5) * [1, 1, 1, 0, 0, 0]}),
+        ("clouds: 'NaN or infinity'", {"clouds": np.full((1, 40, 6), np.nan)}),
+        (r"this dictionary has 120", {"prior": fit_prior(np.eye(3))}),
     ],
 )
 def test_refusals(message, change):
     dictionary, prior = trained()
-    points, normals = balls([0.5], 40)
-    given = {
-        "points": points,
-        "normals": normals,
-        "prior": prior,
-        "truncation": Truncation(0.25),
-        **change,
-    }
-    with pytest.raises(ValueError, match=message):
-        surface.surface_codes(dictionary, **given)
+    given = {"clouds": cloud_of(0.5), "prior": prior, **change}
+    with pytest.raises(ArgumentError, match=message):
+        surface.surface_codes(dictionary, given["clouds"], given["prior"], Surface())
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("method: 'newton'; allowed: gauss-newton", {"method": "newton"}),
+        ("init: 'random'; allowed: linear", {"init": "random"}),
+        ("truncation_kind: 'cut'; allowed: clip", {"truncation_kind": "cut"}),
+        ("delta: 0", {"delta": 0.0}),
+        ("delta: 0.3; allowed: up to the truncation", {"delta": 0.3, "truncation": 0.25}),
+        ("noise: nan", {"noise": math.nan}),
+        ("eikonal: -1", {"eikonal": -1.0}),
+        ("iterations: 1.5", {"iterations": 1.5}),
+    ],
+)
+def test_options_that_cannot_be(message, options):
+    with pytest.raises(ArgumentError, match=message):
+        Surface(**options)
 
 
 def test_a_dictionary_of_colours_is_refused():
     shape = (Identity(3), 8, 3, Layers(2, 8, "sine", 1.0))
     dictionary = SharedDictionary(*shape, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="1 channel, not of 3"):
-        surface.surface_codes(dictionary, *balls([0.5], 40))
+    with pytest.raises(ArgumentError, match="'3 channels'; allowed: one of distances, 1 channel"):
+        surface_codes(dictionary, *balls([0.5], 40))
+
+
+# Beside another implementation
+
+
+def test_gauss_newton_is_where_levenberg_marquardt_of_another_library_is():
+    modules = trained()
+    with jax.enable_x64(True):
+        system = assembled(*modules, surface.Terms(1.0, 0.01, 0.3, 1.0))
+        system = small_part(system, 6)
+        start = system.linear()
+        s, _, _, history = surface._gauss_newton(system, start, 100, 1e-14)
+        root = jnp.linalg.cholesky(system.matrix + 1e-12 * jnp.eye(6)).T
+        target = jnp.linalg.solve(root.T, system.moments)
+
+        def residuals(s, _):
+            excess, values = system._steepness(s)[0] - system.steepness, system.far_level
+            values = jnp.abs(values + system.far @ s) - system.sizes
+            parts = (root @ s - target, jnp.sqrt(system.eikonal) * excess)
+            more = (jnp.sqrt(system.unknown) * values, jnp.sqrt(system.penalty) * s)
+            return jnp.concatenate([*parts, *more])
+
+        solver = optimistix.LevenbergMarquardt(rtol=1e-12, atol=1e-12)
+        other = optimistix.least_squares(residuals, solver, start, max_steps=2000).value
+        np.testing.assert_allclose(history[-1], system.objective(other), rtol=1e-8)
+        np.testing.assert_allclose(s, other, atol=1e-4 * abs(other).max())
+
+
+def small_part(system, size):
+    """The same problem in its first coordinates alone."""
+    return system._replace(
+        matrix=system.matrix[:size, :size],
+        moments=system.moments[:size],
+        band=system.band[..., :size],
+        far=system.far[:, :size],
+    )
