@@ -115,6 +115,8 @@ def base():
                 # varpro: regularisation of the solve, relative to the atoms' mean energy
                 "lam": 1e-3,
                 "atoms_per_step": 1,
+                # varpro: envelope (the gradient holds the codes) or solve (it reaches through them)
+                "differentiate": "envelope",
                 "batch_size": 16,
                 # points of each signal in a step; 0: all
                 "points": 0,
