@@ -263,9 +263,7 @@ def _constant(name, tree):
 
     @same.defjvp
     def refuse(primals, tangents):
-        raise ArgumentError(
-            name, "a value to differentiate", "a constant; no derivative reaches it"
-        )
+        raise ArgumentError(name, "traced by a derivative", "a constant")
 
     return jax.lax.stop_gradient(same(tree))
 
