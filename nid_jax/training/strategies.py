@@ -5,9 +5,16 @@ varpro         ridge codes of the batch, solved inside the step and held fixed (
 sparse_varpro  the same on supports of K experts chosen by matching pursuit
 surface        joint, of signed distances of which only oriented points on surfaces are known
 
-Why the solve is not differentiated: at the minimum over codes the objective's derivative through
-the codes is zero, so its total derivative with respect to the dictionary is the partial one with
-the codes held (the envelope theorem; Golub & Pereyra 1973, Kaufman 1975).
+What the gradient makes of solved codes: train.differentiate.
+
+envelope       holds them fixed. At the minimum over codes the objective's derivative through the
+               codes is zero, so its total derivative with respect to the dictionary is the partial
+               one (the envelope theorem; Golub & Pereyra 1973, Kaufman 1975). Exactly so where the
+               training loss is what the solve minimises: mean squared error + lam v |code|^2 with
+               v the atoms' mean variance. The loss has no such term, and leaves out what moving
+               codes contribute: a part of order lam for `loss.data=l2`, any part for other losses.
+solve          differentiates them through the closed form (`coding.implicit`): the gradient of the
+               loss as it stands, whatever it is, at the price of a second solve and rendering.
 """
 
 import dataclasses
@@ -17,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nid_jax.coding import greedy, ridge
+from nid_jax.coding import greedy, implicit, ridge
 from nid_jax.coding.gram import normal_equations
 from nid_jax.fields.routing import Gates
 from nid_jax.training import losses
@@ -46,14 +53,15 @@ class Projected:
     """Codes solved for the dictionary as it stands; the gradient reaches the dictionary alone.
 
     lam: regularisation of the solve (`coding.ridge`); top_k: 0, or the size of the supports;
-    atoms_per_step: of the pursuit. A router, where there is one, learns to predict the solved
-    codes.
+    atoms_per_step: of the pursuit; differentiate: one of `DIFFERENTIATE`, see the module's text. A
+    router, where there is one, learns to predict the solved codes.
     """
 
     objective: Any
     lam: float
     top_k: int = 0
     atoms_per_step: int = 1
+    differentiate: str = "envelope"
 
     def prepare(self, model, batch, operator, targets):
         """Solve the batch. -> (Gates, NormalEquations), constants to the gradient."""
@@ -64,13 +72,28 @@ class Projected:
     def loss(self, model, prepared, batch, operator, targets, dense, key):
         """-> (loss, (terms, mean |code| [E])). operator, targets [B, M, C]."""
         gates, equations = prepared
+        if self.differentiate == "solve":
+            gates = self._moving(model.dictionary, operator, targets, gates, equations)
         prediction = operator.measure(model.dictionary.combine(operator.points, gates))
         loss, terms = self.objective(prediction, targets, gates)
         if model.router is not None:
-            amortised = self._amortisation(model, gates, equations, batch)
+            held = jax.lax.stop_gradient(gates)
+            amortised = self._amortisation(model, held, equations, batch)
             loss = loss + amortised
             terms["router"] = jax.lax.stop_gradient(amortised)
         return loss, (terms, _used(gates))
+
+    def _moving(self, dictionary, operator, targets, gates, equations):
+        """The same codes with their derivative through the closed form."""
+        measured = dictionary, operator, targets, None
+        if not self.top_k:
+            found = implicit.ridge_codes(*measured, self.lam, equations=equations)
+            return Gates(found.codes, None, None, found.bias)
+        # An experts' place without a weight was left empty.
+        places = jnp.where(gates.weights != 0, gates.indices, -1)
+        found = implicit.support_codes(*measured, places, self.lam, equations=equations)
+        weights = jnp.take_along_axis(found.codes, gates.indices, -1)
+        return Gates(found.codes, gates.indices, weights * (places >= 0), found.bias)
 
     def _amortisation(self, model, gates, equations, batch):
         """How far the router's codes are from the solved ones.
@@ -160,6 +183,7 @@ def project(equations, lam, top_k=0, atoms_per_step=1):
 
 
 CODES = ("joint", "varpro", "sparse_varpro", "surface")
+DIFFERENTIATE = ("envelope", "solve")
 
 
 def _surface_weights(config):
@@ -174,13 +198,21 @@ def _surface_weights(config):
 
 def build_strategy(config, objective):
     """The strategy of train.codes. Raises ValueError naming the key that does not fit."""
-    codes, router = config.train.codes, config.router
+    codes, router, differentiate = config.train.codes, config.router, config.train.differentiate
     if codes not in CODES:
         near = difflib.get_close_matches(str(codes), CODES, 1, 0.0)[0]
         raise ValueError(
             f"train.codes: {codes!r} is unknown, did you mean {near!r}? allowed: {', '.join(CODES)}"
         )
+    if differentiate not in DIFFERENTIATE:
+        allowed = ", ".join(DIFFERENTIATE)
+        raise ValueError(f"train.differentiate: {differentiate!r}; allowed: {allowed}")
     if codes in ("joint", "surface"):
+        if differentiate == "solve":
+            raise ValueError(
+                f"train.differentiate: 'solve', but train.codes={codes} solves no codes; "
+                "allowed: envelope, or train.codes=varpro, sparse_varpro"
+            )
         if router.kind == "none":
             raise ValueError(
                 f"router.kind: 'none' gives no codes to train; train.codes={codes} needs a router"
@@ -194,7 +226,9 @@ def build_strategy(config, objective):
     if config.train.lam <= 0:
         raise ValueError(f"train.lam: {config.train.lam}; allowed: above 0")
     if codes == "varpro":
-        return Projected(objective, config.train.lam)
+        return Projected(objective, config.train.lam, differentiate=differentiate)
     if not router.top_k:
         raise ValueError("router.top_k: 0 is dense; train.codes=sparse_varpro needs 1 or more")
-    return Projected(objective, config.train.lam, router.top_k, config.train.atoms_per_step)
+    return Projected(
+        objective, config.train.lam, router.top_k, config.train.atoms_per_step, differentiate
+    )

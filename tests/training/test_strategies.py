@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
+from nid_jax.coding import implicit
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import sample
 from nid_jax.fields.coordinates import grid
@@ -16,12 +17,12 @@ from nid_jax.fields.embeddings import Identity
 from nid_jax.fields.experts import Layers
 from nid_jax.fields.model import Model
 from nid_jax.fields.router_networks import Conv
-from nid_jax.fields.routing import Codebook
+from nid_jax.fields.routing import Codebook, Gates
 from nid_jax.fields.variables import RouterParam
 from nid_jax.training.losses import SURFACE_WEIGHTS, Objective
 from nid_jax.training.reseeding import reseed
 from nid_jax.training.steps import TrainState, shown
-from nid_jax.training.strategies import Projected, Surface, build_strategy, project
+from nid_jax.training.strategies import DIFFERENTIATE, Projected, Surface, build_strategy, project
 
 SHAPE, CHANNELS, EXPERTS = (7, 6), 2, 12
 
@@ -85,6 +86,107 @@ def test_the_gradient_with_codes_held_is_that_through_the_solve(kind):
     assert largest > 1e-5
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-3 * largest)
+
+
+def through_and_held(model, targets, lam):
+    """Gradients of a loss(dictionary, codes, bias): codes through their solve, and held fixed."""
+    graphdef, params = nnx.split(model)
+    start = implicit.ridge_codes(model.dictionary, sample(SHAPE), targets, lam=lam)
+
+    def gradient(loss, moving):
+        def value(params):
+            dictionary = nnx.merge(graphdef, params).dictionary
+            codes = start
+            if moving:
+                codes = implicit.ridge_codes(dictionary, sample(SHAPE), targets, lam=lam)
+            return loss(dictionary, codes.codes, codes.bias)
+
+        leaves = jax.tree.leaves(jax.jit(jax.grad(value))(params))
+        return np.concatenate([np.ravel(leaf) for leaf in leaves])
+
+    return lambda loss: (gradient(loss, True), gradient(loss, False))
+
+
+def test_codes_may_be_held_where_the_loss_is_what_the_solve_minimises():
+    model, lam, points = make_model("independent"), 1e-2, jnp.asarray(grid(SHAPE))
+    targets = flat(signals_of(None))
+
+    def error(dictionary, codes, bias):
+        rendered = dictionary.combine(points, Gates(codes, None, None, bias))
+        return jnp.square(rendered - targets).mean()
+
+    def regularised(dictionary, codes, bias):
+        basis = dictionary.basis(points)
+        trace = jnp.square(basis - basis.mean(0)).sum()
+        penalty = lam * trace / EXPERTS * jnp.square(codes).sum()
+        return error(dictionary, codes, bias) + penalty / targets.size
+
+    both = through_and_held(model, targets, lam)
+    through, held = both(regularised)
+    np.testing.assert_allclose(through, held, rtol=0, atol=1e-4 * np.abs(held).max())
+    # Of the error alone, what the codes do to it is missing where they are held: of order lam.
+    through, held = both(error)
+    assert np.abs(through - held).max() > 5e-3 * np.abs(held).max()
+
+
+def strategy_loss(strategy, graphdef, batch, targets):
+    """params -> the loss of a step; the equations are prepared outside of the gradient."""
+
+    def value(params):
+        model = nnx.merge(graphdef, params)
+        prepared = strategy.prepare(model, batch, sample(SHAPE), targets)
+        return strategy.loss(model, prepared, batch, sample(SHAPE), targets, False, None)[0]
+
+    return value
+
+
+@pytest.mark.parametrize("data", ["l2", "l1"])
+def test_the_gradient_through_the_solve_is_that_of_the_loss_as_it_stands(data):
+    targets = flat(signals_of(None))
+    graphdef, params = nnx.split(make_model("independent"))
+    strategy = Projected(Objective(data=data), 1e-2, differentiate="solve")
+    batch = {"ids": jnp.arange(5), "signals": targets}
+    ours = jax.jit(jax.grad(strategy_loss(strategy, graphdef, batch, targets)))(params)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), params)
+        x, y = np.asarray(grid(SHAPE), np.float64), np.asarray(targets, np.float64)
+
+        def loss(wide):
+            basis = nnx.merge(graphdef, wide).dictionary.basis(x)
+            atoms = (basis - basis.mean(0)).transpose(0, 2, 1).reshape(-1, EXPERTS)
+            centred = y - y.mean(1, keepdims=True)
+            matrix = atoms.T @ atoms
+            matrix += 1e-2 * jnp.trace(matrix) / EXPERTS * jnp.eye(EXPERTS)
+            codes = jnp.linalg.solve(matrix, atoms.T @ centred.reshape(len(y), -1).T)
+            left = (atoms @ codes).T - centred.reshape(len(y), -1)
+            return (jnp.square(left) if data == "l2" else jnp.abs(left)).mean()
+
+        exact = jax.tree.map(np.asarray, jax.jit(jax.grad(loss))(wide))
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(exact))
+    assert largest > 1e-4
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-3 * largest)
+
+
+@pytest.mark.parametrize("top_k", [0, 4])
+def test_either_gradient_of_solved_codes_trains(top_k):
+    targets = flat(signals_of(3))
+    graphdef, start = nnx.split(make_model("independent", 3))
+    batch = {"ids": jnp.arange(5), "signals": targets}
+    optimizer = optax.adam(1e-2)
+    last = {}
+    for differentiate in DIFFERENTIATE:
+        strategy = Projected(Objective(), 1e-2, top_k, differentiate=differentiate)
+        step = jax.jit(jax.value_and_grad(strategy_loss(strategy, graphdef, batch, targets)))
+        params, moments = start, optimizer.init(start)
+        first = float(step(params)[0])
+        for _ in range(10):
+            slopes = step(params)[1]
+            updates, moments = optimizer.update(slopes, moments)
+            params = optax.apply_updates(params, updates)
+        last[differentiate] = float(step(params)[0])
+        assert last[differentiate] < 0.8 * first
+    assert last["envelope"] != last["solve"]
 
 
 def test_sparse_projection_is_least_squares_on_its_support():
@@ -172,10 +274,11 @@ def test_a_dead_expert_takes_up_the_worst_residual(kind):
     assert none == 0
 
 
-def config(codes, router, top_k=0, lam=1e-3):
+def config(codes, router, top_k=0, lam=1e-3, differentiate="envelope"):
+    train = {"codes": codes, "lam": lam, "atoms_per_step": 1, "differentiate": differentiate}
     return ConfigDict(
         {
-            "train": {"codes": codes, "lam": lam, "atoms_per_step": 1},
+            "train": train,
             "router": {"kind": router, "top_k": top_k},
             "loss": {},
         }
@@ -191,6 +294,18 @@ def config(codes, router, top_k=0, lam=1e-3):
         (("varpro", "none", 0, 0.0), "train.lam"),
         (("varpro", "codebook"), "allowed: none, linear, conv, resnet, point"),
         (("sparse_varpro", "none", 0), "router.top_k"),
+        (
+            ("varpro", "none", 0, 1e-3, "solv"),
+            "train.differentiate: 'solv'; allowed: envelope, solve",
+        ),
+        (
+            ("joint", "codebook", 0, 1e-3, "solve"),
+            "train.differentiate: 'solve', but train.codes=jo",
+        ),
+        (
+            ("surface", "codebook", 0, 1e-3, "solve"),
+            "train.differentiate: 'solve', but train.codes",
+        ),
         (("surface", "none"), "router.kind: 'none' gives no codes to train"),
         (("surface", "codebook"), "train.codes: 'surface' is for shapes"),
     ],
