@@ -19,6 +19,7 @@ from nid_jax.reporting import fits, monitoring, movies, pictures, surfaces, tabl
 from nid_jax.reporting.report import write_report
 from nid_jax.storage import artefacts, models
 from nid_jax.storage.workdir import Workdir
+from nid_jax.tasks import limits
 from nid_jax.training import loop
 
 # What defines the run of a workdir, and what of it may change when training goes on.
@@ -52,6 +53,7 @@ class Context:
 
 def run(context):
     """Train, fit the split of config.fit.split, write the report."""
+    context = settle(context, {"train", context.config.fit.split})
     if context.config.fit.solver == "gaussian" and not context.config.prior.num_signals:
         raise ValueError("prior.num_signals: 0 learns no prior; fit.solver=gaussian needs one")
     # A bad file among the signals to fit should not come to light after hours of training.
@@ -63,12 +65,26 @@ def run(context):
     if 4 * count * math.prod(held_out.shape) <= _READ_BYTES:
         for index in range(min(count, len(held_out))):
             read(index)
-    train(context)
+    _train(context)
     return fit(context, announced=True)
+
+
+def settle(context, splits, config=None, **known):
+    """The context with limits that its signals allow; what gave way is one line."""
+    there = limits.available(context.config, splits, **known)
+    config, line = limits.settled(config or context.config, there, context.typed)
+    if line:
+        print(line, file=sys.stderr)
+    return dataclasses.replace(context, config=config)
 
 
 def train(context):
     """Train the dictionary; a workdir that holds a checkpoint of the same config goes on."""
+    splits = {"train", context.config.fit.split} if context.config.train.eval_every else {"train"}
+    return _train(settle(context, splits))
+
+
+def _train(context):
     config, workdir = context.config, context.workdir
     if workdir.holds_checkpoint():
         workdir.check_same_config(config, SECTIONS, CHANGEABLE)
@@ -122,6 +138,10 @@ def fit(context, announced=False):
     """Codes of unseen signals with the dictionary frozen; scores, pictures, report."""
     workdir = context.workdir
     model, config, mesh = load(context)
+    prior = priors.load_prior(context.source.root / "prior.npz")
+    if not announced:
+        kept = 0 if prior is None or prior.codes is None else len(prior.codes)
+        config = settle(context, {config.fit.split}, config, codes=kept).config
     task = context.build_task(config)
     collection = check_fit(context, task, config)
     batched.check_signals(model, task.measure(collection), collection.title)
@@ -130,7 +150,6 @@ def fit(context, announced=False):
         counts = count_parameters(model)
         for line in monitoring.device_summary(mesh, counts, config_path=context.source.config):
             print(line, file=sys.stderr)
-    prior = priors.load_prior(context.source.root / "prior.npz")
     fitted = batched.fit(task, model, collection, config, mesh, prior=prior)
     metrics = fits.write_fit(task, model, fitted, collection, config, workdir, config.fit.name)
     _write_usage(workdir, model, fitted)
@@ -142,6 +161,7 @@ def fit(context, announced=False):
 def evaluate(context):
     """Score an earlier fit's codes again, against signals on disk; nothing is solved."""
     model, config, _ = load(context)
+    config = settle(context, {config.fit.split}, config).config
     task = context.build_task(config)
     path = context.workdir.fit(config.fit.name) / "codes.npz"
     fitted = _read_fit(path, model)
@@ -230,10 +250,10 @@ def _render_pictures(folder, task, model, fitted, layout, config):
 def interpolate(context):
     """Signals between two of a fit: frames, or meshes, and a movie of them."""
     model, config, _ = load(context)
-    task = context.build_task(config)
-    wanted = config.fit.interpolate
     folder = context.workdir.fit(config.fit.name)
     fitted = _read_fit(folder / "codes.npz", model)
+    config = settle(context, (), config, fitted=len(fitted.codes)).config
+    task, wanted = context.build_task(config), config.fit.interpolate
     layout = context.workdir.read_json(folder / "metrics.json")["layout"]
     if "patch" in layout:
         raise ValueError("data.patch.size: signals in patches have several codes each; allowed: 0")

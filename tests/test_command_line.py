@@ -118,7 +118,7 @@ WRONG_WORDS = [
     ),
     (
         ["--config=video:tim", "--workdir=W"],
-        "video: no variant 'tim', did you mean 'time'? allowed: ",
+        "video: no variant 'tim', did you mean 'time'? allowed",
     ),
     (
         [f"{SMOKE}y", "--workdir=W"],
