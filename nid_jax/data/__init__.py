@@ -14,7 +14,7 @@ from nid_jax.data.defaults import completed
 from nid_jax.data.loading import batches
 from nid_jax.data.patches import PatchCollection, patch_corners, stitch
 from nid_jax.data.sources import SHAPES
-from nid_jax.data.splitting import SPLITS, configured_size, limited
+from nid_jax.data.splitting import SPLITS, configured_size, limited, wanted
 from nid_jax.data.survey import Survey, survey
 
 # Imported when they are asked for: one task's names would keep every command waiting.
@@ -38,6 +38,7 @@ __all__ = [
     "CorruptedCollection",
     "PatchCollection",
     "SHAPES",
+    "SPLITS",
     "SubsetCollection",
     "Survey",
     "VIEWS",
@@ -57,6 +58,7 @@ __all__ = [
     "survey",
     "to_array",
     "visible_points",
+    "wanted",
 ]
 
 

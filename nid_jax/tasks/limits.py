@@ -37,7 +37,7 @@ def available(config: ConfigDict, splits: Collection[str], **known: int | None) 
     found: dict[str, data.Survey] = {}
     for split in splits:
         # Measurements of their own are no signals of config.data.
-        if not (split == "test" and config.data.get("sinograms")):
+        if split in data.SPLITS and not (split == "test" and config.data.get("sinograms")):
             found[split] = data.survey(config.data, split, config.seed)
     return Available(found.get("train"), found.get(config.fit.split), **known)
 
@@ -66,8 +66,10 @@ def settled(
         copies = 1 if limits.config.data.get("time") == "coordinate" else copies
         _fit_training(limits, copies)
     _fit_supports(limits)
-    wanted = limits.config.prior.num_signals
-    codes = there.codes if there.codes is not None else copies and min(wanted, copies)
+    codes = there.codes
+    if codes is None and copies:
+        prior = limits.config.prior
+        codes = min(prior.num_signals, copies) if prior.keep_codes else 0
     _fit_neighbours(limits, codes)
     if there.held_out is not None:
         _fit_scored(limits, _chosen(limits.config, there.held_out, config.fit.split), pieces or 1)
@@ -126,7 +128,7 @@ def _fit_signals(limits, survey, split):
 
 def _chosen(config, survey, split):
     """Signals of a split after data.num_train or data.num_test."""
-    return min(config.data.get(f"num_{split}", 0) or survey.count, survey.count)
+    return min(data.wanted(data.completed(config.data), split) or survey.count, survey.count)
 
 
 def _fit_shapes(limits, survey):
@@ -145,7 +147,7 @@ def _fit_shapes(limits, survey):
         return wanted or most_common
     if len(survey.sizes) == 1:
         if "data.size" not in limits.typed:
-            limits.give_way("data.size", ())
+            limits.give_way("data.size", most_common)
             return most_common
     elif not {"data.size", "data.resize"} & limits.typed:
         limits.give_way("data.resize", True)
@@ -165,7 +167,7 @@ def _fit_grid(limits, shape):
 def _copies(config):
     """How many of each training signal data.augment makes."""
     augment = data.completed(config.data).augment
-    return (1 + augment.warps) * (1 + augment.mirror) * (1 + augment.shifts)
+    return math.prod(1 + max(augment[key], 0) for key in ("warps", "mirror", "shifts"))
 
 
 def _pieces(config, shape):
