@@ -7,7 +7,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from nid_jax.reporting.fits import write_fit
 from nid_jax.reporting.report import write_report
 from nid_jax.storage import artefacts
 from nid_jax.storage.workdir import Workdir
+from nid_jax.tasks import limits
 
 # What defines the run of a workdir, and what of it may change when training goes on.
 SECTIONS = ("task", "seed", "data", "dictionary", "router", "loss", "train")
@@ -60,6 +61,7 @@ class Context:
 
 def run(context: Context) -> dict[str, Any]:
     """Train, fit the split of config.fit.split, write the report."""
+    context = settle(context, {"train", context.config.fit.split})
     if context.config.fit.solver == "gaussian" and not context.config.prior.num_signals:
         raise ValueError("prior.num_signals: 0 learns no prior; fit.solver=gaussian needs one")
     # A bad file among the signals to fit should not come to light after hours of training.
@@ -71,12 +73,31 @@ def run(context: Context) -> dict[str, Any]:
     if 4 * count * math.prod(held_out.shape) <= _READ_BYTES:
         for index in range(min(count, len(held_out))):
             read(index)
-    train(context)
+    _train(context)
     return fit(context, announced=True)
+
+
+def settle(
+    context: Context,
+    splits: Collection[str],
+    config: ConfigDict | None = None,
+    **known: int | None,
+) -> Context:
+    """The context with limits that its signals allow; what gave way is one line."""
+    there = limits.available(context.config, splits, **known)
+    config, line = limits.settled(config or context.config, there, context.typed)
+    if line:
+        print(line, file=sys.stderr)
+    return dataclasses.replace(context, config=config)
 
 
 def train(context: Context) -> NeuralDictionary:
     """Train the dictionary; a workdir that holds a checkpoint of the same config goes on."""
+    splits = {"train", context.config.fit.split} if context.config.train.eval_every else {"train"}
+    return _train(settle(context, splits))
+
+
+def _train(context: Context) -> NeuralDictionary:
     config, workdir = context.config, context.workdir
     if workdir.holds_checkpoint():
         workdir.check_same_config(config, SECTIONS, CHANGEABLE)
@@ -129,6 +150,10 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     """Codes of unseen signals with the dictionary frozen; scores, pictures, report."""
     workdir = context.workdir
     dictionary, config = load(context, with_prior=True)
+    if not announced:
+        prior = dictionary.prior
+        kept = 0 if prior is None or prior.codes is None else len(prior.codes)
+        config = settle(context, {config.fit.split}, config, codes=kept).config
     task = context.build_task(config)
     collection = check_fit(context, task, config)
     checks.check_signals(dictionary.dictionary, task.measure(collection), collection.title)
@@ -149,6 +174,7 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
 def evaluate(context: Context) -> dict[str, Any]:
     """Score an earlier fit's codes again, against signals on disk; nothing is solved."""
     dictionary, config = load(context)
+    config = settle(context, {config.fit.split}, config).config
     task = context.build_task(config)
     path = context.workdir.fit(config.fit.name) / "codes.npz"
     found = dictionary.load_fit(path)
@@ -219,10 +245,10 @@ def _render_pictures(folder, task, found, layout, config):
 def interpolate(context: Context) -> None:
     """Signals between two of a fit: frames, or meshes, and a movie of them."""
     dictionary, config = load(context)
-    task = context.build_task(config)
-    wanted = config.fit.interpolate
     folder = context.workdir.fit(config.fit.name)
     found = dictionary.load_fit(folder / "codes.npz")
+    config = settle(context, (), config, fitted=len(found)).config
+    task, wanted = context.build_task(config), config.fit.interpolate
     layout = context.workdir.read_json(folder / "metrics.json")["layout"]
     if "patch" in layout:
         raise ValueError("data.patch.size: signals in patches have several codes each; allowed: 0")

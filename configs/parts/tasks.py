@@ -29,14 +29,14 @@ def config(task, data):
 
 
 def variant(config, variants, name, ways=()):
-    """The function of a config's variant among `variants`, a dict. Raises ValueError with the nearest.
+    """The function of a config's variant among `variants`, a dict.
 
-    ways: further words that a variant may go on with, for the message.
+    ways: further words that a variant may go on with, for the message. Raises ValueError with the
+    nearest name.
     """
     if name in variants:
         return variants[name]
     near = difflib.get_close_matches(name, variants, 1, 0.0)[0]
     then = f", then -{', -'.join(ways)}" if ways else ""
-    raise ValueError(
-        f"{config}: no variant {name!r}, did you mean {near!r}? allowed: {', '.join(variants)}{then}"
-    )
+    allowed = ", ".join(variants) + then
+    raise ValueError(f"{config}: no variant {name!r}, did you mean {near!r}? allowed: {allowed}")

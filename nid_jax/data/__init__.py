@@ -1,9 +1,8 @@
 """Collections of signals: opening them by name, cutting them into patches, loading batches."""
 
-import difflib
+import importlib
 
-from nid_jax.data.array import open_array
-from nid_jax.data.builtin import open_faces, open_photos
+from nid_jax.data import sources
 from nid_jax.data.collection import (
     ArrayCollection,
     AugmentedCollection,
@@ -11,24 +10,26 @@ from nid_jax.data.collection import (
     SubsetCollection,
     to_array,
 )
-from nid_jax.data.corrupted import CorruptedCollection, open_corrupted
 from nid_jax.data.defaults import completed
-from nid_jax.data.dicom import open_dicom
-from nid_jax.data.folder import open_folder
 from nid_jax.data.loading import batches
-from nid_jax.data.patches import PatchCollection, stitch
-from nid_jax.data.phantoms import open_phantoms, project
-from nid_jax.data.point_batches import cloud_batches, point_batches
-from nid_jax.data.pointcloud import open_pointcloud
-from nid_jax.data.portraits import open_olivetti, open_yale
-from nid_jax.data.shapes import open_shapes
-from nid_jax.data.sinograms import add_noise, even_angles, read_sinograms
-from nid_jax.data.splitting import SPLITS, configured_size, limited
-from nid_jax.data.tfds_source import PREFIX, open_celeb_a, open_cifar10, open_tfds
-from nid_jax.data.video import open_clip, open_video
-from nid_jax.data.views import VIEWS, visible_points
-from nid_jax.data.volumes import open_volumes
-from nid_jax.data.warps import WarpedVolumes
+from nid_jax.data.patches import PatchCollection, patch_corners, stitch
+from nid_jax.data.sources import SHAPES
+from nid_jax.data.splitting import SPLITS, configured_size, limited, wanted
+from nid_jax.data.survey import Survey, survey
+
+# Imported when they are asked for: one task's names would keep every command waiting.
+_LATER = {
+    "CorruptedCollection": "corrupted",
+    "VIEWS": "views",
+    "WarpedVolumes": "warps",
+    "add_noise": "sinograms",
+    "cloud_batches": "point_batches",
+    "even_angles": "sinograms",
+    "point_batches": "point_batches",
+    "project": "phantoms",
+    "read_sinograms": "sinograms",
+    "visible_points": "views",
+}
 
 __all__ = [
     "ArrayCollection",
@@ -37,8 +38,11 @@ __all__ = [
     "CorruptedCollection",
     "PatchCollection",
     "SHAPES",
+    "SPLITS",
     "SubsetCollection",
+    "Survey",
     "VIEWS",
+    "WarpedVolumes",
     "add_noise",
     "batches",
     "cloud_batches",
@@ -46,36 +50,22 @@ __all__ = [
     "configured_size",
     "even_angles",
     "open_collection",
+    "patch_corners",
     "point_batches",
     "project",
     "read_sinograms",
     "stitch",
+    "survey",
     "to_array",
     "visible_points",
+    "wanted",
 ]
 
-# data.name -> opener(config.data, split, seed).
-SOURCES = {
-    "faces": open_faces,
-    "photos": open_photos,
-    "folder": open_folder,
-    "array": open_array,
-    "yale": open_yale,
-    "olivetti": open_olivetti,
-    "corrupted": open_corrupted,
-    "phantoms": open_phantoms,
-    "dicom": open_dicom,
-    "clip": open_clip,
-    "video": open_video,
-    "shapes": open_shapes,
-    "volumes": open_volumes,
-    "pointcloud": open_pointcloud,
-    "celeb_a": open_celeb_a,
-    "cifar10": open_cifar10,
-}
 
-# Those of signed distances, whose keys only configs of shapes have.
-SHAPES = ("shapes", "volumes", "pointcloud")
+def __getattr__(name):
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
 
 
 def open_collection(config, split, seed):
@@ -91,7 +81,7 @@ def open_collection(config, split, seed):
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: must be 'train' or 'test'")
-    opener = _opener(config.name)
+    opener = sources.opener(config.name)
     if config.name in SHAPES and "truncation" not in config:
         raise ValueError(f"data.name={config.name!r}: is for shapes, as configs/sdf.py has them")
     config = completed(config)
@@ -99,9 +89,8 @@ def open_collection(config, split, seed):
     collection = limited(collection, config, split)
     augment, patch = config.augment, config.patch
     if split == "train" and augment.get("warps", 0):
-        collection = WarpedVolumes(
-            collection, augment.warps, augment.strength, augment.pieces, seed
-        )
+        warped = __getattr__("WarpedVolumes")
+        collection = warped(collection, augment.warps, augment.strength, augment.pieces, seed)
     if split == "train" and (augment.mirror or augment.shifts):
         collection = AugmentedCollection(
             collection, augment.mirror, augment.shifts, augment.max_shift, seed
@@ -109,15 +98,3 @@ def open_collection(config, split, seed):
     if patch.size:
         collection = PatchCollection(collection, patch.size, patch.overlap)
     return collection
-
-
-def _opener(name):
-    if name.startswith(PREFIX):
-        return open_tfds
-    if name not in SOURCES:
-        near = difflib.get_close_matches(name, SOURCES, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(
-            f"data.name={name!r} is unknown; {hint}allowed: {', '.join(SOURCES)}, {PREFIX}NAME"
-        )
-    return SOURCES[name]

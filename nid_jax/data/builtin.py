@@ -4,7 +4,7 @@ import numpy as np
 
 from nid_jax.data import images
 from nid_jax.data.collection import ArrayCollection
-from nid_jax.data.splitting import configured_size, shaped, wanted
+from nid_jax.data.splitting import MADE, configured_size, shaped, wanted
 
 NUM_FACES = 100
 NUM_TRAIN_FACES = 80
@@ -21,7 +21,6 @@ PHOTOGRAPHS = {
     "rocket": 1,
     "stereo_motorcycle": 1,
 }
-DEFAULT_CROPS = {"train": 340, "test": 60}
 DEFAULT_CROP_SIZE = (32, 32)
 
 # Test crops come from this share of each photograph's width.
@@ -58,7 +57,7 @@ def open_photos(config, split, seed):
     Raises ValueError naming data.size when crops do not fit beside the test band.
     """
     size = configured_size(config) or DEFAULT_CROP_SIZE
-    count = wanted(config, split) or DEFAULT_CROPS[split]
+    count = wanted(config, split) or MADE["photos"][split]
     photographs = load_photographs(config.gray)
     generator = np.random.default_rng([seed, ("train", "test").index(split)])
     crops, names = [], []

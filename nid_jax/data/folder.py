@@ -12,7 +12,8 @@ from nid_jax.data.splitting import configured_crop, configured_size, random_spli
 class ImageFiles:
     """Picture files as a collection, decoded on access.
 
-    paths: S files; names: S labels; size: (rows, columns); channels: 1 or 3; resizing, crop: as in
+    paths: S files; names: S labels; sizes: (rows, columns) of the files themselves, where they
+    were looked at; size: (rows, columns); channels: 1 or 3; resizing, crop: as in
     images.fit_to_size. Reading raises FileNotFoundError, and ValueError naming a file that is
     damaged, or of another size with resizing off (open_files looks at all sizes beforehand).
     """
@@ -24,6 +25,7 @@ class ImageFiles:
         self.resizing = resizing
         self.crop = crop
         self.shape = (*size, channels)
+        self.sizes = []
 
     def __len__(self):
         return len(self.paths)
@@ -48,7 +50,7 @@ def open_files(paths, names, title, config, indices):
             if header[:2] != size:
                 raise ValueError(images.size_complaint(path, header[:2], size))
     channels = 1 if config.gray else max(header[2] for header in headers)
-    return ImageFiles(
+    collection = ImageFiles(
         [paths[index] for index in indices],
         [names[index] for index in indices],
         title,
@@ -57,6 +59,8 @@ def open_files(paths, names, title, config, indices):
         config.resize,
         configured_crop(config),
     )
+    collection.sizes = [header[:2] for header in headers]
+    return collection
 
 
 def data_root(config):

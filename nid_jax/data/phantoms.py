@@ -15,9 +15,8 @@ S signals, H rows, W columns, A angles, n ellipses.
 import numpy as np
 
 from nid_jax.data.collection import ArrayCollection, position
-from nid_jax.data.splitting import SPLITS, configured_size, wanted
+from nid_jax.data.splitting import MADE, SPLITS, configured_size, wanted
 
-DEFAULT_COUNTS = {"train": 2000, "test": 20}
 DEFAULT_SIZE = (64, 64)
 
 # The modified Shepp-Logan head (Toft, The Radon Transform, 1996): skull, brain, two ventricles,
@@ -246,7 +245,7 @@ def open_phantoms(config, split, seed):
     Raises ValueError naming the key.
     """
     size = configured_size(config) or DEFAULT_SIZE
-    count = wanted(config, split) or DEFAULT_COUNTS[split]
+    count = wanted(config, split) or MADE["phantoms"][split]
     jitter = config.phantom.jitter
     ellipses = [
         random_ellipses(np.random.default_rng([seed, SPLITS.index(split), number]), jitter)

@@ -14,7 +14,7 @@ import numpy as np
 import trimesh
 
 from nid_jax.data.collection import position
-from nid_jax.data.splitting import configured_size
+from nid_jax.data.splitting import MADE, configured_size
 from nid_jax.geometry import level_set
 from nid_jax.geometry.primitives import box, capsule, ellipsoid, frustum, union
 from nid_jax.geometry.truncation import Truncation
@@ -345,7 +345,7 @@ def open_shapes(config, split, seed):
                 f"or some of {', '.join(FAMILIES)}, separated by commas"
             )
     size, truncation = side_of(config), Truncation.from_config(config)
-    count = (config.num_train or 80) if split == "train" else (config.num_test or 20)
+    count = config[f"num_{split}"] or MADE["shapes"][split]
     # Test shapes are drawn from numbers that no training collection reaches.
     offset = 0 if split == "train" else 10**6
     return ShapeCollection(families, count, size, truncation, seed, offset)

@@ -7,9 +7,8 @@ import numpy as np
 from nid_jax.data import images
 from nid_jax.data.collection import SubsetCollection, position
 from nid_jax.data.portraits import is_celeba_directory, open_celeba
+from nid_jax.data.sources import PREFIX
 from nid_jax.data.splitting import configured_size, random_split, wanted
-
-PREFIX = "tfds:"
 
 
 class TfdsCollection:

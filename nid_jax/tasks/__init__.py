@@ -1,19 +1,14 @@
 """Tasks by name: a config in, a `Task` out."""
 
 import difflib
+import importlib
 
-from nid_jax.tasks import ct, image, inpainting, sdf, video
 from nid_jax.tasks.task import Task
 
 __all__ = ["Task", "build"]
 
-TASKS = {
-    "image": image.build,
-    "inpainting": inpainting.build,
-    "video": video.build,
-    "ct": ct.build,
-    "sdf": sdf.build,
-}
+# Each is a module of this package, imported when a config asks for it.
+TASKS = ("image", "inpainting", "video", "ct", "sdf")
 
 
 def build(config):
@@ -23,4 +18,4 @@ def build(config):
         raise ValueError(
             f"task: {config.task!r} is unknown, did you mean {near!r}? allowed: {', '.join(TASKS)}"
         )
-    return TASKS[config.task](config)
+    return importlib.import_module(f"nid_jax.tasks.{config.task}").build(config)

@@ -28,7 +28,6 @@ def build(config):
     return dataclasses.replace(
         image.build(config),
         open=lambda split: open_frames(config, split),
-        batches=lambda collection: batches(collection, config),
         measure=measured,
         metrics=background_metrics,
         extras=lambda *given: separated(*given, config.fit.threshold),
@@ -73,14 +72,6 @@ def open_frames(config, split):
     """
     frames = data.open_collection(config.data, split, config.seed)
     return frames if config.data.time == "codes" else Volume(frames)
-
-
-def batches(collection, config):
-    """Shuffled batches of config.train.batch_size frames, or of all where there are fewer."""
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.train.batch_size = min(config.train.batch_size, len(collection))
-    return image.batches(collection, config)
 
 
 class Volume:

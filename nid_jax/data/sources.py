@@ -1,0 +1,43 @@
+"""Sources of signals by name, each imported when it is opened."""
+
+import difflib
+import importlib
+
+# data.name -> module and opener(config.data, split, seed) in it.
+SOURCES = {
+    "faces": ("builtin", "open_faces"),
+    "photos": ("builtin", "open_photos"),
+    "folder": ("folder", "open_folder"),
+    "array": ("array", "open_array"),
+    "yale": ("portraits", "open_yale"),
+    "olivetti": ("portraits", "open_olivetti"),
+    "corrupted": ("corrupted", "open_corrupted"),
+    "phantoms": ("phantoms", "open_phantoms"),
+    "dicom": ("dicom", "open_dicom"),
+    "clip": ("video", "open_clip"),
+    "video": ("video", "open_video"),
+    "shapes": ("shapes", "open_shapes"),
+    "volumes": ("volumes", "open_volumes"),
+    "pointcloud": ("pointcloud", "open_pointcloud"),
+    "celeb_a": ("tfds_source", "open_celeb_a"),
+    "cifar10": ("tfds_source", "open_cifar10"),
+}
+# Any data set of tensorflow-datasets, by its name there.
+PREFIX = "tfds:"
+# Those of signed distances, whose keys only configs of shapes have.
+SHAPES = ("shapes", "volumes", "pointcloud")
+
+
+def opener(name):
+    """The function that opens the source data.name. Raises ValueError with the nearest name."""
+    if name.startswith(PREFIX):
+        module, function = "tfds_source", "open_tfds"
+    elif name in SOURCES:
+        module, function = SOURCES[name]
+    else:
+        near = difflib.get_close_matches(name, SOURCES, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"data.name={name!r} is unknown; {hint}allowed: {', '.join(SOURCES)}, {PREFIX}NAME"
+        )
+    return getattr(importlib.import_module(f"nid_jax.data.{module}"), function)

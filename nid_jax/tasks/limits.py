@@ -1,0 +1,214 @@
+"""Limits of a config are "at most": what is more than there is becomes what there is.
+
+A config is written for its own signals; another's are fewer, smaller, or of other colours. Where a
+person gave a key it is refused instead, before anything is trained.
+"""
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+
+from ml_collections import ConfigDict
+
+from nid_jax import data
+from nid_jax.errors import ArgumentError
+
+
+@dataclasses.dataclass(frozen=True)
+class Available:
+    """What there is, None for what was not looked at.
+
+    learned: signals of the training split; held_out: of the split to fit, both before any copies
+    or patches of them; codes: training codes that a prior kept; fitted: signals of a fit that was
+    stored.
+    """
+
+    learned: data.Survey | None = None
+    held_out: data.Survey | None = None
+    codes: int | None = None
+    fitted: int | None = None
+
+
+def available(config: ConfigDict, splits: Collection[str], **known: int | None) -> Available:
+    """What config.data has of these splits, and what is known of codes and fits.
+
+    Raises ValueError and FileNotFoundError for a source that cannot be read.
+    """
+    found: dict[str, data.Survey] = {}
+    for split in splits:
+        # Measurements of their own are no signals of config.data.
+        if split in data.SPLITS and not (split == "test" and config.data.get("sinograms")):
+            found[split] = data.survey(config.data, split, config.seed)
+    return Available(found.get("train"), found.get(config.fit.split), **known)
+
+
+def settled(
+    config: ConfigDict, there: Available, typed: Collection[str] = ()
+) -> tuple[ConfigDict, str]:
+    """A config whose limits are at most what there is, and one line that says which gave way.
+
+    typed: dotted keys that a person gave, which do not give way. -> (config, the line, '' where
+    nothing gave way). Raises ArgumentError naming a typed key that is more than there is.
+    """
+    limits = _Limits(config, typed)
+    for survey, split in ((there.learned, "train"), (there.held_out, config.fit.split)):
+        if survey is not None:
+            _fit_signals(limits, survey, split)
+    sizes = [survey for survey in (there.learned, there.held_out) if survey is not None]
+    shape = _fit_shapes(limits, sizes[0]) if sizes else None
+    copies = pieces = None
+    if shape:
+        _fit_grid(limits, shape)
+        pieces = _pieces(limits.config, shape)
+    if there.learned is not None:
+        copies = _copies(limits.config) * (pieces or 1)
+        copies *= _chosen(limits.config, there.learned, "train")
+        copies = 1 if limits.config.data.get("time") == "coordinate" else copies
+        _fit_training(limits, copies)
+    _fit_supports(limits)
+    codes = there.codes
+    if codes is None and copies:
+        prior = limits.config.prior
+        codes = min(prior.num_signals, copies) if prior.keep_codes else 0
+    _fit_neighbours(limits, codes)
+    if there.held_out is not None:
+        _fit_scored(limits, _chosen(limits.config, there.held_out, config.fit.split), pieces or 1)
+    if there.fitted is not None:
+        for end in ("start", "end"):
+            limits.most(f"fit.interpolate.{end}", there.fitted - 1, "numbers of the fit's signals")
+    return limits.config, limits.line(there)
+
+
+class _Limits:
+    """A copy of a config, the keys of it that do not give way, and those that did."""
+
+    def __init__(self, config, typed):
+        self.config = config.copy_and_resolve_references()
+        self.typed, self.changed = frozenset(typed), {}
+
+    def get(self, key):
+        """The value of a dotted key; None where the config has none."""
+        value = self.config
+        for word in key.split("."):
+            value = value.get(word) if isinstance(value, Mapping | ConfigDict) else None
+        return value
+
+    def give_way(self, key, value):
+        """Change a key that nobody typed."""
+        self.changed[key] = (self.changed.get(key, (self.get(key),))[0], value)
+        *path, last = key.split(".")
+        group = self.config
+        for word in path:
+            group = group[word]
+        with group.unlocked(), group.ignore_type():
+            group[last] = value
+
+    def most(self, key, most, what, instead=None):
+        """Let a number be at most `most`, of which there are no more `what`; 0 stays 0."""
+        value = self.get(key)
+        if not isinstance(value, int) or value <= most:
+            return
+        if key in self.typed:
+            raise ArgumentError(key, value, f"at most {most}, {what}")
+        self.give_way(key, most if instead is None else instead)
+
+    def line(self, there):
+        """What gave way, in one line; '' for nothing."""
+        if not self.changed:
+            return ""
+        surveys = {"to learn from": there.learned, "to fit": there.held_out}
+        counts = [f"{survey.count} signals {what}" for what, survey in surveys.items() if survey]
+        changes = [f"{key} {old} -> {new}" for key, (old, new) in self.changed.items()]
+        return f"note        {', '.join(counts) or 'limits'}: {', '.join(changes)}"
+
+
+def _fit_signals(limits, survey, split):
+    limits.most(f"data.num_{split}", survey.count, f"the signals to {split} on")
+
+
+def _chosen(config, survey, split):
+    """Signals of a split after data.num_train or data.num_test."""
+    return min(data.wanted(data.completed(config.data), split) or survey.count, survey.count)
+
+
+def _fit_shapes(limits, survey):
+    """Sizes and colours that occur; -> the shape [*grid] that signals will have, None: not known.
+
+    Pictures of one size keep it. Those of several are brought to data.size, or to the most common.
+    """
+    config = limits.config.data
+    wanted = data.configured_size(config, len(survey.sizes[0]) if survey.sizes else 2)
+    if survey.channels not in (0, 1, 3) and config.get("gray") and "data.gray" not in limits.typed:
+        limits.give_way("data.gray", False)
+    if not survey.sizes:
+        return wanted
+    most_common = survey.sizes[0]
+    if set(survey.sizes) == {wanted or most_common} or config.get("resize"):
+        return wanted or most_common
+    if len(survey.sizes) == 1:
+        if "data.size" not in limits.typed:
+            limits.give_way("data.size", most_common)
+            return most_common
+    elif not {"data.size", "data.resize"} & limits.typed:
+        limits.give_way("data.resize", True)
+        if not wanted:
+            limits.give_way("data.size", most_common)
+        if not config.crop and "data.crop" not in limits.typed:
+            limits.give_way("data.crop", "center")
+    return wanted or most_common
+
+
+def _fit_grid(limits, shape):
+    limits.most("data.patch.size", min(shape), "the samples along the shorter side")
+    if not limits.get("train.views"):
+        limits.most("train.points", math.prod(shape), "the points of a signal")
+
+
+def _copies(config):
+    """How many of each training signal data.augment makes."""
+    augment = data.completed(config.data).augment
+    return math.prod(1 + max(augment[key], 0) for key in ("warps", "mirror", "shifts"))
+
+
+def _pieces(config, shape):
+    """Patches of one signal."""
+    patch = data.completed(config.data).patch
+    return len(data.patch_corners(shape, patch.size, patch.overlap)) if patch.size else 1
+
+
+def _fit_training(limits, count):
+    # A batch is dealt out evenly over devices.
+    devices = max(1, limits.config.mesh.data)
+    whole = count - count % devices or count
+    what = f"of {count} signals to learn from, copies and patches among them"
+    limits.most("train.batch_size", whole, what)
+    limits.most("prior.num_signals", count, what)
+
+
+def _fit_supports(limits):
+    experts = limits.config.dictionary.num_experts
+    for key in ("router.top_k", "fit.top_k"):
+        limits.most(key, experts, "the experts of dictionary.num_experts")
+    for key, among in (
+        ("train.atoms_per_step", "router.top_k"),
+        ("fit.omp.atoms_per_step", "fit.top_k"),
+    ):
+        if limits.get(among):
+            limits.most(key, limits.get(among), f"the active experts of {among}")
+
+
+def _fit_neighbours(limits, codes):
+    """A prior of each signal's own needs two codes; with fewer there is one prior for all."""
+    if codes is None or limits.config.fit.solver != "gaussian":
+        return
+    what = "the training codes that the prior keeps; 0 takes one prior for all"
+    limits.most("fit.gaussian.neighbours", codes, what, codes if codes > 1 else 0)
+
+
+def _fit_scored(limits, count, pieces):
+    what = "the signals to fit"
+    limits.most("fit.num_signals", count, what)
+    if limits.config.train.eval_every:
+        limits.most("eval.num_signals", count, what)
+    whole = (limits.config.fit.num_signals or count) * pieces
+    limits.most("fit.batch_size", whole, what)
