@@ -79,13 +79,13 @@ def use_compilation_cache(folder: str | Path = "") -> Path | None:
         jax.config.update("jax_enable_compilation_cache", False)
         return None
     chosen = folder or jax.config.jax_compilation_cache_dir
-    path = Path(chosen) if chosen else _user_cache()
-    path = path.expanduser().absolute()
+    own = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "nid_jax" / "xla"
+    path, own = (Path(place).expanduser().absolute() for place in (chosen or own, own))
     try:
         # What lies there is run: nobody else is to write it.
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
-        if not chosen:
+        if path == own:
             _remove_oldest(path, _CACHE_BYTES)
     except OSError as error:
         logging.warning("%s: %s; programs are compiled anew every time", path, error.strerror)
@@ -97,10 +97,6 @@ def use_compilation_cache(folder: str | Path = "") -> Path | None:
         if f"JAX_PERSISTENT_CACHE_{name.upper()}" not in os.environ:
             jax.config.update(f"jax_persistent_cache_{name}", value)
     return path
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "nid_jax" / "xla"
 
 
 def _remove_oldest(folder: Path, most_bytes: int) -> None:

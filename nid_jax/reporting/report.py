@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 import math
 import re
@@ -11,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
+from markupsafe import Markup
 
 from nid_jax.reporting import pictures
 from nid_jax.reporting.monitoring import read_metrics
@@ -34,28 +35,43 @@ def write_report(workdir: str | Path) -> Path:
     summary, summary_note = _read_json(workdir / "summary.json")
     fits = _read_fits(workdir / "fits")
     task, dataset = _subject(config, fits)
-    title = f"{task} · {dataset}" if dataset else task
-    sections = [
-        _overview(config, summary, fits),
-        _section("Training", "training", _training(workdir / "metrics.jsonl")),
-        *(_section(f"Fit: {fit['name']}", f"fit-{n}", _fit(fit)) for n, fit in enumerate(fits)),
-        _section("Dictionary", "dictionary", _dictionary(workdir)),
-        _section("Timings and versions", "timings", _timings(summary, summary_note)),
-        _section("Configuration", "configuration", _configuration(config, config_note)),
-    ]
-    if not fits:
-        sections.insert(2, _section("Fits", "fits", _missing("No fits in the workdir yet.")))
-    versions = summary.get("versions")
-    date = str(versions.get("date", "")) if isinstance(versions, dict) else ""
-    page = _PAGE.format(
-        title=_text(title),
-        style=_STYLE,
-        subtitle=_text(
-            " · ".join(filter(None, [workdir.resolve().name, date[:16].replace("T", " ")]))
-        ),
-        body="\n".join(sections),
+    versions = summary.pop("versions", None)
+    versions = versions if isinstance(versions, dict) else None
+    date = str((versions or {}).get("date", ""))[:16].replace("T", " ")
+    page = _template().render(
+        pictures=pictures,
+        title=f"{task} · {dataset}" if dataset else task,
+        subtitle=" · ".join(filter(None, [workdir.resolve().name, date])),
+        figures=_figures(config, summary, fits),
+        columns=_columns(fits),
+        training=_training(workdir / "metrics.jsonl"),
+        fits=[_fit(fit) for fit in fits],
+        atoms=_picture(workdir / "atoms.png", "The most used atoms of the dictionary"),
+        usage=_usage(workdir / "usage.json"),
+        timings=[_worded(*fact) for fact in _flat(summary)],
+        versions=versions,
+        summary_note=summary_note,
+        config=config,
+        config_note=config_note,
     )
     return write_text(workdir / "report.html", page)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nid_jax.reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "value": format_value,
+        "inline": _inline,
+        "json": lambda value: json.dumps(value, indent=2),
+        "label": _label,
+    }
+    return environment.get_template("report.html")
 
 
 # ---- reading ----------------------------------------------------------------------------------
@@ -112,10 +128,10 @@ def _number(value: Any) -> float | None:
 # ---- sections ---------------------------------------------------------------------------------
 
 
-def _overview(
+def _figures(
     config: Mapping[str, Any], summary: Mapping[str, Any], fits: Sequence[Mapping[str, Any]]
-) -> str:
-    """The numbers a reader looks for first, and one row for each fit."""
+) -> list[tuple[str, str, str]]:
+    """(name, value, unit) of the numbers a reader looks for first."""
     scored = [fit for fit in fits if _number(fit["metrics"].get("psnr")) is not None]
     best = max(scored, key=lambda fit: fit["metrics"]["psnr"], default=None)
     figures = []
@@ -140,15 +156,7 @@ def _overview(
         if (size := _number(peak)) is not None:
             value, unit = format_bytes(size).split()
             figures.append(("Peak memory", value, f"{unit} {kind}".strip()))
-    cards = "".join(
-        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}<small>{_text(unit)}</small></dd></div>"
-        for name, value, unit in figures
-    )
-    body = f'<dl class="figures">{cards}</dl>' if cards else ""
-    if fits:
-        body += _fit_table(fits)
-    body = body or _missing("Nothing has been measured in this workdir yet.")
-    return _section("Summary", "summary", body)
+    return figures
 
 
 def _total(parameters: Any) -> float | None:
@@ -166,10 +174,8 @@ def _split_unit(text: str) -> tuple[str, str]:
     return value, unit
 
 
-_FIT_COLUMNS = {
-    "solver": "Solver",
-    "signals": "Signals",
-    "active_experts": "Active experts",
+# What only some tasks measure: a column where any fit has it.
+_SCORES = {
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
     "lpips": "LPIPS",
@@ -179,45 +185,34 @@ _FIT_COLUMNS = {
     "normal_consistency": "Normals",
     "fscore": "F-score",
     "sdf_error": "Distance error",
+}
+_FIT_COLUMNS = {
+    "solver": "Solver",
+    "signals": "Signals",
+    "active_experts": "Active experts",
+    **_SCORES,
     "seconds_per_signal": "Seconds per signal",
     "seconds_compile": "Compile, s",
     "seconds_total": "Total, s",
 }
 
 
-# What only some tasks measure: a column where any fit has it.
-_TASK_COLUMNS = (
-    "psnr",
-    "ssim",
-    "lpips",
-    "iou",
-    "chamfer",
-    "hausdorff",
-    "normal_consistency",
-    "fscore",
-    "sdf_error",
-)
-
-
-def _fit_table(fits: Sequence[Mapping[str, Any]]) -> str:
+def _columns(fits: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Keys and headers of the table of fits."""
     measured = {key for fit in fits for key, value in fit["metrics"].items() if value is not None}
-    shown = [key for key in _FIT_COLUMNS if key in measured or key not in _TASK_COLUMNS]
-    rows = []
-    for number, fit in enumerate(fits):
-        cells = [f'<th scope="row"><a href="#fit-{number}">{_text(fit["name"])}</a></th>']
-        cells += [_cell(fit["metrics"].get(key)) for key in shown]
-        rows.append("".join(cells))
-    return _table(["Fit", *(_FIT_COLUMNS[key] for key in shown)], rows)
+    return {
+        key: header for key, header in _FIT_COLUMNS.items() if key in measured or key not in _SCORES
+    }
 
 
-def _training(path: Path) -> str:
-    """Loss and PSNR side by side; every other metric in small charts, folded away."""
+def _training(path: Path) -> dict[str, Any]:
+    """Charts of loss and PSNR, and those of every other metric, or a note."""
     try:
         entries = read_metrics(path)
     except FileNotFoundError:
-        return _missing(f"No {path.name} in {path.parent.name}/.")
+        return {"note": f"No {path.name} in {path.parent.name}/."}
     except ValueError as error:
-        return _missing(f"{path.name} cannot be read: {error}.")
+        return {"note": f"{path.name} cannot be read: {error}."}
     curves: dict[str, tuple[list[float], list[float | None]]] = {}
     for entry in entries:
         step = _number(entry.get("step"))
@@ -230,38 +225,37 @@ def _training(path: Path) -> str:
                 ys.append(_number(value))
     curves = {name: c for name, c in curves.items() if any(y is not None for y in c[1])}
     if not curves:
-        return _missing(f"{path.name} holds no numbers yet.")
+        return {"note": f"{path.name} holds no numbers yet."}
     losses = {name: c for name, c in curves.items() if name == "loss" or name.endswith("_loss")}
     psnrs = {name: c for name, c in curves.items() if "psnr" in name.lower()}
     others = {n: c for n, c in curves.items() if n not in losses and n not in psnrs}
-    charts = []
-    if losses:
-        charts.append(pictures.curves_svg(losses, title="Loss", log=True))
-    if psnrs:
-        charts.append(pictures.curves_svg(psnrs, title="PSNR", y="dB"))
-    body = _charts(charts)
-    if others:
-        small = [
-            pictures.curves_svg({name: curve}, title=name, size=(4.0, 2.2))
-            for name, curve in sorted(others.items())
-        ]
-        body += _folded(f"{len(small)} more curves", _charts(small, small=True))
-    return body
+    charts = [pictures.curves_svg(losses, title="Loss", log=True)] if losses else []
+    charts += [pictures.curves_svg(psnrs, title="PSNR", y="dB")] if psnrs else []
+    more = [
+        pictures.curves_svg({name: curve}, title=name, size=(4.0, 2.2))
+        for name, curve in sorted(others.items())
+    ]
+    return {"note": "", "charts": charts, "more": more}
 
 
-def _fit(fit: Mapping[str, Any]) -> str:
+def _fit(fit: Mapping[str, Any]) -> dict[str, Any]:
     """One fit: what was reached, how it was reached, and what it looks like."""
     metrics, name = fit["metrics"], fit["name"]
-    body = ""
-    if fit["note"]:
-        body += _missing(fit["note"])
-    else:
-        facts = [(label, metrics.get(key)) for key, label in _FIT_COLUMNS.items()]
-        body += _facts([(label, value) for label, value in facts if value is not None])
-    body += _surfaces(fit["folder"], name) or _picture(
-        fit["folder"] / "comparison.png",
-        f"Truth, reconstruction and error of the first signals of {name}",
-    )
+    facts = [(label, metrics.get(key)) for key, label in _FIT_COLUMNS.items()]
+    config = metrics.get("config")
+    return {
+        "name": name,
+        "note": fit["note"],
+        "metrics": dict.fromkeys(_FIT_COLUMNS) | metrics,
+        "facts": [(label, value) for label, value in facts if value is not None],
+        "charts": _fit_charts(metrics, name),
+        "config": config if isinstance(config, dict) else None,
+        **_surfaces(fit["folder"], name),
+    }
+
+
+def _fit_charts(metrics: Mapping[str, Any], name: str) -> list[str]:
+    """PSNR over the steps of fitting and over the signals, where they were measured."""
     charts = []
     per_step = metrics.get("psnr_per_step")
     if isinstance(per_step, dict) and per_step:
@@ -280,43 +274,41 @@ def _fit(fit: Mapping[str, Any]) -> str:
         x = f"dB (lowest {low:.2f}, median {middle:.2f}, highest {high:.2f})"
         bins = min(20, max(5, len(values) // 3))
         charts.append(pictures.histogram_svg(values, title=title, x=x, y="signals", bins=bins))
-    body += _charts(charts)
-    if isinstance(metrics.get("config"), dict) and metrics["config"]:
-        body += _folded("The configuration of this fit", _json(metrics["config"]))
-    return body
+    return charts
 
 
 # Meshes of one fit that can be turned on the page; each view also holds its program, 0.7 MB.
 _VIEWED = 3
 
 
-def _surfaces(folder: Path, name: str) -> str:
-    """The shaded pictures of a fit with meshes, and the first of them to turn; '' without any."""
+def _surfaces(folder: Path, name: str) -> dict[str, Any]:
+    """What a fit looks like: a sheet of pictures and, of meshes, the first ones to turn."""
     paths = sorted((folder / "views").glob("*.glb"))[:_VIEWED]
-    if not paths and not (folder / "shaded.png").is_file():
-        return ""
-    body = _picture(
-        folder / "shaded.png",
-        f"Truth, reconstruction and its distance to the truth, first signals of {name}",
-    )
+    if paths or (folder / "shaded.png").is_file():
+        sheet, third = "shaded.png", "its distance to the truth, first"
+    else:
+        sheet, third = "comparison.png", "error of the first"
+    found: dict[str, Any] = {
+        "picture": _picture(folder / sheet, f"Truth, reconstruction and {third} signals of {name}"),
+        "viewed": [],
+        "view_notes": [],
+    }
     if not paths:
-        return body
+        return found
     # Libraries that only runs with surfaces need.
     from nid_jax.geometry.mesh import load_mesh
     from nid_jax.reporting import viewer
 
-    meshes, names = [], []
+    meshes = []
     for path in paths:
         try:
             meshes.append(load_mesh(path))
-            names.append(path.stem)
+            found["viewed"].append(path.stem)
         except ValueError as error:
-            body += _missing(str(error).replace(str(path), path.name))
+            found["view_notes"].append(str(error).replace(str(path), path.name))
     if meshes:
-        body += viewer.frame(meshes, f"Surfaces of {name}")
-        hint = "Drag to turn, scroll to come closer, right button to move."
-        body += f'<p class="hint">{_text(", ".join(names))}. {hint}</p>'
-    return body
+        found["view"] = Markup(viewer.frame(meshes, f"Surfaces of {name}"))
+    return found
 
 
 def _number_of(text: str) -> float | None:
@@ -326,16 +318,14 @@ def _number_of(text: str) -> float | None:
         return None
 
 
-def _dictionary(workdir: Path) -> str:
-    body = "<h3>Most used atoms</h3>"
-    body += _picture(workdir / "atoms.png", "The most used atoms of the dictionary")
-    body += "<h3>Expert usage</h3>"
-    usage, note = _read_json(workdir / "usage.json")
-    if note:
-        return body + _missing(note)
+def _usage(path: Path) -> dict[str, Any]:
+    """Charts and facts of how often experts serve, or a note."""
+    usage, note = _read_json(path)
     values = usage.get("usage")
-    if not isinstance(values, list) or not values or None in map(_number, values):
-        return body + _missing('usage.json has no list of numbers under "usage".')
+    if not note and (not isinstance(values, list) or not values or None in map(_number, values)):
+        note = f'{path.name} has no list of numbers under "usage".'
+    if note:
+        return {"note": note}
     values = np.sort(np.asarray(values, float))[::-1]
     share = values / values.sum() if values.sum() > 0 else np.full(values.size, 1 / values.size)
     effective = math.exp(-sum(p * math.log(p) for p in share if p > 0))
@@ -352,19 +342,7 @@ def _dictionary(workdir: Path) -> str:
         ("Never used", f"{int((values == 0).sum())} of {values.size}"),
         ("Effective number (by entropy)", f"{effective:.1f}"),
     ]
-    return body + _facts(facts) + _charts(charts)
-
-
-def _timings(summary: Mapping[str, Any], note: str) -> str:
-    if note:
-        return _missing(note)
-    versions = summary.get("versions")
-    facts = [(name, value) for name, value in _flat(summary) if name.split(" · ")[0] != "versions"]
-    body = '<div class="columns">'
-    body += "<div><h3>Run</h3>" + _pairs([_worded(n, v) for n, v in facts]) + "</div>"
-    if isinstance(versions, dict):
-        body += "<div><h3>Versions</h3>" + _pairs(list(versions.items())) + "</div>"
-    return body + "</div>"
+    return {"note": "", "facts": facts, "charts": charts}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -390,55 +368,7 @@ def _worded(name: str, value: Any) -> tuple[str, Any]:
     return name, value
 
 
-def _configuration(config: Mapping[str, Any], note: str) -> str:
-    if note:
-        return _missing(note)
-    return _folded("The resolved configuration", _json(config))
-
-
-# ---- pieces of HTML ---------------------------------------------------------------------------
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
-
-
-def _section(title: str, anchor: str, body: str) -> str:
-    return f'<section id="{anchor}">\n<h2>{_text(title)}</h2>\n{body}\n</section>'
-
-
-def _missing(note: str) -> str:
-    return f'<p class="missing">{_text(note)}</p>'
-
-
-def _cell(value: Any) -> str:
-    kind = "" if isinstance(value, str) else ' class="number"'
-    return f"<td{kind}>{_text(format_value(value))}</td>"
-
-
-def _table(headers: Sequence[str], rows: Sequence[str]) -> str:
-    """A table that scrolls sideways in a narrow window; `rows` are the cells' HTML."""
-    head = "".join(f'<th scope="col">{_text(header)}</th>' for header in headers)
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
-
-
-def _pairs(facts: Sequence[tuple[str, Any]]) -> str:
-    rows = "".join(
-        f"<div><dt>{_text(_label(name))}</dt><dd>{_text(format_value(value))}</dd></div>"
-        for name, value in facts
-    )
-    return f'<dl class="pairs">{rows}</dl>'
-
-
-def _facts(facts: Sequence[tuple[str, Any]]) -> str:
-    """A few numbers in a row, each under its name."""
-    return _pairs(facts).replace('class="pairs"', 'class="facts"')
-
-
-def _json(value: Any) -> str:
-    return f"<pre>{_text(json.dumps(value, indent=2))}</pre>"
+# ---- pieces -----------------------------------------------------------------------------------
 
 
 def _label(name: str) -> str:
@@ -446,122 +376,18 @@ def _label(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _picture(path: Path, caption: str) -> str:
+def _picture(path: Path, caption: str) -> dict[str, Any]:
+    """A PNG as text with its width, or a note where there is none."""
     if not path.is_file():
-        return _missing(f"No {path.name} in {path.parent.name}/.")
+        return {"note": f"No {path.name} in {path.parent.name}/."}
     content = path.read_bytes()
     if content[:8] != b"\x89PNG\r\n\x1a\n":
-        return _missing(f"{path.name} is no PNG.")
-    # A wide sheet shrinks to the page, but in a narrow window it scrolls and stays legible.
-    least = f"min({int.from_bytes(content[16:20], 'big')}px, 60rem)"
+        return {"note": f"{path.name} is no PNG."}
     data = base64.b64encode(content).decode("ascii")
-    image = (
-        f'<img src="data:image/png;base64,{data}" alt="{_text(caption)}" '
-        f'style="min-width: {least}">'
-    )
-    return f'<figure class="scroll">{image}</figure>'
+    width = int.from_bytes(content[16:20], "big")
+    return {"note": "", "data": data, "width": width, "caption": caption}
 
 
-def _charts(charts: Sequence[str], *, small: bool = False) -> str:
-    """Charts side by side where the window is wide enough. Inline SVG needs no namespaces."""
-    if not charts:
-        return ""
-    kind = "charts small" if small else "charts"
-    plain = (re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", chart) for chart in charts)
-    figures = "".join(f'<figure role="img">{chart}</figure>' for chart in plain)
-    return f'<div class="{kind}">{figures}</div>'
-
-
-def _folded(title: str, body: str) -> str:
-    return f"<details><summary>{_text(title)}</summary>{body}</details>"
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p>{subtitle}</p>
-</header>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
-
-_STYLE = f"""
-:root {{ color-scheme: light; }}
-* {{ box-sizing: border-box; }}
-body {{
-  margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 72rem;
-  color: {pictures.INK}; background: {pictures.PAPER};
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
-}}
-header {{ border-bottom: 1px solid {pictures.GRID}; padding-bottom: 1rem; }}
-header p {{ margin: .25rem 0 0; color: {pictures.QUIET}; }}
-h1 {{ margin: 0; font-size: 1.75rem; font-weight: 650; letter-spacing: -.01em; }}
-h2 {{ margin: 2.75rem 0 1rem; font-size: 1.25rem; font-weight: 650; }}
-h3 {{ margin: 1.5rem 0 .5rem; font-size: .95rem; font-weight: 600; color: {pictures.QUIET}; }}
-a {{ color: {pictures.COLOURS[0]}; text-decoration: none; }}
-a:hover {{ text-decoration: underline; }}
-dl, dd, figure {{ margin: 0; }}
-.figures {{
-  display: grid; gap: .75rem; margin-bottom: 1.5rem;
-  grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr));
-}}
-.figures > div {{ padding: .8rem 1rem; background: #f5f7fa; border-radius: .5rem; }}
-.figures dt {{ font-size: .8rem; color: {pictures.QUIET}; }}
-.figures dd {{ font-size: 1.5rem; font-weight: 600; line-height: 1.3; }}
-.figures small {{
-  display: block; min-height: 1.2em; font-size: .8rem; font-weight: 400; color: {pictures.QUIET};
-}}
-.scroll {{ overflow-x: auto; }}
-table {{ width: 100%; border-collapse: collapse; font-size: .9rem; }}
-th, td {{
-  padding: .45rem .75rem; text-align: left; white-space: nowrap;
-  border-bottom: 1px solid {pictures.GRID};
-}}
-thead th {{ font-weight: 500; color: {pictures.QUIET}; }}
-tbody th {{ font-weight: 600; }}
-.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
-thead th:nth-child(n+3) {{ text-align: right; }}
-.pairs {{ font-size: .9rem; }}
-.pairs > div {{
-  display: flex; justify-content: space-between; gap: 1.5rem;
-  padding: .3rem 0; border-bottom: 1px solid {pictures.GRID};
-}}
-.pairs dt {{ color: {pictures.QUIET}; }}
-.pairs dd {{ text-align: right; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }}
-.facts {{ display: flex; flex-wrap: wrap; gap: .75rem 2.25rem; font-size: .95rem; }}
-.facts dt {{ font-size: .8rem; color: {pictures.QUIET}; }}
-.facts dd {{ font-variant-numeric: tabular-nums; }}
-.columns {{
-  display: grid; gap: 0 3rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr));
-}}
-.charts {{
-  display: grid; gap: 1rem 1.5rem; margin-top: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
-}}
-.charts.small {{ grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }}
-.charts figure {{ max-width: 36rem; }}
-svg {{ display: block; width: 100%; height: auto; }}
-.view {{ display: block; width: 100%; border: 1px solid {pictures.GRID}; border-radius: .5rem; }}
-.hint {{ margin: .3rem 0 0; font-size: .8rem; color: {pictures.QUIET}; }}
-figure img {{ display: block; max-width: 100%; height: auto; margin: 1rem 0; }}
-details {{ margin-top: 1rem; }}
-summary {{ cursor: pointer; color: {pictures.COLOURS[0]}; }}
-pre {{
-  overflow-x: auto; padding: 1rem; background: #f5f7fa; border-radius: .5rem;
-  font: .8rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace;
-}}
-.missing {{ color: {pictures.QUIET}; font-style: italic; }}
-@media print {{ body {{ max-width: none; padding: 0; }} section {{ break-inside: avoid; }} }}
-"""
+def _inline(chart: str) -> Markup:
+    """An SVG for a page, where it needs no namespaces."""
+    return Markup(re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", chart))
