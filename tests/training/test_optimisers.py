@@ -160,4 +160,5 @@ def test_steps_against_the_formulas_in_float64(name):
         steps, state = update(gradient, state, params)
         params = optax.apply_updates(params, steps)
     for found, wanted in zip(_variables(params), exact, strict=True):
-        np.testing.assert_allclose(found[...], wanted, rtol=1e-4, atol=1e-6)
+        # float32 holds 1 - 0.999 to 6e-5 only, and three steps are as long as 0.1.
+        np.testing.assert_allclose(found[...], wanted, rtol=1e-4, atol=3e-5)
