@@ -134,7 +134,7 @@ def compiled(function, *arguments):
 
 
 def compiled_method(module, method, *arguments):
-    """The Program of method(module, *arguments), the arrays of a Flax module being arguments too."""
+    """The Program of method(module, *arguments), the arrays of a Flax module as arguments."""
     graphdef, state = nnx.split(module)
 
     def function(state, *arguments):
