@@ -97,27 +97,6 @@ def split_training(collection):
     return Training(rows, rows[~held], SubsetCollection(collection, np.flatnonzero(held & whole)))
 
 
-def tuned(build, options, case, told):
-    """The best of `options` (dicts) for build(**option), a function Case -> pictures.
-
-    By the mean PSNR over the whole picture, and where the mask is not told also that in the hole.
-    """
-
-    def score(option):
-        found = build(**option)(case)
-        whole = completion.whole_psnr(found, case.truth).mean()
-        return whole + (
-            0 if told else np.nanmean(completion.hole_psnr(found, case.truth, case.seen))
-        )
-
-    return max(options, key=score)
-
-
-def every(**values):
-    """All combinations, as dicts."""
-    return [dict(zip(values, row, strict=True)) for row in itertools.product(*values.values())]
-
-
 # ---- dictionaries ------------------------------------------------------------------------------
 
 
@@ -147,7 +126,7 @@ def by_fit(case, dictionary, wanted):
     return dictionary.fit(case.collection, wanted).values
 
 
-# ---- methods -----------------------------------------------------------------------------------
+# ---- methods: build(training rows [N, V], **options) -> function Case -> pictures ----------------
 
 
 def rows_of(pictures_):
@@ -183,32 +162,59 @@ def siren(case, omega0, steps, power, marks=SIREN_MARKS):
     return completion.filled(images, case.pictures, case.seen) if power == 2 else images
 
 
-def pca(case, components, robust):
+def sirens(_, **options):
+    """`siren`, which learns nothing from training faces."""
+    return functools.partial(siren, **options)
+
+
+def biharmonic(case):
+    """Biharmonic inpainting, told the mask."""
+    return completion.biharmonic(case.pictures, case.seen)
+
+
+def total_variation(_, weight):
+    """The least total variation, told the mask."""
+    return lambda case: completion.total_variation(case.pictures, case.seen, weight)
+
+
+def pca(rows, rank, robust=False):
     """Pictures projected onto principal components."""
-    project = components.project_robustly if robust else components.project
-    return project(rows_of(case.pictures)).reshape(case.pictures.shape)
+    known = Components(rows, rank)
+    project = known.project_robustly if robust else known.project
+    return lambda case: project(rows_of(case.pictures)).reshape(case.pictures.shape)
 
 
-def from_detected(case, pilot, fill, trim, reach):
+def from_detected(_, fill, pilot, trim, reach):
     """What `fill` makes of the pictures with a hole where `pilot` has large residuals."""
-    seen = completion.detected(case.pictures, pilot(case), trim, reach)
-    return fill(case._replace(seen=seen))
+
+    def detect(case):
+        seen = completion.detected(case.pictures, pilot(case), trim, reach)
+        return fill(case._replace(seen=seen))
+
+    return detect
 
 
-def completed(case, model, noise):
+def completed(rows, shrinkage, noise):
     """The most probable pictures under a Gaussian of pixels, noise in what is seen as well."""
-    return by_rows(lambda row, seen: model.complete(row, seen, noise), case)
+    model = PixelGaussian(rows, shrinkage)
+    return functools.partial(by_rows, lambda row, seen: model.complete(row, seen, noise))
 
 
-def pixel_gaussian(case, model, noise):
+def pixel_gaussian(rows, shrinkage, noise):
     """The Gaussian of pixels, told the mask."""
-    found = completed(case, model, noise)
-    return completion.filled(found, case.pictures, case.seen)
+    complete = completed(rows, shrinkage, noise)
+    return lambda case: completion.filled(complete(case), case.pictures, case.seen)
 
 
-def pixel_gaussian_robust(case, model, scale):
-    """The Gaussian of pixels under Laplace noise."""
-    return by_rows(lambda row, seen: model.fit_robustly(row, scale), case)
+def pixel_gaussian_robust(rows, shrinkage, scale):
+    """The Gaussian of pixels under Laplace noise: the cheap form of our prior, fitted as codes."""
+    model = PixelGaussian(rows, shrinkage)
+    return functools.partial(by_rows, lambda row, _: model.fit_robustly(row, scale))
+
+
+def pixel_gaussian_trimmed(rows, shrinkage, **detection):
+    """The Gaussian of pixels outside of the hole that a pilot finds."""
+    return from_detected(rows, completed(rows, shrinkage, 1e-3), **detection)
 
 
 class Chooser:
@@ -218,73 +224,49 @@ class Chooser:
         self.train, self.told = train, told
         self.case = corrupted(train.checked, kind, share, 0)
 
-    def method(self, function, options, of=None, **flags_):
-        """function(case, **option); of(rows, **option) -> further keyword arguments, learned."""
+    def __call__(self, build, slow=False, **options):
+        """-> the Method of the best combination of options, {name: values}.
 
-        def build(rows):
-            def bound(**option):
-                learned = of(rows, **option) if of else option
-                return functools.partial(function, **learned)
+        By the mean PSNR over the whole picture, and unless the mask is told also that in the hole.
+        """
+        case = self.case
 
-            return bound
+        def score(option):
+            found = build(self.train.known, **option)(case)
+            whole = completion.whole_psnr(found, case.truth).mean()
+            if self.told:
+                return whole
+            return whole + np.nanmean(completion.hole_psnr(found, case.truth, case.seen))
 
-        best = tuned(build(self.train.known), options, self.case, self.told)
+        values = itertools.product(*options.values())
+        best = max((dict(zip(options, row, strict=True)) for row in values), key=score)
         words = ", ".join(f"{k} {v:g}" for k, v in best.items())
-        return Method(build(self.train.rows)(**best), self.told, chosen=words, **flags_)
+        return Method(build(self.train.rows, **best), self.told, slow, words)
 
 
 def unknown_methods(train, known, configs, smoke):
-    """Methods for a block at an unknown place, by name; the last ones are told where it is."""
-    choose = Chooser(train, False, "stripes", 0.13)
+    """Methods for a block at an unknown place, by name."""
+    choose, partial = Chooser(train, False, "stripes", 0.13), functools.partial
     trims = {"trim": (2.0, 2.5, 3.0), "reach": (1.0, 1.5)}
-    ranks = {"rank": (5, 20) if smoke else (5, 10, 20, 40, 80, 160)}
-
-    def components(rows, rank, robust):
-        return {"components": Components(rows, rank), "robust": robust}
-
-    found = {"corrupted input": Method(lambda case: case.pictures, False)}
-    for name, robust in (("PCA projection", False), ("PCA projection, least absolute", True)):
-        of = functools.partial(components, robust=robust)
-        found[name] = choose.method(pca, every(**ranks), of)
-    pilot = found["PCA projection, least absolute"].fill
-    for name, fill in (
-        ("biharmonic, hole by PCA", lambda case: completion.biharmonic(case.pictures, case.seen)),
-        (
-            "total variation, hole by PCA",
-            lambda case: completion.total_variation(case.pictures, case.seen, 1e-3),
-        ),
-    ):
-        way = functools.partial(from_detected, pilot=pilot, fill=fill)
-        found[name] = choose.method(way, every(**trims))
-    found["SIREN per face, L1"] = choose.method(
-        functools.partial(siren, power=1),
-        every(omega0=(5.0, 15.0, 30.0), steps=(25, 50) if smoke else SIREN_MARKS),
-        slow=True,
-    )
-    found |= robust_pixel_gaussians(choose, trims)
-    found |= robust_dictionaries(known, configs)
-    return found
-
-
-def robust_pixel_gaussians(choose, trims):
-    """The cheap form of our prior, fitted as our codes are."""
-
-    def gaussian(rows, shrinkage, scale):
-        return {"model": PixelGaussian(rows, shrinkage), "scale": scale}
-
-    pilot = choose.method(
-        pixel_gaussian_robust, every(shrinkage=(0.01, 0.1), scale=(0.2, 0.4, 0.8)), gaussian
-    )
-
-    def trimmed(rows, shrinkage, **rest):
-        fill = functools.partial(completed, model=PixelGaussian(rows, shrinkage), noise=1e-3)
-        return {"pilot": pilot.fill, "fill": fill, **rest}
-
+    ranks = (5, 20) if smoke else (5, 10, 20, 40, 80, 160)
+    steps = (25, 50) if smoke else SIREN_MARKS
+    robust_pca = choose(partial(pca, robust=True), rank=ranks)
+    robust_pixels = choose(pixel_gaussian_robust, shrinkage=(0.01, 0.1), scale=(0.2, 0.4, 0.8))
+    hole_by_pca = partial(from_detected, pilot=robust_pca.fill)
+    least = total_variation(None, 1e-3)
+    trimmed = partial(pixel_gaussian_trimmed, pilot=robust_pixels.fill)
     return {
-        "Gaussian of pixels, L1": pilot,
-        "Gaussian of pixels, L1, trimmed": choose.method(
-            from_detected, every(shrinkage=(0.01, 0.1), **trims), trimmed
+        "corrupted input": Method(lambda case: case.pictures, False),
+        "PCA projection": choose(pca, rank=ranks),
+        "PCA projection, least absolute": robust_pca,
+        "biharmonic, hole by PCA": choose(partial(hole_by_pca, fill=biharmonic), **trims),
+        "total variation, hole by PCA": choose(partial(hole_by_pca, fill=least), **trims),
+        "SIREN per face, L1": choose(
+            partial(sirens, power=1), True, omega0=(5.0, 15.0, 30.0), steps=steps
         ),
+        "Gaussian of pixels, L1": robust_pixels,
+        "Gaussian of pixels, L1, trimmed": choose(trimmed, shrinkage=(0.01, 0.1), **trims),
+        **robust_dictionaries(known, configs),
     }
 
 
@@ -310,36 +292,26 @@ def robust_dictionaries(known, configs):
 def known_methods(train, known, wanted, kind, share, smoke):
     """Methods that are told the mask, by name, tuned for one kind of it."""
     choose = Chooser(train, True, kind, share)
-
-    def gaussian(rows, shrinkage, noise):
-        return {"model": PixelGaussian(rows, shrinkage), "noise": noise}
-
-    def dictionary(name, wanted):
-        return Method(functools.partial(by_fit, dictionary=known[name], wanted=wanted), True)
-
     ridge = wanted.copy_and_resolve_references()
     ridge.solver, ridge.ridge.lam = "ridge", "0.1"
     found = {
-        "biharmonic": Method(lambda case: completion.biharmonic(case.pictures, case.seen), True),
-        "total variation": choose.method(
-            lambda case, weight: completion.total_variation(case.pictures, case.seen, weight),
-            every(weight=(1e-3, 3e-3, 1e-2, 3e-2)),
-        ),
+        "biharmonic": Method(biharmonic, True),
+        "total variation": choose(total_variation, weight=(1e-3, 3e-3, 1e-2, 3e-2)),
     }
     if not smoke:
-        found["SIREN per face"] = choose.method(
-            functools.partial(siren, power=2),
-            every(omega0=(5.0, 15.0), steps=SIREN_MARKS),
-            slow=True,
-        )
-    found["Gaussian of pixels"] = choose.method(
-        pixel_gaussian, every(shrinkage=(0.0, 0.03, 0.1), noise=(1e-4, 1e-3, 3e-3)), gaussian
+        way = functools.partial(sirens, power=2)
+        found["SIREN per face"] = choose(way, True, omega0=(5.0, 15.0), steps=SIREN_MARKS)
+    found["Gaussian of pixels"] = choose(
+        pixel_gaussian, shrinkage=(0.0, 0.03, 0.1), noise=(1e-4, 1e-3, 3e-3)
     )
-    return found | {
-        "NID ridge, no prior": dictionary("trained", ridge),
-        "NID gaussian": dictionary("trained", wanted),
-        "NID gaussian, untrained": dictionary("untrained", wanted),
-    }
+    for name, which, options in (
+        ("NID ridge, no prior", "trained", ridge),
+        ("NID gaussian", "trained", wanted),
+        ("NID gaussian, untrained", "untrained", wanted),
+    ):
+        fill = functools.partial(by_fit, dictionary=known[which], wanted=options)
+        found[name] = Method(fill, True)
+    return found
 
 
 # ---- running -----------------------------------------------------------------------------------

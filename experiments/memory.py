@@ -15,10 +15,10 @@ import numpy as np
 from absl import flags
 from measuring import command
 from measuring.command import clocked
+from measuring.training_step import TrainingStep
 
-from nid_jax import data, devices, sharding, tasks
+from nid_jax import data, devices
 from nid_jax.reporting import tables
-from nid_jax.training.loop import Trainer
 
 LIMIT = 24 * 2**30
 """Bytes of host memory that a step may take."""
@@ -44,8 +44,8 @@ SCALES = {
 }
 
 
-def build(scale, case):
-    """The trainer of a case."""
+def build(scale, case, dense):
+    """The step of a case."""
     side, images, patch, changes = scale
     config = command.config_of("official", "celeba", changes)
     collection = command.noise(images, side)
@@ -53,18 +53,14 @@ def build(scale, case):
         collection = data.PatchCollection(collection, patch, 0)
     else:
         config.router.kind = "codebook"
-    return Trainer(tasks.build(config), config, None, collection)
+    return TrainingStep(config, collection, dense)
 
 
 def measure(scale, case, phase):
     """Take a step in this process. -> what it took, in JSON types."""
-    trainer = build(scale, case)
-    number = 0 if phase == "dense" else trainer.warmup_steps
-    batch = sharding.place_batch(next(trainer.batches), trainer.mesh)
-    program, compiling = clocked(trainer.step_for, number, batch)
-    # The trainer lets go of the state, as its loop does, so that the step may write over it.
-    state, trainer.state = trainer.state, None
-    (_, terms), seconds = clocked(lambda: jax.block_until_ready(program(state, batch)))
+    step = build(scale, case, phase == "dense")
+    trainer = step.trainer
+    terms, seconds = clocked(lambda: jax.block_until_ready((step(), trainer.state))[0])
     points = min(trainer.config.train.points or np.inf, trainer.operator.num_measurements)
     return {
         "case": case,
@@ -74,7 +70,7 @@ def measure(scale, case, phase):
         "batch": trainer.config.train.batch_size,
         "compiled_bytes": trainer.compiled_bytes,
         "peak_bytes": devices.peak_memory_bytes()["host"],
-        "compile_seconds": compiling,
+        "compile_seconds": step.compile_seconds,
         "step_seconds": seconds,
         "loss": float(terms["loss"]),
     }

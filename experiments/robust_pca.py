@@ -15,12 +15,11 @@ import numpy as np
 from measuring import command, dictionaries
 from measuring.command import clocked
 from peers import low_rank
-from PIL import Image
 
 from nid_jax.coding.refinement import refine_atoms
 from nid_jax.data import to_array
 from nid_jax.fitting import rendering
-from nid_jax.reporting import movies, tables
+from nid_jax.reporting import tables
 from nid_jax.storage import artefacts
 
 SCALES = ("smoke", "cpu", "paper")
@@ -131,17 +130,15 @@ def score(clip, background, threshold) -> dict[str, Any]:
     return {"psnr": psnr, **found._asdict(), "rank": rank}
 
 
-def sheet(clip, results, threshold, number):
-    """One frame under every method: rows of frame, background, residual, mask; uint8."""
-    rows = []
+def sheet(path, clip, results, threshold, number):
+    """One frame under every method: frame, background, residual x 4, mask."""
+    frame, rows = clip.frames[number], {}
     for name, result in results.items():
-        shown = np.clip(result.background[number : number + 1], 0, 1)
-        frame = clip.frames[number : number + 1]
-        mask = low_rank.foreground_mask(frame - shown, threshold)
-        panels = [frame, shown, np.clip(0.5 + 2 * (frame - shown), 0, 1), mask]
-        labels = ["frame", name, "residual x 4", "mask"]
-        rows.append(movies.side_by_side(panels, labels, factor=2)[0])
-    return np.concatenate(rows)
+        shown = np.clip(result.background[number], 0, 1)
+        mask = low_rank.foreground_mask((frame - shown)[None], threshold)[0, ..., None]
+        residual = 0.5 + 2 * (frame - shown)
+        rows[name] = np.stack([frame, shown, residual, np.broadcast_to(mask, frame.shape)])
+    command.sheet(path, rows)
 
 
 def draw(scores):
@@ -210,8 +207,9 @@ def run(scale, folder):
             row |= {"seconds": result.seconds, "training": result.training}
             scores[name][method] = row
             print(f"{name}: {method}: {row}", flush=True)
-        picture = sheet(clip, results, config.fit.threshold, len(clip.frames) // 2)
-        write_picture(folder / (f"frames_{number}.png" if number else "frames.png"), picture)
+        name = f"frames_{number}.png" if number else "frames.png"
+        middle = len(clip.frames) // 2
+        sheet(folder / name, clip, results, config.fit.threshold, middle)
     note = (
         f"{len(clip.frames)} frames of {' x '.join(map(str, clip.frames.shape[1:3]))}; masks: "
         f"residuals above {config.fit.threshold}; rank: singular values above 1e-3 of the largest; "
@@ -219,12 +217,6 @@ def run(scale, folder):
     )
     print(write(folder, scores, note))
     print(folder / "table.md")
-
-
-def write_picture(path, pixels):
-    """A PNG of uint8 [H, W, 3], in 64 colours where all are gray but for the labels."""
-    with artefacts.atomic_path(path) as temporary:
-        Image.fromarray(pixels).quantize(64).save(temporary, format="PNG", optimize=True)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from nid_jax import numerics
 
@@ -36,19 +37,29 @@ class Work:
     product: tuple[int, int, int, int] = (1, SIDE, SIDE, SIDE)
 
 
+class Program(NamedTuple):
+    """What is called, seconds that its compilation took, bytes held at its peak (0: not known), its
+    bytes in and out."""
+
+    call: Callable[[], Any]
+    seconds: float
+    memory: int = 0
+    moved: int = 0
+
+
 @dataclasses.dataclass
 class Case:
-    """One thing to time. call() returns arrays; it does the work `repeats` times over."""
+    """One thing to time. program.call() returns arrays; it does the work `repeats` times over.
+
+    items: (how many, of what) a call is for.
+    """
 
     group: str
     sizes: dict[str, int]
-    call: Callable[[], Any]
+    program: Program
     work: Work
+    items: tuple[int, str]
     repeats: int = 1
-    items: float = 0.0
-    item: str = ""
-    memory: int = 0
-    compile_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,15 +122,25 @@ def median_seconds(function, repeats=7, budget=4.0):
     return result, float(np.median(seconds)), first
 
 
-def compiled(function, *arguments, static=()):
-    """-> (function compiled for the arguments, seconds that took, bytes held at its peak, its
-    bytes in and out)."""
+def compiled(function, *arguments):
+    """The Program of a function with arguments."""
     start = time.perf_counter()
-    program = jax.jit(function, static_argnames=static).lower(*arguments).compile()
+    program = jax.jit(function).lower(*arguments).compile()
     seconds = time.perf_counter() - start
     analysis = program.memory_analysis()
-    in_and_out = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
-    return program, seconds, in_and_out + analysis.temp_size_in_bytes, in_and_out
+    moved = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+    held = moved + analysis.temp_size_in_bytes
+    return Program(functools.partial(program, *arguments), seconds, held, moved)
+
+
+def compiled_method(module, method, *arguments):
+    """The Program of method(module, *arguments), the arrays of a Flax module as arguments."""
+    graphdef, state = nnx.split(module)
+
+    def function(state, *arguments):
+        return method(nnx.merge(graphdef, state, copy=True), *arguments)
+
+    return compiled(function, state, *arguments)
 
 
 class Machine:
@@ -190,8 +211,8 @@ def measure(cases, machine, rounds, least_seconds, progress=lambda text: None):
     repeats = []
     for case in cases:
         _operands(case.work.product)
-        timed(case.call)
-        repeats.append(max(1, min(1000, round(least_seconds / timed(case.call)))))
+        timed(case.program.call)
+        repeats.append(max(1, min(1000, round(least_seconds / timed(case.program.call)))))
     for number in range(rounds):
         progress(f"round {number + 1} of {rounds}")
         for index, case in enumerate(cases):
@@ -201,7 +222,7 @@ def measure(cases, machine, rounds, least_seconds, progress=lambda text: None):
                 machine.sine_rate(),
                 machine.bandwidth(),
             )
-            seconds = sum(timed(case.call) for _ in range(repeats[index]))
+            seconds = sum(timed(case.program.call) for _ in range(repeats[index]))
             samples[index].append((seconds / repeats[index] / case.repeats, *rates))
     rates = np.array(samples)[..., 1:].reshape(-1, 4)
     names = ("matrix product, flop/s", "", "sine, 1/s", "memory, byte/s")

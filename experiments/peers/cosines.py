@@ -13,23 +13,18 @@ class DCT:
     """
 
     def __init__(self, signals, count):
-        energy = np.square(self.transform(signals)).mean(0).ravel()
-        self.kept = np.argsort(-energy)[:count]
         self.shape = signals.shape[1:]
-
-    @staticmethod
-    def transform(signals):
-        """[S, *grid, C] -> the same shape."""
-        axes = tuple(range(1, signals.ndim))
-        return scipy.fft.dctn(signals, axes=axes, norm="ortho")
+        energy = np.square(self.encode_all(signals)).mean(0)
+        self.kept = np.argsort(-energy)[:count]
 
     def encode(self, signals):
         """[S, *grid, C] -> [S, E]."""
-        return self.transform(signals).reshape(len(signals), -1)[:, self.kept]
+        return self.encode_all(signals)[:, self.kept]
 
     def encode_all(self, signals):
         """[S, *grid, C] -> all coefficients [S, V]."""
-        return self.transform(signals).reshape(len(signals), -1)
+        axes = tuple(range(1, signals.ndim))
+        return scipy.fft.dctn(signals, axes=axes, norm="ortho").reshape(len(signals), -1)
 
     def decode(self, codes):
         """Those kept, [S, E] -> [S, *grid, C]."""

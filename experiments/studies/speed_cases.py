@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from measuring import command
-from measuring.rates import Case, Work, compiled, timed
+from measuring.rates import Case, Program, Work, compiled, compiled_method, timed
+from measuring.training_step import TrainingStep
 
-from nid_jax import numerics, sharding, tasks
+from nid_jax import numerics
 from nid_jax.coding import gradient
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import sample
@@ -22,7 +23,6 @@ from nid_jax.coding.ridge import Factorisation
 from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
 from nid_jax.fitting import rendering
-from nid_jax.training.loop import Trainer
 
 LAYERS = 4
 FEATURES = 256
@@ -97,44 +97,26 @@ def largest_product(kind, sizes, points):
 
 def basis_case(kind, sizes):
     """Every expert at every point."""
-    graphdef, state = nnx.split(make_dictionary(kind, sizes))
     points = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (sizes["P"], 2)), jnp.float32)
-    program, seconds, memory, moved = compiled(
-        lambda state, x: nnx.merge(graphdef, state, copy=True).basis(x), state, points
-    )
+    atoms = make_dictionary(kind, sizes)
+    program = compiled_method(atoms, lambda atoms, x: atoms.basis(x), points)
     flops, sines = network_work(kind, sizes)
     product = largest_product(kind, sizes, sizes["P"])
     if kind == "shared":
         flops += 2 * sizes["P"] * sizes["H"] * sizes["E"]
         product = (1, sizes["P"], sizes["H"], sizes["E"])
-    return Case(
-        f"basis, {kind}",
-        sizes,
-        lambda: program(state, points),
-        Work(flops, sines, moved, product),
-        items=sizes["P"],
-        item="points",
-        memory=memory,
-        compile_seconds=seconds,
-    )
+    work = Work(flops, sines, program.moved, product)
+    return Case(f"basis, {kind}", sizes, program, work, (sizes["P"], "points"))
 
 
 def train_config(kind, sizes):
     """configs/image.py with these sizes, the paper's joint training."""
     config = command.config_of("image", "cpu")
-    activation, embedding = {
-        "shared": ("relu", "fourier"),
-        "independent": ("sine", "identity"),
-    }[kind]
-    config.dictionary.update(
-        {
-            "kind": kind,
-            "num_experts": sizes["E"],
-            "width": sizes["H"],
-            "num_layers": LAYERS,
-            "activation": activation,
-        }
-    )
+    shared = kind == "shared"
+    size = {"num_experts": sizes["E"], "width": sizes["H"], "num_layers": LAYERS}
+    activation = "relu" if shared else "sine"
+    config.dictionary.update({"kind": kind, "activation": activation, **size})
+    embedding = "fourier" if shared else "identity"
     config.dictionary.embedding.update({"kind": embedding, "size": FEATURES})
     config.router.update({"kind": "codebook", "top_k": 0})
     config.train.update({"codes": "joint", "batch_size": sizes["S"], "points": sizes["P"]})
@@ -144,32 +126,14 @@ def train_config(kind, sizes):
 def train_case(kind, sizes, side):
     """One step of joint training as the trainer compiles it, its state donated."""
     sizes = sizes | {"P": min(sizes["P"] or side * side, side * side)}
-    config = train_config(kind, sizes)
-    trainer = Trainer(tasks.build(config), config, None, command.noise(2 * sizes["S"], side, 1))
-    batch = sharding.place_batch(next(trainer.batches), trainer.mesh)
-    start = time.perf_counter()
-    program = trainer.step_for(0, batch)
-    seconds = time.perf_counter() - start
-    state = [trainer.state]
-
-    def step():
-        state[0], terms = program(state[0], batch)
-        return terms
-
+    step = TrainingStep(train_config(kind, sizes), command.noise(2 * sizes["S"], side, 1))
     flops, sines = network_work(kind, sizes, passes=3)
     flops += combine_flops(kind, sizes, passes=3)
     # Adam reads and writes weights and both moments, and reads the gradient.
-    moved = 4 * 7 * sum(trainer.parameters.values())
-    return Case(
-        f"train step, {kind}",
-        sizes,
-        step,
-        Work(flops, sines, moved, largest_product(kind, sizes, sizes["P"])),
-        items=sizes["S"],
-        item="signals",
-        memory=trainer.compiled_bytes,
-        compile_seconds=seconds,
-    )
+    moved = 4 * 7 * sum(step.trainer.parameters.values())
+    work = Work(flops, sines, moved, largest_product(kind, sizes, sizes["P"]))
+    program = Program(step, step.compile_seconds, step.trainer.compiled_bytes)
+    return Case(f"train step, {kind}", sizes, program, work, (sizes["S"], "signals"))
 
 
 def render_case(kind, sizes):
@@ -181,24 +145,17 @@ def render_case(kind, sizes):
         codes[:, sizes["K"] :] = 0
     gates = rendering.gates_of(codes, np.zeros((sizes["S"], 1), np.float32))
     points = draw.uniform(-1, 1, (sizes["P"], 2)).astype(np.float32)
-    seconds = timed(lambda: rendering.render_points(dictionary, gates, points))
-    work = sizes
+    call = functools.partial(rendering.render_points, dictionary, gates, points)
+    seconds, used = timed(call), sizes
     if sizes["K"] and kind == "independent":
         # Each signal evaluates its own experts; never more than all of them once.
         active = min(sizes["S"] * sizes["K"], sizes["E"])
-        work = sizes | {"E": active}
-    flops, sines = network_work(kind, work)
-    flops += combine_flops(kind, work if kind == "shared" else work | {"S": 1})
-    chunk = min(sizes["P"], 4096)
-    return Case(
-        f"render, {kind}",
-        sizes,
-        lambda: rendering.render_points(dictionary, gates, points),
-        Work(flops, sines, 4.0 * sizes["P"] * (2 + sizes["S"]), largest_product(kind, work, chunk)),
-        items=sizes["S"] * sizes["P"],
-        item="values",
-        compile_seconds=seconds,
-    )
+        used = sizes | {"E": active}
+    flops, sines = network_work(kind, used)
+    flops += combine_flops(kind, used if kind == "shared" else used | {"S": 1})
+    product, moved = largest_product(kind, used, min(sizes["P"], 4096)), 4.0 * sizes["P"]
+    work, items = Work(flops, sines, moved * (2 + sizes["S"]), product), sizes["S"] * sizes["P"]
+    return Case(f"render, {kind}", sizes, Program(call, seconds), work, (items, "values"))
 
 
 def fit_case(sizes, side, steps=50):
@@ -208,26 +165,14 @@ def fit_case(sizes, side, steps=50):
     images = command.noise(sizes["S"], side, 1).values.reshape(sizes["S"], -1, 1)
     equations = normal_equations(dictionary, operator, images)
     codes, bias = jnp.zeros((sizes["S"], sizes["E"])), jnp.zeros((sizes["S"], 1))
-    program, seconds, memory, _ = compiled(
-        functools.partial(gradient.descend_codes, steps=steps, learning_rate=0.03),
-        equations,
-        codes,
-        bias,
-    )
+    descend = functools.partial(gradient.descend_codes, steps=steps, learning_rate=0.03)
+    program = compiled(descend, equations, codes, bias)
     flops = 2 * sizes["S"] * sizes["E"] ** 2
     # Codes, two moments and the gradient go through memory, and the Gram matrix once.
     moved = 4 * (sizes["E"] ** 2 + 7 * sizes["S"] * sizes["E"])
-    return Case(
-        "fit by gradient, one step",
-        sizes,
-        lambda: program(equations, codes, bias),
-        Work(flops, 0, moved, (1, sizes["S"], sizes["E"], sizes["E"])),
-        repeats=steps,
-        items=sizes["S"],
-        item="signals",
-        memory=memory,
-        compile_seconds=seconds,
-    )
+    work = Work(flops, 0, moved, (1, sizes["S"], sizes["E"], sizes["E"]))
+    items = (sizes["S"], "signals")
+    return Case("fit by gradient, one step", sizes, program, work, items, steps)
 
 
 def shared_coordinates_case(sizes, side):
@@ -243,15 +188,9 @@ def shared_coordinates_case(sizes, side):
     signals, points, num_experts = sizes["S"], sizes["P"], sizes["E"]
     flops = 2 * 2 * signals * points * num_experts
     moved = 4 * (signals * (2 * points + num_experts) + 2 * points * num_experts)
-    return Case(
-        "fit by ridge, factorised",
-        sizes,
-        lambda: factorisation.solve(images).codes,
-        Work(flops, 0, moved, (1, signals, points, num_experts)),
-        items=signals,
-        item="signals",
-        compile_seconds=seconds,
-    )
+    program = Program(lambda: factorisation.solve(images).codes, seconds)
+    work = Work(flops, 0, moved, (1, signals, points, num_experts))
+    return Case("fit by ridge, factorised", sizes, program, work, (signals, "signals"))
 
 
 def build_cases(scale, progress):
@@ -281,7 +220,7 @@ def sine_cases(scale):
     ours = both()
     with mock.patch.object(numerics, "sin", jnp.sin):
         theirs = both()
-    difference = float(jnp.abs(ours[0].call() - theirs[0].call()).max())
+    difference = float(jnp.abs(ours[0].program.call() - theirs[0].program.call()).max())
     for case in theirs:
         case.group += ", jnp.sin"
     return ours + theirs, difference

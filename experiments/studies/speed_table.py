@@ -17,10 +17,15 @@ def size_text(sizes):
     return " ".join(f"{letter}={sizes[letter]}" for letter in LETTERS if sizes.get(letter))
 
 
+def memory_of(result):
+    """Bytes, 0 where they are not known."""
+    return result.case.program.memory
+
+
 def throughput(result):
     """Items a second."""
-    rate = result.case.items / result.seconds.median
-    return f"{tables.format_count(rate)} {result.case.item}/s"
+    items, what = result.case.items
+    return f"{tables.format_count(items / result.seconds.median)} {what}/s"
 
 
 COLUMNS = {
@@ -31,8 +36,8 @@ COLUMNS = {
     "floor / time": lambda result: result.reached.text(2),
     "floor of such products / time": lambda result: result.shaped.text(2),
     "throughput": throughput,
-    "memory": lambda r: tables.format_bytes(r.case.memory) if r.case.memory else None,
-    "compile s": lambda result: result.case.compile_seconds,
+    "memory": lambda r: tables.format_bytes(memory_of(r)) if memory_of(r) else None,
+    "compile s": lambda result: result.case.program.seconds,
 }
 
 
@@ -65,7 +70,7 @@ def growth_of(results):
             large.case.sizes[letter],
             large.seconds.median / small.seconds.median,
             large.floor.median / small.floor.median,
-            large.case.memory / small.case.memory if small.case.memory else None,
+            memory_of(large) / memory_of(small) if memory_of(small) else None,
         ]
         for group, letter, line in sweeps_of(results)
         for small, large in itertools.pairwise(line)
@@ -137,10 +142,10 @@ def plain(result):
         "what": case.group,
         "sizes": case.sizes,
         "work": dataclasses.asdict(case.work),
-        "memory_bytes": case.memory,
-        "compile_seconds": case.compile_seconds,
-        "items_per_second": case.items / result.seconds.median,
-        "item": case.item,
+        "memory_bytes": case.program.memory,
+        "compile_seconds": case.program.seconds,
+        "items_per_second": case.items[0] / result.seconds.median,
+        "item": case.items[1],
         **entry,
     }
 

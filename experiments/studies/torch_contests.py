@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from flax import nnx
 from measuring import command
-from measuring.rates import Spread, timed
+from measuring.rates import Spread, compiled_method, timed
+from measuring.training_step import TrainingStep
 from peers.torch_model import (
     FIT_RATE,
     LEARNING_RATE,
@@ -31,7 +32,7 @@ from peers.torch_model import (
     torch_render,
 )
 
-from nid_jax import devices, sharding, tasks
+from nid_jax import devices, tasks
 from nid_jax.coding import gradient
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import sample
@@ -167,29 +168,16 @@ def relative(ours, theirs):
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def jitted(function, *arguments):
-    """The call of a compiled function."""
-    program = jax.jit(function).lower(*arguments).compile()
-    return lambda: program(*arguments)
-
-
 def train_contest(size, activation, sparse):
     """One step of joint training as the trainer compiles it, and PyTorch's."""
     top_k = size.K if sparse else 0
     config = train_config(size, activation, top_k)
-    trainer = Trainer(tasks.build(config), config, None, command.noise(4 * size.S, size.side))
-    batch = sharding.place_batch(next(trainer.batches), trainer.mesh)
-    model = trainer.model()
+    step = TrainingStep(config, command.noise(4 * size.S, size.side))
+    batch, model = step.batch, step.trainer.model()
     points = grid((size.side, size.side))
     inputs = (tensor(points), torch.from_numpy(np.array(batch["ids"], np.int64)))
     targets = tensor(batch["signals"]).reshape(size.S, -1, CHANNELS)
     theirs = {o: TorchTraining(TorchModel(model, o), top_k, *inputs, targets) for o in ORDERS}
-    program, state = trainer.step_for(0, batch), [trainer.state]
-
-    def step():
-        state[0], terms = program(state[0], batch)
-        return terms
-
     calls = {"ours": step, **{order: one.step for order, one in theirs.items()}}
     calls["trunk"], parts = trunk_step(model, jnp.asarray(points)), []
     if sparse:
@@ -213,51 +201,45 @@ def train_contest(size, activation, sparse):
 
 def trunk_step(model, points):
     """Forward and backward pass of the trunk alone: the call of a compiled function."""
-    graphdef, state = nnx.split(model.dictionary)
     pull = jnp.ones((len(points), model.dictionary.width), jnp.float32)
 
-    def gradients(state, pull):
-        params, rest = nnx.split_state(state, nnx.Param, ...)
+    def gradients(dictionary, pull):
+        graphdef, params, rest = nnx.split(dictionary, nnx.Param, ...)
 
         def features(params):
-            merged = nnx.merge(graphdef, nnx.merge_state(params, rest), copy=True)
-            return merged.trunk(points)
+            return nnx.merge(graphdef, params, rest, copy=True).trunk(points)
 
         return jax.vjp(features, params)[1](pull)
 
-    return jitted(gradients, state, pull)
+    return compiled_method(model.dictionary, gradients, pull).call
 
 
 def train_parts(model, points, batch, theirs):
     """What a step does before its optimiser: [(name, ours, theirs)], cumulative."""
-    graphdef, state = nnx.split(model)
     targets = batch["signals"].reshape(len(batch["ids"]), -1, CHANNELS)
 
-    def embed(state):
-        return nnx.merge(graphdef, state, copy=True).dictionary.embedding(points)
+    def loss(model):
+        gates = model.gates(batch["ids"])
+        return jnp.square(model.dictionary.combine(points, gates) - targets).mean()
 
-    def trunk(state):
-        return nnx.merge(graphdef, state, copy=True).dictionary.trunk(points)
+    def gradients(model):
+        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+        return jax.value_and_grad(lambda p: loss(nnx.merge(graphdef, p, rest, copy=True)))(params)
 
-    def loss(state):
-        merged = nnx.merge(graphdef, state, copy=True)
-        gates = merged.gates(batch["ids"])
-        return jnp.square(merged.dictionary.combine(points, gates) - targets).mean()
+    def ours(method):
+        return compiled_method(model, method).call
 
-    def gradients(state):
-        params, rest = nnx.split_state(state, nnx.Param, ...)
-        return jax.value_and_grad(lambda params: loss(nnx.merge_state(params, rest)))(params)
-
-    torch_calls = [
-        torch.no_grad()(lambda: theirs.model.embed(theirs.points)),
-        torch.no_grad()(lambda: theirs.model.trunk(theirs.points)),
-        torch.no_grad()(theirs.loss),
-        theirs.gradient,
+    peer, alone, at = theirs.model, torch.no_grad(), theirs.points
+    return [
+        (
+            "Fourier features",
+            ours(lambda m: m.dictionary.embedding(points)),
+            alone(lambda: peer.embed(at)),
+        ),
+        ("trunk", ours(lambda m: m.dictionary.trunk(points)), alone(lambda: peer.trunk(at))),
+        ("codes and heads", ours(loss), alone(theirs.loss)),
+        ("backward pass", ours(gradients), theirs.gradient),
     ]
-    names = ("Fourier features", "trunk", "codes and heads", "backward pass")
-    functions = (embed, trunk, loss, gradients)
-    ours = [jitted(function, state) for function in functions]
-    return list(zip(names, ours, torch_calls, strict=True))
 
 
 def sparse_codes(size, count, draw):
@@ -315,11 +297,8 @@ def fit_contests(model, size, activation, steps):
     points, operator = grid((size.side, size.side)), sample((size.side, size.side))
     targets = draw.random((size.S, len(points), CHANNELS)).astype(np.float32)
     mask = (codes != 0).astype(np.float32)
-    graphdef, state = nnx.split(model.dictionary)
 
-    def descend(state, features, codes, targets):
-        dictionary = nnx.merge(graphdef, state, copy=True)
-
+    def descend(dictionary, features, codes, targets):
         def objective(codes):
             gates = Gates(codes * mask, None, None, bias)
             values = dictionary.combine_features(features, gates)
@@ -328,7 +307,8 @@ def fit_contests(model, size, activation, steps):
         return gradient.descend(objective, codes, steps, FIT_RATE)
 
     features = jax.jit(model.dictionary.trunk)(jnp.asarray(points))
-    pixels = jitted(descend, state, features, jnp.asarray(codes), jnp.asarray(targets))
+    arrays = (features, jnp.asarray(codes), jnp.asarray(targets))
+    pixels = compiled_method(model.dictionary, descend, *arrays).call
     equations = normal_equations(model.dictionary, operator, targets)
 
     def gram():

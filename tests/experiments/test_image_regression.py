@@ -64,7 +64,7 @@ def test_the_cosine_transform_keeps_the_strongest():
     np.testing.assert_allclose(dct.decode(dct.encode(signals)), signals, atol=1e-5)
     np.testing.assert_allclose(dct.decode_all(dct.encode_all(signals)), signals, atol=1e-5)
     few = DCT(signals, 10)
-    full = few.transform(signals).reshape(6, -1)
+    full = few.encode_all(signals)
     energy = np.square(full).mean(0)
     missing = np.delete(full, np.argsort(-energy)[:10], axis=1)
     error = np.square(few.decode(few.encode(signals)) - signals).sum()
