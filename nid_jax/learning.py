@@ -115,11 +115,11 @@ def _collection(signals, channels_last):
         values = values[..., None]
     if values.ndim < 3 or 0 in values.shape:
         raise ArgumentError(
-            "signals", f"shape {np.shape(signals)}", "(S, *grid) or (S, *grid, C), none of them 0"
+            "signals", np.shape(signals), "(S, *grid) or (S, *grid, C), none of them 0"
         )
     bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))
     if len(bad):
-        raise ArgumentError("signals", f"signal {bad[0]} holds NaN or infinity", "finite numbers")
+        raise ArgumentError("signals", np.nan, f"finite numbers; signal {bad[0]} holds others")
     names = [f"{number:05d}" for number in range(len(values))]
     return data.ArrayCollection(values, names, "an array")
 

@@ -289,7 +289,7 @@ class NeuralDictionary:
         """
         if Path(path).suffix != ".safetensors":
             raise ArgumentError("path", str(path), "a file that ends in .safetensors")
-        return one_file.write(path, self.model, self.config, self.signals, self.prior, dtype=dtype)
+        return one_file.write(path, self.model, self.prior, self.config, self.signals, dtype)
 
 
 def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -> NeuralDictionary:
@@ -301,7 +301,8 @@ def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -
     """
     path = Path(path).expanduser()
     if path.suffix == ".safetensors" or path.is_file():
-        return NeuralDictionary(*one_file.read(path), mesh=mesh)
+        found = one_file.read(path, mesh)
+        return NeuralDictionary(found.model, found.config, found.signals, found.prior, mesh)
     return open_workdir(Workdir(path, read_only=True, flag="path"), step, mesh)
 
 

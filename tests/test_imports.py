@@ -26,6 +26,7 @@ ORDER = (
     "tasks",
     "interop",
     "neural_dictionary",
+    "learning",
     "commands",
     "cli",
 )

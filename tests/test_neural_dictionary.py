@@ -68,10 +68,10 @@ def test_volumes_are_told_from_colour_by_their_last_axis():
 @pytest.mark.parametrize(
     ("signals", "options", "expected"),
     [
-        (np.zeros((0, 4, 4)), {}, "signals: shape (0, 4, 4); allowed: (S, *grid)"),
-        (np.zeros(4), {}, "signals: shape (4,)"),
-        (np.full((3, 4, 4), np.nan), {}, "signals: signal 0 holds NaN"),
-        (np.zeros((3, 4, 4), complex), {}, "signals: type complex128; allowed: numbers"),
+        (np.zeros((0, 4, 4)), {}, "signals: (0, 4, 4); allowed: (S, *grid)"),
+        (np.zeros(4), {}, "signals: (4,)"),
+        (np.full((3, 4, 4), np.nan), {}, "signals: nan; allowed: finite numbers; signal 0"),
+        (np.zeros((3, 4, 4), complex), {}, "signals: complex128; allowed: numbers"),
         (waves(3)[..., 0], {"steps": 0}, "steps: 0; allowed: 1 or more"),
         (waves(3)[..., 0], {"num_experts": -1}, "num_experts: -1; allowed: 1 or more"),
     ],
@@ -169,16 +169,16 @@ def test_batches_give_the_same(gray, unseen):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"measurements": np.zeros((9, 8))}, "measurements: shape (9, 8); allowed: (S, rows"),
-        ({"measurements": np.zeros((2, 9, 8, 3))}, "measurements: shape (2, 9, 8, 3)"),
-        ({"measurements": np.full((2, 9, 8), np.inf)}, "measurements: infinite values"),
-        ({"measurements": np.full((2, 9, 8), np.nan)}, "measurements: nothing seen"),
-        ({"seen": np.ones((3, 8))}, "seen: shape (3, 8); allowed: (9, 8) for all signals"),
-        ({"seen": np.full((9, 8), 0.5)}, "seen: values other than 0 and 1"),
-        ({"weights": -np.ones(72)}, "weights: negative or not finite"),
-        ({"operator": nid.operators.sample(np.zeros((4, 2)))}, "measurements: shape (2, 9, 8)"),
+        ({"measurements": np.zeros((9, 8))}, "measurements: (9, 8); allowed: (S, rows"),
+        ({"measurements": np.zeros((2, 9, 8, 3))}, "measurements: (2, 9, 8, 3)"),
+        ({"measurements": np.full((2, 9, 8), np.inf)}, "measurements: inf; allowed: finite"),
+        ({"measurements": np.full((2, 9, 8), np.nan)}, "seen: 0; allowed: 1 or more of the 72"),
+        ({"seen": np.ones((3, 8))}, "seen: (3, 8); allowed: (9, 8) for all signals"),
+        ({"seen": np.full((9, 8), 0.5)}, "seen: 0.5; allowed: booleans"),
+        ({"weights": -np.ones(72)}, "weights: -1.0; allowed: finite"),
+        ({"operator": nid.operators.sample(np.zeros((4, 2)))}, "measurements: (2, 9, 8)"),
         ({"measurements": None}, "measurements: None"),
-        ({"measurements": np.array([["a"]])}, "measurements: type <U1; allowed: numbers"),
+        ({"measurements": np.array([["a"]])}, "measurements: <U1; allowed: numbers"),
     ],
 )
 def test_what_cannot_be_fitted_is_one_line(gray, arguments, expected):
@@ -207,10 +207,10 @@ def test_gradients_are_those_of_the_values(colour):
     points = np.random.default_rng(1).uniform(-0.9, 0.9, (6, 2)).astype(np.float32)
     slopes = found.gradient_at(points)
     assert slopes.shape == (2, 6, 3, 2)
-    step = 1e-2
+    # Short, as rectified features have kinks.
+    step = np.float32(2e-3)
     for axis in range(2):
-        shift = np.zeros(2, np.float32)
-        shift[axis] = step
+        shift = np.eye(2, dtype=np.float32)[axis] * step
         by_difference = (found.at(points + shift) - found.at(points - shift)) / (2 * step)
         np.testing.assert_allclose(slopes[..., axis], by_difference, atol=0.02)
 
@@ -224,12 +224,12 @@ def test_windows_and_shapes(gray, unseen):
     for shape in [(4,), (4, 0), (4, 4, 4), (2.5, 2)]:
         with pytest.raises(nid.ArgumentError, match=r"^shape: .*2 whole numbers"):
             found.render(shape)
-    with pytest.raises(nid.ArgumentError, match=r"^points: shape \(3, 3\); allowed: \(P, 2\)"):
+    with pytest.raises(nid.ArgumentError, match=r"^points: \(3, 3\); allowed: \(P, 2\)"):
         found.at(np.zeros((3, 3)))
 
 
 def test_some_signals_of_a_fit(gray, unseen):
-    found = gray.fit(unseen)
+    found = gray.fit(unseen, solver=nid.Gaussian(noise=0.02))
     assert len(found[1:3]) == 2
     assert found[1:3].names == found.names[1:3]
     np.testing.assert_allclose(found[2].render(), found.render()[2:3], atol=1e-6)
@@ -254,7 +254,7 @@ def test_scores(gray, unseen):
     error = np.square(np.clip(found.render()[..., 0], 0, 1) - unseen).mean((1, 2))
     np.testing.assert_allclose(scores["psnr"], -10 * np.log10(error), rtol=1e-4)
     assert scores["ssim"].shape == (5,)
-    with pytest.raises(nid.ArgumentError, match=r"^truth: shape \(4, 9, 8, 1\)"):
+    with pytest.raises(nid.ArgumentError, match=r"^truth: \(4, 9, 8, 1\)"):
         found.score(unseen[:4])
 
 

@@ -236,7 +236,7 @@ class Fit:
         truth = truth[..., None] if truth.ndim == dims + 1 else truth
         if truth.ndim != dims + 2 or (len(truth), truth.shape[-1]) != (len(self), self.channels):
             raise ArgumentError(
-                "truth", f"shape {truth.shape}", f"({len(self)}, *grid, {self.channels})"
+                "truth", truth.shape, f"({len(self)}, *grid, {self.channels})"
             )
         found = np.clip(self.render(truth.shape[1:-1]), 0, 1)
         scores = {"psnr": np.asarray(metrics.psnr(found, truth))}
@@ -317,7 +317,7 @@ class Fit:
     def _checked_points(self, points):
         points = points if isinstance(points, jax.Array) else np.asarray(points, np.float32)
         if points.ndim != 2 or points.shape[1] != self.dictionary.dims:
-            raise ArgumentError("points", f"shape {points.shape}", f"(P, {self.dictionary.dims})")
+            raise ArgumentError("points", points.shape, f"(P, {self.dictionary.dims})")
         return points
 
     def _checked_shape(self, shape):

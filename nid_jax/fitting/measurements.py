@@ -19,7 +19,7 @@ def as_floats(values: Any, argument: str) -> Float[Array, "..."]:
     if values.dtype == np.uint8:
         return values.astype(np.float32) / 255
     if not np.issubdtype(values.dtype, np.floating) and not np.issubdtype(values.dtype, np.integer):
-        raise ArgumentError(argument, f"type {values.dtype}", "numbers")
+        raise ArgumentError(argument, values.dtype, "numbers")
     return values.astype(np.float32)
 
 
@@ -77,7 +77,7 @@ def _flat(values, operator, channels):
     if values.ndim < 2 or math.prod(each) != count or (each == shape and channels != 1):
         raise ArgumentError(
             "measurements",
-            f"shape {values.shape}",
+            values.shape,
             f"(S, {count}, {channels}), or as many numbers of each signal in another shape",
         )
     return values.reshape(len(values), count, *(last or (1,))), each
@@ -91,7 +91,7 @@ def _weights(values, each, seen, weights):
     if concrete:
         missing = np.isnan(values).any(-1)
         if np.isinf(values).any():
-            raise ArgumentError("measurements", "infinite values", "finite numbers, or NaN")
+            raise ArgumentError("measurements", np.inf, "finite numbers; NaN is what is missing")
         found = None if not missing.any() else ~missing
     for argument, given in (("seen", seen), ("weights", weights)):
         if given is None:
@@ -104,13 +104,15 @@ def _weights(values, each, seen, weights):
             given = given.reshape(signals, count)
         else:
             raise ArgumentError(
-                argument, f"shape {given.shape}", f"{each} for all signals, or {(signals, *each)}"
+                argument, given.shape, f"{each} for all signals, or {(signals, *each)}"
             )
         concrete = concrete and not isinstance(given, jax.core.Tracer)
         if concrete and argument == "seen" and not np.isin(given, (0, 1)).all():
-            raise ArgumentError("seen", "values other than 0 and 1", "booleans, or 0 and 1")
+            odd = given[~np.isin(given, (0, 1))][0]
+            raise ArgumentError("seen", odd, "booleans, or 0 and 1")
         if concrete and not (np.isfinite(given).all() and (np.asarray(given) >= 0).all()):
-            raise ArgumentError(argument, "negative or not finite", "finite numbers, 0 or more")
+            odd = np.asarray(given).ravel()[~(np.asarray(given).ravel() >= 0)]
+            raise ArgumentError(argument, (*odd, np.inf)[0], "finite numbers, 0 or more")
         found = given if found is None else found * given
     if found is None:
         return None
@@ -122,6 +124,6 @@ def _weights(values, each, seen, weights):
         found = found[0]
     empty = np.flatnonzero(~(found > 0).any(-1))
     if len(empty):
-        where = f" of signal {empty[0]}" if found.ndim == 2 else ""
-        raise ArgumentError("measurements", f"nothing seen{where}", "at least 1 measurement")
+        where = f"signal {empty[0]}" if found.ndim == 2 else "each signal"
+        raise ArgumentError("seen", 0, f"1 or more of the {count} measurements of {where}")
     return None if (found == 1).all() else found
