@@ -10,6 +10,8 @@ def train():
         # varpro: regularisation of the solve, relative to the atoms' mean energy
         "lam": 1e-3,
         "atoms_per_step": 1,
+        # varpro: envelope (the gradient holds the codes) or solve (it reaches through them)
+        "differentiate": "envelope",
         # at most the signals there are
         "batch_size": 16,
         # points of each signal in a step; 0: all
