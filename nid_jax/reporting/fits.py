@@ -1,16 +1,31 @@
 """What a fit leaves in its folder besides its codes: scores, pictures, frames and meshes."""
 
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from nid_jax.fields.model import Model
 from nid_jax.files import atomic_folder
-from nid_jax.fitting.batched import reconstruct, summarise, write_codes
+from nid_jax.fitting.batched import Fitted, reconstruct, summarise, write_codes
 from nid_jax.reporting import movies, pictures, surfaces
 from nid_jax.storage.artefacts import file_name, write_json
+from nid_jax.storage.workdir import Workdir
 
 
-def write_fit(task, model, fitted, collection, config, workdir, name):
+def write_fit(
+    task: Any,
+    model: Model,
+    fitted: Fitted,
+    collection: Any,
+    config: ConfigDict,
+    workdir: Workdir,
+    name: str,
+) -> dict[str, Any]:
     """Score a fit and write WORKDIR/fits/NAME: codes.npz, metrics.json, pictures. -> the metrics.
 
     The whole folder takes the place of an earlier fit of that name, or nothing does. Pictures show
-    at most config.fit.num_pictures signals.
+    at most config.fit.num_pictures signals. task: measure, layout, metrics, assemble and extras of
+    it are called. Raises ValueError for a `name` that is no folder's or where it cannot be written.
     """
     reconstruction, truth = reconstruct(task, model, fitted, collection, config)
     measured, layout = task.measure(collection), task.layout(collection)
