@@ -73,7 +73,7 @@ def _placed(mesh, start):
 
 
 def frame(meshes: Sequence[trimesh.Trimesh], title: str, height: int = 380) -> str:
-    """The same page as an inline frame, `height` pixels high, of a page that needs no other file."""
+    """The same page as an inline frame of another page, which then needs no other file."""
     document = html.escape(page(meshes), quote=True)
     return (
         f'<iframe class="view" title="{html.escape(title)}" height="{height}" '
