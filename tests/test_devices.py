@@ -1,11 +1,14 @@
-"""The cache of compiled programs: where it lies, how large it grows, and that it serves."""
+"""What a machine tells of itself; the cache of compiled programs, and that it serves."""
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import logging
 
@@ -33,6 +36,27 @@ def fresh(monkeypatch, tmp_path):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's own count")
+def test_peak_memory_is_what_the_kernel_counts():
+    with open("/proc/self/status") as file:
+        kib = int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1])
+    np.testing.assert_allclose(devices.peak_memory_bytes()["host"], kib * 1024, rtol=0.05)
+
+
+def test_the_estimate_of_a_compiled_function_covers_its_arrays():
+    x = jnp.ones((256, 256))
+    compiled = jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x)).lower(x).compile()
+    assert devices.compiled_bytes(compiled) >= 2 * x.nbytes
+
+
+def test_versions_are_those_installed():
+    found = devices.versions()
+    assert found["jax"] == jax.__version__
+    assert found["numpy"] == np.__version__
+    assert re.match(r"\d{4}-\d\d-\d\dT", found["date"])
+    assert found["machine"].endswith(f"{os.cpu_count()} cores")
 
 
 def test_the_users_folder_is_private_and_keeps_short_compilations(tmp_path):

@@ -18,7 +18,8 @@ def write_fit(
     """Score a fit and write WORKDIR/fits/NAME: codes.npz, metrics.json, pictures. -> the metrics.
 
     The whole folder takes the place of an earlier fit of that name, or nothing does. Pictures show
-    at most config.fit.num_pictures signals.
+    at most config.fit.num_pictures signals. task: measure, layout, metrics, assemble and extras of
+    it are called. Raises ValueError for a `name` that is no folder's or where it cannot be written.
     """
     reconstruction, truth = reconstruct(task, fit, collection, config.render.chunk)
     measured, layout = task.measure(collection), task.layout(collection)

@@ -1,4 +1,4 @@
-"""What a run says while it goes: metrics on disk, one progress line, time, memory, tables."""
+"""What a run says while it goes: metrics on disk, time, one progress line, devices."""
 
 from __future__ import annotations
 
@@ -347,20 +347,19 @@ class Progress:
         self.close()
 
 
-# ---- devices, memory, versions ----------------------------------------------------------------
+# ---- devices ----------------------------------------------------------------------------------
 
 
 def device_summary(
     mesh: jax.sharding.Mesh,
     parameters: Mapping[str, int],
     *,
-    peak_bytes: int = 0,
     config_path: str | Path = "",
 ) -> list[str]:
     """The lines a run prints on start.
 
-    `parameters` counts numbers by group (dictionary, router, codebook); `peak_bytes` is the
-    estimate of peak memory and `config_path` the resolved config; both are left out when empty.
+    `parameters` counts numbers by group (dictionary, router); `config_path` is the resolved
+    config, left out when empty.
     """
     devices = mesh.devices.flat
     kinds = sorted({device.device_kind for device in devices})
@@ -372,11 +371,6 @@ def device_summary(
         f"devices     {mesh.devices.size} x {', '.join(kinds)}; mesh {axes}{hosts}",
         f"parameters  {total}" + (f": {counts}" if len(parameters) > 1 else ""),
     ]
-    if peak_bytes:
-        lines.append(f"memory      about {tables.format_bytes(peak_bytes)} at the peak of a step")
     if config_path:
         lines.append(f"config      {config_path}")
     return lines
-
-
-# ---- words and tables -------------------------------------------------------------------------

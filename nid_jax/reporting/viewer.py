@@ -2,6 +2,7 @@
 
 import html
 import math
+from collections.abc import Sequence
 
 import igl
 import numpy as np
@@ -18,7 +19,7 @@ _FIELD_OF_VIEW = (35.0, 16.0)
 _COLOUR = tuple(0.65 * share for share in CLAY)
 
 
-def viewable(mesh, faces=FACES):
+def viewable(mesh: trimesh.Trimesh, faces: int = FACES) -> trimesh.Trimesh:
     """The mesh with `faces` faces at most, simplified by quadric error (Garland and Heckbert 1997).
 
     A mesh that is no manifold stays as it is.
@@ -35,8 +36,8 @@ def viewable(mesh, faces=FACES):
     return trimesh.Trimesh(vertices, triangles, process=False)
 
 
-def page(meshes):
-    """A whole page of HTML with meshes in a row, all scaled to one size. -> str.
+def page(meshes: Sequence[trimesh.Trimesh]) -> str:
+    """A whole page of HTML with meshes in a row, all scaled to one size.
 
     Raises ValueError where there is none with faces.
     """
@@ -71,8 +72,8 @@ def _placed(mesh, start):
     return placed
 
 
-def frame(meshes, title, height=380):
-    """The same page as an inline frame for another page, which then needs no other file. -> str."""
+def frame(meshes: Sequence[trimesh.Trimesh], title: str, height: int = 380) -> str:
+    """The same page as an inline frame of another page, which then needs no other file."""
     document = html.escape(page(meshes), quote=True)
     return (
         f'<iframe class="view" title="{html.escape(title)}" height="{height}" '

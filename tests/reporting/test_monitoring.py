@@ -1,22 +1,18 @@
-"""Metrics on disk, the chronometer, the progress line, tables and the start-up lines."""
+"""Metrics on disk, the chronometer, the progress line and the start-up lines."""
 
 import io
 import json
 import math
 import os
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
-from nid_jax import devices
 from nid_jax.files import atomic_path
-from nid_jax.reporting import monitoring, tables
+from nid_jax.reporting import monitoring
 from nid_jax.storage import artefacts
 
 
@@ -239,7 +235,7 @@ def test_an_inactive_progress_is_silent():
     assert stream.getvalue() == ""
 
 
-# ---- devices and memory
+# ---- devices
 
 
 def test_device_summary_says_what_runs_where():
@@ -247,84 +243,10 @@ def test_device_summary_says_what_runs_where():
     lines = monitoring.device_summary(
         mesh,
         {"dictionary": 1_500_000, "router": 2500},
-        peak_bytes=3 * 2**30,
         config_path="run/config.json",
     )
     text = "\n".join(lines)
     assert "mesh data 1 x expert 1" in text
     assert "1.5M: dictionary 1.5M, router 2.5k" in text
-    assert "3.0 GiB" in text
     assert "run/config.json" in text
     assert len(monitoring.device_summary(mesh, {"dictionary": 7})) == 2
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's own count")
-def test_peak_memory_is_what_the_kernel_counts():
-    with open("/proc/self/status") as file:
-        kib = int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1])
-    np.testing.assert_allclose(devices.peak_memory_bytes()["host"], kib * 1024, rtol=0.05)
-
-
-def test_the_estimate_of_a_compiled_function_covers_its_arrays():
-    x = jnp.ones((256, 256))
-    compiled = jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x)).lower(x).compile()
-    assert devices.compiled_bytes(compiled) >= 2 * x.nbytes
-
-
-def test_versions_are_those_installed():
-    found = devices.versions()
-    assert found["jax"] == jax.__version__
-    assert found["numpy"] == np.__version__
-    assert re.match(r"\d{4}-\d\d-\d\dT", found["date"])
-    assert found["machine"].endswith(f"{os.cpu_count()} cores")
-
-
-# ---- words and tables
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(0, "0"), (7, "7"), (0.5, "0.5"), (999, "999"), (999.7, "1k"), (12345, "12.3k")]
-    + [(4.56e6, "4.56M"), (2e12, "2000G"), (-1500, "-1.5k"), (math.nan, "nan")],
-)
-def test_counts(number, text):
-    assert tables.format_count(number) == text
-
-
-@settings(max_examples=50, deadline=None)
-@given(number=st.integers(0, 2**50))
-def test_bytes_say_the_number_to_its_digits(number):
-    value, unit = tables.format_bytes(number).split()
-    scale = 1024 ** ["B", "KiB", "MiB", "GiB", "TiB"].index(unit)
-    assert abs(float(value) * scale - number) <= 0.051 * scale + 0.005 * number
-    assert float(value) <= 1024
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.421, "0.421 s"), (12.34, "12.3 s"), (185, "3:05 min"), (7651, "2:07:31 h")]
-    + [(math.nan, "--")],
-)
-def test_durations(seconds, text):
-    assert tables.format_duration(seconds) == text
-
-
-def test_tables_align_and_numbers_stand_right():
-    rows = [["ridge", 27.12345, 64], ["a|b", None, 1024]]
-    headers = ["solver", "PSNR", "K"]
-    lines = tables.table(rows, headers).splitlines()
-    assert lines == [
-        "solver   PSNR     K",
-        "------  -----  ----",
-        "ridge   27.12    64",
-        "a|b         –  1024",
-    ]
-    assert tables.markdown_table(rows, headers).splitlines() == [
-        "| solver | PSNR | K |",
-        "| --- | ---: | ---: |",
-        "| ridge | 27.12 | 64 |",
-        "| a\\|b | – | 1024 |",
-    ]
-    assert tables.table([], headers).splitlines()[0] == "solver  PSNR  K"
-    with pytest.raises(ValueError, match="2 cells"):
-        tables.table([[1, 2]], headers)
