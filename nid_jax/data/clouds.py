@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+from plyfile import PlyData, PlyElement
 
 from nid_jax.files import atomic_path
 
 CLOUDS = ("xyz", "ply")
 """Formats that write_cloud writes."""
-_NAMES = ("x", "y", "z", "nx", "ny", "nz")
+NAMES = ("x", "y", "z", "nx", "ny", "nz")
+"""Columns of a cloud, the vertex properties of its .ply."""
 
 
 def write_cloud(path, points, normals):
@@ -26,7 +28,6 @@ def write_cloud(path, points, normals):
         if kind == "xyz":
             np.savetxt(file, rows, fmt="%.9g")
             return
-        properties = "".join(f"property float {name}\n" for name in _NAMES)
-        header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(rows)}\n{properties}"
-        file.write(f"{header}end_header\n".encode())
-        file.write(np.ascontiguousarray(rows, "<f4").tobytes())
+        vertices = np.ascontiguousarray(rows, "<f4").view([(name, "<f4") for name in NAMES])
+        element = PlyElement.describe(vertices.reshape(-1), "vertex")
+        PlyData([element], byte_order="<").write(file)

@@ -4,8 +4,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import trimesh
+from plyfile import PlyData, PlyParseError
 
+from nid_jax.data.clouds import NAMES
 from nid_jax.data.collection import position
 from nid_jax.data.shapes import side_of
 from nid_jax.data.splitting import SPLITS, random_split
@@ -99,21 +100,22 @@ def _read_xyz(path):
 
 def _read_ply(path):
     try:
-        loaded = trimesh.load(path, process=False)
-    except Exception as error:  # whatever trimesh's readers raise of a damaged file
+        data = PlyData.read(path)
+        vertices = data["vertex"].data if "vertex" in data else np.empty(0, [])
+        absent = [name for name in NAMES if name not in (vertices.dtype.names or ())]
+        if not absent:
+            columns = [np.asarray(vertices[name], np.float64) for name in NAMES]
+    except (PlyParseError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: cannot be read as PLY ({reason})") from error
-    raw = loaded.metadata.get("_ply_raw", {}).get("vertex", {}).get("data")
-    names = ("nx", "ny", "nz")
-    # A record array of a binary file, a dict of columns of one written as text.
-    known = set() if raw is None else set(raw if isinstance(raw, dict) else raw.dtype.names or ())
-    if not set(names) <= known:
-        raise ValueError(f"{path}: has no normals; expected the vertex properties nx, ny, nz")
-
-    def columns(*keys):
-        return np.stack([np.asarray(raw[key], np.float64).reshape(-1) for key in keys], 1)
-
-    return columns("x", "y", "z"), columns(*names)
+    if absent:
+        what = "points" if absent[0] in NAMES[:3] else "normals"
+        wanted = NAMES[:3] if what == "points" else NAMES[3:]
+        raise ValueError(
+            f"{path}: has no {what}; expected the vertex properties {', '.join(wanted)}"
+        )
+    rows = np.stack(columns, 1)
+    return rows[:, :3], rows[:, 3:]
 
 
 def open_pointcloud(config, split, seed):

@@ -296,12 +296,25 @@ def test_files_that_are_no_clouds(tmp_path):
     write_ply(tmp_path / "bare.ply", sphere_cloud(20)[:, :3], ("x", "y", "z"))
     (tmp_path / "words.xyz").write_text("x y z\nno numbers\n")
     (tmp_path / "binary.xyz").write_bytes(bytes(range(256)))
-    (tmp_path / "damaged.ply").write_bytes(b"ply\nformat binary_little_endian 1.0\nelement ver")
+    header = b"ply\nformat binary_little_endian 1.0\nelement vertex"
+    (tmp_path / "damaged.ply").write_bytes(header[:-3])
+    (tmp_path / "short.ply").write_bytes(header + b" 9\nproperty float x\nend_header\n1234")
+    (tmp_path / "faces.ply").write_bytes(
+        header.replace(b"vertex", b"face") + b" 1\nproperty float x\nend_header\n1234"
+    )
+    (tmp_path / "foreign.ply").write_bytes(bytes(range(128, 256)))
+    write_ply(tmp_path / "words.ply", sphere_cloud(20))
+    words = (tmp_path / "words.ply").read_text().replace("end_header\n", "end_header\nnone ")
+    (tmp_path / "words.ply").write_text(words)
     for name, expected in (
         ("bare.ply", "has no normals"),
         ("words.xyz", "cannot be read as lines of numbers"),
         ("binary.xyz", "cannot be read as lines of numbers"),
-        ("damaged.ply", "cannot be read as PLY|has no normals"),
+        ("damaged.ply", "cannot be read as PLY .*end-of-file"),
+        ("short.ply", "cannot be read as PLY .*end-of-file"),
+        ("faces.ply", "has no points; expected the vertex properties x, y, z"),
+        ("foreign.ply", "cannot be read as PLY"),
+        ("words.ply", "cannot be read as PLY .*row 0: property 'x'"),
     ):
         with pytest.raises(ValueError, match=expected) as caught:
             read_cloud(tmp_path / name)
