@@ -320,7 +320,7 @@ def draw_shapes(path, truth, drawn, count=5):
         meshes = map(grid_mesh, result.values[: len(true)])
         shown = [shading.shade(m, 160, c) for m, c in zip(meshes, cameras, strict=True)]
         rows[name] = np.stack(shown)
-    command.sheet(path, {name: images / 255 for name, images in rows.items()}, count)
+    command.sheet(path, rows, count)
 
 
 def draw(scores):
