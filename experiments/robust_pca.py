@@ -131,14 +131,14 @@ def score(clip, background, threshold) -> dict[str, Any]:
 
 
 def sheet(path, clip, results, threshold, number):
-    """One frame under every method: frame, background, residual x 4, mask."""
+    """One frame under every method."""
     frame, rows = clip.frames[number], {}
     for name, result in results.items():
         shown = np.clip(result.background[number], 0, 1)
         mask = low_rank.foreground_mask((frame - shown)[None], threshold)[0, ..., None]
         residual = 0.5 + 2 * (frame - shown)
         rows[name] = np.stack([frame, shown, residual, np.broadcast_to(mask, frame.shape)])
-    command.sheet(path, rows)
+    command.sheet(path, rows, title="frame, background, 0.5 + 2 x residual, mask")
 
 
 def draw(scores):

@@ -313,14 +313,13 @@ def scored(results, truth, samples):
 
 def draw_shapes(path, truth, drawn, count=5):
     """Truth above what the dictionary makes of less and less."""
-    true = truth.meshes[:count]
+    true, rows = truth.meshes[:count], {}
     cameras = [shading.Camera.around([mesh]) for mesh in true]
-    rows = {"truth": shading.frames(true, 160)}
-    for name, result in drawn.items():
-        meshes = map(grid_mesh, result.values[: len(true)])
+    found = {name: map(grid_mesh, one.values[: len(true)]) for name, one in drawn.items()}
+    for name, meshes in {"truth": true, **found}.items():
         shown = [shading.shade(m, 160, c) for m, c in zip(meshes, cameras, strict=True)]
         rows[name] = np.stack(shown)
-    command.sheet(path, {name: images / 255 for name, images in rows.items()}, count)
+    command.sheet(path, rows, count)
 
 
 def draw(scores):

@@ -103,7 +103,7 @@ def error_bars(axis, x, spreads, **look):
     axis.errorbar(x, median, errors, marker="o", capsize=2, markersize=4, **look)
 
 
-def sheet(path, rows, count=6):
+def sheet(path, rows, count=6, title=""):
     """A PNG of {name: images [S, H, W, C] in [0, 1]}: a row a name, the first few side by side."""
     images = {name: np.clip(some[:count], 0, 1) for name, some in rows.items()}
     widest = max(len(some) for some in images.values())
@@ -115,6 +115,7 @@ def sheet(path, rows, count=6):
         axis.set_axis_off()
         place = {"transform": axis.transAxes, "ha": "right", "va": "center"}
         axis.text(-0.02, 0.5, name, fontsize=8, wrap=True, **place)
+    axes[0, 0].set_title(title, fontsize=8)
     save(figure, path)
 
 
