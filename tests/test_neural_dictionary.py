@@ -211,8 +211,11 @@ def test_gradients_are_those_of_the_values(colour):
     step = np.float32(2e-3)
     for axis in range(2):
         shift = np.eye(2, dtype=np.float32)[axis] * step
-        by_difference = (found.at(points + shift) - found.at(points - shift)) / (2 * step)
-        np.testing.assert_allclose(slopes[..., axis], by_difference, atol=0.02)
+        ahead, here, behind = (found.at(points + k * shift) for k in (1, 0, -1))
+        smooth = np.abs(ahead - 2 * here + behind) < 1e-2 * step
+        assert smooth.mean() > 0.8
+        by_difference = (ahead - behind) / (2 * step)
+        np.testing.assert_allclose(slopes[..., axis][smooth], by_difference[smooth], atol=5e-3)
 
 
 def test_windows_and_shapes(gray, unseen):

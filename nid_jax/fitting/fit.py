@@ -235,9 +235,7 @@ class Fit:
         dims = self.dictionary.dims
         truth = truth[..., None] if truth.ndim == dims + 1 else truth
         if truth.ndim != dims + 2 or (len(truth), truth.shape[-1]) != (len(self), self.channels):
-            raise ArgumentError(
-                "truth", truth.shape, f"({len(self)}, *grid, {self.channels})"
-            )
+            raise ArgumentError("truth", truth.shape, f"({len(self)}, *grid, {self.channels})")
         found = np.clip(self.render(truth.shape[1:-1]), 0, 1)
         scores = {"psnr": np.asarray(metrics.psnr(found, truth))}
         if dims == 2:

@@ -62,7 +62,7 @@ def _on_grid(values, dictionary):
         axes = ", ".join(("rows", "columns")[-dims:] if dims <= 2 else ["depth", "rows", "columns"])
         one = f"(S, {axes}) or " if channels == 1 else ""
         raise ArgumentError(
-            "measurements", f"shape {values.shape}", f"{one}(S, {axes}, {channels}), S signals"
+            "measurements", values.shape, f"{one}(S, {axes}, {channels}), S signals"
         )
     return values
 
