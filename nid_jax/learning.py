@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from nid_jax import data, tasks
 from nid_jax.configs import image as image_config
 from nid_jax.errors import ArgumentError
+from nid_jax.fields.model import build_model
 from nid_jax.fitting import priors
 from nid_jax.fitting.measurements import as_floats
 from nid_jax.neural_dictionary import NeuralDictionary
@@ -72,6 +73,26 @@ def learn(
         return train(task, config, Workdir(workdir, flag="workdir"))[0]
     with tempfile.TemporaryDirectory() as folder:
         return train(task, config, Workdir(folder))[0]
+
+
+def untrained(task: Task, config: ConfigDict) -> NeuralDictionary:
+    """The dictionary that training would begin with, and the prior of its codes: a baseline.
+
+    Raises ValueError naming the key of a config that describes none.
+    """
+    collection = task.open("train")
+    measured = task.learned_from(collection)
+    signals = {
+        "shape": (*measured.grid_shape, measured.channels),
+        "count": len(collection),
+        "title": collection.title,
+        "ranked_by": task.ranked_by,
+    }
+    model = build_model(config, signals["shape"], len(collection), config.seed)
+    prior = None
+    if config.prior.num_signals:
+        prior = priors.learn_prior(task, model, collection, config)
+    return NeuralDictionary(model, config, signals, prior)
 
 
 def train(
