@@ -16,7 +16,7 @@ from nid_jax.coding.operators.beams import (
 )
 from nid_jax.coding.operators.by_name import KINDS, build_operator
 from nid_jax.coding.operators.checks import checked_shape, combined_weights, register
-from nid_jax.coding.operators.fourier import (
+from nid_jax.coding.operators.frequencies import (
     Fourier,
     NonuniformFourier,
     fourier,

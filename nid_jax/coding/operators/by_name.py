@@ -6,7 +6,7 @@ import inspect
 from nid_jax import errors
 from nid_jax.coding.operators.base import Operator
 from nid_jax.coding.operators.beams import fan_beam, parallel_beam
-from nid_jax.coding.operators.fourier import fourier, nonuniform_fourier
+from nid_jax.coding.operators.frequencies import fourier, nonuniform_fourier
 from nid_jax.coding.operators.runs import blur, downsample
 from nid_jax.coding.operators.sampling import point_derivatives, random_mask, sample
 
