@@ -12,7 +12,6 @@ from jax.extend.core import get_opaque_trace_state
 
 from nid_jax.errors import ArgumentError
 
-
 _TOP_LEVEL = get_opaque_trace_state()
 
 
