@@ -13,7 +13,7 @@ from flax import nnx
 from nid_jax import configs, data, tasks
 from nid_jax.data import splitting
 from nid_jax.fields.model import build_model
-from nid_jax.fitting import batched
+from nid_jax.fitting import checks
 from nid_jax.training import loop
 from nid_jax.training.optimisers import build_optimiser
 
@@ -51,7 +51,7 @@ def test_variant_builds(path, variant):
     config = load(path).get_config(variant)
     assert tasks.build(config).name == config.task
     loop.check(config)
-    batched.check(config)
+    checks.check(config)
     # Also where the data are not here, what the config asks of them must be possible.
     assert splitting.configured_crop(data.completed(config.data)) == config.data.get("crop", "")
     dims = 3 if config.task == "sdf" else 2

@@ -8,18 +8,20 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 
 from nid_jax.errors import ArgumentError
 
+_TOP_LEVEL = get_opaque_trace_state()
 
-def traced(tree: Any) -> bool:
-    """Whether a part of the tree is not known yet, or a transformation is under way.
 
-    What needs values on the host (trees of neighbours, branches) asks this first.
+def transforming() -> bool:
+    """Whether a transformation (jit, vmap, grad) is under way.
+
+    Inside of one even constants may lead to values that are not known yet: what needs them on the
+    host asks this first.
     """
-    # Inside jit even a constant is a tracer.
-    leaves = [jax.numpy.zeros(()), *jax.tree.leaves(tree)]
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    return get_opaque_trace_state() != _TOP_LEVEL
 
 
 def numbers(argument: str, value: Any, holds: Callable, allowed: str) -> None:

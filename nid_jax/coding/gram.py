@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from nid_jax import numerics
-from nid_jax.coding import operators
+from nid_jax.coding import checks, operators
 from nid_jax.errors import ArgumentError
 
 PRECISIONS = ("double", "single")
@@ -161,10 +161,8 @@ def batched_by_map(function: Callable, static: Sequence[str] = ()) -> Callable:
         given.apply_defaults()
         fixed = {name: value for name, value in given.arguments.items() if name in static}
         arrays = {name: value for name, value in given.arguments.items() if name not in static}
-        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays)):
-            # Known values are not part of a transformation that is under way.
-            with jax.ensure_compile_time_eval():
-                return compiled(**fixed, **arrays)
+        if not checks.transforming():
+            return compiled(**fixed, **arrays)
         arrays = jax.tree.map(_constant, arrays)
         return jax.custom_batching.sequential_vmap(lambda a: compiled(**fixed, **a))(arrays)
 

@@ -47,7 +47,7 @@ def trimmed_solve(problem, pilot: Solution, options) -> Solution:
       ArgumentError: a reach with an operator that mixes points; where values are not known yet,
         inside jit and vmap.
     """
-    if checks.traced((problem, pilot)):
+    if checks.transforming():
         raise ArgumentError("trim", options.trim, "0 (off) inside jit and vmap: it needs the host")
     operator, noise = problem.operator, options.trim_noise**2 or None
     given = operators.combined_weights(operator, problem.weights)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nid_jax.errors import ArgumentError
-from nid_jax.fitting.fit import Fit, unknown
+from nid_jax.fitting.fit import Fit
 
 # Points at which signals are compared, and numbers of rendered signals held at a time.
 _POINTS = 8192
@@ -29,15 +29,7 @@ def path_between(fit: Fit, start: int, end: int, frames: int) -> Fit:
         ((1 - share) * ends[start] + share * ends[end]).astype(np.float32)
         for ends in (np.asarray(fit.codes), np.asarray(fit.bias))
     )
-    return dataclasses.replace(
-        fit,
-        solution=unknown(codes, bias),
-        names=tuple(f"{number:05d}" for number in range(frames)),
-        solver=None,
-        problem=None,
-        correction=None,
-        known_deviation=None,
-    )
+    return Fit.of_codes(fit.dictionary, codes, bias, fit.grid_shape)
 
 
 def nearest(fit: Fit, known: Fit, count: int, same: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -305,7 +305,25 @@ class Fit:
                 f"{dictionary.num_experts} and {dictionary.channels}: give the --checkpoint of the "
                 "fit"
             )
-        return cls(dictionary, unknown(codes, bias), tuple(grid_shape), names, None, None, *further)
+        found = cls.of_codes(dictionary, codes, bias, grid_shape, names)
+        correction, deviation = further
+        return dataclasses.replace(found, correction=correction, known_deviation=deviation)
+
+    @classmethod
+    def of_codes(
+        cls,
+        dictionary: Dictionary,
+        codes: Float[np.ndarray, "S E"],
+        bias: Float[np.ndarray, "S C"],
+        grid_shape: Sequence[int],
+        names: Sequence[str] | None = None,
+    ) -> "Fit":
+        """Signals of given codes, of which nothing else is known. Raises ArgumentError for codes
+        of another number of experts."""
+        if codes.shape[-1] != dictionary.num_experts or len(bias) != len(codes):
+            raise ArgumentError("codes", codes.shape, f"({len(bias)}, {dictionary.num_experts})")
+        names = [f"{number:05d}" for number in range(len(codes))] if names is None else names
+        return cls(dictionary, _unknown(codes, bias), tuple(grid_shape), tuple(names))
 
     def _gates(self) -> Gates:
         if _traced(self.codes, self.bias):
@@ -335,7 +353,7 @@ def _traced(*trees) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
 
 
-def unknown(codes: Float[np.ndarray, "S E"], bias: Float[np.ndarray, "S C"]) -> Solution:
+def _unknown(codes: Float[np.ndarray, "S E"], bias: Float[np.ndarray, "S C"]) -> Solution:
     """A solution of which only the codes are known."""
     nothing = np.full(len(codes), np.nan)
     zero = np.zeros(len(codes), np.int32)

@@ -28,7 +28,7 @@ from nid_jax.errors import named
 from nid_jax.fields import experts
 from nid_jax.fields.model import build_model, count_parameters
 from nid_jax.files import atomic_folder
-from nid_jax.fitting import batched
+from nid_jax.fitting.fit import Fit
 from nid_jax.interop import official
 from nid_jax.interop.torch_file import read_torch
 from nid_jax.storage import artefacts, checkpoints
@@ -355,7 +355,7 @@ def convert(path, workdir, base, told, overrides=(), names=()):
 
 
 def stored_codes(config, model, names):
-    """(Fitted, layout) of the training signals' codes, as the official evaluation has them.
+    """(Fit, layout) of the training signals' codes, as the official evaluation has them.
 
     Rows longer than 1 are scaled back as a look-up does it, then the K largest are kept. After
     training that never left its warm-up, the official code would evaluate all of them.
@@ -390,7 +390,7 @@ def stored_codes(config, model, names):
         corners = [f"{row}_{column}" for row in starts[0] for column in starts[1]]
         named = [f"{name}/{corner}" for name in named for corner in corners]
     values, bias = np.asarray(gates.values), np.asarray(gates.bias)
-    return batched.Fitted.from_codes(values, bias, named), layout
+    return Fit.of_codes(model.dictionary, values, bias, model.grid_shape, named), layout
 
 
 def _write(workdir, config, model, saved, found, shape, path, fit):
@@ -431,18 +431,18 @@ def _write(workdir, config, model, saved, found, shape, path, fit):
     workdir.save_config(config)
 
 
-def _write_codes(workdir, config, fitted, layout, title):
+def _write_codes(workdir, config, fit, layout, title):
     metrics = {
         "task": config.task,
         "dataset": title,
         "solver": "official codebook",
         "signals": len(layout["names"]),
-        "active_experts": fitted.active,
+        "active_experts": fit.active,
         "layout": layout,
         "versions": devices.versions(),
     }
     with atomic_folder(workdir.fit(FIT)) as folder:
-        batched.write_codes(folder / "codes.npz", fitted)
+        fit.save(folder / "codes.npz")
         artefacts.write_json(folder / "metrics.json", metrics)
 
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import Identity
 from nid_jax.fields.experts import Layers
+from nid_jax.errors import ArgumentError
 from nid_jax.fitting import code_space
+from nid_jax.fitting.fit import Fit
 
 EXPERTS = 6
 
@@ -17,6 +19,10 @@ EXPERTS = 6
 def dictionary_of(kind, dims, channels, seed):
     cls = {"shared": SharedDictionary, "independent": IndependentDictionary}[kind]
     return cls(Identity(dims), EXPERTS, channels, Layers(2, 8, "sine", 3.0), rngs=nnx.Rngs(seed))
+
+
+def fit_of(dictionary, codes, bias):
+    return Fit.of_codes(dictionary, codes, bias, (3,) * dictionary.dims)
 
 
 def codes_of(draw, count, channels):
@@ -30,7 +36,9 @@ def test_a_path_is_straight_and_ends_where_it_should(seed, frames):
     draw = np.random.default_rng(seed)
     codes, bias = codes_of(draw, 5, 2)
     start, end = draw.integers(5, size=2)
-    path, levels = code_space.path_between(codes, bias, start, end, frames)
+    fit = Fit.of_codes(DICTIONARY, codes, bias, (3, 3))
+    along = code_space.path_between(fit, start, end, frames)
+    path, levels = along.codes, along.bias
     assert path.shape == (frames, EXPERTS)
     assert levels.shape == (frames, 2)
     assert path.dtype == levels.dtype == np.float32
@@ -46,9 +54,10 @@ def test_a_path_is_straight_and_ends_where_it_should(seed, frames):
     [((3, 0, 2), "start: 3"), ((-1, 0, 2), "start: -1"), ((0, 9, 2), "end: 9"), ((0, 1, 1), "fr")],
 )
 def test_paths_that_cannot_be(arguments, key):
-    codes, bias = codes_of(np.random.default_rng(), 3, 1)
-    with pytest.raises(ValueError, match=rf"fit\.interpolate\.{key}"):
-        code_space.path_between(codes, bias, *arguments)
+    codes, bias = codes_of(np.random.default_rng(), 3, 2)
+    fit = Fit.of_codes(DICTIONARY, codes, bias, (3, 3))
+    with pytest.raises(ArgumentError, match=rf"^{key}"):
+        code_space.path_between(fit, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +71,8 @@ def test_neighbours_are_those_of_brute_force(monkeypatch, kind, dims, channels):
     known, known_bias = codes_of(draw, 7, channels)
     # Known signals come in groups of three, the last one smaller.
     monkeypatch.setattr(code_space, "_NUMBERS", 3 * code_space._POINTS * channels)
-    indices, distances = code_space.nearest(dictionary, codes, bias, known, known_bias, 5)
+    mine, theirs = (fit_of(dictionary, *some) for some in ((codes, bias), (known, known_bias)))
+    indices, distances = code_space.nearest(mine, theirs, 5)
     points = np.random.default_rng(seed + 1).uniform(-1, 1, (8000, dims)).astype(np.float32)
     basis = np.asarray(dictionary.basis(points), np.float64)
     change = codes[:, None].astype(np.float64) - known
@@ -88,7 +98,8 @@ def test_codes_that_render_alike_are_near_however_unlike_they_are():
     codes = np.zeros((3, EXPERTS), np.float32)
     codes[0, 0], codes[1, 1], codes[2, 0] = 5, 5, 4.5
     bias = np.zeros((3, 1), np.float32)
-    indices, distances = code_space.nearest(dictionary, codes, bias, codes, bias, 9, same=True)
+    fit = fit_of(dictionary, codes, bias)
+    indices, distances = code_space.nearest(fit, fit, 9, same=True)
     assert indices.shape == (3, 2)
     assert indices[:, 0].tolist() == [1, 0, 0] or indices[:, 0].tolist() == [1, 0, 1]
     assert distances[0, 0] < 0.01 * distances[0, 1]
@@ -98,7 +109,8 @@ def test_codes_that_render_alike_are_near_however_unlike_they_are():
 def test_a_signal_is_its_own_neighbour_in_another_fit():
     codes, bias = codes_of(np.random.default_rng(), 4, 1)
     dictionary = dictionary_of("shared", 2, 1, 1)
-    indices, distances = code_space.nearest(dictionary, codes, bias, codes, bias, 1)
+    fit = fit_of(dictionary, codes, bias)
+    indices, distances = code_space.nearest(fit, fit, 1)
     assert indices[:, 0].tolist() == [0, 1, 2, 3]
     assert distances.max() < 1e-2
 
@@ -106,5 +118,6 @@ def test_a_signal_is_its_own_neighbour_in_another_fit():
 def test_how_many_is_one_at_least():
     codes, bias = codes_of(np.random.default_rng(), 2, 1)
     dictionary = dictionary_of("shared", 2, 1, 1)
-    with pytest.raises(ValueError, match=r"fit\.nearest\.count: 0"):
-        code_space.nearest(dictionary, codes, bias, codes, bias, 0)
+    fit = fit_of(dictionary, codes, bias)
+    with pytest.raises(ArgumentError, match=r"^count: 0"):
+        code_space.nearest(fit, fit, 0)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from nid_jax import commands
 from nid_jax.fields import coordinates
-from nid_jax.fitting import batched
+from nid_jax.fitting import scoring
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +138,9 @@ def test_colour_that_is_not_square(call, options, tmp_path):
 def test_psnr_per_step_counts_from_the_start():
     """Hand-made curves of two signals: mean squared residual after every step."""
     residual = np.array([[1e-1, 1e-1], *[[1e-2, 1e-4]] * 6])
-    found = batched.psnr_per_step({"residual": residual})
+    found = scoring.psnr_per_step({"residual": residual})
     assert found == {"0": pytest.approx(10), "5": pytest.approx(30), "6": pytest.approx(30)}
-    assert batched.psnr_per_step({}) == {}
+    assert scoring.psnr_per_step({}) == {}
 
 
 # Patches and routers

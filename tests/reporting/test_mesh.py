@@ -161,8 +161,7 @@ def compare(kind, folder):
     from flax import nnx
 
     from nid_jax import sharding, tasks
-    from nid_jax.fitting import batched, rendering
-    from nid_jax.storage import models
+    from nid_jax.neural_dictionary import open_workdir
     from nid_jax.storage.workdir import Workdir
     from nid_jax.training import loop
 
@@ -175,17 +174,16 @@ def compare(kind, folder):
         lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
         found["losses"].append([line["loss"] for line in lines])
         mesh = sharding.make_mesh(data, expert)
-        loaded = models.load_model(Workdir(place), mesh=mesh)
-        model, config = loaded.model, loaded.config
+        loaded = open_workdir(Workdir(place), mesh=mesh)
+        config = loaded.config
         task = tasks.build(config)
         # Three signals over four devices: the batch is filled up.
-        fitted = batched.fit(task, model, task.open("test"), config, mesh)
-        gates = rendering.gates_of(fitted.codes, fitted.bias)
-        found["values"].append(rendering.render(model.dictionary, gates, (9, 9)).ravel().tolist())
+        fit = loaded.fit_collection(task, task.open("test"), config)
+        found["values"].append(fit.render((9, 9)).ravel().tolist())
     axes = {"data": 4, "expert": 2}
     trainer = loop.Trainer(task, config, Workdir(place), task.open("train"))
     found["trained"] = layout((trainer.state.params, trainer.state.optimizer), axes)
-    found["loaded"] = layout(nnx.state(model), axes)
+    found["loaded"] = layout(nnx.state(loaded.model), axes)
     return found
 
 

@@ -91,10 +91,10 @@ def test_a_known_mask_weighs_hidden_pixels_with_nothing(pytestconfig):
 
 @pytest.mark.parametrize("variant", ["cpu", "known", "pixels", "paper", "smoke"])
 def test_variants_describe_fits_that_can_be(variant, pytestconfig):
-    from nid_jax.fitting import batched
+    from nid_jax.fitting import checks
 
     config = configured(pytestconfig.rootpath, variant)
-    batched.check(config)
+    checks.check(config)
     assert config.fit.known_mask == (variant in ("known", "pixels"))
 
 

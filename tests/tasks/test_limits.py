@@ -11,7 +11,7 @@ from nid_jax import configs, data, tasks
 from nid_jax.data.loading import check_batch_size
 from nid_jax.data.prepared import write_prepared
 from nid_jax.fields.coordinates import grid
-from nid_jax.fitting import batched
+from nid_jax.fitting import checks
 from nid_jax.tasks import limits
 from nid_jax.training import loop
 
@@ -84,8 +84,8 @@ def test_no_signals_are_refused(name, variant, signals):
         train, held_out = task.open("train"), task.open("test")
         check_batch_size(config.train.batch_size, len(train), 1)
         loop.check(config)
-        batched.check(config)
-        batched.check_measured(config, task.measure(held_out))
+        checks.check(config)
+        checks.check_measured(config, task.measure(held_out))
         seen = task.learned_from(train)
         assert config.prior.num_signals <= len(train)
         if config.fit.solver == "gaussian" and config.fit.gaussian.neighbours:
@@ -366,7 +366,7 @@ def test_no_volumes_are_refused(variant, count, tmp_path):
     task = tasks.build(config)
     check_batch_size(config.train.batch_size, len(task.open("train")), 1)
     assert config.prior.num_signals <= len(task.open("train"))
-    batched.check_measured(config, task.measure(task.open("test")))
+    checks.check_measured(config, task.measure(task.open("test")))
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ class Surface(Solver):
         return Truncation(self.truncation, self.truncation_kind)
 
     def _solve(self, problem):
-        if checks.traced(problem):
+        if checks.transforming():
             raise ArgumentError(
                 "clouds",
                 "traced",
