@@ -66,19 +66,13 @@ def _united(loaded):
         return loaded if len(loaded.faces) else None
     if not isinstance(loaded, trimesh.Scene):
         return None
-    vertices, faces, count = [], [], 0
-    for node in loaded.graph.nodes_geometry:
-        transform, name = loaded.graph[node]
-        part = loaded.geometry[name]
-        if isinstance(part, trimesh.Trimesh) and len(part.faces):
-            vertices.append(trimesh.transform_points(part.vertices, transform))
-            # A mirror image turns faces inside out.
-            turned = part.faces[:, ::-1] if np.linalg.det(transform[:3, :3]) < 0 else part.faces
-            faces.append(turned + count)
-            count += len(part.vertices)
-    if not faces:
-        return None
-    return trimesh.Trimesh(np.concatenate(vertices), np.concatenate(faces), process=False)
+    # Not its own to_mesh, which packs all textures into one.
+    parts = [
+        part for part in loaded.dump() if isinstance(part, trimesh.Trimesh) and part.faces.size
+    ]
+    for part in parts:
+        part.visual = trimesh.visual.ColorVisuals(part)
+    return trimesh.util.concatenate(parts) if parts else None
 
 
 def _has_points(loaded):
