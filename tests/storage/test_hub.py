@@ -5,6 +5,7 @@ import re
 import sys
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -39,8 +40,8 @@ def contents():
 
 
 def assert_same(found, expected):
-    before, after = (nnx.to_pure_dict(nnx.state(c.model)) for c in (expected, found))
-    np.testing.assert_equal(after, before)
+    before, after = (nnx.state(contents.model) for contents in (expected, found))
+    jax.tree.map(np.testing.assert_array_equal, after, before)
     assert found.config == expected.config
     assert found.signals == expected.signals
 
