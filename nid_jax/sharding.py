@@ -134,6 +134,14 @@ def place(tree: Any, axes: Any, mesh: Mesh) -> Any:
     return jax.tree.map(_put, tree, shardings(tree, axes, mesh))
 
 
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """`tree` with the whole of every leaf on every device of `mesh`; values are unchanged.
+
+    In several processes each leaf must hold the same values in all of them.
+    """
+    return jax.tree.map(lambda leaf: _put(leaf, named(mesh)), tree)
+
+
 def place_batch(batch: Any, mesh: Mesh) -> Any:
     """Global arrays [B, ...] split along 'signal' from what this process has read.
 

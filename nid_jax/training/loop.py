@@ -6,20 +6,33 @@ is one jitted function with donated state; what it reports stays on the device u
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
 from nid_jax import devices, sharding
+from nid_jax.coding.operators import Operator
 from nid_jax.fields.model import build_model, count_parameters, map_axes
 from nid_jax.reporting import monitoring, tables
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
+from nid_jax.storage.workdir import Workdir
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.reseeding import reseed
-from nid_jax.training.steps import TrainState, chunks_per_batch, make_step
+from nid_jax.training.steps import (
+    Batch,
+    Given,
+    Recipe,
+    Terms,
+    TrainState,
+    chunks_per_batch,
+    train_step,
+)
 from nid_jax.training.strategies import build_strategy
 
 
@@ -30,7 +43,7 @@ class TrainingDiverged(ValueError):
 class Trainer:
     """Everything one run of training holds: model, optimiser, data, compiled steps, checkpoints."""
 
-    def __init__(self, task, config, workdir, collection):
+    def __init__(self, task: Any, config: ConfigDict, workdir: Workdir, collection: Sequence):
         check(config)
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
@@ -48,10 +61,10 @@ class Trainer:
         self.optimizer = build_optimiser(config.train.optimizer, self.steps)
         self._build(collection)
         self.clock = monitoring.Chronometer()
-        self.compiled = {}
+        self.compiled: dict[bool, jax.stages.Compiled] = {}
         self.compiled_bytes = 0
 
-    def _build(self, collection):
+    def _build(self, collection: Sequence) -> None:
         """The first state, drawn by one compiled function straight to where it is to lie."""
         config = self.config
         build = functools.partial(
@@ -72,59 +85,57 @@ class Trainer:
             moments = self.optimizer.init(params)
             return TrainState(params, moments, jnp.int32(0), jnp.int32(-1), usage), constants
 
-        self.state, self.constants = jax.jit(draw, out_shardings=(self.layout, everywhere))()
+        self.state, constants = jax.jit(draw, out_shardings=(self.layout, everywhere))()
+        key = jax.random.fold_in(jax.random.key(config.seed), 1)
+        operator, key = sharding.replicate((self.operator, key), self.mesh)
+        self.given = Given(constants, operator, key)
 
-    def model(self):
+    def model(self) -> nnx.Module:
         """The model as it stands. Its arrays are copies: the next step gives the old ones away."""
         params = jax.tree.map(jnp.copy, self.state.params)
-        return nnx.merge(self.graphdef, params, self.constants, copy=True)
+        return nnx.merge(self.graphdef, params, self.given.constants, copy=True)
 
-    def step_for(self, step, batch):
+    def step_for(
+        self, step: int, batch: Batch
+    ) -> Callable[[TrainState, Batch], tuple[TrainState, Terms]]:
         """The compiled step: dense during warm-up, sparse after it. Compiled on first use."""
         dense = step < self.warmup_steps
         if dense not in self.compiled:
-            function = make_step(
+            train = self.config.train
+            recipe = Recipe(
                 self.graphdef,
-                self.constants,
                 self.strategy,
                 self.optimizer,
-                self.config,
-                self.operator,
-                dense,
+                points=train.points,
+                chunks=train.chunks,
+                dead_below=train.dead_below,
+                dense=dense,
             )
+            function = functools.partial(train_step, recipe)
             with self.clock.pause("compile"):
                 jitted = jax.jit(function, donate_argnums=0, out_shardings=(self.layout, None))
-                self.compiled[dense] = jitted.lower(self.state, batch).compile()
-            self.compiled_bytes = max(
-                self.compiled_bytes, devices.compiled_bytes(self.compiled[dense])
-            )
-        return self.compiled[dense]
+                program = jitted.lower(self.state, batch, given=self.given).compile()
+            self.compiled[dense] = program
+            self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
+        return functools.partial(self.compiled[dense], given=self.given)
 
-    def reseed(self, batch):
+    def reseed(self, batch: Batch) -> int:
         """Give dead experts the worst-explained signals of a batch. -> how many there were."""
-        share = self.config.train.dead_below
-        params, usage, count = reseed(
-            self.graphdef,
-            self.state,
-            self.constants,
-            batch,
-            self.operator,
-            share,
-            self.config.seed,
-        )
+        share, seed = self.config.train.dead_below, self.config.seed
+        params, usage, count = reseed(self.graphdef, self.state, batch, self.given, share, seed)
         self.state = jax.device_put(
             dataclasses.replace(self.state, params=params, usage=usage), self.layout
         )
         return count
 
-    def items(self):
+    def items(self) -> dict[str, Any]:
         """What a checkpoint holds: the model, for fits, and the rest, to go on training."""
-        model = {"params": self.state.params, "constants": self.constants}
+        model = {"params": self.state.params, "constants": self.given.constants}
         # Not dataclasses.asdict: it takes the Variables inside apart.
         names = ("optimizer", "step", "bad_step", "usage")
         return {"model": model, "training": {name: getattr(self.state, name) for name in names}}
 
-    def restore(self, saved):
+    def restore(self, saved: checkpoints.Checkpoints) -> int:
         """Go on from the latest good checkpoint, if there is one. -> the step to go on from."""
         if saved.latest_step() is None:
             return 0
@@ -137,16 +148,16 @@ class Trainer:
             training["bad_step"],
             training["usage"],
         )
-        self.constants = restored.items["model"]["constants"]
+        self.given = self.given._replace(constants=restored.items["model"]["constants"])
         self.clock.restore(restored.meta["clock"])
         return restored.step
 
 
-def _templates(items):
+def _templates(items: dict[str, Any]) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: abstract(leaf, leaf.sharding), items)
 
 
-def check(config):
+def check(config: ConfigDict) -> None:
     """Raise ValueError, naming the key, for a training that cannot be."""
     build_strategy(config, None)
     for group, key, least in (
@@ -172,7 +183,7 @@ def check(config):
         )
 
 
-def _check_training(config, operator):
+def _check_training(config: ConfigDict, operator: Operator) -> None:
     """Raise ValueError, naming the key, for what these measurements do not allow."""
     if operator.run_length is None and config.train.points:
         raise ValueError("train.points: 0 is wanted where measurements depend on the whole signal")
@@ -190,7 +201,12 @@ class Trained:
     summary: dict
 
 
-def train(task, config, workdir, evaluate=None):
+def train(
+    task: Any,
+    config: ConfigDict,
+    workdir: Workdir,
+    evaluate: Callable[[nnx.Module], Mapping[str, float]] | None = None,
+) -> Trained:
     """Train until config.train.steps, from the workdir's latest checkpoint if it holds one.
 
     task: open, batches, learned_from, objective, ranked_by. evaluate(model) -> dict of scalars, of

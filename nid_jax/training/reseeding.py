@@ -6,21 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, Int, Key
 
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.ridge import solve_dense
 from nid_jax.fields.routing import Gates
-from nid_jax.training.steps import shown
+from nid_jax.training.steps import Batch, Given, TrainState, shown
 
 # Regularisation of the codes whose residuals are looked at.
 _LAMBDA = 1e-3
 
 
-def reseed(graphdef, state, constants, batch, operator, share, seed=0):
+def reseed(
+    graphdef: nnx.GraphDef, state: TrainState, batch: Batch, given: Given, share: float, seed: int
+) -> tuple[nnx.State, Float[Array, "E"], int]:
     """Experts whose usage is below `share` of the mean become residuals of the batch.
 
     The worst-explained signals, one per dead expert, are fitted by the expert's last layer (see
-    `Dictionary.refit`). operator: samples, which is what a last layer can be fitted to.
+    `Dictionary.refit`). given.operator: samples, which is what a last layer can be
+    fitted to.
     -> (params, usage with the mean in the places of the reseeded, count).
     """
     usage = np.asarray(state.usage)
@@ -28,15 +32,22 @@ def reseed(graphdef, state, constants, batch, operator, share, seed=0):
     if not len(dead):
         return state.params, state.usage, 0
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    params = _refit(graphdef, state.params, constants, operator, batch, jnp.asarray(dead), key)
+    params = _refit(graphdef, state.params, batch, given, jnp.asarray(dead), key)
     usage = jnp.asarray(usage).at[dead].set(usage.mean())
     return params, usage, len(dead)
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
-def _refit(graphdef, params, constants, operator, batch, dead, key):
-    model = nnx.merge(graphdef, params, constants, copy=True)
-    operator, targets = shown(batch, operator)
+def _refit(
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    batch: Batch,
+    given: Given,
+    dead: Int[Array, "K"],
+    key: Key[Array, ""],
+) -> nnx.State:
+    model = nnx.merge(graphdef, params, given.constants, copy=True)
+    operator, targets = shown(batch, given.operator)
     equations = normal_equations(model.dictionary, operator, targets, precision="single")
     codes = solve_dense(equations, _LAMBDA).codes
     gates = Gates(codes, None, None, equations.bias(codes))

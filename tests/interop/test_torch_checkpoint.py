@@ -1,5 +1,6 @@
 """Official checkpoints of any size become workdirs whose model computes the official function."""
 
+import functools
 import json
 import runpy
 from pathlib import Path
@@ -267,7 +268,7 @@ def test_one_further_step_is_torchs(tmp_path):
 
     from nid_jax.coding import operators
     from nid_jax.training.losses import Objective
-    from nid_jax.training.steps import TrainState, make_step
+    from nid_jax.training.steps import Given, Recipe, TrainState, train_step
     from nid_jax.training.strategies import build_strategy
 
     model, config, _, _ = models.load_model(Workdir(tmp_path / "run"))
@@ -276,10 +277,12 @@ def test_one_further_step_is_torchs(tmp_path):
     optimizer = build_optimiser(config.train.optimizer, config.train.steps)
     moments = optimiser_state(config, model, read_checkpoint(path))
     begin = TrainState(params, moments, np.int32(1), np.int32(-1), np.zeros(48, "f4"))
-    step = make_step(
-        graphdef, constants, strategy, optimizer, config, operators.sample((24, 40)), False
+    recipe = Recipe(
+        graphdef, strategy, optimizer, config.train.points, config.train.chunks, 0.0, False
     )
-    after, _ = jax.jit(step)(begin, {"ids": ids, "signals": images})
+    given = Given(constants, operators.sample((24, 40)), jax.random.key(0))
+    step = jax.jit(functools.partial(train_step, recipe))
+    after, _ = step(begin, {"ids": ids, "signals": images}, given)
     moved = nnx.merge(graphdef, after.params, constants)
     for name, got in official.to_official(moved.dictionary, moved.router).items():
         start = file["model"][name].numpy()

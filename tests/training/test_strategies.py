@@ -20,7 +20,7 @@ from nid_jax.fields.routing import Codebook
 from nid_jax.fields.variables import RouterParam
 from nid_jax.training.losses import SURFACE_WEIGHTS, Objective
 from nid_jax.training.reseeding import reseed
-from nid_jax.training.steps import TrainState, shown
+from nid_jax.training.steps import Given, TrainState, shown
 from nid_jax.training.strategies import Projected, Surface, build_strategy, project
 
 SHAPE, CHANNELS, EXPERTS = (7, 6), 2, 12
@@ -144,7 +144,8 @@ def test_a_dead_expert_takes_up_the_worst_residual(kind):
         return float(equations.residual(project(equations, 1e-6).values).sum())
 
     batch = {"signals": jnp.asarray(signals)}
-    renewed, usage, count = reseed(graphdef, state, constants, batch, sample(SHAPE), 1e-3)
+    given = Given(constants, sample(SHAPE), jax.random.key(0))
+    renewed, usage, count = reseed(graphdef, state, batch, given, 1e-3, 0)
     assert count == 1
     assert float(usage[3]) > 0.5
     before = nnx.merge(graphdef, params, constants, copy=True).dictionary
@@ -161,14 +162,8 @@ def test_a_dead_expert_takes_up_the_worst_residual(kind):
         head.head_kernel[...] = head.head_kernel[...].at[..., 3].set(0)
         head.head_bias[...] = head.head_bias[...].at[3].set(0)
         assert error(renewed) < error(nnx.state(silent, nnx.Param))
-    _, _, none = reseed(
-        graphdef,
-        TrainState(params, (), jnp.int32(4), jnp.int32(-1), jnp.ones(EXPERTS)),
-        constants,
-        batch,
-        SHAPE,
-        1e-3,
-    )
+    lively = TrainState(params, (), jnp.int32(4), jnp.int32(-1), jnp.ones(EXPERTS))
+    _, _, none = reseed(graphdef, lively, batch, given, 1e-3, 0)
     assert none == 0
 
 
