@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.ridge import solve_dense
@@ -27,24 +27,25 @@ def reseed(
     fitted to.
     -> (params, usage with the mean in the places of the reseeded, count).
     """
-    usage = np.asarray(state.usage)
-    dead = np.flatnonzero(usage < share * usage.mean())[: len(batch["signals"])]
+    usage = np.array(jax.device_get(state.usage))
+    mean = usage.mean()
+    dead = np.flatnonzero(usage < share * mean)[: len(batch["signals"])]
     if not len(dead):
         return state.params, state.usage, 0
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    params = _refit(graphdef, state.params, batch, given, jnp.asarray(dead), key)
-    usage = jnp.asarray(usage).at[dead].set(usage.mean())
-    return params, usage, len(dead)
+    params = _refit(graphdef, state.params, batch, given, jax.device_put(dead), state.step, seed)
+    usage[dead] = mean
+    return params, jax.device_put(usage), len(dead)
 
 
-@functools.partial(jax.jit, static_argnames="graphdef")
+@functools.partial(jax.jit, static_argnames=("graphdef", "seed"))
 def _refit(
     graphdef: nnx.GraphDef,
     params: nnx.State,
     batch: Batch,
     given: Given,
     dead: Int[Array, "K"],
-    key: Key[Array, ""],
+    step: Int[Array, ""],
+    seed: int,
 ) -> nnx.State:
     model = nnx.merge(graphdef, params, given.constants, copy=True)
     operator, targets = shown(batch, given.operator)
@@ -53,5 +54,6 @@ def _refit(
     gates = Gates(codes, None, None, equations.bias(codes))
     residual = targets - model.dictionary.combine(operator.points, gates)
     _, worst = jax.lax.top_k(jnp.square(residual).sum((1, 2)), len(dead))
+    key = jax.random.fold_in(jax.random.key(seed), step)
     model.dictionary.refit(dead, operator.points, residual[worst], key)
     return nnx.state(model, nnx.Param)

@@ -45,7 +45,7 @@ jax.tree_util.register_dataclass(
 
 
 class Given(NamedTuple):
-    """Arrays that a step reads and never changes. As arguments they are no part of the program."""
+    """Arrays that a step reads and never changes."""
 
     constants: nnx.State
     """Variables of the model that are not trained."""
@@ -76,7 +76,7 @@ class Recipe:
 def train_step(
     recipe: Recipe, state: TrainState, batch: Batch, given: Given
 ) -> tuple[TrainState, Terms]:
-    """One step on a batch: pure, so `jax.jit(functools.partial(train_step, recipe))`.
+    """One step on a batch: a pure function, jitted by the loop with its recipe bound.
 
     A step sees some measurements of the signals (`recipe.points`), or the points that the batch
     brings. One whose loss or gradient is not finite changes nothing but the counters.

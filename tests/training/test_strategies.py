@@ -199,13 +199,13 @@ def test_a_batch_with_points_is_seen_there():
     generator = np.random.default_rng()
     points = jnp.asarray(generator.uniform(-1, 1, (9, 2)), jnp.float32)
     signals = jnp.asarray(generator.standard_normal((3, 9, CHANNELS)), jnp.float32)
-    seen, targets = shown({"signals": signals, "points": points}, sample(SHAPE), lambda: 1 / 0)
+    seen, targets = shown({"signals": signals, "points": points}, sample(SHAPE), jnp.arange(3))
     np.testing.assert_array_equal(seen.points, points)
     np.testing.assert_array_equal(targets, signals)
     # Without them signals are whole, of which some measurements may be chosen.
     whole = jnp.asarray(signals_of(3, 2))
     chosen = jnp.asarray([3, 0, 8])
-    seen, targets = shown({"signals": whole}, sample(SHAPE), lambda: chosen)
+    seen, targets = shown({"signals": whole}, sample(SHAPE), chosen)
     np.testing.assert_array_equal(targets, flat(np.asarray(whole))[:, chosen])
     np.testing.assert_allclose(seen.points, grid(SHAPE)[np.asarray(chosen)], atol=1e-6)
 
