@@ -7,7 +7,7 @@ is one jitted function with donated state; what it reports stays on the device u
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -47,10 +47,20 @@ class TrainingDiverged(ValueError):
     """The loss or a gradient was not finite."""
 
 
+class Task(Protocol):
+    """What training asks of a task; `tasks.Task` says what each is."""
+
+    open: Callable[[str], Any]
+    batches: Callable[[Any], Any]
+    learned_from: Callable[[Any], Any]
+    objective: Callable
+    ranked_by: str
+
+
 class Trainer:
     """Everything one run of training holds: model, optimiser, data, compiled steps, checkpoints."""
 
-    def __init__(self, task: Any, config: ConfigDict, workdir: Workdir, collection: Sequence):
+    def __init__(self, task: Task, config: ConfigDict, workdir: Workdir, collection: Sequence):
         check(config)
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
@@ -216,7 +226,7 @@ class Trained:
 
 
 def train(
-    task: Any,
+    task: Task,
     config: ConfigDict,
     workdir: Workdir,
     evaluate: Callable[[Model], Mapping[str, float]] | None = None,

@@ -1,7 +1,7 @@
 """One training step: a pure function of a state and a batch, jitted once by the loop."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from nid_jax.coding import operators
 from nid_jax.coding.operators import Operator
+from nid_jax.fields.model import Model
 
 CHUNKS = ("random", "exhaustive")
 # Beyond this many points a random chunk is drawn with repetition: a permutation of the grid would
@@ -44,6 +45,27 @@ jax.tree_util.register_dataclass(
 )
 
 
+class Strategy(Protocol):
+    """Where the codes of a step come from and what it minimises; `strategies` has them."""
+
+    def prepare(
+        self, model: Model, batch: Batch, operator: Operator, targets: Float[Array, "B M C"]
+    ) -> Any:
+        """What is done before the gradient, and without it: changes the model, or solves codes."""
+
+    def loss(
+        self,
+        model: Model,
+        prepared: Any,
+        batch: Batch,
+        operator: Operator,
+        targets: Float[Array, "B M C"],
+        dense: bool,
+        key: Key[Array, ""],
+    ) -> tuple[Float[Array, ""], tuple[Terms, Float[Array, "E"]]]:
+        """-> (loss, (terms, mean |code| [E])); prepared: what `prepare` gave."""
+
+
 class Given(NamedTuple):
     """Arrays that a step reads and never changes."""
 
@@ -60,8 +82,7 @@ class Recipe:
     """What a step does, all that is known when it is compiled."""
 
     graphdef: nnx.GraphDef
-    strategy: Any
-    """Where codes come from and what is minimised (`strategies`)."""
+    strategy: Strategy
     optimizer: optax.GradientTransformation
     points: int
     """Measurements that a step sees of every signal; 0: all."""
