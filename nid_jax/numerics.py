@@ -6,9 +6,11 @@ are the platform's own, which are fast there.
 """
 
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 # Minimax polynomials on [-pi/2, pi/2], by iteratively reweighted least squares in float64:
 # sin(r) = r * S(r**2) to 3.4e-9, cos(r) = C(r**2) to 2.2e-10, both below float32 rounding.
@@ -38,14 +40,16 @@ SINE_RANGE = 8192.0
 """Beyond it the error grows with |x|, as rounding of the argument itself does."""
 
 
-def _polynomial(coefficients, square):
+def _polynomial(
+    coefficients: Sequence[float], square: Float32[Array, "..."]
+) -> Float32[Array, "..."]:
     value = jnp.full_like(square, coefficients[-1])
     for coefficient in coefficients[-2::-1]:
         value = value * square + coefficient
     return value
 
 
-def _reduce(x):
+def _reduce(x: Float32[Array, "..."]) -> tuple[Float32[Array, "..."], Int32[Array, "..."]]:
     """x = k pi + r with |r| <= pi/2: (r, sign bit of (-1)**k in place)."""
     k = jnp.round(x * _INVERSE_PI)
     high, middle, low = _PI_PARTS
@@ -53,24 +57,26 @@ def _reduce(x):
     return r, k.astype(jnp.int32) << 31
 
 
-def _flip(value, sign):
+def _flip(value: Float32[Array, "..."], sign: Int32[Array, "..."]) -> Float32[Array, "..."]:
     bits = jax.lax.bitcast_convert_type(value, jnp.int32) ^ sign
     return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
-def polynomial_sin(x):
+def polynomial_sin(x: Float32[Array, "..."]) -> Float32[Array, "..."]:
     """The CPU kernel of `sin`, on any platform. x float32 [...] -> [...]."""
     r, sign = _reduce(x)
     return _flip(_polynomial(_SIN, r * r) * r, sign)
 
 
-def polynomial_cos(x):
+def polynomial_cos(x: Float32[Array, "..."]) -> Float32[Array, "..."]:
     """The CPU kernel of `cos`, on any platform. x float32 [...] -> [...]."""
     r, sign = _reduce(x)
     return _flip(_polynomial(_COS, r * r), sign)
 
 
-def _dispatch(x, polynomial, native):
+def _dispatch(
+    x: Float[Array, "..."], polynomial: Callable[[Array], Array], native: Callable[[Array], Array]
+) -> Float[Array, "..."]:
     # float64 (oracles in tests) and float16 keep the library's function.
     if x.dtype != jnp.float32:
         return native(x)
@@ -78,13 +84,13 @@ def _dispatch(x, polynomial, native):
 
 
 @jax.custom_jvp
-def sin(x):
+def sin(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Sine, fast on CPU. x float [...], radians -> [...]; error `SINE_ERROR` up to `SINE_RANGE`."""
     return _dispatch(jnp.asarray(x), polynomial_sin, jnp.sin)
 
 
 @jax.custom_jvp
-def cos(x):
+def cos(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Cosine, fast on CPU. x float [...], radians -> [...]; error as `sin`."""
     return _dispatch(jnp.asarray(x), polynomial_cos, jnp.cos)
 
@@ -94,7 +100,7 @@ sin.defjvps(lambda t, ans, x: t * cos(x))
 cos.defjvps(lambda t, ans, x: -t * sin(x))
 
 
-def einsum(subscripts, *operands):
+def einsum(subscripts: str, *operands: Float[Array, "..."]) -> Float[Array, "..."]:
     """`jnp.einsum` in full float32, also where the platform's default is shorter.
 
     Reduced precision (TF32, bfloat16 passes) is an error of 1e-3 before a sine multiplies it by
@@ -103,19 +109,23 @@ def einsum(subscripts, *operands):
     return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
 
 
-def safe_divide(numerator, denominator):
+def safe_divide(
+    numerator: float | Float[Array, "..."], denominator: Float[Array, "..."]
+) -> Float[Array, "..."]:
     """numerator / denominator, 0 where the denominator is 0; gradients finite there too."""
     zero = denominator == 0
     return jnp.where(zero, 0.0, numerator / jnp.where(zero, 1.0, denominator))
 
 
-def spectral_bound(matrix):
+def spectral_bound(matrix: Float[Array, "*S E E"]) -> Float[Array, "*S"]:
     """An upper bound of the largest eigenvalue: the Frobenius norm. [..., E, E] -> [...]."""
     return jnp.sqrt(jnp.square(matrix).sum((-2, -1)))
 
 
 @functools.partial(jax.jit, static_argnames="attempts")
-def scaled_cholesky(matrix, shift, attempts=12):
+def scaled_cholesky(
+    matrix: Float[Array, "*S E E"], shift: Float[Array, "*S"], attempts: int = 12
+) -> tuple[Float[Array, "*S E E"], Float[Array, "*S E"], Float[Array, "*S"], Bool[Array, "*S"]]:
     """Cholesky factor of matrix + shift I at unit diagonal, the shift raised until it exists.
 
     matrix: symmetric, positive semidefinite up to rounding, [..., E, E]; shift [...], not negative.
@@ -150,7 +160,9 @@ def scaled_cholesky(matrix, shift, attempts=12):
     return jax.lax.while_loop(unfinished, again, (0, factorise(shift)))[1]
 
 
-def solve_scaled_cholesky(factor, scale, right):
+def solve_scaled_cholesky(
+    factor: Float[Array, "*S E E"], scale: Float[Array, "*S E"], right: Float[Array, "*S E R"]
+) -> Float[Array, "*S E R"]:
     """Solve with the result of `scaled_cholesky`. right [..., E, R] -> [..., E, R]."""
     half = jax.lax.linalg.triangular_solve(
         factor, scale[..., None] * right, left_side=True, lower=True

@@ -5,8 +5,6 @@ One device is a mesh of one, so there is no other code path. All functions work 
 process and in several.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
 
 # Logical axis of an array -> axis of the mesh. None: not split.
 RULES: dict[str | None, str | None] = {"signal": "data", "expert": "expert", None: None}
@@ -101,7 +100,7 @@ def named(mesh: Mesh, *axes: str | None) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(RULES[axis] for axis in axes)))
 
 
-def shardings(tree: Any, axes: Any, mesh: Mesh) -> Any:
+def shardings(tree: PyTree, axes: PyTree, mesh: Mesh) -> PyTree:
     """Tree of NamedSharding for `tree`; `axes` has a tuple of logical axes (or None) per leaf.
 
     Usable as in_shardings and out_shardings of jax.jit.
@@ -109,7 +108,7 @@ def shardings(tree: Any, axes: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda _, leaf_axes: named(mesh, *(leaf_axes or ())), tree, axes)
 
 
-def moments_layout(moments: Any, layout: Any, mesh: Mesh) -> Any:
+def moments_layout(moments: PyTree, layout: PyTree, mesh: Mesh) -> PyTree:
     """Tree of NamedSharding for an optimiser's state: what it keeps of a weight lies like it.
 
     moments: the state, arrays or their shapes; layout: shardings of the weights. A leaf belongs to
@@ -126,7 +125,7 @@ def moments_layout(moments: Any, layout: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(one, moments)
 
 
-def place(tree: Any, axes: Any, mesh: Mesh) -> Any:
+def place(tree: PyTree, axes: PyTree, mesh: Mesh) -> PyTree[Array]:
     """`tree` with every leaf laid out over `mesh` as `axes` says; values are unchanged.
 
     In several processes each leaf must hold the same values in all of them.
@@ -134,7 +133,7 @@ def place(tree: Any, axes: Any, mesh: Mesh) -> Any:
     return jax.tree.map(_put, tree, shardings(tree, axes, mesh))
 
 
-def place_batch(batch: Any, mesh: Mesh) -> Any:
+def place_batch(batch: PyTree, mesh: Mesh) -> PyTree[Array]:
     """Global arrays [B, ...] split along 'signal' from what this process has read.
 
     In one process that is the whole batch; in several, each gives its own part of B. What a dict

@@ -179,7 +179,7 @@ class Dictionary(nnx.Module):
         """
         signals, num_experts = gates.values.shape
         sparse = gates.indices is not None
-        active = gates.indices.shape[-1] if sparse else num_experts
+        active = num_experts if gates.indices is None else gates.indices.shape[-1]
         if order == "auto":
             order = self.cheapest(x.shape[0], signals, active, sparse)
         if order not in self.orders or (order == "gather" and not sparse):
@@ -404,6 +404,7 @@ class IndependentDictionary(Dictionary):
 
     def _gather(self, x: Float[Array, "P D"], gates: Gates) -> Float[Array, "S P C"]:
         layers, embedded = self._layers(), self.embedding(x)
+        assert gates.indices is not None, "combine gathers for sparse codes only"
         chunk = _points_at_a_time(gates.indices.shape[-1] * max(self.width, self.channels))
 
         @jax.checkpoint

@@ -83,39 +83,43 @@ def sample_frequencies(
     return sign * jnp.where(size > MAX_FREQUENCY, tail, size)
 
 
-def _scaled_normal(key, count, dims, log_scale):
+def _scaled_normal(
+    key: Key[Array, ""], count: int, dims: int, log_scale: float | Array
+) -> tuple[Array, Array]:
     """Sign and log size of normal vectors [count, D] times exp(log_scale) [count, 1 or D]."""
     normal = jax.random.normal(key, (count, dims))
     return jnp.sign(normal), jnp.log(jnp.abs(normal)) + log_scale
 
 
-def _gaussian(key, count, dims, shape):
+def _gaussian(key: Key[Array, ""], count: int, dims: int, shape: float) -> tuple[Array, Array]:
     return _scaled_normal(key, count, dims, 0.0)
 
 
-def _laplacian(key, count, dims, shape):
+def _laplacian(key: Key[Array, ""], count: int, dims: int, shape: float) -> tuple[Array, Array]:
     # Cauchy on each axis by itself: a normal over the size of another.
     first, second = jax.random.split(key)
     below = jnp.abs(jax.random.normal(second, (count, dims)))
     return _scaled_normal(first, count, dims, -jnp.log(below))
 
 
-def _student(key, count, dims, nu):
+def _student(key: Key[Array, ""], count: int, dims: int, nu: float) -> tuple[Array, Array]:
     # Multivariate t with 2 nu degrees of freedom; a chi-square of 2 nu is twice a Gamma of nu.
     first, second = jax.random.split(key)
     log_gamma = jax.random.loggamma(second, nu, (count, 1))
     return _scaled_normal(first, count, dims, 0.5 * (math.log(nu) - log_gamma))
 
 
-def _exponential(key, count, dims, shape):
+def _exponential(key: Key[Array, ""], count: int, dims: int, shape: float) -> tuple[Array, Array]:
     return _student(key, count, dims, 0.5)
 
 
-def _matern(key, count, dims, shape):
+def _matern(key: Key[Array, ""], count: int, dims: int, shape: float) -> tuple[Array, Array]:
     return _student(key, count, dims, shape or 1.5)
 
 
-def _gamma_exponential(key, count, dims, shape):
+def _gamma_exponential(
+    key: Key[Array, ""], count: int, dims: int, shape: float
+) -> tuple[Array, Array]:
     gamma = shape or 1.5
     if gamma > 2:
         raise ValueError(
@@ -128,14 +132,18 @@ def _gamma_exponential(key, count, dims, shape):
     return _scaled_normal(first, count, dims, 0.5 * (math.log(2.0) + log_stable))
 
 
-def _rational_quadratic(key, count, dims, shape):
+def _rational_quadratic(
+    key: Key[Array, ""], count: int, dims: int, shape: float
+) -> tuple[Array, Array]:
     alpha = shape or 1.0
     first, second = jax.random.split(key)
     log_gamma = jax.random.loggamma(second, alpha, (count, 1))
     return _scaled_normal(first, count, dims, 0.5 * (log_gamma - math.log(alpha)))
 
 
-def _compact_polynomial(key, count, dims, shape):
+def _compact_polynomial(
+    key: Key[Array, ""], count: int, dims: int, shape: float
+) -> tuple[Array, Array]:
     least = dims // 2 + 1
     power = shape or float(least)
     if dims > 3:
@@ -167,12 +175,12 @@ def _compact_polynomial(key, count, dims, shape):
     return jnp.sign(direction), jnp.log(jnp.abs(direction)) + log_radius
 
 
-def _beta(key, a, b, shape):
+def _beta(key: Key[Array, ""], a: float, b: float, shape: tuple[int, int]) -> Array:
     """Beta(a, b), with Beta(a, 0) the point 1."""
     return jax.random.beta(key, a, b, shape) if b > 0 else jnp.ones(shape)
 
 
-def _log_positive_stable(key, alpha, shape):
+def _log_positive_stable(key: Key[Array, ""], alpha: float, shape: tuple[int, int]) -> Array:
     """log T, T > 0 with E[exp(-s T)] = exp(-s^alpha), 0 < alpha <= 1 (Kanter 1975)."""
     if alpha == 1:
         return jnp.zeros(shape)
@@ -197,7 +205,7 @@ def _log_positive_stable(key, alpha, shape):
 HAT_BOUNDS = {1: (1.0, 1.0), 3: (0.1904, 1.14)}
 
 
-def _spherical_bessel(dims, z):
+def _spherical_bessel(dims: int, z: Array) -> Array:
     """sin(z)/z for 1 dimension, (sin(z)/z - cos(z))/z for 3."""
     safe = jnp.maximum(z, 0.1)
     if dims == 1:
@@ -208,7 +216,7 @@ def _spherical_bessel(dims, z):
 
 
 @functools.partial(jax.jit, static_argnames=("dims", "shape"))
-def _euclid_hat(key, dims, shape):
+def _euclid_hat(key: Key[Array, ""], dims: int, shape: tuple[int, int]) -> Array:
     """Half lengths z of the frequencies of Euclid's hat, by rejection (Devroye 1986, II.3).
 
     The proposal's density is proportional to the bound: half its mass is uniform up to
@@ -217,7 +225,7 @@ def _euclid_hat(key, dims, shape):
     height, tail = HAT_BOUNDS[dims]
     knee = math.sqrt(tail / height)
 
-    def propose(state):
+    def propose(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         key, z, accepted = state
         key, side_key, place_key, accept_key = jax.random.split(key, 4)
         place = jax.random.uniform(place_key, shape, minval=2.0**-24, maxval=1.0)
@@ -228,7 +236,7 @@ def _euclid_hat(key, dims, shape):
         accept = jax.random.uniform(accept_key, shape) < share
         return key, jnp.where(accepted, z, proposal), accepted | accept
 
-    def unfinished(state):
+    def unfinished(state: tuple[Array, Array, Array]) -> Array:
         return ~jnp.all(state[2])
 
     start = (key, jnp.zeros(shape), jnp.zeros(shape, bool))

@@ -95,17 +95,29 @@ def build_model(
 def map_axes(function: Callable[[tuple], Any], state: nnx.State) -> nnx.State:
     """An nnx state with every leaf replaced by function(its logical axes, () if replicated)."""
 
-    def one(variable):
+    def one(variable: nnx.Variable) -> nnx.Variable:
         axes = variable.get_metadata().get("axes") or ()
         return jax.tree.map(lambda _: function(axes), variable)
 
     return jax.tree.map(one, state, is_leaf=lambda node: isinstance(node, nnx.Variable))
 
 
+def parameter_overview(model: Model) -> list[tuple[str, str, str, int]]:
+    """(path, type of variable, shape, numbers) of every variable of a model, the trained and not.
+
+    Types are those of `variables`: Kernel and Basis are the dictionary's, Code and RouterParam the
+    router's, Constant is not trained.
+    """
+    return [
+        (".".join(map(str, path)), type(variable).__name__, str(variable.shape), variable.size)
+        for path, variable in nnx.to_flat_state(nnx.state(model))
+    ]
+
+
 def count_parameters(model: Model) -> dict[str, int]:
     """Numbers per group: {'dictionary': ..., 'router': ...}."""
 
-    def count(part):
+    def count(part: nnx.Module | None) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(part))) if part else 0
 
     return {"dictionary": count(model.dictionary), "router": count(model.router)}

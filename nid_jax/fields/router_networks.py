@@ -34,8 +34,16 @@ def affine(
     rngs: nnx.Rngs,
 ) -> nnx.Linear:
     """Affine map [..., F] -> [..., G] of a router, in full float32."""
-    options = {"precision": "highest", "kernel_init": kernel_init, "bias_init": bias_init}
-    return _of_router(nnx.Linear(features, outputs, **options, rngs=rngs))
+    return _of_router(
+        nnx.Linear(
+            features,
+            outputs,
+            precision="highest",
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            rngs=rngs,
+        )
+    )
 
 
 def convolution(
@@ -51,7 +59,8 @@ def convolution(
 
 def _of_router(layer: Layer) -> Layer:
     """The layer, its numbers marked as a router's."""
-    layer.kernel, layer.bias = RouterParam(layer.kernel[...]), RouterParam(layer.bias[...])
+    for name in ("kernel", "bias"):
+        setattr(layer, name, RouterParam(getattr(layer, name)[...]))
     return layer
 
 

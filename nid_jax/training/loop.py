@@ -6,21 +6,41 @@ is one jitted function with donated state; what it reports stays on the device u
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import nnx
+from ml_collections import ConfigDict
 
 from nid_jax import devices, sharding
-from nid_jax.fields.model import build_model, count_parameters, map_axes
+from nid_jax.coding.operators import Operator
+from nid_jax.fields.model import (
+    Model,
+    build_model,
+    count_parameters,
+    map_axes,
+    parameter_overview,
+)
 from nid_jax.reporting import monitoring, tables
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
+from nid_jax.storage.workdir import Workdir
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.reseeding import reseed
-from nid_jax.training.steps import TrainState, chunks_per_batch, make_step
+from nid_jax.training.steps import (
+    Batch,
+    Given,
+    Recipe,
+    Terms,
+    TrainState,
+    chunks_per_batch,
+    train_step,
+)
 from nid_jax.training.strategies import build_strategy
 
 
@@ -28,10 +48,20 @@ class TrainingDiverged(ValueError):
     """The loss or a gradient was not finite."""
 
 
+class Task(Protocol):
+    """What training asks of a task; `tasks.Task` says what each is."""
+
+    open: Callable[[str], Any]
+    batches: Callable[[Any], Any]
+    learned_from: Callable[[Any], Any]
+    objective: Callable
+    ranked_by: str
+
+
 class Trainer:
     """Everything one run of training holds: model, optimiser, data, compiled steps, checkpoints."""
 
-    def __init__(self, task, config, workdir, collection):
+    def __init__(self, task: Task, config: ConfigDict, workdir: Workdir, collection: Sequence):
         check(config)
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
@@ -49,10 +79,10 @@ class Trainer:
         self.optimizer = build_optimiser(config.train.optimizer, self.steps)
         self._build(collection)
         self.clock = monitoring.Chronometer()
-        self.compiled = {}
+        self.compiled: dict[bool, jax.stages.Compiled] = {}
         self.compiled_bytes = 0
 
-    def _build(self, collection):
+    def _build(self, collection: Sequence) -> None:
         """The first state, drawn by one compiled function straight to where it is to lie."""
         config = self.config
         build = functools.partial(
@@ -60,72 +90,77 @@ class Trainer:
         )
         model = nnx.eval_shape(build)
         self.parameters = count_parameters(model)
-        self.graphdef, params, _ = nnx.split(model, nnx.Param, ...)
+        self.graphdef, params, *_ = nnx.split(model, nnx.Param, ...)
         layout = map_axes(lambda axes: sharding.named(self.mesh, *axes), params)
-        everywhere = sharding.named(self.mesh)
+        everywhere: Any = sharding.named(self.mesh)
         moments = jax.eval_shape(self.optimizer.init, params)
         moments = sharding.moments_layout(moments, layout, self.mesh)
         self.layout = TrainState(layout, moments, everywhere, everywhere, everywhere)
 
-        def draw():
-            _, params, constants = nnx.split(build(), nnx.Param, ...)
+        def draw() -> tuple[TrainState, nnx.State]:
+            _, params, *rest = nnx.split(build(), nnx.Param, ...)
             usage = jnp.zeros(config.dictionary.num_experts)
             moments = self.optimizer.init(params)
-            return TrainState(params, moments, jnp.int32(0), jnp.int32(-1), usage), constants
+            return TrainState(params, moments, jnp.int32(0), jnp.int32(-1), usage), rest[0]
 
-        self.state, self.constants = jax.jit(draw, out_shardings=(self.layout, everywhere))()
+        self.state, constants = jax.jit(draw, out_shardings=(self.layout, everywhere))()
+        key = jax.random.fold_in(jax.random.key(config.seed), 1)
+        self.given = Given(constants, self.operator, key)
 
-    def model(self):
+    def model(self) -> Model:
         """The model as it stands. Its arrays are copies: the next step gives the old ones away."""
         params = jax.tree.map(jnp.copy, self.state.params)
-        return nnx.merge(self.graphdef, params, self.constants, copy=True)
+        return nnx.merge(self.graphdef, params, self.given.constants, copy=True)
 
-    def step_for(self, step, batch):
+    def at_boundary(self, step: int) -> bool:
+        """Whether a step begins a batch: all chunks of one are seen before the next is read."""
+        return step % self.per_batch == 0
+
+    def next_batch(self) -> Batch:
+        """The next batch, laid out over the devices."""
+        return sharding.place_batch(next(self.batches), self.mesh)
+
+    def step_for(self, step: int, batch: Batch) -> jax.stages.Compiled:
         """The compiled step: dense during warm-up, sparse after it. Compiled on first use."""
         dense = step < self.warmup_steps
         if dense not in self.compiled:
-            function = make_step(
+            train = self.config.train
+            recipe = Recipe(
                 self.graphdef,
-                self.constants,
                 self.strategy,
                 self.optimizer,
-                self.config,
-                self.operator,
-                dense,
+                points=train.points,
+                chunks=train.chunks,
+                dead_below=train.dead_below,
+                dense=dense,
             )
+            # Bound, not an argument: what is fixed of features and points is computed only once,
+            # by the compiler.
+            function = functools.partial(train_step, recipe, given=self.given)
             with self.clock.pause("compile"):
                 jitted = jax.jit(function, donate_argnums=0, out_shardings=(self.layout, None))
-                self.compiled[dense] = jitted.lower(self.state, batch).compile()
-            self.compiled_bytes = max(
-                self.compiled_bytes, devices.compiled_bytes(self.compiled[dense])
-            )
+                program = jitted.lower(self.state, batch).compile()
+            self.compiled[dense] = program
+            self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
         return self.compiled[dense]
 
-    def reseed(self, batch):
+    def reseed(self, batch: Batch) -> int:
         """Give dead experts the worst-explained signals of a batch. -> how many there were."""
-        share = self.config.train.dead_below
-        params, usage, count = reseed(
-            self.graphdef,
-            self.state,
-            self.constants,
-            batch,
-            self.operator,
-            share,
-            self.config.seed,
-        )
+        share, seed = self.config.train.dead_below, self.config.seed
+        params, usage, count = reseed(self.graphdef, self.state, batch, self.given, share, seed)
         self.state = jax.device_put(
             dataclasses.replace(self.state, params=params, usage=usage), self.layout
         )
         return count
 
-    def items(self):
+    def items(self) -> dict[str, Any]:
         """What a checkpoint holds: the model, for fits, and the rest, to go on training."""
-        model = {"params": self.state.params, "constants": self.constants}
+        model = {"params": self.state.params, "constants": self.given.constants}
         # Not dataclasses.asdict: it takes the Variables inside apart.
         names = ("optimizer", "step", "bad_step", "usage")
         return {"model": model, "training": {name: getattr(self.state, name) for name in names}}
 
-    def restore(self, saved):
+    def restore(self, saved: checkpoints.Checkpoints) -> int:
         """Go on from the latest good checkpoint, if there is one. -> the step to go on from."""
         if saved.latest_step() is None:
             return 0
@@ -138,16 +173,16 @@ class Trainer:
             training["bad_step"],
             training["usage"],
         )
-        self.constants = restored.items["model"]["constants"]
+        self.given = self.given._replace(constants=restored.items["model"]["constants"])
         self.clock.restore(restored.meta["clock"])
         return restored.step
 
 
-def _templates(items):
+def _templates(items: dict[str, Any]) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: abstract(leaf, leaf.sharding), items)
 
 
-def check(config):
+def check(config: ConfigDict) -> None:
     """Raise ValueError, naming the key, for a training that cannot be."""
     build_strategy(config, None)
     for group, key, least in (
@@ -173,7 +208,7 @@ def check(config):
         )
 
 
-def _check_training(config, operator):
+def _check_training(config: ConfigDict, operator: Operator) -> None:
     """Raise ValueError, naming the key, for what these measurements do not allow."""
     if operator.run_length is None and config.train.points:
         raise ValueError("train.points: 0 is wanted where measurements depend on the whole signal")
@@ -185,13 +220,18 @@ def _check_training(config, operator):
 class Trained:
     """What training leaves: the model, the step it reached, whether it ended early, and timings."""
 
-    model: nnx.Module
+    model: Model
     step: int
     interrupted: bool
     summary: dict
 
 
-def train(task, config, workdir, evaluate=None):
+def train(
+    task: Task,
+    config: ConfigDict,
+    workdir: Workdir,
+    evaluate: Callable[[Model], Mapping[str, float]] | None = None,
+) -> Trained:
     """Train until config.train.steps, from the workdir's latest checkpoint if it holds one.
 
     task: open, batches, learned_from, objective, ranked_by. evaluate(model) -> dict of scalars, of
@@ -229,19 +269,21 @@ def train(task, config, workdir, evaluate=None):
             if start:
                 progress.message(f"resumed from step {start} of {workdir.checkpoints}")
             _announce(trainer, workdir, progress)
-            step = _loop(trainer, start, saved, writer, progress, preemption, evaluate)
+            step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
     summary = _summary(trainer, step)
     workdir.write_json("summary.json", summary)
     return Trained(trainer.model(), step, step < trainer.steps, summary)
 
 
-def _announce(trainer, workdir, progress):
+def _announce(trainer: Trainer, workdir: Workdir, progress: monitoring.Progress) -> None:
     lines = monitoring.device_summary(trainer.mesh, trainer.parameters, config_path=workdir.config)
     for line in [*lines, *_beyond_span(trainer.config.dictionary, trainer.signal_shape[-1])]:
         progress.message(line)
+    headers = ("parameter", "kind", "shape", "numbers")
+    logging.info("%s", tables.table(parameter_overview(trainer.model()), headers))
 
 
-def _beyond_span(dictionary, channels):
+def _beyond_span(dictionary: ConfigDict, channels: int) -> list[str]:
     """What to say of more experts than a trunk of this width can tell apart, if anything."""
     most = channels * (dictionary.width + 1)
     if dictionary.kind != "shared" or dictionary.num_experts <= most:
@@ -253,88 +295,114 @@ def _beyond_span(dictionary, channels):
     ]
 
 
-def _loop(trainer, start, saved, writer, progress, preemption, evaluate):
-    config, clock = trainer.config.train, trainer.clock
-    step, pending, batch = start, [], None
-    while step < trainer.steps and not (preemption.requested and step % trainer.per_batch == 0):
-        if step % trainer.per_batch == 0:
-            batch = sharding.place_batch(next(trainer.batches), trainer.mesh)
-        compiled = trainer.step_for(step, batch)
-        if step == start and trainer.compiled_bytes:
-            memory = tables.format_bytes(trainer.compiled_bytes)
-            progress.message(f"memory      about {memory} at the peak of a step")
-        trainer.state, terms = compiled(trainer.state, batch)
-        pending.append(terms)
-        step += 1
-        boundary = step % trainer.per_batch == 0
-        last = step >= trainer.steps
-        clock.advance(1, config.batch_size)
-        if _due(step, config.reseed_every) and not last:
-            count = trainer.reseed(batch)
-            writer.scalars(step, {"reseeded_experts": count})
-        if _due(step, config.log_every) or last:
-            values = _mean_of(pending)
-            _check_finite(trainer, saved)
-            pending = []
-            writer.scalars(step, {**values, "signals_per_second": clock.signals_per_second()})
-            progress.update(
-                step,
-                loss=values["loss"],
-                psnr=values["psnr"],
-                signals_per_second=clock.signals_per_second(),
-                eta=clock.eta(trainer.steps),
-            )
-        metrics = {}
-        if evaluate is not None and (_due(step, config.eval_every) or last):
-            jax.block_until_ready(trainer.state)
-            with clock.pause("evaluate"):
-                metrics = evaluate(trainer.model())
-                writer.scalars(step, {f"test_{name}": value for name, value in metrics.items()})
-        if (boundary and _due_within(step, config.checkpoint_every, trainer.per_batch)) or last:
-            _save(trainer, saved, step, metrics)
-    if step < trainer.steps and step > start:
-        _save(trainer, saved, step, {})
-        progress.message(f"{preemption.signal_name}: saved step {step}; the same command resumes")
-    jax.block_until_ready(trainer.state)
-    return step
+@dataclasses.dataclass
+class _Loop:
+    """The steps of one run, and what happens between them: logs, evaluations, checkpoints."""
+
+    trainer: Trainer
+    saved: checkpoints.Checkpoints
+    writer: monitoring.MetricWriter
+    progress: monitoring.Progress
+    preemption: checkpoints.Preemption
+    evaluate: Callable[[Model], Mapping[str, float]] | None
+
+    def run(self, start: int) -> int:
+        """Steps from `start` to the last one, or until told to stop. -> the step reached."""
+        trainer, config = self.trainer, self.trainer.config.train
+        step, pending = start, []
+        while step < trainer.steps:
+            if trainer.at_boundary(step):
+                if self.preemption.requested:
+                    break
+                batch = trainer.next_batch()
+            compiled = trainer.step_for(step, batch)
+            if step == start:
+                self._tell_memory()
+            trainer.state, terms = compiled(trainer.state, batch)
+            trainer.clock.advance(1, config.batch_size)
+            pending.append(terms)
+            step += 1
+            last = step >= trainer.steps
+            if _due(step, config.reseed_every) and not last:
+                self.writer.scalars(step, {"reseeded_experts": trainer.reseed(batch)})
+            if _due(step, config.log_every) or last:
+                self._log(step, pending)
+                pending = []
+            metrics = self._evaluated(step) if _due(step, config.eval_every) or last else {}
+            due = _due_within(step, config.checkpoint_every, trainer.per_batch)
+            if (due and trainer.at_boundary(step)) or last:
+                self._save(step, metrics)
+        if start < step < trainer.steps:
+            self._save(step, {})
+            name = self.preemption.signal_name
+            self.progress.message(f"{name}: saved step {step}; the same command resumes")
+        jax.block_until_ready(trainer.state)
+        return step
+
+    def _tell_memory(self) -> None:
+        if self.trainer.compiled_bytes:
+            memory = tables.format_bytes(self.trainer.compiled_bytes)
+            self.progress.message(f"memory      about {memory} at the peak of a step")
+
+    def _log(self, step: int, pending: list[Terms]) -> None:
+        """Write the means of the terms since the last log; the only wait for the device."""
+        clock, values = self.trainer.clock, _mean_of(pending)
+        self._check_finite()
+        rate = clock.signals_per_second()
+        self.writer.scalars(step, {**values, "signals_per_second": rate})
+        self.progress.update(
+            step,
+            loss=values["loss"],
+            psnr=values["psnr"],
+            signals_per_second=rate,
+            eta=clock.eta(self.trainer.steps),
+        )
+
+    def _evaluated(self, step: int) -> dict[str, float]:
+        if self.evaluate is None:
+            return {}
+        jax.block_until_ready(self.trainer.state)
+        with self.trainer.clock.pause("evaluate"):
+            metrics = dict(self.evaluate(self.trainer.model()))
+            self.writer.scalars(step, {f"test_{name}": value for name, value in metrics.items()})
+        return metrics
+
+    def _save(self, step: int, metrics: dict[str, float]) -> None:
+        self._check_finite()
+        trainer = self.trainer
+        with trainer.clock.pause("checkpoint"):
+            meta = {"clock": trainer.clock.state(), "step": step}
+            self.saved.save(step, trainer.items(), trainer.batches, metrics, meta)
+
+    def _check_finite(self) -> None:
+        bad = int(jax.device_get(self.trainer.state.bad_step))
+        if bad < 0:
+            return
+        self.saved.wait()
+        kept = self.saved.latest_step()
+        where = "none was saved yet" if kept is None else f"the checkpoint of step {kept} is kept"
+        rate = self.trainer.config.train.optimizer.learning_rate
+        raise TrainingDiverged(
+            f"the loss or a gradient was not finite at step {bad}; {where}; try a smaller "
+            f"train.optimizer.learning_rate={rate} or a train.optimizer.clip_norm"
+        )
 
 
-def _due(step, every):
+def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _due_within(step, every, width):
+def _due_within(step: int, every: int, width: int) -> bool:
     """Whether a multiple of `every` lies in (step - width, step]."""
     return every > 0 and step // every > (step - width) // every
 
 
-def _mean_of(pending):
+def _mean_of(pending: list[Terms]) -> dict[str, float]:
     fetched = jax.device_get(pending)
     return {name: float(np.mean([terms[name] for terms in fetched])) for name in fetched[0]}
 
 
-def _check_finite(trainer, saved):
-    bad = int(trainer.state.bad_step)
-    if bad < 0:
-        return
-    saved.wait()
-    kept = saved.latest_step()
-    where = f"the checkpoint of step {kept} is kept" if kept is not None else "none was saved yet"
-    raise TrainingDiverged(
-        f"the loss or a gradient was not finite at step {bad}; {where}; try a smaller "
-        f"train.optimizer.learning_rate={trainer.config.train.optimizer.learning_rate} or a "
-        "train.optimizer.clip_norm"
-    )
-
-
-def _save(trainer, saved, step, metrics):
-    _check_finite(trainer, saved)
-    with trainer.clock.pause("checkpoint"):
-        meta = {"clock": trainer.clock.state(), "step": step}
-        saved.save(step, trainer.items(), trainer.batches, metrics, meta)
-
-
-def _summary(trainer, step):
+def _summary(trainer: Trainer, step: int) -> dict[str, Any]:
     seconds = trainer.clock.summary()
     return {
         "steps": step,

@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
-from nid_jax.fields.routing import expert_weights, importance, load
+from nid_jax.fields.routing import Gates, expert_weights, importance, load
 
 DATA_TERMS = ("l2", "l1")
 
@@ -15,7 +18,12 @@ DATA_TERMS = ("l2", "l1")
 _SMALLEST_ERROR = 1e-12
 
 
-def data_term(prediction, target, kind="l2", weights=None):
+def data_term(
+    prediction: Float[Array, "B P C"],
+    target: Float[Array, "B P C"],
+    kind: str = "l2",
+    weights: Float[Array, "..."] | None = None,
+) -> Float[Array, ""]:
     """Mean squared ('l2') or absolute ('l1') error over signals, points and channels: a scalar.
 
     prediction, target [B, P, C]; weights, broadcast to them, turn it into the weighted mean (0 if
@@ -35,17 +43,17 @@ def data_term(prediction, target, kind="l2", weights=None):
     return (error * weights).sum() / jnp.where(total > 0, total, 1)
 
 
-def psnr(mean_squared_error):
+def psnr(mean_squared_error: Float[Array, "..."]) -> Float[Array, "..."]:
     """Peak signal-to-noise ratio in dB of values in [0, 1]; 120 at most."""
     return -10 * jnp.log10(jnp.maximum(mean_squared_error, _SMALLEST_ERROR))
 
 
-def sparsity(values, weights):
+def sparsity(values: Float[Array, "B E"], weights: Float[Array, " E"]) -> Float[Array, ""]:
     """Mean of weighted magnitudes over signals and experts: values [B, E], weights [E]."""
     return (jnp.abs(values) * weights).mean()
 
 
-def cv_squared(x):
+def cv_squared(x: Float[Array, " E"]) -> Float[Array, ""]:
     """Squared coefficient of variation, unbiased variance over squared mean: [E] -> scalar.
 
     Zero for a single entry. Shazeer et al. 2017, equation 7.
@@ -55,7 +63,9 @@ def cv_squared(x):
     return jnp.var(x, ddof=1) / (jnp.square(x.mean()) + 1e-10)
 
 
-def balance(gates, importance_kind="magnitude", load_kind=None):
+def balance(
+    gates: Gates, importance_kind: str = "magnitude", load_kind: str | None = None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Unevenness of the use of experts: Gates -> (CV2 of importance, CV2 of load).
 
     load_kind None takes the smooth load where gating was noisy (it has a gradient) and the count of
@@ -86,7 +96,7 @@ class Objective:
     importance: str = "magnitude"
     compat: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         allowed = {
             "data": DATA_TERMS,
             "importance": ("magnitude", "signed"),
@@ -105,13 +115,19 @@ class Objective:
         expert_weights(1, self.l1_base)
 
     @classmethod
-    def from_config(cls, config_loss):
+    def from_config(cls, config_loss: ConfigDict) -> Self:
         """Objective from `config.loss`; keys it lacks keep their defaults."""
         names = [field.name for field in dataclasses.fields(cls)]
         given = {name: getattr(config_loss, name, None) for name in names}
         return cls(**{name: value for name, value in given.items() if value is not None})
 
-    def __call__(self, prediction, target, gates, weights=None):
+    def __call__(
+        self,
+        prediction: Float[Array, "B P C"],
+        target: Float[Array, "B P C"],
+        gates: Gates,
+        weights: Float[Array, "..."] | None = None,
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Loss and its terms: prediction, target [B, P, C], Gates -> (scalar, dict of scalars).
 
         Terms: fit, psnr (dB), sparsity, cv_importance, cv_load, loss; all are reported, also those
@@ -147,16 +163,16 @@ class Objective:
 class SurfaceTerms(NamedTuple):
     """What a signed distance f lacks, each a scalar; their names are those of `SURFACE_WEIGHTS`."""
 
-    on: jax.Array
+    on: Float[Array, ""]
     """Mean |f| on the surface."""
-    off: jax.Array
+    off: Float[Array, ""]
     """Mean exp(-sharpness |f|) off it, where f must not vanish."""
-    normal: jax.Array
+    normal: Float[Array, ""]
     """Mean 1 - cos(grad f, normal) on the surface."""
-    eikonal: jax.Array
+    eikonal: Float[Array, ""]
     """Mean | |grad f| - 1 |."""
 
-    def total(self, weights=None):
+    def total(self, weights: Mapping[str, float] | None = None) -> Float[Array, ""]:
         """The weighted sum; weights: name -> number, None those of `SURFACE_WEIGHTS`."""
         weights = SURFACE_WEIGHTS if weights is None else weights
         # A weight of zero drops the term: zero times an overflow would not be zero.
@@ -167,7 +183,14 @@ SURFACE_WEIGHTS = {"on": 3000.0, "off": 100.0, "normal": 100.0, "eikonal": 50.0}
 """The official code's; Sitzmann et al. 2020, section 4.2, has the same terms."""
 
 
-def surface_terms(values_on, gradients_on, normals, values_off, gradients_off=None, sharpness=100):
+def surface_terms(
+    values_on: Float[Array, "*S Q"],
+    gradients_on: Float[Array, "*S Q D"],
+    normals: Float[Array, "*S Q D"],
+    values_off: Float[Array, "*S P"],
+    gradients_off: Float[Array, "*S P D"] | None = None,
+    sharpness: float = 100,
+) -> SurfaceTerms:
     """Terms of a signed distance that only an oriented point cloud tells of. -> SurfaceTerms.
 
     values_on [..., Q], gradients_on and normals [..., Q, D]: on the surface; values_off [..., P]
@@ -202,7 +225,7 @@ def surface_terms(values_on, gradients_on, normals, values_off, gradients_off=No
     )
 
 
-def _length(vectors):
+def _length(vectors: Float[Array, "... D"]) -> Float[Array, "..."]:
     """Euclidean norm along the last axis, its gradient 0 where it is 0."""
     squares = jnp.square(vectors).sum(-1)
     zero = squares == 0

@@ -1,13 +1,18 @@
 """One training step: a pure function of a state and a batch, jitted once by the loop."""
 
 import dataclasses
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from ml_collections import ConfigDict
 
 from nid_jax.coding import operators
+from nid_jax.coding.operators import Operator
+from nid_jax.fields.model import Model
 
 CHUNKS = ("random", "exhaustive")
 # Beyond this many points a random chunk is drawn with repetition: a permutation of the grid would
@@ -15,6 +20,10 @@ CHUNKS = ("random", "exhaustive")
 _PERMUTED_POINTS = 2**16
 # Share of the old value in the running mean of |code|: about the last fifty steps count.
 USAGE_DECAY = 0.98
+
+Batch = dict[str, Array]
+"""'signals' [B, *grid, C] or [B, P, C], 'ids' [B], and what a task adds: 'points', 'clouds'."""
+Terms = dict[str, Float[Array, ""]]
 
 
 @dataclasses.dataclass
@@ -24,10 +33,10 @@ class TrainState:
     params: nnx.State
     """Trained variables of the model."""
     optimizer: optax.OptState
-    step: jax.Array
-    bad_step: jax.Array
+    step: Int[Array, ""]
+    bad_step: Int[Array, ""]
     """The first step whose loss or gradient was not finite; -1: none."""
-    usage: jax.Array
+    usage: Float[Array, " E"]
     """[E], how much each expert is used: running mean of |code|."""
 
 
@@ -36,7 +45,155 @@ jax.tree_util.register_dataclass(
 )
 
 
-def random_chunk(key, count, size):
+class Strategy(Protocol):
+    """Where the codes of a step come from and what it minimises; `strategies` has them."""
+
+    def prepare(
+        self, model: Model, batch: Batch, operator: Operator, targets: Float[Array, "B M C"]
+    ) -> Any:
+        """What is done before the gradient, and without it: changes the model, or solves codes."""
+
+    def loss(
+        self,
+        model: Model,
+        prepared: Any,
+        batch: Batch,
+        operator: Operator,
+        targets: Float[Array, "B M C"],
+        dense: bool,
+        key: Key[Array, ""],
+    ) -> tuple[Float[Array, ""], tuple[Terms, Float[Array, " E"]]]:
+        """-> (loss, (terms, mean |code| [E])); prepared: what `prepare` gave."""
+
+
+class Given(NamedTuple):
+    """Arrays that a step reads and never changes."""
+
+    constants: nnx.State
+    """Variables of the model that are not trained."""
+    operator: Operator
+    """What measured the training signals."""
+    key: Key[Array, ""]
+    """What all steps' random numbers come from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a step does, all that is known when it is compiled."""
+
+    graphdef: nnx.GraphDef
+    strategy: Strategy
+    optimizer: optax.GradientTransformation
+    points: int
+    """Measurements that a step sees of every signal; 0: all."""
+    chunks: str
+    """How they are chosen: 'random', or 'exhaustive', all in turn."""
+    dead_below: float
+    """Share of the mean usage below which an expert counts as dead."""
+    dense: bool
+    """Whether codes are dense whatever the model's top_k: a warm-up."""
+
+
+def train_step(
+    recipe: Recipe, state: TrainState, batch: Batch, given: Given
+) -> tuple[TrainState, Terms]:
+    """One step on a batch: a pure function, jitted by the loop with its recipe bound.
+
+    A step sees some measurements of the signals (`recipe.points`), or the points that the batch
+    brings. One whose loss or gradient is not finite changes nothing but the counters.
+    """
+    key = jax.random.fold_in(given.key, state.step)
+    chosen = _chosen(recipe, given, state.step)
+    seen, targets = shown(batch, given.operator, chosen)
+    model = nnx.merge(recipe.graphdef, state.params, given.constants, copy=True)
+    prepared = recipe.strategy.prepare(model, batch, seen, targets)
+    params = nnx.state(model, nnx.Param)
+
+    noise_key = jax.random.fold_in(key, 1)
+    loss = jax.value_and_grad(_loss, has_aux=True)
+    (value, (terms, used)), gradients = loss(
+        params, recipe, given.constants, prepared, batch, seen, targets, noise_key
+    )
+    norm = optax.tree.norm(gradients)
+    good = jnp.isfinite(value) & jnp.isfinite(norm)
+    new = _moved(recipe.optimizer, state, good, params, gradients, used)
+    dead = (new.usage < recipe.dead_below * new.usage.mean()).sum()
+    return new, {**terms, "gradient_norm": norm, "dead_experts": dead.astype(jnp.float32)}
+
+
+def _loss(
+    params: nnx.State,
+    recipe: Recipe,
+    constants: nnx.State,
+    prepared: PyTree,
+    batch: Batch,
+    seen: Operator,
+    targets: Float[Array, "B M C"],
+    key: Key[Array, ""],
+) -> tuple[Float[Array, ""], tuple[Terms, Float[Array, " E"]]]:
+    """The strategy's loss of a model with these parameters. -> (loss, (terms, mean |code|))."""
+    model = nnx.merge(recipe.graphdef, params, constants, copy=True)
+    return recipe.strategy.loss(model, prepared, batch, seen, targets, recipe.dense, key)
+
+
+def _moved(
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    good: Bool[Array, ""],
+    params: nnx.State,
+    gradients: nnx.State,
+    used: Float[Array, " E"],
+) -> TrainState:
+    """The state after the optimiser's step from `params`, or as it was where it is not good."""
+
+    def move():
+        updates, moments = optimizer.update(gradients, state.optimizer, params)
+        usage = USAGE_DECAY * state.usage + (1 - USAGE_DECAY) * used
+        return optax.apply_updates(params, updates), moments, usage
+
+    def stay():
+        return state.params, state.optimizer, state.usage
+
+    # A bad step changes nothing, so what is saved next is the last good state. A branch copies no
+    # leaf, as a choice between old and new in each would.
+    kept, moments, usage = jax.lax.cond(good, move, stay)
+    first = (state.bad_step < 0) & ~good
+    bad_step = jnp.where(first, state.step, state.bad_step)
+    return TrainState(kept, moments, state.step + 1, bad_step, usage)
+
+
+def _chosen(recipe: Recipe, given: Given, step: Int[Array, ""]) -> Int[Array, " m"] | None:
+    """Which measurements a step sees; None for all of them."""
+    count = given.operator.num_measurements
+    size = min(recipe.points or count, count)
+    if size == count:
+        return None
+    if recipe.chunks == "exhaustive":
+        per_batch = -(-count // size)
+        key = jax.random.fold_in(given.key, step // per_batch)
+        return exhaustive_chunk(key, count, size, step % per_batch)
+    key = jax.random.fold_in(jax.random.fold_in(given.key, step), 0)
+    return random_chunk(key, count, size)
+
+
+def shown(
+    batch: Batch, operator: Operator, chosen: Int[Array, " m"] | None = None
+) -> tuple[Operator, Float[Array, "B M C"]]:
+    """What a batch shows of its signals. -> (operator, targets [B, M, C]).
+
+    A batch that brings 'points' [P, D] shows its signals there. Otherwise they are whole, measured
+    by `operator`, of which the measurements `chosen` [m] are taken, or all.
+    """
+    signals = batch["signals"]
+    if "points" in batch:
+        return operators.Sample(batch["points"]), signals
+    targets = signals.reshape(signals.shape[0], operator.num_measurements, -1)
+    if chosen is None:
+        return operator, targets
+    return operator.of_measurements(chosen), targets[:, chosen]
+
+
+def random_chunk(key: Key[Array, ""], count: int, size: int) -> Int[Array, " size"]:
     """Indices [size] of a random chunk of `count` points; each point once where that is cheap."""
     if size >= count:
         return jnp.arange(count)
@@ -45,7 +202,9 @@ def random_chunk(key, count, size):
     return jax.random.permutation(key, count)[:size]
 
 
-def exhaustive_chunk(key, count, size, number):
+def exhaustive_chunk(
+    key: Key[Array, ""], count: int, size: int, number: int | Int[Array, ""]
+) -> Int[Array, " size"]:
     """Chunk `number` of a random partition of `count` points; the last one is filled up anew."""
     if size >= count:
         return jnp.arange(count)
@@ -55,80 +214,7 @@ def exhaustive_chunk(key, count, size, number):
     return jax.lax.dynamic_slice(order, (number * size,), (size,))
 
 
-def shown(batch, operator, choose=None):
-    """What a batch shows of its signals. -> (operator, targets [B, M, C]).
-
-    A batch that brings 'points' [P, D] shows its signals there. Otherwise they are whole, measured
-    by `operator`, of which choose() -> indices [m], or None for all.
-    """
-    signals = batch["signals"]
-    if "points" in batch:
-        return operators.Sample(batch["points"]), signals
-    targets = signals.reshape(signals.shape[0], operator.num_measurements, -1)
-    chosen = None if choose is None else choose()
-    if chosen is None:
-        return operator, targets
-    return operator.of_measurements(chosen), targets[:, chosen]
-
-
-def make_step(graphdef, constants, strategy, optimizer, config, operator, dense):
-    """One training step, a pure function (TrainState, batch) -> (TrainState, terms).
-
-    operator: what measured the training signals; a step sees some of its measurements, or the
-    points that the batch brings.
-    """
-    count = operator.num_measurements
-    size = min(config.train.points or count, count)
-    per_batch = chunks_per_batch(config, count)
-    root = jax.random.fold_in(jax.random.key(config.seed), 1)
-
-    def step(state, batch):
-        key = jax.random.fold_in(root, state.step)
-
-        def choose():
-            if size == count:
-                return None
-            if config.train.chunks == "exhaustive":
-                batch_key = jax.random.fold_in(root, state.step // per_batch)
-                return exhaustive_chunk(batch_key, count, size, state.step % per_batch)
-            return random_chunk(jax.random.fold_in(key, 0), count, size)
-
-        seen, targets = shown(batch, operator, choose)
-        model = nnx.merge(graphdef, state.params, constants, copy=True)
-        prepared = strategy.prepare(model, batch, seen, targets)
-        params = nnx.state(model, nnx.Param)
-
-        def loss(params):
-            model = nnx.merge(graphdef, params, constants, copy=True)
-            noise_key = jax.random.fold_in(key, 1)
-            return strategy.loss(model, prepared, batch, seen, targets, dense, noise_key)
-
-        (value, (terms, used)), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        norm = optax.global_norm(grads)
-        good = jnp.isfinite(value) & jnp.isfinite(norm)
-
-        def move():
-            updates, moments = optimizer.update(grads, state.optimizer, params)
-            usage = USAGE_DECAY * state.usage + (1 - USAGE_DECAY) * used
-            return optax.apply_updates(params, updates), moments, usage
-
-        def stay():
-            return state.params, state.optimizer, state.usage
-
-        # A bad step changes nothing, so what is saved next is the last good state. A branch copies
-        # no leaf, as a choice between old and new in each would.
-        kept, moments, usage = jax.lax.cond(good, move, stay)
-        new = TrainState(kept, moments, state.step, state.bad_step, usage)
-        first = (state.bad_step < 0) & ~good
-        new.bad_step = jnp.where(first, state.step, state.bad_step)
-        new.step = state.step + 1
-        dead = (new.usage < config.train.dead_below * new.usage.mean()).sum()
-        return new, {**terms, "gradient_norm": norm, "dead_experts": dead.astype(jnp.float32)}
-
-    return step
-
-
-def chunks_per_batch(config, count):
+def chunks_per_batch(config: ConfigDict, count: int) -> int:
     """Steps that are taken on one batch: 1, or all its chunks under train.chunks=exhaustive."""
     if config.train.chunks not in CHUNKS:
         raise ValueError(

@@ -10,6 +10,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from nid_jax.fields import model as models
+from nid_jax.fields.model import parameter_overview as overview
 from nid_jax.fields.variables import Basis, Code, Constant, RouterParam
 
 CONFIG = {
@@ -150,3 +151,12 @@ def test_configs_that_cannot_be_built(section, key, value, message):
     config[section][key] = value
     with pytest.raises(ValueError, match=message):
         models.build_model(ConfigDict(config), (4, 3, 2), 7, 0)
+
+
+def test_an_overview_names_every_variable():
+    model = _model()
+    rows = {path: (kind, shape, numbers) for path, kind, shape, numbers in overview(model)}
+    assert rows["router.codes"] == ("Code", "(7, 6)", 42)
+    assert rows["dictionary.kernels.0"] == ("Kernel", "(8, 5)", 40)
+    assert rows["dictionary.embedding.frequencies"] == ("Constant", "(4, 2)", 8)
+    assert sum(row[2] for row in rows.values()) == sum(models.count_parameters(model).values())

@@ -6,10 +6,10 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import Identity
 from nid_jax.fields.experts import Layers
-from nid_jax.errors import ArgumentError
 from nid_jax.fitting import code_space
 from nid_jax.fitting.fit import Fit
 
@@ -28,6 +28,9 @@ def fit_of(dictionary, codes, bias):
 def codes_of(draw, count, channels):
     codes = draw.standard_normal((count, EXPERTS)).astype(np.float32)
     return codes, draw.standard_normal((count, channels)).astype(np.float32)
+
+
+DICTIONARY = dictionary_of("shared", 2, 2, 0)
 
 
 @settings(max_examples=30, deadline=None)

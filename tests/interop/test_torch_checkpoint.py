@@ -1,5 +1,6 @@
 """Official checkpoints of any size become workdirs whose model computes the official function."""
 
+import functools
 import json
 import runpy
 from pathlib import Path
@@ -13,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nid_jax.fields.coordinates import grid
-from nid_jax.fitting.batched import read_codes
 from nid_jax.interop import official
 from nid_jax.interop.torch_checkpoint import (
     Official,
@@ -25,6 +25,7 @@ from nid_jax.interop.torch_checkpoint import (
     optimiser_state,
     read_checkpoint,
 )
+from nid_jax.neural_dictionary import open_workdir
 from nid_jax.storage import models
 from nid_jax.storage.workdir import Workdir
 from nid_jax.training.optimisers import build_optimiser
@@ -219,14 +220,15 @@ def test_stored_codes_are_those_of_the_official_evaluation(imported):
     if found.router != "codebook":
         assert workdir.fit_names() == []
         return
-    codes, bias, names, _, _ = read_codes(workdir.fit("official") / "codes.npz")
+    dictionary = open_workdir(workdir, with_prior=False)
+    fit = dictionary.load_fit(workdir.fit("official") / "codes.npz")
     rows = logits(saved.weights, np.arange(found.rows), np.zeros((1, 1, 1, 1)))
-    np.testing.assert_allclose(bias, rows[:, found.num_experts :], atol=1e-6)
-    for code, row in zip(codes, rows[:, : found.num_experts], strict=True):
+    np.testing.assert_allclose(fit.bias, rows[:, found.num_experts :], atol=1e-6)
+    for code, row in zip(fit.codes, rows[:, : found.num_experts], strict=True):
         kept = np.argsort(-abs(row))[:6]
         np.testing.assert_array_equal(np.sort(np.flatnonzero(code)), np.sort(kept))
         np.testing.assert_allclose(code[kept], row[kept], atol=1e-6)
-    assert names == [f"train_{number:05d}" for number in range(6)]
+    assert list(fit.names) == [f"train_{number:05d}" for number in range(6)]
 
 
 # --- torch itself ---
@@ -267,7 +269,7 @@ def test_one_further_step_is_torchs(tmp_path):
 
     from nid_jax.coding import operators
     from nid_jax.training.losses import Objective
-    from nid_jax.training.steps import TrainState, make_step
+    from nid_jax.training.steps import Given, Recipe, TrainState, train_step
     from nid_jax.training.strategies import build_strategy
 
     loaded = models.load_model(Workdir(tmp_path / "run"))
@@ -277,10 +279,12 @@ def test_one_further_step_is_torchs(tmp_path):
     optimizer = build_optimiser(config.train.optimizer, config.train.steps)
     moments = optimiser_state(config, model, read_checkpoint(path))
     begin = TrainState(params, moments, np.int32(1), np.int32(-1), np.zeros(48, "f4"))
-    step = make_step(
-        graphdef, constants, strategy, optimizer, config, operators.sample((24, 40)), False
+    recipe = Recipe(
+        graphdef, strategy, optimizer, config.train.points, config.train.chunks, 0.0, False
     )
-    after, _ = jax.jit(step)(begin, {"ids": ids, "signals": images})
+    given = Given(constants, operators.sample((24, 40)), jax.random.key(0))
+    step = jax.jit(functools.partial(train_step, recipe))
+    after, _ = step(begin, {"ids": ids, "signals": images}, given)
     moved = nnx.merge(graphdef, after.params, constants)
     for name, got in official.to_official(moved.dictionary, moved.router).items():
         start = file["model"][name].numpy()

@@ -21,7 +21,7 @@ from nid_jax.fields.routing import Codebook, Gates
 from nid_jax.fields.variables import RouterParam
 from nid_jax.training.losses import SURFACE_WEIGHTS, Objective
 from nid_jax.training.reseeding import reseed
-from nid_jax.training.steps import TrainState, shown
+from nid_jax.training.steps import Given, TrainState, shown
 from nid_jax.training.strategies import DIFFERENTIATE, Projected, Surface, build_strategy, project
 
 SHAPE, CHANNELS, EXPERTS = (7, 6), 2, 12
@@ -246,7 +246,8 @@ def test_a_dead_expert_takes_up_the_worst_residual(kind):
         return float(equations.residual(project(equations, 1e-6).values).sum())
 
     batch = {"signals": jnp.asarray(signals)}
-    renewed, usage, count = reseed(graphdef, state, constants, batch, sample(SHAPE), 1e-3)
+    given = Given(constants, sample(SHAPE), jax.random.key(0))
+    renewed, usage, count = reseed(graphdef, state, batch, given, 1e-3, 0)
     assert count == 1
     assert float(usage[3]) > 0.5
     before = nnx.merge(graphdef, params, constants, copy=True).dictionary
@@ -263,14 +264,8 @@ def test_a_dead_expert_takes_up_the_worst_residual(kind):
         head.head_kernel[...] = head.head_kernel[...].at[..., 3].set(0)
         head.head_bias[...] = head.head_bias[...].at[3].set(0)
         assert error(renewed) < error(nnx.state(silent, nnx.Param))
-    _, _, none = reseed(
-        graphdef,
-        TrainState(params, (), jnp.int32(4), jnp.int32(-1), jnp.ones(EXPERTS)),
-        constants,
-        batch,
-        SHAPE,
-        1e-3,
-    )
+    lively = TrainState(params, (), jnp.int32(4), jnp.int32(-1), jnp.ones(EXPERTS))
+    _, _, none = reseed(graphdef, lively, batch, given, 1e-3, 0)
     assert none == 0
 
 
@@ -319,13 +314,13 @@ def test_a_batch_with_points_is_seen_there():
     generator = np.random.default_rng()
     points = jnp.asarray(generator.uniform(-1, 1, (9, 2)), jnp.float32)
     signals = jnp.asarray(generator.standard_normal((3, 9, CHANNELS)), jnp.float32)
-    seen, targets = shown({"signals": signals, "points": points}, sample(SHAPE), lambda: 1 / 0)
+    seen, targets = shown({"signals": signals, "points": points}, sample(SHAPE), jnp.arange(3))
     np.testing.assert_array_equal(seen.points, points)
     np.testing.assert_array_equal(targets, signals)
     # Without them signals are whole, of which some measurements may be chosen.
     whole = jnp.asarray(signals_of(3, 2))
     chosen = jnp.asarray([3, 0, 8])
-    seen, targets = shown({"signals": whole}, sample(SHAPE), lambda: chosen)
+    seen, targets = shown({"signals": whole}, sample(SHAPE), chosen)
     np.testing.assert_array_equal(targets, flat(np.asarray(whole))[:, chosen])
     np.testing.assert_allclose(seen.points, grid(SHAPE)[np.asarray(chosen)], atol=1e-6)
 

@@ -239,3 +239,32 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path):
     for good, after in zip(states[0], states[2], strict=True):
         np.testing.assert_array_equal(good, after)
         assert np.isfinite(after).all()
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_a_loop_moves_nothing_in_silence(explicit, tmp_path, monkeypatch):
+    run = loop._Loop.run
+
+    def guarded(self, start):
+        with jax.transfer_guard("disallow"):
+            return run(self, start)
+
+    monkeypatch.setattr(loop._Loop, "run", guarded)
+    if not explicit:
+        monkeypatch.setattr(loop.Trainer, "next_batch", lambda self: next(self.batches))
+    config = make_config(
+        router__top_k=2,
+        train__points=100,
+        train__steps=4,
+        train__log_every=2,
+        train__warmup_epochs=1,
+        train__reseed_every=3,
+        train__dead_below=0.9,
+    )
+    if explicit:
+        workdir, trained = train(config, tmp_path)
+        assert trained.step == 4
+        assert [e["reseeded_experts"] for e in curve(workdir) if "reseeded_experts" in e][0] > 0
+    else:
+        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+            train(config, tmp_path)
