@@ -49,6 +49,8 @@ class Context:
     source: Workdir
     typed: frozenset = frozenset()
     """Keys of the config that a person gave: only these are refused for being too much."""
+    notes: tuple[str, ...] = ()
+    """Lines to say once it is sure that the command can be done."""
 
 
 def run(context):
@@ -70,12 +72,11 @@ def run(context):
 
 
 def settle(context, splits, config=None, **known):
-    """The context with limits that its signals allow; what gave way is one line."""
+    """The context with limits that its signals allow, and a note of what gave way."""
     there = limits.available(context.config, splits, **known)
     config, line = limits.settled(config or context.config, there, context.typed)
-    if line:
-        print(line, file=sys.stderr)
-    return dataclasses.replace(context, config=config)
+    notes = (*context.notes, line) if line else context.notes
+    return dataclasses.replace(context, config=config, notes=notes)
 
 
 def train(context):
@@ -99,7 +100,7 @@ def _train(context):
         def evaluate(model):
             return batched.evaluate(task, model, held_out, quick)
 
-    trained = loop.train(task, config, workdir, evaluate)
+    trained = loop.train(task, config, workdir, evaluate, context.notes)
     if trained.interrupted:
         raise SystemExit(143)
     if config.prior.num_signals:
@@ -141,14 +142,16 @@ def fit(context, announced=False):
     prior = priors.load_prior(context.source.root / "prior.npz")
     if not announced:
         kept = 0 if prior is None or prior.codes is None else len(prior.codes)
-        config = settle(context, {config.fit.split}, config, codes=kept).config
+        context = settle(context, {config.fit.split}, config, codes=kept)
+        config = context.config
     task = context.build_task(config)
     collection = check_fit(context, task, config)
     batched.check_signals(model, task.measure(collection), collection.title)
     workdir.prepare()
     if not announced:
         counts = count_parameters(model)
-        for line in monitoring.device_summary(mesh, counts, config_path=context.source.config):
+        lines = monitoring.device_summary(mesh, counts, config_path=context.source.config)
+        for line in (*lines, *context.notes):
             print(line, file=sys.stderr)
     fitted = batched.fit(task, model, collection, config, mesh, prior=prior)
     metrics = fits.write_fit(task, model, fitted, collection, config, workdir, config.fit.name)
@@ -161,7 +164,8 @@ def fit(context, announced=False):
 def evaluate(context):
     """Score an earlier fit's codes again, against signals on disk; nothing is solved."""
     model, config, _ = load(context)
-    config = settle(context, {config.fit.split}, config).config
+    context = settle(context, {config.fit.split}, config)
+    config = context.config
     task = context.build_task(config)
     path = context.workdir.fit(config.fit.name) / "codes.npz"
     fitted = _read_fit(path, model)
@@ -177,6 +181,8 @@ def evaluate(context):
     reconstruction, truth = batched.reconstruct(task, model, fitted, collection, config)
     if truth is None:
         raise ValueError(f"data.root: {collection.title} comes without the truth to score against")
+    for line in context.notes:
+        print(line, file=sys.stderr)
     scores = task.metrics(reconstruction, truth, task.measure(collection))
     metrics = {"solver": "stored codes", "signals": len(truth), "active_experts": fitted.active}
     metrics |= {name: float(np.mean(values)) for name, values in scores.items()}
