@@ -48,8 +48,8 @@ _READ_BYTES = 2**28
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a command works on. source: the workdir with the dictionary, often the
-    same, or a file of one."""
+    """What a command works on. source: the workdir with the dictionary, often the same, or one
+    file of it."""
 
     build_task: Callable[[ConfigDict], Any]
     config: ConfigDict
@@ -57,6 +57,8 @@ class Context:
     source: Workdir | Path
     typed: frozenset = frozenset()
     """Keys of the config that a person gave: only these are refused for being too much."""
+    notes: tuple[str, ...] = ()
+    """Lines to say once it is sure that the command can be done."""
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -83,12 +85,11 @@ def settle(
     config: ConfigDict | None = None,
     **known: int | None,
 ) -> Context:
-    """The context with limits that its signals allow; what gave way is one line."""
+    """The context with limits that its signals allow, and a note of what gave way."""
     there = limits.available(context.config, splits, **known)
     config, line = limits.settled(config or context.config, there, context.typed)
-    if line:
-        print(line, file=sys.stderr)
-    return dataclasses.replace(context, config=config)
+    notes = (*context.notes, line) if line else context.notes
+    return dataclasses.replace(context, config=config, notes=notes)
 
 
 def train(context: Context) -> NeuralDictionary:
@@ -113,7 +114,7 @@ def _train(context: Context) -> NeuralDictionary:
             found = dictionary.fit_collection(task, held_out, quick)
             return scoring.evaluate(task, found, held_out, quick.render.chunk)
 
-    dictionary, trained = learning.train(task, config, workdir, evaluate)
+    dictionary, trained = learning.train(task, config, workdir, evaluate, context.notes)
     seconds = trained.summary
     print(
         f"trained {trained.step} steps in {seconds['train_seconds']:.1f} s "
@@ -153,7 +154,8 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     if not announced:
         prior = dictionary.prior
         kept = 0 if prior is None or prior.codes is None else len(prior.codes)
-        config = settle(context, {config.fit.split}, config, codes=kept).config
+        context = settle(context, {config.fit.split}, config, codes=kept)
+        config = context.config
     task = context.build_task(config)
     collection = check_fit(context, task, config)
     checks.check_signals(dictionary.dictionary, task.measure(collection), collection.title)
@@ -161,7 +163,8 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     if not announced:
         counts = count_parameters(dictionary.model)
         source = getattr(context.source, "config", context.source)
-        for line in monitoring.device_summary(dictionary.mesh, counts, config_path=source):
+        lines = monitoring.device_summary(dictionary.mesh, counts, config_path=source)
+        for line in (*lines, *context.notes):
             print(line, file=sys.stderr)
     found = dictionary.fit_collection(task, collection, config)
     metrics = write_fit(task, found, collection, config, workdir)
@@ -174,7 +177,8 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
 def evaluate(context: Context) -> dict[str, Any]:
     """Score an earlier fit's codes again, against signals on disk; nothing is solved."""
     dictionary, config = load(context)
-    config = settle(context, {config.fit.split}, config).config
+    context = settle(context, {config.fit.split}, config)
+    config = context.config
     task = context.build_task(config)
     path = context.workdir.fit(config.fit.name) / "codes.npz"
     found = dictionary.load_fit(path)
@@ -185,11 +189,13 @@ def evaluate(context: Context) -> dict[str, Any]:
             place = "in another place" if name in collection.names else "not there"
             raise ValueError(
                 f"{path}: its signal {index}, {name!r}, is {place} in the {config.fit.split} split "
-                f"of {collection.title}; give the data.* that it was found with"
+                f"of {collection.title}; give the data.* that it was fitted with"
             )
     reconstruction, truth = scoring.reconstruct(task, found, collection, config.render.chunk)
     if truth is None:
         raise ValueError(f"data.root: {collection.title} comes without the truth to score against")
+    for line in context.notes:
+        print(line, file=sys.stderr)
     scores = task.metrics(reconstruction, truth, task.measure(collection))
     metrics = {"solver": "stored codes", "signals": len(truth), "active_experts": found.active}
     metrics |= {name: float(np.mean(values)) for name, values in scores.items()}

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -100,18 +100,19 @@ def train(
     config: ConfigDict,
     workdir: Workdir,
     evaluate: Callable[[NeuralDictionary], dict[str, float]] | None = None,
+    notes: Sequence[str] = (),
 ) -> tuple[NeuralDictionary, loop.Trained]:
     """Train in a workdir, from its latest checkpoint if it holds one, and learn the prior.
 
-    evaluate: scores of the dictionary as it stands, taken every config.train.eval_every steps.
-    -> the dictionary, and how training went. Raises SystemExit(143) where a signal to stop came:
+    evaluate: scores of the dictionary as it stands, taken every config.train.eval_every steps;
+    notes: lines to say at the start. -> the dictionary, and how training went. Raises SystemExit(143) where a signal to stop came:
     all is saved then, and the same call goes on. Other errors as `training.loop.train`.
     """
 
     def scores(model):
         return evaluate(NeuralDictionary(model, config, {}))
 
-    trained = loop.train(task, config, workdir, None if evaluate is None else scores)
+    trained = loop.train(task, config, workdir, None if evaluate is None else scores, notes)
     if trained.interrupted:
         raise SystemExit(143)
     prior = None

@@ -157,7 +157,7 @@ WRONG_VALUES = [
     ("data.num_train=99", "data.num_train: 99; allowed: at most 80, the signals to train on"),
     (
         "data.patch.size=26",
-        "data.patch.size: 26; allowed: at most 25, the samples along the shorter",
+        "data.patch.size: 26; allowed: at most 25, the samples along the short",
     ),
     (
         "dictionary.kind=sharde",

@@ -137,7 +137,7 @@ def _fit_shapes(limits, survey):
     Pictures of one size keep it. Those of several are brought to data.size, or to the most common.
     """
     config = limits.config.data
-    wanted = data.configured_size(config, len(survey.sizes[0]) if survey.sizes else 2)
+    wanted = data.configured_size(config, 3 if config.name in data.SHAPES else 2)
     if survey.channels not in (0, 1, 3) and config.get("gray") and "data.gray" not in limits.typed:
         limits.give_way("data.gray", False)
     if not survey.sizes:

@@ -231,11 +231,13 @@ def train(
     config: ConfigDict,
     workdir: Workdir,
     evaluate: Callable[[Model], Mapping[str, float]] | None = None,
+    notes: Sequence[str] = (),
 ) -> Trained:
     """Train until config.train.steps, from the workdir's latest checkpoint if it holds one.
 
     task: open, batches, learned_from, objective, ranked_by. evaluate(model) -> dict of scalars, of
-    which the task's ranked_by ranks the checkpoints; called every train.eval_every steps. Writes
+    which the task's ranked_by ranks the checkpoints; called every train.eval_every steps. notes:
+    lines to say before the first step. Writes
     checkpoints/, metrics.jsonl, events/, signals.json and summary.json. Raises TrainingDiverged
     where the loss or a gradient was not finite, with the last good checkpoint kept, and ValueError
     for a config that does not fit the signals.
@@ -268,16 +270,19 @@ def train(
             writer.truncate_after(start)
             if start:
                 progress.message(f"resumed from step {start} of {workdir.checkpoints}")
-            _announce(trainer, workdir, progress)
+            _announce(trainer, workdir, progress, notes)
             step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
     summary = _summary(trainer, step)
     workdir.write_json("summary.json", summary)
     return Trained(trainer.model(), step, step < trainer.steps, summary)
 
 
-def _announce(trainer: Trainer, workdir: Workdir, progress: monitoring.Progress) -> None:
+def _announce(
+    trainer: Trainer, workdir: Workdir, progress: monitoring.Progress, notes: Sequence[str]
+) -> None:
     lines = monitoring.device_summary(trainer.mesh, trainer.parameters, config_path=workdir.config)
-    for line in [*lines, *_beyond_span(trainer.config.dictionary, trainer.signal_shape[-1])]:
+    beyond = _beyond_span(trainer.config.dictionary, trainer.signal_shape[-1])
+    for line in [*lines, *notes, *beyond]:
         progress.message(line)
     headers = ("parameter", "kind", "shape", "numbers")
     logging.info("%s", tables.table(parameter_overview(trainer.model()), headers))

@@ -171,11 +171,6 @@ def test_a_file_that_is_no_video(run, tmp_path):
     [
         ("data.time=seconds", "data.time: 'seconds'; allowed: codes, coordinate"),
         ("data.time=coordinate", "fit.refine.kind: 'atoms'"),
-        ("data.num_train=5", "data.num_train: 5"),
-        ("data.num_test=5", "data.num_test: 5"),
-        ("data.augment.mirror=true", "data.augment.mirror: True"),
-        ("data.augment.shifts=3", "data.augment.shifts: 3"),
-        ("data.patch.size=4", "data.patch.size: 4"),
         ("fit.movies=('avi',)", "fit.movies: 'avi'; allowed: mp4, gif"),
         ("fit.threshold=-1", "fit.threshold: -1"),
         ("fit.refine.rank=-1", "fit.refine.rank: -1"),
@@ -187,6 +182,25 @@ def test_a_file_that_is_no_video(run, tmp_path):
 def test_values_that_are_refused(run, tmp_path, option, expected):
     assert expected in run(f"--config.{option}").complaint()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value"),
+    [
+        ("", "num_train", 5),
+        ("", "num_test", 5),
+        ("augment", "mirror", True),
+        ("augment", "shifts", 3),
+        ("patch", "size", 4),
+    ],
+)
+def test_configs_of_ones_own_that_choose_frames_are_refused(pytestconfig, group, key, value):
+    """The shipped config has no such keys."""
+    own = configured(pytestconfig.rootpath)
+    own.data.update({group: {key: value}} if group else {key: value})
+    name = ".".join(filter(None, ("data", group, key)))
+    with pytest.raises(ValueError, match=f"{name}: {value}, but a video is learned from"):
+        tasks.build(own)
 
 
 @pytest.mark.parametrize("experts", [256])
