@@ -105,8 +105,9 @@ def train(
     """Train in a workdir, from its latest checkpoint if it holds one, and learn the prior.
 
     evaluate: scores of the dictionary as it stands, taken every config.train.eval_every steps;
-    notes: lines to say at the start. -> the dictionary, and how training went. Raises SystemExit(143) where a signal to stop came:
-    all is saved then, and the same call goes on. Other errors as `training.loop.train`.
+    notes: lines to say at the start. -> the dictionary, and how training went. Raises
+    SystemExit(143) where a signal to stop came: all is saved then, and the same call goes on. Other
+    errors as `training.loop.train`.
     """
 
     def scores(model):

@@ -308,7 +308,7 @@ class _Loop:
     saved: checkpoints.Checkpoints
     writer: monitoring.MetricWriter
     progress: monitoring.Progress
-    preemption: checkpoints.Preemption
+    preemption: Preemption
     evaluate: Callable[[Model], Mapping[str, float]] | None
 
     def run(self, start: int) -> int:
