@@ -18,7 +18,7 @@ from nid_jax import sharding
 from nid_jax.fields.model import build_model, map_axes
 from nid_jax.training.optimisers import build_optimiser
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def one_line(excinfo):

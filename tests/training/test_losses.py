@@ -275,7 +275,7 @@ def test_surface_terms_refuse_shapes_that_broadcast():
 
 @pytest.fixture(scope="module")
 def official_surface():
-    path = Path(__file__).parent / "data" / "official" / "surface.npz"
+    path = Path(__file__).parents[1] / "data" / "official" / "surface.npz"
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 
