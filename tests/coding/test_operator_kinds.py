@@ -3,14 +3,17 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from nid_jax.coding import grid_operator, operators
+from nid_jax.coding import gram, grid_operator, operators
 from nid_jax.coding.operators import frequencies
 from nid_jax.errors import ArgumentError
 from nid_jax.fields import coordinates
+from nid_jax.fields.dictionary import SharedDictionary
+from nid_jax.fields.embeddings import GaussianFourier
 
 # ---- frequencies anywhere ------------------------------------------------------------------------
 
@@ -48,6 +51,20 @@ def test_whole_frequencies_are_those_of_fourier(shape):
     np.testing.assert_allclose(anywhere.measure(image), ours.measure(image), atol=1e-5)
     y = np.random.default_rng(1).normal(size=(2, ours.num_measurements, 3)).astype(np.float32)
     np.testing.assert_allclose(anywhere.adjoint(y), ours.adjoint(y), atol=1e-5)
+
+
+def test_normal_equations_at_whole_frequencies_are_those_of_fourier():
+    rngs = nnx.Rngs(0)
+    embedding = GaussianFourier(2, 8, 1.0, rngs=rngs)
+    dictionary = SharedDictionary(embedding, 5, 1, 2, 8, "relu", 1.0, rngs=rngs)
+    ours = operators.fourier((6, 5), 0.5, 0.1)
+    whole = np.stack(np.unravel_index(np.asarray(ours.kept), (6, 5)), 1)
+    anywhere = operators.nonuniform_fourier((6, 5), whole)
+    y = np.random.default_rng(1).normal(size=(2, ours.num_measurements, 1)).astype(np.float32)
+    found, expected = (gram.normal_equations(dictionary, a, y) for a in (anywhere, ours))
+    for name in ("gram", "moments", "energy", "atom_mean", "target_mean"):
+        close = np.testing.assert_allclose
+        close(getattr(found, name), getattr(expected, name), atol=1e-4, err_msg=name)
 
 
 def test_pieces_of_frequencies(monkeypatch):

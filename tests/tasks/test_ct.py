@@ -9,6 +9,7 @@ from PIL import Image
 
 from nid_jax import tasks
 from nid_jax.coding import grid_operator
+from nid_jax.errors import ArgumentError
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "ct.py"
 SMOKE = (f"--config={CONFIG}:smoke", "--config.data.num_train=24", "--config.train.steps=4")
@@ -60,6 +61,12 @@ def test_training_may_see_projections_only():
     on_grid = grid_operator.on_grid(seen.operator, (16, 16))
     expected = np.asarray(on_grid @ pixels[3].reshape(-1, 1))
     assert np.abs(collection[3].reshape(-1, 1) - expected).mean() < 0.1 * expected.max()
+
+
+def test_a_number_of_views_below_zero():
+    config = config_of(train__views=-2)
+    with pytest.raises(ArgumentError, match=r"^train\.views: -2; allowed: 0, or a number of views"):
+        tasks.build(config).open("train")
 
 
 @pytest.mark.slow
@@ -150,6 +157,14 @@ def test_bad_input_is_one_line(call, trained, tmp_path):
         ((f"--config.data.sinograms={tmp_path / 'infinite.npy'}",), "infinite"),
         ((f"--config.data.sinograms={tmp_path / 'none.npy'}",), "no such file"),
         ((*files, "--config.operator.parallel_beam.detectors=9"), "detectors: 9"),
+        (
+            ("--config.operator.parallel_beam.samples_per_ray=-2",),
+            "operator.parallel_beam.samples_per_ray: -2; allowed: a whole number",
+        ),
+        (
+            (*files, "--config.operator.parallel_beam.samples_per_ray=-2"),
+            "operator.parallel_beam.samples_per_ray: -2; allowed: a whole number",
+        ),
         (("--config.fit.refine.kind=gird",), "fit.refine.kind"),
         (("--config.fit.refine.kind=atoms",), "needs whole signals"),
         (("--config.fit.gaussian.neighbours=9999",), "fit.gaussian.neighbours"),

@@ -47,6 +47,50 @@ def test_any_operator_by_its_name(call, workdir, kind):
     assert fit(call, workdir, kind, f"--config.operator.kind={kind}")["psnr"] > 5
 
 
+OPTIONS = {
+    "fan_beam": ({"angles": 6, "detectors": 0, "arc": False}, "angles=0"),
+    "nonuniform_fourier": ({"frequencies": "radial", "spokes": 4}, "spokes=0"),
+}
+
+
+@pytest.fixture
+def config_of(tmp_path):
+    """Function from a kind to a config file with the options of OPTIONS."""
+
+    def write(kind):
+        path = tmp_path / f"{kind}.py"
+        path.write_text(
+            f"import runpy\n\n\ndef get_config(variant):\n"
+            f"    config = runpy.run_path({str(MRI)!r})['get_config'](variant)\n"
+            f"    config.operator = {{'kind': {kind!r}, {kind!r}: {OPTIONS[kind][0]!r}}}\n"
+            "    return config\n"
+        )
+        return path
+
+    return write
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_options_by_a_config(call, workdir, config_of, kind):
+    options = (f"--config={config_of(kind)}:smoke", f"--workdir={workdir}", "--mode=fit")
+    result = call(*options, f"--config.fit.name={kind}")
+    assert result.code == 0, result.err
+    metrics = json.loads((workdir / "fits" / kind / "metrics.json").read_text())
+    assert metrics["psnr"] > 5
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_the_key_of_a_wrong_option_is_named(call, workdir, config_of, kind):
+    wrong = OPTIONS[kind][1]
+    options = (f"--config={config_of(kind)}:smoke", f"--workdir={workdir}", "--mode=fit")
+    result = call(*options, f"--config.operator.{kind}.{wrong}")
+    assert result.code == 2
+    key, value = wrong.split("=")
+    assert f"operator.{kind}.{key}: {value}; allowed:" in result.err
+    assert result.err.count("\n") == 1
+
+
 def test_unknown_operator_is_one_line(call, workdir):
     result = call(f"--config={MRI}:smoke", f"--workdir={workdir}", "--config.operator.kind=furier")
     assert result.code == 2
