@@ -30,8 +30,9 @@ test-all: install
 test-oldest:
 	$(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --quiet --upgrade pip
+	$(PYTHON) .ci/oldest.py > $(VENV)-oldest/pins.txt
 	$(VENV)-oldest/bin/python -m pip install --quiet --editable '.[test]' \
-	  jax==0.10.2 flax==0.12.5
+	  --requirement $(VENV)-oldest/pins.txt
 	XLA_FLAGS="$(TEST_FLAGS)" $(VENV)-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: install
