@@ -18,7 +18,7 @@ import numpy as np
 
 from nid_jax import numerics
 from nid_jax.coding import checks, gram, ridge
-from nid_jax.coding.solution import Result, Solution
+from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.errors import ArgumentError
 
 SHRINKAGES = tuple(float(10.0**power) for power in np.arange(-6, -0.1, 0.5))
@@ -181,18 +181,20 @@ def gaussian(
     noise, by_evidence = resolve_noise(equations, prior, noise)
     parts = [solve_posterior(part, prior, noise) for part in _batches(equations)]
     posterior = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-    solution = ridge.as_solution(
-        equations,
-        posterior.codes,
-        posterior.error < _TOLERANCE,
-        otherwise=Result.INEXACT,
-        stats=noise_stats(noise, by_evidence) | {"linear_error": posterior.error},
-    )
-    residual = solution.residual
+    residual = equations.mean_residual(posterior.codes, exact=True)
     # The prior may pull the bias off its least-squares value: the error grows by that much.
-    excess = jnp.square(posterior.bias - solution.bias).mean(-1)
+    excess = jnp.square(posterior.bias - equations.bias(posterior.codes)).mean(-1)
     excess = excess * numerics.safe_divide(equations.bias_weight, equations.count)
-    return solution._replace(bias=posterior.bias, residual=residual + excess)
+    found = (posterior.codes, posterior.bias, residual + excess, posterior.error)
+    return with_outcome(found, noise, by_evidence)
+
+
+def with_outcome(found, noise, by_evidence) -> Solution:
+    """A Solution of codes, bias, residual and linear error, for a noise as `resolve_noise` says."""
+    codes, bias, residual, error = found[:4]
+    stats = noise_stats(noise, by_evidence) | {"linear_error": error}
+    done = error < _TOLERANCE
+    return finished(codes, bias, residual, done, 1, otherwise=Result.INEXACT, stats=stats)
 
 
 def resolve_noise(equations, prior, noise):

@@ -74,8 +74,11 @@ class Problem:
 
     def equations(self, **options) -> gram.NormalEquations:
         """The normal equations of these measurements. options: of `gram.normal_equations`."""
-        given = (self.dictionary, self.operator, self.measurements, self.weights)
-        return gram.normal_equations(*given, **options)
+        return gram.normal_equations(*self.measured(), **options)
+
+    def measured(self) -> tuple:
+        """(dictionary, operator, measurements, weights)."""
+        return self.dictionary, self.operator, self.measurements, self.weights
 
     def of_signals(self, which: Any) -> "Problem":
         """The same of some of the signals, by indices or a slice."""

@@ -63,9 +63,16 @@ def ridge(
         solved = solve_dense(equations, lam)
         asked = {"asked_lam": jnp.asarray(lam, jnp.float32)}
     stats = {"lam": solved.lam, **asked, "linear_error": solved.error}
-    found = solved.error < _TOLERANCE
-    solution = as_solution(equations, solved.codes, found, otherwise=Result.INEXACT, stats=stats)
-    if not asked:
+    bias, residual = _completed(equations, solved.codes)
+    return with_outcome(solved.codes, bias, residual, stats)
+
+
+def with_outcome(codes, bias, residual, stats: dict) -> Solution:
+    """A Solution of ridge codes [S, E], bias [S, C] and residual [S] whose `stats` say how they
+    came about: 'lam' as used, 'linear_error', and 'asked_lam' unless it was chosen."""
+    found = stats["linear_error"] < _TOLERANCE
+    solution = finished(codes, bias, residual, found, 1, otherwise=Result.INEXACT, stats=stats)
+    if "asked_lam" not in stats:
         return solution
     raised = (solution.result == Result.FOUND) & _raised(solution.stats)
     return solution._replace(
@@ -77,8 +84,13 @@ def as_solution(
     equations, codes, converged, iterations=1, *, otherwise=Result.STOPPED, stats=None
 ) -> Solution:
     """A Solution of codes [S, E] with their best bias and exact residual. See `finished`."""
-    bias, residual = equations.bias(codes), equations.mean_residual(codes, exact=True)
+    bias, residual = _completed(equations, codes)
     return finished(codes, bias, residual, converged, iterations, otherwise=otherwise, stats=stats)
+
+
+def _completed(equations, codes):
+    """The best bias of codes, and their exact residual."""
+    return equations.bias(codes), equations.mean_residual(codes, exact=True)
 
 
 def _raised(stats):

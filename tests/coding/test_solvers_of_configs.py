@@ -1,11 +1,11 @@
 """From the section `fit` of a config to a solver."""
 
-import runpy
-from pathlib import Path
+import importlib
 
 import pytest
 from ml_collections import ConfigDict
 
+from nid_jax import configs
 from nid_jax.coding.solvers import (
     OMP,
     SOLVERS,
@@ -18,7 +18,6 @@ from nid_jax.coding.solvers import (
     solver_from_config,
 )
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 # Values that no field has of itself, by key.
 GIVEN = {
     "ridge": {"lam": "1e-3", "per_signal": True},
@@ -81,11 +80,10 @@ def test_every_key_becomes_its_field(name):
 
 def shipped():
     """Every variant of every config, as an id and a config."""
-    for path in sorted(CONFIGS.glob("*.py")):
-        module = runpy.run_path(str(path))
-        for variant in module.get("VARIANTS", [""]):
-            arguments = [variant] if variant else []
-            yield pytest.param(module["get_config"], arguments, id=f"{path.stem}:{variant}")
+    for name in configs.names():
+        module = importlib.import_module(f"nid_jax.configs.{name}")
+        for variant in module.VARIANTS:
+            yield pytest.param(module.get_config, [variant], id=f"{name}:{variant}")
 
 
 @pytest.mark.parametrize(("get_config", "arguments"), list(shipped()))

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import jax
 
+from nid_jax.coding import checks
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Solution, troubles
 from nid_jax.errors import ArgumentError
@@ -27,7 +28,7 @@ class Solver:
     """'measurements', or 'clouds': the part of a problem that it cannot do without."""
     routed: ClassVar[bool] = False
     """Whether it always asks the router."""
-    differentiable: ClassVar[bool] = False
+    differentiable: bool = False
     """Whether the derivative of the codes is known. Where not, asking for one raises ValueError."""
 
     def solve(self, problem: Problem) -> Solution:
@@ -38,8 +39,14 @@ class Solver:
         """
         self.check(problem)
         if not self.differentiable:
-            problem = no_gradient(problem, self.name)
-        return self._solve(problem)
+            return self._solve(no_gradient(problem, self.name))
+        if not checks.transforming():
+            return self._solve(problem)
+        return self._solve_implicitly(problem)
+
+    def _solve_implicitly(self, problem: Problem) -> Solution:
+        """`_solve` with derivatives by the implicit function theorem. Of differentiable solvers."""
+        raise NotImplementedError
 
     def describe(self, solution: Solution) -> str:
         """In words, what a person should know: what was chosen or raised, and why it stopped."""

@@ -4,9 +4,10 @@ import dataclasses
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from nid_jax.coding import checks, conjugate, neighbours, prior, ridge
+from nid_jax.coding import checks, conjugate, implicit, neighbours, prior, ridge
 from nid_jax.coding.solvers.base import Solver
 from nid_jax.errors import ArgumentError
 
@@ -17,6 +18,7 @@ class Ridge(Solver):
 
     name: ClassVar[str] = "ridge"
     dense_only: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
 
     lam: float | str = ridge.LAMBDA
     """Regularisation, a pure number of 0 or more, or 'gcv': generalised cross-validation."""
@@ -37,6 +39,13 @@ class Ridge(Solver):
         if not self.validated and problem.own_weights():
             return conjugate.weighted_codes(problem, conjugate.Penalty(self.lam))
         return ridge.ridge(problem.equations(), self.lam, self.per_signal)
+
+    def _solve_implicitly(self, problem):
+        found = implicit.ridge_codes(*problem.measured(), self.lam, self.per_signal)
+        stats = {"lam": found.lam, "linear_error": found.error}
+        if not self.validated:
+            stats["asked_lam"] = jnp.asarray(self.lam, jnp.float32)
+        return ridge.with_outcome(found.codes, found.bias, found.residual, stats)
 
     def _words(self, solution):
         return ridge.words(solution.stats)
@@ -62,6 +71,11 @@ class Gaussian(Solver):
         checks.numbers("blend", self.blend, lambda v: (v >= 0) & (v <= 1), "0 to 1")
 
     @property
+    def differentiable(self) -> bool:
+        """With one prior for all; which neighbours are near is not differentiated."""
+        return not self.neighbours
+
+    @property
     def noise_known(self) -> bool:
         """Whether the noise was given."""
         return isinstance(self.noise, jax.core.Tracer) or bool(np.all(self.noise > 0))
@@ -85,6 +99,13 @@ class Gaussian(Solver):
         if self.neighbours:
             return neighbours.local_gaussian(equations, known, noise, self.neighbours, self.blend)
         return prior.gaussian(equations, known._replace(codes=None), noise)
+
+    def _solve_implicitly(self, problem):
+        equations = jax.lax.stop_gradient(problem.equations())
+        asked = self.noise**2 if self.noise_known else "estimate"
+        noise, by_evidence = prior.resolve_noise(equations, problem.prior, asked)
+        found = implicit.gaussian_codes(*problem.measured(), problem.prior, noise)
+        return prior.with_outcome(found, noise, by_evidence)
 
     def _words(self, solution):
         return prior.words(solution.stats, self.neighbours)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from nid_jax.coding import checks, gradient, ridge
+from nid_jax.coding import checks, gradient, implicit, ridge
 from nid_jax.coding.solution import Result, finished
 from nid_jax.coding.solvers.base import Solver
 
@@ -58,6 +58,7 @@ class RouterRidge(Solver):
     name: ClassVar[str] = "router+ridge"
     sparse: ClassVar[bool] = True
     routed: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
 
     top_k: int
     """K, active experts."""
@@ -74,6 +75,12 @@ class RouterRidge(Solver):
         codes = ridge.solve_on_support(equations, gates.indices, self.lam)
         good = jnp.isfinite(codes).all(-1)
         return ridge.as_solution(equations, codes, good, otherwise=Result.NOT_FINITE)
+
+    def _solve_implicitly(self, problem):
+        gates = jax.lax.stop_gradient(problem.routed(self.top_k))
+        found = implicit.support_codes(*problem.measured(), gates.indices, self.lam)
+        good = jnp.isfinite(found.codes).all(-1)
+        return finished(*found[:3], good, 1, otherwise=Result.NOT_FINITE)
 
     def _words(self, solution):
         return f"ridge on the {self.top_k} experts that the router chose"

@@ -3,10 +3,11 @@
 import dataclasses
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 
-from nid_jax.coding import checks, greedy, lasso, ridge
-from nid_jax.coding.solution import Result
+from nid_jax.coding import checks, greedy, implicit, lasso, ridge
+from nid_jax.coding.solution import Result, finished
 from nid_jax.coding.solvers.base import Solver
 from nid_jax.fields.routing import expert_weights
 
@@ -57,6 +58,7 @@ class OMP(Solver):
 
     name: ClassVar[str] = "omp"
     sparse: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
 
     top_k: int
     """K, active experts."""
@@ -73,16 +75,26 @@ class OMP(Solver):
         checks.whole("atoms_per_step", self.atoms_per_step, 1)
         checks.one_of("criterion", self.criterion, greedy.CRITERIA)
 
-    def _solve(self, problem):
-        equations = problem.equations()
+    def _support(self, equations):
+        """Experts [S, K], -1 for a place left empty, and how many there are [S]."""
         step = min(self.atoms_per_step, self.top_k)
         chosen = greedy.omp_codes(equations, self.top_k, step, self.criterion)
         places = jnp.where(chosen.chosen, chosen.indices, -1)
+        return places, chosen.chosen.sum(-1, dtype=jnp.int32)
+
+    def _solve(self, problem):
+        equations = problem.equations()
+        places, count = self._support(equations)
         codes = ridge.solve_on_support(equations, places, self.lam)
-        count = chosen.chosen.sum(-1, dtype=jnp.int32)
         return ridge.as_solution(
             equations, codes, count == self.top_k, count, otherwise=Result.FEWER
         )
+
+    def _solve_implicitly(self, problem):
+        places, count = self._support(jax.lax.stop_gradient(problem.equations()))
+        found = implicit.support_codes(*problem.measured(), places, self.lam)
+        done = count == self.top_k
+        return finished(*found[:3], done, count, otherwise=Result.FEWER)
 
     def _words(self, solution):
         return f"{self.top_k} experts by matching pursuit"
