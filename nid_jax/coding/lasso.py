@@ -232,30 +232,57 @@ def _largest_eigenvalue(apply, like):
     return jax.lax.fori_loop(0, _POWER_STEPS, step, (vector, jnp.ones(len(like))))[1]
 
 
+def _duality_gap(equations, norm, penalty, tolerance, codes, product):
+    """Gap relative to the objective [S], and whether it is small enough.
+
+    With r the residual and c r the dual point, every term of the gap is at least 0:
+    ½ (1 - c)² |r|² + Σ (penalty |a_e| - c a_e phi_e·r).
+    """
+    moments = equations.moments
+    residual = moments - product
+    squared = jnp.maximum(equations.energy - (codes * (moments + residual)).sum(-1), 0)
+    along = (codes * residual).sum(-1)
+    largest = numerics.safe_divide(penalty, norm.dual(residual))
+    largest = jnp.where(norm.dual(residual) > 0, largest, jnp.inf)
+    c = jnp.minimum(numerics.safe_divide(squared + along, squared), largest)
+    c = jnp.clip(c, 0, 1e3)
+    cost = penalty * norm(codes)
+    gap = jnp.maximum(0.5 * squared * (1 - c) ** 2 + cost - c * along, 0)
+    objective = 0.5 * squared + cost
+    small = gap <= jnp.maximum(tolerance * objective, _ROUNDING * equations.energy)
+    return numerics.safe_divide(gap, objective), small
+
+
+def _start(moments, measure, curvature):
+    """The state at codes of zero. measure: of codes and product, `_duality_gap`."""
+    zero = jnp.zeros_like(moments)
+    gap, small = measure(zero, zero)
+    # Nothing to descend: no energy, or no atom.
+    silent = (jnp.abs(moments).max(-1) == 0) | small
+    none = jnp.zeros(len(moments), jnp.int32)
+    return _State(
+        codes=zero,
+        product=zero,
+        ahead=zero,
+        product_ahead=zero,
+        momentum=jnp.ones_like(gap),
+        curvature=jnp.maximum(curvature, 1e-6),
+        gap=jnp.where(silent, 0.0, gap),
+        least_gap=gap,
+        stale=none,
+        converged=silent,
+        done=silent,
+        iterations=none,
+    )
+
+
 def _descend(equations, norm, penalty, diagonal, tolerance, steps):
     moments = equations.moments
 
     def apply(codes):
         return equations.apply(codes) + diagonal * codes
 
-    def duality_gap(codes, product):
-        """Gap relative to the objective [S], and whether it is small enough.
-
-        With r the residual and c r the dual point, every term of the gap is at least 0:
-        ½ (1 - c)² |r|² + Σ (penalty |a_e| - c a_e phi_e·r).
-        """
-        residual = moments - product
-        squared = jnp.maximum(equations.energy - (codes * (moments + residual)).sum(-1), 0)
-        along = (codes * residual).sum(-1)
-        largest = numerics.safe_divide(penalty, norm.dual(residual))
-        largest = jnp.where(norm.dual(residual) > 0, largest, jnp.inf)
-        c = jnp.minimum(numerics.safe_divide(squared + along, squared), largest)
-        c = jnp.clip(c, 0, 1e3)
-        cost = penalty * norm(codes)
-        gap = jnp.maximum(0.5 * squared * (1 - c) ** 2 + cost - c * along, 0)
-        objective = 0.5 * squared + cost
-        small = gap <= jnp.maximum(tolerance * objective, _ROUNDING * equations.energy)
-        return numerics.safe_divide(gap, objective), small
+    measure = functools.partial(_duality_gap, equations, norm, penalty, tolerance)
 
     def step(state):
         gradient = state.product_ahead - moments
@@ -273,7 +300,7 @@ def _descend(equations, norm, penalty, diagonal, tolerance, steps):
         momentum = jnp.where(restart, 1.0, state.momentum)
         following = 0.5 + jnp.sqrt(0.25 + momentum**2)
         beta = jnp.where(restart, 0.0, (momentum - 1) / following)[:, None]
-        gap, small = duality_gap(codes, product)
+        gap, small = measure(codes, product)
         stale = jnp.where(gap < state.least_gap, 0, state.stale + 1)
         converged = state.converged | (accept & small)
 
@@ -295,25 +322,7 @@ def _descend(equations, norm, penalty, diagonal, tolerance, steps):
             iterations=state.iterations + ~state.done,
         )
 
-    zero = jnp.zeros_like(moments)
-    gap, small = duality_gap(zero, zero)
-    curvature = 1.02 * _largest_eigenvalue(apply, moments)
-    # Nothing to descend: no energy, or no atom.
-    silent = (jnp.abs(moments).max(-1) == 0) | small
-    start = _State(
-        zero,
-        zero,
-        zero,
-        zero,
-        jnp.ones_like(gap),
-        jnp.maximum(curvature, 1e-6),
-        jnp.where(silent, 0.0, gap),
-        gap,
-        jnp.zeros(len(moments), jnp.int32),
-        silent,
-        silent,
-        jnp.zeros(len(moments), jnp.int32),
-    )
+    start = _start(moments, measure, 1.02 * _largest_eigenvalue(apply, moments))
 
     def going(carry):
         count, state = carry

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import lineax
 import numpy as np
 import pytest
 import scipy.linalg
@@ -57,6 +58,25 @@ def oracle(dictionary, operator, y, lam, weights=None):
     shift = lam * np.square(atoms).sum() / atoms.shape[1]
     stacked = np.concatenate([atoms, np.sqrt(shift) * np.eye(atoms.shape[1])])
     return scipy.linalg.lstsq(stacked, np.concatenate([target, np.zeros(atoms.shape[1])]))[0]
+
+
+def test_against_the_linear_solver_of_another_library():
+    """lineax, on the normal equations as a positive definite operator in float64."""
+    dictionary, operator = make_dictionary(), operators.sample((9, 7))
+    y = measure(dictionary, operator, seed=np.random.default_rng().integers(2**32))
+    solution = ridge.ridge(gram.normal_equations(dictionary, operator, y), 1e-3)
+    for signal in range(3):
+        atoms, target = centred_system(dictionary, operator, y[signal])
+        matrix = atoms.T @ atoms
+        matrix += 1e-3 * np.trace(matrix) / EXPERTS * np.eye(EXPERTS)
+        with jax.enable_x64(True):
+            tags = lineax.positive_semidefinite_tag
+            system = lineax.MatrixLinearOperator(jnp.asarray(matrix), tags)
+            right = jnp.asarray(atoms.T @ target)
+            expected = np.asarray(lineax.linear_solve(system, right, lineax.Cholesky()).value)
+        np.testing.assert_allclose(
+            solution.codes[signal], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
+        )
 
 
 @pytest.mark.parametrize("form", ["none", "one", "own"])
