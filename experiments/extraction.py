@@ -114,7 +114,7 @@ def measure(size, resolution):
     vertices, faces, effort = level_set.extract(
         lambda points: meshing.values_at(dictionary, gates, points)[0],
         resolution,
-        bound=TRUNCATION,
+        search=level_set.Search(bound=TRUNCATION),
     )
     seconds, peak = time.perf_counter() - begun, peak_bytes()
     mesh = trimesh.Trimesh(vertices, faces, process=False)

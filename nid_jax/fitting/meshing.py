@@ -37,8 +37,8 @@ def meshes_of(
     without vertices. Raises ValueError naming the signal where a function is not finite.
     """
     chunk = chunk or _CHUNK.get(jax.default_backend(), _CHUNK_ACCELERATOR)
-    search = {"window": window, "coarse": coarse, "lipschitz": lipschitz, "bound": truncation}
-    points = level_set.coarse_points(resolution, **search)
+    search = level_set.Search(coarse, lipschitz, truncation)
+    points = level_set.coarse_points(resolution, window, search)
     signals = len(gates.bias)
     together = max(1, _COARSE_NUMBERS // len(points))
     meshes = []
@@ -49,7 +49,7 @@ def meshes_of(
         for number, known in enumerate(values, start):
             one = _signals(gates, number, number + 1)
             try:
-                meshes.append(_mesh(dictionary, one, resolution, search, known, chunk))
+                meshes.append(_mesh(dictionary, one, resolution, window, search, known, chunk))
             except ValueError as error:
                 raise ValueError(f"signal {number}: {error}") from error
     return meshes
@@ -59,12 +59,13 @@ def _signals(gates, start, stop):
     return jax.tree.map(lambda leaf: leaf[start:stop], gates)
 
 
-def _mesh(dictionary, gates, resolution, search, known, chunk):
+def _mesh(dictionary, gates, resolution, window, search, known, chunk):
     vertices, faces, _ = level_set.extract(
         lambda points: values_at(dictionary, gates, points, chunk)[0],
         resolution,
+        window,
+        search=search,
         coarse_values=known,
-        **search,
     )
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     if len(vertices):

@@ -8,10 +8,18 @@ cubes (Lewiner et al. 2003, scikit-image's) then runs over slabs of the lattice;
 evaluated once, a vertex is known by its lattice edge, and so slabs meet without a seam.
 """
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 from skimage.measure import marching_cubes
+
+from nid_jax.errors import ArgumentError
+
+Window = Sequence[tuple[float, float]]
+"""(low, high) of each axis."""
 
 LEAF = 2
 """Cells along the side of the smallest boxes: fewer evaluations than at 1 or 4."""
@@ -50,14 +58,17 @@ class Lattice(NamedTuple):
     axes: tuple[np.ndarray, np.ndarray, np.ndarray]
 
     @classmethod
-    def over(cls, resolution, window=None):
-        """resolution: samples per axis, one number or three; window as in `extract`."""
+    def over(cls, resolution: int | Sequence[int], window: Window | None = None) -> "Lattice":
+        """resolution: samples per axis, one number or three; window as in `extract`.
+
+        Raises ArgumentError for either where it is not what is allowed.
+        """
         shape = np.broadcast_to(np.asarray(resolution), 3)
         if shape.dtype.kind not in "iu" or (shape < 2).any():
-            raise ValueError(f"resolution {resolution}: must be whole numbers of 2 or more")
+            raise ArgumentError("resolution", resolution, "whole numbers of 2 or more")
         window = ((-1.0, 1.0),) * 3 if window is None else window
         if len(window) != 3 or not all(low < high for low, high in window):
-            raise ValueError(f"window {window}: must be three pairs (low, high) with low < high")
+            raise ArgumentError("window", window, "three pairs (low, high) with low < high")
         axes = []
         for size, (low, high) in zip(shape, window, strict=True):
             # About the middle, so that opposite samples of a symmetric window are opposite.
@@ -66,59 +77,80 @@ class Lattice(NamedTuple):
         return cls(tuple(int(size) for size in shape), tuple(axes))
 
     @property
-    def steps(self):
+    def steps(self) -> Float[np.ndarray, "3"]:
         """Distance between samples along each axis [3]."""
         return np.array([axis[1] - axis[0] for axis in self.axes])
 
-    def at(self, places):
+    def at(self, places: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, "P 3"]:
         """Coordinates of places [P, 3] counted in samples, fractions included."""
         start = np.array([axis[0] for axis in self.axes])
         return start + places * self.steps
 
-    def samples(self, numbers):
+    def samples(self, numbers: Int[np.ndarray, " P"]) -> Float[np.ndarray, "P 3"]:
         """Coordinates of samples given by raster number [P] -> [P, 3]."""
         indices = np.unravel_index(numbers, self.shape)
         return np.stack([axis[i] for axis, i in zip(self.axes, indices, strict=True)], -1)
 
-    def reach(self, side):
+    def reach(self, side: int) -> float:
         """Half the diagonal of a box of `side` cells."""
         return side * np.linalg.norm(self.steps) / 2
 
-    def centres(self, boxes, side):
+    def centres(self, boxes: Int[np.ndarray, "B 3"], side: int) -> Float[np.ndarray, "B 3"]:
         """Middles of boxes [B, 3], given by their first cell -> [B, 3]."""
         ends = np.minimum(boxes + side, np.array(self.shape) - 1)
         return self.at((boxes + ends) / 2)
 
 
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How a surface is looked for. Raises ArgumentError, naming the field that is not above 0."""
+
+    coarse: int = COARSE
+    """Boxes along the longest axis at the first level, at least."""
+    lipschitz: float = LIPSCHITZ
+    """No surface is missed where the function changes no faster than this."""
+    bound: float | None = None
+    """The magnitude at which the function is cut off (a truncated distance): the first level is
+    then fine enough to see the surface."""
+    chunk: int = CHUNK
+    """Points that the function is given at a time, at most."""
+
+    def __post_init__(self):
+        for name in ("coarse", "lipschitz", "chunk"):
+            if not getattr(self, name) > 0:
+                raise ArgumentError(name, getattr(self, name), "above 0")
+        if self.bound is not None and not self.bound > 0:
+            raise ArgumentError("bound", self.bound, "above 0, or None for a function without one")
+
+
 def extract(
-    function,
-    resolution,
-    window=None,
-    level=0.0,
-    coarse=COARSE,
-    lipschitz=LIPSCHITZ,
-    bound=None,
-    chunk=CHUNK,
-    coarse_values=None,
-):
-    """The surface function = level over a box of space.
+    function: Callable[[Float[np.ndarray, "P 3"]], Float[np.ndarray, " P"]],
+    resolution: int | Sequence[int],
+    window: Window | None = None,
+    level: float = 0.0,
+    search: Search | None = None,
+    coarse_values: Float[np.ndarray, " B"] | None = None,
+) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"], Effort]:
+    """The surface function = level over a box of space, as a mesh of triangles.
 
-    function: points float64 [P, 3] -> values [P], P at most `chunk`. resolution: samples along
-    each axis, both ends included, one number or three; window: ((low, high),) * 3, None for
-    [-1, 1]^3. coarse: boxes along the longest axis at the first level, at least. lipschitz: no
-    surface is missed where the function changes no faster than this. bound: the magnitude at
-    which the function is cut off (a truncated distance); the first level is then fine enough to
-    see the surface. coarse_values: the function at `coarse_points`, where they are known.
+    Triangles turn anticlockwise seen from where values are larger. The mesh is closed where the
+    surface does not leave the window, and has no vertices where there is no surface.
 
-    -> vertices float64 [V, 3], faces int64 [F, 3], `Effort`. Triangles turn anticlockwise seen
-    from where values are larger. The mesh is closed where the surface does not leave the window,
-    and has no vertices where there is no surface. Raises ValueError for settings that are not
-    allowed, and for a function that is not finite.
+    Args:
+      function: points float64 -> values.
+      resolution: samples along each axis, both ends included, one number or three.
+      window: ((low, high),) * 3, None for [-1, 1]^3.
+      search: how the surface is looked for, None for the defaults.
+      coarse_values: the function at `coarse_points`, where they are known.
+
+    Raises:
+      ArgumentError: resolution or window is not what is allowed.
+      ValueError: the function is not finite, or gives other than P values.
     """
-    _check(coarse, lipschitz, bound, chunk)
+    search = search or Search()
     lattice = Lattice.over(resolution, window)
-    counted = _Counted(function, level, chunk)
-    boxes, kept = _search(lattice, counted, coarse, lipschitz, bound, coarse_values)
+    counted = _Counted(function, level, search.chunk)
+    boxes, kept = _search(lattice, counted, search, coarse_values)
     samples = _Samples(lattice, counted)
     boxes = _follow(lattice, samples, boxes)
     kept[LEAF] = len(boxes)
@@ -126,23 +158,16 @@ def extract(
     return lattice.at(vertices), faces, Effort(counted.points, int(np.prod(lattice.shape)), kept)
 
 
-def coarse_points(resolution, window=None, coarse=COARSE, lipschitz=LIPSCHITZ, bound=None):
-    """The points [P, 3] that `extract` with these settings asks for first, whatever the function.
+def coarse_points(
+    resolution: int | Sequence[int], window: Window | None = None, search: Search | None = None
+) -> Float[np.ndarray, "B 3"]:
+    """The points that `extract` with these settings asks for first, whatever the function.
 
     Many functions that are cheap to evaluate together can be evaluated there at once.
     """
-    _check(coarse, lipschitz, bound, 1)
     lattice = Lattice.over(resolution, window)
-    boxes, side = _first_boxes(lattice, coarse, lipschitz, bound)
+    boxes, side = _first_boxes(lattice, search or Search())
     return lattice.centres(boxes, side)
-
-
-def _check(coarse, lipschitz, bound, chunk):
-    for name, value in (("coarse", coarse), ("lipschitz", lipschitz), ("chunk", chunk)):
-        if not value > 0:
-            raise ValueError(f"{name} {value}: must be above 0")
-    if bound is not None and not bound > 0:
-        raise ValueError(f"bound {bound}: must be above 0, or None for a function without one")
 
 
 class _Counted:
@@ -190,21 +215,23 @@ class _Samples:
         return self.values[np.searchsorted(self.numbers, numbers)]
 
 
-def _first_boxes(lattice, coarse, lipschitz, bound):
+def _first_boxes(lattice, search):
     """The boxes of the first level [B, 3] by their first cell, and their side in cells."""
     cells = np.array(lattice.shape) - 1
     side = LEAF
-    while -(-cells.max() // (2 * side)) >= coarse and (
-        bound is None or lipschitz * lattice.reach(2 * side) <= _WITHIN_BOUND * bound
+    widest = np.inf if search.bound is None else _WITHIN_BOUND * search.bound
+    while (
+        -(-cells.max() // (2 * side)) >= search.coarse
+        and search.lipschitz * lattice.reach(2 * side) <= widest
     ):
         side *= 2
     starts = [np.arange(0, count, side) for count in cells]
     return np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3), side
 
 
-def _search(lattice, counted, coarse, lipschitz, bound, values=None):
+def _search(lattice, counted, search, values=None):
     """Boxes of side LEAF that may hold the surface [B, 3], and how many are kept at each side."""
-    boxes, side = _first_boxes(lattice, coarse, lipschitz, bound)
+    boxes, side = _first_boxes(lattice, search)
     kept = {}
     if values is not None:
         counted.points += len(boxes)
@@ -214,7 +241,7 @@ def _search(lattice, counted, coarse, lipschitz, bound, values=None):
             values = counted(
                 len(boxes), lambda a, b, boxes=boxes, side=side: lattice.centres(boxes[a:b], side)
             )
-        boxes = boxes[np.abs(values) <= lipschitz * lattice.reach(side)]
+        boxes = boxes[np.abs(values) <= search.lipschitz * lattice.reach(side)]
         kept[side] = len(boxes)
         if side == LEAF:
             return boxes, kept

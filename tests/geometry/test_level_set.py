@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
+from nid_jax.errors import ArgumentError
 from nid_jax.geometry import level_set, primitives
 
 
@@ -60,7 +61,9 @@ SHAPES = {
 def test_equals_the_whole_lattice(name, size, monkeypatch):
     # Slabs of four cells or fewer, so that the surface crosses many seams.
     monkeypatch.setattr(level_set, "_SLAB_SAMPLES", 4 * size**2)
-    vertices, faces, effort = level_set.extract(SHAPES[name], size, coarse=8)
+    vertices, faces, effort = level_set.extract(
+        SHAPES[name], size, search=level_set.Search(coarse=8)
+    )
     assert vertices.dtype == np.float64
     assert_same_surface((vertices, faces), dense(SHAPES[name], size), size)
     mesh = trimesh.Trimesh(vertices, faces, process=False)
@@ -84,7 +87,7 @@ def test_equals_the_whole_lattice_on_random_fields(seed, monkeypatch):
     # Its surfaces fill the cube, leave it on all sides, and meet in ambiguous cells.
     monkeypatch.setattr(level_set, "_SLAB_SAMPLES", 2**13)
     field = random_field(seed)
-    vertices, faces, _ = level_set.extract(field, 40, lipschitz=1.0)
+    vertices, faces, _ = level_set.extract(field, 40, search=level_set.Search(lipschitz=1.0))
     assert_same_surface((vertices, faces), dense(field, 40), 40)
 
 
@@ -107,7 +110,7 @@ def test_random_unions_of_balls(balls, size, tau):
         return np.clip(union(points), -tau, tau)
 
     function = union if tau is None else cut
-    vertices, faces, _ = level_set.extract(function, size, coarse=4, bound=tau)
+    vertices, faces, _ = level_set.extract(function, size, search=level_set.Search(4, bound=tau))
     if (union(lattice(size)) > 0).all():  # balls between samples
         assert len(vertices) == 0
         return
@@ -133,9 +136,9 @@ def test_a_surface_that_is_met_is_followed_where_the_function_is_too_steep():
     def steep(points):
         return 20 * primitives.torus(points, 0.6, 0.231)
 
-    vertices, faces, effort = level_set.extract(steep, 101, coarse=32)
+    vertices, faces, effort = level_set.extract(steep, 101)
     assert_same_surface((vertices, faces), dense(steep, 101), 101)
-    gentle = level_set.extract(SHAPES["torus"], 101, coarse=32)[2]
+    gentle = level_set.extract(SHAPES["torus"], 101)[2]
     assert effort.evaluated < gentle.evaluated
 
 
@@ -147,13 +150,13 @@ def test_few_points_are_evaluated_and_all_are_counted():
         asked.append(len(points))
         return primitives.sphere(points, 0.7013)
 
-    _, _, effort = level_set.extract(sphere, 161, chunk=4000)
+    _, _, effort = level_set.extract(sphere, 161, search=level_set.Search(chunk=4000))
     assert effort.evaluated == sum(asked)
     assert effort.evaluated < 161**3 / 10
 
 
 def test_known_values_at_the_first_level_are_not_asked_for_again():
-    settings = {"coarse": 20, "bound": 0.3}
+    settings = {"search": level_set.Search(20, bound=0.3)}
     points = level_set.coarse_points(90, **settings)
     asked = []
 
@@ -176,9 +179,9 @@ def test_the_bound_makes_the_first_level_fine_enough():
     def cut(points):
         return np.clip(primitives.sphere(points - 0.21, 0.1), -thin, thin)
 
-    assert len(level_set.coarse_points(65, coarse=4)) == 4**3
-    assert len(level_set.coarse_points(65, coarse=4, bound=0.2)) == 32**3
-    vertices, faces, _ = level_set.extract(cut, 65, coarse=4, bound=thin)
+    assert len(level_set.coarse_points(65, search=level_set.Search(4))) == 4**3
+    assert len(level_set.coarse_points(65, search=level_set.Search(4, bound=0.2))) == 32**3
+    vertices, faces, _ = level_set.extract(cut, 65, search=level_set.Search(4, bound=thin))
     assert_same_surface((vertices, faces), dense(cut, 65), 65)
 
 
@@ -203,17 +206,22 @@ def test_no_surface_is_an_empty_mesh(value):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"resolution": 1}, "resolution 1: must be whole numbers of 2 or more"),
-        ({"resolution": 12.5}, "resolution 12.5"),
+        ({"resolution": 1}, "resolution: 1; allowed: whole numbers of 2 or more"),
+        ({"resolution": 12.5}, "resolution: 12.5"),
         ({"window": ((0, 1), (1, 1), (0, 1))}, "low < high"),
-        ({"bound": 0}, "bound 0: must be above 0"),
-        ({"coarse": 0}, "coarse 0: must be above 0"),
-        ({"lipschitz": -1}, "lipschitz -1: must be above 0"),
     ],
 )
 def test_settings_that_are_refused(settings, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         level_set.extract(SHAPES["sphere"], **{"resolution": 20, **settings})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("bound", 0.0), ("coarse", 0), ("lipschitz", -1.0), ("chunk", 0)]
+)
+def test_searches_that_are_refused(field, value):
+    with pytest.raises(ArgumentError, match=f"^{field}: {value}; allowed: above 0"):
+        level_set.Search(**{field: value})
 
 
 def test_a_function_that_is_not_finite_is_named_with_its_place():
