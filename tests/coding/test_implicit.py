@@ -12,6 +12,7 @@ from nid_jax.coding import gram, implicit, operators, prior, ridge
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import Identity
+from nid_jax.fields.experts import Layers
 
 SHAPE, SIGNALS, EXPERTS, CHANNELS = (6, 5), 3, 5, 2
 LAM = 2.0**-2
@@ -19,7 +20,9 @@ KINDS = {"shared": SharedDictionary, "independent": IndependentDictionary}
 
 
 def make_dictionary(kind, seed):
-    return KINDS[kind](Identity(2), EXPERTS, CHANNELS, 3, 7, "sine", 4.0, rngs=nnx.Rngs(seed))
+    return KINDS[kind](
+        Identity(2), EXPERTS, CHANNELS, Layers(3, 7, "sine", 4.0), rngs=nnx.Rngs(seed)
+    )
 
 
 def make_operator(name, rng):

@@ -16,6 +16,7 @@ from nid_jax.errors import ArgumentError
 from nid_jax.fields import coordinates
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
+from nid_jax.fields.experts import Layers
 
 SHAPE = (7, 5)
 RNG = np.random.default_rng(0)
@@ -308,7 +309,7 @@ def test_masks_of_every_signal(part):
 def dictionary(kind):
     rngs = nnx.Rngs(0)
     embedding = GaussianFourier(2, 8, 1.0, rngs=rngs)
-    return kind(embedding, 5, 2, 2, 8, "relu", 1.0, rngs=rngs)
+    return kind(embedding, 5, 2, Layers(2, 8, "relu", 1.0), rngs=rngs)
 
 
 @pytest.mark.parametrize("kind", [SharedDictionary, IndependentDictionary])

@@ -14,6 +14,7 @@ from nid_jax.errors import ArgumentError
 from nid_jax.fields import coordinates
 from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
+from nid_jax.fields.experts import Layers
 
 # ---- frequencies anywhere ------------------------------------------------------------------------
 
@@ -56,7 +57,7 @@ def test_whole_frequencies_are_those_of_fourier(shape):
 def test_normal_equations_at_whole_frequencies_are_those_of_fourier():
     rngs = nnx.Rngs(0)
     embedding = GaussianFourier(2, 8, 1.0, rngs=rngs)
-    dictionary = SharedDictionary(embedding, 5, 1, 2, 8, "relu", 1.0, rngs=rngs)
+    dictionary = SharedDictionary(embedding, 5, 1, Layers(2, 8, "relu", 1.0), rngs=rngs)
     ours = operators.fourier((6, 5), 0.5, 0.1)
     whole = np.stack(np.unravel_index(np.asarray(ours.kept), (6, 5)), 1)
     anywhere = operators.nonuniform_fourier((6, 5), whole)

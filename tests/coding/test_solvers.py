@@ -31,6 +31,7 @@ from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import Identity
+from nid_jax.fields.experts import Layers
 from nid_jax.fields.router_networks import Conv
 from nid_jax.fields.routing import Codebook
 
@@ -59,7 +60,7 @@ each = pytest.mark.parametrize("solver", SOLVED.values(), ids=SOLVED)
 @pytest.fixture(scope="module")
 def dictionary():
     rngs = nnx.Rngs(0)
-    return SharedDictionary(Identity(2), EXPERTS, CHANNELS, 3, 24, "sine", 8.0, rngs=rngs)
+    return SharedDictionary(Identity(2), EXPERTS, CHANNELS, Layers(3, 24, "sine", 8.0), rngs=rngs)
 
 
 @pytest.fixture(scope="module")
@@ -353,7 +354,7 @@ def test_trimming_looks_on_the_host(problem):
 
 
 def test_clouds_are_what_a_solver_of_surfaces_reads():
-    solid = SharedDictionary(Identity(2), EXPERTS, 1, 2, 24, "sine", 3.0, rngs=nnx.Rngs(2))
+    solid = SharedDictionary(Identity(2), EXPERTS, 1, Layers(2, 24, "sine", 3.0), rngs=nnx.Rngs(2))
     angle = np.random.default_rng().uniform(0, 2 * np.pi, 80)
     normals = np.stack([np.cos(angle), np.sin(angle)], 1)
     clouds = np.concatenate([0.5 * normals, normals], 1)[None].astype(np.float32)
