@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nid_jax import commands, configs, sharding, tasks
+from nid_jax import commands, configs, devices, sharding, tasks
 from nid_jax.files import REFUSALS
 from nid_jax.storage.workdir import Workdir
 
@@ -88,6 +88,7 @@ def main(argv, values=flags.FLAGS):
         logging.get_absl_handler().setFormatter(Formatter("%(levelname)s: %(message)s"))
     try:
         sharding.initialise_distributed(values.distributed)
+        devices.use_compilation_cache(values.config.get("compilation_cache", ""))
         workdir = source = Workdir(values.workdir)
         if values.checkpoint:
             source = _source(values.checkpoint)

@@ -27,7 +27,7 @@ from nid_jax.fitting import checks, priors, refining
 from nid_jax.fitting import fit as fits
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.measurements import Measurements
-from nid_jax.storage import models, one_file
+from nid_jax.storage import hub, models, one_file
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks.task import Measured, Task
 
@@ -289,7 +289,38 @@ class NeuralDictionary:
         """
         if Path(path).suffix != ".safetensors":
             raise ArgumentError("path", str(path), "a file that ends in .safetensors")
-        return one_file.write(path, self.model, self.prior, self.config, self.signals, dtype)
+        return one_file.write(path, *self._contents(), dtype)
+
+    def save_pretrained(self, folder: str | Path, **card: Any) -> Path:
+        """FOLDER/model.safetensors and the card FOLDER/README.md, as repositories of the Hub have.
+
+        card: dtype, repo_id, scores and pictures, see `storage.hub.save_pretrained`.
+        """
+        return hub.save_pretrained(folder, self._contents(), **card)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload it to the Hugging Face Hub. -> the address. Needs the extra 'hub'.
+
+        options: message, private, token, and those of the card, see `storage.hub.push_to_hub`.
+        Raises ValueError of one line where the Hub refuses.
+        """
+        return hub.push_to_hub(repo_id, self._contents(), **options)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> "NeuralDictionary":
+        """What `save_pretrained` or `push_to_hub` wrote: a folder, or a repository of the Hub.
+
+        options: revision, token and mesh, see `storage.hub.from_pretrained`. Raises ValueError of
+        one line for what is neither.
+        """
+        return cls._of(hub.from_pretrained(name_or_folder, **options), options.get("mesh"))
+
+    def _contents(self):
+        return one_file.Contents(self.model, self.prior, self.config, self.signals)
+
+    @classmethod
+    def _of(cls, contents, mesh):
+        return cls(contents.model, contents.config, contents.signals, contents.prior, mesh)
 
 
 def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -> NeuralDictionary:
@@ -301,8 +332,7 @@ def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -
     """
     path = Path(path).expanduser()
     if path.suffix == ".safetensors" or path.is_file():
-        found = one_file.read(path, mesh)
-        return NeuralDictionary(found.model, found.config, found.signals, found.prior, mesh)
+        return NeuralDictionary._of(one_file.read(path, mesh), mesh)
     return open_workdir(Workdir(path, read_only=True, flag="path"), step, mesh)
 
 

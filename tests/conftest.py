@@ -117,7 +117,7 @@ def shell(environment):
 def environment():
     """Environment variables of a process that finds nid_jax here."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path}
+    return {**os.environ, "PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": _CACHE.name}
 
 
 @pytest.fixture(scope="session")

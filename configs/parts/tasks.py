@@ -13,6 +13,9 @@ def config(task, data):
         {
             "task": task,
             "seed": 0,
+            # compiled programs are kept for the next run: '' in the user's cache folder, off, or a
+            # folder
+            "compilation_cache": "",
             "data": data,
             "dictionary": model.dictionary(),
             "router": model.router(),

@@ -28,9 +28,9 @@ CARD = "README.md"
 """Names of the files in a folder."""
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _USE = """```python
-from nid_jax.neural_dictionary import NeuralDictionary
+import nid_jax as nid
 
-dictionary = NeuralDictionary.from_pretrained({name})
+dictionary = nid.NeuralDictionary.from_pretrained({name})
 ```"""
 
 
