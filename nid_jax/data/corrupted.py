@@ -6,7 +6,7 @@ hidden pixels hold no value at all, not even a wrong one. Letters: S signals, H 
 C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +124,13 @@ class CorruptedFiles:
 
     unmeasured = False
 
-    def __init__(self, pictures: Collection, masks, truths=None, truth_at=None):
+    def __init__(
+        self,
+        pictures: Collection,
+        masks: Mapping[int, Path],
+        truths: Collection | None = None,
+        truth_at: Mapping[int, int] | None = None,
+    ):
         self.pictures = pictures
         self.masks = masks
         self.truths = truths

@@ -11,6 +11,7 @@ from nid_jax.coding import grid_operator
 from nid_jax.coding.low_rank import LowRank
 from nid_jax.coding.total_variation import TotalVariation
 from nid_jax.errors import ArgumentError
+from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fitting import rendering
 
 KINDS = {"grid": TotalVariation, "atoms": LowRank}
@@ -51,7 +52,9 @@ def check_measured(config_fit: ConfigDict, measured) -> None:
         raise ValueError("fit.refine.kind: 'atoms' needs whole signals; allowed here: none, grid")
 
 
-def build(refinement: TotalVariation | LowRank | None, dictionary, measured) -> Callable | None:
+def build(
+    refinement: TotalVariation | LowRank | None, dictionary: Dictionary, measured
+) -> Callable | None:
     """A refinement as a function (solution, measurements, weights) -> [S, *grid, C], or None.
 
     What it gives is to be added to what the codes render on the signals' own grid.
