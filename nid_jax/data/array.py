@@ -4,15 +4,16 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from nid_jax.data import images
-from nid_jax.data.collection import ArrayCollection, SubsetCollection
+from nid_jax.data.collection import ArrayCollection, Collection, SubsetCollection
 from nid_jax.data.splitting import SPLITS, random_split, shaped
 
 _UNREADABLE = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile)
 
 
-def open_array(config, split, seed):
+def open_array(config: ConfigDict, split: str, seed: int) -> Collection:
     """data.root: an .npy or .npz file of images [S, H, W] or [S, H, W, C], C at most 4.
 
     uint8 and uint16 are scaled to [0, 1]; floats must be finite and within [0, 1]. An .npz holds

@@ -1,9 +1,11 @@
 """Collections that need no download: faces and photographs shipped inside scikit-image."""
 
 import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
 
 from nid_jax.data import images
-from nid_jax.data.collection import ArrayCollection
+from nid_jax.data.collection import ArrayCollection, Collection
 from nid_jax.data.splitting import MADE, configured_size, shaped, wanted
 
 NUM_FACES = 100
@@ -30,7 +32,7 @@ TEST_BAND = (0.6, 0.8)
 FLAT = 0.02
 
 
-def open_faces(config, split, seed):
+def open_faces(config: ConfigDict, split: str, seed: int) -> Collection:
     """The 100 faces of LFW that scikit-image ships, 25x25 gray.
 
     The first 80 are for training, the last 20 for testing, whatever the seed.
@@ -45,7 +47,7 @@ def open_faces(config, split, seed):
     return shaped(ArrayCollection(faces[chosen], names[chosen], "LFW faces"), config)
 
 
-def open_photos(config, split, seed):
+def open_photos(config: ConfigDict, split: str, seed: int) -> Collection:
     """Random crops of the colour photographs that scikit-image ships, in turn from each.
 
     Train and test crops never share a pixel: test crops lie between 60% and 80% of a photograph's
@@ -71,7 +73,7 @@ def open_photos(config, split, seed):
     return ArrayCollection(np.stack(crops), names, "photograph crops")
 
 
-def load_photographs(gray=False):
+def load_photographs(gray: bool = False) -> dict[str, Float[np.ndarray, "H W C"]]:
     """{title: float32 [H, W, C]} of the colour photographs in the scikit-image wheel."""
     from skimage import data
 
@@ -87,7 +89,7 @@ def load_photographs(gray=False):
     return photographs
 
 
-def crop_ranges(columns, width, split):
+def crop_ranges(columns: int, width: int, split: str) -> list[tuple[int, int]]:
     """The ranges of first columns a crop of this width may have in a photograph of `columns`."""
     start = round(TEST_BAND[0] * columns)
     stop = max(round(TEST_BAND[1] * columns), start + width)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from plyfile import PlyData, PlyElement
 
 from nid_jax.files import atomic_path
@@ -13,7 +14,9 @@ NAMES = ("x", "y", "z", "nx", "ny", "nz")
 """Columns of a cloud, the vertex properties of its .ply."""
 
 
-def write_cloud(path, points, normals):
+def write_cloud(
+    path: str | Path, points: Float[np.ndarray, "P 3"], normals: Float[np.ndarray, "P 3"]
+) -> None:
     """Write a cloud, whole or not at all, as the suffix says: .xyz text or .ply binary.
 
     .xyz: x y z nx ny nz a line. .ply: float32, little-endian. Raises ValueError naming `path` for

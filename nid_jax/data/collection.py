@@ -5,9 +5,11 @@ choose from another collection, or multiply it by augmentation. Letters: S signa
 *grid the sample counts along each axis.
 """
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float, Num
 
 from nid_jax.data import images
 
@@ -26,10 +28,10 @@ class Collection(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index) -> np.ndarray: ...
+    def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]: ...
 
 
-def position(index, length):
+def position(index: int, length: int) -> int:
     """`index` as an int in 0..length-1, negative ones counted from the end; or IndexError."""
     at = int(index)
     if not -length <= at < length:
@@ -46,7 +48,7 @@ class ArrayCollection:
     names that are not S distinct ones.
     """
 
-    def __init__(self, values, names, title):
+    def __init__(self, values: Num[np.ndarray, "S *grid C"], names: Sequence[str], title: str):
         names = [str(name) for name in names]
         if values.ndim < 3 or 0 in values.shape:
             raise ValueError(
@@ -64,10 +66,10 @@ class ArrayCollection:
         self.title = title
         self.shape = tuple(values.shape[1:])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         signal = self.values[position(index, len(self))]
         if np.issubdtype(signal.dtype, np.floating):
             return np.array(signal, np.float32)
@@ -86,17 +88,17 @@ _COMMON = ("truncation", "cache")
 class SubsetCollection:
     """The signals of `collection` at `indices`, in that order."""
 
-    def __init__(self, collection, indices):
+    def __init__(self, collection: Collection, indices: Sequence[int]):
         self.collection = collection
         self.indices = [position(index, len(collection)) for index in indices]
         self.names = [collection.names[index] for index in self.indices]
         self.shape = tuple(collection.shape)
         self.title = collection.title
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         return self.collection[self.indices[position(index, len(self))]]
 
     def __getattr__(self, name):
@@ -115,7 +117,14 @@ class ShapedCollection:
     the sizes differ and resizing is off.
     """
 
-    def __init__(self, collection, size, resizing=True, crop="", gray=False):
+    def __init__(
+        self,
+        collection: Collection,
+        size: tuple[int, int] | None,
+        resizing: bool = True,
+        crop: str = "",
+        gray: bool = False,
+    ):
         rows, columns, channels = collection.shape
         if (rows, columns) != tuple(size) and not resizing:
             raise ValueError(images.size_complaint(collection.title, (rows, columns), size))
@@ -127,10 +136,10 @@ class ShapedCollection:
         self.title = collection.title
         self.shape = (*size, 1 if gray else channels)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.collection)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         image = images.to_channels(self.collection[index], self.shape[-1])
         return images.fit_to_size(image, self.shape[:-1], True, self.crop, self.title)
 
@@ -145,7 +154,14 @@ class AugmentedCollection:
     Raises ValueError naming the config key when max_shift admits fewer shifts than asked for.
     """
 
-    def __init__(self, collection, mirror=False, shifts=0, max_shift=1, seed=0):
+    def __init__(
+        self,
+        collection: Collection,
+        mirror: bool = False,
+        shifts: int = 0,
+        max_shift: int = 1,
+        seed: int = 0,
+    ):
         grid_rank = len(collection.shape) - 1
         possible = (2 * max_shift + 1) ** grid_rank - 1
         if shifts < 0 or max_shift < 0:
@@ -176,10 +192,10 @@ class AugmentedCollection:
         ]
         self.names = [name + suffix for suffix in suffixes for name in collection.names]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.collection) * len(self.variants)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         variant, original = divmod(position(index, len(self)), len(self.collection))
         mirrored, shift = self.variants[variant]
         signal = self.collection[original]
@@ -199,7 +215,9 @@ class AugmentedCollection:
         return np.stack(np.unravel_index(chosen, (width,) * rank), axis=-1) - self.max_shift
 
 
-def shifted(signal, offset):
+def shifted(
+    signal: Float[np.ndarray, "*grid C"], offset: Sequence[int]
+) -> Float[np.ndarray, "*grid C"]:
     """`signal` [*grid, C] moved by `offset` samples along each grid axis, its edge repeated."""
     for axis, step in enumerate(offset):
         count = signal.shape[axis]
@@ -207,7 +225,7 @@ def shifted(signal, offset):
     return signal
 
 
-def to_array(collection):
+def to_array(collection: Collection) -> Float[np.ndarray, "S *grid C"]:
     """All signals of a collection in memory, float32 [S, *grid, C]."""
     values = np.empty((len(collection), *collection.shape), np.float32)
     for index in range(len(collection)):

@@ -12,9 +12,12 @@ the same names, and corruption.json. nid_jax.data.corrupted reads them back.
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
 
 from nid_jax.data.corrupted import CorruptedCollection, CorruptedFiles, corrupt, open_corrupted
 from nid_jax.data.splitting import SPLITS
@@ -25,7 +28,7 @@ __all__ = ["CorruptedCollection", "corrupt", "main", "open_corrupted", "write"]
 _EXAMPLE = "such as --config=inpainting"
 
 
-def write(config, output, split="test"):
+def write(config: ConfigDict, output: str | Path, split: str = "test") -> CorruptedCollection:
     """Corrupt every picture of one split of config.data and write the folder `output`.
 
     config: a whole config, of which `seed` and `data` with `data.corrupt` are read. The folder
@@ -82,7 +85,7 @@ def _save_png(path, values):
     Image.fromarray(bytes_[..., 0] if values.shape[-1] == 1 else bytes_).save(path)
 
 
-def main():
+def main() -> None:
     """The command line; whatever is wrong with it is one line, and exit status 2."""
     from absl import app, flags
 
@@ -93,7 +96,7 @@ def main():
     )
 
 
-def define_flags(values, argv=None):
+def define_flags(values: flags.FlagValues, argv: Sequence[str] | None = None) -> None:
     """Define the options on `values`; `argv` is the command line that they will be read from."""
     from absl import flags
 
@@ -105,7 +108,7 @@ def define_flags(values, argv=None):
     flags.DEFINE_enum("split", "test", SPLITS, "Which pictures of config.data.", **here)
 
 
-def parse(argv, values):
+def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
     """Read the command line; what is wrong with it is one line, and exit status 2."""
     from absl import flags
 

@@ -6,18 +6,23 @@ hidden pixels hold no value at all, not even a wrong one. Letters: S signals, H 
 C channels.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, Float
+from ml_collections import ConfigDict
 
 from nid_jax.data import images
-from nid_jax.data.collection import position
+from nid_jax.data.collection import Collection, position
 from nid_jax.data.folder import find_images, open_files
 from nid_jax.data.masks import DRAWINGS
 from nid_jax.data.splitting import configured_size, wanted
 
 
-def corrupt(image, options, seed, index):
+def corrupt(
+    image: Float[np.ndarray, "H W C"], options: ConfigDict, seed: int, index: int
+) -> tuple[Float[np.ndarray, "H W C"], Bool[np.ndarray, "H W"]]:
     """A picture with its colours changed and parts of it hidden.
 
     image: float [H, W, C] in [0, 1], left as it is; options: config.data.corrupt; seed, index: the
@@ -35,7 +40,7 @@ def corrupt(image, options, seed, index):
     return np.where(hidden[..., None], paint, shaded), ~hidden
 
 
-def check_options(options):
+def check_options(options: ConfigDict) -> None:
     """Raise ValueError naming the first of the options data.corrupt that is not allowed."""
     if options.kind not in DRAWINGS:
         raise ValueError(f"data.corrupt.kind={options.kind!r}: allowed: {', '.join(DRAWINGS)}")
@@ -84,7 +89,7 @@ class CorruptedCollection:
 
     unmeasured = False
 
-    def __init__(self, collection, options, seed):
+    def __init__(self, collection: Collection, options: ConfigDict, seed: int):
         self.collection = collection
         self.options = options
         self.seed = seed
@@ -93,19 +98,19 @@ class CorruptedCollection:
         self.title = f"{collection.title}, corrupted by {options.kind}"
         _drawing(self.shape, options, seed, 0)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.collection)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         at = position(index, len(self))
         return corrupt(self.collection[at], self.options, self.seed, at)[0]
 
-    def seen(self, index):
+    def seen(self, index: int) -> Bool[np.ndarray, "H W"]:
         """bool [H, W], False where picture `index` is hidden; reads no picture."""
         at = position(index, len(self))
         return ~_drawing(self.shape, self.options, self.seed, at)[0]
 
-    def truth(self, index):
+    def truth(self, index: int) -> Float[np.ndarray, "H W C"]:
         """The clean picture, float32 [H, W, C] in [0, 1]."""
         return self.collection[index]
 
@@ -119,25 +124,31 @@ class CorruptedFiles:
 
     unmeasured = False
 
-    def __init__(self, pictures, masks, truths=None, truth_at=None):
+    def __init__(
+        self,
+        pictures: Collection,
+        masks: Mapping[int, Path],
+        truths: Collection | None = None,
+        truth_at: Mapping[int, int] | None = None,
+    ):
         self.pictures = pictures
         self.masks = masks
         self.truths = truths
         self.truth_at = truth_at or {}
         self.names, self.shape, self.title = pictures.names, pictures.shape, pictures.title
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         return self.pictures[index]
 
-    def seen(self, index):
+    def seen(self, index: int) -> Bool[np.ndarray, "H W"] | None:
         """bool [H, W], False where picture `index` is hidden; None without a mask."""
         path = self.masks.get(position(index, len(self)))
         return None if path is None else read_mask(path)
 
-    def truth(self, index):
+    def truth(self, index: int) -> Float[np.ndarray, "H W C"] | None:
         """The clean picture, float32 [H, W, C] in [0, 1]; None where there is none."""
         at = self.truth_at.get(position(index, len(self)))
         return None if at is None else self.truths[at]
@@ -151,30 +162,32 @@ class CorruptedArray:
 
     unmeasured = True
 
-    def __init__(self, values, names, title, channels):
+    def __init__(
+        self, values: Float[np.ndarray, "S H W C"], names: Sequence[str], title: str, channels: int
+    ):
         self.values = values
         self.names = names
         self.title = title
         self.shape = (*values.shape[1:3], channels)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         signal = np.array(self.values[position(index, len(self))], np.float32)
         signal[np.isnan(signal).any(axis=-1)] = 0
         return images.to_channels(signal, self.shape[-1])
 
-    def seen(self, index):
+    def seen(self, index: int) -> Bool[np.ndarray, "H W"]:
         """bool [H, W], False where picture `index` is missing."""
         return ~np.isnan(self.values[position(index, len(self))]).any(axis=-1)
 
-    def truth(self, index):
+    def truth(self, index: int) -> None:
         """None: what is missing is not known."""
         position(index, len(self))
 
 
-def read_mask(path):
+def read_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
     """A mask file: bool [H, W], True where it is white (seen), False where black (hidden).
 
     Raises FileNotFoundError, and ValueError naming a file that cannot be read, holds other values
@@ -192,7 +205,7 @@ def read_mask(path):
     return seen
 
 
-def open_corrupted(config, split, seed):
+def open_corrupted(config: ConfigDict, split: str, seed: int) -> Collection:
     """data.root: a folder of corrupted pictures, or an .npy in which NaN marks what is missing.
 
     The folder holds images/, and where they are known masks/ (white: seen, black: hidden) and

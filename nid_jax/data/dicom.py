@@ -1,14 +1,15 @@
 """Slices of a computed tomography scan from a folder of DICOM files, where pydicom is installed."""
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from nid_jax.data import images
-from nid_jax.data.collection import ArrayCollection, SubsetCollection
+from nid_jax.data.collection import ArrayCollection, Collection, SubsetCollection
 from nid_jax.data.folder import data_root
 from nid_jax.data.splitting import configured_crop, configured_size, random_split
 
 
-def open_dicom(config, split, seed):
+def open_dicom(config: ConfigDict, split: str, seed: int) -> Collection:
     """data.root: a directory of .dcm files, one slice each, as [H, W, 1] in [0, 1].
 
     Subdirectories are read too; slices are ordered by InstanceNumber, then by path. Stored values

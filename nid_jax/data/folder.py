@@ -1,11 +1,14 @@
 """Directories of image files, read lazily."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
 
 from nid_jax.data import images
-from nid_jax.data.collection import position
+from nid_jax.data.collection import Collection, position
 from nid_jax.data.splitting import configured_crop, configured_size, random_split
 
 
@@ -18,7 +21,16 @@ class ImageFiles:
     damaged, or of another size with resizing off (open_files looks at all sizes beforehand).
     """
 
-    def __init__(self, paths, names, title, size, channels, resizing=False, crop=""):
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        names: Sequence[str],
+        title: str,
+        size: tuple[int, int],
+        channels: int,
+        resizing: bool = False,
+        crop: str = "",
+    ):
         self.paths = [Path(path) for path in paths]
         self.names = list(names)
         self.title = title
@@ -27,17 +39,23 @@ class ImageFiles:
         self.shape = (*size, channels)
         self.sizes = []
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         path = self.paths[position(index, len(self))]
         image = images.to_channels(images.read_image(path), self.shape[-1])
         image = images.fit_to_size(image, self.shape[:-1], self.resizing, self.crop, path)
         return np.ascontiguousarray(image, np.float32)
 
 
-def open_files(paths, names, title, config, indices):
+def open_files(
+    paths: Sequence[Path],
+    names: Sequence[str],
+    title: str,
+    config: ConfigDict,
+    indices: Sequence[int],
+) -> Collection:
     """The files at `indices` of `paths` as a collection shaped by the config.
 
     All headers are read, those of the other split too: both splits get one size (data.size, or the
@@ -63,7 +81,7 @@ def open_files(paths, names, title, config, indices):
     return collection
 
 
-def data_root(config):
+def data_root(config: ConfigDict) -> Path:
     """data.root as an existing directory.
 
     Raises ValueError when it is empty, FileNotFoundError when it is not a directory.
@@ -77,7 +95,7 @@ def data_root(config):
     return root
 
 
-def find_images(directory):
+def find_images(directory: str | Path) -> list[Path]:
     """All image files below a directory, sorted by their path; hidden ones are left out.
 
     Raises FileNotFoundError naming the extensions when there are none.
@@ -99,7 +117,7 @@ def find_images(directory):
     return found
 
 
-def open_folder(config, split, seed):
+def open_folder(config: ConfigDict, split: str, seed: int) -> Collection:
     """data.root: a directory with train/ and test/ inside, or one split by data.test_fraction.
 
     Subdirectories are read too, files sorted by path, the random split a function of the sorted

@@ -7,10 +7,12 @@ on one picture and returns float32 in [0, 1], channel last.
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tifffile
+from jaxtyping import Float, Num
 from PIL import Image, ImageOps
 
 EXTENSIONS = (
@@ -42,7 +44,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
 
 
-def to_unit(values, where):
+def to_unit(values: Num[np.ndarray, "*shape"], where: str) -> Float[np.ndarray, "*shape"]:
     """Pixel values to float32 in [0, 1]: uint8 by 255, uint16 by 65535, floats as they are.
 
     values: array of any shape; where: the file or array named in errors.
@@ -55,7 +57,7 @@ def to_unit(values, where):
     return values.astype(np.float32)
 
 
-def check_unit(values, where):
+def check_unit(values: Num[np.ndarray, "*shape"], where: str) -> None:
     """Raise ValueError unless values are uint8, uint16, bool, or finite floats within [0, 1]."""
     if values.dtype.name in _FULL_SCALE:
         return
@@ -72,7 +74,7 @@ def check_unit(values, where):
         )
 
 
-def check_finite(values, where):
+def check_finite(values: Num[np.ndarray, "*shape"], where: str) -> None:
     """Raise ValueError naming `where` and counting the values that are NaN or infinite."""
     # The extremes carry NaN and infinity along and need no temporary the size of the data.
     if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
@@ -80,7 +82,7 @@ def check_finite(values, where):
         raise ValueError(f"{where}: {bad} of {values.size} values are NaN or infinite")
 
 
-def read_header(path):
+def read_header(path: str | Path) -> tuple[int, int, int]:
     """(rows, columns, channels) of a picture file without decoding its pixels.
 
     channels is 1 or 3. Raises FileNotFoundError, and ValueError naming a file that is no picture.
@@ -116,7 +118,7 @@ def _orientation(tag):
     return 1 if tag is None else int(tag.value)
 
 
-def read_image(path):
+def read_image(path: str | Path) -> Float[np.ndarray, "H W C"]:
     """A picture file as float32 [H, W, C], C = 1 (gray) or 3 (colour), values in [0, 1].
 
     16-bit PNG and TIFF keep all their bits; transparency is composited on white; the EXIF
@@ -192,7 +194,7 @@ def _decode_png16(content):
     return bytes_as(raw_mode) * 256 + bytes_as(raw_mode.replace("16B", "16L"))
 
 
-def to_channels(image, channels):
+def to_channels(image: Float[np.ndarray, "H W C"], channels: int) -> Float[np.ndarray, "H W K"]:
     """Gray to colour by repetition, colour to gray by ITU-R 601 luma; [H, W, C] -> [..., channels].
 
     Raises ValueError when neither applies.
@@ -207,7 +209,9 @@ def to_channels(image, channels):
     raise ValueError(f"cannot make {channels} channels of {have}; data.gray needs 1 or 3")
 
 
-def centre_crop(image, aspect):
+def centre_crop(
+    image: Float[np.ndarray, "H W C"], aspect: tuple[int, int]
+) -> Float[np.ndarray, "h w C"]:
     """The largest centred window [h, w, C] of [H, W, C] with rows : columns as in `aspect`."""
     rows, columns = image.shape[:2]
     want_rows, want_columns = aspect
@@ -217,7 +221,7 @@ def centre_crop(image, aspect):
     return image[top : top + height, left : left + width]
 
 
-def resize(image, size):
+def resize(image: Float[np.ndarray, "H W C"], size: tuple[int, int]) -> Float[np.ndarray, "h w C"]:
     """Bicubic resampling of [H, W, C] to [*size, C], antialiased, clipped to [0, 1]."""
     if image.shape[:2] == tuple(size):
         return image
@@ -233,7 +237,9 @@ def resize(image, size):
     return np.clip(np.stack(planes, axis=-1), 0, 1)
 
 
-def fit_to_size(image, size, resizing, crop, where):
+def fit_to_size(
+    image: Float[np.ndarray, "H W C"], size: tuple[int, int], resizing: bool, crop: str, where: str
+) -> Float[np.ndarray, "h w C"]:
     """[H, W, C] -> [*size, C]: as it is, or cropped to the aspect and resized if `resizing`.
 
     Raises ValueError naming `where`, both sizes and the way out when sizes differ and resizing
@@ -248,7 +254,7 @@ def fit_to_size(image, size, resizing, crop, where):
     return resize(image, size)
 
 
-def size_complaint(where, found, expected):
+def size_complaint(where: str, found: Sequence[int], expected: Sequence[int]) -> str:
     """The one line that says a signal has another size than expected and offers resizing."""
     return (
         f"{where}: is {found[0]}x{found[1]} (rows x columns), expected "

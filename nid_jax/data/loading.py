@@ -2,11 +2,14 @@
 
 import math
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import grain
 import numpy as np
+from jaxtyping import Int
 
-from nid_jax.data.collection import to_array
+from nid_jax.data.collection import Collection, to_array
 
 # A random-access source needs a length; this one outlasts any run.
 ENDLESS = 2**60
@@ -21,12 +24,12 @@ class EpochOrder:
     be computed from its number, whatever came before.
     """
 
-    def __init__(self, count, batch_size, seed):
+    def __init__(self, count: int, batch_size: int, seed: int):
         self.count, self.batch_size, self.seed = count, batch_size, seed
         # Replaced whole, so that threads never see an epoch with another's order.
         self._latest = (None, None)
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: int) -> Int[np.ndarray, " b"]:
         epoch, batch = divmod(int(number), self.count // self.batch_size)
         latest, order = self._latest
         if latest != epoch:
@@ -44,16 +47,24 @@ class EpochBatches:
     b = batch_size / process_count of each batch; the shares are disjoint.
     """
 
-    def __init__(self, collection, batch_size, seed, process_index, process_count, in_memory):
+    def __init__(
+        self,
+        collection: Collection,
+        batch_size: int,
+        seed: int,
+        process_index: int,
+        process_count: int,
+        in_memory: bool | None,
+    ):
         self.collection = collection
         self.values = to_array(collection) if in_memory else None
         self.order = EpochOrder(len(collection), batch_size, seed)
         self.share = share_of(batch_size, process_index, process_count)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return ENDLESS
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
         ids = self.order[number][self.share]
         if self.values is not None:
             signals = self.values[ids]
@@ -62,13 +73,13 @@ class EpochBatches:
         return {"ids": ids, "signals": signals}
 
 
-def share_of(batch_size, process_index, process_count):
+def share_of(batch_size: int, process_index: int, process_count: int) -> slice:
     """The part of a batch that one process of several takes, as a slice."""
     share = batch_size // process_count
     return slice(process_index * share, (process_index + 1) * share)
 
 
-def check_batch_size(batch_size, count, process_count):
+def check_batch_size(batch_size: int, count: int, process_count: int) -> None:
     """Raise ValueError, naming train.batch_size, for one that `count` signals do not allow."""
     if not 1 <= batch_size <= count:
         raise ValueError(
@@ -80,20 +91,20 @@ def check_batch_size(batch_size, count, process_count):
         )
 
 
-def endless(source, threads):
+def endless(source: Any, threads: int) -> Iterator[dict[str, np.ndarray]]:
     """A batch source as grain's checkpointable iterator, read on so many threads (0: none)."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(grain.MapDataset.source(source).to_iter_dataset(options))
 
 
 def batches(
-    collection,
-    batch_size,
-    seed,
-    process_index=0,
-    process_count=1,
-    in_memory=None,
-):
+    collection: Collection,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    in_memory: bool | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
     """An endless, checkpointable iterator over shuffled batches of a collection.
 
     Yields {'ids': int32 [b], 'signals': float32 [b, *grid, C]} with b = batch_size /

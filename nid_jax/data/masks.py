@@ -10,18 +10,24 @@ import math
 import string
 
 import numpy as np
+from jaxtyping import Bool, Float
+from ml_collections import ConfigDict
 
 _LETTERS = string.ascii_letters + string.digits
 _GOLDEN = 0.618034  # of a turn: neighbouring hues end up far apart
 
 
-def nothing(shape, options, generator):
+def nothing(
+    shape: tuple[int, ...], options: ConfigDict, generator: np.random.Generator
+) -> tuple[Bool[np.ndarray, "H W"], Float[np.ndarray, "H W C"]]:
     """Hides no pixel."""
     del options, generator
     return _blank(shape)
 
 
-def stripes(shape, options, generator):
+def stripes(
+    shape: tuple[int, ...], options: ConfigDict, generator: np.random.Generator
+) -> tuple[Bool[np.ndarray, "H W"], Float[np.ndarray, "H W C"]]:
     """`count` blocks at random places, each of `stripes` saturated stripes in one direction.
 
     A block covers `share` of the picture, has its aspect, and lies wholly inside; blocks may
@@ -42,7 +48,9 @@ def stripes(shape, options, generator):
     return hidden, paint
 
 
-def pixels(shape, options, generator):
+def pixels(
+    shape: tuple[int, ...], options: ConfigDict, generator: np.random.Generator
+) -> tuple[Bool[np.ndarray, "H W"], Float[np.ndarray, "H W C"]]:
     """All but max(1, round(share * H * W)) pixels, at random; painted black.
 
     For one generator state, what a smaller share shows a larger one shows too.
@@ -53,7 +61,9 @@ def pixels(shape, options, generator):
     return hidden, paint
 
 
-def text(shape, options, generator):
+def text(
+    shape: tuple[int, ...], options: ConfigDict, generator: np.random.Generator
+) -> tuple[Bool[np.ndarray, "H W"], Float[np.ndarray, "H W C"]]:
     """Words of random letters that hide about `share`, in `count` colours and sizes in turn."""
     from PIL import ImageFont
 
@@ -78,7 +88,9 @@ def text(shape, options, generator):
     return hidden, paint
 
 
-def scribble(shape, options, generator):
+def scribble(
+    shape: tuple[int, ...], options: ConfigDict, generator: np.random.Generator
+) -> tuple[Bool[np.ndarray, "H W"], Float[np.ndarray, "H W C"]]:
     """`count` winding strokes a few pixels wide, one colour each, that together hide `share`."""
     from skimage.draw import disk
 
@@ -114,7 +126,7 @@ DRAWINGS = {
 }
 
 
-def palette(number, channels, generator):
+def palette(number: int, channels: int, generator: np.random.Generator) -> Float[np.ndarray, "N C"]:
     """`number` saturated colours that differ from their neighbours, float32 [number, C].
 
     C = 3: hues of full saturation and value; otherwise dark and bright levels in turn.

@@ -20,9 +20,12 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from absl import flags
 
 from nid_jax.data.clouds import CLOUDS, write_cloud
 from nid_jax.data.meshsources import LAYOUTS, Source, find_sources
@@ -67,7 +70,7 @@ class Options:
     cloud_units: str = "original"
     watertight: bool = False
 
-    def check(self):
+    def check(self) -> None:
         """Raises ValueError naming the option that is out of its range."""
         whole = {"resolution": (2, MAX_RESOLUTION), "samples": (1, None), "near_samples": (1, None)}
         for key, (least, most) in {**whole, "cloud_points": (1, None), "seed": (0, None)}.items():
@@ -80,14 +83,16 @@ class Options:
         if not 0 <= self.margin < 1:
             raise ValueError(f"--margin={self.margin}: must be at least 0 and less than 1")
 
-    def wanted(self):
+    def wanted(self) -> dict[str, Any]:
         """Those that matter: of the cloud and the watertight mesh only where they are written."""
         unused = [] if self.clouds else ["clouds", "cloud_points", "cloud_units"]
         unused += [] if self.watertight else ["watertight"]
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in unused}
 
 
-def prepare(path, target, options, name=None):
+def prepare(
+    path: str | Path, target: str | Path, options: Options, name: str | None = None
+) -> dict[str, Any]:
     """Prepare one mesh: write `target` (.npz), and beside it what else `options` ask for.
 
     -> {"warning": str or "", "facts": dict, "seconds": float}. Raises ValueError naming the mesh.
@@ -152,7 +157,7 @@ def _signature(path):
     return {"bytes": status.st_size, "modified": status.st_mtime_ns}
 
 
-def is_prepared(path, target, options):
+def is_prepared(path: str | Path, target: Path, options: Options) -> bool:
     """Whether `target` is there whole, made from this mesh file with these options."""
     beside = [target.with_suffix(f".{options.clouds}")] if options.clouds else []
     beside += [_watertight_path(target)] if options.watertight else []
@@ -233,7 +238,15 @@ class _Pool:
         return []
 
 
-def prepare_all(sources, output, options, workers=1, overwrite=False, missing=(), say=print):
+def prepare_all(
+    sources: Sequence[Source],
+    output: str | Path,
+    options: Options,
+    workers: int = 1,
+    overwrite: bool = False,
+    missing: Sequence[str] = (),
+    say: Callable[[str], Any] = print,
+) -> dict[str, Any]:
     """Prepare many meshes in parallel, named lines of trouble through say(text).
 
     sources: of find_sources; missing: lines for what was asked for and is not there. Writes
@@ -362,7 +375,7 @@ def _duration(seconds):
 # ---- the command line ---------------------------------------------------------------------------
 
 
-def main():
+def main() -> None:
     """The command line; whatever is wrong with it is one line, and exit status 2."""
     from absl import app, flags
 
@@ -373,7 +386,7 @@ def main():
     )
 
 
-def define_flags(values):
+def define_flags(values: flags.FlagValues) -> None:
     """Define the options on `values`."""
     from absl import flags
 
@@ -415,7 +428,7 @@ def define_flags(values):
     flags.DEFINE_integer("seed", default.seed, "Of the random points.", **here)
 
 
-def parse(argv, values):
+def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
     """Read the command line; what is wrong with it is one line, and exit status 2."""
     from absl import flags
 
@@ -432,7 +445,7 @@ def parse(argv, values):
     return rest
 
 
-def command(argv, values):
+def command(argv: Sequence[str], values: flags.FlagValues) -> None:
     """Prepare what the parsed command line asks for; ends the process with its exit status."""
     keys = [field.name for field in dataclasses.fields(Options)]
     chosen = {key: getattr(values, key) for key in keys}

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from nid_jax.geometry.mesh import mesh_formats
@@ -50,7 +51,13 @@ class _Model:
     model: str
 
 
-def find_sources(inputs, output, layout="auto", categories=(), split=None):
+def find_sources(
+    inputs: Sequence[str | Path],
+    output: str | Path,
+    layout: str = "auto",
+    categories: Sequence[str] = (),
+    split: str | Path | None = None,
+) -> tuple[list[Source], list[str]]:
     """The meshes that inputs name. -> [Source], and a line for each that is not there.
 
     inputs: mesh files, folders, roots of ShapeNet; categories: names or synsets, all if empty;
@@ -80,7 +87,7 @@ def find_sources(inputs, output, layout="auto", categories=(), split=None):
     return targets, missing
 
 
-def synset_of(word):
+def synset_of(word: str) -> str:
     """The synset of a category's name or synset; ValueError for any other word."""
     word = word.strip().lower()
     if word in CATEGORIES:
@@ -196,7 +203,7 @@ def _distinct(sources):
     return names
 
 
-def read_split(path):
+def read_split(path: str | Path) -> dict[tuple[str, str], str]:
     """A split file: -> {(synset or '', model): 'train', 'val' or 'test'}.
 
     JSON, nested in any order: {split: {synset: [models]}}, {synset: {split: [models]}}, {split:

@@ -2,10 +2,12 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
-from nid_jax.data.collection import position
+from nid_jax.data.collection import Collection, position
 
 
 class PatchCollection:
@@ -17,7 +19,7 @@ class PatchCollection:
     column. Raises ValueError naming data.patch.size or data.patch.overlap when they do not fit.
     """
 
-    def __init__(self, collection, size, overlap=0):
+    def __init__(self, collection: Collection, size: int | Sequence[int], overlap: int = 0):
         self.collection = collection
         self.grid_shape = tuple(collection.shape[:-1])
         self.size = axis_sizes(size, self.grid_shape)
@@ -31,10 +33,10 @@ class PatchCollection:
         # Patches are mostly read in order: the signal they are cut from is decoded once.
         self._latest = (None, None)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.collection) * self.per_signal
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         original, patch = divmod(position(index, len(self)), self.per_signal)
         # One tuple, read and replaced whole, so that threads never mix two signals.
         latest, signal = self._latest
@@ -43,12 +45,14 @@ class PatchCollection:
             self._latest = (original, signal)
         return np.ascontiguousarray(signal[_window(self.corners[patch], self.size)])
 
-    def stitch(self, patches):
+    def stitch(self, patches: Float[np.ndarray, "n *size C"]) -> Float[np.ndarray, "*grid C"]:
         """The whole signal from its patches [per_signal, *size, C]; see the function stitch."""
         return stitch(patches, self.grid_shape, self.size, self.overlap)
 
 
-def patch_corners(grid_shape, size, overlap=0):
+def patch_corners(
+    grid_shape: Sequence[int], size: int | Sequence[int], overlap: int = 0
+) -> list[tuple[int, ...]]:
     """First samples of the patches along each axis, row-major: a list of tuples of grid rank.
 
     Raises ValueError naming data.patch.size or data.patch.overlap when they do not fit.
@@ -73,7 +77,7 @@ def patch_corners(grid_shape, size, overlap=0):
     )
 
 
-def axis_sizes(size, grid_shape):
+def axis_sizes(size: int | Sequence[int], grid_shape: Sequence[int]) -> tuple[int, ...]:
     """`size` as one length for each grid axis."""
     lengths = (size,) * len(grid_shape) if isinstance(size, int) else tuple(size)
     if len(lengths) != len(grid_shape):
@@ -81,7 +85,12 @@ def axis_sizes(size, grid_shape):
     return lengths
 
 
-def stitch(patches, grid_shape, size, overlap=0):
+def stitch(
+    patches: Float[np.ndarray, "n *size C"],
+    grid_shape: Sequence[int],
+    size: int | Sequence[int],
+    overlap: int = 0,
+) -> Float[np.ndarray, "*grid C"]:
     """Patches [n, *size, C] of one signal, in the order of patch_corners, blended to [*grid, C].
 
     Every patch is weighted by a raised cosine that falls over `overlap` samples towards each of its

@@ -12,7 +12,11 @@ for all t, and what is measured is the integral of the image over t, in pixel le
 S signals, H rows, W columns, A angles, n ellipses.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
 
 from nid_jax.data.collection import ArrayCollection, position
 from nid_jax.data.splitting import MADE, SPLITS, configured_size, wanted
@@ -52,7 +56,9 @@ _CHUNK = 400_000
 _TRIES = 10_000
 
 
-def random_ellipses(generator, jitter=1.0):
+def random_ellipses(
+    generator: np.random.Generator, jitter: float = 1.0
+) -> Float[np.ndarray, "10 6"]:
     """A random relative of the Shepp-Logan head, float64 [10, 6].
 
     jitter scales every deviation; 0 gives the head itself, and at 1 they are, uniformly: the head
@@ -146,7 +152,9 @@ def _as_maps(ellipses, shape):
     return np.stack([centre_rows, centre_columns], -1) * half, half[:, None] * maps
 
 
-def draw(ellipses, shape, oversample=8):
+def draw(
+    ellipses: Float[np.ndarray, "*S n 6"], shape: Sequence[int], oversample: int = 8
+) -> Float[np.ndarray, "*S H W"]:
     """Phantoms as images of pixel means: ellipses [..., n, 6] -> float64 [..., *shape].
 
     shape: (rows, columns). Every pixel row is crossed by `oversample` lines, along each of which
@@ -194,7 +202,14 @@ def _draw(ellipses, shape, oversample):
     return images
 
 
-def project(ellipses, angles, detectors, shape, centre=(0.0, 0.0), offset=0.0):
+def project(
+    ellipses: Float[np.ndarray, "*S n 6"],
+    angles: Float[np.ndarray, " A"],
+    detectors: int,
+    shape: Sequence[int],
+    centre: Sequence[float] = (0.0, 0.0),
+    offset: float = 0.0,
+) -> Float[np.ndarray, "*S A D"]:
     """Line integrals of phantoms in closed form: ellipses [..., n, 6] -> [..., A, detectors].
 
     float64, in pixel lengths. angles: [A] degrees; detectors: how many, 1 pixel apart, at
@@ -224,18 +239,24 @@ def project(ellipses, angles, detectors, shape, centre=(0.0, 0.0), offset=0.0):
 class Phantoms(ArrayCollection):
     """Drawn phantoms that remember their ellipses, [S, n, 6]."""
 
-    def __init__(self, ellipses, shape, names, title):
+    def __init__(
+        self,
+        ellipses: Float[np.ndarray, "S n 6"],
+        shape: Sequence[int],
+        names: Sequence[str],
+        title: str,
+    ):
         values = np.empty((len(ellipses), *shape, 1), np.float32)
         values[..., 0] = np.clip(draw(ellipses, shape), 0, 1)  # rounding alone leaves [0, 1]
         super().__init__(values, names, title)
         self._ellipses = ellipses
 
-    def ellipses(self, index):
+    def ellipses(self, index: int) -> Float[np.ndarray, "n 6"]:
         """The ellipses of one signal, float64 [n, 6]; project() takes them."""
         return self._ellipses[position(index, len(self))]
 
 
-def open_phantoms(config, split, seed):
+def open_phantoms(config: ConfigDict, split: str, seed: int) -> Phantoms:
     """Random Shepp-Logan heads, one channel; the collection's .ellipses(i) are for project().
 
     data.size is (rows, columns), default 64x64; data.num_train and data.num_test the numbers of

@@ -10,10 +10,13 @@ import hashlib
 import itertools
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from nid_jax.data.collection import Collection
 from nid_jax.data.loading import (
     ENDLESS,
     IN_MEMORY_BYTES,
@@ -34,7 +37,7 @@ class ShuffledGrids:
     this collection's.
     """
 
-    def __init__(self, collection, seed, path=None):
+    def __init__(self, collection: Collection, seed: int, path: Path | None = None):
         *self.sides, channels = collection.shape
         if channels != 1:
             raise ValueError(f"{collection.title}: volumes have 1 channel, not {channels}")
@@ -65,7 +68,9 @@ class ShuffledGrids:
             raise ValueError(f"{path}: not the volumes of {collection.title}; remove it")
         return values
 
-    def run(self, ids, start, count):
+    def run(
+        self, ids: Int[np.ndarray, " b"], start: int, count: int
+    ) -> tuple[Int[np.ndarray, " p"], Float[np.ndarray, "b p"]]:
         """`count` points from place `start`, round the end. -> positions [p], values [b, p]."""
         places = np.arange(start, start + count) % len(self.order)
         head = slice(start, min(start + count, len(self.order)))
@@ -75,7 +80,9 @@ class ShuffledGrids:
             pieces.append(np.stack([self.values[i, :rest] for i in ids]))
         return self.order[places], np.concatenate(pieces, 1)
 
-    def interpolated(self, ids, points):
+    def interpolated(
+        self, ids: Int[np.ndarray, " b"], points: Float[np.ndarray, "P 3"]
+    ) -> Float[np.ndarray, "b P"]:
         """Values of chosen volumes at any points of the cube, linear between samples.
 
         ids [b], points [P, 3] -> [b, P].
@@ -103,7 +110,17 @@ class PointBatches:
     (seed, number); processes share its points and take turns on its signals.
     """
 
-    def __init__(self, collection, grids, batch_size, num_points, near, cloud_points, seed, share):
+    def __init__(
+        self,
+        collection: Collection,
+        grids: ShuffledGrids,
+        batch_size: int,
+        num_points: int,
+        near: float,
+        cloud_points: int,
+        seed: int,
+        share: slice,
+    ):
         self.collection, self.grids = collection, grids
         self.order = EpochOrder(len(collection), batch_size, seed)
         self.coordinates = grid(tuple(collection.shape[:-1]))
@@ -112,10 +129,10 @@ class PointBatches:
         self.on_grid = max(total - self.near_each * batch_size, 0)
         self.cloud_points, self.seed, self.share = cloud_points, seed, share
 
-    def __len__(self):
+    def __len__(self) -> int:
         return ENDLESS
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
         draw = np.random.default_rng([self.seed, 1, int(number)])
         everyone = self.order[number]
         ids = everyone[self.share]
@@ -157,16 +174,24 @@ class CloudBatches:
     the cube, and nothing is known there.
     """
 
-    def __init__(self, collection, batch_size, num_points, cloud_points, seed, share):
+    def __init__(
+        self,
+        collection: Collection,
+        batch_size: int,
+        num_points: int,
+        cloud_points: int,
+        seed: int,
+        share: slice,
+    ):
         self.collection = collection
         self.order = EpochOrder(len(collection), batch_size, seed)
         self.num_points, self.cloud_points = num_points, cloud_points
         self.seed, self.share = seed, share
 
-    def __len__(self):
+    def __len__(self) -> int:
         return ENDLESS
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
         draw = np.random.default_rng([self.seed, 1, int(number)])
         ids = self.order[number][self.share]
         points = draw.uniform(-1, 1, (self.num_points, len(self.collection.shape) - 1))
@@ -181,7 +206,9 @@ class CloudBatches:
         }
 
 
-def some_of_cloud(collection, index, count, seed, number):
+def some_of_cloud(
+    collection: Collection, index: int, count: int, seed: int, number: int
+) -> Float[np.ndarray, "Q 6"]:
     """`count` points of one signal's cloud [Q, 6], another draw for every batch number."""
     draw = np.random.default_rng([seed, 2, int(number), int(index)])
     cloud = collection.cloud(int(index))
@@ -189,17 +216,17 @@ def some_of_cloud(collection, index, count, seed, number):
 
 
 def point_batches(
-    collection,
-    batch_size,
-    seed,
-    num_points,
-    near=0.0,
-    cloud_points=0,
-    cache="",
-    memory=IN_MEMORY_BYTES,
-    process_index=0,
-    process_count=1,
-):
+    collection: Collection,
+    batch_size: int,
+    seed: int,
+    num_points: int,
+    near: float = 0.0,
+    cloud_points: int = 0,
+    cache: str = "",
+    memory: int = IN_MEMORY_BYTES,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
     """An endless, checkpointable iterator over `PointBatches` of a collection of volumes.
 
     num_points P (0: all of the grid); near: share of them close to surfaces; cloud_points Q, 0 for
@@ -222,8 +249,14 @@ def point_batches(
 
 
 def cloud_batches(
-    collection, batch_size, seed, num_points, cloud_points, process_index=0, process_count=1
-):
+    collection: Collection,
+    batch_size: int,
+    seed: int,
+    num_points: int,
+    cloud_points: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
     """An endless, checkpointable iterator over `CloudBatches` of a collection of shapes.
 
     Raises ValueError naming train.batch_size, train.points or train.cloud_points.
@@ -237,7 +270,7 @@ def cloud_batches(
     return endless(source, min(4, os.cpu_count() or 1))
 
 
-def cache_file(collection, seed, cache=""):
+def cache_file(collection: Collection, seed: int, cache: str = "") -> Path:
     """The file in which a collection's shuffled grids are kept; its name tells which they are."""
     folder = cache or getattr(collection, "cache", "")
     if not folder:

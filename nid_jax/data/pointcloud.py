@@ -1,9 +1,13 @@
 """Oriented point clouds from .xyz and .ply files: points on surfaces and their normals."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
 from plyfile import PlyData, PlyParseError
 
 from nid_jax.data.clouds import NAMES
@@ -23,29 +27,31 @@ class CloudCollection:
     they are drawn. denormalise(i) [4, 4] leads back to the units of the file.
     """
 
-    def __init__(self, paths, names, size, margin, title):
+    def __init__(
+        self, paths: Sequence[Path], names: Sequence[str], size: int, margin: float, title: str
+    ):
         self.paths, self.names, self.title = list(paths), list(names), title
         self.shape = (size, size, size, 1)
         self.margin = margin
         self._read = {}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> NoReturn:
         raise ValueError(
             f"{self.title}: point clouds hold no distances; use fit.samples.seen=cloud with "
             "fit.solver=surface, and train.codes=surface"
         )
 
-    def truth(self, index):
+    def truth(self, index: int) -> None:
         """None: no distances are known."""
 
-    def cloud(self, index):
+    def cloud(self, index: int) -> Float[np.ndarray, "Q 6"]:
         """Points and outward unit normals [Q, 6] in the cube."""
         return self._known(index)[0]
 
-    def denormalise(self, index):
+    def denormalise(self, index: int) -> Float[np.ndarray, "4 4"]:
         """Matrix [4, 4] from the cube to the units of the file."""
         return self._known(index)[1]
 
@@ -59,7 +65,7 @@ class CloudCollection:
         return self._read[index]
 
 
-def read_cloud(path):
+def read_cloud(path: str | Path) -> tuple[Float[np.ndarray, "Q 3"], Float[np.ndarray, "Q 3"]]:
     """Points [Q, 3] and unit normals [Q, 3] of an .xyz (six numbers a line) or .ply file.
 
     A .ply mesh gives its vertices. Raises FileNotFoundError, and ValueError naming the file, for
@@ -118,7 +124,7 @@ def _read_ply(path):
     return rows[:, :3], rows[:, 3:]
 
 
-def open_pointcloud(config, split, seed):
+def open_pointcloud(config: ConfigDict, split: str, seed: int) -> CloudCollection:
     """data.root: one .xyz or .ply file, a folder of them, or one with train/ and test/.
 
     One file is both splits. data.size: the grid on which shapes are drawn; data.margin: what stays

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from nid_jax.data import images
-from nid_jax.data.collection import ArrayCollection
+from nid_jax.data.collection import ArrayCollection, Collection
 from nid_jax.data.folder import ImageFiles, data_root, open_files
 from nid_jax.data.splitting import configured_size, every_eighth, shaped, wanted
 
@@ -13,7 +14,7 @@ CELEBA_PARTS = {"train": "0", "test": "2"}
 CELEBA_SQUARE = (178, 178)
 
 
-def open_yale(config, split, seed):
+def open_yale(config: ConfigDict, split: str, seed: int) -> Collection:
     """Yale faces below data.root; of the sorted files numbers 1, 9, 17, ... are for testing.
 
     Two layouts. The Yale face database: one flat directory of files named subject01.happy,
@@ -41,7 +42,7 @@ def open_yale(config, split, seed):
     return open_files(paths, names, "Yale faces", config, every_eighth(len(paths), split))
 
 
-def open_olivetti(config, split, seed):
+def open_olivetti(config: ConfigDict, split: str, seed: int) -> Collection:
     """The 400 Olivetti faces, 64x64 gray, below data.root; numbers 1, 9, 17, ... are for testing.
 
     data.root is a directory with one of: olivetti_faces.npy [400, 64, 64]; olivettifaces.mat, the
@@ -87,12 +88,12 @@ def _olivetti_faces(root, shown):
     )
 
 
-def is_celeba_directory(root):
+def is_celeba_directory(root: str) -> bool:
     """Whether `root` is CelebA as published: img_align_celeba/ beside list_eval_partition.txt."""
     return bool(root) and (Path(root).expanduser() / "list_eval_partition.txt").is_file()
 
 
-def open_celeba(config, split):
+def open_celeba(config: ConfigDict, split: str) -> Collection:
     """CelebA as published: the central square of each picture, resized to data.size.
 
     data.root holds img_align_celeba/ and list_eval_partition.txt (lines 'name part', part 0 for

@@ -10,7 +10,9 @@ its name; settings, JSON of how it was made; version, of this format.
 import json
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +43,7 @@ class Prepared:
     Reading one raises ValueError naming the file where it is damaged.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path):
         self.path = Path(path)
 
     def __getattr__(self, key):
@@ -65,7 +67,7 @@ def _read(path, key):
     return value.item() if value.ndim == 0 else value
 
 
-def read_prepared(path, keys=None):
+def read_prepared(path: str | Path, keys: Sequence[str] | None = None) -> Prepared:
     """Open a prepared shape: -> Prepared. keys: those to read now rather than when asked for.
 
     Raises FileNotFoundError where there is no file, ValueError naming it where it is damaged,
@@ -92,7 +94,9 @@ def read_prepared(path, keys=None):
     return shape
 
 
-def write_prepared(path, *, source, settings, **arrays):
+def write_prepared(
+    path: str | Path, *, source: str, settings: Mapping[str, Any], **arrays: Any
+) -> None:
     """Write a prepared shape, whole or not at all. arrays: every key of DTYPES; sdf float32 or 16.
 
     settings: a dict of JSON types. Raises ValueError naming `path` where it cannot be written and

@@ -8,10 +8,13 @@ cube [-1, 1]^3, in which every shape's longest side spans [-0.9, 0.9].
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import trimesh
+from jaxtyping import Float
+from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 
 from nid_jax.data.collection import position
 from nid_jax.data.splitting import MADE, configured_size
@@ -31,12 +34,15 @@ _SPREADS = (0.02, 0.07)
 # Numbers of grids that are kept once computed: 2 GiB.
 _KEPT_NUMBERS = 2**29
 
+Distance = Callable[[Float[np.ndarray, "P 3"]], Float[np.ndarray, " P"]]
+"""A signed distance, negative inside."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Solid:
     """A shape: its signed distance, points [P, 3] -> [P], and the corners of its bounding box."""
 
-    distance: Callable
+    distance: Distance
     low: np.ndarray
     high: np.ndarray
 
@@ -47,20 +53,27 @@ class Parts:
     def __init__(self):
         self._parts, self._lows, self._highs = [], [], []
 
-    def box(self, centre, half, tilt=0.0):
+    def box(self, centre: ArrayLike, half: ArrayLike, tilt: float = 0.0) -> None:
         """A box, turned by `tilt` radians about the first axis through its centre."""
         centre, half = np.asarray(centre, float), np.asarray(half, float)
         cos, sin = np.cos(tilt), np.sin(tilt)
         turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
         self._add(lambda p: box((p - centre) @ turn, half), centre, np.abs(turn) @ half)
 
-    def rod(self, start, end, radius):
+    def rod(self, start: ArrayLike, end: ArrayLike, radius: float) -> None:
         """All within `radius` of a segment."""
         start, end = np.asarray(start, float), np.asarray(end, float)
         reach = np.abs(end - start) / 2 + radius
         self._add(lambda p: capsule(p, start, end, radius), (start + end) / 2, reach)
 
-    def turned(self, low, high, bottom, top, centre=(0.0, 0.0)):
+    def turned(
+        self,
+        low: float,
+        high: float,
+        bottom: float,
+        top: float,
+        centre: Sequence[float] = (0.0, 0.0),
+    ) -> None:
         """A cone frustum that stands on height `low`."""
         shift = np.array([centre[0], 0.0, centre[1]])
         wide = max(bottom, top)
@@ -68,12 +81,14 @@ class Parts:
         half = np.array([wide, (high - low) / 2, wide])
         self._add(lambda p: frustum(p - shift, low, high, bottom, top), middle, half)
 
-    def ball(self, centre, radii):
+    def ball(self, centre: ArrayLike, radii: ArrayLike) -> None:
         """An ellipsoid."""
         centre, radii = np.asarray(centre, float), np.asarray(radii, float)
         self._add(lambda p: ellipsoid(p - centre, radii), centre, radii)
 
-    def blade(self, root, tip, chords, thickness):
+    def blade(
+        self, root: ArrayLike, tip: ArrayLike, chords: Sequence[float], thickness: float
+    ) -> None:
         """A wing: from root to tip [3], its chords along the third axis tapering."""
         root, tip = np.asarray(root, float), np.asarray(tip, float)
         steps = np.linspace(0, 1, 5)
@@ -91,7 +106,7 @@ class Parts:
         self._lows.append(np.asarray(centre, float) - half)
         self._highs.append(np.asarray(centre, float) + half)
 
-    def solid(self):
+    def solid(self) -> Solid:
         """The union, centred and scaled to the cube. -> Solid."""
         low, high = np.min(self._lows, 0), np.max(self._highs, 0)
         centre, scale = (low + high) / 2, 2 * REACH / (high - low).max()
@@ -104,7 +119,7 @@ class Parts:
         return Solid(distance, (low - centre) * scale, (high - centre) * scale)
 
 
-def chair(draw):
+def chair(draw: np.random.Generator) -> "Solid":
     """Four legs, a seat, a back of one of three kinds, now and then arms and stretchers."""
     parts, leg = Parts(), draw.uniform(0.045, 0.08)
     width, depth, seat = draw.uniform(0.42, 0.6), draw.uniform(0.42, 0.58), draw.uniform(0.05, 0.1)
@@ -154,7 +169,7 @@ def _back(parts, draw, sizes):
         )
 
 
-def table(draw):
+def table(draw: np.random.Generator) -> "Solid":
     """A top, round or not, on four legs or a pedestal, now and then with a shelf."""
     parts, leg = Parts(), draw.uniform(0.05, 0.09)
     width, depth = draw.uniform(0.6, 1.0), draw.uniform(0.45, 0.8)
@@ -178,7 +193,7 @@ def table(draw):
     return parts.solid()
 
 
-def lamp(draw):
+def lamp(draw: np.random.Generator) -> "Solid":
     """A foot, a pole, a shade."""
     parts, pole = Parts(), draw.uniform(0.045, 0.08)
     foot, height = draw.uniform(0.25, 0.45), draw.uniform(1.0, 1.6)
@@ -192,7 +207,7 @@ def lamp(draw):
     return parts.solid()
 
 
-def plane(draw):
+def plane(draw: np.random.Generator) -> "Solid":
     """A fuselage along the third axis, wings, a tail, two or four engines."""
     parts, radius = Parts(), draw.uniform(0.09, 0.14)
     span, chord = draw.uniform(0.7, 1.0), draw.uniform(0.3, 0.45)
@@ -225,7 +240,15 @@ class ShapeCollection:
     several families take turns.
     """
 
-    def __init__(self, families, count, size, truncation, seed, offset=0):
+    def __init__(
+        self,
+        families: Sequence[str],
+        count: int,
+        size: int,
+        truncation: Truncation,
+        seed: int,
+        offset: int = 0,
+    ):
         self.families, self.seed, self.offset = tuple(families), seed, offset
         self.shape = (size, size, size, 1)
         self.truncation = truncation
@@ -235,41 +258,41 @@ class ShapeCollection:
         self.names = [f"{self.families[kind][:-1]}_{number:05d}" for kind, number in turns]
         self.title = f"shapes ({', '.join(self.families)})"
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
-    def solid(self, index):
+    def solid(self, index: int) -> Solid:
         """The shape itself. -> Solid."""
         kind, number = self._turns[position(index, len(self))]
         name = self.families[kind]
         draw = np.random.default_rng([self.seed, list(FAMILIES).index(name), number])
         return FAMILIES[name](draw)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Float[np.ndarray, "N N N 1"]:
         return self.truncation(self.untruncated(index))[..., None]
 
-    def untruncated(self, index):
+    def untruncated(self, index: int) -> Float[np.ndarray, "N N N"]:
         """Distances [N, N, N] as they are."""
         return self._cached(self._grids, index, self._sample_grid).copy()
 
     def _sample_grid(self, index):
         return distance_grid(self.solid(index).distance, self.shape[0])
 
-    def distances(self, index, points):
+    def distances(self, index: int, points: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, " P"]:
         """Signed distances [P] of one shape at points [P, 3], not truncated."""
         return self.solid(index).distance(points)
 
-    def mesh(self, index, size=_MESH_SIDE):
+    def mesh(self, index: int, size: int = _MESH_SIDE) -> trimesh.Trimesh:
         """The surface as `size`^3 samples show it. -> trimesh.Trimesh."""
         distance = self.solid(index).distance
         vertices, faces, _ = level_set.extract(distance, size)
         return trimesh.Trimesh(vertices, faces, process=False)
 
-    def cloud(self, index):
+    def cloud(self, index: int) -> Float[np.ndarray, "Q 6"]:
         """Points on the surface and their outward normals [Q, 6], evenly by area."""
         return self._cached(self._clouds, index, self._sample_surface)
 
-    def near(self, index):
+    def near(self, index: int) -> tuple[Float[np.ndarray, "Q 3"], Float[np.ndarray, " Q"]]:
         """Points [Q, 3] close to the surface and their distances [Q], truncated like the grid's."""
         return self._cached(self._nears, index, self._sample_near)
 
@@ -302,12 +325,12 @@ class ShapeCollection:
         distances = self.truncation(self.distances(index, points))
         return points.astype(np.float32), distances.astype(np.float32)
 
-    def denormalise(self, index):
+    def denormalise(self, index: int) -> Float[np.ndarray, "4 4"]:
         """Matrix [4, 4] from the cube to the shape's own units: they are the same."""
         return np.eye(4)
 
 
-def distance_grid(distance, size):
+def distance_grid(distance: Distance, size: int) -> Float[np.ndarray, "N N N"]:
     """A distance function on the grid of the cube -> float32 [N, N, N]."""
     axis = np.linspace(-1, 1, size)
     values = np.empty((size, size, size), np.float32)
@@ -318,7 +341,9 @@ def distance_grid(distance, size):
     return values
 
 
-def slope(distance, points, step=1e-4):
+def slope(
+    distance: Distance, points: Float[np.ndarray, "P 3"], step: float = 0.0001
+) -> Float[np.ndarray, "P 3"]:
     """Unit direction in which a distance function grows, by central differences. [P, 3]."""
     ahead = np.stack(
         [
@@ -330,7 +355,7 @@ def slope(distance, points, step=1e-4):
     return ahead / np.maximum(np.linalg.norm(ahead, axis=-1, keepdims=True), 1e-12)
 
 
-def open_shapes(config, split, seed):
+def open_shapes(config: ConfigDict, split: str, seed: int) -> ShapeCollection:
     """data.shapes.families ('chairs,tables', or 'all'), data.size, data.truncation and its kind.
 
     data.num_train and data.num_test shapes (0: 80 and 20). Raises ValueError naming a key.
@@ -351,7 +376,7 @@ def open_shapes(config, split, seed):
     return ShapeCollection(families, count, size, truncation, seed, offset)
 
 
-def side_of(config):
+def side_of(config: ConfigDict) -> int:
     """N of data.size, three equal sides. Raises ValueError for others."""
     size = configured_size(config, 3) or ()
     if len(set(size)) != 1 or size[0] < 8:

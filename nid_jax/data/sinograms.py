@@ -7,6 +7,7 @@ geometry of phantoms.py. (scikit-image lays one out as [D, A].) NaN stands for a
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 NOISE_KINDS = ("none", "gaussian", "poisson")
 # Angles in degrees closer than this are one view given twice.
@@ -16,7 +17,7 @@ DEEPEST = 4.0
 MOST_PHOTONS = 1e12
 
 
-def even_angles(count):
+def even_angles(count: int) -> Float[np.ndarray, " A"]:
     """`count` angles in degrees, evenly over [0, 180) without a repeated end view; float64 [A].
 
     Raises ValueError naming fit.num_views for a count below 1.
@@ -26,7 +27,9 @@ def even_angles(count):
     return np.arange(count) * (180.0 / count)
 
 
-def read_sinograms(path, angles_path=""):
+def read_sinograms(
+    path: str | Path, angles_path: str = ""
+) -> tuple[Float[np.ndarray, "S A D"], Float[np.ndarray, " A"]]:
     """Projections and angles from .npy files: float32 [S, A, D], float64 [A] in degrees.
 
     path (data.sinograms): [A, D] or [S, A, D], real numbers; NaN is kept and means missing.
@@ -96,7 +99,9 @@ def _read_numbers(path, where):
     return values
 
 
-def add_noise(sinograms, kind, level, seed):
+def add_noise(
+    sinograms: Float[np.ndarray, "S A D"], kind: str, level: float, seed: int
+) -> Float[np.ndarray, "S A D"]:
     """Sinograms [S, A, D] as a noisy instrument sees them; float32, NaN stays NaN.
 
     kind (data.noise.kind): 'none'; 'gaussian', a standard deviation of `level` times the signal's

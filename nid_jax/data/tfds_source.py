@@ -1,11 +1,15 @@
 """Image datasets of tensorflow-datasets, read by random access without tensorflow."""
 
 import difflib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
 
 from nid_jax.data import images
-from nid_jax.data.collection import SubsetCollection, position
+from nid_jax.data.collection import Collection, SubsetCollection, position
 from nid_jax.data.portraits import is_celeba_directory, open_celeba
 from nid_jax.data.sources import PREFIX
 from nid_jax.data.splitting import configured_size, random_split, wanted
@@ -18,17 +22,25 @@ class TfdsCollection:
     The window has the aspect of `size`, so that a square size takes the central square.
     """
 
-    def __init__(self, source, key, size, channels, names, title):
+    def __init__(
+        self,
+        source: Any,
+        key: str,
+        size: tuple[int, int],
+        channels: int,
+        names: Sequence[str],
+        title: str,
+    ):
         self.source = source
         self.key = key
         self.names = list(names)
         self.title = title
         self.shape = (*size, channels)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         at = position(index, len(self))
         image = images.to_unit(self.source[at][self.key], f"{self.title}, example {at}")
         image = images.to_channels(image, self.shape[-1])
@@ -36,7 +48,7 @@ class TfdsCollection:
         return np.ascontiguousarray(image, np.float32)
 
 
-def open_tfds(config, split, seed):
+def open_tfds(config: ConfigDict, split: str, seed: int) -> Collection:
     """Any image dataset of tensorflow-datasets: data.name='tfds:NAME', prepared below data.root.
 
     NAME may carry a config and version ('imagenet_resized/32x32:0.1.0'). data.root is the data_dir
@@ -62,7 +74,7 @@ def open_tfds(config, split, seed):
     return collection if indices is None else SubsetCollection(collection, indices)
 
 
-def open_celeb_a(config, split, seed):
+def open_celeb_a(config: ConfigDict, split: str, seed: int) -> Collection:
     """CelebA: from the published files if data.root holds them, else from tfds.
 
     Published files: see portraits.open_celeba. Either way the central square, resized to data.size.
@@ -72,7 +84,7 @@ def open_celeb_a(config, split, seed):
     return open_tfds(config, split, seed)
 
 
-def open_cifar10(config, split, seed):
+def open_cifar10(config: ConfigDict, split: str, seed: int) -> Collection:
     """CIFAR-10 from tfds; a subset is spread evenly over the split, as in the paper's code."""
     collection = open_tfds(config, split, seed)
     count = wanted(config, split)
@@ -82,7 +94,7 @@ def open_cifar10(config, split, seed):
     return collection
 
 
-def preparing_command(name, root):
+def preparing_command(name: str, root: str) -> str:
     """The shell command that prepares a dataset for reading here; preparing needs tensorflow."""
     place = f", data_dir={str(root)!r}" if root else ""
     return (

@@ -6,16 +6,19 @@ very frames it is shown on, so both splits of a video are the same frames.
 
 import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float
+from ml_collections import ConfigDict
 from PIL import Image
 from scipy import ndimage
 
 from nid_jax.data import images
 from nid_jax.data.builtin import load_photographs
-from nid_jax.data.collection import ArrayCollection, position
+from nid_jax.data.collection import ArrayCollection, Collection, position
 from nid_jax.data.folder import find_images, open_files
 from nid_jax.data.splitting import configured_size, shaped
 
@@ -37,7 +40,7 @@ PATH_DRAWS = 200
 # ---- videos of one's own ----------------------------------------------------------------------
 
 
-def open_video(config, split, seed):
+def open_video(config: ConfigDict, split: str, seed: int) -> Collection:
     """data.root: a folder of frames, or a video file; both splits are all its frames.
 
     A folder's images, those of its subfolders too, come in the natural order of their paths:
@@ -191,7 +194,14 @@ class Clip:
 
     title = "built-in clip"
 
-    def __init__(self, photograph, movers, light, noise, seed):
+    def __init__(
+        self,
+        photograph: Float[np.ndarray, "H W C"],
+        movers: Sequence[Any],
+        light: tuple[Float[np.ndarray, " T"], Float[np.ndarray, "T 2"]],
+        noise: float,
+        seed: int,
+    ):
         """light: (gain [T], tilt [T, 2]); noise: standard deviation."""
         self.photograph = photograph
         self.movers = movers
@@ -201,10 +211,10 @@ class Clip:
         self.shape = tuple(photograph.shape)
         self.names = [f"frame_{number:05d}" for number in range(len(self.gain))]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.gain)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         at = position(index, len(self))
         frame = self.photograph.copy()
         for mover in self.movers:
@@ -217,11 +227,11 @@ class Clip:
             np.clip(frame, 0, 1, out=frame)
         return frame
 
-    def truth(self, index):
+    def truth(self, index: int) -> Float[np.ndarray, "H W C"]:
         """The clean background of frame `index`, float32 [H, W, C]."""
         return self.photograph * self._light(position(index, len(self)))
 
-    def foreground(self, index):
+    def foreground(self, index: int) -> Bool[np.ndarray, "H W"]:
         """Where something is before the background in frame `index`, bool [H, W]."""
         at = position(index, len(self))
         return np.any(
@@ -235,7 +245,7 @@ class Clip:
         return (self.gain[at] + tilt)[..., None].astype(np.float32)
 
 
-def open_clip(config, split, seed):
+def open_clip(config: ConfigDict, split: str, seed: int) -> Clip:
     """A built-in clip with the truth known: cut-outs of photographs moving before another one.
 
     data.size is its size, default 96x128; data.gray makes it gray; data.clip.num_frames (at least
@@ -268,7 +278,9 @@ def open_clip(config, split, seed):
     return Clip(background, movers, light, settings.noise, seed)
 
 
-def covered(half, centre, size):
+def covered(
+    half: Sequence[float], centre: Sequence[float], size: Sequence[int]
+) -> Bool[np.ndarray, "H W"]:
     """The pixels whose centres lie in an upright ellipse, bool [H, W]; all lengths in pixels."""
     rows, columns = (np.arange(count) for count in size)
     down = ((rows - centre[0]) / half[0]) ** 2

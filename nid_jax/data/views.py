@@ -2,6 +2,7 @@
 
 import numpy as np
 import scipy.ndimage
+from jaxtyping import Bool, Float
 
 # Name of a view -> axis along which the camera looks, and whether from the axis's upper end.
 VIEWS = {
@@ -14,7 +15,9 @@ VIEWS = {
 }
 
 
-def visible_volume(distances, view, band):
+def visible_volume(
+    distances: Float[np.ndarray, "N N N"], view: str, band: float
+) -> Bool[np.ndarray, "N N N"]:
     """Samples on the camera's side of the first surface, and down to `band` behind it.
 
     distances [N, N, N], negative inside; view: one of `VIEWS`, parallel rays; band in units of
@@ -32,7 +35,9 @@ def visible_volume(distances, view, band):
     return np.flip(visible, axis) if reverse else visible
 
 
-def visible_points(distances, points, view, band):
+def visible_points(
+    distances: Float[np.ndarray, "N N N"], points: Float[np.ndarray, "P 3"], view: str, band: float
+) -> Bool[np.ndarray, " P"]:
     """Which of points [P, 3] of the cube a view shows, by their nearest sample. -> bool [P]."""
     visible = visible_volume(distances, view, band)
     places = (np.asarray(points, np.float64) + 1) / 2 * (np.array(visible.shape) - 1)

@@ -1,11 +1,14 @@
 """Volumes of signed distances that `python -m nid_jax.data.meshes` prepared, one file a shape."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import scipy.ndimage
 import trimesh
+from jaxtyping import Float
+from ml_collections import ConfigDict
 
 from nid_jax.data.collection import position
 from nid_jax.data.prepared import read_prepared
@@ -22,7 +25,9 @@ class VolumeCollection:
     ValueError naming a file that is damaged, or of another resolution than the rest.
     """
 
-    def __init__(self, paths, size, truncation, title, cache):
+    def __init__(
+        self, paths: Sequence[Path], size: int, truncation: Truncation, title: str, cache: str
+    ):
         self.paths, self.title, self.cache = list(paths), title, cache
         self.names = [path.stem for path in self.paths]
         self.truncation = truncation
@@ -30,16 +35,16 @@ class VolumeCollection:
         size = size or self.stored
         self.shape = (size, size, size, 1)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
     def _file(self, index):
         return read_prepared(self.paths[position(index, len(self))])
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Float[np.ndarray, "N N N 1"]:
         return self.truncation(self.untruncated(index))[..., None].astype(np.float32)
 
-    def untruncated(self, index):
+    def untruncated(self, index: int) -> Float[np.ndarray, "N N N"]:
         """Distances [N, N, N] as they were prepared."""
         file = self._file(index)
         values = np.asarray(file.sdf, np.float32)
@@ -60,27 +65,27 @@ class VolumeCollection:
             values = values.reshape(self.shape[:-1])
         return values
 
-    def near(self, index):
+    def near(self, index: int) -> tuple[Float[np.ndarray, "Q 3"], Float[np.ndarray, " Q"]]:
         """Points [Q, 3] close to the surface and their exact distances [Q], truncated."""
         file = self._file(index)
         return file.points, self.truncation(file.distances).astype(np.float32)
 
-    def cloud(self, index):
+    def cloud(self, index: int) -> Float[np.ndarray, "Q 6"]:
         """Points on the surface and their outward normals [Q, 6]."""
         file = self._file(index)
         return np.concatenate([file.surface, file.normals], 1).astype(np.float32)
 
-    def mesh(self, index):
+    def mesh(self, index: int) -> trimesh.Trimesh:
         """The mesh that was prepared, in the cube. -> trimesh.Trimesh."""
         file = self._file(index)
         return trimesh.Trimesh(file.vertices, file.faces, process=False)
 
-    def denormalise(self, index):
+    def denormalise(self, index: int) -> Float[np.ndarray, "4 4"]:
         """Matrix [4, 4] from the cube to the units of the mesh file."""
         return np.asarray(self._file(index).denormalise)
 
 
-def open_volumes(config, split, seed):
+def open_volumes(config: ConfigDict, split: str, seed: int) -> VolumeCollection:
     """data.root: a folder of prepared .npz files, or one with train/ and test/.
 
     data.size, data.truncation as in `VolumeCollection`; data.cache: where shuffled grids are kept,

@@ -8,8 +8,9 @@ is divided by the length of its gradient; that is where truncated distances matt
 
 import numpy as np
 import scipy.ndimage
+from jaxtyping import Float
 
-from nid_jax.data.collection import position
+from nid_jax.data.collection import Collection, position
 
 # Slopes below and above these would make distances of next to nothing, or of anything.
 _SLOPES = (0.5, 2.0)
@@ -24,7 +25,9 @@ class WarpedVolumes:
     Raises ValueError naming data.augment.warps, .strength or .pieces.
     """
 
-    def __init__(self, collection, copies, strength, pieces, seed):
+    def __init__(
+        self, collection: Collection, copies: int, strength: float, pieces: int, seed: int
+    ):
         for key, value, least in (
             ("warps", copies, 0),
             ("strength", strength, 0),
@@ -40,28 +43,28 @@ class WarpedVolumes:
         self.title = f"{collection.title}, warped {copies} x {strength} x {pieces}"
         self.cache = getattr(collection, "cache", "")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
     def _place(self, index):
         """-> (which copy, 0 for the volume itself; which volume)."""
         return divmod(position(index, len(self)), len(self.collection))
 
-    def knots(self, copy, original):
+    def knots(self, copy: int, original: int) -> Float[np.ndarray, "3 K"]:
         """Places [3, pieces + 1] of the copy that are at even places of the original."""
         draw = np.random.default_rng([self.seed, 4, original, copy])
         steps = np.exp(self.strength * draw.standard_normal((3, self.pieces)))
         ends = np.concatenate([np.zeros((3, 1)), np.cumsum(steps, 1)], 1)
         return 2 * ends / ends[:, -1:] - 1
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Float[np.ndarray, "N N N 1"]:
         copy, original = self._place(index)
         if not copy:
             return self.collection[original]
         values = warped(self.collection.untruncated(original), self.knots(copy, original))
         return self.truncation(values)[..., None].astype(np.float32)
 
-    def cloud(self, index):
+    def cloud(self, index: int) -> Float[np.ndarray, "Q 6"]:
         """Points on the surface and their outward normals [Q, 6]."""
         copy, original = self._place(index)
         cloud = self.collection.cloud(original)
@@ -73,7 +76,7 @@ class WarpedVolumes:
         normals = normals / np.linalg.norm(normals, axis=1, keepdims=True)
         return np.concatenate([points, normals], 1).astype(np.float32)
 
-    def near(self, index):
+    def near(self, index: int) -> tuple[Float[np.ndarray, "Q 3"], Float[np.ndarray, " Q"]]:
         """Points [Q, 3] close to the surface and distances [Q], of copies those of their grid."""
         copy, original = self._place(index)
         points, distances = self.collection.near(original)
@@ -85,7 +88,7 @@ class WarpedVolumes:
         distances = scipy.ndimage.map_coordinates(grid, places.T, order=1, mode="nearest")
         return points.astype(np.float32), distances
 
-    def denormalise(self, index):
+    def denormalise(self, index: int) -> Float[np.ndarray, "4 4"]:
         """That of the volume itself."""
         return self.collection.denormalise(self._place(index)[1])
 
@@ -99,7 +102,9 @@ def _moved(points, knots):
     return moved, np.stack([stretch[a, piece[:, a]] for a in range(3)], 1)
 
 
-def warped(values, knots):
+def warped(
+    values: Float[np.ndarray, "N N N"], knots: Float[np.ndarray, "3 K"]
+) -> Float[np.ndarray, "N N N"]:
     """Signed distances [N, N, N] of a shape whose axes are mapped from even places to `knots`.
 
     knots [3, K], increasing from -1 to 1. Linear between samples and divided by the length of the

@@ -1,11 +1,16 @@
 """Meshes: codes of signed distance functions to triangles, with the normals of the function."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 import trimesh
+from jaxtyping import Float
+from ml_collections import ConfigDict
 
+from nid_jax.fields.dictionary import Dictionary
+from nid_jax.fields.routing import Gates
 from nid_jax.fitting.rendering import render_derivatives, render_points
 from nid_jax.geometry import level_set
 from nid_jax.geometry.mesh import EXPORTED, export_mesh
@@ -19,15 +24,15 @@ _COARSE_NUMBERS = 2**25
 
 
 def meshes_of(
-    dictionary,
-    gates,
-    resolution,
-    window=None,
-    truncation=None,
-    coarse=level_set.COARSE,
-    lipschitz=level_set.LIPSCHITZ,
-    chunk=0,
-):
+    dictionary: Dictionary,
+    gates: Gates,
+    resolution: int | Sequence[int],
+    window: level_set.Window | None = None,
+    truncation: float | None = None,
+    coarse: int = level_set.COARSE,
+    lipschitz: float = level_set.LIPSCHITZ,
+    chunk: int = 0,
+) -> list[trimesh.Trimesh]:
     """Surfaces of S signed distance functions, channel 0 of the signals.
 
     gates of S signals; resolution, window, coarse, lipschitz as in `level_set.extract`;
@@ -79,7 +84,9 @@ def _mesh(dictionary, gates, resolution, window, search, known, chunk):
     return mesh
 
 
-def values_at(dictionary, gates, points, chunk=0):
+def values_at(
+    dictionary: Dictionary, gates: Gates, points: Float[np.ndarray, "P D"], chunk: int = 0
+) -> Float[np.ndarray, "S P"]:
     """Channel 0 of S signals at points [P, D] -> [S, P]. One compilation serves any P.
 
     A few points are padded to a whole chunk, and cost as much.
@@ -90,7 +97,7 @@ def values_at(dictionary, gates, points, chunk=0):
     return render_points(dictionary, gates, padded, chunk)[:, : len(points), 0]
 
 
-def transformed(mesh, matrix):
+def transformed(mesh: trimesh.Trimesh, matrix: Float[np.ndarray, "4 4"]) -> trimesh.Trimesh:
     """A mesh moved by an affine map [4, 4], its normals by the inverse transpose. -> new mesh.
 
     Triangles are turned round where the map is a reflection. Raises ValueError for a map that
@@ -108,7 +115,9 @@ def transformed(mesh, matrix):
     return trimesh.Trimesh(vertices, faces, vertex_normals=normals, process=False)
 
 
-def write_mesh(path, mesh, denormalise=None):
+def write_mesh(
+    path: str | Path, mesh: trimesh.Trimesh, denormalise: Float[np.ndarray, "4 4"] | None = None
+) -> Path:
     """Write a mesh with its normals, whole or not at all; the suffix says how. -> path.
 
     denormalise: the map [4, 4] from the mesh's coordinates to those written; None for none.
@@ -122,7 +131,13 @@ def write_mesh(path, mesh, denormalise=None):
     return path
 
 
-def write_meshes(folder, meshes, names, suffix=".ply", denormalise=None):
+def write_meshes(
+    folder: str | Path,
+    meshes: Sequence[trimesh.Trimesh],
+    names: Sequence[str],
+    suffix: str = ".ply",
+    denormalise: Sequence[Float[np.ndarray, "4 4"]] | None = None,
+) -> list[Path]:
     """Write FOLDER/0000_NAME.ply and so on. -> paths of those written.
 
     denormalise: one map [4, 4] for each mesh, or None. Meshes without faces are left out.
@@ -136,7 +151,7 @@ def write_meshes(folder, meshes, names, suffix=".ply", denormalise=None):
     return paths
 
 
-def check(config_mesh):
+def check(config_mesh: ConfigDict) -> None:
     """Raise ValueError, naming the key, for meshes that cannot be."""
     if config_mesh.resolution < 0 or config_mesh.resolution == 1:
         raise ValueError(

@@ -5,8 +5,11 @@ al. 2013; Barill et al. 2018): inside where it is more than 1/2. Such signs need
 Letters: V vertices, F faces, P points, N samples along an axis.
 """
 
+from collections.abc import Sequence
+
 import igl
 import numpy as np
+from jaxtyping import Float, Int
 
 TOLERANCE = 2e-4
 """Off the surface, cells of a grid are interpolated where that predicts their middle this well."""
@@ -26,7 +29,7 @@ _CLEAR = 0.25
 class Surface:
     """A mesh prepared for many queries. vertices: [V, 3]; faces: [F, 3]."""
 
-    def __init__(self, vertices, faces):
+    def __init__(self, vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]):
         self.vertices = np.ascontiguousarray(vertices, np.float64)
         self.faces = np.ascontiguousarray(faces, np.int64)
         self._tree = igl.AABB()
@@ -34,7 +37,9 @@ class Surface:
         self._hierarchy = igl.FastWindingNumberBVH()
         self._hierarchy.init(self.vertices, self.faces)
 
-    def closest(self, points):
+    def closest(
+        self, points: Float[np.ndarray, "P 3"]
+    ) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, "P 3"]]:
         """Unsigned distances [P] of points [P, 3], and directions [P, 3] away from the surface."""
         points = _rows(points)
         if not len(points):
@@ -43,14 +48,14 @@ class Surface:
         distances = np.sqrt(np.atleast_1d(squared))
         return distances, (points - found) / np.maximum(distances, 1e-300)[:, None]
 
-    def winding(self, points):
+    def winding(self, points: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, " P"]:
         """Winding numbers [P] of points [P, 3], without sign: 1 inside a closed mesh, 0 outside.
 
         Without sign, since a mesh all of whose faces are turned inwards is as good.
         """
         return np.abs(np.atleast_1d(self._hierarchy.winding_number(_rows(points))))
 
-    def signed(self, points):
+    def signed(self, points: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, " P"]:
         """Signed distances [P] of points [P, 3], negative inside."""
         return np.where(self.winding(points) > 0.5, -1.0, 1.0) * self.closest(points)[0]
 
@@ -59,7 +64,11 @@ def _rows(points):
     return np.ascontiguousarray(points, np.float64).reshape(-1, 3)
 
 
-def signed_distance(vertices, faces, points):
+def signed_distance(
+    vertices: Float[np.ndarray, "V 3"],
+    faces: Int[np.ndarray, "F 3"],
+    points: Float[np.ndarray, "P 3"],
+) -> Float[np.ndarray, " P"]:
     """Exact signed distances [P] of points [P, 3] to a mesh, negative inside, in its units.
 
     libigl's own fast-winding distances are multiplied by (1 - 2 |winding number|), which is wrong
@@ -68,7 +77,13 @@ def signed_distance(vertices, faces, points):
     return Surface(vertices, faces).signed(points)
 
 
-def distance_grid(vertices, faces, size, truncation=None, tolerance=TOLERANCE):
+def distance_grid(
+    vertices: Float[np.ndarray, "V 3"],
+    faces: Int[np.ndarray, "F 3"],
+    size: int,
+    truncation: float | None = None,
+    tolerance: float = TOLERANCE,
+) -> Float[np.ndarray, "N N N"]:
     """Signed distances on the grid of [-1, 1]^3: float32 [N, N, N], axes x, y, z, ends on +-1.
 
     From coarse to fine: every sample of a coarse lattice is queried, whose spacing is then halved
@@ -214,7 +229,9 @@ def _subdivided(nodes, axis):
     return np.moveaxis(out, 0, axis)
 
 
-def surface_samples(vertices, faces, count, seed=0):
+def surface_samples(
+    vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], count: int, seed: int = 0
+) -> tuple[Float[np.ndarray, "Q 3"], Float[np.ndarray, "Q 3"]]:
     """Points on a mesh, uniform by area, with outward normals: -> [Q, 3], [Q, 3], float64.
 
     Normals are those of the faces. Each is turned to where the winding number falls, looked up a
@@ -224,7 +241,13 @@ def surface_samples(vertices, faces, count, seed=0):
     return _sampled(Surface(vertices, faces), count, np.random.default_rng(seed))
 
 
-def near_surface_samples(vertices, faces, count, seed=0, spreads=SPREADS):
+def near_surface_samples(
+    vertices: Float[np.ndarray, "V 3"],
+    faces: Int[np.ndarray, "F 3"],
+    count: int,
+    seed: int = 0,
+    spreads: Sequence[float] = SPREADS,
+) -> tuple[Float[np.ndarray, "P 3"], Float[np.ndarray, " P"]]:
     """Points near a mesh and their exact signed distances: -> [P, 3], [P], float64.
 
     Points on the surface displaced by normal noise, an equal share for each standard deviation of

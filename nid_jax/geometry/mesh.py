@@ -9,10 +9,12 @@ Letters: V vertices, F faces, P points, N samples along an axis.
 
 import dataclasses
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse
 import trimesh
+from jaxtyping import Float, Int
 
 from nid_jax.files import atomic_path
 
@@ -21,16 +23,18 @@ MARGIN = 0.1
 EXPORTED = ("ply", "obj", "glb", "stl", "off")
 """Formats that export_mesh writes."""
 _READ = {"obj", "off", "ply", "stl", "stl_ascii", "glb", "gltf", "3mf", "dae", "ctm", "xaml"}
+Shape = TypeVar("Shape", trimesh.Trimesh, np.ndarray)
+"""A mesh, or points [P, 3]."""
 # Of the size of a mesh: less is rounding.
 _FLAT = 1e-6
 
 
-def mesh_formats():
+def mesh_formats() -> set[str]:
     """Names of the mesh formats that can be read here, such as 'obj'; a set."""
     return _READ & set(trimesh.available_formats())
 
 
-def load_mesh(path):
+def load_mesh(path: str | Path) -> trimesh.Trimesh:
     """The mesh in a file of any format in mesh_formats(), as trimesh.Trimesh, checked.
 
     A scene of several meshes becomes one, each put where the scene has it; polygons become
@@ -80,7 +84,7 @@ def _has_points(loaded):
     return any(len(getattr(part, "vertices", ())) for part in parts)
 
 
-def check_mesh(mesh, name="mesh"):
+def check_mesh(mesh: trimesh.Trimesh, name: str | Path = "mesh") -> None:
     """Raises ValueError of one line, beginning with `name`, for a mesh without any inside."""
     vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
     if not len(faces):
@@ -114,7 +118,7 @@ class Normalisation:
     scale: float
 
     @classmethod
-    def of(cls, mesh, margin=MARGIN):
+    def of(cls, mesh: trimesh.Trimesh, margin: float = MARGIN) -> "Normalisation":
         """That which has the mesh's bounding box in the middle of the cube [-1, 1]^3.
 
         Its longest side spans [-(1 - margin), 1 - margin]. Vertices of no face do not count.
@@ -123,7 +127,7 @@ class Normalisation:
         return cls.of_points(np.asarray(mesh.vertices)[np.unique(mesh.faces)], margin)
 
     @classmethod
-    def of_points(cls, points, margin=MARGIN):
+    def of_points(cls, points: Float[np.ndarray, "P 3"], margin: float = MARGIN) -> "Normalisation":
         """The same for points [P, 3]. Raises ValueError also where they all are one point."""
         if not 0 <= margin < 1:
             raise ValueError(f"margin={margin}: must be at least 0 and less than 1")
@@ -134,7 +138,7 @@ class Normalisation:
         return cls(centre, float(2 * (1 - margin) / (high - low).max()))
 
     @classmethod
-    def from_matrix(cls, matrix):
+    def from_matrix(cls, matrix: Float[np.ndarray, "4 4"]) -> "Normalisation":
         """From matrix() [4, 4]; ValueError where it is more than a shift and a scale."""
         matrix = np.asarray(matrix, float)
         scale = matrix[0, 0]
@@ -143,21 +147,21 @@ class Normalisation:
             raise ValueError("normalise: is not a shift and a scale")
         return found
 
-    def apply(self, shape):
+    def apply(self, shape: Shape) -> Shape:
         """From original to normalised: points [P, 3], or a mesh (a copy)."""
         return _moved(shape, lambda points: (points - np.array(self.centre)) * self.scale)
 
-    def invert(self, shape):
+    def invert(self, shape: Shape) -> Shape:
         """From normalised back to original: points [P, 3], or a mesh (a copy)."""
         return _moved(shape, lambda points: points / self.scale + np.array(self.centre))
 
-    def matrix(self):
+    def matrix(self) -> Float[np.ndarray, "4 4"]:
         """[4, 4] float64 from original to normalised, for columns (x, y, z, 1)."""
         matrix = np.diag([self.scale] * 3 + [1.0])
         matrix[:3, 3] = -self.scale * np.array(self.centre)
         return matrix
 
-    def inverse_matrix(self):
+    def inverse_matrix(self) -> Float[np.ndarray, "4 4"]:
         """[4, 4] float64 from normalised back to original."""
         matrix = np.diag([1 / self.scale] * 3 + [1.0])
         matrix[:3, 3] = self.centre
@@ -172,13 +176,15 @@ def _moved(shape, move):
     return move(np.asarray(shape, float))
 
 
-def merged(vertices, faces):
+def merged(
+    vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]
+) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "F 3"]]:
     """(vertices, faces) with vertices at one and the same place made one."""
     places, where = np.unique(np.asarray(vertices), axis=0, return_inverse=True)
     return places, where.reshape(-1)[np.asarray(faces)]
 
 
-def facts(mesh):
+def facts(mesh: trimesh.Trimesh) -> dict[str, Any]:
     """What a mesh is like, in JSON types; vertices at one place count as one.
 
     watertight: every edge has two faces; consistent: those run through it opposite ways;
@@ -209,7 +215,7 @@ def facts(mesh):
     }
 
 
-def watertight_mesh(grid):
+def watertight_mesh(grid: Float[np.ndarray, "N N N"]) -> trimesh.Trimesh:
     """The zero level set of signed distances [N, N, N] on [-1, 1]^3: a closed mesh, in the cube.
 
     Marching cubes (Lewiner et al. 2003). Whatever the mesh that the distances were taken from
@@ -226,7 +232,7 @@ def watertight_mesh(grid):
     return trimesh.Trimesh(vertices - 1.0, faces, process=False)
 
 
-def export_mesh(mesh, path):
+def export_mesh(mesh: trimesh.Trimesh, path: str | Path) -> None:
     """Write a mesh, whole or not at all; the suffix of `path` says how, one of EXPORTED.
 
     Raises ValueError naming `path` for any other suffix and where it cannot be written.

@@ -4,11 +4,13 @@ Every picture is [H, W, 3] floats in [0, 1] on white. The second axis of a mesh 
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import trimesh
 from igl import embree, point_mesh_squared_distance
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 SIZE = 256
@@ -32,6 +34,9 @@ _SLIVER = 0.1
 _LIGHTS = (((-0.45, 0.75, 0.5), 0.62), ((0.8, 0.15, 0.45), 0.18))
 _AMBIENT = 0.45
 
+Colour = Sequence[float] | Callable[[Float[np.ndarray, "P 3"]], Float[np.ndarray, "P 3"]]
+"""Red, green and blue in [0, 1], or a function of points that gives them."""
+
 
 class Camera(NamedTuple):
     """axes [3, 3]: rows right, up and towards the camera; centre [3] of what it looks at.
@@ -45,7 +50,13 @@ class Camera(NamedTuple):
     distance: float
 
     @classmethod
-    def around(cls, meshes, azimuth=AZIMUTH, elevation=ELEVATION, turning=False):
+    def around(
+        cls,
+        meshes: Sequence[trimesh.Trimesh],
+        azimuth: float = AZIMUTH,
+        elevation: float = ELEVATION,
+        turning: bool = False,
+    ) -> "Camera":
         """A camera that sees all of the meshes; with `turning` from every azimuth, at one scale.
 
         azimuth, elevation: degrees. Meshes without faces do not count.
@@ -66,7 +77,7 @@ class Camera(NamedTuple):
         half = float(np.abs(places[:, :2] * nearer).max())
         return cls(axes, centre @ axes, 1.04 * half, distance)
 
-    def rays(self, size):
+    def rays(self, size: int) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "P 3"]]:
         """Where rays of a picture of size x size start [3], and their directions [size^2, 3]."""
         steps = ((np.arange(size) + 0.5) / size * 2 - 1) * self.half
         down, right = np.meshgrid(-steps, steps, indexing="ij")
@@ -82,7 +93,9 @@ def _axes(azimuth, elevation):
     return np.array([right, np.cross(towards, right), towards])
 
 
-def shade(mesh, size=SIZE, camera=None, colour=CLAY):
+def shade(
+    mesh: trimesh.Trimesh, size: int = SIZE, camera: Camera | None = None, colour: Colour = CLAY
+) -> Float[np.ndarray, "H W 3"]:
     """A picture of a mesh -> [size, size, 3].
 
     camera: `Camera`, by default one round the mesh; colour: red, green and blue in [0, 1], or a
@@ -185,13 +198,24 @@ def _light(normals, sky, camera):
     return light
 
 
-def frames(meshes, size=SIZE, camera=None, colour=CLAY):
+def frames(
+    meshes: Sequence[trimesh.Trimesh],
+    size: int = SIZE,
+    camera: Camera | None = None,
+    colour: Colour = CLAY,
+) -> Float[np.ndarray, "T H W 3"]:
     """An animation of T meshes seen by one camera -> [T, size, size, 3]."""
     camera = camera or Camera.around(meshes)
     return np.stack([shade(mesh, size, camera, colour) for mesh in meshes])
 
 
-def turntable(mesh, count=36, size=SIZE, elevation=ELEVATION, colour=CLAY):
+def turntable(
+    mesh: trimesh.Trimesh,
+    count: int = 36,
+    size: int = SIZE,
+    elevation: float = ELEVATION,
+    colour: Colour = CLAY,
+) -> Float[np.ndarray, "T H W 3"]:
     """A full turn round a mesh in `count` pictures -> [count, size, size, 3]."""
     start = Camera.around([mesh], elevation=elevation, turning=True)
     turns = AZIMUTH + np.arange(count) * 360 / count
@@ -202,7 +226,13 @@ def turntable(mesh, count=36, size=SIZE, elevation=ELEVATION, colour=CLAY):
 # ---- sheets ----------------------------------------------------------------------------------
 
 
-def sheet(truth, reconstruction, names=(), size=SIZE, scale=0.0):
+def sheet(
+    truth: Sequence[trimesh.Trimesh],
+    reconstruction: Sequence[trimesh.Trimesh],
+    names: Sequence[str] = (),
+    size: int = SIZE,
+    scale: float = 0.0,
+) -> UInt8[np.ndarray, "H W 3"]:
     """Meshes side by side: truth, reconstruction, and the reconstruction coloured by its error.
 
     truth, reconstruction: S meshes each; names: one above each column. The error is the distance

@@ -9,6 +9,8 @@ import dataclasses
 import math
 
 import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
 
 # Kinds, and how many limits from the surface all distances have become the same: to 0.5% for tanh.
 KINDS = {"clip": 1.0, "tanh": 3.0}
@@ -31,18 +33,18 @@ class Truncation:
             raise ValueError(f"data.truncation_kind: {self.kind!r}; allowed: {', '.join(KINDS)}")
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: ConfigDict) -> "Truncation":
         """Of the `data` part of a config."""
         return cls(float(config.truncation), config.truncation_kind)
 
-    def __call__(self, distances):
+    def __call__(self, distances: Float[np.ndarray, "*P"]) -> Float[np.ndarray, "*P"]:
         if not self.limit:
             return distances
         if self.kind == "tanh":
             return self.limit * np.tanh(np.asarray(distances) / self.limit)
         return np.clip(distances, -self.limit, self.limit)
 
-    def slope(self, distances):
+    def slope(self, distances: Float[np.ndarray, "*P"]) -> Float[np.ndarray, "*P"]:
         """How fast the truncated distance grows with the distance. 0 to 1."""
         distances = np.asarray(distances)
         if not self.limit:
@@ -51,7 +53,7 @@ class Truncation:
             return 1 / np.cosh(np.minimum(np.abs(distances) / self.limit, 100)) ** 2
         return (np.abs(distances) < self.limit).astype(distances.dtype)
 
-    def largest_limit(self, known):
+    def largest_limit(self, known: float) -> float:
         """The largest limit of this kind that distances allow which are known up to `known`."""
         return known / KINDS[self.kind]
 

@@ -11,12 +11,14 @@ import dataclasses
 import functools
 import itertools
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 # ImageNet's mean and standard deviation of RGB in [0, 1], carried over to [-1, 1]: rounded so in
 # the package, and part of what its weights were trained with.
@@ -91,7 +93,7 @@ class LpipsWeights:
     linear: tuple
 
 
-def check_network(network, key="network"):
+def check_network(network: str, key: str = "network") -> tuple:
     """The convolutions of a network; ValueError for a name that is unknown."""
     if network not in NETWORKS:
         allowed = ", ".join(map(repr, NETWORKS))
@@ -99,7 +101,7 @@ def check_network(network, key="network"):
     return NETWORKS[network]
 
 
-def arrays(weights):
+def arrays(weights: LpipsWeights) -> dict[str, np.ndarray]:
     """LpipsWeights as named arrays, the layout of the .npz file that `load_weights` reads."""
     named = {"network": np.asarray(weights.network)}
     parts = {"kernel": weights.kernels, "bias": weights.biases, "linear": weights.linear}
@@ -108,7 +110,7 @@ def arrays(weights):
     return named
 
 
-def expected_shapes(network):
+def expected_shapes(network: str) -> dict[str, tuple[int, ...]]:
     """Shapes of the named arrays of a network: {'kernel0': (11, 11, 3, 64), ...}."""
     convolutions = check_network(network)
     shapes = {}
@@ -119,7 +121,7 @@ def expected_shapes(network):
     return shapes | {f"linear{at}": (layer.outputs,) for at, layer in enumerate(taps)}
 
 
-def load_weights(path):
+def load_weights(path: str | Path) -> LpipsWeights:
     """LpipsWeights from the .npz file that `python -m nid_jax.interop.lpips` has written.
 
     Nothing in the file is executed. Raises FileNotFoundError where there is no file, ValueError for
@@ -143,7 +145,7 @@ def load_weights(path):
     return jax.tree.map(jnp.asarray, weights_from_arrays(network, named, path))
 
 
-def weights_from_arrays(network, named, title):
+def weights_from_arrays(network: str, named: Mapping[str, np.ndarray], title: str) -> LpipsWeights:
     """LpipsWeights, in NumPy, of a network from arrays named as in `expected_shapes`, checked.
 
     title: what an error begins with. Raises ValueError as `load_weights` does.
@@ -164,7 +166,7 @@ def weights_from_arrays(network, named, title):
     return LpipsWeights(network, kernels, biases, linear)
 
 
-def check_array(value, shape, title, network):
+def check_array(value: np.ndarray, shape: tuple[int, ...], title: str, network: str) -> None:
     """Raise ValueError, beginning with title, unless value has the shape and is finite."""
     if value.shape != shape:
         raise ValueError(f"{title} has shape {value.shape}; network {network!r} has {shape}")
@@ -172,7 +174,9 @@ def check_array(value, shape, title, network):
         raise ValueError(f"{title} holds values that are not finite numbers")
 
 
-def lpips(prediction, truth, weights):
+def lpips(
+    prediction: Float[Array, "S H W C"], truth: Float[Array, "S H W C"], weights: LpipsWeights
+) -> Float[Array, " S"]:
     """Learned perceptual distance of each image: [S, H, W, C] twice -> [S].
 
     prediction, truth: values in [0, 1], C being 3 (RGB) or 1 (grey, repeated to 3). The networks
@@ -195,7 +199,7 @@ def lpips(prediction, truth, weights):
     return _lpips(prediction.astype(jnp.float32), truth.astype(jnp.float32), weights, together)
 
 
-def check_images(shape, network):
+def check_images(shape: tuple[int, ...], network: str) -> None:
     """Raise ValueError unless `lpips` takes images of this shape, [S, H, W, C]."""
     if len(shape) != 4 or shape[-1] not in (1, 3):
         raise ValueError(f"lpips takes images [S, H, W, 1 or 3]; got shape {tuple(shape)}")
@@ -209,7 +213,7 @@ def check_images(shape, network):
 
 
 @functools.cache
-def smallest_side(network):
+def smallest_side(network: str) -> int:
     """Side in pixels of the smallest image of which every layer of the network has an output."""
     return next(side for side in itertools.count(1) if _fits(side, NETWORKS[network]))
 

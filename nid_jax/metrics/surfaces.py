@@ -8,6 +8,8 @@ distances, NOT of their squares.
 
 import igl
 import numpy as np
+import trimesh
+from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 
 SAMPLES = 100_000
@@ -16,7 +18,13 @@ THRESHOLD = 0.01
 """Distance within which a point counts as right for the F-score, in units of the meshes."""
 
 
-def compare(mesh, truth, samples=SAMPLES, seed=0, threshold=THRESHOLD):
+def compare(
+    mesh: trimesh.Trimesh,
+    truth: trimesh.Trimesh,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    threshold: float = THRESHOLD,
+) -> dict[str, float]:
     """All measures of a mesh against the true one, `trimesh.Trimesh` both, as a dict of floats.
 
     chamfer, hausdorff (of the samples and all vertices), both in units of the meshes;
@@ -54,13 +62,17 @@ def compare(mesh, truth, samples=SAMPLES, seed=0, threshold=THRESHOLD):
     return {name: float(value) for name, value in found.items()}
 
 
-def chamfer(mesh, truth, samples=SAMPLES, seed=0):
+def chamfer(
+    mesh: trimesh.Trimesh, truth: trimesh.Trimesh, samples: int = SAMPLES, seed: int = 0
+) -> float:
     """Mean of the two directed mean distances between meshes, not squared. -> float."""
     there, back = _both_ways(mesh, truth, samples, seed)
     return float((there.distance.mean() + back.distance.mean()) / 2)
 
 
-def hausdorff(mesh, truth, samples=SAMPLES, seed=0):
+def hausdorff(
+    mesh: trimesh.Trimesh, truth: trimesh.Trimesh, samples: int = SAMPLES, seed: int = 0
+) -> float:
     """Largest distance from a vertex or a drawn point of either mesh to the other. -> float.
 
     A lower bound of the Hausdorff distance, and equal to it where that is taken at a vertex.
@@ -68,7 +80,13 @@ def hausdorff(mesh, truth, samples=SAMPLES, seed=0):
     return float(max(way.farthest for way in _both_ways(mesh, truth, samples, seed)))
 
 
-def normal_consistency(mesh, truth, samples=SAMPLES, seed=0, signed=False):
+def normal_consistency(
+    mesh: trimesh.Trimesh,
+    truth: trimesh.Trimesh,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    signed: bool = False,
+) -> float:
     """Mean cosine between normals of triangles at drawn points and at the points nearest to them.
 
     Both ways, averaged; of its magnitude unless `signed`. -> float, 1 for equal surfaces.
@@ -77,13 +95,21 @@ def normal_consistency(mesh, truth, samples=SAMPLES, seed=0, signed=False):
     return float(np.mean([(c if signed else np.abs(c)).mean() for c in cosines]))
 
 
-def fscore(mesh, truth, threshold=THRESHOLD, samples=SAMPLES, seed=0):
+def fscore(
+    mesh: trimesh.Trimesh,
+    truth: trimesh.Trimesh,
+    threshold: float = THRESHOLD,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> tuple[float, float, float]:
     """F-score, precision and recall at a distance (Knapitsch et al. 2017). -> three floats."""
     there, back = _both_ways(mesh, truth, samples, seed)
     return fscore_of(there.distance, back.distance, threshold)
 
 
-def fscore_of(there, back, threshold):
+def fscore_of(
+    there: Float[np.ndarray, " P"], back: Float[np.ndarray, " Q"], threshold: float
+) -> tuple[float, float, float]:
     """From distances of a reconstruction to the truth and back: F-score, precision, recall."""
     precision, recall = float((there <= threshold).mean()), float((back <= threshold).mean())
     total = precision + recall
@@ -128,7 +154,9 @@ def _face_normals(mesh):
     return normals / np.where(length > 0, length, 1)
 
 
-def sampled(mesh, count, seed):
+def sampled(
+    mesh: trimesh.Trimesh, count: int, seed: int
+) -> tuple[Float[np.ndarray, "P 3"], Int[np.ndarray, " P"]]:
     """Points drawn evenly by area -> [count, 3], faces they lie on [count]."""
     generator = np.random.default_rng(seed)
     corners = np.asarray(mesh.vertices)[mesh.faces]
@@ -145,7 +173,9 @@ def sampled(mesh, count, seed):
     return np.einsum("pk,pkd->pd", weights, corners[faces]), faces
 
 
-def nearest_on(mesh, points):
+def nearest_on(
+    mesh: trimesh.Trimesh, points: Float[np.ndarray, "P 3"]
+) -> tuple[Float[np.ndarray, " P"], Int[np.ndarray, " P"]]:
     """Distances of points [P, 3] to a mesh [P], and the faces that are nearest [P]."""
     squared, faces, _ = igl.point_mesh_squared_distance(
         np.ascontiguousarray(points, np.float64),
@@ -158,7 +188,12 @@ def nearest_on(mesh, points):
 # ---- clouds of points ------------------------------------------------------------------------
 
 
-def cloud_distances(points, truth):
+def cloud_distances(
+    points: Float[np.ndarray, "P D"], truth: Float[np.ndarray, "Q D"]
+) -> tuple[
+    tuple[Float[np.ndarray, " P"], Int[np.ndarray, " P"]],
+    tuple[Float[np.ndarray, " Q"], Int[np.ndarray, " Q"]],
+]:
     """From points [P, D] to the nearest of truth [Q, D], and back: (distances, which one) twice."""
     for name, cloud in (("points", points), ("truth", truth)):
         if np.ndim(cloud) != 2 or not len(cloud):
@@ -166,19 +201,25 @@ def cloud_distances(points, truth):
     return cKDTree(truth).query(points), cKDTree(points).query(truth)
 
 
-def cloud_chamfer(points, truth):
+def cloud_chamfer(points: Float[np.ndarray, "P D"], truth: Float[np.ndarray, "Q D"]) -> float:
     """Mean of the two directed mean distances of clouds, not squared, as in the official code."""
     (there, _), (back, _) = cloud_distances(points, truth)
     return float((there.mean() + back.mean()) / 2)
 
 
-def cloud_hausdorff(points, truth):
+def cloud_hausdorff(points: Float[np.ndarray, "P D"], truth: Float[np.ndarray, "Q D"]) -> float:
     """Largest distance from a point of either cloud to the other."""
     (there, _), (back, _) = cloud_distances(points, truth)
     return float(max(there.max(), back.max()))
 
 
-def cloud_normal_consistency(points, normals, truth, truth_normals, signed=False):
+def cloud_normal_consistency(
+    points: Float[np.ndarray, "P 3"],
+    normals: Float[np.ndarray, "P 3"],
+    truth: Float[np.ndarray, "Q 3"],
+    truth_normals: Float[np.ndarray, "Q 3"],
+    signed: bool = False,
+) -> float:
     """Mean cosine between normals [P, 3], [Q, 3] of points nearest to each other, both ways.
 
     Of its magnitude unless `signed`, as in the official code. Normals may have any length above 0.
@@ -198,7 +239,9 @@ def cloud_normal_consistency(points, normals, truth, truth_normals, signed=False
 # ---- volumes ---------------------------------------------------------------------------------
 
 
-def iou(distances, truth):
+def iou(
+    distances: Float[np.ndarray, "S ..."], truth: Float[np.ndarray, "S ..."]
+) -> Float[np.ndarray, " S"]:
     """Volume of the intersection over that of the union, from signed distances at the same points.
 
     distances, truth: [S, ...], negative inside, points spread evenly over space -> float64 [S].
@@ -210,13 +253,17 @@ def iou(distances, truth):
     return np.where(either > 0, both / np.maximum(either, 1), 1.0)
 
 
-def mesh_iou(mesh, truth, points):
+def mesh_iou(
+    mesh: trimesh.Trimesh, truth: trimesh.Trimesh, points: Float[np.ndarray, "P 3"]
+) -> float:
     """The same of two meshes, by winding numbers at points [P, 3] spread evenly over space."""
     inside = [winding_inside(one, points) for one in (mesh, truth)]
     return float(iou(*(np.where(one, -1.0, 1.0)[None] for one in inside))[0])
 
 
-def winding_inside(mesh, points):
+def winding_inside(
+    mesh: trimesh.Trimesh, points: Float[np.ndarray, "P 3"]
+) -> Bool[np.ndarray, " P"]:
     """Which points [P, 3] a mesh winds round (Jacobson et al. 2013), holes or not -> bool [P]."""
     if not len(mesh.faces):
         return np.zeros(len(points), bool)
@@ -230,7 +277,11 @@ def winding_inside(mesh, points):
     )
 
 
-def sdf_error(distances, truth, band=None):
+def sdf_error(
+    distances: Float[np.ndarray, "S ..."],
+    truth: Float[np.ndarray, "S ..."],
+    band: float | None = None,
+) -> Float[np.ndarray, " S"]:
     """Mean absolute error of signed distances [S, ...] -> float64 [S].
 
     band: only where the true distance is at most this in magnitude; NaN where it nowhere is.
