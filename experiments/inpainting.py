@@ -18,16 +18,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measuring import command, dictionaries
-from measuring.command import config_of
+from measuring import command
+from measuring.command import clocked, config_of
+from measuring.dictionaries import changed, learned
 from ml_collections import ConfigDict
 from peers import completion, networks
 from peers.components import Components, PixelGaussian
 from peers.descent import descend
 
-from nid_jax import devices, metrics, tasks
+from nid_jax import devices, learning, metrics, tasks
+from nid_jax.coding.solvers import solver_from_config
 from nid_jax.data import CorruptedCollection, SubsetCollection, to_array
 from nid_jax.fields.coordinates import grid
+from nid_jax.fitting import refining
 from nid_jax.reporting import tables
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -37,13 +40,11 @@ SIREN_MARKS = (25, 50, 100, 200)
 
 
 class Case(NamedTuple):
-    """One corruption of all faces: pictures, truth [S, H, W, C]; seen bool [S, H, W]; and the
-    collection that they come from, which fits of a dictionary read."""
+    """One corruption of all faces: pictures, truth [S, H, W, C]; seen bool [S, H, W]."""
 
     pictures: np.ndarray
     truth: np.ndarray
     seen: np.ndarray
-    collection: CorruptedCollection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +69,11 @@ def corrupted(collection, kind, share, draw):
     options = {"kind": kind, "share": share, "count": 1, "stripes": 6}
     options = ConfigDict(options | {"colour_scale": 1.0, "colour_shift": 0.0})
     made = CorruptedCollection(collection, options, draw)
-    count = range(len(made))
-    return Case(
-        np.stack([made[i] for i in count]).astype(np.float32),
-        np.stack([made.truth(i) for i in count]),
-        np.stack([made.seen(i) for i in count]),
-        made,
+    pictures, truth, seen = (
+        np.stack([one(i) for i in range(len(made))])
+        for one in (made.__getitem__, made.truth, made.seen)
     )
+    return Case(pictures.astype(np.float32), truth, seen)
 
 
 class Training(NamedTuple):
@@ -112,18 +111,27 @@ def load_config(scale, variant):
 
 
 def load_dictionaries(configs, folder):
-    """Trained, as it is drawn, and trained as in the paper. -> {name: Dictionary}."""
-    config, paper = configs["cpu"], configs["paper"]
-    return {
-        "trained": dictionaries.trained(config, folder / "dictionary"),
-        "untrained": dictionaries.untrained(config),
-        "joint": dictionaries.trained(paper, folder / "joint", bool(paper.prior.num_signals)),
-    }
+    """Trained, as it is drawn, and trained as in the paper. -> {name: (dictionary, seconds)}."""
+    found = {}
+    for name, variant in (("trained", "cpu"), ("joint", "paper")):
+        task, place = tasks.build(configs[variant]), "dictionary" if name == "trained" else name
+        one = learned(task, configs[variant], folder / place)
+        found[name] = (one.dictionary, one.seconds)
+    task = tasks.build(configs["cpu"])
+    return found | {"untrained": clocked(learning.untrained, task, configs["cpu"])}
 
 
-def by_fit(case, dictionary, wanted):
-    """Pictures of a Case by a dictionary's fit with config.fit = `wanted`."""
-    return dictionary.fit(case.collection, wanted).values
+def ours(known, config, slow=False, **changes):
+    """The Method of a dictionary's fit as config.fit, changed by flattened keys, asks for it."""
+    wanted = changed(config, {f"fit.{key}": value for key, value in changes.items()}).fit
+    solver, refinement = solver_from_config(wanted), refining.from_config(wanted.refine)
+
+    def fill(case):
+        seen = case.seen if wanted.known_mask else None
+        found = known[0].fit(case.pictures, seen=seen, solver=solver)
+        return (found if refinement is None else found.refine(refinement)).render()
+
+    return Method(fill, wanted.known_mask, slow)
 
 
 # ---- methods: build(training rows [N, V], **options) -> function Case -> pictures ----------------
@@ -272,28 +280,21 @@ def unknown_methods(train, known, configs, smoke):
 
 def robust_dictionaries(known, configs):
     """Fits of dictionaries; their settings are those of configs/inpainting.py."""
-    robust, paper = configs["cpu"].fit, configs["paper"].fit
-
-    def ours(name, wanted, **options):
-        changed = wanted.copy_and_resolve_references()
-        changed.robust.update(options)
-        fill = functools.partial(by_fit, dictionary=known[name], wanted=changed)
-        return Method(fill, False, slow=wanted is paper)
-
+    robust, paper = configs["cpu"], configs["paper"]
+    plain = {"robust.use_prior": False, "robust.noise": 0.0, "robust.trim": 0.0}
     return {
-        "NID, L1 by gradient (the paper)": ours("joint", paper),
-        "NID robust, no prior": ours("trained", robust, use_prior=False, noise=0.0, trim=0.0),
-        "NID robust, prior": ours("trained", robust, trim=0.0),
-        "NID robust, prior, trimmed": ours("trained", robust),
-        "NID robust, prior, trimmed; untrained": ours("untrained", robust),
+        "NID, L1 by gradient (the paper)": ours(known["joint"], paper, slow=True),
+        "NID robust, no prior": ours(known["trained"], robust, **plain),
+        "NID robust, prior": ours(known["trained"], robust, **{"robust.trim": 0.0}),
+        "NID robust, prior, trimmed": ours(known["trained"], robust),
+        "NID robust, prior, trimmed; untrained": ours(known["untrained"], robust),
     }
 
 
-def known_methods(train, known, wanted, kind, share, smoke):
+def known_methods(train, known, config, kind, share, smoke):
     """Methods that are told the mask, by name, tuned for one kind of it."""
     choose = Chooser(train, True, kind, share)
-    ridge = wanted.copy_and_resolve_references()
-    ridge.solver, ridge.ridge.lam = "ridge", "0.1"
+    ridge = {"solver": "ridge", "ridge.lam": "0.1"}
     found = {
         "biharmonic": Method(biharmonic, True),
         "total variation": choose(total_variation, weight=(1e-3, 3e-3, 1e-2, 3e-2)),
@@ -304,13 +305,9 @@ def known_methods(train, known, wanted, kind, share, smoke):
     found["Gaussian of pixels"] = choose(
         pixel_gaussian, shrinkage=(0.0, 0.03, 0.1), noise=(1e-4, 1e-3, 3e-3)
     )
-    for name, which, options in (
-        ("NID ridge, no prior", "trained", ridge),
-        ("NID gaussian", "trained", wanted),
-        ("NID gaussian, untrained", "untrained", wanted),
-    ):
-        fill = functools.partial(by_fit, dictionary=known[which], wanted=options)
-        found[name] = Method(fill, True)
+    found["NID ridge, no prior"] = ours(known["trained"], config, **ridge)
+    found["NID gaussian"] = ours(known["trained"], config)
+    found["NID gaussian, untrained"] = ours(known["untrained"], config)
     return found
 
 
@@ -360,10 +357,8 @@ def run(scale, folder):
     variants = ("cpu", "known", "pixels", "paper")
     configs = {variant: load_config(scale, variant) for variant in variants}
     known = load_dictionaries(configs, folder)
-    config = configs["cpu"].copy_and_resolve_references()
-    train = split_training(tasks.build(config).open("train"))
-    config.data.corrupt.kind = "none"
-    faces = tasks.build(config).open("test").collection
+    task = tasks.build(configs["cpu"])
+    train, faces = split_training(task.open("train")), task.open("test").collection
     results, sheets = {}, {}
 
     def add(title, kind, share, methods):
@@ -371,15 +366,15 @@ def run(scale, folder):
         results[title], found = compare(title, cases, methods)
         sheets[title] = (cases[0], found)
 
-    told = known_methods(train, known, configs["known"].fit, "stripes", 0.13, smoke)
+    told = known_methods(train, known, configs["known"], "stripes", 0.13, smoke)
     add(_UNKNOWN, "stripes", 0.13, unknown_methods(train, known, configs, smoke))
     add(_KNOWN, "stripes", 0.13, told)
     for kind in () if smoke else ("scribble", "text"):
         add(f"{kind}, known", kind, 0.13, told)
-    pixels = known_methods(train, known, configs["pixels"].fit, "pixels", 0.1, smoke)
+    pixels = known_methods(train, known, configs["pixels"], "pixels", 0.1, smoke)
     for share in (0.1, 1.0) if smoke else SHARES:
         add(f"{100 * share:g}%", "pixels", share, pixels)
-    seconds = ", ".join(f"{name} {one.seconds:.0f} s" for name, one in known.items())
+    seconds = ", ".join(f"{name} {spent:.0f} s" for name, (_, spent) in known.items())
     minutes = (time.perf_counter() - start) / 60
     note = NOTE.format(faces=len(faces), draws=DRAWS[scale], seconds=seconds, minutes=minutes)
     write(folder, results, f"{note} {command.made()}", minutes)
@@ -430,13 +425,14 @@ _UNKNOWN, _KNOWN = "block, place unknown", "block, place known"
 
 def block_table(results):
     """PSNR over the whole and in the hole, SSIM and seconds of every method."""
-    rows = [
-        [name, *(mean(r[key]) for key in ("psnr", "hole", "ssim"))]
-        + [1e3 * float(np.median(r["seconds"]))]
-        for name, r in results.items()
-    ]
-    headers = ["", "PSNR, dB", "in the hole, dB", "SSIM", "ms per face"]
-    return tables.markdown_table(rows, headers)
+    columns = {
+        "": lambda named: named[0],
+        "PSNR, dB": lambda named: mean(named[1]["psnr"]),
+        "in the hole, dB": lambda named: mean(named[1]["hole"]),
+        "SSIM": lambda named: mean(named[1]["ssim"]),
+        "ms per face": lambda named: 1e3 * float(np.median(named[1]["seconds"])),
+    }
+    return command.table(columns, results.items())
 
 
 def known_table(results, titles):
@@ -454,8 +450,7 @@ def share_table(results, titles):
     rows = []
     for name in results[titles[0]]:
         means = [mean(results[title][name]["psnr"]) for title in titles]
-        cells = ["exact" if value > 60 else f"{value:.2f}" for value in means]
-        rows.append([name, *cells])
+        rows.append([name, *("exact" if value > 60 else f"{value:.2f}" for value in means)])
     return tables.markdown_table(rows, ["pixels seen", *titles])
 
 

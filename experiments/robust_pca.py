@@ -12,20 +12,32 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from measuring import command, dictionaries
+from measuring import command
 from measuring.command import clocked
+from measuring.dictionaries import learned
 from peers import low_rank
 
-from nid_jax.coding.refinement import refine_atoms
+from nid_jax import LowRank, learning, tasks
+from nid_jax.coding.solvers import solver_from_config
 from nid_jax.data import to_array
-from nid_jax.fitting import rendering
-from nid_jax.reporting import tables
+from nid_jax.fitting import refining, rendering
+from nid_jax.operators import sample
 from nid_jax.storage import artefacts
+from nid_jax.tasks import video
 
 SCALES = ("smoke", "cpu", "paper")
 # Name -> (gray, standard deviation of the noise).
 CLIPS = {"gray": (True, 0.0), "gray, noise 0.02": (True, 0.02), "colour": (False, 0.0)}
-HEADERS = ("clip", "method", "background dB", "precision", "recall", "F", "rank", "seconds")
+COLUMNS = {
+    "clip": lambda row: row["clip"],
+    "method": lambda row: row["method"],
+    "background dB": lambda row: "exact" if row["psnr"] is None else f"{row['psnr']:.2f}",
+    "precision": lambda row: f"{row['precision']:.3f}",
+    "recall": lambda row: f"{row['recall']:.3f}",
+    "F": lambda row: f"{row['f']:.3f}",
+    "rank": lambda row: row["rank"],
+    "seconds": lambda r: f"{r['seconds']:.2f}" + (f" + {r['training']:.0f}" * (r["training"] > 0)),
+}
 
 
 class Clip(NamedTuple):
@@ -72,8 +84,10 @@ def pursuit(frames):
 
 def refined_from(start, frames, rank, steps):
     """What the refinement makes of any start of that rank, no dictionary needed."""
+    shape = frames.shape[1:-1]
     flat = [values.reshape(len(frames), -1, frames.shape[-1]) for values in (start, frames)]
-    return np.asarray(refine_atoms(*flat, rank=rank, steps=steps)).reshape(frames.shape)
+    found = LowRank(rank=rank, steps=steps).refine(sample(shape), shape, *flat)
+    return np.asarray(found).reshape(frames.shape)
 
 
 def as_trained(model, shape):
@@ -84,22 +98,21 @@ def as_trained(model, shape):
 
 def dictionary_methods(config, folder):
     """-> (Clip, {method: Result} of the dictionary's, trained and untrained)."""
-    trained = dictionaries.trained(config, folder, prior=False)
-    fresh = dictionaries.untrained(config, prior=False)
-    collection = trained.task.open("train")
-    clip = known(collection)
-    results = {"NID, codes as trained": timed(as_trained, trained.model, clip.frames.shape)}
-    for name, dictionary, refine in (
-        ("NID, robust codes", trained, "none"),
-        ("NID, refined", trained, "atoms"),
-        ("untrained, refined", fresh, "atoms"),
+    task = tasks.build(config)
+    trained = learned(task, config, folder)
+    clip = known(task.open("train"))
+    codes = timed(as_trained, trained.dictionary.model, clip.frames.shape)
+    # Codes by the robust solver, the dictionary frozen.
+    solver, refinement = solver_from_config(config.fit), refining.from_config(config.fit.refine)
+    robust = trained.dictionary.fit(clip.frames, solver=solver)
+    fresh = learning.untrained(task, config).fit(clip.frames, solver=solver).refine(refinement)
+    results = {"NID, codes as trained": codes._replace(training=trained.training)}
+    for name, fit, training in (
+        ("NID, robust codes", robust, trained.training),
+        ("NID, refined", robust.refine(refinement), trained.training),
+        ("untrained, refined", fresh, 0.0),
     ):
-        # Codes by the robust solver, the dictionary frozen.
-        found = dictionary.fit(collection, dictionary.wanted(**{"refine.kind": refine}))
-        results[name] = Result(found.values, found.seconds)
-    for name, result in results.items():
-        if name.startswith("NID"):
-            results[name] = result._replace(training=trained.training)
+        results[name] = Result(fit.render(), fit.seconds - fit.compile_seconds, training)
     return clip, results
 
 
@@ -118,16 +131,25 @@ def peer_methods(clip, rank, steps):
     }
 
 
+def mask_of(difference, threshold):
+    """bool [T, H, W]: where any channel of frame - background [T, H, W, C] exceeds `threshold`."""
+    return np.abs(difference).max(axis=-1) > threshold
+
+
+def rank_of(background):
+    """Singular values above 1e-3 of the largest."""
+    return video.numerical_rank(background.reshape(len(background), -1))
+
+
 def score(clip, background, threshold) -> dict[str, Any]:
     """PSNR of the background as saved (mean over frames), its rank, and the mask's score."""
     shown = np.clip(background, 0, 1)
     errors = np.square(shown - clip.truth).mean((1, 2, 3))
-    mask = low_rank.foreground_mask(clip.frames - shown, threshold)
-    found = low_rank.f_measure(mask, clip.moving)
+    found = video.mask_score(mask_of(clip.frames - shown, threshold), clip.moving)
     with np.errstate(divide="ignore"):
         psnr = float(-10 * np.log10(errors).mean()) if errors.any() else None
-    rank = low_rank.numerical_rank(background)
-    return {"psnr": psnr, **found._asdict(), "rank": rank}
+    found = {key.replace("f_measure", "f"): float(value) for key, value in found.items()}
+    return {"psnr": psnr, **found, "rank": rank_of(background)}
 
 
 def sheet(path, clip, results, threshold, number):
@@ -135,7 +157,7 @@ def sheet(path, clip, results, threshold, number):
     frame, rows = clip.frames[number], {}
     for name, result in results.items():
         shown = np.clip(result.background[number], 0, 1)
-        mask = low_rank.foreground_mask((frame - shown)[None], threshold)[0, ..., None]
+        mask = mask_of((frame - shown)[None], threshold)[0, ..., None]
         residual = 0.5 + 2 * (frame - shown)
         rows[name] = np.stack([frame, shown, residual, np.broadcast_to(mask, frame.shape)])
     command.sheet(path, rows, title="frame, background, 0.5 + 2 x residual, mask")
@@ -164,18 +186,11 @@ def draw(scores):
 def write(folder, scores, note):
     """table.md, metrics.json and figure.png. -> the table."""
     rows = [
-        [
-            clip,
-            method,
-            "exact" if row["psnr"] is None else f"{row['psnr']:.2f}",
-            *(f"{row[key]:.3f}" for key in ("precision", "recall", "f")),
-            row["rank"],
-            f"{row['seconds']:.2f}" + (f" + {row['training']:.0f}" if row["training"] else ""),
-        ]
+        {"clip": clip, "method": method, **row}
         for clip, methods in scores.items()
         for method, row in methods.items()
     ]
-    table = tables.markdown_table(rows, list(HEADERS))
+    table = command.table(COLUMNS, rows)
     command.write(folder, f"{table}\n{note}", {"results": scores}, draw(scores))
     return table
 
@@ -199,7 +214,7 @@ def run(scale, folder):
         config = configured(scale, gray, noise)
         place = folder / "dictionary" / artefacts.file_name(number, name)
         clip, results = dictionary_methods(config, place)
-        rank = low_rank.numerical_rank(results["NID, refined"].background)
+        rank = rank_of(results["NID, refined"].background)
         results |= peer_methods(clip, rank, config.fit.refine.steps)
         scores[name] = {}
         for method, result in results.items():

@@ -18,13 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 import trimesh
-from measuring import command, dictionaries
+from measuring import command
 from measuring.command import clocked
+from measuring.dictionaries import changed, learned
 from ml_collections import ConfigDict
 from peers import components, siren_sdf
 from scipy.interpolate import RBFInterpolator
 
-from nid_jax import data, metrics, tasks
+from nid_jax import data, learning, metrics, tasks
 from nid_jax.data import SubsetCollection, to_array
 from nid_jax.fields.coordinates import grid
 from nid_jax.geometry import shading
@@ -83,15 +84,14 @@ def joint(config, steps):
     Of at most 200 of the shapes, without copies: a row of the codebook moves only when its shape is
     in a batch, and in minutes more shapes than that would hardly be seen.
     """
-    config = config.copy_and_resolve_references()
-    config.data.num_train = min(200, config.data.num_train)
-    config.data.augment.warps = 0
-    config.router.kind = "codebook"
-    config.train.codes = "joint"
-    count = config.data.num_train
+    count = min(200, config.data.num_train)
+    config = changed(
+        config,
+        {"data.num_train": count, "data.augment.warps": 0, "prior.num_signals": 0},
+        **{"router.kind": "codebook", "train.codes": "joint", "fit.solver": "gradient"},
+    )
     config.train.update({"batch_size": count, "points": 1024, "steps": steps})
     config.train.optimizer.update({"name": "adam", "learning_rate": 1e-3})
-    config.fit.solver = "gradient"
     return config
 
 
@@ -103,9 +103,12 @@ def fit(dictionary, chosen, seen, **changes):
     samples = {"samples.seen": CLOUD} if seen == CLOUD else {"samples.seen": "grid"}
     if seen != CLOUD:
         samples["samples.fraction"] = seen
-    wanted = dictionary.wanted(**samples, num_signals=0, **changes)
-    found = dictionary.fit(SubsetCollection(dictionary.task.open("test"), chosen), wanted)
-    return Result(found.values.reshape(len(chosen), -1), found.seconds / len(chosen))
+    samples |= {"num_signals": 0, **changes}
+    config = changed(dictionary.config, {f"fit.{key}": value for key, value in samples.items()})
+    task = task_of(config)
+    found = dictionary.fit_collection(task, SubsetCollection(task.open("test"), chosen), config)
+    seconds = (found.seconds - found.compile_seconds) / len(found)
+    return Result(found.render().reshape(len(found), -1), seconds)
 
 
 # ---- the comparison ---------------------------------------------------------------------------
@@ -126,13 +129,11 @@ def shapes(config, chosen):
 def places_of(config, fraction):
     """The grid's samples that a fit of this share sees, as raster numbers."""
     side = config.data.size[0]
-    config = config.copy_and_resolve_references()
-    config.fit.samples.update({"seen": "grid", "fraction": fraction})
-    task = task_of(config)
+    seen = {"fit.samples.seen": "grid", "fit.samples.fraction": fraction}
+    task = task_of(changed(config, seen))
     points = np.asarray(task.measure(task.open("test")).operator.points)
-    return np.ravel_multi_index(
-        tuple(np.round((points + 1) / 2 * (side - 1)).astype(int).T), (side,) * 3
-    )
+    places = np.round((points + 1) / 2 * (side - 1)).astype(int)
+    return np.ravel_multi_index(tuple(places.T), (side,) * 3)
 
 
 def iou_of(result, truth):
@@ -174,7 +175,7 @@ def score(result, truth):
 def gaussians(known, pca, fraction, held, truth, tuning):
     """Every Gaussian at one share of samples, tuned on the held shapes. -> {name: Result}.
 
-    known: {name: Dictionary}; pca: (Components, their prior).
+    known: {name: NeuralDictionary}; pca: (Components, their prior).
     """
     found = {}
     count, extra = len(truth.values), range(len(truth.values), len(truth.values) + len(held.values))
@@ -361,10 +362,10 @@ def table(scores, note):
 def run(scale, folder):
     """Run the comparison."""
     config = configured(scale)
-    trained = dictionaries.trained(config, folder / "dictionary", build=task_of)
+    trained = learned(task_of(config), config, folder / "dictionary")
     print(f"dictionary: {trained.seconds:.0f} s", flush=True)
     own = joint(config, 20 if scale == "smoke" else 1500)
-    paper = dictionaries.trained(own, folder / "paper", prior=False, build=task_of)
+    paper = learned(task_of(own), own, folder / "paper")
     print(f"the paper's way: {paper.seconds:.0f} s", flush=True)
     collection = trained.task.open("train")
     rows = to_array(collection).reshape(len(collection), -1)
@@ -377,10 +378,10 @@ def run(scale, folder):
         seconds=2 if scale == "smoke" else min(trained.seconds, 180),
         latent_size=128,
     )
-    drawn = dictionaries.untrained(config, build=task_of)
-    known = {"NID, Gaussian prior": trained, "untrained, Gaussian prior": drawn}
+    drawn = learning.untrained(task_of(config), config)
+    known = {"NID, Gaussian prior": trained.dictionary, "untrained, Gaussian prior": drawn}
     pca = (pca, components.prior_of(pca, rows))
-    scores, tuning = compare(known, paper, decoder, pca, folder)
+    scores, tuning = compare(known, paper.dictionary, decoder, pca, folder)
     training_seconds = {
         "dictionary and prior, with the chairs computed": trained.seconds,
         "the paper's way": paper.seconds,

@@ -1,13 +1,10 @@
-"""What a dictionary is compared with on video: low-rank backgrounds, and how masks are scored.
+"""What a dictionary is compared with on video: backgrounds of low rank.
 
-Letters: T frames, V values of a frame, H rows, W columns, C channels.
+Letters: T frames, V values of a frame.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
-import scipy.ndimage
 
 MU_START = 1.25  # over the largest singular value of the matrix
 MU_GROWTH = 1.5
@@ -75,50 +72,3 @@ def median_background(frames):
     """The median of each value over time, for every frame: [T, ...] -> [T, ...], read-only."""
     frames = np.asarray(frames)
     return np.broadcast_to(np.median(frames, axis=0).astype(frames.dtype), frames.shape)
-
-
-def numerical_rank(frames, share=1e-3):
-    """How many singular values of frames [T, ...], laid out [T, V], exceed share * the largest."""
-    frames = np.asarray(frames, np.float64)
-    values = scipy.linalg.svdvals(frames.reshape(len(frames), -1))
-    return int(np.count_nonzero(values > share * values[0]))
-
-
-def foreground_mask(difference, threshold, cleaned=False):
-    """Where a frame differs from its background: [T, H, W, C] -> bool [T, H, W].
-
-    difference: frame - background; a pixel is foreground where its largest |difference| over the
-    channels is above `threshold`. cleaned: a 3x3 median of each frame's mask takes out specks.
-    """
-    mask = np.abs(difference).max(axis=-1) > threshold
-    if not cleaned:
-        return mask
-    return scipy.ndimage.median_filter(mask.astype(np.uint8), size=(1, 3, 3)).astype(bool)
-
-
-class MaskScore(NamedTuple):
-    """How well a mask matches the truth, each in [0, 1]."""
-
-    precision: float
-    recall: float
-    f: float
-
-
-def f_measure(predicted, truth):
-    """Precision, recall and their harmonic mean over all pixels of all frames.
-
-    predicted, truth: bool [...]. 1 where both are empty, 0 where only one is or nothing is shared.
-    Raises ValueError for masks of other types or unequal shapes.
-    """
-    predicted, truth = np.asarray(predicted), np.asarray(truth)
-    if predicted.dtype != bool or truth.dtype != bool or predicted.shape != truth.shape:
-        raise ValueError(
-            f"masks {predicted.dtype} {list(predicted.shape)} and {truth.dtype} "
-            f"{list(truth.shape)}: both must be bool and of one shape"
-        )
-    hits, found, real = (int(m.sum()) for m in (predicted & truth, predicted, truth))
-    if not found and not real:
-        return MaskScore(1.0, 1.0, 1.0)
-    if not hits:
-        return MaskScore(0.0, 0.0, 0.0)
-    return MaskScore(hits / found, hits / real, 2 * hits / (found + real))

@@ -5,10 +5,12 @@ import functools
 import shutil
 
 import numpy as np
-from measuring import command, dictionaries
+from measuring import command
 from measuring.command import say
+from measuring.dictionaries import changed, learned
 
 from nid_jax import tasks
+from nid_jax.coding.solvers import solver_from_config
 from nid_jax.data import to_array
 from nid_jax.fields.coordinates import grid
 
@@ -105,51 +107,40 @@ PATCHES = {
 }
 
 
+TINY = {
+    "data.num_train": 16,
+    "data.num_test": 4,
+    "data.augment.shifts": 0,
+    "dictionary.num_experts": 32,
+    "dictionary.width": 16,
+    "dictionary.embedding.size": 16,
+    "router.top_k": 8,
+}
+TINY_NETWORK = {"width": 8, "num_layers": 2, "size": 8, "small_width": 6, "steps": 10}
+
+
 def setting_of(name, scale):
     """The Setting of a data set at a scale."""
-    setting = SETTINGS[name]
+    setting, further = SETTINGS[name], {}
+    ways = {key: getattr(setting, key) for key in ("varpro", "sparse", "joint")}
     if scale == "smoke":
-        tiny = {
-            "data.num_train": 16,
-            "data.num_test": 4,
-            "data.augment.shifts": 0,
-            "dictionary.num_experts": 32,
-            "dictionary.width": 16,
-            "dictionary.embedding.size": 16,
-            "router.top_k": 8,
-        }
         short = optimiser(3, 8, 1e-3)
-        return dataclasses.replace(
-            setting,
-            changes={**setting.changes, **tiny},
-            varpro={**setting.varpro, **short},
-            sparse={**setting.sparse, **short},
-            joint={**short},
-            routers={"linear": {**LINEAR["linear"], **short}},
-            network={
-                **NETWORK,
-                "width": 8,
-                "num_layers": 2,
-                "size": 8,
-                "small_width": 6,
-                "steps": 10,
-            },
-            marks=(5, 10),
-            start_seconds=0.5,
-        )
-    if scale == "paper":
-        longer = {
-            key: {"train.steps": 10 * getattr(setting, key)["train.steps"]}
-            for key in ("varpro", "sparse", "joint")
+        further = {key: {**way, **short} for key, way in ways.items()} | {
+            "changes": {**setting.changes, **TINY},
+            "joint": short,
+            "routers": {"linear": {**LINEAR["linear"], **short}},
+            "network": {**NETWORK, **TINY_NETWORK},
+            "marks": (5, 10),
+            "start_seconds": 0.5,
         }
-        return dataclasses.replace(
-            setting,
-            **{key: {**getattr(setting, key), **change} for key, change in longer.items()},
-            network={**setting.network, "width": 256, "num_layers": 5, "steps": 5000, "size": 256},
-            marks=(*MARKS, 2000, 5000),
-            start_seconds=600.0,
-        )
-    return setting
+    if scale == "paper":
+        large = {"width": 256, "num_layers": 5, "steps": 5000, "size": 256}
+        further = {k: {**w, "train.steps": 10 * w["train.steps"]} for k, w in ways.items()} | {
+            "network": {**setting.network, **large},
+            "marks": (*MARKS, 2000, 5000),
+            "start_seconds": 600.0,
+        }
+    return dataclasses.replace(setting, **further)
 
 
 # ---- results ----------------------------------------------------------------------------------
@@ -196,21 +187,27 @@ class Study:
         return to_array(self.task.open("train"))
 
     def config(self, codes, router, changes):
-        """The config of a dictionary: train.codes, router kind, and dotted changes."""
-        config = self.base.copy_and_resolve_references()
-        config.train.codes, config.router.kind = codes, router
-        config.train.update({"log_every": 0, "eval_every": 0, "checkpoint_every": 0})
-        config.update_from_flattened_dict(changes)
+        """The config of a dictionary: train.codes, router kind, and dotted changes.
+
+        Without a prior, unless the changes name one.
+        """
+        quiet = {f"train.{key}_every": 0 for key in ("log", "eval", "checkpoint")}
+        kinds = {"train.codes": codes, "router.kind": router, "prior.num_signals": 0}
+        config = changed(self.base, {**kinds, **quiet, **changes})
         if codes == "varpro":
             config.router.top_k = 0
         return config
 
-    def train(self, name, config, prior=False):
-        """A dictionary trained anew: all numbers are of one run."""
+    def solver(self, name, top_k=0):
+        """The solver of a name with the options of the study's config."""
+        return solver_from_config(changed(self.base.fit, {"solver": name, "top_k": top_k}))
+
+    def train(self, name, config):
+        """A dictionary trained anew: all numbers are of one run. -> `Learned`."""
         say(f"{self.name}: training {name}, {config.train.steps} steps")
         folder = self.output / "dictionaries" / f"{self.name}_{name}"
         shutil.rmtree(folder, ignore_errors=True)
-        found = dictionaries.trained(config, folder, prior)
+        found = learned(tasks.build(config), config, folder)
         say(f"{self.name}: trained {name} in {found.training:.1f} s")
         return found
 

@@ -15,14 +15,14 @@ from measuring import command
 from measuring.rates import Case, Program, Work, compiled, compiled_method, timed
 from measuring.training_step import TrainingStep
 
-from nid_jax import numerics
+from nid_jax import Factorisation, numerics
 from nid_jax.coding import gradient
 from nid_jax.coding.gram import normal_equations
-from nid_jax.coding.operators import sample
-from nid_jax.coding.ridge import Factorisation
 from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
+from nid_jax.fields.experts import Layers
 from nid_jax.fitting import rendering
+from nid_jax.operators import sample
 
 LAYERS = 4
 FEATURES = 256
@@ -50,13 +50,13 @@ class Sweep:
 
 def make_dictionary(kind, sizes, channels=1):
     """A trunk on Fourier features with rectifiers, or a stack of SIRENs on the coordinates."""
-    rngs = nnx.Rngs(params=0)
-    arguments = (sizes["E"], channels, LAYERS, sizes["H"])
+    rngs, layers = nnx.Rngs(params=0), {"num_layers": LAYERS, "width": sizes["H"]}
     if kind == "shared":
         embedding = embeddings.GaussianFourier(2, FEATURES, 8.0, rngs=rngs)
-        return dictionaries.SharedDictionary(embedding, *arguments, "relu", 30.0, rngs=rngs)
-    embedding = embeddings.Identity(2)
-    return dictionaries.IndependentDictionary(embedding, *arguments, "sine", 30.0, rngs=rngs)
+        layers = Layers(**layers, activation="relu", omega0=30.0)
+        return dictionaries.SharedDictionary(embedding, sizes["E"], channels, layers, rngs=rngs)
+    layers, embedding = Layers(**layers, activation="sine", omega0=30.0), embeddings.Identity(2)
+    return dictionaries.IndependentDictionary(embedding, sizes["E"], channels, layers, rngs=rngs)
 
 
 def network_work(kind, sizes, passes=1):
@@ -158,12 +158,17 @@ def render_case(kind, sizes):
     return Case(f"render, {kind}", sizes, Program(call, seconds), work, (items, "values"))
 
 
+def fit_problem(sizes, side):
+    """Sizes with the points, a trunk, the operator of the grid, random images [S, P, 1]."""
+    sizes = sizes | {"P": side * side}
+    images = command.noise(sizes["S"], side, 1).values.reshape(sizes["S"], -1, 1)
+    return sizes, make_dictionary("shared", sizes), sample((side, side)), jnp.asarray(images)
+
+
 def fit_case(sizes, side, steps=50):
     """One step of a fit by gradient: the Gram matrix with the codes of all signals."""
-    sizes = sizes | {"H": 512, "P": side * side}
-    dictionary, operator = make_dictionary("shared", sizes), sample((side, side))
-    images = command.noise(sizes["S"], side, 1).values.reshape(sizes["S"], -1, 1)
-    equations = normal_equations(dictionary, operator, images)
+    sizes, *problem = fit_problem(sizes | {"H": 512}, side)
+    equations = normal_equations(*problem)
     codes, bias = jnp.zeros((sizes["S"], sizes["E"])), jnp.zeros((sizes["S"], 1))
     descend = functools.partial(gradient.descend_codes, steps=steps, learning_rate=0.03)
     program = compiled(descend, equations, codes, bias)
@@ -177,10 +182,7 @@ def fit_case(sizes, side, steps=50):
 
 def shared_coordinates_case(sizes, side):
     """Codes and residuals of many signals measured alike, the factorisation at hand."""
-    sizes = sizes | {"P": side * side}
-    dictionary, operator = make_dictionary("shared", sizes), sample((side, side))
-    images = command.noise(sizes["S"], side, 1).values.reshape(sizes["S"], -1, 1)
-    images = jnp.asarray(images)
+    sizes, dictionary, operator, images = fit_problem(sizes, side)
     start = time.perf_counter()
     factorisation = Factorisation(dictionary, operator)
     jax.block_until_ready(factorisation.solve(images).codes)
