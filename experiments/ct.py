@@ -218,16 +218,14 @@ def classical_rows(study, tuning, unseen, views, say):
     few = few[:2]
     centre, offset = tomography.rotation(side)
     matrix = tomography.system_matrix(angles, side, (side, side), centre, offset)
+    partial = functools.partial
+    projected = partial(tomography.filtered_back_projection, angles=angles, size=side)
+    sart = partial(tomography.sart, angles=angles, size=side)
+    smooth = partial(tomography.total_variation, matrix=matrix, shape=(side, side))
     methods = {
-        "filtered back projection": (
-            lambda s, **o: tomography.filtered_back_projection(s, angles, side, **o),
-            FILTERS,
-        ),
-        "SART": (lambda s, **o: tomography.sart(s, angles, side, **o), SART),
-        "total variation": (
-            lambda s, **o: tomography.total_variation(s, matrix, (side, side), **o),
-            TV,
-        ),
+        "filtered back projection": (projected, FILTERS),
+        "SART": (sart, SART),
+        "total variation": (smooth, TV),
     }
     rows = {}
     for name, (method, options) in methods.items():

@@ -19,13 +19,11 @@ def principal_component_pursuit(matrix, lam=None, tolerance=1e-7, max_iterations
     singular value and grows by 1.5, as in the authors' program.
     matrix: [T, V]; lam: weight of the sparse part, 1/sqrt(max(T, V)) where None; tolerance: of
     |matrix - L - S| relative to |matrix|, Frobenius norms. Computed in float64.
-    Returns (L, S, iterations), L and S [T, V] in the matrix's type. Raises ValueError for values
-    that are not finite, RuntimeError when max_iterations do not reach the tolerance.
+    Returns (L, S, iterations), L and S [T, V] in the matrix's type. Raises RuntimeError when
+    max_iterations do not reach the tolerance.
     """
     matrix = np.asarray(matrix)
     data = np.array(matrix, np.float64)
-    if data.ndim != 2 or not data.size or not np.isfinite(data).all():
-        raise ValueError(f"matrix {list(data.shape)}: must be [T, V], not empty, all finite")
     lam = 1 / np.sqrt(max(data.shape)) if lam is None else lam
     norm, spectral = np.linalg.norm(data), np.linalg.norm(data, 2)
     if norm == 0:

@@ -86,17 +86,13 @@ class LearnedStart(NamedTuple):
     log_rates: tuple
 
 
-def _one_step(network, start, layers, target):
-    grads = jax.grad(network.residual)(layers, target)
-    return jax.tree.map(lambda v, g, r: v - jnp.exp(r) * g, layers, grads, start.log_rates)
-
-
 def adapt(network, start, targets, steps):
     """Gradient descent from a learned start, for targets [S, P, C]. -> layers, stacked along S."""
 
     def one(target):
         def step(_, layers):
-            return _one_step(network, start, layers, target)
+            grads = jax.grad(network.residual)(layers, target)
+            return jax.tree.map(lambda v, g, r: v - jnp.exp(r) * g, layers, grads, start.log_rates)
 
         # Of a fixed length, so that it can be differentiated.
         return jax.lax.fori_loop(0, steps, step, start.layers)

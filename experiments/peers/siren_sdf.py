@@ -74,14 +74,12 @@ def fit_siren(
       until: seconds, limit; see `descend`.
 
     Raises:
-      ValueError: unless exactly one of normals and values is given, in the shape of the points.
+      ValueError: unless exactly one of normals and values is given.
     """
     if (normals is None) == (values is None):
         raise ValueError("a SIREN takes points with normals, or points with values: one of the two")
     points = jnp.asarray(points, jnp.float32)
     given = jnp.asarray(normals if values is None else values, jnp.float32)
-    if given.shape != (points.shape if values is None else points.shape[:1]):
-        raise ValueError(f"points {points.shape} and what is known there {given.shape} differ")
     key = jax.random.key(seed)
     network = siren(points, 1, *layers)
 
@@ -135,11 +133,9 @@ class AutoDecoder(NamedTuple):
     def infer(self, points, values, *, batch_size=2000, learning_rate=5e-3, seed=0, **until):
         """Latents of unseen shapes from samples, the network frozen. -> (latents [S, L], Descent).
 
-        points [P, D] shared by the shapes or [S, P, D] of their own; values [S, P]. until: as in
-        `descend`.
+        points [P, D] shared by the shapes; values [S, P]. until: as in `descend`.
         """
-        values = jnp.asarray(values, jnp.float32)
-        points = jnp.asarray(points, jnp.float32)
+        values, points = jnp.asarray(values, jnp.float32), jnp.asarray(points, jnp.float32)
 
         def objective(latents, data, key):
             layers, points, values = data
@@ -186,8 +182,7 @@ def _draw(points, values, shapes, batch_size, key):
     drawn, tried = drawn[:, : batch_size - near], drawn[:, batch_size - near :]
     _, best = jax.lax.top_k(-jnp.abs(values[shapes[:, None], tried]), near)
     chosen = jnp.concatenate([drawn, jnp.take_along_axis(tried, best, 1)], 1)
-    x = points[chosen] if points.ndim == 2 else points[shapes[:, None], chosen]
-    return x, values[shapes[:, None], chosen]
+    return points[chosen], values[shapes[:, None], chosen]
 
 
 def _auto_loss(layers, latents, x, target, truncation):
@@ -220,23 +215,15 @@ def fit_auto_decoder(
     """DeepSDF's auto-decoder of training shapes (Park et al. 2019). -> `AutoDecoder`.
 
     Args:
-      points: [P, D], or [S, P, D] where every shape has its own.
+      points: [P, D], shared by the shapes.
       values: distances [S, P].
       truncation: of distances, found and given, or None.
       batch: shapes, and samples of each, in a step.
       layers: of the network, which has rectifiers; at least 3.
       until: seconds, limit; see `descend`.
-
-    Raises:
-      ValueError: points and values that do not fit together, or too few layers.
     """
     values, points = jnp.asarray(values, jnp.float32), jnp.asarray(points, jnp.float32)
     width, num_layers, _ = layers
-    if points.shape[:-1] not in (values.shape, values.shape[1:]) or num_layers < 3:
-        raise ValueError(
-            f"points {points.shape} for values {values.shape}, num_layers={num_layers}; allowed: "
-            "(points, D) or (shapes, points, D) for (shapes, points), 3 or more layers"
-        )
     key = jax.random.key(seed)
     inputs = points.shape[-1] + latent_size
     sizes = (inputs, *[width] * (num_layers - 1), 1)

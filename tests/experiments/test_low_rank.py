@@ -87,11 +87,7 @@ def test_pursuit_keeps_the_type_and_takes_zeros():
     assert iterations == 0
 
 
-def test_pursuit_refuses():
-    with pytest.raises(ValueError, match="all finite"):
-        low_rank.principal_component_pursuit(np.array([[1.0, np.nan]]))
-    with pytest.raises(ValueError, match=r"must be \[T, V\]"):
-        low_rank.principal_component_pursuit(np.ones((2, 3, 4)))
+def test_pursuit_says_where_it_did_not_get_there():
     with pytest.raises(RuntimeError, match="after 3 iterations"):
         low_rank.principal_component_pursuit(sum(planted(9, 9, 1, 0.1, 0)), max_iterations=3)
 
