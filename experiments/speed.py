@@ -117,7 +117,7 @@ def run(scale_name, output, peer):
     metrics = {
         "scale": scale_name,
         "seconds": seconds,
-        "machine": {name: dataclasses.asdict(spread) for name, spread in rates.items()},
+        "machine": rates,
         "peak_memory_bytes": devices.peak_memory_bytes(),
         "promises": promises(results, sines, difference),
         "cases": [plain(result) for result in results + sines],

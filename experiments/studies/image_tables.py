@@ -1,7 +1,5 @@
 """What image regression writes: table.md, metrics.json and figure.png."""
 
-import dataclasses
-
 from measuring import command, operations
 
 from nid_jax import devices
@@ -176,8 +174,8 @@ def write(output, studies, notes, scale):
             study.name: {
                 "title": study.title,
                 "signals": study.count,
-                "setting": dataclasses.asdict(study.setting),
-                "results": [dataclasses.asdict(result) for result in study.results],
+                "setting": study.setting,
+                "results": study.results,
                 "speed_ups": speed_ups(study.results),
             }
             for study in studies

@@ -131,22 +131,17 @@ def table(scale, results, sines, rates, difference, seconds):
 
 
 def plain(result):
-    """A result in JSON types."""
-    entry = {
-        field.name: dataclasses.asdict(getattr(result, field.name))
-        for field in dataclasses.fields(result)
-        if field.name != "case"
-    }
-    case = result.case
-    return {
+    """A result as metrics.json has it."""
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    case = fields.pop("case")
+    return fields | {
         "what": case.group,
         "sizes": case.sizes,
-        "work": dataclasses.asdict(case.work),
+        "work": case.work,
         "memory_bytes": case.program.memory,
         "compile_seconds": case.program.seconds,
         "items_per_second": case.items[0] / result.seconds.median,
         "item": case.items[1],
-        **entry,
     }
 
 
