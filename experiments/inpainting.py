@@ -31,7 +31,6 @@ from nid_jax.coding.solvers import solver_from_config
 from nid_jax.data import CorruptedCollection, SubsetCollection, to_array
 from nid_jax.fields.coordinates import grid
 from nid_jax.fitting import refining
-from nid_jax.reporting import tables
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # Corruptions of every face; of fits by descent, which take seconds a face, only the first.
@@ -66,8 +65,8 @@ class Method:
 
 def corrupted(collection, kind, share, draw):
     """A Case of every face of a clean collection."""
-    options = {"kind": kind, "share": share, "count": 1, "stripes": 6}
-    options = ConfigDict(options | {"colour_scale": 1.0, "colour_shift": 0.0})
+    block = {"count": 1, "stripes": 6, "colour_scale": 1.0, "colour_shift": 0.0}
+    options = ConfigDict({"kind": kind, "share": share, **block})
     made = CorruptedCollection(collection, options, draw)
     pictures, truth, seen = (
         np.stack([one(i) for i in range(len(made))])
@@ -423,35 +422,41 @@ def write(folder, results, note, minutes):
 _UNKNOWN, _KNOWN = "block, place unknown", "block, place known"
 
 
+def milliseconds(row):
+    """Of a face, the median over draws."""
+    return 1e3 * float(np.median(row["seconds"]))
+
+
 def block_table(results):
     """PSNR over the whole and in the hole, SSIM and seconds of every method."""
-    columns = {
-        "": lambda named: named[0],
-        "PSNR, dB": lambda named: mean(named[1]["psnr"]),
-        "in the hole, dB": lambda named: mean(named[1]["hole"]),
-        "SSIM": lambda named: mean(named[1]["ssim"]),
-        "ms per face": lambda named: 1e3 * float(np.median(named[1]["seconds"])),
-    }
-    return command.table(columns, results.items())
+    keys = {"PSNR, dB": "psnr", "in the hole, dB": "hole", "SSIM": "ssim"}
+    columns = {head: lambda name, key=key: mean(results[name][key]) for head, key in keys.items()}
+    last = {"ms per face": lambda name: milliseconds(results[name])}
+    return command.table({"": str, **columns, **last}, results)
+
+
+def titled(results, titles, cell):
+    """Columns of a table of methods: cell(what one of them reached) under each of the titles."""
+    return {title: lambda name, title=title: cell(results[title][name]) for title in titles}
 
 
 def known_table(results, titles):
     """PSNR over the whole / in the hole for every kind of mask."""
-    rows = []
-    for name in results[titles[0]]:
-        of = [results[title][name] for title in titles]
-        cells = [f"{mean(r['psnr']):.2f} / {mean(r['hole']):.2f}" for r in of]
-        rows.append([name, *cells, 1e3 * float(np.median(of[0]["seconds"]))])
-    return tables.markdown_table(rows, ["", *titles, "ms per face"])
+    columns = titled(results, titles, lambda r: f"{mean(r['psnr']):.2f} / {mean(r['hole']):.2f}")
+    first = results[titles[0]]
+    last = {"ms per face": lambda name: milliseconds(first[name])}
+    return command.table({"": str, **columns, **last}, first)
 
 
 def share_table(results, titles):
     """PSNR for every share of pixels seen; all of them back is 'exact'."""
-    rows = []
-    for name in results[titles[0]]:
-        means = [mean(results[title][name]["psnr"]) for title in titles]
-        rows.append([name, *("exact" if value > 60 else f"{value:.2f}" for value in means)])
-    return tables.markdown_table(rows, ["pixels seen", *titles])
+
+    def cell(row):
+        value = mean(row["psnr"])
+        return "exact" if value > 60 else f"{value:.2f}"
+
+    columns = titled(results, titles, cell)
+    return command.table({"pixels seen": str, **columns}, results[titles[0]])
 
 
 def draw(results, shares):

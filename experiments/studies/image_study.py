@@ -40,17 +40,15 @@ class Setting:
 
 def optimiser(steps, batch_size, rate):
     """Length, batch and learning rate of a training, as changes of the config."""
-    return {
-        "train.steps": steps,
-        "train.batch_size": batch_size,
-        "train.optimizer.learning_rate": rate,
-    }
+    sizes = {"train.steps": steps, "train.batch_size": batch_size}
+    return sizes | {"train.optimizer.learning_rate": rate}
 
 
 NETWORK = {"width": 64, "num_layers": 4, "steps": 200, "size": 128, "scale": 8.0}
 MARKS = (5, 10, 20, 50, 100, 200, 400, 700, 1000)
 CONV = {"conv": {"router.kind": "conv", "router.width": 16, "train.steps": 30}}
 LINEAR = {"linear": {"router.kind": "linear", "train.steps": 160}}
+LAM = {"train.lam": 1e-3}
 FACES = Setting(
     title="Faces",
     variant="cpu",
@@ -60,8 +58,8 @@ FACES = Setting(
         "data.augment.max_shift": 2,
         "router.top_k": 32,
     },
-    varpro={**optimiser(80, 500, 3e-3), "train.lam": 1e-3},
-    sparse={**optimiser(100, 500, 3e-3), "train.lam": 1e-3, "train.atoms_per_step": 2},
+    varpro={**optimiser(80, 500, 3e-3), **LAM},
+    sparse={**optimiser(100, 500, 3e-3), **LAM, "train.atoms_per_step": 2},
     joint={**optimiser(1000, 16, 1e-3), "data.augment.mirror": False, "data.augment.shifts": 0},
     routers={**LINEAR, **CONV},
     network={**NETWORK, "small_width": 10},
@@ -72,26 +70,17 @@ PHOTOS = Setting(
     title="Photographs",
     variant="photos",
     changes={"data.num_train": 4000, "router.top_k": 64},
-    varpro={**optimiser(80, 400, 2e-3), "train.lam": 1e-3},
-    sparse={**optimiser(40, 200, 2e-3), "train.lam": 1e-3, "train.atoms_per_step": 4},
+    varpro={**optimiser(80, 400, 2e-3), **LAM},
+    sparse={**optimiser(40, 200, 2e-3), **LAM, "train.atoms_per_step": 4},
     joint={**optimiser(600, 16, 1e-3), "data.num_train": 340, "train.warmup_epochs": 10},
     routers=CONV,
     network={**NETWORK, "small_width": 20},
     marks=MARKS,
     start_seconds=40.0,
 )
-CELEB_A = dataclasses.replace(
-    PHOTOS,
-    title="CelebA",
-    changes={
-        **PHOTOS.changes,
-        "data.name": "celeb_a",
-        "data.size": (32, 32),
-        "data.resize": True,
-        "data.crop": "center",
-        "data.num_test": 60,
-    },
-)
+_CELEB_A = {"name": "celeb_a", "size": (32, 32), "resize": True, "crop": "center", "num_test": 60}
+_CELEB_A = {f"data.{key}": value for key, value in _CELEB_A.items()}
+CELEB_A = dataclasses.replace(PHOTOS, title="CelebA", changes={**PHOTOS.changes, **_CELEB_A})
 SETTINGS = {"faces": FACES, "photos": PHOTOS, "celeb_a": CELEB_A}
 PATCHES = {
     "data.name": "array",
@@ -100,7 +89,7 @@ PATCHES = {
     "router.top_k": 32,
     "dictionary.embedding.scale": 6.0,
     **optimiser(100, 200, 6e-3),
-    "train.lam": 1e-3,
+    **LAM,
     "train.atoms_per_step": 2,
     "data.augment.mirror": True,
     "data.augment.shifts": 4,

@@ -95,7 +95,7 @@ def largest_product(kind, sizes, points):
     return (sizes["E"], min(points, chunk), width, width)
 
 
-def basis_case(kind, sizes):
+def basis_case(kind, sizes, _=None):
     """Every expert at every point."""
     points = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (sizes["P"], 2)), jnp.float32)
     atoms = make_dictionary(kind, sizes)
@@ -136,7 +136,7 @@ def train_case(kind, sizes, side):
     return Case(f"train step, {kind}", sizes, program, work, (sizes["S"], "signals"))
 
 
-def render_case(kind, sizes):
+def render_case(kind, sizes, _=None):
     """Signals at many points, back in NumPy; K active experts, 0 being all."""
     dictionary = make_dictionary(kind, sizes)
     draw = np.random.default_rng(0)
@@ -165,7 +165,7 @@ def fit_problem(sizes, side):
     return sizes, make_dictionary("shared", sizes), sample((side, side)), jnp.asarray(images)
 
 
-def fit_case(sizes, side, steps=50):
+def fit_case(_, sizes, side, steps=50):
     """One step of a fit by gradient: the Gram matrix with the codes of all signals."""
     sizes, *problem = fit_problem(sizes | {"H": 512}, side)
     equations = normal_equations(*problem)
@@ -180,7 +180,7 @@ def fit_case(sizes, side, steps=50):
     return Case("fit by gradient, one step", sizes, program, work, items, steps)
 
 
-def shared_coordinates_case(sizes, side):
+def shared_coordinates_case(_, sizes, side):
     """Codes and residuals of many signals measured alike, the factorisation at hand."""
     sizes, dictionary, operator, images = fit_problem(sizes, side)
     start = time.perf_counter()
@@ -195,26 +195,29 @@ def shared_coordinates_case(sizes, side):
     return Case("fit by ridge, factorised", sizes, program, work, (signals, "signals"))
 
 
+MAKERS = {"basis": basis_case, "train": train_case, "render": render_case}
+MAKERS |= {"fit": fit_case, "factorised": shared_coordinates_case}
+
+
 def build_cases(scale, progress):
     """Every case of a scale, compiled."""
-    wanted, side = [], scale.side
-    for kind in dictionaries.KINDS:
-        wanted += [(basis_case, kind, sizes) for sizes in scale.basis[kind].sizes()]
-        wanted += [(train_case, kind, sizes, side) for sizes in scale.train[kind].sizes()]
-        wanted += [(render_case, kind, sizes) for sizes in scale.render[kind].sizes()]
-    wanted += [(fit_case, sizes, side) for sizes in scale.fit.sizes()]
-    wanted += [(shared_coordinates_case, sizes, side) for sizes in scale.shared_coordinates.sizes()]
+    wanted = [
+        (what, kind, sizes)
+        for name, sweep in scale.sweeps.items()
+        for what, _, kind in [name.partition(", ")]
+        for sizes in sweep.sizes()
+    ]
     cases = []
-    for number, (make, *arguments) in enumerate(wanted):
+    for number, (what, kind, sizes) in enumerate(wanted):
         progress(f"compiling {number + 1} of {len(wanted)}")
-        cases.append(make(*arguments))
+        cases.append(MAKERS[what](kind, sizes, scale.side))
     return cases
 
 
 def sine_cases(scale):
     """The independent stack with our sine and with jnp.sin. -> cases, difference of the basis."""
-    sizes = scale.basis["independent"].sizes()[0]
-    training = scale.train["independent"].sizes()[0]
+    sizes = scale.sweeps["basis, independent"].sizes()[0]
+    training = scale.sweeps["train, independent"].sizes()[0]
 
     def both():
         return [basis_case("independent", sizes), train_case("independent", training, scale.side)]
