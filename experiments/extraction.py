@@ -140,19 +140,6 @@ def measure(size, resolution):
     return row | {"ratio": row["seconds_dense"] / seconds}, mesh
 
 
-def verdict(row):
-    """Whether the whole lattice gives the same mesh."""
-    if "same_triangles" not in row:
-        return "not compared"
-    farthest = row["farthest_vertex_cells"]
-    return f"{'yes' if row['same_triangles'] else 'no'}, {farthest:.0e} cells"
-
-
-def memory(row):
-    """Peak, and in brackets what was held before."""
-    return "{} ({})".format(*(tables.format_bytes(row[f"{w}_bytes"]) for w in ("peak", "base")))
-
-
 COLUMNS = {
     "N": lambda row: row["resolution"],
     "points": lambda row: f"{row['points']:,}",
@@ -160,10 +147,17 @@ COLUMNS = {
     "seconds": lambda row: f"{row['seconds']:.2f}",
     "whole lattice, s": lambda row: f"{row['seconds_dense']:.1f}, {row['dense']}",
     "ratio": lambda row: f"{row['ratio']:.1f}",
-    "peak memory": memory,
+    # In brackets what was held before.
+    "peak memory": lambda r: "{} ({})".format(
+        *(tables.format_bytes(r[f"{which}_bytes"]) for which in ("peak", "base"))
+    ),
     "faces": lambda row: f"{row['faces']:,}",
     "watertight": lambda row: row["watertight"],
-    "same as the whole": verdict,
+    "same as the whole": lambda row: (
+        f"{'yes' if row['same_triangles'] else 'no'}, {row['farthest_vertex_cells']:.0e} cells"
+        if "same_triangles" in row
+        else "not compared"
+    ),
 }
 
 

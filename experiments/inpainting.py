@@ -201,27 +201,26 @@ def from_detected(_, fill, pilot, trim, reach):
     return detect
 
 
-def completed(rows, shrinkage, noise):
-    """The most probable pictures under a Gaussian of pixels, noise in what is seen as well."""
+def pixel_gaussian(rows, shrinkage, noise=1e-3, scale=0.0, told=False):
+    """The most probable pictures under a Gaussian of pixels, noise in what is seen as well.
+
+    scale: of Laplace noise, where the mask is not known; told: what is seen stays as it is.
+    """
     model = PixelGaussian(rows, shrinkage)
-    return functools.partial(by_rows, lambda row, seen: model.complete(row, seen, noise))
 
+    def complete(row, seen):
+        return model.fit_robustly(row, scale) if scale else model.complete(row, seen, noise)
 
-def pixel_gaussian(rows, shrinkage, noise):
-    """The Gaussian of pixels, told the mask."""
-    complete = completed(rows, shrinkage, noise)
-    return lambda case: completion.filled(complete(case), case.pictures, case.seen)
+    def fill(case):
+        found = by_rows(complete, case)
+        return completion.filled(found, case.pictures, case.seen) if told else found
 
-
-def pixel_gaussian_robust(rows, shrinkage, scale):
-    """The Gaussian of pixels under Laplace noise: the cheap form of our prior, fitted as codes."""
-    model = PixelGaussian(rows, shrinkage)
-    return functools.partial(by_rows, lambda row, _: model.fit_robustly(row, scale))
+    return fill
 
 
 def pixel_gaussian_trimmed(rows, shrinkage, **detection):
     """The Gaussian of pixels outside of the hole that a pilot finds."""
-    return from_detected(rows, completed(rows, shrinkage, 1e-3), **detection)
+    return from_detected(rows, pixel_gaussian(rows, shrinkage), **detection)
 
 
 class Chooser:
@@ -258,7 +257,7 @@ def unknown_methods(train, known, configs, smoke):
     ranks = (5, 20) if smoke else (5, 10, 20, 40, 80, 160)
     steps = (25, 50) if smoke else SIREN_MARKS
     robust_pca = choose(partial(pca, robust=True), rank=ranks)
-    robust_pixels = choose(pixel_gaussian_robust, shrinkage=(0.01, 0.1), scale=(0.2, 0.4, 0.8))
+    robust_pixels = choose(pixel_gaussian, shrinkage=(0.01, 0.1), scale=(0.2, 0.4, 0.8))
     hole_by_pca = partial(from_detected, pilot=robust_pca.fill)
     least = total_variation(None, 1e-3)
     trimmed = partial(pixel_gaussian_trimmed, pilot=robust_pixels.fill)
@@ -301,9 +300,9 @@ def known_methods(train, known, config, kind, share, smoke):
     if not smoke:
         way = functools.partial(sirens, power=2)
         found["SIREN per face"] = choose(way, True, omega0=(5.0, 15.0), steps=SIREN_MARKS)
-    found["Gaussian of pixels"] = choose(
-        pixel_gaussian, shrinkage=(0.0, 0.03, 0.1), noise=(1e-4, 1e-3, 3e-3)
-    )
+    pixels = functools.partial(pixel_gaussian, told=True)
+    options = {"shrinkage": (0.0, 0.03, 0.1), "noise": (1e-4, 1e-3, 3e-3)}
+    found["Gaussian of pixels"] = choose(pixels, **options)
     found["NID ridge, no prior"] = ours(known["trained"], config, **ridge)
     found["NID gaussian"] = ours(known["trained"], config)
     found["NID gaussian, untrained"] = ours(known["untrained"], config)

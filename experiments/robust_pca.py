@@ -18,23 +18,22 @@ from measuring.dictionaries import learned
 from peers import low_rank
 
 from nid_jax import LowRank, learning, tasks
+from nid_jax.coding.operators import sample
 from nid_jax.coding.solvers import solver_from_config
 from nid_jax.data import to_array
 from nid_jax.fitting import refining, rendering
-from nid_jax.operators import sample
 from nid_jax.storage import artefacts
 from nid_jax.tasks import video
 
 SCALES = ("smoke", "cpu", "paper")
 # Name -> (gray, standard deviation of the noise).
 CLIPS = {"gray": (True, 0.0), "gray, noise 0.02": (True, 0.02), "colour": (False, 0.0)}
+NUMBERS = {"precision": "precision", "recall": "recall", "F": "f"}
 COLUMNS = {
     "clip": lambda row: row["clip"],
     "method": lambda row: row["method"],
     "background dB": lambda row: "exact" if row["psnr"] is None else f"{row['psnr']:.2f}",
-    "precision": lambda row: f"{row['precision']:.3f}",
-    "recall": lambda row: f"{row['recall']:.3f}",
-    "F": lambda row: f"{row['f']:.3f}",
+    **{head: lambda row, key=key: f"{row[key]:.3f}" for head, key in NUMBERS.items()},
     "rank": lambda row: row["rank"],
     "seconds": lambda r: f"{r['seconds']:.2f}" + (f" + {r['training']:.0f}" * (r["training"] > 0)),
 }
@@ -57,11 +56,10 @@ class Result(NamedTuple):
 
 
 def known(collection):
-    """A clip of a collection that knows its truth."""
-    count = len(collection)
-    truth = np.stack([collection.truth(index) for index in range(count)])
-    moving = np.stack([collection.foreground(index) for index in range(count)])
-    return Clip(to_array(collection), truth, moving)
+    """The clip of a collection that knows its truth."""
+    count = range(len(collection))
+    parts = (collection.truth, collection.foreground)
+    return Clip(to_array(collection), *(np.stack([one(i) for i in count]) for one in parts))
 
 
 def timed(function, *arguments):

@@ -59,11 +59,6 @@ class Result(NamedTuple):
 # ---- dictionaries -----------------------------------------------------------------------------
 
 
-def configured(scale):
-    """The config of the shapes and of the dictionary."""
-    return command.config_of("sdf", scale, {"data.num_test": 4 if scale == "smoke" else 15})
-
-
 @functools.cache
 def opened(shapes_json, split, seed):
     """A collection of configs' data; shapes are computed once for all that look at them."""
@@ -162,10 +157,8 @@ def grid_mesh(values):
 
 def score(result, truth):
     """IoU on the grid and measures of the grid's mesh, each a mean over shapes."""
-    rows = []
-    for values, mesh in zip(result.values, truth.meshes, strict=True):
-        found = grid_mesh(values)
-        rows.append(metrics.compare(found, mesh, 20000, 0, 0.02))
+    pairs = zip(map(grid_mesh, result.values), truth.meshes, strict=True)
+    rows = [metrics.compare(found, mesh, 20000, 0, 0.02) for found, mesh in pairs]
     keys = ("chamfer", "normal_consistency", "fscore")
     row = {key: float(np.mean([r[key] for r in rows])) for key in keys}
     row |= {"iou": iou_of(result, truth), "seconds": result.seconds}
@@ -361,7 +354,7 @@ def table(scores, note):
 
 def run(scale, folder):
     """Run the comparison."""
-    config = configured(scale)
+    config = command.config_of("sdf", scale, {"data.num_test": 4 if scale == "smoke" else 15})
     trained = learned(task_of(config), config, folder / "dictionary")
     print(f"dictionary: {trained.seconds:.0f} s", flush=True)
     own = joint(config, 20 if scale == "smoke" else 1500)

@@ -1,10 +1,7 @@
 """Signed distances without a dictionary: a SIREN per shape, and an auto-decoder of many shapes.
 
-`fit_siren` fits one network to one shape, from samples of its distance or from an oriented cloud
-alone (Sitzmann et al. 2020, section 4.2, as the official code does it). `fit_auto_decoder` fits one
-network and a latent for every training shape (DeepSDF, Park et al. 2019), and `infer` finds the
-latents of unseen shapes with the network frozen. All stop at a wall clock from which compilation is
-left out, and are told apart from it in what they return. Points are in [-1, 1]^D.
+Fits stop at a wall clock from which compilation is left out, and are told apart from it in what
+they return. Points are in [-1, 1]^D.
 """
 
 import math
@@ -65,16 +62,12 @@ def fit_siren(
     seed=0,
     **until,
 ):
-    """A SIREN for one shape, from distances or from an oriented cloud. -> `Siren`.
+    """A SIREN for one shape (Sitzmann et al. 2020, section 4.2, as the official code does it).
 
-    Args:
-      points: [P, D]: on the surface, with `normals` [P, D] (outward), or anywhere, with the
-        distances `values` [P] there, whose absolute error then counts.
-      batch_size: points of a step, drawn anew; of a cloud as many again anywhere in the cube.
-      until: seconds, limit; see `descend`.
-
-    Raises:
-      ValueError: unless exactly one of normals and values is given.
+    points [P, D]: on the surface, with outward `normals` [P, D], or anywhere, with the distances
+    `values` [P] there, whose absolute error then counts. batch_size: points of a step, drawn anew;
+    of a cloud as many again anywhere in the cube. until: as in `descend`. -> `Siren`. Raises
+    ValueError unless one of normals and values is given.
     """
     if (normals is None) == (values is None):
         raise ValueError("a SIREN takes points with normals, or points with values: one of the two")
@@ -214,13 +207,9 @@ def fit_auto_decoder(
 ):
     """DeepSDF's auto-decoder of training shapes (Park et al. 2019). -> `AutoDecoder`.
 
-    Args:
-      points: [P, D], shared by the shapes.
-      values: distances [S, P].
-      truncation: of distances, found and given, or None.
-      batch: shapes, and samples of each, in a step.
-      layers: of the network, which has rectifiers; at least 3.
-      until: seconds, limit; see `descend`.
+    points [P, D], shared by the shapes; distances `values` [S, P]; truncation of distances found
+    and given, or None; batch: shapes, and samples of each, in a step; layers: of rectifiers, at
+    least 3. until: as in `descend`.
     """
     values, points = jnp.asarray(values, jnp.float32), jnp.asarray(points, jnp.float32)
     width, num_layers, _ = layers

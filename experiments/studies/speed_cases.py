@@ -18,11 +18,11 @@ from measuring.training_step import TrainingStep
 from nid_jax import Factorisation, numerics
 from nid_jax.coding import gradient
 from nid_jax.coding.gram import normal_equations
+from nid_jax.coding.operators import sample
 from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
 from nid_jax.fields.experts import Layers
 from nid_jax.fitting import rendering
-from nid_jax.operators import sample
 
 LAYERS = 4
 FEATURES = 256
@@ -95,7 +95,7 @@ def largest_product(kind, sizes, points):
     return (sizes["E"], min(points, chunk), width, width)
 
 
-def basis_case(kind, sizes, _=None):
+def basis_case(kind, sizes, _):
     """Every expert at every point."""
     points = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (sizes["P"], 2)), jnp.float32)
     atoms = make_dictionary(kind, sizes)
@@ -136,7 +136,7 @@ def train_case(kind, sizes, side):
     return Case(f"train step, {kind}", sizes, program, work, (sizes["S"], "signals"))
 
 
-def render_case(kind, sizes, _=None):
+def render_case(kind, sizes, _):
     """Signals at many points, back in NumPy; K active experts, 0 being all."""
     dictionary = make_dictionary(kind, sizes)
     draw = np.random.default_rng(0)
@@ -220,7 +220,8 @@ def sine_cases(scale):
     training = scale.sweeps["train, independent"].sizes()[0]
 
     def both():
-        return [basis_case("independent", sizes), train_case("independent", training, scale.side)]
+        arguments = ("independent", sizes, scale.side), ("independent", training, scale.side)
+        return [basis_case(*arguments[0]), train_case(*arguments[1])]
 
     ours = both()
     with mock.patch.object(numerics, "sin", jnp.sin):
