@@ -279,20 +279,17 @@ def siren_rows(study, tuning, unseen, say, steps=300, rays=128):
 def run_size(size, folder):
     """All methods at all numbers of views. -> results of one table."""
     study = Study(size, folder)
-    side = study.side
-    print(
-        f"{side}x{side}: dictionary and prior in {study.learned.seconds:.0f} s, "
-        f"its best fit to the pixels {study.ceiling:.2f} dB",
-        flush=True,
+    side, seconds, ceiling = study.side, study.learned.seconds, study.ceiling
+    command.say(
+        f"{side}x{side}: dictionary and prior in {seconds:.0f} s, "
+        f"its best fit to the pixels {ceiling:.2f} dB"
     )
     truth = data.to_array(study.test)
-    begun = time.perf_counter()
     results, shown = {}, {}
     for views in size.views:
 
         def say(text, views=views):
-            spent = time.perf_counter() - begun
-            print(f"  {views:4d} views  {text}  ({spent:.0f} s)", flush=True)
+            command.say(f"{views:4d} views  {text}")
 
         tuning, unseen = (study.seen(some, views) for some in (study.tuning, study.test))
         rows = dictionary_rows(study, tuning, unseen, views, say)
@@ -316,32 +313,29 @@ def run_size(size, folder):
         "views": list(size.views),
         "phantoms": len(truth),
         "jitter": study.config.data.phantom.jitter,
-        "train_seconds": study.learned.seconds,
-        "ceiling": study.ceiling,
+        "train_seconds": seconds,
+        "ceiling": ceiling,
         "methods": results,
     }
 
 
 def mean(entry, key):
-    """Mean over phantoms of a score."""
+    """Mean over phantoms of a score, or seconds."""
     return float(np.mean(entry[key]))
 
 
 def table_of(result):
     """Three tables of one size: PSNR, SSIM, seconds."""
     parts = [
-        f"## {result['side']}x{result['side']}",
+        "## {0}x{0}".format(result["side"]),
         f"{result['phantoms']} unseen phantoms; jitter {result['jitter']:g}. Dictionary and prior "
         f"in {result['train_seconds']:.0f} s; its best fit to the pixels themselves "
         f"{result['ceiling']:.2f} dB.",
     ]
-    for title, read in (
-        ("PSNR, dB, at views", lambda e: mean(e, "psnr")),
-        ("SSIM", lambda e: mean(e, "ssim")),
-        ("seconds per slice", lambda e: e["seconds"]),
-    ):
+    titles = {"PSNR, dB, at views": "psnr", "SSIM": "ssim", "seconds per slice": "seconds"}
+    for title, key in titles.items():
         rows = [
-            [name, *(read(entries[v]) if v in entries else "–" for v in result["views"])]
+            [name, *(mean(entries[v], key) if v in entries else "–" for v in result["views"])]
             for name, entries in result["methods"].items()
         ]
         parts.append(tables.markdown_table(rows, [title, *map(str, result["views"])]))
@@ -356,7 +350,7 @@ def draw(results):
             name: (list(entries), [mean(entry, "psnr") for entry in entries.values()])
             for name, entries in result["methods"].items()
         }
-        title = f"unseen phantoms, {result['side']}x{result['side']}"
+        title = "unseen phantoms, {0}x{0}".format(result["side"])
         command.curves(axes, lines, "views", "PSNR, dB", title)
     return figure
 

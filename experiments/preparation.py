@@ -119,16 +119,16 @@ def measure(make, scale):
     vertices, faces = np.array(vertices, float), np.array(faces, np.int64)
     axis = np.linspace(-1, 1, size)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-    seconds = {"ours": [], "ours, processors": []}
+    ours, processors = [], []
     # Ours before and after: what else the machine does slows both.
-    found = None
     for number in range(repeats):
-        found, clock, processors = timed(lambda: distance.distance_grid(vertices, faces, size))
-        seconds["ours"].append(clock)
-        seconds["ours, processors"].append(processors)
+        found, *spent = timed(lambda: distance.distance_grid(vertices, faces, size))
+        ours.append(spent[0])
+        processors.append(spent[1])
         if number == repeats // 2:
-            truth, clock, processors = timed(lambda: brute(vertices, faces, points))
-            seconds["brute"], seconds["brute, processors"] = clock, processors
+            truth, *brutes = timed(lambda: brute(vertices, faces, points))
+    seconds = {"ours": ours, "ours, processors": processors}
+    seconds |= {"brute": brutes[0], "brute, processors": brutes[1]}
     found = found.reshape(-1).astype(float)
     near = np.abs(truth) < NEAR
     result = {

@@ -83,19 +83,16 @@ def learned_start(study):
 
 def transforms(study):
     """PCA and DCT with as many coefficients as there are experts, and with K of them."""
-    experts, top_k = study.base.dictionary.num_experts, study.top_k
-    flat, values = study.truth.reshape(study.count, -1), study.truth[0].size
+    experts, top_k, truth = study.base.dictionary.num_experts, study.top_k, study.truth
+    flat, values = truth.reshape(study.count, -1), truth[0].size
     pca, seconds = clocked(Components, study.train_signals.reshape(-1, values), experts)
     dct, kept = DCT(study.train_signals, experts), len(pca.axes)
-    costs = {
-        "PCA": 2 * kept * values,
-        "DCT": operations.cosine_transform(study.truth.shape[1:]),
-    }
+    costs = {"PCA": 2 * kept * values, "DCT": operations.cosine_transform(truth.shape[1:])}
     for name, count, encode, decode in (
         ("PCA", kept, lambda: pca.encode(flat), pca.decode),
-        ("DCT", experts, lambda: dct.encode(study.truth), dct.decode),
+        ("DCT", experts, lambda: dct.encode(truth), dct.decode),
         ("PCA", top_k, lambda: largest(pca.encode(flat), top_k), pca.decode),
-        ("DCT", top_k, lambda: largest(dct.encode_all(study.truth), top_k), dct.decode_all),
+        ("DCT", top_k, lambda: largest(dct.encode_all(truth), top_k), dct.decode_all),
     ):
         codes, taken, _ = median_seconds(encode)
         study.add(

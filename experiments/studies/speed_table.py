@@ -10,6 +10,7 @@ from nid_jax import devices, numerics
 from nid_jax.reporting import tables
 from studies.speed_cases import LAYERS
 
+GROWTH = ["what", "letter", "from", "to", "time x", "floor x", "memory x"]
 LETTERS = {"E": "experts", "P": "points", "S": "signals", "H": "width", "K": "active"}
 
 
@@ -46,14 +47,10 @@ def sweeps_of(results):
     found = []
     for group, members in itertools.groupby(results, key=lambda result: result.case.group):
         members = list(members)
-        base = members[0].case.sizes
         for letter in LETTERS:
-            line = [
-                result
-                for result in members
-                if result.case.sizes.get(letter)
-                and result.case.sizes | {letter: 0} == base | {letter: 0}
-            ]
+            base = members[0].case.sizes | {letter: 0}
+            line = [r for r in members if r.case.sizes.get(letter)]
+            line = [r for r in line if r.case.sizes | {letter: 0} == base]
             line.sort(key=lambda result: result.case.sizes[letter])
             if len(line) > 1:
                 found.append((group, letter, line))
@@ -81,27 +78,21 @@ def promises(results, sines, difference):
     """What the library promises beside what was measured: [what, measured, promised]."""
     shared = next(result for result in results if result.case.group == "basis, shared")
     basis, step, basis_library, step_library = (result.seconds.median for result in sines)
+    share = f"share of the matrix-product rate, basis of a trunk, {size_text(shared.case.sizes)}"
     # A layer multiplies the error of the sines below it by about omega0.
-    bound = 3 * 30 * numerics.SINE_ERROR * LAYERS
+    bound = f"below {3 * 30 * numerics.SINE_ERROR * LAYERS:.1e}"
+    ours = "independent basis, time with jnp.sin / with our sine"
     return [
-        [
-            f"share of the matrix-product rate, basis of a trunk, {size_text(shared.case.sizes)}",
-            shared.product_share.text(2),
-            "at least 0.7",
-        ],
-        [
-            "independent basis, time with jnp.sin / with our sine",
-            basis_library / basis,
-            "at least 3",
-        ],
+        [share, shared.product_share.text(2), "at least 0.7"],
+        [ours, basis_library / basis, "at least 3"],
         ["independent train step, the same", step_library / step, ""],
-        ["largest difference of that basis with jnp.sin", difference, f"below {bound:.1e}"],
+        ["largest difference of that basis with jnp.sin", difference, bound],
     ]
 
 
 def table(scale, results, sines, rates, difference, seconds):
     """table.md: rates of the machine, promises, every case, growth."""
-    memory = devices.peak_memory_bytes()
+    memory, promised = devices.peak_memory_bytes(), promises(results, sines, difference)
     machine = [[name, spread.median, spread.least, spread.most] for name, spread in rates.items()]
     parts = [
         f"# Speed, scale {scale}\n",
@@ -113,16 +104,11 @@ def table(scale, results, sines, rates, difference, seconds):
         "calls it is the first call's. Memory is what the compiled function holds.\n",
         tables.markdown_table(machine, ["this machine", "median", "least", "most"]),
         "## Promises\n",
-        tables.markdown_table(
-            promises(results, sines, difference), ["what", "measured", "promised"]
-        ),
+        tables.markdown_table(promised, ["what", "measured", "promised"]),
         "## Cases\n",
         command.table(COLUMNS, results + sines),
         "## Growth\n",
-        tables.markdown_table(
-            growth_of(results),
-            ["what", "letter", "from", "to", "time x", "floor x", "memory x"],
-        ),
+        tables.markdown_table(growth_of(results), GROWTH),
         ", ".join(f"{letter}: {word}" for letter, word in LETTERS.items()) + ". "
         f"Most memory the process held: {tables.format_bytes(memory['host'])}. "
         f"The whole run took {tables.format_duration(seconds)}.\n",
