@@ -5,7 +5,7 @@
 Unseen faces, three tables: a striped block whose place no method knows; random pixels, from 2% to
 100%, known; a block, scribbles and text, known. All methods see the same pictures in one run.
 Writes DIR/table.md, metrics.json, figure.png, unknown.png, pixels.png and known.png; dictionaries
-stay in DIR/dictionary and DIR/joint.
+stay in DIR/trained and DIR/joint.
 """
 
 import dataclasses
@@ -111,12 +111,10 @@ def load_config(scale, variant):
 
 def load_dictionaries(configs, folder):
     """Trained, as it is drawn, and trained as in the paper. -> {name: (dictionary, seconds)}."""
-    found = {}
+    found, task = {}, tasks.build(configs["cpu"])
     for name, variant in (("trained", "cpu"), ("joint", "paper")):
-        task, place = tasks.build(configs[variant]), "dictionary" if name == "trained" else name
-        one = learned(task, configs[variant], folder / place)
+        one = learned(tasks.build(configs[variant]), configs[variant], folder / name)
         found[name] = (one.dictionary, one.seconds)
-    task = tasks.build(configs["cpu"])
     return found | {"untrained": clocked(learning.untrained, task, configs["cpu"])}
 
 

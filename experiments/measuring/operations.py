@@ -6,6 +6,8 @@ a network costs twice its value. What the signals of one fit share (the atoms at
 Gram matrix, its factor) is divided by the number of signals. Rendering the result is not counted.
 """
 
+import math
+
 RULE = " ".join(__doc__.split("The rule: ")[1].split())
 
 
@@ -80,7 +82,4 @@ def convolutions(points, channels, width, experts):
 
 def cosine_transform(shape):
     """A product with a square matrix along every axis."""
-    values = 1
-    for side in shape:
-        values *= side
-    return 2 * values * sum(shape)
+    return 2 * math.prod(shape) * sum(shape)

@@ -1,7 +1,4 @@
-"""What a dictionary is compared with on video: backgrounds of low rank.
-
-Letters: T frames, V values of a frame.
-"""
+"""What a dictionary is compared with on video: low rank + sparse. T frames of V values."""
 
 import numpy as np
 import scipy.linalg
@@ -34,7 +31,8 @@ def principal_component_pursuit(matrix, lam=None, tolerance=1e-7, max_iterations
     mu_most = MU_MOST * mu
     for iteration in range(1, max_iterations + 1):
         low_rank = _shrink_singular(data - sparse + multiplier / mu, 1 / mu)
-        sparse = _shrink(data - low_rank + multiplier / mu, lam / mu)
+        rest = data - low_rank + multiplier / mu
+        sparse = rest - np.clip(rest, -lam / mu, lam / mu)
         residual = data - low_rank - sparse
         multiplier += mu * residual
         mu = min(mu * MU_GROWTH, mu_most)
@@ -45,10 +43,6 @@ def principal_component_pursuit(matrix, lam=None, tolerance=1e-7, max_iterations
         f"principal component pursuit: residual {error:.1e} after {max_iterations} iterations, "
         f"above {tolerance:.1e}"
     )
-
-
-def _shrink(values, threshold):
-    return values - np.clip(values, -threshold, threshold)
 
 
 def _shrink_singular(matrix, threshold):
@@ -64,9 +58,3 @@ def _shrink_singular(matrix, threshold):
     kept = values > threshold
     vectors, values = vectors[:, kept], values[kept]
     return (vectors * (1 - threshold / values)) @ (vectors.T @ matrix)
-
-
-def median_background(frames):
-    """The median of each value over time, for every frame: [T, ...] -> [T, ...], read-only."""
-    frames = np.asarray(frames)
-    return np.broadcast_to(np.median(frames, axis=0).astype(frames.dtype), frames.shape)

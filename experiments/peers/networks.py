@@ -14,8 +14,6 @@ from flax import nnx
 from nid_jax.fields import embeddings, experts
 from peers.descent import descend
 
-# ---- networks, one for each signal ------------------------------------------------------------
-
 
 class Network(NamedTuple):
     """A coordinate network at fixed points: inputs [P, F] (embedded coordinates), layer sizes."""
@@ -74,9 +72,6 @@ def fit_networks(network, targets, learning_rate, marks, key):
         return jax.vmap(network.residual)(layers, targets).sum()
 
     return descend(objective, layers, learning_rate, jnp.asarray(targets), marks=marks)
-
-
-# ---- a start that was learned -----------------------------------------------------------------
 
 
 class LearnedStart(NamedTuple):

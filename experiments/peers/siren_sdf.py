@@ -30,8 +30,6 @@ class Layers(NamedTuple):
 
 SIZE = Layers()
 
-# ---- one network for one shape ----------------------------------------------------------------
-
 
 class Siren(NamedTuple):
     """A fitted network; calling it gives the distances of points [P, D] -> float32 [P]."""
@@ -98,9 +96,6 @@ def fit_siren(
     data = (points, given)
     fit = descend(objective, network.draw(key), learning_rate, data, key=key, **until)
     return Siren(network, fit)
-
-
-# ---- one network for all shapes ---------------------------------------------------------------
 
 
 class AutoDecoder(NamedTuple):

@@ -90,12 +90,3 @@ def test_pursuit_keeps_the_type_and_takes_zeros():
 def test_pursuit_says_where_it_did_not_get_there():
     with pytest.raises(RuntimeError, match="after 3 iterations"):
         low_rank.principal_component_pursuit(sum(planted(9, 9, 1, 0.1, 0)), max_iterations=3)
-
-
-def test_median_background():
-    frames = np.random.default_rng(0).random((5, 3, 4, 2), np.float32)
-    background = low_rank.median_background(frames)
-    assert background.shape == frames.shape
-    assert background.dtype == np.float32
-    for at in range(5):
-        np.testing.assert_array_equal(background[at], np.sort(frames, axis=0)[2])
