@@ -132,11 +132,8 @@ def fitted(dictionary, seen, noise, local):
 
 def best_noise(dictionary, seen):
     """Of NOISES, by the prior of all; that of neighbours takes the same."""
-
-    def quality(noise):
-        return psnr(fitted(dictionary, seen, noise, False).render(), seen.truth)
-
-    return max(NOISES, key=quality)
+    fits = {noise: fitted(dictionary, seen, noise, False) for noise in NOISES}
+    return max(NOISES, key=lambda noise: psnr(fits[noise].render(), seen.truth))
 
 
 def dictionary_rows(study, tuning, unseen, views, say):
@@ -264,10 +261,8 @@ def siren_rows(study, tuning, unseen, say, steps=300, rays=128):
         found = descend(objective, layers, 3e-3, data, key=jax.random.key(1), marks=(steps,))
         return jax.vmap(network.render)(found.last.variables).reshape(-1, *shape, 1)
 
-    def quality(omega0):
-        return psnr(images_of(tuning.values[:1], omega0), tuning.truth[:1])
-
-    best = max(OMEGAS, key=quality)
+    found = {omega0: images_of(tuning.values[:1], omega0) for omega0 in OMEGAS}
+    best = max(OMEGAS, key=lambda omega0: psnr(found[omega0], tuning.truth[:1]))
     images, seconds = clocked(lambda: np.asarray(images_of(unseen.values[:count], best)))
     say(f"SIREN per slice: {psnr(images, unseen.truth[:count]):.2f} dB on {count}")
     return images, seconds * len(unseen.values) / count

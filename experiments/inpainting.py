@@ -327,11 +327,8 @@ def compare(title, cases, methods):
             rows["ssim"] += rounded(metrics.ssim(np.clip(found, 0, 1), case.truth))
             first.setdefault(name, found)
         results[name] = rows | {"told": method.told, "chosen": method.chosen}
-        print(
-            f"{title}: {name} {mean(rows['psnr']):.2f} dB, in the hole "
-            f"{mean(rows['hole']):.2f} dB  {method.chosen}",
-            flush=True,
-        )
+        whole, hole = mean(rows["psnr"]), mean(rows["hole"])
+        command.say(f"{title}: {name} {whole:.2f} dB, in the hole {hole:.2f} dB  {method.chosen}")
     return results, first
 
 

@@ -187,9 +187,7 @@ def run(scale, folder):
     for name, make in SHAPES.items():
         results[name] = measure(make, SCALES[scale])
         seconds = results[name]["seconds"]
-        print(
-            f"{name}: brute {seconds['brute']:.1f} s, ours {seconds['ours'][0]:.1f} s", flush=True
-        )
+        command.say(f"{name}: brute {seconds['brute']:.1f} s, ours {seconds['ours'][0]:.1f} s")
         title = f"# Signed distances of meshes on {size}^3 samples"
         parts = [title, table(results), notes, command.made()]
         command.write(folder, "\n\n".join(parts), {"results": results})

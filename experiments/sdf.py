@@ -42,11 +42,14 @@ FOCUSES = (0.0, 0.03)
 
 
 class Shapes(NamedTuple):
-    """Shapes to fit: values [S, M, 1] on the grid, clouds [S, Q, 6] and true meshes."""
+    """Shapes to fit: values [S, M, 1] on the grid, clouds [S, Q, 6] and true meshes.
+
+    numbers: of the test split."""
 
     values: np.ndarray
     clouds: np.ndarray
     meshes: list
+    numbers: range = range(0)
 
 
 class Result(NamedTuple):
@@ -90,18 +93,18 @@ def joint(config, steps):
     return config
 
 
-def fit(dictionary, chosen, seen, **changes):
-    """Codes of chosen test shapes by the library's own fit. -> Result.
+def fit(dictionary, truth, seen, **changes):
+    """Codes of shapes by the library's own fit. -> Result.
 
     seen: share of the grid's samples, or 'cloud'. changes: of config.fit, by flattened key.
     """
-    samples = {"samples.seen": CLOUD} if seen == CLOUD else {"samples.seen": "grid"}
-    if seen != CLOUD:
-        samples["samples.fraction"] = seen
-    samples |= {"num_signals": 0, **changes}
-    config = changed(dictionary.config, {f"fit.{key}": value for key, value in samples.items()})
+    grids = {"samples.seen": "grid", "samples.fraction": seen}
+    changes |= {"samples.seen": CLOUD} if seen == CLOUD else grids
+    changes = {f"fit.{key}": value for key, value in changes.items()}
+    config = changed(dictionary.config, changes, **{"fit.num_signals": 0})
     task = task_of(config)
-    found = dictionary.fit_collection(task, SubsetCollection(task.open("test"), chosen), config)
+    collection = SubsetCollection(task.open("test"), truth.numbers)
+    found = dictionary.fit_collection(task, collection, config)
     seconds = (found.seconds - found.compile_seconds) / len(found)
     return Result(found.render().reshape(len(found), -1), seconds)
 
@@ -118,6 +121,7 @@ def shapes(config, chosen):
         np.stack([collection[i].reshape(-1, 1) for i in chosen]),
         np.stack([clouds(i) for i in chosen]),
         [collection.mesh(i) for i in chosen],
+        chosen,
     )
 
 
@@ -171,31 +175,27 @@ def gaussians(known, pca, fraction, held, truth, tuning):
     known: {name: NeuralDictionary}; pca: (Components, their prior).
     """
     found = {}
-    count, extra = len(truth.values), range(len(truth.values), len(truth.values) + len(held.values))
     for name, dictionary in known.items():
 
-        def solve(noise, neighbours, focus, chosen=extra, dictionary=dictionary):
+        def solve(noise, neighbours, focus, some=held, dictionary=dictionary):
             changes = {"gaussian.noise": noise, "gaussian.neighbours": neighbours}
-            changes["samples.focus"] = focus
-            return fit(dictionary, chosen, fraction, solver="gaussian", **changes)
+            changes |= {"solver": "gaussian", "samples.focus": focus}
+            return fit(dictionary, some, fraction, **changes)
 
         best = tuned(solve, held, len(dictionary.prior.codes), fraction)
-        tuning[f"{name}, {fraction}"] = best
-        found[name] = solve(*best, chosen=range(count))
+        tuning[f"{name}, {fraction}"], found[name] = best, solve(*best, truth)
     places = places_of(dictionary.config, fraction)
 
-    def most_probable(noise, neighbours, focus, values=held.values):
-        distances, spent = clocked(
-            components.most_probable, *pca, values, places, noise, neighbours, focus
-        )
-        return Result(distances, spent / len(values))
+    def most_probable(noise, neighbours, focus, some=held):
+        given = (some.values, places, noise, neighbours, focus)
+        distances, spent = clocked(components.most_probable, *pca, *given)
+        return Result(distances, spent / len(distances))
 
     best = tuned(most_probable, held, len(pca[1].codes), fraction)
     tuning[f"PCA, {fraction}"] = best
-    # Once for what is compiled.
-    most_probable(*best, values=truth.values)
+    most_probable(*best, truth)  # compiles
     name = f"PCA of the grids, {len(pca[0].axes)} components"
-    return found | {name: most_probable(*best, values=truth.values)}
+    return found | {name: most_probable(*best, truth)}
 
 
 def sirens(points, truth, seconds, places=None):
@@ -258,8 +258,7 @@ def from_clouds(name, dictionary, truth):
     found = {}
     for label, iterations in (("surface, linear", 0), ("surface, Gauss-Newton", 10)):
         changes = {"solver": "surface", "surface.iterations": iterations}
-        result = fit(dictionary, range(len(truth.values)), CLOUD, **changes)
-        found[f"{name}, {label}"] = result
+        found[f"{name}, {label}"] = result = fit(dictionary, truth, CLOUD, **changes)
     seconds = result.seconds
     found["SIREN per shape, the same seconds"] = sirens(points, truth, seconds)
     found["SIREN per shape, 10 times, 8 s at most"] = sirens(points, truth, min(10 * seconds, 8))
@@ -271,17 +270,16 @@ def compare(known, paper, decoder, pca, folder):
     """All methods at all shares. -> scores {samples: {method: row}}, choices of the tuning."""
     name, main = next(iter(known.items()))
     total = main.config.data.num_test
-    held_count = total // 3
-    truth = shapes(main.config, range(total - held_count))
-    held = shapes(main.config, range(total - held_count, total))
+    count = total - total // 3
+    truth, held = (shapes(main.config, some) for some in (range(count), range(count, total)))
     scores, tuning, drawn = {}, {}, {}
     for fraction in FRACTIONS:
         results = gaussians(known, pca, fraction, held, truth, tuning)
-        count, ours = range(len(truth.values)), results[name]
+        ours = results[name]
         plain = {"solver": "ridge", "ridge.lam": "gcv", "samples.focus": 0.0}
-        results["NID, ridge without the prior"] = fit(main, count, fraction, **plain)
+        results["NID, ridge without the prior"] = fit(main, truth, fraction, **plain)
         if fraction in (1.0, 0.02):
-            found = fit(paper, count, fraction, **{"samples.focus": 0.0})
+            found = fit(paper, truth, fraction, **{"samples.focus": 0.0})
             results["NID as in the paper: joint, gradient"] = found
         results |= peers_of(main.config, decoder, truth, fraction, ours.seconds)
         samples = f"{100 * fraction:g}%"

@@ -152,15 +152,9 @@ def solver_cost(study, dictionary, solver, steps):
         else:
             cost += operations.network((points * study.channels, experts))
         return cost + 2 * top_k**3 / 3
-    costs = {
-        "ridge": lambda: operations.ridge(experts, count),
-        "gaussian": lambda: operations.gaussian(experts, count, NOISES_TRIED),
-        "lasso": lambda: operations.lasso(experts, steps),
-        "omp": lambda: operations.omp(experts, top_k),
-        "iht": lambda: operations.iht(experts, top_k, steps),
-        "gradient": lambda: operations.gradient_on_gram(experts, steps),
-    }
-    return cost + costs[solver.name]()
+    if isinstance(solver, nid.Gaussian):
+        steps = NOISES_TRIED
+    return cost + operations.solve(solver.name, experts, count, top_k, steps)
 
 
 # About as many variances as the search for the noise of highest evidence looks at, and the last.
