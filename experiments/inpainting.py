@@ -75,24 +75,19 @@ def corrupted(collection, kind, share, draw):
     return Case(pictures.astype(np.float32), truth, seen)
 
 
-class Training(NamedTuple):
-    """Training faces for peers: rows of all [N, V], rows of the first three quarters of the
-    originals and their copies, and the originals of the last quarter, on which peers are tuned."""
+class Training:
+    """Training faces for peers: rows of all [N, V], `known` rows of the first three quarters of the
+    originals and their copies, and `checked`, the originals of the last quarter, on which peers are
+    tuned."""
 
-    rows: np.ndarray
-    known: np.ndarray
-    checked: SubsetCollection
-
-
-def split_training(collection):
-    """-> Training."""
-    rows = to_array(collection).reshape(len(collection), -1).astype(np.float64)
-    originals = [name.split("/")[0] for name in collection.names]
-    distinct = sorted(set(originals))
-    last = set(distinct[-max(1, len(distinct) // 4) :])
-    held = np.array([name in last for name in originals])
-    whole = np.array(["/" not in name for name in collection.names])
-    return Training(rows, rows[~held], SubsetCollection(collection, np.flatnonzero(held & whole)))
+    def __init__(self, collection):
+        self.rows = rows_of(to_array(collection))
+        originals = [name.split("/")[0] for name in collection.names]
+        distinct = sorted(set(originals))
+        held = np.isin(originals, distinct[-max(1, len(distinct) // 4) :])
+        whole = np.array(["/" not in name for name in collection.names])
+        self.known = self.rows[~held]
+        self.checked = SubsetCollection(collection, np.flatnonzero(held & whole))
 
 
 # ---- dictionaries ------------------------------------------------------------------------------
@@ -351,7 +346,7 @@ def run(scale, folder):
     configs = {variant: load_config(scale, variant) for variant in variants}
     known = load_dictionaries(configs, folder)
     task = tasks.build(configs["cpu"])
-    train, faces = split_training(task.open("train")), task.open("test").collection
+    train, faces = Training(task.open("train")), task.open("test").collection
     results, sheets = {}, {}
 
     def add(title, kind, share, methods):

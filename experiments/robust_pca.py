@@ -62,30 +62,16 @@ def known(collection):
     return Clip(to_array(collection), *(np.stack([one(i) for i in count]) for one in parts))
 
 
-def timed(function, *arguments):
-    """Result of function(*arguments) -> background."""
+def timed(shape, function, *arguments):
+    """Result of function(*arguments), a background of that shape however laid out."""
     background, seconds = clocked(function, *arguments)
-    return Result(np.asarray(background, np.float32), seconds)
+    return Result(np.asarray(background, np.float32).reshape(shape), seconds)
 
 
-def truncated_svd(frames, rank):
-    """The nearest frames of that rank in squared error: PCA without a mean."""
-    left, values, right = np.linalg.svd(frames.reshape(len(frames), -1), full_matrices=False)
-    return ((left[:, :rank] * values[:rank]) @ right[:rank]).reshape(frames.shape)
-
-
-def pursuit(frames):
-    """The low-rank part of principal component pursuit, at its authors' settings."""
-    low, _, _ = low_rank.principal_component_pursuit(frames.reshape(len(frames), -1))
-    return low.reshape(frames.shape)
-
-
-def refined_from(start, frames, rank, steps):
-    """What the refinement makes of any start of that rank, no dictionary needed."""
-    shape = frames.shape[1:-1]
-    flat = [values.reshape(len(frames), -1, frames.shape[-1]) for values in (start, frames)]
-    found = LowRank(rank=rank, steps=steps).refine(sample(shape), shape, *flat)
-    return np.asarray(found).reshape(frames.shape)
+def truncated_svd(rows, rank):
+    """The nearest frames [T, V] of that rank in squared error: PCA without a mean."""
+    left, values, right = np.linalg.svd(rows, full_matrices=False)
+    return (left[:, :rank] * values[:rank]) @ right[:rank]
 
 
 def as_trained(model, shape):
@@ -99,7 +85,8 @@ def dictionary_methods(config, folder):
     task = tasks.build(config)
     trained = learned(task, config, folder)
     clip = known(task.open("train"))
-    codes = timed(as_trained, trained.dictionary.model, clip.frames.shape)
+    shape = clip.frames.shape
+    codes = timed(shape, as_trained, trained.dictionary.model, shape)
     # Codes by the robust solver, the dictionary frozen.
     solver, refinement = solver_from_config(config.fit), refining.from_config(config.fit.refine)
     robust = trained.dictionary.fit(clip.frames, solver=solver)
@@ -116,15 +103,24 @@ def dictionary_methods(config, folder):
 
 def peer_methods(clip, rank, steps):
     """{method: Result} of what learns nothing. rank: of the dictionary's background."""
-    frames = clip.frames
-    svd = timed(truncated_svd, frames, rank)
-    refined_from(svd.background, frames, rank, steps)  # compiles
-    refined = timed(refined_from, svd.background, frames, rank, steps)
+    frames, shape = clip.frames, clip.frames.shape
+    rows, grid, cube = frames.reshape(len(frames), -1), shape[1:-1], (len(frames), -1, shape[-1])
+    svd = timed(shape, truncated_svd, rows, rank)
+
+    def refined():
+        """What the refinement makes of any start of that rank, no dictionary needed."""
+        start, given = svd.background.reshape(cube), frames.reshape(cube)
+        return LowRank(rank=rank, steps=steps).refine(sample(grid), grid, start, given)
+
+    refined()  # compiles
+    after = timed(shape, refined)
     return {
-        "principal component pursuit": timed(pursuit, frames),
-        "median": timed(lambda: np.broadcast_to(np.median(frames, axis=0), frames.shape)),
+        "principal component pursuit": timed(
+            shape, lambda: low_rank.principal_component_pursuit(rows)[0]
+        ),
+        "median": timed(shape, lambda: np.broadcast_to(np.median(frames, axis=0), shape)),
         "truncated SVD": svd,
-        "truncated SVD, refined": refined._replace(seconds=refined.seconds + svd.seconds),
+        "truncated SVD, refined": after._replace(seconds=after.seconds + svd.seconds),
         "true background": Result(clip.truth, 0.0),
     }
 

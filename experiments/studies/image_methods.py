@@ -258,9 +258,6 @@ def all_dictionaries(study):
     gradient_on_pixels(study, "NID as in the paper", paper, study.top_k)
 
 
-# ---- patches of the sizes that the original code was measured at ---------------------------------
-
-
 def patches(path, scale, output):
     """K = 32 of E = 256 on a trunk of width 128: seconds of training, milliseconds of fitting."""
     changes = {**PATCHES, "data.root": path}

@@ -132,9 +132,6 @@ def setting_of(name, scale):
     return dataclasses.replace(setting, **further)
 
 
-# ---- results ----------------------------------------------------------------------------------
-
-
 @dataclasses.dataclass
 class Result:
     """One method on one data set. seconds, operations and numbers are per signal."""

@@ -89,14 +89,6 @@ NOTES = (
 )
 
 
-def draw(studies):
-    """PSNR against seconds per signal, a panel for each data set."""
-    figure, panels = command.panels(len(studies), 1, 12, 6.2)
-    for axes, study in zip(panels[:, 0], studies, strict=True):
-        _panel(axes, study)
-    return figure
-
-
 SHAPES = {
     "ridge, factorisation kept": "^",
     "ridge": "s",
@@ -143,6 +135,14 @@ def _panel(axes, study):
     )
     axes.grid(alpha=0.3, which="both")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+
+
+def draw(studies):
+    """PSNR against seconds per signal, a panel for each data set."""
+    figure, panels = command.panels(len(studies), 1, 12, 6.2)
+    for axes, study in zip(panels[:, 0], studies, strict=True):
+        _panel(axes, study)
+    return figure
 
 
 def write(output, studies, notes, scale):
