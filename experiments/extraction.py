@@ -10,7 +10,6 @@ Writes DIR/table.md, metrics.json and figure.png.
 """
 
 import functools
-import resource
 import time
 
 import numpy as np
@@ -23,6 +22,7 @@ from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
 import nid_jax as nid
+from nid_jax import devices
 from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
 from nid_jax.fields.coordinates import grid, points_at
@@ -75,11 +75,6 @@ def values_at(fit, points):
     return fit.at(padded.astype(np.float32), CHUNK)[0, : len(points), 0]
 
 
-def peak_bytes():
-    """The most memory that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def piece_seconds(fit, resolution, draw):
     """Seconds that a random contiguous piece of the lattice takes, for the whole lattice."""
     count = int(resolution**3 * PIECE)
@@ -111,14 +106,14 @@ def measure(size, resolution):
     """One row: sparse extraction and the whole lattice, in this process."""
     fit = fitted(size)
     values_at(fit, np.zeros((1, 3)))  # compiles
-    base, draw = peak_bytes(), np.random.default_rng(1)
+    base, draw = devices.peak_memory_bytes()["host"], np.random.default_rng(1)
     whole = resolution**3 <= WHOLE
     pieces = [] if whole else [piece_seconds(fit, resolution, draw)]
     begun = time.perf_counter()
     vertices, faces, effort = level_set.extract(
         functools.partial(values_at, fit), resolution, bound=TRUNCATION
     )
-    seconds, peak = time.perf_counter() - begun, peak_bytes()
+    seconds, peak = time.perf_counter() - begun, devices.peak_memory_bytes()["host"]
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     row = {
         "resolution": resolution,

@@ -142,29 +142,28 @@ def by_rows(function, case):
     return np.stack([function(x, s) for x, s in rows]).reshape(case.pictures.shape)
 
 
-def siren(case, omega0, steps, power, marks=SIREN_MARKS):
+def siren(_, omega0, steps, power):
     """A SIREN of every face, from its pixels; power 1: all of them, 2: those seen."""
-    shape, channels = case.pictures.shape[1:3], case.pictures.shape[-1]
-    network = networks.siren(grid(shape), channels, 64, 3, omega0)
-    keys = jax.random.split(jax.random.key(0), len(case.pictures))
-    layers = jax.vmap(network.draw)(keys)
-    targets = jnp.asarray(case.pictures.reshape(len(keys), -1, channels))
-    seen = case.seen if power == 2 else np.ones_like(case.seen)
-    seen = jnp.asarray(seen.reshape(len(keys), -1), jnp.float32)
-    residual = jax.vmap(completion.masked_residual(network, power))
+    reached = [mark for mark in SIREN_MARKS if mark <= steps]
 
-    def objective(layers, data, _):
-        return residual(layers, *data).sum()
+    def fill(case):
+        shape, channels = case.pictures.shape[1:3], case.pictures.shape[-1]
+        network = networks.siren(grid(shape), channels, 64, 3, omega0)
+        keys = jax.random.split(jax.random.key(0), len(case.pictures))
+        targets = jnp.asarray(case.pictures.reshape(len(keys), -1, channels))
+        seen = case.seen if power == 2 else np.ones_like(case.seen)
+        seen = jnp.asarray(seen.reshape(len(keys), -1), jnp.float32)
+        residual = jax.vmap(completion.masked_residual(network, power))
 
-    reached = [mark for mark in marks if mark <= steps]
-    found = descend(objective, layers, 3e-3, (targets, seen), marks=reached).last
-    images = np.asarray(jax.vmap(network.render)(found.variables)).reshape(case.pictures.shape)
-    return completion.filled(images, case.pictures, case.seen) if power == 2 else images
+        def objective(layers, data, _):
+            return residual(layers, *data).sum()
 
+        layers = jax.vmap(network.draw)(keys)
+        found = descend(objective, layers, 3e-3, (targets, seen), marks=reached).last
+        images = np.asarray(jax.vmap(network.render)(found.variables)).reshape(case.pictures.shape)
+        return completion.filled(images, case.pictures, case.seen) if power == 2 else images
 
-def sirens(_, **options):
-    """`siren`, which learns nothing from training faces."""
-    return functools.partial(siren, **options)
+    return fill
 
 
 def biharmonic(case):
@@ -249,6 +248,8 @@ def unknown_methods(train, known, configs, smoke):
     trims = {"trim": (2.0, 2.5, 3.0), "reach": (1.0, 1.5)}
     ranks = (5, 20) if smoke else (5, 10, 20, 40, 80, 160)
     steps = (25, 50) if smoke else SIREN_MARKS
+    robust = configs["cpu"]
+    plain = {"robust.use_prior": False, "robust.noise": 0.0, "robust.trim": 0.0}
     robust_pca = choose(partial(pca, robust=True), rank=ranks)
     robust_pixels = choose(pixel_gaussian, shrinkage=(0.01, 0.1), scale=(0.2, 0.4, 0.8))
     hole_by_pca = partial(from_detected, pilot=robust_pca.fill)
@@ -261,20 +262,12 @@ def unknown_methods(train, known, configs, smoke):
         "biharmonic, hole by PCA": choose(partial(hole_by_pca, fill=biharmonic), **trims),
         "total variation, hole by PCA": choose(partial(hole_by_pca, fill=least), **trims),
         "SIREN per face, L1": choose(
-            partial(sirens, power=1), True, omega0=(5.0, 15.0, 30.0), steps=steps
+            partial(siren, power=1), True, omega0=(5.0, 15.0, 30.0), steps=steps
         ),
         "Gaussian of pixels, L1": robust_pixels,
         "Gaussian of pixels, L1, trimmed": choose(trimmed, shrinkage=(0.01, 0.1), **trims),
-        **robust_dictionaries(known, configs),
-    }
-
-
-def robust_dictionaries(known, configs):
-    """Fits of dictionaries; their settings are those of configs/inpainting.py."""
-    robust, paper = configs["cpu"], configs["paper"]
-    plain = {"robust.use_prior": False, "robust.noise": 0.0, "robust.trim": 0.0}
-    return {
-        "NID, L1 by gradient (the paper)": ours(known["joint"], paper, slow=True),
+        # Settings of a dictionary's fits are those of configs/inpainting.py.
+        "NID, L1 by gradient (the paper)": ours(known["joint"], configs["paper"], slow=True),
         "NID robust, no prior": ours(known["trained"], robust, **plain),
         "NID robust, prior": ours(known["trained"], robust, **{"robust.trim": 0.0}),
         "NID robust, prior, trimmed": ours(known["trained"], robust),
@@ -291,7 +284,7 @@ def known_methods(train, known, config, kind, share, smoke):
         "total variation": choose(total_variation, weight=(1e-3, 3e-3, 1e-2, 3e-2)),
     }
     if not smoke:
-        way = functools.partial(sirens, power=2)
+        way = functools.partial(siren, power=2)
         found["SIREN per face"] = choose(way, True, omega0=(5.0, 15.0), steps=SIREN_MARKS)
     pixels = functools.partial(pixel_gaussian, told=True)
     options = {"shrinkage": (0.0, 0.03, 0.1), "noise": (1e-4, 1e-3, 3e-3)}

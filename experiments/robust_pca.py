@@ -191,14 +191,11 @@ def write(folder, scores, note):
 
 def configured(scale, gray, noise):
     """The config of one clip."""
-    config = command.config_of("video", "smoke" if scale == "smoke" else "cpu")
-    config.data.gray, config.data.clip.noise = gray, noise
+    changes = {"data.gray": gray, "data.clip.noise": noise}
     if scale == "paper":
         # Frames of a surveillance camera's size.
-        config.data.size = (240, 320)
-        config.data.clip.num_frames = 200
-        config.train.steps = 5000
-    return config
+        changes |= {"data.size": (240, 320), "data.clip.num_frames": 200, "train.steps": 5000}
+    return command.config_of("video", "smoke" if scale == "smoke" else "cpu", changes)
 
 
 def run(scale, folder):

@@ -42,9 +42,8 @@ FOCUSES = (0.0, 0.03)
 
 
 class Shapes(NamedTuple):
-    """Shapes to fit: values [S, M, 1] on the grid, clouds [S, Q, 6] and true meshes.
-
-    numbers: of the test split."""
+    """Shapes to fit: values [S, M, 1] on the grid, clouds [S, Q, 6], true meshes, and which of the
+    test split they are."""
 
     values: np.ndarray
     clouds: np.ndarray

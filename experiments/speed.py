@@ -5,7 +5,7 @@
 Writes table.md, metrics.json and figure.png. Every time stands beside its floor: the operations of
 its matrix products over this machine's rate of them plus its sines over the rate of those, or the
 bytes it must move where that takes longer. With --peer=torch it is measured beside PyTorch instead:
-see torch_peer.py.
+see studies/torch_contests.py.
 """
 
 import dataclasses

@@ -108,40 +108,38 @@ COLOURS = {
 }
 
 
-def _panel(axes, study):
-    """Descents as lines; what is solved at once as markers: a colour for each dictionary and a
-    shape for each solver."""
-    lines = [result for result in study.results if result.curve]
-    for number, result in enumerate(lines):
-        seconds, psnr = zip(*result.curve, strict=True)
-        colour = ("C0", "C9", "C1", "C2", "C4", "C5", "deeppink")[number % 7]
-        axes.plot(seconds, psnr, "o-", ms=3, color=colour, label=result.family)
-    in_lines, edge = {result.family for result in lines}, {"markeredgecolor": "black"}
-    for result in study.results:
-        if result.family in in_lines:
-            continue
-        dictionary, _, solver = result.family.partition(": ")
-        shape = SHAPES.get(solver, "D" if dictionary == "PCA" else "d")
-        colour = COLOURS.get(dictionary, "gold" if "largest" in result.method else "black")
-        look = {"ms": 9, "color": colour, "markeredgewidth": 0.5, "linestyle": "none", **edge}
-        axes.plot(result.seconds, result.psnr, shape, label=result.method, **look)
-    scores = [result.psnr for result in study.results]
-    axes.set(
-        xscale="log",
-        xlabel="seconds per signal",
-        ylabel="PSNR of unseen signals, dB",
-        title=study.title,
-        ylim=(max(min(scores) - 1, 5), min(max(scores) + 1, HIGHEST_PSNR)),
-    )
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
-
-
 def draw(studies):
-    """PSNR against seconds per signal, a panel for each data set."""
+    """PSNR against seconds per signal, a panel for each data set.
+
+    Descents are lines; what is solved at once are markers: a colour for each dictionary and a shape
+    for each solver.
+    """
     figure, panels = command.panels(len(studies), 1, 12, 6.2)
     for axes, study in zip(panels[:, 0], studies, strict=True):
-        _panel(axes, study)
+        lines = [result for result in study.results if result.curve]
+        for number, result in enumerate(lines):
+            seconds, psnr = zip(*result.curve, strict=True)
+            colour = ("C0", "C9", "C1", "C2", "C4", "C5", "deeppink")[number % 7]
+            axes.plot(seconds, psnr, "o-", ms=3, color=colour, label=result.family)
+        in_lines, edge = {result.family for result in lines}, {"markeredgecolor": "black"}
+        for result in study.results:
+            if result.family in in_lines:
+                continue
+            dictionary, _, solver = result.family.partition(": ")
+            shape = SHAPES.get(solver, "D" if dictionary == "PCA" else "d")
+            colour = COLOURS.get(dictionary, "gold" if "largest" in result.method else "black")
+            look = {"ms": 9, "color": colour, "markeredgewidth": 0.5, "linestyle": "none", **edge}
+            axes.plot(result.seconds, result.psnr, shape, label=result.method, **look)
+        scores = [result.psnr for result in study.results]
+        axes.set(
+            xscale="log",
+            xlabel="seconds per signal",
+            ylabel="PSNR of unseen signals, dB",
+            title=study.title,
+            ylim=(max(min(scores) - 1, 5), min(max(scores) + 1, HIGHEST_PSNR)),
+        )
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
     return figure
 
 

@@ -18,11 +18,6 @@ def size_text(sizes):
     return " ".join(f"{letter}={sizes[letter]}" for letter in LETTERS if sizes.get(letter))
 
 
-def memory_of(result):
-    """Bytes, 0 where they are not known."""
-    return result.case.program.memory
-
-
 def throughput(result):
     """Items a second."""
     items, what = result.case.items
@@ -37,7 +32,7 @@ COLUMNS = {
     "floor / time": lambda result: result.reached.text(2),
     "floor of such products / time": lambda result: result.shaped.text(2),
     "throughput": throughput,
-    "memory": lambda r: tables.format_bytes(memory_of(r)) if memory_of(r) else None,
+    "memory": lambda r: tables.format_bytes(m) if (m := r.case.program.memory) else None,
     "compile s": lambda result: result.case.program.seconds,
 }
 
@@ -67,7 +62,9 @@ def growth_of(results):
             large.case.sizes[letter],
             large.seconds.median / small.seconds.median,
             large.floor.median / small.floor.median,
-            memory_of(large) / memory_of(small) if memory_of(small) else None,
+            large.case.program.memory / small.case.program.memory
+            if small.case.program.memory
+            else None,
         ]
         for group, letter, line in sweeps_of(results)
         for small, large in itertools.pairwise(line)
