@@ -134,14 +134,6 @@ def rows_of(pictures_):
     return pictures_.reshape(len(pictures_), -1).astype(np.float64)
 
 
-def by_rows(function, case):
-    """function(row [V], seen [V]) of every picture -> [S, H, W, C]."""
-    channels = case.pictures.shape[-1]
-    seen = np.repeat(case.seen.reshape(len(case.seen), -1), channels, axis=1)
-    rows = zip(rows_of(case.pictures), seen, strict=True)
-    return np.stack([function(x, s) for x, s in rows]).reshape(case.pictures.shape)
-
-
 def siren(_, omega0, steps, power):
     """A SIREN of every face, from its pixels; power 1: all of them, 2: those seen."""
     reached = [mark for mark in SIREN_MARKS if mark <= steps]
@@ -204,7 +196,9 @@ def pixel_gaussian(rows, shrinkage, noise=1e-3, scale=0.0, told=False):
         return model.fit_robustly(row, scale) if scale else model.complete(row, seen, noise)
 
     def fill(case):
-        found = by_rows(complete, case)
+        seen = np.repeat(case.seen.reshape(len(case.seen), -1), case.pictures.shape[-1], axis=1)
+        pairs = zip(rows_of(case.pictures), seen, strict=True)
+        found = np.stack([complete(*pair) for pair in pairs]).reshape(case.pictures.shape)
         return completion.filled(found, case.pictures, case.seen) if told else found
 
     return fill

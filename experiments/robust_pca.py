@@ -214,8 +214,7 @@ def run(scale, folder):
             scores[name][method] = row
             print(f"{name}: {method}: {row}", flush=True)
         name = f"frames_{number}.png" if number else "frames.png"
-        middle = len(clip.frames) // 2
-        sheet(folder / name, clip, results, config.fit.threshold, middle)
+        sheet(folder / name, clip, results, config.fit.threshold, len(clip.frames) // 2)
     note = (
         f"{len(clip.frames)} frames of {' x '.join(map(str, clip.frames.shape[1:3]))}; masks: "
         f"residuals above {config.fit.threshold}; rank: singular values above 1e-3 of the largest; "

@@ -233,8 +233,7 @@ def rbf(points, truth, places=None, delta=0.02):
 def peers_of(config, decoder, truth, fraction, seconds):
     """Networks per shape, DeepSDF, and interpolation, at one share. -> {name: Result}."""
     points, places = grid(tuple(config.data.size)), places_of(config, fraction)
-    found = {}
-    quick = max(seconds, 0.02)
+    found, quick = {}, max(seconds, 0.02)
     if fraction in (1.0, 0.02):
         found["SIREN per shape, the same seconds"] = sirens(points, truth, quick, places)
         found["SIREN per shape, 10 times"] = sirens(points, truth, 10 * quick, places)
@@ -253,8 +252,7 @@ def peers_of(config, decoder, truth, fraction, seconds):
 
 def from_clouds(name, dictionary, truth):
     """All that works from oriented points alone. -> {name: Result}."""
-    points = grid(tuple(dictionary.config.data.size))
-    found = {}
+    points, found = grid(tuple(dictionary.config.data.size)), {}
     for label, iterations in (("surface, linear", 0), ("surface, Gauss-Newton", 10)):
         changes = {"solver": "surface", "surface.iterations": iterations}
         found[f"{name}, {label}"] = result = fit(dictionary, truth, CLOUD, **changes)

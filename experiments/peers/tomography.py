@@ -113,10 +113,8 @@ def total_variation(sinogram, matrix, shape, weight, iterations=500):
 
 def _gradient(image):
     """Forward differences along rows and columns, [2, H, W]; zero at the last of each."""
-    slopes = np.zeros((2, *image.shape))
-    slopes[0, :-1] = np.diff(image, axis=0)
-    slopes[1, :, :-1] = np.diff(image, axis=1)
-    return slopes
+    down = np.diff(image, axis=0, append=image[-1:])
+    return np.stack([down, np.diff(image, axis=1, append=image[:, -1:])])
 
 
 def _divergence(slopes):

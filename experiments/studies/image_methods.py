@@ -35,8 +35,7 @@ def per_image_networks(study):
     shape, marks, key = study.setting.network, study.setting.marks, jax.random.key(0)
     few = tuple(mark for mark in marks if mark <= shape["steps"])
     size = (study.channels, shape["width"], shape["num_layers"])
-    features = {"size": shape["size"], "scale": shape["scale"], "key": key}
-    fourier = networks.fourier_network(study.points, *size, **features)
+    fourier = networks.fourier_network(study.points, *size, shape["size"], shape["scale"], key)
     for name, network, rate, until in (
         ("small SIREN per image", small_siren(study), 3e-3, marks),
         ("SIREN per image", networks.siren(study.points, *size), 1e-3, few),
