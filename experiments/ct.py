@@ -11,23 +11,21 @@ Writes DIR/table.md, metrics.json, figure.png, slices_*.png; dictionaries stay i
 import dataclasses
 import functools
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measuring import command, dictionaries
+from measuring import command
 from measuring.command import clocked
+from measuring.dictionaries import changed, learned
 from peers import tomography
 from peers.descent import descend
 from peers.networks import siren
 
-from nid_jax import data, metrics, tasks
-from nid_jax.coding import grid_operator, operators
-from nid_jax.coding.gram import normal_equations
-from nid_jax.coding.neighbours import local_gaussian
-from nid_jax.coding.prior import gaussian
-from nid_jax.coding.ridge import ridge
-from nid_jax.fitting import refining, rendering
+import nid_jax as nid
+from nid_jax import data, learning, metrics, operators, tasks
+from nid_jax.coding import grid_operator
 from nid_jax.reporting import tables
 
 
@@ -57,7 +55,6 @@ SCALES["paper"] = tuple(
     dataclasses.replace(SCALES[name][0], test=50, views=VIEWS) for name in ("cpu", "large", "huge")
 )
 VALIDATION = 4
-TUNING, UNSEEN = slice(0, VALIDATION), slice(VALIDATION, None)
 NEIGHBOURS = 500
 NOISES = (0.25, 0.5, 1.0, 2.0)
 REFINEMENTS = ((0.003, 1.0), (0.03, 0.1), (0.1, 0.003))
@@ -67,8 +64,16 @@ OMEGAS = (10.0, 20.0)
 FILTERS = tuple({"filter_name": name} for name in ("ramp", "hann", "cosine"))
 
 
+class Seen(NamedTuple):
+    """Phantoms for tuning, or unseen ones: what is measured of each, and the truth [S, H, W, 1]."""
+
+    operator: nid.operators.Operator
+    values: np.ndarray
+    truth: np.ndarray
+
+
 class Study:
-    """Data, dictionary and prior of one size."""
+    """Data and dictionary of one size."""
 
     def __init__(self, size, folder):
         config = command.config_of("ct", size.variant, size.changes)
@@ -78,20 +83,22 @@ class Study:
         config.operator.parallel_beam.update({"centre": tuple(centre), "offset": float(offset)})
         config.data.num_test = size.test
         self.size, self.config, self.side = size, config, side
-        task = tasks.build(config)
-        self.train, self.test = task.open("train"), task.open("test")
+        self.task = tasks.build(config)
+        self.train, self.test = self.task.open("train"), self.task.open("test")
         # Further ones of the training stream, for tuning: neither trained on nor tested.
-        longer, count = config.copy_and_resolve_references(), len(self.train)
-        longer.data.num_train = count + VALIDATION
+        count = len(self.train)
+        longer = changed(config, {"data.num_train": count + VALIDATION})
         further = range(count, count + VALIDATION)
         self.tuning = data.SubsetCollection(tasks.build(longer).open("train"), further)
-        self.trained = dictionaries.trained(config, folder / f"ct{side}")
-        self.ceiling = self.best_possible()
+        self.learned = learned(self.task, config, folder / f"ct{side}")
+        # PSNR of the least-squares fit to the pixels themselves.
+        whole = self.learned.dictionary.fit(data.to_array(self.test), solver=nid.Ridge(lam=1e-7))
+        self.ceiling = float(np.mean(-10 * np.log10(whole.residual)))
 
     @functools.cached_property
     def untrained(self):
         """The dictionary as it was drawn, with its own prior."""
-        return dictionaries.untrained(self.config)
+        return learning.untrained(self.task, self.config)
 
     @functools.cached_property
     def pixels(self):
@@ -100,21 +107,12 @@ class Study:
         some = data.SubsetCollection(self.train, range(count))
         return data.to_array(some).reshape(count, -1)
 
-    def best_possible(self):
-        """PSNR of the dictionary's least-squares fit to the pixels themselves."""
-        truth, atoms = data.to_array(self.test), self.trained.model.dictionary
-        values = truth.reshape(len(truth), -1, 1)
-        equations = normal_equations(atoms, operators.sample(truth.shape[1:3]), values)
-        return float(np.mean(-10 * np.log10(ridge(equations, 1e-7).residual)))
-
-    def measured(self, collection, views):
-        """(Measured, measurements [S, M, 1], truth [S, H, W, 1]) of a collection."""
-        config = self.config.copy_and_resolve_references()
-        config.fit.num_views = views
-        seen = tasks.build(config).measure(collection)
-        count = len(collection)
-        values = np.stack([seen.values(i) for i in range(count)])
-        return seen, values, seen.truths(count)
+    def seen(self, collection, views):
+        """A collection from some views. -> `Seen`."""
+        task = tasks.build(changed(self.config, {"fit.num_views": views}))
+        measured, count = task.measure(collection), range(len(collection))
+        values = np.stack([measured.values(i) for i in count])
+        return Seen(measured.operator, values, measured.truths(len(count)))
 
 
 def psnr(images, truth):
@@ -125,91 +123,59 @@ def psnr(images, truth):
 # ---- dictionaries -------------------------------------------------------------------------------
 
 
-class Fit:
-    """Fits with one dictionary at one number of views: phantoms for tuning first, then unseen.
-
-    Both are measured alike, so they share the Gram matrix of the rays.
-    """
-
-    def __init__(self, study, dictionary, views):
-        self.study, self.prior = study, dictionary.prior
-        self.atoms = dictionary.model.dictionary
-        self.seen, tuning, truth = study.measured(study.tuning, views)
-        _, test, test_truth = study.measured(study.test, views)
-        self.values = np.concatenate([tuning, test])
-        self.truth = np.concatenate([truth, test_truth])
-        start = time.perf_counter()
-        self.equations = normal_equations(self.atoms, self.seen.operator, self.values)
-        jax.block_until_ready(self.equations.gram)
-        self.seconds = time.perf_counter() - start
-
-    def render(self, solution):
-        """-> [S, H, W, 1]."""
-        gates = rendering.gates_of(solution.codes, solution.bias)
-        return rendering.render(self.atoms, gates, self.seen.grid_shape)
-
-    def solve(self, noise, local, which):
-        """Codes under the prior of neighbours or of all. which: TUNING or UNSEEN."""
-        equations = self.equations.of_signals(which)
-        if local:
-            neighbours = min(NEIGHBOURS, len(self.prior.codes) // 2)
-            return local_gaussian(equations, self.prior, noise**2, neighbours)
-        return gaussian(equations, self.prior._replace(codes=None), noise**2)
-
-    def best_noise(self):
-        """Of NOISES, by the prior of all; that of neighbours takes the same."""
-        return max(NOISES, key=lambda noise: self.tuning(self.solve(noise, False, TUNING)))
-
-    def tuning(self, solution):
-        """PSNR of the phantoms for tuning."""
-        return psnr(self.render(solution), self.truth[TUNING])
-
-    def refine(self, solution, tv, lam, which):
-        """-> [S, H, W, 1]."""
-        wanted = self.study.config.fit.refine.copy_and_resolve_references()
-        wanted.update({"kind": "grid", "tv": tv, "lam": lam})
-        correct = refining.build(wanted, self.atoms, self.seen)
-        return self.render(solution) + correct(solution, self.values[which], None)
+def fitted(dictionary, seen, noise, local):
+    """The most probable phantoms under the prior of neighbours, or of all. -> Fit."""
+    neighbours = min(NEIGHBOURS, len(dictionary.prior.codes) // 2) if local else 0
+    solver = nid.Gaussian(noise=noise, neighbours=neighbours)
+    return dictionary.fit(seen.values, seen.operator, solver=solver)
 
 
-def dictionary_rows(study, views, say):
+def best_noise(dictionary, seen):
+    """Of NOISES, by the prior of all; that of neighbours takes the same."""
+    fits = {noise: fitted(dictionary, seen, noise, False) for noise in NOISES}
+    return max(NOISES, key=lambda noise: psnr(fits[noise].render(), seen.truth))
+
+
+def dictionary_rows(study, tuning, unseen, views, say):
     """{method: (images, seconds)} of our methods, tuned on further training phantoms."""
-    rows = {}
+    rows, ours = {}, study.learned.dictionary
 
     def add(name, images, seconds, how=""):
         rows[name] = (images, seconds)
-        say(f"{name}{how}: {psnr(images, fit.truth[UNSEEN]):.2f} dB")
+        say(f"{name}{how}: {psnr(images, unseen.truth):.2f} dB")
 
-    fit = Fit(study, study.trained, views)
-    noise = fit.best_noise()
+    def render(dictionary, noise, local):
+        found = fitted(dictionary, unseen, noise, local)
+        return found, found.render()
+
+    noise = best_noise(ours, tuning)
     for name, local in (("NID gaussian", False), ("NID gaussian, neighbours", True)):
-        start = time.perf_counter()
-        solution = jax.block_until_ready(fit.solve(noise, local, UNSEEN))
-        images = fit.render(solution)
-        add(name, images, fit.seconds + time.perf_counter() - start, f", noise {noise}")
-    near = fit.solve(noise, True, TUNING)
-    scores = {
-        pair: psnr(fit.refine(near, *pair, TUNING), fit.truth[TUNING]) for pair in REFINEMENTS
-    }
-    best = max(scores, key=scores.get)
-    refined, spent, chosen = images, 0.0, "not"
-    if scores[best] > fit.tuning(near):
-        refined, spent = clocked(fit.refine, solution, *best, UNSEEN)
+        (found, images), seconds = clocked(render, ours, noise, local)
+        add(name, images, seconds, f", noise {noise}")
+    near, options = fitted(ours, tuning, noise, True), study.config.fit.refine
+    on_grid = grid_operator.on_grid(unseen.operator, near.grid_shape)
+
+    def refined(fit, tv, lam):
+        way = nid.TotalVariation(tv, lam, options.steps, tuple(options.bounds))
+        return fit.refine(way, on_grid).render()
+
+    scores = {pair: psnr(refined(near, *pair), tuning.truth) for pair in REFINEMENTS}
+    best, spent, chosen = max(scores, key=scores.get), 0.0, "not"
+    if scores[best] > psnr(near.render(), tuning.truth):
+        images, spent = clocked(refined, found, *best)
         chosen = "tv {:g}, lam {:g}".format(*best)
-    add("NID gaussian, neighbours, refined", refined, rows[name][1] + spent, f" ({chosen})")
+    add("NID gaussian, neighbours, refined", images, seconds + spent, f" ({chosen})")
     if study.size.untrained and views in FEW:
-        drawn = Fit(study, study.untrained, views)
-        noise = drawn.best_noise()
-        images, spent = clocked(lambda: drawn.render(drawn.solve(noise, True, UNSEEN)))
-        add("NID gaussian, neighbours, untrained", images, drawn.seconds + spent)
-    add("Gaussian of pixels, neighbours", *pixel_gaussian(study, fit))
+        noise = best_noise(study.untrained, tuning)
+        (_, images), seconds = clocked(render, study.untrained, noise, True)
+        add("NID gaussian, neighbours, untrained", images, seconds)
+    add("Gaussian of pixels, neighbours", *pixel_gaussian(study, tuning, unseen, on_grid))
     return rows
 
 
-def pixel_gaussian(study, fit):
+def pixel_gaussian(study, tuning, unseen, on_grid):
     """The same prior of neighbours on pixels: no dictionary, the cheap form of ours."""
-    shape, pixels = fit.seen.grid_shape, study.pixels
-    on_grid = grid_operator.on_grid(fit.seen.operator, shape)
+    pixels = study.pixels
     apply = jax.jit(type(on_grid).measure)
     start = time.perf_counter()
     parts = np.array_split(pixels, max(1, len(pixels) // 500))
@@ -232,36 +198,31 @@ def pixel_gaussian(study, fit):
 
     def images(values, noise):
         found = [complete(one[:, 0], noise) for one in values]
-        return np.stack(found).reshape(-1, *shape, 1)
+        return np.stack(found).reshape(-1, study.side, study.side, 1)
 
-    scores = {n: psnr(images(fit.values[TUNING], n), fit.truth[TUNING]) for n in NOISES}
-    found, spent = clocked(images, fit.values[UNSEEN], max(scores, key=scores.get))
+    best = max(NOISES, key=lambda noise: psnr(images(tuning.values, noise), tuning.truth))
+    found, spent = clocked(images, unseen.values, best)
     return found, preparing + spent
 
 
 # ---- the classical methods, and a network for every slice ----------------------------------------
 
 
-def classical_rows(study, views, say):
+def classical_rows(study, tuning, unseen, views, say):
     """{method: (images, seconds)} of the methods of the field, tuned on training phantoms."""
-    angles = operators.checked_angles(views)
-    _, values, truth = study.measured(study.test, views)
-    _, tuning, tuning_truth = study.measured(study.tuning, views)
-    side = study.side
-    sinograms = values.reshape(len(values), views, side)
-    tuning = tuning.reshape(len(tuning), views, side)[:2]
+    angles, side = operators.checked_angles(views), study.side
+    sinograms, few = (s.values.reshape(-1, views, side) for s in (unseen, tuning))
+    few = few[:2]
     centre, offset = tomography.rotation(side)
     matrix = tomography.system_matrix(angles, side, (side, side), centre, offset)
+    partial = functools.partial
+    projected = partial(tomography.filtered_back_projection, angles=angles, size=side)
+    sart = partial(tomography.sart, angles=angles, size=side)
+    smooth = partial(tomography.total_variation, matrix=matrix, shape=(side, side))
     methods = {
-        "filtered back projection": (
-            lambda s, **o: tomography.filtered_back_projection(s, angles, side, **o),
-            FILTERS,
-        ),
-        "SART": (lambda s, **o: tomography.sart(s, angles, side, **o), SART),
-        "total variation": (
-            lambda s, **o: tomography.total_variation(s, matrix, (side, side), **o),
-            TV,
-        ),
+        "filtered back projection": (projected, FILTERS),
+        "SART": (sart, SART),
+        "total variation": (smooth, TV),
     }
     rows = {}
     for name, (method, options) in methods.items():
@@ -269,29 +230,25 @@ def classical_rows(study, views, say):
         def images_of(some, option, method=method):
             return np.stack([method(one, **option) for one in some])[..., None]
 
-        best = max(options, key=lambda option: psnr(images_of(tuning, option), tuning_truth[:2]))
+        best = max(options, key=lambda option: psnr(images_of(few, option), tuning.truth[:2]))
         images, spent = clocked(images_of, sinograms, best)
         rows[name] = (images, spent)
-        say(f"{name} {best}: {psnr(images, truth):.2f} dB")
+        say(f"{name} {best}: {psnr(images, unseen.truth):.2f} dB")
     return rows
 
 
-def siren_rows(study, views, say, steps=300, rays=128):
+def siren_rows(study, tuning, unseen, say, steps=300, rays=128):
     """A SIREN for each of the first slices, descended through the same rays (random ones a step).
 
     omega0 is tuned on one phantom. -> images of study.size.siren slices, seconds.
     """
-    count = study.size.siren
-    seen, values, truth = study.measured(study.test, views)
-    _, tuning, tuning_truth = study.measured(study.tuning, views)
-    rays = min(rays, seen.operator.num_measurements)
-    points = operators.sample(seen.grid_shape).points
+    count, shape = study.size.siren, (study.side, study.side)
+    rays = min(rays, unseen.operator.num_measurements)
+    points = operators.sample(shape).points
 
     def images_of(values, omega0):
-        network, keys = (
-            siren(points, 1, 64, 4, omega0),
-            jax.random.split(jax.random.key(0), len(values)),
-        )
+        network = siren(points, 1, 64, 4, omega0)
+        keys = jax.random.split(jax.random.key(0), len(values))
 
         def objective(layers, data, key):
             operator, values = data
@@ -300,14 +257,15 @@ def siren_rows(study, views, say, steps=300, rays=128):
             found = part.measure(jax.vmap(lambda own: network.at(own, part.points))(layers))
             return jnp.square(2 * (found - values[:, chosen]) / study.side).mean((1, 2)).sum()
 
-        layers, data = jax.vmap(network.draw)(keys), (seen.operator, jnp.asarray(values))
+        layers, data = jax.vmap(network.draw)(keys), (unseen.operator, jnp.asarray(values))
         found = descend(objective, layers, 3e-3, data, key=jax.random.key(1), marks=(steps,))
-        return jax.vmap(network.render)(found.last.variables).reshape(-1, *seen.grid_shape, 1)
+        return jax.vmap(network.render)(found.last.variables).reshape(-1, *shape, 1)
 
-    omega0 = max(OMEGAS, key=lambda omega0: psnr(images_of(tuning[:1], omega0), tuning_truth[:1]))
-    images, seconds = clocked(lambda: np.asarray(images_of(values[:count], omega0)))
-    say(f"SIREN per slice: {psnr(images, truth[:count]):.2f} dB on {count}")
-    return images, seconds * len(values) / count
+    found = {omega0: images_of(tuning.values[:1], omega0) for omega0 in OMEGAS}
+    best = max(OMEGAS, key=lambda omega0: psnr(found[omega0], tuning.truth[:1]))
+    images, seconds = clocked(lambda: np.asarray(images_of(unseen.values[:count], best)))
+    say(f"SIREN per slice: {psnr(images, unseen.truth[:count]):.2f} dB on {count}")
+    return images, seconds * len(unseen.values) / count
 
 
 # ---- the run ------------------------------------------------------------------------------------
@@ -316,24 +274,24 @@ def siren_rows(study, views, say, steps=300, rays=128):
 def run_size(size, folder):
     """All methods at all numbers of views. -> results of one table."""
     study = Study(size, folder)
-    side = study.side
-    print(
-        f"{side}x{side}: dictionary and prior in {study.trained.seconds:.0f} s, "
-        f"its best fit to the pixels {study.ceiling:.2f} dB",
-        flush=True,
+    side, seconds, ceiling = study.side, study.learned.seconds, study.ceiling
+    command.say(
+        f"{side}x{side}: dictionary and prior in {seconds:.0f} s, "
+        f"its best fit to the pixels {ceiling:.2f} dB"
     )
     truth = data.to_array(study.test)
-    begun = time.perf_counter()
     results, shown = {}, {}
     for views in size.views:
 
         def say(text, views=views):
-            spent = time.perf_counter() - begun
-            print(f"  {views:4d} views  {text}  ({spent:.0f} s)", flush=True)
+            command.say(f"{views:4d} views  {text}")
 
-        rows = {**dictionary_rows(study, views, say), **classical_rows(study, views, say)}
+        tuning, unseen = (study.seen(some, views) for some in (study.tuning, study.test))
+        rows = dictionary_rows(study, tuning, unseen, views, say)
+        rows |= classical_rows(study, tuning, unseen, views, say)
         if size.siren and views in FEW:
-            rows["SIREN per slice, through the same rays"] = siren_rows(study, views, say)
+            name = "SIREN per slice, through the same rays"
+            rows[name] = siren_rows(study, tuning, unseen, say)
         for name, (images, seconds) in rows.items():
             clipped = jnp.clip(jnp.asarray(images, jnp.float32), 0, 1)
             own = truth[: len(images)]
@@ -350,32 +308,29 @@ def run_size(size, folder):
         "views": list(size.views),
         "phantoms": len(truth),
         "jitter": study.config.data.phantom.jitter,
-        "train_seconds": study.trained.seconds,
-        "ceiling": study.ceiling,
+        "train_seconds": seconds,
+        "ceiling": ceiling,
         "methods": results,
     }
 
 
 def mean(entry, key):
-    """Mean over phantoms of a score."""
+    """Mean over phantoms of a score, or seconds."""
     return float(np.mean(entry[key]))
 
 
 def table_of(result):
     """Three tables of one size: PSNR, SSIM, seconds."""
     parts = [
-        f"## {result['side']}x{result['side']}",
+        "## {0}x{0}".format(result["side"]),
         f"{result['phantoms']} unseen phantoms; jitter {result['jitter']:g}. Dictionary and prior "
         f"in {result['train_seconds']:.0f} s; its best fit to the pixels themselves "
         f"{result['ceiling']:.2f} dB.",
     ]
-    for title, read in (
-        ("PSNR, dB, at views", lambda e: mean(e, "psnr")),
-        ("SSIM", lambda e: mean(e, "ssim")),
-        ("seconds per slice", lambda e: e["seconds"]),
-    ):
+    titles = {"PSNR, dB, at views": "psnr", "SSIM": "ssim", "seconds per slice": "seconds"}
+    for title, key in titles.items():
         rows = [
-            [name, *(read(entries[v]) if v in entries else "–" for v in result["views"])]
+            [name, *(mean(entries[v], key) if v in entries else "–" for v in result["views"])]
             for name, entries in result["methods"].items()
         ]
         parts.append(tables.markdown_table(rows, [title, *map(str, result["views"])]))
@@ -390,7 +345,7 @@ def draw(results):
             name: (list(entries), [mean(entry, "psnr") for entry in entries.values()])
             for name, entries in result["methods"].items()
         }
-        title = f"unseen phantoms, {result['side']}x{result['side']}"
+        title = "unseen phantoms, {0}x{0}".format(result["side"])
         command.curves(axes, lines, "views", "PSNR, dB", title)
     return figure
 

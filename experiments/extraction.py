@@ -9,10 +9,9 @@ extraction and one after it, and their time is multiplied.
 Writes DIR/table.md, metrics.json and figure.png.
 """
 
-import resource
+import functools
 import time
 
-import jax.numpy as jnp
 import numpy as np
 import trimesh
 from absl import flags
@@ -22,14 +21,13 @@ from PIL import Image
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
-from nid_jax.coding import operators
-from nid_jax.coding.gram import normal_equations
-from nid_jax.coding.ridge import ridge
+import nid_jax as nid
+from nid_jax import devices
 from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
 from nid_jax.fields.coordinates import grid, points_at
 from nid_jax.fields.experts import Layers
-from nid_jax.fitting import meshing, rendering
+from nid_jax.fitting.fit import fit_problem
 from nid_jax.geometry import level_set, primitives, shading
 from nid_jax.reporting import pictures, tables
 
@@ -41,6 +39,8 @@ SCALES = {
 TRUNCATION = 0.3
 # Of the frequencies of the features, radians per unit of coordinate.
 SCALE = 2.0
+# Points given to the dictionary at a time.
+CHUNK = 2**12
 # Points of a lattice that is evaluated in full, and the share of a larger one in each piece.
 WHOLE, PIECE = 2**22, 1 / 128
 
@@ -52,7 +52,7 @@ def ring(points):
 
 
 def fitted(size):
-    """A dictionary of random features and the gates of the ring."""
+    """The ring as a fit, one code of a dictionary of random features."""
     num_experts, width, features, count = size
     rngs = nnx.Rngs(0)
     embedding = embeddings.GaussianFourier(3, features, SCALE, rngs=rngs)
@@ -65,32 +65,31 @@ def fitted(size):
     near = points[np.abs(ring(points)) < TRUNCATION][: count // 2]
     points = np.concatenate([near, points[: count - len(near)]]).astype(np.float32)
     values = ring(points.astype(np.float64)).astype(np.float32)
-    operator = operators.sample(points)
-    equations = normal_equations(dictionary, operator, jnp.asarray(values)[None, :, None])
-    solution = ridge(equations, 1e-8)
-    return dictionary, rendering.gates_of(solution.codes, solution.bias)
+    problem = nid.Problem(dictionary, nid.operators.sample(points), values[None, :, None])
+    return fit_problem(problem, nid.Ridge(lam=1e-8), (2, 2, 2))
 
 
-def peak_bytes():
-    """The most memory that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def values_at(fit, points):
+    """Distances [P] at points [P, 3], in chunks of one size: one compilation."""
+    padded = np.pad(points, ((0, max(0, CHUNK - len(points))), (0, 0)), mode="edge")
+    return fit.at(padded.astype(np.float32), CHUNK)[0, : len(points), 0]
 
 
-def piece_seconds(dictionary, gates, resolution, draw):
+def piece_seconds(fit, resolution, draw):
     """Seconds that a random contiguous piece of the lattice takes, for the whole lattice."""
     count = int(resolution**3 * PIECE)
     start = int(draw.integers(0, resolution**3 - count))
     begun = time.perf_counter()
     for first in range(start, start + count, level_set.CHUNK):
         numbers = np.arange(first, min(first + level_set.CHUNK, start + count))
-        meshing.values_at(dictionary, gates, points_at([resolution] * 3, numbers))
+        values_at(fit, points_at([resolution] * 3, numbers))
     return (time.perf_counter() - begun) * resolution**3 / count
 
 
-def measure_whole(dictionary, gates, resolution, mesh):
+def measure_whole(fit, resolution, mesh):
     """The whole lattice and its marching cubes, and whether its surface is the same."""
     begun = time.perf_counter()
-    values = meshing.values_at(dictionary, gates, grid([resolution] * 3))[0]
+    values = values_at(fit, grid([resolution] * 3))
     seconds = time.perf_counter() - begun
     vertices, faces, _, _ = marching_cubes(values.reshape([resolution] * 3), 0.0)
     away, nearest = cKDTree(vertices * 2 / (resolution - 1) - 1).query(mesh[0])
@@ -105,18 +104,18 @@ def measure_whole(dictionary, gates, resolution, mesh):
 
 def measure(size, resolution):
     """One row: sparse extraction and the whole lattice, in this process."""
-    dictionary, gates = fitted(size)
-    meshing.values_at(dictionary, gates, np.zeros((1, 3)))  # compiles
-    base, draw = peak_bytes(), np.random.default_rng(1)
+    fit = fitted(size)
+    values_at(fit, np.zeros((1, 3)))  # compiles
+    base, draw = devices.peak_memory_bytes()["host"], np.random.default_rng(1)
     whole = resolution**3 <= WHOLE
-    pieces = [] if whole else [piece_seconds(dictionary, gates, resolution, draw)]
+    pieces = [] if whole else [piece_seconds(fit, resolution, draw)]
     begun = time.perf_counter()
     vertices, faces, effort = level_set.extract(
-        lambda points: meshing.values_at(dictionary, gates, points)[0],
+        functools.partial(values_at, fit),
         resolution,
         search=level_set.Search(bound=TRUNCATION),
     )
-    seconds, peak = time.perf_counter() - begun, peak_bytes()
+    seconds, peak = time.perf_counter() - begun, devices.peak_memory_bytes()["host"]
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     row = {
         "resolution": resolution,
@@ -130,25 +129,12 @@ def measure(size, resolution):
         "watertight": bool(mesh.is_watertight),
     }
     if whole:
-        row |= measure_whole(dictionary, gates, resolution, (vertices, faces))
+        row |= measure_whole(fit, resolution, (vertices, faces))
     else:
-        pieces.append(piece_seconds(dictionary, gates, resolution, draw))
+        pieces.append(piece_seconds(fit, resolution, draw))
         row |= {"seconds_dense": float(np.mean(pieces)), "seconds_dense_pieces": pieces}
         row["dense"] = f"from 2 x 1/{round(1 / PIECE)} of its points"
     return row | {"ratio": row["seconds_dense"] / seconds}, mesh
-
-
-def verdict(row):
-    """Whether the whole lattice gives the same mesh."""
-    if "same_triangles" not in row:
-        return "not compared"
-    farthest = row["farthest_vertex_cells"]
-    return f"{'yes' if row['same_triangles'] else 'no'}, {farthest:.0e} cells"
-
-
-def memory(row):
-    """Peak, and in brackets what was held before."""
-    return "{} ({})".format(*(tables.format_bytes(row[f"{w}_bytes"]) for w in ("peak", "base")))
 
 
 COLUMNS = {
@@ -158,10 +144,17 @@ COLUMNS = {
     "seconds": lambda row: f"{row['seconds']:.2f}",
     "whole lattice, s": lambda row: f"{row['seconds_dense']:.1f}, {row['dense']}",
     "ratio": lambda row: f"{row['ratio']:.1f}",
-    "peak memory": memory,
+    # In brackets what was held before.
+    "peak memory": lambda r: "{} ({})".format(
+        *(tables.format_bytes(r[f"{which}_bytes"]) for which in ("peak", "base"))
+    ),
     "faces": lambda row: f"{row['faces']:,}",
     "watertight": lambda row: row["watertight"],
-    "same as the whole": verdict,
+    "same as the whole": lambda row: (
+        f"{'yes' if row['same_triangles'] else 'no'}, {row['farthest_vertex_cells']:.0e} cells"
+        if "same_triangles" in row
+        else "not compared"
+    ),
 }
 
 

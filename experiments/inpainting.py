@@ -5,7 +5,7 @@
 Unseen faces, three tables: a striped block whose place no method knows; random pixels, from 2% to
 100%, known; a block, scribbles and text, known. All methods see the same pictures in one run.
 Writes DIR/table.md, metrics.json, figure.png, unknown.png, pixels.png and known.png; dictionaries
-stay in DIR/dictionary and DIR/joint.
+stay in DIR/trained and DIR/joint.
 """
 
 import dataclasses
@@ -18,17 +18,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measuring import command, dictionaries
-from measuring.command import config_of
+from measuring import command
+from measuring.command import clocked, config_of
+from measuring.dictionaries import changed, learned
 from ml_collections import ConfigDict
 from peers import completion, networks
 from peers.components import Components, PixelGaussian
 from peers.descent import descend
 
-from nid_jax import devices, metrics, tasks
+from nid_jax import devices, learning, metrics, tasks
+from nid_jax.coding.solvers import solver_from_config
 from nid_jax.data import CorruptedCollection, SubsetCollection, to_array
 from nid_jax.fields.coordinates import grid
-from nid_jax.reporting import tables
+from nid_jax.fitting import refining
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # Corruptions of every face; of fits by descent, which take seconds a face, only the first.
@@ -37,13 +39,11 @@ SIREN_MARKS = (25, 50, 100, 200)
 
 
 class Case(NamedTuple):
-    """One corruption of all faces: pictures, truth [S, H, W, C]; seen bool [S, H, W]; and the
-    collection that they come from, which fits of a dictionary read."""
+    """One corruption of all faces: pictures, truth [S, H, W, C]; seen bool [S, H, W]."""
 
     pictures: np.ndarray
     truth: np.ndarray
     seen: np.ndarray
-    collection: CorruptedCollection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,36 +65,29 @@ class Method:
 
 def corrupted(collection, kind, share, draw):
     """A Case of every face of a clean collection."""
-    options = {"kind": kind, "share": share, "count": 1, "stripes": 6}
-    options = ConfigDict(options | {"colour_scale": 1.0, "colour_shift": 0.0})
+    block = {"count": 1, "stripes": 6, "colour_scale": 1.0, "colour_shift": 0.0}
+    options = ConfigDict({"kind": kind, "share": share, **block})
     made = CorruptedCollection(collection, options, draw)
-    count = range(len(made))
-    return Case(
-        np.stack([made[i] for i in count]).astype(np.float32),
-        np.stack([made.truth(i) for i in count]),
-        np.stack([made.seen(i) for i in count]),
-        made,
+    pictures, truth, seen = (
+        np.stack([one(i) for i in range(len(made))])
+        for one in (made.__getitem__, made.truth, made.seen)
     )
+    return Case(pictures.astype(np.float32), truth, seen)
 
 
-class Training(NamedTuple):
-    """Training faces for peers: rows of all [N, V], rows of the first three quarters of the
-    originals and their copies, and the originals of the last quarter, on which peers are tuned."""
+class Training:
+    """Training faces for peers: rows of all [N, V], `known` rows of the first three quarters of the
+    originals and their copies, and `checked`, the originals of the last quarter, on which peers are
+    tuned."""
 
-    rows: np.ndarray
-    known: np.ndarray
-    checked: SubsetCollection
-
-
-def split_training(collection):
-    """-> Training."""
-    rows = to_array(collection).reshape(len(collection), -1).astype(np.float64)
-    originals = [name.split("/")[0] for name in collection.names]
-    distinct = sorted(set(originals))
-    last = set(distinct[-max(1, len(distinct) // 4) :])
-    held = np.array([name in last for name in originals])
-    whole = np.array(["/" not in name for name in collection.names])
-    return Training(rows, rows[~held], SubsetCollection(collection, np.flatnonzero(held & whole)))
+    def __init__(self, collection):
+        self.rows = rows_of(to_array(collection))
+        originals = [name.split("/")[0] for name in collection.names]
+        distinct = sorted(set(originals))
+        held = np.isin(originals, distinct[-max(1, len(distinct) // 4) :])
+        whole = np.array(["/" not in name for name in collection.names])
+        self.known = self.rows[~held]
+        self.checked = SubsetCollection(collection, np.flatnonzero(held & whole))
 
 
 # ---- dictionaries ------------------------------------------------------------------------------
@@ -112,18 +105,25 @@ def load_config(scale, variant):
 
 
 def load_dictionaries(configs, folder):
-    """Trained, as it is drawn, and trained as in the paper. -> {name: Dictionary}."""
-    config, paper = configs["cpu"], configs["paper"]
-    return {
-        "trained": dictionaries.trained(config, folder / "dictionary"),
-        "untrained": dictionaries.untrained(config),
-        "joint": dictionaries.trained(paper, folder / "joint", bool(paper.prior.num_signals)),
-    }
+    """Trained, as it is drawn, and trained as in the paper. -> {name: (dictionary, seconds)}."""
+    found, task = {}, tasks.build(configs["cpu"])
+    for name, variant in (("trained", "cpu"), ("joint", "paper")):
+        one = learned(tasks.build(configs[variant]), configs[variant], folder / name)
+        found[name] = (one.dictionary, one.seconds)
+    return found | {"untrained": clocked(learning.untrained, task, configs["cpu"])}
 
 
-def by_fit(case, dictionary, wanted):
-    """Pictures of a Case by a dictionary's fit with config.fit = `wanted`."""
-    return dictionary.fit(case.collection, wanted).values
+def ours(known, config, slow=False, **changes):
+    """The Method of a dictionary's fit as config.fit, changed by flattened keys, asks for it."""
+    wanted = changed(config, {f"fit.{key}": value for key, value in changes.items()}).fit
+    solver, refinement = solver_from_config(wanted), refining.from_config(wanted.refine)
+
+    def fill(case):
+        seen = case.seen if wanted.known_mask else None
+        found = known[0].fit(case.pictures, seen=seen, solver=solver)
+        return (found if refinement is None else found.refine(refinement)).render()
+
+    return Method(fill, wanted.known_mask, slow)
 
 
 # ---- methods: build(training rows [N, V], **options) -> function Case -> pictures ----------------
@@ -134,37 +134,28 @@ def rows_of(pictures_):
     return pictures_.reshape(len(pictures_), -1).astype(np.float64)
 
 
-def by_rows(function, case):
-    """function(row [V], seen [V]) of every picture -> [S, H, W, C]."""
-    channels = case.pictures.shape[-1]
-    seen = np.repeat(case.seen.reshape(len(case.seen), -1), channels, axis=1)
-    rows = zip(rows_of(case.pictures), seen, strict=True)
-    return np.stack([function(x, s) for x, s in rows]).reshape(case.pictures.shape)
-
-
-def siren(case, omega0, steps, power, marks=SIREN_MARKS):
+def siren(_, omega0, steps, power):
     """A SIREN of every face, from its pixels; power 1: all of them, 2: those seen."""
-    shape, channels = case.pictures.shape[1:3], case.pictures.shape[-1]
-    network = networks.siren(grid(shape), channels, 64, 3, omega0)
-    keys = jax.random.split(jax.random.key(0), len(case.pictures))
-    layers = jax.vmap(network.draw)(keys)
-    targets = jnp.asarray(case.pictures.reshape(len(keys), -1, channels))
-    seen = case.seen if power == 2 else np.ones_like(case.seen)
-    seen = jnp.asarray(seen.reshape(len(keys), -1), jnp.float32)
-    residual = jax.vmap(completion.masked_residual(network, power))
+    reached = [mark for mark in SIREN_MARKS if mark <= steps]
 
-    def objective(layers, data, _):
-        return residual(layers, *data).sum()
+    def fill(case):
+        shape, channels = case.pictures.shape[1:3], case.pictures.shape[-1]
+        network = networks.siren(grid(shape), channels, 64, 3, omega0)
+        keys = jax.random.split(jax.random.key(0), len(case.pictures))
+        targets = jnp.asarray(case.pictures.reshape(len(keys), -1, channels))
+        seen = case.seen if power == 2 else np.ones_like(case.seen)
+        seen = jnp.asarray(seen.reshape(len(keys), -1), jnp.float32)
+        residual = jax.vmap(completion.masked_residual(network, power))
 
-    reached = [mark for mark in marks if mark <= steps]
-    found = descend(objective, layers, 3e-3, (targets, seen), marks=reached).last
-    images = np.asarray(jax.vmap(network.render)(found.variables)).reshape(case.pictures.shape)
-    return completion.filled(images, case.pictures, case.seen) if power == 2 else images
+        def objective(layers, data, _):
+            return residual(layers, *data).sum()
 
+        layers = jax.vmap(network.draw)(keys)
+        found = descend(objective, layers, 3e-3, (targets, seen), marks=reached).last
+        images = np.asarray(jax.vmap(network.render)(found.variables)).reshape(case.pictures.shape)
+        return completion.filled(images, case.pictures, case.seen) if power == 2 else images
 
-def sirens(_, **options):
-    """`siren`, which learns nothing from training faces."""
-    return functools.partial(siren, **options)
+    return fill
 
 
 def biharmonic(case):
@@ -194,27 +185,28 @@ def from_detected(_, fill, pilot, trim, reach):
     return detect
 
 
-def completed(rows, shrinkage, noise):
-    """The most probable pictures under a Gaussian of pixels, noise in what is seen as well."""
+def pixel_gaussian(rows, shrinkage, noise=1e-3, scale=0.0, told=False):
+    """The most probable pictures under a Gaussian of pixels, noise in what is seen as well.
+
+    scale: of Laplace noise, where the mask is not known; told: what is seen stays as it is.
+    """
     model = PixelGaussian(rows, shrinkage)
-    return functools.partial(by_rows, lambda row, seen: model.complete(row, seen, noise))
 
+    def complete(row, seen):
+        return model.fit_robustly(row, scale) if scale else model.complete(row, seen, noise)
 
-def pixel_gaussian(rows, shrinkage, noise):
-    """The Gaussian of pixels, told the mask."""
-    complete = completed(rows, shrinkage, noise)
-    return lambda case: completion.filled(complete(case), case.pictures, case.seen)
+    def fill(case):
+        seen = np.repeat(case.seen.reshape(len(case.seen), -1), case.pictures.shape[-1], axis=1)
+        pairs = zip(rows_of(case.pictures), seen, strict=True)
+        found = np.stack([complete(*pair) for pair in pairs]).reshape(case.pictures.shape)
+        return completion.filled(found, case.pictures, case.seen) if told else found
 
-
-def pixel_gaussian_robust(rows, shrinkage, scale):
-    """The Gaussian of pixels under Laplace noise: the cheap form of our prior, fitted as codes."""
-    model = PixelGaussian(rows, shrinkage)
-    return functools.partial(by_rows, lambda row, _: model.fit_robustly(row, scale))
+    return fill
 
 
 def pixel_gaussian_trimmed(rows, shrinkage, **detection):
     """The Gaussian of pixels outside of the hole that a pilot finds."""
-    return from_detected(rows, completed(rows, shrinkage, 1e-3), **detection)
+    return from_detected(rows, pixel_gaussian(rows, shrinkage), **detection)
 
 
 class Chooser:
@@ -250,8 +242,10 @@ def unknown_methods(train, known, configs, smoke):
     trims = {"trim": (2.0, 2.5, 3.0), "reach": (1.0, 1.5)}
     ranks = (5, 20) if smoke else (5, 10, 20, 40, 80, 160)
     steps = (25, 50) if smoke else SIREN_MARKS
+    robust = configs["cpu"]
+    plain = {"robust.use_prior": False, "robust.noise": 0.0, "robust.trim": 0.0}
     robust_pca = choose(partial(pca, robust=True), rank=ranks)
-    robust_pixels = choose(pixel_gaussian_robust, shrinkage=(0.01, 0.1), scale=(0.2, 0.4, 0.8))
+    robust_pixels = choose(pixel_gaussian, shrinkage=(0.01, 0.1), scale=(0.2, 0.4, 0.8))
     hole_by_pca = partial(from_detected, pilot=robust_pca.fill)
     least = total_variation(None, 1e-3)
     trimmed = partial(pixel_gaussian_trimmed, pilot=robust_pixels.fill)
@@ -262,55 +256,36 @@ def unknown_methods(train, known, configs, smoke):
         "biharmonic, hole by PCA": choose(partial(hole_by_pca, fill=biharmonic), **trims),
         "total variation, hole by PCA": choose(partial(hole_by_pca, fill=least), **trims),
         "SIREN per face, L1": choose(
-            partial(sirens, power=1), True, omega0=(5.0, 15.0, 30.0), steps=steps
+            partial(siren, power=1), True, omega0=(5.0, 15.0, 30.0), steps=steps
         ),
         "Gaussian of pixels, L1": robust_pixels,
         "Gaussian of pixels, L1, trimmed": choose(trimmed, shrinkage=(0.01, 0.1), **trims),
-        **robust_dictionaries(known, configs),
+        # Settings of a dictionary's fits are those of configs/inpainting.py.
+        "NID, L1 by gradient (the paper)": ours(known["joint"], configs["paper"], slow=True),
+        "NID robust, no prior": ours(known["trained"], robust, **plain),
+        "NID robust, prior": ours(known["trained"], robust, **{"robust.trim": 0.0}),
+        "NID robust, prior, trimmed": ours(known["trained"], robust),
+        "NID robust, prior, trimmed; untrained": ours(known["untrained"], robust),
     }
 
 
-def robust_dictionaries(known, configs):
-    """Fits of dictionaries; their settings are those of configs/inpainting.py."""
-    robust, paper = configs["cpu"].fit, configs["paper"].fit
-
-    def ours(name, wanted, **options):
-        changed = wanted.copy_and_resolve_references()
-        changed.robust.update(options)
-        fill = functools.partial(by_fit, dictionary=known[name], wanted=changed)
-        return Method(fill, False, slow=wanted is paper)
-
-    return {
-        "NID, L1 by gradient (the paper)": ours("joint", paper),
-        "NID robust, no prior": ours("trained", robust, use_prior=False, noise=0.0, trim=0.0),
-        "NID robust, prior": ours("trained", robust, trim=0.0),
-        "NID robust, prior, trimmed": ours("trained", robust),
-        "NID robust, prior, trimmed; untrained": ours("untrained", robust),
-    }
-
-
-def known_methods(train, known, wanted, kind, share, smoke):
+def known_methods(train, known, config, kind, share, smoke):
     """Methods that are told the mask, by name, tuned for one kind of it."""
     choose = Chooser(train, True, kind, share)
-    ridge = wanted.copy_and_resolve_references()
-    ridge.solver, ridge.ridge.lam = "ridge", "0.1"
+    ridge = {"solver": "ridge", "ridge.lam": "0.1"}
     found = {
         "biharmonic": Method(biharmonic, True),
         "total variation": choose(total_variation, weight=(1e-3, 3e-3, 1e-2, 3e-2)),
     }
     if not smoke:
-        way = functools.partial(sirens, power=2)
+        way = functools.partial(siren, power=2)
         found["SIREN per face"] = choose(way, True, omega0=(5.0, 15.0), steps=SIREN_MARKS)
-    found["Gaussian of pixels"] = choose(
-        pixel_gaussian, shrinkage=(0.0, 0.03, 0.1), noise=(1e-4, 1e-3, 3e-3)
-    )
-    for name, which, options in (
-        ("NID ridge, no prior", "trained", ridge),
-        ("NID gaussian", "trained", wanted),
-        ("NID gaussian, untrained", "untrained", wanted),
-    ):
-        fill = functools.partial(by_fit, dictionary=known[which], wanted=options)
-        found[name] = Method(fill, True)
+    pixels = functools.partial(pixel_gaussian, told=True)
+    options = {"shrinkage": (0.0, 0.03, 0.1), "noise": (1e-4, 1e-3, 3e-3)}
+    found["Gaussian of pixels"] = choose(pixels, **options)
+    found["NID ridge, no prior"] = ours(known["trained"], config, **ridge)
+    found["NID gaussian"] = ours(known["trained"], config)
+    found["NID gaussian, untrained"] = ours(known["untrained"], config)
     return found
 
 
@@ -334,11 +309,8 @@ def compare(title, cases, methods):
             rows["ssim"] += rounded(metrics.ssim(np.clip(found, 0, 1), case.truth))
             first.setdefault(name, found)
         results[name] = rows | {"told": method.told, "chosen": method.chosen}
-        print(
-            f"{title}: {name} {mean(rows['psnr']):.2f} dB, in the hole "
-            f"{mean(rows['hole']):.2f} dB  {method.chosen}",
-            flush=True,
-        )
+        whole, hole = mean(rows["psnr"]), mean(rows["hole"])
+        command.say(f"{title}: {name} {whole:.2f} dB, in the hole {hole:.2f} dB  {method.chosen}")
     return results, first
 
 
@@ -360,10 +332,8 @@ def run(scale, folder):
     variants = ("cpu", "known", "pixels", "paper")
     configs = {variant: load_config(scale, variant) for variant in variants}
     known = load_dictionaries(configs, folder)
-    config = configs["cpu"].copy_and_resolve_references()
-    train = split_training(tasks.build(config).open("train"))
-    config.data.corrupt.kind = "none"
-    faces = tasks.build(config).open("test").collection
+    task = tasks.build(configs["cpu"])
+    train, faces = Training(task.open("train")), task.open("test").collection
     results, sheets = {}, {}
 
     def add(title, kind, share, methods):
@@ -371,15 +341,15 @@ def run(scale, folder):
         results[title], found = compare(title, cases, methods)
         sheets[title] = (cases[0], found)
 
-    told = known_methods(train, known, configs["known"].fit, "stripes", 0.13, smoke)
+    told = known_methods(train, known, configs["known"], "stripes", 0.13, smoke)
     add(_UNKNOWN, "stripes", 0.13, unknown_methods(train, known, configs, smoke))
     add(_KNOWN, "stripes", 0.13, told)
     for kind in () if smoke else ("scribble", "text"):
         add(f"{kind}, known", kind, 0.13, told)
-    pixels = known_methods(train, known, configs["pixels"].fit, "pixels", 0.1, smoke)
+    pixels = known_methods(train, known, configs["pixels"], "pixels", 0.1, smoke)
     for share in (0.1, 1.0) if smoke else SHARES:
         add(f"{100 * share:g}%", "pixels", share, pixels)
-    seconds = ", ".join(f"{name} {one.seconds:.0f} s" for name, one in known.items())
+    seconds = ", ".join(f"{name} {spent:.0f} s" for name, (_, spent) in known.items())
     minutes = (time.perf_counter() - start) / 60
     note = NOTE.format(faces=len(faces), draws=DRAWS[scale], seconds=seconds, minutes=minutes)
     write(folder, results, f"{note} {command.made()}", minutes)
@@ -428,35 +398,41 @@ def write(folder, results, note, minutes):
 _UNKNOWN, _KNOWN = "block, place unknown", "block, place known"
 
 
+def milliseconds(row):
+    """Of a face, the median over draws."""
+    return 1e3 * float(np.median(row["seconds"]))
+
+
 def block_table(results):
     """PSNR over the whole and in the hole, SSIM and seconds of every method."""
-    rows = [
-        [name, *(mean(r[key]) for key in ("psnr", "hole", "ssim"))]
-        + [1e3 * float(np.median(r["seconds"]))]
-        for name, r in results.items()
-    ]
-    headers = ["", "PSNR, dB", "in the hole, dB", "SSIM", "ms per face"]
-    return tables.markdown_table(rows, headers)
+    keys = {"PSNR, dB": "psnr", "in the hole, dB": "hole", "SSIM": "ssim"}
+    columns = {head: lambda name, key=key: mean(results[name][key]) for head, key in keys.items()}
+    last = {"ms per face": lambda name: milliseconds(results[name])}
+    return command.table({"": str, **columns, **last}, results)
+
+
+def titled(results, titles, cell):
+    """Columns of a table of methods: cell(what one of them reached) under each of the titles."""
+    return {title: lambda name, title=title: cell(results[title][name]) for title in titles}
 
 
 def known_table(results, titles):
     """PSNR over the whole / in the hole for every kind of mask."""
-    rows = []
-    for name in results[titles[0]]:
-        of = [results[title][name] for title in titles]
-        cells = [f"{mean(r['psnr']):.2f} / {mean(r['hole']):.2f}" for r in of]
-        rows.append([name, *cells, 1e3 * float(np.median(of[0]["seconds"]))])
-    return tables.markdown_table(rows, ["", *titles, "ms per face"])
+    columns = titled(results, titles, lambda r: f"{mean(r['psnr']):.2f} / {mean(r['hole']):.2f}")
+    first = results[titles[0]]
+    last = {"ms per face": lambda name: milliseconds(first[name])}
+    return command.table({"": str, **columns, **last}, first)
 
 
 def share_table(results, titles):
     """PSNR for every share of pixels seen; all of them back is 'exact'."""
-    rows = []
-    for name in results[titles[0]]:
-        means = [mean(results[title][name]["psnr"]) for title in titles]
-        cells = ["exact" if value > 60 else f"{value:.2f}" for value in means]
-        rows.append([name, *cells])
-    return tables.markdown_table(rows, ["pixels seen", *titles])
+
+    def cell(row):
+        value = mean(row["psnr"])
+        return "exact" if value > 60 else f"{value:.2f}"
+
+    columns = titled(results, titles, cell)
+    return command.table({"pixels seen": str, **columns}, results[titles[0]])
 
 
 def draw(results, shares):

@@ -10,6 +10,8 @@ case in a process of its own, for the dense step of the warm-up and for the spar
     images    whole images of 128x128, 1024 points of each in a step, codes from a codebook
 """
 
+import itertools
+
 import jax
 import numpy as np
 from absl import flags
@@ -22,10 +24,6 @@ from nid_jax.reporting import tables
 
 LIMIT = 24 * 2**30
 """Bytes of host memory that a step may take."""
-CASES = ("patches", "images")
-PHASES = ("dense", "sparse")
-
-
 # Side of the images, how many, side of a patch, and what of the config is made smaller.
 SCALES = {
     "smoke": (
@@ -44,8 +42,8 @@ SCALES = {
 }
 
 
-def build(scale, case, dense):
-    """The step of a case."""
+def measure(scale, case, phase):
+    """Take a step in this process. -> what it took, in JSON types."""
     side, images, patch, changes = scale
     config = command.config_of("official", "celeba", changes)
     collection = command.noise(images, side)
@@ -53,12 +51,7 @@ def build(scale, case, dense):
         collection = data.PatchCollection(collection, patch, 0)
     else:
         config.router.kind = "codebook"
-    return TrainingStep(config, collection, dense)
-
-
-def measure(scale, case, phase):
-    """Take a step in this process. -> what it took, in JSON types."""
-    step = build(scale, case, phase == "dense")
+    step = TrainingStep(config, collection, phase == "dense")
     trainer = step.trainer
     terms, seconds = clocked(lambda: jax.block_until_ready((step(), trainer.state))[0])
     points = min(trainer.config.train.points or np.inf, trainer.operator.num_measurements)
@@ -96,10 +89,9 @@ def run(scale, output, only):
         command.tell(measure(SCALES[scale], *only))
         return
     found = []
-    for case in CASES:
-        for phase in PHASES:
-            print(f"{case}, {phase}", flush=True)
-            found.append(command.apart(__file__, f"--scale={scale}", f"--only={case},{phase}"))
+    for case, phase in itertools.product(("patches", "images"), ("dense", "sparse")):
+        print(f"{case}, {phase}", flush=True)
+        found.append(command.apart(__file__, f"--scale={scale}", f"--only={case},{phase}"))
     parts = [
         f"# Memory of a training step, scale {scale}\n",
         command.made() + "\n",

@@ -119,16 +119,16 @@ def measure(make, scale):
     vertices, faces = np.array(vertices, float), np.array(faces, np.int64)
     axis = np.linspace(-1, 1, size)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-    seconds = {"ours": [], "ours, processors": []}
+    ours, processors = [], []
     # Ours before and after: what else the machine does slows both.
-    found = None
     for number in range(repeats):
-        found, clock, processors = timed(lambda: distance.distance_grid(vertices, faces, size))
-        seconds["ours"].append(clock)
-        seconds["ours, processors"].append(processors)
+        found, *spent = timed(lambda: distance.distance_grid(vertices, faces, size))
+        ours.append(spent[0])
+        processors.append(spent[1])
         if number == repeats // 2:
-            truth, clock, processors = timed(lambda: brute(vertices, faces, points))
-            seconds["brute"], seconds["brute, processors"] = clock, processors
+            truth, *brutes = timed(lambda: brute(vertices, faces, points))
+    seconds = {"ours": ours, "ours, processors": processors}
+    seconds |= {"brute": brutes[0], "brute, processors": brutes[1]}
     found = found.reshape(-1).astype(float)
     near = np.abs(truth) < NEAR
     result = {
@@ -144,36 +144,33 @@ def measure(make, scale):
     return result
 
 
+def row_of(name, result):
+    """Seconds of both, and their ratio."""
+    seconds = result["seconds"]
+    ours, processors = np.array(seconds["ours"]), np.array(seconds["ours, processors"])
+    return [
+        name,
+        result["faces"],
+        f"{seconds['brute']:.1f}",
+        f"{np.median(ours):.1f} ({ours.min():.1f}..{ours.max():.1f})",
+        f"{seconds['brute'] / np.median(ours):.1f}",
+        f"{seconds['brute, processors'] / np.median(processors):.1f}",
+    ]
+
+
 def table(results):
     """Two tables: seconds, errors."""
-    speed, error = [], []
+    error = []
     for name, result in results.items():
-        seconds = result["seconds"]
-        ours, processors = np.array(seconds["ours"]), np.array(seconds["ours, processors"])
-        speed.append(
-            [
-                name,
-                result["faces"],
-                f"{seconds['brute']:.1f}",
-                f"{np.median(ours):.1f} ({ours.min():.1f}..{ours.max():.1f})",
-                f"{seconds['brute'] / np.median(ours):.1f}",
-                f"{seconds['brute, processors'] / np.median(processors):.1f}",
-            ]
-        )
-        rows = [("brute", "against brute"), ("closed form", "against closed form")]
-        for against, key in rows:
-            if key in result:
-                signs = result["signs that differ"] if against == "brute" else None
-                numbers = [f"{value:.1e}" for value in result[key].values()]
+        for against, signs in (("brute", result["signs that differ"]), ("closed form", None)):
+            if f"against {against}" in result:
+                numbers = [f"{value:.1e}" for value in result[f"against {against}"].values()]
                 error.append([name, against, *numbers, signs])
     heads = ["shape", "faces", "brute, s", "ours, s", "ratio", "ratio of processor time"]
+    speed = tables.markdown_table([row_of(*one) for one in results.items()], heads)
     keys = ["max", "mean", "99.9%", f"max within {NEAR}", f"mean within {NEAR}"]
-    return "\n\n".join(
-        [
-            tables.markdown_table(speed, heads),
-            tables.markdown_table(error, ["error of", "against", *keys, "signs that differ"]),
-        ]
-    )
+    heads = ["error of", "against", *keys, "signs that differ"]
+    return f"{speed}\n\n{tables.markdown_table(error, heads)}"
 
 
 NOTES = """Brute is one libigl query for every sample, signs by winding number. Errors are of
@@ -190,9 +187,7 @@ def run(scale, folder):
     for name, make in SHAPES.items():
         results[name] = measure(make, SCALES[scale])
         seconds = results[name]["seconds"]
-        print(
-            f"{name}: brute {seconds['brute']:.1f} s, ours {seconds['ours'][0]:.1f} s", flush=True
-        )
+        command.say(f"{name}: brute {seconds['brute']:.1f} s, ours {seconds['ours'][0]:.1f} s")
         title = f"# Signed distances of meshes on {size}^3 samples"
         parts = [title, table(results), notes, command.made()]
         command.write(folder, "\n\n".join(parts), {"results": results})

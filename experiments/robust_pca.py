@@ -12,20 +12,31 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from measuring import command, dictionaries
+from measuring import command
 from measuring.command import clocked
+from measuring.dictionaries import learned
 from peers import low_rank
 
-from nid_jax.coding.refinement import refine_atoms
+from nid_jax import LowRank, learning, tasks
+from nid_jax.coding.operators import sample
+from nid_jax.coding.solvers import solver_from_config
 from nid_jax.data import to_array
-from nid_jax.fitting import rendering
-from nid_jax.reporting import tables
+from nid_jax.fitting import refining, rendering
 from nid_jax.storage import artefacts
+from nid_jax.tasks import video
 
 SCALES = ("smoke", "cpu", "paper")
 # Name -> (gray, standard deviation of the noise).
 CLIPS = {"gray": (True, 0.0), "gray, noise 0.02": (True, 0.02), "colour": (False, 0.0)}
-HEADERS = ("clip", "method", "background dB", "precision", "recall", "F", "rank", "seconds")
+NUMBERS = {"precision": "precision", "recall": "recall", "F": "f"}
+COLUMNS = {
+    "clip": lambda row: row["clip"],
+    "method": lambda row: row["method"],
+    "background dB": lambda row: "exact" if row["psnr"] is None else f"{row['psnr']:.2f}",
+    **{head: lambda row, key=key: f"{row[key]:.3f}" for head, key in NUMBERS.items()},
+    "rank": lambda row: row["rank"],
+    "seconds": lambda r: f"{r['seconds']:.2f}" + (f" + {r['training']:.0f}" * (r["training"] > 0)),
+}
 
 
 class Clip(NamedTuple):
@@ -45,35 +56,22 @@ class Result(NamedTuple):
 
 
 def known(collection):
-    """A clip of a collection that knows its truth."""
-    count = len(collection)
-    truth = np.stack([collection.truth(index) for index in range(count)])
-    moving = np.stack([collection.foreground(index) for index in range(count)])
-    return Clip(to_array(collection), truth, moving)
+    """The clip of a collection that knows its truth."""
+    count = range(len(collection))
+    parts = (collection.truth, collection.foreground)
+    return Clip(to_array(collection), *(np.stack([one(i) for i in count]) for one in parts))
 
 
-def timed(function, *arguments):
-    """Result of function(*arguments) -> background."""
+def timed(shape, function, *arguments):
+    """Result of function(*arguments), a background of that shape however laid out."""
     background, seconds = clocked(function, *arguments)
-    return Result(np.asarray(background, np.float32), seconds)
+    return Result(np.asarray(background, np.float32).reshape(shape), seconds)
 
 
-def truncated_svd(frames, rank):
-    """The nearest frames of that rank in squared error: PCA without a mean."""
-    left, values, right = np.linalg.svd(frames.reshape(len(frames), -1), full_matrices=False)
-    return ((left[:, :rank] * values[:rank]) @ right[:rank]).reshape(frames.shape)
-
-
-def pursuit(frames):
-    """The low-rank part of principal component pursuit, at its authors' settings."""
-    low, _, _ = low_rank.principal_component_pursuit(frames.reshape(len(frames), -1))
-    return low.reshape(frames.shape)
-
-
-def refined_from(start, frames, rank, steps):
-    """What the refinement makes of any start of that rank, no dictionary needed."""
-    flat = [values.reshape(len(frames), -1, frames.shape[-1]) for values in (start, frames)]
-    return np.asarray(refine_atoms(*flat, rank=rank, steps=steps)).reshape(frames.shape)
+def truncated_svd(rows, rank):
+    """The nearest frames [T, V] of that rank in squared error: PCA without a mean."""
+    left, values, right = np.linalg.svd(rows, full_matrices=False)
+    return (left[:, :rank] * values[:rank]) @ right[:rank]
 
 
 def as_trained(model, shape):
@@ -84,50 +82,68 @@ def as_trained(model, shape):
 
 def dictionary_methods(config, folder):
     """-> (Clip, {method: Result} of the dictionary's, trained and untrained)."""
-    trained = dictionaries.trained(config, folder, prior=False)
-    fresh = dictionaries.untrained(config, prior=False)
-    collection = trained.task.open("train")
-    clip = known(collection)
-    results = {"NID, codes as trained": timed(as_trained, trained.model, clip.frames.shape)}
-    for name, dictionary, refine in (
-        ("NID, robust codes", trained, "none"),
-        ("NID, refined", trained, "atoms"),
-        ("untrained, refined", fresh, "atoms"),
+    task = tasks.build(config)
+    trained = learned(task, config, folder)
+    clip = known(task.open("train"))
+    shape = clip.frames.shape
+    codes = timed(shape, as_trained, trained.dictionary.model, shape)
+    # Codes by the robust solver, the dictionary frozen.
+    solver, refinement = solver_from_config(config.fit), refining.from_config(config.fit.refine)
+    robust = trained.dictionary.fit(clip.frames, solver=solver)
+    fresh = learning.untrained(task, config).fit(clip.frames, solver=solver).refine(refinement)
+    results = {"NID, codes as trained": codes._replace(training=trained.training)}
+    for name, fit, training in (
+        ("NID, robust codes", robust, trained.training),
+        ("NID, refined", robust.refine(refinement), trained.training),
+        ("untrained, refined", fresh, 0.0),
     ):
-        # Codes by the robust solver, the dictionary frozen.
-        found = dictionary.fit(collection, dictionary.wanted(**{"refine.kind": refine}))
-        results[name] = Result(found.values, found.seconds)
-    for name, result in results.items():
-        if name.startswith("NID"):
-            results[name] = result._replace(training=trained.training)
+        results[name] = Result(fit.render(), fit.seconds - fit.compile_seconds, training)
     return clip, results
 
 
 def peer_methods(clip, rank, steps):
     """{method: Result} of what learns nothing. rank: of the dictionary's background."""
-    frames = clip.frames
-    svd = timed(truncated_svd, frames, rank)
-    refined_from(svd.background, frames, rank, steps)  # compiles
-    refined = timed(refined_from, svd.background, frames, rank, steps)
+    frames, shape = clip.frames, clip.frames.shape
+    rows, grid, cube = frames.reshape(len(frames), -1), shape[1:-1], (len(frames), -1, shape[-1])
+    svd = timed(shape, truncated_svd, rows, rank)
+
+    def refined():
+        """What the refinement makes of any start of that rank, no dictionary needed."""
+        start, given = svd.background.reshape(cube), frames.reshape(cube)
+        return LowRank(rank=rank, steps=steps).refine(sample(grid), grid, start, given)
+
+    refined()  # compiles
+    after = timed(shape, refined)
     return {
-        "principal component pursuit": timed(pursuit, frames),
-        "median": timed(low_rank.median_background, frames),
+        "principal component pursuit": timed(
+            shape, lambda: low_rank.principal_component_pursuit(rows)[0]
+        ),
+        "median": timed(shape, lambda: np.broadcast_to(np.median(frames, axis=0), shape)),
         "truncated SVD": svd,
-        "truncated SVD, refined": refined._replace(seconds=refined.seconds + svd.seconds),
+        "truncated SVD, refined": after._replace(seconds=after.seconds + svd.seconds),
         "true background": Result(clip.truth, 0.0),
     }
+
+
+def mask_of(difference, threshold):
+    """bool [T, H, W]: where any channel of frame - background [T, H, W, C] exceeds `threshold`."""
+    return np.abs(difference).max(axis=-1) > threshold
+
+
+def rank_of(background):
+    """Singular values above 1e-3 of the largest."""
+    return video.numerical_rank(background.reshape(len(background), -1))
 
 
 def score(clip, background, threshold) -> dict[str, Any]:
     """PSNR of the background as saved (mean over frames), its rank, and the mask's score."""
     shown = np.clip(background, 0, 1)
     errors = np.square(shown - clip.truth).mean((1, 2, 3))
-    mask = low_rank.foreground_mask(clip.frames - shown, threshold)
-    found = low_rank.f_measure(mask, clip.moving)
+    found = video.mask_score(mask_of(clip.frames - shown, threshold), clip.moving)
     with np.errstate(divide="ignore"):
         psnr = float(-10 * np.log10(errors).mean()) if errors.any() else None
-    rank = low_rank.numerical_rank(background)
-    return {"psnr": psnr, **found._asdict(), "rank": rank}
+    found = {key.replace("f_measure", "f"): float(value) for key, value in found.items()}
+    return {"psnr": psnr, **found, "rank": rank_of(background)}
 
 
 def sheet(path, clip, results, threshold, number):
@@ -135,7 +151,7 @@ def sheet(path, clip, results, threshold, number):
     frame, rows = clip.frames[number], {}
     for name, result in results.items():
         shown = np.clip(result.background[number], 0, 1)
-        mask = low_rank.foreground_mask((frame - shown)[None], threshold)[0, ..., None]
+        mask = mask_of((frame - shown)[None], threshold)[0, ..., None]
         residual = 0.5 + 2 * (frame - shown)
         rows[name] = np.stack([frame, shown, residual, np.broadcast_to(mask, frame.shape)])
     command.sheet(path, rows, title="frame, background, 0.5 + 2 x residual, mask")
@@ -164,32 +180,22 @@ def draw(scores):
 def write(folder, scores, note):
     """table.md, metrics.json and figure.png. -> the table."""
     rows = [
-        [
-            clip,
-            method,
-            "exact" if row["psnr"] is None else f"{row['psnr']:.2f}",
-            *(f"{row[key]:.3f}" for key in ("precision", "recall", "f")),
-            row["rank"],
-            f"{row['seconds']:.2f}" + (f" + {row['training']:.0f}" if row["training"] else ""),
-        ]
+        {"clip": clip, "method": method, **row}
         for clip, methods in scores.items()
         for method, row in methods.items()
     ]
-    table = tables.markdown_table(rows, list(HEADERS))
+    table = command.table(COLUMNS, rows)
     command.write(folder, f"{table}\n{note}", {"results": scores}, draw(scores))
     return table
 
 
 def configured(scale, gray, noise):
     """The config of one clip."""
-    config = command.config_of("video", "smoke" if scale == "smoke" else "cpu")
-    config.data.gray, config.data.clip.noise = gray, noise
+    changes = {"data.gray": gray, "data.clip.noise": noise}
     if scale == "paper":
         # Frames of a surveillance camera's size.
-        config.data.size = (240, 320)
-        config.data.clip.num_frames = 200
-        config.train.steps = 5000
-    return config
+        changes |= {"data.size": (240, 320), "data.clip.num_frames": 200, "train.steps": 5000}
+    return command.config_of("video", "smoke" if scale == "smoke" else "cpu", changes)
 
 
 def run(scale, folder):
@@ -199,7 +205,7 @@ def run(scale, folder):
         config = configured(scale, gray, noise)
         place = folder / "dictionary" / artefacts.file_name(number, name)
         clip, results = dictionary_methods(config, place)
-        rank = low_rank.numerical_rank(results["NID, refined"].background)
+        rank = rank_of(results["NID, refined"].background)
         results |= peer_methods(clip, rank, config.fit.refine.steps)
         scores[name] = {}
         for method, result in results.items():
@@ -208,8 +214,7 @@ def run(scale, folder):
             scores[name][method] = row
             print(f"{name}: {method}: {row}", flush=True)
         name = f"frames_{number}.png" if number else "frames.png"
-        middle = len(clip.frames) // 2
-        sheet(folder / name, clip, results, config.fit.threshold, middle)
+        sheet(folder / name, clip, results, config.fit.threshold, len(clip.frames) // 2)
     note = (
         f"{len(clip.frames)} frames of {' x '.join(map(str, clip.frames.shape[1:3]))}; masks: "
         f"residuals above {config.fit.threshold}; rank: singular values above 1e-3 of the largest; "

@@ -18,13 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 import trimesh
-from measuring import command, dictionaries
+from measuring import command
 from measuring.command import clocked
+from measuring.dictionaries import changed, learned
 from ml_collections import ConfigDict
 from peers import components, siren_sdf
 from scipy.interpolate import RBFInterpolator
 
-from nid_jax import data, metrics, tasks
+from nid_jax import data, learning, metrics, tasks
 from nid_jax.data import SubsetCollection, to_array
 from nid_jax.fields.coordinates import grid
 from nid_jax.geometry import shading
@@ -41,11 +42,13 @@ FOCUSES = (0.0, 0.03)
 
 
 class Shapes(NamedTuple):
-    """Shapes to fit: values [S, M, 1] on the grid, clouds [S, Q, 6] and true meshes."""
+    """Shapes to fit: values [S, M, 1] on the grid, clouds [S, Q, 6], true meshes, and which of the
+    test split they are."""
 
     values: np.ndarray
     clouds: np.ndarray
     meshes: list
+    numbers: range = range(0)
 
 
 class Result(NamedTuple):
@@ -56,11 +59,6 @@ class Result(NamedTuple):
 
 
 # ---- dictionaries -----------------------------------------------------------------------------
-
-
-def configured(scale):
-    """The config of the shapes and of the dictionary."""
-    return command.config_of("sdf", scale, {"data.num_test": 4 if scale == "smoke" else 15})
 
 
 @functools.cache
@@ -83,29 +81,31 @@ def joint(config, steps):
     Of at most 200 of the shapes, without copies: a row of the codebook moves only when its shape is
     in a batch, and in minutes more shapes than that would hardly be seen.
     """
-    config = config.copy_and_resolve_references()
-    config.data.num_train = min(200, config.data.num_train)
-    config.data.augment.warps = 0
-    config.router.kind = "codebook"
-    config.train.codes = "joint"
-    count = config.data.num_train
+    count = min(200, config.data.num_train)
+    config = changed(
+        config,
+        {"data.num_train": count, "data.augment.warps": 0, "prior.num_signals": 0},
+        **{"router.kind": "codebook", "train.codes": "joint", "fit.solver": "gradient"},
+    )
     config.train.update({"batch_size": count, "points": 1024, "steps": steps})
     config.train.optimizer.update({"name": "adam", "learning_rate": 1e-3})
-    config.fit.solver = "gradient"
     return config
 
 
-def fit(dictionary, chosen, seen, **changes):
-    """Codes of chosen test shapes by the library's own fit. -> Result.
+def fit(dictionary, truth, seen, **changes):
+    """Codes of shapes by the library's own fit. -> Result.
 
     seen: share of the grid's samples, or 'cloud'. changes: of config.fit, by flattened key.
     """
-    samples = {"samples.seen": CLOUD} if seen == CLOUD else {"samples.seen": "grid"}
-    if seen != CLOUD:
-        samples["samples.fraction"] = seen
-    wanted = dictionary.wanted(**samples, num_signals=0, **changes)
-    found = dictionary.fit(SubsetCollection(dictionary.task.open("test"), chosen), wanted)
-    return Result(found.values.reshape(len(chosen), -1), found.seconds / len(chosen))
+    grids = {"samples.seen": "grid", "samples.fraction": seen}
+    changes |= {"samples.seen": CLOUD} if seen == CLOUD else grids
+    changes = {f"fit.{key}": value for key, value in changes.items()}
+    config = changed(dictionary.config, changes, **{"fit.num_signals": 0})
+    task = task_of(config)
+    collection = SubsetCollection(task.open("test"), truth.numbers)
+    found = dictionary.fit_collection(task, collection, config)
+    seconds = (found.seconds - found.compile_seconds) / len(found)
+    return Result(found.render().reshape(len(found), -1), seconds)
 
 
 # ---- the comparison ---------------------------------------------------------------------------
@@ -120,19 +120,18 @@ def shapes(config, chosen):
         np.stack([collection[i].reshape(-1, 1) for i in chosen]),
         np.stack([clouds(i) for i in chosen]),
         [collection.mesh(i) for i in chosen],
+        chosen,
     )
 
 
 def places_of(config, fraction):
     """The grid's samples that a fit of this share sees, as raster numbers."""
     side = config.data.size[0]
-    config = config.copy_and_resolve_references()
-    config.fit.samples.update({"seen": "grid", "fraction": fraction})
-    task = task_of(config)
+    seen = {"fit.samples.seen": "grid", "fit.samples.fraction": fraction}
+    task = task_of(changed(config, seen))
     points = np.asarray(task.measure(task.open("test")).operator.points)
-    return np.ravel_multi_index(
-        tuple(np.round((points + 1) / 2 * (side - 1)).astype(int).T), (side,) * 3
-    )
+    places = np.round((points + 1) / 2 * (side - 1)).astype(int)
+    return np.ravel_multi_index(tuple(places.T), (side,) * 3)
 
 
 def iou_of(result, truth):
@@ -161,10 +160,8 @@ def grid_mesh(values):
 
 def score(result, truth):
     """IoU on the grid and measures of the grid's mesh, each a mean over shapes."""
-    rows = []
-    for values, mesh in zip(result.values, truth.meshes, strict=True):
-        found = grid_mesh(values)
-        rows.append(metrics.compare(found, mesh, 20000, 0, 0.02))
+    pairs = zip(map(grid_mesh, result.values), truth.meshes, strict=True)
+    rows = [metrics.compare(found, mesh, 20000, 0, 0.02) for found, mesh in pairs]
     keys = ("chamfer", "normal_consistency", "fscore")
     row = {key: float(np.mean([r[key] for r in rows])) for key in keys}
     row |= {"iou": iou_of(result, truth), "seconds": result.seconds}
@@ -174,34 +171,30 @@ def score(result, truth):
 def gaussians(known, pca, fraction, held, truth, tuning):
     """Every Gaussian at one share of samples, tuned on the held shapes. -> {name: Result}.
 
-    known: {name: Dictionary}; pca: (Components, their prior).
+    known: {name: NeuralDictionary}; pca: (Components, their prior).
     """
     found = {}
-    count, extra = len(truth.values), range(len(truth.values), len(truth.values) + len(held.values))
     for name, dictionary in known.items():
 
-        def solve(noise, neighbours, focus, chosen=extra, dictionary=dictionary):
+        def solve(noise, neighbours, focus, some=held, dictionary=dictionary):
             changes = {"gaussian.noise": noise, "gaussian.neighbours": neighbours}
-            changes["samples.focus"] = focus
-            return fit(dictionary, chosen, fraction, solver="gaussian", **changes)
+            changes |= {"solver": "gaussian", "samples.focus": focus}
+            return fit(dictionary, some, fraction, **changes)
 
         best = tuned(solve, held, len(dictionary.prior.codes), fraction)
-        tuning[f"{name}, {fraction}"] = best
-        found[name] = solve(*best, chosen=range(count))
+        tuning[f"{name}, {fraction}"], found[name] = best, solve(*best, truth)
     places = places_of(dictionary.config, fraction)
 
-    def most_probable(noise, neighbours, focus, values=held.values):
-        distances, spent = clocked(
-            components.most_probable, *pca, values, places, noise, neighbours, focus
-        )
-        return Result(distances, spent / len(values))
+    def most_probable(noise, neighbours, focus, some=held):
+        given = (some.values, places, noise, neighbours, focus)
+        distances, spent = clocked(components.most_probable, *pca, *given)
+        return Result(distances, spent / len(distances))
 
     best = tuned(most_probable, held, len(pca[1].codes), fraction)
     tuning[f"PCA, {fraction}"] = best
-    # Once for what is compiled.
-    most_probable(*best, values=truth.values)
+    most_probable(*best, truth)  # compiles
     name = f"PCA of the grids, {len(pca[0].axes)} components"
-    return found | {name: most_probable(*best, values=truth.values)}
+    return found | {name: most_probable(*best, truth)}
 
 
 def sirens(points, truth, seconds, places=None):
@@ -240,8 +233,7 @@ def rbf(points, truth, places=None, delta=0.02):
 def peers_of(config, decoder, truth, fraction, seconds):
     """Networks per shape, DeepSDF, and interpolation, at one share. -> {name: Result}."""
     points, places = grid(tuple(config.data.size)), places_of(config, fraction)
-    found = {}
-    quick = max(seconds, 0.02)
+    found, quick = {}, max(seconds, 0.02)
     if fraction in (1.0, 0.02):
         found["SIREN per shape, the same seconds"] = sirens(points, truth, quick, places)
         found["SIREN per shape, 10 times"] = sirens(points, truth, 10 * quick, places)
@@ -260,12 +252,10 @@ def peers_of(config, decoder, truth, fraction, seconds):
 
 def from_clouds(name, dictionary, truth):
     """All that works from oriented points alone. -> {name: Result}."""
-    points = grid(tuple(dictionary.config.data.size))
-    found = {}
+    points, found = grid(tuple(dictionary.config.data.size)), {}
     for label, iterations in (("surface, linear", 0), ("surface, Gauss-Newton", 10)):
         changes = {"solver": "surface", "surface.iterations": iterations}
-        result = fit(dictionary, range(len(truth.values)), CLOUD, **changes)
-        found[f"{name}, {label}"] = result
+        found[f"{name}, {label}"] = result = fit(dictionary, truth, CLOUD, **changes)
     seconds = result.seconds
     found["SIREN per shape, the same seconds"] = sirens(points, truth, seconds)
     found["SIREN per shape, 10 times, 8 s at most"] = sirens(points, truth, min(10 * seconds, 8))
@@ -277,17 +267,16 @@ def compare(known, paper, decoder, pca, folder):
     """All methods at all shares. -> scores {samples: {method: row}}, choices of the tuning."""
     name, main = next(iter(known.items()))
     total = main.config.data.num_test
-    held_count = total // 3
-    truth = shapes(main.config, range(total - held_count))
-    held = shapes(main.config, range(total - held_count, total))
+    count = total - total // 3
+    truth, held = (shapes(main.config, some) for some in (range(count), range(count, total)))
     scores, tuning, drawn = {}, {}, {}
     for fraction in FRACTIONS:
         results = gaussians(known, pca, fraction, held, truth, tuning)
-        count, ours = range(len(truth.values)), results[name]
+        ours = results[name]
         plain = {"solver": "ridge", "ridge.lam": "gcv", "samples.focus": 0.0}
-        results["NID, ridge without the prior"] = fit(main, count, fraction, **plain)
+        results["NID, ridge without the prior"] = fit(main, truth, fraction, **plain)
         if fraction in (1.0, 0.02):
-            found = fit(paper, count, fraction, **{"samples.focus": 0.0})
+            found = fit(paper, truth, fraction, **{"samples.focus": 0.0})
             results["NID as in the paper: joint, gradient"] = found
         results |= peers_of(main.config, decoder, truth, fraction, ours.seconds)
         samples = f"{100 * fraction:g}%"
@@ -360,11 +349,11 @@ def table(scores, note):
 
 def run(scale, folder):
     """Run the comparison."""
-    config = configured(scale)
-    trained = dictionaries.trained(config, folder / "dictionary", build=task_of)
+    config = command.config_of("sdf", scale, {"data.num_test": 4 if scale == "smoke" else 15})
+    trained = learned(task_of(config), config, folder / "dictionary")
     print(f"dictionary: {trained.seconds:.0f} s", flush=True)
     own = joint(config, 20 if scale == "smoke" else 1500)
-    paper = dictionaries.trained(own, folder / "paper", prior=False, build=task_of)
+    paper = learned(task_of(own), own, folder / "paper")
     print(f"the paper's way: {paper.seconds:.0f} s", flush=True)
     collection = trained.task.open("train")
     rows = to_array(collection).reshape(len(collection), -1)
@@ -377,10 +366,10 @@ def run(scale, folder):
         seconds=2 if scale == "smoke" else min(trained.seconds, 180),
         latent_size=128,
     )
-    drawn = dictionaries.untrained(config, build=task_of)
-    known = {"NID, Gaussian prior": trained, "untrained, Gaussian prior": drawn}
+    drawn = learning.untrained(task_of(config), config)
+    known = {"NID, Gaussian prior": trained.dictionary, "untrained, Gaussian prior": drawn}
     pca = (pca, components.prior_of(pca, rows))
-    scores, tuning = compare(known, paper, decoder, pca, folder)
+    scores, tuning = compare(known, paper.dictionary, decoder, pca, folder)
     training_seconds = {
         "dictionary and prior, with the chairs computed": trained.seconds,
         "the paper's way": paper.seconds,

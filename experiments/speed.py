@@ -5,7 +5,7 @@
 Writes table.md, metrics.json and figure.png. Every time stands beside its floor: the operations of
 its matrix products over this machine's rate of them plus its sines over the rate of those, or the
 bytes it must move where that takes longer. With --peer=torch it is measured beside PyTorch instead:
-see torch_peer.py.
+see studies/torch_contests.py.
 """
 
 import dataclasses
@@ -24,76 +24,56 @@ from nid_jax import devices
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """What one --scale measures; side is that of the square training images."""
+    """What one --scale measures: the sizes of every group; side is that of the square images."""
 
     rounds: int
     least_seconds: float
     side: int
-    basis: dict[str, Sweep]
-    train: dict[str, Sweep]
-    render: dict[str, Sweep]
-    fit: Sweep
-    shared_coordinates: Sweep
+    sweeps: dict[str, Sweep]
 
 
+SMOKE = {
+    "basis, independent": Sweep(E=(8, 16), P=(64,)),
+    "train, independent": Sweep(E=(8,), S=(4,)),
+    "render, independent": Sweep(E=(8,), P=(64,), K=(0, 2)),
+    "basis, shared": Sweep(E=(8, 16), P=(64,)),
+    "train, shared": Sweep(E=(8,), S=(4,)),
+    "render, shared": Sweep(E=(8, 16), P=(64,)),
+    "fit": Sweep(E=(8,), S=(4,)),
+    "factorised": Sweep(E=(8,), S=(16,)),
+}
+CPU = {
+    "basis, independent": Sweep(E=(256, 128, 512), P=(2048, 1024, 4096), H=(16, 32)),
+    "train, independent": Sweep(E=(256, 128, 512), P=(625, 312), S=(16, 32, 64), H=(16, 32)),
+    "render, independent": Sweep(E=(256, 128, 512), P=(2**14, 2**15), S=(4, 8), K=(0, 8)),
+    "basis, shared": Sweep(E=(1024, 512, 2048), P=(4096, 1024, 2048, 8192), H=(256, 128, 512)),
+    "train, shared": Sweep(E=(256, 512, 1024), P=(625, 312), S=(16, 32, 64), H=(512, 256)),
+    "render, shared": Sweep(
+        E=(1024, 256, 4096), P=(2**16, 2**15, 2**17), S=(4, 1, 16), H=(512, 256)
+    ),
+    "fit": Sweep(E=(256, 512, 1024), S=(20, 40, 80)),
+    "factorised": Sweep(E=(256, 512, 1024), S=(1000, 2000), H=(512,)),
+}
+PAPER = {
+    "basis, independent": Sweep(E=(1024, 2048, 4096), P=(4096, 8192), H=(16, 32, 64)),
+    "train, independent": Sweep(E=(256, 512, 1024), P=(4096, 8192), S=(16, 32, 64), H=(16, 32)),
+    "render, independent": Sweep(E=(1024, 2048), P=(2**16, 2**17), S=(4, 8), K=(0, 8, 64)),
+    "basis, shared": Sweep(
+        E=(1024, 2048, 4096), P=(2**12, 2**13, 2**14, 2**16), H=(256, 512, 1024)
+    ),
+    "train, shared": Sweep(
+        E=(4096, 1024, 2048), P=(4096, 8192, 16384), S=(16, 32, 64), H=(512, 256)
+    ),
+    "render, shared": Sweep(
+        E=(4096, 1024), P=(2**18, 2**19, 2**20), S=(4, 1, 16), H=(512, 256), K=(0, 256)
+    ),
+    "fit": Sweep(E=(1024, 2048, 4096), S=(64, 128, 256)),
+    "factorised": Sweep(E=(1024, 2048, 4096), S=(1000, 2000, 4000), H=(512,)),
+}
 SCALES = {
-    "smoke": Scale(
-        rounds=2,
-        least_seconds=0.0,
-        side=6,
-        basis={"shared": Sweep(E=(8, 16), P=(64,)), "independent": Sweep(E=(8, 16), P=(64,))},
-        train={"shared": Sweep(E=(8,), S=(4,)), "independent": Sweep(E=(8,), S=(4,))},
-        render={
-            "shared": Sweep(E=(8, 16), P=(64,)),
-            "independent": Sweep(E=(8,), P=(64,), K=(0, 2)),
-        },
-        fit=Sweep(E=(8,), S=(4,)),
-        shared_coordinates=Sweep(E=(8,), S=(16,)),
-    ),
-    "cpu": Scale(
-        rounds=7,
-        least_seconds=0.02,
-        side=25,
-        basis={
-            "shared": Sweep(E=(1024, 512, 2048), P=(4096, 1024, 2048, 8192), H=(256, 128, 512)),
-            "independent": Sweep(E=(256, 128, 512), P=(2048, 1024, 4096), H=(16, 32)),
-        },
-        train={
-            "shared": Sweep(E=(256, 512, 1024), P=(625, 312), S=(16, 32, 64), H=(512, 256)),
-            "independent": Sweep(E=(256, 128, 512), P=(625, 312), S=(16, 32, 64), H=(16, 32)),
-        },
-        render={
-            "shared": Sweep(
-                E=(1024, 256, 4096), P=(65536, 32768, 131072), S=(4, 1, 16), H=(512, 256)
-            ),
-            "independent": Sweep(E=(256, 128, 512), P=(16384, 32768), S=(4, 8), K=(0, 8)),
-        },
-        fit=Sweep(E=(256, 512, 1024), S=(20, 40, 80)),
-        shared_coordinates=Sweep(E=(256, 512, 1024), S=(1000, 2000), H=(512,)),
-    ),
-    "paper": Scale(
-        rounds=9,
-        least_seconds=0.05,
-        side=128,
-        basis={
-            "shared": Sweep(E=(1024, 2048, 4096), P=(4096, 8192, 16384, 65536), H=(256, 512, 1024)),
-            "independent": Sweep(E=(1024, 2048, 4096), P=(4096, 8192), H=(16, 32, 64)),
-        },
-        train={
-            "shared": Sweep(
-                E=(4096, 1024, 2048), P=(4096, 8192, 16384), S=(16, 32, 64), H=(512, 256)
-            ),
-            "independent": Sweep(E=(256, 512, 1024), P=(4096, 8192), S=(16, 32, 64), H=(16, 32)),
-        },
-        render={
-            "shared": Sweep(
-                E=(4096, 1024), P=(2**18, 2**19, 2**20), S=(4, 1, 16), H=(512, 256), K=(0, 256)
-            ),
-            "independent": Sweep(E=(1024, 2048), P=(65536, 131072), S=(4, 8), K=(0, 8, 64)),
-        },
-        fit=Sweep(E=(1024, 2048, 4096), S=(64, 128, 256)),
-        shared_coordinates=Sweep(E=(1024, 2048, 4096), S=(1000, 2000, 4000), H=(512,)),
-    ),
+    "smoke": Scale(2, 0.0, 6, SMOKE),
+    "cpu": Scale(7, 0.02, 25, CPU),
+    "paper": Scale(9, 0.05, 128, PAPER),
 }
 
 
@@ -117,7 +97,7 @@ def run(scale_name, output, peer):
     metrics = {
         "scale": scale_name,
         "seconds": seconds,
-        "machine": {name: dataclasses.asdict(spread) for name, spread in rates.items()},
+        "machine": rates,
         "peak_memory_bytes": devices.peak_memory_bytes(),
         "promises": promises(results, sines, difference),
         "cases": [plain(result) for result in results + sines],

@@ -269,6 +269,9 @@ def test_refined_fits_come_nearer_to_their_measurements(gray):
     before, after = (np.square(f.render()[..., 0] - rough).mean() for f in (found, refined))
     assert after < 0.5 * before
     np.testing.assert_array_equal(refined.codes, found.codes)
+    # What it takes is counted, compilation apart.
+    assert refined.seconds > found.seconds
+    assert refined.compile_seconds - found.compile_seconds < refined.seconds - found.seconds
     # Between the samples the correction is interpolated, and so is its slope.
     points = np.random.default_rng(1).uniform(-0.9, 0.9, (4, 2)).astype(np.float32)
     step = np.float32(1e-3)

@@ -1,7 +1,7 @@
 """What every command begins and ends with: flags, a config, a collection; files of results."""
 
+import importlib
 import json
-import runpy
 import subprocess
 import sys
 import time
@@ -14,8 +14,6 @@ from absl import app, flags
 from nid_jax import data, devices
 from nid_jax.reporting import tables
 from nid_jax.storage import artefacts
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def start(run, name, scales, *more, default="cpu"):
@@ -54,8 +52,8 @@ def apart(script, *arguments):
 
 
 def config_of(name, variant, changes=()):
-    """The config of configs/NAME.py:VARIANT, changed by flattened keys."""
-    config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](variant)
+    """The config NAME:VARIANT of the library, changed by flattened keys."""
+    config = importlib.import_module(f"nid_jax.configs.{name}").get_config(variant)
     config.update_from_flattened_dict(dict(changes))
     return config
 

@@ -6,6 +6,8 @@ a network costs twice its value. What the signals of one fit share (the atoms at
 Gram matrix, its factor) is divided by the number of signals. Rendering the result is not counted.
 """
 
+import math
+
 RULE = " ".join(__doc__.split("The rule: ")[1].split())
 
 
@@ -36,34 +38,24 @@ def equations(dictionary, points, signals):
     return shared / signals + own
 
 
-def ridge(experts, signals):
-    """A factor, and a solve that is corrected once and checked: two solves, two products."""
-    return experts**3 / 3 / signals + 8 * experts**2
+def solve(solver, experts, signals, top_k=0, steps=0):
+    """Codes of one of `signals` signals from their normal equations, by the name of the solver.
 
-
-def gaussian(experts, signals, evaluations):
-    """`ridge` and the inverse of the prior's covariance, once for each noise tried."""
-    return evaluations * ((2 * experts**3 / 3 + 4 * experts**3) / signals + 8 * experts**2)
-
-
-def lasso(experts, iterations):
-    """A product with the Gram matrix an iteration."""
-    return 2 * iterations * experts**2
-
-
-def omp(experts, top_k):
-    """k products of E numbers in step k, then a K x K factor and solves on the support."""
-    return top_k**2 * experts + 4 * top_k * experts + 2 * top_k**3 / 3
-
-
-def iht(experts, top_k, iterations):
-    """Two products and a K x K factor a step."""
-    return iterations * (4 * experts**2 + top_k**3 / 3)
-
-
-def gradient_on_gram(experts, steps):
-    """A product for the value and one for the gradient."""
-    return 4 * steps * experts**2
+    ridge: a factor, and a solve that is corrected once and checked: two solves, two products.
+    gaussian: the same and the inverse of the prior's covariance, once for each of `steps` noises.
+    lasso: a product with the Gram matrix a step. omp: k products of E numbers in step k, then a
+    K x K factor and solves on the support. iht: two products and a K x K factor a step. gradient:
+    a product for the value and one for the gradient.
+    """
+    cube, square = experts**3, experts**2
+    return {
+        "ridge": cube / 3 / signals + 8 * square,
+        "gaussian": steps * ((2 * cube / 3 + 4 * cube) / signals + 8 * square),
+        "lasso": 2 * steps * square,
+        "omp": top_k**2 * experts + 4 * top_k * experts + 2 * top_k**3 / 3,
+        "iht": steps * (4 * square + top_k**3 / 3),
+        "gradient": 4 * steps * square,
+    }[solver]
 
 
 def gradient_on_pixels(dictionary, points, signals, steps):
@@ -80,7 +72,4 @@ def convolutions(points, channels, width, experts):
 
 def cosine_transform(shape):
     """A product with a square matrix along every axis."""
-    values = 1
-    for side in shape:
-        values *= side
-    return 2 * values * sum(shape)
+    return 2 * math.prod(shape) * sum(shape)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from measuring.command import clocked
 from nid_jax import numerics
 
 SIDE = 1024
@@ -103,9 +104,7 @@ class Result:
 
 def timed(call):
     """Seconds that call() takes until its arrays are there."""
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
+    return clocked(lambda: jax.block_until_ready(call()))[1]
 
 
 def median_seconds(function, repeats=7, budget=4.0):
@@ -113,20 +112,16 @@ def median_seconds(function, repeats=7, budget=4.0):
 
     The first call compiles and is no part of the median.
     """
-    result, first = None, timed(function)
-    seconds, begun = [], time.perf_counter()
+    first, seconds, begun = timed(function), [], time.perf_counter()
     while len(seconds) < repeats and (not seconds or time.perf_counter() - begun < budget):
-        start = time.perf_counter()
-        result = jax.block_until_ready(function())
-        seconds.append(time.perf_counter() - start)
+        result, spent = clocked(lambda: jax.block_until_ready(function()))
+        seconds.append(spent)
     return result, float(np.median(seconds)), first
 
 
 def compiled(function, *arguments):
     """The Program of a function with arguments."""
-    start = time.perf_counter()
-    program = jax.jit(function).lower(*arguments).compile()
-    seconds = time.perf_counter() - start
+    program, seconds = clocked(lambda: jax.jit(function).lower(*arguments).compile())
     analysis = program.memory_analysis()
     moved = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
     held = moved + analysis.temp_size_in_bytes
@@ -216,12 +211,8 @@ def measure(cases, machine, rounds, least_seconds, progress=lambda text: None):
     for number in range(rounds):
         progress(f"round {number + 1} of {rounds}")
         for index, case in enumerate(cases):
-            rates = (
-                machine.product_rate(),
-                machine.product_rate(case.work.product),
-                machine.sine_rate(),
-                machine.bandwidth(),
-            )
+            products = machine.product_rate(), machine.product_rate(case.work.product)
+            rates = (*products, machine.sine_rate(), machine.bandwidth())
             seconds = sum(timed(case.program.call) for _ in range(repeats[index]))
             samples[index].append((seconds / repeats[index] / case.repeats, *rates))
     rates = np.array(samples)[..., 1:].reshape(-1, 4)

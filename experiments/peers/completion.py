@@ -20,9 +20,6 @@ def filled(reconstruction, pictures, seen):
     return np.where(seen[..., None], pictures, reconstruction)
 
 
-# ---- neither trained nor told what faces look like ---------------------------------------------
-
-
 def biharmonic(pictures, seen):
     """Biharmonic inpainting (scikit-image)."""
     rows = zip(pictures, seen, strict=True)
@@ -51,9 +48,6 @@ def masked_residual(network, power):
     return residual
 
 
-# ---- where a fit believes its input ---------------------------------------------------------
-
-
 def detected(pictures, fits, trim, reach):
     """What a fit believes: bool [S, H, W], True where its residual is near the usual.
 
@@ -64,9 +58,6 @@ def detected(pictures, fits, trim, reach):
     total = smooth(np.ones(sizes.shape[1:]))
     sizes = np.stack([smooth(one) / total for one in sizes])
     return sizes <= trim * np.median(sizes, axis=(1, 2), keepdims=True)
-
-
-# ---- scores ------------------------------------------------------------------------------------
 
 
 def whole_psnr(reconstruction, truth):

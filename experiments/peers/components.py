@@ -78,13 +78,11 @@ def most_probable(known, prior, values, places, noise, neighbours, focus):
     seen = known.axes[:, places]
     given = values[:, places, 0]
     y = given - known.mean[places]
-    if focus:
-        weights = surface_weights(given, focus)
-        gram = np.stack([(seen * row) @ seen.T for row in weights])
-        atom_mean, counts = np.zeros((len(y), len(seen), 1)), weights.sum(1)
-    else:
-        weights, gram = np.ones_like(y), seen @ seen.T
-        atom_mean, counts = np.zeros((len(seen), 1)), np.float32(len(places))
+    weights = surface_weights(given, focus) if focus else np.ones_like(y)
+    # Of weights of its own every signal has a Gram matrix.
+    gram = np.stack([(seen * row) @ seen.T for row in weights]) if focus else seen @ seen.T
+    counts = weights.sum(1) if focus else np.float32(len(places))
+    atom_mean = np.zeros((*gram.shape[:-1], 1))
     equations = NormalEquations(
         gram=jnp.asarray(gram),
         moments=jnp.asarray((weights * y) @ seen.T),
@@ -95,10 +93,10 @@ def most_probable(known, prior, values, places, noise, neighbours, focus):
         bias_weight=jnp.asarray(counts),
     )
     if neighbours:
-        solved = local_gaussian(equations, prior, noise**2, neighbours, 0.1)
+        codes = local_gaussian(equations, prior, noise**2, neighbours, 0.1).codes
     else:
-        solved = gaussian(equations, prior._replace(codes=None), noise**2)
-    return known.decode(np.asarray(solved.codes))
+        codes = gaussian(equations, prior._replace(codes=None), noise**2).codes
+    return known.decode(np.asarray(codes))
 
 
 class PixelGaussian:

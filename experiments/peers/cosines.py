@@ -13,7 +13,7 @@ class DCT:
     """
 
     def __init__(self, signals, count):
-        self.shape = signals.shape[1:]
+        self.shape, self.axes = signals.shape[1:], tuple(range(1, signals.ndim))
         energy = np.square(self.encode_all(signals)).mean(0)
         self.kept = np.argsort(-energy)[:count]
 
@@ -23,8 +23,7 @@ class DCT:
 
     def encode_all(self, signals):
         """[S, *grid, C] -> all coefficients [S, V]."""
-        axes = tuple(range(1, signals.ndim))
-        return scipy.fft.dctn(signals, axes=axes, norm="ortho").reshape(len(signals), -1)
+        return scipy.fft.dctn(signals, axes=self.axes, norm="ortho").reshape(len(signals), -1)
 
     def decode(self, codes):
         """Those kept, [S, E] -> [S, *grid, C]."""
@@ -34,8 +33,7 @@ class DCT:
 
     def decode_all(self, codes):
         """All of them, [S, V] -> [S, *grid, C]."""
-        axes = tuple(range(1, len(self.shape) + 1))
-        return scipy.fft.idctn(codes.reshape(-1, *self.shape), axes=axes, norm="ortho")
+        return scipy.fft.idctn(codes.reshape(-1, *self.shape), axes=self.axes, norm="ortho")
 
 
 def largest(codes, count):

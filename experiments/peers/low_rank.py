@@ -1,13 +1,7 @@
-"""What a dictionary is compared with on video: low-rank backgrounds, and how masks are scored.
-
-Letters: T frames, V values of a frame, H rows, W columns, C channels.
-"""
-
-from typing import NamedTuple
+"""What a dictionary is compared with on video: low rank + sparse. T frames of V values."""
 
 import numpy as np
 import scipy.linalg
-import scipy.ndimage
 
 MU_START = 1.25  # over the largest singular value of the matrix
 MU_GROWTH = 1.5
@@ -22,13 +16,11 @@ def principal_component_pursuit(matrix, lam=None, tolerance=1e-7, max_iterations
     singular value and grows by 1.5, as in the authors' program.
     matrix: [T, V]; lam: weight of the sparse part, 1/sqrt(max(T, V)) where None; tolerance: of
     |matrix - L - S| relative to |matrix|, Frobenius norms. Computed in float64.
-    Returns (L, S, iterations), L and S [T, V] in the matrix's type. Raises ValueError for values
-    that are not finite, RuntimeError when max_iterations do not reach the tolerance.
+    Returns (L, S, iterations), L and S [T, V] in the matrix's type. Raises RuntimeError when
+    max_iterations do not reach the tolerance.
     """
     matrix = np.asarray(matrix)
     data = np.array(matrix, np.float64)
-    if data.ndim != 2 or not data.size or not np.isfinite(data).all():
-        raise ValueError(f"matrix {list(data.shape)}: must be [T, V], not empty, all finite")
     lam = 1 / np.sqrt(max(data.shape)) if lam is None else lam
     norm, spectral = np.linalg.norm(data), np.linalg.norm(data, 2)
     if norm == 0:
@@ -39,7 +31,8 @@ def principal_component_pursuit(matrix, lam=None, tolerance=1e-7, max_iterations
     mu_most = MU_MOST * mu
     for iteration in range(1, max_iterations + 1):
         low_rank = _shrink_singular(data - sparse + multiplier / mu, 1 / mu)
-        sparse = _shrink(data - low_rank + multiplier / mu, lam / mu)
+        rest = data - low_rank + multiplier / mu
+        sparse = rest - np.clip(rest, -lam / mu, lam / mu)
         residual = data - low_rank - sparse
         multiplier += mu * residual
         mu = min(mu * MU_GROWTH, mu_most)
@@ -50,10 +43,6 @@ def principal_component_pursuit(matrix, lam=None, tolerance=1e-7, max_iterations
         f"principal component pursuit: residual {error:.1e} after {max_iterations} iterations, "
         f"above {tolerance:.1e}"
     )
-
-
-def _shrink(values, threshold):
-    return values - np.clip(values, -threshold, threshold)
 
 
 def _shrink_singular(matrix, threshold):
@@ -69,56 +58,3 @@ def _shrink_singular(matrix, threshold):
     kept = values > threshold
     vectors, values = vectors[:, kept], values[kept]
     return (vectors * (1 - threshold / values)) @ (vectors.T @ matrix)
-
-
-def median_background(frames):
-    """The median of each value over time, for every frame: [T, ...] -> [T, ...], read-only."""
-    frames = np.asarray(frames)
-    return np.broadcast_to(np.median(frames, axis=0).astype(frames.dtype), frames.shape)
-
-
-def numerical_rank(frames, share=1e-3):
-    """How many singular values of frames [T, ...], laid out [T, V], exceed share * the largest."""
-    frames = np.asarray(frames, np.float64)
-    values = scipy.linalg.svdvals(frames.reshape(len(frames), -1))
-    return int(np.count_nonzero(values > share * values[0]))
-
-
-def foreground_mask(difference, threshold, cleaned=False):
-    """Where a frame differs from its background: [T, H, W, C] -> bool [T, H, W].
-
-    difference: frame - background; a pixel is foreground where its largest |difference| over the
-    channels is above `threshold`. cleaned: a 3x3 median of each frame's mask takes out specks.
-    """
-    mask = np.abs(difference).max(axis=-1) > threshold
-    if not cleaned:
-        return mask
-    return scipy.ndimage.median_filter(mask.astype(np.uint8), size=(1, 3, 3)).astype(bool)
-
-
-class MaskScore(NamedTuple):
-    """How well a mask matches the truth, each in [0, 1]."""
-
-    precision: float
-    recall: float
-    f: float
-
-
-def f_measure(predicted, truth):
-    """Precision, recall and their harmonic mean over all pixels of all frames.
-
-    predicted, truth: bool [...]. 1 where both are empty, 0 where only one is or nothing is shared.
-    Raises ValueError for masks of other types or unequal shapes.
-    """
-    predicted, truth = np.asarray(predicted), np.asarray(truth)
-    if predicted.dtype != bool or truth.dtype != bool or predicted.shape != truth.shape:
-        raise ValueError(
-            f"masks {predicted.dtype} {list(predicted.shape)} and {truth.dtype} "
-            f"{list(truth.shape)}: both must be bool and of one shape"
-        )
-    hits, found, real = (int(m.sum()) for m in (predicted & truth, predicted, truth))
-    if not found and not real:
-        return MaskScore(1.0, 1.0, 1.0)
-    if not hits:
-        return MaskScore(0.0, 0.0, 0.0)
-    return MaskScore(hits / found, hits / real, 2 * hits / (found + real))

@@ -14,8 +14,6 @@ from flax import nnx
 from nid_jax.fields import embeddings, experts
 from peers.descent import descend
 
-# ---- networks, one for each signal ------------------------------------------------------------
-
 
 class Network(NamedTuple):
     """A coordinate network at fixed points: inputs [P, F] (embedded coordinates), layer sizes."""
@@ -76,9 +74,6 @@ def fit_networks(network, targets, learning_rate, marks, key):
     return descend(objective, layers, learning_rate, jnp.asarray(targets), marks=marks)
 
 
-# ---- a start that was learned -----------------------------------------------------------------
-
-
 class LearnedStart(NamedTuple):
     """Layers and one logarithm of a learning rate for each of their arrays."""
 
@@ -86,17 +81,13 @@ class LearnedStart(NamedTuple):
     log_rates: tuple
 
 
-def _one_step(network, start, layers, target):
-    grads = jax.grad(network.residual)(layers, target)
-    return jax.tree.map(lambda v, g, r: v - jnp.exp(r) * g, layers, grads, start.log_rates)
-
-
 def adapt(network, start, targets, steps):
     """Gradient descent from a learned start, for targets [S, P, C]. -> layers, stacked along S."""
 
     def one(target):
         def step(_, layers):
-            return _one_step(network, start, layers, target)
+            grads = jax.grad(network.residual)(layers, target)
+            return jax.tree.map(lambda v, g, r: v - jnp.exp(r) * g, layers, grads, start.log_rates)
 
         # Of a fixed length, so that it can be differentiated.
         return jax.lax.fori_loop(0, steps, step, start.layers)

@@ -1,10 +1,7 @@
 """Signed distances without a dictionary: a SIREN per shape, and an auto-decoder of many shapes.
 
-`fit_siren` fits one network to one shape, from samples of its distance or from an oriented cloud
-alone (Sitzmann et al. 2020, section 4.2, as the official code does it). `fit_auto_decoder` fits one
-network and a latent for every training shape (DeepSDF, Park et al. 2019), and `infer` finds the
-latents of unseen shapes with the network frozen. All stop at a wall clock from which compilation is
-left out, and are told apart from it in what they return. Points are in [-1, 1]^D.
+Fits stop at a wall clock from which compilation is left out, and are told apart from it in what
+they return. Points are in [-1, 1]^D.
 """
 
 import math
@@ -32,8 +29,6 @@ class Layers(NamedTuple):
 
 
 SIZE = Layers()
-
-# ---- one network for one shape ----------------------------------------------------------------
 
 
 class Siren(NamedTuple):
@@ -65,23 +60,17 @@ def fit_siren(
     seed=0,
     **until,
 ):
-    """A SIREN for one shape, from distances or from an oriented cloud. -> `Siren`.
+    """A SIREN for one shape (Sitzmann et al. 2020, section 4.2, as the official code does it).
 
-    Args:
-      points: [P, D]: on the surface, with `normals` [P, D] (outward), or anywhere, with the
-        distances `values` [P] there, whose absolute error then counts.
-      batch_size: points of a step, drawn anew; of a cloud as many again anywhere in the cube.
-      until: seconds, limit; see `descend`.
-
-    Raises:
-      ValueError: unless exactly one of normals and values is given, in the shape of the points.
+    points [P, D]: on the surface, with outward `normals` [P, D], or anywhere, with the distances
+    `values` [P] there, whose absolute error then counts. batch_size: points of a step, drawn anew;
+    of a cloud as many again anywhere in the cube. until: as in `descend`. -> `Siren`. Raises
+    ValueError unless one of normals and values is given.
     """
     if (normals is None) == (values is None):
         raise ValueError("a SIREN takes points with normals, or points with values: one of the two")
     points = jnp.asarray(points, jnp.float32)
     given = jnp.asarray(normals if values is None else values, jnp.float32)
-    if given.shape != (points.shape if values is None else points.shape[:1]):
-        raise ValueError(f"points {points.shape} and what is known there {given.shape} differ")
     key = jax.random.key(seed)
     network = siren(points, 1, *layers)
 
@@ -109,9 +98,6 @@ def fit_siren(
     return Siren(network, fit)
 
 
-# ---- one network for all shapes ---------------------------------------------------------------
-
-
 class AutoDecoder(NamedTuple):
     """A network of (point, latent) and the training shapes' latents [S, L].
 
@@ -135,11 +121,9 @@ class AutoDecoder(NamedTuple):
     def infer(self, points, values, *, batch_size=2000, learning_rate=5e-3, seed=0, **until):
         """Latents of unseen shapes from samples, the network frozen. -> (latents [S, L], Descent).
 
-        points [P, D] shared by the shapes or [S, P, D] of their own; values [S, P]. until: as in
-        `descend`.
+        points [P, D] shared by the shapes; values [S, P]. until: as in `descend`.
         """
-        values = jnp.asarray(values, jnp.float32)
-        points = jnp.asarray(points, jnp.float32)
+        values, points = jnp.asarray(values, jnp.float32), jnp.asarray(points, jnp.float32)
 
         def objective(latents, data, key):
             layers, points, values = data
@@ -186,8 +170,7 @@ def _draw(points, values, shapes, batch_size, key):
     drawn, tried = drawn[:, : batch_size - near], drawn[:, batch_size - near :]
     _, best = jax.lax.top_k(-jnp.abs(values[shapes[:, None], tried]), near)
     chosen = jnp.concatenate([drawn, jnp.take_along_axis(tried, best, 1)], 1)
-    x = points[chosen] if points.ndim == 2 else points[shapes[:, None], chosen]
-    return x, values[shapes[:, None], chosen]
+    return points[chosen], values[shapes[:, None], chosen]
 
 
 def _auto_loss(layers, latents, x, target, truncation):
@@ -219,24 +202,12 @@ def fit_auto_decoder(
 ):
     """DeepSDF's auto-decoder of training shapes (Park et al. 2019). -> `AutoDecoder`.
 
-    Args:
-      points: [P, D], or [S, P, D] where every shape has its own.
-      values: distances [S, P].
-      truncation: of distances, found and given, or None.
-      batch: shapes, and samples of each, in a step.
-      layers: of the network, which has rectifiers; at least 3.
-      until: seconds, limit; see `descend`.
-
-    Raises:
-      ValueError: points and values that do not fit together, or too few layers.
+    points [P, D], shared by the shapes; distances `values` [S, P]; truncation of distances found
+    and given, or None; batch: shapes, and samples of each, in a step; layers: of rectifiers, at
+    least 3. until: as in `descend`.
     """
     values, points = jnp.asarray(values, jnp.float32), jnp.asarray(points, jnp.float32)
     width, num_layers, _ = layers
-    if points.shape[:-1] not in (values.shape, values.shape[1:]) or num_layers < 3:
-        raise ValueError(
-            f"points {points.shape} for values {values.shape}, num_layers={num_layers}; allowed: "
-            "(points, D) or (shapes, points, D) for (shapes, points), 3 or more layers"
-        )
     key = jax.random.key(seed)
     inputs = points.shape[-1] + latent_size
     sizes = (inputs, *[width] * (num_layers - 1), 1)

@@ -10,13 +10,12 @@ import numpy as np
 from scipy import sparse
 from skimage.transform import iradon, iradon_sart
 
-FILTERS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
-
 
 def filtered_back_projection(sinogram, angles, size, filter_name="ramp"):
-    """Filtered back projection (Kak and Slaney 1988), one of FILTERS; [A, D] -> [size, size]."""
-    sinogram = _complete(sinogram, angles, size)
-    image = iradon(sinogram.T, np.asarray(angles, float), size, filter_name=filter_name)
+    """Filtered back projection (Kak and Slaney 1988); [A, D] -> [size, size]."""
+    image = iradon(
+        np.asarray(sinogram, float).T, np.asarray(angles, float), size, filter_name=filter_name
+    )
     return np.clip(image, 0, 1)
 
 
@@ -25,26 +24,11 @@ def sart(sinogram, angles, size, iterations=1, relaxation=0.15):
 
     iterations: passes over all views; the image is clipped to [0, 1] after every view.
     """
-    sinogram = _complete(sinogram, angles, size)
+    columns, angles = np.asarray(sinogram, float).T, np.asarray(angles, float)
     image = np.zeros((size, size))
     for _ in range(iterations):
-        image = iradon_sart(
-            sinogram.T, np.asarray(angles, float), image, clip=(0, 1), relaxation=relaxation
-        )
+        image = iradon_sart(columns, angles, image, clip=(0, 1), relaxation=relaxation)
     return image
-
-
-def _complete(sinogram, angles, size):
-    """The sinogram as float64 [A, D], or ValueError unless it is [len(angles), size] and finite."""
-    sinogram = np.asarray(sinogram, float)
-    if sinogram.shape != (len(angles), size):
-        raise ValueError(
-            f"a sinogram of shape {list(sinogram.shape)}; expected [{len(angles)}, {size}]: one "
-            "row an angle, as many detectors as the image has pixels along an axis"
-        )
-    if not np.isfinite(sinogram).all():
-        raise ValueError("back projection and SART take no missing measurements (NaN)")
-    return sinogram
 
 
 def rotation(size):
@@ -104,18 +88,11 @@ def total_variation(sinogram, matrix, shape, weight, iterations=500):
     """The image x in [0, 1] of least |A x - b|^2 / 2 + weight * TV(x); [A, D] -> [*shape].
 
     TV: isotropic, the sum over pixels of the length of the gradient (forward differences).
-    matrix: A of system_matrix(); b: the sinogram, NaN left out of the sum.
+    matrix: A of system_matrix(); b: the sinogram.
     By the primal-dual method of Chambolle and Pock (2011) with the diagonal steps of Pock and
     Chambolle (2011), so that the norm of A need not be known.
     """
     measured = np.asarray(sinogram, float).ravel()
-    if matrix.shape != (measured.size, shape[0] * shape[1]):
-        raise ValueError(
-            f"a system matrix of shape {list(matrix.shape)}; expected "
-            f"[{measured.size}, {shape[0] * shape[1]}] for {measured.size} measurements"
-        )
-    seen = np.isfinite(measured)
-    matrix, measured = matrix[seen], measured[seen]
     adjoint = matrix.T.tocsr()
     # Every gradient has two entries of size 1, and every pixel is in at most four of them.
     dual_step = 1 / np.maximum(np.asarray(matrix.sum(1)).ravel(), 1e-6)
@@ -136,10 +113,8 @@ def total_variation(sinogram, matrix, shape, weight, iterations=500):
 
 def _gradient(image):
     """Forward differences along rows and columns, [2, H, W]; zero at the last of each."""
-    slopes = np.zeros((2, *image.shape))
-    slopes[0, :-1] = np.diff(image, axis=0)
-    slopes[1, :, :-1] = np.diff(image, axis=1)
-    return slopes
+    down = np.diff(image, axis=0, append=image[-1:])
+    return np.stack([down, np.diff(image, axis=1, append=image[:, -1:])])
 
 
 def _divergence(slopes):

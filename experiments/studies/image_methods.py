@@ -6,17 +6,18 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measuring import dictionaries, operations
+from measuring import operations
 from measuring.command import clocked, say
+from measuring.dictionaries import Learned, changed
 from measuring.rates import median_seconds
 from peers import networks
 from peers.components import Components
 from peers.cosines import DCT, largest
 from peers.descent import descend
 
-from nid_jax.coding.ridge import Factorisation
+import nid_jax as nid
+from nid_jax import learning
 from nid_jax.fields import routing
-from nid_jax.fitting import rendering
 from studies.image_study import FACES, PATCHES, Study, optimiser
 
 # Of gradient fits, for atoms of root mean square 1: of 0.1, 0.03, 0.01 and 0.003 the best, or
@@ -34,8 +35,7 @@ def per_image_networks(study):
     shape, marks, key = study.setting.network, study.setting.marks, jax.random.key(0)
     few = tuple(mark for mark in marks if mark <= shape["steps"])
     size = (study.channels, shape["width"], shape["num_layers"])
-    features = {"size": shape["size"], "scale": shape["scale"], "key": key}
-    fourier = networks.fourier_network(study.points, *size, **features)
+    fourier = networks.fourier_network(study.points, *size, shape["size"], shape["scale"], key)
     for name, network, rate, until in (
         ("small SIREN per image", small_siren(study), 3e-3, marks),
         ("SIREN per image", networks.siren(study.points, *size), 1e-3, few),
@@ -82,19 +82,16 @@ def learned_start(study):
 
 def transforms(study):
     """PCA and DCT with as many coefficients as there are experts, and with K of them."""
-    experts, top_k = study.base.dictionary.num_experts, study.top_k
-    flat, values = study.truth.reshape(study.count, -1), study.truth[0].size
+    experts, top_k, truth = study.base.dictionary.num_experts, study.top_k, study.truth
+    flat, values = truth.reshape(study.count, -1), truth[0].size
     pca, seconds = clocked(Components, study.train_signals.reshape(-1, values), experts)
     dct, kept = DCT(study.train_signals, experts), len(pca.axes)
-    costs = {
-        "PCA": 2 * kept * values,
-        "DCT": operations.cosine_transform(study.truth.shape[1:]),
-    }
+    costs = {"PCA": 2 * kept * values, "DCT": operations.cosine_transform(truth.shape[1:])}
     for name, count, encode, decode in (
         ("PCA", kept, lambda: pca.encode(flat), pca.decode),
-        ("DCT", experts, lambda: dct.encode(study.truth), dct.decode),
+        ("DCT", experts, lambda: dct.encode(truth), dct.decode),
         ("PCA", top_k, lambda: largest(pca.encode(flat), top_k), pca.decode),
-        ("DCT", top_k, lambda: largest(dct.encode_all(study.truth), top_k), dct.decode_all),
+        ("DCT", top_k, lambda: largest(dct.encode_all(truth), top_k), dct.decode_all),
     ):
         codes, taken, _ = median_seconds(encode)
         study.add(
@@ -108,86 +105,86 @@ def transforms(study):
         )
 
 
-def solved(study, name, dictionary, solver, top_k=0, **options):
-    """One solver on one dictionary, behind the library's own door. -> the library's fit.
+def solved(study, name, known, solver):
+    """One solver on one dictionary, behind the library's own door. -> Fit.
 
-    name: of the dictionary. options: of the solver; `steps` are named in the table.
+    name: of the dictionary, known: a `Learned`.
     """
-    wanted = dictionary.wanted(solver=solver, top_k=top_k, num_signals=0, batch_size=0)
-    if options:
-        wanted[solver.replace("+", "_")].update(options)
-    first = dictionary.fit(study.test, wanted)
-    seconds = []
+    dictionary, seconds = known.dictionary, []
+    first = dictionary.fit(study.truth, solver=solver)
     while len(seconds) < 7 and (not seconds or sum(seconds) < 4.0):
-        found = dictionary.fit(study.test, wanted)
-        seconds.append(found.fitted.seconds_total)
-    words = f"{solver}, K = {top_k}" if top_k else solver
-    if solver == "gradient":
-        words += f", {options['steps']} steps"
-    fitted = found.fitted
+        found = dictionary.fit(study.truth, solver=solver)
+        seconds.append(found.seconds)
+    top_k = getattr(solver, "top_k", 0)
+    words = f"{solver.name}, K = {top_k}" if top_k else solver.name
+    if isinstance(solver, nid.Gradient):
+        words += f", {solver.steps} steps"
     study.add(
         f"{name}: {words}",
-        f"{name}: {solver}",
-        found.values,
-        numbers=(2 * top_k or fitted.codes.shape[-1]) + study.channels,
-        operations=solver_cost(study, dictionary, wanted, float(np.mean(fitted.iterations))),
+        f"{name}: {solver.name}",
+        found.render(),
+        numbers=(2 * top_k or dictionary.num_experts) + study.channels,
+        operations=solver_cost(study, dictionary, solver, float(np.mean(found.iterations))),
         seconds=float(np.median(seconds)) / study.count,
-        training_seconds=dictionary.training,
-        compile_seconds=first.fitted.seconds_compile,
+        training_seconds=known.training,
+        compile_seconds=first.compile_seconds,
     )
-    return fitted
+    return found
 
 
-def solver_cost(study, dictionary, wanted, steps):
+def all_solved(study, name, known, dense=(), sparse=()):
+    """`solved` by the solvers of some names as the config has them, those of K experts last."""
+    for solver in dense:
+        solved(study, name, known, study.solver(solver))
+    for solver in sparse:
+        solved(study, name, known, study.solver(solver, study.top_k))
+
+
+def solver_cost(study, dictionary, solver, steps):
     """Operations of a signal's fit; see `operations`."""
-    atoms, router = dictionary.model.dictionary, dictionary.config.router
-    experts, points, count = atoms.num_experts, len(study.points), study.count
-    cost, top_k = operations.equations(atoms, points, count), wanted.top_k
-    if "router" in wanted.solver:
+    router, experts, count = dictionary.config.router, dictionary.num_experts, study.count
+    points, top_k = len(study.points), getattr(solver, "top_k", 0)
+    cost = operations.equations(dictionary.dictionary, points, count)
+    if solver.uses_router:
         if router.kind == "conv":
             cost += operations.convolutions(points, study.channels, router.width, experts)
         else:
             cost += operations.network((points * study.channels, experts))
         return cost + 2 * top_k**3 / 3
-    costs = {
-        "ridge": lambda: operations.ridge(experts, count),
-        "gaussian": lambda: operations.gaussian(experts, count, NOISES_TRIED),
-        "lasso": lambda: operations.lasso(experts, steps),
-        "omp": lambda: operations.omp(experts, top_k),
-        "iht": lambda: operations.iht(experts, top_k, steps),
-        "gradient": lambda: operations.gradient_on_gram(experts, steps),
-    }
-    return cost + costs[wanted.solver]()
+    if isinstance(solver, nid.Gaussian):
+        steps = NOISES_TRIED
+    return cost + operations.solve(solver.name, experts, count, top_k, steps)
 
 
 # About as many variances as the search for the noise of highest evidence looks at, and the last.
 NOISES_TRIED = 15
 
 
-def gradient_on_gram(study, name, dictionary):
+def gradient_on_gram(study, name, known):
     """The library's own gradient fit, whose steps need no pixels."""
     last = study.setting.marks[-1]
     timings = []
     for steps in (5, 10, last):
-        fitted = solved(study, name, dictionary, "gradient", steps=steps, learning_rate=RATE)
+        found = solved(study, name, known, nid.Gradient(steps=steps, learning_rate=RATE))
         timings.append((steps, study.results[-1].seconds))
     # Seconds of a step from the longest and the shortest, so that what precedes them is kept.
     (few, short), (many, long) = timings[0], timings[-1]
     rate = max(long - short, 0) / (many - few)
-    psnr = -10 * np.log10(np.maximum(fitted.history["residual"], 1e-12)).mean(-1)
+    psnr = -10 * np.log10(np.maximum(found.history["residual"], 1e-12)).mean(-1)
     study.results[-1].curve = [
         [short + (step - few) * rate, float(psnr[step])] for step in study.setting.marks
     ]
 
 
-def gradient_on_pixels(study, name, trained, top_k=0):
+def gradient_on_pixels(study, name, known, top_k=0):
     """The paper's fit: Adam on the codes through every pixel, top-k gating inside.
 
     Starts from the mean of the codebook where there is one, as a learned start does; else from
     zero. Atoms are scaled to root mean square 1 first, as in the library's own descent, or no one
     learning rate would do for two dictionaries.
     """
-    model, points, targets = trained.model, study.points, jnp.asarray(study.targets)
+    model, points = known.dictionary.model, study.points
+    targets = jnp.asarray(study.targets)
     dictionary = model.dictionary
     atoms = jnp.sqrt(jnp.square(dictionary.basis(points)).mean((0, 2)))
     scale = jnp.where(atoms > 0, 1 / jnp.where(atoms > 0, atoms, 1.0), 0.0)
@@ -212,65 +209,52 @@ def gradient_on_pixels(study, name, trained, top_k=0):
         functools.partial(operations.gradient_on_pixels, dictionary, len(points), study.count),
         (5, 10, marks[-1]),
         numbers=(2 * top_k or dictionary.num_experts) + study.channels,
-        training_seconds=trained.training,
+        training_seconds=known.training,
     )
 
 
-def kept_factorisation(study, name, trained):
+def kept_factorisation(study, name, known):
     """Ridge with the factorisation made beforehand, as for every later signal of these points."""
-    atoms, lam = trained.model.dictionary, float(trained.config.fit.ridge.lam)
-    factorisation = Factorisation(atoms, study.task.measure(study.test).operator, lam=lam)
-    solution, seconds, first = median_seconds(lambda: tuple(factorisation.solve(study.targets))[:2])
-    gates = rendering.gates_of(*solution)
-    experts, values = atoms.num_experts, study.truth[0].size
+    atoms, operator = known.dictionary.dictionary, nid.operators.sample(tuple(study.grid_shape))
+    factorisation = nid.Factorisation(atoms, operator, lam=study.solver("ridge").lam)
+    solution, seconds, first = median_seconds(lambda: factorisation.solve(study.targets))
     study.add(
         f"{name}: ridge, factorisation kept",
         f"{name}: ridge, factorisation kept",
-        rendering.render(atoms, gates, tuple(study.grid_shape)),
-        numbers=experts + study.channels,
-        operations=4 * experts * values,
+        nid.Fit(atoms, solution, tuple(study.grid_shape), tuple(study.test.names)).render(),
+        numbers=atoms.num_experts + study.channels,
+        operations=4 * atoms.num_experts * study.truth[0].size,
         seconds=seconds / study.count,
-        training_seconds=trained.training,
+        training_seconds=known.training,
         compile_seconds=first - seconds,
     )
 
 
 def all_dictionaries(study):
     """Dictionaries, trained in each way and not at all, with every solver."""
-    setting, top_k = study.setting, study.top_k
+    setting = study.setting
     config = study.config("varpro", "none", setting.varpro)
-    blank = dictionaries.untrained(config, prior=False)
-    for solver in ("ridge", "lasso"):
-        solved(study, "NID untrained", blank, solver)
-    for solver in ("omp", "iht"):
-        solved(study, "NID untrained", blank, solver, top_k)
+    blank = Learned(learning.untrained(study.task, config), study.task, 0.0, 0.0)
+    all_solved(study, "NID untrained", blank, ("ridge", "lasso"), ("omp", "iht"))
 
-    plain = study.train("varpro", config, prior=True)
+    prior = {"prior.num_signals": study.base.prior.num_signals}
+    plain = study.train("varpro", changed(config, prior))
     kept_factorisation(study, "NID", plain)
-    for solver in ("ridge", "gaussian", "lasso"):
-        solved(study, "NID", plain, solver)
-    for solver in ("omp", "iht"):
-        solved(study, "NID", plain, solver, top_k)
+    all_solved(study, "NID", plain, ("ridge", "gaussian", "lasso"), ("omp", "iht"))
     gradient_on_gram(study, "NID", plain)
     gradient_on_pixels(study, "NID", plain)
 
     sparse = study.config("sparse_varpro", "none", setting.sparse)
     sparse = study.train("sparse_varpro", sparse)
-    solved(study, "NID sparse", sparse, "ridge")
-    for solver in ("omp", "iht"):
-        solved(study, "NID sparse", sparse, solver, top_k)
+    all_solved(study, "NID sparse", sparse, ("ridge",), ("omp", "iht"))
 
     for kind, changes in setting.routers.items():
         routed = study.config("varpro", kind, {**setting.varpro, **changes})
         routed = study.train(f"{kind}_router", routed)
-        solved(study, f"NID {kind} router", routed, "router")
-        solved(study, f"NID {kind} router", routed, "router+ridge", top_k)
+        all_solved(study, f"NID {kind} router", routed, ("router",), ("router+ridge",))
 
     paper = study.train("joint", study.config("joint", "codebook", setting.joint))
-    gradient_on_pixels(study, "NID as in the paper", paper, top_k)
-
-
-# ---- patches of the sizes that the original code was measured at ---------------------------------
+    gradient_on_pixels(study, "NID as in the paper", paper, study.top_k)
 
 
 def patches(path, scale, output):
@@ -281,8 +265,7 @@ def patches(path, scale, output):
     empty = dataclasses.replace(FACES, title="Patches", changes=changes, sparse={})
     study = Study("patches", empty, output)
     sparse = study.train("sparse_varpro", study.config("sparse_varpro", "none", {}))
-    for solver in ("omp", "iht"):
-        solved(study, "NID sparse", sparse, solver, study.top_k)
-    solved(study, "NID sparse", sparse, "ridge")
+    all_solved(study, "NID sparse", sparse, sparse=("omp", "iht"))
+    all_solved(study, "NID sparse", sparse, ("ridge",))
     kept_factorisation(study, "NID sparse", sparse)
     return study

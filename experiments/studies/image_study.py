@@ -5,10 +5,12 @@ import functools
 import shutil
 
 import numpy as np
-from measuring import command, dictionaries
+from measuring import command
 from measuring.command import say
+from measuring.dictionaries import changed, learned
 
 from nid_jax import tasks
+from nid_jax.coding.solvers import solver_from_config
 from nid_jax.data import to_array
 from nid_jax.fields.coordinates import grid
 
@@ -38,17 +40,15 @@ class Setting:
 
 def optimiser(steps, batch_size, rate):
     """Length, batch and learning rate of a training, as changes of the config."""
-    return {
-        "train.steps": steps,
-        "train.batch_size": batch_size,
-        "train.optimizer.learning_rate": rate,
-    }
+    sizes = {"train.steps": steps, "train.batch_size": batch_size}
+    return sizes | {"train.optimizer.learning_rate": rate}
 
 
 NETWORK = {"width": 64, "num_layers": 4, "steps": 200, "size": 128, "scale": 8.0}
 MARKS = (5, 10, 20, 50, 100, 200, 400, 700, 1000)
 CONV = {"conv": {"router.kind": "conv", "router.width": 16, "train.steps": 30}}
 LINEAR = {"linear": {"router.kind": "linear", "train.steps": 160}}
+LAM = {"train.lam": 1e-3}
 FACES = Setting(
     title="Faces",
     variant="cpu",
@@ -58,8 +58,8 @@ FACES = Setting(
         "data.augment.max_shift": 2,
         "router.top_k": 32,
     },
-    varpro={**optimiser(80, 500, 3e-3), "train.lam": 1e-3},
-    sparse={**optimiser(100, 500, 3e-3), "train.lam": 1e-3, "train.atoms_per_step": 2},
+    varpro={**optimiser(80, 500, 3e-3), **LAM},
+    sparse={**optimiser(100, 500, 3e-3), **LAM, "train.atoms_per_step": 2},
     joint={**optimiser(1000, 16, 1e-3), "data.augment.mirror": False, "data.augment.shifts": 0},
     routers={**LINEAR, **CONV},
     network={**NETWORK, "small_width": 10},
@@ -70,26 +70,17 @@ PHOTOS = Setting(
     title="Photographs",
     variant="photos",
     changes={"data.num_train": 4000, "router.top_k": 64},
-    varpro={**optimiser(80, 400, 2e-3), "train.lam": 1e-3},
-    sparse={**optimiser(40, 200, 2e-3), "train.lam": 1e-3, "train.atoms_per_step": 4},
+    varpro={**optimiser(80, 400, 2e-3), **LAM},
+    sparse={**optimiser(40, 200, 2e-3), **LAM, "train.atoms_per_step": 4},
     joint={**optimiser(600, 16, 1e-3), "data.num_train": 340, "train.warmup_epochs": 10},
     routers=CONV,
     network={**NETWORK, "small_width": 20},
     marks=MARKS,
     start_seconds=40.0,
 )
-CELEB_A = dataclasses.replace(
-    PHOTOS,
-    title="CelebA",
-    changes={
-        **PHOTOS.changes,
-        "data.name": "celeb_a",
-        "data.size": (32, 32),
-        "data.resize": True,
-        "data.crop": "center",
-        "data.num_test": 60,
-    },
-)
+_CELEB_A = {"name": "celeb_a", "size": (32, 32), "resize": True, "crop": "center", "num_test": 60}
+_CELEB_A = {f"data.{key}": value for key, value in _CELEB_A.items()}
+CELEB_A = dataclasses.replace(PHOTOS, title="CelebA", changes={**PHOTOS.changes, **_CELEB_A})
 SETTINGS = {"faces": FACES, "photos": PHOTOS, "celeb_a": CELEB_A}
 PATCHES = {
     "data.name": "array",
@@ -98,61 +89,47 @@ PATCHES = {
     "router.top_k": 32,
     "dictionary.embedding.scale": 6.0,
     **optimiser(100, 200, 6e-3),
-    "train.lam": 1e-3,
+    **LAM,
     "train.atoms_per_step": 2,
     "data.augment.mirror": True,
     "data.augment.shifts": 4,
 }
 
 
+TINY = {
+    "data.num_train": 16,
+    "data.num_test": 4,
+    "data.augment.shifts": 0,
+    "dictionary.num_experts": 32,
+    "dictionary.width": 16,
+    "dictionary.embedding.size": 16,
+    "router.top_k": 8,
+}
+TINY_NETWORK = {"width": 8, "num_layers": 2, "size": 8, "small_width": 6, "steps": 10}
+
+
 def setting_of(name, scale):
     """The Setting of a data set at a scale."""
-    setting = SETTINGS[name]
+    setting, further = SETTINGS[name], {}
+    ways = {key: getattr(setting, key) for key in ("varpro", "sparse", "joint")}
     if scale == "smoke":
-        tiny = {
-            "data.num_train": 16,
-            "data.num_test": 4,
-            "data.augment.shifts": 0,
-            "dictionary.num_experts": 32,
-            "dictionary.width": 16,
-            "dictionary.embedding.size": 16,
-            "router.top_k": 8,
-        }
         short = optimiser(3, 8, 1e-3)
-        return dataclasses.replace(
-            setting,
-            changes={**setting.changes, **tiny},
-            varpro={**setting.varpro, **short},
-            sparse={**setting.sparse, **short},
-            joint={**short},
-            routers={"linear": {**LINEAR["linear"], **short}},
-            network={
-                **NETWORK,
-                "width": 8,
-                "num_layers": 2,
-                "size": 8,
-                "small_width": 6,
-                "steps": 10,
-            },
-            marks=(5, 10),
-            start_seconds=0.5,
-        )
-    if scale == "paper":
-        longer = {
-            key: {"train.steps": 10 * getattr(setting, key)["train.steps"]}
-            for key in ("varpro", "sparse", "joint")
+        further = {key: {**way, **short} for key, way in ways.items()} | {
+            "changes": {**setting.changes, **TINY},
+            "joint": short,
+            "routers": {"linear": {**LINEAR["linear"], **short}},
+            "network": {**NETWORK, **TINY_NETWORK},
+            "marks": (5, 10),
+            "start_seconds": 0.5,
         }
-        return dataclasses.replace(
-            setting,
-            **{key: {**getattr(setting, key), **change} for key, change in longer.items()},
-            network={**setting.network, "width": 256, "num_layers": 5, "steps": 5000, "size": 256},
-            marks=(*MARKS, 2000, 5000),
-            start_seconds=600.0,
-        )
-    return setting
-
-
-# ---- results ----------------------------------------------------------------------------------
+    if scale == "paper":
+        large = {"width": 256, "num_layers": 5, "steps": 5000, "size": 256}
+        further = {k: {**w, "train.steps": 10 * w["train.steps"]} for k, w in ways.items()} | {
+            "network": {**setting.network, **large},
+            "marks": (*MARKS, 2000, 5000),
+            "start_seconds": 600.0,
+        }
+    return dataclasses.replace(setting, **further)
 
 
 @dataclasses.dataclass
@@ -196,21 +173,27 @@ class Study:
         return to_array(self.task.open("train"))
 
     def config(self, codes, router, changes):
-        """The config of a dictionary: train.codes, router kind, and dotted changes."""
-        config = self.base.copy_and_resolve_references()
-        config.train.codes, config.router.kind = codes, router
-        config.train.update({"log_every": 0, "eval_every": 0, "checkpoint_every": 0})
-        config.update_from_flattened_dict(changes)
+        """The config of a dictionary: train.codes, router kind, and dotted changes.
+
+        Without a prior, unless the changes name one.
+        """
+        quiet = {f"train.{key}_every": 0 for key in ("log", "eval", "checkpoint")}
+        kinds = {"train.codes": codes, "router.kind": router, "prior.num_signals": 0}
+        config = changed(self.base, {**kinds, **quiet, **changes})
         if codes == "varpro":
             config.router.top_k = 0
         return config
 
-    def train(self, name, config, prior=False):
-        """A dictionary trained anew: all numbers are of one run."""
+    def solver(self, name, top_k=0):
+        """The solver of a name with the options of the study's config."""
+        return solver_from_config(changed(self.base.fit, {"solver": name, "top_k": top_k}))
+
+    def train(self, name, config):
+        """A dictionary trained anew: all numbers are of one run. -> `Learned`."""
         say(f"{self.name}: training {name}, {config.train.steps} steps")
         folder = self.output / "dictionaries" / f"{self.name}_{name}"
         shutil.rmtree(folder, ignore_errors=True)
-        found = dictionaries.trained(config, folder, prior)
+        found = learned(tasks.build(config), config, folder)
         say(f"{self.name}: trained {name} in {found.training:.1f} s")
         return found
 

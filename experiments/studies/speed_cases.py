@@ -15,13 +15,13 @@ from measuring import command
 from measuring.rates import Case, Program, Work, compiled, compiled_method, timed
 from measuring.training_step import TrainingStep
 
-from nid_jax import numerics
+from nid_jax import Factorisation, numerics
 from nid_jax.coding import gradient
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import sample
-from nid_jax.coding.ridge import Factorisation
 from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
+from nid_jax.fields.experts import Layers
 from nid_jax.fitting import rendering
 
 LAYERS = 4
@@ -50,13 +50,13 @@ class Sweep:
 
 def make_dictionary(kind, sizes, channels=1):
     """A trunk on Fourier features with rectifiers, or a stack of SIRENs on the coordinates."""
-    rngs = nnx.Rngs(params=0)
-    arguments = (sizes["E"], channels, LAYERS, sizes["H"])
+    rngs, layers = nnx.Rngs(params=0), {"num_layers": LAYERS, "width": sizes["H"]}
     if kind == "shared":
         embedding = embeddings.GaussianFourier(2, FEATURES, 8.0, rngs=rngs)
-        return dictionaries.SharedDictionary(embedding, *arguments, "relu", 30.0, rngs=rngs)
-    embedding = embeddings.Identity(2)
-    return dictionaries.IndependentDictionary(embedding, *arguments, "sine", 30.0, rngs=rngs)
+        layers = Layers(**layers, activation="relu", omega0=30.0)
+        return dictionaries.SharedDictionary(embedding, sizes["E"], channels, layers, rngs=rngs)
+    layers, embedding = Layers(**layers, activation="sine", omega0=30.0), embeddings.Identity(2)
+    return dictionaries.IndependentDictionary(embedding, sizes["E"], channels, layers, rngs=rngs)
 
 
 def network_work(kind, sizes, passes=1):
@@ -95,7 +95,7 @@ def largest_product(kind, sizes, points):
     return (sizes["E"], min(points, chunk), width, width)
 
 
-def basis_case(kind, sizes):
+def basis_case(kind, sizes, _):
     """Every expert at every point."""
     points = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (sizes["P"], 2)), jnp.float32)
     atoms = make_dictionary(kind, sizes)
@@ -136,7 +136,7 @@ def train_case(kind, sizes, side):
     return Case(f"train step, {kind}", sizes, program, work, (sizes["S"], "signals"))
 
 
-def render_case(kind, sizes):
+def render_case(kind, sizes, _):
     """Signals at many points, back in NumPy; K active experts, 0 being all."""
     dictionary = make_dictionary(kind, sizes)
     draw = np.random.default_rng(0)
@@ -158,12 +158,17 @@ def render_case(kind, sizes):
     return Case(f"render, {kind}", sizes, Program(call, seconds), work, (items, "values"))
 
 
-def fit_case(sizes, side, steps=50):
-    """One step of a fit by gradient: the Gram matrix with the codes of all signals."""
-    sizes = sizes | {"H": 512, "P": side * side}
-    dictionary, operator = make_dictionary("shared", sizes), sample((side, side))
+def fit_problem(sizes, side):
+    """Sizes with the points, a trunk, the operator of the grid, random images [S, P, 1]."""
+    sizes = sizes | {"P": side * side}
     images = command.noise(sizes["S"], side, 1).values.reshape(sizes["S"], -1, 1)
-    equations = normal_equations(dictionary, operator, images)
+    return sizes, make_dictionary("shared", sizes), sample((side, side)), jnp.asarray(images)
+
+
+def fit_case(_, sizes, side, steps=50):
+    """One step of a fit by gradient: the Gram matrix with the codes of all signals."""
+    sizes, *problem = fit_problem(sizes | {"H": 512}, side)
+    equations = normal_equations(*problem)
     codes, bias = jnp.zeros((sizes["S"], sizes["E"])), jnp.zeros((sizes["S"], 1))
     descend = functools.partial(gradient.descend_codes, steps=steps, learning_rate=0.03)
     program = compiled(descend, equations, codes, bias)
@@ -175,12 +180,9 @@ def fit_case(sizes, side, steps=50):
     return Case("fit by gradient, one step", sizes, program, work, items, steps)
 
 
-def shared_coordinates_case(sizes, side):
+def shared_coordinates_case(_, sizes, side):
     """Codes and residuals of many signals measured alike, the factorisation at hand."""
-    sizes = sizes | {"P": side * side}
-    dictionary, operator = make_dictionary("shared", sizes), sample((side, side))
-    images = command.noise(sizes["S"], side, 1).values.reshape(sizes["S"], -1, 1)
-    images = jnp.asarray(images)
+    sizes, dictionary, operator, images = fit_problem(sizes, side)
     start = time.perf_counter()
     factorisation = Factorisation(dictionary, operator)
     jax.block_until_ready(factorisation.solve(images).codes)
@@ -193,29 +195,33 @@ def shared_coordinates_case(sizes, side):
     return Case("fit by ridge, factorised", sizes, program, work, (signals, "signals"))
 
 
+MAKERS = {"basis": basis_case, "train": train_case, "render": render_case}
+MAKERS |= {"fit": fit_case, "factorised": shared_coordinates_case}
+
+
 def build_cases(scale, progress):
     """Every case of a scale, compiled."""
-    wanted, side = [], scale.side
-    for kind in dictionaries.KINDS:
-        wanted += [(basis_case, kind, sizes) for sizes in scale.basis[kind].sizes()]
-        wanted += [(train_case, kind, sizes, side) for sizes in scale.train[kind].sizes()]
-        wanted += [(render_case, kind, sizes) for sizes in scale.render[kind].sizes()]
-    wanted += [(fit_case, sizes, side) for sizes in scale.fit.sizes()]
-    wanted += [(shared_coordinates_case, sizes, side) for sizes in scale.shared_coordinates.sizes()]
+    wanted = [
+        (what, kind, sizes)
+        for name, sweep in scale.sweeps.items()
+        for what, _, kind in [name.partition(", ")]
+        for sizes in sweep.sizes()
+    ]
     cases = []
-    for number, (make, *arguments) in enumerate(wanted):
+    for number, (what, kind, sizes) in enumerate(wanted):
         progress(f"compiling {number + 1} of {len(wanted)}")
-        cases.append(make(*arguments))
+        cases.append(MAKERS[what](kind, sizes, scale.side))
     return cases
 
 
 def sine_cases(scale):
     """The independent stack with our sine and with jnp.sin. -> cases, difference of the basis."""
-    sizes = scale.basis["independent"].sizes()[0]
-    training = scale.train["independent"].sizes()[0]
+    sizes = scale.sweeps["basis, independent"].sizes()[0]
+    training = scale.sweeps["train, independent"].sizes()[0]
 
     def both():
-        return [basis_case("independent", sizes), train_case("independent", training, scale.side)]
+        arguments = ("independent", sizes, scale.side), ("independent", training, scale.side)
+        return [basis_case(*arguments[0]), train_case(*arguments[1])]
 
     ours = both()
     with mock.patch.object(numerics, "sin", jnp.sin):

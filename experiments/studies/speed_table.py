@@ -10,16 +10,12 @@ from nid_jax import devices, numerics
 from nid_jax.reporting import tables
 from studies.speed_cases import LAYERS
 
+GROWTH = ["what", "letter", "from", "to", "time x", "floor x", "memory x"]
 LETTERS = {"E": "experts", "P": "points", "S": "signals", "H": "width", "K": "active"}
 
 
 def size_text(sizes):
     return " ".join(f"{letter}={sizes[letter]}" for letter in LETTERS if sizes.get(letter))
-
-
-def memory_of(result):
-    """Bytes, 0 where they are not known."""
-    return result.case.program.memory
 
 
 def throughput(result):
@@ -36,7 +32,7 @@ COLUMNS = {
     "floor / time": lambda result: result.reached.text(2),
     "floor of such products / time": lambda result: result.shaped.text(2),
     "throughput": throughput,
-    "memory": lambda r: tables.format_bytes(memory_of(r)) if memory_of(r) else None,
+    "memory": lambda r: tables.format_bytes(m) if (m := r.case.program.memory) else None,
     "compile s": lambda result: result.case.program.seconds,
 }
 
@@ -46,14 +42,10 @@ def sweeps_of(results):
     found = []
     for group, members in itertools.groupby(results, key=lambda result: result.case.group):
         members = list(members)
-        base = members[0].case.sizes
         for letter in LETTERS:
-            line = [
-                result
-                for result in members
-                if result.case.sizes.get(letter)
-                and result.case.sizes | {letter: 0} == base | {letter: 0}
-            ]
+            base = members[0].case.sizes | {letter: 0}
+            line = [r for r in members if r.case.sizes.get(letter)]
+            line = [r for r in line if r.case.sizes | {letter: 0} == base]
             line.sort(key=lambda result: result.case.sizes[letter])
             if len(line) > 1:
                 found.append((group, letter, line))
@@ -70,7 +62,9 @@ def growth_of(results):
             large.case.sizes[letter],
             large.seconds.median / small.seconds.median,
             large.floor.median / small.floor.median,
-            memory_of(large) / memory_of(small) if memory_of(small) else None,
+            large.case.program.memory / small.case.program.memory
+            if small.case.program.memory
+            else None,
         ]
         for group, letter, line in sweeps_of(results)
         for small, large in itertools.pairwise(line)
@@ -81,27 +75,21 @@ def promises(results, sines, difference):
     """What the library promises beside what was measured: [what, measured, promised]."""
     shared = next(result for result in results if result.case.group == "basis, shared")
     basis, step, basis_library, step_library = (result.seconds.median for result in sines)
+    share = f"share of the matrix-product rate, basis of a trunk, {size_text(shared.case.sizes)}"
     # A layer multiplies the error of the sines below it by about omega0.
-    bound = 3 * 30 * numerics.SINE_ERROR * LAYERS
+    bound = f"below {3 * 30 * numerics.SINE_ERROR * LAYERS:.1e}"
+    ours = "independent basis, time with jnp.sin / with our sine"
     return [
-        [
-            f"share of the matrix-product rate, basis of a trunk, {size_text(shared.case.sizes)}",
-            shared.product_share.text(2),
-            "at least 0.7",
-        ],
-        [
-            "independent basis, time with jnp.sin / with our sine",
-            basis_library / basis,
-            "at least 3",
-        ],
+        [share, shared.product_share.text(2), "at least 0.7"],
+        [ours, basis_library / basis, "at least 3"],
         ["independent train step, the same", step_library / step, ""],
-        ["largest difference of that basis with jnp.sin", difference, f"below {bound:.1e}"],
+        ["largest difference of that basis with jnp.sin", difference, bound],
     ]
 
 
 def table(scale, results, sines, rates, difference, seconds):
     """table.md: rates of the machine, promises, every case, growth."""
-    memory = devices.peak_memory_bytes()
+    memory, promised = devices.peak_memory_bytes(), promises(results, sines, difference)
     machine = [[name, spread.median, spread.least, spread.most] for name, spread in rates.items()]
     parts = [
         f"# Speed, scale {scale}\n",
@@ -113,16 +101,11 @@ def table(scale, results, sines, rates, difference, seconds):
         "calls it is the first call's. Memory is what the compiled function holds.\n",
         tables.markdown_table(machine, ["this machine", "median", "least", "most"]),
         "## Promises\n",
-        tables.markdown_table(
-            promises(results, sines, difference), ["what", "measured", "promised"]
-        ),
+        tables.markdown_table(promised, ["what", "measured", "promised"]),
         "## Cases\n",
         command.table(COLUMNS, results + sines),
         "## Growth\n",
-        tables.markdown_table(
-            growth_of(results),
-            ["what", "letter", "from", "to", "time x", "floor x", "memory x"],
-        ),
+        tables.markdown_table(growth_of(results), GROWTH),
         ", ".join(f"{letter}: {word}" for letter, word in LETTERS.items()) + ". "
         f"Most memory the process held: {tables.format_bytes(memory['host'])}. "
         f"The whole run took {tables.format_duration(seconds)}.\n",
@@ -131,22 +114,17 @@ def table(scale, results, sines, rates, difference, seconds):
 
 
 def plain(result):
-    """A result in JSON types."""
-    entry = {
-        field.name: dataclasses.asdict(getattr(result, field.name))
-        for field in dataclasses.fields(result)
-        if field.name != "case"
-    }
-    case = result.case
-    return {
+    """A result as metrics.json has it."""
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    case = fields.pop("case")
+    return fields | {
         "what": case.group,
         "sizes": case.sizes,
-        "work": dataclasses.asdict(case.work),
+        "work": case.work,
         "memory_bytes": case.program.memory,
         "compile_seconds": case.program.seconds,
         "items_per_second": case.items[0] / result.seconds.median,
         "item": case.items[1],
-        **entry,
     }
 
 

@@ -75,29 +75,11 @@ class Scale:
     fit_steps: int
 
 
+SIZES = (Size(256, 32, 128, 16, 32), Size(1024, 64, 256, 32, 32), Size(4096, 256, 512, 8, 32))
 SCALES = {
     "smoke": Scale(2, 0.0, (Size(8, 2, 16, 4, 6, 32), Size(16, 4, 16, 4, 6, 32)), 12, (1, 3), 3),
-    "cpu": Scale(
-        5,
-        0.03,
-        (Size(256, 32, 128, 16, 32), Size(1024, 64, 256, 32, 32), Size(4096, 256, 512, 8, 32)),
-        128,
-        (1, 4, 64),
-        10,
-    ),
-    "paper": Scale(
-        15,
-        0.2,
-        (
-            Size(256, 32, 128, 16, 32),
-            Size(1024, 64, 256, 32, 32),
-            Size(4096, 256, 512, 8, 32),
-            Size(4096, 256, 512, 256, 32),
-        ),
-        128,
-        (1, 4, 64),
-        50,
-    ),
+    "cpu": Scale(5, 0.03, SIZES, 128, (1, 4, 64), 10),
+    "paper": Scale(15, 0.2, (*SIZES, Size(4096, 256, 512, 256, 32)), 128, (1, 4, 64), 50),
 }
 
 # ---- contests ---------------------------------------------------------------------------------
@@ -108,8 +90,8 @@ class Contest:
     """One thing that both do. Every call does the work `repeats` times over.
 
     calls: "ours", PyTorch's by order, "trunk" where there is one: ours up to the features and no
-    further, which no order of the codes can avoid; and for every one of `parts` "PART, ours" and
-    "PART, folded", each with all before it inside, to say where time goes.
+    further, which no order of the codes can avoid; and (PART, "ours") and (PART, "folded"), each
+    with all before it inside, to say where time goes.
     least: what PyTorch's dense order should take, in times of ours. differences: relative, by what
     was compared. samples: seconds of every call, one a round.
     """
@@ -117,12 +99,11 @@ class Contest:
     what: str
     size: Size
     activation: str
-    calls: dict[str, Callable[[], Any]]
+    calls: dict[Any, Callable[[], Any]]
     least: float
     repeats: int = 1
-    parts: tuple[str, ...] = ()
     differences: dict[str, float] = dataclasses.field(default_factory=dict)
-    samples: dict[str, list] = dataclasses.field(default_factory=dict)
+    samples: dict[Any, list] = dataclasses.field(default_factory=dict)
 
     def spread(self, name):
         """Seconds of a call."""
@@ -139,12 +120,10 @@ class Contest:
 
     def part_seconds(self):
         """[(name, ours, PyTorch's folded)] of medians."""
-        medians = [
-            [self.spread(f"{name}, {side}").median for side in ("ours", "folded")]
-            for name in self.parts
-        ]
+        names = [call[0] for call in self.calls if "ours" in call[1:]]
+        medians = [[self.spread((n, side)).median for side in ("ours", "folded")] for n in names]
         own = np.diff(np.reshape(medians, (-1, 2)), axis=0, prepend=0)
-        return [(name, *map(float, pair)) for name, pair in zip(self.parts, own, strict=True)]
+        return [(name, *map(float, pair)) for name, pair in zip(names, own, strict=True)]
 
 
 def train_config(size, activation, top_k):
@@ -179,24 +158,19 @@ def train_contest(size, activation, sparse):
     targets = tensor(batch["signals"]).reshape(size.S, -1, CHANNELS)
     theirs = {o: TorchTraining(TorchModel(model, o), top_k, *inputs, targets) for o in ORDERS}
     calls = {"ours": step, **{order: one.step for order, one in theirs.items()}}
-    calls["trunk"], parts = trunk_step(model, jnp.asarray(points)), []
+    calls["trunk"] = trunk_step(model, jnp.asarray(points))
     if sparse:
-        parts = train_parts(model, jnp.asarray(points), batch, theirs["folded"])
-        parts.append(("Adam and the rest", step, theirs["folded"].step))
-    for name, *pair in parts:
-        calls |= {
-            f"{name}, {side}": call for side, call in zip(("ours", "folded"), pair, strict=True)
-        }
-    losses = [float(step()["loss"]) for _ in range(3)]
+        calls |= train_parts(model, jnp.asarray(points), batch, theirs["folded"])
+        end = "Adam and the rest"
+        calls |= {(end, "ours"): step, (end, "folded"): theirs["folded"].step}
+    last = [float(step()["loss"]) for _ in range(3)][-1]
     differences = {
-        f"loss of step {len(losses)}, {order}": relative(
-            losses[-1], [one.step() for _ in losses][-1]
-        )
+        f"loss of step 3, {order}": relative(last, [one.step() for _ in range(3)][-1])
         for order, one in theirs.items()
     }
     kind, least = ("sparse", LEAST_SPARSE) if sparse else ("dense warm-up", LEAST)
-    names = tuple(name for name, *_ in parts)
-    return Contest(f"train step, {kind}", size, activation, calls, least, 1, names, differences)
+    what = f"train step, {kind}"
+    return Contest(what, size, activation, calls, least, differences=differences)
 
 
 def trunk_step(model, points):
@@ -215,7 +189,7 @@ def trunk_step(model, points):
 
 
 def train_parts(model, points, batch, theirs):
-    """What a step does before its optimiser: [(name, ours, theirs)], cumulative."""
+    """What a step does before its optimiser, cumulative: {(name, side): call}."""
     targets = batch["signals"].reshape(len(batch["ids"]), -1, CHANNELS)
 
     def loss(model):
@@ -230,16 +204,17 @@ def train_parts(model, points, batch, theirs):
         return compiled_method(model, method).call
 
     peer, alone, at = theirs.model, torch.no_grad(), theirs.points
-    return [
-        (
-            "Fourier features",
-            ours(lambda m: m.dictionary.embedding(points)),
-            alone(lambda: peer.embed(at)),
-        ),
-        ("trunk", ours(lambda m: m.dictionary.trunk(points)), alone(lambda: peer.trunk(at))),
-        ("codes and heads", ours(loss), alone(theirs.loss)),
-        ("backward pass", ours(gradients), theirs.gradient),
-    ]
+    features = ours(lambda m: m.dictionary.embedding(points))
+    return {
+        ("Fourier features", "ours"): features,
+        ("Fourier features", "folded"): alone(lambda: peer.embed(at)),
+        ("trunk", "ours"): ours(lambda m: m.dictionary.trunk(points)),
+        ("trunk", "folded"): alone(lambda: peer.trunk(at)),
+        ("codes and heads", "ours"): ours(loss),
+        ("codes and heads", "folded"): alone(theirs.loss),
+        ("backward pass", "ours"): ours(gradients),
+        ("backward pass", "folded"): theirs.gradient,
+    }
 
 
 def sparse_codes(size, count, draw):
@@ -386,18 +361,14 @@ def measure(contests, rounds, least_seconds, progress):
 
 def plain(one):
     """A measured Contest in JSON types."""
-    return {
-        "what": one.what,
-        "sizes": dataclasses.asdict(one.size),
-        "activation": one.activation,
-        "ours": dataclasses.asdict(one.spread("ours")),
-        "theirs": {order: dataclasses.asdict(one.spread(order)) for order in ORDERS},
-        "ratios": {order: dataclasses.asdict(one.ratio(order)) for order in ORDERS},
-        "least": one.least,
-        "reached": one.reached,
-        "parts": one.part_seconds(),
-        "differences": one.differences,
+    spreads = {
+        "ours": one.spread("ours"),
+        "theirs": {order: one.spread(order) for order in ORDERS},
+        "ratios": {order: one.ratio(order) for order in ORDERS},
     }
+    known = {key: getattr(one, key) for key in ("what", "activation", "least", "reached")}
+    known |= {"sizes": one.size, "parts": one.part_seconds(), "differences": one.differences}
+    return known | spreads
 
 
 def run(scale_name, output):

@@ -48,7 +48,7 @@ COLUMNS = {
 }
 
 
-def part_columns(names):
+def part_columns(parts):
     """Where the time of a training step goes: milliseconds of ours / of PyTorch's, folded."""
 
     def cell(one, number):
@@ -56,8 +56,7 @@ def part_columns(names):
         return f"{1e3 * ours:.3g} / {1e3 * theirs:.3g}"
 
     common = dict(itertools.islice(COLUMNS.items(), 3))
-    parts = {name: functools.partial(cell, number=n) for n, name in enumerate(names)}
-    return common | parts
+    return common | {part[0]: functools.partial(cell, number=n) for n, part in enumerate(parts)}
 
 
 def agreement_rows(contests):
@@ -87,7 +86,7 @@ def cores():
 
 def table(scale, contests, seconds):
     """table.md: every contest, parts of the steps, agreement."""
-    steps = [one for one in contests if one.parts]
+    steps = [one for one in contests if one.part_seconds()]
     text = [
         f"# Speed beside PyTorch, scale {scale}\n",
         ", ".join(f"{key} {value}" for key, value in versions().items()) + "\n",
@@ -105,7 +104,7 @@ def table(scale, contests, seconds):
         "## Where the time of a training step goes\n",
         "Milliseconds of ours / of PyTorch folded: differences of medians of programs that end "
         "there, so a small one may come out below zero.\n",
-        command.table(part_columns(steps[0].parts), steps),
+        command.table(part_columns(steps[0].part_seconds()), steps),
         "## Agreement\n",
         tables.markdown_table(
             agreement_rows(contests),

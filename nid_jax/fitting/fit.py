@@ -55,7 +55,7 @@ class Fit:
     known_deviation: Float[np.ndarray, "S *grid C"] | None = None
     """`deviation` on the signals' grid, where it was asked for or stored."""
     seconds: float = 0.0
-    """What solving took, compilation included."""
+    """What solving and refining took, compilation included."""
     compile_seconds: float = 0.0
 
     @property
@@ -253,10 +253,18 @@ class Fit:
         """
         if self.problem is None:
             raise ArgumentError("fit", "read from a file", "one that knows its measurements")
-        found = refining.correction(
-            refinement, self.problem, self._gates(), on_grid, self.grid_shape
+        start = time.perf_counter()
+        with devices.CompileTime() as compiling:
+            found = refining.correction(
+                refinement, self.problem, self._gates(), on_grid, self.grid_shape
+            )
+        spent = time.perf_counter() - start
+        return dataclasses.replace(
+            self,
+            correction=found,
+            seconds=self.seconds + spent,
+            compile_seconds=self.compile_seconds + min(compiling.seconds, spent),
         )
-        return dataclasses.replace(self, correction=found)
 
     # ---- files ------------------------------------------------------------------------------
 

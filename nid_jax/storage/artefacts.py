@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -42,6 +43,7 @@ def read_json(path: str | Path) -> Any:
 def plain(value: Any) -> Any:
     """The same value in types JSON knows: arrays as lists, NaN and infinities as None.
 
+    Dataclasses are dicts of their fields.
     Raises TypeError for anything else that JSON has no word for.
     """
     if value is None or isinstance(value, bool | int | str):
@@ -50,6 +52,10 @@ def plain(value: Any) -> Any:
         return value if abs(value) < float("inf") else None
     if isinstance(value, Path):
         return str(value)
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
     if hasattr(value, "items"):
         return {str(key): plain(entry) for key, entry in value.items()}
     if hasattr(value, "tolist"):

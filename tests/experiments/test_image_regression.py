@@ -123,4 +123,5 @@ def test_operations_are_those_of_the_products():
     assert operations.network((2, 10, 3)) == 2 * (20 + 30)
     assert operations.network_fit((2, 10, 3), 7, 5) == 3 * 5 * 7 * 100
     assert operations.cosine_transform((4, 5, 3)) == 2 * 60 * 12
-    assert operations.ridge(300, 1) - operations.ridge(300, 2) == pytest.approx(300**3 / 6)
+    alone, shared = (operations.solve("ridge", 300, signals) for signals in (1, 2))
+    assert alone - shared == pytest.approx(300**3 / 6)

@@ -159,18 +159,6 @@ def test_total_variation_minimises_what_it_says():
     np.testing.assert_allclose(found.ravel(), values, atol=0.02)
 
 
-def test_total_variation_leaves_missing_measurements_out(scan):
-    sinogram, _, truth, matrix = scan(16)
-    gone = np.random.default_rng(5).random(sinogram.shape) < 0.3
-    found = tomography.total_variation(
-        np.where(gone, np.nan, sinogram), matrix, truth.shape, 0.5, 200
-    )
-    rows = ~gone.ravel()
-    alone = tomography.total_variation(sinogram.ravel()[rows], matrix[rows], truth.shape, 0.5, 200)
-    np.testing.assert_allclose(found, alone, atol=1e-12)
-    assert peak_signal_noise_ratio(truth, found, data_range=1) > 20
-
-
 def test_no_weight_is_least_squares_between_bounds():
     generator = np.random.default_rng(6)
     matrix = tomography.system_matrix(even_angles(12), 9, (4, 5))
@@ -184,15 +172,3 @@ def test_no_weight_is_least_squares_between_bounds():
     assert misfit(found) < misfit(best) * (1 + 1e-4)
     assert np.isin(best, (0, 1)).any()
     np.testing.assert_allclose(found, best, atol=0.05)
-
-
-def test_errors_name_both_shapes(scan):
-    sinogram, angles, truth, matrix = scan(8)
-    with pytest.raises(ValueError, match=r"\[8, 32\]; expected \[7, 32\]"):
-        tomography.sart(sinogram, angles[:7], SIZE)
-    with pytest.raises(ValueError, match=r"\[8, 32\]; expected \[8, 30\]"):
-        tomography.filtered_back_projection(sinogram, angles, 30)
-    with pytest.raises(ValueError, match="missing measurements"):
-        tomography.sart(np.full((8, 32), np.nan), angles, SIZE)
-    with pytest.raises(ValueError, match=r"system matrix of shape \[256, 1024\]"):
-        tomography.total_variation(sinogram[:4], matrix, truth.shape, 1.0)
