@@ -88,7 +88,7 @@ _COMMON = ("truncation", "cache")
 class SubsetCollection:
     """The signals of `collection` at `indices`, in that order."""
 
-    def __init__(self, collection: Collection, indices: Sequence[int]):
+    def __init__(self, collection: Collection, indices: Sequence[int] | np.ndarray):
         self.collection = collection
         self.indices = [position(index, len(collection)) for index in indices]
         self.names = [collection.names[index] for index in self.indices]
@@ -216,7 +216,7 @@ class AugmentedCollection:
 
 
 def shifted(
-    signal: Float[np.ndarray, "*grid C"], offset: Sequence[int]
+    signal: Float[np.ndarray, "*grid C"], offset: Sequence[int] | np.ndarray
 ) -> Float[np.ndarray, "*grid C"]:
     """`signal` [*grid, C] moved by `offset` samples along each grid axis, its edge repeated."""
     for axis, step in enumerate(offset):

@@ -44,7 +44,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
 
 
-def to_unit(values: Num[np.ndarray, "*shape"], where: str) -> Float[np.ndarray, "*shape"]:
+def to_unit(values: Num[np.ndarray, "*shape"], where: str | Path) -> Float[np.ndarray, "*shape"]:
     """Pixel values to float32 in [0, 1]: uint8 by 255, uint16 by 65535, floats as they are.
 
     values: array of any shape; where: the file or array named in errors.
@@ -57,7 +57,7 @@ def to_unit(values: Num[np.ndarray, "*shape"], where: str) -> Float[np.ndarray, 
     return values.astype(np.float32)
 
 
-def check_unit(values: Num[np.ndarray, "*shape"], where: str) -> None:
+def check_unit(values: Num[np.ndarray, "*shape"], where: str | Path) -> None:
     """Raise ValueError unless values are uint8, uint16, bool, or finite floats within [0, 1]."""
     if values.dtype.name in _FULL_SCALE:
         return
@@ -74,7 +74,7 @@ def check_unit(values: Num[np.ndarray, "*shape"], where: str) -> None:
         )
 
 
-def check_finite(values: Num[np.ndarray, "*shape"], where: str) -> None:
+def check_finite(values: Num[np.ndarray, "*shape"], where: str | Path) -> None:
     """Raise ValueError naming `where` and counting the values that are NaN or infinite."""
     # The extremes carry NaN and infinity along and need no temporary the size of the data.
     if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
@@ -210,8 +210,8 @@ def to_channels(image: Float[np.ndarray, "H W C"], channels: int) -> Float[np.nd
 
 
 def centre_crop(
-    image: Float[np.ndarray, "H W C"], aspect: tuple[int, int]
-) -> Float[np.ndarray, "h w C"]:
+    image: Float[np.ndarray, "H W *C"], aspect: tuple[int, int]
+) -> Float[np.ndarray, "h w *C"]:
     """The largest centred window [h, w, C] of [H, W, C] with rows : columns as in `aspect`."""
     rows, columns = image.shape[:2]
     want_rows, want_columns = aspect
@@ -238,7 +238,11 @@ def resize(image: Float[np.ndarray, "H W C"], size: tuple[int, int]) -> Float[np
 
 
 def fit_to_size(
-    image: Float[np.ndarray, "H W C"], size: tuple[int, int], resizing: bool, crop: str, where: str
+    image: Float[np.ndarray, "H W C"],
+    size: tuple[int, int],
+    resizing: bool,
+    crop: str,
+    where: str | Path,
 ) -> Float[np.ndarray, "h w C"]:
     """[H, W, C] -> [*size, C]: as it is, or cropped to the aspect and resized if `resizing`.
 
@@ -254,7 +258,7 @@ def fit_to_size(
     return resize(image, size)
 
 
-def size_complaint(where: str, found: Sequence[int], expected: Sequence[int]) -> str:
+def size_complaint(where: str | Path, found: Sequence[int], expected: Sequence[int]) -> str:
     """The one line that says a signal has another size than expected and offers resizing."""
     return (
         f"{where}: is {found[0]}x{found[1]} (rows x columns), expected "

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 
 from nid_jax.data.collection import ArrayCollection, position
 from nid_jax.data.splitting import MADE, SPLITS, configured_size, wanted
@@ -204,7 +205,7 @@ def _draw(ellipses, shape, oversample):
 
 def project(
     ellipses: Float[np.ndarray, "*S n 6"],
-    angles: Float[np.ndarray, " A"],
+    angles: ArrayLike,
     detectors: int,
     shape: Sequence[int],
     centre: Sequence[float] = (0.0, 0.0),

@@ -10,7 +10,7 @@ its name; settings, JSON of how it was made; version, of this format.
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def _read(path, key):
     return value.item() if value.ndim == 0 else value
 
 
-def read_prepared(path: str | Path, keys: Sequence[str] | None = None) -> Prepared:
+def read_prepared(path: str | Path, keys: Iterable[str] | None = None) -> Prepared:
     """Open a prepared shape: -> Prepared. keys: those to read now rather than when asked for.
 
     Raises FileNotFoundError where there is no file, ValueError naming it where it is damaged,

@@ -28,7 +28,7 @@ def even_angles(count: int) -> Float[np.ndarray, " A"]:
 
 
 def read_sinograms(
-    path: str | Path, angles_path: str = ""
+    path: str | Path, angles_path: str | Path = ""
 ) -> tuple[Float[np.ndarray, "S A D"], Float[np.ndarray, " A"]]:
     """Projections and angles from .npy files: float32 [S, A, D], float64 [A] in degrees.
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 from PIL import Image
 from scipy import ndimage
 
@@ -278,9 +279,7 @@ def open_clip(config: ConfigDict, split: str, seed: int) -> Clip:
     return Clip(background, movers, light, settings.noise, seed)
 
 
-def covered(
-    half: Sequence[float], centre: Sequence[float], size: Sequence[int]
-) -> Bool[np.ndarray, "H W"]:
+def covered(half: ArrayLike, centre: ArrayLike, size: Sequence[int]) -> Bool[np.ndarray, "H W"]:
     """The pixels whose centres lie in an upright ellipse, bool [H, W]; all lengths in pixels."""
     rows, columns = (np.arange(count) for count in size)
     down = ((rows - centre[0]) / half[0]) ** 2

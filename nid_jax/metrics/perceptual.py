@@ -145,7 +145,9 @@ def load_weights(path: str | Path) -> LpipsWeights:
     return jax.tree.map(jnp.asarray, weights_from_arrays(network, named, path))
 
 
-def weights_from_arrays(network: str, named: Mapping[str, np.ndarray], title: str) -> LpipsWeights:
+def weights_from_arrays(
+    network: str, named: Mapping[str, np.ndarray], title: str | Path
+) -> LpipsWeights:
     """LpipsWeights, in NumPy, of a network from arrays named as in `expected_shapes`, checked.
 
     title: what an error begins with. Raises ValueError as `load_weights` does.
@@ -166,7 +168,7 @@ def weights_from_arrays(network: str, named: Mapping[str, np.ndarray], title: st
     return LpipsWeights(network, kernels, biases, linear)
 
 
-def check_array(value: np.ndarray, shape: tuple[int, ...], title: str, network: str) -> None:
+def check_array(value: np.ndarray, shape: tuple[int, ...], title: str | Path, network: str) -> None:
     """Raise ValueError, beginning with title, unless value has the shape and is finite."""
     if value.shape != shape:
         raise ValueError(f"{title} has shape {value.shape}; network {network!r} has {shape}")
@@ -175,7 +177,9 @@ def check_array(value: np.ndarray, shape: tuple[int, ...], title: str, network: 
 
 
 def lpips(
-    prediction: Float[Array, "S H W C"], truth: Float[Array, "S H W C"], weights: LpipsWeights
+    prediction: Float[Array | np.ndarray, "S H W C"],
+    truth: Float[Array | np.ndarray, "S H W C"],
+    weights: LpipsWeights,
 ) -> Float[Array, " S"]:
     """Learned perceptual distance of each image: [S, H, W, C] twice -> [S].
 
