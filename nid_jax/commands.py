@@ -73,6 +73,8 @@ def run(context):
 
 def settle(context, splits, config=None, **known):
     """The context with limits that its signals allow, and a note of what gave way."""
+    # What is wrong with a config is said before its signals are looked at.
+    context.build_task(config or context.config)
     there = limits.available(context.config, splits, **known)
     config, line = limits.settled(config or context.config, there, context.typed)
     notes = (*context.notes, line) if line else context.notes
