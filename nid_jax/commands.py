@@ -86,6 +86,8 @@ def settle(
     **known: int | None,
 ) -> Context:
     """The context with limits that its signals allow, and a note of what gave way."""
+    # What is wrong with a config is said before its signals are looked at.
+    context.build_task(config or context.config)
     there = limits.available(context.config, splits, **known)
     config, line = limits.settled(config or context.config, there, context.typed)
     notes = (*context.notes, line) if line else context.notes

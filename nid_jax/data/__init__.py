@@ -13,19 +13,19 @@ from nid_jax.data.collection import (
 from nid_jax.data.defaults import completed
 from nid_jax.data.loading import batches
 from nid_jax.data.patches import PatchCollection, patch_corners, stitch
+from nid_jax.data.point_batches import cloud_batches, point_batches
 from nid_jax.data.sources import SHAPES
 from nid_jax.data.splitting import SPLITS, configured_size, limited, wanted
-from nid_jax.data.survey import Survey, survey
+from nid_jax.data.surveying import Survey, survey
 
-# Imported when they are asked for: one task's names would keep every command waiting.
+# Imported when they are asked for: one task's names would keep every command waiting. None is the
+# name of a module here, which would take its place.
 _LATER = {
     "CorruptedCollection": "corrupted",
     "VIEWS": "views",
     "WarpedVolumes": "warps",
     "add_noise": "sinograms",
-    "cloud_batches": "point_batches",
     "even_angles": "sinograms",
-    "point_batches": "point_batches",
     "project": "phantoms",
     "read_sinograms": "sinograms",
     "visible_points": "views",

@@ -108,7 +108,7 @@ def test_sizes(pydicom, config, tmp_path):
 def test_without_pydicom(config, tmp_path, monkeypatch):
     (tmp_path / "a.dcm").write_text("")
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(ValueError, match=r"^data\.name='dicom' .* pip install pydicom$"):
+    with pytest.raises(ValueError, match=r"^data\.name='dicom' .* pip install 'nid_jax\[dicom\]'$"):
         open_dicom(config(), "train", 0)
 
 

@@ -281,9 +281,6 @@ WRONG_TRAINING = [
     ("data.truncation=-1", "data.truncation: -1.0; allowed: 0 (none) or more"),
     ("data.truncation_kind=soft", "data.truncation_kind: 'soft'; allowed: clip, tanh"),
     ("data.name=faces", "data.name: 'faces'; allowed: shapes, volumes, pointcloud"),
-    ("data.patch.size=8", "data.patch.size: 8; allowed for shapes: 0"),
-    ("data.noise.kind=gaussian", "data.noise.kind: 'gaussian'; allowed for shapes: none"),
-    ("operator.kind=blur", "operator.kind: 'blur'; allowed for shapes: sample"),
     ("train.near=2", "train.near: 2"),
     ("train.batch_size=0", "train.batch_size=0: must be from 1 to"),
     ("train.codes=surface", "router.kind: 'none' gives no codes to train"),
@@ -296,7 +293,6 @@ WRONG_TRAINING = [
     ("fit.samples.cloud_points=5", "fit.samples.cloud_points: 5; allowed: 0 (all), 8 or more"),
     ("router.kind=point", "train.cloud_points: 0; router.kind=point wants 1 or more"),
     ("fit.samples.seen=cloud", "fit.solver: gaussian needs measurements"),
-    ("fit.refine.kind=grid", "fit.refine.kind: 'grid'; allowed for shapes: none"),
     ("fit.mesh.format=vrml", "fit.mesh.format: 'vrml'; allowed: "),
     ("fit.mesh.resolution=1", "fit.mesh.resolution: 1; allowed: 0 (the signals'), 2 or more"),
     ("fit.mesh.samples=0", "fit.mesh.samples: 0; allowed: above 0"),
@@ -314,7 +310,11 @@ def test_values_that_are_wrong_write_nothing(call, option, expected, tmp_path):
 @pytest.mark.parametrize(
     ("mode", "option", "expected"),
     [
-        ("interpolate", "fit.interpolate.start=2", "fit.interpolate.start: 2; the fit has signals"),
+        (
+            "interpolate",
+            "fit.interpolate.start=2",
+            "fit.interpolate.start: 2; allowed: at most 1",
+        ),
         ("interpolate", "fit.interpolate.end=-1", "fit.interpolate.end: -1; the fit has signals"),
         ("interpolate", "fit.interpolate.frames=1", "fit.interpolate.frames: 1; allowed: 2"),
         ("nearest", "fit.nearest.count=0", "fit.nearest.count: 0; allowed: 1 or more"),
