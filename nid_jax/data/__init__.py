@@ -13,7 +13,6 @@ from nid_jax.data.collection import (
 from nid_jax.data.defaults import completed
 from nid_jax.data.loading import batches
 from nid_jax.data.patches import PatchCollection, patch_corners, stitch
-from nid_jax.data.point_batches import cloud_batches, point_batches
 from nid_jax.data.sources import SHAPES
 from nid_jax.data.splitting import SPLITS, configured_size, limited, wanted
 from nid_jax.data.surveying import Survey, survey
@@ -25,7 +24,9 @@ _LATER = {
     "VIEWS": "views",
     "WarpedVolumes": "warps",
     "add_noise": "sinograms",
+    "cloud_batches": "points",
     "even_angles": "sinograms",
+    "point_batches": "points",
     "project": "phantoms",
     "read_sinograms": "sinograms",
     "visible_points": "views",

@@ -1,5 +1,6 @@
 """Workdir: the config round trip, JSON, and refusals in one line."""
 
+import dataclasses
 import errno
 import json
 import math
@@ -258,3 +259,13 @@ def test_config_file_is_plain_json(tmp_path):
     workdir.save_config(example_config())
     assert json.loads(workdir.config.read_text())["data"]["size"] == [25, 25]
     assert read_json(workdir.config)["dictionary"]["num_experts"] == 256
+
+
+def test_dataclasses_are_written_as_their_fields(tmp_path):
+    @dataclasses.dataclass
+    class Spread:
+        median: float
+        rounds: np.ndarray
+
+    path = write_json(tmp_path / "m.json", {"one": Spread(np.nan, np.arange(2))})
+    assert json.loads(path.read_text()) == {"one": {"median": None, "rounds": [0, 1]}}

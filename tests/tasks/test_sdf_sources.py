@@ -11,8 +11,8 @@ import trimesh
 from ml_collections import ConfigDict
 
 from nid_jax.data import open_collection, to_array
-from nid_jax.data.point_batches import point_batches
 from nid_jax.data.pointcloud import read_cloud
+from nid_jax.data.points import point_batches
 from nid_jax.data.prepared import write_prepared
 from nid_jax.data.shapes import ShapeCollection
 from nid_jax.geometry import level_set, primitives
