@@ -21,6 +21,7 @@ from nid_jax.data.surveying import Survey, survey
 # name of a module here, which would take its place.
 _LATER = {
     "CorruptedCollection": "corrupted",
+    "Sampling": "points",
     "VIEWS": "views",
     "WarpedVolumes": "warps",
     "add_noise": "sinograms",
@@ -40,6 +41,7 @@ __all__ = [
     "PatchCollection",
     "SHAPES",
     "SPLITS",
+    "Sampling",
     "SubsetCollection",
     "Survey",
     "VIEWS",

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -100,6 +101,17 @@ class ShuffledGrids:
         return found
 
 
+class Sampling(NamedTuple):
+    """What a batch sees: batch_size signals at num_points points P (0: all of the grid), a share
+    `near` of them close to surfaces, and cloud_points Q of every cloud; all drawn by the seed."""
+
+    batch_size: int
+    seed: int
+    num_points: int = 0
+    near: float = 0.0
+    cloud_points: int = 0
+
+
 class PointBatches:
     """Batch number -> {'ids' [b], 'points' [P, 3], 'signals' [b, P, 1], 'clouds' [b, Q, 6]}.
 
@@ -111,23 +123,16 @@ class PointBatches:
     """
 
     def __init__(
-        self,
-        collection: Collection,
-        grids: ShuffledGrids,
-        batch_size: int,
-        num_points: int,
-        near: float,
-        cloud_points: int,
-        seed: int,
-        share: slice,
+        self, collection: Collection, grids: ShuffledGrids, sampling: Sampling, share: slice
     ):
+        size = sampling.batch_size
         self.collection, self.grids = collection, grids
-        self.order = EpochOrder(len(collection), batch_size, seed)
+        self.order = EpochOrder(len(collection), size, sampling.seed)
         self.coordinates = grid(tuple(collection.shape[:-1]))
-        total = min(num_points or len(grids.order), len(grids.order))
-        self.near_each = round(near * total / batch_size)
-        self.on_grid = max(total - self.near_each * batch_size, 0)
-        self.cloud_points, self.seed, self.share = cloud_points, seed, share
+        total = min(sampling.num_points or len(grids.order), len(grids.order))
+        self.near_each = round(sampling.near * total / size)
+        self.on_grid = max(total - self.near_each * size, 0)
+        self.cloud_points, self.seed, self.share = sampling.cloud_points, sampling.seed, share
 
     def __len__(self) -> int:
         return ENDLESS
@@ -174,19 +179,11 @@ class CloudBatches:
     the cube, and nothing is known there.
     """
 
-    def __init__(
-        self,
-        collection: Collection,
-        batch_size: int,
-        num_points: int,
-        cloud_points: int,
-        seed: int,
-        share: slice,
-    ):
+    def __init__(self, collection: Collection, sampling: Sampling, share: slice):
         self.collection = collection
-        self.order = EpochOrder(len(collection), batch_size, seed)
-        self.num_points, self.cloud_points = num_points, cloud_points
-        self.seed, self.share = seed, share
+        self.order = EpochOrder(len(collection), sampling.batch_size, sampling.seed)
+        self.num_points, self.cloud_points = sampling.num_points, sampling.cloud_points
+        self.seed, self.share = sampling.seed, share
 
     def __len__(self) -> int:
         return ENDLESS
@@ -217,11 +214,7 @@ def some_of_cloud(
 
 def point_batches(
     collection: Collection,
-    batch_size: int,
-    seed: int,
-    num_points: int,
-    near: float = 0.0,
-    cloud_points: int = 0,
+    sampling: Sampling,
     cache: str = "",
     memory: int = IN_MEMORY_BYTES,
     process_index: int = 0,
@@ -229,31 +222,26 @@ def point_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """An endless, checkpointable iterator over `PointBatches` of a collection of volumes.
 
-    num_points P (0: all of the grid); near: share of them close to surfaces; cloud_points Q, 0 for
-    no clouds; cache: folder for the file of values where they take more than `memory` bytes, '' for
-    the collection's own. Raises ValueError naming train.batch_size, train.near or data.cache.
+    sampling: of no clouds where cloud_points is 0; cache: folder for the file of values where they
+    take more than `memory` bytes, '' for the collection's own. Raises ValueError naming
+    train.batch_size, train.near or data.cache.
     """
-    check_batch_size(batch_size, len(collection), process_count)
-    if not 0 <= near <= 1:
-        raise ValueError(f"train.near: {near}; allowed: 0 (grid only) to 1")
+    check_batch_size(sampling.batch_size, len(collection), process_count)
+    if not 0 <= sampling.near <= 1:
+        raise ValueError(f"train.near: {sampling.near}; allowed: 0 (grid only) to 1")
     path = None
     if 4 * len(collection) * math.prod(collection.shape) > memory:
-        path = cache_file(collection, seed, cache)
-    grids = ShuffledGrids(collection, seed, path)
-    share = share_of(batch_size, process_index, process_count)
-    source = PointBatches(
-        collection, grids, batch_size, num_points, near, cloud_points, seed, share
-    )
+        path = cache_file(collection, sampling.seed, cache)
+    grids = ShuffledGrids(collection, sampling.seed, path)
+    share = share_of(sampling.batch_size, process_index, process_count)
+    source = PointBatches(collection, grids, sampling, share)
     # Reading files, sampling and interpolating go on while the step computes.
     return endless(source, min(4, os.cpu_count() or 1))
 
 
 def cloud_batches(
     collection: Collection,
-    batch_size: int,
-    seed: int,
-    num_points: int,
-    cloud_points: int,
+    sampling: Sampling,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -261,12 +249,13 @@ def cloud_batches(
 
     Raises ValueError naming train.batch_size, train.points or train.cloud_points.
     """
-    check_batch_size(batch_size, len(collection), process_count)
-    for key, value in (("points", num_points), ("cloud_points", cloud_points)):
+    check_batch_size(sampling.batch_size, len(collection), process_count)
+    wanted = {"points": sampling.num_points, "cloud_points": sampling.cloud_points}
+    for key, value in wanted.items():
         if value < 1:
             raise ValueError(f"train.{key}: {value}; train.codes=surface wants 1 or more")
-    share = share_of(batch_size, process_index, process_count)
-    source = CloudBatches(collection, batch_size, num_points, cloud_points, seed, share)
+    share = share_of(sampling.batch_size, process_index, process_count)
+    source = CloudBatches(collection, sampling, share)
     return endless(source, min(4, os.cpu_count() or 1))
 
 

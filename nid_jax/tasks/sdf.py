@@ -70,7 +70,9 @@ def batches(collection, config):
     """
     wanted = config.train
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    common = (collection, wanted.batch_size, config.seed, wanted.points)
+    sampling = data.Sampling(
+        wanted.batch_size, config.seed, wanted.points, wanted.near, wanted.cloud_points
+    )
     if config.data.name == "pointcloud" and config.prior.num_signals:
         raise ValueError(
             f"prior.num_signals: {config.prior.num_signals}; allowed for data.name=pointcloud, "
@@ -81,14 +83,8 @@ def batches(collection, config):
             f"train.cloud_points: {wanted.cloud_points}; router.kind=point wants 1 or more"
         )
     if wanted.codes == "surface":
-        return data.cloud_batches(*common, wanted.cloud_points, **processes)
-    return data.point_batches(
-        *common,
-        near=wanted.near,
-        cloud_points=wanted.cloud_points,
-        cache=config.data.cache,
-        **processes,
-    )
+        return data.cloud_batches(collection, sampling, **processes)
+    return data.point_batches(collection, sampling, config.data.cache, **processes)
 
 
 def learned_from(collection, config):

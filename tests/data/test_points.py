@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 
 from nid_jax import data
-from nid_jax.data.points import ShuffledGrids, cache_file, point_batches
+from nid_jax.data.points import Sampling, ShuffledGrids, cache_file, point_batches
 from nid_jax.data.shapes import ShapeCollection
 from nid_jax.fields.coordinates import grid
 from nid_jax.geometry.truncation import Truncation
@@ -36,7 +36,7 @@ def places_of(points):
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, SIDE**3), st.integers(1, 5))
 def test_values_are_those_of_the_volumes(collection, seed, count, size):
-    batch = next(point_batches(collection, size, seed, count))
+    batch = next(point_batches(collection, Sampling(size, seed, count)))
     assert batch["points"].shape == (count, 3)
     places = places_of(batch["points"])
     assert len(set(places)) == count
@@ -45,7 +45,7 @@ def test_values_are_those_of_the_volumes(collection, seed, count, size):
 
 
 def test_all_points_of_the_grid_are_drawn_alike(collection):
-    batches = point_batches(collection, 1, 0, 100)
+    batches = point_batches(collection, Sampling(1, 0, 100))
     counts = np.zeros(SIDE**3)
     for _ in range(200):
         np.add.at(counts, places_of(next(batches)["points"]), 1)
@@ -56,8 +56,8 @@ def test_all_points_of_the_grid_are_drawn_alike(collection):
 
 def test_mapped_grids_give_the_same_batches_and_are_written_once(collection, tmp_path):
     options = {"near": 0.25, "cloud_points": 7}
-    kept = point_batches(collection, 2, 3, 64, **options)
-    mapped = point_batches(collection, 2, 3, 64, cache=str(tmp_path), memory=0, **options)
+    kept = point_batches(collection, Sampling(2, 3, 64, **options))
+    mapped = point_batches(collection, Sampling(2, 3, 64, **options), cache=str(tmp_path), memory=0)
     for _ in range(3):
         first, second = next(kept), next(mapped)
         assert first.keys() == second.keys() == {"ids", "points", "signals", "clouds"}
@@ -66,27 +66,27 @@ def test_mapped_grids_give_the_same_batches_and_are_written_once(collection, tmp
     (file,) = tmp_path.iterdir()
     assert file == cache_file(collection, 3, str(tmp_path))
     written = file.stat().st_mtime_ns
-    next(point_batches(collection, 2, 3, 64, cache=str(tmp_path), memory=0))
+    next(point_batches(collection, Sampling(2, 3, 64), cache=str(tmp_path), memory=0))
     assert file.stat().st_mtime_ns == written
     # A file of other volumes is not taken for this one.
     file.unlink()
     np.save(file, np.zeros((2, 2), np.float32))
     with pytest.raises(ValueError, match="not the volumes"):
-        point_batches(collection, 2, 3, 64, cache=str(tmp_path), memory=0)
+        point_batches(collection, Sampling(2, 3, 64), cache=str(tmp_path), memory=0)
 
 
 def test_grids_too_large_for_memory_need_a_folder(collection):
     with pytest.raises(ValueError, match="data.cache"):
-        point_batches(collection, 2, 0, 64, memory=0)
+        point_batches(collection, Sampling(2, 0, 64), memory=0)
 
 
 def test_iteration_goes_on_where_its_state_was_taken(collection):
-    batches = point_batches(collection, 2, 0, 32, near=0.5)
+    batches = point_batches(collection, Sampling(2, 0, 32, 0.5))
     for _ in range(3):
         next(batches)
     state = batches.get_state()
     expected = [next(batches) for _ in range(3)]
-    again = point_batches(collection, 2, 0, 32, near=0.5)
+    again = point_batches(collection, Sampling(2, 0, 32, 0.5))
     again.set_state(state)
     for batch in expected:
         other = next(again)
@@ -95,9 +95,9 @@ def test_iteration_goes_on_where_its_state_was_taken(collection):
 
 
 def test_processes_share_points_and_divide_signals(collection):
-    whole = next(point_batches(collection, 4, 5, 60, near=0.5))
+    whole = next(point_batches(collection, Sampling(4, 5, 60, 0.5)))
     parts = [
-        next(point_batches(collection, 4, 5, 60, near=0.5, process_index=i, process_count=2))
+        next(point_batches(collection, Sampling(4, 5, 60, 0.5), process_index=i, process_count=2))
         for i in range(2)
     ]
     for part in parts:
@@ -107,7 +107,7 @@ def test_processes_share_points_and_divide_signals(collection):
 
 
 def test_near_points_lie_near_each_shape_with_its_own_distance(collection):
-    batch = next(point_batches(collection, 2, 5, 100, near=0.6))
+    batch = next(point_batches(collection, Sampling(2, 5, 100, 0.6)))
     assert batch["points"].shape == (100, 3)
     for row, index in enumerate(batch["ids"]):
         some = slice(40 + 30 * row, 70 + 30 * row)
@@ -134,7 +134,7 @@ def test_interpolation_is_linear_between_samples(collection, seed):
 @pytest.mark.parametrize(("near", "size"), [(-0.1, 2), (1.5, 2), (0.5, 9)])
 def test_what_is_wrong_names_its_key(collection, near, size):
     with pytest.raises(ValueError, match="train.near" if size == 2 else "train.batch_size"):
-        point_batches(collection, size, 0, 10, near=near)
+        point_batches(collection, Sampling(size, 0, 10, near))
 
 
 def test_no_module_takes_the_place_of_what_it_is_named_for():

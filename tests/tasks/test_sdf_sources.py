@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from nid_jax.data import open_collection, to_array
 from nid_jax.data.pointcloud import read_cloud
-from nid_jax.data.points import point_batches
+from nid_jax.data.points import Sampling, point_batches
 from nid_jax.data.prepared import write_prepared
 from nid_jax.data.shapes import ShapeCollection
 from nid_jax.geometry import level_set, primitives
@@ -144,7 +144,9 @@ def test_volumes_that_memory_does_not_hold_are_kept_beside_the_files(tmp_path):
     for number in range(2):
         write_ball(tmp_path / f"{number}.npz", 0.5 + 0.2 * number, side=9)
     collection = volumes(tmp_path, test_fraction=0.0)
-    kept, mapped = (next(point_batches(collection, 2, 0, 50, memory=m)) for m in (2**30, 0))
+    kept, mapped = (
+        next(point_batches(collection, Sampling(2, 0, 50), memory=m)) for m in (2**30, 0)
+    )
     np.testing.assert_array_equal(kept["signals"], mapped["signals"])
     assert len(list((tmp_path / ".cache").glob("*.npy"))) == 1
     # What is kept there is no shape.
