@@ -83,6 +83,7 @@ def test_what_cannot_be_learned_from_is_one_line(signals, options, expected):
     assert "\n" not in str(complaint.value)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_kept_goes_on(tmp_path):
     signals = waves(8)[..., 0]
     first = nid.learn(signals, steps=2, num_experts=6, workdir=tmp_path / "run")
@@ -357,8 +358,8 @@ def error_in(dictionary, solver, seen, truth, measurements):
 def test_gradients_reach_the_measurements(gray, unseen, solver):
     seen = np.random.default_rng(0).random(SHAPE) < 0.6
     truth = waves(5, (7, 7), seed=1)
-    error = functools.partial(error_in, gray, solver, seen, truth)
-    slope = np.asarray(jax.grad(error)(unseen), np.float64)
+    error = jax.jit(functools.partial(error_in, gray, solver, seen, truth))
+    slope = np.asarray(jax.jit(jax.grad(error))(unseen), np.float64)
     assert (slope[:, ~seen] == 0).all()
     direction = np.random.default_rng(3).normal(size=unseen.shape)
     step = 1e-2
@@ -372,11 +373,12 @@ def test_gradients_reach_the_dictionary(gray, unseen):
     graphdef, state = nnx.split(gray.dictionary)
     truth = waves(5, (7, 7), seed=1)
 
+    @jax.jit
     def error(state):
         changed = gray.with_dictionary(nnx.merge(graphdef, state))
         return error_in(changed, nid.Ridge(lam=1e-2), None, truth, unseen)
 
-    slope = jax.grad(error)(state)
+    slope = jax.jit(jax.grad(error))(state)
     lengths = [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(slope)]
     assert all(np.isfinite(lengths))
     assert max(lengths) > 0
