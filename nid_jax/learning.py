@@ -18,6 +18,7 @@ from nid_jax.fitting import priors
 from nid_jax.fitting.measurements import as_floats
 from nid_jax.neural_dictionary import NeuralDictionary
 from nid_jax.storage.workdir import Workdir
+from nid_jax.tasks import limits
 from nid_jax.tasks.task import Task
 from nid_jax.training import loop
 
@@ -31,7 +32,7 @@ def learn(
     signals: Float[Array, "S *grid C"] | data.Collection | ConfigDict,
     *,
     steps: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     num_experts: int | None = None,
     channels_last: bool | None = None,
     workdir: str | Path | None = None,
@@ -43,7 +44,7 @@ def learn(
         taken so), a collection of `nid_jax.data`, or a config, such as those of `nid_jax.configs`,
         which says all there is to say and names its data.
       steps: of training; None: 200, or the config's.
-      seed: of everything random.
+      seed: of everything random; None: 0, or the config's.
       num_experts: E; None: as many as a signal has numbers, at most 1024.
       channels_last: whether the last axis holds channels; None: if it is 4 or less.
       workdir: keep the run there, as the command line does; the same call then goes on where it
@@ -56,23 +57,27 @@ def learn(
       ArgumentError: naming the argument, for what cannot be learned from.
       loop.TrainingDiverged: where a loss or a gradient was not finite.
     """
+    notes: tuple[str, ...] = ()
     if isinstance(signals, ConfigDict):
-        config = signals.copy_and_resolve_references()
+        # A config's limits are at most what there is, as on the command line.
+        config, line = limits.settled(signals, limits.available(signals, {"train"}))
+        notes = (line,) if line else ()
         task = tasks.build(config)
     else:
         collection = _collection(signals, channels_last)
         config = _suited(collection, num_experts)
         task = dataclasses.replace(tasks.build(config), open=lambda split: collection)
     with config.unlocked():
-        config.seed = seed
+        if seed is not None:
+            config.seed = seed
         if steps is not None:
             if steps < 1:
                 raise ArgumentError("steps", steps, "1 or more")
             config.train.steps = steps
     if workdir is not None:
-        return train(task, config, Workdir(workdir, flag="workdir"))[0]
+        return train(task, config, Workdir(workdir, flag="workdir"), notes=notes)[0]
     with tempfile.TemporaryDirectory() as folder:
-        return train(task, config, Workdir(folder))[0]
+        return train(task, config, Workdir(folder), notes=notes)[0]
 
 
 def untrained(task: Task, config: ConfigDict) -> NeuralDictionary:
