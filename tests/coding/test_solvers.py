@@ -48,7 +48,8 @@ SOLVED = {
     "iht": IHT(4),
     "robust": Robust(steps=50),
     "robust without a prior": Robust(loss="huber", use_prior=False, steps=50),
-    "gradient": Gradient(steps=5, top_k=4, dense_steps=2),
+    # So many dense steps that no two experts are as strong: Adam's first ones move all alike.
+    "gradient": Gradient(steps=50, learning_rate=0.1, top_k=4, dense_steps=40),
     "gradient of absolute errors": Gradient(steps=5, data="l1", init="router"),
     "gradient of the router": Gradient(steps=3, variables="router"),
     "router": RouterCodes(4),
