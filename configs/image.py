@@ -32,8 +32,8 @@ def base(task="image"):
     # olivetti, celeb_a, cifar10 or tfds:NAME
     config.data.patch = data.patches()
     config.data.noise = data.noise()
-    # how signals are measured in a fit: sample, mask, parallel_beam, downsample, blur or fourier,
-    # whose options are keys of a group of that name
+    # how signals are measured in a fit: sample, mask, point_derivatives, parallel_beam, fan_beam,
+    # downsample, blur, fourier or nonuniform_fourier, whose options are keys of a group of that name
     config.operator = {"kind": "sample"}
     config.eval = training.perceptual()
     config.fit.refine = fitting.refine()

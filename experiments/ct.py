@@ -274,9 +274,9 @@ def siren_rows(study, tuning, unseen, say, steps=300, rays=128):
 def run_size(size, folder):
     """All methods at all numbers of views. -> results of one table."""
     study = Study(size, folder)
-    side, seconds, ceiling = study.side, study.learned.seconds, study.ceiling
+    side, learning, ceiling = study.side, study.learned.seconds, study.ceiling
     command.say(
-        f"{side}x{side}: dictionary and prior in {seconds:.0f} s, "
+        f"{side}x{side}: dictionary and prior in {learning:.0f} s, "
         f"its best fit to the pixels {ceiling:.2f} dB"
     )
     truth = data.to_array(study.test)
@@ -308,7 +308,7 @@ def run_size(size, folder):
         "views": list(size.views),
         "phantoms": len(truth),
         "jitter": study.config.data.phantom.jitter,
-        "train_seconds": seconds,
+        "train_seconds": learning,
         "ceiling": ceiling,
         "methods": results,
     }

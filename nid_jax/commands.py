@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nid_jax import learning, sharding
+from nid_jax.coding.solvers import SOLVERS
 from nid_jax.errors import named
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import count_parameters
@@ -29,15 +30,6 @@ from nid_jax.storage import artefacts
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import limits
 
-# What defines the run of a workdir, and what of it may change when training goes on.
-SECTIONS = ("task", "seed", "data", "dictionary", "router", "loss", "train")
-CHANGEABLE = (
-    "train.steps",
-    "train.log_every",
-    "train.eval_every",
-    "train.checkpoint_every",
-    "data.num_test",
-)
 # What belongs to the dictionary, so comes from its workdir; the rest is the caller's.
 LEARNED = ("dictionary", "router", "loss", "train")
 # Float32 numbers of rendered signals held at a time: 64 MB.
@@ -64,11 +56,14 @@ class Context:
 def run(context: Context) -> dict[str, Any]:
     """Train, fit the split of config.fit.split, write the report."""
     context = settle(context, {"train", context.config.fit.split})
-    if context.config.fit.solver == "gaussian" and not context.config.prior.num_signals:
-        raise ValueError("prior.num_signals: 0 learns no prior; fit.solver=gaussian needs one")
     # A bad file among the signals to fit should not come to light after hours of training.
     task = context.build_task(context.config)
     held_out = check_fit(context, task, context.config)
+    solver = SOLVERS[context.config.fit.solver]
+    if solver.needs_prior and not context.config.prior.num_signals:
+        raise ValueError(
+            f"prior.num_signals: 0 learns no prior; fit.solver={solver.name} needs one"
+        )
     seen = task.measure(held_out)
     read = seen.cloud if seen.values is None else held_out.__getitem__
     count = context.config.fit.num_signals or len(held_out)
@@ -102,8 +97,6 @@ def train(context: Context) -> NeuralDictionary:
 
 def _train(context: Context) -> NeuralDictionary:
     config, workdir = context.config, context.workdir
-    if workdir.holds_checkpoint():
-        workdir.check_same_config(config, SECTIONS, CHANGEABLE)
     task = context.build_task(config)
     evaluate = None
     if config.train.eval_every:
@@ -117,6 +110,8 @@ def _train(context: Context) -> NeuralDictionary:
             return scoring.evaluate(task, found, held_out, quick.render.chunk)
 
     dictionary, trained = learning.train(task, config, workdir, evaluate, context.notes)
+    if trained.interrupted:
+        raise SystemExit(143)
     seconds = trained.summary
     print(
         f"trained {trained.step} steps in {seconds['train_seconds']:.1f} s "

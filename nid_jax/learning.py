@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,6 +27,15 @@ from nid_jax.training import loop
 _MOST_CHANNELS = 4
 # Frequencies of the embedding that suit a grid, per sample of its shortest side.
 _FREQUENCY_PER_SAMPLE = 0.19
+# What defines the run of a workdir, and what of it may change when training goes on.
+SECTIONS = ("task", "seed", "data", "dictionary", "router", "loss", "train")
+CHANGEABLE = (
+    "train.steps",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "data.num_test",
+)
 
 
 def learn(
@@ -59,6 +69,9 @@ def learn(
     """
     notes: tuple[str, ...] = ()
     if isinstance(signals, ConfigDict):
+        for argument, value in (("num_experts", num_experts), ("channels_last", channels_last)):
+            if value is not None:
+                raise ArgumentError(argument, value, "None beside a config, which says it itself")
         # A config's limits are at most what there is, as on the command line.
         config, line = limits.settled(signals, limits.available(signals, {"train"}))
         notes = (line,) if line else ()
@@ -75,9 +88,17 @@ def learn(
                 raise ArgumentError("steps", steps, "1 or more")
             config.train.steps = steps
     if workdir is not None:
-        return train(task, config, Workdir(workdir, flag="workdir"), notes=notes)[0]
+        return _trained(task, config, Workdir(workdir, flag="workdir"), notes)
     with tempfile.TemporaryDirectory() as folder:
-        return train(task, config, Workdir(folder), notes=notes)[0]
+        return _trained(task, config, Workdir(folder), notes)
+
+
+def _trained(task, config, workdir, notes):
+    """The dictionary; KeyboardInterrupt where a signal to stop came."""
+    dictionary, trained = train(task, config, workdir, notes=notes)
+    if trained.interrupted:
+        raise KeyboardInterrupt(f"training was stopped at step {trained.step}")
+    return dictionary
 
 
 def untrained(task: Task, config: ConfigDict) -> NeuralDictionary:
@@ -86,14 +107,8 @@ def untrained(task: Task, config: ConfigDict) -> NeuralDictionary:
     Raises ValueError naming the key of a config that describes none.
     """
     collection = task.open("train")
-    measured = task.learned_from(collection)
-    signals = {
-        "shape": (*measured.grid_shape, measured.channels),
-        "count": len(collection),
-        "title": collection.title,
-        "ranked_by": task.ranked_by,
-    }
-    model = build_model(config, signals["shape"], len(collection), config.seed)
+    signals = loop.signals_of(task, collection)
+    model = build_model(config, tuple(signals["shape"]), len(collection), config.seed)
     prior = None
     if config.prior.num_signals:
         prior = priors.learn_prior(task, model, collection, config)
@@ -110,23 +125,38 @@ def train(
     """Train in a workdir, from its latest checkpoint if it holds one, and learn the prior.
 
     evaluate: scores of the dictionary as it stands, taken every config.train.eval_every steps;
-    notes: lines to say at the start. -> the dictionary, and how training went. Raises
-    SystemExit(143) where a signal to stop came: all is saved then, and the same call goes on. Other
-    errors as `training.loop.train`.
+    notes: lines to say at the start. -> the dictionary, without a prior where a signal to stop
+    came, and how training went: all is saved then, and the same call goes on. Raises ValueError
+    where the workdir holds a run of another config or other signals, and as `training.loop.train`.
     """
+    if workdir.holds_checkpoint():
+        workdir.check_same_config(config, SECTIONS, CHANGEABLE)
+        _check_same_signals(workdir, task)
 
     def scores(model):
         return evaluate(NeuralDictionary(model, config, {}))
 
     trained = loop.train(task, config, workdir, None if evaluate is None else scores, notes)
-    if trained.interrupted:
-        raise SystemExit(143)
-    prior = None
-    if config.prior.num_signals:
-        prior = priors.learn_prior(task, trained.model, task.open("train"), config)
-        priors.save_prior(workdir.root / "prior.npz", prior)
     signals = workdir.read_json("signals.json")
+    prior, path = None, workdir.root / priors.FILE
+    if config.prior.num_signals and not trained.interrupted:
+        prior = priors.learn_prior(task, trained.model, task.open("train"), config)
+        priors.save_prior(path, prior)
+    elif not config.prior.num_signals:
+        # That of an earlier training is not this dictionary's.
+        path.unlink(missing_ok=True)
     return NeuralDictionary(trained.model, config, signals, prior), trained
+
+
+def _check_same_signals(workdir, task):
+    there = workdir.read_json("signals.json")
+    here = loop.signals_of(task, task.open("train"))
+    for key in ("shape", "title"):
+        if there.get(key) != here[key]:
+            raise ValueError(
+                f"{workdir.root}: holds a run of other signals, {key} {there.get(key)}, these have "
+                f"{here[key]}: give another workdir"
+            )
 
 
 def _collection(signals, channels_last):
@@ -135,7 +165,7 @@ def _collection(signals, channels_last):
         if hasattr(signals, "names"):
             return signals
         signals = np.asarray(signals)
-    values = as_floats(np.asarray(signals), "signals")
+    values = np.ascontiguousarray(as_floats(np.asarray(signals), "signals"))
     last = channels_last
     if last is None:
         last = values.ndim > 2 and values.shape[-1] <= _MOST_CHANNELS
@@ -149,7 +179,8 @@ def _collection(signals, channels_last):
     if len(bad):
         raise ArgumentError("signals", np.nan, f"finite numbers; signal {bad[0]} holds others")
     names = [f"{number:05d}" for number in range(len(values))]
-    return data.ArrayCollection(values, names, "an array")
+    # The title tells two arrays apart: a run goes on with its own.
+    return data.ArrayCollection(values, names, f"an array, CRC {zlib.crc32(values.data):08x}")
 
 
 def _suited(collection, num_experts):
@@ -157,13 +188,14 @@ def _suited(collection, num_experts):
     config = image_config.get_config("cpu")
     *grid_shape, channels = collection.shape
     points = math.prod(grid_shape)
-    experts = num_experts or min(points * channels, 1024)
+    experts = min(points * channels, 1024) if num_experts is None else num_experts
     if experts < 1:
         raise ArgumentError("num_experts", num_experts, "1 or more")
     # A trunk of this width tells all experts apart, with some to spare.
     width = max(64, -(-3 * experts // (2 * channels)))
     count = len(collection)
     with config.unlocked():
+        config.data.update({"name": "array", "size": tuple(grid_shape)})
         config.data.augment.update({"mirror": False, "shifts": 0})
         config.dictionary.update({"num_experts": experts, "width": width, "num_layers": 3})
         config.dictionary.embedding.scale = _FREQUENCY_PER_SAMPLE * min(grid_shape)

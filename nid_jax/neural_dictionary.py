@@ -6,6 +6,7 @@ fit.render((512, 512))
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax import data, sharding
+from nid_jax import data
 from nid_jax.coding import grid_operator
+from nid_jax.coding.low_rank import LowRank
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Gaussian, Ridge, Solver, config_group, solver_from_config
+from nid_jax.coding.total_variation import TotalVariation
 from nid_jax.errors import ArgumentError, named
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import Model
@@ -27,6 +30,7 @@ from nid_jax.fitting import checks, priors, refining
 from nid_jax.fitting import fit as fits
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.measurements import Measurements
+from nid_jax.sharding import place_batch
 from nid_jax.storage import hub, models, one_file
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks.task import Measured, Task
@@ -127,54 +131,83 @@ class NeuralDictionary:
           ArgumentError: naming the argument, for shapes, types and values that cannot be.
         """
         if measurements is None:
-            return self._solved(Problem(self.dictionary, **self._common(clouds=clouds)), solver)
-        given = Measurements.of(self.model, measurements, operator, seen, weights)
-        if solver is None:
-            partial = operator is not None or given.weights is not None
-            solver = Gaussian() if partial and self.prior is not None else Ridge()
-        count = len(given.values)
+            if solver is None or clouds is None:
+                raise ArgumentError(
+                    "measurements", None, "an array, or clouds with solver=Surface()"
+                )
+            clouds = np.asarray(clouds)
+            count, grid_shape = len(clouds), self.grid_shape
+
+            def problem_of(chosen):
+                return self._problem(None, None, None, clouds=clouds[chosen])
+        else:
+            given = Measurements.of(self.model, measurements, operator, seen, weights)
+            count, grid_shape = len(given.values), given.grid_shape
+            if solver is None:
+                partial = operator is not None or given.weights is not None
+                solver = Gaussian() if partial and self.prior is not None else Ridge()
+
+            def problem_of(chosen):
+                own = given.weights
+                own = own[chosen] if own is not None and own.ndim == 2 else own
+                some = None if clouds is None else np.asarray(clouds)[chosen]
+                values = given.values[chosen]
+                whole = values if given.whole else None
+                return self._problem(given.operator, values, own, whole=whole, clouds=some)
+
+        solve = functools.partial(fits.fit_problem, solver=solver, grid_shape=grid_shape)
+        found = self._in_batches(problem_of, count, batch_size, solve)
+        if found.problem is None:
+            # In batches for the solver's sake; what was measured is in memory all the same.
+            found = dataclasses.replace(found, problem=problem_of(np.arange(count)))
+        return dataclasses.replace(found, names=tuple(f"{n:05d}" for n in range(count)))
+
+    def _in_batches(self, problem_of, count, batch_size, solve):
+        """The fit of `count` signals, solved in batches of one size.
+
+        problem_of: numbers of signals -> Problem; solve: Problem -> Fit.
+        """
+        if not isinstance(batch_size, int | np.integer) or batch_size < 0:
+            raise ArgumentError("batch_size", batch_size, "0 (all at once) or more")
+        if count < 1:
+            raise ArgumentError("measurements", f"{count} signals", "1 or more")
         size = min(batch_size or count, count)
+        if self.mesh is not None:
+            size = -(-size // self.mesh.shape["data"]) * self.mesh.shape["data"]
         parts = []
         for first in range(0, count, size):
             # The last batch is filled up with its last signal, so that it compiles nothing new.
             chosen = np.minimum(np.arange(first, first + size), count - 1)
-            problem = self._problem(given, chosen, clouds)
-            found = fits.fit_problem(problem, solver, given.grid_shape)
-            parts.append(found[: min(size, count - first)] if first + size > count else found)
-        if len(parts) == 1:
-            return parts[0]
-        names = tuple(f"{number:05d}" for number in range(count))
-        return dataclasses.replace(fits.joined(parts), names=names)
+            found = solve(problem_of(chosen))
+            valid = min(size, count - first)
+            parts.append(found if valid == size else found[:valid])
+        return fits.joined(parts)
 
-    def _common(self, **further):
-        return {"prior": self.prior, "router": self.model.router, **further}
+    def _problem(self, operator, values, weights, *, whole=None, clouds=None):
+        """What was measured of signals, laid out over the devices.
 
-    def _solved(self, problem, solver):
-        if solver is None or problem.clouds is None:
-            raise ArgumentError("measurements", None, "an array, or clouds with solver=Surface()")
-        return fits.fit_problem(problem, solver, self.grid_shape)
+        whole: the values where they are the signals' own samples; clouds: where they are known.
+        """
 
-    def _problem(self, given, chosen, clouds):
-        whole = len(chosen) == len(given.values)
+        def placed(rows):
+            return rows if rows is None or self.mesh is None else place_batch(rows, self.mesh)
 
-        def rows(array, axes=1):
-            if array is None or (whole and self.mesh is None):
-                return array
-            kept = array if whole else array[chosen]
-            return kept if self.mesh is None else sharding.place_batch(kept, self.mesh)
-
-        weights = given.weights
-        weights = rows(weights) if weights is not None and weights.ndim == 2 else weights
-        values = rows(given.values)
-        signals = None
-        if given.whole:
-            signals = values.reshape(len(values), *given.grid_shape, self.channels)
+        if weights is not None and np.ndim(weights) == 2:
+            weights = placed(weights)
+        clouds, signals = placed(clouds), None
+        if getattr(self.model.router, "reads", "") == "clouds":
+            signals = clouds
+        elif whole is not None:
+            signals = placed(whole.reshape(len(whole), *self.grid_shape, self.channels))
         return Problem(
             self.dictionary,
-            given.operator,
-            values,
+            operator,
+            placed(values),
             weights=weights,
-            **self._common(signals=signals, clouds=rows(clouds)),
+            prior=self.prior,
+            router=self.model.router,
+            signals=signals,
+            clouds=clouds,
         )
 
     def fit_measured(
@@ -185,63 +218,48 @@ class NeuralDictionary:
         *,
         batch_size: int = 0,
         weights: Float[Array, "S M"] | None = None,
-        refinement: Any = None,
+        refinement: TotalVariation | LowRank | None = None,
         uncertainty: bool = False,
     ) -> Fit:
         """Codes of signals that are read one by one, as a task gives them.
 
         names: of the signals to fit, the first of `measured`. weights [M] or [S, M], on top of
-        those that `measured` has. refinement: None, or what `Fit.refine` takes; uncertainty: also
+        those that `measured` has. refinement: what `Fit.refine` takes; uncertainty: also
         `Fit.deviation`. The signals of at most one batch are in memory. -> `Fit`.
         """
-        count = len(names)
-        size = min(batch_size or count, count)
-        if self.mesh is not None:
-            size = -(-size // self.mesh.shape["data"]) * self.mesh.shape["data"]
+        looked_at = getattr(self.model.router, "reads", "")
+        on_clouds = "clouds" in (solver.reads, looked_at)
         on_grid = None
         if refinement is not None:
             on_grid = grid_operator.on_grid(measured.operator, measured.grid_shape)
-        parts = []
-        for first in range(0, count, size):
-            chosen = [min(index, count - 1) for index in range(first, first + size)]
-            problem = self._read(measured, chosen, weights, solver)
+
+        def stacked(known, chosen):
+            return None if known is None else np.stack([known(int(index)) for index in chosen])
+
+        def problem_of(chosen):
+            own = weights if np.ndim(weights) < 2 else np.asarray(weights)[chosen]
+            if measured.weights is not None:
+                seen = stacked(measured.weights, chosen)
+                own = seen if own is None else seen * own
+            values = stacked(measured.values, chosen)
+            # Only a router's own grid is one that it can look at.
+            whole = measured.whole and measured.weights is None
+            whole = whole and tuple(measured.grid_shape) == self.grid_shape
+            clouds = stacked(measured.cloud, chosen) if on_clouds else None
+            return self._problem(
+                measured.operator, values, own, whole=values if whole else None, clouds=clouds
+            )
+
+        def solve(problem):
             found = fits.fit_problem(problem, solver, measured.grid_shape)
             if refinement is not None:
                 found = found.refine(refinement, on_grid)
             if uncertainty:
                 found = dataclasses.replace(found, known_deviation=found.deviation())
-            parts.append(found[: min(size, count - first)])
-        return dataclasses.replace(fits.joined(parts), names=tuple(names))
+            return found
 
-    def _read(self, measured, chosen, weights, solver):
-        """The problem of chosen signals, laid out over the devices."""
-
-        def stacked(known):
-            if known is None:
-                return None
-            rows = np.stack([known(index) for index in chosen])
-            return rows if self.mesh is None else sharding.place_batch(rows, self.mesh)
-
-        if weights is not None and np.ndim(weights) == 2:
-            weights = np.stack([weights[index] for index in chosen])
-        if measured.weights is not None:
-            own = np.stack([measured.weights(index) for index in chosen])
-            weights = own if weights is None else own * weights
-        if self.mesh is not None and weights is not None and np.ndim(weights) == 2:
-            weights = sharding.place_batch(weights, self.mesh)
-        values, signals = stacked(measured.values), None
-        if measured.whole and measured.weights is None:
-            signals = values.reshape(len(chosen), *measured.grid_shape, measured.channels)
-        looked_at = getattr(self.model.router, "reads", "")
-        clouds = stacked(measured.cloud) if "clouds" in (solver.reads, looked_at) else None
-        signals = clouds if looked_at == "clouds" else signals
-        return Problem(
-            self.dictionary,
-            measured.operator,
-            values,
-            weights=weights,
-            **self._common(signals=signals, clouds=clouds),
-        )
+        found = self._in_batches(problem_of, len(names), batch_size, solve)
+        return dataclasses.replace(found, names=tuple(names))
 
     def fit_collection(
         self,
@@ -310,8 +328,8 @@ class NeuralDictionary:
     def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> "NeuralDictionary":
         """What `save_pretrained` or `push_to_hub` wrote: a folder, or a repository of the Hub.
 
-        options: revision, token and mesh, see `storage.hub.from_pretrained`. Raises ValueError of
-        one line for what is neither.
+        options: revision, token and mesh, see `storage.hub.from_pretrained`. Raises ValueError or
+        FileNotFoundError, in one line, for what is neither.
         """
         return cls._of(hub.from_pretrained(name_or_folder, **options), options.get("mesh"))
 
@@ -344,5 +362,5 @@ def open_workdir(
 ) -> NeuralDictionary:
     """`load` of a workdir that is open already; without its prior where none is wanted."""
     found = models.load_model(workdir, step=step, mesh=mesh)
-    prior = priors.load_prior(workdir.root / "prior.npz") if with_prior else None
+    prior = priors.load_prior(workdir.root / priors.FILE) if with_prior else None
     return NeuralDictionary(found.model, found.config, found.signals, prior, mesh)

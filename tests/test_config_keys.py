@@ -17,7 +17,7 @@ SOLVERS = "ridge gaussian lasso omp iht robust gradient router_ridge"
 # What a smoke run of a task does not read, as something else was chosen in its config: where in
 # nid_jax it is read, and the configs that offer the choice.
 CHOSEN = {
-    **{f"fit.{name}": ("coding/solving.py", (*PICTURES, "sdf")) for name in SOLVERS.split()},
+    **{f"fit.{name}": ("coding/solvers", (*PICTURES, "sdf")) for name in SOLVERS.split()},
     **{
         f"dictionary.embedding.{name}": ("fields", (*PICTURES, "sdf"))
         for name in ["kernel", "length_scale", "num_centres", "num_octaves", "shape", "sigma"]
@@ -41,7 +41,7 @@ CHOSEN = {
     },
     "eval": ("commands.py", (*PICTURES, "sdf")),
     "eval.num_signals": ("commands.py", PICTURES),
-    "fit.surface": ("coding/solving.py", ("sdf",)),
+    "fit.surface": ("coding/solvers", ("sdf",)),
     "loss.surface": ("training/strategies.py", ("sdf",)),
     "router.point_features": ("fields", ("sdf",)),
 }

@@ -1,6 +1,7 @@
 """The object that people hold: learned from an array, fitted, drawn, differentiated, saved."""
 
 import functools
+import json
 import warnings
 
 import jax
@@ -89,11 +90,27 @@ def test_a_run_that_is_kept_goes_on(tmp_path):
     first = nid.learn(signals, steps=2, num_experts=6, workdir=tmp_path / "run")
     loaded = nid.load(tmp_path / "run")
     np.testing.assert_array_equal(*(d.fit(signals).codes for d in (first, loaded)))
+    # The schedule ends where the steps do, so what the first two did is what they left.
     longer = nid.learn(signals, steps=4, num_experts=6, workdir=tmp_path / "run")
-    whole = nid.learn(signals, steps=4, num_experts=6)
-    assert longer.signals["count"] == 8
-    assert len(jax.tree.leaves(nnx.state(longer.dictionary))) == len(
-        jax.tree.leaves(nnx.state(whole.dictionary))
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 4
+    assert not np.array_equal(longer.fit(signals).codes, first.fit(signals).codes)
+    again = nid.learn(signals, steps=4, num_experts=6, workdir=tmp_path / "run")
+    np.testing.assert_array_equal(again.fit(signals).codes, longer.fit(signals).codes)
+
+
+@pytest.mark.slow
+def test_a_run_of_other_signals_is_left_alone(tmp_path):
+    first = nid.learn(waves(8)[..., 0], steps=2, num_experts=6, workdir=tmp_path / "run")
+    for signals, options in (
+        (waves(8, seed=1)[..., 0], {}),
+        (waves(8, (5, 4))[..., 0], {}),
+        (waves(8)[..., 0], {"num_experts": 7}),
+    ):
+        with pytest.raises(ValueError, match="holds a run"):
+            nid.learn(signals, workdir=tmp_path / "run", **{"num_experts": 6, **options})
+    kept = nid.load(tmp_path / "run")
+    np.testing.assert_array_equal(
+        kept.fit(waves(3)[..., 0]).codes, first.fit(waves(3)[..., 0]).codes
     )
 
 
@@ -167,13 +184,35 @@ def test_batches_give_the_same(gray, unseen):
     assert len(parts) == 5
 
 
+def test_deviation_is_that_of_the_noise_that_the_solve_found(gray, unseen):
+    found = gray.fit(unseen, solver=nid.Gaussian())
+    np.testing.assert_allclose(found[2].deviation(), found.deviation()[2:3], rtol=1e-3, atol=1e-5)
+    in_batches = gray.fit(unseen, solver=nid.Gaussian(noise=0.02), batch_size=2)
+    at_once = gray.fit(unseen, solver=nid.Gaussian(noise=0.02))
+    np.testing.assert_allclose(in_batches.deviation(), at_once.deviation(), rtol=1e-3, atol=1e-5)
+    with pytest.raises(nid.ArgumentError, match="solver: 'ridge'; allowed: gaussian"):
+        gray.fit(unseen).deviation()
+
+
+def test_refined_fits_are_drawn_inside_jit(gray, unseen):
+    refined = gray.fit(unseen).refine(nid.TotalVariation(tv=0.0, lam=1e-3, steps=5))
+    points = np.random.default_rng(2).uniform(-1, 1, (5, 2)).astype(np.float32)
+    np.testing.assert_allclose(jax.jit(refined.at)(points), refined.at(points), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        ({"batch_size": -1}, "batch_size: -1; allowed: 0 (all at once) or more"),
+        ({"weights": np.zeros(72)}, "weights: 0; allowed: 1 or more of the 72"),
+        ({"measurements": np.full((2, 9, 8), 7)}, "measurements: int64; allowed: uint8 or"),
         ({"measurements": np.zeros((9, 8))}, "measurements: (9, 8); allowed: (S, rows"),
         ({"measurements": np.zeros((2, 9, 8, 3))}, "measurements: (2, 9, 8, 3)"),
         ({"measurements": np.full((2, 9, 8), np.inf)}, "measurements: inf; allowed: finite"),
-        ({"measurements": np.full((2, 9, 8), np.nan)}, "seen: 0; allowed: 1 or more of the 72"),
+        (
+            {"measurements": np.full((2, 9, 8), np.nan)},
+            "measurements: 0; allowed: 1 or more of the 72",
+        ),
         ({"seen": np.ones((3, 8))}, "seen: (3, 8); allowed: (9, 8) for all signals"),
         ({"seen": np.full((9, 8), 0.5)}, "seen: 0.5; allowed: booleans"),
         ({"weights": -np.ones(72)}, "weights: -1.0; allowed: finite"),
@@ -305,9 +344,9 @@ def test_a_fit_is_saved_and_read_back(gray, unseen, tmp_path):
     np.testing.assert_array_equal(again.render((4, 5)), found.render((4, 5)))
     assert again.names == found.names
     assert again.message == ""
-    with pytest.raises(nid.ArgumentError, match="solver: .*allowed: one with a prior"):
+    with pytest.raises(nid.ArgumentError, match="solver: None; allowed: gaussian"):
         again.deviation()
-    with pytest.raises(nid.ArgumentError, match="one that knows its measurements"):
+    with pytest.raises(nid.ArgumentError, match="one that knows them"):
         again.refine(nid.TotalVariation())
 
 

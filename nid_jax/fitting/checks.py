@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from nid_jax.coding.solvers import SOLVERS, Solver, config_group, solver_from_config
+from nid_jax.coding.solvers import SOLVERS, Gaussian, Solver, config_group, solver_from_config
 from nid_jax.errors import named
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fitting import meshing, refining
@@ -31,7 +31,7 @@ def check(config: ConfigDict) -> Solver:
     refining.check(wanted)
     if "mesh" in wanted:
         meshing.check(wanted.mesh)
-    if wanted.uncertainty and wanted.solver != "gaussian":
+    if wanted.uncertainty and not isinstance(solver, Gaussian):
         raise ValueError(
             f"fit.uncertainty: true, but fit.solver={wanted.solver}; allowed: fit.solver=gaussian"
         )

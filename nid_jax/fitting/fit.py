@@ -24,7 +24,7 @@ from nid_jax.coding.operators import Operator
 from nid_jax.coding.prior import posterior_variance
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Solution
-from nid_jax.coding.solvers import Solver
+from nid_jax.coding.solvers import Gaussian, Solver
 from nid_jax.coding.total_variation import TotalVariation
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
@@ -49,7 +49,8 @@ class Fit:
     names: tuple[str, ...]
     solver: Solver | None = None
     problem: Problem | None = None
-    """What was measured; None for a fit that was read from a file."""
+    """What was measured; None for a fit that was read from a file, or of a task's signals that were
+    solved in batches."""
     correction: Float[np.ndarray, "S *grid C"] | None = None
     """What `refine` adds to what the codes render, on the signals' grid."""
     known_deviation: Float[np.ndarray, "S *grid C"] | None = None
@@ -143,6 +144,8 @@ class Fit:
             values = rendering.render_points(self.dictionary, self._gates(), points, chunk)
         if self.correction is None:
             return values
+        if _traced(values, points):
+            return values + rendering.interpolation(self.correction)(points)
         return values + rendering.interpolated(self.correction, points)
 
     def gradient_at(self, points: Float[Array, "P D"], chunk: int = 0) -> Float[Array, "S P C D"]:
@@ -183,21 +186,20 @@ class Fit:
     def deviation(self, shape: Sequence[int] | None = None) -> Float[np.ndarray, "S *shape C"]:
         """Standard deviation of what is rendered, given the measurements, under the prior.
 
-        shape: of the grid; None: the signals' own. Of solver `Gaussian`, whose noise it takes.
-        Raises ArgumentError where the fit has no prior or no longer knows its measurements.
+        shape: of the grid; None: the signals' own. Of solver `Gaussian`, with the noise that it
+        found, under the prior of all training codes. Raises ArgumentError for another solver, and
+        where the measurements are no longer known.
         """
         if shape is None and self.known_deviation is not None:
             return self.known_deviation
-        problem = self.problem
-        if problem is None or problem.prior is None:
-            raise ArgumentError(
-                "solver", getattr(self.solver, "name", "of stored codes"), "one with a prior"
-            )
+        if not isinstance(self.solver, Gaussian):
+            raise ArgumentError("solver", getattr(self.solver, "name", None), "gaussian")
+        problem = self._measured()
         shape = self.grid_shape if shape is None else self._checked_shape(shape)
-        noise = getattr(self.solver, "noise", 0.0)
+        noise = float(np.max(self.solution.stats["noise_variance"]))
         prior = problem.prior._replace(codes=None)
         variance = posterior_variance(
-            self.dictionary, grid(shape), problem.equations(), prior, noise**2 or "estimate"
+            self.dictionary, grid(shape), problem.equations(), prior, noise
         )
         return np.broadcast_to(
             np.sqrt(variance).reshape(-1, *shape, self.channels),
@@ -251,12 +253,11 @@ class Fit:
         Raises ArgumentError where the measurements are no longer known, ValueError where they are
         not what the refinement takes.
         """
-        if self.problem is None:
-            raise ArgumentError("fit", "read from a file", "one that knows its measurements")
+        problem = self._measured()
         start = time.perf_counter()
         with devices.CompileTime() as compiling:
             found = refining.correction(
-                refinement, self.problem, self._gates(), on_grid, self.grid_shape
+                refinement, problem, self._gates(), on_grid, self.grid_shape
             )
         spent = time.perf_counter() - start
         return dataclasses.replace(
@@ -298,7 +299,7 @@ class Fit:
         """
         path = Path(path)
         if not path.exists():
-            raise FileNotFoundError(f"{path}: no such fit; --mode=fit makes one")
+            raise FileNotFoundError(f"{path}: no such fit")
         try:
             with np.load(path, allow_pickle=False) as stored:
                 names = tuple(str(name) for name in stored["names"])
@@ -310,8 +311,8 @@ class Fit:
         if sizes != (dictionary.num_experts, dictionary.channels):
             raise ValueError(
                 f"{path}: codes of {sizes[0]} experts and {sizes[1]} channels; this dictionary has "
-                f"{dictionary.num_experts} and {dictionary.channels}: give the --checkpoint of the "
-                "fit"
+                f"{dictionary.num_experts} and {dictionary.channels}: give the one that the fit "
+                "was made with"
             )
         found = cls.of_codes(dictionary, codes, bias, grid_shape, names)
         correction, deviation = further
@@ -332,6 +333,15 @@ class Fit:
             raise ArgumentError("codes", codes.shape, f"({len(bias)}, {dictionary.num_experts})")
         names = [f"{number:05d}" for number in range(len(codes))] if names is None else names
         return cls(dictionary, _unknown(codes, bias), tuple(grid_shape), tuple(names))
+
+    def _measured(self) -> Problem:
+        if self.problem is None:
+            raise ArgumentError(
+                "fit",
+                "without its measurements",
+                "one that knows them: not read from a file, nor of a task's signals in batches",
+            )
+        return self.problem
 
     def _gates(self) -> Gates:
         if _traced(self.codes, self.bias):

@@ -15,11 +15,19 @@ from nid_jax.fields.model import Model
 
 
 def as_floats(values: Any, argument: str) -> Float[Array, "..."]:
-    """Values as float32; whole numbers of 8 bits are 0 to 255 and become 0 to 1."""
-    if values.dtype == np.uint8:
-        return values.astype(np.float32) / 255
+    """Values as float32; whole numbers of 8 or 16 bits become 0 to 1, as pictures hold them.
+
+    Raises ArgumentError for other types, and for other whole numbers that are not 0 and 1.
+    """
+    for kind, most in ((np.uint8, 255), (np.uint16, 65535)):
+        if values.dtype == kind:
+            return values.astype(np.float32) / most
     if not np.issubdtype(values.dtype, np.floating) and not np.issubdtype(values.dtype, np.integer):
         raise ArgumentError(argument, values.dtype, "numbers")
+    whole = np.issubdtype(values.dtype, np.integer) and not isinstance(values, jax.core.Tracer)
+    if whole and values.size and not np.isin(values, (0, 1)).all():
+        allowed = "uint8 or uint16, which become 0 to 1, or floating-point numbers"
+        raise ArgumentError(argument, values.dtype, allowed)
     return values.astype(np.float32)
 
 
@@ -86,7 +94,7 @@ def _flat(values, operator, channels):
 def _weights(values, each, seen, weights):
     """None, [M] or [S, M] from what is missing and what the caller says of it."""
     signals, count, _ = values.shape
-    found = None
+    found, blamed = None, "measurements"
     concrete = not isinstance(values, jax.core.Tracer)
     if concrete:
         missing = np.isnan(values).any(-1)
@@ -113,7 +121,7 @@ def _weights(values, each, seen, weights):
         if concrete and not (np.isfinite(given).all() and (np.asarray(given) >= 0).all()):
             odd = np.asarray(given).ravel()[~(np.asarray(given).ravel() >= 0)]
             raise ArgumentError(argument, (*odd, np.inf)[0], "finite numbers, 0 or more")
-        found = given if found is None else found * given
+        found, blamed = given if found is None else found * given, argument
     if found is None:
         return None
     if not concrete:
@@ -125,5 +133,5 @@ def _weights(values, each, seen, weights):
     empty = np.flatnonzero(~(found > 0).any(-1))
     if len(empty):
         where = f"signal {empty[0]}" if found.ndim == 2 else "each signal"
-        raise ArgumentError("seen", 0, f"1 or more of the {count} measurements of {where}")
+        raise ArgumentError(blamed, 0, f"1 or more of the {count} measurements of {where}")
     return None if (found == 1).all() else found

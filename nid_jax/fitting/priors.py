@@ -1,5 +1,8 @@
 """The Gaussian prior of a dictionary: learnt from the training signals' codes, kept beside it."""
 
+import zipfile
+import zlib
+
 import numpy as np
 
 from nid_jax.coding.prior import GaussianPrior, fit_prior
@@ -8,6 +11,8 @@ from nid_jax.coding.solvers import Ridge
 from nid_jax.errors import named
 from nid_jax.files import atomic_path
 
+FILE = "prior.npz"
+"""Its name in a workdir."""
 # Numbers of training signals whose codes are solved at a time: 128 MB.
 _BATCH_NUMBERS = 2**25
 
@@ -59,5 +64,5 @@ def load_prior(path):
         with np.load(path, allow_pickle=False) as stored:
             required = set(GaussianPrior._fields) - {"codes"}
             return GaussianPrior(**{name: stored[name] for name in required | set(stored)})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged prior ({error}); train again to replace it") from error

@@ -129,23 +129,31 @@ def interpolated(values, points):
     return found
 
 
-def interpolated_derivatives(values, points):
-    """Derivatives of `interpolated` along every axis. -> [S, P, C, D]."""
+def interpolation(values):
+    """`interpolated` as a function of points [P, D] -> [S, P, C] that JAX may transform."""
     channels_first = jnp.moveaxis(jnp.asarray(values), -1, 1)
+    sides = jnp.asarray(values.shape[1:-1], jnp.float32)
 
-    def at(x):
+    def at(points):
+        places = ((points + 1) / 2 * (sides - 1)).T
+
         def one(image):
-            return jax.scipy.ndimage.map_coordinates(image, x, order=1, mode="nearest")
+            return jax.scipy.ndimage.map_coordinates(image, places, order=1, mode="nearest")
 
         return jnp.moveaxis(jax.vmap(jax.vmap(one))(channels_first), 1, -1)
 
-    places = jnp.asarray(_places(values, points), jnp.float32)
-    steps = (jnp.asarray(values.shape[1:-1], jnp.float32) - 1) / 2
-    slopes = [
-        jax.jvp(at, (places,), (jnp.zeros_like(places).at[axis].set(step),))[1]
-        for axis, step in enumerate(steps)
-    ]
-    return np.asarray(jnp.stack(slopes, -1))
+    return at
+
+
+def interpolated_derivatives(values, points):
+    """Derivatives of `interpolated` along every axis. -> [S, P, C, D]."""
+    at, points = interpolation(values), jnp.asarray(points, jnp.float32)
+
+    def along(axis):
+        tangent = jnp.zeros_like(points).at[:, axis].set(1)
+        return jax.jvp(at, (points,), (tangent,))[1]
+
+    return jnp.stack([along(axis) for axis in range(points.shape[1])], -1)
 
 
 def _places(values, points):

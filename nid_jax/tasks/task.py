@@ -54,7 +54,7 @@ class Task:
     """A task, as training, fitting and rendering see it.
 
     Everything is a plain function, so that a new task is a new file in this folder and no change
-    in `run`.
+    in training, fitting or rendering.
     """
 
     name: str

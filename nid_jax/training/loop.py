@@ -226,6 +226,17 @@ class Trained:
     summary: dict
 
 
+def signals_of(task: Task, collection: Any) -> dict[str, Any]:
+    """What a dictionary learns from, in JSON types: shape [*grid, C], count, title, ranked_by."""
+    measured = task.learned_from(collection)
+    return {
+        "shape": [*measured.grid_shape, measured.channels],
+        "count": len(collection),
+        "title": collection.title,
+        "ranked_by": task.ranked_by,
+    }
+
+
 def train(
     task: Task,
     config: ConfigDict,
@@ -237,25 +248,14 @@ def train(
 
     task: open, batches, learned_from, objective, ranked_by. evaluate(model) -> dict of scalars, of
     which the task's ranked_by ranks the checkpoints; called every train.eval_every steps. notes:
-    lines to say before the first step. Writes
-    checkpoints/, metrics.jsonl, events/, signals.json and summary.json. Raises TrainingDiverged
-    where the loss or a gradient was not finite, with the last good checkpoint kept, and ValueError
-    for a config that does not fit the signals.
+    lines to say before the first step. Writes checkpoints/, metrics.jsonl, events/, signals.json
+    and summary.json. Raises TrainingDiverged where the loss or a gradient was not finite, with the
+    last good checkpoint kept, and ValueError for a config that does not fit the signals.
     """
     collection = task.open("train")
     trainer = Trainer(task, config, workdir, collection)
     # Nothing is written before all of the config was found to be good.
     workdir.prepare()
-    workdir.save_config(config)
-    workdir.write_json(
-        "signals.json",
-        {
-            "shape": trainer.signal_shape,
-            "count": len(collection),
-            "title": collection.title,
-            "ranked_by": task.ranked_by,
-        },
-    )
     keep = {"keep_latest": config.checkpoint.keep_latest, "keep_best": config.checkpoint.keep_best}
     keep["best_metric"] = task.ranked_by
     with (
@@ -263,6 +263,9 @@ def train(
         Preemption() as preemption,
     ):
         start = trainer.restore(saved)
+        # Not before: a run that does not go on must not lose its own.
+        workdir.save_config(config)
+        workdir.write_json("signals.json", signals_of(task, collection))
         with (
             monitoring.MetricWriter(workdir.root, active=jax.process_index() == 0) as writer,
             monitoring.Progress(trainer.steps, active=jax.process_index() == 0) as progress,

@@ -26,6 +26,8 @@ class Solver:
     """Codes of all experts; there is no `top_k`."""
     reads: ClassVar[str] = "measurements"
     """'measurements', or 'clouds': the part of a problem that it cannot do without."""
+    needs_prior: ClassVar[bool] = False
+    """Whether it solves under the prior of the training codes."""
     routed: ClassVar[bool] = False
     """Whether it always asks the router."""
     differentiable: bool = False

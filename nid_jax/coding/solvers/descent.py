@@ -22,7 +22,7 @@ class Gradient(Solver):
 
     name: ClassVar[str] = "gradient"
 
-    steps: int = 100
+    steps: int = 1000
     """So many are taken."""
     learning_rate: float = 0.003
     """Adam's, at the start of a cosine to a tenth."""

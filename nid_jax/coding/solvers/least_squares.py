@@ -56,6 +56,7 @@ class Gaussian(Solver):
     """The most probable codes under the Gaussian of the training codes. See `coding.prior`."""
 
     name: ClassVar[str] = "gaussian"
+    needs_prior: ClassVar[bool] = True
     dense_only: ClassVar[bool] = True
 
     noise: float = 0.0

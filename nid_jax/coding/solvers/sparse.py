@@ -19,7 +19,7 @@ class Lasso(Solver):
     name: ClassVar[str] = "lasso"
     dense_only: ClassVar[bool] = True
 
-    fraction: float = 0.01
+    fraction: float = 0.001
     """The penalty, as a part of the one that makes every code zero: above 0, at most 1."""
     weights_base: float = 1.0
     """Expert e costs weights_base ** -e."""
