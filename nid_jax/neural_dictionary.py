@@ -289,7 +289,7 @@ class NeuralDictionary:
         """
         if Path(path).suffix != ".safetensors":
             raise ArgumentError("path", str(path), "a file that ends in .safetensors")
-        return one_file.write(path, *self._contents(), dtype)
+        return one_file.write(path, *self._contents(), dtype=dtype)
 
     def save_pretrained(self, folder: str | Path, **card: Any) -> Path:
         """FOLDER/model.safetensors and the card FOLDER/README.md, as repositories of the Hub have.
@@ -315,7 +315,7 @@ class NeuralDictionary:
         """
         return cls._of(hub.from_pretrained(name_or_folder, **options), options.get("mesh"))
 
-    def _contents(self):
+    def _contents(self) -> one_file.Contents:
         return one_file.Contents(self.model, self.prior, self.config, self.signals)
 
     @classmethod

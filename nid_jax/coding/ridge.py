@@ -252,7 +252,7 @@ def solve_on_support(equations, indices, lam=LAMBDA):
     empty = indices < 0
     places = jnp.where(empty, 0, indices)
     with gram.working_precision("double"):
-        at = (places[:, :, None], places[:, None, :])
+        at: tuple = (places[:, :, None], places[:, None, :])
         if not equations.shared:
             at = (rows[:, :, None], *at)
         parts = [p for p in (equations.gram, equations.gram_low) if p is not None]

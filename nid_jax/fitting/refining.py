@@ -70,7 +70,7 @@ def correction(
     already. Raises ValueError for an operator or measurements that a refinement cannot take.
     """
     dictionary, operator = problem.dictionary, problem.operator
-    measurements = problem.measurements
+    measurements = jnp.asarray(problem.measurements)
     on_grid = grid_operator.on_grid(operator, shape) if on_grid is None else on_grid
     start = rendering.render(dictionary, gates, shape)
     start = jnp.asarray(start.reshape(len(start), -1, dictionary.channels))

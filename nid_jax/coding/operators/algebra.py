@@ -61,28 +61,31 @@ def stack(operators: Sequence[Operator]) -> Operator:
         raise ArgumentError("operators", kinds, "a list of operators, at least 1")
     check_dims(operators)
     weights = _stacked_weights([operator.weights for operator in operators], operators)
-    of_signals = [
-        isinstance(operator, Masked) and operator.seen.ndim == 2 for operator in operators
-    ]
-    plain = [
-        operator.unmasked() if own else operator
-        for own, operator in zip(of_signals, operators, strict=True)
-    ]
-    runs = [operator.runs() for operator in plain]
-    if any(run is None for run in runs):
+    seen = [_seen_of_signals(operator) for operator in operators]
+    runs = [_plain(operator).runs() for operator in operators]
+    local = [run for run in runs if run is not None]
+    if len(local) < len(runs):
         points, shared = joined_points(operators)
         return Stack(points, None, weights, None, tuple(operators), shared)
-    length = max(factors.shape[1] for _, factors in runs)
-    filled = [_filled(*run, length) for run in runs]
+    length = max(factors.shape[1] for _, factors in local)
+    filled = [_filled(points, factors, length) for points, factors in local]
     points = jnp.concatenate([points for points, _ in filled])
     points = points.reshape(-1, points.shape[-1])
     factors = jnp.concatenate([factors for _, factors in filled])
-    if not any(of_signals):
+    if all(own is None for own in seen):
         return Operator(points, factors, weights, length)
-    seen = [
-        operator.seen if own else None for own, operator in zip(of_signals, operators, strict=True)
-    ]
-    return Masked(points, factors, weights, length, _stacked_weights(seen, operators))
+    return Masked(points, factors, weights, length, seen=_stacked_weights(seen, operators))
+
+
+def _seen_of_signals(operator):
+    """The masks [S, M] of an operator with one for every signal; None for others."""
+    masks = isinstance(operator, Masked) and operator.seen.ndim == 2
+    return operator.seen if masks else None
+
+
+def _plain(operator):
+    """An operator without the masks of every signal that it may have."""
+    return operator if _seen_of_signals(operator) is None else operator.unmasked()
 
 
 def _filled(points, factors, length):
@@ -115,7 +118,7 @@ class Matrix(Operator):
     """A matrix on what another operator measured: values [M, N]. See `matrix`."""
 
     run_length: int | None = dataclasses.field(default=None, metadata={"static": True})
-    values: jax.Array | None = None
+    values: jax.Array = dataclasses.field(kw_only=True)
 
     @property
     def num_measurements(self):
@@ -145,7 +148,7 @@ class Selection(Operator):
     """Some of what another operator measured: chosen int32 [m]. See `select`."""
 
     run_length: int | None = dataclasses.field(default=None, metadata={"static": True})
-    chosen: jax.Array | None = None
+    chosen: jax.Array = dataclasses.field(kw_only=True)
 
     @property
     def num_measurements(self):

@@ -204,9 +204,9 @@ class Operator:
         x = jax.random.normal(keys[0], (*lead, self.num_points, 2))
         y = jax.random.normal(keys[1], (*lead, self.num_measurements, 2))
         measured, spread = self.measure(x), self.adjoint(y)
-        x, y, measured, spread = (np.asarray(a, np.float64) for a in (x, y, measured, spread))
-        size = np.linalg.norm(measured) * np.linalg.norm(y)
-        return float(abs(np.vdot(measured, y) - np.vdot(x, spread)) / max(size, 1e-30))
+        a, b, c, d = (np.asarray(array, np.float64) for array in (measured, y, x, spread))
+        size = float(np.linalg.norm(a) * np.linalg.norm(b))
+        return float(abs(np.vdot(a, b) - np.vdot(c, d)) / max(size, 1e-30))
 
     def _signals(self):
         """(S,) of an operator with weights for every signal, else ()."""
@@ -321,7 +321,7 @@ class Parts(Operator):
 class Combination(Parts):
     """The sum of multiples of operators: scales [n] of its n parts."""
 
-    scales: jax.Array | None = None
+    scales: jax.Array = dataclasses.field(kw_only=True)
 
     @property
     def num_measurements(self):
@@ -346,8 +346,8 @@ class Chain(Operator):
     """`outer @ inner`: what `inner` measures are the samples of `outer`."""
 
     run_length: int | None = dataclasses.field(default=None, metadata={"static": True})
-    outer: Operator | None = None
-    inner: Operator | None = None
+    outer: Operator = dataclasses.field(kw_only=True)
+    inner: Operator = dataclasses.field(kw_only=True)
 
     @property
     def num_measurements(self):
@@ -395,7 +395,7 @@ def combination(operators, scales):
     points, shared = joined_points(operators)
     if any(run is None for run in runs):
         parts = tuple(operators)
-        return Combination(points, None, weights, None, parts, shared, scales)
+        return Combination(points, None, weights, None, parts, shared, scales=scales)
     scaled = [scale * factors for scale, (_, factors) in zip(scales, runs, strict=True)]
     if shared and len({factors.shape for factors in scaled}) == 1:
         return Operator(points, sum(scaled), weights, scaled[0].shape[1])

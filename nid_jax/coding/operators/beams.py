@@ -161,7 +161,7 @@ def _turned_angles(angles):
 
 def _crossing(starts, directions, halves):
     """The parameters at which lines enter and leave a box [-half, half]; first > last: never."""
-    first, last = -np.inf, np.inf
+    first, last = np.array(-np.inf), np.array(np.inf)
     for start, step, half in zip(starts, directions, halves, strict=True):
         parallel = np.abs(step) < 1e-12
         safe = np.where(parallel, 1.0, step)

@@ -25,7 +25,7 @@ class Fourier(Operator):
     imaginary ones.
     """
 
-    kept: jax.Array | None = None
+    kept: jax.Array = dataclasses.field(kw_only=True)
     grid_shape: tuple = dataclasses.field(default=(), metadata={"static": True})
 
     @property
@@ -199,8 +199,8 @@ def nonuniform_fourier(shape, frequencies="radial", spokes=16, samples=0, turns=
         np.exp(-2j * np.pi * np.outer(k, np.arange(side) / side)) / np.sqrt(side)
         for k, side in zip(frequencies.T, shape, strict=True)
     ]
-    waves = tuple(jnp.asarray(wave.astype(np.complex64)) for wave in waves)
-    return NonuniformFourier(jnp.asarray(coordinates.grid(shape)), waves=waves)
+    held = tuple(jnp.asarray(wave.astype(np.complex64)) for wave in waves)
+    return NonuniformFourier(jnp.asarray(coordinates.grid(shape)), waves=held)
 
 
 def radial_frequencies(shape, spokes=16, samples=0):

@@ -32,7 +32,7 @@ class Masked(Operator):
     dictionary, which have none, are measured everywhere.
     """
 
-    seen: jax.Array | None = None
+    seen: jax.Array = dataclasses.field(kw_only=True)
 
     def _masked(self, measurements):
         if measurements.ndim <= self.seen.ndim:
@@ -62,7 +62,8 @@ class Masked(Operator):
 
     def scaled(self, scale):
         plain = self.unmasked().scaled(scale)
-        return Masked(plain.points, plain.factors, self.weights, plain.run_length, self.seen)
+        parts = (plain.points, plain.factors, self.weights, plain.run_length)
+        return Masked(*parts, seen=self.seen)
 
     def after(self, inner):
         if self.run_length == 1 and self.factors is None:
@@ -153,7 +154,7 @@ def masked(operator, seen):
         seen = seen * operator.seen
     sampling = operator.run_length == 1 and operator.factors is None
     kind = Mask if sampling else Masked
-    return kind(operator.points, operator.factors, weights, operator.run_length, seen)
+    return kind(operator.points, operator.factors, weights, operator.run_length, seen=seen)
 
 
 def random_mask(shape, share=0.1, seed=0):
@@ -196,8 +197,8 @@ def point_derivatives(points, axes=None, directions=None, step=STEP):
         raise ArgumentError("step", step, "above 0")
     vectors = _vectors(points.shape[1], axes, directions)[:, None, :]
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    ends = [points + side * step * vectors / length for side in (1, -1)]
-    ends = np.stack(ends, 2).astype(np.float32)  # [n, P, 2, D]
+    both = [points + side * step * vectors / length for side in (1, -1)]
+    ends = np.stack(both, 2).astype(np.float32)  # [n, P, 2, D]
     apart = ((ends[:, :, 0] - ends[:, :, 1].astype(np.float64)) * vectors).sum(-1) / length[..., 0]
     if not (apart > 0).all():
         raise ArgumentError("step", step, "more than the rounding of coordinates, 1e-7 of them")
