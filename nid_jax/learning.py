@@ -1,6 +1,7 @@
 """Learning: a collection of signals in, a neural dictionary out."""
 
 import dataclasses
+import functools
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ _FREQUENCY_PER_SAMPLE = 0.19
 
 
 def learn(
-    signals: Float[Array, "S *grid C"] | data.Collection | ConfigDict,
+    signals: Float[Array | np.ndarray, "S *grid C"] | data.Collection | ConfigDict,
     *,
     steps: int | None = None,
     seed: int = 0,
@@ -109,11 +110,8 @@ def train(
     SystemExit(143) where a signal to stop came: all is saved then, and the same call goes on. Other
     errors as `training.loop.train`.
     """
-
-    def scores(model):
-        return evaluate(NeuralDictionary(model, config, {}))
-
-    trained = loop.train(task, config, workdir, None if evaluate is None else scores, notes)
+    scores = None if evaluate is None else functools.partial(_scores, evaluate, config)
+    trained = loop.train(task, config, workdir, scores, notes)
     if trained.interrupted:
         raise SystemExit(143)
     prior = None
@@ -122,6 +120,11 @@ def train(
         priors.save_prior(workdir.root / "prior.npz", prior)
     signals = workdir.read_json("signals.json")
     return NeuralDictionary(trained.model, config, signals, prior), trained
+
+
+def _scores(evaluate, config, model):
+    """Scores of a model in training."""
+    return evaluate(NeuralDictionary(model, config, {}))
 
 
 def _collection(signals, channels_last):
@@ -144,7 +147,7 @@ def _collection(signals, channels_last):
     if len(bad):
         raise ArgumentError("signals", np.nan, f"finite numbers; signal {bad[0]} holds others")
     names = [f"{number:05d}" for number in range(len(values))]
-    return data.ArrayCollection(values, names, "an array")
+    return data.ArrayCollection(np.asarray(values), names, "an array")
 
 
 def _suited(collection, num_experts):

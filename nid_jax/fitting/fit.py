@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import trimesh
 from flax import nnx
@@ -342,7 +343,7 @@ class Fit:
 
     def _gates(self) -> Gates:
         if _traced(self.codes, self.bias):
-            return Gates(self.codes, None, None, self.bias)
+            return Gates(jnp.asarray(self.codes), None, None, jnp.asarray(self.bias))
         return rendering.gates_of(self.codes, self.bias)
 
     def _checked_points(self, points):

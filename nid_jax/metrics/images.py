@@ -48,7 +48,7 @@ def mse(
     return jnp.mean(jnp.square(prediction - truth), axis=axes)
 
 
-def psnr_from_mse(error: Float[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
+def psnr_from_mse(error: Float[Array | np.ndarray, ...]) -> Float[Array, ...]:
     """Peak signal-to-noise ratio in decibels of mean squared errors, for a data range of 1.
 
     An error of zero gives inf and NaN stays NaN: nothing is capped.

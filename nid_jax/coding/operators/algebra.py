@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 from nid_jax import numerics
 from nid_jax.coding.operators import checks
@@ -131,15 +132,15 @@ class Matrix(Operator):
         return numerics.einsum("mn,...mc->...nc", self.values, measurements)
 
 
-def matrix(values) -> Matrix:
+def matrix(values: Float[Array | np.ndarray, "M N"]) -> Matrix:
     """A matrix [M, N] to be put before an operator of N measurements: `matrix(values) @ operator`.
 
     Its result is no longer local: every measurement mixes all of those before. It has no points in
     space of its own (its points are [N, 0]), so it measures no signal alone; a matrix on the pixels
     of a grid is `matrix(values) @ sample(shape)`. Raises ArgumentError naming `values`.
     """
-    values = checks.float32(checks.checked_numbers(values, "values", 2, "[M, N]"))
-    return Matrix(jnp.zeros((values.shape[1], 0), jnp.float32), values=values)
+    held = checks.float32(checks.checked_numbers(values, "values", 2, "[M, N]"))
+    return Matrix(jnp.zeros((held.shape[1], 0), jnp.float32), values=held)
 
 
 @checks.register
@@ -170,21 +171,21 @@ class Selection(Operator):
         return Chain(inner.points, None, weights, None, outer=self, inner=inner)
 
 
-def select(chosen, count: int) -> Selection:
+def select(chosen: Sequence[int] | Shaped[Array | np.ndarray, "..."], count: int) -> Selection:
     """Some of the `count` measurements of an operator: `select([0, 5], 12) @ operator`.
 
     chosen: indices [m] from 0 to count - 1, in any order, also repeated; or booleans [count]. Local
     operators stay local, and weights are those of the chosen. Raises ArgumentError naming `chosen`.
     """
     count = checks.checked_count(count, "count")
-    chosen = np.asarray(chosen)
-    if chosen.dtype == bool and chosen.shape == (count,):
-        chosen = np.flatnonzero(chosen)
+    places = np.asarray(chosen)
+    if places.dtype == bool and places.shape == (count,):
+        places = np.flatnonzero(places)
     allowed = f"indices [m] from 0 to {count - 1}, or booleans [{count}]; at least 1"
-    if chosen.ndim != 1 or not chosen.size or not np.issubdtype(chosen.dtype, np.integer):
-        raise ArgumentError("chosen", f"{chosen.dtype}{list(chosen.shape)}", allowed)
-    outside = chosen[(chosen < 0) | (chosen >= count)]
+    if places.ndim != 1 or not places.size or not np.issubdtype(places.dtype, np.integer):
+        raise ArgumentError("chosen", f"{places.dtype}{list(places.shape)}", allowed)
+    outside = places[(places < 0) | (places >= count)]
     if len(outside):
         raise ArgumentError("chosen", outside[0], allowed)
     everything = jnp.zeros((count, 0), jnp.float32)
-    return Selection(everything, chosen=jnp.asarray(chosen, jnp.int32))
+    return Selection(everything, chosen=jnp.asarray(places, jnp.int32))

@@ -82,8 +82,9 @@ class RouterRidge(Solver):
         return ridge.as_solution(equations, codes, good, otherwise=Result.NOT_FINITE)
 
     def _solve_implicitly(self, problem: Problem) -> Solution:
-        gates = jax.lax.stop_gradient(problem.routed(self.top_k))
-        found = implicit.support_codes(*problem.measured(), gates.indices, self.lam)
+        places = jnp.asarray(problem.routed(self.top_k).indices)
+        places = jax.lax.stop_gradient(places)
+        found = implicit.support_codes(*problem.measured(), places, self.lam)
         good = jnp.isfinite(found.codes).all(-1)
         return finished(*found[:3], good, 1, otherwise=Result.NOT_FINITE)
 
