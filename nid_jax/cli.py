@@ -101,7 +101,8 @@ def main(argv, values=flags.FLAGS):
         logging.info("traceback", exc_info=True)
         if isinstance(error, OSError) and error.filename:
             complain(f"{error.filename}: {error.strerror}")
-        complain(error)
+        else:
+            complain(error)
 
 
 def _source(path):

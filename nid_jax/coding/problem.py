@@ -1,6 +1,7 @@
 """What was measured of signals, and with what: all that a solver needs to know of them."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -60,13 +61,13 @@ class Problem:
         if self.signals is not None and np.shape(self.signals)[:1] != shape[:1]:
             raise ArgumentError("signals", np.shape(self.signals), f"those of {shape[0]} signals")
 
-    def tree_flatten_with_keys(self):
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], None]:
         """Fields by name, as `jax.tree_util` asks for them."""
         names = [field.name for field in dataclasses.fields(self)]
         return [(jax.tree_util.GetAttrKey(n), getattr(self, n)) for n in names], None
 
     @classmethod
-    def tree_unflatten(cls, _, fields):
+    def tree_unflatten(cls, _: None, fields: Iterable[Any]) -> "Problem":
         """Of fields that need not be arrays: transformations put their own things in."""
         problem = object.__new__(cls)
         for field, value in zip(dataclasses.fields(cls), fields, strict=True):

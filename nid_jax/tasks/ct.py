@@ -61,7 +61,7 @@ class Projected:
         self.operator = beam(config, self.grid_shape, angles)
         self._project = projector(slices, self.operator, angles, config)
         detectors = self.operator.num_measurements // len(angles)
-        self.shape = (len(angles), detectors, slices.shape[-1])
+        self.shape: tuple[int, ...] = (len(angles), detectors, slices.shape[-1])
         self.names, self.title = list(slices.names), slices.title
 
     def __len__(self):
