@@ -95,13 +95,13 @@ class NeuralDictionary:
 
     def fit(
         self,
-        measurements: Float[Array, "S *grid C"] | None = None,
+        measurements: Float[Array | np.ndarray, "S *grid C"] | None = None,
         operator: Any = None,
         *,
-        seen: Bool[Array, "*grid"] | None = None,
-        weights: Float[Array, "S M"] | None = None,
+        seen: Bool[Array | np.ndarray, "*grid"] | None = None,
+        weights: Float[Array | np.ndarray, "S M"] | None = None,
         solver: Solver | None = None,
-        clouds: Float[Array, "S Q N"] | None = None,
+        clouds: Float[Array | np.ndarray, "S Q N"] | None = None,
         batch_size: int = 0,
     ) -> Fit:
         """Codes of signals from what was measured of them; the dictionary does not change.
@@ -184,7 +184,7 @@ class NeuralDictionary:
         solver: Solver,
         *,
         batch_size: int = 0,
-        weights: Float[Array, "S M"] | None = None,
+        weights: Float[Array | np.ndarray, "S M"] | None = None,
         refinement: Any = None,
         uncertainty: bool = False,
     ) -> Fit:
@@ -248,7 +248,7 @@ class NeuralDictionary:
         task: Task,
         collection: data.Collection,
         config: ConfigDict,
-        weights: Float[Array, "S M"] | None = None,
+        weights: Float[Array | np.ndarray, "S M"] | None = None,
     ) -> Fit:
         """Codes of a task's signals as config.fit asks for them. -> `Fit`.
 
