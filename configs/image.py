@@ -33,7 +33,7 @@ def base(task="image"):
     config.data.patch = data.patches()
     config.data.noise = data.noise()
     # how signals are measured in a fit: sample, mask, point_derivatives, parallel_beam, fan_beam,
-    # downsample, blur, fourier or nonuniform_fourier, whose options are keys of a group of that name
+    # downsample, blur, fourier or nonuniform_fourier, whose options are a group of that name
     config.operator = {"kind": "sample"}
     config.eval = training.perceptual()
     config.fit.refine = fitting.refine()

@@ -99,8 +99,10 @@ def main(argv, values=flags.FLAGS):
         if isinstance(error, OSError) and error.errno not in MENDABLE:
             raise
         logging.info("traceback", exc_info=True)
-        named = getattr(error, "filename", None)
-        complain(f"{named}: {error.strerror}" if named else error)
+        if isinstance(error, OSError) and error.filename:
+            complain(f"{error.filename}: {error.strerror}")
+        else:
+            complain(error)
 
 
 def _source(path):

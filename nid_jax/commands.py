@@ -9,9 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nid_jax import learning, sharding
@@ -159,8 +160,10 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     workdir.prepare()
     if not announced:
         counts = count_parameters(dictionary.model)
-        source = getattr(context.source, "config", context.source)
-        lines = monitoring.device_summary(dictionary.mesh, counts, config_path=source)
+        source = context.source
+        described = source.config if isinstance(source, Workdir) else source
+        mesh = cast(Mesh, dictionary.mesh)  # `load` has laid it out on one
+        lines = monitoring.device_summary(mesh, counts, config_path=described)
         for line in (*lines, *context.notes):
             print(line, file=sys.stderr)
     found = dictionary.fit_collection(task, collection, config)

@@ -78,7 +78,8 @@ def use_compilation_cache(folder: str | Path = "") -> Path | None:
     if folder == "off":
         jax.config.update("jax_enable_compilation_cache", False)
         return None
-    chosen = folder or jax.config.jax_compilation_cache_dir
+    # Flags are attributes that JAX adds as it is imported.
+    chosen = folder or jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     own = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "nid_jax" / "xla"
     path, own = (Path(place).expanduser().absolute() for place in (chosen or own, own))
     try:
@@ -136,14 +137,14 @@ class CompileTime:
         """The total so far."""
         return sum(end - start for start, end in self._spans)
 
-    def _listen(self, event: str, duration: float, **_: Any) -> None:
+    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
         if event not in self._EVENTS:
             return
         end = time.perf_counter()
         # A function is traced within the tracing of the one that calls it: count it once.
-        while self._spans and self._spans[-1][0] >= end - duration:
+        while self._spans and self._spans[-1][0] >= end - duration_secs:
             self._spans.pop()
-        self._spans.append((end - duration, end))
+        self._spans.append((end - duration_secs, end))
 
     def __enter__(self) -> CompileTime:
         jax.monitoring.register_event_duration_secs_listener(self._listen)

@@ -35,9 +35,10 @@ def refusals_named(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in REFUSALS:
+        code = error.errno
+        if code is None or code not in REFUSALS:
             raise
-        raise ValueError(f"{path}: cannot be written: {os.strerror(error.errno)}") from error
+        raise ValueError(f"{path}: cannot be written: {os.strerror(code)}") from error
 
 
 @contextmanager

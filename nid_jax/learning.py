@@ -1,6 +1,7 @@
 """Learning: a collection of signals in, a neural dictionary out."""
 
 import dataclasses
+import functools
 import math
 import tempfile
 import zlib
@@ -39,7 +40,7 @@ CHANGEABLE = (
 
 
 def learn(
-    signals: Float[Array, "S *grid C"] | data.Collection | ConfigDict,
+    signals: Float[Array | np.ndarray, "S *grid C"] | data.Collection | ConfigDict,
     *,
     steps: int | None = None,
     seed: int | None = None,
@@ -132,11 +133,8 @@ def train(
     if workdir.holds_checkpoint():
         workdir.check_same_config(config, SECTIONS, CHANGEABLE)
         _check_same_signals(workdir, task)
-
-    def scores(model):
-        return evaluate(NeuralDictionary(model, config, {}))
-
-    trained = loop.train(task, config, workdir, None if evaluate is None else scores, notes)
+    scores = None if evaluate is None else functools.partial(_scores, evaluate, config)
+    trained = loop.train(task, config, workdir, scores, notes)
     signals = workdir.read_json("signals.json")
     prior, path = None, workdir.root / priors.FILE
     if config.prior.num_signals and not trained.interrupted:
@@ -146,6 +144,11 @@ def train(
         # That of an earlier training is not this dictionary's.
         path.unlink(missing_ok=True)
     return NeuralDictionary(trained.model, config, signals, prior), trained
+
+
+def _scores(evaluate, config, model):
+    """Scores of a model in training."""
+    return evaluate(NeuralDictionary(model, config, {}))
 
 
 def _check_same_signals(workdir, task):

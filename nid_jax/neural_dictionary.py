@@ -99,13 +99,13 @@ class NeuralDictionary:
 
     def fit(
         self,
-        measurements: Float[Array, "S *grid C"] | None = None,
+        measurements: Float[Array | np.ndarray, "S *grid C"] | None = None,
         operator: Any = None,
         *,
-        seen: Bool[Array, "*grid"] | None = None,
-        weights: Float[Array, "S M"] | None = None,
+        seen: Bool[Array | np.ndarray, "*grid"] | None = None,
+        weights: Float[Array | np.ndarray, "S M"] | None = None,
         solver: Solver | None = None,
-        clouds: Float[Array, "S Q N"] | None = None,
+        clouds: Float[Array | np.ndarray, "S Q N"] | None = None,
         batch_size: int = 0,
     ) -> Fit:
         """Codes of signals from what was measured of them; the dictionary does not change.
@@ -217,7 +217,7 @@ class NeuralDictionary:
         solver: Solver,
         *,
         batch_size: int = 0,
-        weights: Float[Array, "S M"] | None = None,
+        weights: Float[Array | np.ndarray, "S M"] | None = None,
         refinement: TotalVariation | LowRank | None = None,
         uncertainty: bool = False,
     ) -> Fit:
@@ -266,7 +266,7 @@ class NeuralDictionary:
         task: Task,
         collection: data.Collection,
         config: ConfigDict,
-        weights: Float[Array, "S M"] | None = None,
+        weights: Float[Array | np.ndarray, "S M"] | None = None,
     ) -> Fit:
         """Codes of a task's signals as config.fit asks for them. -> `Fit`.
 
@@ -307,7 +307,7 @@ class NeuralDictionary:
         """
         if Path(path).suffix != ".safetensors":
             raise ArgumentError("path", str(path), "a file that ends in .safetensors")
-        return one_file.write(path, *self._contents(), dtype)
+        return one_file.write(path, *self._contents(), dtype=dtype)
 
     def save_pretrained(self, folder: str | Path, **card: Any) -> Path:
         """FOLDER/model.safetensors and the card FOLDER/README.md, as repositories of the Hub have.
@@ -333,7 +333,7 @@ class NeuralDictionary:
         """
         return cls._of(hub.from_pretrained(name_or_folder, **options), options.get("mesh"))
 
-    def _contents(self):
+    def _contents(self) -> one_file.Contents:
         return one_file.Contents(self.model, self.prior, self.config, self.signals)
 
     @classmethod

@@ -1,6 +1,7 @@
 """Imports run downwards only; the order is read from the files themselves."""
 
 import ast
+import configparser
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,28 @@ def test_main_knows_the_command_line_only():
 def test_rooms_that_need_no_jax(room):
     for path in (ROOT / "nid_jax" / room).glob("*.py"):
         assert "jax" not in {name.split(".")[0] for name in imported(path)}, path.name
+
+
+def packages_of(folder, name):
+    """Names of the packages at and below a folder that is itself the package `name`."""
+    inside = [path.parent.relative_to(folder) for path in folder.rglob("__init__.py")]
+    return {".".join([name, *place.parts]) for place in inside}
+
+
+def test_every_package_is_installed():
+    """setup.cfg lists packages by hand, and what it forgets is missing from the wheel only."""
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg", encoding="utf-8")
+    listed = settings["options"]["packages"].split()
+    there = packages_of(ROOT / "nid_jax", "nid_jax")
+    there |= packages_of(ROOT / "configs", "nid_jax.configs")
+    assert len(listed) == len(set(listed))
+    assert set(listed) == there
+
+
+def test_packages_are_found_at_every_depth(tmp_path):
+    for place in (".", "a", "a/b"):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "__init__.py").touch()
+    (tmp_path / "no_package").mkdir()
+    assert packages_of(tmp_path, "top") == {"top", "top.a", "top.a.b"}

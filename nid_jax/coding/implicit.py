@@ -31,10 +31,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, Int
 
 from nid_jax import numerics
 from nid_jax.coding import gram, operators, prior, ridge
 from nid_jax.errors import ArgumentError
+from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
 
 # Numbers of a chunk of measurements that are held at a time.
@@ -118,13 +120,13 @@ class _Gaussian(NamedTuple):
 
 
 def ridge_codes(
-    dictionary,
-    operator,
-    measurements,
-    weights=None,
-    lam=ridge.LAMBDA,
-    per_signal=False,
-    equations=None,
+    dictionary: Dictionary,
+    operator: operators.Operator,
+    measurements: Float[Array | np.ndarray, "S M C"],
+    weights: Float[Array | np.ndarray, "..."] | None = None,
+    lam: float | str | Float[Array, "..."] = ridge.LAMBDA,
+    per_signal: bool = False,
+    equations: gram.NormalEquations | None = None,
 ) -> Codes:
     """Ridge codes, as `ridge.ridge`, differentiable.
 
@@ -141,32 +143,38 @@ def ridge_codes(
       ValueError: shapes that do not fit together.
     """
     theta, graphdef = _theta(dictionary, operator, measurements, weights)
-    equations = _equations(dictionary, operator, measurements, weights, equations)
+    known = _equations(dictionary, operator, measurements, weights, equations)
     if isinstance(lam, str):
         if lam != "gcv":
             raise ArgumentError("lam", lam, "a number of 0 or more, 'gcv'")
         validate = functools.partial(ridge.solve_by_validation, per_signal=per_signal)
-        solved = jax.custom_batching.sequential_vmap(validate)(equations)
-        known = jnp.asarray(ridge.LAMBDAS, jnp.float32)
-        follows = jnp.isclose(solved.lam[:, None], known, rtol=1e-5, atol=0).any(-1)
-        lam, one = jax.lax.stop_gradient(solved.lam), not per_signal
+        solved = jax.custom_batching.sequential_vmap(validate)(known)
+        choice = jnp.asarray(ridge.LAMBDAS, jnp.float32)
+        follows = jnp.isclose(solved.lam[:, None], choice, rtol=1e-5, atol=0).any(-1)
+        asked, one = jax.lax.stop_gradient(solved.lam), not per_signal
     else:
-        lam = _checked_lambda(lam)
+        asked = _checked_lambda(lam)
         solved = jax.custom_batching.sequential_vmap(ridge.solve_dense)(
-            equations, jax.lax.stop_gradient(lam)
+            known, jax.lax.stop_gradient(asked)
         )
-        follows = solved.lam <= lam * _RAISED
-        one = lam.ndim == 0
+        follows = solved.lam <= asked * _RAISED
+        one = asked.ndim == 0
     # One Gram matrix and one lam: one factorisation serves all signals.
-    used = solved.lam[0] if one and equations.shared else solved.lam
+    used = solved.lam[0] if one and known.shared else solved.lam
     system = _Ridge(used, follows.astype(jnp.float32))
-    values = (solved.codes, equations.bias(solved.codes))
-    found = _differentiable(graphdef, theta._replace(lam=lam), equations, system, values)
-    return Codes(*found, error=solved.error, lam=solved.lam)
+    values = (solved.codes, known.bias(solved.codes))
+    found = _differentiable(graphdef, theta._replace(lam=asked), known, system, values)
+    return found._replace(error=solved.error, lam=solved.lam)
 
 
 def support_codes(
-    dictionary, operator, measurements, weights, indices, lam=ridge.LAMBDA, equations=None
+    dictionary: Dictionary,
+    operator: operators.Operator,
+    measurements: Float[Array | np.ndarray, "S M C"],
+    weights: Float[Array | np.ndarray, "..."] | None,
+    indices: Int[Array, "S K"],
+    lam: float | Float[Array, ""] = ridge.LAMBDA,
+    equations: gram.NormalEquations | None = None,
 ) -> Codes:
     """Ridge codes on chosen experts of every signal, as `ridge.solve_on_support`, differentiable.
 
@@ -174,19 +182,25 @@ def support_codes(
     rest as in `ridge_codes`. `error` is 0, or infinite where a code is not finite.
     """
     theta, graphdef = _theta(dictionary, operator, measurements, weights)
-    equations = _equations(dictionary, operator, measurements, weights, equations)
-    lam = _checked_lambda(lam)
-    asked = jax.lax.stop_gradient(lam)
-    follows = (asked >= _support_floor(equations, indices)).astype(jnp.float32)
+    known = _equations(dictionary, operator, measurements, weights, equations)
+    moving = _checked_lambda(lam)
+    asked = jax.lax.stop_gradient(moving)
+    follows = (asked >= _support_floor(known, indices)).astype(jnp.float32)
     system = _Support(indices, asked, follows)
-    values = _solved(system, equations)
-    found = _differentiable(graphdef, theta._replace(lam=lam), equations, system, values)
+    values = _solved(system, known)
+    found = _differentiable(graphdef, theta._replace(lam=moving), known, system, values)
     error = jnp.where(jnp.isfinite(values[0]).all(-1), 0.0, jnp.inf)
-    return Codes(*found, error=error, lam=jnp.broadcast_to(asked, error.shape))
+    return found._replace(error=error, lam=jnp.broadcast_to(asked, error.shape))
 
 
 def gaussian_codes(
-    dictionary, operator, measurements, weights, known, noise=None, equations=None
+    dictionary: Dictionary,
+    operator: operators.Operator,
+    measurements: Float[Array | np.ndarray, "S M C"],
+    weights: Float[Array | np.ndarray, "..."] | None,
+    known: prior.GaussianPrior,
+    noise: float | str | Float[Array, ""] | None = None,
+    equations: gram.NormalEquations | None = None,
 ) -> Codes:
     """The most probable codes under a Gaussian prior, as `prior.gaussian`, differentiable.
 
@@ -206,8 +220,8 @@ def gaussian_codes(
         noise, _ = prior.resolve_noise(equations, known, noise)
     system = _Gaussian(known, _constant("noise", jnp.asarray(noise, jnp.float32)))
     found = jax.custom_batching.sequential_vmap(prior.solve_posterior)(equations, *system[:2])
-    values = _differentiable(graphdef, theta, equations, system, (found.codes, found.bias))
-    return Codes(*values, error=found.error)
+    codes = _differentiable(graphdef, theta, equations, system, (found.codes, found.bias))
+    return codes._replace(error=found.error)
 
 
 class _Theta(NamedTuple):
@@ -291,13 +305,15 @@ def _solved(system, equations):
 
 
 def _differentiable(graphdef, theta, equations, system, values):
-    """Solved (codes, bias) with their derivatives, and the mean squared residual with its own."""
+    """`Codes` of solved (codes, bias) with their derivatives, and the mean squared residual with
+    its own; the error is left at 0."""
     known = jax.lax.stop_gradient((equations, system))
     codes, bias = jax.lax.stop_gradient(values)
     right = (jnp.zeros_like(codes), jnp.zeros_like(bias))
     exact = _exact_residual(equations, codes, bias)
     codes, bias = _attached(graphdef, theta, right, known, (codes, bias))
-    return codes, bias, _residual(graphdef, theta, codes, bias, exact)
+    residual = _residual(graphdef, theta, codes, bias, exact)
+    return Codes(codes, bias, residual, error=jnp.zeros_like(exact))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

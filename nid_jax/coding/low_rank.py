@@ -78,7 +78,7 @@ class LowRank:
         shape: Sequence[int],
         start: Float[Array, "S P C"],
         measurements: Float[Array, "S P C"],
-        weights: Float[Array, "..."] | None = None,
+        weights: Float[Array | np.ndarray, "..."] | None = None,
     ) -> Float[Array, "S P C"]:
         """Images [S, P, C] on the grid, of rank R at most; zeros for a start of zeros.
 
@@ -99,12 +99,12 @@ class LowRank:
             words = f"{list(size)}, values of every point of the grid {list(shape)}"
             raise ArgumentError("measurements", list(np.shape(measurements)), words)
         weights = combined_weights(operator, weights)
-        start = np.asarray(start, np.float32).reshape(len(start), -1)
+        first = np.asarray(start, np.float32).reshape(len(start), -1)
         known = np.ones(size[:2], np.float32) if weights is None else np.asarray(weights)
         known = np.broadcast_to(np.broadcast_to(known, size[:2])[..., None], size)
-        known = known.reshape(start.shape)
-        values = np.asarray(measurements, np.float32).reshape(start.shape)
-        return jnp.asarray(self._factorised(start, np.where(known > 0, values, 0), known, size))
+        known = known.reshape(first.shape)
+        values = np.asarray(measurements, np.float32).reshape(first.shape)
+        return jnp.asarray(self._factorised(first, np.where(known > 0, values, 0), known, size))
 
     def _factorised(self, start, values, known, size):
         """start, values and known [S, V] -> [S, V] of low rank, shaped as `size`."""
@@ -209,23 +209,27 @@ def _alternate(atoms, factors, chunks, steps):
     known = chunks.known
     absolute = -(-steps // 3)
 
+    def residual_of(carry):
+        atoms, factors = carry
+        return _residual(atoms, factors, chunks)
+
     def orthogonal_round(weigh, carry):
-        atoms, factors = _reweighted_round(weigh, *carry, chunks)
+        atoms, factors = _reweighted_round(weigh, carry, chunks)
         factors, turn = jnp.linalg.qr(factors)
         return jnp.einsum("nmr,qr->nmq", atoms, turn, precision="highest"), factors
 
-    least = _biweight_widths(_residual(atoms, factors, chunks), chunks)[1]
+    least = _biweight_widths(residual_of((atoms, factors)), chunks)[1]
     floor = _SMALLEST_RESIDUAL / _LEAST_WIDTH * least
 
     def absolute_round(_, carry):
         return orthogonal_round(lambda r: floor / jnp.maximum(jnp.abs(r), floor), carry)
 
     carry = jax.lax.fori_loop(0, absolute, absolute_round, (atoms, factors))
-    squares = jnp.square(_residual(*carry, chunks))
+    squares = jnp.square(residual_of(carry))
     first = jnp.maximum(_FIRST_WIDTH * jnp.sqrt((known * squares).sum() / known.sum()), least)
 
     def biweight_round(step, carry):
-        noise, least = _biweight_widths(_residual(*carry, chunks), chunks)
+        noise, least = _biweight_widths(residual_of(carry), chunks)
         shrunk = first * (least / first) ** (step / max(steps - absolute - 1, 1))
         return orthogonal_round(functools.partial(_biweight, jnp.maximum(shrunk, noise)), carry)
 
@@ -239,8 +243,9 @@ def _biweight(width, residual):
     return inside + _OUTSIDE / jnp.maximum(ratio, 1)
 
 
-def _reweighted_round(weigh, atoms, factors, chunks):
+def _reweighted_round(weigh, carry, chunks):
     """Atoms, then factors, one weighted least-squares step each from where they are."""
+    atoms, factors = carry
     rank = factors.shape[1]
 
     def outer(rows):

@@ -10,16 +10,19 @@ diagonal: positive definite whatever the rounding, and small where training code
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from nid_jax import numerics
 from nid_jax.coding import checks, gram, ridge
 from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.errors import ArgumentError
+from nid_jax.fields.dictionary import Dictionary
 
 SHRINKAGES = tuple(float(10.0**power) for power in np.arange(-6, -0.1, 0.5))
 """What held-out likelihood chooses from."""
@@ -49,14 +52,21 @@ class GaussianPrior(NamedTuple):
     diagonal: jax.Array
     noise: jax.Array
     shrinkage: jax.Array
-    codes: jax.Array | None = None
+    codes: Float[Array | np.ndarray, "S E"] | None = None
 
-    def arrays(self):
+    def arrays(self) -> dict[str, Any]:
         """A plain dict of arrays for a checkpoint; `GaussianPrior(**arrays)` brings it back."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
-def fit_prior(codes, bias=None, residual=None, shrinkage=None, groups=None, folds=5):
+def fit_prior(
+    codes: Float[Array | np.ndarray, "S E"],
+    bias: Float[Array | np.ndarray, "S C"] | None = None,
+    residual: Float[Array | np.ndarray, " S"] | None = None,
+    shrinkage: float | None = None,
+    groups: Int[np.ndarray, " S"] | None = None,
+    folds: int = 5,
+) -> GaussianPrior:
     """The Gaussian prior of training codes.
 
     Args:
@@ -119,7 +129,12 @@ def _lifted(variance, mean):
     return np.maximum(variance, _LEAST_VARIANCE * typical)
 
 
-def choose_shrinkage(values, groups=None, folds=5, shrinkages=SHRINKAGES):
+def choose_shrinkage(
+    values: Float[np.ndarray, "S N"],
+    groups: Int[np.ndarray, " S"] | None = None,
+    folds: int = 5,
+    shrinkages: Sequence[float] = SHRINKAGES,
+) -> float:
     """The shrinkage of highest held-out Gaussian likelihood. values [S, N] -> float.
 
     groups and folds as in `fit_prior`. With fewer than 2 groups nothing can be held out: 0.1.
@@ -178,18 +193,18 @@ def gaussian(
     signals together, None for that of the prior. stats has 'noise_variance' and 'by_evidence'.
     Raises ArgumentError for a prior of another dictionary or a bad noise.
     """
-    noise, by_evidence = resolve_noise(equations, prior, noise)
-    parts = [solve_posterior(part, prior, noise) for part in _batches(equations)]
+    variance, by_evidence = resolve_noise(equations, prior, noise)
+    parts = [solve_posterior(part, prior, variance) for part in _batches(equations)]
     posterior = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     residual = equations.mean_residual(posterior.codes, exact=True)
     # The prior may pull the bias off its least-squares value: the error grows by that much.
     excess = jnp.square(posterior.bias - equations.bias(posterior.codes)).mean(-1)
     excess = excess * numerics.safe_divide(equations.bias_weight, equations.count)
     found = (posterior.codes, posterior.bias, residual + excess, posterior.error)
-    return with_outcome(found, noise, by_evidence)
+    return with_outcome(found, variance, by_evidence)
 
 
-def with_outcome(found, noise, by_evidence) -> Solution:
+def with_outcome(found: tuple, noise: Float[Array, ""], by_evidence: Bool[Array, ""]) -> Solution:
     """A Solution of codes, bias, residual and linear error, for a noise as `resolve_noise` says."""
     codes, bias, residual, error = found[:4]
     stats = noise_stats(noise, by_evidence) | {"linear_error": error}
@@ -197,7 +212,11 @@ def with_outcome(found, noise, by_evidence) -> Solution:
     return finished(codes, bias, residual, done, 1, otherwise=Result.INEXACT, stats=stats)
 
 
-def resolve_noise(equations, prior, noise):
+def resolve_noise(
+    equations: gram.NormalEquations,
+    prior: GaussianPrior,
+    noise: float | str | Float[Array, ""] | None,
+) -> tuple[Float[Array, ""], Bool[Array, ""]]:
     """What `gaussian` takes as a variance [] and whether it is by evidence, bool [].
 
     Raises ArgumentError as there.
@@ -225,7 +244,7 @@ def _noise_of_prior(equations, prior):
     return known if trained else estimated(), jnp.asarray(not trained)
 
 
-def noise_stats(noise, by_evidence) -> dict:
+def noise_stats(noise: Array, by_evidence: Array) -> dict[str, Array]:
     """What `resolve_noise` gives, as the statistics of a solution."""
     return {"noise_variance": noise, "by_evidence": by_evidence}
 
@@ -244,7 +263,7 @@ def words(stats: dict, neighbours: int = 0) -> str:
     return text
 
 
-def check_size(prior, experts: int, channels: int) -> None:
+def check_size(prior: GaussianPrior, experts: int, channels: int) -> None:
     """Raise ArgumentError unless a prior is one of so many experts, with or without the bias."""
     size = prior.mean.shape[0]
     if size not in (experts, experts + channels):
@@ -263,7 +282,7 @@ def _batches(equations):
     return [equations.of_signals(slice(i, i + size)) for i in range(0, signals, size)]
 
 
-def estimate_noise(equations, prior):
+def estimate_noise(equations: gram.NormalEquations, prior: GaussianPrior) -> Float[Array, ""]:
     """The noise variance of highest evidence, over a decade's eighths. -> float32 [].
 
     One variance for all signals; of many, the first few decide.
@@ -285,7 +304,9 @@ def _noises(equations):
         return noises.astype(jnp.float32), silent
 
 
-def evidences(equations, prior, noises):
+def evidences(
+    equations: gram.NormalEquations, prior: GaussianPrior, noises: Float[Array, " L"]
+) -> Float[Array, "S L"]:
     """`Posterior.evidence` for many noise variances [L] at the price of about one. -> [S, L].
 
     With Sigma = R R^T and the eigenvalues d of R^T Phi^T Phi R, what depends on the noise is a sum
@@ -327,7 +348,7 @@ def _root(prior):
     return cholesky / scale[:, None]
 
 
-def extended(equations, size):
+def extended(equations: gram.NormalEquations, size: int) -> tuple[Array, Array, Array]:
     """(gram [.., N, N], moments [S, N], energy [S]) of the coefficients that the prior speaks of.
 
     With the bias among them, what the centring took away is put back.
@@ -355,7 +376,7 @@ def extended(equations, size):
     return matrix, moments, energy + (target_sum * target_mean).sum(-1)
 
 
-def precision_matrix(prior):
+def precision_matrix(prior: GaussianPrior) -> tuple[Float[Array, "N N"], Float[Array, ""]]:
     """Inverse of the prior's covariance [N, N] and the log determinant of the covariance."""
     factor, diagonal = gram.wide(prior.factor, prior.diagonal)
     covariance = factor @ factor.T + jnp.diag(diagonal)
@@ -372,7 +393,9 @@ def _log_determinant(factor, scale):
 
 
 @gram.batched_by_map
-def solve_posterior(equations, prior, noise):
+def solve_posterior(
+    equations: gram.NormalEquations, prior: GaussianPrior, noise: Float[Array, ""]
+) -> Posterior:
     """Most probable codes for a noise variance []; usable inside a jitted step. -> Posterior.
 
     No gradient flows through it.
@@ -419,21 +442,32 @@ def _posterior_root(equations, prior, noise):
         return (root * scale[..., None, :]).astype(jnp.float32)
 
 
-def posterior_variance(dictionary, x, equations, prior, noise=None, chunk=1024):
+def posterior_variance(
+    dictionary: Dictionary,
+    x: Float[Array | np.ndarray, "P D"],
+    equations: gram.NormalEquations,
+    prior: GaussianPrior,
+    noise: float | str | None = None,
+    chunk: int = 1024,
+) -> Float[Array, "S P C"]:
     """Variance of the rendered signal at points, given the measurements: where a render is unsure.
 
     x [P, D] -> [S, P, C], or [1, P, C] where all signals are measured alike. noise as in
     `gaussian`. With a prior that leaves the bias free, the bias is taken at its best for each code,
     and the variance of the measured mean itself is added.
     """
-    noise, _ = resolve_noise(equations, prior, noise)
+    variance, _ = resolve_noise(equations, prior, noise)
     x = jnp.asarray(x, jnp.float32)
     free_bias = prior.mean.shape[0] == equations.moments.shape[1]
     signals = 1 if equations.shared else len(equations.moments)
     variances = []
     for signal in range(signals):
         part = equations.of_signals(slice(signal, signal + 1))
-        root, mean, weight = _posterior_root(part, prior, noise), part.atom_mean, part.bias_weight
+        root, mean, weight = (
+            _posterior_root(part, prior, variance),
+            part.atom_mean,
+            part.bias_weight,
+        )
         if not equations.shared:
             root, mean, weight = root[0], mean[0], weight[0]
 
@@ -441,7 +475,7 @@ def posterior_variance(dictionary, x, equations, prior, noise=None, chunk=1024):
             basis = dictionary.basis(points)
             if free_bias:
                 shifted = numerics.einsum("re,pec->prc", root, basis - mean)
-                return jnp.square(shifted).sum(1) + noise / weight
+                return jnp.square(shifted).sum(1) + variance / weight
             experts = basis.shape[1]
             shifted = numerics.einsum("re,pec->prc", root[:, :experts], basis)
             return jnp.square(shifted + root[:, experts:]).sum(1)

@@ -1,11 +1,13 @@
 """What was measured of signals, and with what: all that a solver needs to know of them."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from nid_jax.coding import conjugate, gram
 from nid_jax.errors import ArgumentError
@@ -25,32 +27,32 @@ class Problem:
     """`fields.dictionary.Dictionary`, frozen."""
     operator: Any = None
     """`coding.operators.Operator`; None where clouds are all there is."""
-    measurements: jax.Array | None = None
+    measurements: Float[Array | np.ndarray, "S M C"] | None = None
     """[S, M, C], float32. Values of weight 0 are not read and may be NaN."""
-    weights: jax.Array | None = None
+    weights: Float[Array | np.ndarray, "..."] | None = None
     """None, [M] or [S, M], on top of those of the operator."""
     prior: Any = None
     """`coding.prior.GaussianPrior` or None."""
     router: Any = None
     """`fields.routing.Router` or None."""
-    signals: jax.Array | None = None
+    signals: Float[Array | np.ndarray, "S ..."] | None = None
     """What a router looks at: [S, *grid, C], the measurements where all was sampled, or clouds."""
-    clouds: jax.Array | None = None
+    clouds: Float[Array | np.ndarray, "S Q N"] | None = None
     """[S, Q, 2 D], points of a surface and its outward normals."""
 
     def __post_init__(self):
         if self.measurements is not None:
-            object.__setattr__(self, "measurements", jnp.asarray(self.measurements, jnp.float32))
-            self._check_measurements()
+            values = jnp.asarray(self.measurements, jnp.float32)
+            object.__setattr__(self, "measurements", values)
+            self._check_measurements(values.shape)
         if self.clouds is not None:
             shape, wide = np.shape(self.clouds), 2 * self.dictionary.dims
             if len(shape) != 3 or shape[2] != wide:
                 raise ArgumentError("clouds", shape, f"(signals, points, {wide}), points, normals")
 
-    def _check_measurements(self):
+    def _check_measurements(self, shape):
         if self.operator is None:
             raise ArgumentError("operator", None, "the operator of the measurements given")
-        shape = self.measurements.shape
         count, channels = self.operator.num_measurements, self.dictionary.channels
         if len(shape) != 3 or shape[1:] != (count, channels):
             raise ArgumentError("measurements", shape, f"(signals, {count}, {channels})")
@@ -59,24 +61,24 @@ class Problem:
         if self.signals is not None and np.shape(self.signals)[:1] != shape[:1]:
             raise ArgumentError("signals", np.shape(self.signals), f"those of {shape[0]} signals")
 
-    def tree_flatten_with_keys(self):
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], None]:
         """Fields by name, as `jax.tree_util` asks for them."""
         names = [field.name for field in dataclasses.fields(self)]
         return [(jax.tree_util.GetAttrKey(n), getattr(self, n)) for n in names], None
 
     @classmethod
-    def tree_unflatten(cls, _, fields):
+    def tree_unflatten(cls, _: None, fields: Iterable[Any]) -> "Problem":
         """Of fields that need not be arrays: transformations put their own things in."""
         problem = object.__new__(cls)
         for field, value in zip(dataclasses.fields(cls), fields, strict=True):
             object.__setattr__(problem, field.name, value)
         return problem
 
-    def equations(self, **options) -> gram.NormalEquations:
+    def equations(self, **options: Any) -> gram.NormalEquations:
         """The normal equations of these measurements. options: of `gram.normal_equations`."""
         return gram.normal_equations(*self.measured(), **options)
 
-    def measured(self) -> tuple:
+    def measured(self) -> tuple[Any, Any, Any, Any]:
         """(dictionary, operator, measurements, weights)."""
         return self.dictionary, self.operator, self.measurements, self.weights
 
@@ -94,7 +96,7 @@ class Problem:
             self,
             operator=operator,
             measurements=rows(self.measurements),
-            weights=rows(weights) if np.ndim(weights) == 2 else weights,
+            weights=rows(weights) if weights is not None and np.ndim(weights) == 2 else weights,
             signals=rows(self.signals),
             clouds=rows(self.clouds),
         )

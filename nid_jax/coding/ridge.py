@@ -12,17 +12,19 @@ E x E matrix is factorised in float64, on CPU and GPU alike.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
 
 from nid_jax import numerics
 from nid_jax.coding import checks, gram, operators
 from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.errors import ArgumentError
+from nid_jax.fields.dictionary import Dictionary
 
 LAMBDA = 1e-6
 """The default regularisation for signals measured on more values than there are experts."""
@@ -67,7 +69,12 @@ def ridge(
     return with_outcome(solved.codes, bias, residual, stats)
 
 
-def with_outcome(codes, bias, residual, stats: dict) -> Solution:
+def with_outcome(
+    codes: Float[Array, "S E"],
+    bias: Float[Array, "S C"],
+    residual: Float[Array, " S"],
+    stats: dict[str, Any],
+) -> Solution:
     """A Solution of ridge codes [S, E], bias [S, C] and residual [S] whose `stats` say how they
     came about: 'lam' as used, 'linear_error', and 'asked_lam' unless it was chosen."""
     found = stats["linear_error"] < _TOLERANCE
@@ -81,7 +88,13 @@ def with_outcome(codes, bias, residual, stats: dict) -> Solution:
 
 
 def as_solution(
-    equations, codes, converged, iterations=1, *, otherwise=Result.STOPPED, stats=None
+    equations: gram.NormalEquations,
+    codes: Float[Array, "S E"],
+    converged: Bool[Array, " S"],
+    iterations: Any = 1,
+    *,
+    otherwise: Result = Result.STOPPED,
+    stats: dict[str, Array] | None = None,
 ) -> Solution:
     """A Solution of codes [S, E] with their best bias and exact residual. See `finished`."""
     bias, residual = _completed(equations, codes)
@@ -115,13 +128,15 @@ def _span(values):
     return f"{low:.1e}" if high <= low * 1.001 else f"{low:.1e} to {high:.1e}"
 
 
-def mean_diagonal(matrix):
+def mean_diagonal(matrix: Float[Array, "*S E E"]) -> Float[Array, "*S"]:
     """trace / E, and 1 for a zero matrix. [..., E, E] -> [...]."""
     mean = jnp.trace(matrix, axis1=-2, axis2=-1) / matrix.shape[-1]
     return jnp.where(mean > 0, mean, 1.0)
 
 
-def least_lambda(equations, matrix):
+def least_lambda(
+    equations: gram.NormalEquations, matrix: Float[Array, "*S E E"]
+) -> Float[Array, "*S"]:
     """The smallest regularisation that the precision of the Gram matrix bears."""
     if equations.gram_low is None:
         relative = _SINGLE_ROUNDINGS * jnp.finfo(jnp.float32).eps
@@ -131,27 +146,33 @@ def least_lambda(equations, matrix):
 
 
 @gram.batched_by_map
-def solve_dense(equations, lam):
+def solve_dense(equations: gram.NormalEquations, lam: float | Float[Array, "*S"]) -> Solved:
     """Ridge codes for a given lam, [] or [S], usable inside a jitted step. -> Solved.
 
     lam is raised to what the precision of the Gram matrix bears, and tenfold as often as the
     factorisation fails. No gradient flows through it.
     """
-    equations, lam = jax.lax.stop_gradient((equations, jnp.asarray(lam, jnp.float32)))
+    equations, given = jax.lax.stop_gradient((equations, jnp.asarray(lam, jnp.float32)))
     with gram.working_precision("double"):
         matrix, moments = equations.wide()
-        lam = gram.wide(lam)[0]
-        if lam.ndim and equations.shared:
-            return _solve_spectrally(equations, lam)
+        asked = gram.wide(given)[0]
+        if asked.ndim and equations.shared:
+            return _solve_spectrally(equations, asked)
         mean = mean_diagonal(matrix)
-        shift = jnp.maximum(lam, least_lambda(equations, matrix)) * mean
+        shift = jnp.maximum(asked, least_lambda(equations, matrix)) * mean
         factor, scale, shift, _ = numerics.scaled_cholesky(matrix, shift)
         codes, error = refined(matrix, shift, factor, scale, moments)
-        lam = jnp.broadcast_to(shift / mean, moments.shape[:1])
-        return Solved(*(value.astype(jnp.float32) for value in (codes, lam, error)))
+        used = jnp.broadcast_to(shift / mean, moments.shape[:1])
+        return Solved(*(value.astype(jnp.float32) for value in (codes, used, error)))
 
 
-def refined(matrix, shift, factor, scale, moments):
+def refined(
+    matrix: Float[Array, "*S E E"],
+    shift: Float[Array, "*S"],
+    factor: Float[Array, "*S E E"],
+    scale: Float[Array, "*S E"],
+    moments: Float[Array, "S E"],
+) -> tuple[Float[Array, "S E"], Float[Array, " S"]]:
     """Solve, correct once by the residual, and measure what is left. -> codes, error [S]."""
 
     def solve(right):
@@ -191,7 +212,11 @@ def _solve_spectrally(equations, lam, spectrum=None):
 
 
 @functools.partial(gram.batched_by_map, static=("per_signal", "lambdas"))
-def solve_by_validation(equations, per_signal=False, lambdas=LAMBDAS):
+def solve_by_validation(
+    equations: gram.NormalEquations,
+    per_signal: bool = False,
+    lambdas: tuple[float, ...] = LAMBDAS,
+) -> Solved:
     """Ridge codes with lam chosen by generalised cross-validation. -> Solved.
 
     The score is |y - Phi a|^2 / (n - degrees of freedom)^2 with the bias counted as C degrees
@@ -238,7 +263,11 @@ def _least_scores(scores, per_signal):
 
 
 @gram.batched_by_map
-def solve_on_support(equations, indices, lam=LAMBDA):
+def solve_on_support(
+    equations: gram.NormalEquations,
+    indices: Int[Array, "S K"],
+    lam: float | Float[Array, ""] = LAMBDA,
+) -> Float[Array, "S E"]:
     """Ridge codes on a chosen support of every signal.
 
     indices: int32 [S, K], distinct; -1 leaves a place empty. lam as in `ridge`, relative to the
@@ -252,7 +281,7 @@ def solve_on_support(equations, indices, lam=LAMBDA):
     empty = indices < 0
     places = jnp.where(empty, 0, indices)
     with gram.working_precision("double"):
-        at = (places[:, :, None], places[:, None, :])
+        at: tuple = (places[:, :, None], places[:, None, :])
         if not equations.shared:
             at = (rows[:, :, None], *at)
         parts = [p for p in (equations.gram, equations.gram_low) if p is not None]
@@ -286,7 +315,14 @@ class Factorisation:
     them; lam, the one used.
     """
 
-    def __init__(self, dictionary, operator, weights=None, lam=LAMBDA, map_numbers=2**27):
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        operator: operators.Operator,
+        weights: Float[Array | np.ndarray, " M"] | None = None,
+        lam: float = LAMBDA,
+        map_numbers: int = 2**27,
+    ):
         """map_numbers: the largest 2 E M C held. Raises ArgumentError for weights [S, M]."""
         checks.not_negative("lam", lam)
         combined = operators.combined_weights(operator, weights)
@@ -300,14 +336,14 @@ class Factorisation:
         self.equations = gram.normal_equations(dictionary, operator, nothing, weights)
         self._weights = jnp.ones(count) if combined is None else combined
         self._map = None
-        inverse, lam = _inverse(self.equations, jnp.asarray(lam, jnp.float32))
-        self.lam = float(lam)
+        inverse, used = _inverse(self.equations, jnp.asarray(lam, jnp.float32))
+        self.lam = float(used)
         if 2 * dictionary.num_experts * count * channels <= map_numbers:
             self._map = _code_map(
                 *nnx.split(dictionary), operator, self._weights, self.equations, inverse
             )
 
-    def solve(self, measurements):
+    def solve(self, measurements: Float[Array | np.ndarray, "S M C"]) -> Solution:
         """Ridge codes of measurements [S, M, C]. -> Solution, as `ridge` gives.
 
         Values of weight 0 are not read. Raises ArgumentError for another shape.

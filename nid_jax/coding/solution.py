@@ -6,12 +6,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 
 class Result(enum.IntEnum):
     """How the solve of a signal ended."""
 
-    def __new__(cls, value, sentence):
+    sentence: str
+    """The same in words."""
+
+    def __new__(cls, value: int, sentence: str) -> "Result":
+        """A code and what it says."""
         member = int.__new__(cls, value)
         member._value_, member.sentence = value, sentence
         return member
@@ -27,21 +32,21 @@ class Result(enum.IntEnum):
 class Solution(NamedTuple):
     """Codes of S signals and how well they were found."""
 
-    codes: jax.Array
+    codes: Float[Array | np.ndarray, "S E"]
     """[S, E], zero where an expert is not used."""
-    bias: jax.Array
+    bias: Float[Array | np.ndarray, "S C"]
     """[S, C], added to every point."""
-    residual: jax.Array
+    residual: Float[Array | np.ndarray, " S"]
     """[S], mean squared difference between model and measurements, per measured value."""
-    converged: jax.Array
+    converged: Bool[Array | np.ndarray, " S"]
     """bool [S]: whether the solver's own stopping rule was met."""
-    iterations: jax.Array
+    iterations: Int[Array | np.ndarray, " S"]
     """int32 [S]."""
-    result: jax.Array
+    result: Int[Array | np.ndarray, " S"]
     """int32 [S], a `Result` each."""
-    stats: dict[str, jax.Array]
+    stats: dict[str, Array | np.ndarray]
     """Numbers [S] that the solver found on its way, such as 'lam' or 'noise_variance'."""
-    history: dict[str, jax.Array]
+    history: dict[str, Array | np.ndarray]
     """Curves over the iterations, such as 'residual' [steps + 1, S]; empty for direct solvers."""
 
 

@@ -75,7 +75,7 @@ class TotalVariation:
         shape: Sequence[int],
         start: Float[Array, "S P C"],
         measurements: Float[Array, "S M C"],
-        weights: Float[Array, "..."] | None = None,
+        weights: Float[Array | np.ndarray, "..."] | None = None,
     ) -> Float[Array, "S P C"]:
         """Images [S, P, C] on the grid.
 
@@ -225,7 +225,7 @@ def _gradient(x, shape):
 
 def _gradient_adjoint(slopes, shape):
     """The adjoint of `_gradient`, minus the divergence. [S, D, P, C] -> [S, P, C]."""
-    total = 0.0
+    total = jnp.zeros((), slopes.dtype)
     for number, axis in enumerate(range(1, len(shape) + 1)):
         grid = slopes[:, number].reshape(len(slopes), *shape, -1)
         inner = jax.lax.slice_in_dim(grid, 0, grid.shape[axis] - 1, axis=axis)

@@ -1,6 +1,9 @@
 """Collections of signals: opening them by name, cutting them into patches, loading batches."""
 
 import importlib
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from nid_jax.data import sources
 from nid_jax.data.collection import (
@@ -65,13 +68,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
 
 
-def open_collection(config, split, seed):
+def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
     """The collection that config.data describes, one split of it.
 
     config: the `data` part of a config, completed with what it leaves out; split: 'train' or

@@ -1,6 +1,7 @@
 """What a config's `data` group need not say, because configs of other tasks say it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -14,7 +15,7 @@ DEFAULTS = {
 """Every key that sources of pictures and `open_collection` read, at the value that configs have."""
 
 
-def completed(config_data):
+def completed(config_data: Any) -> ConfigDict:
     """A copy of config.data that has every key of DEFAULTS, those it lacks at the values there."""
     given = ConfigDict(config_data).copy_and_resolve_references().to_dict()
     return ConfigDict(_merged(DEFAULTS, given))

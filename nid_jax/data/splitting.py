@@ -1,6 +1,7 @@
 """Which signals are for training and which for testing, and what the config says about size."""
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from nid_jax.data.collection import ShapedCollection, SubsetCollection
 
@@ -39,7 +40,7 @@ def every_eighth(count, split):
     return [index for index in range(count) if (index % 8 == 1) == (split == "test")]
 
 
-def wanted(config, split):
+def wanted(config: ConfigDict, split: str) -> int:
     """data.num_train or data.num_test, 0 for all. Raises ValueError if negative."""
     count = config[f"num_{split}"]
     if count < 0:
@@ -63,7 +64,7 @@ def limited(collection, config, split):
     return SubsetCollection(collection, range(count))
 
 
-def configured_size(config, dims=2):
+def configured_size(config: ConfigDict, dims: int = 2) -> tuple[int, ...] | None:
     """data.size as a tuple of `dims` whole numbers, (rows, columns) of pictures; None where it is
     empty. One number n stands for n along every axis.
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
@@ -169,7 +170,7 @@ class Dictionary(nnx.Module):
         return min(allowed, key=lambda order: self.cost(order, points, signals, active))
 
     def combine(
-        self, x: Float[Array, "P D"], gates: Gates, order: str = "auto"
+        self, x: Float[Array | np.ndarray, "P D"], gates: Gates, order: str = "auto"
     ) -> Float[Array, "S P C"]:
         """Signals from codes at points that they share.
 

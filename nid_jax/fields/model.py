@@ -92,14 +92,17 @@ def build_model(
     return Model(dictionary, router, config.router.top_k, grid_shape)
 
 
-def map_axes(function: Callable[[tuple], Any], state: nnx.State) -> nnx.State:
-    """An nnx state with every leaf replaced by function(its logical axes, () if replicated)."""
+def map_axes(function: Callable[[tuple], Any], states: Any) -> Any:
+    """An nnx state, or a tree of such, with every leaf replaced by function(its logical axes).
+
+    Axes are () of what is replicated.
+    """
 
     def one(variable: nnx.Variable) -> nnx.Variable:
         axes = variable.get_metadata().get("axes") or ()
         return jax.tree.map(lambda _: function(axes), variable)
 
-    return jax.tree.map(one, state, is_leaf=lambda node: isinstance(node, nnx.Variable))
+    return jax.tree.map(one, states, is_leaf=lambda node: isinstance(node, nnx.Variable))
 
 
 def parameter_overview(model: Model) -> list[tuple[str, str, str, int]]:

@@ -11,8 +11,10 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import trimesh
 from flax import nnx
@@ -60,32 +62,32 @@ class Fit:
     compile_seconds: float = 0.0
 
     @property
-    def codes(self) -> Float[Array, "S E"]:
+    def codes(self) -> Float[Array | np.ndarray, "S E"]:
         """[S, E], zero where an expert is not used."""
         return self.solution.codes
 
     @property
-    def bias(self) -> Float[Array, "S C"]:
+    def bias(self) -> Float[Array | np.ndarray, "S C"]:
         """[S, C], added to every point."""
         return self.solution.bias
 
     @property
-    def residual(self) -> Float[Array, " S"]:
+    def residual(self) -> Float[Array | np.ndarray, " S"]:
         """[S], mean squared difference from the measurements, per measured value."""
         return self.solution.residual
 
     @property
-    def converged(self) -> Bool[Array, " S"]:
+    def converged(self) -> Bool[Array | np.ndarray, " S"]:
         """[S], whether the solver's own stopping rule was met."""
         return self.solution.converged
 
     @property
-    def iterations(self) -> Int[Array, " S"]:
+    def iterations(self) -> Int[Array | np.ndarray, " S"]:
         """[S], steps that the solver took."""
         return self.solution.iterations
 
     @property
-    def history(self) -> dict[str, Array]:
+    def history(self) -> dict[str, Array | np.ndarray]:
         """Curves over the solver's steps, such as 'residual' [steps + 1, S]."""
         return self.solution.history
 
@@ -126,13 +128,17 @@ class Fit:
             known_deviation=rows(self.known_deviation),
         )
 
-    def __call__(self, points: Float[Array, "P D"]) -> Float[Array, "S P C"]:
+    def __call__(
+        self, points: Float[Array | np.ndarray, "P D"]
+    ) -> Float[Array | np.ndarray, "S P C"]:
         """`at`: a fit is a function of points."""
         return self.at(points)
 
     # ---- the continuous signal --------------------------------------------------------------
 
-    def at(self, points: Float[Array, "P D"], chunk: int = 0) -> Float[Array, "S P C"]:
+    def at(
+        self, points: Float[Array | np.ndarray, "P D"], chunk: int = 0
+    ) -> Float[Array | np.ndarray, "S P C"]:
         """Values at any points [P, D]. chunk: points at a time; 0 chooses.
 
         Raises ArgumentError for points of another dimension.
@@ -148,7 +154,9 @@ class Fit:
             return values + rendering.interpolation(self.correction)(points)
         return values + rendering.interpolated(self.correction, points)
 
-    def gradient_at(self, points: Float[Array, "P D"], chunk: int = 0) -> Float[Array, "S P C D"]:
+    def gradient_at(
+        self, points: Float[Array | np.ndarray, "P D"], chunk: int = 0
+    ) -> Float[Array | np.ndarray, "S P C D"]:
         """Derivatives of the values at points [P, D] along every axis, per unit of coordinate.
 
         chunk: points at a time; 0 chooses. Raises ArgumentError for points of another dimension.
@@ -167,7 +175,7 @@ class Fit:
         shape: Sequence[int] | None = None,
         window: Sequence[tuple[float, float]] | None = None,
         chunk: int = 0,
-    ) -> Float[Array, "S *shape C"]:
+    ) -> Float[Array | np.ndarray, "S *shape C"]:
         """The signals on a grid of any shape; None: the signals' own.
 
         window: ((low, high), ...) for every axis, in [-1, 1] or beyond; None is all of it. chunk:
@@ -177,7 +185,7 @@ class Fit:
         values = self.at(grid(shape, window), chunk)
         return values.reshape(len(self), *shape, self.channels)
 
-    def measured_by(self, operator: Operator) -> Float[Array, "S M C"]:
+    def measured_by(self, operator: Operator) -> Float[Array | np.ndarray, "S M C"]:
         """What an operator would measure of these signals."""
         if _traced(self.dictionary, self.codes, operator):
             return operator.measure(self.dictionary.combine(operator.points, self._gates()))
@@ -227,21 +235,21 @@ class Fit:
             self.dictionary, self._gates(), resolution, window=window, truncation=truncation
         )
 
-    def score(self, truth: Float[Array, "S *grid C"]) -> dict[str, np.ndarray]:
+    def score(self, truth: Float[Array | np.ndarray, "S *grid C"]) -> dict[str, np.ndarray]:
         """PSNR in dB and, of pictures, SSIM against the truth, clipped to [0, 1]: values [S].
 
         truth [S, *grid] or [S, *grid, C]; the grid may be finer than that of the fit. Raises
         ArgumentError for another number of signals or channels.
         """
-        truth = np.asarray(truth, np.float32)
+        known = np.asarray(truth, np.float32)
         dims = self.dictionary.dims
-        truth = truth[..., None] if truth.ndim == dims + 1 else truth
-        if truth.ndim != dims + 2 or (len(truth), truth.shape[-1]) != (len(self), self.channels):
-            raise ArgumentError("truth", truth.shape, f"({len(self)}, *grid, {self.channels})")
-        found = np.clip(self.render(truth.shape[1:-1]), 0, 1)
-        scores = {"psnr": np.asarray(metrics.psnr(found, truth))}
+        known = known[..., None] if known.ndim == dims + 1 else known
+        if known.ndim != dims + 2 or (len(known), known.shape[-1]) != (len(self), self.channels):
+            raise ArgumentError("truth", known.shape, f"({len(self)}, *grid, {self.channels})")
+        found = np.clip(self.render(known.shape[1:-1]), 0, 1)
+        scores = {"psnr": np.asarray(metrics.psnr(found, known))}
         if dims == 2:
-            scores["ssim"] = np.asarray(metrics.ssim(found, truth))
+            scores["ssim"] = np.asarray(metrics.ssim(found, known))
         return scores
 
     def refine(
@@ -275,7 +283,7 @@ class Fit:
         With `correction` [S, *grid, C] where the fit was refined, and `deviation` of the same shape
         where it is known. Written whole or not at all.
         """
-        arrays = {
+        arrays: dict[str, Any] = {
             "codes": np.asarray(self.codes),
             "bias": np.asarray(self.bias),
             "names": np.asarray(self.names, dtype=np.str_),
@@ -345,7 +353,7 @@ class Fit:
 
     def _gates(self) -> Gates:
         if _traced(self.codes, self.bias):
-            return Gates(self.codes, None, None, self.bias)
+            return Gates(jnp.asarray(self.codes), None, None, jnp.asarray(self.bias))
         return rendering.gates_of(self.codes, self.bias)
 
     def _checked_points(self, points):
@@ -422,12 +430,11 @@ def joined(fits: Sequence[Fit]) -> Fit:
     history = jax.tree.map(
         lambda *curves: np.concatenate(curves, axis=-1), *(s.history for s in solutions)
     )
-    further = {
-        field: None
-        if getattr(first, field) is None
-        else rows(*(getattr(fit, field) for fit in fits))
-        for field in ("correction", "known_deviation")
-    }
+
+    def all_of(field):
+        given = getattr(first, field) is not None
+        return rows(*(getattr(fit, field) for fit in fits)) if given else None
+
     return dataclasses.replace(
         first,
         solution=solution._replace(history=history),
@@ -435,5 +442,6 @@ def joined(fits: Sequence[Fit]) -> Fit:
         problem=None,
         seconds=sum(fit.seconds for fit in fits),
         compile_seconds=sum(fit.compile_seconds for fit in fits),
-        **further,
+        correction=all_of("correction"),
+        known_deviation=all_of("known_deviation"),
     )

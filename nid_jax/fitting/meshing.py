@@ -78,7 +78,8 @@ def _mesh(dictionary, gates, resolution, window, search, known, chunk):
         length = np.linalg.norm(slopes, axis=1, keepdims=True)
         # Where the function is flat it has no normal, and the triangles' own is left.
         usable = np.isfinite(length) & (length > 0)
-        mesh.vertex_normals = np.where(
+        # A property with a setter, which its decorator hides.
+        mesh.vertex_normals = np.where(  # type: ignore[method-assign]
             usable, slopes / np.where(usable, length, 1), mesh.vertex_normals
         )
     return mesh

@@ -2,13 +2,17 @@
 
 import zipfile
 import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from nid_jax.coding.prior import GaussianPrior, fit_prior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Ridge
 from nid_jax.errors import named
+from nid_jax.fields.model import Model
 from nid_jax.files import atomic_path
 
 FILE = "prior.npz"
@@ -17,7 +21,7 @@ FILE = "prior.npz"
 _BATCH_NUMBERS = 2**25
 
 
-def learn_prior(task, model, collection, config):
+def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) -> GaussianPrior:
     """Ridge codes of up to config.prior.num_signals training signals, and their Gaussian.
 
     Signals are taken evenly from the collection. Copies of one signal ('name/mirror', patches
@@ -38,25 +42,25 @@ def learn_prior(task, model, collection, config):
         codes.append(np.asarray(solution.codes))
         residuals.append(np.asarray(solution.residual))
     originals = [collection.names[int(index)].split("/")[0] for index in chosen]
-    codes = np.concatenate(codes)
+    found = np.concatenate(codes)
     with named("prior"):
         prior = fit_prior(
-            codes,
+            found,
             residual=np.concatenate(residuals),
             shrinkage=wanted.shrinkage or None,
             groups=np.unique(originals, return_inverse=True)[1],
         )
-    return prior._replace(codes=codes) if wanted.keep_codes else prior
+    return prior._replace(codes=found) if wanted.keep_codes else prior
 
 
-def save_prior(path, prior):
+def save_prior(path: str | Path, prior: GaussianPrior) -> None:
     """Write a prior as .npz, whole or not at all."""
-    arrays = {name: np.asarray(value) for name, value in prior.arrays().items()}
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in prior.arrays().items()}
     with atomic_path(path) as temporary:
         np.savez(temporary, **arrays)
 
 
-def load_prior(path):
+def load_prior(path: Path) -> GaussianPrior | None:
     """The prior at `path`, or None where there is none. ValueError for a damaged file."""
     if not path.exists():
         return None

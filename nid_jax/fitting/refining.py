@@ -70,10 +70,10 @@ def correction(
     already. Raises ValueError for an operator or measurements that a refinement cannot take.
     """
     dictionary, operator = problem.dictionary, problem.operator
-    measurements = problem.measurements
     on_grid = grid_operator.on_grid(operator, shape) if on_grid is None else on_grid
     start = rendering.render(dictionary, gates, shape)
     start = jnp.asarray(start.reshape(len(start), -1, dictionary.channels))
+    measurements = jnp.asarray(problem.measurements)
     if on_grid is not operator:
         # What is left to explain is what the continuous signal leaves: pixels are too coarse to
         # measure it as well, and would put their own error into the correction.

@@ -1,5 +1,6 @@
 """Evaluation: fits of a task's signals, put together as whole signals and scored."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def evaluate(task: Any, fit: Fit, collection: Any, chunk: int = 0) -> dict[str, 
     return {name: float(np.mean(values)) for name, values in scores.items()}
 
 
-def psnr_per_step(history: dict[str, np.ndarray]) -> dict[str, float]:
+def psnr_per_step(history: Mapping[str, Any]) -> dict[str, float]:
     """Mean PSNR over signals after 0, 5, 10, ... steps; {} where a solver took no steps.
 
     Of values that are not clipped, from the residual at every step.

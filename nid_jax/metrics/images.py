@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
@@ -24,8 +26,8 @@ def _require_same_shape(prediction: jax.Array, truth: jax.Array) -> None:
 
 
 def mse(
-    prediction: jax.Array,
-    truth: jax.Array,
+    prediction: Float[Array | np.ndarray, "S *grid C"],
+    truth: Float[Array | np.ndarray, "S *grid C"],
     *,
     axes: int | Sequence[int] | None = None,
     clip: bool = False,
@@ -46,7 +48,7 @@ def mse(
     return jnp.mean(jnp.square(prediction - truth), axis=axes)
 
 
-def psnr_from_mse(error: jax.Array) -> jax.Array:
+def psnr_from_mse(error: Float[Array | np.ndarray, ...]) -> Float[Array, ...]:
     """Peak signal-to-noise ratio in decibels of mean squared errors, for a data range of 1.
 
     An error of zero gives inf and NaN stays NaN: nothing is capped.
@@ -55,8 +57,8 @@ def psnr_from_mse(error: jax.Array) -> jax.Array:
 
 
 def psnr(
-    prediction: jax.Array,
-    truth: jax.Array,
+    prediction: Float[Array | np.ndarray, "S *grid C"],
+    truth: Float[Array | np.ndarray, "S *grid C"],
     *,
     axes: int | Sequence[int] | None = None,
     clip: bool = False,
@@ -91,10 +93,15 @@ def _blur(maps: jax.Array, axis: int, padding: str) -> jax.Array:
         float(weight) * jax.lax.slice_in_dim(maps, start, start + length, axis=axis)
         for start, weight in enumerate(_gaussian_window(size))
     )
-    return sum(shifted)
+    return functools.reduce(operator.add, shifted)
 
 
-def ssim(prediction: jax.Array, truth: jax.Array, *, padding: str = "valid") -> jax.Array:
+def ssim(
+    prediction: Float[Array | np.ndarray, "S H W C"],
+    truth: Float[Array | np.ndarray, "S H W C"],
+    *,
+    padding: str = "valid",
+) -> Float[Array, " S"]:
     """Structural similarity of each image: [S, H, W, C] twice -> [S].
 
     The index of Wang et al. 2004 (eq. 13) with their 11x11 Gaussian window of sigma 1.5, for a
@@ -116,7 +123,7 @@ def ssim(prediction: jax.Array, truth: jax.Array, *, padding: str = "valid") -> 
     return _ssim(prediction.astype(jnp.float32), truth.astype(jnp.float32), padding)
 
 
-@partial(jax.jit, static_argnums=2)
+@functools.partial(jax.jit, static_argnums=2)
 def _ssim(prediction: jax.Array, truth: jax.Array, padding: str) -> jax.Array:
     maps = jnp.stack(
         [prediction, truth, prediction * prediction, truth * truth, prediction * truth]

@@ -113,7 +113,7 @@ def arrays(weights: LpipsWeights) -> dict[str, np.ndarray]:
 def expected_shapes(network: str) -> dict[str, tuple[int, ...]]:
     """Shapes of the named arrays of a network: {'kernel0': (11, 11, 3, 64), ...}."""
     convolutions = check_network(network)
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for at, layer in enumerate(convolutions):
         shapes[f"kernel{at}"] = (layer.size, layer.size, layer.inputs, layer.outputs)
         shapes[f"bias{at}"] = (layer.outputs,)
@@ -240,7 +240,7 @@ def _lpips(prediction, truth, weights, together):
 
 def _distance(pair, weights):
     """The distance of two images [2, H, W, C]: weighted squared differences of unit features."""
-    distance = 0.0
+    distance: jax.Array | float = 0.0
     for features, linear in zip(_features(pair, weights), weights.linear, strict=True):
         norm = jnp.sqrt(jnp.sum(jnp.square(features), axis=-1, keepdims=True))
         first, second = features / (norm + _EPSILON)

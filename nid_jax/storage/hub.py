@@ -51,15 +51,15 @@ def save_pretrained(
     FileNotFoundError for a picture that is not there.
     """
     folder = Path(folder).expanduser()
-    pictures = {caption: Path(path) for caption, path in (pictures or {}).items()}
-    for path in pictures.values():
+    found = {caption: Path(path) for caption, path in (pictures or {}).items()}
+    for path in found.values():
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such picture")
     one_file.write(folder / WEIGHTS, *contents, dtype=dtype)
-    for path in pictures.values():
+    for path in found.values():
         with atomic_path(folder / path.name) as temporary:
             shutil.copyfile(path, temporary)
-    shown = {caption: path.name for caption, path in pictures.items()}
+    shown = {caption: path.name for caption, path in found.items()}
     card = model_card(contents, repo_id or folder.absolute().name, scores or {}, shown)
     write_text(folder / CARD, card)
     return folder

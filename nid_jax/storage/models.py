@@ -46,11 +46,12 @@ def skeleton(
     build = functools.partial(
         build_model, config, tuple(signals["shape"]), signals["count"], config.seed
     )
-    graphdef, params, constants = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
+    graphdef, *states = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
     if mesh is not None:
         sharding.check_divisible(mesh, config.dictionary.num_experts, mesh.shape["data"])
-        layouts = map_axes(lambda axes: sharding.named(mesh, *axes), (params, constants))
-        params, constants = jax.tree.map(abstract, (params, constants), layouts)
+        layouts = map_axes(lambda axes: sharding.named(mesh, *axes), states)
+        states = jax.tree.map(abstract, states, layouts)
+    params, constants = states
     return graphdef, {"params": params, "constants": constants}
 
 

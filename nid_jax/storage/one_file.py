@@ -66,7 +66,8 @@ def write(
     """
     if dtype not in DTYPES:
         raise ArgumentError("dtype", dtype, ", ".join(DTYPES))
-    _, params, constants = nnx.split(model, nnx.Param, ...)
+    _, *states = nnx.split(model, nnx.Param, ...)
+    params, constants = states
     arrays = {
         name: _narrowed(name, np.asarray(leaf), dtype)
         for name, leaf in _named("params", params).items()

@@ -3,6 +3,8 @@
 import difflib
 import importlib
 
+from ml_collections import ConfigDict
+
 from nid_jax.tasks.task import Task
 
 __all__ = ["Task", "build"]
@@ -11,7 +13,7 @@ __all__ = ["Task", "build"]
 TASKS = ("image", "inpainting", "video", "ct", "sdf")
 
 
-def build(config):
+def build(config: ConfigDict) -> Task:
     """The task of config.task. Raises ValueError naming a key of the config that is wrong."""
     if config.task not in TASKS:
         near = difflib.get_close_matches(str(config.task), TASKS, 1, 0.0)[0]

@@ -1,17 +1,19 @@
 """Computed tomography: slices from few parallel-beam views."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from nid_jax import data, errors
 from nid_jax.coding import grid_operator, operators
 from nid_jax.tasks import image
-from nid_jax.tasks.task import Measured
+from nid_jax.tasks.task import Measured, Task
 
 
-def build(config):
+def build(config: ConfigDict) -> Task:
     """The tomography task that a config describes. Raises ValueError naming a key."""
     return dataclasses.replace(
         image.build(config),
@@ -22,7 +24,7 @@ def build(config):
     )
 
 
-def open_split(config, split):
+def open_split(config: ConfigDict, split: str) -> data.Collection:
     """Slices; or sinograms, where training sees projections only or a fit is given files of them.
 
     With config.train.views above 0 training signals are sinograms of so many views, and no pixel
@@ -59,7 +61,7 @@ class Projected:
         self.operator = beam(config, self.grid_shape, angles)
         self._project = projector(slices, self.operator, angles, config)
         detectors = self.operator.num_measurements // len(angles)
-        self.shape = (len(angles), detectors, slices.shape[-1])
+        self.shape: tuple[int, ...] = (len(angles), detectors, slices.shape[-1])
         self.names, self.title = list(slices.names), slices.title
 
     def __len__(self):
@@ -106,7 +108,7 @@ def projector(slices, operator, angles, config):
     return project
 
 
-def learned_from(collection, config):
+def learned_from(collection: Any, config: ConfigDict) -> Measured:
     """What training sees: pixels, or the views that its signals hold."""
     if not isinstance(collection, Projected):
         return image.sampled(collection)
@@ -119,7 +121,7 @@ def learned_from(collection, config):
     )
 
 
-def measured(collection, config):
+def measured(collection: Any, config: ConfigDict) -> Measured:
     """Sinograms of config.fit.num_views evenly spaced views, or those of a file."""
     if isinstance(collection, Projected):
         return learned_from(collection, config)
@@ -155,7 +157,7 @@ def _seen(collection):
     return lambda index: collection.seen[index].reshape(-1).astype("float32")
 
 
-def layout(collection, config):
+def layout(collection: Any, config: ConfigDict) -> dict[str, Any]:
     """How the collection's signals make up whole images, in JSON types."""
     if isinstance(collection, Sinograms):
         grid_shape = measured(collection, config).grid_shape

@@ -6,9 +6,12 @@ the truth, with noise on request (config.data.noise).
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
 
 from nid_jax import data, metrics
 from nid_jax.coding import grid_operator, operators
@@ -17,7 +20,7 @@ from nid_jax.tasks.task import Measured, Task
 from nid_jax.training import losses
 
 
-def build(config):
+def build(config: ConfigDict) -> Task:
     """The image task that a config describes. Raises ValueError naming a key that is wrong."""
     path = config.eval.get("lpips", "")
     weights = perceptual.load_weights(path) if path else None
@@ -34,7 +37,9 @@ def build(config):
     )
 
 
-def opened(config, split, weights):
+def opened(
+    config: ConfigDict, split: str, weights: perceptual.LpipsWeights | None
+) -> data.Collection:
     """The signals of a split; ValueError where LPIPS is asked for and cannot score them."""
     collection = data.open_collection(config.data, split, config.seed)
     if weights is not None:
@@ -43,7 +48,7 @@ def opened(config, split, weights):
     return collection
 
 
-def batches(collection, config):
+def batches(collection: data.Collection, config: ConfigDict) -> Any:
     """Shuffled batches of config.train.batch_size training signals."""
     return data.batches(
         collection,
@@ -54,7 +59,7 @@ def batches(collection, config):
     )
 
 
-def sampled(collection):
+def sampled(collection: data.Collection) -> Measured:
     """Signals of which every grid point is measured."""
     grid_shape, channels = tuple(collection.shape[:-1]), collection.shape[-1]
     return Measured(
@@ -66,7 +71,7 @@ def sampled(collection):
     )
 
 
-def measured(collection, config):
+def measured(collection: data.Collection, config: ConfigDict) -> Measured:
     """Signals as config.operator measures them, with config.data.noise."""
     whole = sampled(collection)
     if config.operator.kind == "sample":
@@ -75,25 +80,31 @@ def measured(collection, config):
     return simulated(collection, operator, config)
 
 
-def simulated(collection, operator, config):
+def simulated(
+    collection: data.Collection, operator: operators.Operator, config: ConfigDict
+) -> Measured:
     """What an operator measures of signals whose truth is a grid, linearly interpolated."""
     whole = sampled(collection)
     on_grid = grid_operator.on_grid(operator, whole.grid_shape)
     apply = jax.jit(type(on_grid).measure)
 
     def values(index):
-        return noisy(np.asarray(apply(on_grid, whole.values(index))), config, index)
+        return noisy(
+            np.asarray(apply(on_grid, collection[index].reshape(-1, whole.channels))), config, index
+        )
 
     return dataclasses.replace(whole, operator=operator, values=values, whole=False)
 
 
-def noisy(clean, config, index):
+def noisy(
+    clean: Float[np.ndarray, "M C"], config: ConfigDict, index: int
+) -> Float[np.ndarray, "M C"]:
     """Measurements [M, C] with config.data.noise, another draw for every signal."""
     seed = int(np.random.SeedSequence([config.seed, index]).generate_state(1)[0])
     return data.add_noise(clean[None], config.data.noise.kind, config.data.noise.level, seed)[0]
 
 
-def layout(collection):
+def layout(collection: data.Collection) -> dict[str, Any]:
     """How the collection's signals make up whole images, in JSON types."""
     if isinstance(collection, data.PatchCollection):
         return {
@@ -106,17 +117,25 @@ def layout(collection):
     return {"grid": list(collection.shape[:-1]), "names": list(collection.names)}
 
 
-def assemble(values, layout, scale=1):
+def assemble(
+    values: Float[np.ndarray, "S *grid C"], layout: dict[str, Any], scale: int = 1
+) -> Float[np.ndarray, "N *whole C"]:
     """Whole images from values [S, *grid, C] of signals, each rendered `scale` times as fine."""
     if "patch" not in layout:
         return values
     count = layout["per_signal"]
-    scaled = [[side * scale for side in layout[key]] for key in ("grid", "patch")]
+    grid, patch = ([side * scale for side in layout[key]] for key in ("grid", "patch"))
     pieces = (values[i : i + count] for i in range(0, len(values), count))
-    return np.stack([data.stitch(piece, *scaled, layout["overlap"] * scale) for piece in pieces])
+    overlap = layout["overlap"] * scale
+    return np.stack([data.stitch(piece, grid, patch, overlap) for piece in pieces])
 
 
-def image_metrics(reconstruction, truth, measured=None, weights=None):
+def image_metrics(
+    reconstruction: Float[np.ndarray, "S *grid C"],
+    truth: Float[np.ndarray, "S *grid C"],
+    measured: Measured | None = None,
+    weights: perceptual.LpipsWeights | None = None,
+) -> dict[str, np.ndarray]:
     """PSNR and SSIM of every image, clipped to [0, 1] as it would be saved.
 
     With LpipsWeights also lpips. Where `measured` knows of holes, also psnr_hole, the PSNR inside

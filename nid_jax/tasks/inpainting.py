@@ -1,25 +1,28 @@
 """Inpainting: pictures of which a part was painted over or is missing, with or without its mask."""
 
 import dataclasses
+import functools
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from nid_jax import data, metrics
 from nid_jax.tasks import image
-from nid_jax.tasks.task import Extras
+from nid_jax.tasks.task import Extras, Measured, Task
 
 
-def build(config):
+def build(config: ConfigDict) -> Task:
     """The inpainting task that a config describes. Raises ValueError naming a key that is wrong."""
     return dataclasses.replace(
         image.build(config),
         open=lambda split: open_split(config, split),
         measure=lambda collection: measured(collection, config),
-        extras=lambda *found: extras(*found, config.fit.num_pictures),
+        extras=functools.partial(extras, count=config.fit.num_pictures),
     )
 
 
-def open_split(config, split):
+def open_split(config: ConfigDict, split: str) -> data.Collection:
     """Clean pictures to train on; to fit, corrupted ones that know their mask and truth.
 
     data.name='corrupted' reads what `python -m nid_jax.data.corrupt` wrote; pictures of any other
@@ -31,7 +34,7 @@ def open_split(config, split):
     return data.CorruptedCollection(collection, config.data.corrupt, config.seed)
 
 
-def measured(collection, config):
+def measured(collection: Any, config: ConfigDict) -> Measured:
     """The corrupted pixels; with config.fit.known_mask only those that are known to be good.
 
     Pixels that hold no value, NaN in an .npy, are never among them.

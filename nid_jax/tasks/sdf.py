@@ -1,9 +1,11 @@
 """Signed distance functions: shapes from grids, samples, one side's view, or oriented points."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from nid_jax import data, metrics
 from nid_jax.coding import operators, surface
@@ -15,7 +17,7 @@ SEEN = ("grid", "view", "cloud")
 _FAR_WEIGHT = 0.02
 
 
-def build(config):
+def build(config: ConfigDict) -> Task:
     """The task of shapes that a config describes. Raises ValueError naming a key."""
     check(config)
     return Task(
@@ -32,7 +34,7 @@ def build(config):
     )
 
 
-def check(config):
+def check(config: ConfigDict) -> None:
     """Raise ValueError, naming the key, for measurements that cannot be."""
     wanted, signals = config.fit.samples, data.completed(config.data)
     if config.data.name not in data.SHAPES:
@@ -62,7 +64,7 @@ def check(config):
         raise ValueError(f"fit.samples.view: {wanted.view!r}; allowed: {', '.join(data.VIEWS)}")
 
 
-def batches(collection, config):
+def batches(collection: Any, config: ConfigDict) -> Any:
     """Points, values there and clouds of config.train.batch_size shapes a step.
 
     Where training learns from surfaces (train.codes=surface) no value is read. Raises ValueError
@@ -87,7 +89,7 @@ def batches(collection, config):
     return data.point_batches(collection, sampling, config.data.cache, **processes)
 
 
-def learned_from(collection, config):
+def learned_from(collection: Any, config: ConfigDict) -> Measured:
     """The grid, of which a random part stands for it where prior.points says so."""
     return _sampled(collection, config.prior.points)
 
@@ -117,7 +119,7 @@ def _sampled(collection, count):
     )
 
 
-def measured(collection, config):
+def measured(collection: Any, config: ConfigDict) -> Measured:
     """What config.fit.samples lets a fit see of every shape."""
     wanted = config.fit.samples
     count = max(1, round(wanted.fraction * np.prod(collection.shape[:-1])))
@@ -191,7 +193,7 @@ def _cloud_only(collection, config):
     )
 
 
-def layout(collection, config):
+def layout(collection: Any, config: ConfigDict) -> dict[str, Any]:
     """The grid, names, and what a mesh of every shape needs to know, in JSON types."""
     count = len(collection)
     return {

@@ -33,10 +33,11 @@ class Measured:
     whole: bool = True
     """Whether measurements are the signal's own samples on its grid, as a router wants them."""
 
-    def truths(self, count):
+    def truths(self, count: int) -> np.ndarray | None:
         """Truth of the first signals [count, *grid, C], or None where one of them has none."""
         found = [self.truth(index) if self.truth else None for index in range(count)]
-        return None if any(one is None for one in found) else np.stack(found)
+        known = [one for one in found if one is not None]
+        return np.stack(known) if len(known) == count else None
 
 
 @dataclasses.dataclass(frozen=True)

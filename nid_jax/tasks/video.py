@@ -1,14 +1,17 @@
 """Video: a background of low rank from codes, and what moves before it as the residual."""
 
 import dataclasses
+import functools
 import importlib.util
 import math
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from nid_jax import data
 from nid_jax.tasks import image
-from nid_jax.tasks.task import Extras
+from nid_jax.tasks.task import Extras, Measured, Task
 
 TIMES = ("codes", "coordinate")
 MOVIES = ("mp4", "gif")
@@ -22,7 +25,7 @@ _WHOLE = {
 }
 
 
-def build(config):
+def build(config: ConfigDict) -> Task:
     """The video task that a config describes. Raises ValueError naming a key that is wrong."""
     check(config)
     return dataclasses.replace(
@@ -30,11 +33,11 @@ def build(config):
         open=lambda split: open_frames(config, split),
         measure=measured,
         metrics=background_metrics,
-        extras=lambda *given: separated(*given, config.fit.threshold),
+        extras=functools.partial(separated, threshold=config.fit.threshold),
     )
 
 
-def check(config):
+def check(config: ConfigDict) -> None:
     """Raise ValueError, naming the key, for a config that describes no video."""
     if config.data.time not in TIMES:
         raise ValueError(f"data.time: {config.data.time!r}; allowed: {', '.join(TIMES)}")
@@ -64,7 +67,7 @@ def check(config):
         )
 
 
-def open_frames(config, split):
+def open_frames(config: ConfigDict, split: str) -> data.Collection:
     """The frames, whichever the split: a background is that of its own video.
 
     With config.data.time='codes' every frame is a signal (row, col) with a code of its own; with
@@ -96,7 +99,7 @@ def frames_of(collection):
     return collection.frames if isinstance(collection, Volume) else collection
 
 
-def measured(collection):
+def measured(collection: Any) -> Measured:
     """Every pixel. The truth is the background, where the clip knows it."""
     frames = frames_of(collection)
 

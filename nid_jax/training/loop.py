@@ -51,11 +51,20 @@ class TrainingDiverged(ValueError):
 class Task(Protocol):
     """What training asks of a task; `tasks.Task` says what each is."""
 
-    open: Callable[[str], Any]
-    batches: Callable[[Any], Any]
-    learned_from: Callable[[Any], Any]
-    objective: Callable
-    ranked_by: str
+    @property
+    def open(self) -> Callable[[str], Any]: ...
+
+    @property
+    def batches(self) -> Callable[[Any], Any]: ...
+
+    @property
+    def learned_from(self) -> Callable[[Any], Any]: ...
+
+    @property
+    def objective(self) -> Callable: ...
+
+    @property
+    def ranked_by(self) -> str: ...
 
 
 class Trainer:

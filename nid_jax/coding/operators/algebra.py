@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 from nid_jax import numerics
 from nid_jax.coding.operators import checks
@@ -61,28 +62,31 @@ def stack(operators: Sequence[Operator]) -> Operator:
         raise ArgumentError("operators", kinds, "a list of operators, at least 1")
     check_dims(operators)
     weights = _stacked_weights([operator.weights for operator in operators], operators)
-    of_signals = [
-        isinstance(operator, Masked) and operator.seen.ndim == 2 for operator in operators
-    ]
-    plain = [
-        operator.unmasked() if own else operator
-        for own, operator in zip(of_signals, operators, strict=True)
-    ]
-    runs = [operator.runs() for operator in plain]
-    if any(run is None for run in runs):
+    seen = [_seen_of_signals(operator) for operator in operators]
+    runs = [_plain(operator).runs() for operator in operators]
+    local = [run for run in runs if run is not None]
+    if len(local) < len(runs):
         points, shared = joined_points(operators)
         return Stack(points, None, weights, None, tuple(operators), shared)
-    length = max(factors.shape[1] for _, factors in runs)
-    filled = [_filled(*run, length) for run in runs]
+    length = max(factors.shape[1] for _, factors in local)
+    filled = [_filled(points, factors, length) for points, factors in local]
     points = jnp.concatenate([points for points, _ in filled])
     points = points.reshape(-1, points.shape[-1])
     factors = jnp.concatenate([factors for _, factors in filled])
-    if not any(of_signals):
+    if all(own is None for own in seen):
         return Operator(points, factors, weights, length)
-    seen = [
-        operator.seen if own else None for own, operator in zip(of_signals, operators, strict=True)
-    ]
-    return Masked(points, factors, weights, length, _stacked_weights(seen, operators))
+    return Masked(points, factors, weights, length, seen=_stacked_weights(seen, operators))
+
+
+def _seen_of_signals(operator):
+    """The masks [S, M] of an operator with one for every signal; None for others."""
+    masks = isinstance(operator, Masked) and operator.seen.ndim == 2
+    return operator.seen if masks else None
+
+
+def _plain(operator):
+    """An operator without the masks of every signal that it may have."""
+    return operator if _seen_of_signals(operator) is None else operator.unmasked()
 
 
 def _filled(points, factors, length):
@@ -115,7 +119,7 @@ class Matrix(Operator):
     """A matrix on what another operator measured: values [M, N]. See `matrix`."""
 
     run_length: int | None = dataclasses.field(default=None, metadata={"static": True})
-    values: jax.Array | None = None
+    values: jax.Array = dataclasses.field(kw_only=True)
 
     @property
     def num_measurements(self):
@@ -128,15 +132,15 @@ class Matrix(Operator):
         return numerics.einsum("mn,...mc->...nc", self.values, measurements)
 
 
-def matrix(values) -> Matrix:
+def matrix(values: Float[Array | np.ndarray, "M N"]) -> Matrix:
     """A matrix [M, N] to be put before an operator of N measurements: `matrix(values) @ operator`.
 
     Its result is no longer local: every measurement mixes all of those before. It has no points in
     space of its own (its points are [N, 0]), so it measures no signal alone; a matrix on the pixels
     of a grid is `matrix(values) @ sample(shape)`. Raises ArgumentError naming `values`.
     """
-    values = checks.float32(checks.checked_numbers(values, "values", 2, "[M, N]"))
-    return Matrix(jnp.zeros((values.shape[1], 0), jnp.float32), values=values)
+    held = checks.float32(checks.checked_numbers(values, "values", 2, "[M, N]"))
+    return Matrix(jnp.zeros((held.shape[1], 0), jnp.float32), values=held)
 
 
 @checks.register
@@ -145,7 +149,7 @@ class Selection(Operator):
     """Some of what another operator measured: chosen int32 [m]. See `select`."""
 
     run_length: int | None = dataclasses.field(default=None, metadata={"static": True})
-    chosen: jax.Array | None = None
+    chosen: jax.Array = dataclasses.field(kw_only=True)
 
     @property
     def num_measurements(self):
@@ -167,21 +171,21 @@ class Selection(Operator):
         return Chain(inner.points, None, weights, None, outer=self, inner=inner)
 
 
-def select(chosen, count: int) -> Selection:
+def select(chosen: Sequence[int] | Shaped[Array | np.ndarray, "..."], count: int) -> Selection:
     """Some of the `count` measurements of an operator: `select([0, 5], 12) @ operator`.
 
     chosen: indices [m] from 0 to count - 1, in any order, also repeated; or booleans [count]. Local
     operators stay local, and weights are those of the chosen. Raises ArgumentError naming `chosen`.
     """
     count = checks.checked_count(count, "count")
-    chosen = np.asarray(chosen)
-    if chosen.dtype == bool and chosen.shape == (count,):
-        chosen = np.flatnonzero(chosen)
+    places = np.asarray(chosen)
+    if places.dtype == bool and places.shape == (count,):
+        places = np.flatnonzero(places)
     allowed = f"indices [m] from 0 to {count - 1}, or booleans [{count}]; at least 1"
-    if chosen.ndim != 1 or not chosen.size or not np.issubdtype(chosen.dtype, np.integer):
-        raise ArgumentError("chosen", f"{chosen.dtype}{list(chosen.shape)}", allowed)
-    outside = chosen[(chosen < 0) | (chosen >= count)]
+    if places.ndim != 1 or not places.size or not np.issubdtype(places.dtype, np.integer):
+        raise ArgumentError("chosen", f"{places.dtype}{list(places.shape)}", allowed)
+    outside = places[(places < 0) | (places >= count)]
     if len(outside):
         raise ArgumentError("chosen", outside[0], allowed)
     everything = jnp.zeros((count, 0), jnp.float32)
-    return Selection(everything, chosen=jnp.asarray(chosen, jnp.int32))
+    return Selection(everything, chosen=jnp.asarray(places, jnp.int32))

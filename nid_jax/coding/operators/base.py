@@ -14,10 +14,13 @@ Letters: S signals, Q points of an operator, D dims, M measurements, T points of
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from nid_jax import numerics
 from nid_jax.coding.operators import checks
@@ -64,13 +67,15 @@ class Operator:
         """(M, Q), that of the matrix from samples to measurements."""
         return self.num_measurements, self.num_points
 
-    def measure(self, samples):
+    def measure(self, samples: Float[Array, "*S Q C"]) -> Float[Array, "*S M C"]:
         """Samples at `points` [..., Q, C] -> measurements [..., M, C]."""
+        if self.run_length is None:
+            raise NotImplementedError(f"{type(self).__name__} is not local: it defines `measure`")
         if self.run_length == 1 and self.factors is None:
             return samples
         return reduce_runs(samples, self.factors, self.run_length)
 
-    def adjoint(self, measurements):
+    def adjoint(self, measurements: Float[Array, "*S M C"]) -> Float[Array, "*S Q C"]:
         """The transpose of `measure`. measurements [..., M, C] -> [..., Q, C]."""
         *lead, count, channels = measurements.shape
         if self.run_length is None:
@@ -85,7 +90,7 @@ class Operator:
             spread = spread * self.factors[:, :, None]
         return spread.reshape(*lead, count * self.run_length, channels)
 
-    def runs(self):
+    def runs(self) -> tuple[Float[Array, "M T D"], Float[Array, "M T"]] | None:
         """(points [M, T, D], factors [M, T]) that say all of `measure`; None where none do."""
         if self.run_length is None:
             return None
@@ -94,7 +99,7 @@ class Operator:
             factors = jnp.ones((self.num_measurements, self.run_length), jnp.float32)
         return self.points.reshape(*factors.shape, -1), factors
 
-    def of_measurements(self, chosen):
+    def of_measurements(self, chosen: Int[Array | np.ndarray, " m"]) -> Self:
         """The operator of some of the measurements, by index [m].
 
         Raises ArgumentError for an operator that is not local: `select(chosen, M) @ operator`.
@@ -112,14 +117,14 @@ class Operator:
             weights=weights,
         )
 
-    def with_parts(self, change):
+    def with_parts(self, change: Callable[["Operator"], "Operator"]) -> "Operator":
         """The same made of other parts, each changed by a function; itself where it has none."""
         del change
         return self
 
     # ---- algebra ---------------------------------------------------------------------------------
 
-    def __matmul__(self, signal):
+    def __matmul__(self, signal: Any) -> Any:
         """A @ signal: what is measured of it; A @ B: the operator that gives A what B measures.
 
         signal: a function from points [Q, D] to values [Q, ...] (an image, or all atoms of a
@@ -137,7 +142,7 @@ class Operator:
         flat = self.measure(values.reshape(len(values), -1))
         return flat.reshape(len(flat), *values.shape[1:])
 
-    def after(self, inner):
+    def after(self, inner: "Operator") -> "Operator":
         """`self @ inner`, the operator that gives this one what `inner` measures.
 
         Local where both are. Raises ArgumentError where the numbers do not fit, and where `inner`
@@ -157,28 +162,28 @@ class Operator:
         factors = factors.reshape(len(factors), -1)
         return Operator(inner.points, factors, weights, factors.shape[1])
 
-    def scaled(self, scale):
+    def scaled(self, scale: float | Float[Array, ""]) -> "Operator":
         """`scale * self`."""
         return combination((self,), (scale,))
 
-    def __mul__(self, scale):
+    def __mul__(self, scale: Any) -> "Operator":
         return self.scaled(_checked_scale(scale)) if _is_number(scale) else NotImplemented
 
     __rmul__ = __mul__
 
-    def __neg__(self):
+    def __neg__(self) -> "Operator":
         return self.scaled(-1.0)
 
-    def __add__(self, other):
+    def __add__(self, other: Any) -> "Operator":
         return combination((self, other), (1, 1)) if isinstance(other, Operator) else NotImplemented
 
-    def __sub__(self, other):
+    def __sub__(self, other: Any) -> "Operator":
         return (
             combination((self, other), (1, -1)) if isinstance(other, Operator) else NotImplemented
         )
 
     @property
-    def T(self):
+    def T(self) -> "_Adjoint":
         """The adjoint: A.T @ measurements [..., M, C] -> [..., Q, C]."""
         return _Adjoint(self)
 
@@ -204,9 +209,9 @@ class Operator:
         x = jax.random.normal(keys[0], (*lead, self.num_points, 2))
         y = jax.random.normal(keys[1], (*lead, self.num_measurements, 2))
         measured, spread = self.measure(x), self.adjoint(y)
-        x, y, measured, spread = (np.asarray(a, np.float64) for a in (x, y, measured, spread))
-        size = np.linalg.norm(measured) * np.linalg.norm(y)
-        return float(abs(np.vdot(measured, y) - np.vdot(x, spread)) / max(size, 1e-30))
+        a, b, c, d = (np.asarray(array, np.float64) for array in (measured, y, x, spread))
+        size = float(np.linalg.norm(a) * np.linalg.norm(b))
+        return float(abs(np.vdot(a, b) - np.vdot(c, d)) / max(size, 1e-30))
 
     def _signals(self):
         """(S,) of an operator with weights for every signal, else ()."""
@@ -223,7 +228,7 @@ class _Adjoint:
         return self.operator.adjoint(jnp.asarray(measurements))
 
     @property
-    def T(self):
+    def T(self) -> Operator:
         """The operator itself."""
         return self.operator
 
@@ -243,7 +248,11 @@ def _largest_singular_value(operator, steps, seed):
     return jnp.sqrt(size.max())
 
 
-def reduce_runs(samples, factors, run_length):
+def reduce_runs(
+    samples: Float[Array, "*S Q C"],
+    factors: Float[Array, "M T"] | None,
+    run_length: int,
+) -> Float[Array, "*S M C"]:
     """Weighted sums over runs of T points. samples [..., M T, C], factors [M, T] -> [..., M, C]."""
     *lead, count, channels = samples.shape
     runs = samples.reshape(*lead, count // run_length, run_length, channels)
@@ -321,7 +330,7 @@ class Parts(Operator):
 class Combination(Parts):
     """The sum of multiples of operators: scales [n] of its n parts."""
 
-    scales: jax.Array | None = None
+    scales: jax.Array = dataclasses.field(kw_only=True)
 
     @property
     def num_measurements(self):
@@ -346,8 +355,8 @@ class Chain(Operator):
     """`outer @ inner`: what `inner` measures are the samples of `outer`."""
 
     run_length: int | None = dataclasses.field(default=None, metadata={"static": True})
-    outer: Operator | None = None
-    inner: Operator | None = None
+    outer: Operator = dataclasses.field(kw_only=True)
+    inner: Operator = dataclasses.field(kw_only=True)
 
     @property
     def num_measurements(self):
@@ -395,7 +404,7 @@ def combination(operators, scales):
     points, shared = joined_points(operators)
     if any(run is None for run in runs):
         parts = tuple(operators)
-        return Combination(points, None, weights, None, parts, shared, scales)
+        return Combination(points, None, weights, None, parts, shared, scales=scales)
     scaled = [scale * factors for scale, (_, factors) in zip(scales, runs, strict=True)]
     if shared and len({factors.shape for factors in scaled}) == 1:
         return Operator(points, sum(scaled), weights, scaled[0].shape[1])

@@ -10,13 +10,19 @@ what lies outside contributes zero and constants are integrated exactly.
 """
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Array, Float
 
 from nid_jax.coding.operators import checks
 from nid_jax.coding.operators.base import Operator
 from nid_jax.coding.operators.runs import normalised
 from nid_jax.errors import ArgumentError
+
+Angles = int | Sequence[float] | Float[Array | np.ndarray, " A"]
+"""In degrees, or a number of views."""
 
 
 @checks.register
@@ -31,7 +37,14 @@ class FanBeam(Operator):
     """Line integrals along rays that leave one point. See `fan_beam`."""
 
 
-def parallel_beam(shape, angles, detectors=0, samples_per_ray=0, centre=(0.0, 0.0), offset=0.0):
+def parallel_beam(
+    shape: Sequence[int],
+    angles: Angles,
+    detectors: int = 0,
+    samples_per_ray: int = 0,
+    centre: Sequence[float] = (0.0, 0.0),
+    offset: float = 0.0,
+) -> ParallelBeam:
     """Line integrals of an image along parallel rays, in units of pixels: a sinogram [A, D].
 
     The ray of angle theta and detector position s, both ends of the image included, is, in pixels
@@ -58,24 +71,24 @@ def parallel_beam(shape, angles, detectors=0, samples_per_ray=0, centre=(0.0, 0.
     `angles`, `detectors` or `samples_per_ray`.
     """
     sides = checks.checked_picture(shape)
-    angles = np.deg2rad(checked_angles(angles))
+    turned = np.deg2rad(checked_angles(angles))
     detectors = checks.checked_count(detectors or max(sides), "detectors")
     samples = checks.checked_count(samples_per_ray or max(sides), "samples_per_ray")
     position = np.arange(detectors) - (detectors - 1) / 2 + offset
-    points, factors = _rays(sides, angles[:, None], position, samples, centre)
+    points, factors = _rays(sides, turned[:, None], position, samples, centre)
     return ParallelBeam(points, factors, run_length=samples)
 
 
 def fan_beam(
-    shape,
-    angles,
-    detectors=0,
-    samples_per_ray=0,
-    source_distance=0.0,
-    detector_distance=0.0,
-    spacing=0.0,
-    arc=False,
-):
+    shape: Sequence[int],
+    angles: Angles,
+    detectors: int | Sequence[float] | Float[Array | np.ndarray, " D"] = 0,
+    samples_per_ray: int = 0,
+    source_distance: float = 0.0,
+    detector_distance: float = 0.0,
+    spacing: float = 0.0,
+    arc: bool = False,
+) -> FanBeam:
     """Line integrals of an image along rays from a point source: a sinogram [A, D].
 
     Source and detector turn about the image's middle. At the angle theta the source lies
@@ -107,11 +120,11 @@ def fan_beam(
     Measurements are ordered by angle, then detector. Raises ArgumentError naming the argument.
     """
     sides = checks.checked_picture(shape)
-    angles = np.deg2rad(_turned_angles(angles))
+    turned = np.deg2rad(_turned_angles(angles))
     samples = checks.checked_count(samples_per_ray or max(sides), "samples_per_ray")
     source = float(source_distance or 2 * max(sides))
-    if not (np.isfinite(source) and source > np.hypot(*sides) / 2):
-        around = np.hypot(*sides) / 2
+    around = math.hypot(*sides) / 2
+    if not (np.isfinite(source) and source > around):
         raise ArgumentError("source_distance", source, f"0, or above {around:.4g}, off the image")
     if not (np.isfinite(detector_distance) and detector_distance >= 0):
         raise ArgumentError("detector_distance", detector_distance, "0 or more")
@@ -129,7 +142,7 @@ def fan_beam(
     if np.abs(gamma).max() >= np.pi / 2:
         turn = np.rad2deg(np.abs(gamma).max())
         raise ArgumentError("detectors", turn, "a fan of below 90 degrees to a side")
-    theta = angles[:, None] + gamma
+    theta = turned[:, None] + gamma
     points, factors = _rays(sides, theta, source * np.sin(gamma), samples, (0.0, 0.0))
     return FanBeam(points, factors, run_length=samples)
 
@@ -161,7 +174,7 @@ def _turned_angles(angles):
 
 def _crossing(starts, directions, halves):
     """The parameters at which lines enter and leave a box [-half, half]; first > last: never."""
-    first, last = -np.inf, np.inf
+    first, last = np.array(-np.inf), np.array(np.inf)
     for start, step, half in zip(starts, directions, halves, strict=True):
         parallel = np.abs(step) < 1e-12
         safe = np.where(parallel, 1.0, step)
@@ -174,7 +187,7 @@ def _crossing(starts, directions, halves):
     return np.where(missed, 0, first), np.where(missed, 0, last)
 
 
-def checked_angles(angles):
+def checked_angles(angles: Angles) -> Float[np.ndarray, " A"]:
     """Angles in degrees [A] float64, from such or from a number of views.
 
     Raises ArgumentError naming `angles` for no views, and for angles that are repeated or outside
@@ -183,13 +196,13 @@ def checked_angles(angles):
     if np.ndim(angles) == 0:
         count = checks.checked_count(angles, "angles")
         return np.arange(count) * (180.0 / count)
-    angles = np.asarray(angles, np.float64)
-    if angles.ndim != 1 or not len(angles):
-        raise ArgumentError("angles", angles.shape, "the shape [A], or a number of views")
-    inside = (angles >= 0) & (angles < 180)
+    turned = np.asarray(angles, np.float64)
+    if turned.ndim != 1 or not len(turned):
+        raise ArgumentError("angles", turned.shape, "the shape [A], or a number of views")
+    inside = (turned >= 0) & (turned < 180)
     if not inside.all():
-        raise ArgumentError("angles", float(angles[~inside][0]), "degrees from 0 to below 180")
-    different, counts = np.unique(np.round(angles, 6), return_counts=True)
+        raise ArgumentError("angles", float(turned[~inside][0]), "degrees from 0 to below 180")
+    different, counts = np.unique(np.round(turned, 6), return_counts=True)
     if counts.max() > 1:
         raise ArgumentError("angles", float(different[counts.argmax()]), "no view repeated")
-    return angles
+    return turned

@@ -2,6 +2,8 @@
 
 import difflib
 import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from nid_jax import errors
 from nid_jax.coding.operators.base import Operator
@@ -10,7 +12,7 @@ from nid_jax.coding.operators.frequencies import fourier, nonuniform_fourier
 from nid_jax.coding.operators.runs import blur, downsample
 from nid_jax.coding.operators.sampling import point_derivatives, random_mask, sample
 
-KINDS = {
+KINDS: dict[str, Callable[..., Operator]] = {
     "sample": sample,
     "mask": random_mask,
     "point_derivatives": point_derivatives,
@@ -24,7 +26,7 @@ KINDS = {
 """operator.kind -> function(grid shape, options) -> operator. A user's own are added to it."""
 
 
-def build_operator(config, shape) -> Operator:
+def build_operator(config: Any, shape: Sequence[int]) -> Operator:
     """The operator of config.operator for signals on a grid [*shape].
 
     config: `kind`, and under its name the options that the kind's function takes. Raises

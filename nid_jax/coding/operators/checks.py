@@ -1,13 +1,19 @@
 """What arguments of operators must be, and the arrays that they become."""
 
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from nid_jax import errors
 
+T = TypeVar("T")
 
-def register(cls):
+
+def register(cls: type[T]) -> type[T]:
     """Make an operator class a pytree: its static fields are part of the type.
 
     Stands above `@dataclasses.dataclass(frozen=True, eq=False)` of every class of operators, also
@@ -16,14 +22,14 @@ def register(cls):
     return jax.tree_util.register_dataclass(cls)
 
 
-def checked_count(value, argument):
+def checked_count(value: Any, argument: str) -> int:
     """A whole number, 1 or more. Raises ArgumentError naming the argument."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise errors.ArgumentError(argument, value, "a whole number, 1 or more")
     return int(value)
 
 
-def checked_shape(shape):
+def checked_shape(shape: Iterable[int]) -> tuple[int, ...]:
     """A grid's shape as whole numbers. Raises ArgumentError naming `shape` for what is none."""
     sides = tuple(shape)
     if not sides or any(int(side) != side or side < 1 for side in sides):
@@ -31,7 +37,7 @@ def checked_shape(shape):
     return tuple(int(side) for side in sides)
 
 
-def checked_picture(shape):
+def checked_picture(shape: Iterable[int]) -> tuple[int, ...]:
     """(rows, columns) of a picture. Raises ArgumentError naming `shape` for another rank."""
     shape = checked_shape(shape)
     if len(shape) != 2:
@@ -39,7 +45,7 @@ def checked_picture(shape):
     return shape
 
 
-def checked_numbers(values, argument, rank, form):
+def checked_numbers(values: Any, argument: str, rank: int, form: str) -> np.ndarray:
     """Finite real numbers of a rank, none of its axes empty, float64.
 
     form: the shape in words, as '[P, D]'. Raises ArgumentError naming the argument.
@@ -55,12 +61,14 @@ def checked_numbers(values, argument, rank, form):
     return array
 
 
-def float32(values):
+def float32(values: Any) -> jax.Array:
     """A device's array of float32."""
     return jnp.asarray(np.asarray(values, np.float32))
 
 
-def combined_weights(operator, weights):
+def combined_weights(
+    operator: Any, weights: Float[Array | np.ndarray, "*S M"] | None
+) -> Float[Array, "*S M"] | None:
     """The operator's own weights times those of the caller: None, [M] or [S, M].
 
     weights: None, [M] or [S, M], not negative. Raises ArgumentError naming `weights` for another

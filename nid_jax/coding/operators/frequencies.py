@@ -1,10 +1,12 @@
 """Samples of the Fourier transform of a grid, at its own frequencies and at any others."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from nid_jax import numerics
 from nid_jax.coding.operators import checks
@@ -25,7 +27,7 @@ class Fourier(Operator):
     imaginary ones.
     """
 
-    kept: jax.Array | None = None
+    kept: jax.Array = dataclasses.field(kw_only=True)
     grid_shape: tuple = dataclasses.field(default=(), metadata={"static": True})
 
     @property
@@ -55,7 +57,7 @@ class Fourier(Operator):
         return values.real.reshape(*lead, -1, channels)
 
 
-def fourier(shape, share=0.25, low=0.04, seed=0):
+def fourier(shape: Sequence[int], share: float = 0.25, low: float = 0.04, seed: int = 0) -> Fourier:
     """Sparse samples of the Fourier transform, as magnetic resonance imaging takes them.
 
     share: of all frequencies, those measured; low: of all frequencies, those next to zero that are
@@ -69,11 +71,11 @@ def fourier(shape, share=0.25, low=0.04, seed=0):
     if not 0 <= low <= share:
         raise ArgumentError("low", low, f"0 to share={share}")
     indices = np.indices(shape).reshape(len(shape), -1)
-    opposite = [(-index) % side for index, side in zip(indices, shape, strict=True)]
-    opposite = np.ravel_multi_index(opposite, shape)
+    negative = tuple((-index) % side for index, side in zip(indices, shape, strict=True))
+    opposite = np.ravel_multi_index(negative, shape)
     half = np.flatnonzero(np.arange(len(opposite)) <= opposite)
     waves = [np.fft.fftfreq(side) for side in shape]
-    square = sum(w[i[half]] ** 2 for w, i in zip(waves, indices, strict=True))
+    square = np.sum([w[i[half]] ** 2 for w, i in zip(waves, indices, strict=True)], 0)
     order = np.argsort(square, kind="stable")
     total = int(np.prod(shape))
     count = min(max(1, round(share * total)), len(half))
@@ -159,7 +161,13 @@ def _in_pieces(array, size):
     return jnp.pad(array, padding).reshape(count, size, *array.shape[1:])
 
 
-def nonuniform_fourier(shape, frequencies="radial", spokes=16, samples=0, turns=4.0):
+def nonuniform_fourier(
+    shape: Sequence[int],
+    frequencies: str | Float[Array | np.ndarray, "K D"] = "radial",
+    spokes: int = 16,
+    samples: int = 0,
+    turns: float = 4.0,
+) -> NonuniformFourier:
     """Samples of the Fourier transform of an image at any frequencies.
 
     At the frequency k [D], in cycles per image along every axis (so k = 1 is one wave over the N
@@ -199,11 +207,13 @@ def nonuniform_fourier(shape, frequencies="radial", spokes=16, samples=0, turns=
         np.exp(-2j * np.pi * np.outer(k, np.arange(side) / side)) / np.sqrt(side)
         for k, side in zip(frequencies.T, shape, strict=True)
     ]
-    waves = tuple(jnp.asarray(wave.astype(np.complex64)) for wave in waves)
-    return NonuniformFourier(jnp.asarray(coordinates.grid(shape)), waves=waves)
+    held = tuple(jnp.asarray(wave.astype(np.complex64)) for wave in waves)
+    return NonuniformFourier(jnp.asarray(coordinates.grid(shape)), waves=held)
 
 
-def radial_frequencies(shape, spokes=16, samples=0):
+def radial_frequencies(
+    shape: Sequence[int], spokes: int = 16, samples: int = 0
+) -> Float[np.ndarray, "K 2"]:
     """Lines through zero at even angles, float64 [spokes samples, 2] in cycles per image.
 
     Each reaches from -N / 2 to just below N / 2 along its own direction and has zero among its
@@ -215,7 +225,9 @@ def radial_frequencies(shape, spokes=16, samples=0):
     return _polar(radius[None], angle[:, None], sides)
 
 
-def spiral_frequencies(shape, spokes=1, samples=0, turns=4.0):
+def spiral_frequencies(
+    shape: Sequence[int], spokes: int = 1, samples: int = 0, turns: float = 4.0
+) -> Float[np.ndarray, "K 2"]:
     """Archimedean spirals from zero, float64 [spokes samples, 2] in cycles per image.
 
     The radius grows evenly to just below N / 2 in so many turns, the arms (`spokes`) evenly turned.

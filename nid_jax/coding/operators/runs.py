@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def normalised(pixels, side):
     return np.clip(2 * pixels / (side - 1), -1, 1) if side > 1 else np.full_like(pixels, -1)
 
 
-def downsample(shape, factor=2, samples_per_side=0):
+def downsample(shape: Sequence[int], factor: int = 2, samples_per_side: int = 0) -> Downsample:
     """Means over blocks of factor x factor pixels: what a coarser sensor sees, [*shape / factor].
 
     Each block's area is sampled at samples_per_side points along each axis (0: `factor`, the
@@ -46,7 +47,7 @@ def downsample(shape, factor=2, samples_per_side=0):
     return Downsample(checks.float32(points), checks.float32(factors), run_length=run_length)
 
 
-def blur(shape, sigma=1.0, radius=0):
+def blur(shape: Sequence[int], sigma: float = 1.0, radius: int = 0) -> Blur:
     """Gaussian means of standard deviation sigma, in pixels, at every grid point.
 
     radius: how far the footprint reaches in pixels; 0: three sigma. Beyond the image its edge goes

@@ -2,16 +2,21 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 from nid_jax.coding.operators import checks
 from nid_jax.coding.operators.base import Chain, Operator, check_chained, product_of_weights
 from nid_jax.errors import ArgumentError
 from nid_jax.fields import coordinates
 
+Points = Float[Array | np.ndarray, "P D"] | tuple[int, ...] | Operator
+"""What names points: coordinates, the shape of a grid, or an operator, whose points are taken."""
 STEP = 5e-4
 """Half the distance, in coordinates, of the two values that `point_derivatives` compares."""
 
@@ -32,7 +37,7 @@ class Masked(Operator):
     dictionary, which have none, are measured everywhere.
     """
 
-    seen: jax.Array | None = None
+    seen: jax.Array = dataclasses.field(kw_only=True)
 
     def _masked(self, measurements):
         if measurements.ndim <= self.seen.ndim:
@@ -47,9 +52,10 @@ class Masked(Operator):
 
     def runs(self):
         """One mask is zeros among the factors; a mask for every signal cannot be."""
-        if self.seen.ndim == 2:
+        runs = super().runs()
+        if self.seen.ndim == 2 or runs is None:
             return None
-        points, factors = super().runs()
+        points, factors = runs
         return points, factors * self.seen[:, None]
 
     def unmasked(self):
@@ -62,7 +68,8 @@ class Masked(Operator):
 
     def scaled(self, scale):
         plain = self.unmasked().scaled(scale)
-        return Masked(plain.points, plain.factors, self.weights, plain.run_length, self.seen)
+        parts = (plain.points, plain.factors, self.weights, plain.run_length)
+        return Masked(*parts, seen=self.seen)
 
     def after(self, inner):
         if self.run_length == 1 and self.factors is None:
@@ -86,7 +93,7 @@ class PointDerivatives(Operator):
 
 
 @functools.singledispatch
-def as_points(points):
+def as_points(points: Any) -> Float[Array, "P D"]:
     """Points [P, D] of an array, a grid's shape (a tuple) or an operator."""
     return checks.float32(checks.checked_numbers(points, "points", 2, "[P, D]"))
 
@@ -101,7 +108,7 @@ def _(points: Operator):
     return points.points
 
 
-def sample(points):
+def sample(points: Points) -> Sample:
     """The operator that samples a signal.
 
     points: [P, D] coordinates, a grid shape as a tuple of whole numbers, or an operator, whose
@@ -111,7 +118,7 @@ def sample(points):
     return Sample(as_points(points))
 
 
-def mask(points, seen):
+def mask(points: Points, seen: Shaped[Array | np.ndarray, "..."]) -> Operator:
     """The operator of a signal of which only some points were seen, or of measurements of which.
 
     points: as in `sample`; of an operator the measurements are masked, not its points.
@@ -122,27 +129,27 @@ def mask(points, seen):
     grid_shape = points if isinstance(points, tuple) else None
     operator = points if isinstance(points, Operator) else sample(points)
     count = operator.num_measurements
-    seen = np.asarray(seen)
-    one = seen.shape in ((count,), grid_shape)
-    many = seen.ndim > 0 and seen.shape[1:] in ((count,), grid_shape) and seen.shape[0] > 0
+    shown = np.asarray(seen)
+    one = shown.shape in ((count,), grid_shape)
+    many = shown.ndim > 0 and shown.shape[1:] in ((count,), grid_shape) and shown.shape[0] > 0
     if not (one or many):
         expected = f"{grid_shape}, " if grid_shape else ""
         raise ArgumentError(
             "seen",
-            seen.shape,
+            shown.shape,
             f"the shape {expected}({count},), or the same with one mask per signal in front",
         )
-    if not np.isin(seen, (0, 1)).all():
-        raise ArgumentError("seen", seen[~np.isin(seen, (0, 1))][0], "booleans, or 0 and 1 only")
-    seen = seen.astype(np.float32).reshape((count,) if one else (len(seen), count))
-    empty = np.flatnonzero(~seen.any(-1))
+    if not np.isin(shown, (0, 1)).all():
+        raise ArgumentError("seen", shown[~np.isin(shown, (0, 1))][0], "booleans, or 0 and 1 only")
+    shown = shown.astype(np.float32).reshape((count,) if one else (len(shown), count))
+    empty = np.flatnonzero(~shown.any(-1))
     if len(empty):
         where = "" if one else f", in the mask of signal {empty[0]} too"
         raise ArgumentError("seen", 0, f"at least 1 point seen{where}")
-    return masked(operator, jnp.asarray(seen))
+    return masked(operator, jnp.asarray(shown))
 
 
-def masked(operator, seen):
+def masked(operator: Operator, seen: Float[Array, "*S M"]) -> Operator:
     """An operator of whose measurements some were seen: seen float32 [M] or [S, M], 0 or 1."""
     weights = product_of_weights([operator.weights, seen])
     if operator.run_length is None:
@@ -153,10 +160,10 @@ def masked(operator, seen):
         seen = seen * operator.seen
     sampling = operator.run_length == 1 and operator.factors is None
     kind = Mask if sampling else Masked
-    return kind(operator.points, operator.factors, weights, operator.run_length, seen)
+    return kind(operator.points, operator.factors, weights, operator.run_length, seen=seen)
 
 
-def random_mask(shape, share=0.1, seed=0):
+def random_mask(shape: Sequence[int] | Operator, share: float = 0.1, seed: int = 0) -> Operator:
     """A mask that shows a seeded share of the grid's points, the same for all signals.
 
     shape: a grid's, or an operator, of whose measurements a share is shown. Raises ArgumentError
@@ -170,7 +177,12 @@ def random_mask(shape, share=0.1, seed=0):
     return mask(operator, order < max(1, round(share * total)))
 
 
-def point_derivatives(points, axes=None, directions=None, step=STEP):
+def point_derivatives(
+    points: Points,
+    axes: Sequence[int] | None = None,
+    directions: Float[Array | np.ndarray, "n D"] | None = None,
+    step: float = STEP,
+) -> PointDerivatives:
     """Derivatives of a signal at points, per unit of coordinates: an image's width is 2 units.
 
     A derivative is no weighted sum of values at the point. What is measured is the central
@@ -191,19 +203,19 @@ def point_derivatives(points, axes=None, directions=None, step=STEP):
     of derivatives alone leaves the bias open; `stack` them with a value. Raises ArgumentError
     naming `axes`, `directions` or `step`.
     """
-    points = np.asarray(as_points(points), np.float64)
+    places = np.asarray(as_points(points), np.float64)
     if not (np.isfinite(step) and step > 0):
         raise ArgumentError("step", step, "above 0")
-    vectors = _vectors(points.shape[1], axes, directions)[:, None, :]
+    vectors = _vectors(places.shape[1], axes, directions)[:, None, :]
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    ends = [points + side * step * vectors / length for side in (1, -1)]
-    ends = np.stack(ends, 2).astype(np.float32)  # [n, P, 2, D]
+    both = [places + side * step * vectors / length for side in (1, -1)]
+    ends = np.stack(both, 2).astype(np.float32)  # [n, P, 2, D]
     apart = ((ends[:, :, 0] - ends[:, :, 1].astype(np.float64)) * vectors).sum(-1) / length[..., 0]
     if not (apart > 0).all():
         raise ArgumentError("step", step, "more than the rounding of coordinates, 1e-7 of them")
     factors = (length[..., 0] / apart)[..., None] * np.array([1.0, -1.0])
     return PointDerivatives(
-        checks.float32(ends.reshape(-1, points.shape[1])),
+        checks.float32(ends.reshape(-1, places.shape[1])),
         checks.float32(factors.reshape(-1, 2)),
         run_length=2,
     )

@@ -11,6 +11,7 @@ from nid_jax.coding.solution import Solution, troubles
 from nid_jax.errors import ArgumentError
 
 
+@dataclasses.dataclass(frozen=True)
 class Solver:
     """A way to find codes. Subclasses are frozen dataclasses whose fields are its options.
 
@@ -30,8 +31,11 @@ class Solver:
     """Whether it solves under the prior of the training codes."""
     routed: ClassVar[bool] = False
     """Whether it always asks the router."""
-    differentiable: bool = False
-    """Whether the derivative of the codes is known. Where not, asking for one raises ValueError."""
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the derivative of codes is known. Where not, asking for one raises ValueError."""
+        return False
 
     def solve(self, problem: Problem) -> Solution:
         """Codes of the problem's signals, with the dictionary frozen.
@@ -45,6 +49,14 @@ class Solver:
         if not checks.transforming():
             return self._solve(problem)
         return self._solve_implicitly(problem)
+
+    def _solve(self, problem: Problem) -> Solution:
+        """What `solve` gives, of a problem that was checked. Of every solver."""
+        raise NotImplementedError
+
+    def _words(self, solution: Solution) -> str:
+        """What a person should know of a solution whose arrays are NumPy's. Of every solver."""
+        raise NotImplementedError
 
     def _solve_implicitly(self, problem: Problem) -> Solution:
         """`_solve` with derivatives by the implicit function theorem. Of differentiable solvers."""

@@ -8,7 +8,8 @@ from flax import nnx
 
 from nid_jax.coding import checks, gradient, ridge
 from nid_jax.coding.operators import Sample
-from nid_jax.coding.solution import Result, finished
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.coding.solvers.base import Solver
 from nid_jax.errors import ArgumentError
 
@@ -46,7 +47,7 @@ class Gradient(Solver):
         checks.one_of("data", self.data, DATA)
         checks.whole("top_k", self.top_k, 0)
 
-    def _solve(self, problem):
+    def _solve(self, problem: Problem) -> Solution:
         equations = problem.equations()
         if self.variables == "router":
             return self._of_router(problem, equations)
@@ -95,5 +96,5 @@ class Gradient(Solver):
         good = jnp.isfinite(residual)
         return finished(codes, bias, residual, good, self.steps, history=history)
 
-    def _words(self, solution):
+    def _words(self, solution: Solution) -> str:
         return f"{self.steps} steps taken"

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nid_jax.coding import checks, conjugate, implicit, neighbours, prior, ridge
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.solution import Solution
 from nid_jax.coding.solvers.base import Solver
 from nid_jax.errors import ArgumentError
 
@@ -18,7 +20,6 @@ class Ridge(Solver):
 
     name: ClassVar[str] = "ridge"
     dense_only: ClassVar[bool] = True
-    differentiable: ClassVar[bool] = True
 
     lam: float | str = ridge.LAMBDA
     """Regularisation, a pure number of 0 or more, or 'gcv': generalised cross-validation."""
@@ -31,23 +32,28 @@ class Ridge(Solver):
             checks.numbers("lam", self.lam, lambda v: v >= 0, allowed)
 
     @property
+    def differentiable(self) -> bool:
+        """In all that was measured, and in lam."""
+        return True
+
+    @property
     def validated(self) -> bool:
         """Whether lam is chosen by cross-validation."""
         return isinstance(self.lam, str) and self.lam == "gcv"
 
-    def _solve(self, problem):
-        if not self.validated and problem.own_weights():
+    def _solve(self, problem: Problem) -> Solution:
+        if not isinstance(self.lam, str) and problem.own_weights():
             return conjugate.weighted_codes(problem, conjugate.Penalty(self.lam))
         return ridge.ridge(problem.equations(), self.lam, self.per_signal)
 
-    def _solve_implicitly(self, problem):
+    def _solve_implicitly(self, problem: Problem) -> Solution:
         found = implicit.ridge_codes(*problem.measured(), self.lam, self.per_signal)
         stats = {"lam": found.lam, "linear_error": found.error}
         if not self.validated:
             stats["asked_lam"] = jnp.asarray(self.lam, jnp.float32)
         return ridge.with_outcome(found.codes, found.bias, found.residual, stats)
 
-    def _words(self, solution):
+    def _words(self, solution: Solution) -> str:
         return ridge.words(solution.stats)
 
 
@@ -81,7 +87,7 @@ class Gaussian(Solver):
         """Whether the noise was given."""
         return isinstance(self.noise, jax.core.Tracer) or bool(np.all(self.noise > 0))
 
-    def check(self, problem):
+    def check(self, problem: Problem) -> None:
         """As `Solver.check`; there has to be a prior."""
         super().check(problem)
         if problem.prior is None:
@@ -92,21 +98,23 @@ class Gaussian(Solver):
                 "(prior.num_signals above 0); or solve by ridge",
             )
 
-    def _solve(self, problem):
-        known, noise = problem.prior, self.noise**2 if self.noise_known else "estimate"
+    def _solve(self, problem: Problem) -> Solution:
+        known = problem.prior
         if self.noise_known and not self.neighbours and problem.own_weights():
-            return conjugate.weighted_codes(problem, conjugate.Penalty(prior=known, noise=noise))
+            penalty = conjugate.Penalty(prior=known, noise=self.noise**2)
+            return conjugate.weighted_codes(problem, penalty)
+        noise = self.noise**2 if self.noise_known else "estimate"
         equations = problem.equations()
         if self.neighbours:
             return neighbours.local_gaussian(equations, known, noise, self.neighbours, self.blend)
         return prior.gaussian(equations, known._replace(codes=None), noise)
 
-    def _solve_implicitly(self, problem):
+    def _solve_implicitly(self, problem: Problem) -> Solution:
         equations = jax.lax.stop_gradient(problem.equations())
         asked = self.noise**2 if self.noise_known else "estimate"
         noise, by_evidence = prior.resolve_noise(equations, problem.prior, asked)
         found = implicit.gaussian_codes(*problem.measured(), problem.prior, noise)
         return prior.with_outcome(found, noise, by_evidence)
 
-    def _words(self, solution):
+    def _words(self, solution: Solution) -> str:
         return prior.words(solution.stats, self.neighbours)

@@ -6,6 +6,8 @@ from typing import ClassVar
 import numpy as np
 
 from nid_jax.coding import checks, prior, ridge, robust, trimmed
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.solution import Solution
 from nid_jax.coding.solvers.base import Solver
 
 
@@ -50,14 +52,14 @@ class Robust(Solver):
         allowed = "0 (off), or 1 and more"
         checks.numbers("trim", self.trim, lambda v: (v == 0) | (v >= 1), allowed)
 
-    def _solve(self, problem):
+    def _solve(self, problem: Problem) -> Solution:
         known = problem.prior if self.use_prior else None
         known = None if known is None else known._replace(codes=None)
         problem = dataclasses.replace(problem, prior=known)
         pilot = robust.robust_solve(problem, self)
         return trimmed.trimmed_solve(problem, pilot, self) if self.trim else pilot
 
-    def _words(self, solution):
+    def _words(self, solution: Solution) -> str:
         stats, found = solution.stats, int(solution.converged.sum())
         words = f"{self.loss} data term, {found} of {len(solution.codes)} signals converged"
         if not self.trim:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from nid_jax.coding import checks, gradient, implicit, ridge
-from nid_jax.coding.solution import Result, finished
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.coding.solvers.base import Solver
 
 
@@ -29,7 +30,7 @@ class RouterCodes(Solver):
         if problem.clouds is None or problem.operator is not None:
             super()._check_read(problem)
 
-    def _solve(self, problem):
+    def _solve(self, problem: Problem) -> Solution:
         gates = problem.routed(self.top_k)
         if problem.operator is None:
             residual = _off_surface(problem, gates)
@@ -37,7 +38,7 @@ class RouterCodes(Solver):
             residual = gradient.mean_residual(problem.equations(), gates.values, gates.bias)
         return finished(gates.values, gates.bias, residual, jnp.isfinite(residual), 0)
 
-    def _words(self, solution):
+    def _words(self, solution: Solution) -> str:
         return "predicted by the router"
 
 
@@ -58,7 +59,6 @@ class RouterRidge(Solver):
     name: ClassVar[str] = "router+ridge"
     sparse: ClassVar[bool] = True
     routed: ClassVar[bool] = True
-    differentiable: ClassVar[bool] = True
 
     top_k: int
     """K, active experts."""
@@ -69,18 +69,24 @@ class RouterRidge(Solver):
         checks.whole("top_k", self.top_k, 1)
         checks.not_negative("lam", self.lam)
 
-    def _solve(self, problem):
+    @property
+    def differentiable(self) -> bool:
+        """The support is held."""
+        return True
+
+    def _solve(self, problem: Problem) -> Solution:
         gates = problem.routed(self.top_k)
         equations = problem.equations()
         codes = ridge.solve_on_support(equations, gates.indices, self.lam)
         good = jnp.isfinite(codes).all(-1)
         return ridge.as_solution(equations, codes, good, otherwise=Result.NOT_FINITE)
 
-    def _solve_implicitly(self, problem):
-        gates = jax.lax.stop_gradient(problem.routed(self.top_k))
-        found = implicit.support_codes(*problem.measured(), gates.indices, self.lam)
+    def _solve_implicitly(self, problem: Problem) -> Solution:
+        places = jnp.asarray(problem.routed(self.top_k).indices)
+        places = jax.lax.stop_gradient(places)
+        found = implicit.support_codes(*problem.measured(), places, self.lam)
         good = jnp.isfinite(found.codes).all(-1)
         return finished(*found[:3], good, 1, otherwise=Result.NOT_FINITE)
 
-    def _words(self, solution):
+    def _words(self, solution: Solution) -> str:
         return f"ridge on the {self.top_k} experts that the router chose"

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from nid_jax.coding import checks, greedy, implicit, lasso, ridge
-from nid_jax.coding.solution import Result, finished
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.coding.solvers.base import Solver
 from nid_jax.fields.routing import expert_weights
 
@@ -34,7 +35,7 @@ class Lasso(Solver):
         checks.not_negative("tolerance", self.tolerance)
         checks.whole("steps", self.steps, 0)
 
-    def _solve(self, problem):
+    def _solve(self, problem: Problem) -> Solution:
         equations = problem.equations()
         weights = expert_weights(equations.moments.shape[-1], self.weights_base)
         penalty = lasso.Penalty(fraction=self.fraction, weights=weights)
@@ -44,7 +45,7 @@ class Lasso(Solver):
             equations, found.codes, found.converged, found.iterations, stats=stats
         )
 
-    def _words(self, solution):
+    def _words(self, solution: Solution) -> str:
         found, count = int(solution.converged.sum()), len(solution.codes)
         return f"lasso, {found} of {count} signals within the duality gap asked for"
 
@@ -58,7 +59,6 @@ class OMP(Solver):
 
     name: ClassVar[str] = "omp"
     sparse: ClassVar[bool] = True
-    differentiable: ClassVar[bool] = True
 
     top_k: int
     """K, active experts."""
@@ -75,6 +75,11 @@ class OMP(Solver):
         checks.whole("atoms_per_step", self.atoms_per_step, 1)
         checks.one_of("criterion", self.criterion, greedy.CRITERIA)
 
+    @property
+    def differentiable(self) -> bool:
+        """The support is held."""
+        return True
+
     def _support(self, equations):
         """Experts [S, K], -1 for a place left empty, and how many there are [S]."""
         step = min(self.atoms_per_step, self.top_k)
@@ -82,7 +87,7 @@ class OMP(Solver):
         places = jnp.where(chosen.chosen, chosen.indices, -1)
         return places, chosen.chosen.sum(-1, dtype=jnp.int32)
 
-    def _solve(self, problem):
+    def _solve(self, problem: Problem) -> Solution:
         equations = problem.equations()
         places, count = self._support(equations)
         codes = ridge.solve_on_support(equations, places, self.lam)
@@ -90,13 +95,13 @@ class OMP(Solver):
             equations, codes, count == self.top_k, count, otherwise=Result.FEWER
         )
 
-    def _solve_implicitly(self, problem):
+    def _solve_implicitly(self, problem: Problem) -> Solution:
         places, count = self._support(jax.lax.stop_gradient(problem.equations()))
         found = implicit.support_codes(*problem.measured(), places, self.lam)
         done = count == self.top_k
         return finished(*found[:3], done, count, otherwise=Result.FEWER)
 
-    def _words(self, solution):
+    def _words(self, solution: Solution) -> str:
         return f"{self.top_k} experts by matching pursuit"
 
 
@@ -116,10 +121,10 @@ class IHT(Solver):
         checks.whole("top_k", self.top_k, 1)
         checks.whole("steps", self.steps, 1)
 
-    def _solve(self, problem):
+    def _solve(self, problem: Problem) -> Solution:
         equations = problem.equations()
         found, converged, iterations = greedy.iht_codes(equations, self.top_k, self.steps)
         return ridge.as_solution(equations, found.codes, converged, iterations)
 
-    def _words(self, solution):
+    def _words(self, solution: Solution) -> str:
         return f"hard thresholding pursuit, {self.top_k} active experts"

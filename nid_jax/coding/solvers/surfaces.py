@@ -6,6 +6,8 @@ from typing import ClassVar
 import numpy as np
 
 from nid_jax.coding import checks, surface
+from nid_jax.coding.problem import Problem
+from nid_jax.coding.solution import Solution
 from nid_jax.coding.solvers.base import Solver
 from nid_jax.errors import ArgumentError
 from nid_jax.geometry.truncation import KINDS, Truncation
@@ -84,7 +86,7 @@ class Surface(Solver):
         """The truncation of the distances."""
         return Truncation(self.truncation, self.truncation_kind)
 
-    def _solve(self, problem):
+    def _solve(self, problem: Problem) -> Solution:
         if checks.transforming():
             raise ArgumentError(
                 "clouds",
@@ -97,7 +99,7 @@ class Surface(Solver):
             problem.dictionary, np.asarray(problem.clouds), problem.prior, self, start
         )
 
-    def _words(self, solution):
+    def _words(self, solution: Solution) -> str:
         found, count = int(solution.converged.sum()), len(solution.codes)
         points = int(solution.stats["points"][0])
         return f"{self.method} on {points} oriented points, {found} of {count} signals converged"
