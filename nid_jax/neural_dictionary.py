@@ -237,7 +237,9 @@ class NeuralDictionary:
             return None if known is None else np.stack([known(int(index)) for index in chosen])
 
         def problem_of(chosen):
-            own = weights if np.ndim(weights) < 2 else np.asarray(weights)[chosen]
+            own = weights
+            if own is not None and np.ndim(own) == 2:
+                own = np.asarray(own)[chosen]
             if measured.weights is not None:
                 seen = stacked(measured.weights, chosen)
                 own = seen if own is None else seen * own
