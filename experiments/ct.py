@@ -211,24 +211,22 @@ def pixel_gaussian(study, tuning, unseen, on_grid):
 def classical_rows(study, tuning, unseen, views, say):
     """{method: (images, seconds)} of the methods of the field, tuned on training phantoms."""
     angles, side = operators.checked_angles(views), study.side
-    sinograms, few = (s.values.reshape(-1, views, side) for s in (unseen, tuning))
-    few = few[:2]
+    given = unseen.values, tuning.values[:2]
+    sinograms, few = (values.reshape(-1, views, side) for values in given)
     centre, offset = tomography.rotation(side)
     matrix = tomography.system_matrix(angles, side, (side, side), centre, offset)
-    partial = functools.partial
-    projected = partial(tomography.filtered_back_projection, angles=angles, size=side)
-    sart = partial(tomography.sart, angles=angles, size=side)
-    smooth = partial(tomography.total_variation, matrix=matrix, shape=(side, side))
+    beams = {"angles": angles, "size": side}
+    rays = {"matrix": matrix, "shape": (side, side)}
     methods = {
-        "filtered back projection": (projected, FILTERS),
-        "SART": (sart, SART),
-        "total variation": (smooth, TV),
+        "filtered back projection": (tomography.filtered_back_projection, beams, FILTERS),
+        "SART": (tomography.sart, beams, SART),
+        "total variation": (tomography.total_variation, rays, TV),
     }
     rows = {}
-    for name, (method, options) in methods.items():
+    for name, (method, geometry, options) in methods.items():
 
-        def images_of(some, option, method=method):
-            return np.stack([method(one, **option) for one in some])[..., None]
+        def images_of(some, option, method=method, geometry=geometry):
+            return np.stack([method(one, **geometry, **option) for one in some])[..., None]
 
         best = max(options, key=lambda option: psnr(images_of(few, option), tuning.truth[:2]))
         images, spent = clocked(images_of, sinograms, best)

@@ -9,7 +9,6 @@ extraction and one after it, and their time is multiplied.
 Writes DIR/table.md, metrics.json and figure.png.
 """
 
-import functools
 import time
 
 import numpy as np
@@ -17,6 +16,7 @@ import trimesh
 from absl import flags
 from flax import nnx
 from measuring import command
+from measuring.command import clocked
 from PIL import Image
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
@@ -27,6 +27,7 @@ from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
 from nid_jax.fields.coordinates import grid, points_at
 from nid_jax.fields.experts import Layers
+from nid_jax.fitting import meshing, rendering
 from nid_jax.fitting.fit import fit_problem
 from nid_jax.geometry import level_set, primitives, shading
 from nid_jax.reporting import pictures, tables
@@ -52,7 +53,7 @@ def ring(points):
 
 
 def fitted(size):
-    """The ring as a fit, one code of a dictionary of random features."""
+    """The ring as one code of a dictionary of random features: points [P, 3] -> distances [P]."""
     num_experts, width, features, count = size
     rngs = nnx.Rngs(0)
     embedding = embeddings.GaussianFourier(3, features, SCALE, rngs=rngs)
@@ -66,31 +67,25 @@ def fitted(size):
     points = np.concatenate([near, points[: count - len(near)]]).astype(np.float32)
     values = ring(points.astype(np.float64)).astype(np.float32)
     problem = nid.Problem(dictionary, nid.operators.sample(points), values[None, :, None])
-    return fit_problem(problem, nid.Ridge(lam=1e-8), (2, 2, 2))
+    fit = fit_problem(problem, nid.Ridge(lam=1e-8), (2, 2, 2))
+    gates = rendering.gates_of(fit.codes, fit.bias)
+    return lambda points: meshing.values_at(dictionary, gates, points, CHUNK)[0]
 
 
-def values_at(fit, points):
-    """Distances [P] at points [P, 3], in chunks of one size: one compilation."""
-    padded = np.pad(points, ((0, max(0, CHUNK - len(points))), (0, 0)), mode="edge")
-    return fit.at(padded.astype(np.float32), CHUNK)[0, : len(points), 0]
-
-
-def piece_seconds(fit, resolution, draw):
+def piece_seconds(distances, resolution, draw):
     """Seconds that a random contiguous piece of the lattice takes, for the whole lattice."""
     count = int(resolution**3 * PIECE)
     start = int(draw.integers(0, resolution**3 - count))
     begun = time.perf_counter()
     for first in range(start, start + count, level_set.CHUNK):
         numbers = np.arange(first, min(first + level_set.CHUNK, start + count))
-        values_at(fit, points_at([resolution] * 3, numbers))
+        distances(points_at([resolution] * 3, numbers))
     return (time.perf_counter() - begun) * resolution**3 / count
 
 
-def measure_whole(fit, resolution, mesh):
+def measure_whole(distances, resolution, mesh):
     """The whole lattice and its marching cubes, and whether its surface is the same."""
-    begun = time.perf_counter()
-    values = values_at(fit, grid([resolution] * 3))
-    seconds = time.perf_counter() - begun
+    values, seconds = clocked(lambda: distances(grid([resolution] * 3)))
     vertices, faces, _, _ = marching_cubes(values.reshape([resolution] * 3), 0.0)
     away, nearest = cKDTree(vertices * 2 / (resolution - 1) - 1).query(mesh[0])
     same = len(faces) == len(mesh[1]) and len(np.unique(nearest)) == len(vertices)
@@ -104,18 +99,15 @@ def measure_whole(fit, resolution, mesh):
 
 def measure(size, resolution):
     """One row: sparse extraction and the whole lattice, in this process."""
-    fit = fitted(size)
-    values_at(fit, np.zeros((1, 3)))  # compiles
+    distances = fitted(size)
+    distances(np.zeros((1, 3)))  # compiles
     base, draw = devices.peak_memory_bytes()["host"], np.random.default_rng(1)
     whole = resolution**3 <= WHOLE
-    pieces = [] if whole else [piece_seconds(fit, resolution, draw)]
-    begun = time.perf_counter()
-    vertices, faces, effort = level_set.extract(
-        functools.partial(values_at, fit),
-        resolution,
-        search=level_set.Search(bound=TRUNCATION),
+    pieces = [] if whole else [piece_seconds(distances, resolution, draw)]
+    (vertices, faces, effort), seconds = clocked(
+        lambda: level_set.extract(distances, resolution, search=level_set.Search(bound=TRUNCATION))
     )
-    seconds, peak = time.perf_counter() - begun, devices.peak_memory_bytes()["host"]
+    peak = devices.peak_memory_bytes()["host"]
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     row = {
         "resolution": resolution,
@@ -129,9 +121,9 @@ def measure(size, resolution):
         "watertight": bool(mesh.is_watertight),
     }
     if whole:
-        row |= measure_whole(fit, resolution, (vertices, faces))
+        row |= measure_whole(distances, resolution, (vertices, faces))
     else:
-        pieces.append(piece_seconds(fit, resolution, draw))
+        pieces.append(piece_seconds(distances, resolution, draw))
         row |= {"seconds_dense": float(np.mean(pieces)), "seconds_dense_pieces": pieces}
         row["dense"] = f"from 2 x 1/{round(1 / PIECE)} of its points"
     return row | {"ratio": row["seconds_dense"] / seconds}, mesh

@@ -398,17 +398,16 @@ def write(folder, results, note, minutes):
 _UNKNOWN, _KNOWN = "block, place unknown", "block, place known"
 
 
-def milliseconds(row):
-    """Of a face, the median over draws."""
-    return 1e3 * float(np.median(row["seconds"]))
+def times(results):
+    """A column of a table of methods: the median over draws of a face's time."""
+    return {"ms per face": lambda name: 1e3 * float(np.median(results[name]["seconds"]))}
 
 
 def block_table(results):
     """PSNR over the whole and in the hole, SSIM and seconds of every method."""
     keys = {"PSNR, dB": "psnr", "in the hole, dB": "hole", "SSIM": "ssim"}
     columns = {head: lambda name, key=key: mean(results[name][key]) for head, key in keys.items()}
-    last = {"ms per face": lambda name: milliseconds(results[name])}
-    return command.table({"": str, **columns, **last}, results)
+    return command.table({"": str, **columns, **times(results)}, results)
 
 
 def titled(results, titles, cell):
@@ -420,8 +419,7 @@ def known_table(results, titles):
     """PSNR over the whole / in the hole for every kind of mask."""
     columns = titled(results, titles, lambda r: f"{mean(r['psnr']):.2f} / {mean(r['hole']):.2f}")
     first = results[titles[0]]
-    last = {"ms per face": lambda name: milliseconds(first[name])}
-    return command.table({"": str, **columns, **last}, first)
+    return command.table({"": str, **columns, **times(first)}, first)
 
 
 def share_table(results, titles):

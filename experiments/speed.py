@@ -9,7 +9,6 @@ see studies/torch_contests.py.
 """
 
 import dataclasses
-import functools
 import importlib.util
 import time
 
@@ -88,7 +87,7 @@ def run(scale_name, output, peer):
         torch_contests.run(scale_name, output)
         return
     start = time.perf_counter()
-    scale, progress = SCALES[scale_name], functools.partial(print, flush=True)
+    scale, progress = SCALES[scale_name], command.say
     cases = build_cases(scale, progress)
     sines, difference = sine_cases(scale)
     results, rates = measure(cases + sines, Machine(), scale.rounds, scale.least_seconds, progress)

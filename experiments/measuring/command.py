@@ -139,8 +139,7 @@ def save(figure, path):
 def write(folder, table, metrics, figure=None, indent=2):
     """table.md, metrics.json with the versions, and figure.png where there is one."""
     artefacts.write_text(folder / "table.md", table.strip() + "\n")
-    record = artefacts.plain({"versions": devices.versions(), **metrics})
-    text = json.dumps(record, indent=indent, allow_nan=False)
-    artefacts.write_text(folder / "metrics.json", text + "\n")
+    record = {"versions": devices.versions(), **metrics}
+    artefacts.write_json(folder / "metrics.json", record, indent)
     if figure is not None:
         save(figure, folder / "figure.png")

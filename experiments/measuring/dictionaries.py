@@ -1,8 +1,8 @@
 """Dictionaries to compare, and what it took to learn them."""
 
-import time
 from typing import NamedTuple
 
+from measuring.command import clocked
 from nid_jax import NeuralDictionary, learning
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import Task
@@ -22,11 +22,9 @@ class Learned(NamedTuple):
 
 def learned(task, config, folder):
     """A dictionary learned in a folder, or what it holds gone on with. -> `Learned`."""
-    begun = time.perf_counter()
-    found, run = learning.train(task, config, Workdir(folder))
-    spent = time.perf_counter() - begun - run.summary["compile_seconds"]
+    (found, run), spent = clocked(learning.train, task, config, Workdir(folder))
     training = run.summary["train_seconds"]
-    return Learned(found, task, training, max(spent, training))
+    return Learned(found, task, training, max(spent - run.summary["compile_seconds"], training))
 
 
 def changed(config, changes=(), **further):

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from measuring.command import clocked
-from nid_jax import numerics
+from nid_jax import devices, numerics
 
 SIDE = 1024
 """Rows and columns of the matrix product whose rate is called the machine's."""
@@ -124,7 +124,7 @@ def compiled(function, *arguments):
     program, seconds = clocked(lambda: jax.jit(function).lower(*arguments).compile())
     analysis = program.memory_analysis()
     moved = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
-    held = moved + analysis.temp_size_in_bytes
+    held = devices.compiled_bytes(program)
     return Program(functools.partial(program, *arguments), seconds, held, moved)
 
 

@@ -54,8 +54,7 @@ def per_image_networks(study):
 def learned_start(study):
     """The small SIREN from a start learned by MAML on the training signals."""
     network, seconds = small_siren(study), study.setting.start_seconds
-    signals = study.train_signals
-    signals = signals.reshape(len(signals), -1, study.channels)
+    signals = study.train_signals.reshape(-1, *study.targets.shape[1:])
     say(f"{study.name}: learning a start for {seconds:.0f} s")
     start, count, spent, compiling = networks.learn_start(
         network, signals, jax.random.key(0), seconds, learning_rate=3e-3

@@ -3,11 +3,9 @@
 import dataclasses
 import functools
 import math
-import time
 from collections.abc import Sequence
 from unittest import mock
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -183,10 +181,8 @@ def fit_case(_, sizes, side, steps=50):
 def shared_coordinates_case(_, sizes, side):
     """Codes and residuals of many signals measured alike, the factorisation at hand."""
     sizes, dictionary, operator, images = fit_problem(sizes, side)
-    start = time.perf_counter()
-    factorisation = Factorisation(dictionary, operator)
-    jax.block_until_ready(factorisation.solve(images).codes)
-    seconds = time.perf_counter() - start
+    factorisation, making = command.clocked(Factorisation, dictionary, operator)
+    seconds = making + timed(lambda: factorisation.solve(images).codes)
     signals, points, num_experts = sizes["S"], sizes["P"], sizes["E"]
     flops = 2 * 2 * signals * points * num_experts
     moved = 4 * (signals * (2 * points + num_experts) + 2 * points * num_experts)

@@ -376,9 +376,8 @@ def run(scale_name, output):
     start = time.perf_counter()
     torch.set_num_threads(cores())
     scale = SCALES[scale_name]
-    progress = functools.partial(print, flush=True)
-    contests = build_contests(scale, progress)
-    measure(contests, scale.rounds, scale.least_seconds, progress)
+    contests = build_contests(scale, command.say)
+    measure(contests, scale.rounds, scale.least_seconds, command.say)
     seconds = time.perf_counter() - start
     metrics = {
         "scale": scale_name,

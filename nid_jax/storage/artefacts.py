@@ -24,9 +24,12 @@ def write_text(path: str | Path, text: str) -> Path:
     return Path(path)
 
 
-def write_json(path: str | Path, value: Any) -> Path:
-    """Writes `value` as indented JSON, whole or not at all; NaN and infinities become null."""
-    return write_text(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+def write_json(path: str | Path, value: Any, indent: int | None = 2) -> Path:
+    """Writes `value` as JSON, whole or not at all; NaN and infinities become null.
+
+    indent: spaces a level; None for one line.
+    """
+    return write_text(path, json.dumps(plain(value), indent=indent, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
