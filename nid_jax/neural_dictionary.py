@@ -155,6 +155,8 @@ class NeuralDictionary:
                 whole = values if given.whole else None
                 return self._problem(given.operator, values, own, whole=whole, clouds=some)
 
+        if not isinstance(solver, Solver):
+            raise ArgumentError("solver", solver, "an object of nid.solvers, such as nid.Ridge()")
         solve = functools.partial(fits.fit_problem, solver=solver, grid_shape=grid_shape)
         found = self._in_batches(problem_of, count, batch_size, solve)
         if found.problem is None:
@@ -353,6 +355,8 @@ def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -
     path = Path(path).expanduser()
     if path.suffix == ".safetensors" or path.is_file():
         return NeuralDictionary._of(one_file.read(path, mesh), mesh)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such workdir, and no such file")
     return open_workdir(Workdir(path, read_only=True, flag="path"), step, mesh)
 
 

@@ -203,6 +203,8 @@ def test_refined_fits_are_drawn_inside_jit(gray, unseen):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        ({"solver": "ridge"}, "solver: 'ridge'; allowed: an object of nid.solvers"),
+        ({"operator": "parallel_beam"}, "operator: 'parallel_beam'; allowed: an operator"),
         ({"batch_size": -1}, "batch_size: -1; allowed: 0 (all at once) or more"),
         ({"weights": np.zeros(72)}, "weights: 0; allowed: 1 or more of the 72"),
         ({"measurements": np.full((2, 9, 8), 7)}, "measurements: int64; allowed: uint8 or"),
@@ -293,6 +295,9 @@ def test_deviation_grows_where_nothing_was_seen(gray, unseen):
 
 def test_scores(gray, unseen):
     found = gray.fit(unseen)
+    as_bytes = np.round(255 * unseen).astype(np.uint8)
+    np.testing.assert_allclose(found.score(as_bytes)["psnr"], found.score(unseen)["psnr"], rtol=0.1)
+    assert repr(found) == "Fit(5 signals of 9 x 8, 1 channels, solved by ridge)"
     scores = found.score(unseen)
     error = np.square(np.clip(found.render()[..., 0], 0, 1) - unseen).mean((1, 2))
     np.testing.assert_allclose(scores["psnr"], -10 * np.log10(error), rtol=1e-4)
@@ -353,6 +358,8 @@ def test_a_fit_is_saved_and_read_back(gray, unseen, tmp_path):
 def test_what_cannot_be_loaded_or_saved_is_one_line(gray, tmp_path):
     with pytest.raises(nid.ArgumentError, match=r"^path: .*ends in \.safetensors"):
         gray.save(tmp_path / "faces.npz")
+    with pytest.raises(nid.ArgumentError, match=r"^path: .*ends in \.npz"):
+        gray.fit(waves(2)[..., 0]).save(tmp_path / "codes")
     with pytest.raises(FileNotFoundError, match="no such"):
         nid.load(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="no such"):

@@ -34,6 +34,7 @@ from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
 from nid_jax.files import atomic_path
 from nid_jax.fitting import meshing, refining, rendering
+from nid_jax.fitting.measurements import as_floats, checked_operator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +106,11 @@ class Fit:
     def channels(self) -> int:
         """C."""
         return self.dictionary.channels
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.grid_shape))
+        solver = "stored codes" if self.solver is None else f"solved by {self.solver.name}"
+        return f"Fit({len(self)} signals of {shape}, {self.channels} channels, {solver})"
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -186,7 +192,8 @@ class Fit:
         return values.reshape(len(self), *shape, self.channels)
 
     def measured_by(self, operator: Operator) -> Float[Array | np.ndarray, "S M C"]:
-        """What an operator would measure of these signals."""
+        """What an operator would measure of these signals. Raises ArgumentError for no operator."""
+        checked_operator(operator)
         if _traced(self.dictionary, self.codes, operator):
             return operator.measure(self.dictionary.combine(operator.points, self._gates()))
         return rendering.measured(self.dictionary, self._gates(), operator)
@@ -241,7 +248,7 @@ class Fit:
         truth [S, *grid] or [S, *grid, C]; the grid may be finer than that of the fit. Raises
         ArgumentError for another number of signals or channels.
         """
-        known = np.asarray(truth, np.float32)
+        known = np.asarray(as_floats(np.asarray(truth), "truth"))
         dims = self.dictionary.dims
         known = known[..., None] if known.ndim == dims + 1 else known
         if known.ndim != dims + 2 or (len(known), known.shape[-1]) != (len(self), self.channels):
@@ -257,10 +264,13 @@ class Fit:
     ) -> "Fit":
         """The fit with what its dictionary cannot say solved for on the grid, as a correction.
 
+        Codes, residual and message stay those of the codes alone.
         on_grid: the operator of the measurements on the signals' grid, where it is known already.
         Raises ArgumentError where the measurements are no longer known, ValueError where they are
         not what the refinement takes.
         """
+        if not isinstance(refinement, TotalVariation | LowRank):
+            raise ArgumentError("refinement", refinement, "nid.TotalVariation() or nid.LowRank()")
         problem = self._measured()
         start = time.perf_counter()
         with devices.CompileTime() as compiling:
@@ -281,8 +291,10 @@ class Fit:
         """codes.npz: `codes` [S, E], `bias` [S, C], `names` [S]; no pickled objects.
 
         With `correction` [S, *grid, C] where the fit was refined, and `deviation` of the same shape
-        where it is known. Written whole or not at all.
+        where it is known. Written whole or not at all. Raises ArgumentError for another suffix.
         """
+        if Path(path).suffix != ".npz":
+            raise ArgumentError("path", str(path), "a file that ends in .npz")
         arrays: dict[str, Any] = {
             "codes": np.asarray(self.codes),
             "bias": np.asarray(self.bias),
@@ -306,7 +318,7 @@ class Fit:
         made with another dictionary.
         """
         path = Path(path)
-        if not path.exists():
+        if not path.is_file():
             raise FileNotFoundError(f"{path}: no such fit")
         try:
             with np.load(path, allow_pickle=False) as stored:

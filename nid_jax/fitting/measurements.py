@@ -31,6 +31,13 @@ def as_floats(values: Any, argument: str) -> Float[Array, "..."]:
     return values.astype(np.float32)
 
 
+def checked_operator(operator: Any) -> operators.Operator:
+    """The operator. Raises ArgumentError for what is none."""
+    if not isinstance(operator, operators.Operator):
+        raise ArgumentError("operator", operator, "an operator of nid.operators, or your own")
+    return operator
+
+
 @dataclasses.dataclass(frozen=True)
 class Measurements:
     """Measurements [S, M, C] by one operator, the weights of each, and the signals' grid."""
@@ -54,7 +61,7 @@ class Measurements:
             values = _on_grid(values, model.dictionary)
             grid_shape = tuple(values.shape[1:-1])
             operator = operators.sample(grid_shape)
-        values, each = _flat(values, operator, model.channels)
+        values, each = _flat(values, checked_operator(operator), model.channels)
         weights = _weights(values, each, seen, weights)
         whole = grid_shape == model.grid_shape and len(each) == len(grid_shape)
         whole = whole and weights is None and isinstance(operator, operators.Sample)

@@ -116,7 +116,7 @@ def no_gradient(tree: Any, name: str) -> Any:
     def refuse(primals, tangents):
         raise ValueError(
             f"{name}: no derivative of its codes is known; hold them by jax.lax.stop_gradient of "
-            "what it is given, or solve with ridge, gaussian or ridge on a fixed support"
+            "what it is given, or solve with ridge, gaussian (one prior for all) or omp"
         )
 
     def guarded(leaf):
