@@ -168,7 +168,7 @@ def _collection(signals, channels_last):
         if hasattr(signals, "names"):
             return signals
         signals = np.asarray(signals)
-    values = np.ascontiguousarray(as_floats(np.asarray(signals), "signals"))
+    values = np.ascontiguousarray(as_floats(np.asanyarray(signals), "signals"))
     last = channels_last
     if last is None:
         last = values.ndim > 2 and values.shape[-1] <= _MOST_CHANNELS

@@ -89,9 +89,7 @@ class Problem:
             return None if array is None else array[which]
 
         weights = self.weights
-        operator = self.operator
-        if getattr(operator, "weights", None) is not None and operator.weights.ndim == 2:
-            operator = dataclasses.replace(operator, weights=operator.weights[which])
+        operator = None if self.operator is None else self.operator.of_signals(which)
         return dataclasses.replace(
             self,
             operator=operator,

@@ -194,6 +194,8 @@ class Fit:
     def measured_by(self, operator: Operator) -> Float[Array | np.ndarray, "S M C"]:
         """What an operator would measure of these signals. Raises ArgumentError for no operator."""
         checked_operator(operator)
+        if self.correction is not None:
+            return operator.measure(jnp.asarray(self.at(operator.points)))
         if _traced(self.dictionary, self.codes, operator):
             return operator.measure(self.dictionary.combine(operator.points, self._gates()))
         return rendering.measured(self.dictionary, self._gates(), operator)
@@ -211,15 +213,23 @@ class Fit:
             raise ArgumentError("solver", getattr(self.solver, "name", None), "gaussian")
         problem = self._measured()
         shape = self.grid_shape if shape is None else self._checked_shape(shape)
-        noise = float(np.max(self.solution.stats["noise_variance"]))
-        prior = problem.prior._replace(codes=None)
-        variance = posterior_variance(
-            self.dictionary, grid(shape), problem.equations(), prior, noise
-        )
-        return np.broadcast_to(
-            np.sqrt(variance).reshape(-1, *shape, self.channels),
-            (len(self), *shape, self.channels),
-        )
+        noises = np.asarray(self.solution.stats["noise_variance"])
+        prior, found = problem.prior._replace(codes=None), []
+        # Signals solved in batches may have been given a noise each.
+        for noise in np.unique(noises):
+            some = np.flatnonzero(noises == noise)
+            variance = posterior_variance(
+                self.dictionary,
+                grid(shape),
+                problem.of_signals(some).equations(),
+                prior,
+                float(noise),
+            )
+            found.append((some, np.sqrt(variance).reshape(-1, *shape, self.channels)))
+        deviation = np.empty((len(self), *shape, self.channels), np.float32)
+        for some, values in found:
+            deviation[some] = values
+        return deviation
 
     def mesh(
         self,

@@ -19,13 +19,15 @@ def as_floats(values: Any, argument: str) -> Float[Array, "..."]:
 
     Raises ArgumentError for other types, and for other whole numbers that are not 0 and 1.
     """
+    if isinstance(values, np.ma.MaskedArray):
+        raise ArgumentError(argument, "a masked array", "an array, with NaN for what is missing")
     for kind, most in ((np.uint8, 255), (np.uint16, 65535)):
         if values.dtype == kind:
             return values.astype(np.float32) / most
     if not np.issubdtype(values.dtype, np.floating) and not np.issubdtype(values.dtype, np.integer):
         raise ArgumentError(argument, values.dtype, "numbers")
-    whole = np.issubdtype(values.dtype, np.integer) and not isinstance(values, jax.core.Tracer)
-    if whole and values.size and not np.isin(values, (0, 1)).all():
+    whole = np.issubdtype(values.dtype, np.integer)
+    if whole and (isinstance(values, jax.core.Tracer) or not np.isin(values, (0, 1)).all()):
         allowed = "uint8 or uint16, which become 0 to 1, or floating-point numbers"
         raise ArgumentError(argument, values.dtype, allowed)
     return values.astype(np.float32)
@@ -54,7 +56,7 @@ class Measurements:
     ) -> "Measurements":
         """From the arguments of `NeuralDictionary.fit`. Raises ArgumentError naming one."""
         if not isinstance(measurements, jax.Array):
-            measurements = np.asarray(measurements)
+            measurements = np.asanyarray(measurements)
         values = as_floats(measurements, "measurements")
         grid_shape = model.grid_shape
         if operator is None:

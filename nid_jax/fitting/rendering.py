@@ -50,6 +50,8 @@ def render_points(dictionary, gates, points, chunk=0):
     """
     graphdef, state = nnx.split(dictionary)
     signals, channels = gates.bias.shape
+    if not len(points):
+        return np.zeros((signals, 0, channels), np.float32)
     chunk = min(chunk or max(256, points_at_once(dictionary, gates)), len(points))
     chunks, count = pad_chunks(points, chunk)
     values = np.empty((signals, count, channels), np.float32)
@@ -108,7 +110,11 @@ def render_derivatives(dictionary, gates, points, chunk=0):
     """`derivatives` in padded chunks of one size, in NumPy: [S, P, C, D]."""
     graphdef, state = nnx.split(dictionary)
     points = np.asarray(points, np.float32)
-    chunk = chunk or min(max(256, points_at_once(dictionary, gates)), len(points))
+    if not len(points):
+        return np.zeros(
+            (*gates.bias.shape[:1], 0, gates.bias.shape[1], points.shape[1]), np.float32
+        )
+    chunk = min(chunk or max(256, points_at_once(dictionary, gates)), len(points))
     chunks, count = pad_chunks(points, chunk)
     pieces = [np.asarray(_derivatives(graphdef, state, piece, gates)) for piece in chunks]
     return np.concatenate(pieces, 1)[:, :count]

@@ -99,6 +99,15 @@ class Operator:
             factors = jnp.ones((self.num_measurements, self.run_length), jnp.float32)
         return self.points.reshape(*factors.shape, -1), factors
 
+    def of_signals(self, which: Any) -> Self:
+        """The same for some of the signals, where each has weights or a mask of its own."""
+        own = {
+            name: array[which]
+            for name in ("weights", "seen")
+            if (array := getattr(self, name, None)) is not None and array.ndim == 2
+        }
+        return dataclasses.replace(self, **own) if own else self
+
     def of_measurements(self, chosen: Int[Array | np.ndarray, " m"]) -> Self:
         """The operator of some of the measurements, by index [m].
 

@@ -22,7 +22,9 @@ class Ridge(Solver):
     dense_only: ClassVar[bool] = True
 
     lam: float | str = ridge.LAMBDA
-    """Regularisation, a pure number of 0 or more, or 'gcv': generalised cross-validation."""
+    """Regularisation, a pure number of 0 or more, or 'gcv': generalised cross-validation. Signals
+    that are weighed differently, none of their weights next to nothing, are solved together: then
+    it is relative to the atoms under their mean weights."""
     per_signal: bool = False
     """Whether cross-validation chooses for every signal by itself."""
 
@@ -66,7 +68,8 @@ class Gaussian(Solver):
     dense_only: ClassVar[bool] = True
 
     noise: float = 0.0
-    """Standard deviation of the measurements' noise; 0 takes the one of highest evidence."""
+    """Standard deviation of the measurements' noise; 0 takes the one of highest evidence, of all
+    signals together, which derivatives hold constant."""
     neighbours: int = 0
     """0: one prior for all; else the training codes that make up each signal's own prior."""
     blend: float = 0.1
