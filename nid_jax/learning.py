@@ -89,7 +89,10 @@ def learn(
                 raise ArgumentError("steps", steps, "1 or more")
             config.train.steps = steps
     if workdir is not None:
-        return _trained(task, config, Workdir(workdir, flag="workdir"), notes)
+        kept = Workdir(workdir, flag="workdir")
+        if not isinstance(signals, ConfigDict) and kept.holds_checkpoint():
+            _check_same_signals(kept, task)
+        return _trained(task, config, kept, notes)
     with tempfile.TemporaryDirectory() as folder:
         return _trained(task, config, Workdir(folder), notes)
 
@@ -132,7 +135,6 @@ def train(
     """
     if workdir.holds_checkpoint():
         workdir.check_same_config(config, SECTIONS, CHANGEABLE)
-        _check_same_signals(workdir, task)
     scores = None if evaluate is None else functools.partial(_scores, evaluate, config)
     trained = loop.train(task, config, workdir, scores, notes)
     signals = workdir.read_json("signals.json")

@@ -152,8 +152,10 @@ class NeuralDictionary:
                 own = own[chosen] if own is not None and own.ndim == 2 else own
                 some = None if clouds is None else np.asarray(clouds)[chosen]
                 values = given.values[chosen]
-                whole = values if given.whole else None
-                return self._problem(given.operator, values, own, whole=whole, clouds=some)
+                signals = None
+                if given.whole:
+                    signals = values.reshape(len(values), *grid_shape, self.channels)
+                return self._problem(given.operator, values, own, signals=signals, clouds=some)
 
         if not isinstance(solver, Solver):
             raise ArgumentError("solver", solver, "an object of nid.solvers, such as nid.Ridge()")
@@ -185,10 +187,10 @@ class NeuralDictionary:
             parts.append(found if valid == size else found[:valid])
         return fits.joined(parts)
 
-    def _problem(self, operator, values, weights, *, whole=None, clouds=None):
+    def _problem(self, operator, values, weights, *, signals=None, clouds=None):
         """What was measured of signals, laid out over the devices.
 
-        whole: the values where they are the signals' own samples; clouds: where they are known.
+        signals: on their grid where they were measured whole; clouds: where they are known.
         """
 
         def placed(rows):
@@ -196,11 +198,9 @@ class NeuralDictionary:
 
         if weights is not None and np.ndim(weights) == 2:
             weights = placed(weights)
-        clouds, signals = placed(clouds), None
-        if getattr(self.model.router, "reads", "") == "clouds":
-            signals = clouds
-        elif whole is not None:
-            signals = placed(whole.reshape(len(whole), *self.grid_shape, self.channels))
+        clouds = placed(clouds)
+        looks_at_clouds = getattr(self.model.router, "reads", "") == "clouds"
+        signals = clouds if looks_at_clouds else placed(signals)
         return Problem(
             self.dictionary,
             operator,
@@ -246,13 +246,11 @@ class NeuralDictionary:
                 seen = stacked(measured.weights, chosen)
                 own = seen if own is None else seen * own
             values = stacked(measured.values, chosen)
-            # Only a router's own grid is one that it can look at.
-            whole = measured.whole and measured.weights is None
-            whole = whole and tuple(measured.grid_shape) == self.grid_shape
+            signals = None
+            if measured.whole and measured.weights is None:
+                signals = values.reshape(len(values), *measured.grid_shape, measured.channels)
             clouds = stacked(measured.cloud, chosen) if on_clouds else None
-            return self._problem(
-                measured.operator, values, own, whole=values if whole else None, clouds=clouds
-            )
+            return self._problem(measured.operator, values, own, signals=signals, clouds=clouds)
 
         def solve(problem):
             found = fits.fit_problem(problem, solver, measured.grid_shape)

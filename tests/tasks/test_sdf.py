@@ -315,7 +315,7 @@ def test_values_that_are_wrong_write_nothing(call, option, expected, tmp_path):
             "fit.interpolate.start=2",
             "fit.interpolate.start: 2; allowed: at most 1",
         ),
-        ("interpolate", "fit.interpolate.end=-1", "fit.interpolate.end: -1; the fit has signals"),
+        ("interpolate", "fit.interpolate.end=-1", "fit.interpolate.end: -1; allowed: signals 0 to"),
         ("interpolate", "fit.interpolate.frames=1", "fit.interpolate.frames: 1; allowed: 2"),
         ("nearest", "fit.nearest.count=0", "fit.nearest.count: 0; allowed: 1 or more"),
         ("nearest", "fit.nearest.among=none", "fits/none/codes.npz: no such fit"),
