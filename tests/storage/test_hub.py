@@ -193,7 +193,7 @@ def test_the_front_of_a_card_is_read_by_the_hub(tmp_path, contents):
     library = pytest.importorskip("huggingface_hub")
     folder = hub.save_pretrained(tmp_path / "faces", contents)
     card = library.ModelCard.load(folder / hub.CARD)
-    assert card.data.library_name == "nid_jax"
+    assert card.data.to_dict()["library_name"] == "nid_jax"
     assert list(card.data.tags) == [
         "implicit-neural-representation",
         "dictionary",
