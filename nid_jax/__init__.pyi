@@ -23,6 +23,7 @@ from .errors import ArgumentError
 from .fitting.fit import Fit
 from .learning import learn
 from .neural_dictionary import NeuralDictionary, load
+from .notices import Notice
 
 __version__: str
 
@@ -37,6 +38,7 @@ __all__ = [
     "Lasso",
     "LowRank",
     "NeuralDictionary",
+    "Notice",
     "OMP",
     "Problem",
     "Result",

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "configs",
     "errors",
+    "notices",
     "files",
     "numerics",
     "devices",
@@ -34,6 +35,8 @@ ORDER = (
 # Neighbours that know nothing of one another.
 APART = {
     ("files", "errors"),
+    ("notices", "errors"),
+    *((room, "notices") for room in ("files", "numerics", "devices")),
     *(
         (room, "configs")
         for room in ("errors", "numerics", "devices", "geometry", "fields", "sharding", "coding")

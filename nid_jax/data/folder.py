@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from nid_jax.data import images
 from nid_jax.data.collection import Collection, position
+from nid_jax.data.listing import find_files
 from nid_jax.data.splitting import configured_crop, configured_size, random_split
 
 
@@ -96,20 +97,11 @@ def data_root(config: ConfigDict) -> Path:
 
 
 def find_images(directory: str | Path) -> list[Path]:
-    """All image files below a directory, sorted by their path; hidden ones are left out.
+    """All image files below a directory, as `find_files` finds them.
 
     Raises FileNotFoundError naming the extensions when there are none.
     """
-    found = sorted(
-        (
-            path
-            for path in directory.rglob("*")
-            if path.suffix.lower() in images.EXTENSIONS
-            and not path.name.startswith(".")
-            and path.is_file()
-        ),
-        key=lambda path: path.relative_to(directory).as_posix(),
-    )
+    found = find_files(directory, images.EXTENSIONS, "picture")
     if not found:
         raise FileNotFoundError(
             f"{directory}: holds no images; allowed extensions: {', '.join(images.EXTENSIONS)}"

@@ -1,0 +1,81 @@
+"""Which files of a folder are read, and what is passed over: counted by reason."""
+
+import collections
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from nid_jax.notices import say
+
+# Folders that systems and archives leave, none of whose files a person means.
+_LEFT_BY_SYSTEMS = ("__MACOSX", "__pycache__")
+
+
+def find_files(
+    directory: str | Path,
+    extensions: Collection[str],
+    what: str,
+    needs: Mapping[str, str] | None = None,
+) -> list[Path]:
+    """All files below a directory that have one of the extensions, sorted by their path.
+
+    extensions: in lower case with the dot, '' for files without one; what: the files' kind, 'picture'; needs: extension -> what reading it would need, of kinds known but not
+    readable here. Links are followed, each file is taken once. Hidden files and folders and what
+    systems leave (__MACOSX) are passed over. What is passed over is counted by reason in one
+    notice. An empty list where nothing is left.
+    """
+    directory = Path(directory)
+    found, passed, targets = [], collections.Counter(), set()
+    for path in sorted(_files(directory, passed), key=lambda path: _place(path, directory)):
+        suffix = path.suffix.lower()
+        if suffix in extensions:
+            # A link may come twice; a file under its own name goes before links to it.
+            found.append(path)
+        elif needs and suffix in needs:
+            passed[f"{suffix} (needs {needs[suffix]})"] += 1
+        else:
+            passed[suffix or "without extension"] += 1
+    kept = []
+    for path in sorted(found, key=lambda path: path.is_symlink()):
+        target = os.path.realpath(path)
+        if target in targets:
+            passed["repeated by links"] += 1
+        else:
+            targets.add(target)
+            kept.append(path)
+    if passed:
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(passed.items()))
+        plural = "" if len(kept) == 1 else "s"
+        say(f"{directory}: {len(kept)} {what}{plural}; passed over: {counts}")
+    return sorted(kept, key=lambda path: _place(path, directory))
+
+
+def _place(path, directory):
+    return path.relative_to(directory).as_posix()
+
+
+def _files(directory: Path, passed: collections.Counter) -> Iterator[Path]:
+    """Files below `directory`, links to folders followed once; hidden ones are counted."""
+    visited = set()
+    for root, folders, files in os.walk(directory, followlinks=True):
+        real = os.path.realpath(root)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        # A folder under its own name goes before links to it.
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(root, name)), name))
+        hidden = [name for name in folders if name.startswith(".") or name in _LEFT_BY_SYSTEMS]
+        for name in hidden:
+            folders.remove(name)
+            inside = sum(len(names) for *_, names in os.walk(os.path.join(root, name)))
+            passed["hidden"] += inside
+        for name in files:
+            if name.startswith("."):
+                passed["hidden"] += 1
+            elif os.path.isfile(os.path.join(root, name)):
+                yield Path(root, name)
+            else:
+                passed["links that lead nowhere"] += 1
+    if not passed["hidden"]:
+        del passed["hidden"]
