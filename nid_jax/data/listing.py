@@ -19,10 +19,11 @@ def find_files(
 ) -> list[Path]:
     """All files below a directory that have one of the extensions, sorted by their path.
 
-    extensions: in lower case with the dot, '' for files without one; what: the files' kind, 'picture'; needs: extension -> what reading it would need, of kinds known but not
-    readable here. Links are followed, each file is taken once. Hidden files and folders and what
-    systems leave (__MACOSX) are passed over. What is passed over is counted by reason in one
-    notice. An empty list where nothing is left.
+    extensions: in lower case with the dot, '' for files without one; what: the files' kind,
+    'picture'; needs: extension -> what reading it would need, of kinds known but not readable
+    here. Links are followed, each file is taken once. Hidden files and folders and what systems
+    leave (__MACOSX) are passed over. What is passed over is counted by reason in one notice. An
+    empty list where nothing is left.
     """
     directory = Path(directory)
     found, passed, targets = [], collections.Counter(), set()
