@@ -14,18 +14,17 @@ from ml_collections import ConfigDict
 
 from nid_jax import data, tasks
 from nid_jax.configs import image as image_config
+from nid_jax.data import layout as layouts
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.model import build_model
 from nid_jax.fitting import priors
-from nid_jax.fitting.measurements import as_floats
+from nid_jax.fitting.measurements import as_array, as_floats
 from nid_jax.neural_dictionary import NeuralDictionary
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import limits
 from nid_jax.tasks.task import Task
 from nid_jax.training import loop
 
-# Signals of a grid whose last axis is at most so long are taken for having channels.
-_MOST_CHANNELS = 4
 # Frequencies of the embedding that suit a grid, per sample of its shortest side.
 _FREQUENCY_PER_SAMPLE = 0.19
 # What defines the run of a workdir, and what of it may change when training goes on.
@@ -45,19 +44,20 @@ def learn(
     steps: int | None = None,
     seed: int | None = None,
     num_experts: int | None = None,
-    channels_last: bool | None = None,
+    layout: str = "",
     workdir: str | Path | None = None,
 ) -> NeuralDictionary:
     """Learn a dictionary from a collection of signals, with sizes that suit them.
 
     Args:
-      signals: [S, *grid] or [S, *grid, C] with values about 0 to 1 (whole numbers of 8 bits are
-        taken so), a collection of `nid_jax.data`, or a config, such as those of `nid_jax.configs`,
-        which says all there is to say and names its data.
+      signals: [S, *grid] or [S, *grid, C] with values about 0 to 1 (whole numbers of 8 or 16 bits
+        become so), a collection of `nid_jax.data`, or a config, such as those of
+        `nid_jax.configs`, which says all there is to say and names its data.
       steps: of training; None: 200, or the config's.
       seed: of everything random; None: 0, or the config's.
       num_experts: E; None: as many as a signal has numbers, at most 1024.
-      channels_last: whether the last axis holds channels; None: if it is 4 or less.
+      layout: a letter for each axis of an array, 'SCHW' where channels come first, see
+        `nid_jax.data.layout`; '' guesses, with a `Notice` where the shape may mean another.
       workdir: keep the run there, as the command line does; the same call then goes on where it
         stopped. None keeps nothing on disk.
 
@@ -70,7 +70,7 @@ def learn(
     """
     notes: tuple[str, ...] = ()
     if isinstance(signals, ConfigDict):
-        for argument, value in (("num_experts", num_experts), ("channels_last", channels_last)):
+        for argument, value in (("num_experts", num_experts), ("layout", layout or None)):
             if value is not None:
                 raise ArgumentError(argument, value, "None beside a config, which says it itself")
         # A config's limits are at most what there is, as on the command line.
@@ -78,7 +78,7 @@ def learn(
         notes = (line,) if line else ()
         task = tasks.build(config)
     else:
-        collection = _collection(signals, channels_last)
+        collection = _collection(signals, layout)
         config = _suited(collection, num_experts)
         task = dataclasses.replace(tasks.build(config), open=lambda split: collection)
     with config.unlocked():
@@ -164,22 +164,20 @@ def _check_same_signals(workdir, task):
             )
 
 
-def _collection(signals, channels_last):
+def _collection(signals, letters):
     """Signals as a collection in memory. Raises ArgumentError for arrays that are none."""
-    if not hasattr(signals, "shape") or not hasattr(signals, "dtype"):
-        if hasattr(signals, "names"):
-            return signals
-        signals = np.asarray(signals)
-    values = np.ascontiguousarray(as_floats(np.asanyarray(signals), "signals"))
-    last = channels_last
-    if last is None:
-        last = values.ndim > 2 and values.shape[-1] <= _MOST_CHANNELS
-    if not last:
-        values = values[..., None]
-    if values.ndim < 3 or 0 in values.shape:
-        raise ArgumentError(
-            "signals", np.shape(signals), "(S, *grid) or (S, *grid, C), none of them 0"
-        )
+    if hasattr(signals, "names") and hasattr(signals, "title"):
+        if letters:
+            raise ArgumentError("layout", letters, "'' beside a collection")
+        return signals
+    values = as_floats(as_array(signals, "signals"), "signals")
+    if values.ndim < 2 or 0 in values.shape:
+        raise ArgumentError("signals", values.shape, "(S, *grid) or (S, *grid, C), none of them 0")
+    if letters:
+        letters = layouts.checked(letters, values.shape)
+    else:
+        letters = layouts.guessed(values.shape, "signals", "layout='{}'", lines=True)
+    values = np.ascontiguousarray(layouts.arranged(np.asarray(values), letters))
     bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))
     if len(bad):
         raise ArgumentError("signals", np.nan, f"finite numbers; signal {bad[0]} holds others")

@@ -35,6 +35,9 @@ def shaping():
         # center: the largest part of the aspect of `size`
         "crop": "",
         "gray": False,
+        # array: a letter for each axis, S signals, T frames, D depth, H rows, W columns, C channels
+        # in any order, such as SCHW; '' guesses
+        "layout": "",
     }
 
 

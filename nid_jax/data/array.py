@@ -1,87 +1,177 @@
-"""Signals from .npy and .npz files."""
+"""Signals from .npy, .npz and .mat files."""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Num
 from ml_collections import ConfigDict
 
-from nid_jax.data import images
+from nid_jax.data import images, layout
 from nid_jax.data.collection import ArrayCollection, Collection, SubsetCollection
 from nid_jax.data.splitting import SPLITS, random_split, shaped
+from nid_jax.errors import named
+from nid_jax.notices import say
 
-_UNREADABLE = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile)
+_UNREADABLE = (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile)
+# Words in the names of arrays that belong to signals, and are none.
+_LABELS = {"y", "label", "labels", "target", "targets"}
+# What other kinds of files become one of ours by.
+_CONVERTED = {
+    **dict.fromkeys((".h5", ".hdf5"), "np.save('x.npy', h5py.File(FILE)[KEY][:])"),
+    **dict.fromkeys((".pt", ".pth"), "np.save('x.npy', torch.load(FILE).numpy())"),
+    **dict.fromkeys((".csv", ".txt"), "np.save('x.npy', np.loadtxt(FILE).reshape(S, H, W))"),
+    ".zarr": "np.save('x.npy', zarr.open(FILE)[KEY][:])",
+}
 
 
 def open_array(config: ConfigDict, split: str, seed: int) -> Collection:
-    """data.root: an .npy or .npz file of images [S, H, W] or [S, H, W, C], C at most 4.
+    """data.root: an .npy, .npz or .mat file of pictures [S, H, W] or [S, H, W, C], or other axes.
 
-    uint8 and uint16 are scaled to [0, 1]; floats must be finite and within [0, 1]. An .npz holds
-    either `train` and `test`, or one array, which like an .npy is split by data.test_fraction and
-    the seed. An .npy is memory-mapped. Objects are never unpickled.
-    Raises FileNotFoundError, and ValueError naming the file and what it holds instead.
+    data.layout names the axes by letters, see `nid_jax.data.layout`; '' guesses, with a notice
+    where the shape may mean something else. uint8 and uint16 are scaled to [0, 1]; floats must be
+    finite and within [0, 1]. A file of several arrays holds one for each split, named `train` and
+    `test`, `x_train` and `x_test` or the like, or one of signals; labels are passed over with a
+    notice. One array is split by data.test_fraction and the seed, unless it holds one signal or
+    the frames of a video: both splits are all of it then. An .npy is memory-mapped. Objects are
+    never unpickled. Raises FileNotFoundError, and ValueError naming the file and what it holds
+    instead.
     """
     path = _array_path(config)
-    arrays = _read_arrays(path)
-    if set(SPLITS) <= set(arrays):
-        values = arrays[split]
-        where = f"{path} [{split}]"
-        indices = None
-    elif len(arrays) == 1:
-        ((key, values),) = arrays.items()
-        where = f"{path} [{key}]" if key else str(path)
-        indices = random_split(
-            len(_checked(values, where)), split, config.test_fraction, seed, path
-        )
-    else:
-        raise ValueError(
-            f"{path}: holds the arrays {sorted(arrays)}; expected 'train' and 'test', or one array"
-        )
-    values = _checked(values, where)
-    if values.ndim == 3:
-        values = values[..., None]
-    prefix = split if indices is None else "signal"
+    key, values, own = _chosen(_read_arrays(path), split, path)
+    where = f"{path} [{key}]" if key else str(path)
+    images.check_unit(values, where)
+    values, letters = _arranged(values, config, where)
+    frames = "T" in letters
+    prefix = split if own else "frame" if frames else "signal"
     names = [f"{prefix}_{number:05d}" for number in range(len(values))]
     collection = ArrayCollection(values, names, where)
-    if indices is not None:
+    if len(values) == 1 and not (own or frames):
+        grid = " x ".join(map(str, values.shape[1:-1]))
+        say(f"{where}: one signal of {grid}, which is both learned from and fitted")
+    elif not (own or frames):
+        indices = random_split(len(values), split, config.test_fraction, seed, path)
         collection = SubsetCollection(collection, indices)
     return shaped(collection, config)
 
 
+def _arranged(values, config, where):
+    """(values [S, *grid, C], the letters of their axes)."""
+    if values.ndim < 2 or 0 in values.shape:
+        raise ValueError(
+            f"{where}: an array of shape {list(values.shape)}; expected pictures [S, H, W] or "
+            "[S, H, W, C], or what data.layout names, and not empty"
+        )
+    try:
+        with named("data"):
+            if config.layout:
+                letters = layout.checked(config.layout, values.shape)
+            else:
+                frames = "time" in config
+                letters = layout.guessed(values.shape, where, "data.layout={}", frames)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return layout.arranged(values, letters), letters
+
+
 def _array_path(config):
     if not config.root:
-        raise ValueError("data.root is empty: data.name='array' reads an .npy or .npz file")
+        raise ValueError("data.root is empty: data.name='array' reads an .npy, .npz or .mat file")
     path = Path(config.root).expanduser()
-    if path.suffix not in (".npy", ".npz"):
-        raise ValueError(f"data.root={config.root!r}: data.name='array' reads .npy and .npz files")
+    if path.suffix.lower() not in (".npy", ".npz", ".mat"):
+        way = _CONVERTED.get(path.suffix.lower())
+        hint = f"; {way} makes one" if way else ""
+        raise ValueError(
+            f"data.root={config.root!r}: data.name='array' reads .npy, .npz and .mat files{hint}"
+        )
     if not path.is_file():
-        raise FileNotFoundError(f"data.root={config.root!r}: no such file")
+        what = "is a folder, not a file" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"data.root={config.root!r}: {what}")
     return path
 
 
 def _read_arrays(path):
-    """{key: array}; the key of an .npy is ''. Raises ValueError naming a file that is damaged."""
+    """{name: array}; the name of an .npy is ''; objects are None, as they are never unpickled.
+
+    Raises ValueError naming a file that is damaged.
+    """
     with path.open("rb"):
         pass  # a file we may not read is reported as such, not as damaged
+    suffix = path.suffix.lower()
     try:
-        if path.suffix == ".npy":
-            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+        if suffix == ".mat":
+            return _read_matlab(path)
+        if suffix == ".npy":
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+            if isinstance(values, np.ndarray):
+                return {"": values}
+            values.close()  # an .npz under another name
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            if isinstance(archive, np.ndarray):
+                return {"": archive}
+            return {name: _unless_objects(archive, name) for name in archive.files}
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{path}: a .mat of version 7.3 is HDF5; save(..., '-v7') in MATLAB, or "
+            f"{_CONVERTED['.h5']}"
+        ) from error
     except _UNREADABLE as error:
         raise ValueError(f"{path}: cannot be read as an array file ({error})") from error
 
 
-def _checked(values, where):
-    """`values` if they are images as open_array takes them, else ValueError."""
-    if (
-        values.ndim not in (3, 4)
-        or 0 in values.shape
-        or (values.ndim == 4 and values.shape[-1] > 4)
-    ):
+def _unless_objects(archive: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
+    try:
+        return archive[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        return None
+
+
+def _read_matlab(path):
+    from scipy.io import loadmat
+
+    found = loadmat(path)
+    numbers = {name: values for name, values in found.items() if not name.startswith("__")}
+    # Cells and structures are objects.
+    return {
+        name: values if isinstance(values, np.ndarray) and values.dtype.kind in "biufc" else None
+        for name, values in numbers.items()
+    }
+
+
+def _chosen(
+    arrays: Mapping[str, np.ndarray | None], split: str, path: Path
+) -> tuple[str, Num[np.ndarray, "..."], bool]:
+    """(name, array, whether it is the split's own) of the signals.
+
+    What else the file holds is named in a notice. Raises ValueError where no array stands out.
+    """
+    signals = {
+        name: values
+        for name, values in arrays.items()
+        if len(arrays) == 1
+        or (values is not None and values.ndim > 1 and not _words(name) & _LABELS)
+    }
+    own = {part: [name for name in signals if part in _words(name)] for part in SPLITS}
+    if all(len(names) == 1 for names in own.values()):
+        chosen, used = own[split][0], {names[0] for names in own.values()}
+    elif len(signals) == 1:
+        (chosen,) = used = tuple(signals)
+    else:
         raise ValueError(
-            f"{where}: an array of shape {list(values.shape)}; expected [S, H, W] or [S, H, W, C] "
-            "with channels last, at most 4 of them, and not empty"
+            f"{path}: holds the arrays {sorted(arrays)}; expected 'train' and 'test', or one of "
+            "signals"
         )
-    images.check_unit(values, where)
-    return values
+    passed = sorted(set(arrays) - set(used))
+    if passed:
+        names = ", ".join(sorted(used))
+        say(f"{path}: signals are {names}; passed over: {', '.join(passed)}")
+    if signals[chosen] is None:
+        raise ValueError(f"{path}: holds objects, which are never unpickled; save one array")
+    return chosen, signals[chosen], len(used) == 2
+
+
+def _words(name):
+    return set(name.lower().split("_"))

@@ -111,10 +111,10 @@ class SubsetCollection:
 
 
 class ShapedCollection:
-    """Pictures of `collection` made gray and brought to one size.
+    """Pictures of `collection` made gray and brought to one size; volumes made gray.
 
-    size: (rows, columns); resizing, crop as in images.fit_to_size. Raises ValueError at once when
-    the sizes differ and resizing is off.
+    size: (rows, columns), or a volume's own; resizing, crop as in images.fit_to_size. Raises
+    ValueError at once when the sizes differ and resizing is off.
     """
 
     def __init__(
@@ -125,9 +125,15 @@ class ShapedCollection:
         crop: str = "",
         gray: bool = False,
     ):
-        rows, columns, channels = collection.shape
-        if (rows, columns) != tuple(size) and not resizing:
-            raise ValueError(images.size_complaint(collection.title, (rows, columns), size))
+        *grid, channels = collection.shape
+        if tuple(grid) != tuple(size):
+            if len(grid) != 2:
+                raise ValueError(
+                    f"data.size={tuple(size)}: signals of {collection.title} are {grid}; allowed: "
+                    "()"
+                )
+            if not resizing:
+                raise ValueError(images.size_complaint(collection.title, grid, size))
         if gray and channels not in (1, 3):
             raise ValueError(f"{collection.title}: data.gray needs 1 or 3 channels, not {channels}")
         self.collection = collection
@@ -141,6 +147,8 @@ class ShapedCollection:
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         image = images.to_channels(self.collection[index], self.shape[-1])
+        if image.shape == self.shape:
+            return image
         return images.fit_to_size(image, self.shape[:-1], True, self.crop, self.title)
 
 

@@ -14,6 +14,24 @@ from nid_jax.errors import ArgumentError
 from nid_jax.fields.model import Model
 
 
+def as_array(values: Any, argument: str) -> Any:
+    """Anything like an array, such as lists and tensors of other libraries, as one.
+
+    Arrays of numpy and jax are left as they are. Raises ArgumentError for what is none.
+    """
+    if isinstance(values, jax.Array | np.ndarray):
+        return values
+    allowed = "an array of numbers, rows all of one length"
+    try:
+        found = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ArgumentError(argument, type(values).__name__, f"{allowed} ({reason})") from error
+    if found.dtype == object:
+        raise ArgumentError(argument, type(values).__name__, allowed)
+    return found
+
+
 def as_floats(values: Any, argument: str) -> Float[Array, "..."]:
     """Values as float32; whole numbers of 8 or 16 bits become 0 to 1, as pictures hold them.
 
@@ -24,9 +42,10 @@ def as_floats(values: Any, argument: str) -> Float[Array, "..."]:
     for kind, most in ((np.uint8, 255), (np.uint16, 65535)):
         if values.dtype == kind:
             return values.astype(np.float32) / most
-    if not np.issubdtype(values.dtype, np.floating) and not np.issubdtype(values.dtype, np.integer):
-        raise ArgumentError(argument, values.dtype, "numbers")
-    whole = np.issubdtype(values.dtype, np.integer)
+    whole = jnp.issubdtype(values.dtype, jnp.integer)
+    # Not numpy's word for it: bfloat16 is no number there.
+    if not (whole or jnp.issubdtype(values.dtype, jnp.floating) or values.dtype == bool):
+        raise ArgumentError(argument, values.dtype, "real numbers")
     if whole and (isinstance(values, jax.core.Tracer) or not np.isin(values, (0, 1)).all()):
         allowed = "uint8 or uint16, which become 0 to 1, or floating-point numbers"
         raise ArgumentError(argument, values.dtype, allowed)
@@ -55,9 +74,7 @@ class Measurements:
         cls, model: Model, measurements: Any, operator: Any, seen: Any, weights: Any
     ) -> "Measurements":
         """From the arguments of `NeuralDictionary.fit`. Raises ArgumentError naming one."""
-        if not isinstance(measurements, jax.Array):
-            measurements = np.asanyarray(measurements)
-        values = as_floats(measurements, "measurements")
+        values = as_floats(as_array(measurements, "measurements"), "measurements")
         grid_shape = model.grid_shape
         if operator is None:
             values = _on_grid(values, model.dictionary)
