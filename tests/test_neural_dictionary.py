@@ -72,7 +72,7 @@ def test_volumes_are_told_from_colour_by_their_last_axis():
         (np.zeros((0, 4, 4)), {}, "signals: (0, 4, 4); allowed: (S, *grid)"),
         (np.zeros(4), {}, "signals: (4,)"),
         (np.full((3, 4, 4), np.nan), {}, "signals: nan; allowed: finite numbers; signal 0"),
-        (np.zeros((3, 4, 4), complex), {}, "signals: complex128; allowed: numbers"),
+        (np.zeros((3, 4, 4), complex), {}, "signals: complex128; allowed: real numbers"),
         (waves(3)[..., 0], {"steps": 0}, "steps: 0; allowed: 1 or more"),
         (waves(3)[..., 0], {"num_experts": -1}, "num_experts: -1; allowed: 1 or more"),
     ],
@@ -220,7 +220,7 @@ def test_refined_fits_are_drawn_inside_jit(gray, unseen):
         ({"weights": -np.ones(72)}, "weights: -1.0; allowed: finite"),
         ({"operator": nid.operators.sample(np.zeros((4, 2)))}, "measurements: (2, 9, 8)"),
         ({"measurements": None}, "measurements: None"),
-        ({"measurements": np.array([["a"]])}, "measurements: <U1; allowed: numbers"),
+        ({"measurements": np.array([["a"]])}, "measurements: <U1; allowed: real numbers"),
     ],
 )
 def test_what_cannot_be_fitted_is_one_line(gray, arguments, expected):
