@@ -35,6 +35,8 @@ def shaping():
         # center: the largest part of the aspect of `size`
         "crop": "",
         "gray": False,
+        # (low, high): values that are black and white; () is what the type or the values say
+        "range": (),
     }
 
 
