@@ -26,7 +26,9 @@ CHOSEN = {
     **{f"train.{name}": ("training", (*PICTURES, "sdf")) for name in ("atoms_per_step", "lam")},
     **{f"prior.{name}": ("fitting", ("video",)) for name in ("lam", "shrinkage")},
     **{f"data.{name}": ("data", (*PICTURES, "sdf")) for name in ("root", "test_fraction")},
-    **{f"data.{name}": ("data", PICTURES) for name in ("crop", "resize", "gray", "layout")},
+    **{
+        f"data.{name}": ("data", PICTURES) for name in ("crop", "resize", "gray", "layout", "range")
+    },
     "data.augment.max_shift": ("data", STILL),
     "data.patch.overlap": ("data", ("image", "mri")),
     "data.noise": ("tasks/image.py", ("image",)),

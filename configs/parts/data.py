@@ -38,6 +38,8 @@ def shaping():
         # array: a letter for each axis, S signals, T frames, D depth, H rows, W columns, C channels
         # in any order, such as SCHW; '' guesses
         "layout": "",
+        # (low, high): values that are black and white; () is what the type or the values say
+        "range": (),
     }
 
 

@@ -10,7 +10,12 @@ from ml_collections import ConfigDict
 from nid_jax.data import images
 from nid_jax.data.collection import Collection, position
 from nid_jax.data.listing import find_files
-from nid_jax.data.splitting import configured_crop, configured_size, random_split
+from nid_jax.data.splitting import (
+    configured_crop,
+    configured_range,
+    configured_size,
+    random_split,
+)
 
 
 class ImageFiles:
@@ -31,12 +36,14 @@ class ImageFiles:
         channels: int,
         resizing: bool = False,
         crop: str = "",
+        value_range: tuple[float, float] | tuple[()] = (),
     ):
         self.paths = [Path(path) for path in paths]
         self.names = list(names)
         self.title = title
         self.resizing = resizing
         self.crop = crop
+        self.value_range = value_range
         self.shape = (*size, channels)
         self.sizes = []
 
@@ -45,7 +52,8 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         path = self.paths[position(index, len(self))]
-        image = images.to_channels(images.read_image(path), self.shape[-1])
+        image = images.read_image(path, self.value_range)
+        image = images.to_channels(image, self.shape[-1])
         image = images.fit_to_size(image, self.shape[:-1], self.resizing, self.crop, path)
         return np.ascontiguousarray(image, np.float32)
 
@@ -77,6 +85,7 @@ def open_files(
         channels,
         config.resize,
         configured_crop(config),
+        configured_range(config),
     )
     collection.sizes = [header[:2] for header in headers]
     return collection

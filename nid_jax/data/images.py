@@ -15,6 +15,8 @@ import tifffile
 from jaxtyping import Float, Num
 from PIL import Image, ImageOps
 
+from nid_jax.notices import say
+
 EXTENSIONS = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
@@ -41,25 +43,124 @@ _PALETTE = 3  # the TIFF photometric interpretation of indexed colour
 # ITU-R 601 luma, the weights Pillow and most image libraries use for gray.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
-_FULL_SCALE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
+FULL_SCALE = {"bool": (0.0, 1.0), "uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
+"""Type -> what is black and what is white in it; other types are guessed from their values."""
+
+# Resampling overshoots by that much at edges; signed scales go much farther down.
+_OVERSHOOT = 0.1
+# Of 255: what is darker than this everywhere need not be on that scale.
+_LEAST_OF_255 = 16
 
 
-def to_unit(values: Num[np.ndarray, "*shape"], where: str | Path) -> Float[np.ndarray, "*shape"]:
-    """Pixel values to float32 in [0, 1]: uint8 by 255, uint16 by 65535, floats as they are.
+def to_unit(
+    values: Num[np.ndarray, "*shape"],
+    where: str | Path,
+    value_range: tuple[float, float] | tuple[()] = (),
+) -> Float[np.ndarray, "*shape"]:
+    """Values to float32 in [0, 1]: (low, high) of value_range to 0 and 1, the rest cut off.
 
-    values: array of any shape; where: the file or array named in errors.
-    Raises ValueError for another type, for NaN or infinity, and for floats outside [0, 1].
+    values: array of any shape; where: the file or array named in errors; value_range: what
+    `guessed_range` finds where it is (). Values outside a given range are counted in a notice.
+    Raises ValueError for NaN or infinity, and what `guessed_range` does.
     """
     values = np.asarray(values)
-    if values.dtype.name in _FULL_SCALE:
-        return values.astype(np.float32) / np.float32(_FULL_SCALE[values.dtype.name])
-    check_unit(values, where)
-    return values.astype(np.float32)
+    _check_numbers(values, where)
+    low, high = value_range or guessed_range(values, where)
+    if values.dtype.name not in FULL_SCALE:
+        check_finite(values, where)
+    # Integers are exact in double precision, where single would round those above 2^24.
+    double = values.dtype.itemsize > 2 and values.dtype != np.float32
+    scaled = values.astype(np.float64 if double else np.float32)
+    if (low, high) != (0.0, 1.0):
+        scaled = (scaled - low) / (high - low)
+    outside = int(np.count_nonzero((scaled < 0) | (scaled > 1)))
+    if outside:
+        if value_range:
+            say(f"{where}: {outside} of {values.size} values lie outside ({low:g}, {high:g}); cut")
+        scaled = np.clip(scaled, 0, 1)
+    return scaled.astype(np.float32)
+
+
+def guessed_range(values: Num[np.ndarray, "*shape"], where: str | Path) -> tuple[float, float]:
+    """(low, high): what is black and what is white in values whose owner said nothing of it.
+
+    values: all that are scaled alike, so that none is brighter than it was beside the others;
+    where: what they are called in the notice. See `range_between`. Raises ValueError for NaN or
+    infinity, types that are no numbers, and what `range_between` does.
+    """
+    values = np.asarray(values)
+    _check_numbers(values, where)
+    if not values.size or values.dtype.name in ("bool", "uint8"):
+        return range_between(values.dtype, 0, 0, where)
+    if values.dtype.name not in FULL_SCALE:
+        check_finite(values, where)
+    return range_between(values.dtype, float(values.min()), float(values.max()), where)
+
+
+def _check_numbers(values, where):
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{where}: values of type {values.dtype}; allowed: real numbers")
+
+
+def range_between(
+    kind: np.dtype, lowest: float, highest: float, where: str | Path
+) -> tuple[float, float]:
+    """(low, high), black and white of values of type `kind` from `lowest` to `highest`.
+
+    bool, uint8, uint16: the type's full scale. Floats: [0, 1], [-1, 1] or [0, 255]; larger
+    integers: [0, 1], [0, 255] or [0, 65535], the narrowest that holds them. A notice says what was
+    assumed, of uint16 too where the values need 12 bits or fewer. Raises ValueError naming
+    `where` and data.range for values that fit none of them.
+    """
+    found = f"{where}: values from {lowest:.6g} to {highest:.6g}"
+    if kind.name in FULL_SCALE:
+        if kind.name == "uint16" and 0 < highest <= 4095:
+            say(
+                f"{where}: 16-bit values up to {highest:g} of 65535; taken as they are, dark; "
+                f"data.range=(0, {255 if highest <= 255 else 4095}) says otherwise"
+            )
+        return FULL_SCALE[kind.name]
+    if np.issubdtype(kind, np.floating):
+        taken = _float_range(lowest, highest)
+        overshoot = taken == (0.0, 1.0) and (lowest < -1e-5 or highest > 1 + 1e-5)
+        if overshoot:
+            say(f"{found}; cut to [0, 1]; data.range=(low, high) says otherwise")
+    else:
+        taken = _integer_range(lowest, highest)
+    if not taken:
+        raise ValueError(
+            f"{found} of type {kind}; allowed: uint8, uint16, floats in [0, 1], or "
+            "data.range=(low, high) that says what is black and what is white"
+        )
+    if taken != (0.0, 1.0):
+        low, high = taken
+        say(f"{found}; taken as from {low:g} to {high:g}; data.range=(low, high) says otherwise")
+    return taken
+
+
+def _float_range(lowest, highest):
+    """(low, high) of floats between these, () where it cannot be told."""
+    if lowest >= -_OVERSHOOT and highest <= 1 + _OVERSHOOT:
+        return 0.0, 1.0
+    if lowest >= -1 - 1e-5 and highest <= 1 + 1e-5:
+        return -1.0, 1.0
+    # Resampling overshoots here too.
+    slack = 255 * _OVERSHOOT
+    if lowest >= -slack and _LEAST_OF_255 <= highest <= 255 + slack:
+        return 0.0, 255.0
+    return ()
+
+
+def _integer_range(lowest, highest):
+    """(low, high) of whole numbers between these, () where it cannot be told."""
+    if lowest < 0 or highest == 0:
+        return ()
+    return next(((0.0, full) for full in (1.0, 255.0, 65535.0) if highest <= full), ())
 
 
 def check_unit(values: Num[np.ndarray, "*shape"], where: str | Path) -> None:
     """Raise ValueError unless values are uint8, uint16, bool, or finite floats within [0, 1]."""
-    if values.dtype.name in _FULL_SCALE:
+    if values.dtype.name in FULL_SCALE:
         return
     if not np.issubdtype(values.dtype, np.floating):
         raise ValueError(
@@ -118,7 +219,9 @@ def _orientation(tag):
     return 1 if tag is None else int(tag.value)
 
 
-def read_image(path: str | Path) -> Float[np.ndarray, "H W C"]:
+def read_image(
+    path: str | Path, value_range: tuple[float, float] | tuple[()] = ()
+) -> Float[np.ndarray, "H W C"]:
     """A picture file as float32 [H, W, C], C = 1 (gray) or 3 (colour), values in [0, 1].
 
     16-bit PNG and TIFF keep all their bits; transparency is composited on white; the EXIF
@@ -131,7 +234,7 @@ def read_image(path: str | Path) -> Float[np.ndarray, "H W C"]:
         pixels = _decode(content)
     except _UNDECODABLE as error:
         raise _undecodable(path, error) from error
-    image = to_unit(pixels, str(path))
+    image = to_unit(pixels, str(path), value_range)
     if image.ndim == 2:
         image = image[..., None]
     if image.shape[-1] in (2, 4):

@@ -189,10 +189,12 @@ def test_float_tiff_must_be_finite_and_in_range(tmp_path):
     with pytest.raises(ValueError, match=r"f\.tif: 1 of 12 values are NaN or infinite"):
         images.read_image(path)
     tifffile.imwrite(path, np.full((3, 4), 1.5, np.float32))
-    with pytest.raises(ValueError, match=r"f\.tif: .*from 1\.5 to 1\.5; allowed: \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"f\.tif: values from 1\.5 to 1\.5 .*allowed: "):
         images.read_image(path)
     tifffile.imwrite(path, np.zeros((3, 4), np.int32))
-    with pytest.raises(ValueError, match=r"f\.tif: values of type int32; allowed: uint8"):
+    with pytest.raises(
+        ValueError, match=r"f\.tif: values from 0 to 0 of type int32; allowed: uint8"
+    ):
         images.read_image(path)
 
 
