@@ -18,8 +18,9 @@ from nid_jax.data import layout as layouts
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.model import build_model
 from nid_jax.fitting import priors
-from nid_jax.fitting.measurements import as_array, as_floats
+from nid_jax.fitting.measurements import OTHER_SCALE, as_array, as_floats
 from nid_jax.neural_dictionary import NeuralDictionary
+from nid_jax.notices import say
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import limits
 from nid_jax.tasks.task import Task
@@ -183,7 +184,14 @@ def _collection(signals, letters):
         raise ArgumentError("signals", np.nan, f"finite numbers; signal {bad[0]} holds others")
     names = [f"{number:05d}" for number in range(len(values))]
     # The title tells two arrays apart: a run goes on with its own.
-    return data.ArrayCollection(values, names, f"an array, CRC {zlib.crc32(values.data):08x}")
+    collection = data.ArrayCollection(values, names, f"an array, CRC {zlib.crc32(values.data):08x}")
+    low, high = collection.bounds
+    if max(-low, high) > OTHER_SCALE:
+        say(
+            f"signals: values from {low:g} to {high:g}; taken as they are, while scores suppose 0 "
+            "to 1; signals / 255 or the like says otherwise"
+        )
+    return collection
 
 
 def _suited(collection, num_experts):

@@ -29,7 +29,7 @@ from nid_jax.fields.model import Model
 from nid_jax.fitting import checks, priors, refining
 from nid_jax.fitting import fit as fits
 from nid_jax.fitting.fit import Fit
-from nid_jax.fitting.measurements import Measurements
+from nid_jax.fitting.measurements import Measurements, say_other_scale
 from nid_jax.sharding import place_batch
 from nid_jax.storage import hub, models, one_file
 from nid_jax.storage.workdir import Workdir
@@ -143,6 +143,8 @@ class NeuralDictionary:
         else:
             given = Measurements.of(self.model, measurements, operator, seen, weights)
             count, grid_shape = len(given.values), given.grid_shape
+            if operator is None:
+                say_other_scale(given.values, given.weights, self.signals.get("bounds"))
             if solver is None:
                 partial = operator is not None or given.weights is not None
                 solver = Gaussian() if partial and self.prior is not None else Ridge()

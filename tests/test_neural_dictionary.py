@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 import nid_jax as nid
+from nid_jax import learning
 from nid_jax.fields.coordinates import grid
 
 SHAPE = (9, 8)
@@ -66,9 +67,91 @@ def test_volumes_are_told_from_colour_by_their_last_axis():
     assert (thin.grid_shape, thin.channels) == ((6, 5, 3), 1)
 
 
+def test_layouts():
+    values = waves(5, channels=3)
+    last = learning._collection(values, "")
+    assert last.shape == (*SHAPE, 3)
+    for letters in ("SCHW", "HWCS", "WCSH"):
+        turned = values.transpose(["SHWC".index(letter) for letter in letters])
+        same = learning._collection(turned, letters)
+        np.testing.assert_array_equal(nid.data.to_array(same), values)
+    with pytest.warns(nid.Notice, match=r"taken as SCHW, .*; layout='SDHW' says otherwise"):
+        guessed = learning._collection(np.moveaxis(values, -1, 1), "")
+    np.testing.assert_array_equal(nid.data.to_array(guessed), values)
+    with pytest.raises(nid.ArgumentError, match="^layout: 'SHW'; allowed: 4 letters"):
+        nid.learn(values, layout="SHW")
+    with pytest.raises(nid.ArgumentError, match="^layout: 'SHWC'; allowed: '' beside a coll"):
+        nid.learn(last, layout="SHWC")
+
+
+class Tensor:
+    """An array of another library."""
+
+    def __init__(self, values):
+        self.values = values
+        self.shape, self.dtype, self.names = values.shape, "other.float32", (None,) * values.ndim
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        np.asarray,
+        jnp.asarray,
+        lambda values: values.tolist(),
+        lambda values: list(values),
+        lambda values: values.astype(np.float64),
+        lambda values: np.asfortranarray(values),
+        lambda values: values.astype(">f4"),
+        Tensor,
+    ],
+)
+def test_anything_like_an_array(gray, unseen, kind):
+    whole = learning._collection(kind(unseen), "")
+    np.testing.assert_array_equal(nid.data.to_array(whole)[..., 0], unseen)
+    codes = gray.fit(kind(unseen)).codes
+    np.testing.assert_array_equal(codes, gray.fit(unseen).codes)
+
+
+def test_numbers_of_half_precision_and_bits(gray, unseen):
+    for kind in (np.float16, jnp.bfloat16):
+        rounded = np.asarray(jnp.asarray(unseen, kind))
+        same = gray.fit(rounded.astype(np.float32)).codes
+        np.testing.assert_array_equal(gray.fit(rounded).codes, same)
+    bits = unseen > 0.5
+    np.testing.assert_array_equal(gray.fit(bits).codes, gray.fit(bits.astype(float)).codes)
+
+
+def test_another_scale_is_said(gray, unseen):
+    with pytest.warns(nid.Notice, match=r"^signals: values from .* to .*; taken as they are, whi"):
+        learning._collection(255 * unseen, "")
+    with pytest.warns(
+        nid.Notice, match=r"^measurements: values up to \d+\S*, .* signals up to 0\."
+    ):
+        gray.fit(255 * unseen)
+    with pytest.warns(nid.Notice, match=r"^measurements: values up to 0\.0"):
+        gray.fit(unseen / 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", nid.Notice)
+        gray.fit(2 * unseen)
+        hidden = np.arange(SHAPE[1]) < 3
+        gray.fit(np.where(hidden, 1e5, unseen), seen=np.broadcast_to(~hidden, SHAPE))
+        gray.fit(0 * unseen)
+
+
 @pytest.mark.parametrize(
     ("signals", "options", "expected"),
     [
+        ([[[1.0, 2.0], [3.0]]], {}, "signals: 'list'; allowed: an array of numbers, rows all of"),
+        (np.array([{}, None]), {}, "signals: object; allowed: real numbers"),
+        ([[["a"]]], {}, "signals: <U1; allowed: real numbers"),
+        (None, {}, "signals: 'NoneType'; allowed: an array of numbers"),
+        ("images.npy", {}, "signals: "),
+        (np.zeros((2, 0, 3)), {}, "signals: (2, 0, 3); allowed: (S, *grid)"),
+        (np.full((3, 5, 5), np.inf), {}, "signals: nan; allowed: finite numbers; signal 0"),
+        (np.full((3, 5, 5), 200), {}, "signals: int64; allowed: uint8 or uint16, which become 0"),
         (np.zeros((0, 4, 4)), {}, "signals: (0, 4, 4); allowed: (S, *grid)"),
         (np.zeros(4), {}, "signals: (4,)"),
         (np.full((3, 4, 4), np.nan), {}, "signals: nan; allowed: finite numbers; signal 0"),

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from nid_jax.data import images, layout
 from nid_jax.data.collection import ArrayCollection, Collection, SubsetCollection
-from nid_jax.data.splitting import SPLITS, random_split, shaped
+from nid_jax.data.splitting import SPLITS, configured_range, random_split, shaped
 from nid_jax.errors import named
 from nid_jax.notices import say
 
@@ -30,23 +30,23 @@ def open_array(config: ConfigDict, split: str, seed: int) -> Collection:
     """data.root: an .npy, .npz or .mat file of pictures [S, H, W] or [S, H, W, C], or other axes.
 
     data.layout names the axes by letters, see `nid_jax.data.layout`; '' guesses, with a notice
-    where the shape may mean something else. uint8 and uint16 are scaled to [0, 1]; floats must be
-    finite and within [0, 1]. A file of several arrays holds one for each split, named `train` and
-    `test`, `x_train` and `x_test` or the like, or one of signals; labels are passed over with a
-    notice. One array is split by data.test_fraction and the seed, unless it holds one signal or
-    the frames of a video: both splits are all of it then. An .npy is memory-mapped. Objects are
-    never unpickled. Raises FileNotFoundError, and ValueError naming the file and what it holds
-    instead.
+    where the shape may mean something else. data.range = (low, high) becomes [0, 1]; () goes by the
+    type and the values, see `images.guessed_range`. A file of several arrays holds one for each
+    split, named `train` and `test`, `x_train` and `x_test` or the like, or one of signals; labels
+    are passed over with a notice. One array is split by data.test_fraction and the seed, unless it
+    holds one signal or the frames of a video: both splits are all of it then. An .npy is
+    memory-mapped. Objects are never unpickled.
+    Raises FileNotFoundError, and ValueError naming the file and what it holds instead.
     """
     path = _array_path(config)
     key, values, own = _chosen(_read_arrays(path), split, path)
     where = f"{path} [{key}]" if key else str(path)
-    images.check_unit(values, where)
+    scale = _range(values, config, where)
     values, letters = _arranged(values, config, where)
     frames = "T" in letters
     prefix = split if own else "frame" if frames else "signal"
     names = [f"{prefix}_{number:05d}" for number in range(len(values))]
-    collection = ArrayCollection(values, names, where)
+    collection = ArrayCollection(values, names, where, scale)
     if len(values) == 1 and not (own or frames):
         grid = " x ".join(map(str, values.shape[1:-1]))
         say(f"{where}: one signal of {grid}, which is both learned from and fitted")
@@ -54,6 +54,20 @@ def open_array(config: ConfigDict, split: str, seed: int) -> Collection:
         indices = random_split(len(values), split, config.test_fraction, seed, path)
         collection = SubsetCollection(collection, indices)
     return shaped(collection, config)
+
+
+def _range(values, config, where):
+    """(low, high) that become 0 and 1; what lies outside of those asked for is counted."""
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{where}: values of type {values.dtype}; allowed: real numbers")
+    asked = configured_range(config)
+    if not asked:
+        return images.guessed_range(values, where)
+    low, high = asked
+    outside = sum(int(np.count_nonzero((part < low) | (part > high))) for part in values)
+    if outside:
+        say(f"{where}: {outside} of {values.size} values lie outside ({low:g}, {high:g}); cut")
+    return asked
 
 
 def _arranged(values, config, where):

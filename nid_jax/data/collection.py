@@ -42,13 +42,20 @@ def position(index: int, length: int) -> int:
 class ArrayCollection:
     """Signals held in one array [S, *grid, C].
 
-    values: float (kept as they are, must be finite), or uint8/uint16 (scaled to [0, 1] on access,
-    so that a memory-mapped file is never copied whole).
+    value_range: (low, high) that become 0 and 1 on access, so that a memory-mapped file is never
+    copied whole; what lies outside is cut off. None keeps floats as they are, and takes whole
+    numbers by their type. bounds: (lowest, highest) that signals may have.
     Raises ValueError, starting with the title, for NaN or infinity, an array without signals, or
     names that are not S distinct ones.
     """
 
-    def __init__(self, values: Num[np.ndarray, "S *grid C"], names: Sequence[str], title: str):
+    def __init__(
+        self,
+        values: Num[np.ndarray, "S *grid C"],
+        names: Sequence[str],
+        title: str,
+        value_range: tuple[float, float] | None = None,
+    ):
         names = [str(name) for name in names]
         if values.ndim < 3 or 0 in values.shape:
             raise ValueError(
@@ -58,12 +65,17 @@ class ArrayCollection:
             raise ValueError(
                 f"{title}: {len(values)} signals but {len(names)} names, {len(set(names))} distinct"
             )
-        if np.issubdtype(values.dtype, np.floating):
+        floats = np.issubdtype(values.dtype, np.floating)
+        if floats:
             for name, signal in zip(names, values, strict=True):
                 images.check_finite(signal, f"{title}, signal {name!r}")
+        elif value_range is None:
+            value_range = images.guessed_range(values, title)
         self.values = values
         self.names = names
         self.title = title
+        self.value_range = value_range
+        self.bounds = (0.0, 1.0) if value_range else (float(values.min()), float(values.max()))
         self.shape = tuple(values.shape[1:])
 
     def __len__(self) -> int:
@@ -71,9 +83,12 @@ class ArrayCollection:
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         signal = self.values[position(index, len(self))]
-        if np.issubdtype(signal.dtype, np.floating):
+        if self.value_range is None:
             return np.array(signal, np.float32)
-        return images.to_unit(signal, self.title)
+        low, high = self.value_range
+        # Whole numbers above 2^24 are exact in double precision only.
+        scaled = (np.asarray(signal, np.float64) - low) / (high - low)
+        return np.clip(scaled, 0, 1).astype(np.float32)
 
 
 # What collections may know of a signal besides its values.
@@ -82,7 +97,7 @@ _KNOWN = (
     *("mesh", "cloud", "near", "distances", "denormalise", "untruncated"),
 )
 # What they may know of all their signals.
-_COMMON = ("truncation", "cache")
+_COMMON = ("truncation", "cache", "bounds")
 
 
 class SubsetCollection:

@@ -12,6 +12,31 @@ from jaxtyping import Array, Float
 from nid_jax.coding import operators
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.model import Model
+from nid_jax.notices import say
+
+# Signals that differ by more than this factor from those of the training have other units.
+OTHER_SCALE = 16
+
+
+def say_other_scale(
+    values: Any, weights: Any, bounds: tuple[float, float] | list[float] | None
+) -> None:
+    """A notice where what was measured of signals is of another scale than those learned from.
+
+    values [S, M, C]; weights None, [M] or [S, M]; bounds: (lowest, highest) of the signals learned
+    from; None: 0 to 1, as pictures are.
+    """
+    if isinstance(values, jax.core.Tracer) or isinstance(weights, jax.core.Tracer):
+        return
+    sizes = np.abs(np.asarray(values)).max(-1)
+    seen = np.isfinite(sizes) if weights is None else np.isfinite(sizes) & (np.asarray(weights) > 0)
+    here = float(np.max(sizes, initial=0, where=seen))
+    there = 1.0 if bounds is None else max(map(abs, bounds))
+    if here > OTHER_SCALE * there or (bounds and 0 < here < there / OTHER_SCALE):
+        say(
+            f"measurements: values up to {here:g}, the dictionary learned from signals up to "
+            f"{there:g}; taken as they are"
+        )
 
 
 def as_array(values: Any, argument: str) -> Any:

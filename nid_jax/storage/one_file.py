@@ -195,6 +195,11 @@ def _described(content: dict[str, Any]) -> tuple[ConfigDict, dict[str, Any]]:
     for key in ("title", "ranked_by"):
         if not isinstance(signals.get(key), str):
             raise ValueError(f"signals.{key}: {signals.get(key)!r}; allowed: text")
+    bounds = signals.get("bounds", [0, 1])
+    if not (
+        isinstance(bounds, list) and [type(end) in (int, float) for end in bounds] == [True] * 2
+    ):
+        raise ValueError(f"signals.bounds: {bounds!r}; allowed: two numbers")
     return config, signals
 
 

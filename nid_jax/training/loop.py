@@ -236,9 +236,14 @@ class Trained:
 
 
 def signals_of(task: Task, collection: Any) -> dict[str, Any]:
-    """What a dictionary learns from, in JSON types: shape [*grid, C], count, title, ranked_by."""
+    """What a dictionary learns from, in JSON types: shape [*grid, C], count, title, ranked_by.
+
+    bounds, (lowest, highest) value, where the collection knows it.
+    """
     measured = task.learned_from(collection)
+    bounds = getattr(collection, "bounds", None)
     return {
+        **({} if bounds is None else {"bounds": [*bounds]}),
         "shape": [*measured.grid_shape, measured.channels],
         "count": len(collection),
         "title": collection.title,

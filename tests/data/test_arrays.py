@@ -57,10 +57,13 @@ def test_array_gray_and_resize(tmp_path, data_config):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.full((2, 3, 3), 1.25), r"x\.npy: .*from 1\.25 to 1\.25; allowed: \[0, 1\]"),
+        (
+            np.full((2, 3, 3), 1.25),
+            r"x\.npy: values from 1\.25 to 1\.25 .*data\.range=\(low, high\)",
+        ),
         (np.array([[[0.0, np.nan]]] * 2), r"x\.npy: 2 of 4 values are NaN or infinite"),
         (np.array([[[0.0, np.inf]]] * 2), r"x\.npy: 2 of 4 values are NaN or infinite"),
-        (np.zeros((2, 3, 3), np.int64), r"x\.npy: values of type int64"),
+        (np.full((2, 3, 3), -7), r"x\.npy: values from -7 to -7 of type int64.*data\.range="),
         (np.zeros(6), r"x\.npy: an array of shape \[6\]; expected pictures \[S, H, W\] or"),
         (
             np.zeros((2, 9, 8, 8, 8)),
@@ -202,6 +205,40 @@ def test_bits_and_words_of_other_byte_order(tmp_path, data_config):
         np.save(tmp_path / "x.npy", values)
         signals, _ = opened(data_config(name="array", root=tmp_path / "x.npy", test_fraction=0))
         np.testing.assert_allclose(signals[..., 0], values / full, atol=1e-7)
+
+
+def test_values_of_other_ranges(tmp_path, data_config):
+    draw, path = np.random.default_rng(0), tmp_path / "x.npy"
+    to_255 = draw.random((10, 25, 25)) * 255
+    deep = draw.integers(0, 4096, (10, 25, 25)).astype(np.uint16)
+    deep[0, 0, 0] = 4095
+    for values, expected, text in (
+        (to_255, to_255 / 255, "taken as from 0 to 255; data.range=(low, high) says otherwise"),
+        (to_255 / 127.5 - 1, to_255 / 255, "taken as from -1 to 1; data.range=(low, high)"),
+        (to_255.astype(np.int64), to_255.astype(int) / 255, "taken as from 0 to 255; data.range="),
+        (deep, deep / 65535, "taken as they are, dark; data.range=(0, 4095) says otherwise"),
+    ):
+        np.save(path, values)
+        signals, (said,) = opened(data_config(name="array", root=path, test_fraction=0))
+        np.testing.assert_allclose(signals[..., 0], expected, atol=1e-6)
+        assert text in said
+    signals, said = opened(data_config(name="array", root=path, test_fraction=0, range=(0, 4095)))
+    np.testing.assert_allclose(signals[..., 0], deep / 4095, atol=1e-6)
+    assert said == []
+    signals, (said,) = opened(
+        data_config(name="array", root=path, test_fraction=0, range=(1000, 3000))
+    )
+    np.testing.assert_allclose(signals[..., 0], np.clip((deep - 1000.0) / 2000, 0, 1), atol=1e-6)
+    outside = ((deep < 1000) | (deep > 3000)).sum()
+    assert said == f"{path}: {outside} of 6250 values lie outside (1000, 3000); cut"
+
+
+def test_one_range_for_all_signals(tmp_path, data_config):
+    """A dark signal stays dark beside a bright one."""
+    values = np.stack([np.full((5, 6), 20.0), np.full((5, 6), 200.0)])
+    np.save(tmp_path / "x.npy", values)
+    signals, _ = opened(data_config(name="array", root=tmp_path / "x.npy", test_fraction=0))
+    np.testing.assert_allclose(signals[:, 0, 0, 0], [20 / 255, 200 / 255], atol=1e-6)
 
 
 # Several arrays
