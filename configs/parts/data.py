@@ -9,8 +9,9 @@ SOURCES = {
     "clip": {"num_frames": 60, "objects": 3, "noise": 0.0},
     # video: frames start, start + step, ... before stop; 0 is the end
     "video": {"start": 0, "stop": 0, "step": 1},
-    # dicom: (low, high) in the scanner's units; () is all there is
-    "dicom": {"window": ()},
+    # dicom: (low, high) in the scanner's units, () is all there is; voi: each file's own window;
+    # series: one of several, by its description, number or identifier
+    "dicom": {"window": (), "voi": False, "series": ""},
 }
 
 

@@ -91,6 +91,8 @@ def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
     if config.name in SHAPES and "truncation" not in config:
         raise ValueError(f"data.name={config.name!r}: is for shapes, as configs/sdf.py has them")
     config = completed(config)
+    if config.layout and config.name != "array":
+        raise ValueError(f"data.layout={config.layout!r}: is for data.name='array' alone")
     collection = opener(config, split, seed)
     collection = limited(collection, config, split)
     augment, patch = config.augment, config.patch

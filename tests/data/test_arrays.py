@@ -183,6 +183,9 @@ def test_a_layout_that_cannot_be(tmp_path, data_config):
         config = data_config(name="array", root=tmp_path / "x.npy", layout=layout)
         with pytest.raises(ValueError, match=rf"x\.npy: data\.layout: '{layout}'; allowed: "):
             opened(config)
+    config = data_config(name="faces", layout="SHW")
+    with pytest.raises(ValueError, match=r"data\.layout='SHW': is for data\.name='array' alone"):
+        opened(config)
 
 
 # Types
