@@ -8,13 +8,12 @@ import errno
 import re
 import sys
 from logging import Formatter
-from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from nid_jax import commands, configs, devices, notices, sharding, tasks
-from nid_jax.files import REFUSALS
+from nid_jax.files import REFUSALS, local
 from nid_jax.storage.workdir import Workdir
 
 EXAMPLE = "such as --config=image"
@@ -88,7 +87,8 @@ def main(argv, values=flags.FLAGS):
         logging.get_absl_handler().setFormatter(Formatter("%(levelname)s: %(message)s"))
     try:
         sharding.initialise_distributed(values.distributed)
-        devices.use_compilation_cache(values.config.get("compilation_cache", ""))
+        cache = values.config.get("compilation_cache", "")
+        devices.use_compilation_cache(local(cache, "compilation_cache") if cache else "")
         workdir = source = Workdir(values.workdir)
         if values.checkpoint:
             source = _source(values.checkpoint)
@@ -109,7 +109,7 @@ def main(argv, values=flags.FLAGS):
 def _source(path):
     """Where the dictionary lies: one file, or a workdir."""
     if path.endswith(".safetensors"):
-        return Path(path).expanduser()
+        return local(path, "--checkpoint")
     return Workdir(path, read_only=True, flag="--checkpoint")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -27,6 +28,24 @@ REFUSALS = {
     )
 }
 
+# Of several letters: one is a drive of Windows. A Path has already made one slash of two.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def local(path: str | Path, name: str) -> Path:
+    """A path of this machine as Path, ~ expanded.
+
+    name: of the flag, key or argument it came by. Raises ValueError, in one line, for one with a
+    scheme such as gs:// or file://, of which a folder 'gs:' would be made.
+    """
+    found = _SCHEME.match(str(path))
+    if found:
+        raise ValueError(
+            f"{name}={path}: {found[0]} is no place that can be read or written here; allowed: a "
+            "path of this machine, such as where it is mounted"
+        )
+    return Path(path).expanduser()
+
 
 @contextmanager
 def refusals_named(path: str | Path) -> Iterator[None]:
@@ -47,9 +66,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     The temporary name ends as `path` does, for libraries that look at the suffix. If the body
     fails, the temporary file goes and what was at `path` stays. Folders are made as needed.
-    Raises ValueError naming `path` where the system refuses to write it.
+    Raises ValueError naming `path` where it is none of this machine, or cannot be written.
     """
-    path = Path(path)
+    path = local(path, "path")
     temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     with refusals_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +89,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     If the body fails, the temporary folder goes and what was at `path` stays. Raises ValueError
     naming `path` where the system refuses to write it.
     """
-    path = Path(path)
+    path = local(path, "path")
     mark = f"{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
     temporary, old = (path.with_name(f".{what}-{mark}") for what in ("tmp", "old"))
     with refusals_named(path):

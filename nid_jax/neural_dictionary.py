@@ -26,6 +26,7 @@ from nid_jax.coding.total_variation import TotalVariation
 from nid_jax.errors import ArgumentError, named
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import Model
+from nid_jax.files import local
 from nid_jax.fitting import checks, priors, refining
 from nid_jax.fitting import fit as fits
 from nid_jax.fitting.fit import Fit
@@ -352,7 +353,7 @@ def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -
     Reads no signals and executes nothing of the file. Raises FileNotFoundError or ValueError, in
     one line that names the file.
     """
-    path = Path(path).expanduser()
+    path = local(path, "path")
     if path.suffix == ".safetensors" or path.is_file():
         return NeuralDictionary._of(one_file.read(path, mesh), mesh)
     if not path.exists():

@@ -347,6 +347,26 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(call, copied, tiny):
     assert "Traceback" not in result.err
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "workdir=gs://bucket/run",
+        "checkpoint=s3://bucket/run",
+        "checkpoint=file:///tmp/faces.safetensors",
+        "config.data.root=memory://pictures",
+        "config.compilation_cache=gs://bucket/xla",
+        "config.eval.lpips=https://host/alex.npz",
+    ],
+)
+def test_places_elsewhere(call, tmp_path, monkeypatch, tiny, option):
+    monkeypatch.chdir(tmp_path)
+    name, _, value = option.partition("=")
+    name = f"--{name}" if "config." not in name else name.removeprefix("config.")
+    complaint = call(*tiny, "--workdir=run", f"--{option}").complaint()
+    assert complaint.startswith(f"error: {name}={value}: {value.partition(':')[0]}:/ is no place")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("path", ["/dev/null", "/dev/null/run"])
 def test_a_workdir_that_cannot_be(call, path, tiny):
     assert path in call(*tiny, f"--workdir={path}").complaint()

@@ -2,11 +2,13 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from nid_jax import files
 from nid_jax.files import atomic_folder, atomic_path
 
 
@@ -109,3 +111,34 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     fill_folder(target)
     assert os.listdir(target) == ["codes.npz"]
     assert os.listdir(tmp_path / "fits") == ["omp"]
+
+
+SCHEMES = [
+    "gs://bucket/run",
+    "s3://bucket/x.npy",
+    "file:///tmp/x",
+    "memory://x",
+    "gs:/b",
+    "hf+x://y",
+]
+
+
+@pytest.mark.parametrize("path", SCHEMES)
+def test_places_elsewhere_are_refused(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    allowed = "is no place that can be read or written here; allowed: a path of this machine"
+    with pytest.raises(ValueError, match=f"^--workdir={re.escape(path)}: .*{allowed}"):
+        files.local(path, "--workdir")
+    # A Path has one slash left.
+    for opened in (files.atomic_path(Path(path)), files.atomic_folder(path)):
+        with pytest.raises(ValueError, match=allowed), opened:
+            pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "path", ["run", "/tmp/a:b", "C:/runs", r"C:\runs", "./gs:/x", "a:b", "1:/x"]
+)
+def test_paths_of_this_machine(path):
+    assert files.local(path, "--workdir") == Path(path)
+    assert files.local("~/x", "--workdir") == Path.home() / "x"

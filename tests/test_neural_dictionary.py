@@ -528,3 +528,20 @@ def test_no_warning_is_given(gray, unseen):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gray.fit(unseen).render((4, 4))
+
+
+def test_places_elsewhere_are_refused(gray, unseen, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for act in (
+        lambda: nid.load("gs://bucket/run"),
+        lambda: nid.load("file:///tmp/faces.safetensors"),
+        lambda: nid.learn(unseen, steps=1, workdir="s3://bucket/run"),
+        lambda: gray.save("gs://bucket/faces.safetensors"),
+        lambda: gray.save_pretrained("gs://bucket/faces"),
+        lambda: nid.NeuralDictionary.from_pretrained("gs://bucket/faces"),
+        lambda: gray.load_fit("memory://codes.npz"),
+        lambda: gray.fit(unseen).save("memory://codes.npz"),
+    ):
+        with pytest.raises(ValueError, match="is no place that can be read or written here"):
+            act()
+    assert not list(tmp_path.iterdir())

@@ -19,6 +19,7 @@ from nid_jax.data.patches import PatchCollection, patch_corners, stitch
 from nid_jax.data.sources import SHAPES
 from nid_jax.data.splitting import SPLITS, configured_size, limited, wanted
 from nid_jax.data.surveying import Survey, survey
+from nid_jax.files import local
 
 # Imported when they are asked for: one task's names would keep every command waiting. None is the
 # name of a module here, which would take its place.
@@ -91,6 +92,7 @@ def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
     if config.name in SHAPES and "truncation" not in config:
         raise ValueError(f"data.name={config.name!r}: is for shapes, as configs/sdf.py has them")
     config = completed(config)
+    local(config.root, "data.root")
     if config.layout and config.name != "array":
         raise ValueError(f"data.layout={config.layout!r}: is for data.name='array' alone")
     collection = opener(config, split, seed)

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from nid_jax.data.corrupted import CorruptedCollection, CorruptedFiles, corrupt, open_corrupted
 from nid_jax.data.splitting import SPLITS
-from nid_jax.files import atomic_folder
+from nid_jax.files import atomic_folder, local
 
 __all__ = ["CorruptedCollection", "corrupt", "main", "open_corrupted", "write"]
 
@@ -39,7 +39,7 @@ def write(config: ConfigDict, output: str | Path, split: str = "test") -> Corrup
     """
     from nid_jax.data import open_collection
 
-    output = Path(output).expanduser().resolve()
+    output = local(output, "--output").resolve()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"--output={output}: is there already; needs a new or an empty folder")
     clean_config = config.data.copy_and_resolve_references()

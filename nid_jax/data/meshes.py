@@ -30,7 +30,7 @@ from absl import flags
 from nid_jax.data.clouds import CLOUDS, write_cloud
 from nid_jax.data.meshsources import LAYOUTS, Source, find_sources
 from nid_jax.data.prepared import DTYPES, read_prepared, write_prepared
-from nid_jax.files import atomic_path
+from nid_jax.files import atomic_path, local
 from nid_jax.geometry import distance
 from nid_jax.geometry.mesh import (
     MARGIN,
@@ -450,7 +450,7 @@ def command(argv: Sequence[str], values: flags.FlagValues) -> None:
     keys = [field.name for field in dataclasses.fields(Options)]
     chosen = {key: getattr(values, key) for key in keys}
     options = Options(**{**chosen, "clouds": chosen["clouds"].removeprefix("none")})
-    output = Path(values.output).expanduser()
+    output = local(values.output, "--output")
     try:
         options.check()
         sources, missing = find_sources(

@@ -32,7 +32,7 @@ from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
-from nid_jax.files import atomic_path
+from nid_jax.files import atomic_path, local
 from nid_jax.fitting import meshing, refining, rendering
 from nid_jax.fitting.measurements import as_floats, checked_operator
 
@@ -327,7 +327,7 @@ class Fit:
         Raises FileNotFoundError where there is none, ValueError where its file is damaged or was
         made with another dictionary.
         """
-        path = Path(path)
+        path = local(path, "path")
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such fit")
         try:

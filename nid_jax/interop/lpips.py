@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nid_jax.files import atomic_path
+from nid_jax.files import atomic_path, local
 from nid_jax.interop import torch_file
 from nid_jax.metrics import perceptual
 
@@ -65,7 +65,7 @@ def write(trunk, linear, network, output):
 
     Raises ValueError for a name that does not end in .npz, and what `convert` raises.
     """
-    output = Path(output).expanduser()
+    output = local(output, "--output")
     if output.suffix != ".npz":
         raise ValueError(f"--output={output}: must end in .npz")
     weights = convert(trunk, linear, network)

@@ -19,7 +19,7 @@ import jax
 
 from nid_jax import __version__
 from nid_jax.fields.model import count_parameters
-from nid_jax.files import atomic_path
+from nid_jax.files import atomic_path, local
 from nid_jax.storage import one_file
 from nid_jax.storage.artefacts import write_text
 
@@ -50,7 +50,7 @@ def save_pretrained(
     which is copied into the folder and shown on the card. Raises as `one_file.write` does, and
     FileNotFoundError for a picture that is not there.
     """
-    folder = Path(folder).expanduser()
+    folder = local(folder, "folder")
     found = {caption: Path(path) for caption, path in (pictures or {}).items()}
     for path in found.values():
         if not path.is_file():
@@ -78,7 +78,7 @@ def from_pretrained(
     in `one_file.read`. Raises as `one_file.read` does, and ValueError of one line for a name that
     is neither, or that the Hub does not give.
     """
-    folder = Path(name_or_folder).expanduser()
+    folder = local(name_or_folder, "name_or_folder")
     if folder.is_dir():
         return one_file.read(folder / WEIGHTS, mesh)
     name = str(name_or_folder)

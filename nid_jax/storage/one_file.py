@@ -29,7 +29,7 @@ from nid_jax import __version__
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.model import Model
-from nid_jax.files import atomic_path
+from nid_jax.files import atomic_path, local
 from nid_jax.storage import config_json, models, trees
 from nid_jax.storage.checksums import crc32, digest
 
@@ -97,7 +97,7 @@ def read(path: str | Path, mesh: jax.sharding.Mesh | None = None) -> Contents:
     where there is no file, and ValueError of one line that names it where it is another kind of
     file, damaged, of another format, or not what its own config describes.
     """
-    path = Path(path)
+    path = local(path, "path")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if not path.is_file():

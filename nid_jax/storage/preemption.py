@@ -6,11 +6,20 @@ import signal
 import threading
 from typing import Any
 
+# Windows has not all of them.
+_ASKING = [
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
+    if hasattr(signal, name)
+]
+
 
 class Preemption:
-    """Context in which SIGTERM and the first Ctrl-C set `requested` instead of ending the process.
+    """Context in which SIGTERM, SIGUSR1, SIGHUP and the first Ctrl-C only set `requested`.
 
-    The loop looks at `requested` between steps, saves, and leaves. A second Ctrl-C raises
+    The loop looks at `requested` between steps, saves, and leaves; the command's exit status is 143
+    then, whichever signal it was. Batch systems send SIGUSR1 some time before the end, a terminal
+    that closes SIGHUP; one that is ignored, as under nohup, stays so. A second Ctrl-C raises
     KeyboardInterrupt. The handlers that were there come back on exit. Outside the main thread,
     where Python allows no handlers, nothing is caught.
     """
@@ -22,7 +31,9 @@ class Preemption:
 
     def __enter__(self) -> Preemption:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _ASKING:
+                if signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 self._previous[number] = signal.signal(number, self._on_signal)
         return self
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from nid_jax.files import refusals_named
+from nid_jax.files import local, refusals_named
 from nid_jax.storage import artefacts, config_json
 
 _FIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,99}")
@@ -26,11 +26,12 @@ class Workdir:
     """The folder of one run. Opening it makes nothing; `prepare` does, once all else was checked.
 
     `flag` is what the person typed it as. Raises ValueError in one line if there is a file in its
-    place, FileNotFoundError if it is opened read-only and does not exist.
+    place or it is none of this machine, FileNotFoundError if it is opened read-only and does not
+    exist.
     """
 
     def __init__(self, path: str | Path, read_only: bool = False, flag: str = "--workdir"):
-        self.root = Path(path).expanduser().absolute()
+        self.root = local(path, flag).absolute()
         self.read_only, self.flag = read_only, flag
         with refusals_named(f"{flag}={path}"):
             found = self.root.exists()

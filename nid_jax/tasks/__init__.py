@@ -5,6 +5,7 @@ import importlib
 
 from ml_collections import ConfigDict
 
+from nid_jax.files import local
 from nid_jax.tasks.task import Task
 
 __all__ = ["Task", "build"]
@@ -20,4 +21,15 @@ def build(config: ConfigDict) -> Task:
         raise ValueError(
             f"task: {config.task!r} is unknown, did you mean {near!r}? allowed: {', '.join(TASKS)}"
         )
+    for key, text in _texts(config):
+        local(text, key)
     return importlib.import_module(f"nid_jax.tasks.{config.task}").build(config)
+
+
+def _texts(group, path=""):
+    """(dotted key, value) of every text of a config, paths among them."""
+    for key, value in group.items():
+        if isinstance(value, ConfigDict):
+            yield from _texts(value, f"{path}{key}.")
+        elif isinstance(value, str):
+            yield f"{path}{key}", value

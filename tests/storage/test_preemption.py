@@ -14,15 +14,28 @@ def signal_self(number):
     time.sleep(0.01)  # Python runs handlers between two instructions of the main thread
 
 
-def test_sigterm_and_the_first_interrupt_only_ask():
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    for number, name in ((signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")):
+def test_signals_to_end_only_ask():
+    names = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names]
+    before = [signal.getsignal(number) for number in numbers]
+    for number, name in zip(numbers, names, strict=True):
         with Preemption() as preemption:
             assert not preemption.requested
             signal_self(number)
             assert preemption.requested
             assert preemption.signal_name == name
-        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+        assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_under_nohup_a_closed_terminal_asks_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Preemption() as preemption:
+            signal_self(signal.SIGHUP)
+            assert not preemption.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_second_interrupt_interrupts():
