@@ -87,6 +87,7 @@ def main(argv, values=flags.FLAGS):
         logging.get_absl_handler().setFormatter(Formatter("%(levelname)s: %(message)s"))
     try:
         sharding.initialise_distributed(values.distributed)
+        devices.use_single_precision()
         cache = values.config.get("compilation_cache", "")
         devices.use_compilation_cache(local(cache, "compilation_cache") if cache else "")
         workdir = source = Workdir(values.workdir)

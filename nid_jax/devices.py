@@ -67,6 +67,11 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def use_single_precision() -> None:
+    """JAX_ENABLE_X64 of the environment changes nothing: what needs float64 asks for it itself."""
+    jax.config.update("jax_enable_x64", False)
+
+
 def use_compilation_cache(folder: str | Path = "") -> Path | None:
     """Keeps compiled programs on disk, so that the next process has them without compiling.
 

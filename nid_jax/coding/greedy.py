@@ -141,11 +141,11 @@ class _Pursuit:
         steps = -(-top_k // self.step_size)
         slots = steps * self.step_size
         stage = -(-steps // (_STAGES if slots * experts >= _STAGED_NUMBERS else 1))
-        none = jnp.zeros((signals, slots))
+        none = jnp.zeros((signals, slots), moments.dtype)
         state = _State(
             moments,
             square_norm,
-            jnp.zeros((signals, 0, experts)),
+            jnp.zeros((signals, 0, experts), moments.dtype),
             none.astype(jnp.int32),
             none.astype(bool),
             none,
@@ -208,7 +208,9 @@ def _orthonormalising(gram, least, wanted):
     """
     size = gram.shape[-1]
     # Orthogonalise the rows of (gram, identity): what becomes of the identity is T.
-    both = jnp.concatenate([gram, jnp.broadcast_to(jnp.eye(size), gram.shape)], -1)
+    both = jnp.concatenate(
+        [gram, jnp.broadcast_to(jnp.eye(size, dtype=gram.dtype), gram.shape)], -1
+    )
     rows, good = [], []
     for j in range(size):
         row = both[:, j]
@@ -353,9 +355,14 @@ def _iht(equations, top_k, steps):
 
     signals = moments.shape[0]
     indices = jnp.zeros((signals, top_k), jnp.int32)
-    zero = jnp.zeros(signals)
+    zero = jnp.zeros(signals, moments.dtype)
     start = _Thresholding(
-        jnp.zeros((signals, top_k)), indices, zero, zero + 1, zero > 0, zero.astype(jnp.int32)
+        jnp.zeros((signals, top_k), moments.dtype),
+        indices,
+        zero,
+        zero + 1,
+        zero > 0,
+        zero.astype(jnp.int32),
     )
     _, state = jax.lax.while_loop(going, lambda c: (c[0] + 1, step(c[1])), (0, start))
     chosen = state.weights != 0
@@ -373,7 +380,7 @@ def _on_support(gram, moments, scale, indices):
     matrix = _sub_gram(gram, indices) * own[:, :, None] * own[:, None, :]
     right = _at(moments, indices) * own
     jitter = 1e-6 * size
-    factor = jnp.linalg.cholesky(matrix + jitter * jnp.eye(size))
+    factor = jnp.linalg.cholesky(matrix + jitter * jnp.eye(size, dtype=matrix.dtype))
 
     def solve(right):
         return jax.scipy.linalg.cho_solve((factor, True), right[..., None])[..., 0]

@@ -288,7 +288,10 @@ def _support_floor(equations, indices):
     empty = indices < 0
     used = ~(empty[:, :, None] | empty[:, None, :])
     mean = ridge.mean_diagonal(equations.gram)
-    unit = jnp.eye(indices.shape[1]) * jnp.broadcast_to(mean, len(indices))[:, None, None]
+    unit = (
+        jnp.eye(indices.shape[1], dtype=mean.dtype)
+        * jnp.broadcast_to(mean, len(indices))[:, None, None]
+    )
     bound = numerics.spectral_bound(jnp.where(used, block, unit)) / mean
     if equations.gram_low is None:
         return _SINGLE_ROUNDINGS * jnp.finfo(jnp.float32).eps * bound

@@ -173,7 +173,7 @@ class _State(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("num_groups", "relative", "unit_atoms"))
 def _lasso(equations, costs, tolerance, steps, num_groups, relative, unit_atoms):
     level, weights, ridge, labels = costs
-    membership = jax.nn.one_hot(labels, num_groups) if num_groups else None
+    membership = jax.nn.one_hot(labels, num_groups, dtype=jnp.float32) if num_groups else None
     norms = _atom_norms(equations, membership)
     inverse = numerics.safe_divide(1.0, norms)
     # Unit atoms and signals: codes of the problem below are codes * norms / size.
@@ -229,7 +229,7 @@ def _largest_eigenvalue(apply, like):
         return numerics.safe_divide(product, length[:, None]), length
 
     vector = start / jnp.linalg.norm(start, axis=-1, keepdims=True)
-    return jax.lax.fori_loop(0, _POWER_STEPS, step, (vector, jnp.ones(len(like))))[1]
+    return jax.lax.fori_loop(0, _POWER_STEPS, step, (vector, jnp.ones(len(like), like.dtype)))[1]
 
 
 def _duality_gap(equations, norm, penalty, tolerance, codes, product):

@@ -230,7 +230,7 @@ def _alternate(atoms, factors, chunks, steps):
 
     def biweight_round(step, carry):
         noise, least = _biweight_widths(residual_of(carry), chunks)
-        shrunk = first * (least / first) ** (step / max(steps - absolute - 1, 1))
+        shrunk = first * (least / first) ** (jnp.float32(step) / max(steps - absolute - 1, 1))
         return orthogonal_round(functools.partial(_biweight, jnp.maximum(shrunk, noise)), carry)
 
     return jax.lax.fori_loop(0, steps - absolute, biweight_round, carry)
@@ -265,7 +265,7 @@ def _reweighted_round(weigh, carry, chunks):
         right = numerics.einsum("ms,mr->sr", weight * residual, rows)
         return (sums[0] + matrix, sums[1] + right), rows
 
-    zeros = (jnp.zeros((len(factors), rank**2)), jnp.zeros_like(factors))
+    zeros = (jnp.zeros((len(factors), rank**2), factors.dtype), jnp.zeros_like(factors))
     (matrix, right), atoms = jax.lax.scan(step, zeros, (atoms, *chunks))
     return atoms, _newton_step(factors, matrix, right)
 
@@ -275,7 +275,9 @@ def _newton_step(rows, matrix, right):
     rank = rows.shape[1]
     matrix = matrix.reshape(-1, rank, rank)
     level = jnp.trace(matrix, axis1=-2, axis2=-1)[:, None, None] / rank
-    matrix = matrix + jnp.where(level > 0, _STABILITY * level, 1.0) * jnp.eye(rank)
+    matrix = matrix + jnp.where(level > 0, _STABILITY * level, 1.0) * jnp.eye(
+        rank, dtype=matrix.dtype
+    )
     factor = jnp.linalg.cholesky(matrix)
     solved = jax.scipy.linalg.cho_solve((factor, True), right[..., None])[..., 0]
     return rows + jnp.where(jnp.isfinite(solved), solved, 0)

@@ -291,7 +291,10 @@ def solve_on_support(
         mean = mean_diagonal(gram.wide(equations.gram)[0])
         # Empty places are rows of the identity, at the matrix's own scale.
         used = ~(empty[:, :, None] | empty[:, None, :])
-        unit = jnp.eye(indices.shape[1]) * jnp.broadcast_to(mean, (signals,))[:, None, None]
+        unit = (
+            jnp.eye(indices.shape[1], dtype=mean.dtype)
+            * jnp.broadcast_to(mean, (signals,))[:, None, None]
+        )
         block = jnp.where(used, block, unit)
         relative = _SINGLE_ROUNDINGS * jnp.finfo(jnp.float32).eps
         if equations.gram_low is not None:
@@ -301,7 +304,7 @@ def solve_on_support(
         factor, scale, shift, _ = numerics.scaled_cholesky(block, shift)
         values, _ = refined(block, shift, factor, scale, moments)
         values = jnp.where(empty, 0, values).astype(jnp.float32)
-    return jnp.zeros((signals, num_experts)).at[rows, places].add(values)
+    return jnp.zeros((signals, num_experts), jnp.float32).at[rows, places].add(values)
 
 
 class Factorisation:
@@ -332,9 +335,9 @@ class Factorisation:
         count, channels = operator.num_measurements, dictionary.channels
         self.dictionary, self.operator, self.weights = dictionary, operator, weights
         self.asked = float(lam)
-        nothing = jnp.zeros((1, count, channels))
+        nothing = jnp.zeros((1, count, channels), jnp.float32)
         self.equations = gram.normal_equations(dictionary, operator, nothing, weights)
-        self._weights = jnp.ones(count) if combined is None else combined
+        self._weights = jnp.ones(count, jnp.float32) if combined is None else combined
         self._map = None
         inverse, used = _inverse(self.equations, jnp.asarray(lam, jnp.float32))
         self.lam = float(used)

@@ -7,6 +7,7 @@ an iteration costs two products of features and codes.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -59,7 +60,7 @@ def robust_solve(problem, options, chunk=0) -> Solution:
     equations = problem.equations(chunk=chunk, precision="single")
     weights = operators.combined_weights(operator, problem.weights)
     if weights is None:
-        weights = jnp.ones(operator.num_measurements)
+        weights = jnp.ones(operator.num_measurements, jnp.float32)
     prior = None
     if problem.prior is not None:
         prior = _square_root(problem.prior, experts=problem.dictionary.num_experts)
@@ -122,7 +123,7 @@ def _robust(graphdef, state, data, given, steps, loss, chunk):
     if prior is None:
         penalty = guess if loss == "huber" else guess / size
     else:
-        penalty = noise**2 if loss == "huber" else noise * np.sqrt(2 / np.pi)
+        penalty = noise**2 if loss == "huber" else noise * math.sqrt(2 / math.pi)
     if loss == "huber":
         start = start._replace(stiffness=jnp.ones_like(size), dual=jnp.zeros_like(start.dual))
     end = admm.run(admm.again(start), loss, delta, penalty, steps)
@@ -229,7 +230,7 @@ class _Model:
         self.atom_mean = equations.atom_mean
         if self.trunk:
             self.atom_mean = self.atom_mean - self.head_bias
-        self.bias_weight = equations.bias_weight * jnp.ones(signals)
+        self.bias_weight = jnp.broadcast_to(equations.bias_weight, (signals,))
         wide = dictionary.width if self.trunk else dictionary.num_experts * self.channels
         whole = count * wide <= _CACHED_NUMBERS
         size = chunk or min(count, max(16, 2**24 // max(wide * (operator.run_length or 1), 1)))
@@ -340,7 +341,7 @@ class _Admm:
     def start(self, equations, stiffness, penalty):
         """Least squares under the penalty, with all of the residual still in the constraint."""
         zero = jnp.zeros_like(self.model.targets)
-        inner = jnp.zeros(self.system.shape)
+        inner = jnp.zeros(self.system.shape, equations.moments.dtype)
         codes = jnp.zeros_like(equations.moments) + self.system.codes(inner)
         correlation = equations.moments - equations.apply(codes)
         ones = jnp.ones_like(stiffness)

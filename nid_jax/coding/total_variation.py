@@ -91,7 +91,7 @@ class TotalVariation:
         """
         weights = combined_weights(operator, weights)
         energy = _mean_energy(operator, weights)
-        weights = jnp.ones(operator.num_measurements) if weights is None else weights
+        weights = jnp.ones(operator.num_measurements, jnp.float32) if weights is None else weights
         weights = jnp.broadcast_to(weights / energy, (len(start), operator.num_measurements))
         measurements = jnp.where(weights[..., None] > 0, measurements, 0)
         bounds = None if self.bounds is None else tuple(jnp.float32(b) for b in self.bounds)
@@ -196,15 +196,15 @@ def _direct(problem, shape, stiffness, ties):
     blocks = -(-points // size)
 
     def columns(block):
-        unit = jax.nn.one_hot(block * size + jnp.arange(size), points).T[None]
+        unit = jax.nn.one_hot(block * size + jnp.arange(size), points, dtype=jnp.float32).T[None]
         seen = operator.adjoint(weights[:, None] * operator.measure(unit))
         return (seen + stiffness * _gradient_adjoint(_gradient(unit, shape), shape))[0].T
 
     matrix = jax.lax.map(columns, jnp.arange(blocks)).reshape(-1, points)[:points]
     diagonal = problem.lam + stiffness * ties + 1e-6
-    matrix = (matrix + matrix.T) / 2 + diagonal * jnp.eye(points)
+    matrix = (matrix + matrix.T) / 2 + diagonal * jnp.eye(points, dtype=matrix.dtype)
     factor = jax.scipy.linalg.cho_factor(matrix)
-    inverse = jax.scipy.linalg.cho_solve(factor, jnp.eye(points))
+    inverse = jax.scipy.linalg.cho_solve(factor, jnp.eye(points, dtype=matrix.dtype))
     inverse = (inverse + inverse.T) / 2
 
     def solve(right, _):

@@ -80,7 +80,7 @@ def _last_layer(
     ones = jnp.ones((features.shape[0], 1), features.dtype)
     features = jnp.concatenate([features, ones], 1)
     gram = numerics.einsum("ph,pg->hg", features, features)
-    gram = gram + 1e-4 * jnp.trace(gram) / len(gram) * jnp.eye(len(gram))
+    gram = gram + 1e-4 * jnp.trace(gram) / len(gram) * jnp.eye(len(gram), dtype=gram.dtype)
     moments = numerics.einsum("ph,pkc->hkc", features, targets)
     flat = jax.scipy.linalg.solve(gram, moments.reshape(len(gram), -1), assume_a="pos")
     solved = flat.reshape(moments.shape)
@@ -131,7 +131,7 @@ class Dictionary(nnx.Module):
             raise ArgumentError("codes", tuple(jnp.shape(codes)), allowed)
         wanted = (*signals, self.channels)
         if bias is None:
-            bias = jnp.zeros(wanted)
+            bias = jnp.zeros(wanted, jnp.float32)
         if jnp.shape(bias) != wanted:
             raise ArgumentError("bias", tuple(jnp.shape(bias)), f"{wanted}, a number per channel")
         rows = jnp.reshape(codes, (-1, num_experts))

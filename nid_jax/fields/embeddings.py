@@ -140,7 +140,7 @@ class GaussianFourier(FourierFeatures):
         self, dims: int, size: int, scale: float, trainable: bool = False, *, rngs: nnx.Rngs
     ):
         _check_positive("scale", scale)
-        frequencies = scale * jax.random.normal(rngs.params(), (_half(size), dims))
+        frequencies = scale * jax.random.normal(rngs.params(), (_half(size), dims), jnp.float32)
         super().__init__(frequencies, trainable)
 
 
@@ -239,7 +239,7 @@ def _rbf(config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.Rng
             f"dictionary.embedding.num_centres must be at least 1, got {config.num_centres}"
         )
     _check_positive("sigma", config.sigma)
-    centres = jax.random.uniform(rngs.params(), (config.num_centres, dims), minval=-1.0, maxval=1.0)
+    centres = jax.random.uniform(rngs.params(), (config.num_centres, dims), jnp.float32, -1.0, 1.0)
     return RBF(centres, config.sigma, config.trainable)
 
 

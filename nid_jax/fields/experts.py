@@ -97,16 +97,18 @@ def init_layers(
         shape = (fan_in, fan_out)
         if final and index == len(sizes) - 2:
             # Features of variance 1/2 (a sine's) or about 1/2 (a rectified Gaussian's).
-            kernel = jax.random.normal(kernel_key, shape) * math.sqrt(2 / fan_in)
-            bias = jnp.zeros(fan_out)
+            kernel = jax.random.normal(kernel_key, shape, jnp.float32) * math.sqrt(2 / fan_in)
+            bias = jnp.zeros(fan_out, jnp.float32)
         elif activation == "sine":
             bound = 1 / fan_in if index == 0 else math.sqrt(6 / fan_in) / omega0
-            kernel = jax.random.uniform(kernel_key, shape, minval=-bound, maxval=bound)
+            kernel = jax.random.uniform(kernel_key, shape, jnp.float32, minval=-bound, maxval=bound)
             limit = 1 / math.sqrt(fan_in)
-            bias = jax.random.uniform(bias_key, (fan_out,), minval=-limit, maxval=limit)
+            bias = jax.random.uniform(
+                bias_key, (fan_out,), jnp.float32, minval=-limit, maxval=limit
+            )
         else:
-            kernel = jax.random.normal(kernel_key, shape) * math.sqrt(2 / fan_in)
-            bias = jnp.zeros(fan_out)
+            kernel = jax.random.normal(kernel_key, shape, jnp.float32) * math.sqrt(2 / fan_in)
+            bias = jnp.zeros(fan_out, jnp.float32)
         layers.append((kernel, bias))
     return tuple(layers)
 

@@ -79,7 +79,7 @@ def sample_frequencies(
     sign, log_size = KERNELS[kernel](sample_key, count, dims, shape)
     # Sizes are kept as logarithms up to here: stable variables overflow float32 long before.
     size = jnp.exp(log_size - math.log(length_scale))
-    tail = jax.random.uniform(tail_key, size.shape, minval=MAX_FREQUENCY / 2, maxval=MAX_FREQUENCY)
+    tail = jax.random.uniform(tail_key, size.shape, jnp.float32, MAX_FREQUENCY / 2, MAX_FREQUENCY)
     return sign * jnp.where(size > MAX_FREQUENCY, tail, size)
 
 
@@ -87,7 +87,7 @@ def _scaled_normal(
     key: Key[Array, ""], count: int, dims: int, log_scale: float | Array
 ) -> tuple[Array, Array]:
     """Sign and log size of normal vectors [count, D] times exp(log_scale) [count, 1 or D]."""
-    normal = jax.random.normal(key, (count, dims))
+    normal = jax.random.normal(key, (count, dims), jnp.float32)
     return jnp.sign(normal), jnp.log(jnp.abs(normal)) + log_scale
 
 
@@ -98,7 +98,7 @@ def _gaussian(key: Key[Array, ""], count: int, dims: int, shape: float) -> tuple
 def _laplacian(key: Key[Array, ""], count: int, dims: int, shape: float) -> tuple[Array, Array]:
     # Cauchy on each axis by itself: a normal over the size of another.
     first, second = jax.random.split(key)
-    below = jnp.abs(jax.random.normal(second, (count, dims)))
+    below = jnp.abs(jax.random.normal(second, (count, dims), jnp.float32))
     return _scaled_normal(first, count, dims, -jnp.log(below))
 
 
@@ -165,29 +165,29 @@ def _compact_polynomial(
     # its marginals, because a projected frequency has the same kernel on the plane.
     which, first, second = jax.random.split(width_key, 3)
     width = jnp.where(
-        jax.random.uniform(which, (count, 1)) < 2 / 3,
+        jax.random.uniform(which, (count, 1), jnp.float32) < 2 / 3,
         _beta(first, 3.0, power - 2.0, (count, 1)),
         _beta(second, 2.0, power - 1.0, (count, 1)),
     )
     log_radius = jnp.log(2 * _euclid_hat(hat_key, 3, (count, 1))) - jnp.log(width)
-    normal = jax.random.normal(direction_key, (count, 3))
+    normal = jax.random.normal(direction_key, (count, 3), jnp.float32)
     direction = (normal / jnp.linalg.norm(normal, axis=-1, keepdims=True))[:, :dims]
     return jnp.sign(direction), jnp.log(jnp.abs(direction)) + log_radius
 
 
 def _beta(key: Key[Array, ""], a: float, b: float, shape: tuple[int, int]) -> Array:
     """Beta(a, b), with Beta(a, 0) the point 1."""
-    return jax.random.beta(key, a, b, shape) if b > 0 else jnp.ones(shape)
+    return jax.random.beta(key, a, b, shape, jnp.float32) if b > 0 else jnp.ones(shape, jnp.float32)
 
 
 def _log_positive_stable(key: Key[Array, ""], alpha: float, shape: tuple[int, int]) -> Array:
     """log T, T > 0 with E[exp(-s T)] = exp(-s^alpha), 0 < alpha <= 1 (Kanter 1975)."""
     if alpha == 1:
-        return jnp.zeros(shape)
+        return jnp.zeros(shape, jnp.float32)
     angle_key, exponential_key = jax.random.split(key)
     tiny = jnp.finfo(jnp.float32).tiny
-    share = jax.random.uniform(angle_key, shape, minval=2.0**-24, maxval=1.0)
-    exponential = jnp.maximum(jax.random.exponential(exponential_key, shape), tiny)
+    share = jax.random.uniform(angle_key, shape, jnp.float32, minval=2.0**-24, maxval=1.0)
+    exponential = jnp.maximum(jax.random.exponential(exponential_key, shape, jnp.float32), tiny)
     # sin(pi u) from the nearer end keeps it positive up to u = 1.
     sine = jnp.sin(math.pi * jnp.maximum(jnp.minimum(share, 1 - share), 2.0**-24))
     angle = math.pi * share
@@ -228,12 +228,12 @@ def _euclid_hat(key: Key[Array, ""], dims: int, shape: tuple[int, int]) -> Array
     def propose(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         key, z, accepted = state
         key, side_key, place_key, accept_key = jax.random.split(key, 4)
-        place = jax.random.uniform(place_key, shape, minval=2.0**-24, maxval=1.0)
+        place = jax.random.uniform(place_key, shape, jnp.float32, minval=2.0**-24, maxval=1.0)
         inside = jax.random.bernoulli(side_key, 0.5, shape)
         proposal = knee * jnp.where(inside, place, 1 / place)
         bound = jnp.minimum(height, tail / proposal**2)
         share = _spherical_bessel(dims, proposal) ** 2 / bound
-        accept = jax.random.uniform(accept_key, shape) < share
+        accept = jax.random.uniform(accept_key, shape, jnp.float32) < share
         return key, jnp.where(accepted, z, proposal), accepted | accept
 
     def unfinished(state: tuple[Array, Array, Array]) -> Array:

@@ -249,11 +249,11 @@ class Codebook(Router):
         self.max_norm = float(max_norm)
         width = num_experts + channels
         scale = scale or (1.0 if max_norm else 1.0 / math.sqrt(width))
-        table = scale * jax.random.normal(rngs.params(), (num_signals, width))
+        table = scale * jax.random.normal(rngs.params(), (num_signals, width), jnp.float32)
         table = _cap_rows(table, self.max_norm)
         self.codes = Code(table[:, :num_experts], axes=(None, "expert"))
         self.bias = Code(table[:, num_experts:])
-        start = jnp.full((num_experts,), softplus_inverse(NOISE_START))
+        start = jnp.full((num_experts,), softplus_inverse(NOISE_START), jnp.float32)
         self.noise = RouterParam(start) if noise else None
 
     def route(

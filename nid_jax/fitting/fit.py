@@ -34,7 +34,7 @@ from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
 from nid_jax.files import atomic_path, local
 from nid_jax.fitting import meshing, refining, rendering
-from nid_jax.fitting.measurements import as_floats, checked_operator
+from nid_jax.fitting.measurements import as_array, as_floats, checked_operator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +212,7 @@ class Fit:
         if not isinstance(self.solver, Gaussian):
             raise ArgumentError("solver", getattr(self.solver, "name", None), "gaussian")
         problem = self._measured()
+        _check_known("deviation", self.dictionary, self.solution, problem.operator, problem.weights)
         shape = self.grid_shape if shape is None else self._checked_shape(shape)
         noises = np.asarray(self.solution.stats["noise_variance"])
         prior, found = problem.prior._replace(codes=None), []
@@ -248,6 +249,7 @@ class Fit:
                 f"{self.dictionary.dims} coordinates and {self.channels} channels",
                 "signed distances: 3 coordinates and 1 channel",
             )
+        _check_known("mesh", self.dictionary, self.codes)
         return meshing.meshes_of(
             self.dictionary, self._gates(), resolution, window=window, truncation=truncation
         )
@@ -258,7 +260,8 @@ class Fit:
         truth [S, *grid] or [S, *grid, C]; the grid may be finer than that of the fit. Raises
         ArgumentError for another number of signals or channels.
         """
-        known = np.asarray(as_floats(np.asarray(truth), "truth"))
+        _check_known("score", self.dictionary, self.solution, truth)
+        known = np.asarray(as_floats(as_array(truth, "truth"), "truth"))
         dims = self.dictionary.dims
         known = known[..., None] if known.ndim == dims + 1 else known
         if known.ndim != dims + 2 or (len(known), known.shape[-1]) != (len(self), self.channels):
@@ -282,6 +285,7 @@ class Fit:
         if not isinstance(refinement, TotalVariation | LowRank):
             raise ArgumentError("refinement", refinement, "nid.TotalVariation() or nid.LowRank()")
         problem = self._measured()
+        _check_known("refine", self.dictionary, self.solution, problem.measurements)
         start = time.perf_counter()
         with devices.CompileTime() as compiling:
             found = refining.correction(
@@ -305,6 +309,7 @@ class Fit:
         """
         if Path(path).suffix != ".npz":
             raise ArgumentError("path", str(path), "a file that ends in .npz")
+        _check_known("save", self.codes)
         arrays: dict[str, Any] = {
             "codes": np.asarray(self.codes),
             "bias": np.asarray(self.bias),
@@ -401,6 +406,14 @@ def _traced(*trees) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
 
 
+def _check_known(what: str, *trees) -> None:
+    """ValueError where values are traced: a derivative would stop at NumPy, and look like zero."""
+    if _traced(*trees):
+        raise ValueError(
+            f"{what}: traced values; allowed: outside of jax.jit, jax.vmap and jax.grad alone"
+        )
+
+
 def _unknown(codes: Float[np.ndarray, "S E"], bias: Float[np.ndarray, "S C"]) -> Solution:
     """A solution of which only the codes are known."""
     nothing = np.full(len(codes), np.nan)
@@ -444,6 +457,7 @@ def joined(fits: Sequence[Fit]) -> Fit:
     if len(fits) == 1:
         return first
     solutions = [fit.solution for fit in fits]
+    _check_known("batch_size", first.dictionary, solutions)
 
     def rows(*arrays):
         return np.concatenate(arrays)

@@ -400,7 +400,7 @@ def _write(workdir, config, model, saved, found, shape, path, fit):
         "optimizer": optimiser_state(config, model, saved),
         "step": jnp.int32(saved.step),
         "bad_step": jnp.int32(-1),
-        "usage": jnp.zeros(found.num_experts),
+        "usage": jnp.zeros(found.num_experts, jnp.float32),
     }
     workdir.prepare()
     items = {"model": {"params": params, "constants": constants}, "training": training}

@@ -251,7 +251,7 @@ def _distance(pair, weights):
 def _features(images, weights):
     """Outputs [S, h, w, C] of the taps, for images [S, H, W, 1 or 3] in [0, 1]."""
     signed = jnp.broadcast_to(2.0 * images - 1.0, (*images.shape[:-1], 3))
-    x = (signed - jnp.array(_SHIFT)) / jnp.array(_SCALE)
+    x = (signed - jnp.array(_SHIFT, jnp.float32)) / jnp.array(_SCALE, jnp.float32)
     taps = []
     layers = zip(NETWORKS[weights.network], weights.kernels, weights.biases, strict=True)
     for layer, kernel, bias in layers:

@@ -108,7 +108,7 @@ class Trainer:
 
         def draw() -> tuple[TrainState, nnx.State]:
             _, params, *rest = nnx.split(build(), nnx.Param, ...)
-            usage = jnp.zeros(config.dictionary.num_experts)
+            usage = jnp.zeros(config.dictionary.num_experts, jnp.float32)
             moments = self.optimizer.init(params)
             return TrainState(params, moments, jnp.int32(0), jnp.int32(-1), usage), rest[0]
 

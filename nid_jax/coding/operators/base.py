@@ -215,8 +215,8 @@ class Operator:
         """
         keys = jax.random.split(jax.random.key(seed))
         lead = self._signals()
-        x = jax.random.normal(keys[0], (*lead, self.num_points, 2))
-        y = jax.random.normal(keys[1], (*lead, self.num_measurements, 2))
+        x = jax.random.normal(keys[0], (*lead, self.num_points, 2), jnp.float32)
+        y = jax.random.normal(keys[1], (*lead, self.num_measurements, 2), jnp.float32)
         measured, spread = self.measure(x), self.adjoint(y)
         a, b, c, d = (np.asarray(array, np.float64) for array in (measured, y, x, spread))
         size = float(np.linalg.norm(a) * np.linalg.norm(b))
@@ -244,7 +244,8 @@ class _Adjoint:
 
 @functools.partial(jax.jit, static_argnames="steps")
 def _largest_singular_value(operator, steps, seed):
-    start = jax.random.normal(jax.random.key(seed), (*operator._signals(), operator.num_points, 1))
+    shape = (*operator._signals(), operator.num_points, 1)
+    start = jax.random.normal(jax.random.key(seed), shape, jnp.float32)
 
     def step(_, state):
         x, _ = state
@@ -253,7 +254,9 @@ def _largest_singular_value(operator, steps, seed):
         return numerics.safe_divide(x, size), size
 
     start = start / jnp.sqrt(jnp.square(start).sum((-2, -1), keepdims=True))
-    _, size = jax.lax.fori_loop(0, steps, step, (start, jnp.zeros((*start.shape[:-2], 1, 1))))
+    _, size = jax.lax.fori_loop(
+        0, steps, step, (start, jnp.zeros((*start.shape[:-2], 1, 1), start.dtype))
+    )
     return jnp.sqrt(size.max())
 
 

@@ -51,8 +51,7 @@ class Gradient(Solver):
         equations = problem.equations()
         if self.variables == "router":
             return self._of_router(problem, equations)
-        signals, experts = equations.moments.shape
-        codes, bias = jnp.zeros((signals, experts)), jnp.zeros_like(equations.target_mean)
+        codes, bias = jnp.zeros_like(equations.moments), jnp.zeros_like(equations.target_mean)
         if self.init == "router":
             gates = problem.routed(self.top_k)
             codes, bias = gates.values, gates.bias
