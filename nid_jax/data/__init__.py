@@ -13,6 +13,7 @@ from nid_jax.data.collection import (
     SubsetCollection,
     to_array,
 )
+from nid_jax.data.decoding import decoded, kept_in
 from nid_jax.data.defaults import completed
 from nid_jax.data.loading import batches
 from nid_jax.data.patches import PatchCollection, patch_corners, stitch
@@ -55,6 +56,7 @@ __all__ = [
     "completed",
     "configured_size",
     "even_angles",
+    "kept_in",
     "open_collection",
     "patch_corners",
     "point_batches",
@@ -94,6 +96,8 @@ def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
     collection = opener(config, split, seed)
     collection = limited(collection, config, split)
     augment, patch = config.augment, config.patch
+    if split == "train" and (augment.mirror or augment.shifts or patch.size):
+        collection = decoded(collection, config.decoded_gib)
     if split == "train" and augment.get("warps", 0):
         warped = __getattr__("WarpedVolumes")
         collection = warped(collection, augment.warps, augment.strength, augment.pieces, seed)

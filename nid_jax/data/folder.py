@@ -1,5 +1,6 @@
 """Directories of image files, read lazily."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,15 @@ class ImageFiles:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def fingerprint(self) -> str:
+        """Of the files as they are on disk and of all that is done to them, 16 hex digits."""
+        files = [
+            (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
+            for path in self.paths
+        ]
+        done = (self.shape, self.resizing, self.crop)
+        return hashlib.sha256(repr((files, done)).encode()).hexdigest()[:16]
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         path = self.paths[position(index, len(self))]
