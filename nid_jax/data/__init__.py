@@ -93,6 +93,8 @@ def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
     if config.name in SHAPES and "truncation" not in config:
         raise ValueError(f"data.name={config.name!r}: is for shapes, as configs/sdf.py has them")
     config = completed(config)
+    if config.crops and config.name != "folder":
+        raise ValueError(f"data.crops={config.crops}: are cut from data.name='folder' only")
     collection = opener(config, split, seed)
     collection = limited(collection, config, split)
     augment, patch = config.augment, config.patch

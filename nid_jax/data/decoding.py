@@ -53,19 +53,19 @@ def decoded(collection: Collection, most_gib: float) -> Collection:
     if 4 * numbers <= IN_MEMORY_BYTES:
         values = _decode(collection, np.empty((len(collection), *collection.shape), np.float32))
         return ArrayCollection(values, collection.names, collection.title)
-    values = _kept(collection, np.uint8 if _are_bytes(collection[0]) else np.float32, most_gib)
+    values = _kept(collection, np.uint8 if are_bytes(collection[0]) else np.float32, most_gib)
     if values is None:
         return collection
     return ArrayCollection(values, collection.names, collection.title)
 
 
+def are_bytes(values: Float[np.ndarray, "*shape"]) -> bool:
+    """Whether values in [0, 1] are whole numbers of 0 to 255 by 255, to the bit."""
+    return np.array_equal(np.rint(values * 255) / np.float32(255), values)
+
+
 class _NotBytes(Exception):
     """A signal holds more than bytes do."""
-
-
-def _are_bytes(signal):
-    """Whether values in [0, 1] are whole numbers of 0 to 255 by 255, to the bit."""
-    return np.array_equal(np.rint(signal * 255) / np.float32(255), signal)
 
 
 def _kept(collection, dtype, most_gib):
@@ -113,7 +113,7 @@ def _decode(
     def store(index):
         signal = collection[index]
         if values.dtype == np.uint8:
-            if not _are_bytes(signal):
+            if not are_bytes(signal):
                 raise _NotBytes
             signal = np.rint(signal * 255)
         values[index] = signal
