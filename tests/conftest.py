@@ -23,7 +23,7 @@ from nid_jax import cli
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
 # Many tests compile the same step again; nothing that they compare depends on who compiled it.
 _CACHE = tempfile.TemporaryDirectory()
@@ -57,7 +57,7 @@ TINY = (
 
 @pytest.fixture(autouse=True, scope="module")
 def _settled_heap():
-    """What earlier files left for good, compiled programs above all, is not searched for garbage."""
+    """What earlier files left, compiled programs above all, is not searched for garbage."""
     gc.collect()
     gc.freeze()
 
