@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax.data import images
+from nid_jax.data import images, picturefiles
 from nid_jax.data.collection import Collection, position
 from nid_jax.data.folder import find_images, open_files
 from nid_jax.data.masks import DRAWINGS
@@ -193,7 +193,7 @@ def read_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
     Raises FileNotFoundError, and ValueError naming a file that cannot be read, holds other values
     than 0 and full scale, or shows nothing.
     """
-    values = images.read_image(path)
+    values = picturefiles.read_image(path)
     seen = values[..., 0] == 1
     if not ((values == 0) | (values == 1)).all() or (values != values[..., :1]).any():
         raise ValueError(
@@ -263,11 +263,11 @@ def _open_folder(config, root, split):
 
 def _common_sizes(pictures, *companions):
     """{name: (rows, columns)} of the pictures; ValueError where a companion has none or another."""
-    sizes = {name: images.read_header(path)[:2] for name, path in pictures.items()}
+    sizes = {name: picturefiles.read_header(path)[:2] for name, path in pictures.items()}
     for name, path in (pair for files in companions for pair in files.items()):
         if name not in pictures:
             raise ValueError(f"{path}: belongs to no picture; images/ has no {name}.*")
-        size, expected = images.read_header(path)[:2], sizes[name]
+        size, expected = picturefiles.read_header(path)[:2], sizes[name]
         if size != expected:
             raise ValueError(
                 f"{path}: is {size[0]}x{size[1]} (rows x columns), its picture {pictures[name]} "

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from nid_jax.data import images
+from nid_jax.data import images, picturefiles
 from nid_jax.data.collection import Collection, position
 from nid_jax.data.listing import find_files
 from nid_jax.data.splitting import (
@@ -52,7 +52,7 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         path = self.paths[position(index, len(self))]
-        image = images.read_image(path, self.value_range)
+        image = picturefiles.read_image(path, self.value_range)
         image = images.to_channels(image, self.shape[-1])
         image = images.fit_to_size(image, self.shape[:-1], self.resizing, self.crop, path)
         return np.ascontiguousarray(image, np.float32)
@@ -70,7 +70,7 @@ def open_files(
     All headers are read, those of the other split too: both splits get one size (data.size, or the
     first file's) and one number of channels (3 as soon as one file is in colour; 1 with data.gray).
     """
-    headers = [images.read_header(path) for path in paths]
+    headers = [picturefiles.read_header(path) for path in paths]
     size = configured_size(config) or headers[0][:2]
     if not config.resize:
         for path, header in zip(paths, headers, strict=True):
@@ -110,11 +110,10 @@ def find_images(directory: str | Path) -> list[Path]:
 
     Raises FileNotFoundError naming the extensions when there are none.
     """
-    found = find_files(directory, images.EXTENSIONS, "picture")
+    found = find_files(directory, picturefiles.EXTENSIONS, "picture", picturefiles.NEEDS)
     if not found:
-        raise FileNotFoundError(
-            f"{directory}: holds no images; allowed extensions: {', '.join(images.EXTENSIONS)}"
-        )
+        allowed = ", ".join(picturefiles.EXTENSIONS)
+        raise FileNotFoundError(f"{directory}: holds no images; allowed extensions: {allowed}")
     return found
 
 
