@@ -79,7 +79,7 @@ class ArrayCollection:
 # What collections may know of a signal besides its values.
 _KNOWN = (
     *("truth", "seen", "foreground", "ellipses"),
-    *("mesh", "cloud", "near", "distances", "denormalise", "untruncated"),
+    *("window", "mesh", "cloud", "near", "distances", "denormalise", "untruncated"),
 )
 # What they may know of all their signals.
 _COMMON = ("truncation", "cache")
@@ -107,7 +107,7 @@ class SubsetCollection:
         if name not in _KNOWN:
             raise AttributeError(name)
         known = getattr(self.collection, name)
-        return lambda index: known(self.indices[position(index, len(self))])
+        return lambda index, *more: known(self.indices[position(index, len(self))], *more)
 
 
 class ShapedCollection:

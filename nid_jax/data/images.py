@@ -53,7 +53,7 @@ def to_unit(
     """Values to float32 in [0, 1]: (low, high) of value_range to 0 and 1, the rest cut off.
 
     values: array of any shape; where: the file or array named in errors; value_range: what
-    `guessed_range` finds where it is (). Values outside a given range are counted in a notice.
+    `guessed_range` finds where it is (). A notice says where values lie outside a given range.
     Raises ValueError for NaN or infinity, and what `guessed_range` does.
     """
     values = np.asarray(values)
@@ -66,10 +66,9 @@ def to_unit(
     scaled = values.astype(np.float64 if double else np.float32)
     if (low, high) != (0.0, 1.0):
         scaled = (scaled - low) / (high - low)
-    outside = int(np.count_nonzero((scaled < 0) | (scaled > 1)))
-    if outside:
-        if value_range:
-            say(f"{where}: {outside} of {values.size} values lie outside ({low:g}, {high:g}); cut")
+    if scaled.size and (scaled.min() < 0 or scaled.max() > 1):
+        if value_range:  # said once of all signals of one name
+            say(f"{where}: values outside ({low:g}, {high:g}) are cut off")
         scaled = np.clip(scaled, 0, 1)
     return scaled.astype(np.float32)
 

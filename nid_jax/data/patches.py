@@ -38,6 +38,10 @@ class PatchCollection:
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         original, patch = divmod(position(index, len(self)), self.per_signal)
+        window = getattr(self.collection, "window", None)
+        part = window(original, self.corners[patch], self.size) if window else None
+        if part is not None:  # of a picture that is never decoded whole
+            return part
         # One tuple, read and replaced whole, so that threads never mix two signals.
         latest, signal = self._latest
         if latest != original:

@@ -80,20 +80,23 @@ def read_image(
     path: str | Path,
     value_range: tuple[float, float] | tuple[()] = (),
     at_least: tuple[int, int] | None = None,
+    title: str = "",
 ) -> Float[np.ndarray, "H W C"]:
     """A picture file as float32 [H, W, C], C = 1 (gray) or 3 (colour), values in [0, 1].
 
     All bits are kept; transparency is composited on white; the orientation is applied; of several
     frames or pages the first whole one is read. value_range: as in `images.to_unit`. at_least: a
     size (rows, columns) that the picture will be brought to: one too large to decode may then
-    come reduced, not below it.
+    come reduced, not below it. title: what notices name instead of the file.
     Raises FileNotFoundError, and ValueError naming the file if it is truncated or damaged, too
     large, holds NaN or infinity, or values of which it cannot be told what is black and white.
     """
     header = read_header(path)
     if header.rows * header.columns > limit():
         return _read_reduced(path, header, value_range, at_least)
-    return images.composed(read_pixels(path), path, value_range)
+    pixels = read_pixels(path)
+    images.check_finite(pixels.colours, path)
+    return images.composed(pixels, title or path, value_range)
 
 
 def read_pixels(path: str | Path) -> Pixels:
@@ -109,6 +112,7 @@ def read_window(
     corner: tuple[int, int],
     size: tuple[int, int],
     value_range: tuple[float, float] | tuple[()] = (),
+    title: str = "",
 ) -> Float[np.ndarray, "h w C"]:
     """A part of a TIFF file, float32 [*size, C] as in `read_image`, of which no more is decoded.
 
@@ -116,7 +120,32 @@ def read_window(
     """
     with _opened(path) as (stream, _):
         pixels = tiff.read_pixels(stream, (*corner, *size))
-    return images.composed(pixels, path, value_range)
+    images.check_finite(pixels.colours, path)
+    return images.composed(pixels, title or path, value_range)
+
+
+def extremes(path: str | Path, header: Header) -> tuple[float, float]:
+    """(lowest, highest) value of a picture file in its own type, without its transparency.
+
+    Of one too large to decode, those of nine parts. Raises as `read_image`.
+    """
+    if header.rows * header.columns <= limit():
+        parts = [read_pixels(path).colours]
+    elif header.parts == "windows":
+        size = tuple(min(256, side) for side in header[:2])
+        corners = np.stack(
+            np.meshgrid(*(np.linspace(0, n - m, 3) for n, m in zip(header[:2], size, strict=True))),
+            -1,
+        )
+        parts = []
+        for corner in corners.reshape(-1, 2).astype(int).tolist():
+            with _opened(path) as (stream, _):
+                parts.append(tiff.read_pixels(stream, (*corner, *size)).colours)
+    else:
+        raise ValueError(too_large(path, header))
+    for part in parts:
+        images.check_finite(part, path)
+    return float(min(part.min() for part in parts)), float(max(part.max() for part in parts))
 
 
 def too_large(path: str | Path, header: Header) -> str:
@@ -166,14 +195,25 @@ def limit() -> float:
     return np.inf if pixels is None else 2 * pixels
 
 
-def _read_reduced(path, header, value_range, at_least):
-    """A picture above the limit, smaller by a whole factor and not below the size `at_least`."""
-    factor = min(map(int.__floordiv__, header[:2], at_least)) if at_least and header.parts else 0
+def reduction(header: Header, at_least: tuple[int, int]) -> int:
+    """The whole factor by which a picture can be had smaller without decoding all of it.
+
+    at_least: (rows, columns) that it must keep. 0: not at all, or what is left were too large.
+    """
+    factor = min(have // need for have, need in zip(header[:2], at_least, strict=True))
     if header.parts == "windows":
         factor //= 2  # averages over blocks are resampled once more: from twice the size at least
-    elif factor:
-        factor = 1 << min(3, factor.bit_length() - 1)  # what JPEG offers: 1, 2, 4 or 8
-    if factor < 1 or header.rows * header.columns / factor**2 > limit():
+    elif header.parts == "reduced":
+        factor = 1 << min(3, factor.bit_length() - 1) if factor else 0  # 1, 2, 4 or 8, of JPEG
+    if not header.parts or not factor or header.rows * header.columns / factor**2 > limit():
+        return 0
+    return factor
+
+
+def _read_reduced(path, header, value_range, at_least):
+    """A picture above the limit, smaller by a whole factor and not below the size `at_least`."""
+    factor = reduction(header, at_least) if at_least else 0
+    if not factor:
         raise ValueError(too_large(path, header))
     if header.parts == "windows":
         return _averaged(path, header, value_range, factor)
@@ -259,7 +299,7 @@ def _pillow_header(picture, stream):
         kind,
         alpha=picture.has_transparency_data,
         full=plain or _pnm_maximum(stream) > 255,
-        notes=(tiff.several(frames),) if frames > 1 else (),
+        pages=frames,
         parts="reduced" if picture.format in ("JPEG", "MPO") else "",
     )
 

@@ -35,8 +35,10 @@ class Header(NamedTuple):
     alpha: bool = False
     full: bool = False
     """The file itself says what is white."""
+    pages: int = 1
+    """Pages or frames like the one that is read."""
     notes: tuple[str, ...] = ()
-    """What of the file is not read, or was assumed, each in some words."""
+    """What else of the file is not read, or was assumed, each in some words."""
     parts: str = ""
     """What can be had without decoding all: 'windows' of it, it 'reduced', or ''."""
 
@@ -73,11 +75,6 @@ def oriented(values: Num[np.ndarray, "H W S"], orientation: int) -> Num[np.ndarr
     return values[:: -1 if rows else 1, :: -1 if columns else 1]
 
 
-def several(count: int) -> str:
-    """The note of a file with so many pages or frames."""
-    return f"{count} pages or frames, of which the first is read"
-
-
 def read_header(stream: BinaryIO) -> Header:
     """The header of the page that is read: the first of full resolution."""
     with tifffile.TiffFile(stream) as file:
@@ -86,7 +83,6 @@ def read_header(stream: BinaryIO) -> Header:
         rows, columns = page.imagelength, page.imagewidth
         if _TURNS.get(_orientation(page), _TURNS[1])[0]:
             rows, columns = columns, rows
-        notes = layout.notes + ((several(count),) if count > 1 else ())
         kind = "uint8" if page.bitspersample < 8 else np.dtype(page.dtype or "uint8").name
         tall, wide = _segment_size(page)
         windows = _by_segments(page) and (page.compression == _UNCOMPRESSED or tall * wide < 2**26)
@@ -97,7 +93,8 @@ def read_header(stream: BinaryIO) -> Header:
             "uint16" if page.photometric == _PALETTE else kind,
             alpha=layout.alpha is not None,
             full=bool(_full(page)),
-            notes=notes,
+            pages=count,
+            notes=layout.notes,
             parts="windows" if windows else "",
         )
 
