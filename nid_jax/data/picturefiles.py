@@ -7,6 +7,7 @@ Pillow, which drops the low byte of 16-bit colour: PNG and PNM keep it here.
 import contextlib
 import importlib.util
 import io
+import itertools
 import struct
 import threading
 import zlib
@@ -20,7 +21,7 @@ from PIL import ExifTags, Image, ImageOps, features
 
 from nid_jax.data import images, tiff
 from nid_jax.data.images import Pixels
-from nid_jax.data.tiff import Header
+from nid_jax.data.tiff import Header, TooLarge
 
 _HEIF = (".heic", ".heif", ".hif")
 _JPEG2000 = (".j2k", ".jp2", ".jpf", ".jpx")
@@ -44,6 +45,8 @@ EXTENSIONS = tuple(
 """Of the picture files that are read here, in lower case."""
 NEEDS = {name: what for what, (names, here) in _OPTIONAL.items() if not here for name in names}
 """Extension of a kind that cannot be read here -> what reading it needs."""
+
+
 
 # What Pillow and tifffile raise for contents they cannot decode. Files are opened before, so
 # missing files and permissions are not among them.
@@ -91,20 +94,23 @@ def read_image(
     Raises FileNotFoundError, and ValueError naming the file if it is truncated or damaged, too
     large, holds NaN or infinity, or values of which it cannot be told what is black and white.
     """
-    header = read_header(path)
-    if header.rows * header.columns > limit():
-        return _read_reduced(path, header, value_range, at_least)
-    pixels = read_pixels(path)
+    try:
+        pixels = read_pixels(path)
+    except TooLarge:
+        return _read_reduced(path, value_range, at_least, title)
     images.check_finite(pixels.colours, path)
     return images.composed(pixels, title or path, value_range)
 
 
 def read_pixels(path: str | Path) -> Pixels:
     """The pixels of a picture file in its own type, upright. Raises as `read_image`."""
-    with _opened(path) as (stream, start):
-        if tiff.is_tiff(start):
-            return tiff.read_pixels(stream)
-        return _pillow_pixels(stream)
+    try:
+        with _opened(path) as (stream, start):
+            if tiff.is_tiff(start):
+                return tiff.read_pixels(stream, most=limit())
+            return _pillow_pixels(stream)
+    except TooLarge as error:
+        raise TooLarge(too_large(path, read_header(path))) from error
 
 
 def read_window(
@@ -132,17 +138,17 @@ def extremes(path: str | Path, header: Header) -> tuple[float, float]:
     if header.rows * header.columns <= limit():
         parts = [read_pixels(path).colours]
     elif header.parts == "windows":
-        size = tuple(min(256, side) for side in header[:2])
-        corners = np.stack(
-            np.meshgrid(*(np.linspace(0, n - m, 3) for n, m in zip(header[:2], size, strict=True))),
-            -1,
-        )
+        size = min(256, header.rows), min(256, header.columns)
+        starts = [
+            np.linspace(0, have - part, 3).astype(int).tolist()
+            for have, part in zip(header[:2], size, strict=True)
+        ]
         parts = []
-        for corner in corners.reshape(-1, 2).astype(int).tolist():
-            with _opened(path) as (stream, _):
+        with _opened(path) as (stream, _):
+            for corner in itertools.product(*starts):
                 parts.append(tiff.read_pixels(stream, (*corner, *size)).colours)
     else:
-        raise ValueError(too_large(path, header))
+        raise TooLarge(too_large(path, header))
     for part in parts:
         images.check_finite(part, path)
     return float(min(part.min() for part in parts)), float(max(part.max() for part in parts))
@@ -210,19 +216,20 @@ def reduction(header: Header, at_least: tuple[int, int]) -> int:
     return factor
 
 
-def _read_reduced(path, header, value_range, at_least):
+def _read_reduced(path, value_range, at_least, title):
     """A picture above the limit, smaller by a whole factor and not below the size `at_least`."""
+    header = read_header(path)
     factor = reduction(header, at_least) if at_least else 0
     if not factor:
-        raise ValueError(too_large(path, header))
+        raise TooLarge(too_large(path, header))
     if header.parts == "windows":
-        return _averaged(path, header, value_range, factor)
+        return _averaged(path, header, factor, value_range, title)
     with _opened(path) as (stream, _):
         pixels = _pillow_pixels(stream, at_least)
-    return images.composed(pixels, path, value_range)
+    return images.composed(pixels, title or path, value_range)
 
 
-def _averaged(path, header, value_range, factor):
+def _averaged(path, header, factor, value_range, title):
     """Means over blocks of factor x factor, read in bands; what is left over at the edges is cut.
 
     -> float32 [H // factor, W // factor, C]
@@ -234,7 +241,7 @@ def _averaged(path, header, value_range, factor):
     for first in range(0, rows, step):
         height = min(step, rows - first)
         corner, size = (top + first * factor, left), (height * factor, columns * factor)
-        band = read_window(path, corner, size, value_range)
+        band = read_window(path, corner, size, value_range, title)
         bands.append(band.reshape(height, factor, columns, factor, -1).mean(axis=(1, 3)))
     return np.concatenate(bands)
 
@@ -250,6 +257,8 @@ def _opened(path: str | Path) -> Iterator[tuple[BinaryIO, bytes]]:
         stream.seek(0)
         try:
             yield stream, start
+        except TooLarge:
+            raise
         except tiff.Unsupported as error:
             raise ValueError(f"{path}: {error}") from error
         except _UNDECODABLE as error:
@@ -306,15 +315,18 @@ def _pillow_header(picture, stream):
 
 def _pillow_pixels(stream, at_least=None):
     """Pixels of a file that Pillow reads; a JPEG may come reduced to not less than `at_least`."""
-    if _png_depth(stream) == 16:
-        return _png16_pixels(stream)
-    if _pnm_maximum(stream) > 255:
-        return _pnm16_pixels(stream)
     picture = _pillow_open(stream)
     plain = picture.format == "PPM"
     if at_least:
         turned = picture.getexif().get(_ORIENTATION, 1) >= 5
         picture.draft(None, at_least if turned else at_least[::-1])
+    if picture.width * picture.height > limit():
+        raise TooLarge
+    if _png_depth(stream) == 16:
+        return _png16_pixels(stream)
+    if _pnm_maximum(stream) > 255:
+        return _pnm16_pixels(stream)
+    stream.seek(0)
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "I" and plain:  # plain text of 16 bits, brought to the full scale
         return Pixels(np.asarray(picture).astype(np.uint16)[..., None])

@@ -8,6 +8,7 @@ Letters: H rows, W columns, S samples of a pixel.
 import importlib.util
 import io
 import itertools
+import math
 import struct
 from typing import BinaryIO, NamedTuple
 
@@ -21,6 +22,10 @@ from nid_jax.data.images import Pixels, from_pillow
 
 class Unsupported(Exception):
     """A file that is whole but of a kind that is not read; says which."""
+
+
+class TooLarge(ValueError):
+    """A picture of more pixels than are decoded at once."""
 
 
 class Header(NamedTuple):
@@ -77,6 +82,7 @@ def oriented(values: Num[np.ndarray, "H W S"], orientation: int) -> Num[np.ndarr
 
 def read_header(stream: BinaryIO) -> Header:
     """The header of the page that is read: the first of full resolution."""
+    stream.seek(0)
     with tifffile.TiffFile(stream) as file:
         page, count = _main_page(file)
         layout = _layout(page)
@@ -99,14 +105,20 @@ def read_header(stream: BinaryIO) -> Header:
         )
 
 
-def read_pixels(stream: BinaryIO, window: tuple[int, int, int, int] | None = None) -> Pixels:
+def read_pixels(
+    stream: BinaryIO, window: tuple[int, int, int, int] | None = None, most: float = math.inf
+) -> Pixels:
     """The pixels of the page that is read, upright.
 
-    window: (row, column, rows, columns) of the upright picture; None: all of it. Raises
-    Unsupported, and what tifffile and Pillow raise for damaged files.
+    window: (row, column, rows, columns) of the upright picture; None: all of it; most: pixels that
+    may be decoded. Raises Unsupported, TooLarge, and what tifffile and Pillow raise for damaged
+    files.
     """
+    stream.seek(0)
     with tifffile.TiffFile(stream) as file:
         page, _ = _main_page(file)
+        if window is None and page.imagelength * page.imagewidth > most:
+            raise TooLarge
         if not _by_segments(page):
             if window is not None:
                 raise Unsupported("is compressed so that no parts of it can be read")
