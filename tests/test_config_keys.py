@@ -29,6 +29,7 @@ CHOSEN = {
     **{f"data.{name}": ("data", PICTURES) for name in ("crop", "resize", "gray", "range")},
     "data.augment.max_shift": ("data", STILL),
     "data.patch.overlap": ("data", ("image", "mri")),
+    "data.masks": ("data", ("inpainting",)),
     "data.noise": ("tasks/image.py", ("image",)),
     "data.phantom": ("data", STILL),
     "data.dicom": ("data", STILL),

@@ -11,6 +11,8 @@ SOURCES = {
     "video": {"start": 0, "stop": 0, "step": 1},
     # dicom: (low, high) in the scanner's units; () is all there is
     "dicom": {"window": ()},
+    # masks of corrupted pictures: black or white hides
+    "masks": {"hidden": "black"},
 }
 
 

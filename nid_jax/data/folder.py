@@ -192,14 +192,16 @@ def data_root(config: ConfigDict) -> Path:
     return root
 
 
-def find_images(directory: str | Path) -> list[Path]:
+def find_images(
+    directory: str | Path, extensions: Sequence[str] = picturefiles.EXTENSIONS
+) -> list[Path]:
     """All image files below a directory, as `find_files` finds them.
 
     Raises FileNotFoundError naming the extensions when there are none.
     """
-    found = find_files(directory, picturefiles.EXTENSIONS, "picture", picturefiles.NEEDS)
+    found = find_files(directory, extensions, "picture", picturefiles.NEEDS)
     if not found:
-        allowed = ", ".join(picturefiles.EXTENSIONS)
+        allowed = ", ".join(extensions)
         raise FileNotFoundError(f"{directory}: holds no images; allowed extensions: {allowed}")
     return found
 

@@ -47,7 +47,6 @@ NEEDS = {name: what for what, (names, here) in _OPTIONAL.items() if not here for
 """Extension of a kind that cannot be read here -> what reading it needs."""
 
 
-
 # What Pillow and tifffile raise for contents they cannot decode. Files are opened before, so
 # missing files and permissions are not among them.
 _UNDECODABLE = (
