@@ -267,7 +267,7 @@ def _opened(path: str | Path) -> Iterator[tuple[BinaryIO, bytes]]:
 def _undecodable(path, start, error):
     if _is_heif(start) and ".heic" in NEEDS:
         return ValueError(f"{path}: is HEIC, which needs {NEEDS['.heic']}")
-    reason = "it is empty" if not start else str(error)
+    reason = "it is empty" if not start else " ".join(str(error).split())
     reason = "it is no picture" if "cannot identify" in reason else reason
     return ValueError(
         f"{path}: cannot be read as an image, truncated or damaged ({reason}); "
@@ -291,7 +291,7 @@ def _pillow_open(stream: BinaryIO) -> Any:
 
 def _pillow_header(picture, stream):
     columns, rows = picture.size
-    deep = _png_depth(stream) == 16 or _pnm_maximum(stream) > 255
+    deep = _png_start(stream)[0] == 16 or _pnm_maximum(stream) > 255
     kind = _KINDS.get(picture.mode, "uint8")
     plain = picture.format == "PPM" and picture.mode == "I"
     kind = "uint16" if deep or plain or picture.mode.startswith("I;16") else kind
@@ -300,10 +300,12 @@ def _pillow_header(picture, stream):
     if asked and picture.getexif().get(_ORIENTATION, 1) >= 5:
         rows, columns = columns, rows
     frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+    # Pillow has no gray with alpha of 16 bits, and opens it as colour.
+    gray = picture.mode in _GRAY_MODES or _png_start(stream)[1] == _PNG_GRAY_ALPHA
     return Header(
         rows,
         columns,
-        1 if picture.mode in _GRAY_MODES else 3,
+        1 if gray else 3,
         kind,
         alpha=picture.has_transparency_data,
         full=plain or _pnm_maximum(stream) > 255,
@@ -321,7 +323,7 @@ def _pillow_pixels(stream, at_least=None):
         picture.draft(None, at_least if turned else at_least[::-1])
     if picture.width * picture.height > limit():
         raise TooLarge
-    if _png_depth(stream) == 16:
+    if _png_start(stream)[0] == 16:
         return _png16_pixels(stream)
     if _pnm_maximum(stream) > 255:
         return _pnm16_pixels(stream)
@@ -335,12 +337,16 @@ def _pillow_pixels(stream, at_least=None):
 # ---- PNG and PNM of 16 bits -------------------------------------------------------------------
 
 
-def _png_depth(stream):
-    """Bits of a sample of a PNG; 0 for other files."""
+_PNG_GRAY_ALPHA = 4
+
+
+def _png_start(stream):
+    """(bits of a sample, type of colour) of a PNG; (0, 0) for other files."""
     stream.seek(0)
-    start = stream.read(25)
+    start = stream.read(26)
     stream.seek(0)
-    return start[24] if start.startswith(b"\x89PNG\r\n\x1a\n") and len(start) == 25 else 0
+    is_png = start.startswith(b"\x89PNG\r\n\x1a\n") and len(start) == 26
+    return (start[24], start[25]) if is_png else (0, 0)
 
 
 def _png_chunks(stream):
