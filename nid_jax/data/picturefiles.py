@@ -158,8 +158,8 @@ def too_large(path: str | Path, header: Header) -> str:
     sample = np.dtype(header.kind).itemsize
     size = header.rows * header.columns * header.channels * sample / 1e9
     way = {
-        "": "cut it, or save it as TIFF, of which parts are read",
-        "reduced": "data.resize=true with data.size, or save it as TIFF, of which parts are read",
+        "": "cut it, or save it as a TIFF of tiles, deflated or LZW: parts of it are read",
+        "reduced": "data.resize=true with data.size, or save it as a TIFF of tiles, deflated or LZW: parts of it are read",
         "windows": "data.resize=true with data.size, or data.patch.size",
     }[header.parts]
     return (
