@@ -81,3 +81,6 @@ class Task:
     """The metric, of `metrics`, whose highest value makes a checkpoint the best."""
     extras: Callable | None = None
     """(collection, Measured, reconstruction) -> `Extras` of a fit."""
+    advice: Callable[[Any], str] | None = None
+    """Collection -> a question: what it may mean where a fit explains little of its measurements;
+    '' where nothing is known."""
