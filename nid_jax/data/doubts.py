@@ -19,6 +19,8 @@ SUMS_VARY = 0.1
 EDGES_SEE = 0.2
 # Detectors off the middle, and in standard errors, from which an axis of rotation is spoken of.
 OFF_AXIS, OFF_ERRORS = 0.25, 6.0
+# What wrong angles leave of the centres of mass, in detectors, and how smoothly.
+MISFIT, SMOOTH = 0.1, 0.5
 # A little noise around the open beam.
 OPEN = 1.1
 _LOOKED_AT = 16
@@ -33,6 +35,9 @@ class Axis(NamedTuple):
     """Its standard error."""
     misfit: float
     """What the cosine leaves of the centres, root mean square in detectors."""
+    roughness: float
+    """Of what it leaves from view to view in the order of angles (Durbin and Watson): 2 for noise,
+    towards 0 for a course that no noise takes."""
 
 
 def axis_of_rotation(
@@ -52,6 +57,7 @@ def axis_of_rotation(
         complete = sums[np.isfinite(sums)]
         usual = np.median(complete) if len(complete) else np.inf
         usable = np.flatnonzero(sums > max(0.1 * usual, 0))
+        usable = usable[np.argsort(degrees[usable], kind="stable")]
         distinct = np.unique(np.round(np.mod(degrees[usable], 180), 3))
         if len(usable) < 5 or len(distinct) < 4:
             continue
@@ -59,11 +65,13 @@ def axis_of_rotation(
         inverse = np.linalg.pinv(waves[usable])
         left = centres - waves[usable] @ (inverse @ centres)
         variance = left @ left / (len(usable) - 3) * (inverse[0] @ inverse[0])
-        found.append((inverse[0] @ centres, variance, left @ left / len(usable)))
+        rough = np.square(np.diff(left)).sum() / max(left @ left, 1e-12)
+        found.append((inverse[0] @ centres, variance, left @ left / len(usable), rough))
     if not found:
         return None
-    position, variance, misfit = np.mean(found, 0)
-    return Axis(float(position), math.sqrt(variance / len(found)), math.sqrt(misfit))
+    position, variance, misfit, rough = np.mean(found, 0)
+    error = math.sqrt(variance / len(found))
+    return Axis(float(position), error, math.sqrt(misfit), float(rough))
 
 
 def spread_of_sums(sinograms: Float[np.ndarray, "S A D"]) -> float:
@@ -149,10 +157,15 @@ def doubt_of_axis(
     axis = axis_of_rotation(sinograms, degrees)
     if axis is None:
         return ""
+    detectors = sinograms.shape[-1]
+    if (axis.misfit > MISFIT and axis.roughness < SMOOTH) or abs(axis.position) > detectors / 2:
+        return (
+            "the views' centres of mass do not turn by these angles: are they others (data.angles; "
+            "over 360 degrees?), in another unit (data.angle_units), or views in another order?"
+        )
     off = axis.position + placed + offset
     if abs(off) < OFF_AXIS or abs(off) < OFF_ERRORS * axis.error:
         return ""
-    detectors = sinograms.shape[-1]
     right = f"operator.parallel_beam.offset={offset - off:.2f} says so"
     near = 2 * axis.error + 0.03
     if detectors % 2 == 0 and not placed and not offset and abs(axis.position - 0.5) < near:
