@@ -30,8 +30,13 @@ def open_split(task: Task, config: ConfigDict, split: str) -> Any:
         return task.open(split)
     if config.operator.kind != "fourier":
         raise ValueError(f"operator.kind: {config.operator.kind!r}; with data.kspace: fourier")
-    keys = ("mask", "centred", "origin", "scale")
-    found = data.read_kspace(config.data.kspace, *(config.data[f"kspace_{key}"] for key in keys))
+    found = data.read_kspace(
+        config.data.kspace,
+        config.data.kspace_mask,
+        config.data.kspace_centred,
+        config.data.kspace_origin,
+        config.data.kspace_scale,
+    )
     return Scans(found, config.data.kspace)
 
 
