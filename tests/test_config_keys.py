@@ -35,8 +35,9 @@ CHOSEN = {
     "data.video": ("data", ("video",)),
     **{
         f"data.{name}": ("tasks/ct.py", ("ct",))
-        for name in ["angles", "angle_units", "sinogram_layout", "transmission", "open_beam", "pixel_size"]
+        for name in ["angles", "angle_units", "sinogram_layout", "open_beam", "pixel_size"]
     },
+    "data.transmission": ("tasks/ct.py", ("ct",)),
     **{
         f"data.kspace_{name}": ("tasks/mri.py", ("mri",))
         for name in ("mask", "centred", "origin", "scale")

@@ -9,8 +9,9 @@ from PIL import Image
 from scipy import ndimage
 from skimage.transform import radon
 
+import nid_jax
 from nid_jax import tasks
-from nid_jax.coding import grid_operator
+from nid_jax.coding import grid_operator, operators
 from nid_jax.data import phantoms
 from nid_jax.errors import ArgumentError
 from nid_jax.notices import Notice
@@ -239,6 +240,13 @@ def test_what_a_fit_leaves_is_printed_and_asked_about(call, trained, tmp_path):
         asked = "unexplained (relative residual): are they transposed" in result.err
         assert asked == (found[name] > 0.2)
         assert "rel. residual" in result.out
+        # Of the codes and of what was refined on the grid, together.
+        fit = nid_jax.load(workdir).load_fit(workdir / f"fits/{name}/codes.npz")
+        operator = operators.parallel_beam((16, 16), degrees, convention="skimage")
+        left = np.asarray(fit.measured_by(operator)).reshape(9, 16) - values
+        assert fit.correction is not None
+        expected = np.linalg.norm(left) / np.linalg.norm(values)
+        assert found[name] == pytest.approx(expected, rel=1e-2)
     assert found["right"] < found["shares"]
 
 
