@@ -13,14 +13,17 @@ import numpy as np
 from jaxtyping import Float
 
 # Complete sinograms of 32 pixels, with Gaussian noise of a tenth of their largest value, have sums
-# that vary by up to 4%; transposed ones by 40%.
-SUMS_VARY = 0.1
+# that vary by up to 10%; transposed ones by 40%.
+SUMS_VARY = 0.15
 # What the outermost detectors see of the mean of all, above which the picture is wider than they.
 EDGES_SEE = 0.2
 # Detectors off the middle, and in standard errors, from which an axis of rotation is spoken of.
 OFF_AXIS, OFF_ERRORS = 0.25, 6.0
-# What wrong angles leave of the centres of mass, in detectors, and how smoothly.
-MISFIT, SMOOTH = 0.1, 0.5
+# What wrong angles leave of the centres of mass, in detectors, and how much smoother than noise in
+# its standard deviations.
+MISFIT, SMOOTHER = 0.1, 4.0
+# The outermost detectors see the open beam: a share of the largest value.
+EDGES_OPEN = 0.9
 # A little noise around the open beam.
 OPEN = 1.1
 _LOOKED_AT = 16
@@ -35,9 +38,9 @@ class Axis(NamedTuple):
     """Its standard error."""
     misfit: float
     """What the cosine leaves of the centres, root mean square in detectors."""
-    roughness: float
-    """Of what it leaves from view to view in the order of angles (Durbin and Watson): 2 for noise,
-    towards 0 for a course that no noise takes."""
+    smoothness: float
+    """How much smoother that runs from angle to angle than noise would, in standard deviations of
+    Durbin and Watson's statistic."""
 
 
 def axis_of_rotation(
@@ -65,13 +68,16 @@ def axis_of_rotation(
         inverse = np.linalg.pinv(waves[usable])
         left = centres - waves[usable] @ (inverse @ centres)
         variance = left @ left / (len(usable) - 3) * (inverse[0] @ inverse[0])
-        rough = np.square(np.diff(left)).sum() / max(left @ left, 1e-12)
-        found.append((inverse[0] @ centres, variance, left @ left / len(usable), rough))
+        smooth = 2 - np.square(np.diff(left)).sum() / max(left @ left, 1e-12)
+        smooth *= math.sqrt(len(usable)) / 2
+        found.append((inverse[0] @ centres, variance, left @ left / len(usable), smooth))
     if not found:
         return None
-    position, variance, misfit, rough = np.mean(found, 0)
-    error = math.sqrt(variance / len(found))
-    return Axis(float(position), error, math.sqrt(misfit), float(rough))
+    position, variance, misfit, smooth = np.mean(found, 0)
+    many = math.sqrt(len(found))
+    return Axis(
+        float(position), math.sqrt(variance) / many, math.sqrt(misfit), float(smooth * many)
+    )
 
 
 def spread_of_sums(sinograms: Float[np.ndarray, "S A D"]) -> float:
@@ -87,18 +93,23 @@ def spread_of_sums(sinograms: Float[np.ndarray, "S A D"]) -> float:
 
 def edge_share(sinograms: Float[np.ndarray, "S A D"]) -> float:
     """The mean of the outermost detectors, one a side, relative to the mean of all."""
-    edges, mean = np.nanmean(sinograms[..., [0, -1]]), np.nanmean(sinograms)
-    return float(edges / mean) if mean > 0 else 0.0
+    edges, mean = _at_the_edges(sinograms), np.nanmean(sinograms)
+    return edges / float(mean) if mean > 0 else 0.0
+
+
+def _at_the_edges(sinograms):
+    """The mean of the outermost detectors; 0 where both have no values."""
+    values = sinograms[..., [0, -1]]
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else 0.0
 
 
 def looks_like_intensities(sinograms: Float[np.ndarray, "S A D"]) -> bool:
-    """Whether values are positive, largest at the edges, and their logarithms are more alike in
-    sum: what a detector counts behind an object, not yet line integrals."""
-    smallest, largest = np.nanmin(sinograms), np.nanmax(sinograms)
-    if smallest <= 0 or smallest == largest or edge_share(sinograms) < 1:
-        return False
-    logs = -np.log(sinograms / largest)
-    return spread_of_sums(logs) < 0.5 * spread_of_sums(sinograms) or sinograms.shape[1] < 3
+    """Whether values are positive and largest at the edges: what a detector counts behind an
+    object and beside it, not yet line integrals."""
+    beam = float(np.nanpercentile(sinograms, 99))
+    opened = _at_the_edges(sinograms) > EDGES_OPEN * beam and edge_share(sinograms) > 1.02
+    return bool(np.nanmin(sinograms) > 0 and opened)
 
 
 def doubt_of_values(sinograms: Float[np.ndarray, "S A D"], longest: float, whole: str = "") -> str:
@@ -158,7 +169,7 @@ def doubt_of_axis(
     if axis is None:
         return ""
     detectors = sinograms.shape[-1]
-    if (axis.misfit > MISFIT and axis.roughness < SMOOTH) or abs(axis.position) > detectors / 2:
+    if (axis.misfit > MISFIT and axis.smoothness > SMOOTHER) or abs(axis.position) > detectors / 2:
         return (
             "the views' centres of mass do not turn by these angles: are they others (data.angles; "
             "over 360 degrees?), in another unit (data.angle_units), or views in another order?"

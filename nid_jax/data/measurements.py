@@ -1,6 +1,7 @@
 """Arrays of measurements as people keep them: .npy, .npz, .mat, .tif and text."""
 
 import zipfile
+import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import numpy as np
 import scipy.io
 import tifffile
 
+# What readers raise for files that are damaged or something else.
+_DAMAGED = (
+    *(ValueError, TypeError, IndexError, KeyError, OSError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, scipy.io.matlab.MatReadError, tifffile.TiffFileError),
+)
 FORMATS = (".npy", ".npz", ".mat", ".tif", ".tiff", ".txt", ".csv")
 
 
@@ -28,7 +34,7 @@ def read_arrays(path: str | Path, where: str) -> dict[str, np.ndarray]:
         arrays = _read(path, suffix)
     except NotImplementedError as error:  # what scipy says of HDF5 inside
         raise ValueError(f"{where}: a .mat of version 7.3; save it by save(..., '-v7')") from error
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{where}: cannot be read as a {suffix} file ({reason})") from error
     kept = {name: array for name, array in arrays.items() if array.dtype.kind in "biufc"}

@@ -1,5 +1,9 @@
 """Geometries by name against the programs that they are named after, and any angles."""
 
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -8,6 +12,7 @@ from skimage.transform import radon
 from nid_jax.coding import operators
 from nid_jax.errors import ArgumentError
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 DEGREES = np.array([0.0, 17.0, 45.0, 90.0, 133.0, 170.0])
 
 
@@ -152,3 +157,18 @@ def test_detectors_at_another_spacing_and_axis():
 def test_what_a_geometry_must_not_be(options, message):
     with pytest.raises(ArgumentError, match=message):
         operators.parallel_beam((4, 4), 3, **options)
+
+
+def test_the_page_on_geometry_has_every_convention_and_its_example_runs():
+    page = (DOCS / "geometry.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \| .*(degrees|radians) \| \[([A, SD]+)\]", page, re.M)
+    assert {name: unit for name, unit, _ in listed} == {
+        name: "radians" if known.radians else "degrees"
+        for name, known in operators.CONVENTIONS.items()
+    }
+    for name, _, letters in listed:
+        assert letters.replace(", ", "") in operators.CONVENTIONS[name].layouts
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(example, {})
+    drawing = ElementTree.parse(DOCS / "geometry.svg").getroot()
+    assert drawing.tag.endswith("svg")
