@@ -52,7 +52,7 @@ CONVENTIONS = {
     # Synchrotron Radiation 21, 2014.
     "tomopy": Convention("middle", "middle", True, ("ASD", "AD", "SAD")),
     # MATLAB's radon and iradon.
-    "matlab": Convention("lower", "middle", False, ("DA", "AD", "SAD", "SDA")),
+    "matlab": Convention("lower", "middle", False, ("DA", "AD", "DAS", "SAD", "SDA")),
 }
 """operator.parallel_beam.convention -> what it says."""
 
