@@ -166,14 +166,14 @@ def files_of(folder, sinogram, degrees, **changes):
     [np.arange(9) * 20.0, np.linspace(0, 180, 9), np.arange(9) * 40.0, np.arange(9) * 15.0 - 60],
 )
 def test_sinograms_of_radon_are_measured_by_its_convention(tmp_path, recwarn, degrees):
-    image = ndimage.gaussian_filter(head(), 1)
+    image = ndimage.gaussian_filter(np.pad(head(10), 3), 0.8)
     expected = radon(image, degrees)
     for sinogram in (expected, expected.T, expected.T[None]):
         convention = {"operator__parallel_beam__convention": "skimage"}
         config = files_of(tmp_path, sinogram, degrees, **convention)
         task = tasks.build(config)
         seen = task.measure(task.open("test"))
-        assert not len(recwarn)
+        assert not [one for one in recwarn if issubclass(one.category, Notice)]
         on_grid = grid_operator.on_grid(seen.operator, (16, 16))
         found = np.asarray(on_grid @ image.reshape(-1, 1).astype(np.float32))
         np.testing.assert_allclose(seen.values(0).reshape(9, 16), expected.T, rtol=1e-5)
