@@ -16,7 +16,7 @@ from jaxtyping import Float
 # that vary by up to 10%; transposed ones by 40%.
 SUMS_VARY = 0.15
 # What the outermost detectors see of the mean of all, above which the picture is wider than they:
-# of a head of 32 pixels 28 detectors see 34% there, 24 see 73%; of whole ones of 12 pixels up to 31%.
+# of a head of 32 pixels 28 detectors see 34% there, 24 see 73%; of whole ones of 12 pixels 31%.
 EDGES_SEE = 0.4
 # Detectors off the middle, and in standard errors, from which an axis of rotation is spoken of.
 OFF_AXIS, OFF_ERRORS = 0.25, 6.0
