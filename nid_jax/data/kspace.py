@@ -145,8 +145,10 @@ def _measured(values, mask, where):
             "frequency moved by half: is it in another order? taken as it is"
         )
     empty = 1 - (measured & there).sum() / max(measured.sum(), 1)
-    if empty > 0.5:
-        say(f"{where}: {empty:.0%} of what the mask calls measured is 0; taken as measured")
+    if empty > 0.1:
+        say(
+            f"{where}: {empty:.0%} of what the mask calls measured is 0: is it the mask of other samples, or in another order? taken as measured"
+        )
     return measured
 
 

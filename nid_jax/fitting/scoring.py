@@ -13,11 +13,6 @@ from nid_jax.notices import say
 # Steps whose PSNR a fit by gradient reports, as the paper's tables do; the last is always added.
 REPORTED_STEPS = (0, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
-# A relative residual from which one is asked what the measurements are of. Of sinograms of 32
-# pixels right geometries leave 0.08, angles read as of another range or unit 0.25 and 0.27, an axis
-# 3.5 detectors off 0.32, shares of an open beam 0.42, transposed ones 0.48.
-UNEXPLAINED = 0.2
-
 
 def reconstruct(
     task: Any, fit: Fit, collection: Any, chunk: int = 0
@@ -97,7 +92,7 @@ def summarise(
     if truth is not None:
         scores = task.metrics(reconstruction, truth, measured)
     unexplained = relative_residual(fit, measured)
-    question = task.advice(collection) if task.advice and unexplained > UNEXPLAINED else ""
+    question = task.advice(collection, unexplained) if task.advice else ""
     if question:
         say(
             f"{collection.title}: the fit leaves {unexplained:.0%} of the measurements unexplained "

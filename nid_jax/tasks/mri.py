@@ -11,6 +11,10 @@ from nid_jax.coding import operators
 from nid_jax.tasks import image
 from nid_jax.tasks.task import Measured, Task
 
+# A relative residual from which one is asked what the measurements are of. Of all frequencies of 32
+# pixels a small dictionary leaves 0.23, another origin 0.53, a phase 0.65, another order 0.93.
+UNEXPLAINED = 0.4
+
 
 def build(config: ConfigDict) -> Task:
     """The task that a config describes. Raises ValueError naming a key."""
@@ -82,9 +86,9 @@ def layout(collection: Any) -> dict[str, Any]:
     return image.layout(collection)
 
 
-def advice(collection: Any) -> str:
+def advice(collection: Any, unexplained: float) -> str:
     """What a fit that explains little of a file of k-space may mean; '' for simulated samples."""
-    if not isinstance(collection, Scans):
+    if not (isinstance(collection, Scans) and unexplained > UNEXPLAINED):
         return ""
     return (
         "are samples in another order (data.kspace_centred, data.kspace_origin), on another scale "

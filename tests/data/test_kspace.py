@@ -135,6 +135,12 @@ def test_a_mask_in_another_order_is_said(saved, pictures, recwarn):
     assert "another order" in line
 
 
+def test_a_mask_of_samples_that_are_not_there_is_said(saved, pictures, recwarn):
+    values, other = transformed(pictures) * lines(), saved(np.fft.fftshift(lines()), "mask.npy")
+    kspace.read_kspace(saved(values), other, "false", "corner", 1.0)
+    assert any("of what the mask calls measured is 0" in line for line in said_of(recwarn))
+
+
 def test_pictures_with_a_phase_are_said(saved, pictures, recwarn):
     phase = np.exp(2j * np.linspace(-1, 1, SHAPE[0]))[:, None]
     values = np.fft.fftshift(np.fft.fft2(pictures * phase, norm="ortho"), axes=(1, 2))
