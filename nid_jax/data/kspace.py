@@ -147,7 +147,8 @@ def _measured(values, mask, where):
     empty = 1 - (measured & there).sum() / max(measured.sum(), 1)
     if empty > 0.1:
         say(
-            f"{where}: {empty:.0%} of what the mask calls measured is 0: is it the mask of other samples, or in another order? taken as measured"
+            f"{where}: {empty:.0%} of what the mask calls measured is 0: is it the mask of other "
+            "samples, or in another order? taken as measured"
         )
     return measured
 
