@@ -142,6 +142,8 @@ def test_sinograms_from_files(call, trained, tmp_path, missing):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert "psnr" not in metrics
     assert metrics["signals"] == 2
+    assert metrics["relative_residual"] > 0
+    assert "rel. residual" in result.out
     assert len(list((folder / "pictures").iterdir())) == 2
     scored = call(*options, *further[1:], "--mode=eval")
     assert scored.code == 2
@@ -218,6 +220,7 @@ def test_an_axis_elsewhere_is_said_when_the_file_is_opened(tmp_path):
         tasks.build(config).open("test")
 
 
+@pytest.mark.slow
 def test_what_a_fit_leaves_is_printed_and_asked_about(call, trained, tmp_path):
     workdir, options = trained
     degrees = np.arange(9) * 20.0

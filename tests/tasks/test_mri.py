@@ -71,6 +71,7 @@ def test_another_operator_has_no_kspace(tmp_path):
         tasks.build(config).open("test")
 
 
+@pytest.mark.slow
 def test_kspace_by_the_command_line(call, tmp_path):
     pictures = heads()
     np.save(tmp_path / "k.npy", np.fft.fftshift(np.fft.fft2(pictures), axes=(1, 2)))
