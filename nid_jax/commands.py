@@ -371,6 +371,7 @@ _SCORES = {
     "iou": "IoU",
     "chamfer": "chamfer",
     "normal_consistency": "normals",
+    "relative_residual": "rel. residual",
 }
 
 

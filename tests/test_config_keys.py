@@ -34,7 +34,15 @@ CHOSEN = {
     "data.phantom": ("data", STILL),
     "data.dicom": ("data", STILL),
     "data.video": ("data", ("video",)),
-    "data.angles": ("tasks/ct.py", ("ct",)),
+    **{
+        f"data.{name}": ("tasks/ct.py", ("ct",))
+        for name in ["angles", "angle_units", "sinogram_layout", "open_beam", "pixel_size"]
+    },
+    "data.transmission": ("tasks/ct.py", ("ct",)),
+    **{
+        f"data.kspace_{name}": ("tasks/mri.py", ("mri",))
+        for name in ("mask", "centred", "origin", "scale")
+    },
     "data.margin": ("data", ("sdf",)),
     **{
         f"fit.refine.{name}": ("fitting/refining.py", PICTURES)

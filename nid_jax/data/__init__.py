@@ -33,7 +33,9 @@ _LATER = {
     "even_angles": "sinograms",
     "point_batches": "points",
     "project": "phantoms",
+    "read_kspace": "kspace",
     "read_sinograms": "sinograms",
+    "say_doubts": "sinograms",
     "visible_points": "views",
 }
 
@@ -61,7 +63,9 @@ __all__ = [
     "patch_corners",
     "point_batches",
     "project",
+    "read_kspace",
     "read_sinograms",
+    "say_doubts",
     "stitch",
     "survey",
     "to_array",

@@ -81,3 +81,6 @@ class Task:
     """The metric, of `metrics`, whose highest value makes a checkpoint the best."""
     extras: Callable | None = None
     """(collection, Measured, reconstruction) -> `Extras` of a fit."""
+    advice: Callable[[Any, float], str] | None = None
+    """(collection, relative residual) -> a question: what it may mean that a fit leaves so much of
+    the measurements; '' where that is not much, or nothing is known."""
