@@ -1,16 +1,18 @@
 """Computed tomography: slices from few parallel-beam views."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from nid_jax import data, errors
 from nid_jax.coding import grid_operator, operators
-from nid_jax.tasks import image
-from nid_jax.tasks.task import Measured, Task
+from nid_jax.tasks import image, showing
+from nid_jax.tasks.task import Extras, Measured, Task
 
 
 def build(config: ConfigDict) -> Task:
@@ -21,6 +23,7 @@ def build(config: ConfigDict) -> Task:
         learned_from=lambda collection: learned_from(collection, config),
         measure=lambda collection: measured(collection, config),
         layout=lambda collection: layout(collection, config),
+        extras=functools.partial(extras, config=config),
     )
 
 
@@ -163,3 +166,23 @@ def layout(collection: Any, config: ConfigDict) -> dict[str, Any]:
         grid_shape = measured(collection, config).grid_shape
         return {"grid": list(grid_shape), "names": list(collection.names)}
     return image.layout(collection)
+
+
+def extras(
+    collection: Any,
+    measured: Measured,
+    fit: Any,
+    reconstruction: Float[np.ndarray, "N H W C"],
+    truth: Float[np.ndarray, "N H W C"] | None,
+    config: ConfigDict,
+) -> Extras:
+    """What is shown of a fit: sinograms, what they give without a dictionary, and what is left."""
+    count, unit = showing.shown_of(config, reconstruction), truth is not None
+    if not count:
+        return Extras(unit=unit)
+    measured_only = isinstance(collection, Sinograms | Projected)
+    views = collection.shape[0] if measured_only else config.fit.num_views
+    before, after, shares = showing.measurements(fit, measured, count, views)
+    some = None if truth is None else truth[:count]
+    rows = showing.compared(reconstruction[:count], some, shares, unit)
+    return Extras(panels=(*before, *rows, *after), unit=unit)
