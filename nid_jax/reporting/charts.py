@@ -239,11 +239,13 @@ class _Axes:
         for value in across:
             yield f'<path d="M{self.x(value):.1f} {bottom}v4" stroke="#9aa5b1"/>'
             yield _text(self.x(value), bottom + 17, _number(value, step), QUIET, "middle")
-        for value in up:
+        for index, value in enumerate(up):
             height = self.y(value)
             yield f'<path d="M{left} {height:.1f}H{right}" stroke="{GRID}"/>'
-            step = value if self.logarithmic else up[1] - up[0] if len(up) > 1 else 1.0
-            yield _text(left - 6, height + 4, _number(value, step), QUIET, "end")
+            # As fine as what tells it from its neighbour.
+            beside = up[index - 1] if index else up[min(1, len(up) - 1)]
+            label = _number(value, abs(value - beside) or abs(value) or 1.0)
+            yield _text(left - 6, height + 4, label, QUIET, "end")
 
     def _legend(self):
         place = float(self.box[0])

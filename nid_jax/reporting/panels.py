@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from nid_jax.reporting import pictures
-from nid_jax.reporting.pictures import GAP, INK, PAPER, QUIET, TEXT
+from nid_jax.reporting.pictures import GAP, GRID, INK, PAPER, QUIET, TEXT
 from nid_jax.reporting.tables import format_value
 
 COLUMNS = 10
@@ -97,7 +97,12 @@ class Panel:
 
 def described(scores: Sequence[Score], metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     """The scores that metrics has, in JSON types, for its 'scores'."""
-    return [dataclasses.asdict(score) for score in scores if metrics.get(score.key) is not None]
+    known = {key for key, value in metrics.items() if not _is_nothing(value)}
+    return [dataclasses.asdict(score) for score in scores if score.key in known]
+
+
+def _is_nothing(value):
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def scores_of(metrics: Mapping[str, Any]) -> list[Score]:
@@ -147,7 +152,11 @@ def _laid_out(panels, names):
         for index in range(len(panel.images)):
             x = left + index * (column + GAP)
             tile = pictures.tile(panel.painted(index), (high, wide))
-            sheet.paste(tile, (x + (column - wide) // 2, y))
+            corner = (x + (column - wide) // 2, y)
+            # A white picture would have no end on white paper.
+            frame = [corner[0] - 1, y - 1, corner[0] + wide, y + high]
+            draw.rectangle(frame, outline=GRID)
+            sheet.paste(tile, corner)
             if panel.captions:
                 place = (x + column / 2, y + high + 3)
                 draw.text(place, panel.captions[index], INK, small, anchor="mt")

@@ -148,8 +148,10 @@ def extras(
     if count and config.operator.kind != "sample" and len(fit) == len(reconstruction):
         before, after, shares = showing.measurements(fit, measured, count, _views(config))
     some = None if truth is None else truth[:count]
-    rows = showing.compared(reconstruction[:count], some, shares)
-    return Extras(panels=(*before, *rows, *after))
+    # What was not made of pictures here has a scale of its own.
+    unit = truth is not None
+    rows = showing.compared(reconstruction[:count], some, shares, unit)
+    return Extras(panels=(*before, *rows, *after), unit=unit)
 
 
 def _views(config):

@@ -102,8 +102,8 @@ def measurements(
     layout = _Layout.of(operator, measured.grid_shape, views)
     if layout is not None:
         before.append(layout.panel(values, seen))
-        after.append(layout.residual(left, seen))
-    if operator.run_length != 1:
+        after.append(layout.residual(left, seen, [f"{100 * share:.3g}%" for share in shares]))
+    if operator.run_length != 1 and len(measured.grid_shape) > 1:
         name, images = pixels.reference(operator, measured.grid_shape, values, weights)
         before.append(_reference(name, images, measured, count, isinstance(operator, Fourier)))
     return before, after, shares
@@ -139,7 +139,7 @@ class _Layout:
             return cls(
                 "frequencies",
                 "log10 of the magnitude, zero in the middle",
-                lambda values, seen: _spectrum(operator, values, seen),
+                lambda values, seen: np.log10(np.maximum(_spectrum(operator, values, seen), 1e-6)),
             )
         if isinstance(operator, Downsample) and len(grid_shape) == 2:
             factor = round((np.prod(grid_shape) / operator.num_measurements) ** 0.5)
@@ -163,16 +163,17 @@ class _Layout:
             note = f"{note}; black {low:.3g}, white {high:.3g}"
         return Panel(self.name, images, low, high, note=note, square=self.square, kept=True)
 
-    def residual(self, left, seen):
-        """Measurements less what the fit says they should be."""
+    def residual(self, left, seen, captions):
+        """Measurements less what the fit says they should be; below, the share that is left."""
         images = [self.picture(*pair) for pair in zip(left, seen, strict=True)]
         if self.name == "frequencies":
-            low, high = _range(images)
-            note = f"{self.note}; black {low:.3g}, pale yellow {high:.3g}"
-            return Panel("residual", images, low, high, "heat", note)
+            images = [10**image for image in images]
+            scale = _round_above(np.concatenate([image.ravel() for image in images]))
+            note = f"magnitude of measured less fitted, black 0, pale yellow {scale:g}"
+            return Panel("residual", images, 0, scale, "heat", note, captions)
         scale = _round_above(np.concatenate([np.abs(image).ravel() for image in images]), 0.99)
         note = f"measured less fitted, blue -{scale:g}, white 0, red {scale:g}"
-        return Panel("residual", images, -scale, scale, "balance", note, square=self.square)
+        return Panel("residual", images, -scale, scale, "balance", note, captions, self.square)
 
 
 def _with_nan(values, seen):
@@ -180,10 +181,10 @@ def _with_nan(values, seen):
 
 
 def _spectrum(operator, values, seen):
-    """log10 of magnitudes [rows, columns, C] at the frequencies measured and at their negatives."""
+    """Magnitudes [rows, columns, C] at the frequencies measured and at their negatives."""
     sides = operator.grid_shape
     real, imaginary = np.split(_with_nan(values, seen), 2)
-    size = np.log10(np.maximum(np.hypot(real, imaginary), 1e-6))
+    size = np.hypot(real, imaginary)
     found = np.full((*sides, values.shape[-1]), np.nan)
     places = np.unravel_index(np.asarray(operator.kept), sides)
     negative = tuple((-place) % side for place, side in zip(places, sides, strict=True))

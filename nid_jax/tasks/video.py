@@ -151,8 +151,8 @@ def separated(collection, measured, fit, reconstruction, truth, threshold):
         "moving_share": float(mask.mean()),
     }
     if hasattr(frames, "foreground"):
-        truth = np.stack([frames.foreground(index) for index in range(count)])
-        scores |= mask_score(mask, truth)
+        moving = np.stack([frames.foreground(index) for index in range(count)])
+        scores |= mask_score(mask, moving)
     shown = {
         "frame": pictures,
         "background": background,
