@@ -113,7 +113,7 @@ def _source(path):
 
 
 def guide() -> str:
-    """The head of --help: what the command does, its modes, its configs, and where keys are told."""
+    """The head of --help: what the command does, its modes and configs, where keys are told."""
     modes = [(name, _first_line(mode)) for name, mode in commands.MODES.items()]
     found = [(name, *configs.described(name)) for name in configs.names()]
     width = max(len(name) for name, *_ in (*modes, *found))

@@ -102,10 +102,11 @@ def test_a_refined_fit_keeps_its_correction_and_renders_it(call, trained):
     assert evaluation["psnr"] == pytest.approx(metrics["psnr"], abs=1e-3)
     rendered = call(*options, "--mode=render", "--config.render.scale=2")
     assert rendered.code == 0, rendered.err
-    pictures = sorted(path.name for path in (folder / "render").iterdir())
+    view = folder / "render" / "32x32"
+    pictures = sorted(path.name for path in view.iterdir())
     assert len(pictures) == 4
     assert pictures[1].endswith("_deviation.png")
-    assert Image.open(folder / "render" / pictures[0]).size == (32, 32)
+    assert Image.open(view / pictures[0]).size == (32, 32)
 
 
 def sinogram_files(folder, views=6):

@@ -79,7 +79,7 @@ def test_a_run_leaves_frames_a_movie_and_scores(finished, pytestconfig):
 def test_codes_of_frames_are_rendered_larger(finished, run, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     assert run("--config.render.scale=2", mode="render").code == 0
-    rendered = pictures(tmp_path / "run" / "fits" / "test" / "render")
+    rendered = pictures(tmp_path / "run" / "fits" / "test" / "render" / "16x24")
     assert rendered.shape == (12, 16, 24)
 
 
@@ -95,7 +95,7 @@ def test_time_is_a_coordinate_and_rendered_between_frames(run, tmp_path):
     assert background.shape == (12, 8, 12)
     done = run(*options, "--config.render.shape=(23,8,12)", variant="time", mode="render")
     assert done.code == 0, done.err
-    (name,) = [path for path in (folder / "render").iterdir() if path.is_dir()]
+    (name,) = [path for path in (folder / "render" / "23x8x12").iterdir() if path.is_dir()]
     between = pictures(name)
     assert between.shape == (23, 8, 12)
     # Every other frame is one of the fit's own.
@@ -103,9 +103,10 @@ def test_time_is_a_coordinate_and_rendered_between_frames(run, tmp_path):
     for suffix in ("mp4", "gif"):
         movie = imageio.v3.imread(name.with_name(f"{name.name}.{suffix}"))
         assert movie.shape[1:3] == (8, 12)
-    # Fewer frames leave nothing of the old ones.
+    # Another shape leaves the first as it was.
     assert run(*options, "--config.render.shape=(3,4,4)", variant="time", mode="render").code == 0
-    assert pictures(name).shape == (3, 4, 4)
+    assert pictures(folder / "render" / "3x4x4" / name.name).shape == (3, 4, 4)
+    assert pictures(name).shape == (23, 8, 12)
 
 
 def clip_frames(count=6, size=(10, 14)):
