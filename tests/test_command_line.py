@@ -490,7 +490,7 @@ def test_an_image_fit_imports_no_library_of_other_tasks(copied, tiny, environmen
         "from nid_jax import cli\n"
         "try:\n    cli.run()\n"
         "finally:\n"
-        "    others = ('trimesh', 'igl', 'tensorflow_datasets', 'matplotlib', 'pydicom', 'imageio')\n"
+        "    others = 'trimesh igl tensorflow_datasets matplotlib pydicom imageio'.split()\n"
         "    print(*(name for name in others if name in sys.modules), file=sys.stderr)\n"
     )
     command = [sys.executable, "-c", code, *tiny, f"--workdir={copied}", "--mode=fit"]
