@@ -185,4 +185,4 @@ def extras(
     before, after, shares = showing.measurements(fit, measured, count, views)
     some = None if truth is None else truth[:count]
     rows = showing.compared(reconstruction[:count], some, shares, unit)
-    return Extras(panels=(*before, *rows, *after), unit=unit)
+    return Extras(panels=(*before, *rows, *showing.unsure(fit, count), *after), unit=unit)

@@ -142,16 +142,19 @@ def extras(
     config: ConfigDict,
 ) -> Extras:
     """What is shown of a fit: measurements where an operator made them, truth, reconstruction."""
-    count = showing.shown_of(config, reconstruction)
-    before, after, shares = [], [], []
-    # Patches are measured apart, and shown as the whole that they make.
-    if count and config.operator.kind != "sample" and len(fit) == len(reconstruction):
-        before, after, shares = showing.measurements(fit, measured, count, _views(config))
-    some = None if truth is None else truth[:count]
     # What was not made of pictures here has a scale of its own.
-    unit = truth is not None
+    count, unit = showing.shown_of(config, reconstruction), truth is not None
+    if not count:
+        return Extras(unit=unit)
+    before, after, shares, deviation = [], [], [], []
+    # Patches are measured apart, and shown as the whole that they make.
+    if len(fit) == len(reconstruction):
+        deviation = showing.unsure(fit, count)
+        if config.operator.kind != "sample":
+            before, after, shares = showing.measurements(fit, measured, count, _views(config))
+    some = None if truth is None else truth[:count]
     rows = showing.compared(reconstruction[:count], some, shares, unit)
-    return Extras(panels=(*before, *rows, *after), unit=unit)
+    return Extras(panels=(*before, *rows, *deviation, *after), unit=unit)
 
 
 def _views(config):

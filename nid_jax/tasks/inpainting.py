@@ -86,7 +86,7 @@ def extras(collection, measured, fit, reconstruction, truth, config):
     some = None if truth is None else truth[:count]
     rows = showing.compared(reconstruction[:count], some, shares)
     before = _given(collection, truth, masks[:count])
-    return Extras(scores, (*before, *rows, *after))
+    return Extras(scores, (*before, *rows, *showing.unsure(fit, count), *after))
 
 
 def _given(collection, truth, masks):

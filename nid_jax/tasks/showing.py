@@ -68,6 +68,16 @@ def compared(
     ]
 
 
+def unsure(fit: Fit, count: int) -> list[Panel]:
+    """The standard deviation of the first `count` signals, where the fit knows it."""
+    if fit.known_deviation is None:
+        return []
+    values = np.asarray(fit.known_deviation[:count])
+    scale = _round_above(values)
+    note = f"standard deviation, black 0 to pale yellow {scale:g} and above"
+    return [Panel("deviation", values, high=scale, palette="heat", note=note)]
+
+
 def psnrs(
     reconstruction: Float[np.ndarray, "N *grid C"], truth: Float[np.ndarray, "N *grid C"]
 ) -> list[str]:
