@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-SHEET_BYTES = 2_000_000
-"""A PNG above it is embedded as a JPEG."""
+SHEET_BYTES, SHEET_SIDE = 2_000_000, 2304
+"""A PNG of more bytes is reduced to that side, twice the page's width, and is a JPEG if need be."""
 MOVIE_BYTES = 4_000_000
 """A movie above it is a link to its file, not a part of the page."""
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -56,14 +56,14 @@ def _smaller(content, longest):
     """(bytes, width, kind) of a PNG reduced to `longest` pixels, and lossy where still too much."""
     with Image.open(io.BytesIO(content)) as opened:
         image = opened.convert("RGB")
-    if longest:
-        image.thumbnail((longest, longest), Image.Resampling.BOX)
+    side = longest or SHEET_SIDE
+    image.thumbnail((side, side), Image.Resampling.BOX)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     kind = "png"
     if buffer.tell() > SHEET_BYTES or (longest and buffer.tell() > 4 * longest * 100):
         buffer, kind = io.BytesIO(), "jpeg"
-        image.save(buffer, "JPEG", quality=85)
+        image.save(buffer, "JPEG", quality=80)
     return buffer.getvalue(), image.width, kind
 
 

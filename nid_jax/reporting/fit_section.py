@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from nid_jax.reporting import charts, embedding
 from nid_jax.reporting.panels import Score, scores_of
-from nid_jax.reporting.reading import number, read_json
+from nid_jax.reporting.reading import number, read_json, within
 from nid_jax.storage.artefacts import file_name
 
 COMMON = (
@@ -45,13 +45,17 @@ def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[
     """
     metrics, note = read_json(folder / "metrics.json")
     scores = [*scores_of(metrics), *COMMON]
-    config = metrics.get("config")
+    facts = [(s.header, s.text(metrics[s.key])) for s in scores if _shown(metrics, s.key)]
+    config, units = metrics.get("config"), within(metrics, "layout", "surface", "units")
+    if units:
+        kinds = dict.fromkeys(map(str, units if isinstance(units, list) else [units]))
+        facts.append(("Meshes in", ", ".join(list(kinds)[:3])))
     found = {
         "name": name,
         "note": note,
         "metrics": metrics,
         "scores": scores,
-        "facts": [(s.header, s.text(metrics[s.key])) for s in scores if _shown(metrics, s.key)],
+        "facts": facts,
         "message": metrics.get("message") if isinstance(metrics.get("message"), str) else "",
         "charts": _charts(metrics),
         "config": config if isinstance(config, dict) else None,
@@ -154,12 +158,14 @@ class _Pictures:
             for entry in entries[:_NEIGHBOURS] if isinstance(entries, list) else []:
                 if isinstance(entry, dict):
                     near, distance = str(entry.get("name")), number(entry.get("distance"))
-                    row.append(self._signal(other, places.get(near, -1), near, distance))
+                    row.append(self._signal(other, places.get(near), near, distance))
             rows.append(row)
         self.found["neighbours"] = {"among": among, "rows": rows, "count": len(nearest)}
 
     def _signal(self, folder, index, name, distance):
-        file = folder / _PLAIN / f"{file_name(max(index, 0), name)}.png"
+        if index is None:
+            return name, distance, []
+        file = folder / _PLAIN / f"{file_name(index, name)}.png"
         return name, distance, self._picture(file, name, _THUMBNAIL)
 
 

@@ -43,7 +43,7 @@ def compared(
 ) -> list[Panel]:
     """Truth, reconstruction and error; the reconstruction alone where no truth is known.
 
-    residuals: shares of what was measured that each leaves, for the captions of what has no PSNR.
+    residuals: shares of what was measured that each leaves, where no row of residuals says them.
     unit: whether values are those of pictures, 0 black and 1 white; otherwise the range shown is
     that of the values, and is said.
     """
@@ -92,7 +92,8 @@ def measurements(
     """Of the first `count` signals: what was measured, what of it the fit leaves, and its share.
 
     views: of beams. -> (rows before the reconstruction: the measurements, and what pixels alone
-    make of them; the row of the residual; norms of the residuals over those of the measurements).
+    make of them; the row of the residual; without that row norms of the residuals over those of the
+    measurements, which are its captions otherwise).
     """
     operator = measured.operator
     values = np.stack([measured.values(index) for index in range(count)])
@@ -116,7 +117,7 @@ def measurements(
     if operator.run_length != 1 and len(measured.grid_shape) > 1:
         name, images = pixels.reference(operator, measured.grid_shape, values, weights)
         before.append(_reference(name, images, measured, count, isinstance(operator, Fourier)))
-    return before, after, shares
+    return before, after, [] if after else shares
 
 
 def _reference(name, images, measured, count, fourier):
@@ -205,10 +206,10 @@ def _spectrum(operator, values, seen):
 
 def _places(operator, grid_shape):
     """Flat indices [M] of the grid's points that are measured; None for other measurements."""
-    if len(grid_shape) != 2:
-        return None
     points = np.asarray(operator.points, np.float64)
-    if operator.run_length != 1 or type(operator).__name__ == "PointDerivatives":
+    if len(grid_shape) != 2 or points.shape[1] != 2:
+        return None
+    if operator.run_length != 1:
         count = operator.num_measurements
         return np.arange(count) if count == np.prod(grid_shape) and _averages(operator) else None
     sides = np.array(grid_shape)
