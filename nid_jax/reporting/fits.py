@@ -91,7 +91,10 @@ def _write_panels(folder, rows, columns, names, signals):
         panels.write_sheet(folder / "pictures" / file, one, [name])
         for panel in rows:
             if panel.kept and index < len(panel.images):
-                pictures.save_png(folder / _folder_name(panel) / file, panel.painted(index))
+                image = panel.painted(index)
+                gray = (image == image[..., :1]).all()
+                plain = image[..., :1] if gray else image
+                pictures.save_png(folder / _folder_name(panel) / file, plain)
 
 
 def _folder_name(panel):

@@ -54,7 +54,7 @@ class Panel:
     """One kind of picture of a fit's signals: a row of the sheet, a column for each signal."""
 
     name: str
-    images: Sequence[Float[np.ndarray, "*grid C"]]
+    images: Sequence[Float[np.ndarray, "*grid C"]] | Float[np.ndarray, "n *grid C"]
     """Of each column, or one for all of them. NaN is what is not there. Of three axes the middle
     slice along the first is drawn."""
     low: float = 0.0

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from nid_jax import data, metrics
 from nid_jax.coding import grid_operator, operators
 from nid_jax.metrics import perceptual
+from nid_jax.reporting.panels import Panel
 from nid_jax.tasks import showing
 from nid_jax.tasks.task import Extras, Measured, Task
 from nid_jax.training import losses
@@ -146,7 +147,10 @@ def extras(
     count, unit = showing.shown_of(config, reconstruction), truth is not None
     if not count:
         return Extras(unit=unit)
-    before, after, shares, deviation = [], [], [], []
+    before: list[Panel] = []
+    after: list[Panel] = []
+    deviation: list[Panel] = []
+    shares: list[float] = []
     # Patches are measured apart, and shown as the whole that they make.
     if len(fit) == len(reconstruction):
         deviation = showing.unsure(fit, count)

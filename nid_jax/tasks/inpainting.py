@@ -94,7 +94,7 @@ def _given(collection, truth, masks):
     given = np.stack([collection[index] for index in range(len(masks))])
     if collection.unmeasured:
         given[~np.stack(masks)] = np.nan
-    captions = ()
+    captions = []
     if truth is not None:
         captions = showing.psnrs(np.nan_to_num(given), truth[: len(masks)])
     yield Panel("corrupted", given, captions=captions, kept=True)

@@ -95,8 +95,9 @@ def measurements(
     make of them; the row of the residual; without that row norms of the residuals over those of the
     measurements, which are its captions otherwise).
     """
-    operator = measured.operator
-    values = np.stack([measured.values(index) for index in range(count)])
+    operator, read = measured.operator, measured.values
+    assert read is not None
+    values = np.stack([read(index) for index in range(count)])
     weights = None
     if measured.weights is not None:
         weights = np.stack([measured.weights(index) for index in range(count)])
@@ -106,7 +107,7 @@ def measurements(
     seen = np.ones(values.shape[:2], bool) if weights is None else weights > 0
     left = values - np.asarray(fit[:count].measured_by(operator))
     shares = [
-        float(np.linalg.norm(residual[known]) / max(np.linalg.norm(value[known]), 1e-12))
+        float(np.linalg.norm(residual[known])) / max(float(np.linalg.norm(value[known])), 1e-12)
         for residual, value, known in zip(left, values, seen, strict=True)
     ]
     before, after = [], []

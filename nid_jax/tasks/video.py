@@ -169,7 +169,7 @@ def _sheet(shown, truth, names):
     count = len(shown["frame"])
     chosen = np.unique(np.linspace(0, count - 1, min(count, _SHOWN)).round().astype(int))
     background = shown["background"][chosen]
-    captions, after = (), []
+    captions, after = [], []
     if truth is not None:
         captions = showing.psnrs(background, truth[chosen])
         after = [Panel("true background", truth[chosen])]
