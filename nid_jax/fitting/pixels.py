@@ -28,10 +28,10 @@ def reference(
     """Images [S, *shape, C] from their measurements [S, M, C] alone, and the method in words.
 
     Of parallel and fan beams the simultaneous iterative algebraic reconstruction (Gilbert 1972),
-    kept from going negative, with momentum (Nesterov 1983); of any other operator least squares by a few steps of conjugate
-    gradients from zero, which for Fourier samples is zeros for the rest. weights: of every
-    measurement, 0 where there is none. Raises ArgumentError for an operator that cannot be had on
-    the grid.
+    kept from going negative, with momentum (Nesterov 1983); of any other operator least squares by
+    a few steps of conjugate gradients from zero, which for Fourier samples is zeros for the rest.
+    weights: of every measurement, 0 where there is none. Raises ArgumentError for an operator that
+    cannot be had on the grid.
     """
     on_grid = grid_operator.on_grid(operator, tuple(shape))
     values = jnp.asarray(measurements, jnp.float32)

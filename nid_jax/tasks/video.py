@@ -18,6 +18,9 @@ TIMES = ("codes", "coordinate")
 MOVIES = ("mp4", "gif")
 SCORES = (
     Score("rank", "Rank"),
+    Score("explained", "Explained", "%"),
+    Score("noise", "Noise"),
+    Score("threshold", "Threshold"),
     Score("moving_share", "Moving", "%"),
     Score("precision", "Precision"),
     Score("recall", "Recall"),
