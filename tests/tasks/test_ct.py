@@ -138,7 +138,19 @@ def test_sinograms_from_files(call, trained, tmp_path, missing):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert "psnr" not in metrics
     assert metrics["signals"] == 2
-    assert len(list((folder / "pictures").iterdir())) == 2
+    # What was measured, and what it gives, is shown though no truth is known.
+    kinds = ("pictures", "sinogram", "reconstructions")
+    assert [len(list((folder / kind).iterdir())) for kind in kinds] == [2, 2, 2]
+    assert Image.open(folder / "sinogram" / "0000_sinogram_00000.png").size == (16, 6)
+    page = (workdir / "report.html").read_text()
+    assert f"Fit: files{int(missing)}" in page
+    assert page.count("What was fitted, and what came of it") >= 2
+    # Of values that are no picture's the numbers are kept.
+    plain = np.load(folder / "reconstructions" / "0000_sinogram_00000.npy")
+    assert plain.shape == (16, 16, 1)
+    with np.load(folder / "codes.npz") as stored:
+        assert np.isfinite(plain).all()
+        assert stored["codes"].shape[0] == 2
     scored = call(*options, *further[1:], "--mode=eval")
     assert scored.code == 2
     assert "without the truth" in scored.err
