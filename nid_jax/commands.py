@@ -382,7 +382,9 @@ def _write_usage(workdir, model, found):
     order = np.argsort(-importance)[:32].astype(np.int32)
     atoms = model.dictionary.basis_of(grid(model.grid_shape), order)
     images = np.moveaxis(np.asarray(atoms), 1, 0).reshape(len(order), *model.grid_shape, -1)
-    pictures.atoms_sheet(workdir.atoms, images, usage=usage[order], experts=order.tolist())
+    # Where codes are dense every expert serves every signal.
+    shares = usage[order] if usage.min() < 1 else None
+    pictures.atoms_sheet(workdir.atoms, images, usage=shares, experts=order.tolist())
 
 
 def _print_scores(name, metrics):

@@ -73,12 +73,16 @@ def test_a_fit_leaves_codes_scores_meshes_and_pictures(trained):
         "codes.npz",
         "meshes",
         "metrics.json",
+        "reconstructions",
         "shaded.png",
         "views",
     ]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["task"] == "sdf"
     assert metrics["layout"]["names"] == names
+    assert [score["key"] for score in metrics["scores"]][:2] == ["iou", "chamfer"]
+    plain = [np.load(path) for path in sorted((folder / "reconstructions").iterdir())]
+    assert [volume.shape for volume in plain] == [(*metrics["layout"]["grid"], 1)] * 2
     assert (metrics["empty_meshes"], metrics["mesh_resolution"]) == (0, 24)
     # Two blobs in the same place have something in common; the same blob all.
     assert 0.3 < metrics["iou"] < 1
