@@ -18,7 +18,7 @@ from nid_jax.configs.parts import data, fitting, tasks, training
 def get_config(variant="cpu"):
     """The config of a variant."""
     change = tasks.variant("inpainting", VARIANTS, variant)
-    config = tasks.config("inpainting", data.pictures("faces", "phantom", "dicom"))
+    config = tasks.config("inpainting", data.pictures("faces", "phantom", "dicom", "masks"))
     config.eval = training.perceptual()
     config.fit.refine = fitting.refine()
     config.data.corrupt = {

@@ -11,6 +11,8 @@ SOURCES = {
     "video": {"start": 0, "stop": 0, "step": 1},
     # dicom: (low, high) in the scanner's units; () is all there is
     "dicom": {"window": ()},
+    # masks of corrupted pictures: black or white hides
+    "masks": {"hidden": "black"},
 }
 
 
@@ -39,6 +41,8 @@ def shaping():
         "crops": 0,
         # a picture that is cut or shifted is decoded once; what is kept on disk is at most so large
         "decoded_gib": 4.0,
+        # (low, high): values that are black and white; () is what the type or the values say
+        "range": (),
     }
 
 

@@ -96,7 +96,7 @@ class ArrayCollection:
 # What collections may know of a signal besides its values.
 _KNOWN = (
     *("truth", "seen", "foreground", "ellipses"),
-    *("mesh", "cloud", "near", "distances", "denormalise", "untruncated"),
+    *("window", "mesh", "cloud", "near", "distances", "denormalise", "untruncated"),
 )
 # What they may know of all their signals.
 _COMMON = ("truncation", "cache", "windows")
@@ -121,13 +121,10 @@ class SubsetCollection:
     def __getattr__(self, name):
         if name in _COMMON:
             return getattr(self.collection, name)
-        if name == "window":
-            window = self.collection.window
-            return lambda index, *part: window(self.indices[position(index, len(self))], *part)
         if name not in _KNOWN:
             raise AttributeError(name)
         known = getattr(self.collection, name)
-        return lambda index: known(self.indices[position(index, len(self))])
+        return lambda index, *more: known(self.indices[position(index, len(self))], *more)
 
 
 class ShapedCollection:

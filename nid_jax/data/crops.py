@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from nid_jax.data import images
+from nid_jax.data import images, picturefiles
 from nid_jax.data.collection import ArrayCollection, Collection
 from nid_jax.data.decoding import are_bytes
 from nid_jax.data.splitting import configured_size
@@ -62,9 +63,19 @@ def crop_size(config: ConfigDict) -> tuple[int, int]:
     return rows, columns
 
 
+class Picture(NamedTuple):
+    """A picture file to cut crops from."""
+
+    path: Path
+    name: str
+    size: tuple[int, int]
+    """(rows, columns)."""
+    value_range: tuple[float, float] | tuple[()]
+    """As in `images.to_unit`."""
+
+
 def open_crops(
-    paths: Sequence[Path],
-    names: Sequence[str],
+    pictures: Sequence[Picture],
     title: str,
     config: ConfigDict,
     seed: int,
@@ -73,68 +84,67 @@ def open_crops(
 ) -> Collection:
     """data.crops random crops [*data.size, C] of each picture, in turn from all, in memory.
 
-    paths, names: of the pictures of a split; channels: C of all. Crops are a function of the seed
-    and the picture's name. band: 'train' or 'test' where both splits are cut from one picture, from
-    parts of their own (see `crop_ranges`); '': from all of it.
-    Crops that are next to constant are drawn again. Smaller pictures are passed over, with a
-    notice. Raises ValueError naming data.crops, data.size or data.resize, and a file that cannot
-    be read.
+    pictures: of a split; channels: C of all. Crops are a function of the seed and the picture's
+    name. band: 'train' or 'test' where both splits are cut from one picture, from parts of their
+    own (see `crop_ranges`); '': from all of it. Crops that are next to constant are drawn again.
+    Smaller pictures are passed over, with a notice. Raises ValueError naming data.crops, data.size
+    or data.resize, and a file that cannot be read.
     """
     size, each = crop_size(config), config.crops
     if each < 0:
         raise ValueError(f"data.crops={each}: must be 0 (whole pictures) or more")
     if config.resize:
         raise ValueError(f"data.resize=true: data.crops={each} are at native resolution")
-    large = _large_enough(paths, size)
+    large = [pictures[at] for at in _large_enough([one.size for one in pictures], size)]
+    if len(large) < len(pictures):
+        small = next(one for one in pictures if one not in large)
+        say(
+            f"{len(pictures) - len(large)} of {len(pictures)} pictures are smaller than data.size="
+            f"{size} and give no crops, the first is {small.path}"
+        )
     gib = len(large) * each * math.prod(size) * channels / 2**30
     if gib > config.decoded_gib:
         raise ValueError(
             f"data.crops={each}: {len(large)} pictures give {gib:.1f} GiB of crops, more than "
             f"data.decoded_gib={config.decoded_gib:g}"
         )
-    found = []
-    for index in large:
-        picture = images.to_channels(images.read_image(paths[index]), channels)
-        columns = picture.shape[1]
-        ranges = [(0, columns - size[1] + 1)]
-        if band:
-            ranges = crop_ranges(columns, size[1], band)
-        if not ranges:
-            raise ValueError(
-                f"{paths[index]}: {columns} columns are too few for crops of data.size={size} "
-                "beside those to test on; give further pictures"
-            )
-        words = f"{names[index]}/{band}".encode()
-        generator = np.random.default_rng([seed, *words])
-        crops = np.stack([draw_crop(generator, picture, size, ranges) for _ in range(each)])
-        found.append(np.rint(crops * 255).astype(np.uint8) if are_bytes(crops) else crops)
+    found = [_crops_of(one, size, config, seed, channels, band, title) for one in large]
     if len({crops.dtype for crops in found}) > 1:
         found = [images.to_unit(crops, title) for crops in found]
     values = np.stack(found, axis=1).reshape(-1, *size, channels)
-    labels = [f"{names[index]}/{number:04d}" for number in range(each) for index in large]
+    labels = [f"{one.name}/{number:04d}" for number in range(each) for one in large]
     return ArrayCollection(values, labels, f"crops of {title}")
 
 
-def count_crops(paths: Sequence[Path], config: ConfigDict) -> int:
-    """How many crops `open_crops` cuts from these pictures; their pixels are not read."""
-    return config.crops * len(_large_enough(paths, crop_size(config)))
+def _crops_of(picture, size, config, seed, channels, band, title):
+    """data.crops crops [n, *size, C] of one picture: uint8 where that is exact, else float32."""
+    pixels = picturefiles.read_image(picture.path, picture.value_range, title=title)
+    pixels = images.to_channels(pixels, channels)
+    columns = pixels.shape[1]
+    ranges = crop_ranges(columns, size[1], band) if band else [(0, columns - size[1] + 1)]
+    if not ranges:
+        raise ValueError(
+            f"{picture.path}: {columns} columns are too few for crops of data.size={size} beside "
+            "those to test on; give further pictures"
+        )
+    generator = np.random.default_rng([seed, *f"{picture.name}/{band}".encode()])
+    crops = np.stack([draw_crop(generator, pixels, size, ranges) for _ in range(config.crops)])
+    return np.rint(crops * 255).astype(np.uint8) if are_bytes(crops) else crops
 
 
-def _large_enough(paths, size):
+def count_crops(sizes: Sequence[tuple[int, int]], config: ConfigDict) -> int:
+    """How many crops `open_crops` cuts from pictures of these (rows, columns)."""
+    return config.crops * len(_large_enough(sizes, crop_size(config)))
+
+
+def _large_enough(sizes, size):
     """Numbers of the pictures that a crop fits into."""
-    headers = [images.read_header(path)[:2] for path in paths]
     large = [
-        i for i, (rows, columns) in enumerate(headers) if rows >= size[0] and columns >= size[1]
+        at for at, (rows, columns) in enumerate(sizes) if rows >= size[0] and columns >= size[1]
     ]
     if not large:
         raise ValueError(
-            f"data.size={size}: crops fit into none of {len(paths)} pictures, the first is "
-            f"{headers[0][0]}x{headers[0][1]} (rows x columns)"
-        )
-    if len(large) < len(paths):
-        small = paths[next(i for i in range(len(paths)) if i not in large)]
-        say(
-            f"{len(paths) - len(large)} of {len(paths)} pictures are smaller than data.size={size} "
-            f"and give no crops, the first is {small}"
+            f"data.size={size}: crops fit into none of {len(sizes)} pictures, the first is "
+            f"{sizes[0][0]}x{sizes[0][1]} (rows x columns)"
         )
     return large

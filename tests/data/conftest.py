@@ -17,6 +17,8 @@ def data_config():
             "crop": "",
             "gray": False,
             "crops": 0,
+            "range": (),
+            "masks": {"hidden": "black"},
             "num_train": 0,
             "num_test": 0,
             "test_fraction": 0.25,

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import ml_collections
 import numpy as np
@@ -12,7 +13,7 @@ from absl import flags
 from PIL import Image
 
 from nid_jax.data import Collection, open_collection, to_array
-from nid_jax.data.corrupt import define_flags, parse, write
+from nid_jax.data.corrupt import _command, define_flags, parse, write
 from nid_jax.data.corrupted import corrupt, open_corrupted
 from tests.data.corrupt_options import KINDS, make_options
 
@@ -144,6 +145,17 @@ def test_the_command_writes_a_folder_and_says_so(tmp_path, config_file, data_con
     assert (again.returncode, again.stdout) == (2, "")
     wanted = "is there already; needs a new or an empty folder"
     assert again.stderr == f"error: --output={tmp_path / 'out'}: {wanted}\n"
+
+
+def test_the_command_prints_what_was_assumed(tmp_path, make_config, capsys):
+    for name in ("a.png", "b.png", ".c.png"):
+        (tmp_path / "clean").mkdir(exist_ok=True)
+        Image.fromarray(np.full((9, 9), len(name), np.uint8)).save(tmp_path / "clean" / name)
+    config = make_config(name="folder", root=tmp_path / "clean", test_fraction=1.0)
+    _command(SimpleNamespace(config=config, output=tmp_path / "out", split="test"))
+    said = capsys.readouterr()
+    assert said.err == f"note: {tmp_path / 'clean'}: 2 pictures; passed over: 1 hidden\n"
+    assert said.out.startswith("2 pictures of 9x9, images in clean, corrupted by ")
 
 
 @pytest.mark.parametrize(
