@@ -35,8 +35,6 @@ def get_config(variant="cpu"):
     }
     # False: the fit is not told where the picture is corrupted
     config.fit.known_mask = False
-    # the pictures as they were given are written one by one: they make no movie
-    config.fit.movies = ()
     base(config)
     change(config)
     return config

@@ -46,7 +46,7 @@ CHOSEN = {
     "data.margin": ("data", ("sdf",)),
     **{
         f"fit.refine.{name}": ("fitting/refining.py", PICTURES)
-        for name in ["lam", "tv", "rank", "share", "steps"]
+        for name in ["bounds", "lam", "tv", "rank", "share", "steps"]
     },
     "eval": ("commands.py", (*PICTURES, "sdf")),
     "eval.num_signals": ("commands.py", PICTURES),

@@ -1,18 +1,20 @@
 """Computed tomography: slices from few parallel-beam views."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from nid_jax import data, errors
 from nid_jax.coding import grid_operator, operators
 from nid_jax.notices import say
-from nid_jax.tasks import image
-from nid_jax.tasks.task import Measured, Task
+from nid_jax.tasks import image, showing
+from nid_jax.tasks.task import Extras, Measured, Task
 
 # A relative residual from which one is asked what the measurements are of. Of sinograms of 32
 # pixels right geometries leave 0.08, angles read as of another range or unit 0.25 and 0.27, an axis
@@ -29,6 +31,7 @@ def build(config: ConfigDict) -> Task:
         measure=lambda collection: measured(collection, config),
         layout=layout,
         advice=advice,
+        extras=functools.partial(extras, config=config),
     )
 
 
@@ -223,3 +226,23 @@ def advice(collection: Any, unexplained: float) -> str:
         "(operator.parallel_beam.convention), or turned about another centre "
         "(operator.parallel_beam.offset)?"
     )
+
+
+def extras(
+    collection: Any,
+    measured: Measured,
+    fit: Any,
+    reconstruction: Float[np.ndarray, "N H W C"],
+    truth: Float[np.ndarray, "N H W C"] | None,
+    config: ConfigDict,
+) -> Extras:
+    """What is shown of a fit: sinograms, what they give without a dictionary, and what is left."""
+    count, unit = showing.shown_of(config, reconstruction), truth is not None
+    if not count:
+        return Extras(unit=unit)
+    measured_only = isinstance(collection, Sinograms | Projected)
+    views = collection.shape[0] if measured_only else config.fit.num_views
+    before, after, shares = showing.measurements(fit, measured, count, views)
+    some = None if truth is None else truth[:count]
+    rows = showing.compared(reconstruction[:count], some, shares, unit)
+    return Extras(panels=(*before, *rows, *showing.unsure(fit, count), *after), unit=unit)

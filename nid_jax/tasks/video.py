@@ -10,11 +10,25 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nid_jax import data
-from nid_jax.tasks import image
+from nid_jax.reporting.panels import Panel, Score
+from nid_jax.tasks import image, showing
 from nid_jax.tasks.task import Extras, Measured, Task
 
 TIMES = ("codes", "coordinate")
 MOVIES = ("mp4", "gif")
+SCORES = (
+    Score("rank", "Rank"),
+    Score("explained", "Explained", "%"),
+    Score("noise", "Noise"),
+    Score("threshold", "Threshold"),
+    Score("moving_share", "Moving", "%"),
+    Score("precision", "Precision"),
+    Score("recall", "Recall"),
+    Score("f_measure", "F-measure"),
+    *showing.SCORES,
+)
+# Frames of the sheet, spread over the video.
+_SHOWN = 8
 # Keys that choose or change frames of one split alone, and what they must be.
 _WHOLE = {
     "num_train": 0,
@@ -33,6 +47,7 @@ def build(config: ConfigDict) -> Task:
         open=lambda split: open_frames(config, split),
         measure=measured,
         metrics=background_metrics,
+        scores=SCORES,
         extras=functools.partial(separated, threshold=config.fit.threshold),
     )
 
@@ -120,8 +135,10 @@ def background_metrics(reconstruction, truth, measured=None):
     return image.image_metrics(reconstruction.reshape(-1, *shape), truth.reshape(-1, *shape))
 
 
-def separated(collection, measured, reconstruction, threshold):
+def separated(collection, measured, fit, reconstruction, truth, threshold):
     """Background, foreground and mask of every frame; rank, and the mask's score if it is known.
+
+    metrics: rank, moving_share (of all pixels of all frames, those in the mask).
 
     foreground is the residual, drawn about mid-gray; the mask is where any channel of it exceeds
     `threshold`.
@@ -132,17 +149,43 @@ def separated(collection, measured, reconstruction, threshold):
     pictures = np.stack([frames[index] for index in range(count)])
     residual = pictures - background
     mask = np.abs(residual).max(-1) > threshold
-    scores = {"rank": numerical_rank(reconstruction.reshape(count, -1))}
+    scores = {
+        "rank": numerical_rank(reconstruction.reshape(count, -1)),
+        "moving_share": float(mask.mean()),
+    }
     if hasattr(frames, "foreground"):
-        truth = np.stack([frames.foreground(index) for index in range(count)])
-        scores |= mask_score(mask, truth)
+        moving = np.stack([frames.foreground(index) for index in range(count)])
+        scores |= mask_score(mask, moving)
     shown = {
         "frame": pictures,
         "background": background,
         "foreground": np.clip(0.5 + 0.5 * residual, 0, 1),
         "mask": mask[..., None].astype(np.float32),
     }
-    return Extras(scores, shown)
+    known = None if truth is None else truth.reshape(background.shape)
+    panels, columns = _sheet(shown, known, frames.names)
+    return Extras(scores, panels, columns, shown)
+
+
+def _sheet(shown, truth, names):
+    """Rows of some frames spread over the video, and their names."""
+    count = len(shown["frame"])
+    chosen = np.unique(np.linspace(0, count - 1, min(count, _SHOWN)).round().astype(int))
+    background = shown["background"][chosen]
+    captions, after = [], []
+    if truth is not None:
+        captions = showing.psnrs(background, truth[chosen])
+        after = [Panel("true background", truth[chosen])]
+    moving = [f"{100 * mask.mean():.2g}%" for mask in shown["mask"][chosen]]
+    note = "frame less background, about mid-gray"
+    panels = (
+        Panel("frame", shown["frame"][chosen]),
+        Panel("background", background, captions=captions),
+        *after,
+        Panel("foreground", shown["foreground"][chosen], note=note),
+        Panel("mask", shown["mask"][chosen], captions=moving, note="white moves; its share below"),
+    )
+    return panels, [names[index] for index in chosen]
 
 
 def numerical_rank(matrix, share=1e-3):

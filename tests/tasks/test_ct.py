@@ -107,10 +107,11 @@ def test_a_refined_fit_keeps_its_correction_and_renders_it(call, trained):
     assert evaluation["psnr"] == pytest.approx(metrics["psnr"], abs=1e-3)
     rendered = call(*options, "--mode=render", "--config.render.scale=2")
     assert rendered.code == 0, rendered.err
-    pictures = sorted(path.name for path in (folder / "render").iterdir())
+    view = folder / "render" / "32x32"
+    pictures = sorted(path.name for path in view.iterdir())
     assert len(pictures) == 4
     assert pictures[1].endswith("_deviation.png")
-    assert Image.open(folder / "render" / pictures[0]).size == (32, 32)
+    assert Image.open(view / pictures[0]).size == (32, 32)
 
 
 def sinogram_files(folder, views=6):
@@ -143,8 +144,20 @@ def test_sinograms_from_files(call, trained, tmp_path, missing):
     assert "psnr" not in metrics
     assert metrics["signals"] == 2
     assert metrics["relative_residual"] > 0
-    assert "rel. residual" in result.out
-    assert len(list((folder / "pictures").iterdir())) == 2
+    assert "Residual" in result.out
+    # What was measured, and what it gives, is shown though no truth is known.
+    kinds = ("pictures", "sinogram", "reconstructions")
+    assert [len(list((folder / kind).iterdir())) for kind in kinds] == [2, 2, 2]
+    assert Image.open(folder / "sinogram" / "0000_sinogram_00000.png").size == (16, 6)
+    page = (workdir / "report.html").read_text()
+    assert f"Fit: files{int(missing)}" in page
+    assert page.count("What was fitted, and what came of it") >= 2
+    # Of values that are no picture's the numbers are kept.
+    plain = np.load(folder / "reconstructions" / "0000_sinogram_00000.npy")
+    assert plain.shape == (16, 16, 1)
+    with np.load(folder / "codes.npz") as stored:
+        assert np.isfinite(plain).all()
+        assert stored["codes"].shape[0] == 2
     scored = call(*options, *further[1:], "--mode=eval")
     assert scored.code == 2
     assert "without the truth" in scored.err

@@ -72,6 +72,12 @@ def test_a_run_leaves_frames_a_movie_and_scores(finished, pytestconfig):
     errors = np.square(frames["background"] / 255 - background).mean((1, 2))
     assert metrics["psnr"] == pytest.approx(-10 * np.log10(errors).mean(), abs=0.3)
     assert metrics["rank"] <= 4
+    assert metrics["moving_share"] == pytest.approx(mask.mean())
+    shown = [score["key"] for score in metrics["scores"]]
+    assert shown[0] == "rank"
+    assert {"moving_share", "precision", "recall", "f_measure", "psnr"} <= set(shown)
+    # The page plays the movie.
+    assert "data:image/gif;base64," in (finished / "report.html").read_text()
     # The GIF merges equal neighbours, so at most one picture for each frame.
     assert 1 < len(imageio.v3.imread(folder / "side_by_side.gif")) <= len(clip)
 
@@ -79,7 +85,7 @@ def test_a_run_leaves_frames_a_movie_and_scores(finished, pytestconfig):
 def test_codes_of_frames_are_rendered_larger(finished, run, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     assert run("--config.render.scale=2", mode="render").code == 0
-    rendered = pictures(tmp_path / "run" / "fits" / "test" / "render")
+    rendered = pictures(tmp_path / "run" / "fits" / "test" / "render" / "16x24")
     assert rendered.shape == (12, 16, 24)
 
 
@@ -95,7 +101,7 @@ def test_time_is_a_coordinate_and_rendered_between_frames(run, tmp_path):
     assert background.shape == (12, 8, 12)
     done = run(*options, "--config.render.shape=(23,8,12)", variant="time", mode="render")
     assert done.code == 0, done.err
-    (name,) = [path for path in (folder / "render").iterdir() if path.is_dir()]
+    (name,) = [path for path in (folder / "render" / "23x8x12").iterdir() if path.is_dir()]
     between = pictures(name)
     assert between.shape == (23, 8, 12)
     # Every other frame is one of the fit's own.
@@ -103,9 +109,10 @@ def test_time_is_a_coordinate_and_rendered_between_frames(run, tmp_path):
     for suffix in ("mp4", "gif"):
         movie = imageio.v3.imread(name.with_name(f"{name.name}.{suffix}"))
         assert movie.shape[1:3] == (8, 12)
-    # Fewer frames leave nothing of the old ones.
+    # Another shape leaves the first as it was.
     assert run(*options, "--config.render.shape=(3,4,4)", variant="time", mode="render").code == 0
-    assert pictures(name).shape == (3, 4, 4)
+    assert pictures(folder / "render" / "3x4x4" / name.name).shape == (3, 4, 4)
+    assert pictures(name).shape == (23, 8, 12)
 
 
 def clip_frames(count=6, size=(10, 14)):
@@ -227,3 +234,15 @@ def test_the_rank_and_the_score_of_masks():
     truth = np.array([[[True, False, True, True]]])
     scores = video.mask_score(mask, truth)
     assert scores == {"precision": 1 / 2, "recall": 1 / 3, "f_measure": 2 / 5}
+
+
+def test_the_sheet_shows_frames_spread_over_the_video():
+    stacks = {name: np.zeros((60, 4, 6, 1)) for name in ("background", "foreground", "mask")}
+    stacks["frame"] = np.arange(60.0).reshape(60, 1, 1, 1) * np.ones((1, 4, 6, 1))
+    panels, columns = video._sheet(stacks, None, [str(number) for number in range(60)])
+    assert columns == ["0", "8", "17", "25", "34", "42", "51", "59"]
+    np.testing.assert_array_equal(panels[0].images[:, 0, 0, 0], np.array(columns, float))
+    assert [panel.name for panel in panels] == ["frame", "background", "foreground", "mask"]
+    panels, _ = video._sheet(stacks, stacks["background"] + 0.1, columns * 8)
+    assert [panel.name for panel in panels][2] == "true background"
+    assert panels[1].captions[0] == "20.0 dB"
