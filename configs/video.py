@@ -18,8 +18,8 @@ def get_config(variant="cpu"):
     config.fit.refine = fitting.refine()
     # codes: every frame is a signal (row, col); coordinate: all are one signal (t, row, col)
     config.data.time = "codes"
-    # residuals above it are foreground
-    config.fit.threshold = 0.05
+    # residuals above it are foreground; 0 chooses it by the noise and cleans the mask
+    config.fit.threshold = 0.0
     # side by side, as mp4 or gif
     config.fit.movies = ("mp4", "gif")
     base(config)

@@ -371,6 +371,11 @@ _SCORES = {
     "iou": "IoU",
     "chamfer": "chamfer",
     "normal_consistency": "normals",
+    "rank": "rank",
+    "explained": "explained",
+    "noise": "noise",
+    "threshold": "threshold",
+    "f_measure": "F",
 }
 
 
