@@ -25,9 +25,13 @@ _GAUSSIAN_MAD = 1.4826
 # noise; the side of the neighbourhood that decides, in pixels; and how far away a lossy coding
 # still leaves traces of what moves.
 _LEAST_THRESHOLD = 0.05
-_BY_NOISE = 0.16
+_BY_NOISE = 0.18
 _NEIGHBOURHOOD = 5
 _BESIDE = 4
+# Traces beside what moves are exceeded so many times; and what moves itself is taken to end where
+# the residual falls below a share of its mean size about there, within so many pixels.
+_OVER_TRACES = 1.75
+_EDGE, _ABOUT = 0.42, 3.0
 # Keys that choose or change frames of one split alone, and what they must be.
 _WHOLE = {
     "num_train": 0,
@@ -188,9 +192,10 @@ class Mask(NamedTuple):
 def moving_mask(residual: Float[np.ndarray, "T H W C"], threshold: float = 0.0) -> Mask:
     """Where any channel of a residual exceeds a threshold; 0 chooses one, and cleans the mask.
 
-    The one chosen is what one pixel in six exceeds by noise alone, at least 0.05, and at least
-    twice what a lossy coding leaves beside what moves, over the noise elsewhere. A pixel is then
-    moving if most of the 5 x 5 about it exceed the threshold.
+    The one chosen is what 18% of the pixels exceed by noise alone, at least 0.05, and at least 1.75
+    times what a lossy coding leaves beside what moves, over the noise elsewhere. Edges that such a
+    coding has blurred are put near half of what moves there: a pixel has also to exceed 0.42 of the
+    mean size about it. It is then moving if most of the 5 x 5 about it do so.
     """
     sizes = np.abs(residual).max(-1)
     noise = float(_GAUSSIAN_MAD * np.median(np.abs(residual)))
@@ -202,14 +207,22 @@ def moving_mask(residual: Float[np.ndarray, "T H W C"], threshold: float = 0.0) 
     moving = _most(sizes > least)
     near, beyond = (_widened(moving, reach) for reach in (1, _BESIDE))
     beside = _beyond(sizes[beyond & ~near], sizes[~beyond])
-    chosen = max(least, 2 * beside)
-    return Mask(_most(sizes > chosen), chosen, noise, beside)
+    chosen = max(least, _OVER_TRACES * beside)
+    edge = _EDGE * _mean_about(sizes, _most(sizes > chosen))
+    return Mask(_most(sizes > np.maximum(chosen, edge)), chosen, noise, beside)
 
 
 def _most(mask):
     """Where most of a neighbourhood within the frame is set."""
     share = ndimage.uniform_filter(mask.astype(np.float32), (0, _NEIGHBOURHOOD, _NEIGHBOURHOOD))
     return share > 0.5
+
+
+def _mean_about(sizes, mask):
+    """The mean of what a mask selects, under a Gaussian about every pixel; 0 far from any."""
+    spread = (0, _ABOUT, _ABOUT)
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), spread, mode="nearest")
+    return ndimage.gaussian_filter(mask * sizes, spread, mode="nearest") / (weight + 1e-3)
 
 
 def _widened(mask, reach):
