@@ -96,13 +96,14 @@ def _stack(path):
         with tifffile.TiffFile(path) as tiff:
             series, count = tiff.series[0], len(tiff.series)
             axes, values, page = series.axes, series.asarray(), tiff.pages[0]
-            photometric, colours = int(page.photometric), getattr(page, "colormap", None)
+            photometric = int(page.photometric)
     except _UNDECODABLE as error:
         raise _unreadable(path, "a stack of pictures") from error
     if count > 1:
         say(f"{path}: {count} series of pictures; the first, axes {axes}, is read")
-    if photometric == _PALETTE and colours is not None:
-        values, axes = np.moveaxis(colours[:, values], 0, -1), f"{axes}S"
+    if photometric == _PALETTE:
+        # Every page has a palette of its own, of which Pillow knows how it was scaled.
+        return _with_channels(np.stack(list(_animation(path))), path)
     if photometric == _WHITE_IS_ZERO:
         values = ~values if values.dtype.kind in "bu" else 1 - values
     return _time_first(values, axes, path)

@@ -31,7 +31,7 @@ _BESIDE = 4
 # Traces beside what moves are exceeded so many times; and what moves itself is taken to end where
 # the residual falls below a share of its mean size about there, within so many pixels.
 _OVER_TRACES = 1.75
-_EDGE, _ABOUT = 0.42, 3.0
+_EDGE, _ABOUT = 0.45, 3.0
 # Keys that choose or change frames of one split alone, and what they must be.
 _WHOLE = {
     "num_train": 0,
@@ -194,7 +194,7 @@ def moving_mask(residual: Float[np.ndarray, "T H W C"], threshold: float = 0.0) 
 
     The one chosen is what 18% of the pixels exceed by noise alone, at least 0.05, and at least 1.75
     times what a lossy coding leaves beside what moves, over the noise elsewhere. Edges that such a
-    coding has blurred are put near half of what moves there: a pixel has also to exceed 0.42 of the
+    coding has blurred are put near half of what moves there: a pixel has also to exceed 0.45 of the
     mean size about it. It is then moving if most of the 5 x 5 about it do so.
     """
     sizes = np.abs(residual).max(-1)

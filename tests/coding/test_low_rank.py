@@ -80,8 +80,8 @@ def test_the_rank_is_found(rank, noise):
 def lossy(noise, seed=0):
     """(frames [S, P, 1], moving): one background under one light, a strip moving before it.
 
-    The noise lasts: like a coding's, a value keeps its error until it is coded anew, in runs of 4 to
-    9 frames alike for 16 neighbours.
+    The noise lasts: as in a coding, a value keeps its error until it is coded anew, after 4 to 9
+    frames and together with 15 neighbours.
     """
     generator = np.random.default_rng(seed)
     background = np.outer(0.9 + 0.1 * np.sin(np.arange(48) / 12), generator.uniform(0.2, 1, 600))
@@ -95,7 +95,7 @@ def lossy(noise, seed=0):
             )
             at += run
     places = np.arange(600)[None, :] - 12 * np.arange(48)[:, None]
-    moving = (0 <= places) & (places < 100)
+    moving = (places >= 0) & (places < 100)
     frames = np.where(moving, 0.6, background) + error
     return frames[..., None].astype(np.float32), moving
 

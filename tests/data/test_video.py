@@ -326,7 +326,7 @@ def test_stacks_are_videos(tmp_path, config):
     pages = [Image.fromarray(frame).quantize(7) for frame in colour]
     pages[0].save(tmp_path / "palette.tif", save_all=True, append_images=pages[1:])
     expected = np.stack([np.asarray(page.convert("RGB")) for page in pages]) / 255
-    np.testing.assert_allclose(opened(config, tmp_path / "palette.tif")[1], expected, atol=0.003)
+    np.testing.assert_allclose(opened(config, tmp_path / "palette.tif")[1], expected, atol=1e-6)
 
 
 def test_stacks_that_are_no_plain_videos(tmp_path, config):

