@@ -48,7 +48,8 @@ def base(config):
     config.train.optimizer.learning_rate = 1e-3
     config.prior.num_signals = 0
     config.fit.solver = "robust"
-    # rank 0: as many as stand out, each above `share` of the largest singular value
+    # rank 0: as many as stand out and foretell frames held out, each above `share` of the largest
+    # singular value
     config.fit.refine.update({"kind": "atoms", "rank": 0, "share": 0.001, "steps": 20})
 
 
