@@ -11,7 +11,7 @@ import contextlib
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -37,12 +37,12 @@ class Heard(NamedTuple):
 
 def program() -> str:
     """The path of ffmpeg. Raises ImportError or RuntimeError where there is none."""
-    import imageio_ffmpeg
+    import imageio_ffmpeg  # type: ignore[import-untyped]
 
     return imageio_ffmpeg.get_ffmpeg_exe()
 
 
-def read(path: Path, heard: list[Heard]) -> Iterator[UInt8[np.ndarray, "H W 4"]]:
+def read(path: Path, heard: list[Heard]) -> Generator[UInt8[np.ndarray, "H W 4"], None, None]:
     """Frames of a file's first video stream as they are stored, none repeated or left out.
 
     Turned as the file says; the last channel is alpha. heard: what was said of the file is added

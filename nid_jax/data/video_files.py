@@ -95,8 +95,8 @@ def _stack(path):
     try:
         with tifffile.TiffFile(path) as tiff:
             series, count = tiff.series[0], len(tiff.series)
-            axes, values, page = series.axes, series.asarray(), tiff.pages[0]
-            photometric = int(page.photometric)
+            axes, values = series.axes, series.asarray()
+            photometric = int(tiff.pages.first.photometric)
     except _UNDECODABLE as error:
         raise _unreadable(path, "a stack of pictures") from error
     if count > 1:
@@ -155,7 +155,8 @@ def _array(path):
         raise _unreadable(path, "an array of frames") from error
     if len(arrays) != 1:
         raise ValueError(f"{path}: holds the arrays {sorted(arrays)}; allowed: one, of frames")
-    return _with_channels(*arrays.values(), path)
+    (values,) = arrays.values()
+    return _with_channels(values, path)
 
 
 def _film(path) -> Iterator[np.ndarray]:
