@@ -13,6 +13,7 @@ ORDER = (
     "errors",
     "notices",
     "files",
+    "ffmpeg",
     "numerics",
     "devices",
     "geometry",
@@ -36,10 +37,21 @@ ORDER = (
 APART = {
     ("files", "errors"),
     ("notices", "errors"),
-    *((room, "notices") for room in ("files", "numerics", "devices")),
+    ("ffmpeg", "errors"),
+    ("ffmpeg", "files"),
+    *((room, "notices") for room in ("files", "ffmpeg", "numerics", "devices")),
     *(
         (room, "configs")
-        for room in ("errors", "numerics", "devices", "geometry", "fields", "sharding", "coding")
+        for room in (
+            "errors",
+            "ffmpeg",
+            "numerics",
+            "devices",
+            "geometry",
+            "fields",
+            "sharding",
+            "coding",
+        )
     ),
     ("numerics", "errors"),
     ("numerics", "files"),
