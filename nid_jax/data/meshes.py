@@ -36,11 +36,11 @@ from nid_jax.geometry.mesh import (
     MARGIN,
     Normalisation,
     check_mesh,
-    export_mesh,
     facts,
     load_mesh,
     watertight_mesh,
 )
+from nid_jax.geometry.writing import export_mesh
 
 __all__ = ["Options", "Source", "main", "prepare", "prepare_all"]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from nid_jax.geometry.mesh import mesh_formats
+from nid_jax.geometry.reading import mesh_formats
 
 LAYOUTS = ("auto", "plain", "shapenet1", "shapenet2")
 CATEGORIES = {
