@@ -34,7 +34,7 @@ CHOSEN = {
     "data.dicom": ("data", STILL),
     "data.video": ("data", ("video",)),
     "data.angles": ("tasks/ct.py", ("ct",)),
-    "data.margin": ("data", ("sdf",)),
+    **{f"data.{name}": ("data", ("sdf",)) for name in ("margin", "normals")},
     **{
         f"fit.refine.{name}": ("fitting/refining.py", PICTURES)
         for name in ["lam", "tv", "rank", "share", "steps"]

@@ -88,7 +88,7 @@ def _stl(mesh, path):
 
 
 def _offset(mesh) -> Float[np.ndarray, "3"]:
-    """A round place within a mesh that is far from the origin; zeros where single precision does."""
+    """A round place within a mesh that is far from the origin; zeros where singles will do."""
     vertices = np.asarray(mesh.vertices, np.float64)
     if not len(vertices):
         return np.zeros(3)

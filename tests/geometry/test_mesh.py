@@ -7,14 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nid_jax.geometry import distance
-from nid_jax.geometry.mesh import (
-    EXPORTED,
-    Normalisation,
-    export_mesh,
-    facts,
-    load_mesh,
-    watertight_mesh,
-)
+from nid_jax.geometry.mesh import Normalisation, facts, load_mesh, watertight_mesh
+from nid_jax.geometry.writing import EXPORTED, export_mesh
 
 BOX = trimesh.creation.box((2.0, 3.0, 4.0))
 
