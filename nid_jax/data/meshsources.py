@@ -130,7 +130,7 @@ def _plain(path, output):
     earlier = [] if path == output else [output.resolve()]
     files = [
         file
-        for file in find_files(path, endings, "mesh", needs)
+        for file in find_files(path, endings, "mesh file", needs)
         if not any(folder in file.resolve().parents for folder in earlier)
     ]
     relative = [p.relative_to(path) for p in files]

@@ -70,7 +70,7 @@ class CloudCollection:
 _KIND = Kind(
     "cloud",
     CLOUDS_ONLY,
-    dict.fromkeys((".pcd", ".las", ".laz", ".e57", ".obj", ".npy"), "saving as .ply"),
+    needs=dict.fromkeys((".pcd", ".las", ".laz", ".e57", ".obj", ".npy"), "saving as .ply"),
     otherwise=TEXT,
     hint="; points with normals are needed",
 )

@@ -15,8 +15,12 @@ OWN_UNITS = "units of the file"
 
 
 class Kind(NamedTuple):
-    """what: 'cloud'; endings of its files; otherwise: those where there are none; needs: ending -> what reading it would need; beside:
-    patterns of names that belong to them; hint: what to do where there is none."""
+    """A kind of files.
+
+    what: 'cloud'; endings of its files; otherwise: those where there are none; needs: ending ->
+    what reading it would need; beside: patterns of names that belong to them; hint: what to do
+    where there is none.
+    """
 
     what: str
     endings: Collection[str]

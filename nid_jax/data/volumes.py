@@ -10,6 +10,7 @@ import trimesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from nid_jax.data.clouds import CLOUDS
 from nid_jax.data.collection import position
 from nid_jax.data.prepared import read_prepared
 from nid_jax.data.shapefiles import OWN_UNITS, Kind, shape_files
@@ -17,6 +18,7 @@ from nid_jax.data.splitting import configured_size
 from nid_jax.fields.coordinates import grid
 from nid_jax.geometry.reading import UP
 from nid_jax.geometry.truncation import Truncation
+from nid_jax.notices import say
 
 
 class VolumeCollection:
@@ -39,6 +41,11 @@ class VolumeCollection:
         self.title, self.cache, self.truncation = title, cache, truncation
         self.stored = len(read_prepared(self.paths[0]).sdf)
         size = size or self.stored
+        if size > self.stored:
+            say(
+                f"{title}: grids of {self.stored}^3 samples, interpolated to {size}^3; data.size=() "
+                "leaves them as they are"
+            )
         self.shape = (size, size, size, 1)
 
     def __len__(self) -> int:
@@ -103,9 +110,9 @@ class VolumeCollection:
 _KIND = Kind(
     "prepared shape",
     (".npz",),
-    {f".{name}": "python -m nid_jax.data.meshes" for name in UP},
-    ("summary.json", "failed.txt", "*.watertight.ply", ".cache", ".tmp-*"),
-    "; python -m nid_jax.data.meshes prepares meshes",
+    needs={f".{name}": "python -m nid_jax.data.meshes" for name in UP if name not in CLOUDS},
+    beside=("summary.json", "failed.txt", "*.watertight.ply", ".cache", ".tmp-*"),
+    hint="; python -m nid_jax.data.meshes prepares meshes",
 )
 
 
