@@ -75,8 +75,8 @@ def _outward(points, normals, wanted, path):
         )
     elif abs(found.enclosed) < _ENCLOSED:
         say(
-            f"{path}: normals enclose little ({found.enclosed:.2f} of 1): an open surface, or one "
-            "some of whose normals are turned; taken as they are"
+            f"{path}: normals enclose little ({found.enclosed:.2f}; 1 is outwards, -1 inwards): an "
+            "open surface, or one some of whose normals are turned; taken as they are"
         )
     if found.enclosed < -_ENCLOSED and wanted == "auto":
         say(f"{path}: normals look inwards; turned round; data.normals=given leaves them")

@@ -43,8 +43,8 @@ class VolumeCollection:
         size = size or self.stored
         if size > self.stored:
             say(
-                f"{title}: grids of {self.stored}^3 samples, interpolated to {size}^3; data.size=() "
-                "leaves them as they are"
+                f"{title}: grids of {self.stored}^3 samples are interpolated to {size}^3; "
+                "data.size=() leaves them as they are"
             )
         self.shape = (size, size, size, 1)
 

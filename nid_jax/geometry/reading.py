@@ -78,11 +78,17 @@ def read(path: str | Path) -> Shape:
     return reader(path)
 
 
+def _lines(path):
+    """Lines of a text file, however they end."""
+    text = path.read_bytes().decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 # ---- OBJ -----------------------------------------------------------------------------------
 
 
 def _read_obj(path):
-    text = path.read_bytes().decode("latin-1").replace("\r", "\n").replace("\\\n", " ")
+    text = "\n".join(_lines(path)).replace("\\\n", " ")
     vertices, faces = [], []
     for line in text.split("\n"):
         words = line.split(None, 1)
@@ -120,8 +126,7 @@ class _Header(NamedTuple):
 
 
 def _read_off(path):
-    lines = path.read_bytes().decode("latin-1").replace("\r", "\n").split("\n")
-    bare = (line.partition("#")[0].split() for line in lines)
+    bare = (line.partition("#")[0].split() for line in _lines(path))
     rows = [words for words in bare if words]
     header = _off_header(rows)
     rows = ([header.rest] if header.rest else []) + rows[1:]

@@ -150,11 +150,3 @@ def test_a_watertight_mesh_of_an_open_one():
     np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), 0.8, atol=0.08)
     with pytest.raises(ValueError, match="no surface"):
         watertight_mesh(np.ones((4, 4, 4)))
-
-
-def test_unknown_suffix_and_places_that_cannot_be_written(tmp_path):
-    with pytest.raises(ValueError, match=r"box\.xyz.*ply, obj"):
-        export_mesh(BOX, tmp_path / "box.xyz")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot be written"):
-        export_mesh(BOX, tmp_path / "file" / "box.ply")
