@@ -29,6 +29,10 @@ def get_config(variant="cpu"):
             "cache": "",
             # pointcloud: what stays free of the cube at each end
             "margin": 0.1,
+            # pointcloud: auto (turned round where they look inwards) or given
+            "normals": "auto",
+            # the axis that points up in pictures: x, y, z, or auto, which goes by the file's format
+            "up": "auto",
         }
     )
     # copies of every training shape, the pieces of each axis stretched by exp(strength x normal)

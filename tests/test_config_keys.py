@@ -43,7 +43,7 @@ CHOSEN = {
         f"data.kspace_{name}": ("tasks/mri.py", ("mri",))
         for name in ("mask", "centred", "origin", "scale")
     },
-    "data.margin": ("data", ("sdf",)),
+    **{f"data.{name}": ("data", ("sdf",)) for name in ("margin", "normals")},
     **{
         f"fit.refine.{name}": ("fitting/refining.py", PICTURES)
         for name in ["bounds", "lam", "tv", "rank", "share", "steps"]

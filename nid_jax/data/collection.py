@@ -96,7 +96,7 @@ class ArrayCollection:
 # What collections may know of a signal besides its values.
 _KNOWN = (
     *("truth", "seen", "foreground", "ellipses"),
-    *("window", "mesh", "cloud", "near", "distances", "denormalise", "untruncated"),
+    *("window", "mesh", "cloud", "near", "distances", "denormalise", "untruncated", "units", "up"),
 )
 # What they may know of all their signals.
 _COMMON = ("truncation", "cache", "windows")

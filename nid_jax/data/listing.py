@@ -1,6 +1,7 @@
 """Which files of a folder are read, and what is passed over: counted by reason."""
 
 import collections
+import fnmatch
 import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,18 +18,20 @@ def find_files(
     extensions: Collection[str],
     what: str,
     needs: Mapping[str, str] | None = None,
+    beside: Collection[str] = (),
 ) -> list[Path]:
     """All files below a directory that have one of the extensions, sorted by their path.
 
     extensions: in lower case with the dot, '' for files without one; what: the files' kind,
     'picture'; needs: extension -> what reading it would need, of kinds known but not readable
-    here. Links are followed, each file is taken once. Hidden files and folders and what systems
+    here; beside: patterns of names of files and folders that belong to what is read, and are not
+    counted. Links are followed, each file is taken once. Hidden files and folders and what systems
     leave (__MACOSX) are passed over. What is passed over is counted by reason in one notice. An
     empty list where nothing is left.
     """
     directory = Path(directory)
     found, passed, targets = [], collections.Counter(), set()
-    for path in sorted(_files(directory, passed), key=lambda path: _place(path, directory)):
+    for path in sorted(_files(directory, passed, beside), key=lambda path: _place(path, directory)):
         suffix = path.suffix.lower()
         if suffix in extensions:
             # A link may come twice; a file under its own name goes before links to it.
@@ -85,7 +88,11 @@ def _place(path, directory):
     return path.relative_to(directory).as_posix()
 
 
-def _files(directory: Path, passed: collections.Counter) -> Iterator[Path]:
+def _matches(name, patterns):
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _files(directory, passed: collections.Counter, beside) -> Iterator[Path]:
     """Files below `directory`, links to folders followed once; hidden ones are counted."""
     visited = set()
     for root, folders, files in os.walk(directory, followlinks=True):
@@ -99,9 +106,13 @@ def _files(directory: Path, passed: collections.Counter) -> Iterator[Path]:
         hidden = [name for name in folders if name.startswith(".") or name in _LEFT_BY_SYSTEMS]
         for name in hidden:
             folders.remove(name)
+            if _matches(name, beside):
+                continue
             inside = sum(len(names) for *_, names in os.walk(os.path.join(root, name)))
             passed["hidden"] += inside
         for name in files:
+            if _matches(name, beside):
+                continue
             if name.startswith("."):
                 passed["hidden"] += 1
             elif os.path.isfile(os.path.join(root, name)):

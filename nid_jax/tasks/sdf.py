@@ -15,6 +15,7 @@ from nid_jax.tasks.task import Measured, Task
 from nid_jax.training import losses
 
 SEEN = ("grid", "view", "cloud")
+UPS = ("auto", "x", "y", "z")
 SCORES = (
     Score("iou", "IoU"),
     Score("chamfer", "Chamfer"),
@@ -72,6 +73,8 @@ def check(config: ConfigDict) -> None:
             f"fit.samples.cloud_points: {wanted.cloud_points}; allowed: 0 (all), "
             f"{surface.LEAST_POINTS} or more"
         )
+    if config.data.up not in UPS:
+        raise ValueError(f"data.up: {config.data.up!r}; allowed: {', '.join(UPS)}")
     if wanted.view not in data.VIEWS:
         raise ValueError(f"fit.samples.view: {wanted.view!r}; allowed: {', '.join(data.VIEWS)}")
 
@@ -207,7 +210,7 @@ def _cloud_only(collection, config):
 
 def layout(collection: Any, config: ConfigDict) -> dict[str, Any]:
     """The grid, names, and what a mesh of every shape needs to know, in JSON types."""
-    count = len(collection)
+    count, up = len(collection), config.data.up
     return {
         "grid": list(collection.shape[:-1]),
         "names": list(collection.names),
@@ -215,6 +218,9 @@ def layout(collection: Any, config: ConfigDict) -> dict[str, Any]:
             "level": 0.0,
             "truncation": float(config.data.truncation),
             "denormalise": [collection.denormalise(i).tolist() for i in range(count)],
+            # What the coordinates of written meshes are in, in words.
+            "units": "; ".join(dict.fromkeys(collection.units(i) for i in range(count))),
+            "up": [collection.up(i) if up == "auto" else up for i in range(count)],
         },
     }
 
