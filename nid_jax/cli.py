@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nid_jax import commands, configs, devices, notices, sharding, tasks
+from nid_jax import commands, configs, data, devices, notices, sharding, tasks
 from nid_jax.files import REFUSALS
 from nid_jax.storage.workdir import Workdir
 
@@ -93,7 +93,7 @@ def main(argv, values=flags.FLAGS):
             source = _source(values.checkpoint)
         typed = frozenset(config_flags.get_override_values(values["config"]))
         context = commands.Context(tasks.build, values.config, workdir, source, typed)
-        with notices.printed():
+        with notices.printed(), data.kept_in(workdir.root / "cache"):
             commands.MODES[values.mode](context)
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in MENDABLE:

@@ -99,7 +99,8 @@ def learn(
 
 def _trained(task, config, workdir, notes):
     """The dictionary; KeyboardInterrupt where a signal to stop came."""
-    dictionary, trained = train(task, config, workdir, notes=notes)
+    with data.kept_in(workdir.root / "cache"):
+        dictionary, trained = train(task, config, workdir, notes=notes)
     if trained.interrupted:
         raise KeyboardInterrupt(f"training was stopped at step {trained.step}")
     return dictionary
@@ -136,11 +137,6 @@ def train(
     if workdir.holds_checkpoint():
         workdir.check_same_config(config, SECTIONS, CHANGEABLE)
     scores = None if evaluate is None else functools.partial(_scores, evaluate, config)
-    with data.kept_in(workdir.root / "cache"):
-        return _train(task, config, workdir, scores, notes)
-
-
-def _train(task, config, workdir, scores, notes):
     trained = loop.train(task, config, workdir, scores, notes)
     signals = workdir.read_json("signals.json")
     prior, path = None, workdir.root / priors.FILE

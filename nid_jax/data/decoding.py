@@ -37,6 +37,11 @@ def kept_in(folder: str | Path) -> Iterator[None]:
         _folder.reset(token)
 
 
+def kept_folder() -> Path | None:
+    """The folder of `kept_in`, None outside of it."""
+    return _folder.get()
+
+
 def decoded(collection: Collection, most_gib: float) -> Collection:
     """The same signals, of which each file is decoded once, and whose windows are cheap to read.
 
@@ -86,7 +91,7 @@ def _kept(collection, dtype, most_gib):
 def _on_disk(collection, dtype):
     """Values [S, *grid, C] in a memory-mapped file, made where it is not there yet."""
     shape = (len(collection), *collection.shape)
-    folder, fingerprint = _folder.get(), getattr(collection, "fingerprint", None)
+    folder, fingerprint = kept_folder(), getattr(collection, "fingerprint", None)
     if folder is None or fingerprint is None:
         # Nobody could find it again: the file has no name and goes with this process.
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -39,6 +39,8 @@ def survey(config_data: ConfigDict, split: str, seed: int) -> Survey:
     if config.name == "clip":
         return Survey(config.clip.num_frames)
     config.num_train = config.num_test = 0
+    if config.name in sources.COUNTED:
+        return Survey(sources.counter(config.name)(config, split, seed))
     if config.name in _RESIZING or config.name.startswith(sources.PREFIX):
         return Survey(len(opener(config, split, seed)))
     if config.crops:
