@@ -31,15 +31,24 @@ CHOSEN = {
     },
     "data.augment.max_shift": ("data", STILL),
     "data.patch.overlap": ("data", ("image", "mri")),
+    "data.masks": ("data", ("inpainting",)),
     "data.noise": ("tasks/image.py", ("image",)),
     "data.phantom": ("data", STILL),
     "data.dicom": ("data", STILL),
     "data.video": ("data", ("video",)),
-    "data.angles": ("tasks/ct.py", ("ct",)),
-    "data.margin": ("data", ("sdf",)),
+    **{
+        f"data.{name}": ("tasks/ct.py", ("ct",))
+        for name in ["angles", "angle_units", "sinogram_layout", "open_beam", "pixel_size"]
+    },
+    "data.transmission": ("tasks/ct.py", ("ct",)),
+    **{
+        f"data.kspace_{name}": ("tasks/mri.py", ("mri",))
+        for name in ("mask", "centred", "origin", "scale")
+    },
+    **{f"data.{name}": ("data", ("sdf",)) for name in ("margin", "normals")},
     **{
         f"fit.refine.{name}": ("fitting/refining.py", PICTURES)
-        for name in ["lam", "tv", "rank", "share", "steps"]
+        for name in ["bounds", "lam", "tv", "rank", "share", "steps"]
     },
     "eval": ("commands.py", (*PICTURES, "sdf")),
     "eval.num_signals": ("commands.py", PICTURES),

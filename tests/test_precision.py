@@ -1,4 +1,4 @@
-"""What holds whatever JAX is asked for: no derivative is zero in silence, and float32 stays float32."""
+"""Whatever JAX is asked for, no derivative is zero in silence and float32 stays float32."""
 
 import dataclasses
 

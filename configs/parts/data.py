@@ -12,6 +12,8 @@ SOURCES = {
     # dicom: (low, high) in the scanner's units, () is all there is; voi: each file's own window;
     # series: one of several, by its description, number or identifier
     "dicom": {"window": (), "voi": False, "series": ""},
+    # masks of corrupted pictures: black or white hides
+    "masks": {"hidden": "black"},
 }
 
 
@@ -39,6 +41,10 @@ def shaping():
         # array: a letter for each axis, S signals, T frames, D depth, H rows, W columns, C channels
         # in any order, such as SCHW; '' guesses
         "layout": "",
+        # folder: so many random crops of `size` from each picture, of any size; 0: whole pictures
+        "crops": 0,
+        # a picture that is cut or shifted is decoded once; what is kept on disk is at most so large
+        "decoded_gib": 4.0,
         # (low, high): values that are black and white; () is what the type or the values say
         "range": (),
     }

@@ -19,18 +19,25 @@ def write_cloud(
 ) -> None:
     """Write a cloud, whole or not at all, as the suffix says: .xyz text or .ply binary.
 
-    .xyz: x y z nx ny nz a line. .ply: float32, little-endian. Raises ValueError naming `path` for
-    another suffix or where it cannot be written.
+    .xyz: x y z nx ny nz a line. .ply: little-endian. Points have every digit of doubles, normals
+    are single precision. Raises ValueError naming `path` for another suffix or where it cannot be
+    written.
     """
     path = Path(path)
-    rows = np.concatenate([points, normals], axis=1)
     kind = path.suffix.lstrip(".")
     if kind not in CLOUDS:
         raise ValueError(f"{path}: a cloud is written as one of {', '.join(CLOUDS)}")
+    normals = np.asarray(normals, np.float32)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         if kind == "xyz":
-            np.savetxt(file, rows, fmt="%.9g")
+            for (x, y, z), normal in zip(
+                np.asarray(points, np.float64).tolist(), normals, strict=True
+            ):
+                file.write(f"{x!r} {y!r} {z!r} {' '.join(map(str, normal))}\n".encode())
             return
-        vertices = np.ascontiguousarray(rows, "<f4").view([(name, "<f4") for name in NAMES])
-        element = PlyElement.describe(vertices.reshape(-1), "vertex")
+        kinds = [(name, "<f8" if name in "xyz" else "<f4") for name in NAMES]
+        vertices = np.empty(len(points), kinds)
+        for name, column in zip(NAMES, np.concatenate([points, normals], 1).T, strict=True):
+            vertices[name] = column
+        element = PlyElement.describe(vertices, "vertex")
         PlyData([element], byte_order="<").write(file)

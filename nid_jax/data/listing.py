@@ -1,8 +1,10 @@
 """Which files of a folder are read, and what is passed over: counted by reason."""
 
 import collections
+import fnmatch
+import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nid_jax.notices import say
@@ -16,18 +18,20 @@ def find_files(
     extensions: Collection[str],
     what: str,
     needs: Mapping[str, str] | None = None,
+    beside: Collection[str] = (),
 ) -> list[Path]:
     """All files below a directory that have one of the extensions, sorted by their path.
 
     extensions: in lower case with the dot, '' for files without one; what: the files' kind,
     'picture'; needs: extension -> what reading it would need, of kinds known but not readable
-    here. Links are followed, each file is taken once. Hidden files and folders and what systems
+    here; beside: patterns of names of files and folders that belong to what is read, and are not
+    counted. Links are followed, each file is taken once. Hidden files and folders and what systems
     leave (__MACOSX) are passed over. What is passed over is counted by reason in one notice. An
     empty list where nothing is left.
     """
     directory = Path(directory)
     found, passed, targets = [], collections.Counter(), set()
-    for path in sorted(_files(directory, passed), key=lambda path: _place(path, directory)):
+    for path in sorted(_files(directory, passed, beside), key=lambda path: _place(path, directory)):
         suffix = path.suffix.lower()
         if suffix in extensions:
             # A link may come twice; a file under its own name goes before links to it.
@@ -51,11 +55,44 @@ def find_files(
     return sorted(kept, key=lambda path: _place(path, directory))
 
 
+def copies(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Pairs of files: of `first` and its copy in `second`, one pair for each file of `second`.
+
+    Only files of one size, one beginning and one end are read whole.
+    """
+    sides = [list(first), list(second)]
+    for key in (os.path.getsize, _ends, _digest):
+        keys = [[(key(path), path) for path in side] for side in sides]
+        shared = {value for value, _ in keys[0]} & {value for value, _ in keys[1]}
+        sides = [[path for value, path in side if value in shared] for side in keys]
+    of = dict(keys[0])
+    return [(of[value], path) for value, path in keys[1] if value in shared]
+
+
+def _ends(path):
+    """The size of a file with its first and last bytes."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 4096))
+        end = file.read()
+        file.seek(0)
+        return size, file.read(4096), end
+
+
+def _digest(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
+
+
 def _place(path, directory):
     return path.relative_to(directory).as_posix()
 
 
-def _files(directory: Path, passed: collections.Counter) -> Iterator[Path]:
+def _matches(name, patterns):
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _files(directory, passed: collections.Counter, beside) -> Iterator[Path]:
     """Files below `directory`, links to folders followed once; hidden ones are counted."""
     visited = set()
     for root, folders, files in os.walk(directory, followlinks=True):
@@ -69,9 +106,13 @@ def _files(directory: Path, passed: collections.Counter) -> Iterator[Path]:
         hidden = [name for name in folders if name.startswith(".") or name in _LEFT_BY_SYSTEMS]
         for name in hidden:
             folders.remove(name)
+            if _matches(name, beside):
+                continue
             inside = sum(len(names) for *_, names in os.walk(os.path.join(root, name)))
             passed["hidden"] += inside
         for name in files:
+            if _matches(name, beside):
+                continue
             if name.startswith("."):
                 passed["hidden"] += 1
             elif os.path.isfile(os.path.join(root, name)):

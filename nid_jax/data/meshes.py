@@ -20,6 +20,7 @@ import multiprocessing
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,12 @@ from nid_jax.geometry.mesh import (
     MARGIN,
     Normalisation,
     check_mesh,
-    export_mesh,
     facts,
     load_mesh,
     watertight_mesh,
 )
+from nid_jax.geometry.writing import export_mesh
+from nid_jax.notices import Notice, printed
 
 __all__ = ["Options", "Source", "main", "prepare", "prepare_all"]
 
@@ -95,7 +97,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Prepare one mesh: write `target` (.npz), and beside it what else `options` ask for.
 
-    -> {"warning": str or "", "facts": dict, "seconds": float}. Raises ValueError naming the mesh.
+    -> {"warning": str or "", "facts": dict, "seconds": float}. What was assumed is a notice. Raises
+    ValueError naming the mesh.
     """
     begun = time.perf_counter()
     path, target = Path(path), Path(target)
@@ -123,11 +126,20 @@ def prepare(
     }
     _write_beside(mesh, grid, normalisation, target, options, path)
     # Last: where it is, all that belongs to it is.
-    settings = {**dataclasses.asdict(options), **_signature(path)}
+    settings = {**dataclasses.asdict(options), **_signature(path), **original.metadata}
     write_prepared(target, source=name or path.name, settings=settings, **arrays)
-    warning = "" if (grid < 0).any() else "nothing inside: open, or thinner than the grid"
+    about = facts(original)
+    warning = "" if (grid < 0).any() else _why_nothing_is_inside(about)
     seconds = time.perf_counter() - begun
-    return {"warning": warning, "facts": facts(original), "seconds": seconds}
+    return {"warning": warning, "facts": about, "seconds": seconds}
+
+
+def _why_nothing_is_inside(about):
+    if about["open_edges"]:
+        return f"nothing inside: open, {about['open_edges']} edges have one face only"
+    if not about["consistent"] or about["nonmanifold_edges"]:
+        return "nothing inside: closed, but its faces look both ways, or are there twice"
+    return "nothing inside: thinner than the grid; --resolution is to be larger"
 
 
 def _write_beside(mesh, grid, normalisation, target, options, path):
@@ -175,7 +187,11 @@ def _job(source, options, overwrite):
     try:
         if not overwrite and is_prepared(source.path, source.target, options):
             return "present", {}
-        return "prepared", prepare(source.path, source.target, options, source.name)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", Notice)
+            found = prepare(source.path, source.target, options, source.name)
+        texts = [str(one.message) for one in said if issubclass(one.category, Notice)]
+        return "prepared", {**found, "notices": texts}
     except (ValueError, OSError, MemoryError) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         return "failed", words.removeprefix(f"{source.path}: ")
@@ -256,7 +272,7 @@ def prepare_all(
     output, begun = Path(output), time.perf_counter()
     _make_folder(output)
     _sweep({source.target.parent for source in sources})
-    meshes, failed, warnings = {}, {}, {}
+    meshes, failed, cautions, notes = {}, {}, {}, []
     states = {"prepared": 0, "present": 0}
     progress = _Progress(len(sources))
     for source, state, found in _Pool(workers, options, overwrite).run(sources):
@@ -265,8 +281,11 @@ def prepare_all(
             progress.message(f"left out: {source.path}: {found}", say)
         else:
             states[state] += 1
+            for text in found.get("notices", ()):
+                notes.append(text)
+                progress.message(f"note: {text}", say)
             if found.get("warning"):
-                warnings[source.name] = found["warning"]
+                cautions[source.name] = found["warning"]
                 progress.message(f"warning: {source.path}: {found['warning']}", say)
             if found:
                 meshes[source.name] = {**found["facts"], "seconds": round(found["seconds"], 3)}
@@ -280,7 +299,8 @@ def prepare_all(
         "options": dataclasses.asdict(options),
         "failures": failed,
         "absent": list(missing),
-        "warnings": warnings,
+        "warnings": cautions,
+        "notices": notes,
         "meshes": dict(sorted(meshes.items())),
     }
     _write_summary(output, summary)
@@ -453,9 +473,10 @@ def command(argv: Sequence[str], values: flags.FlagValues) -> None:
     output = local(values.output, "--output")
     try:
         options.check()
-        sources, missing = find_sources(
-            argv[1:], output, values.layout, values.category, values.split
-        )
+        with printed():
+            sources, missing = find_sources(
+                argv[1:], output, values.layout, values.category, values.split
+            )
         for line in missing:
             _say(f"missing: {line}")
         summary = prepare_all(

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from nid_jax.geometry.mesh import mesh_formats
+from nid_jax.data.listing import find_files
+from nid_jax.geometry.reading import mesh_formats, missing_formats
 
 LAYOUTS = ("auto", "plain", "shapenet1", "shapenet2")
 CATEGORIES = {
@@ -125,14 +126,13 @@ def _plain(path, output):
     if path.is_file():
         return [_Model(path, path.stem, "", path.stem)]
     endings = {f".{name}" for name in mesh_formats()}
-    files = sorted(
-        p
-        for p in path.rglob("*")
-        if p.suffix.lower() in endings
-        and p.is_file()
-        and not p.name.startswith(".")
-        and (path == output or output.resolve() not in p.resolve().parents)
-    )
+    needs = {f".{kind}": package for kind, package in missing_formats().items()}
+    earlier = [] if path == output else [output.resolve()]
+    files = [
+        file
+        for file in find_files(path, endings, "mesh file", needs)
+        if not any(folder in file.resolve().parents for folder in earlier)
+    ]
     relative = [p.relative_to(path) for p in files]
     return [
         _Model(p, "-".join((*r.parts[:-1], r.stem)), "", r.stem)
@@ -147,7 +147,8 @@ def _shapenet(root, kind, synsets):
     present = sorted(p.name for p in root.iterdir() if p.is_dir() and _SYNSET.fullmatch(p.name))
     found, missing = [], []
     for synset in synsets or present:
-        files = sorted((root / synset).glob(f"*/{_MODEL[kind]}"))
+        all_files = (root / synset).glob(f"*/{_MODEL[kind]}")
+        files = sorted(p for p in all_files if not any(w.startswith(".") for w in p.parts[-3:-1]))
         if not files:
             missing.append(f"{root / synset}: no model of category {_category(synset)!r}")
         for file in files:

@@ -329,6 +329,14 @@ class ShapeCollection:
         """Matrix [4, 4] from the cube to the shape's own units: they are the same."""
         return np.eye(4)
 
+    def units(self, index: int) -> str:
+        """What coordinates are in that `denormalise` leads to."""
+        return "units of the cube [-1, 1]^3"
+
+    def up(self, index: int) -> str:
+        """The axis that points up."""
+        return "y"
+
 
 def distance_grid(distance: Distance, size: int) -> Float[np.ndarray, "N N N"]:
     """A distance function on the grid of the cube -> float32 [N, N, N]."""

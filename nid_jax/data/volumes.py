@@ -1,7 +1,7 @@
 """Volumes of signed distances that `python -m nid_jax.data.meshes` prepared, one file a shape."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,29 +10,42 @@ import trimesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from nid_jax.data.clouds import CLOUDS
 from nid_jax.data.collection import position
 from nid_jax.data.prepared import read_prepared
-from nid_jax.data.splitting import SPLITS, configured_size, random_split
+from nid_jax.data.shapefiles import OWN_UNITS, Kind, shape_files
+from nid_jax.data.splitting import configured_size
 from nid_jax.fields.coordinates import grid
+from nid_jax.geometry.reading import UP
 from nid_jax.geometry.truncation import Truncation
+from nid_jax.notices import say
 
 
 class VolumeCollection:
     """Prepared files as truncated distances [N, N, N, 1], read when they are asked for.
 
-    size: N, or 0 for that of the files; another than theirs is interpolated linearly. truncation:
-    a `geometry.truncation.Truncation`. cache: folder for a file of shuffled grids. Raises
-    ValueError naming a file that is damaged, or of another resolution than the rest.
+    files: by name. size: N, or 0 for that of the files; another than theirs is interpolated
+    linearly. truncation: a `geometry.truncation.Truncation`. cache: folder for a file of shuffled
+    grids. Raises ValueError naming a file that is damaged, or of another resolution than the rest.
     """
 
     def __init__(
-        self, paths: Sequence[Path], size: int, truncation: Truncation, title: str, cache: str
+        self,
+        files: Mapping[str, Path],
+        size: int,
+        truncation: Truncation,
+        title: str,
+        cache: str,
     ):
-        self.paths, self.title, self.cache = list(paths), title, cache
-        self.names = [path.stem for path in self.paths]
-        self.truncation = truncation
+        self.paths, self.names = list(files.values()), list(files)
+        self.title, self.cache, self.truncation = title, cache, truncation
         self.stored = len(read_prepared(self.paths[0]).sdf)
         size = size or self.stored
+        if size > self.stored:
+            say(
+                f"{title}: grids of {self.stored}^3 samples are interpolated to {size}^3; "
+                "data.size=() leaves them as they are"
+            )
         self.shape = (size, size, size, 1)
 
     def __len__(self) -> int:
@@ -84,9 +97,27 @@ class VolumeCollection:
         """Matrix [4, 4] from the cube to the units of the mesh file."""
         return np.asarray(self._file(index).denormalise)
 
+    def units(self, index: int) -> str:
+        """What coordinates are in that `denormalise` leads to, with its name where known."""
+        name = self._file(index).settings.get("units")
+        return f"{OWN_UNITS} ({name})" if name else OWN_UNITS
+
+    def up(self, index: int) -> str:
+        """The axis that points up, x, y or z, as the mesh's format has it."""
+        return self._file(index).settings.get("up", "y")
+
+
+_KIND = Kind(
+    "prepared shape",
+    (".npz",),
+    needs={f".{name}": "python -m nid_jax.data.meshes" for name in UP if name not in CLOUDS},
+    beside=("summary.json", "failed.txt", "*.watertight.ply", ".cache", ".tmp-*"),
+    hint="; python -m nid_jax.data.meshes prepares meshes",
+)
+
 
 def open_volumes(config: ConfigDict, split: str, seed: int) -> VolumeCollection:
-    """data.root: a folder of prepared .npz files, or one with train/ and test/.
+    """data.root: a prepared .npz file, or a folder of them, as `shape_files` has it.
 
     data.size, data.truncation as in `VolumeCollection`; data.cache: where shuffled grids are kept,
     beside the files without it. Raises FileNotFoundError, and ValueError naming the key or file.
@@ -95,22 +126,11 @@ def open_volumes(config: ConfigDict, split: str, seed: int) -> VolumeCollection:
         raise ValueError(
             "data.root is empty: data.name='volumes' reads what python -m nid_jax.data.meshes wrote"
         )
-    root = Path(config.root).expanduser()
-    if not root.is_dir():
-        raise FileNotFoundError(f"data.root={config.root!r}: no such folder")
-    split_up = any((root / name).is_dir() for name in SPLITS)
-    folder = root / split if split_up else root
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; {root} has another split only")
-    paths = sorted(folder.glob("[!.]*.npz"))
-    if not paths:
-        raise ValueError(f"{folder}: holds no prepared .npz file")
-    if not split_up:
-        chosen = random_split(len(paths), split, config.test_fraction, seed, folder)
-        paths = [paths[index] for index in chosen]
+    files = shape_files(config, split, seed, _KIND)
     size = configured_size(config, 3)
     if size and len(set(size)) != 1:
         raise ValueError(f"data.size: {config.size}; allowed: three equal numbers, or ()")
-    cache = config.cache or str(root / ".cache")
+    root = Path(config.root).expanduser()
+    cache = config.cache or str((root.parent if root.is_file() else root) / ".cache")
     truncation = Truncation.from_config(config)
-    return VolumeCollection(paths, size[0] if size else 0, truncation, str(root), cache)
+    return VolumeCollection(files, size[0] if size else 0, truncation, str(root), cache)

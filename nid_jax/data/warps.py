@@ -92,6 +92,14 @@ class WarpedVolumes:
         """That of the volume itself."""
         return self.collection.denormalise(self._place(index)[1])
 
+    def units(self, index: int) -> str:
+        """Those of the volume itself."""
+        return self.collection.units(self._place(index)[1])
+
+    def up(self, index: int) -> str:
+        """As of the volume itself."""
+        return self.collection.up(self._place(index)[1])
+
 
 def _moved(points, knots):
     """Points [P, 3] of the original in the copy, and how far each axis is stretched there."""

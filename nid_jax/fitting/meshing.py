@@ -13,7 +13,7 @@ from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
 from nid_jax.fitting.rendering import render_derivatives, render_points
 from nid_jax.geometry import level_set
-from nid_jax.geometry.mesh import EXPORTED, export_mesh
+from nid_jax.geometry.writing import EXPORTED, export_mesh
 from nid_jax.storage.artefacts import file_name
 
 # Points given to the dictionary at a time. Every call has this size, and so one compilation.
@@ -122,7 +122,7 @@ def write_mesh(
     """Write a mesh with its normals, whole or not at all; the suffix says how. -> path.
 
     denormalise: the map [4, 4] from the mesh's coordinates to those written; None for none.
-    Raises ValueError for a suffix that `geometry.mesh.export_mesh` does not know, and for a mesh
+    Raises ValueError for a suffix that `geometry.writing.export_mesh` does not know, and for a mesh
     without faces.
     """
     path = Path(path)

@@ -1,4 +1,4 @@
-"""Triangle meshes: reading any format, checking, normalising into the cube, writing.
+"""Triangle meshes: reading any format, checking, turning outwards, normalising into the cube.
 
 A mesh is a trimesh.Trimesh made with process=False: vertices and faces stay as the file has them.
 It need not be watertight, nor its faces turned one way: what is inside is told by winding numbers
@@ -16,72 +16,104 @@ import scipy.sparse
 import trimesh
 from jaxtyping import Float, Int
 
-from nid_jax.files import atomic_path
+from nid_jax.geometry.orientation import outward
+from nid_jax.geometry.reading import Shape as ReadShape
+from nid_jax.geometry.reading import mesh_formats, missing_formats, read
+from nid_jax.notices import say
 
 MARGIN = 0.1
 """What the longest side of a normalised mesh leaves of the cube [-1, 1]^3 at either end."""
-EXPORTED = ("ply", "obj", "glb", "stl", "off")
-"""Formats that export_mesh writes."""
-_READ = {"obj", "off", "ply", "stl", "stl_ascii", "glb", "gltf", "3mf", "dae", "ctm", "xaml"}
 Shape = TypeVar("Shape", trimesh.Trimesh, np.ndarray)
 """A mesh, or points [P, 3]."""
 # Of the size of a mesh: less is rounding.
 _FLAT = 1e-6
-
-
-def mesh_formats() -> set[str]:
-    """Names of the mesh formats that can be read here, such as 'obj'; a set."""
-    return _READ & set(trimesh.available_formats())
+# Of the size of a mesh: where single precision has numbers further apart it shows.
+_SPOILED = 1e-4
+# Of the faces of a mesh: so many without area are no accident.
+_FLAT_FACES = 0.1
 
 
 def load_mesh(path: str | Path) -> trimesh.Trimesh:
     """The mesh in a file of any format in mesh_formats(), as trimesh.Trimesh, checked.
 
     A scene of several meshes becomes one, each put where the scene has it; polygons become
-    triangles. Raises FileNotFoundError where there is no file, and ValueError of one line that
-    names it where it cannot be read, is empty or a cloud of points, has vertices that are not
-    finite, faces of absent vertices, no area, or lies in one plane.
+    triangles; faces that look inwards or are there twice, back to back, are made to look outwards
+    once. A notice says what was left out or turned, and where single precision spoils the shape.
+    metadata has "up" (x, y or z) and "units" ('' where the file names none). Raises
+    FileNotFoundError where there is no file, and ValueError of one line that names it where it
+    cannot be read, is empty or a cloud of points, has vertices that are not finite, faces of absent
+    vertices, no area, or lies in one plane.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: is empty")
-    kind = path.suffix.lower().lstrip(".")
-    if kind not in mesh_formats():
-        known = ", ".join(sorted(mesh_formats()))
-        raise ValueError(f"{path}: format {kind!r} is not a mesh's; can be one of {known}")
+    _check_format(path)
     try:
-        loaded = trimesh.load(path, process=False)
-        mesh = _united(loaded)
+        found = read(path)
     except Exception as error:  # whatever a parser stumbles over in a foreign file
         words = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: cannot be read: {words or type(error).__name__}") from error
-    if mesh is None:
-        what = "points only" if _has_points(loaded) else "nothing that is a mesh"
+    if not len(found.faces):
+        what = "points only" if len(found.vertices) else "nothing that is a mesh"
         raise ValueError(f"{path}: has no faces: {what}")
-    check_mesh(mesh, path)
-    return mesh
+    check_mesh(trimesh.Trimesh(found.vertices, found.faces, process=False), path)
+    _say_what_is_lost(found, path)
+    turned = outward(found.vertices, found.faces)
+    _say_what_was_turned(turned, path)
+    return trimesh.Trimesh(
+        found.vertices,
+        turned.faces,
+        process=False,
+        metadata={"up": found.up, "units": found.units},
+    )
 
 
-def _united(loaded):
-    """All meshes of what trimesh loaded, as one; None where there is none."""
-    if isinstance(loaded, trimesh.Trimesh):
-        return loaded if len(loaded.faces) else None
-    if not isinstance(loaded, trimesh.Scene):
-        return None
-    # Not its own to_mesh, which packs all textures into one.
-    parts = [
-        part for part in loaded.dump() if isinstance(part, trimesh.Trimesh) and part.faces.size
-    ]
-    for part in parts:
-        part.visual = trimesh.visual.ColorVisuals(part)
-    return trimesh.util.concatenate(parts) if parts else None
+def _check_format(path):
+    kind = path.suffix.lower().lstrip(".")
+    lacking = missing_formats().get(kind)
+    if lacking:
+        raise ValueError(f"{path}: reading {kind} needs {lacking}: pip install {lacking}")
+    if kind not in mesh_formats():
+        known = ", ".join(sorted(mesh_formats()))
+        raise ValueError(f"{path}: format {kind!r} is not a mesh's; can be one of {known}")
 
 
-def _has_points(loaded):
-    parts = loaded.geometry.values() if isinstance(loaded, trimesh.Scene) else [loaded]
-    return any(len(getattr(part, "vertices", ())) for part in parts)
+def _say_what_is_lost(found: ReadShape, path):
+    """Polygons that are no surface, and coordinates too large for single precision."""
+    words = [f"{count} polygons {why} left out" for why, count in found.left_out.items()]
+    if found.crossed:
+        words.append(f"{found.crossed} polygons cross themselves or are folded")
+    if words:
+        say(f"{path}: {', '.join(words)}")
+    used = found.vertices[np.unique(found.faces)]
+    extent = np.ptp(used, axis=0).max()
+    if found.spacing > _SPOILED * extent:
+        say(
+            f"{path}: coordinates in single precision, {found.spacing:g} apart for a shape "
+            f"{extent:.3g} long: details are lost; save it in double precision or near the origin"
+        )
+        return
+    area = trimesh.triangles.area(found.vertices[found.faces])
+    flat = int((area <= 1e-14 * extent**2).sum())
+    if flat > _FLAT_FACES * len(area):
+        say(
+            f"{path}: {flat} of {len(area)} faces have no area: corners lie at one place or on a "
+            "line, as they do where coordinates were written with too few digits"
+        )
+
+
+def _say_what_was_turned(turned, path):
+    if turned.back_to_back:
+        say(
+            f"{path}: two-sided: {turned.back_to_back} faces lie back to back with another; taken "
+            "once, looking outwards"
+        )
+    elif turned.turned:
+        count = len(turned.faces)
+        some = "all" if turned.turned == count else f"{turned.turned} of {count}"
+        say(f"{path}: {some} faces look inwards; turned round")
 
 
 def check_mesh(mesh: trimesh.Trimesh, name: str | Path = "mesh") -> None:
@@ -230,17 +262,3 @@ def watertight_mesh(grid: Float[np.ndarray, "N N N"]) -> trimesh.Trimesh:
     spacing = tuple(2 / (side - 1) for side in grid.shape)
     vertices, faces, _, _ = measure.marching_cubes(grid, 0.0, spacing=spacing)
     return trimesh.Trimesh(vertices - 1.0, faces, process=False)
-
-
-def export_mesh(mesh: trimesh.Trimesh, path: str | Path) -> None:
-    """Write a mesh, whole or not at all; the suffix of `path` says how, one of EXPORTED.
-
-    Raises ValueError naming `path` for any other suffix and where it cannot be written.
-    """
-    path = Path(path)
-    kind = path.suffix.lower().lstrip(".")
-    if kind not in EXPORTED:
-        raise ValueError(f"{path}: cannot write {kind!r}; can be one of {', '.join(EXPORTED)}")
-    content = mesh.export(file_type=kind)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)

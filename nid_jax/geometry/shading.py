@@ -1,6 +1,7 @@
 """Pictures of meshes without a display: rays by libigl's Embree, soft light, smoothed edges.
 
-Every picture is [H, W, 3] floats in [0, 1] on white. The second axis of a mesh points up.
+Every picture is [H, W, 3] floats in [0, 1] on white. The second axis of a mesh points up: meshes of
+which another does are to be turned by `upright` before.
 """
 
 import math
@@ -91,6 +92,25 @@ def _axes(azimuth, elevation):
     towards = [math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e)]
     right = [math.cos(a), 0.0, -math.sin(a)]
     return np.array([right, np.cross(towards, right), towards])
+
+
+# Rows are the axes of upright meshes in those of the mesh.
+_TURNS = {
+    "x": ((0, -1, 0), (1, 0, 0), (0, 0, 1)),
+    "y": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "z": ((1, 0, 0), (0, 0, 1), (0, -1, 0)),
+}
+
+
+def upright(mesh: trimesh.Trimesh, up: str) -> trimesh.Trimesh:
+    """A mesh whose axis `up` (x, y or z) points up, turned so that the second does."""
+    turn = np.array(_TURNS[up], float)
+    return trimesh.Trimesh(
+        np.asarray(mesh.vertices) @ turn.T,
+        mesh.faces,
+        vertex_normals=np.asarray(mesh.vertex_normals) @ turn.T,
+        process=False,
+    )
 
 
 def shade(

@@ -49,8 +49,9 @@ def write_surfaces(
 ) -> dict[str, Any]:
     """meshes/, views/ and shaded.png in a fit's folder. -> numbers for its metrics.json.
 
-    Meshes are in the units that the shapes came in; shaded.png shows the first shapes, truth beside
-    reconstruction where the truth is known; views are simplified ones for the report's page.
+    Meshes are in the units and axes that the shapes came in; shaded.png shows the first shapes
+    upright, truth beside reconstruction where the truth is known; views are simplified ones for
+    the report's page.
     """
     wanted = config_fit.mesh
     meshing.check(wanted)
@@ -59,12 +60,13 @@ def write_surfaces(
     count = len(meshes)
     names, maps = layout["names"][:count], layout["surface"]["denormalise"][:count]
     meshing.write_meshes(folder / "meshes", meshes, names, f".{wanted.format}", maps)
-    views = [viewer.viewable(mesh) for mesh in meshes[:_VIEWED]]
+    views = [viewer.viewable(mesh) for mesh in _upright(meshes[:_VIEWED], layout)]
     meshing.write_meshes(folder / "views", views, names[:_VIEWED], ".glb")
     truths = [measured.mesh(index) if measured.mesh else None for index in range(count)]
     shown = min(count, config_fit.num_pictures)
     if shown:
-        pictures.save_png(folder / "shaded.png", _sheet(truths[:shown], meshes[:shown], names))
+        sides = _upright(truths[:shown], layout), _upright(meshes[:shown], layout)
+        pictures.save_png(folder / "shaded.png", _sheet(*sides, names))
     scores = surface_metrics(meshes, truths, wanted)
     means = {name: float(np.nanmean(values)) for name, values in scores.items()}
     return {
@@ -72,7 +74,19 @@ def write_surfaces(
         **{f"{name}_per_signal": values.tolist() for name, values in scores.items()},
         "empty_meshes": sum(not len(mesh.faces) for mesh in meshes),
         "mesh_resolution": resolution,
+        "mesh_units": layout["surface"]["units"],
+        # Chamfer and its like are in units of the cube, each of which is as many of the mesh's.
+        "units_per_cube_unit": [float(abs(np.linalg.det(m)) ** (1 / 3)) for m in maps],
     }
+
+
+def _upright(meshes, layout):
+    """Meshes of the first shapes as pictures show them; None where there is none."""
+    ups = layout["surface"]["up"]
+    return [
+        None if mesh is None else shading.upright(mesh, up)
+        for mesh, up in zip(meshes, ups, strict=False)
+    ]
 
 
 def _sheet(truths, meshes, names):
@@ -95,7 +109,8 @@ def render_surfaces(
     names, maps = layout["names"][: len(meshes)], layout["surface"]["denormalise"][: len(meshes)]
     suffix = f".{config.fit.mesh.format}"
     written = meshing.write_meshes(folder, meshes, names, suffix, maps)
-    for number, (mesh, name) in enumerate(zip(meshes, names, strict=True)):
+    shown = _upright(meshes, layout)
+    for number, (mesh, name) in enumerate(zip(shown, names, strict=True)):
         if len(mesh.faces):
             picture = shading.shade(mesh)
             pictures.save_png(folder / f"{file_name(number, name)}.png", picture)
@@ -109,4 +124,6 @@ def write_sequence(folder: Path, fit: Fit, resolution: Sequence[int], layout: di
         for number, mesh in enumerate(meshes):
             if len(mesh.faces):
                 meshing.write_mesh(temporary / f"{number:05d}.ply", mesh)
-    movies.write_movie(folder.with_name(f"{folder.name}.gif"), shading.frames(meshes))
+    up = layout["surface"]["up"][0]
+    shown = [shading.upright(mesh, up) for mesh in meshes]
+    movies.write_movie(folder.with_name(f"{folder.name}.gif"), shading.frames(shown))

@@ -10,10 +10,22 @@ from ml_collections import ConfigDict
 from nid_jax import data, metrics
 from nid_jax.coding import operators, surface
 from nid_jax.fields.coordinates import grid
+from nid_jax.reporting.panels import Score
 from nid_jax.tasks.task import Measured, Task
 from nid_jax.training import losses
 
 SEEN = ("grid", "view", "cloud")
+UPS = ("auto", "x", "y", "z")
+SCORES = (
+    Score("iou", "IoU"),
+    Score("chamfer", "Chamfer"),
+    Score("hausdorff", "Hausdorff"),
+    Score("normal_consistency", "Normals"),
+    Score("fscore", "F-score"),
+    Score("sdf_error", "Distance error"),
+    Score("relative_residual", "Residual", "%"),
+)
+"""Lengths in units of the cube [-1, 1]^3."""
 _FAR_WEIGHT = 0.02
 
 
@@ -31,6 +43,7 @@ def build(config: ConfigDict) -> Task:
         layout=lambda collection: layout(collection, config),
         metrics=lambda found, truth, seen: volume_metrics(found, truth, config.data.truncation),
         ranked_by="iou",
+        scores=SCORES,
     )
 
 
@@ -60,6 +73,8 @@ def check(config: ConfigDict) -> None:
             f"fit.samples.cloud_points: {wanted.cloud_points}; allowed: 0 (all), "
             f"{surface.LEAST_POINTS} or more"
         )
+    if config.data.up not in UPS:
+        raise ValueError(f"data.up: {config.data.up!r}; allowed: {', '.join(UPS)}")
     if wanted.view not in data.VIEWS:
         raise ValueError(f"fit.samples.view: {wanted.view!r}; allowed: {', '.join(data.VIEWS)}")
 
@@ -195,7 +210,7 @@ def _cloud_only(collection, config):
 
 def layout(collection: Any, config: ConfigDict) -> dict[str, Any]:
     """The grid, names, and what a mesh of every shape needs to know, in JSON types."""
-    count = len(collection)
+    count, up = len(collection), config.data.up
     return {
         "grid": list(collection.shape[:-1]),
         "names": list(collection.names),
@@ -203,6 +218,9 @@ def layout(collection: Any, config: ConfigDict) -> dict[str, Any]:
             "level": 0.0,
             "truncation": float(config.data.truncation),
             "denormalise": [collection.denormalise(i).tolist() for i in range(count)],
+            # What the coordinates of written meshes are in, in words.
+            "units": "; ".join(dict.fromkeys(collection.units(i) for i in range(count))),
+            "up": [collection.up(i) if up == "auto" else up for i in range(count)],
         },
     }
 

@@ -7,14 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nid_jax.geometry import distance
-from nid_jax.geometry.mesh import (
-    EXPORTED,
-    Normalisation,
-    export_mesh,
-    facts,
-    load_mesh,
-    watertight_mesh,
-)
+from nid_jax.geometry.mesh import Normalisation, facts, load_mesh, watertight_mesh
+from nid_jax.geometry.writing import EXPORTED, export_mesh
 
 BOX = trimesh.creation.box((2.0, 3.0, 4.0))
 
@@ -156,11 +150,3 @@ def test_a_watertight_mesh_of_an_open_one():
     np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), 0.8, atol=0.08)
     with pytest.raises(ValueError, match="no surface"):
         watertight_mesh(np.ones((4, 4, 4)))
-
-
-def test_unknown_suffix_and_places_that_cannot_be_written(tmp_path):
-    with pytest.raises(ValueError, match=r"box\.xyz.*ply, obj"):
-        export_mesh(BOX, tmp_path / "box.xyz")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot be written"):
-        export_mesh(BOX, tmp_path / "file" / "box.ply")

@@ -11,7 +11,7 @@ import trimesh
 from ml_collections import ConfigDict
 
 from nid_jax.data import open_collection, to_array
-from nid_jax.data.pointcloud import read_cloud
+from nid_jax.data.cloudfiles import read_cloud
 from nid_jax.data.points import Sampling, point_batches
 from nid_jax.data.prepared import write_prepared
 from nid_jax.data.shapes import ShapeCollection
@@ -70,6 +70,7 @@ def volumes(root, split="train", **changes):
         "test_fraction": 0.4,
         "cache": "",
         "margin": 0.1,
+        "normals": "auto",
         "augment": {"mirror": False, "shifts": 0, "max_shift": 1},
         "patch": {"size": 0, "overlap": 0},
     }
@@ -189,7 +190,7 @@ def truncated(folder):
         ),
         (truncated, {"truncation": 0.3}, r"data\.truncation: 0\.3; .* was truncated at 0\.2"),
         (truncated, {"size": (9, 9, 8), "truncation": 0.1}, r"data\.size: \(9, 9, 8\)"),
-        (lambda folder: None, {}, "holds no prepared .npz file"),
+        (lambda folder: None, {}, "holds no .npz file"),
     ],
 )
 def test_volumes_that_are_wrong(tmp_path, make, changes, expected):
@@ -208,10 +209,10 @@ def test_truncation_below_that_of_the_file(tmp_path):
 def test_folders_that_are_missing(tmp_path):
     with pytest.raises(ValueError, match=r"data\.root is empty"):
         volumes("")
-    with pytest.raises(FileNotFoundError, match="no such folder"):
+    with pytest.raises(FileNotFoundError, match="no such"):
         volumes(tmp_path / "none")
     write_ball(tmp_path / "train" / "a.npz", 0.5, side=9)
-    with pytest.raises(FileNotFoundError, match="no such folder"):
+    with pytest.raises(FileNotFoundError, match="no such"):
         volumes(tmp_path, "test")
 
 
@@ -328,7 +329,7 @@ def test_files_that_are_no_clouds(tmp_path):
 
 def test_folders_of_clouds(tmp_path):
     options = {"name": "pointcloud", "size": (16, 16, 16)}
-    with pytest.raises(ValueError, match=r"holds no \.xyz or \.ply file"):
+    with pytest.raises(ValueError, match=r"holds no \.xyz, \.ply, .* file; points with normals"):
         volumes(tmp_path, **options)
     for name in "abcde":
         write_xyz(tmp_path / f"{name}.xyz", sphere_cloud(20))
