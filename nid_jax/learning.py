@@ -172,14 +172,14 @@ def _collection(signals, letters):
         if letters:
             raise ArgumentError("layout", letters, "'' beside a collection")
         return signals
-    values = as_floats(as_array(signals, "signals"), "signals")
+    values = np.asarray(as_floats(as_array(signals, "signals"), "signals"))
     if values.ndim < 2 or 0 in values.shape:
         raise ArgumentError("signals", values.shape, "(S, *grid) or (S, *grid, C), none of them 0")
     if letters:
         letters = layouts.checked(letters, values.shape)
     else:
         letters = layouts.guessed(values.shape, "signals", "layout='{}'", lines=True)
-    values = np.ascontiguousarray(layouts.arranged(np.asarray(values), letters))
+    values = np.ascontiguousarray(layouts.arranged(values, letters))
     bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))
     if len(bad):
         raise ArgumentError("signals", np.nan, f"finite numbers; signal {bad[0]} holds others")

@@ -173,16 +173,15 @@ def image_metrics(
     measured: Measured | None = None,
     weights: perceptual.LpipsWeights | None = None,
 ) -> dict[str, np.ndarray]:
-    """PSNR and SSIM of every image, clipped to [0, 1] as it would be saved.
+    """PSNR of every signal and SSIM of images, clipped to [0, 1] as they would be saved.
 
     With LpipsWeights also lpips. Where `measured` knows of holes, also psnr_hole, the PSNR inside
     them.
     """
     clipped = np.clip(reconstruction, 0, 1)
-    scores = {
-        "psnr": np.asarray(metrics.psnr(clipped, truth)),
-        "ssim": np.asarray(metrics.ssim(clipped, truth)),
-    }
+    scores = {"psnr": np.asarray(metrics.psnr(clipped, truth))}
+    if np.ndim(truth) == 4:
+        scores["ssim"] = np.asarray(metrics.ssim(clipped, truth))
     if weights is not None:
         scores["lpips"] = np.asarray(metrics.lpips(clipped, truth, weights))
     holes = [measured.hole(i) if measured and measured.hole else None for i in range(len(truth))]

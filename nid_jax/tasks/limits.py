@@ -148,7 +148,9 @@ def _fit_shapes(limits, survey):
         return wanted or most_common
     if len(survey.sizes) == 1:
         if "data.size" not in limits.typed:
-            limits.give_way("data.size", most_common)
+            # Volumes of an array are not brought to another size.
+            sized = len(most_common) == 2 or config.name in data.SHAPES
+            limits.give_way("data.size", most_common if sized else ())
             return most_common
     elif not {"data.size", "data.resize"} & limits.typed:
         limits.give_way("data.resize", True)

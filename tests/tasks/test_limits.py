@@ -383,3 +383,20 @@ def test_runs_on_volumes_of_ones_own(call, tmp_path, variant):
 
 def test_every_config_is_among_them():
     assert set(configs.names()) - {"official", "sdf"} == set(VARIANTS)
+
+
+def test_volumes_of_an_array_have_their_own_size(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((6, 8, 9, 10)))
+    config = configs.image.get_config("photos")
+    config.data.update({"name": "array", "root": str(tmp_path / "x.npy"), "layout": "SDHW"})
+    settled, line = limits.settled(config, limits.available(config, {"train", "test"}))
+    assert settled.data.size == ()
+    assert "data.size (32, 32) -> ()" in line
+    task = tasks.build(settled)
+    collection = task.open("test")
+    truth = data.to_array(collection)
+    assert truth.shape == (1, 8, 9, 10, 1)
+    scores = task.metrics(truth + 0.1 * (truth < 0.5), truth, task.measure(collection))
+    expected = -10 * np.log10(0.01 * (truth < 0.5).mean())
+    np.testing.assert_allclose(scores["psnr"], expected, rtol=1e-4)
+    assert set(scores) == {"psnr"}
