@@ -2,10 +2,8 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
-# Two pytest processes fit two cores; loadfile keeps a file's compilations in one of them. Tests run
-# small arrays once: most of their time is compilation, which these flags halve.
-TEST_FLAGS := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
-PYTEST := XLA_FLAGS="$(TEST_FLAGS)" $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two processes fit two cores; loadfile keeps a file's compilations in one of them.
+PYTEST := python -m pytest -n 2 --dist loadfile
 
 .PHONY: install demo test test-all test-oldest lint format bench clean
 
@@ -21,10 +19,10 @@ demo: install
 	$(BIN)/python main.py --config=configs/image.py:cpu --workdir=$(DEMO)
 
 test: install
-	$(PYTEST) -m "not slow"
+	$(BIN)/$(PYTEST) -m "not slow"
 
 test-all: install
-	$(PYTEST)
+	$(BIN)/$(PYTEST)
 
 # The lowest versions that setup.cfg admits.
 test-oldest:
@@ -33,7 +31,7 @@ test-oldest:
 	$(PYTHON) .ci/oldest.py > $(VENV)-oldest/pins.txt
 	$(VENV)-oldest/bin/python -m pip install --quiet --editable '.[test]' \
 	  --requirement $(VENV)-oldest/pins.txt
-	XLA_FLAGS="$(TEST_FLAGS)" $(VENV)-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(VENV)-oldest/bin/$(PYTEST) -m "not slow"
 
 lint: install
 	$(BIN)/ruff check .

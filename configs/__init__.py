@@ -5,6 +5,7 @@ others. Their common groups are in `parts`. A file of your own is named by its p
 """
 
 import difflib
+import importlib
 from pathlib import Path
 
 from absl import flags
@@ -16,6 +17,13 @@ FOLDER = Path(__file__).resolve().parent
 def names() -> list[str]:
     """Names of the configs in this package, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+
+
+def described(name: str) -> tuple[str, list[str]]:
+    """What a config is for, in one line, and the names of its variants."""
+    module = importlib.import_module(f"nid_jax.configs.{name}")
+    words = (module.__doc__ or "").strip().partition("\n")[0]
+    return words, [*module.VARIANTS, *(f"...-{way}" for way in getattr(module, "WAYS", ()))]
 
 
 def located(typed: str) -> str:

@@ -5,7 +5,7 @@
 VARIANT is cpu (the default, 64x64), views (the same trained on projections, never seeing a pixel),
 large (128x128), huge (256x256) or smoke. A measured sinogram is fitted with
 --config.data.sinograms=FILE.npy and --config.data.angles=ANGLES.npy, in degrees; without it they
-are evenly spaced.
+are evenly spaced. That of another program: --config.operator.parallel_beam.convention=skimage.
 """
 
 from nid_jax.configs.parts import data, fitting, tasks, training
@@ -22,19 +22,33 @@ def get_config(variant="cpu"):
             # 0: as many as the longer side of the image; samples_per_ray is of the dictionary
             "detectors": 0,
             "samples_per_ray": 0,
-            # of rotation, in pixels from the middle of the image
+            # ours, skimage, astra, tomopy or matlab: docs/geometry.md
+            "convention": "ours",
+            # of rotation, in pixels from where the convention has it
             "centre": (0.0, 0.0),
-            # of all detectors, in pixels
+            # of all detectors, in detectors: (D - 1) / 2 - c where the axis is at detector c
             "offset": 0.0,
+            # from detector to detector, in pixels
+            "spacing": 1.0,
         },
     }
     config.data.update(
         {
             # of measurements that are simulated
             "noise": data.noise(),
-            # to fit: .npy files of sinograms [S, A, D] and angles [A]; '' takes the test split
+            # to fit: .npy, .npz, .mat, .tif or text of sinograms [S, A, D] and angles [A]; ''
+            # takes the test split
             "sinograms": "",
             "angles": "",
+            # degrees or radians, and the letters of the sinograms' axes, such as DA; '': the
+            # convention's
+            "angle_units": "",
+            "sinogram_layout": "",
+            # sinograms are shares or counts of an open beam (0: the largest): take -log
+            "transmission": False,
+            "open_beam": 0.0,
+            # in the unit of length of the line integrals; pictures are per that unit
+            "pixel_size": 1.0,
             # phantoms are projected in closed form; other slices always on their grid
             "closed_form": True,
         }

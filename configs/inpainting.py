@@ -18,7 +18,7 @@ from nid_jax.configs.parts import data, fitting, tasks, training
 def get_config(variant="cpu"):
     """The config of a variant."""
     change = tasks.variant("inpainting", VARIANTS, variant)
-    config = tasks.config("inpainting", data.pictures("faces", "phantom", "dicom"))
+    config = tasks.config("inpainting", data.pictures("faces", "phantom", "dicom", "masks"))
     config.eval = training.perceptual()
     config.fit.refine = fitting.refine()
     config.data.corrupt = {
@@ -35,8 +35,6 @@ def get_config(variant="cpu"):
     }
     # False: the fit is not told where the picture is corrupted
     config.fit.known_mask = False
-    # the pictures as they were given are written one by one: they make no movie
-    config.fit.movies = ()
     base(config)
     change(config)
     return config

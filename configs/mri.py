@@ -3,7 +3,8 @@
     python main.py --config=configs/mri.py[:VARIANT] --workdir=DIR
 
 VARIANT is cpu (the default: a tenth of the frequencies of 32x32 phantoms) or smoke (seconds).
-An example of an operator that no task knows by name: its options are the group operator.fourier.
+Measured k-space is fitted with --config.data.kspace=FILE.npy, complex [S, H, W], and, where samples
+of 0 were measured, --config.data.kspace_mask=MASK.npy. Simulated samples are those of any operator.
 """
 
 from nid_jax.configs import image
@@ -13,8 +14,22 @@ from nid_jax.configs.parts import tasks
 def get_config(variant="cpu"):
     """The config of a variant."""
     change = tasks.variant("mri", VARIANTS, variant)
-    config = image.base()
+    config = image.base("mri")
     config.data.update({"name": "phantoms", "size": (32, 32), "num_train": 2000, "num_test": 20})
+    config.data.update(
+        {
+            # to fit: .npy, .npz, .mat or .tif of k-space [S, H, W], complex or with a last axis of
+            # 2, and of 0 and 1 [H, W] or [W]; '' takes the test split, and 0 and NaN for not
+            # measured
+            "kspace": "",
+            "kspace_mask": "",
+            # true: the zero frequency is at N // 2; phases count from corner or middle; what
+            # divides the samples; '' and 0 guess
+            "kspace_centred": "",
+            "kspace_origin": "",
+            "kspace_scale": 0.0,
+        }
+    )
     config.operator = {
         "kind": "fourier",
         # of all frequencies: those measured, and those next to zero that are always among them

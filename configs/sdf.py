@@ -2,8 +2,9 @@
 
     python main.py --config=configs/sdf.py[:VARIANT] --workdir=DIR
 
-VARIANT is cpu (the default: 80 built-in chairs), many (3600 of them), all (four families), volumes
-(a folder of meshes that `python -m nid_jax.data.meshes` prepared: --config.data.root=DIR), single
+VARIANT is cpu (the default: 80 built-in chairs), many (3600 of them), all (four families), meshes
+(your own: --config.data.root=FILE_OR_FOLDER), volumes (a folder of meshes that
+`python -m nid_jax.data.meshes` prepared, for large collections: --config.data.root=DIR), single
 (one shape from a cloud of oriented points, without a dictionary: --config.data.root=FILE.ply) or
 smoke.
 """
@@ -14,7 +15,7 @@ from nid_jax.configs.parts import data, tasks
 def get_config(variant="cpu"):
     """The config of a variant."""
     change = tasks.variant("sdf", VARIANTS, variant)
-    # shapes (built in), volumes (prepared meshes) or pointcloud (.xyz, .ply)
+    # shapes (built in), meshes (files), volumes (prepared meshes) or pointcloud (.xyz, .ply)
     config = tasks.config("sdf", data.signals("shapes"))
     config.data.update(
         {
@@ -27,7 +28,7 @@ def get_config(variant="cpu"):
             "shapes": {"families": "chairs"},
             # volumes: folder of the file of grids that memory cannot hold; '' is beside them
             "cache": "",
-            # pointcloud: what stays free of the cube at each end
+            # pointcloud, meshes: what stays free of the cube at each end
             "margin": 0.1,
             # pointcloud: auto (turned round where they look inwards) or given
             "normals": "auto",
@@ -141,6 +142,20 @@ def all_families(config):
     config.prior.num_signals = 1280
 
 
+def meshes(config):
+    """Your own meshes, one file or a folder of them, prepared at 64^3.
+
+    Departs from the paper: codes are solved in the step and in the fit.
+    """
+    config.data.update({"name": "meshes", "size": (64, 64, 64), "num_train": 0, "num_test": 0})
+    config.data.augment.warps = 0
+    config.dictionary.update({"num_experts": 256, "width": 256, "num_layers": 4})
+    config.train.update({"batch_size": 16, "points": 8192, "steps": 150, "near": 0.5})
+    config.prior.update({"num_signals": 0, "keep_codes": False})
+    config.fit.solver = "ridge"
+    config.fit.samples.focus = 0.0
+
+
 def volumes(config):
     """Meshes prepared at 128^3, streamed from disk where memory does not hold them.
 
@@ -194,6 +209,7 @@ VARIANTS = {
     "cpu": cpu,
     "many": many,
     "all": all_families,
+    "meshes": meshes,
     "volumes": volumes,
     "single": single,
     "smoke": smoke,

@@ -78,9 +78,8 @@ class Study:
     def __init__(self, size, folder):
         config = command.config_of("ct", size.variant, size.changes)
         side = config.data.size[0]
-        # Where scikit-image, whose methods are compared, has its axis of rotation.
-        centre, offset = tomography.rotation(side)
-        config.operator.parallel_beam.update({"centre": tuple(centre), "offset": float(offset)})
+        # That of scikit-image, whose methods are compared.
+        config.operator.parallel_beam.convention = "skimage"
         config.data.num_test = size.test
         self.size, self.config, self.side = size, config, side
         self.task = tasks.build(config)
@@ -213,7 +212,7 @@ def classical_rows(study, tuning, unseen, views, say):
     angles, side = operators.checked_angles(views), study.side
     given = unseen.values, tuning.values[:2]
     sinograms, few = (values.reshape(-1, views, side) for values in given)
-    centre, offset = tomography.rotation(side)
+    centre, offset = operators.CONVENTIONS["skimage"].placed((side, side), side)
     matrix = tomography.system_matrix(angles, side, (side, side), centre, offset)
     beams = {"angles": angles, "size": side}
     rays = {"matrix": matrix, "shape": (side, side)}

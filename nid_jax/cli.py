@@ -1,7 +1,6 @@
 """Train a neural implicit dictionary, fit unseen signals with it, render them.
 
-nid_jax --config=NAME[:VARIANT] --workdir=DIR [--mode=run|train|fit|eval|render|...]
-        [--config.SECTION.KEY=VALUE ...]
+nid_jax --config=NAME[:VARIANT] --workdir=DIR [--mode=MODE] [--config.SECTION.KEY=VALUE ...]
 """
 
 import errno
@@ -13,7 +12,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nid_jax import commands, configs, devices, notices, sharding, tasks
+from nid_jax import commands, configs, data, devices, notices, sharding, tasks
 from nid_jax.files import REFUSALS
 from nid_jax.storage.workdir import Workdir
 
@@ -94,7 +93,7 @@ def main(argv, values=flags.FLAGS):
             source = _source(values.checkpoint)
         typed = frozenset(config_flags.get_override_values(values["config"]))
         context = commands.Context(tasks.build, values.config, workdir, source, typed)
-        with notices.printed():
+        with notices.printed(), data.kept_in(workdir.root / "cache"):
             commands.MODES[values.mode](context)
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in MENDABLE:
@@ -113,9 +112,32 @@ def _source(path):
     return Workdir(path, read_only=True, flag="--checkpoint")
 
 
+def guide() -> str:
+    """The head of --help: what the command does, its modes and configs, where keys are told."""
+    modes = [(name, _first_line(mode)) for name, mode in commands.MODES.items()]
+    found = [(name, *configs.described(name)) for name in configs.names()]
+    width = max(len(name) for name, *_ in (*modes, *found))
+    lines = [__doc__.rstrip(), "", "Modes, --mode=run where none is given:"]
+    lines += [f"  {name:{width}}  {words}" for name, words in modes]
+    lines += ["", "Configs, and their variants:"]
+    for name, words, variants in found:
+        lines += [f"  {name:{width}}  {words}", f"  {'':{width}}    {', '.join(variants)}"]
+    lines += [
+        "",
+        "Keys are explained where they stand, each by a line above it:",
+        f"  {configs.FOLDER}/NAME.py, and the groups that all have in {configs.FOLDER / 'parts'}/",
+        "DIR/config.json holds those of a run. A wrong key is answered with the nearest one.",
+    ]
+    return "\n".join(lines)
+
+
+def _first_line(function):
+    return function.__doc__.strip().partition("\n")[0]
+
+
 def run():
     """The command: reads sys.argv, leaves with 0, or with 2 and one line."""
     define_flags()
-    # The head of --help.
-    sys.modules["__main__"].__doc__ = __doc__
+    if any(word.lstrip("-").startswith("help") for word in sys.argv[1:]):
+        sys.modules["__main__"].__doc__ = guide()
     app.run(main, flags_parser=parse)

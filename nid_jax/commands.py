@@ -21,10 +21,10 @@ from nid_jax.errors import named
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import count_parameters
 from nid_jax.files import atomic_folder
-from nid_jax.fitting import checks, code_space, meshing, rendering, scoring
+from nid_jax.fitting import checks, code_space, rendering, scoring
 from nid_jax.neural_dictionary import NeuralDictionary, open_workdir
 from nid_jax.neural_dictionary import load as load_dictionary
-from nid_jax.reporting import monitoring, movies, pictures, surfaces, tables
+from nid_jax.reporting import monitoring, movies, panels, pictures, tables
 from nid_jax.reporting.fits import write_fit
 from nid_jax.reporting.report import write_report
 from nid_jax.storage import artefacts
@@ -200,35 +200,53 @@ def evaluate(context: Context) -> dict[str, Any]:
     metrics = {"solver": "stored codes", "signals": len(truth), "active_experts": found.active}
     metrics |= {name: float(np.mean(values)) for name, values in scores.items()}
     metrics |= {f"{name}_per_signal": values.tolist() for name, values in scores.items()}
+    metrics["scores"] = panels.described(task.scores, metrics)
     context.workdir.write_json(path.with_name("evaluation.json"), metrics)
     _print_scores(config.fit.name, metrics)
     return metrics
 
 
 def render(context: Context) -> None:
-    """Pictures or meshes of an earlier fit's codes at any resolution; no signal is read."""
+    """Pictures or meshes of an earlier fit's codes at any resolution; no signal is read.
+
+    Each shape and window has a folder of its own, FIT/render/128x128.
+    """
     dictionary, config = load(context)
     task = context.build_task(config)
     folder = context.workdir.fit(config.fit.name)
     found = dictionary.load_fit(folder / "codes.npz")
     layout = context.workdir.read_json(folder / "metrics.json")["layout"]
     start = time.perf_counter()
-    draw = _render_surfaces if "surface" in layout else _render_pictures
-    what = draw(folder, task, found, layout, config)
-    print(f"{what} rendered in {time.perf_counter() - start:.2f} s: {folder / 'render'}")
-
-
-def _render_surfaces(folder, task, found, layout, config):
-    """A mesh and a picture of every shape. -> what was rendered, in words."""
-    meshing.check(config.fit.mesh)
     shape, window = _what_to_render(config.render, layout)
-    count = surfaces.render_surfaces(folder / "render", found, layout, shape, config, window)
+    # What comes out: patches are put together.
+    whole = [side * config.render.scale for side in layout["grid"]] if "patch" in layout else shape
+    target = folder / "render" / artefacts.view_name(whole, config.render.window)
+    draw = _render_pictures
+    if "surface" in layout:
+        # Libraries that only runs with surfaces need.
+        from nid_jax.fitting import meshing
+
+        meshing.check(config.fit.mesh)
+        draw = _render_surfaces
+    with atomic_folder(target) as temporary:
+        what = draw(temporary, task, found, layout, config, (shape, window))
+    print(f"{what} rendered in {time.perf_counter() - start:.2f} s: {target}")
+    print(f"report: {write_report(context.workdir.root)}")
+
+
+def _render_surfaces(folder, task, found, layout, config, view):
+    """A mesh and a picture of every shape. -> what was rendered, in words."""
+    from nid_jax.reporting import surfaces
+
+    del task
+    shape, window = view
+    count = surfaces.render_surfaces(folder, found, layout, shape, config, window)
     return f"{count} meshes at {' x '.join(map(str, shape))}"
 
 
-def _render_pictures(folder, task, found, layout, config):
+def _render_pictures(folder, task, found, layout, config, view):
     """A picture of every signal, frames where it has three axes. -> what was rendered, in words."""
-    shape, window = _what_to_render(config.render, layout)
+    shape, window = view
     pieces = layout.get("per_signal", 1)
     # As many whole signals at a time as make up to 64 MB.
     values_each = pieces * math.prod(shape) * found.channels
@@ -237,7 +255,7 @@ def _render_pictures(folder, task, found, layout, config):
     for first in range(0, len(found), together):
         values = found[first : first + together].render(shape, window, config.render.chunk)
         for image in task.assemble(values, layout, scale=config.render.scale):
-            target = folder / "render" / artefacts.file_name(count, layout["names"][count])
+            target = folder / artefacts.file_name(count, layout["names"][count])
             if image.ndim == 4:
                 _save_frames(target, image, config.fit.get("movies", ()))
             else:
@@ -263,11 +281,14 @@ def interpolate(context: Context) -> None:
     target = folder / "interpolate" / f"{wanted.start:04d}_{wanted.end:04d}"
     shape, window = _what_to_render(config.render, layout)
     if "surface" in layout:
+        from nid_jax.reporting import surfaces
+
         surfaces.write_sequence(target, path, shape, layout)
     else:
         values = path.render(shape, window, config.render.chunk)
         _save_frames(target, task.assemble(values, layout, scale=config.render.scale), ("gif",))
     print(f"{wanted.frames} signals from {wanted.start} to {wanted.end}: {target}")
+    print(f"report: {write_report(context.workdir.root)}")
 
 
 def nearest(context: Context) -> None:
@@ -288,6 +309,7 @@ def nearest(context: Context) -> None:
     rows = [[name, *(entry["name"] for entry in entries)] for name, entries in near.items()]
     print(tables.table(rows, ["signal", *(f"{n + 1}." for n in range(indices.shape[1]))]))
     print(f"distances: {target}")
+    print(f"report: {write_report(context.workdir.root)}")
 
 
 def _save_frames(folder, frames, formats):
@@ -307,7 +329,7 @@ def _render_deviation(folder, task, found, layout, view, scale):
     for index, image in enumerate(deviations):
         name = artefacts.file_name(index, layout["names"][index])
         shown = image.mean(-1, keepdims=True) / max(deviations.max(), 1e-12)
-        pictures.save_png(folder / "render" / f"{name}_deviation.png", shown)
+        pictures.save_png(folder / f"{name}_deviation.png", shown)
 
 
 def _what_to_render(wanted, layout):
@@ -360,24 +382,17 @@ def _write_usage(workdir, model, found):
     order = np.argsort(-importance)[:32].astype(np.int32)
     atoms = model.dictionary.basis_of(grid(model.grid_shape), order)
     images = np.moveaxis(np.asarray(atoms), 1, 0).reshape(len(order), *model.grid_shape, -1)
-    pictures.atoms_sheet(workdir.atoms, images, usage=usage[order], experts=order.tolist())
-
-
-# Scores of metrics.json that the terminal shows where a task has them.
-_SCORES = {
-    "psnr": "PSNR dB",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
-    "iou": "IoU",
-    "chamfer": "chamfer",
-    "normal_consistency": "normals",
-}
+    # Where codes are dense every expert serves every signal.
+    shares = usage[order] if usage.min() < 1 else None
+    pictures.atoms_sheet(workdir.atoms, images, usage=shares, experts=order.tolist())
 
 
 def _print_scores(name, metrics):
-    scores = {key: label for key, label in _SCORES.items() if key in metrics}
-    headers = ["fit", "solver", "signals", *scores.values(), "active", "s/signal"]
-    row = [name, metrics["solver"], metrics["signals"], *(metrics[key] for key in scores)]
+    """A table of what the task asks for, and of what every fit has."""
+    scores = panels.scores_of(metrics)
+    headers = ["fit", "solver", "signals", *(s.header for s in scores), "active", "s/signal"]
+    row = [name, metrics["solver"], metrics["signals"]]
+    row += [s.text(metrics[s.key]) if s.unit == "%" else metrics[s.key] for s in scores]
     row += [metrics["active_experts"], metrics.get("seconds_per_signal")]
     print(tables.table([row], headers))
 

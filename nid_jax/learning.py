@@ -99,7 +99,8 @@ def learn(
 
 def _trained(task, config, workdir, notes):
     """The dictionary; KeyboardInterrupt where a signal to stop came."""
-    dictionary, trained = train(task, config, workdir, notes=notes)
+    with data.kept_in(workdir.root / "cache"):
+        dictionary, trained = train(task, config, workdir, notes=notes)
     if trained.interrupted:
         raise KeyboardInterrupt(f"training was stopped at step {trained.step}")
     return dictionary

@@ -1,6 +1,7 @@
 """The command line run in this process, and a small trained run that many tests share."""
 
 import contextlib
+import gc
 import io
 import os
 import shutil
@@ -17,6 +18,13 @@ from absl import flags, logging
 
 from nid_jax import cli
 
+# Tests run small arrays once: most of their time is compilation, which these flags make several
+# times quicker. Read when the first array is made; XLA_FLAGS of one's own, also empty, go before.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 # Many tests compile the same step again; nothing that they compare depends on who compiled it.
 _CACHE = tempfile.TemporaryDirectory()
 jax.config.update("jax_compilation_cache_dir", _CACHE.name)
@@ -45,6 +53,13 @@ TINY = (
     "--config.fit.solver=gradient",
     "--config.fit.gradient.steps=5",
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _settled_heap():
+    """What earlier files left, compiled programs above all, is not searched for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

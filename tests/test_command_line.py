@@ -14,6 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from nid_jax import configs
 from nid_jax.storage import models
 from nid_jax.storage.workdir import Workdir
 
@@ -54,7 +55,7 @@ def test_a_run_says_what_it_does_and_leaves_all_of_it(trained):
     assert "Traceback" not in err
     lines = out.splitlines()
     assert lines[0].startswith("trained 6 steps in ")
-    assert " ".join(lines[1].split()) == "fit solver signals PSNR dB SSIM active s/signal"
+    assert " ".join(lines[1].split()) == "fit solver signals PSNR, dB SSIM active s/signal"
     assert lines[3].split()[:3] == ["test", "gradient", "2"]
     assert lines[-1] == f"report: {trained / 'report.html'}"
     expected = (
@@ -66,8 +67,11 @@ def test_a_run_says_what_it_does_and_leaves_all_of_it(trained):
 
 def test_a_fit_writes_its_codes_its_metrics_and_pictures(trained):
     folder = trained / "fits" / "test"
-    assert sorted(os.listdir(folder)) == ["codes.npz", "comparison.png", "metrics.json", "pictures"]
-    assert sorted(os.listdir(folder / "pictures")) == ["0000_face_080.png", "0001_face_081.png"]
+    files = ["codes.npz", "comparison.png", "metrics.json", "pictures", "reconstructions"]
+    assert sorted(os.listdir(folder)) == files
+    for kind in ("pictures", "reconstructions"):
+        pictures = sorted(os.listdir(folder / kind))
+        assert pictures == ["0000_face_080.png", "0001_face_081.png"]
     with np.load(folder / "codes.npz", allow_pickle=False) as stored:
         assert stored["codes"].shape == (2, 8)
         assert stored["bias"].shape == (2, 1)
@@ -403,18 +407,22 @@ def test_render_any_shape_window_and_scale(call, copied, tiny):
     arguments = [*tiny, f"--workdir={copied}", "--mode=render"]
     folder = copied / "fits" / "test" / "render"
 
-    def rendered(*options):
+    def rendered(view, *options):
         result = call(*arguments, *(f"--config.render.{option}" for option in options))
         assert result.code == 0, result.err
-        with Image.open(folder / "0001_face_081.png") as picture:
+        assert f": {folder / view}" in result.out
+        with Image.open(folder / view / "0001_face_081.png") as picture:
             return np.asarray(picture).astype(int)
 
-    assert rendered("shape=(512,512)").shape == (512, 512)
-    whole = rendered("shape=(49,97)", "chunk=100")
+    assert rendered("512x512", "shape=(512,512)").shape == (512, 512)
+    whole = rendered("49x97", "shape=(49,97)", "chunk=100")
     assert whole.shape == (49, 97)
-    corner = rendered("shape=(25,49)", "window=((-1,0),(0,1))")
+    corner = rendered("25x49_-1to0_0to1", "shape=(25,49)", "window=((-1,0),(0,1))")
     np.testing.assert_allclose(corner, whole[:25, 48:], atol=1)
-    assert rendered("scale=2").shape == (50, 50)
+    assert rendered("50x50", "scale=2").shape == (50, 50)
+    # Each has a folder of its own, and the page shows them.
+    assert len(os.listdir(folder)) == 4
+    assert "Rendered: 50x50" in (copied / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -464,6 +472,31 @@ def test_help_names_the_options(shell):
     assert result.code in (0, 1)
     for option in ("--config", "--workdir", "--checkpoint", "--mode", "--[no]distributed"):
         assert option in result.out
+    lines = [" ".join(line.split()) for line in result.out.splitlines()]
+    for mode, words in (("nearest", "The signals most like each of a fit"), ("fit", "Codes of")):
+        assert any(line.startswith(f"{mode} {words}") for line in lines)
+    for config in configs.names():
+        words, variants = configs.described(config)
+        assert f"{config} {words}" in lines
+        assert ", ".join(variants) in lines
+    assert f"{ROOT / 'configs' / 'parts'}/" in result.out
+
+
+@pytest.mark.slow
+def test_an_image_fit_imports_no_library_of_other_tasks(copied, tiny, environment):
+    """They would cost a third of its time."""
+    code = (
+        "import sys\n"
+        "from nid_jax import cli\n"
+        "try:\n    cli.run()\n"
+        "finally:\n"
+        "    others = 'trimesh igl tensorflow_datasets matplotlib pydicom imageio'.split()\n"
+        "    print(*(name for name in others if name in sys.modules), file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", code, *tiny, f"--workdir={copied}", "--mode=fit"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == ""
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(call, tmp_path, tiny, environment):

@@ -26,18 +26,27 @@ CHOSEN = {
     **{f"train.{name}": ("training", (*PICTURES, "sdf")) for name in ("atoms_per_step", "lam")},
     **{f"prior.{name}": ("fitting", ("video",)) for name in ("lam", "shrinkage")},
     **{f"data.{name}": ("data", (*PICTURES, "sdf")) for name in ("root", "test_fraction")},
-    **{f"data.{name}": ("data", PICTURES) for name in ("crop", "resize", "gray")},
+    **{f"data.{name}": ("data", PICTURES) for name in ("crop", "resize", "gray", "range")},
     "data.augment.max_shift": ("data", STILL),
     "data.patch.overlap": ("data", ("image", "mri")),
+    "data.masks": ("data", ("inpainting",)),
     "data.noise": ("tasks/image.py", ("image",)),
     "data.phantom": ("data", STILL),
     "data.dicom": ("data", STILL),
     "data.video": ("data", ("video",)),
-    "data.angles": ("tasks/ct.py", ("ct",)),
+    **{
+        f"data.{name}": ("tasks/ct.py", ("ct",))
+        for name in ["angles", "angle_units", "sinogram_layout", "open_beam", "pixel_size"]
+    },
+    "data.transmission": ("tasks/ct.py", ("ct",)),
+    **{
+        f"data.kspace_{name}": ("tasks/mri.py", ("mri",))
+        for name in ("mask", "centred", "origin", "scale")
+    },
     **{f"data.{name}": ("data", ("sdf",)) for name in ("margin", "normals")},
     **{
         f"fit.refine.{name}": ("fitting/refining.py", PICTURES)
-        for name in ["lam", "tv", "rank", "share", "steps"]
+        for name in ["bounds", "lam", "tv", "rank", "share", "steps"]
     },
     "eval": ("commands.py", (*PICTURES, "sdf")),
     "eval.num_signals": ("commands.py", PICTURES),

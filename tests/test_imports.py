@@ -13,6 +13,7 @@ ORDER = (
     "errors",
     "notices",
     "files",
+    "ffmpeg",
     "numerics",
     "devices",
     "geometry",
@@ -36,10 +37,21 @@ ORDER = (
 APART = {
     ("files", "errors"),
     ("notices", "errors"),
-    *((room, "notices") for room in ("files", "numerics", "devices")),
+    ("ffmpeg", "errors"),
+    ("ffmpeg", "files"),
+    *((room, "notices") for room in ("files", "ffmpeg", "numerics", "devices")),
     *(
         (room, "configs")
-        for room in ("errors", "numerics", "devices", "geometry", "fields", "sharding", "coding")
+        for room in (
+            "errors",
+            "ffmpeg",
+            "numerics",
+            "devices",
+            "geometry",
+            "fields",
+            "sharding",
+            "coding",
+        )
     ),
     ("numerics", "errors"),
     ("numerics", "files"),
@@ -103,7 +115,7 @@ def test_configs_are_plain_numbers(path):
     allowed = {"difflib", "json", "ml_collections", "math", "pathlib"}
     if path == ROOT / "configs" / "__init__.py":
         # It finds them by name, and defines the option that does.
-        allowed.add("absl")
+        allowed |= {"absl", "importlib"}
     assert elsewhere <= allowed
 
 

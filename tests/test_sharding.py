@@ -178,7 +178,7 @@ print("all good")
 def test_eight_devices():
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
     }
     process = subprocess.run(
@@ -241,7 +241,7 @@ def free_port():
 
 def test_two_processes_save_walk_back_and_restore(tmp_path):
     port = free_port()
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(TWO), str(port), str(index), str(tmp_path)],

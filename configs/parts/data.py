@@ -11,6 +11,8 @@ SOURCES = {
     "video": {"start": 0, "stop": 0, "step": 1},
     # dicom: (low, high) in the scanner's units; () is all there is
     "dicom": {"window": ()},
+    # masks of corrupted pictures: black or white hides
+    "masks": {"hidden": "black"},
 }
 
 
@@ -35,6 +37,12 @@ def shaping():
         # center: the largest part of the aspect of `size`
         "crop": "",
         "gray": False,
+        # folder: so many random crops of `size` from each picture, of any size; 0: whole pictures
+        "crops": 0,
+        # a picture that is cut or shifted is decoded once; what is kept on disk is at most so large
+        "decoded_gib": 4.0,
+        # (low, high): values that are black and white; () is what the type or the values say
+        "range": (),
     }
 
 

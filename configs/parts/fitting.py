@@ -80,7 +80,8 @@ def refine():
         "tv": 0.003,
         "lam": 0.01,
         "bounds": (),
-        # atoms: 0 adds directions until what is left is below `share` of the first
+        # atoms: 0 adds directions while they exceed `share` of the first, stand out from the noise
+        # and foretell signals held out
         "rank": 0,
         "share": 0.001,
         "steps": 100,

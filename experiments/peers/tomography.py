@@ -31,16 +31,6 @@ def sart(sinogram, angles, size, iterations=1, relaxation=0.15):
     return image
 
 
-def rotation(size):
-    """Centre and offset of scikit-image's geometry for `size` pixels and as many detectors.
-
-    The centre of rotation in pixels from the image's middle, and of detector positions
-    s_j = j - (D - 1)/2 + offset.
-    """
-    half = 0.0 if size % 2 else 0.5
-    return (half, half), -half
-
-
 def system_matrix(angles, detectors, shape, centre=(0.0, 0.0), offset=0.0, samples_per_pixel=2):
     """Line integrals of an image as a matrix, float64 CSR [A * detectors, H * W].
 

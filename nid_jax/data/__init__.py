@@ -13,6 +13,7 @@ from nid_jax.data.collection import (
     SubsetCollection,
     to_array,
 )
+from nid_jax.data.decoding import decoded, kept_in
 from nid_jax.data.defaults import completed
 from nid_jax.data.loading import batches
 from nid_jax.data.patches import PatchCollection, patch_corners, stitch
@@ -32,7 +33,9 @@ _LATER = {
     "even_angles": "sinograms",
     "point_batches": "points",
     "project": "phantoms",
+    "read_kspace": "kspace",
     "read_sinograms": "sinograms",
+    "say_doubts": "sinograms",
     "visible_points": "views",
 }
 
@@ -55,11 +58,14 @@ __all__ = [
     "completed",
     "configured_size",
     "even_angles",
+    "kept_in",
     "open_collection",
     "patch_corners",
     "point_batches",
     "project",
+    "read_kspace",
     "read_sinograms",
+    "say_doubts",
     "stitch",
     "survey",
     "to_array",
@@ -91,9 +97,13 @@ def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
     if config.name in SHAPES and "truncation" not in config:
         raise ValueError(f"data.name={config.name!r}: is for shapes, as configs/sdf.py has them")
     config = completed(config)
+    if config.crops and config.name != "folder":
+        raise ValueError(f"data.crops={config.crops}: are cut from data.name='folder' only")
     collection = opener(config, split, seed)
     collection = limited(collection, config, split)
     augment, patch = config.augment, config.patch
+    if split == "train" and (augment.mirror or augment.shifts or patch.size):
+        collection = decoded(collection, config.decoded_gib)
     if split == "train" and augment.get("warps", 0):
         warped = __getattr__("WarpedVolumes")
         collection = warped(collection, augment.warps, augment.strength, augment.pieces, seed)

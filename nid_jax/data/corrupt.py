@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from nid_jax import notices
 from nid_jax.data.corrupted import CorruptedCollection, CorruptedFiles, corrupt, open_corrupted
 from nid_jax.data.splitting import SPLITS
 from nid_jax.files import atomic_folder
@@ -136,7 +137,8 @@ def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def _command(values):
     try:
-        collection = write(values.config, values.output, values.split)
+        with notices.printed():
+            collection = write(values.config, values.output, values.split)
     except OSError as error:
         _complain(f"{error.filename}: {error.strerror}" if error.filename else error)
     except ValueError as error:

@@ -6,18 +6,19 @@ hidden pixels hold no value at all, not even a wrong one. Letters: S signals, H 
 C channels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax.data import images
+from nid_jax.data import holes, images, picturefiles
 from nid_jax.data.collection import Collection, position
-from nid_jax.data.folder import find_images, open_files
+from nid_jax.data.folder import ImageFiles, find_images, open_files
 from nid_jax.data.masks import DRAWINGS
-from nid_jax.data.splitting import configured_size, wanted
+from nid_jax.data.splitting import configured_range, configured_size, wanted
+from nid_jax.notices import say
 
 
 def corrupt(
@@ -118,21 +119,26 @@ class CorruptedCollection:
 class CorruptedFiles:
     """Pictures from files, with the masks and the clean pictures that there are.
 
-    pictures: an ImageFiles of S; masks: {number of the picture: file}; truths: an ImageFiles of
-    clean pictures and the numbers that they belong to, {number of the picture: place in it}.
+    pictures: an ImageFiles of S; masks: {number of the picture: file}; hidden: which of their
+    values hides, 'black' or 'white'; transparent: numbers of pictures whose transparent pixels are
+    missing; truths: an ImageFiles of clean pictures and the numbers that they belong to, {number
+    of the picture: place in it}.
     """
-
-    unmeasured = False
 
     def __init__(
         self,
-        pictures: Collection,
+        pictures: ImageFiles,
         masks: Mapping[int, Path],
+        hidden: str = "black",
+        transparent: Iterable[int] = (),
         truths: Collection | None = None,
         truth_at: Mapping[int, int] | None = None,
     ):
         self.pictures = pictures
         self.masks = masks
+        self.hidden = hidden
+        self.transparent = frozenset(transparent)
+        self.unmeasured = bool(self.transparent)
         self.truths = truths
         self.truth_at = truth_at or {}
         self.names, self.shape, self.title = pictures.names, pictures.shape, pictures.title
@@ -141,12 +147,23 @@ class CorruptedFiles:
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
-        return self.pictures[index]
+        at = position(index, len(self))
+        if at not in self.transparent:
+            return self.pictures[at]
+        path = self.pictures.paths[at]
+        pixels = picturefiles.read_pixels(path)
+        image = images.uncovered(pixels, path, self.pictures.ranges[at])
+        image = images.to_channels(image, self.shape[-1])
+        return np.where(_opaque(pixels)[..., None], image, np.float32(0))
 
     def seen(self, index: int) -> Bool[np.ndarray, "H W"] | None:
         """bool [H, W], False where picture `index` is hidden; None without a mask."""
-        path = self.masks.get(position(index, len(self)))
-        return None if path is None else read_mask(path)
+        at = position(index, len(self))
+        if at in self.masks:
+            return holes.read_mask(self.masks[at], self.hidden).seen
+        if at in self.transparent:
+            return _opaque(picturefiles.read_pixels(self.pictures.paths[at]))
+        return np.ones(self.shape[:-1], bool) if self.unmeasured else None
 
     def truth(self, index: int) -> Float[np.ndarray, "H W C"] | None:
         """The clean picture, float32 [H, W, C] in [0, 1]; None where there is none."""
@@ -154,18 +171,30 @@ class CorruptedFiles:
         return None if at is None else self.truths[at]
 
 
+def _opaque(pixels):
+    """Where a picture is opaque by half or more, bool [H, W]."""
+    return images.opacity(pixels) >= 0.5
+
+
 class CorruptedArray:
     """Pictures [S, H, W, C], floats in which NaN marks what is missing; the truth is not known.
 
-    A pixel is hidden, and 0, as soon as one of its channels is NaN.
+    A pixel is hidden, and 0, as soon as one of its channels is NaN. value_range: as in
+    `images.to_unit`.
     """
 
     unmeasured = True
 
     def __init__(
-        self, values: Float[np.ndarray, "S H W C"], names: Sequence[str], title: str, channels: int
+        self,
+        values: Float[np.ndarray, "S H W C"],
+        names: Sequence[str],
+        title: str,
+        channels: int,
+        value_range: tuple[float, float] = (0.0, 1.0),
     ):
         self.values = values
+        self.value_range = value_range
         self.names = names
         self.title = title
         self.shape = (*values.shape[1:3], channels)
@@ -174,8 +203,10 @@ class CorruptedArray:
         return len(self.values)
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
-        signal = np.array(self.values[position(index, len(self))], np.float32)
-        signal[np.isnan(signal).any(axis=-1)] = 0
+        signal = np.array(self.values[position(index, len(self))])
+        missing = np.isnan(signal).any(axis=-1)
+        signal[missing] = self.value_range[0]
+        signal = images.to_unit(signal, self.title, self.value_range)
         return images.to_channels(signal, self.shape[-1])
 
     def seen(self, index: int) -> Bool[np.ndarray, "H W"]:
@@ -187,29 +218,13 @@ class CorruptedArray:
         position(index, len(self))
 
 
-def read_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
-    """A mask file: bool [H, W], True where it is white (seen), False where black (hidden).
-
-    Raises FileNotFoundError, and ValueError naming a file that cannot be read, holds other values
-    than 0 and full scale, or shows nothing.
-    """
-    values = images.read_image(path)
-    seen = values[..., 0] == 1
-    if not ((values == 0) | (values == 1)).all() or (values != values[..., :1]).any():
-        raise ValueError(
-            f"{path}: a mask of other values than two; allowed: black (0, hidden) and white "
-            "(full scale, seen)"
-        )
-    if not seen.any():
-        raise ValueError(f"{path}: a mask that is black all over; some of it must be white (seen)")
-    return seen
-
-
 def open_corrupted(config: ConfigDict, split: str, seed: int) -> Collection:
     """data.root: a folder of corrupted pictures, or an .npy in which NaN marks what is missing.
 
-    The folder holds images/, and where they are known masks/ (white: seen, black: hidden) and
-    truth/, files of one name but for the extension; `python -m nid_jax.data.corrupt` writes one.
+    The folder holds images/, and where they are known masks/ (white: seen, black: hidden, the other
+    way round with data.masks.hidden=white) and truth/, files of one name but for the extension;
+    masks may be .npy and .npz too. Of pictures without masks transparent pixels are missing.
+    `python -m nid_jax.data.corrupt` writes such a folder.
     The .npy holds floats [S, H, W] or [S, H, W, C] in [0, 1] and NaN. data.gray, data.num_train and
     data.num_test apply; so do data.size, data.resize and data.crop to pictures without masks.
     All signals are for testing; where every picture has a truth, 'train' gives the truths.
@@ -233,8 +248,10 @@ def open_corrupted(config: ConfigDict, split: str, seed: int) -> Collection:
 def _open_folder(config, root, split):
     if not (root / "images").is_dir():
         raise FileNotFoundError(f"data.root={config.root!r}: has no images/ inside")
-    pictures, masks, truths = (_files(root / part) for part in ("images", "masks", "truth"))
-    sizes = _common_sizes(pictures, masks, truths)
+    hidden = holes.hidden_colour(config)
+    pictures, truths = (_files(root / part) for part in ("images", "truth"))
+    masks = _files(root / "masks", holes.EXTENSIONS)
+    headers = _headers(pictures, masks, truths)
     if split == "train" and set(truths) != set(pictures):
         raise ValueError(_no_training(config, f"{len(truths)} of {len(pictures)} have one"))
     # One list of files for both, so that pictures and truths agree on size and channels.
@@ -249,39 +266,102 @@ def _open_folder(config, root, split):
         indices = [place_of[name] for name in clean_names]
         clean = open_files(paths, names, title, config, indices)
     if split == "train":
-        return CorruptedFiles(clean, {}, clean, {place: place for place in range(len(clean))})
+        places = {place: place for place in range(len(clean))}
+        return CorruptedFiles(clean, {}, truths=clean, truth_at=places)
     collection = open_files(paths, names, title, config, range(len(wanted_names)))
-    seen_by = {place: masks[name] for place, name in enumerate(wanted_names) if name in masks}
-    for place, path in seen_by.items():
-        read_mask(path)  # a bad mask should not come to light in the middle of a fit
-        size = sizes[wanted_names[place]]
+    mask_at = {place: masks[name] for place, name in enumerate(wanted_names) if name in masks}
+    transparent = _transparent(root, collection, mask_at, [headers[name] for name in wanted_names])
+    for place in (*mask_at, *transparent):
+        size = headers[wanted_names[place]][:2]
         if collection.shape[:2] != size:
+            path = mask_at.get(place, collection.paths[place])
             raise ValueError(_no_resizing(config, path, size))
     truth_at = {wanted_names.index(name): at for at, name in enumerate(clean_names)}
-    return CorruptedFiles(collection, seen_by, clean, truth_at)
+    found = CorruptedFiles(collection, mask_at, hidden, transparent, clean, truth_at)
+    _say_of_masks(root / "masks", found)
+    return found
 
 
-def _common_sizes(pictures, *companions):
-    """{name: (rows, columns)} of the pictures; ValueError where a companion has none or another."""
-    sizes = {name: images.read_header(path)[:2] for name, path in pictures.items()}
-    for name, path in (pair for files in companions for pair in files.items()):
+def _transparent(root, collection, masks, headers):
+    """Places of pictures whose transparent pixels are missing: those without a mask.
+
+    Raises ValueError where some pictures have masks and others holes, and for one all transparent.
+    """
+    found = []
+    for place, header in enumerate(headers):
+        if header.alpha and place not in masks:
+            opaque = _opaque(picturefiles.read_pixels(collection.paths[place]))
+            if not opaque.any():
+                raise ValueError(f"{collection.paths[place]}: is transparent all over")
+            if not opaque.all():
+                found.append(place)
+    if found and masks:
+        raise ValueError(
+            f"{collection.paths[found[0]]}: has transparent pixels and no mask, while "
+            f"{len(masks)} of {len(collection)} pictures have one; allowed: masks of all pictures, "
+            "or of none"
+        )
+    if found:
+        say(
+            f"{root / 'images'}: {len(found)} of {len(collection)} pictures have transparent "
+            f"pixels ({collection.paths[found[0]].name}); taken as missing; masks/ says otherwise"
+        )
+    return found
+
+
+# Pictures that are compared with what their masks hide.
+_COMPARED = 8
+
+
+def _say_of_masks(where, collection):
+    """Reads all masks, so that a bad one does not come to light in the middle of a fit."""
+    soft, coloured, idle, compared = [], [], [], []
+    for place, path in collection.masks.items():
+        mask = holes.read_mask(path, collection.hidden)
+        for names, odd in ((soft, mask.soft), (coloured, mask.coloured), (idle, mask.seen.all())):
+            names += [path.name] if odd else []
+        if len(compared) < _COMPARED and not mask.seen.all():
+            compared.append((collection[place], mask.seen, collection.truth(place)))
+    count = len(collection.masks)
+    for names, what in (
+        (soft, "have more than two values; cut at half of their range"),
+        (coloured, "have colours; taken by their brightness"),
+        (idle, "hide nothing"),
+    ):
+        if names:
+            say(f"{where}: {len(names)} of {count} masks ({names[0]}) {what}")
+    why = holes.turned_round(*zip(*compared, strict=True)) if compared else ""
+    if why:
+        other = "white" if collection.hidden == "black" else "black"
+        say(
+            f"{where}: {why}; what is {collection.hidden} is taken as hidden; "
+            f"data.masks.hidden={other} turns them round"
+        )
+
+
+def _headers(pictures, masks, truths):
+    """{name: header} of the pictures; ValueError where a companion has none or another size."""
+    headers = {name: picturefiles.read_header(path) for name, path in pictures.items()}
+    sizes = [(name, path, holes.mask_size) for name, path in masks.items()]
+    sizes += [(name, path, picturefiles.read_header) for name, path in truths.items()]
+    for name, path, read in sizes:
         if name not in pictures:
             raise ValueError(f"{path}: belongs to no picture; images/ has no {name}.*")
-        size, expected = images.read_header(path)[:2], sizes[name]
+        size, expected = read(path)[:2], headers[name][:2]
         if size != expected:
             raise ValueError(
                 f"{path}: is {size[0]}x{size[1]} (rows x columns), its picture {pictures[name]} "
                 f"{expected[0]}x{expected[1]}; both must be the same"
             )
-    return sizes
+    return headers
 
 
-def _files(directory):
+def _files(directory, extensions=picturefiles.EXTENSIONS):
     """{path below `directory` without its extension: file}; none for no directory."""
     if not directory.is_dir():
         return {}
     found = {}
-    for path in find_images(directory):
+    for path in find_images(directory, extensions):
         name = path.relative_to(directory).with_suffix("").as_posix()
         if name in found:
             raise ValueError(f"{path}: {found[name].name} has the same name but for the extension")
@@ -314,14 +394,17 @@ def _open_array(config, path, split):
     if config.gray and values.shape[-1] not in (1, 3):
         raise ValueError(f"{path}: data.gray needs 1 or 3 channels, not {values.shape[-1]}")
     values = values[: wanted(config, split) or None]
+    ends = []
     for place, signal in enumerate(values):
         present = ~np.isnan(signal)
         if not present.all(axis=-1).any():
             raise ValueError(f"{path}: signal {place} is missing all over; some must be seen")
-        images.check_unit(signal[present], f"{path}, signal {place}")
+        images.check_finite(signal[present], f"{path}, signal {place}")
+        ends += [signal[present].min(), signal[present].max()]
+    value_range = configured_range(config) or images.guessed_range(np.array(ends), path)
     names = [f"signal_{place:05d}" for place in range(len(values))]
     channels = 1 if config.gray else values.shape[-1]
-    return CorruptedArray(values, names, str(path), channels)
+    return CorruptedArray(values, names, str(path), channels, value_range)
 
 
 def _no_training(config, why):

@@ -1,5 +1,7 @@
 """Directories of image files, read lazily."""
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,18 +9,29 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from nid_jax.data import images
-from nid_jax.data.collection import Collection, position
-from nid_jax.data.listing import find_files
-from nid_jax.data.splitting import configured_crop, configured_size, random_split
+from nid_jax.data import images, picturefiles
+from nid_jax.data.collection import Collection, position, window_slices
+from nid_jax.data.crops import Picture, count_crops, open_crops
+from nid_jax.data.listing import copies, find_files
+from nid_jax.data.splitting import (
+    configured_crop,
+    configured_range,
+    configured_size,
+    random_split,
+)
+from nid_jax.notices import say
+
+# Files whose values are looked at for what is black and white, of one type: spread over all.
+_LOOKED_AT = 256
 
 
 class ImageFiles:
     """Picture files as a collection, decoded on access.
 
-    paths: S files; names: S labels; sizes: (rows, columns) of the files themselves, where they
-    were looked at; size: (rows, columns); channels: 1 or 3; resizing, crop: as in
-    images.fit_to_size. Reading raises FileNotFoundError, and ValueError naming a file that is
+    paths: S files; names: S labels; size: (rows, columns); channels: 1 or 3; resizing, crop: as in
+    images.fit_to_size; ranges: (low, high) of each file as in images.to_unit. sizes: (rows,
+    columns) of the files themselves, where they were looked at; large: the places of those that
+    are never decoded whole. Reading raises FileNotFoundError, and ValueError naming a file that is
     damaged, or of another size with resizing off (open_files looks at all sizes beforehand).
     """
 
@@ -31,23 +44,56 @@ class ImageFiles:
         channels: int,
         resizing: bool = False,
         crop: str = "",
+        ranges: Sequence[tuple[float, float] | tuple[()]] | None = None,
     ):
         self.paths = [Path(path) for path in paths]
         self.names = list(names)
         self.title = title
         self.resizing = resizing
         self.crop = crop
+        self.ranges = [()] * len(self.paths) if ranges is None else list(ranges)
         self.shape = (*size, channels)
         self.sizes = []
+        self.large = frozenset()
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    def fingerprint(self) -> str:
+        """Of the files as they are on disk and of all that is done to them, 16 hex digits."""
+        files = [
+            (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
+            for path in self.paths
+        ]
+        done = (self.shape, self.resizing, self.crop, self.ranges)
+        return hashlib.sha256(repr((files, done)).encode()).hexdigest()[:16]
+
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
-        path = self.paths[position(index, len(self))]
-        image = images.to_channels(images.read_image(path), self.shape[-1])
-        image = images.fit_to_size(image, self.shape[:-1], self.resizing, self.crop, path)
+        at = position(index, len(self))
+        path, size = self.paths[at], self.shape[:-1]
+        needed = size if self.resizing else None
+        image = picturefiles.read_image(path, self.ranges[at], needed, self.title)
+        image = images.to_channels(image, self.shape[-1])
+        image = images.fit_to_size(image, size, self.resizing, self.crop, path)
         return np.ascontiguousarray(image, np.float32)
+
+    @property
+    def windows(self) -> bool:
+        """Whether `window` reads a part for less than the whole."""
+        return bool(self.large)
+
+    def window(
+        self, index: int, corner: Sequence[int], size: Sequence[int]
+    ) -> Float[np.ndarray, "h w C"]:
+        """A part of a picture, float32 [*size, C]; of a large one no more is decoded.
+
+        corner: (row, column) of its first pixel. Raises as [index] does.
+        """
+        at = position(index, len(self))
+        if at not in self.large:
+            return np.ascontiguousarray(self[at][window_slices(corner, size)])
+        image = picturefiles.read_window(self.paths[at], corner, size, self.ranges[at], self.title)
+        return images.to_channels(image, self.shape[-1])
 
 
 def open_files(
@@ -56,19 +102,23 @@ def open_files(
     title: str,
     config: ConfigDict,
     indices: Sequence[int],
-) -> Collection:
+) -> ImageFiles:
     """The files at `indices` of `paths` as a collection shaped by the config.
 
     All headers are read, those of the other split too: both splits get one size (data.size, or the
-    first file's) and one number of channels (3 as soon as one file is in colour; 1 with data.gray).
+    first file's), one number of channels (3 as soon as one file is in colour; 1 with data.gray),
+    and one black and white for each type of values. Notices say what of the files is not read.
     """
-    headers = [images.read_header(path) for path in paths]
+    headers = [picturefiles.read_header(path) for path in paths]
     size = configured_size(config) or headers[0][:2]
+    large = _large(paths, headers, size, config)
     if not config.resize:
         for path, header in zip(paths, headers, strict=True):
             if header[:2] != size:
                 raise ValueError(images.size_complaint(path, header[:2], size))
-    channels = 1 if config.gray else max(header[2] for header in headers)
+    _say_what_is_not_read(paths, headers)
+    ranges = _ranges(paths, headers, config)
+    channels = 1 if config.gray else max(header.channels for header in headers)
     collection = ImageFiles(
         [paths[index] for index in indices],
         [names[index] for index in indices],
@@ -77,9 +127,71 @@ def open_files(
         channels,
         config.resize,
         configured_crop(config),
+        [ranges[index] for index in indices],
     )
     collection.sizes = [header[:2] for header in headers]
+    collection.large = frozenset(at for at, index in enumerate(indices) if index in large)
     return collection
+
+
+def _large(paths, headers, size, config):
+    """Places of pictures that are cut to patches without being decoded whole.
+
+    Raises ValueError naming one that is too large and can be had neither in parts nor reduced.
+    """
+    large = set()
+    for at, (path, header) in enumerate(zip(paths, headers, strict=True)):
+        if header.rows * header.columns <= picturefiles.limit():
+            continue
+        reduced = config.resize and header[:2] != size
+        if reduced and picturefiles.reduction(header, size):
+            continue
+        if reduced or header.parts != "windows" or not config.patch.size:
+            raise ValueError(picturefiles.too_large(path, header))
+        large.add(at)
+    return large
+
+
+def _say_what_is_not_read(paths, headers):
+    """One notice of pages and frames, and one of each of the other notes that headers hold."""
+    where, count = _folder_of(paths), len(paths)
+    several = [at for at, header in enumerate(headers) if header.pages > 1]
+    if several:
+        at = several[0]
+        say(
+            f"{where}: {len(several)} of {count} pictures have several pages or frames "
+            f"({paths[at].name}: {headers[at].pages}); the first of each is read"
+        )
+    noted = {}
+    for path, header in zip(paths, headers, strict=True):
+        for note in header.notes:
+            noted.setdefault(note, []).append(path)
+    for note, files in noted.items():
+        say(f"{where}: {len(files)} of {count} pictures ({files[0].name}) have {note}")
+
+
+def _folder_of(paths):
+    return os.path.commonpath([path.parent for path in paths])
+
+
+def _ranges(paths, headers, config):
+    """Black and white of each file: data.range, or what values of one type have in all files."""
+    given = configured_range(config)
+    if given:
+        return [given] * len(paths)
+    unclear = {}
+    for path, header in zip(paths, headers, strict=True):
+        if header.kind not in ("bool", "uint8") and not header.full:
+            unclear.setdefault(header.kind, []).append((path, header))
+    found = {}
+    for kind, files in unclear.items():
+        # The scale of 16 bits is known, and only said to be little used.
+        most = _LOOKED_AT // 8 if kind in images.FULL_SCALE else _LOOKED_AT
+        some = files[:: -(-len(files) // most)]
+        lows, highs = zip(*(picturefiles.extremes(*file) for file in some), strict=True)
+        where = _folder_of(paths)
+        found[kind] = images.range_between(np.dtype(kind), min(lows), max(highs), where)
+    return [() if header.full else found.get(header.kind, ()) for header in headers]
 
 
 def data_root(config: ConfigDict) -> Path:
@@ -96,16 +208,17 @@ def data_root(config: ConfigDict) -> Path:
     return root
 
 
-def find_images(directory: str | Path) -> list[Path]:
+def find_images(
+    directory: str | Path, extensions: Sequence[str] = picturefiles.EXTENSIONS
+) -> list[Path]:
     """All image files below a directory, as `find_files` finds them.
 
     Raises FileNotFoundError naming the extensions when there are none.
     """
-    found = find_files(directory, images.EXTENSIONS, "picture")
+    found = find_files(directory, extensions, "picture", picturefiles.NEEDS)
     if not found:
-        raise FileNotFoundError(
-            f"{directory}: holds no images; allowed extensions: {', '.join(images.EXTENSIONS)}"
-        )
+        allowed = ", ".join(extensions)
+        raise FileNotFoundError(f"{directory}: holds no images; allowed extensions: {allowed}")
     return found
 
 
@@ -114,10 +227,33 @@ def open_folder(config: ConfigDict, split: str, seed: int) -> Collection:
 
     Subdirectories are read too, files sorted by path, the random split a function of the sorted
     names' number and the seed. Gray or colour; any size that all files share, or with data.resize
-    every file brought to data.size (after a centre crop to its aspect with data.crop='center').
+    every file brought to data.size (after a centre crop to its aspect with data.crop='center'), or
+    with data.crops random crops of that size of files of any sizes.
     Names are paths below the directory. Raises FileNotFoundError for a missing or empty directory,
     ValueError naming the file for one of another size or one that cannot be read.
     """
+    paths, names, indices = _members(config, split, seed)
+    title = f"images in {data_root(config).name}"
+    if not config.crops:
+        return open_files(paths, names, title, config, indices)
+    headers = [picturefiles.read_header(path) for path in paths]
+    _say_what_is_not_read(paths, headers)
+    ranges = _ranges(paths, headers, config)
+    pictures = [Picture(paths[at], names[at], headers[at][:2], ranges[at]) for at in indices]
+    channels = 1 if config.gray else max(header.channels for header in headers)
+    # Of a single picture the splits are parts.
+    return open_crops(pictures, title, config, seed, channels, split if len(paths) == 1 else "")
+
+
+def count_folder_crops(config: ConfigDict, split: str, seed: int) -> int:
+    """How many crops `open_folder` would cut of a split; no pixel is read."""
+    paths, _, indices = _members(config, split, seed)
+    sizes = [picturefiles.read_header(paths[index])[:2] for index in indices]
+    return count_crops(sizes, config)
+
+
+def _members(config, split, seed):
+    """All files, their names, and the numbers of those in a split."""
     root = data_root(config)
     parts = {name: root / name for name in ("train", "test")}
     present = [name for name, path in parts.items() if path.is_dir()]
@@ -133,8 +269,26 @@ def open_folder(config: ConfigDict, split: str, seed: int) -> Collection:
         offset = 0 if split == "train" else len(found["train"])
         indices = range(offset, offset + len(found[split]))
         names = [path.relative_to(parts[name]).as_posix() for name in found for path in found[name]]
-    else:
-        paths = find_images(root)
-        names = [path.relative_to(root).as_posix() for path in paths]
-        indices = random_split(len(paths), split, config.test_fraction, seed, root)
-    return open_files(paths, names, f"images in {root.name}", config, indices)
+        _say_copies(root, found["train"], found["test"])
+        return paths, names, indices
+    paths = find_images(root)
+    names = [path.relative_to(root).as_posix() for path in paths]
+    if config.crops and len(paths) == 1:
+        # Its parts are split, not the picture.
+        return paths, names, [0]
+    indices = random_split(len(paths), split, config.test_fraction, seed, root)
+    chosen = set(indices)
+    sides = [[p for at, p in enumerate(paths) if (at in chosen) == here] for here in (1, 0)]
+    _say_copies(root, *(sides if split == "train" else sides[::-1]))
+    return paths, names, indices
+
+
+def _say_copies(root, train, test):
+    """One notice where files to test on are copies of files to train on."""
+    found = copies(train, test)
+    if found:
+        of, copy = (path.relative_to(root).as_posix() for path in found[0])
+        say(
+            f"{root}: {len(found)} of {len(test)} pictures to test on are copies of pictures to "
+            f"train on ({copy} of {of}); scores on them are not of unseen pictures"
+        )

@@ -2,8 +2,9 @@
 
 import collections
 import fnmatch
+import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nid_jax.notices import say
@@ -52,6 +53,35 @@ def find_files(
         plural = "" if len(kept) == 1 else "s"
         say(f"{directory}: {len(kept)} {what}{plural}; passed over: {counts}")
     return sorted(kept, key=lambda path: _place(path, directory))
+
+
+def copies(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Pairs of files: of `first` and its copy in `second`, one pair for each file of `second`.
+
+    Only files of one size, one beginning and one end are read whole.
+    """
+    sides = [list(first), list(second)]
+    for key in (os.path.getsize, _ends, _digest):
+        keys = [[(key(path), path) for path in side] for side in sides]
+        shared = {value for value, _ in keys[0]} & {value for value, _ in keys[1]}
+        sides = [[path for value, path in side if value in shared] for side in keys]
+    of = dict(keys[0])
+    return [(of[value], path) for value, path in keys[1] if value in shared]
+
+
+def _ends(path):
+    """The size of a file with its first and last bytes."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 4096))
+        end = file.read()
+        file.seek(0)
+        return size, file.read(4096), end
+
+
+def _digest(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
 
 
 def _place(path, directory):

@@ -210,21 +210,21 @@ def project(
     shape: Sequence[int],
     centre: Sequence[float] = (0.0, 0.0),
     offset: float = 0.0,
+    spacing: float = 1.0,
 ) -> Float[np.ndarray, "*S A D"]:
     """Line integrals of phantoms in closed form: ellipses [..., n, 6] -> [..., A, detectors].
 
-    float64, in pixel lengths. angles: [A] degrees; detectors: how many, 1 pixel apart, at
-    s_j = j - (detectors - 1)/2 + offset; shape: (rows, columns) of the image whose pixel is the
-    unit of length; centre: (rows, columns) in pixels of the centre of rotation from the image's
-    middle. scikit-image's radon of N x N pixels, N even, has N detectors, centre (0.5, 0.5) and
-    offset -0.5; N odd, zeros.
+    float64, in pixel lengths. angles: [A] degrees; detectors: how many, `spacing` pixels apart, at
+    s_j = (j - (detectors - 1)/2 + offset) spacing; shape: (rows, columns) of the image whose pixel
+    is the unit of length; centre: (rows, columns) in pixels of the centre of rotation from the
+    image's middle. Other programs' centre and offset: coding/operators/conventions.py.
     The chord that a line at the distance q from the centre cuts from the ellipse M(disk), n the
     line's normal, is 2 |det M| sqrt(h^2 - q^2) / h^2 with h = |M^T n|.
     """
     ellipses = np.asarray(ellipses, float)
     theta = np.deg2rad(np.asarray(angles, float))
     normals = np.stack([-np.sin(theta), np.cos(theta)], axis=-1)
-    positions = np.arange(detectors) - (detectors - 1) / 2 + offset
+    positions = (np.arange(detectors) - (detectors - 1) / 2 + offset) * spacing
     centres, maps = _as_maps(ellipses, shape)
     centres = centres - np.asarray(centre, float)
     total = np.zeros((*ellipses.shape[:-2], len(theta), detectors))

@@ -1,20 +1,42 @@
 """Measured projections: read from files, their angles, and noise put on computed ones.
 
 Sinograms are [S, A, D], signals, angles, detectors: line integrals in pixel lengths, in the
-geometry of phantoms.py. (scikit-image lays one out as [D, A].) NaN stands for a missing value.
+geometry of phantoms.py or of a convention that names another (coding/operators/conventions.py).
+NaN stands for a missing value.
 """
 
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from nid_jax.coding.operators import Convention, checked_convention
+from nid_jax.data import doubts, measurements
+from nid_jax.notices import say
+
 NOISE_KINDS = ("none", "gaussian", "poisson")
-# Angles in degrees closer than this are one view given twice.
-SAME_ANGLE = 1e-6
 # The optical depth of the densest ray when photons are counted: 1 in 55 arrives.
 DEEPEST = 4.0
 MOST_PHOTONS = 1e12
+
+# Names of arrays in files of several, in lower case.
+SINOGRAM_NAMES = ("sinograms", "sinogram", "sino", "projections", "projection", "proj", "data", "r")
+ANGLE_NAMES = ("angles", "angle", "theta", "thetas", "degrees", "radians")
+UNITS = ("degrees", "radians")
+
+
+class Sinograms(NamedTuple):
+    """What a file of sinograms holds."""
+
+    values: Float[np.ndarray, "S A D"]
+    """float32, NaN where missing."""
+    degrees: Float[np.ndarray, " A"]
+    """float64."""
+    whole: str
+    """The type of values that were whole numbers, '' for others."""
 
 
 def even_angles(count: int) -> Float[np.ndarray, " A"]:
@@ -28,22 +50,140 @@ def even_angles(count: int) -> Float[np.ndarray, " A"]:
 
 
 def read_sinograms(
-    path: str | Path, angles_path: str | Path = ""
-) -> tuple[Float[np.ndarray, "S A D"], Float[np.ndarray, " A"]]:
-    """Projections and angles from .npy files: float32 [S, A, D], float64 [A] in degrees.
+    path: str | Path,
+    angles_path: str | Path = "",
+    convention: str = "ours",
+    angle_units: str = "",
+    layout: str = "",
+    transmission: bool = False,
+    open_beam: float = 0.0,
+    pixel_size: float = 1.0,
+) -> Sinograms:
+    """Projections and angles from files of measurements.FORMATS.
 
-    path (data.sinograms): [A, D] or [S, A, D], real numbers; NaN is kept and means missing.
-    angles_path (data.angles): [A], distinct and within [0, 180); '' spreads them evenly.
+    path (data.sinograms): [A, D] or [S, A, D], real numbers; NaN is kept and means missing. A file
+    of several arrays may hold the angles as well.
+    angles_path (data.angles): any angles [A]; '' takes those beside the sinograms, else spreads
+    them evenly over [0, 180), and says so.
+    convention (operator.parallel_beam.convention): whose order of axes and unit of angles these
+    are. angle_units (data.angle_units): degrees or radians, '' the convention's. layout
+    (data.sinogram_layout): the letters of the axes in order, S, A and D, '' the convention's.
+    transmission (data.transmission): values are shares or counts I of an open beam I0 and become
+    -log(I / I0); those of 0 and less are missing. open_beam (data.open_beam): I0; 0: 1 for values
+    up to 1.1, else the largest of the file, which is said.
+    pixel_size (data.pixel_size): of a pixel, in the unit of length that line integrals are in,
+    whose inverse is then the unit of the picture.
     Raises FileNotFoundError, and ValueError naming the key, the file, and what it holds instead.
+    What looks like something else than it is taken for is said.
     """
     where = f"data.sinograms={str(path)!r}"
-    values = _read_numbers(path, where)
-    if values.ndim not in (2, 3):
+    known = checked_convention(convention)
+    if not (np.isfinite(pixel_size) and pixel_size > 0):
+        raise ValueError(f"data.pixel_size={pixel_size}: must be above 0")
+    arrays = measurements.read_arrays(path, where)
+    inside = {name: array for name, array in arrays.items() if name.lower() in ANGLE_NAMES}
+    rest = {name: array for name, array in arrays.items() if name not in inside}
+    values = measurements.named_array(rest or arrays, SINOGRAM_NAMES, (2, 3), where)
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"{where}: values of type {values.dtype}; allowed: real numbers")
+    angles = _read_angles(angles_path, inside, where)
+    values = _ordered(values, angles, known, layout, where)
+    whole = str(values.dtype) if values.dtype.kind in "iu" else ""
+    values = _checked(np.array(values, np.float32), where)
+    if transmission:
+        values, whole = _line_integrals(values, open_beam, where), ""
+    if angles is None:
+        say(f"{where}: no angles; taken as even over [0, 180) degrees; data.angles says otherwise")
+        degrees = even_angles(values.shape[1])
+    else:
+        degrees = _in_degrees(angles, known, angle_units)
+    return Sinograms(values / np.float32(pixel_size), degrees, whole)
+
+
+def say_doubts(
+    read: Sinograms, shape: tuple[int, int], placed: float, offset: float, title: str
+) -> None:
+    """Say what looks wrong with sinograms of pictures of `shape`.
+
+    placed: the detectors' middle from the axis by the convention; offset: on top of it; title: the
+    file's.
+    """
+    longest = float(np.hypot(*shape))
+    for doubt in (
+        doubts.doubt_of_values(read.values, longest, read.whole),
+        doubts.doubt_of_axis(read.values, read.degrees, placed, offset),
+    ):
+        if doubt:
+            say(f"data.sinograms={title!r}: {doubt}")
+
+
+class _Angles(NamedTuple):
+    values: np.ndarray
+    units: str  # where the file itself says so
+    where: str
+
+
+def _read_angles(path, inside: Mapping[str, np.ndarray], sinograms) -> _Angles | None:
+    """Angles of a file, else those that lay beside the sinograms, else None."""
+    where = f"data.angles={str(path)!r}" if path else sinograms
+    if not path and not inside:
+        return None
+    arrays = measurements.read_arrays(path, where) if path else inside
+    angles = measurements.named_array(arrays, ANGLE_NAMES, (), where)
+    name = next(name for name, array in arrays.items() if array is angles)
+    if angles.dtype.kind not in "iuf":
+        raise ValueError(f"{where}: angles of type {angles.dtype}; allowed: real numbers")
+    # A column or a row of a table or of a .mat file.
+    flat = angles.ravel() if angles.ndim == 2 and 1 in angles.shape else angles
+    if flat.ndim != 1 or not len(flat):
+        raise ValueError(f"{where}: angles of shape {list(angles.shape)}; expected [A]")
+    wrong = flat[~np.isfinite(flat)]
+    if len(wrong):
+        raise ValueError(f"{where}: an angle of {wrong[0]:g}; allowed: finite numbers")
+    return _Angles(flat.astype(np.float64), name if name in UNITS else "", where)
+
+
+def _ordered(values, angles, known: Convention, layout, where):
+    """Values as [S, A, D]; ValueError where no order of axes that may be meant fits the angles."""
+    rank = values.ndim
+    if rank not in (2, 3):
         raise ValueError(
             f"{where}: an array of shape {list(values.shape)}; expected [A, D] or [S, A, D]"
         )
-    sinograms = np.array(values, np.float32)
-    sinograms = sinograms if values.ndim == 3 else sinograms[None]
+    letters = "AD" if rank == 2 else "SAD"
+    every = ["".join(order) for order in itertools.permutations(letters)]
+    if layout:
+        if sorted(layout) not in (sorted("AD"), sorted("SAD")):
+            raise ValueError(
+                f"data.sinogram_layout={layout!r}: must be the letters S, A and D in the order of "
+                "the axes, or A and D"
+            )
+        allowed = [layout if rank == len(layout) else layout.replace("S", "")]
+        if len(allowed[0]) != rank:
+            raise ValueError(
+                f"data.sinogram_layout={layout!r}: {where} has the shape {list(values.shape)}"
+            )
+    else:
+        allowed = [order for order in known.layouts if len(order) == rank]
+    count = None if angles is None else len(angles.values)
+    fitting = [order for order in allowed if count in (None, values.shape[order.index("A")])]
+    if not fitting:
+        views = values.shape[allowed[0].index("A")]
+        message = f"{angles.where}: {count} angles, but {where} has {views} views"
+        others = [order for order in every if values.shape[order.index("A")] == count]
+        if others:
+            message += (
+                f" as [{', '.join(allowed[0])}]: transpose it to that, or "
+                f"data.sinogram_layout={others[0]} reads it as it is"
+            )
+        raise ValueError(message)
+    order = fitting[0]
+    values = np.transpose(values, [order.index(letter) for letter in letters])
+    return values if rank == 3 else values[None]
+
+
+def _checked(sinograms, where):
+    """Sinograms [S, A, D] float32 of which each has a value; ValueError for others."""
     if 0 in sinograms.shape:
         raise ValueError(
             f"{where}: {sinograms.shape[0]} sinograms of {sinograms.shape[1]} views and "
@@ -57,46 +197,67 @@ def read_sinograms(
     for number, sinogram in enumerate(sinograms):
         if np.isnan(sinogram).all():
             raise ValueError(f"{where}: sinogram {number} has no values, only NaN")
-    if not angles_path:
-        return sinograms, even_angles(sinograms.shape[1])
-    return sinograms, _read_angles(angles_path, sinograms.shape[1], where)
+    return sinograms
 
 
-def _read_angles(path, views, sinograms):
-    """Angles [views] in degrees for the sinograms named `sinograms`."""
-    where = f"data.angles={str(path)!r}"
-    angles = _read_numbers(path, where).astype(np.float64)
-    if angles.ndim != 1:
-        raise ValueError(f"{where}: an array of shape {list(angles.shape)}; expected [A]")
-    if len(angles) != views:
-        raise ValueError(f"{where}: {len(angles)} angles, but {sinograms} has {views} views")
-    bad = angles[~((angles >= 0) & (angles < 180))]
-    if len(bad):
-        raise ValueError(f"{where}: an angle of {bad[0]:g}; allowed: degrees in [0, 180)")
-    ordered = np.sort(angles)
-    same = np.flatnonzero(np.diff(ordered) < SAME_ANGLE)
-    if len(same):
-        raise ValueError(
-            f"{where}: the angle {ordered[same[0]]:g} is there twice; must be distinct"
+def _line_integrals(values, open_beam, where):
+    """-log of shares or counts of an open beam."""
+    if not (np.isfinite(open_beam) and open_beam >= 0):
+        raise ValueError(f"data.open_beam={open_beam}: must be above 0, or 0 to find it")
+    largest = float(np.nanmax(values))
+    if largest <= 0:
+        raise ValueError(f"{where}: no value above 0, of which data.transmission=true takes -log")
+    if not open_beam:
+        open_beam = 1.0 if largest <= doubts.OPEN else largest
+        if open_beam != 1:
+            say(
+                f"{where}: the open beam is taken as the largest value, {largest:g}; "
+                "data.open_beam says otherwise"
+            )
+    dark = values <= 0
+    if dark.any():
+        say(
+            f"{where}: {dark.sum()} of {values.size} values are 0 or less, which have no "
+            "logarithm; taken as missing"
         )
-    return angles
+    return _checked(-np.log(np.where(dark, np.nan, values) / np.float32(open_beam)), where)
 
 
-def _read_numbers(path, where):
-    """The array of an .npy file, integers or floats; nothing is unpickled."""
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{where}: no such file")
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{where}: cannot be read as an .npy file ({error})") from error
-    if not isinstance(values, np.ndarray):
-        values.close()
-        raise ValueError(f"{where}: is an .npz archive; expected one array in an .npy file")
-    if not (np.issubdtype(values.dtype, np.floating) or np.issubdtype(values.dtype, np.integer)):
-        raise ValueError(f"{where}: values of type {values.dtype}; allowed: real numbers")
-    return values
+def _in_degrees(angles: _Angles, known: Convention, units):
+    """Angles in degrees, by the key, the file, or the convention where these look like it."""
+    if units not in ("", *UNITS):
+        raise ValueError(f"data.angle_units={units!r}: allowed: degrees, radians, or ''")
+    units = units or angles.units
+    if not units:
+        units = "radians" if known.radians else "degrees"
+        values, turn = angles.values, np.ptp(angles.values)
+        low, high = values.min(), values.max()
+        between = f"{len(values)} angles between {low:.4g} and {high:.4g}"
+        if units == "degrees" and _look_like_radians(values):
+            units = "radians"
+            say(
+                f"{angles.where}: {between} look like radians; taken as radians; "
+                "data.angle_units=degrees says otherwise"
+            )
+        elif units == "radians" and _look_like_degrees(values, turn):
+            units = "degrees"
+            say(
+                f"{angles.where}: {between} look like degrees; taken as degrees; "
+                "data.angle_units=radians says otherwise"
+            )
+    return np.rad2deg(angles.values) if units == "radians" else angles.values
+
+
+def _look_like_radians(angles):
+    """Within one turn of radians, over 1 radian at least, and not whole numbers."""
+    whole = (angles == np.round(angles)).all()
+    return not whole and np.abs(angles).max() <= 2 * np.pi + 1e-3 and np.ptp(angles) > 1
+
+
+def _look_like_degrees(angles, span):
+    """A half or a full turn of degrees, with or without the end view."""
+    spans = (span, span * len(angles) / max(len(angles) - 1, 1))
+    return any(abs(one - turn) < 0.01 * turn for one in spans for turn in (180, 360))
 
 
 def add_noise(

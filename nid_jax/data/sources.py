@@ -2,6 +2,9 @@
 
 import difflib
 import importlib
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
 
 # data.name -> module and opener(config.data, split, seed) in it.
 SOURCES = {
@@ -17,15 +20,18 @@ SOURCES = {
     "clip": ("video", "open_clip"),
     "video": ("video", "open_video"),
     "shapes": ("shapes", "open_shapes"),
+    "meshes": ("meshfiles", "open_meshes"),
     "volumes": ("volumes", "open_volumes"),
     "pointcloud": ("pointcloud", "open_pointcloud"),
     "celeb_a": ("tfds_source", "open_celeb_a"),
     "cifar10": ("tfds_source", "open_cifar10"),
 }
+# Those that can tell how many signals they have without preparing them.
+COUNTED = {"meshes": ("meshfiles", "count_meshes")}
 # Any data set of tensorflow-datasets, by its name there.
 PREFIX = "tfds:"
 # Those of signed distances, whose keys only configs of shapes have.
-SHAPES = ("shapes", "volumes", "pointcloud")
+SHAPES = ("shapes", "meshes", "volumes", "pointcloud")
 
 
 def opener(name):
@@ -40,4 +46,13 @@ def opener(name):
         raise ValueError(
             f"data.name={name!r} is unknown; {hint}allowed: {', '.join(SOURCES)}, {PREFIX}NAME"
         )
+    return _imported(module, function)
+
+
+def counter(name: str) -> Callable[[ConfigDict, str, int], int]:
+    """The function that counts the signals of a source of COUNTED."""
+    return _imported(*COUNTED[name])
+
+
+def _imported(module, function):
     return getattr(importlib.import_module(f"nid_jax.data.{module}"), function)

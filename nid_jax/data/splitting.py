@@ -92,6 +92,17 @@ def configured_crop(config):
     return crop
 
 
+def configured_range(config: ConfigDict) -> tuple[float, float] | tuple[()]:
+    """data.range as (low, high), () where it is empty. Raises ValueError for anything else."""
+    given = tuple(config.range or ())
+    if not given:
+        return ()
+    numbers = all(isinstance(end, int | float | np.number) for end in given)
+    if len(given) != 2 or not numbers or not np.isfinite(given).all() or given[0] >= given[1]:
+        raise ValueError(f"data.range={given}: must be (low, high), low < high, or ()")
+    return float(given[0]), float(given[1])
+
+
 def shaped(collection, config):
     """`collection` brought to what data.size, data.resize, data.crop and data.gray ask."""
     size = configured_size(config) or tuple(collection.shape[:-1])

@@ -1,4 +1,4 @@
-"""Videos as collections of frames: a folder, a video file, or a built-in clip whose truth is known.
+"""Videos as collections of frames: a folder, a file, or a built-in clip whose truth is known.
 
 Letters: H rows, W columns, C channels. Splitting off background from foreground is learned on the
 very frames it is shown on, so both splits of a video are the same frames.
@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
-from PIL import Image
 from scipy import ndimage
 
 from nid_jax.data import images
@@ -22,12 +21,7 @@ from nid_jax.data.builtin import load_photographs
 from nid_jax.data.collection import ArrayCollection, Collection, position
 from nid_jax.data.folder import find_images, open_files
 from nid_jax.data.splitting import configured_size, shaped
-
-# Pillow reads these exactly and without ffmpeg.
-ANIMATIONS = (".gif", ".webp")
-
-# What Pillow raises for contents that it cannot decode.
-_UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+from nid_jax.data.video_files import read_frames
 
 DEFAULT_CLIP_SIZE = (96, 128)
 BACKGROUND = "stereo_motorcycle"
@@ -46,8 +40,8 @@ def open_video(config: ConfigDict, split: str, seed: int) -> Collection:
 
     A folder's images, those of its subfolders too, come in the natural order of their paths:
     frame2 before frame10. They are decoded on access, and frames of another size than the first
-    are an error unless data.resize is on. GIF and WebP are read by Pillow, one frame for each
-    picture stored; any other file by imageio through ffmpeg, in colour, kept as uint8 in memory.
+    are an error unless data.resize is on. A file's frames, as `video_files.read_frames` reads
+    them, are kept in memory in the type that it holds.
     Frames data.video.start, start + step, ... before stop (0: the end) are taken, numbered from 0.
     data.size, data.resize, data.crop and data.gray apply; num_train, num_test and the seed do not.
     Raises FileNotFoundError for a path that is not there, ValueError naming the file or key for a
@@ -67,9 +61,7 @@ def open_video(config: ConfigDict, split: str, seed: int) -> Collection:
         raise FileNotFoundError(f"data.root={config.root!r}: does not exist")
     if not root.is_file():
         raise ValueError(f"data.root={config.root!r}: is neither a folder of frames nor a file")
-    animated = root.suffix.lower() in ANIMATIONS
-    read = _animation_frames(root) if animated else _video_frames(root)
-    frames, numbers = _chosen(read, config, root)
+    frames, numbers = _chosen(read_frames(root), config, root)
     names = [f"frame_{number:05d}" for number in numbers]
     return shaped(ArrayCollection(np.stack(frames), names, root.name), config)
 
@@ -108,50 +100,6 @@ def _chosen(frames, config, where):
             f"(data.video.start={start}, stop={stop}, step={step})"
         )
     return chosen, numbers
-
-
-def _animation_frames(path):
-    """The pictures of a GIF or WebP, uint8 [H, W, 3] each."""
-    with path.open("rb"):
-        pass  # a file that may not be read is reported as such, not as damaged
-    try:
-        with Image.open(path) as picture:
-            for number in range(getattr(picture, "n_frames", 1)):
-                picture.seek(number)
-                yield np.asarray(picture.convert("RGB"))
-    except _UNDECODABLE as error:
-        raise _unreadable(path) from error
-
-
-def _video_frames(path):
-    """The frames of a video file, uint8 [H, W, 3] each."""
-    with path.open("rb"):
-        pass  # a file that may not be read is reported as such, not as damaged
-    try:
-        import imageio.v3
-        import imageio_ffmpeg
-
-        imageio_ffmpeg.get_ffmpeg_exe()  # RuntimeError where the program itself is missing
-    except (ImportError, RuntimeError) as error:
-        raise ValueError(
-            f"{path}: reading a video file needs ffmpeg: pip install 'imageio[ffmpeg]'"
-        ) from error
-    empty = True
-    try:
-        for frame in imageio.v3.imiter(path, plugin="FFMPEG"):
-            empty = False
-            yield frame
-    except OSError as error:  # what imageio makes of ffmpeg's complaints
-        raise _unreadable(path) from error
-    if empty:
-        raise _unreadable(path)
-
-
-def _unreadable(path):
-    return ValueError(
-        f"{path}: cannot be read as a video: damaged, cut short, without pictures, or of a kind "
-        "that ffmpeg does not know"
-    )
 
 
 # ---- the built-in clip ------------------------------------------------------------------------

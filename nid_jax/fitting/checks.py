@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from nid_jax.coding.solvers import SOLVERS, Gaussian, Solver, config_group, solver_from_config
 from nid_jax.errors import named
 from nid_jax.fields.dictionary import Dictionary
-from nid_jax.fitting import meshing, refining
+from nid_jax.fitting import refining
 
 SPLITS = ("train", "test")
 # Routers that store codes, or are not there: neither predicts those of new signals.
@@ -30,6 +30,9 @@ def check(config: ConfigDict) -> Solver:
             raise ValueError(f"fit.{key}: {wanted[key]}; allowed: 0 or more")
     refining.check(wanted)
     if "mesh" in wanted:
+        # Libraries that only runs with surfaces need.
+        from nid_jax.fitting import meshing
+
         meshing.check(wanted.mesh)
     if wanted.uncertainty and not isinstance(solver, Gaussian):
         raise ValueError(

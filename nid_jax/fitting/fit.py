@@ -5,18 +5,19 @@
 A `Fit` is what solving gives and what is drawn, differentiated, scored, saved and fitted further.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import time
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import trimesh
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -33,8 +34,11 @@ from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
 from nid_jax.files import atomic_path
-from nid_jax.fitting import meshing, refining, rendering
+from nid_jax.fitting import refining, rendering
 from nid_jax.fitting.measurements import as_floats, checked_operator
+
+if TYPE_CHECKING:
+    import trimesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +119,7 @@ class Fit:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def __getitem__(self, which: int | slice | Sequence[int]) -> "Fit":
+    def __getitem__(self, which: int | slice | Sequence[int]) -> Fit:
         """Some of the signals; an int keeps its axis, so that one signal is a fit of one."""
         chosen = np.arange(len(self))[which]
         chosen = np.atleast_1d(chosen)
@@ -248,6 +252,9 @@ class Fit:
                 f"{self.dictionary.dims} coordinates and {self.channels} channels",
                 "signed distances: 3 coordinates and 1 channel",
             )
+        # Libraries that only surfaces need, and that take long to come.
+        from nid_jax.fitting import meshing
+
         return meshing.meshes_of(
             self.dictionary, self._gates(), resolution, window=window, truncation=truncation
         )
@@ -269,9 +276,7 @@ class Fit:
             scores["ssim"] = np.asarray(metrics.ssim(found, known))
         return scores
 
-    def refine(
-        self, refinement: TotalVariation | LowRank, on_grid: Operator | None = None
-    ) -> "Fit":
+    def refine(self, refinement: TotalVariation | LowRank, on_grid: Operator | None = None) -> Fit:
         """The fit with what its dictionary cannot say solved for on the grid, as a correction.
 
         Codes, residual and message stay those of the codes alone.
@@ -321,7 +326,7 @@ class Fit:
         return Path(path)
 
     @classmethod
-    def load(cls, path: str | Path, dictionary: Dictionary, grid_shape: Sequence[int]) -> "Fit":
+    def load(cls, path: str | Path, dictionary: Dictionary, grid_shape: Sequence[int]) -> Fit:
         """A fit that `save` wrote, of which only the codes are known.
 
         Raises FileNotFoundError where there is none, ValueError where its file is damaged or was
@@ -356,7 +361,7 @@ class Fit:
         bias: Float[np.ndarray, "S C"],
         grid_shape: Sequence[int],
         names: Sequence[str] | None = None,
-    ) -> "Fit":
+    ) -> Fit:
         """Signals of given codes, of which nothing else is known. Raises ArgumentError for codes
         of another number of experts."""
         if codes.shape[-1] != dictionary.num_experts or len(bias) != len(codes):

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import devices
 from nid_jax.fitting.fit import Fit
+from nid_jax.notices import say
 
 # Steps whose PSNR a fit by gradient reports, as the paper's tables do; the last is always added.
 REPORTED_STEPS = (0, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -37,6 +38,33 @@ def evaluate(task: Any, fit: Fit, collection: Any, chunk: int = 0) -> dict[str, 
     return {name: float(np.mean(values)) for name, values in scores.items()}
 
 
+def relative_residual(fit: Fit, measured: Any) -> float:
+    """||A x - y|| / ||y|| over the fit's signals, weighted as they were; nan without measurements.
+
+    measured: `tasks.Measured`, whose first signals these are. Of what the fit renders: where it was
+    refined, the correction measures with it.
+    """
+    if measured.values is None:
+        return float("nan")
+    left = size = 0.0
+    refined = fit.correction is not None
+    for index, residual in enumerate(fit.residual):
+        values = np.asarray(measured.values(index), np.float64)
+        weights = np.ones(len(values)) if measured.weights is None else measured.weights(index)
+        if measured.operator.weights is not None:
+            own = np.asarray(measured.operator.weights)
+            weights = weights * (own if own.ndim == 1 else own[index])
+        weights = np.where(weights > 0, weights, 0)[:, None]
+        values = np.where(weights > 0, values, 0)
+        if refined:
+            found = fit[index].measured_by(measured.operator.of_signals(slice(index, index + 1)))
+            left += float((weights * np.square(np.asarray(found)[0] - values)).sum())
+        else:
+            left += float(residual) * float(weights.sum()) * values.shape[1]
+        size += float((weights * np.square(values)).sum())
+    return float(np.sqrt(left / size)) if size > 0 else float("nan")
+
+
 def psnr_per_step(history: Mapping[str, Any]) -> dict[str, float]:
     """Mean PSNR over signals after 0, 5, 10, ... steps; {} where a solver took no steps.
 
@@ -60,9 +88,16 @@ def summarise(
     config: ConfigDict,
 ) -> dict[str, Any]:
     """The metrics.json of a fit: quality, sparsity, time, and the config it was made with."""
-    scores = {}
+    scores, measured = {}, task.measure(collection)
     if truth is not None:
-        scores = task.metrics(reconstruction, truth, task.measure(collection))
+        scores = task.metrics(reconstruction, truth, measured)
+    unexplained = relative_residual(fit, measured)
+    question = task.advice(collection, unexplained) if task.advice else ""
+    if question:
+        say(
+            f"{collection.title}: the fit leaves {unexplained:.0%} of the measurements unexplained "
+            f"(relative residual): {question}"
+        )
     count = len(reconstruction)
     means = {name: float(np.mean(values)) for name, values in scores.items()}
     return {
@@ -72,6 +107,7 @@ def summarise(
         "signals": count,
         **means,
         "residual": float(np.mean(fit.residual)),
+        **({} if measured.values is None else {"relative_residual": unexplained}),
         "active_experts": fit.active,
         "numbers_per_signal": fit.active * (2 if config.fit.top_k else 1) + fit.channels,
         "seconds_total": fit.seconds,

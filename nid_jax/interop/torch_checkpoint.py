@@ -561,6 +561,8 @@ def _announce(workdir, config, notes, typed):
     )
     command = f"nid_jax --config=official:{typed} --workdir={typed}"
     print(f"fit new signals: {command} --mode=fit")
+    print(f"then score them: {command} --mode=eval")
+    print(f"and render them: {command} --mode=render")
     if workdir.fit_names():
         print(f"render the stored codes: {command} --mode=render --config.fit.name={FIT}")
 

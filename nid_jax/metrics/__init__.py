@@ -1,19 +1,24 @@
 """How close a reconstruction is to the truth."""
 
+import importlib
+from typing import Any
+
 from nid_jax.metrics.images import mse, psnr, psnr_from_mse, ssim
 from nid_jax.metrics.perceptual import lpips
-from nid_jax.metrics.surfaces import (
-    chamfer,
-    cloud_chamfer,
-    cloud_hausdorff,
-    cloud_normal_consistency,
-    compare,
-    fscore,
-    hausdorff,
-    iou,
-    mesh_iou,
-    normal_consistency,
-    sdf_error,
+
+# Imported when they are asked for: libraries of meshes would keep every command waiting.
+_SURFACES = (
+    "chamfer",
+    "cloud_chamfer",
+    "cloud_hausdorff",
+    "cloud_normal_consistency",
+    "compare",
+    "fscore",
+    "hausdorff",
+    "iou",
+    "mesh_iou",
+    "normal_consistency",
+    "sdf_error",
 )
 
 __all__ = [
@@ -34,3 +39,9 @@ __all__ = [
     "sdf_error",
     "ssim",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _SURFACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.surfaces"), name)

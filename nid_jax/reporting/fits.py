@@ -1,70 +1,116 @@
 """What a fit leaves in its folder besides its codes: scores, pictures, frames and meshes."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from ml_collections import ConfigDict
+from PIL import Image
 
-from nid_jax.files import atomic_folder
+from nid_jax.files import atomic_folder, refusals_named
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.scoring import reconstruct, summarise
-from nid_jax.reporting import movies, pictures, surfaces
+from nid_jax.reporting import movies, panels, pictures
 from nid_jax.storage.artefacts import file_name, write_json
 from nid_jax.storage.workdir import Workdir
+
+SHEET = "comparison.png"
+PLAIN = "reconstructions"
 
 
 def write_fit(
     task: Any, fit: Fit, collection: Any, config: ConfigDict, workdir: Workdir
 ) -> dict[str, Any]:
-    """Score a fit and write WORKDIR/fits/NAME: codes.npz, metrics.json, pictures. -> the metrics.
+    """Score a fit and write WORKDIR/fits/NAME. -> the metrics.
 
-    The whole folder takes the place of an earlier fit of that name, or nothing does. Pictures show
-    at most config.fit.num_pictures signals. task: measure, layout, metrics, assemble and extras of
-    it are called. Raises ValueError for a `name` that is no folder's or where it cannot be written.
+    codes.npz, metrics.json, reconstructions/ and what the task shows of a fit (`tasks.Extras`):
+    comparison.png of the first signals, pictures/ of at most config.fit.num_pictures, frames and
+    a movie of them. The whole folder takes the place of an earlier fit of that name, or nothing
+    does. Raises ValueError for a `name` that is no folder's or where it cannot be written.
     """
     reconstruction, truth = reconstruct(task, fit, collection, config.render.chunk)
     measured, layout = task.measure(collection), task.layout(collection)
     metrics = summarise(task, fit, reconstruction, truth, collection, config)
     metrics["layout"] = layout
+    names = layout["names"][: len(reconstruction)]
     with atomic_folder(workdir.fit(config.fit.name)) as folder:
         fit.save(folder / "codes.npz")
-        _write_pictures(folder, truth, reconstruction, layout["names"], config.fit.num_pictures)
+        unit = True
         if "surface" in layout:
+            # Libraries that only runs with surfaces need.
+            from nid_jax.reporting import surfaces
+
             metrics |= surfaces.write_surfaces(folder, fit, measured, layout, config.fit)
         if task.extras is not None:
-            extras = task.extras(collection, measured, reconstruction)
+            extras = task.extras(collection, measured, fit, reconstruction, truth)
             metrics |= extras.metrics
-            _write_frames(folder, extras.frames, config.fit.movies)
+            unit = extras.unit
+            _write_panels(folder, extras.panels, extras.columns, names, not extras.frames)
+            _write_frames(folder, extras.frames, config.fit.get("movies", ()))
+        write_plain(folder / PLAIN, reconstruction, names, unit)
+        metrics["scores"] = panels.described(task.scores, metrics)
         write_json(folder / "metrics.json", metrics)
     return metrics
 
 
-def _write_pictures(folder, truth, reconstruction, names, count):
-    """comparison.png and pictures/: truth, reconstruction and error of the first `count`.
+def write_plain(
+    folder: Path, signals: Float[np.ndarray, "N *grid C"], names: Sequence[str], unit: bool
+) -> None:
+    """FOLDER/0000_NAME.png of every signal at its own size, or .npy of what is no picture.
 
-    Reconstructions alone where the truth is not known.
+    unit: whether values are those of pictures, from 0 to 1; others are kept as the numbers they
+    are, as are signals of other than two axes and of other than one or three channels. Within a
+    folder that is renamed as a whole: files are not secured one by one.
     """
-    shown = min(count, len(reconstruction))
-    if not shown or reconstruction.ndim != 4:
-        return
-    names = names[:shown]
-    files = [folder / "pictures" / f"{file_name(i, name)}.png" for i, name in enumerate(names)]
-    if truth is None:
-        for file, image in zip(files, reconstruction, strict=False):
-            pictures.save_png(file, image)
-        return
-    pictures.comparison_sheet(
-        folder / "comparison.png", truth, reconstruction, names=names, count=min(shown, 10)
-    )
-    for index, file in enumerate(files):
-        one = slice(index, index + 1)
-        pictures.comparison_sheet(file, truth[one], reconstruction[one], names=names[one])
+    folder.mkdir(parents=True, exist_ok=True)
+    drawable = unit and signals.ndim == 4 and signals.shape[-1] in (1, 3)
+    with refusals_named(folder):
+        for index, (signal, name) in enumerate(zip(signals, names, strict=True)):
+            target = folder / file_name(index, name)
+            if drawable:
+                image = pictures.displayed(pictures.to_uint8(signal))
+                Image.fromarray(image).save(target.with_name(f"{target.name}.png"))
+            else:
+                np.save(target.with_name(f"{target.name}.npy"), np.asarray(signal, np.float32))
 
 
-def _write_frames(folder, stacks, formats):
-    """NAME/00000.png of every stack of frames [T, H, W, C], and all of them side by side."""
+def _write_panels(folder, rows, columns, names, signals):
+    """comparison.png, and of panels whose columns are signals pictures/ and each kept panel's."""
+    if not rows:
+        return
+    columns = list(columns or names)
+    shown = range(min(panels.COLUMNS, max(len(panel.images) for panel in rows)))
+    panels.write_sheet(folder / SHEET, [panel.of(shown) for panel in rows], columns)
+    if not signals:
+        return
+    for index, name in enumerate(columns[: max(len(panel.images) for panel in rows)]):
+        file = f"{file_name(index, name)}.png"
+        one = [panel.of([index]) for panel in rows]
+        panels.write_sheet(folder / "pictures" / file, one, [name])
+        for panel in rows:
+            if panel.kept and index < len(panel.images):
+                image = panel.painted(index)
+                gray = (image == image[..., :1]).all()
+                plain = image[..., :1] if gray else image
+                pictures.save_png(folder / _folder_name(panel) / file, plain)
+
+
+def _folder_name(panel):
+    return panel.name.replace(" ", "_")
+
+
+def _write_frames(
+    folder: Path, stacks: Mapping[str, Float[np.ndarray, "T H W C"]], formats: Sequence[str]
+) -> None:
+    """NAME/00000.png of every stack of frames, and all of them side by side."""
+    if not stacks:
+        return
     for name, frames in stacks.items():
         for number, frame in enumerate(frames):
             pictures.save_png(folder / name / f"{number:05d}.png", frame)
-    for suffix in formats:
+    if formats:
         together = movies.side_by_side(list(stacks.values()), list(stacks))
+    for suffix in formats:
         movies.write_movie(folder / f"side_by_side.{suffix}", together)

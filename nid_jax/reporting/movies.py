@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from nid_jax import ffmpeg
 from nid_jax.files import atomic_path
 from nid_jax.reporting.pictures import GAP, INK, PAPER, TEXT, to_uint8
 
@@ -108,10 +109,7 @@ def _write_gif(path: Path, pixels: np.ndarray, fps: float) -> None:
 
 def _require_ffmpeg(path: Path) -> None:
     try:
-        import imageio.v3  # noqa: F401
-        import imageio_ffmpeg
-
-        imageio_ffmpeg.get_ffmpeg_exe()  # RuntimeError where the program itself is missing
+        ffmpeg.program()
     except (ImportError, RuntimeError) as error:
         raise ValueError(
             f"{path}: writing .mp4 needs ffmpeg: pip install 'imageio[ffmpeg]', or write .gif"
@@ -119,10 +117,6 @@ def _require_ffmpeg(path: Path) -> None:
 
 
 def _write_mp4(path: Path, pixels: np.ndarray, fps: float) -> None:
-    import imageio.v3
-
     odd = [side % 2 for side in pixels.shape[1:3]]
     pixels = np.pad(_colour(pixels), ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
-    imageio.v3.imwrite(
-        path, pixels, plugin="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=2
-    )
+    ffmpeg.write(path, pixels, fps)

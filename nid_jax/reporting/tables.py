@@ -41,12 +41,14 @@ def format_duration(seconds: float) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A table's cell: floats in four significant digits, None as a dash."""
+    """A table's cell: floats in four significant digits, whole ones without any; None as a dash."""
     if value is None:
         return "–"
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, float | np.floating):
+        if abs(value) < 1e6 and float(value).is_integer():
+            return f"{value:.0f}"
         if 1000 <= abs(value) < 1e6:
             return f"{value:.0f}"
         return f"{value:#.4g}".rstrip(".") if 1e-3 <= abs(value) < 1e3 else f"{value:.4g}"

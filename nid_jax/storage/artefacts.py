@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ def file_name(index: int, name: str) -> str:
     """A name for the picture of signal `index`: 0007_face_087, whatever its own name holds."""
     safe = re.sub(r"[^\w.=+-]+", "_", re.sub(r"\.[A-Za-z]{3,4}$", "", name))
     return f"{index:04d}_{safe[:80]}"
+
+
+def view_name(shape: Sequence[int], window: Sequence[tuple[float, float]] = ()) -> str:
+    """A name for a folder of renders: 128x128, or 25x49_-1to0_0to1 of a window."""
+    ends = [f"{low:g}to{high:g}" for low, high in window]
+    return "_".join(["x".join(map(str, shape)), *ends])
 
 
 def write_text(path: str | Path, text: str) -> Path:

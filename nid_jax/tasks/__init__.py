@@ -10,7 +10,7 @@ from nid_jax.tasks.task import Task
 __all__ = ["Task", "build"]
 
 # Each is a module of this package, imported when a config asks for it.
-TASKS = ("image", "inpainting", "video", "ct", "sdf")
+TASKS = ("image", "inpainting", "video", "ct", "mri", "sdf")
 
 
 def build(config: ConfigDict) -> Task:

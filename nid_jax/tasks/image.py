@@ -16,7 +16,9 @@ from ml_collections import ConfigDict
 from nid_jax import data, metrics
 from nid_jax.coding import grid_operator, operators
 from nid_jax.metrics import perceptual
-from nid_jax.tasks.task import Measured, Task
+from nid_jax.reporting.panels import Panel
+from nid_jax.tasks import showing
+from nid_jax.tasks.task import Extras, Measured, Task
 from nid_jax.training import losses
 
 
@@ -34,6 +36,8 @@ def build(config: ConfigDict) -> Task:
         assemble=assemble,
         layout=layout,
         metrics=functools.partial(image_metrics, weights=weights),
+        scores=showing.SCORES,
+        extras=functools.partial(extras, config=config),
     )
 
 
@@ -128,6 +132,39 @@ def assemble(
     pieces = (values[i : i + count] for i in range(0, len(values), count))
     overlap = layout["overlap"] * scale
     return np.stack([data.stitch(piece, grid, patch, overlap) for piece in pieces])
+
+
+def extras(
+    collection: data.Collection,
+    measured: Measured,
+    fit: Any,
+    reconstruction: Float[np.ndarray, "N *whole C"],
+    truth: Float[np.ndarray, "N *whole C"] | None,
+    config: ConfigDict,
+) -> Extras:
+    """What is shown of a fit: measurements where an operator made them, truth, reconstruction."""
+    # What was not made of pictures here has a scale of its own.
+    count, unit = showing.shown_of(config, reconstruction), truth is not None
+    if not count:
+        return Extras(unit=unit)
+    before: list[Panel] = []
+    after: list[Panel] = []
+    deviation: list[Panel] = []
+    shares: list[float] = []
+    # Patches are measured apart, and shown as the whole that they make.
+    if len(fit) == len(reconstruction):
+        deviation = showing.unsure(fit, count)
+        if config.operator.kind != "sample":
+            before, after, shares = showing.measurements(fit, measured, count, _views(config))
+    some = None if truth is None else truth[:count]
+    rows = showing.compared(reconstruction[:count], some, shares, unit)
+    return Extras(panels=(*before, *rows, *deviation, *after), unit=unit)
+
+
+def _views(config):
+    """Views of config.operator where it is a beam's; 0 for others."""
+    angles = dict(config.operator.get(config.operator.kind, {})).get("angles", 0)
+    return angles if isinstance(angles, int) else len(angles)
 
 
 def image_metrics(

@@ -8,8 +8,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nid_jax import data, metrics
-from nid_jax.tasks import image
+from nid_jax.reporting.panels import Panel, Score
+from nid_jax.tasks import image, showing
 from nid_jax.tasks.task import Extras, Measured, Task
+
+SCORES = (
+    *showing.SCORES,
+    Score("psnr_hole", "PSNR in the hole", "dB"),
+    Score("psnr_corrupted", "PSNR as given", "dB"),
+    Score("hidden_share", "Hidden", "%"),
+)
 
 
 def build(config: ConfigDict) -> Task:
@@ -18,7 +26,8 @@ def build(config: ConfigDict) -> Task:
         image.build(config),
         open=lambda split: open_split(config, split),
         measure=lambda collection: measured(collection, config),
-        extras=functools.partial(extras, count=config.fit.num_pictures),
+        scores=SCORES,
+        extras=functools.partial(extras, config=config),
     )
 
 
@@ -57,17 +66,44 @@ def measured(collection: Any, config: ConfigDict) -> Measured:
     return dataclasses.replace(whole, weights=weights, **holes)
 
 
-def extras(collection, measured, reconstruction, count):
-    """Of a fit: the first `count` pictures as they were given, and their PSNR where truth is known.
+def extras(collection, measured, fit, reconstruction, truth, config):
+    """Of a fit: pictures as they were given, their masks, and what was made of them.
 
-    metrics: psnr_corrupted, the mean over all pictures that were fitted.
+    metrics: psnr_corrupted, the mean over all pictures that were fitted, where the truth is known;
+    hidden_share, of the pixels of all of them, where every mask is.
     """
-    given = np.stack([collection[index] for index in range(len(reconstruction))])
-    truth = measured.truths(len(given))
+    total, count = len(reconstruction), showing.shown_of(config, reconstruction)
     scores = {}
     if truth is not None:
+        given = np.stack([collection[index] for index in range(total)])
         scores["psnr_corrupted"] = float(np.mean(metrics.psnr(np.clip(given, 0, 1), truth)))
-    return Extras(scores, {"corrupted": given[:count]} if count else {})
+    masks = [collection.seen(index) for index in range(total)]
+    if all(seen is not None for seen in masks):
+        scores["hidden_share"] = float(np.mean([1 - seen.mean() for seen in masks]))
+    if not count:
+        return Extras(scores)
+    _, after, shares = showing.measurements(fit, measured, count)
+    some = None if truth is None else truth[:count]
+    rows = showing.compared(reconstruction[:count], some, shares)
+    before = _given(collection, truth, masks[:count])
+    return Extras(scores, (*before, *rows, *showing.unsure(fit, count), *after))
+
+
+def _given(collection, truth, masks):
+    """The rows of pictures as they were given, and of their masks where one is known."""
+    given = np.stack([collection[index] for index in range(len(masks))])
+    if collection.unmeasured:
+        given[~np.stack(masks)] = np.nan
+    captions = []
+    if truth is not None:
+        captions = showing.psnrs(np.nan_to_num(given), truth[: len(masks)])
+    yield Panel("corrupted", given, captions=captions, kept=True)
+    if any(seen is not None for seen in masks):
+        blank = np.full(given.shape[1:3], np.nan)
+        shown = [blank if seen is None else seen.astype(np.float32) for seen in masks]
+        captions = [f"{100 * np.mean(mask == 0):.3g}%" for mask in shown]
+        note = "white was seen, black is hidden; below it the hidden share"
+        yield Panel("mask", [m[..., None] for m in shown], note=note, captions=captions, kept=True)
 
 
 def _hole(seen):

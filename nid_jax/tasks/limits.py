@@ -37,7 +37,8 @@ def available(config: ConfigDict, splits: Collection[str], **known: int | None) 
     found: dict[str, data.Survey] = {}
     for split in splits:
         # Measurements of their own are no signals of config.data.
-        if split in data.SPLITS and not (split == "test" and config.data.get("sinograms")):
+        own = split == "test" and (config.data.get("sinograms") or config.data.get("kspace"))
+        if split in data.SPLITS and not own:
             found[split] = data.survey(config.data, split, config.seed)
     return Available(found.get("train"), found.get(config.fit.split), **known)
 

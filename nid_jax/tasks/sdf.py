@@ -10,11 +10,22 @@ from ml_collections import ConfigDict
 from nid_jax import data, metrics
 from nid_jax.coding import operators, surface
 from nid_jax.fields.coordinates import grid
+from nid_jax.reporting.panels import Score
 from nid_jax.tasks.task import Measured, Task
 from nid_jax.training import losses
 
 SEEN = ("grid", "view", "cloud")
 UPS = ("auto", "x", "y", "z")
+SCORES = (
+    Score("iou", "IoU"),
+    Score("chamfer", "Chamfer"),
+    Score("hausdorff", "Hausdorff"),
+    Score("normal_consistency", "Normals"),
+    Score("fscore", "F-score"),
+    Score("sdf_error", "Distance error"),
+    Score("relative_residual", "Residual", "%"),
+)
+"""Lengths in units of the cube [-1, 1]^3."""
 _FAR_WEIGHT = 0.02
 
 
@@ -32,6 +43,7 @@ def build(config: ConfigDict) -> Task:
         layout=lambda collection: layout(collection, config),
         metrics=lambda found, truth, seen: volume_metrics(found, truth, config.data.truncation),
         ranked_by="iou",
+        scores=SCORES,
     )
 
 

@@ -1,10 +1,12 @@
 """What differs between tasks: signals, measurements, losses, metrics, pictures."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from nid_jax.reporting.panels import Panel, Score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +46,16 @@ class Measured:
 class Extras:
     """What a task makes of a fit besides its reconstruction."""
 
-    metrics: dict
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Further numbers for metrics.json."""
-    frames: dict
+    panels: Sequence[Panel] = ()
+    """What is shown of the first signals (of a movie's frames: of some), in the order of rows."""
+    columns: Sequence[str] = ()
+    """Names of the panels' columns; () are those of the signals."""
+    frames: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     """Name -> [T, H, W, C] in [0, 1]: written as pictures, and side by side as a movie."""
+    unit: bool = True
+    """Whether values are those of pictures, from 0 (black) to 1 (white)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,5 +88,11 @@ class Task:
     """(reconstruction, truth, both whole signals, Measured) -> {name: values per signal}."""
     ranked_by: str = "psnr"
     """The metric, of `metrics`, whose highest value makes a checkpoint the best."""
+    scores: Sequence[Score] = ()
+    """Numbers of metrics.json that people look for first, in the order shown; what a fit does not
+    have is left out."""
     extras: Callable | None = None
-    """(collection, Measured, reconstruction) -> `Extras` of a fit."""
+    """(collection, Measured, Fit, reconstruction, truth or None) -> `Extras` of a fit."""
+    advice: Callable[[Any, float], str] | None = None
+    """(collection, relative residual) -> a question: what it may mean that a fit leaves so much of
+    the measurements; '' where that is not much, or nothing is known."""

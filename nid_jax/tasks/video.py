@@ -4,17 +4,48 @@ import dataclasses
 import functools
 import importlib.util
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
+from scipy import ndimage
+from scipy.special import ndtri
 
 from nid_jax import data
-from nid_jax.tasks import image
+from nid_jax.notices import say
+from nid_jax.reporting.panels import Panel, Score
+from nid_jax.tasks import image, showing
 from nid_jax.tasks.task import Extras, Measured, Task
 
 TIMES = ("codes", "coordinate")
 MOVIES = ("mp4", "gif")
+SCORES = (
+    Score("rank", "Rank"),
+    Score("explained", "Explained", "%"),
+    Score("noise", "Noise"),
+    Score("threshold", "Threshold"),
+    Score("moving_share", "Moving", "%"),
+    Score("precision", "Precision"),
+    Score("recall", "Recall"),
+    Score("f_measure", "F-measure"),
+    *showing.SCORES,
+)
+# Frames of the sheet, spread over the video.
+_SHOWN = 8
+# A Gaussian's standard deviation over its median absolute deviation.
+_GAUSSIAN_MAD = 1.4826
+# Of a mask whose threshold is chosen: the least threshold; the share of pixels that exceed it by
+# noise; the side of the neighbourhood that decides, in pixels; and how far away a lossy coding
+# still leaves traces of what moves.
+_LEAST_THRESHOLD = 0.05
+_BY_NOISE = 0.18
+_NEIGHBOURHOOD = 5
+_BESIDE = 4
+# Traces beside what moves are exceeded so many times; and what moves itself is taken to end where
+# the residual falls below a share of its mean size about there, within so many pixels.
+_OVER_TRACES = 1.75
+_EDGE, _ABOUT = 0.45, 3.0
 # Keys that choose or change frames of one split alone, and what they must be.
 _WHOLE = {
     "num_train": 0,
@@ -33,6 +64,7 @@ def build(config: ConfigDict) -> Task:
         open=lambda split: open_frames(config, split),
         measure=measured,
         metrics=background_metrics,
+        scores=SCORES,
         extras=functools.partial(separated, threshold=config.fit.threshold),
     )
 
@@ -120,29 +152,131 @@ def background_metrics(reconstruction, truth, measured=None):
     return image.image_metrics(reconstruction.reshape(-1, *shape), truth.reshape(-1, *shape))
 
 
-def separated(collection, measured, reconstruction, threshold):
-    """Background, foreground and mask of every frame; rank, and the mask's score if it is known.
+def separated(collection, measured, fit, reconstruction, truth, threshold):
+    """Background, foreground and mask of every frame, and numbers: see `Mask`.
 
-    foreground is the residual, drawn about mid-gray; the mask is where any channel of it exceeds
-    `threshold`.
+    rank: of the background; explained: the share of the frames' variation that it explains; noise:
+    the standard deviation of what is left, were it Gaussian, from its median; moving_share: of all
+    pixels of all frames, those in the mask; the mask's score if the truth is known. foreground is
+    the residual, drawn about mid-gray.
     """
     frames = frames_of(collection)
     background = np.clip(reconstruction.reshape(-1, *frames.shape), 0, 1)
     count = len(background)
     pictures = np.stack([frames[index] for index in range(count)])
     residual = pictures - background
-    mask = np.abs(residual).max(-1) > threshold
-    scores = {"rank": numerical_rank(reconstruction.reshape(count, -1))}
+    found = moving_mask(residual, threshold)
+    spread = np.square(pictures - pictures.mean((0, 1, 2))).sum()
+    scores = {
+        "rank": numerical_rank(reconstruction.reshape(count, -1)),
+        "explained": float(1 - np.square(residual).sum() / max(spread, 1e-12)),
+        "noise": found.noise,
+        "threshold": found.threshold,
+        "moving_share": float(found.mask.mean()),
+    }
+    if not threshold:
+        say(
+            f"fit.threshold=0: residuals above {found.threshold:.3f} over most of a neighbourhood "
+            f"are foreground (noise {found.noise:.4f}, {found.beside:.4f} more beside what moves); "
+            "fit.threshold=VALUE says otherwise"
+        )
     if hasattr(frames, "foreground"):
-        truth = np.stack([frames.foreground(index) for index in range(count)])
-        scores |= mask_score(mask, truth)
+        moving = np.stack([frames.foreground(index) for index in range(count)])
+        scores |= mask_score(found.mask, moving)
     shown = {
         "frame": pictures,
         "background": background,
         "foreground": np.clip(0.5 + 0.5 * residual, 0, 1),
-        "mask": mask[..., None].astype(np.float32),
+        "mask": found.mask[..., None].astype(np.float32),
     }
-    return Extras(scores, shown)
+    known = None if truth is None else truth.reshape(background.shape)
+    panels, columns = _sheet(shown, known, frames.names)
+    return Extras(scores, panels, columns, shown)
+
+
+def _sheet(shown, truth, names):
+    """Rows of some frames spread over the video, and their names."""
+    count = len(shown["frame"])
+    chosen = np.unique(np.linspace(0, count - 1, min(count, _SHOWN)).round().astype(int))
+    background = shown["background"][chosen]
+    captions, after = [], []
+    if truth is not None:
+        captions = showing.psnrs(background, truth[chosen])
+        after = [Panel("true background", truth[chosen])]
+    moving = [f"{100 * mask.mean():.2g}%" for mask in shown["mask"][chosen]]
+    note = "frame less background, about mid-gray"
+    panels = (
+        Panel("frame", shown["frame"][chosen]),
+        Panel("background", background, captions=captions),
+        *after,
+        Panel("foreground", shown["foreground"][chosen], note=note),
+        Panel("mask", shown["mask"][chosen], captions=moving, note="white moves; its share below"),
+    )
+    return panels, [names[index] for index in chosen]
+
+
+class Mask(NamedTuple):
+    """Where something moves, bool [T, H, W], and what that rests on.
+
+    threshold: the residual's size that was asked for or chosen; noise: the residual's standard
+    deviation, were it Gaussian, from its median; beside: how much more a lossy coding leaves
+    beside what moves, 0 where a threshold was asked for.
+    """
+
+    mask: Bool[np.ndarray, "T H W"]
+    threshold: float
+    noise: float
+    beside: float
+
+
+def moving_mask(residual: Float[np.ndarray, "T H W C"], threshold: float = 0.0) -> Mask:
+    """Where any channel of a residual exceeds a threshold; 0 chooses one, and cleans the mask.
+
+    The one chosen is what 18% of the pixels exceed by noise alone, at least 0.05, and at least 1.75
+    times what a lossy coding leaves beside what moves, over the noise elsewhere. Edges that such a
+    coding has blurred are put near half of what moves there: a pixel has also to exceed 0.45 of the
+    mean size about it. It is then moving if most of the 5 x 5 about it do so.
+    """
+    sizes = np.abs(residual).max(-1)
+    noise = float(_GAUSSIAN_MAD * np.median(np.abs(residual)))
+    if threshold:
+        return Mask(sizes > threshold, float(threshold), noise, 0.0)
+    # Of C channels with independent noise.
+    alone = 1 - (1 - _BY_NOISE) ** (1 / residual.shape[-1])
+    least = max(_LEAST_THRESHOLD, noise * float(ndtri(1 - alone / 2)))
+    moving = _most(sizes > least)
+    near, beyond = (_widened(moving, reach) for reach in (1, _BESIDE))
+    beside = _beyond(sizes[beyond & ~near], sizes[~beyond])
+    chosen = max(least, _OVER_TRACES * beside)
+    edge = _EDGE * _mean_about(sizes, _most(sizes > chosen))
+    return Mask(_most(sizes > np.maximum(chosen, edge)), chosen, noise, beside)
+
+
+def _most(mask):
+    """Where most of a neighbourhood within the frame is set."""
+    share = ndimage.uniform_filter(mask.astype(np.float32), (0, _NEIGHBOURHOOD, _NEIGHBOURHOOD))
+    return share > 0.5
+
+
+def _mean_about(sizes, mask):
+    """The mean of what a mask selects, under a Gaussian about every pixel; 0 far from any."""
+    spread = (0, _ABOUT, _ABOUT)
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), spread, mode="nearest")
+    return ndimage.gaussian_filter(mask * sizes, spread, mode="nearest") / (weight + 1e-3)
+
+
+def _widened(mask, reach):
+    """A mask with all pixels up to `reach` rows and columns away."""
+    side = 2 * reach + 1
+    return ndimage.maximum_filter(mask, (1, side, side))
+
+
+def _beyond(here, elsewhere):
+    """By how much, in root of squares, nine tenths here are larger than elsewhere."""
+    if not (here.size and elsewhere.size):
+        return 0.0
+    large, usual = (np.quantile(sizes, 0.9) for sizes in (here, elsewhere))
+    return float(np.sqrt(max(large**2 - usual**2, 0)))
 
 
 def numerical_rank(matrix, share=1e-3):

@@ -232,8 +232,8 @@ def test_every_kind_by_name(kind):
             r"^operator\.fan_beam\.source_distance: 1\.0; allowed",
         ),
         (
-            {"kind": "parallel_beam", "parallel_beam": {"angles": [0.0, 200.0]}},
-            r"^operator\.parallel_beam\.angles: 200\.0",
+            {"kind": "parallel_beam", "parallel_beam": {"angles": 3, "convention": "scikit"}},
+            r"^operator\.parallel_beam\.convention: 'scikit'",
         ),
         (
             {"kind": "blur", "blur": {"sigm": 1}},

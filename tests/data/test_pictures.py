@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nid_jax.data import images
+from nid_jax.data import images, picturefiles
 
 PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 
@@ -62,11 +62,11 @@ def test_png16_keeps_all_bits(tmp_path, rows, columns, channels, seed, data):
     if channels in (2, 4):
         alpha = expected[..., -1:]
         expected = expected[..., :-1] * alpha + (1 - alpha)
-    image = images.read_image(path)
+    image = picturefiles.read_image(path)
     assert image.dtype == np.float32
     # Half a step of 16 bits is 7.6e-6; reading 8 bits would be wrong by up to 4e-3.
     np.testing.assert_allclose(image, expected, atol=2e-7)
-    assert images.read_header(path)[:2] == (rows, columns)
+    assert picturefiles.read_header(path)[:2] == (rows, columns)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -77,21 +77,21 @@ def test_tiff16_keeps_all_bits(tmp_path, channels):
     expected = values / 65535
     if channels == 4:
         expected = expected[..., :3] * expected[..., 3:] + 1 - expected[..., 3:]
-    np.testing.assert_allclose(images.read_image(path), expected, atol=2e-7)
-    assert images.read_header(path) == (5, 7, 1 if channels == 1 else 3)
+    np.testing.assert_allclose(picturefiles.read_image(path), expected, atol=2e-7)
+    assert picturefiles.read_header(path)[:3] == (5, 7, 1 if channels == 1 else 3)
 
 
 def test_planar_tiff_is_channel_last(tmp_path):
     values = np.random.default_rng(2).integers(0, 65536, (3, 5, 7)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "p.tif", values, photometric="rgb", planarconfig="separate")
-    image = images.read_image(tmp_path / "p.tif")
+    image = picturefiles.read_image(tmp_path / "p.tif")
     np.testing.assert_allclose(image, np.moveaxis(values, 0, -1) / 65535, atol=2e-7)
 
 
 def test_pgm16(tmp_path):
     values = np.random.default_rng(3).integers(0, 65536, (4, 3)).astype(np.uint16)
     (tmp_path / "x.pgm").write_bytes(b"P5 3 4 65535\n" + values.astype(">u2").tobytes())
-    image = images.read_image(tmp_path / "x.pgm")
+    image = picturefiles.read_image(tmp_path / "x.pgm")
     np.testing.assert_allclose(image[..., 0], values / 65535, atol=2e-7)
 
 
@@ -100,27 +100,29 @@ def test_lossless_colour(tmp_path, extension):
     values = np.random.default_rng(4).integers(0, 256, (6, 9, 3)).astype(np.uint8)
     path = tmp_path / f"x.{extension}"
     Image.fromarray(values).save(path, **({"lossless": True} if extension == "webp" else {}))
-    np.testing.assert_allclose(images.read_image(path), values / 255.0, atol=1e-7)
-    assert images.read_header(path) == (6, 9, 3)
+    np.testing.assert_allclose(picturefiles.read_image(path), values / 255.0, atol=1e-7)
+    assert picturefiles.read_header(path)[:3] == (6, 9, 3)
 
 
 def test_other_modes(tmp_path):
     gray = np.array([[0, 255], [128, 64]], np.uint8)
     Image.fromarray(gray).save(tmp_path / "gray.png")
-    np.testing.assert_allclose(images.read_image(tmp_path / "gray.png")[..., 0], gray / 255.0)
+    np.testing.assert_allclose(picturefiles.read_image(tmp_path / "gray.png")[..., 0], gray / 255.0)
     Image.fromarray(gray > 100).save(tmp_path / "bits.png")
-    np.testing.assert_array_equal(images.read_image(tmp_path / "bits.png")[..., 0], gray > 100)
+    np.testing.assert_array_equal(
+        picturefiles.read_image(tmp_path / "bits.png")[..., 0], gray > 100
+    )
     palette = Image.fromarray(np.stack([gray, gray, 0 * gray], -1)).convert(
         "P", palette=Image.Palette.ADAPTIVE
     )
     palette.save(tmp_path / "palette.gif")
-    assert images.read_image(tmp_path / "palette.gif").shape == (2, 2, 3)
-    assert images.read_header(tmp_path / "palette.gif") == (2, 2, 3)
+    assert picturefiles.read_image(tmp_path / "palette.gif").shape == (2, 2, 3)
+    assert picturefiles.read_header(tmp_path / "palette.gif")[:3] == (2, 2, 3)
     # 90% cyan ink: hardly any red, full green and blue.
     ink = np.zeros((2, 2, 4), np.uint8)
     ink[..., 0] = 230
     Image.fromarray(ink, "CMYK").save(tmp_path / "ink.tif")
-    pixel = images.read_image(tmp_path / "ink.tif")[0, 0]
+    pixel = picturefiles.read_image(tmp_path / "ink.tif")[0, 0]
     assert pixel[0] < 0.2
     assert min(pixel[1:]) > 0.9
 
@@ -130,7 +132,7 @@ def test_alpha_is_composited_on_white(tmp_path):
     values[..., 0], values[..., 3] = 200, [0, 255, 51]
     Image.fromarray(values).save(tmp_path / "a.png")
     expected = [[1, 1, 1], [200 / 255, 0, 0], [200 / 255 * 0.2 + 0.8, 0.8, 0.8]]
-    np.testing.assert_allclose(images.read_image(tmp_path / "a.png")[0], expected, atol=1e-6)
+    np.testing.assert_allclose(picturefiles.read_image(tmp_path / "a.png")[0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("extension", ["jpg", "tif"])
@@ -141,24 +143,26 @@ def test_exif_orientation_turns_the_picture(tmp_path, extension):
     exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise: the left side comes to the top
     path = tmp_path / f"x.{extension}"
     Image.fromarray(values).save(path, exif=exif)
-    image = images.read_image(path)
+    image = picturefiles.read_image(path)
     assert image.shape == (16, 8, 3)
-    assert images.read_header(path) == (16, 8, 3)
+    assert picturefiles.read_header(path)[:3] == (16, 8, 3)
     assert image[:7].min() > 0.9
     assert image[9:].max() < 0.1
 
 
-@pytest.mark.parametrize("extension", sorted(images.EXTENSIONS))
+@pytest.mark.parametrize("extension", sorted(picturefiles.EXTENSIONS))
 @pytest.mark.parametrize("share", [0, 0.05, 0.5, 0.9])
 def test_damaged_files_are_named(tmp_path, extension, share):
     values = np.random.default_rng(5).integers(0, 256, (40, 40, 3)).astype(np.uint8)
     path = tmp_path / f"broken{extension}"
     picture = Image.fromarray(values)
+    if extension in (".heic", ".heif", ".hif"):
+        pytest.importorskip("pillow_heif").register_heif_opener()
     (picture.convert("L") if extension == ".pgm" else picture).save(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(ValueError, match=rf"broken\{extension}: cannot be read") as caught:
-        images.read_image(path)
+        picturefiles.read_image(path)
     assert "\n" not in str(caught.value)
 
 
@@ -170,11 +174,11 @@ def test_damaged_deep_files_are_named(tmp_path):
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
         with pytest.raises(ValueError, match=f"{path.name}: cannot be read"):
-            images.read_image(path)
+            picturefiles.read_image(path)
 
 
 def test_missing_file(tmp_path):
-    for read in (images.read_image, images.read_header):
+    for read in (picturefiles.read_image, picturefiles.read_header):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             read(tmp_path / "nowhere.png")
 
@@ -183,17 +187,19 @@ def test_float_tiff_must_be_finite_and_in_range(tmp_path):
     path = tmp_path / "f.tif"
     values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
     tifffile.imwrite(path, values)
-    np.testing.assert_array_equal(images.read_image(path)[..., 0], values)
+    np.testing.assert_array_equal(picturefiles.read_image(path)[..., 0], values)
     values[1, 1] = np.nan
     tifffile.imwrite(path, values)
     with pytest.raises(ValueError, match=r"f\.tif: 1 of 12 values are NaN or infinite"):
-        images.read_image(path)
+        picturefiles.read_image(path)
     tifffile.imwrite(path, np.full((3, 4), 1.5, np.float32))
-    with pytest.raises(ValueError, match=r"f\.tif: .*from 1\.5 to 1\.5; allowed: \[0, 1\]"):
-        images.read_image(path)
+    with pytest.raises(ValueError, match=r"f\.tif: values from 1\.5 to 1\.5 .*allowed: "):
+        picturefiles.read_image(path)
     tifffile.imwrite(path, np.zeros((3, 4), np.int32))
-    with pytest.raises(ValueError, match=r"f\.tif: values of type int32; allowed: uint8"):
-        images.read_image(path)
+    with pytest.raises(
+        ValueError, match=r"f\.tif: values from 0 to 0 of type int32; allowed: uint8"
+    ):
+        picturefiles.read_image(path)
 
 
 def test_gray_is_rec601_luma():

@@ -1,16 +1,21 @@
 """Videos: folders in natural order, files, what is refused; the built-in clip and its truth."""
 
 import os
+import subprocess
 import sys
+import warnings
 import wave
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
+from nid_jax import ffmpeg
 from nid_jax.data import to_array
 from nid_jax.data import video as video_module
 from nid_jax.data.video import CUT_OUTS, Clip, Mover, covered, open_clip, open_video
+from nid_jax.notices import Notice
 from nid_jax.reporting.movies import write_movie
 
 
@@ -200,6 +205,192 @@ def test_missing_ffmpeg(tmp_path, config, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(ValueError, match=r"m\.mp4: .*pip install 'imageio\[ffmpeg\]'"):
         open_video(config(root=tmp_path / "m.mp4"), "train", 0)
+
+
+def opened(config, root, **video):
+    collection = open_video(config(root=root, video=video), "train", 0)
+    return collection, to_array(collection)
+
+
+def encoded(path, frames, *options, before=()):
+    """A film that ffmpeg itself makes of frames [T, H, W, 3], with further options."""
+    rows, columns = frames.shape[1:3]
+    raw = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{columns}x{rows}", "-r", "10", "-i", "-")
+    command = [ffmpeg.program(), "-loglevel", "error", "-y", *before, *raw, *options, str(path)]
+    subprocess.run(command, input=frames.tobytes(), check=True)
+    return path
+
+
+def labelled(count, size=(32, 48)):
+    """Plain frames, each brighter than the last: nothing that a codec could mistake."""
+    levels = np.linspace(20, 230, count).astype(np.uint8)
+    return np.broadcast_to(levels[:, None, None, None], (count, *size, 3)).copy()
+
+
+@pytest.mark.filterwarnings("error")
+def test_frames_of_varying_duration_are_those_stored(tmp_path, config):
+    frames = labelled(5)
+    # From the third on every frame comes half a second later: at a constant rate that were 21.
+    times = "setpts='if(lt(N,2),N,2+5*(N-2))/10/TB'"
+    for name, codec in (("film.mp4", "libx264"), ("film.mkv", "ffv1")):
+        options = ("-vf", times, "-fps_mode", "passthrough", "-c:v", codec)
+        _, read = opened(config, encoded(tmp_path / name, frames, *options))
+        np.testing.assert_allclose(read.mean((1, 2, 3)), frames.mean((1, 2, 3)) / 255, atol=0.01)
+    # Distinct, or the writers of GIF and WebP would join them.
+    pictures = [Image.fromarray(frame) for frame in random_frames(4)]
+    for name in ("film.gif", "film.webp", "film.png", "film.apng"):
+        options = {"save_all": True, "append_images": pictures[1:], "duration": [20, 500, 40, 90]}
+        options |= {"lossless": True} if name.endswith("webp") else {}
+        pictures[0].save(tmp_path / name, **options)
+        collection, read = opened(config, tmp_path / name)
+        assert len(collection) == 4
+        if not name.endswith("gif"):
+            np.testing.assert_array_equal(read, random_frames(4) / np.float32(255))
+
+
+def test_a_film_turned_on_its_side_and_one_of_odd_sides(tmp_path, config):
+    frames = labelled(3, (32, 48))
+    frames[:, :16, :24] = 0  # the first quarter
+    upright = encoded(tmp_path / "upright.mp4", frames, "-c:v", "libx264", "-crf", "1")
+    turned = tmp_path / "turned.mp4"
+    turn = ("-display_rotation", "90", "-i", str(upright), "-c", "copy", str(turned))
+    subprocess.run([ffmpeg.program(), "-loglevel", "error", *turn], check=True)
+    _, read = opened(config, turned)
+    # A quarter turn against the clock, which is how rot90 turns rows and columns.
+    expected = np.rot90(frames, axes=(1, 2)) / 255.0
+    assert read.shape == (3, 48, 32, 3)
+    assert np.abs(read - expected).mean() < 0.02
+    odd = random_frames(3, (11, 13))
+    _, read = opened(config, encoded(tmp_path / "odd.avi", odd, "-c:v", "ffv1", "-pix_fmt", "bgr0"))
+    np.testing.assert_array_equal(read, odd / np.float32(255))
+
+
+def test_what_is_transparent_lies_on_white(tmp_path, config):
+    frames = random_frames(3, channels=4)
+    frames[..., 3] = [[[0]], [[128]], [[255]]]
+    share = frames[..., 3:] / 255
+    expected = np.rint(frames[..., :3] * share + 255 * (1 - share)) / 255
+    pictures = [Image.fromarray(frame) for frame in frames]
+    saving = {"save_all": True, "append_images": pictures[1:]}
+    pictures[0].save(tmp_path / "a.png", **saving)
+    pictures[0].save(tmp_path / "a.webp", lossless=True, exact=True, **saving)
+    tifffile.imwrite(tmp_path / "a.tif", frames, photometric="rgb", extrasamples=["unassalpha"])
+    np.save(tmp_path / "a.npy", frames)
+    film = ("-f", "rawvideo", "-pix_fmt", "rgba", "-s", "14x10", "-i", "-", "-c:v", "png")
+    command = [ffmpeg.program(), "-loglevel", "error", *film, str(tmp_path / "a.mov")]
+    subprocess.run(command, input=frames.tobytes(), check=True)
+    for name in ("a.png", "a.webp", "a.tif", "a.npy", "a.mov"):
+        _, read = opened(config, tmp_path / name)
+        np.testing.assert_allclose(read, expected, atol=1e-6, err_msg=name)
+
+
+def test_sound_and_further_streams_are_counted(tmp_path, config):
+    frames = labelled(4)
+    sound = ("-f", "lavfi", "-i", "sine=duration=0.4")
+    path = encoded(tmp_path / "loud.mp4", frames, "-map", "0:a", "-map", "1:v", before=sound)
+    with pytest.warns(Notice, match=r"loud\.mp4: 1 audio, 1 video; the first stream of video"):
+        _, read = opened(config, path)
+    np.testing.assert_allclose(read.mean((1, 2, 3)), frames.mean((1, 2, 3)) / 255, atol=0.01)
+    many = encoded(tmp_path / "many.mkv", frames, "-map", "0:v", "-map", "0:v", "-c:v", "ffv1")
+    with pytest.warns(Notice, match=r"many\.mkv: 2 video; the first"):
+        opened(config, many)
+
+
+@pytest.mark.filterwarnings("error")
+def test_stacks_are_videos(tmp_path, config):
+    gray, colour = random_frames(5, channels=1)[..., 0], random_frames(5)
+    wide = np.random.default_rng(1).integers(0, 2**16, (5, 10, 14), np.uint16)
+    floats = (wide / 65535).astype(np.float32)
+    cases = {
+        "pages.tif": (gray, gray / 255, {"photometric": "minisblack"}),
+        "white.tif": (gray, 1 - gray / 255, {"photometric": "miniswhite"}),
+        "wide.tif": (wide, wide / 65535, {"photometric": "minisblack"}),
+        "white16.tif": (wide, 1 - wide / 65535, {"photometric": "miniswhite"}),
+        "floats.tif": (floats, floats, {"photometric": "minisblack"}),
+        "colour.tif": (colour, colour / 255, {"photometric": "rgb"}),
+        "times.tif": (wide, wide / 65535, {"imagej": True, "metadata": {"axes": "TYX"}}),
+        "channels.tif": (
+            *(colour.transpose(0, 3, 1, 2), colour / 255),
+            {"imagej": True, "metadata": {"axes": "TCYX"}},
+        ),
+        "ome.ome.tif": (gray, gray / 255, {"metadata": {"axes": "TYX"}}),
+    }
+    for name, (stored, expected, options) in cases.items():
+        tifffile.imwrite(tmp_path / name, stored, **options)
+        collection, read = opened(config, tmp_path / name)
+        expected = expected.reshape(5, 10, 14, -1)
+        np.testing.assert_allclose(read, expected, atol=1e-6, err_msg=name)
+        assert collection.names[4] == "frame_00004"
+    some, _ = opened(config, tmp_path / "pages.tif", start=1, step=2)
+    assert some.names == ["frame_00001", "frame_00003"]
+    # Pages of a palette, written by Pillow.
+    pages = [Image.fromarray(frame).quantize(7) for frame in colour]
+    pages[0].save(tmp_path / "palette.tif", save_all=True, append_images=pages[1:])
+    expected = np.stack([np.asarray(page.convert("RGB")) for page in pages]) / 255
+    np.testing.assert_allclose(opened(config, tmp_path / "palette.tif")[1], expected, atol=1e-6)
+
+
+def test_stacks_that_are_no_plain_videos(tmp_path, config):
+    stack = random_frames(6, channels=1)[..., 0]
+    both = {"imagej": True, "metadata": {"axes": "TZYX"}}
+    tifffile.imwrite(tmp_path / "both.tif", stack.reshape(2, 3, 10, 14), **both)
+    with pytest.raises(ValueError, match=r"both\.tif: a stack 2 x 3 x 10 x 14 with axes TZYX"):
+        opened(config, tmp_path / "both.tif")
+    depth = {"imagej": True, "metadata": {"axes": "ZYX"}}
+    tifffile.imwrite(tmp_path / "depth.tif", stack, **depth)
+    with pytest.warns(Notice, match=r"depth\.tif: 6 planes of depth \(axis Z\); taken as time"):
+        assert len(opened(config, tmp_path / "depth.tif")[0]) == 6
+    with tifffile.TiffWriter(tmp_path / "two.tif") as writer:
+        writer.write(stack, photometric="minisblack")
+        writer.write(stack[:, :5], photometric="minisblack")
+    with pytest.warns(Notice, match=r"two\.tif: 2 series of pictures; the first"):
+        assert len(opened(config, tmp_path / "two.tif")[0]) == 6
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_are_videos(tmp_path, config):
+    frames = random_frames(4)
+    np.save(tmp_path / "a.npy", frames)
+    np.savez(tmp_path / "a.npz", whatever=frames[..., 0])
+    np.testing.assert_array_equal(opened(config, tmp_path / "a.npy")[1], frames / np.float32(255))
+    read = opened(config, tmp_path / "a.npz")[1]
+    np.testing.assert_array_equal(read, frames[..., :1] / np.float32(255))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "complaint"),
+    [
+        ({"a": np.zeros((3, 4, 5)), "b": np.zeros(2)}, r"holds the arrays \['a', 'b'\]; allowed"),
+        ({"a": np.zeros((3, 3, 8, 9))}, r"frames of shape \[3, 3, 8, 9\]; allowed: \[T, H, W\]"),
+        ({"a": np.full((3, 8, 9), 200.0)}, r"frame 0: floating-point values from 200 to 200"),
+        ({"a": np.full((3, 8, 9), np.nan)}, r"frame 0: 72 of 72 values are NaN"),
+    ],
+)
+def test_arrays_that_are_no_videos(tmp_path, config, arrays, complaint):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=complaint):
+        opened(config, tmp_path / "a.npz")
+
+
+def test_hidden_files_among_frames_are_passed_over(tmp_path, config):
+    folder = write_frames(tmp_path / "f", random_frames(3), ["2.png", "10.png", "._2.png"])
+    with pytest.warns(Notice, match=r"2 pictures; passed over: 1 hidden"):
+        assert open_video(config(root=folder), "train", 0).names == ["2.png", "10.png"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_ffmpeg_is_started_without_a_fork(tmp_path, config):
+    """JAX warns where its threads are forked; here any fork is an error."""
+    forked = []
+    os.register_at_fork(before=lambda: forked.append(1))
+    path = write_movie(tmp_path / "m.mp4", smooth_frames(3, (16, 16)))
+    assert len(opened(config, path)[0]) == 3
+    assert not forked
+    # That a fork would have been seen, of which JAX warns where it has been loaded:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        subprocess.run(["true"], check=True, preexec_fn=os.getpid)
+    assert forked
 
 
 # ---- the clip ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from scipy.optimize import lsq_linear, minimize
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.transform import radon
 
+from nid_jax.coding.operators import CONVENTIONS
 from nid_jax.data import phantoms
 from nid_jax.data.sinograms import even_angles
 
@@ -20,7 +21,7 @@ def scan():
     def make(views, number=0, size=SIZE):
         ellipses = phantoms.random_ellipses(np.random.default_rng([1, number]))
         angles = even_angles(views)
-        centre, offset = tomography.rotation(size)
+        centre, offset = CONVENTIONS["skimage"].placed((size, size), size)
         sinogram = phantoms.project(ellipses, angles, size, (size, size), centre, offset)
         matrix = tomography.system_matrix(angles, size, (size, size), centre, offset)
         return sinogram, angles, phantoms.draw(ellipses, (size, size)), matrix
@@ -37,7 +38,7 @@ def test_one_sample_a_pixel_is_radon(size):
     rows, columns = np.ogrid[:size, :size]
     image = np.random.default_rng(0).random((size, size))
     image *= np.hypot(rows - size // 2, columns - size // 2) < size // 2 - 2
-    centre, offset = tomography.rotation(size)
+    centre, offset = CONVENTIONS["skimage"].placed((size, size), size)
     matrix = tomography.system_matrix(angles, size, (size, size), centre, offset, 1)
     np.testing.assert_allclose(
         (matrix @ image.ravel()).reshape(len(angles), size), radon(image, angles).T, atol=1e-10

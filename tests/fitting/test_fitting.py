@@ -90,7 +90,9 @@ def test_ones_own_pictures_of_another_size(call, options, trained, tmp_path):
     again = json.loads((workdir / "fits" / "mine" / "evaluation.json").read_text())
     assert again["psnr"] == pytest.approx(metrics["psnr"], abs=1e-3)
     succeed(call(*mine, "--mode=render", "--config.render.scale=3"))
-    with Image.open(workdir / "fits" / "mine" / "render" / "0002_p2.png") as picture:
+    (view,) = (workdir / "fits" / "mine" / "render").iterdir()
+    assert view.name == "93x60"
+    with Image.open(view / "0002_p2.png") as picture:
         assert picture.size == (60, 93)
     # Two fits lie side by side, and the second leaves the first as it was.
     succeed(call(*mine, "--mode=fit", "--config.fit.name=fewer", "--config.fit.num_signals=1"))
@@ -103,7 +105,7 @@ def test_a_fit_done_again_leaves_nothing_of_the_first(call, options, copied):
     arguments = [*options, f"--workdir={copied}"]
     succeed(call(*arguments, "--mode=render"))
     (folder,) = (copied / "fits").iterdir()
-    assert (folder / "render" / "0001_face_081.png").exists()
+    assert (folder / "render" / "100x100" / "0001_face_081.png").exists()
     succeed(call(*arguments, "--mode=fit", "--config.fit.num_signals=1"))
     assert not (folder / "render").exists()
     assert [path.name for path in (folder / "pictures").iterdir()] == ["0000_face_080.png"]
@@ -129,7 +131,7 @@ def test_colour_that_is_not_square(call, options, tmp_path):
     assert metrics["layout"]["grid"] == [10, 14]
     assert metrics["psnr_per_step"] == {}
     succeed(call(*options, f"--workdir={tmp_path}", "--mode=render"))
-    (first, _) = sorted((tmp_path / "fits" / "test" / "render").iterdir())
+    (first, _) = sorted((tmp_path / "fits" / "test" / "render" / "40x56").iterdir())
     with Image.open(first) as picture:
         assert picture.size == (56, 40)
         assert picture.mode == "RGB"
@@ -164,7 +166,7 @@ def test_patches_are_fitted_apart_and_scored_together(patched):
 def test_patches_are_stitched_when_rendered(call, patched):
     workdir, arguments = patched
     succeed(call(*arguments, "--mode=render", "--config.render.scale=2"))
-    pictures = sorted((workdir / "fits" / "test" / "render").iterdir())
+    pictures = sorted((workdir / "fits" / "test" / "render" / "80x60").iterdir())
     assert len(pictures) == 2
     with Image.open(pictures[0]) as picture:
         assert picture.size == (60, 80)

@@ -208,7 +208,7 @@ def test_what_a_workdir_holds_goes_on_training(imported, tmp_path, call):
     if found.router == "codebook":
         result = call(*options, "--mode=render", "--config.fit.name=official")
         assert result.code == 0, result.err
-        assert len(list((fresh / "fits" / "official" / "render").glob("*.png"))) == 6
+        assert len(list((fresh / "fits" / "official" / "render").glob("*/*.png"))) == 6
         result = call(
             *options, "--mode=eval", "--config.fit.name=official", "--config.fit.split=train"
         )

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -279,3 +280,28 @@ def test_the_command_runs_as_a_module(tmp_path, environment):
     assert done.returncode == 0, done.stderr
     assert "48 experts, 3 layers of 24" in done.stdout
     assert (tmp_path / "a" / "fits" / "official" / "codes.npz").exists()
+
+
+def documented(folder):
+    """Commands of docs/official.md on an imported folder, of which the data are left out."""
+    text = (ROOT / "docs" / "official.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    found = [line for line in lines if line.startswith("nid_jax --config=official:")]
+    keys = re.compile(r" --config\.data\.\S+")
+    return {keys.sub("", line).replace("runs/official", str(folder)) for line in found}
+
+
+@pytest.mark.parametrize("name", ["codebook_gray_rect_after", "conv_id_sine_after"])
+def test_the_commands_printed_are_those_of_the_docs(tmp_path, name):
+    folder = tmp_path / "run"
+    options = {
+        "codebook_gray_rect_after": ("--activation=relu", "--size=24,40", "--top_k=6"),
+        "conv_id_sine_after": ("--activation=sine", "--size=16,16", "--top_k=4"),
+    }
+    words = (f"--checkpoint={DATA / name}.ckpt", f"--workdir={folder}", *options[name])
+    code, out, err = command(*words)
+    assert code == 0, err
+    printed = {line.partition(": ")[2] for line in out.splitlines() if ": nid_jax" in line}
+    stored = {line for line in documented(folder) if "fit.name" in line}
+    assert stored
+    assert printed == documented(folder) - (set() if name.startswith("codebook") else stored)

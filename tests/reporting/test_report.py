@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -9,11 +10,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
 from nid_jax.geometry.mesh import export_mesh
-from nid_jax.reporting import monitoring, pictures, report
+from nid_jax.reporting import monitoring, movies, panels, pictures, report
+from nid_jax.reporting.panels import Panel, Score
 from nid_jax.storage import artefacts
 
+SCORES = (Score("psnr", "PSNR", "dB"), Score("ssim", "SSIM"), Score("left", "Residual", "%"))
 EVIL = "<script>alert('&\"')</script>"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -68,6 +72,7 @@ def workdir(tmp_path):
             "data": {"name": "faces"},
             "dictionary": {"kind": "shared", "num_experts": 48},
             "router": {"top_k": 6},
+            "fit": {"name": "gradient"},
         },
     )
     for name, psnr in (("gradient", 23.456), ("ridge", 26.5)):
@@ -84,12 +89,14 @@ def workdir(tmp_path):
                 "seconds_total": 1.5,
                 "seconds_compile": 0.75,
                 "seconds_per_signal": 0.01,
-                "psnr_per_signal": [psnr - 1, psnr, psnr + 1, None],
+                "psnr_per_signal": [psnr - 1, psnr, psnr, psnr, psnr + 1, None],
+                "scores": panels.described(SCORES, {"psnr": psnr, "ssim": 0.777}),
+                "message": f"{name} went well",
                 "psnr_per_step": {"0": 12.0, "5": 18.0, "10": psnr},
                 "config": {"fit": {"name": name}},
             },
         )
-        pictures.comparison_sheet(folder / "fits" / name / "comparison.png", truth, truth + 0.05)
+        panels.write_sheet(folder / "fits" / name / "comparison.png", [Panel("truth", truth)], [])
     pictures.atoms_sheet(folder / "atoms.png", truth - 0.5)
     usage = np.array([1.0, 0.5, 0.0, 0.5])
     artefacts.write_json(folder / "usage.json", {"usage": usage, "importance": -usage})
@@ -121,8 +128,9 @@ def test_the_page_tells_what_the_files_say(workdir):
     for expected in [
         "image · faces",
         "run-7 · 2030-01-02 03:04",
-        "26.50 dB, ridge",  # the best fit is the one on top
+        "PSNR 23.46 dB, gradient",  # the run's own fit is the one on top
         "48 shared, 6 active",
+        "26.50",
         "1M",
         "3:05 min",
         "3.0 GiB",
@@ -133,8 +141,9 @@ def test_the_page_tells_what_the_files_say(workdir):
         "9.8.7",
         '"num_experts": 48',
         "1 more curves",
-        "PSNR over steps of fitting, ridge",
+        "PSNR over steps",
         "lowest 25.50, median 26.50, highest 27.50",
+        "ridge went well",
     ]:
         assert expected in words, expected
 
@@ -164,23 +173,19 @@ FILES = ["config.json", "metrics.jsonl", "summary.json", "usage.json", "atoms.pn
 FIT_FILES = ["fits/ridge/metrics.json", "fits/ridge/comparison.png"]
 
 
-@pytest.mark.parametrize("names", [FILES, FIT_FILES])
-def test_what_is_missing_is_said(workdir, names):
-    for name in names:
+def test_what_is_missing_is_simply_absent(workdir):
+    for name in FILES + FIT_FILES:
         (workdir / name).unlink()
-    words = _words(_read(report.write_report(workdir))[1])
-    for name in names:
-        folder, file = ("run-7/" + name).rsplit("/", 2)[-2:]
-        assert f"No {file} in {folder}/." in words
-    assert words.count("No ") == len(names)
+    text, page = _read(report.write_report(workdir))
+    words = _words(page)
+    assert "No " not in words
+    for heading in ("Training", "Dictionary", "Timings", "Configuration"):
+        assert f"<h2>{heading}" not in text
+    assert "Fit: ridge" in words
     assert "23.46" in words  # the other fit is still there
-
-
-def test_a_run_without_fits_says_so(workdir):
     shutil.rmtree(workdir / "fits")
     words = _words(_read(report.write_report(workdir))[1])
-    assert "No fits in the workdir yet." in words
-    assert "PSNR, dB" not in words
+    assert "Fit" not in words
 
 
 @pytest.mark.parametrize(
@@ -263,11 +268,94 @@ def test_everything_written_by_others_is_escaped(workdir):
     assert EVIL in html.unescape(text)
 
 
+def test_the_runs_own_fit_comes_first_then_the_newest(workdir):
+    for age, name in enumerate(("a", "z", "m")):
+        file = workdir / "fits" / name / "metrics.json"
+        artefacts.write_json(file, {"solver": "ridge", "signals": 1})
+        os.utime(file, (2e9 - age, 2e9 - age))
+    words = _words(_read(report.write_report(workdir))[1])
+    places = [words.index(f"Fit: {name}") for name in ("gradient", "a", "z", "m", "ridge")]
+    assert places == sorted(places)
+
+
+def test_a_page_of_many_signals_and_fits_stays_small(workdir):
+    count = 10_000
+    metrics = json.loads((workdir / "fits" / "ridge" / "metrics.json").read_text())
+    names = [f"signal_{number:05d}" for number in range(count)]
+    values = np.random.default_rng(0).normal(30, 2, count).round(3).tolist()
+    metrics |= {"signals": count, "layout": {"names": names}, "psnr_per_signal": values}
+    near = {name: [{"name": names[0], "distance": 0.25}] * 2 for name in names}
+    noise = np.random.default_rng(0).integers(0, 256, (1400, 2800, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(workdir / "fits" / "ridge" / "comparison.png", compress_level=1)
+    for number in range(8):
+        folder = workdir / "fits" / f"fit_{number}"
+        shutil.copytree(workdir / "fits" / "ridge", folder)
+        artefacts.write_json(folder / "metrics.json", metrics)
+        artefacts.write_json(folder / "nearest.json", {"among": folder.name, "nearest": near})
+    text, page = _read(report.write_report(workdir))
+    assert page.tags.count("img") == report.PICTURED + 1  # and the atoms
+    assert len(text) < 12_000_000
+    words = _words(page)
+    assert "PSNR of 10000 signals" in words
+    assert "of the first 8 of 10000 signals" in words
+    # Sheets beyond a size are lossy; a table has all of the fits.
+    assert "data:image/jpeg" in text
+    assert sum(f"fit_{number}" in words for number in range(8)) == 8
+
+
+def test_movies_renders_paths_and_neighbours_are_on_the_page(workdir):
+    folder = workdir / "fits" / "ridge"
+    frames = np.linspace(0, 1, 4 * 8 * 8).reshape(4, 8, 8, 1)
+    movies.write_movie(folder / "side_by_side.gif", frames)
+    movies.write_movie(folder / "interpolate" / "0000_0003.gif", frames)
+    for number in range(6):
+        pictures.save_png(folder / "render" / "16x16" / f"{number:04d}_a.png", frames[0])
+        pictures.save_png(folder / "reconstructions" / f"{number:04d}_face.png", frames[0])
+    metrics = json.loads((folder / "metrics.json").read_text())
+    artefacts.write_json(folder / "metrics.json", metrics | {"layout": {"names": ["face"]}})
+    near = {"face": [{"name": "face", "distance": 0.125}, {"name": "gone", "distance": None}]}
+    artefacts.write_json(folder / "nearest.json", {"among": "ridge", "nearest": near})
+    _, page = _read(report.write_report(workdir))
+    words = _words(page)
+    assert "Rendered: 16x16" in words
+    assert "0003_a" in words
+    assert "0004_a" not in words
+    assert "From signal 0000 to signal 0003" in words
+    assert "Nearest in ridge" in words
+    assert "face 0.1250" in words
+    sources = [link for link in page.links if link.startswith("data:image/gif")]
+    assert len(sources) == 2
+    # Two sheets, the atoms, two movies, four renders, a signal and its neighbour.
+    assert page.tags.count("img") == 11
+
+
+def test_a_large_movie_is_a_link(workdir, monkeypatch):
+    from nid_jax.reporting import embedding
+
+    (workdir / "fits" / "ridge" / "side_by_side.mp4").write_bytes(bytes(100))
+    _, page = _read(report.write_report(workdir))
+    assert any(link.startswith("data:video/mp4") for link in page.links)
+    monkeypatch.setattr(embedding, "MOVIE_BYTES", 50)
+    _, page = _read(report.write_report(workdir))
+    assert "fits/ridge/side_by_side.mp4" in page.links
+    assert page.tags.count("video") == 1
+
+
+def test_usage_is_drawn_of_sparse_codes_only(workdir):
+    artefacts.write_json(workdir / "usage.json", {"usage": [1.0, 1.0], "importance": [0.5, 0.1]})
+    words = _words(_read(report.write_report(workdir))[1])
+    assert "Never used" not in words
+    assert "Mean magnitude of the codes" in words
+
+
 @pytest.fixture
 def surfaces(workdir):
     """The same run with a fit of surfaces."""
     folder = workdir / "fits" / "shapes"
     metrics = {"solver": "ridge", "signals": 4, "iou": 0.912, "chamfer": 0.00123, "fscore": 0.87}
+    names = {"iou": "IoU", "chamfer": "Chamfer", "fscore": "F-score"}
+    scores = [Score(key, label) for key, label in names.items()]
+    metrics["scores"] = panels.described(scores, metrics)
     artefacts.write_json(folder / "metrics.json", metrics)
     for number, name in enumerate(["ball", "box", "ring", "rest"]):
         mesh = trimesh.creation.icosphere(subdivisions=1, radius=0.5)
@@ -286,7 +374,6 @@ def test_surfaces_are_measured_pictured_and_can_be_turned(surfaces):
     assert page.tags.count("iframe") == 1
     assert "script" not in page.tags
     assert "0000_ball, 0001_box, 0002_ring. Drag to turn" in words
-    assert "comparison.png in shapes" not in words
     outside = [link for link in page.links if not link.startswith("#")]
     assert len(outside) == 4
     assert all(link.startswith("data:image/png;base64,") for link in outside)
@@ -298,7 +385,7 @@ def test_what_is_wrong_with_surfaces_is_said(surfaces):
     (folder / "shaded.png").unlink()
     (folder / "views" / "0001_box.glb").write_bytes(b"no mesh")
     words = _words(_read(report.write_report(surfaces))[1])
-    assert "No shaded.png in shapes/." in words
+    assert "shaded.png" not in words
     assert "0001_box.glb: cannot be read" in words
     assert "0000_ball, 0002_ring. Drag" in words
     for path in (folder / "views").iterdir():

@@ -9,6 +9,7 @@ from PIL import Image
 
 from nid_jax import tasks
 from nid_jax.data import to_array
+from nid_jax.reporting.panels import MISSING
 
 CONFIG = "configs/inpainting.py"
 SMALL = (
@@ -103,6 +104,10 @@ def test_a_run_scores_the_hole_and_shows_what_it_was_given(run, workdir):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {"psnr", "ssim", "psnr_hole", "psnr_corrupted"} <= set(metrics)
     assert len(metrics["psnr_hole_per_signal"]) == 3
+    shown = [score["key"] for score in metrics["scores"]]
+    assert {"psnr", "psnr_hole", "psnr_corrupted", "hidden_share"} <= set(shown)
+    masks = [np.asarray(Image.open(path)) for path in sorted((folder / "mask").glob("*"))]
+    assert metrics["hidden_share"] == pytest.approx(np.mean([mask == 0 for mask in masks]))
     given = [np.asarray(Image.open(path)) for path in sorted((folder / "corrupted").glob("*"))]
     assert len(given) == 3
     # Stripes are nearly black and nearly white in turn.
@@ -160,6 +165,12 @@ def test_nan_is_missing_whether_or_not_masks_are_told(run, workdir, tmp_path):
         with np.load(workdir / "fits" / told / "codes.npz") as stored:
             found.append(stored["codes"])
     np.testing.assert_array_equal(*found)
+    # No truth is known; what is missing has a colour of its own.
+    shown = np.asarray(
+        Image.open(workdir / "fits" / "true" / "corrupted" / "0000_signal_00000.png")
+    )
+    np.testing.assert_array_equal((shown == MISSING).all(-1), np.isnan(values[0]))
+    assert (workdir / "fits" / "true" / "comparison.png").exists()
     values[1] = np.nan
     np.save(tmp_path / "values.npy", values)
     empty = run(

@@ -73,12 +73,16 @@ def test_a_fit_leaves_codes_scores_meshes_and_pictures(trained):
         "codes.npz",
         "meshes",
         "metrics.json",
+        "reconstructions",
         "shaded.png",
         "views",
     ]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["task"] == "sdf"
     assert metrics["layout"]["names"] == names
+    assert [score["key"] for score in metrics["scores"]][:2] == ["iou", "chamfer"]
+    plain = [np.load(path) for path in sorted((folder / "reconstructions").iterdir())]
+    assert [volume.shape for volume in plain] == [(*metrics["layout"]["grid"], 1)] * 2
     assert (metrics["empty_meshes"], metrics["mesh_resolution"]) == (0, 24)
     # Two blobs in the same place have something in common; the same blob all.
     assert 0.3 < metrics["iou"] < 1
@@ -96,7 +100,7 @@ def test_a_fit_leaves_codes_scores_meshes_and_pictures(trained):
     with Image.open(folder / "shaded.png") as picture:
         assert np.asarray(picture).std() > 5
     out = (trained / "stdout").read_text()
-    assert "IoU  chamfer  normals" in out
+    assert "IoU  Chamfer  Hausdorff  Normals" in out
     assert "PSNR" not in out
 
 
@@ -127,21 +131,23 @@ def test_the_scores_are_those_of_the_stored_codes(on_trained, trained):
 
 
 def test_meshes_at_another_resolution_and_in_a_window(on_trained, trained):
-    folder = trained / "fits" / "test" / "render"
+    folder = trained / "fits" / "test" / "render" / "20x20x20"
     result = on_trained("render", "render.shape=(20,20,20)", "fit.mesh.format=obj")
     assert result.code == 0, result.err
     assert "2 meshes at 20 x 20 x 20 rendered" in result.out
     kinds = sorted(path.suffix for path in folder.iterdir())
     assert kinds == [".obj", ".obj", ".png", ".png"]
     whole = trimesh.load(folder / "0000_lamp_1000000.obj")
-    shutil.rmtree(folder)
     window = "render.window=((-1,1),(0,1),(-1,1))"
     result = on_trained("render", "render.shape=(20,10,20)", window)
     assert result.code == 0, result.err
-    upper = trimesh.load(folder / "0000_lamp_1000000.ply")
+    part = folder.with_name("20x10x20_-1to1_0to1_-1to1")
+    upper = trimesh.load(part / "0000_lamp_1000000.ply")
     assert upper.vertices[:, 1].min() >= 0 > whole.vertices[:, 1].min()
     assert upper.vertices[:, 1].max() == pytest.approx(whole.vertices[:, 1].max(), abs=0.05)
-    shutil.rmtree(folder)
+    # The one did not overwrite the other.
+    assert (folder / "0000_lamp_1000000.obj").exists()
+    shutil.rmtree(folder.parent)
 
 
 def test_shapes_between_two(on_trained, trained):
@@ -152,11 +158,11 @@ def test_shapes_between_two(on_trained, trained):
     folder = trained / "fits" / "test" / "interpolate"
     meshes = [trimesh.load(folder / "0001_0000" / f"0000{n}.ply") for n in range(3)]
     assert on_trained("render", "render.scale=1").code == 0
-    rendered = trained / "fits" / "test" / "render"
+    (rendered,) = (trained / "fits" / "test" / "render").iterdir()
     for mesh, name in ((meshes[0], "0001_lamp_1000001"), (meshes[2], "0000_lamp_1000000")):
         end = trimesh.load(rendered / f"{name}.ply")
         np.testing.assert_allclose(mesh.vertices, end.vertices, atol=1e-5)
-    shutil.rmtree(rendered)
+    shutil.rmtree(rendered.parent)
     assert len(imageio.v3.imread(folder / "0001_0000.gif")) == 3
 
 

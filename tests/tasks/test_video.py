@@ -8,9 +8,11 @@ import imageio.v3
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
-from nid_jax import tasks
+from nid_jax import data, tasks
 from nid_jax.data import to_array
+from nid_jax.notices import Notice
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import video
 from nid_jax.training import loop
@@ -45,8 +47,10 @@ def finished(call, pytestconfig, tmp_path_factory):
     """The workdir of a smoke run on a noisy clip."""
     folder = tmp_path_factory.mktemp("video") / "run"
     config = f"--config={pytestconfig.rootpath / CONFIG}:smoke"
-    done = call(config, *SMALL, SIZE, "--config.data.clip.noise=0.05", f"--workdir={folder}")
+    noise, threshold = "--config.data.clip.noise=0.05", "--config.fit.threshold=0.1"
+    done = call(config, *SMALL, SIZE, noise, threshold, f"--workdir={folder}")
     assert done.code == 0, done.err
+    (folder / "stdout").write_text(done.out)
     return folder
 
 
@@ -62,8 +66,8 @@ def test_a_run_leaves_frames_a_movie_and_scores(finished, pytestconfig):
     # The mask is what differs, to the rounding of the pictures.
     difference = np.abs(frames["frame"].astype(int) - frames["background"]) / 255
     mask = frames["mask"] > 0
-    assert mask[difference > config.fit.threshold + 0.01].all()
-    assert not mask[difference < config.fit.threshold - 0.01].any()
+    assert mask[difference > 0.1 + 0.01].all()
+    assert not mask[difference < 0.1 - 0.01].any()
     moving = np.stack([clip.foreground(index) for index in range(len(clip))])
     hits = (mask & moving).sum()
     assert metrics["precision"] == pytest.approx(hits / max(mask.sum(), 1))
@@ -72,6 +76,22 @@ def test_a_run_leaves_frames_a_movie_and_scores(finished, pytestconfig):
     errors = np.square(frames["background"] / 255 - background).mean((1, 2))
     assert metrics["psnr"] == pytest.approx(-10 * np.log10(errors).mean(), abs=0.3)
     assert metrics["rank"] <= 4
+    assert metrics["threshold"] == 0.1
+    assert metrics["moving_share"] == pytest.approx(mask.mean())
+    residual = (frames["frame"] - 1.0 * frames["background"]) / 255
+    middle = 1.4826 * np.median(np.abs(residual))
+    assert metrics["noise"] == pytest.approx(middle, abs=0.6 * 1.4826 / 255)
+    variance = np.square(residual).mean() / np.var(frames["frame"] / 255)
+    assert metrics["explained"] == pytest.approx(1 - variance, abs=0.02)
+    shown = [score["key"] for score in metrics["scores"]]
+    assert shown[:4] == ["rank", "explained", "noise", "threshold"]
+    assert {"moving_share", "precision", "recall", "f_measure", "psnr"} <= set(shown)
+    # On the terminal too.
+    lines = (finished / "stdout").read_text().splitlines()
+    (head,) = [line for line in lines if line.startswith("fit ")]
+    assert {"Rank", "Explained", "Noise", "Threshold", "F-measure"} <= set(head.split())
+    # The page plays the movie.
+    assert "data:image/gif;base64," in (finished / "report.html").read_text()
     # The GIF merges equal neighbours, so at most one picture for each frame.
     assert 1 < len(imageio.v3.imread(folder / "side_by_side.gif")) <= len(clip)
 
@@ -79,7 +99,7 @@ def test_a_run_leaves_frames_a_movie_and_scores(finished, pytestconfig):
 def test_codes_of_frames_are_rendered_larger(finished, run, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     assert run("--config.render.scale=2", mode="render").code == 0
-    rendered = pictures(tmp_path / "run" / "fits" / "test" / "render")
+    rendered = pictures(tmp_path / "run" / "fits" / "test" / "render" / "16x24")
     assert rendered.shape == (12, 16, 24)
 
 
@@ -95,7 +115,7 @@ def test_time_is_a_coordinate_and_rendered_between_frames(run, tmp_path):
     assert background.shape == (12, 8, 12)
     done = run(*options, "--config.render.shape=(23,8,12)", variant="time", mode="render")
     assert done.code == 0, done.err
-    (name,) = [path for path in (folder / "render").iterdir() if path.is_dir()]
+    (name,) = [path for path in (folder / "render" / "23x8x12").iterdir() if path.is_dir()]
     between = pictures(name)
     assert between.shape == (23, 8, 12)
     # Every other frame is one of the fit's own.
@@ -103,9 +123,10 @@ def test_time_is_a_coordinate_and_rendered_between_frames(run, tmp_path):
     for suffix in ("mp4", "gif"):
         movie = imageio.v3.imread(name.with_name(f"{name.name}.{suffix}"))
         assert movie.shape[1:3] == (8, 12)
-    # Fewer frames leave nothing of the old ones.
+    # Another shape leaves the first as it was.
     assert run(*options, "--config.render.shape=(3,4,4)", variant="time", mode="render").code == 0
-    assert pictures(name).shape == (3, 4, 4)
+    assert pictures(folder / "render" / "3x4x4" / name.name).shape == (3, 4, 4)
+    assert pictures(name).shape == (23, 8, 12)
 
 
 def clip_frames(count=6, size=(10, 14)):
@@ -218,6 +239,72 @@ def test_the_costs_of_many_experts_are_finite(tmp_path, pytestconfig, experts):
     assert trained.step == 2
 
 
+def disc_residual(contrast, noise, channels, blur=0.0):
+    """(residual [T, H, W, C] of a moving disc, its mask): blurred, with white noise."""
+    rows, columns = np.mgrid[:48, :64]
+    centres = 12 + 4 * np.arange(10)
+    moving = np.stack([(rows - 24) ** 2 + (columns - at) ** 2 < 81 for at in centres])
+    sizes = contrast * np.ones(channels) * (-1) ** np.arange(channels)
+    residual = moving[..., None] * sizes
+    if blur:
+        residual = ndimage.gaussian_filter(residual, (0, blur, blur, 0))
+    generator = np.random.default_rng(0)
+    return residual + noise * generator.standard_normal(residual.shape), moving
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("contrast", "noise", "blur"),
+    [(0.2, 0.0, 0.0), (0.2, 0.004, 1.0), (0.5, 0.004, 1.0), (0.2, 0.05, 0.0), (0.6, 0.1, 0.0)],
+)
+def test_a_mask_by_the_noise(contrast, noise, blur, channels):
+    residual, moving = disc_residual(contrast, noise, channels, blur)
+    found = video.moving_mask(residual)
+    score = video.mask_score(found.mask, moving)
+    assert min(score["precision"], score["recall"]) > 0.95
+    # What moves is 8% of the pixels and lifts the median.
+    assert found.noise == pytest.approx(noise, rel=0.12, abs=1e-3)
+    # Where noise alone decides, that many pixels exceed the threshold.
+    if noise >= 0.05:
+        share = (np.abs(residual).max(-1) > found.threshold)[~moving].mean()
+        assert 0.11 < share < 0.18
+    else:
+        assert found.threshold == 0.05
+    if not noise:
+        assert found.beside == 0
+
+
+def test_traces_beside_what_moves_raise_the_threshold():
+    residual, moving = disc_residual(0.5, 0.003, 3)
+    generator = np.random.default_rng(1)
+    near = ndimage.binary_dilation(moving, np.ones((1, 9, 9), bool)) & ~moving
+    residual[near] += 0.025 * generator.standard_normal((near.sum(), 3))
+    found = video.moving_mask(residual)
+    # Nine tenths of the largest of three such values are below 2.1 deviations.
+    assert found.beside == pytest.approx(2.1 * 0.025, rel=0.15)
+    assert found.threshold == pytest.approx(1.75 * found.beside)
+    score = video.mask_score(found.mask, moving)
+    assert min(score["precision"], score["recall"]) > 0.95
+
+
+def test_a_mask_by_a_threshold_is_that_alone():
+    residual, _ = disc_residual(0.2, 0.05, 3)
+    found = video.moving_mask(residual, 0.1)
+    np.testing.assert_array_equal(found.mask, (np.abs(residual) > 0.1).any(-1))
+    assert found.threshold == 0.1
+    nothing = video.moving_mask(np.zeros((3, 4, 5, 1)))
+    assert not nothing.mask.any()
+    assert (nothing.noise, nothing.beside) == (0.0, 0.0)
+
+
+def test_what_was_chosen_for_the_mask_is_said():
+    frames = data.ArrayCollection(np.full((3, 8, 9, 1), 0.5, np.float32), "abc", "three")
+    with pytest.warns(Notice, match=r"fit\.threshold=0: residuals above 0\.050 .*noise 0\.0000"):
+        extras = video.separated(frames, None, np.full((3, 8, 9, 1), 0.5), 0.0)
+    assert extras.metrics["threshold"] == 0.05
+    assert extras.metrics["rank"] == 1
+
+
 def test_the_rank_and_the_score_of_masks():
     generator = np.random.default_rng(0)
     low = generator.standard_normal((9, 2)) @ generator.standard_normal((2, 30))
@@ -227,3 +314,15 @@ def test_the_rank_and_the_score_of_masks():
     truth = np.array([[[True, False, True, True]]])
     scores = video.mask_score(mask, truth)
     assert scores == {"precision": 1 / 2, "recall": 1 / 3, "f_measure": 2 / 5}
+
+
+def test_the_sheet_shows_frames_spread_over_the_video():
+    stacks = {name: np.zeros((60, 4, 6, 1)) for name in ("background", "foreground", "mask")}
+    stacks["frame"] = np.arange(60.0).reshape(60, 1, 1, 1) * np.ones((1, 4, 6, 1))
+    panels, columns = video._sheet(stacks, None, [str(number) for number in range(60)])
+    assert columns == ["0", "8", "17", "25", "34", "42", "51", "59"]
+    np.testing.assert_array_equal(panels[0].images[:, 0, 0, 0], np.array(columns, float))
+    assert [panel.name for panel in panels] == ["frame", "background", "foreground", "mask"]
+    panels, _ = video._sheet(stacks, stacks["background"] + 0.1, columns * 8)
+    assert [panel.name for panel in panels][2] == "true background"
+    assert panels[1].captions[0] == "20.0 dB"

@@ -16,10 +16,12 @@ from nid_jax.coding.operators.beams import (
 )
 from nid_jax.coding.operators.by_name import KINDS, build_operator
 from nid_jax.coding.operators.checks import checked_shape, combined_weights, register
+from nid_jax.coding.operators.conventions import CONVENTIONS, Convention, checked_convention
 from nid_jax.coding.operators.frequencies import (
     Fourier,
     NonuniformFourier,
     fourier,
+    fourier_samples,
     nonuniform_fourier,
     radial_frequencies,
     spiral_frequencies,
@@ -38,10 +40,12 @@ from nid_jax.coding.operators.sampling import (
 )
 
 __all__ = [
+    "CONVENTIONS",
     "KINDS",
     "Blur",
     "Chain",
     "Combination",
+    "Convention",
     "Downsample",
     "FanBeam",
     "Fourier",
@@ -58,11 +62,13 @@ __all__ = [
     "blur",
     "build_operator",
     "checked_angles",
+    "checked_convention",
     "checked_shape",
     "combined_weights",
     "downsample",
     "fan_beam",
     "fourier",
+    "fourier_samples",
     "mask",
     "masked",
     "matrix",

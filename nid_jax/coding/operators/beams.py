@@ -18,11 +18,12 @@ from jaxtyping import Array, Float
 
 from nid_jax.coding.operators import checks
 from nid_jax.coding.operators.base import Operator
+from nid_jax.coding.operators.conventions import checked_convention
 from nid_jax.coding.operators.runs import normalised
 from nid_jax.errors import ArgumentError
 
 Angles = int | Sequence[float] | Float[Array | np.ndarray, " A"]
-"""In degrees, or a number of views."""
+"""In degrees, or in radians of a convention that has these; or a number of views."""
 
 
 @checks.register
@@ -44,38 +45,54 @@ def parallel_beam(
     samples_per_ray: int = 0,
     centre: Sequence[float] = (0.0, 0.0),
     offset: float = 0.0,
+    spacing: float = 1.0,
+    convention: str = "ours",
 ) -> ParallelBeam:
     """Line integrals of an image along parallel rays, in units of pixels: a sinogram [A, D].
 
     The ray of angle theta and detector position s, both ends of the image included, is, in pixels
     from the centre of rotation,
 
-        row = t cos(theta) - s sin(theta),    col = t sin(theta) + s cos(theta),
+        row = t cos(theta) - s sin(theta),    col = t sin(theta) + s cos(theta).
 
-    as in scikit-image's radon. The image's area reaches half a pixel beyond its end samples, where
-    its value is that of the edge. Each ray has its samples in the middles of equal parts of its
-    way through that area, so that what lies outside contributes zero and constants are integrated
-    exactly.
+    The image's area reaches half a pixel beyond its end samples, where its value is that of the
+    edge. Each ray has its samples in the middles of equal parts of its way through that area, so
+    that what lies outside contributes zero and constants are integrated exactly.
 
     Args:
       shape: (rows, columns) of the image that sets the unit of length.
-      angles: degrees in [0, 180), [A]; or a whole number of views, evenly spaced from 0 without
-        a repeated end view.
-      detectors: D, one pixel apart; 0: as many as the longer side.
+      angles: [A], any, in degrees, or in radians under the conventions astra and tomopy; or a whole
+        number of views, evenly spaced over half a turn from 0 without a repeated end view. Half a
+        turn on is the same ray with the detectors mirrored; a view given twice weighs twice.
+      detectors: D; 0: as many as the longer side.
       samples_per_ray: T; 0: as many as the longer side.
-      centre: (rows, columns) in pixels from the middle of the image to the centre of rotation.
-        radon and iradon turn about pixel N // 2, which is (0.5, 0.5) for even N.
-      offset: detector positions are j - (D - 1) / 2 + offset; radon's are at -0.5 for even D.
+      centre: (rows, columns) in pixels, from where the convention has it, to the centre of
+        rotation.
+      offset: added to all detector positions, in detectors: (j - (D - 1) / 2 + offset) spacing by
+        our convention. Where the axis of rotation is at detector c, from 0, offset is
+        (D - 1) / 2 - c.
+      spacing: from detector to detector, in pixels.
+      convention: a name of `conventions.CONVENTIONS`, where centre and detectors are when all of
+        the above is left as it is: ours and astra, tomopy (the middles of image and detector),
+        skimage (pixel N // 2 and detector D // 2), matlab (pixel (N - 1) // 2).
 
-    Measurements are ordered by angle, then detector. Raises ArgumentError naming `shape`,
-    `angles`, `detectors` or `samples_per_ray`.
+    Measurements are ordered by angle, then detector. Raises ArgumentError naming the argument.
     """
     sides = checks.checked_picture(shape)
-    turned = np.deg2rad(checked_angles(angles))
+    known = checked_convention(convention)
+    turned = np.deg2rad(checked_angles(angles, convention))
     detectors = checks.checked_count(detectors or max(sides), "detectors")
     samples = checks.checked_count(samples_per_ray or max(sides), "samples_per_ray")
-    position = np.arange(detectors) - (detectors - 1) / 2 + offset
-    points, factors = _rays(sides, turned[:, None], position, samples, centre)
+    pair = checks.checked_numbers(centre, "centre", 1, "(rows, columns)")
+    if len(pair) != 2:
+        raise ArgumentError("centre", tuple(pair.tolist()), "(rows, columns)")
+    if not np.isfinite(offset):
+        raise ArgumentError("offset", offset, "a finite number")
+    if not (np.isfinite(spacing) and spacing > 0):
+        raise ArgumentError("spacing", spacing, "above 0")
+    middle, first = known.placed(sides, detectors)
+    position = (np.arange(detectors) - (detectors - 1) / 2 + first + offset) * spacing
+    points, factors = _rays(sides, turned[:, None], position, samples, pair + middle)
     return ParallelBeam(points, factors, run_length=samples)
 
 
@@ -187,22 +204,14 @@ def _crossing(starts, directions, halves):
     return np.where(missed, 0, first), np.where(missed, 0, last)
 
 
-def checked_angles(angles: Angles) -> Float[np.ndarray, " A"]:
-    """Angles in degrees [A] float64, from such or from a number of views.
+def checked_angles(angles: Angles, convention: str = "ours") -> Float[np.ndarray, " A"]:
+    """Angles in degrees [A] float64, from such, or radians of a convention, or a number of views.
 
-    Raises ArgumentError naming `angles` for no views, and for angles that are repeated or outside
-    [0, 180).
+    Raises ArgumentError naming `angles` for no views, and for angles that are not finite numbers,
+    or `convention`.
     """
+    known = checked_convention(convention)
     if np.ndim(angles) == 0:
         count = checks.checked_count(angles, "angles")
         return np.arange(count) * (180.0 / count)
-    turned = np.asarray(angles, np.float64)
-    if turned.ndim != 1 or not len(turned):
-        raise ArgumentError("angles", turned.shape, "the shape [A], or a number of views")
-    inside = (turned >= 0) & (turned < 180)
-    if not inside.all():
-        raise ArgumentError("angles", float(turned[~inside][0]), "degrees from 0 to below 180")
-    different, counts = np.unique(np.round(turned, 6), return_counts=True)
-    if counts.max() > 1:
-        raise ArgumentError("angles", float(different[counts.argmax()]), "no view repeated")
-    return turned
+    return known.degrees(checks.checked_numbers(angles, "angles", 1, "[A], or a number of views"))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from nid_jax import numerics
 from nid_jax.coding.operators import checks
@@ -87,9 +87,33 @@ def fourier(shape: Sequence[int], share: float = 0.25, low: float = 0.04, seed: 
         drawn = np.random.default_rng(seed).choice(
             rest, count - len(always), replace=False, p=density / density.sum()
         )
-    kept = np.sort(half[np.concatenate([always, drawn])]).astype(np.int32)
-    points = jnp.asarray(coordinates.grid(shape))
-    return Fourier(points, run_length=None, kept=jnp.asarray(kept), grid_shape=shape)
+    return _at(shape, np.sort(half[np.concatenate([always, drawn])]))
+
+
+def fourier_samples(shape: Sequence[int], measured: Bool[Array | np.ndarray, "*grid"]) -> Fourier:
+    """The Fourier coefficients of an image where `measured` says so, as a scanner took them.
+
+    measured: bool [*shape], the zero frequency at index 0 of every axis, as numpy.fft has it (of
+    one with the zero frequency in the middle: numpy.fft.ifftshift). A frequency and its negative
+    may both be there. Coefficients are those of numpy.fft.fftn(image, norm='ortho') in the order of
+    numpy.flatnonzero(measured): real parts, then imaginary parts. Raises ArgumentError naming
+    `measured` for another shape, for other than 0 and 1, and where nothing was measured.
+    """
+    shape = checks.checked_shape(shape)
+    given = np.asarray(measured)
+    if given.shape != shape:
+        raise ArgumentError("measured", given.shape, f"the shape {shape}")
+    if not np.isin(given, (0, 1)).all():
+        raise ArgumentError("measured", given[~np.isin(given, (0, 1))][0], "booleans, or 0 and 1")
+    if not given.any():
+        raise ArgumentError("measured", 0, "1 or more frequencies")
+    return _at(shape, np.flatnonzero(given))
+
+
+def _at(shape, kept):
+    """The operator of frequencies by flat index [K]."""
+    points, kept = coordinates.grid(shape), kept.astype(np.int32)
+    return Fourier(jnp.asarray(points), run_length=None, kept=jnp.asarray(kept), grid_shape=shape)
 
 
 @checks.register

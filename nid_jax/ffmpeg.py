@@ -1,0 +1,125 @@
+"""Frames out of video files and into them, by the ffmpeg program that imageio-ffmpeg brings.
+
+The program is started here and not by imageio, which forks this process to do so: beside JAX's
+threads that may hang, and JAX warns of it.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import re
+import subprocess
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+_STREAM = re.compile(r"^\s*(?:\[info\]\s*)?Stream #0:\d+.*?: (\w+):", re.MULTILINE)
+_ENDED = b"ENDHDR\n"
+# Of H.264's scale from 0 (exact) to 51.
+_CONSTANT_RATE = 10
+
+
+class Unreadable(Exception):
+    """The file holds no video that ffmpeg can decode."""
+
+
+class Heard(NamedTuple):
+    """What ffmpeg said of a file: how many streams of each kind, how many complaints."""
+
+    streams: dict[str, int]
+    errors: int
+
+
+def program() -> str:
+    """The path of ffmpeg. Raises ImportError or RuntimeError where there is none."""
+    import imageio_ffmpeg  # type: ignore[import-untyped]
+
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def read(path: Path, heard: list[Heard]) -> Generator[UInt8[np.ndarray, "H W 4"], None, None]:
+    """Frames of a file's first video stream as they are stored, none repeated or left out.
+
+    Turned as the file says; the last channel is alpha. heard: what was said of the file is added
+    to it, once the frames have been read or no more are wanted. Raises `Unreadable`.
+    """
+    command = [program(), "-nostdin", "-hide_banner", "-loglevel", "level+info", "-i", str(path)]
+    # V: pictures of a cover are no video. A frame's time decides nothing.
+    command += ["-map", "0:V:0", "-fps_mode", "passthrough"]
+    command += ["-f", "image2pipe", "-c:v", "pam", "-pix_fmt", "rgba", "-"]
+    with tempfile.TemporaryFile() as said:
+        frames = 0
+        with _started(command, stdout=subprocess.PIPE, stderr=said) as process:
+            assert process.stdout is not None
+            try:
+                while (frame := _picture(process.stdout)) is not None:
+                    frames += 1
+                    yield frame
+            finally:
+                said.seek(0)
+                heard.append(_heard(said.read().decode(errors="replace")))
+    if not frames:
+        raise Unreadable
+
+
+def _picture(stream: IO[bytes]) -> UInt8[np.ndarray, "H W 4"] | None:
+    """The next picture of a stream of PAM, None at its end or where it breaks off."""
+    header = b""
+    while not header.endswith(_ENDED):
+        line = stream.readline()
+        if not line:
+            return None
+        header += line
+    fields = dict(line.split(maxsplit=1) for line in header.splitlines() if b" " in line)
+    shape = int(fields[b"HEIGHT"]), int(fields[b"WIDTH"]), int(fields[b"DEPTH"])
+    pixels = stream.read(int(np.prod(shape)))
+    if len(pixels) < np.prod(shape):
+        return None
+    return np.frombuffer(pixels, np.uint8).reshape(shape)
+
+
+def _heard(text: str) -> Heard:
+    kinds = collections.Counter(_STREAM.findall(text.split("Output #0")[0]))
+    return Heard(dict(kinds), len(re.findall(r"\[(?:error|fatal)\]", text)))
+
+
+def write(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> None:
+    """Write frames of even sides as H.264. Raises ValueError naming a file that cannot be."""
+    rows, columns = frames.shape[1:3]
+    command = [program(), "-hide_banner", "-loglevel", "error", "-y"]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{columns}x{rows}", "-r", f"{fps:g}"]
+    command += ["-i", "-", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(_CONSTANT_RATE)]
+    with tempfile.TemporaryFile() as said:
+        with _started([*command, str(path)], stdin=subprocess.PIPE, stderr=said) as process:
+            assert process.stdin is not None
+            # Where ffmpeg has given up, what it said tells more than the broken pipe.
+            with contextlib.suppress(BrokenPipeError):
+                for frame in frames:
+                    process.stdin.write(np.ascontiguousarray(frame))
+                process.stdin.close()
+            status = process.wait()
+        if status:
+            said.seek(0)
+            words = said.read().decode(errors="replace").strip().splitlines()
+            raise ValueError(f"{path}: ffmpeg: {words[-1] if words else f'status {status}'}")
+
+
+@contextlib.contextmanager
+def _started(command: list[str], **pipes) -> Iterator[subprocess.Popen]:
+    """ffmpeg in a process group of its own, as Ctrl-C is for us; ended with the block."""
+    process = subprocess.Popen(command, process_group=0, **pipes)
+    try:
+        yield process
+    finally:
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        if process.poll() is None:
+            process.kill()
+        process.wait()

@@ -1,0 +1,220 @@
+"""What the page says of one fit, read from its folder; what is not there is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from nid_jax.reporting import charts, embedding
+from nid_jax.reporting.panels import Score, scores_of
+from nid_jax.reporting.reading import number, read_json, within
+from nid_jax.storage.artefacts import file_name
+
+COMMON = (
+    Score("solver", "Solver"),
+    Score("signals", "Signals"),
+    Score("active_experts", "Active experts"),
+    Score("seconds_per_signal", "Per signal", "s"),
+    Score("seconds_compile", "Compile", "s"),
+    Score("seconds_total", "Total", "s"),
+)
+"""What every fit has, whatever it is of; shown after what its task asks for."""
+# Sheets that a fit may have, and what they show.
+_SHEETS = {
+    "comparison.png": "What was fitted, and what came of it",
+    "shaded.png": "Surfaces, and where the truth is known the distance to it",
+}
+# Meshes of one fit that can be turned on the page; each view also holds its program, 0.7 MB.
+_VIEWED = 3
+# Folders of renders, pictures of each and their longer side; paths between signals; rows of
+# neighbours, neighbours in a row and the side of their pictures.
+_RENDERS, _RENDERED, _RENDER_SIDE = 3, 4, 512
+_PATHS = 3
+_ROWS, _NEIGHBOURS, _THUMBNAIL = 8, 5, 64
+_PLAIN = "reconstructions"
+
+
+def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[str, Any]:
+    """All that the template asks of the fit `name` in `folder`.
+
+    page: the folder of the page; pictured: False leaves out pictures, movies and meshes.
+    """
+    metrics, note = read_json(folder / "metrics.json")
+    scores = [*scores_of(metrics), *COMMON]
+    facts = [(s.header, s.text(metrics[s.key])) for s in scores if _shown(metrics, s.key)]
+    config, units = metrics.get("config"), within(metrics, "layout", "surface", "units")
+    if units:
+        kinds = dict.fromkeys(map(str, units if isinstance(units, list) else [units]))
+        facts.append(("Meshes in", ", ".join(list(kinds)[:3])))
+    found = {
+        "name": name,
+        "note": note,
+        "metrics": metrics,
+        "scores": scores,
+        "facts": facts,
+        "message": metrics.get("message") if isinstance(metrics.get("message"), str) else "",
+        "charts": _charts(metrics),
+        "config": config if isinstance(config, dict) else None,
+        "notes": [],
+        "sheets": [],
+        "movies": [],
+        "renders": [],
+        "paths": [],
+        "neighbours": None,
+        "view": None,
+        "viewed": [],
+    }
+    if pictured:
+        _Pictures(found, folder, page).gather()
+    return found
+
+
+def _shown(metrics, key):
+    return metrics.get(key) is not None and not isinstance(metrics[key], dict | list)
+
+
+class _Pictures:
+    """Adds what the files of a fit show to its section."""
+
+    def __init__(self, found, folder, page):
+        self.found, self.folder, self.page = found, folder, page
+
+    def gather(self):
+        for sheet, caption in _SHEETS.items():
+            self.found["sheets"] += self._picture(self.folder / sheet, caption)
+        self.found["movies"] = self._movies(self.folder, "side_by_side", "All frames")
+        self._surfaces()
+        self._renders()
+        for path in _newest(self.folder / "interpolate", "*.gif")[:_PATHS]:
+            caption = "From signal {} to signal {}".format(*(path.stem.split("_") + ["?"])[:2])
+            self.found["paths"].append(embedding.movie(path, self.page, caption))
+        self._neighbours()
+
+    def _picture(self, path, caption, longest=0):
+        """[] or [the picture]; what is wrong with the file is among the notes."""
+        try:
+            found = embedding.picture(path, caption, longest)
+        except ValueError as error:
+            self.found["notes"].append(str(error))
+            return []
+        return [] if found is None else [found]
+
+    def _movies(self, folder, stem, caption):
+        """The MP4, or the GIF where there is none."""
+        paths = [folder / f"{stem}{suffix}" for suffix in (".mp4", ".gif")]
+        there = [path for path in paths if path.is_file()]
+        return [embedding.movie(path, self.page, caption) for path in there[:1]]
+
+    def _surfaces(self):
+        paths = sorted((self.folder / "views").glob("*.glb"))[:_VIEWED]
+        if not paths:
+            return
+        # Libraries that only runs with surfaces need.
+        from nid_jax.geometry.mesh import load_mesh
+        from nid_jax.reporting import viewer
+
+        meshes = []
+        for path in paths:
+            try:
+                meshes.append(load_mesh(path))
+                self.found["viewed"].append(path.stem)
+            except ValueError as error:
+                self.found["notes"].append(str(error).replace(str(path), path.name))
+        if meshes:
+            title = f"Surfaces of {self.found['name']}"
+            self.found["view"] = Markup(viewer.frame(meshes, title))
+
+    def _renders(self):
+        folders = [path for path in _newest(self.folder / "render", "*") if path.is_dir()]
+        for folder in folders[:_RENDERS]:
+            shown = []
+            for path in sorted(folder.glob("*.png"))[:_RENDERED]:
+                shown += self._picture(path, path.stem, _RENDER_SIDE)
+            stems = sorted({path.stem for path in folder.glob("*.*") if path.suffix in _MOVIES})
+            for stem in stems[:_RENDERED]:
+                shown += self._movies(folder, stem, stem)
+            if shown:
+                self.found["renders"].append((folder.name, shown))
+
+    def _neighbours(self):
+        """Rows of a signal and its neighbours, each with its picture where there is one."""
+        path = self.folder / "nearest.json"
+        if not path.is_file():
+            return
+        found, note = read_json(path)
+        nearest, among = found.get("nearest"), found.get("among")
+        if note or not isinstance(nearest, dict) or not isinstance(among, str):
+            self.found["notes"].append(note or f"{path.name} has no list of neighbours.")
+            return
+        other = self.folder.parent / Path(among).name
+        places = {name: index for index, name in enumerate(_names(other))}
+        rows = []
+        for index, (name, entries) in enumerate(list(nearest.items())[:_ROWS]):
+            row = [self._signal(self.folder, index, name, None)]
+            for entry in entries[:_NEIGHBOURS] if isinstance(entries, list) else []:
+                if isinstance(entry, dict):
+                    near, distance = str(entry.get("name")), number(entry.get("distance"))
+                    row.append(self._signal(other, places.get(near), near, distance))
+            rows.append(row)
+        self.found["neighbours"] = {"among": among, "rows": rows, "count": len(nearest)}
+
+    def _signal(self, folder, index, name, distance):
+        if index is None:
+            return name, distance, []
+        file = folder / _PLAIN / f"{file_name(index, name)}.png"
+        return name, distance, self._picture(file, name, _THUMBNAIL)
+
+
+_MOVIES = (".mp4", ".gif")
+
+
+def _names(folder):
+    """Names of the signals of a fit, in order."""
+    layout = read_json(folder / "metrics.json")[0].get("layout")
+    names = layout.get("names") if isinstance(layout, dict) else None
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _newest(folder: Path, pattern: str) -> list[Path]:
+    paths = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
+    return sorted(paths, key=lambda path: (-path.stat().st_mtime, path.name))
+
+
+def _charts(metrics: Mapping[str, Any]) -> list[str]:
+    """PSNR over the steps of fitting, and how scores are distributed over the signals."""
+    drawn = []
+    per_step = metrics.get("psnr_per_step")
+    if isinstance(per_step, dict) and per_step:
+        pairs = [(_number_of(step), number(value)) for step, value in per_step.items()]
+        points = sorted((step, value) for step, value in pairs if None not in (step, value))
+        if points:
+            xs, ys = zip(*points, strict=True)
+            drawn.append(charts.curves_svg({"psnr": (xs, ys)}, title="PSNR over steps", y="dB"))
+    for score in scores_of(metrics):
+        per_signal = metrics.get(f"{score.key}_per_signal")
+        values = [number(v) for v in per_signal] if isinstance(per_signal, list) else []
+        known = [value for value in values if value is not None]
+        # A few signals are a row of captions on the sheet.
+        if len(known) >= charts.FEWEST and len(drawn) < 3:
+            drawn.append(_distribution(score, np.asarray(known)))
+    return drawn
+
+
+def _distribution(score, values):
+    low, middle, high = (score.text(float(v)) for v in np.quantile(values, [0.0, 0.5, 1.0]))
+    scaled = 100 * values if score.unit == "%" else values
+    x = f"{score.unit} (lowest {low}, median {middle}, highest {high})".strip()
+    bins = min(20, max(5, len(values) // 3))
+    title = f"{score.label} of {len(values)} signals"
+    return charts.histogram_svg(list(scaled), title=title, x=x, y="signals", bins=bins)
+
+
+def _number_of(text: str) -> float | None:
+    try:
+        return number(float(text))
+    except ValueError:
+        return None
