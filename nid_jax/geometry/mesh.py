@@ -74,7 +74,7 @@ def _check_format(path):
     kind = path.suffix.lower().lstrip(".")
     lacking = missing_formats().get(kind)
     if lacking:
-        raise ValueError(f"{path}: reading {kind} needs {lacking}: pip install {lacking}")
+        raise ValueError(f"{path}: reading {kind} needs {lacking}; see nid_jax[meshes]")
     if kind not in mesh_formats():
         known = ", ".join(sorted(mesh_formats()))
         raise ValueError(f"{path}: format {kind!r} is not a mesh's; can be one of {known}")

@@ -115,3 +115,18 @@ def test_a_sheet_shows_the_error_in_colour():
     assert shading.sheet([ball()], [nothing()], size=32).shape == (
         shading.sheet([ball()], [ball()], size=32).shape
     )
+
+
+@pytest.mark.parametrize("up", ["x", "y", "z"])
+def test_upright_meshes_have_their_axis_up_and_are_not_mirrored(up):
+    axis = "xyz".index(up)
+    sizes = np.roll([5.0, 1.0, 2.0], axis)
+    post = trimesh.creation.box(sizes).apply_translation(3 * np.eye(3)[axis])
+    found = shading.upright(post, up)
+    np.testing.assert_allclose(np.ptp(found.vertices, axis=0)[1], 5)
+    np.testing.assert_allclose(found.vertices[:, 1].mean(), 3)
+    assert found.volume == pytest.approx(10)
+    np.testing.assert_allclose(
+        (found.vertex_normals * (found.vertices - [0, 3, 0])).sum(1),
+        (post.vertex_normals * (post.vertices - 3 * np.eye(3)[axis])).sum(1),
+    )

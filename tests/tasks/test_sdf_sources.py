@@ -1,5 +1,6 @@
 """Shapes from files: prepared volumes and oriented clouds, from reading to meshes in own units."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import trimesh
 from ml_collections import ConfigDict
 
+from nid_jax import tasks
 from nid_jax.data import open_collection, to_array
 from nid_jax.data.cloudfiles import read_cloud
 from nid_jax.data.points import Sampling, point_batches
@@ -18,6 +20,7 @@ from nid_jax.data.shapes import ShapeCollection
 from nid_jax.geometry import level_set, primitives
 from nid_jax.geometry.truncation import Truncation
 from nid_jax.metrics.surfaces import nearest_on
+from nid_jax.notices import Notice
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "sdf.py"
@@ -528,3 +531,26 @@ def test_from_a_mesh_file_through_codes_back_to_a_mesh(call, environment, tmp_pa
     back = np.asarray(nearest_on(trimesh.Trimesh(own, found.faces, process=False), exact)[0]).mean()
     voxel = 2 / (side - 1)
     assert (there + back) / 2 < voxel
+
+
+def test_layouts_say_units_and_what_is_up(tmp_path):
+    write_ball(tmp_path / "ball.npz", 0.5, side=9)
+    config = importlib.import_module("nid_jax.configs.sdf").get_config("volumes")
+    config.data.update({"root": str(tmp_path / "ball.npz"), "size": ()})
+    surface = tasks.build(config).layout(volumes(tmp_path / "ball.npz"))["surface"]
+    assert (surface["units"], surface["up"]) == ("units of the file", ["y"])
+    config.data.up = "z"
+    assert tasks.build(config).layout(volumes(tmp_path / "ball.npz"))["surface"]["up"] == ["z"]
+    write_xyz(tmp_path / "sphere.xyz", sphere_cloud())
+    cloud = volumes(tmp_path / "sphere.xyz", name="pointcloud", size=(16, 16, 16))
+    assert (cloud.units(0), cloud.up(0)) == ("units of the file", "z")
+    made = ShapeCollection(["lamps"], 1, 16, Truncation(), seed=0)
+    assert (made.units(0), made.up(0)) == ("units of the cube [-1, 1]^3", "y")
+    config.data.up = "w"
+    with pytest.raises(ValueError, match=r"data\.up: 'w'; allowed: auto, x, y, z"):
+        tasks.build(config)
+
+
+def test_larger_grids_than_the_files_are_said(balls):
+    with pytest.warns(Notice, match=r"grids of 17\^3 samples are interpolated to 33\^3"):
+        volumes(balls, size=(33, 33, 33))
