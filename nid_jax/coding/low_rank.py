@@ -197,7 +197,7 @@ def _foretells(few, more, chunks):
     count = len(few[1])
     if count - -(-count // _FOLDS) < more[1].shape[1]:
         return True  # too few signals to hold any out
-    width, _ = _biweight_widths(_residual(*few, chunks), chunks)
+    width, _ = _biweight_widths(_residual(few[0], few[1], chunks), chunks)
     noise = width / _TUKEY
     before, after = (float(_loss_held_out(*pair, chunks, noise)) for pair in (few, more))
     return after < before - _FORETOLD

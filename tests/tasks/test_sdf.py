@@ -286,7 +286,7 @@ WRONG_TRAINING = [
     ("data.size=(16,16)", "data.size=(16, 16): must be 3 whole numbers"),
     ("data.truncation=-1", "data.truncation: -1.0; allowed: 0 (none) or more"),
     ("data.truncation_kind=soft", "data.truncation_kind: 'soft'; allowed: clip, tanh"),
-    ("data.name=faces", "data.name: 'faces'; allowed: shapes, volumes, pointcloud"),
+    ("data.name=faces", "data.name: 'faces'; allowed: shapes, meshes, volumes, pointcloud"),
     ("train.near=2", "train.near: 2"),
     ("train.batch_size=0", "train.batch_size=0: must be from 1 to"),
     ("train.codes=surface", "router.kind: 'none' gives no codes to train"),

@@ -300,7 +300,7 @@ def test_a_mask_by_a_threshold_is_that_alone():
 def test_what_was_chosen_for_the_mask_is_said():
     frames = data.ArrayCollection(np.full((3, 8, 9, 1), 0.5, np.float32), "abc", "three")
     with pytest.warns(Notice, match=r"fit\.threshold=0: residuals above 0\.050 .*noise 0\.0000"):
-        extras = video.separated(frames, None, np.full((3, 8, 9, 1), 0.5), 0.0)
+        extras = video.separated(frames, None, None, np.full((3, 8, 9, 1), 0.5), None, 0.0)
     assert extras.metrics["threshold"] == 0.05
     assert extras.metrics["rank"] == 1
 
