@@ -78,7 +78,8 @@ class Result(NamedTuple):
     def complaint(self):
         """The one line that says what was wrong; fails if there is more or less than that."""
         assert self.code == 2, (self.out, self.err)
-        lines = self.err.strip().splitlines()
+        # What was assumed of an input on the way is said too.
+        lines = [line for line in self.err.strip().splitlines() if not line.startswith("note: ")]
         assert len(lines) == 1, self.err
         assert lines[0].startswith("error: ")
         return lines[0]

@@ -55,7 +55,7 @@ def test_a_run_says_what_it_does_and_leaves_all_of_it(trained):
     assert "Traceback" not in err
     lines = out.splitlines()
     assert lines[0].startswith("trained 6 steps in ")
-    assert " ".join(lines[1].split()) == "fit solver signals PSNR, dB SSIM active s/signal"
+    assert " ".join(lines[1].split()) == "fit solver signals PSNR, dB SSIM Residual active s/signal"
     assert lines[3].split()[:3] == ["test", "gradient", "2"]
     assert lines[-1] == f"report: {trained / 'report.html'}"
     expected = (
@@ -237,7 +237,7 @@ def with_nan(folder):
     ("make", "expected"),
     [
         (lambda folder: None, "does not exist"),
-        (empty, "holds no images; allowed extensions: .bmp"),
+        (empty, "holds no images; allowed extensions: "),
         (truncated, "photo_03.png: cannot be read as an image, truncated or damaged"),
         (of_two_sizes, "photo_99.png: is 30x20 (rows x columns), expected 25x25; set data.resize"),
         (with_nan, "photo_99.tif: 1 of 625 values are NaN or infinite"),

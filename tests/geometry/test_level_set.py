@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import trimesh
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
@@ -114,7 +114,11 @@ def test_random_unions_of_balls(balls, size, tau):
     if (union(lattice(size)) > 0).all():  # balls between samples
         assert len(vertices) == 0
         return
-    assert_same_surface((vertices, faces), dense(function, size), size)
+    truth, triangles = dense(function, size)
+    # Close to a sample the dense mesh's vertices are next to one another: which is which is open.
+    apart = cKDTree(truth).query(truth, 2)[0][:, 1].min() * (size - 1) / 2
+    assume(apart > 1e-3)
+    assert_same_surface((vertices, faces), (truth, triangles), size)
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     assert mesh.is_watertight
     assert mesh.is_winding_consistent

@@ -12,7 +12,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from nid_jax.geometry.mesh import export_mesh
+from nid_jax.geometry.writing import export_mesh
 from nid_jax.reporting import monitoring, movies, panels, pictures, report
 from nid_jax.reporting.panels import Panel, Score
 from nid_jax.storage import artefacts

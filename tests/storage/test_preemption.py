@@ -14,6 +14,17 @@ def signal_self(number):
     time.sleep(0.01)  # Python runs handlers between two instructions of the main thread
 
 
+@pytest.fixture(autouse=True)
+def not_ignored():
+    """Signals as a terminal leaves them: a shell's background jobs begin with some ignored."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def test_signals_to_end_only_ask():
     names = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
     numbers = [getattr(signal, name) for name in names]
