@@ -82,14 +82,14 @@ def lasso_codes(equations, penalty, tolerance=1e-3, steps=1000) -> LassoCodes:
     if weights.shape != (count,):
         kind = "groups" if num_groups else "experts"
         raise ArgumentError("weights", weights.shape, f"({count},), one of {kind}")
-    checks.positive("weights", weights)
+    checks.positive("weights", weights, rank=1)
     checks.not_negative("ridge", penalty.ridge)
     relative = penalty.value is None
     if relative:
-        checks.share("fraction", penalty.fraction)
+        checks.share("fraction", penalty.fraction, rank=1)
     else:
         allowed = "above 0; without a penalty use ridge"
-        checks.numbers("penalty", penalty.value, lambda v: v > 0, allowed)
+        checks.numbers("penalty", penalty.value, lambda v: v > 0, allowed, rank=1)
     level = jnp.asarray(penalty.fraction if relative else penalty.value, jnp.float32)
     costs = _Costs(level, weights, penalty.ridge, labels)
     kind = (num_groups, relative, penalty.unit_atoms)

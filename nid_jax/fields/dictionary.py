@@ -58,16 +58,11 @@ def over_points(
     x [P, D] -> [P, ...]. Chunks are recomputed in the backward pass, so memory for activations is
     that of one chunk.
     """
-    count, dims = x.shape
+    count = len(x)
     if count <= chunk:
         return function(x)
-    # Even chunks: padding 640 points to 2 x 512 would waste 384.
-    pieces = -(-count // chunk)
-    size = -(-count // pieces)
-    padded = jnp.pad(x, ((0, pieces * size - count), (0, 0)))
-    body = jax.checkpoint(function)
-    values = jax.lax.map(body, padded.reshape(pieces, size, dims))
-    return values.reshape(pieces * size, *values.shape[2:])[:count]
+    pieces = numerics.cut(x, numerics.even_size(count, chunk))
+    return numerics.joined(jax.lax.map(jax.checkpoint(function), pieces), count)
 
 
 def _last_layer(

@@ -125,7 +125,7 @@ def test_read_only_makes_nothing(tmp_path):
     with pytest.raises(ValueError, match="reading only"):
         workdir.prepare()
     with pytest.raises(FileNotFoundError, match="--checkpoint=absent: no such folder"):
-        Workdir("absent", read_only=True, flag="--checkpoint")
+        Workdir("absent", read_only=True, argument="--checkpoint")
     assert os.listdir(tmp_path) == []
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 
 from nid_jax.coding import checks
 from nid_jax.coding.problem import Problem
@@ -31,6 +32,10 @@ class Solver:
     """Whether it solves under the prior of the training codes."""
     routed: ClassVar[bool] = False
     """Whether it always asks the router."""
+
+    def _count(self, field: str, least: int) -> None:
+        """Keep a field as an int; ArgumentError unless it is a whole number of `least` or more."""
+        object.__setattr__(self, field, checks.whole(field, getattr(self, field), least))
 
     @property
     def differentiable(self) -> bool:
@@ -71,6 +76,12 @@ class Solver:
         """Raise ArgumentError, naming the field of the problem, for what it lacks."""
         self.check_experts(problem.dictionary.num_experts)
         self._check_read(problem)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            count = len(getattr(problem, self.reads))
+            if np.ndim(value) == 1 and len(value) != count:
+                allowed = f"a number, or one for each of the {count} signals solved at once"
+                raise ArgumentError(field.name, f"an array {list(np.shape(value))}", allowed)
         if self.uses_router:
             problem.check_router()
 
