@@ -371,19 +371,8 @@ def _write_usage(workdir, model, found):
     pictures.atoms_sheet(workdir.atoms, images, usage=usage[order], experts=order.tolist())
 
 
-# Scores of metrics.json that the terminal shows where a task has them.
-_SCORES = {
-    "psnr": "PSNR dB",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
-    "iou": "IoU",
-    "chamfer": "chamfer",
-    "normal_consistency": "normals",
-}
-
-
 def _print_scores(name, metrics):
-    scores = {key: label for key, label in _SCORES.items() if key in metrics}
+    scores = {key: label for key, label in tables.SCORES.items() if key in metrics}
     headers = ["fit", "solver", "signals", *scores.values(), "active", "s/signal"]
     row = [name, metrics["solver"], metrics["signals"], *(metrics[key] for key in scores)]
     row += [metrics["active_experts"], metrics.get("seconds_per_signal")]

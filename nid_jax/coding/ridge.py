@@ -143,7 +143,7 @@ def least_lambda(
 
 
 def _rounding(equations, size):
-    """What the precision of a Gram matrix of so many rows leaves open, of its largest eigenvalue."""
+    """The error of a Gram matrix of so many rows, as a part of its largest eigenvalue."""
     if equations.gram_low is None:
         return _SINGLE_ROUNDINGS * jnp.finfo(jnp.float32).eps
     return size * jnp.finfo(jnp.float64).eps

@@ -16,7 +16,13 @@ from markupsafe import Markup
 
 from nid_jax.reporting import pictures
 from nid_jax.reporting.monitoring import read_metrics
-from nid_jax.reporting.tables import format_bytes, format_count, format_duration, format_value
+from nid_jax.reporting.tables import (
+    SCORES,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_value,
+)
 from nid_jax.storage.artefacts import write_text
 
 
@@ -174,23 +180,11 @@ def _split_unit(text: str) -> tuple[str, str]:
     return value, unit
 
 
-# What only some tasks measure: a column where any fit has it.
-_SCORES = {
-    "psnr": "PSNR, dB",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
-    "iou": "IoU",
-    "chamfer": "Chamfer",
-    "hausdorff": "Hausdorff",
-    "normal_consistency": "Normals",
-    "fscore": "F-score",
-    "sdf_error": "Distance error",
-}
 _FIT_COLUMNS = {
     "solver": "Solver",
     "signals": "Signals",
     "active_experts": "Active experts",
-    **_SCORES,
+    **SCORES,
     "seconds_per_signal": "Seconds per signal",
     "seconds_compile": "Compile, s",
     "seconds_total": "Total, s",
@@ -201,7 +195,7 @@ def _columns(fits: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Keys and headers of the table of fits."""
     measured = {key for fit in fits for key, value in fit["metrics"].items() if value is not None}
     return {
-        key: header for key, header in _FIT_COLUMNS.items() if key in measured or key not in _SCORES
+        key: header for key, header in _FIT_COLUMNS.items() if key in measured or key not in SCORES
     }
 
 

@@ -8,6 +8,19 @@ from typing import Any
 
 import numpy as np
 
+SCORES = {
+    "psnr": "PSNR dB",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "iou": "IoU",
+    "chamfer": "Chamfer",
+    "hausdorff": "Hausdorff",
+    "normal_consistency": "Normals",
+    "fscore": "F-score",
+    "sdf_error": "Distance error",
+}
+"""What only some tasks measure, in words: a column where any fit has it."""
+
 
 def format_count(number: float) -> str:
     """A number in three digits: 950, 12.3k, 4.56M."""

@@ -92,8 +92,7 @@ def read(path: str | Path, mesh: jax.sharding.Mesh | None = None) -> Trained:
     try:
         arrays, content = _stored(path)
         config, signals = _described(content)
-        _check_sizes(config, arrays)
-        graphdef, template = _skeleton(config, signals, mesh)
+        graphdef, template = _skeleton(config, signals, arrays, mesh)
         states = {part: _filled(part, tree, arrays) for part, tree in template.items()}
         prior = _prior(arrays, config.dictionary.num_experts, signals["shape"][-1])
         if arrays:
@@ -201,16 +200,14 @@ def _check_sizes(config: ConfigDict, arrays: dict[str, np.ndarray]) -> None:
         "width": (shapes.get("kernels/0") or (0,))[-1],
     }
     for key, found in there.items():
-        asked = config.get("dictionary", {}).get(key)
+        asked = config.dictionary.get(key)
         if asked != found:
-            raise ValueError(
-                f"dictionary.{key} is {asked!r} in its config, its arrays have {found}"
-            )
+            raise ValueError(f"its config has dictionary.{key}={asked!r}, its arrays {found}")
     most = max(_ANY_NUMBER, sum(array.size for array in arrays.values()))
     for group in ("dictionary", "router"):
         for key, asked in _whole_numbers(config.get(group, {}), group):
             if asked > most:
-                raise ValueError(f"{key} is {asked} in its config, its arrays have {most} numbers")
+                raise ValueError(f"its config has {key}={asked}, more than its arrays have numbers")
 
 
 def _whole_numbers(value: Any, key: str) -> Iterator[tuple[str, int]]:
@@ -225,8 +222,14 @@ def _whole_numbers(value: Any, key: str) -> Iterator[tuple[str, int]]:
         yield key, value
 
 
-def _skeleton(config: ConfigDict, signals: dict[str, Any], mesh: jax.sharding.Mesh | None):
+def _skeleton(
+    config: ConfigDict,
+    signals: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    mesh: jax.sharding.Mesh | None,
+) -> tuple[nnx.GraphDef, dict[str, nnx.State]]:
     try:
+        _check_sizes(config, arrays)
         return models.skeleton(config, signals, mesh)
     except (AttributeError, KeyError, TypeError, ArithmeticError) as error:
         words = error.args[0] if error.args else type(error).__name__

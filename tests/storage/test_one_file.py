@@ -206,6 +206,26 @@ def wider(arrays, content):
     content["config"]["dictionary"]["width"] = 9
 
 
+def deeper(arrays, content):
+    content["config"]["dictionary"]["num_layers"] = 10**8
+
+
+def crowded(arrays, content):
+    content["config"]["dictionary"]["num_experts"] = 10**8
+
+
+def wide_router(arrays, content):
+    content["config"]["router"] = {"kind": "conv", "top_k": 2, "width": 10**10}
+
+
+def wide_embedding(arrays, content):
+    content["config"]["dictionary"]["embedding"]["size"] = 10**10
+
+
+def no_group(arrays, content):
+    content["config"]["dictionary"] = 3
+
+
 def transposed(arrays, content):
     arrays[HEAD] = np.ascontiguousarray(arrays[HEAD].T)
 
@@ -267,7 +287,12 @@ def untitled(arrays, content):
 
 
 CHANGES = [
-    (wider, r"is float32\[.*\], its config asks for float32\["),
+    (wider, "its config has dictionary.width=9, its arrays 7$"),
+    (deeper, "its config has dictionary.num_layers=100000000, its arrays 3$"),
+    (crowded, "its config has dictionary.num_experts=100000000, its arrays 6$"),
+    (wide_router, "its config has router.width=10000000000, more than"),
+    (wide_embedding, "its config has dictionary.embedding.size=10000000000, more than"),
+    (no_group, "its config describes no model"),
     (transposed, r"head_bias is float32\[3, 6\], its config asks for float32\[6, 3\]"),
     (whole_numbers, r"head_bias is int32\[6, 3\], its config asks for float32\[6, 3\]"),
     (without_head, "params/dictionary/head_bias is missing"),
@@ -277,8 +302,8 @@ CHANGES = [
     (half_prior, "prior/factor is missing"),
     (flat_prior, r"prior/diagonal is float32\[2, 3\]"),
     (unknown_kind, "'shard'"),
-    (no_experts, "its config describes no model"),
-    (words_for_width, "its config describes no model"),
+    (no_experts, "its config has dictionary.num_experts=None, its arrays 6$"),
+    (words_for_width, "its config has dictionary.width='wide', its arrays 7$"),
     (bare_config, "its config is none"),
     (bare_signals, "signals are not described"),
     (shapeless, r"signals.shape: \['4', 5\]; allowed"),

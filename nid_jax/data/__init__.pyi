@@ -1,0 +1,51 @@
+from .collection import (
+    ArrayCollection,
+    AugmentedCollection,
+    Collection,
+    SubsetCollection,
+    to_array,
+)
+from .corrupted import CorruptedCollection
+from .defaults import completed
+from .loading import batches
+from .opening import open_collection
+from .patches import PatchCollection, patch_corners, stitch
+from .phantoms import project
+from .points import Sampling, cloud_batches, point_batches
+from .sinograms import add_noise, even_angles, read_sinograms
+from .sources import SHAPES
+from .splitting import SPLITS, configured_size, wanted
+from .surveying import Survey, survey
+from .views import VIEWS, visible_points
+from .warps import WarpedVolumes
+
+__all__ = [
+    "ArrayCollection",
+    "AugmentedCollection",
+    "Collection",
+    "CorruptedCollection",
+    "PatchCollection",
+    "SHAPES",
+    "SPLITS",
+    "Sampling",
+    "SubsetCollection",
+    "Survey",
+    "VIEWS",
+    "WarpedVolumes",
+    "add_noise",
+    "batches",
+    "cloud_batches",
+    "completed",
+    "configured_size",
+    "even_angles",
+    "open_collection",
+    "patch_corners",
+    "point_batches",
+    "project",
+    "read_sinograms",
+    "stitch",
+    "survey",
+    "to_array",
+    "visible_points",
+    "wanted",
+]
