@@ -154,7 +154,7 @@ class NeuralDictionary(Trained):
             raise ArgumentError("solver", solver, "an object of nid.solvers, such as nid.Ridge()")
         solve = functools.partial(fits.fit_problem, solver=solver, grid_shape=grid_shape)
         found = self._in_batches(problem_of, count, batch_size, solve)
-        if found.problem is None:
+        if found.problem is None and not fits.traced(found.solution):
             # In batches for the solver's sake; what was measured is in memory all the same.
             found = dataclasses.replace(found, problem=problem_of(np.arange(count)))
         return dataclasses.replace(found, names=tuple(f"{n:05d}" for n in range(count)))
@@ -299,7 +299,7 @@ class NeuralDictionary(Trained):
         dtype: float32, float16 or bfloat16, of the weights. Raises ArgumentError for another suffix
         or dtype.
         """
-        if Path(path).suffix != ".safetensors":
+        if argument_checks.path("path", path).suffix != ".safetensors":
             raise ArgumentError("path", str(path), "a file that ends in .safetensors")
         return one_file.write(path, self, dtype)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nid_jax.coding import operators
+from nid_jax.coding import checks, operators
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.model import Model
 
@@ -56,7 +56,7 @@ class Measurements:
     ) -> "Measurements":
         """From the arguments of `NeuralDictionary.fit`. Raises ArgumentError naming one."""
         if not isinstance(measurements, jax.Array):
-            measurements = np.asanyarray(measurements)
+            measurements = checks.as_array("measurements", measurements, "an array of numbers")
         values = as_floats(measurements, "measurements")
         grid_shape = model.grid_shape
         if operator is None:
@@ -113,7 +113,10 @@ def _weights(values, each, seen, weights):
     for argument, given in (("seen", seen), ("weights", weights)):
         if given is None:
             continue
-        given = given if isinstance(given, jax.Array) else np.asarray(given)
+        if not isinstance(given, jax.Array):
+            given = checks.as_array(argument, given, "an array of numbers")
+        if given.dtype.kind not in "biuf":
+            raise ArgumentError(argument, given.dtype, "booleans or numbers")
         one, many = (each, (count,)), ((signals, *each), (signals, count))
         if given.shape in one:
             given = given.reshape(count)

@@ -1,6 +1,7 @@
 """What all solvers have in common."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -16,6 +17,7 @@ from nid_jax.errors import ArgumentError
 class Solver:
     """A way to find codes. Subclasses are frozen dataclasses whose fields are its options.
 
+    A solver is a pytree whose leaves are the fields that hold arrays; all else is part of its type.
     Class attributes say what it takes. A subclass has `name`, a method `_solve(problem)` that gives
     a `Solution`, and `_words(solution)` that gives what a person should know of it.
     """
@@ -36,6 +38,11 @@ class Solver:
     def _count(self, field: str, least: int) -> None:
         """Keep a field as an int; ArgumentError unless it is a whole number of `least` or more."""
         object.__setattr__(self, field, checks.whole(field, getattr(self, field), least))
+
+    def __init_subclass__(cls, **options: Any):
+        """Every kind of solver is a pytree, also a user's own."""
+        super().__init_subclass__(**options)
+        jax.tree_util.register_pytree_with_keys(cls, _flattened, functools.partial(_restored, cls))
 
     @property
     def differentiable(self) -> bool:
@@ -111,6 +118,25 @@ class Solver:
     def uses_router(self) -> bool:
         """Whether the problem must have a router."""
         return self.routed or bool(self.router_field)
+
+
+def _flattened(solver):
+    """The arrays among a solver's fields by key, and (their names, all other fields)."""
+    values = [(field.name, getattr(solver, field.name)) for field in dataclasses.fields(solver)]
+    held = [(name, v) for name, v in values if isinstance(v, jax.Array | np.ndarray)]
+    names = [name for name, _ in held]
+    children = [(jax.tree_util.GetAttrKey(name), value) for name, value in held]
+    fixed = tuple((name, value) for name, value in values if name not in names)
+    return children, (tuple(names), fixed)
+
+
+def _restored(cls, aside, children):
+    """The solver that `_flattened` took apart; unchecked, as leaves need not be arrays."""
+    names, fixed = aside
+    solver = object.__new__(cls)
+    for name, value in (*fixed, *zip(names, children, strict=True)):
+        object.__setattr__(solver, name, value)
+    return solver
 
 
 def no_gradient(tree: Any, name: str) -> Any:
