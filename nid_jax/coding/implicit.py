@@ -15,7 +15,8 @@ So no derivative passes through a factorisation or through float64, and the atom
 in a training step, in chunks of measurements. Ridge's R = lam trace(G) / E I follows the
 dictionary through the trace of the centred Gram matrix G; a shift that the solver had to raise
 above lam is a constant. v is made by the rule itself (right = c, y = mean = 0), so that
-derivatives of any order are right, by reverse mode. Griewank and Walther 2008, chapter 15;
+derivatives of any order are right, by reverse mode: a Hessian is jax.jacrev(jax.grad(f)), since
+jax.hessian, jax.jvp and jax.jacfwd go forward, and raise. Griewank and Walther 2008, chapter 15;
 Blondel et al. 2022, section 2.
 
 What is constant: the prior and its noise (asking for their derivative raises), the experts of a
@@ -25,6 +26,8 @@ arrays that are given, float32 as a rule.
 """
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -294,9 +297,29 @@ def _differentiable(graphdef, theta, equations, system, values):
     codes, bias = jax.lax.stop_gradient(values)
     right = (jnp.zeros_like(codes), jnp.zeros_like(bias))
     exact = _exact_residual(equations, codes, bias)
-    codes, bias = _attached(graphdef, theta, right, known, (codes, bias))
-    residual = _residual(graphdef, theta, codes, bias, exact)
+    with _forward_refused():
+        codes, bias = _attached(graphdef, theta, right, known, (codes, bias))
+        residual = _residual(graphdef, theta, codes, bias, exact)
     return Codes(codes, bias, residual, error=jnp.zeros_like(exact))
+
+
+@contextmanager
+def _forward_refused() -> Iterator[None]:
+    """Says in this module's words that no derivative goes forward through its rules.
+
+    Within another jitted function JAX finds out later, and says it in its own.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise ArgumentError(
+            "derivative",
+            "by forward mode",
+            "reverse mode, for solved codes: jax.grad, jax.vjp, jax.jacrev; "
+            "jax.jacrev(jax.grad(f)) for jax.hessian(f)",
+        ) from error
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -77,6 +77,30 @@ def test_a_solver_is_a_pytree_of_its_arrays():
     assert jax.tree.map(lambda lam: 2 * lam, solver) == nid.Ridge(lam=jnp.float32(4.0))
 
 
+def test_every_signal_may_have_its_own_lam(dictionary, values):
+    lams = np.array([1e-4, 1e-2, 1.0], np.float32)
+    found = solve(dictionary, values, lams)
+    for number, lam in enumerate(lams):
+        alone = solve(dictionary, values[number : number + 1], float(lam))
+        np.testing.assert_allclose(found.codes[number], alone.codes[0], rtol=1e-3, atol=1e-4)
+    slopes = jax.grad(lambda lam: (solve(dictionary, values, lam).codes ** 2).sum())(lams)
+    assert slopes.shape == (3,)
+    assert (np.asarray(slopes) < 0).all()
+    with pytest.raises(nid.ArgumentError, match=r"lam: 'an array \[3\]'; .* each of the 2 signals"):
+        solve(dictionary, values[:2], lams)
+
+
+def test_forward_derivatives_are_refused_and_hessians_go_backwards(dictionary, values):
+    def energy(lam):
+        return (solve(dictionary, values, lam).codes ** 2).sum()
+
+    with pytest.raises(nid.ArgumentError, match="derivative: 'by forward mode'; allowed: reverse"):
+        jax.hessian(energy)(0.1)
+    second = jax.jacrev(jax.grad(energy))(0.1)
+    apart = (jax.grad(energy)(0.101) - jax.grad(energy)(0.099)) / 0.002
+    np.testing.assert_allclose(second, apart, rtol=1e-2)
+
+
 # ---- files --------------------------------------------------------------------------------------
 
 
