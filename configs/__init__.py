@@ -65,6 +65,8 @@ class _Named(flags.ArgumentParser):
         file = path.partition(":")[0]
         if not Path(file).is_file():
             _refuse(f"--config={argument}", "cannot be read; such as --config=image")
+        # One that was read before would lend its function to a file that has none.
+        sys.modules.pop(f"{self.of_paths.name}_config", None)
         try:
             config = self.of_paths.parse(path)
             # What the system refused is raised only now.

@@ -136,7 +136,7 @@ WRONG_WORDS = [
     ([SMOKE, "--workdir=W", "--config.=3"], "--config.: the config has no key ''"),
     (
         [SMOKE, "--workdir=W", "--mode=train", "--checkpoint=X"],
-        "--checkpoint=X: --mode=train learns a dictionary of its own; allowed with --mode=fit, eval",
+        "--checkpoint=X: --mode=train learns a dictionary of its own; allowed with --mode=fit",
     ),
     ([SMOKE, "--workdir=W", "--checkpoint=X"], "--checkpoint=X: --mode=run learns a dictionary"),
 ]

@@ -111,8 +111,9 @@ class Solver:
     @property
     def router_field(self) -> str:
         """The name of a field that asks for the router, '' where none does."""
-        asking = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) == "router"]
-        return asking[0] if asking else ""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        asking = (name for name, v in values.items() if isinstance(v, str) and v == "router")
+        return next(asking, "")
 
     @property
     def uses_router(self) -> bool:
