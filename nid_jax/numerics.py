@@ -123,7 +123,9 @@ def even_size(count: int, most: int) -> int:
     return -(-count // -(-count // min(most, count)))
 
 
-def cut(array: Shaped[Array | np.ndarray, "M ..."], size: int) -> Shaped[Array, "N size ..."]:
+def cut(
+    array: Shaped[Array | np.ndarray, "M ..."], size: int
+) -> Shaped[Array | np.ndarray, "N size ..."]:
     """Pieces of one size, so that one compiled function serves them all: zeros after the end.
 
     Of NumPy where the array is. `joined` puts results together again.

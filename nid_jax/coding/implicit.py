@@ -125,7 +125,7 @@ def ridge_codes(
     operator: operators.Operator,
     measurements: Float[Array | np.ndarray, "S M C"],
     weights: Float[Array | np.ndarray, "..."] | None = None,
-    lam: float | str | Float[Array, "..."] = ridge.LAMBDA,
+    lam: float | str | Float[Array | np.ndarray, "..."] = ridge.LAMBDA,
     per_signal: bool = False,
     equations: gram.NormalEquations | None = None,
 ) -> Codes:

@@ -38,10 +38,10 @@ class LassoCodes(NamedTuple):
 class Penalty(NamedTuple):
     """penalty Σ_e weights_e |a_e| + ½ ridge |a|², what `lasso_codes` adds to the squared error."""
 
-    value: float | jax.Array | None = None
+    value: float | jax.Array | np.ndarray | None = None
     """The penalty, above 0, a number or [S]. None: `fraction` of the smallest one whose codes are
     all zero."""
-    fraction: float | jax.Array = 0.01
+    fraction: float | jax.Array | np.ndarray = 0.01
     """In (0, 1], a number or [S]; not used where the value is given."""
     weights: jax.Array | None = None
     """Positive [E], such as `routing.expert_weights`; with groups one per group."""

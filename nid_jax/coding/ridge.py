@@ -48,7 +48,9 @@ class Solved(NamedTuple):
 
 
 def ridge(
-    equations: gram.NormalEquations, lam: float | str = LAMBDA, per_signal: bool = False
+    equations: gram.NormalEquations,
+    lam: float | str | Float[Array | np.ndarray, "*S"] = LAMBDA,
+    per_signal: bool = False,
 ) -> Solution:
     """Ridge codes of all signals.
 

@@ -77,4 +77,5 @@ def load_prior(path: Path) -> GaussianPrior | None:
         if len(found[name]) != size:
             shown = list(found[name].shape)
             raise ValueError(f"{path}: damaged: {name!r} is {shown}; allowed: {size} coefficients")
-    return GaussianPrior(**found)
+    fields: dict[str, Any] = found
+    return GaussianPrior(**fields)

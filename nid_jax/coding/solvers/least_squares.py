@@ -46,7 +46,7 @@ class Ridge(Solver):
         return isinstance(self.lam, str) and self.lam == "gcv"
 
     def _solve(self, problem: Problem) -> Solution:
-        if not self.validated and np.ndim(self.lam) == 0 and problem.own_weights():
+        if not isinstance(self.lam, str) and np.ndim(self.lam) == 0 and problem.own_weights():
             return conjugate.weighted_codes(problem, conjugate.Penalty(self.lam))
         return ridge.ridge(problem.equations(), self.lam, self.per_signal)
 
