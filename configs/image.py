@@ -2,7 +2,7 @@
 
     python main.py --config=configs/image.py[:VARIANT] --workdir=DIR
 
-VARIANT is smoke, cpu (the default), photos or paper, and may go on with
+VARIANT is smoke, cpu (the default), photos, pictures or paper, and may go on with
     -joint        the paper's way: codes and dictionary descend together, fits by gradient
     -sparse       K active experts: supports by matching pursuit, codes solved on them
     -independent  a stack of small SIREN experts instead of one trunk with many heads
@@ -75,6 +75,18 @@ def photos(config):
     config.train.optimizer.learning_rate = 2e-3
 
 
+def pictures(config):
+    """Random crops of your own photographs (data.root), of any sizes, at their own resolution.
+
+    Departs from the paper: codes are solved in the step and in the fit, no router.
+    """
+    config.data.update({"name": "folder", "size": (32, 32), "crops": 160})
+    config.data.update({"num_train": 4000, "num_test": 60})
+    config.dictionary.update({"num_experts": 512, "width": 256})
+    config.train.update({"steps": 100, "batch_size": 400, "log_every": 10, "checkpoint_every": 50})
+    config.train.optimizer.learning_rate = 2e-3
+
+
 def paper(config):
     """CelebA as in the paper: 4096 experts of which 256 are active, 128x128.
 
@@ -122,5 +134,5 @@ def independent(config):
     config.train.optimizer.learning_rate = 1e-3
 
 
-VARIANTS = {"smoke": smoke, "cpu": cpu, "photos": photos, "paper": paper}
+VARIANTS = {"smoke": smoke, "cpu": cpu, "photos": photos, "pictures": pictures, "paper": paper}
 WAYS = {"joint": joint, "sparse": sparse, "independent": independent}

@@ -135,6 +135,11 @@ def train(
     if workdir.holds_checkpoint():
         workdir.check_same_config(config, SECTIONS, CHANGEABLE)
     scores = None if evaluate is None else functools.partial(_scores, evaluate, config)
+    with data.kept_in(workdir.root / "cache"):
+        return _train(task, config, workdir, scores, notes)
+
+
+def _train(task, config, workdir, scores, notes):
     trained = loop.train(task, config, workdir, scores, notes)
     signals = workdir.read_json("signals.json")
     prior, path = None, workdir.root / priors.FILE

@@ -35,6 +35,10 @@ def shaping():
         # center: the largest part of the aspect of `size`
         "crop": "",
         "gray": False,
+        # folder: so many random crops of `size` from each picture, of any size; 0: whole pictures
+        "crops": 0,
+        # a picture that is cut or shifted is decoded once; what is kept on disk is at most so large
+        "decoded_gib": 4.0,
     }
 
 

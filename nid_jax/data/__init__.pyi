@@ -6,6 +6,7 @@ from .collection import (
     to_array,
 )
 from .corrupted import CorruptedCollection
+from .decoding import kept_in
 from .defaults import completed
 from .loading import batches
 from .opening import open_collection
@@ -38,6 +39,7 @@ __all__ = [
     "completed",
     "configured_size",
     "even_angles",
+    "kept_in",
     "open_collection",
     "patch_corners",
     "point_batches",

@@ -6,7 +6,8 @@ from ml_collections import ConfigDict
 
 from nid_jax.data import images
 from nid_jax.data.collection import ArrayCollection, Collection
-from nid_jax.data.splitting import MADE, configured_size, shaped, wanted
+from nid_jax.data.crops import crop_ranges, crop_size, draw_crop
+from nid_jax.data.splitting import MADE, shaped, wanted
 
 NUM_FACES = 100
 NUM_TRAIN_FACES = 80
@@ -23,13 +24,6 @@ PHOTOGRAPHS = {
     "rocket": 1,
     "stereo_motorcycle": 1,
 }
-DEFAULT_CROP_SIZE = (32, 32)
-
-# Test crops come from this share of each photograph's width.
-TEST_BAND = (0.6, 0.8)
-
-# A crop whose channels all vary less than this (standard deviation) shows nothing: drawn again.
-FLAT = 0.02
 
 
 def open_faces(config: ConfigDict, split: str, seed: int) -> Collection:
@@ -58,7 +52,7 @@ def open_photos(config: ConfigDict, split: str, seed: int) -> Collection:
     shorter one.
     Raises ValueError naming data.size when crops do not fit beside the test band.
     """
-    size = configured_size(config) or DEFAULT_CROP_SIZE
+    size = crop_size(config)
     count = wanted(config, split) or MADE["photos"][split]
     photographs = load_photographs(config.gray)
     generator = np.random.default_rng([seed, ("train", "test").index(split)])
@@ -67,9 +61,15 @@ def open_photos(config: ConfigDict, split: str, seed: int) -> Collection:
     while len(crops) < count:
         title = titles[len(crops) % len(titles)]
         photograph = photographs[title]
-        row, column = _draw_crop(generator, photograph, size, split)
+        rows, columns = photograph.shape[:2]
+        ranges = crop_ranges(columns, size[1], split) if columns >= size[1] else []
+        if not ranges or rows < size[0]:
+            raise ValueError(
+                f"data.size={size}: crops do not fit into a photograph of {rows}x{columns} beside "
+                "its test band; 128x128 always fits"
+            )
         names.append(f"{title}_{len(crops):04d}")
-        crops.append(photograph[row : row + size[0], column : column + size[1]])
+        crops.append(draw_crop(generator, photograph, size, ranges))
     return ArrayCollection(np.stack(crops), names, "photograph crops")
 
 
@@ -87,34 +87,3 @@ def load_photographs(gray: bool = False) -> dict[str, Float[np.ndarray, "H W C"]
         picture = images.resize(picture, (rows // factor, columns // factor))
         photographs[title] = images.to_channels(picture, 1 if gray else 3)
     return photographs
-
-
-def crop_ranges(columns: int, width: int, split: str) -> list[tuple[int, int]]:
-    """The ranges of first columns a crop of this width may have in a photograph of `columns`."""
-    start = round(TEST_BAND[0] * columns)
-    stop = max(round(TEST_BAND[1] * columns), start + width)
-    if stop > columns:
-        start, stop = columns - width, columns
-    if split == "test":
-        return [(start, stop - width + 1)]
-    sides = [(0, start - width + 1), (stop, columns - width + 1)]
-    return [(first, last) for first, last in sides if last > first]
-
-
-def _draw_crop(generator, photograph, size, split):
-    """(row, column) of a random crop that is not flat."""
-    rows, columns = photograph.shape[:2]
-    ranges = crop_ranges(columns, size[1], split) if columns >= size[1] else []
-    if not ranges or rows < size[0]:
-        raise ValueError(
-            f"data.size={size}: crops do not fit into a photograph of {rows}x{columns} beside its "
-            "test band; 128x128 always fits"
-        )
-    admitted = np.concatenate([np.arange(first, last) for first, last in ranges])
-    for _ in range(1000):
-        row = int(generator.integers(rows - size[0] + 1))
-        column = int(generator.choice(admitted))
-        crop = photograph[row : row + size[0], column : column + size[1]]
-        if crop.std(axis=(0, 1)).max() >= FLAT:
-            break
-    return row, column

@@ -39,6 +39,11 @@ def position(index: int, length: int) -> int:
     return at % length
 
 
+def window_slices(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    """Where the window of `size` samples that begins at `corner` lies, a slice for each axis."""
+    return tuple(slice(start, start + length) for start, length in zip(corner, size, strict=True))
+
+
 class ArrayCollection:
     """Signals held in one array [S, *grid, C].
 
@@ -47,6 +52,9 @@ class ArrayCollection:
     Raises ValueError, starting with the title, for NaN or infinity, an array without signals, or
     names that are not S distinct ones.
     """
+
+    windows = True
+    """Whether `window` reads a part for less than the whole."""
 
     def __init__(self, values: Num[np.ndarray, "S *grid C"], names: Sequence[str], title: str):
         names = [str(name) for name in names]
@@ -75,6 +83,15 @@ class ArrayCollection:
             return np.array(signal, np.float32)
         return images.to_unit(signal, self.title)
 
+    def window(
+        self, index: int, corner: Sequence[int], size: Sequence[int]
+    ) -> Float[np.ndarray, "*size C"]:
+        """The part [*size, C] of a signal that begins at `corner`; no more of a file is read."""
+        part = self.values[position(index, len(self))][window_slices(corner, size)]
+        if np.issubdtype(part.dtype, np.floating):
+            return np.array(part, np.float32)
+        return images.to_unit(part, self.title)
+
 
 # What collections may know of a signal besides its values.
 _KNOWN = (
@@ -82,7 +99,7 @@ _KNOWN = (
     *("mesh", "cloud", "near", "distances", "denormalise", "untruncated"),
 )
 # What they may know of all their signals.
-_COMMON = ("truncation", "cache")
+_COMMON = ("truncation", "cache", "windows")
 
 
 class SubsetCollection:
@@ -104,6 +121,9 @@ class SubsetCollection:
     def __getattr__(self, name):
         if name in _COMMON:
             return getattr(self.collection, name)
+        if name == "window":
+            window = self.collection.window
+            return lambda index, *part: window(self.indices[position(index, len(self))], *part)
         if name not in _KNOWN:
             raise AttributeError(name)
         known = getattr(self.collection, name)
@@ -184,6 +204,7 @@ class AugmentedCollection:
         self.seed = seed
         self.shape = tuple(collection.shape)
         self.title = collection.title
+        self._known_offsets = {}
         # One entry a copy of the whole collection: (mirrored, number of the shift, 0 for none).
         self.variants = [(m, s) for s in range(shifts + 1) for m in range(2 if mirror else 1)]
         suffixes = [
@@ -205,14 +226,51 @@ class AugmentedCollection:
             signal = shifted(signal, self._offsets(original, mirrored)[shift - 1])
         return np.ascontiguousarray(signal)
 
+    @property
+    def windows(self) -> bool:
+        """Whether `window` reads a part for less than the whole."""
+        return getattr(self.collection, "windows", False)
+
+    def window(
+        self, index: int, corner: Sequence[int], size: Sequence[int]
+    ) -> Float[np.ndarray, "*size C"]:
+        """The part [*size, C] of a signal that begins at `corner`, read from the original."""
+        variant, original = divmod(position(index, len(self)), len(self.collection))
+        mirrored, shift = self.variants[variant]
+        offset = self._offsets(original, mirrored)[shift - 1] if shift else (0,) * len(size)
+        counts = self.shape[:-1]
+        first = [start - int(step) for start, step in zip(corner, offset, strict=True)]
+        # What of the window lies inside; beyond the border the edge is repeated.
+        low = [min(max(at, 0), n - 1) for at, n in zip(first, counts, strict=True)]
+        high = [
+            min(max(at + length - 1, 0), n - 1)
+            for at, length, n in zip(first, size, counts, strict=True)
+        ]
+        extent = [end - start + 1 for start, end in zip(low, high, strict=True)]
+        if mirrored:
+            corner = (*low[:-1], counts[-1] - 1 - high[-1])
+            part = self.collection.window(original, corner, extent)[..., ::-1, :]
+        else:
+            part = self.collection.window(original, low, extent)
+        for axis, (at, start, length) in enumerate(zip(first, low, size, strict=True)):
+            if extent[axis] != length:
+                places = np.clip(np.arange(at, at + length) - start, 0, extent[axis] - 1)
+                part = np.take(part, places, axis=axis)
+        return np.ascontiguousarray(part)
+
     def _offsets(self, original, mirrored):
         """The shifts of one signal, [shifts, grid rank] samples; a function of the seed alone."""
+        known = self._known_offsets.get((original, mirrored))
+        if known is not None:
+            return known
         rank, width = len(self.shape) - 1, 2 * self.max_shift + 1
         centre = (width**rank - 1) // 2  # the number of the zero shift
         generator = np.random.default_rng([self.seed, original, mirrored])
         chosen = generator.choice(width**rank - 1, self.shifts, replace=False)
         chosen = chosen + (chosen >= centre)
-        return np.stack(np.unravel_index(chosen, (width,) * rank), axis=-1) - self.max_shift
+        offsets = np.stack(np.unravel_index(chosen, (width,) * rank), axis=-1) - self.max_shift
+        self._known_offsets[original, mirrored] = offsets
+        return offsets
 
 
 def shifted(

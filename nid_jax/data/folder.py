@@ -1,5 +1,6 @@
 """Directories of image files, read lazily."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 
 from nid_jax.data import images
 from nid_jax.data.collection import Collection, position
+from nid_jax.data.crops import count_crops, open_crops
 from nid_jax.data.listing import find_files
 from nid_jax.data.splitting import configured_crop, configured_size, random_split
 
@@ -42,6 +44,15 @@ class ImageFiles:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def fingerprint(self) -> str:
+        """Of the files as they are on disk and of all that is done to them, 16 hex digits."""
+        files = [
+            (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
+            for path in self.paths
+        ]
+        done = (self.shape, self.resizing, self.crop)
+        return hashlib.sha256(repr((files, done)).encode()).hexdigest()[:16]
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         path = self.paths[position(index, len(self))]
@@ -114,10 +125,29 @@ def open_folder(config: ConfigDict, split: str, seed: int) -> Collection:
 
     Subdirectories are read too, files sorted by path, the random split a function of the sorted
     names' number and the seed. Gray or colour; any size that all files share, or with data.resize
-    every file brought to data.size (after a centre crop to its aspect with data.crop='center').
+    every file brought to data.size (after a centre crop to its aspect with data.crop='center'), or
+    with data.crops random crops of that size of files of any sizes.
     Names are paths below the directory. Raises FileNotFoundError for a missing or empty directory,
     ValueError naming the file for one of another size or one that cannot be read.
     """
+    paths, names, indices = _members(config, split, seed)
+    title = f"images in {data_root(config).name}"
+    if not config.crops:
+        return open_files(paths, names, title, config, indices)
+    chosen, labels = ([items[index] for index in indices] for items in (paths, names))
+    channels = 1 if config.gray else max(images.read_header(path)[2] for path in paths)
+    band = split if len(paths) == 1 else ""
+    return open_crops(chosen, labels, title, config, seed, channels, band)
+
+
+def count_folder_crops(config: ConfigDict, split: str, seed: int) -> int:
+    """How many crops `open_folder` would cut of a split; no pixel is read."""
+    paths, _, indices = _members(config, split, seed)
+    return count_crops([paths[index] for index in indices], config)
+
+
+def _members(config, split, seed):
+    """All files, their names, and the numbers of those in a split."""
     root = data_root(config)
     parts = {name: root / name for name in ("train", "test")}
     present = [name for name, path in parts.items() if path.is_dir()]
@@ -133,8 +163,10 @@ def open_folder(config: ConfigDict, split: str, seed: int) -> Collection:
         offset = 0 if split == "train" else len(found["train"])
         indices = range(offset, offset + len(found[split]))
         names = [path.relative_to(parts[name]).as_posix() for name in found for path in found[name]]
-    else:
-        paths = find_images(root)
-        names = [path.relative_to(root).as_posix() for path in paths]
-        indices = random_split(len(paths), split, config.test_fraction, seed, root)
-    return open_files(paths, names, f"images in {root.name}", config, indices)
+        return paths, names, indices
+    paths = find_images(root)
+    names = [path.relative_to(root).as_posix() for path in paths]
+    if config.crops and len(paths) == 1:
+        # Its parts are split, not the picture.
+        return paths, names, [0]
+    return paths, names, random_split(len(paths), split, config.test_fraction, seed, root)

@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from nid_jax.data import sources
 from nid_jax.data.collection import AugmentedCollection, Collection
+from nid_jax.data.decoding import decoded
 from nid_jax.data.defaults import completed
 from nid_jax.data.patches import PatchCollection
 from nid_jax.data.sources import SHAPES
@@ -27,9 +28,13 @@ def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
     if config.name in SHAPES and "truncation" not in config:
         raise ValueError(f"data.name={config.name!r}: is for shapes, as configs/sdf.py has them")
     config = completed(config)
+    if config.crops and config.name != "folder":
+        raise ValueError(f"data.crops={config.crops}: are cut from data.name='folder' only")
     collection = opener(config, split, seed)
     collection = limited(collection, config, split)
     augment, patch = config.augment, config.patch
+    if split == "train" and (augment.mirror or augment.shifts or patch.size):
+        collection = decoded(collection, config.decoded_gib)
     if split == "train" and augment.get("warps", 0):
         # The interpolation that it needs would keep every other command waiting.
         from nid_jax.data.warps import WarpedVolumes

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from nid_jax.data.collection import Collection, position
+from nid_jax.data.collection import Collection, position, window_slices
 
 
 class PatchCollection:
@@ -38,12 +38,14 @@ class PatchCollection:
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         original, patch = divmod(position(index, len(self)), self.per_signal)
+        if getattr(self.collection, "windows", False):
+            return self.collection.window(original, self.corners[patch], self.size)
         # One tuple, read and replaced whole, so that threads never mix two signals.
         latest, signal = self._latest
         if latest != original:
             signal = self.collection[original]
             self._latest = (original, signal)
-        return np.ascontiguousarray(signal[_window(self.corners[patch], self.size)])
+        return np.ascontiguousarray(signal[window_slices(self.corners[patch], self.size)])
 
     def stitch(self, patches: Float[np.ndarray, "n *size C"]) -> Float[np.ndarray, "*grid C"]:
         """The whole signal from its patches [per_signal, *size, C]; see the function stitch."""
@@ -110,13 +112,9 @@ def stitch(
     weight = np.zeros((*grid_shape, 1))
     for patch, corner in zip(patches, corners, strict=True):
         window = _weights(corner, sizes, grid_shape, overlap)[..., None]
-        total[_window(corner, sizes)] += window * patch
-        weight[_window(corner, sizes)] += window
+        total[window_slices(corner, sizes)] += window * patch
+        weight[window_slices(corner, sizes)] += window
     return (total / weight).astype(patches.dtype)
-
-
-def _window(corner, sizes):
-    return tuple(slice(start, start + length) for start, length in zip(corner, sizes, strict=True))
 
 
 def _starts(count, length, overlap):

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from nid_jax.data import sources
+from nid_jax.data import folder, sources
+from nid_jax.data.crops import crop_size
 from nid_jax.data.defaults import completed
 from nid_jax.data.splitting import MADE
 
@@ -40,6 +41,8 @@ def survey(config_data: ConfigDict, split: str, seed: int) -> Survey:
     config.num_train = config.num_test = 0
     if config.name in _RESIZING or config.name.startswith(sources.PREFIX):
         return Survey(len(opener(config, split, seed)))
+    if config.crops:
+        return Survey(folder.count_folder_crops(config, split, seed), (crop_size(config),))
     # Pictures with what they hide are never resized.
     config.update({"size": (), "crop": "", "gray": False, "resize": config.name != "corrupted"})
     collection = opener(config, split, seed)

@@ -16,6 +16,7 @@ def data_config():
             "resize": False,
             "crop": "",
             "gray": False,
+            "crops": 0,
             "num_train": 0,
             "num_test": 0,
             "test_fraction": 0.25,

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nid_jax.data import ArrayCollection, PatchCollection, open_collection, stitch, to_array
+from nid_jax.data import (
+    ArrayCollection,
+    AugmentedCollection,
+    PatchCollection,
+    open_collection,
+    stitch,
+    to_array,
+)
 from nid_jax.data.patches import patch_corners
 
 layouts = st.tuples(
@@ -100,15 +107,17 @@ def test_names_shape_and_access():
 
 
 def test_each_signal_is_read_once_in_order():
-    class Counting(ArrayCollection):
+    class Counting(AugmentedCollection):
         reads = 0
 
         def __getitem__(self, index):
             Counting.reads += 1
             return super().__getitem__(index)
 
-    collection = Counting(np.random.default_rng(0).random((3, 9, 9, 1)), list("abc"), "counted")
-    to_array(PatchCollection(collection, 3, 0))
+        windows = False
+
+    arrays = ArrayCollection(np.random.default_rng(0).random((3, 9, 9, 1)), list("abc"), "counted")
+    to_array(PatchCollection(Counting(arrays), 3, 0))
     assert Counting.reads == 3
 
 

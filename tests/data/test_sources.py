@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.io import savemat
 from skimage import data as skimage_data
 
-from nid_jax.data import ArrayCollection, builtin, images, open_collection, to_array
+from nid_jax.data import ArrayCollection, builtin, crops, images, open_collection, to_array
 
 
 def write_images(directory, count, size=(5, 7), channels=3, seed=0, prefix="p"):
@@ -67,7 +67,7 @@ def test_photos_defaults_and_seed(data_config):
     assert not np.array_equal(to_array(test), to_array(open_collection(config, "test", 4)))
     shorter = open_collection(data_config(name="photos", num_test=11), "test", 3)
     np.testing.assert_array_equal(to_array(shorter), to_array(test)[:11])
-    assert to_array(train).std(axis=(1, 2)).max(-1).min() >= builtin.FLAT
+    assert to_array(train).std(axis=(1, 2)).max(-1).min() >= crops.FLAT
 
 
 def test_photos_gray_and_not_square(data_config):
