@@ -4,7 +4,6 @@ nid_jax --config=NAME[:VARIANT] --workdir=DIR [--mode=MODE] [--config.SECTION.KE
 """
 
 import errno
-import re
 import sys
 from logging import Formatter
 
@@ -57,20 +56,10 @@ def parse(argv, values=flags.FLAGS):
         rest = values(argv)
         if values.config is None:
             complain(f"--config is missing; {EXAMPLE}")
-        values.config.task  # noqa: B018 - a file that could not be read says so only now
         if not values.workdir:
             complain("--workdir is missing; the folder that takes checkpoints, fits and the report")
-    except (AttributeError, KeyError) as error:
-        words = re.findall(r"""['"](\w+)['"\\]""", str(error.args[0]))
-        near = f", did you mean {words[1]!r}?" if len(set(words)) > 1 else ""
-        typed = next(a for a in argv if f".{words[0]}" in a).partition("=")[0]
-        complain(f"{typed}: the config has no key {words[0]!r}{near}")
-    except OSError:
-        typed = [a for a in argv if a.lstrip("-").startswith("config=")]
-        complain(f"{(typed or ['--config'])[-1]}: cannot be read; {EXAMPLE}")
     except flags.Error as error:
-        # A config file that raises is quoted with its traceback; the last line says what is wrong.
-        text = str(error).strip().rpartition("Error: ")[2].removeprefix("flag ")
+        text = str(error).strip().removeprefix("flag ")
         wanted = next((WANTED[reason] for reason in WANTED if reason in text), None)
         complain(f"{text.partition(': ')[0]}: {wanted}" if wanted else text)
     if len(rest) > 1:
@@ -89,8 +78,14 @@ def main(argv, values=flags.FLAGS):
         devices.use_single_precision()
         cache = values.config.get("compilation_cache", "")
         devices.use_compilation_cache(local(cache, "compilation_cache") if cache else "")
-        workdir = source = Workdir(values.workdir)
+        workdir = source = Workdir(values.workdir, argument="--workdir")
         if values.checkpoint:
+            if values.mode in commands.LEARNING:
+                others = ", ".join(mode for mode in commands.MODES if mode not in commands.LEARNING)
+                raise ValueError(
+                    f"--checkpoint={values.checkpoint}: --mode={values.mode} learns a dictionary "
+                    f"of its own; allowed with --mode={others}"
+                )
             source = _source(values.checkpoint)
         typed = frozenset(config_flags.get_override_values(values["config"]))
         context = commands.Context(tasks.build, values.config, workdir, source, typed)
@@ -110,7 +105,7 @@ def _source(path):
     """Where the dictionary lies: one file, or a workdir."""
     if path.endswith(".safetensors"):
         return local(path, "--checkpoint")
-    return Workdir(path, read_only=True, flag="--checkpoint")
+    return Workdir(path, read_only=True, argument="--checkpoint")
 
 
 def guide() -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from nid_jax import learning, sharding
+from nid_jax import learning, notices, sharding
 from nid_jax.coding.solvers import SOLVERS
 from nid_jax.errors import named
 from nid_jax.fields.coordinates import grid
@@ -138,6 +138,14 @@ def load(context: Context, with_prior: bool = False) -> tuple[NeuralDictionary, 
         dictionary = open_workdir(context.source, mesh=mesh, with_prior=with_prior)
     else:
         dictionary = load_dictionary(context.source, mesh=mesh)
+    learned, task = dictionary.config.task, context.config.task
+    if learned != task:
+        source = getattr(context.source, "root", context.source)
+        notices.say(
+            f"{source}: its dictionary was learned for task {learned}, from "
+            f"{dictionary.signals.get('title')}; taken for signals of task {task}; "
+            "--checkpoint=DIR takes another"
+        )
     config = context.config.copy_and_resolve_references()
     with config.unlocked():
         for section in LEARNED:
@@ -406,3 +414,5 @@ MODES = {
     "interpolate": interpolate,
     "nearest": nearest,
 }
+LEARNING = ("run", "train")
+"""Modes that make a dictionary; the others take one."""

@@ -7,14 +7,22 @@ A caller in Python reads the argument's own name. Whoever typed a config reads t
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
+# Letters of a value that are shown.
+_SHOWN = 200
+
 
 class ArgumentError(ValueError):
     """An argument is not what is allowed. str(error) is 'ARGUMENT: VALUE; allowed: ALLOWED'."""
 
     def __init__(self, argument: str, value: object, allowed: str):
         self.argument, self.value, self.allowed = argument, value, allowed
-        shown = repr(value) if isinstance(value, str) else value
-        super().__init__(f"{argument}: {shown}; allowed: {allowed}")
+        super().__init__(f"{argument}: {_shown(value)}; allowed: {allowed}")
+
+
+def _shown(value: object) -> str:
+    """In one line, cut where it is long: arrays have many."""
+    text = " ".join((repr(value) if isinstance(value, str) else str(value)).split())
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 @contextmanager

@@ -74,12 +74,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            _open_as_others(temporary)
             # Before the rename, or a power cut could leave the new name with nothing in it.
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _open_as_others(path: Path) -> None:
+    """Give a file the mode that the umask gives a new one; some libraries write for one user."""
+    probe = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    path.chmod(mode & 0o777)
 
 
 @contextmanager

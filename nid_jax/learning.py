@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from nid_jax import data, tasks
+from nid_jax.coding import checks
 from nid_jax.configs import image as image_config
 from nid_jax.data import layout as layouts
 from nid_jax.errors import ArgumentError
@@ -84,18 +85,16 @@ def learn(
         task = dataclasses.replace(tasks.build(config), open=lambda split: collection)
     with config.unlocked():
         if seed is not None:
-            config.seed = seed
+            config.seed = checks.whole("seed", seed, 0)
         if steps is not None:
-            if steps < 1:
-                raise ArgumentError("steps", steps, "1 or more")
-            config.train.steps = steps
+            config.train.steps = checks.whole("steps", steps, 1)
     if workdir is not None:
-        kept = Workdir(workdir, flag="workdir")
+        kept = Workdir(checks.path("workdir", workdir))
         if not isinstance(signals, ConfigDict) and kept.holds_checkpoint():
             _check_same_signals(kept, task)
         return _trained(task, config, kept, notes)
     with tempfile.TemporaryDirectory() as folder:
-        return _trained(task, config, Workdir(folder), notes)
+        return _trained(task, config, Workdir(folder, kept=False), notes)
 
 
 def _trained(task, config, workdir, notes):
@@ -200,9 +199,9 @@ def _suited(collection, num_experts):
     config = image_config.get_config("cpu")
     *grid_shape, channels = collection.shape
     points = math.prod(grid_shape)
-    experts = min(points * channels, 1024) if num_experts is None else num_experts
-    if experts < 1:
-        raise ArgumentError("num_experts", num_experts, "1 or more")
+    experts = min(points * channels, 1024)
+    if num_experts is not None:
+        experts = checks.whole("num_experts", num_experts, 1)
     # A trunk of this width tells all experts apart, with some to spare.
     width = max(64, -(-3 * experts // (2 * channels)))
     count = len(collection)

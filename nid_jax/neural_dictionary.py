@@ -17,41 +17,33 @@ from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
 from nid_jax import data
+from nid_jax.coding import checks as argument_checks
 from nid_jax.coding import grid_operator
 from nid_jax.coding.low_rank import LowRank
-from nid_jax.coding.prior import GaussianPrior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Gaussian, Ridge, Solver, config_group, solver_from_config
 from nid_jax.coding.total_variation import TotalVariation
 from nid_jax.errors import ArgumentError, named
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import Model
-from nid_jax.files import local
 from nid_jax.fitting import checks, priors, refining
 from nid_jax.fitting import fit as fits
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.measurements import Measurements, say_other_scale
 from nid_jax.sharding import place_batch
 from nid_jax.storage import hub, models, one_file
+from nid_jax.storage.models import Trained
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks.task import Measured, Task
 
 
-@dataclasses.dataclass(frozen=True)
-class NeuralDictionary:
+@dataclasses.dataclass(frozen=True, repr=False)
+class NeuralDictionary(Trained):
     """A trained dictionary of continuous basis functions, and what is known of its signals.
 
     Made by `learn` and `load`. `dictionary` is the Flax module, for a training loop of your own.
     """
 
-    model: Model
-    """Dictionary and router."""
-    config: ConfigDict
-    """What it was trained with."""
-    signals: dict[str, Any]
-    """What it was trained on: 'shape' (*grid, C), 'count', 'title', and 'ranked_by'."""
-    prior: GaussianPrior | None = None
-    """The Gaussian of the training signals' codes."""
     mesh: Mesh | None = None
     """Devices that fits are dealt out over; None: the first."""
 
@@ -164,7 +156,7 @@ class NeuralDictionary:
             raise ArgumentError("solver", solver, "an object of nid.solvers, such as nid.Ridge()")
         solve = functools.partial(fits.fit_problem, solver=solver, grid_shape=grid_shape)
         found = self._in_batches(problem_of, count, batch_size, solve)
-        if found.problem is None:
+        if found.problem is None and not fits.traced(found.solution):
             # In batches for the solver's sake; what was measured is in memory all the same.
             found = dataclasses.replace(found, problem=problem_of(np.arange(count)))
         return dataclasses.replace(found, names=tuple(f"{n:05d}" for n in range(count)))
@@ -174,8 +166,7 @@ class NeuralDictionary:
 
         problem_of: numbers of signals -> Problem; solve: Problem -> Fit.
         """
-        if not isinstance(batch_size, int | np.integer) or batch_size < 0:
-            raise ArgumentError("batch_size", batch_size, "0 (all at once) or more")
+        batch_size = argument_checks.whole("batch_size", batch_size, 0)
         if count < 1:
             raise ArgumentError("measurements", f"{count} signals", "1 or more")
         size = min(batch_size or count, count)
@@ -310,16 +301,16 @@ class NeuralDictionary:
         dtype: float32, float16 or bfloat16, of the weights. Raises ArgumentError for another suffix
         or dtype.
         """
-        if Path(path).suffix != ".safetensors":
+        if argument_checks.path("path", path).suffix != ".safetensors":
             raise ArgumentError("path", str(path), "a file that ends in .safetensors")
-        return one_file.write(path, *self._contents(), dtype=dtype)
+        return one_file.write(path, self, dtype)
 
     def save_pretrained(self, folder: str | Path, **card: Any) -> Path:
         """FOLDER/model.safetensors and the card FOLDER/README.md, as repositories of the Hub have.
 
         card: dtype, repo_id, scores and pictures, see `storage.hub.save_pretrained`.
         """
-        return hub.save_pretrained(folder, self._contents(), **card)
+        return hub.save_pretrained(folder, self, **card)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload it to the Hugging Face Hub. -> the address. Needs the extra 'hub'.
@@ -327,7 +318,7 @@ class NeuralDictionary:
         options: message, private, token, and those of the card, see `storage.hub.push_to_hub`.
         Raises ValueError of one line where the Hub refuses.
         """
-        return hub.push_to_hub(repo_id, self._contents(), **options)
+        return hub.push_to_hub(repo_id, self, **options)
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> "NeuralDictionary":
@@ -338,12 +329,9 @@ class NeuralDictionary:
         """
         return cls._of(hub.from_pretrained(name_or_folder, **options), options.get("mesh"))
 
-    def _contents(self) -> one_file.Contents:
-        return one_file.Contents(self.model, self.prior, self.config, self.signals)
-
     @classmethod
-    def _of(cls, contents, mesh):
-        return cls(contents.model, contents.config, contents.signals, contents.prior, mesh)
+    def _of(cls, trained, mesh):
+        return cls(trained.model, trained.config, trained.signals, trained.prior, mesh)
 
 
 def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -> NeuralDictionary:
@@ -353,12 +341,12 @@ def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -
     Reads no signals and executes nothing of the file. Raises FileNotFoundError or ValueError, in
     one line that names the file.
     """
-    path = local(path, "path")
+    path = argument_checks.path("path", path)
     if path.suffix == ".safetensors" or path.is_file():
         return NeuralDictionary._of(one_file.read(path, mesh), mesh)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such workdir, and no such file")
-    return open_workdir(Workdir(path, read_only=True, flag="path"), step, mesh)
+    return open_workdir(Workdir(path, read_only=True, argument="path"), step, mesh)
 
 
 def open_workdir(

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int32
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int32, Shaped
 
 # Minimax polynomials on [-pi/2, pi/2], by iteratively reweighted least squares in float64:
 # sin(r) = r * S(r**2) to 3.4e-9, cos(r) = C(r**2) to 2.2e-10, both below float32 rounding.
@@ -115,6 +116,29 @@ def safe_divide(
     """numerator / denominator, 0 where the denominator is 0; gradients finite there too."""
     zero = denominator == 0
     return jnp.where(zero, 0.0, numerator / jnp.where(zero, 1.0, denominator))
+
+
+def even_size(count: int, most: int) -> int:
+    """The size of even pieces, at most `most`: padding 640 to 2 x 512 would waste 384."""
+    return -(-count // -(-count // min(most, count)))
+
+
+def cut(
+    array: Shaped[Array | np.ndarray, "M ..."], size: int
+) -> Shaped[Array | np.ndarray, "N size ..."]:
+    """Pieces of one size, so that one compiled function serves them all: zeros after the end.
+
+    Of NumPy where the array is. `joined` puts results together again.
+    """
+    pieces = -(-array.shape[0] // size)
+    padding = [(0, pieces * size - array.shape[0])] + [(0, 0)] * (array.ndim - 1)
+    pad = jnp.pad if isinstance(array, jax.Array) else np.pad
+    return pad(array, padding).reshape(pieces, size, *array.shape[1:])
+
+
+def joined(pieces: Shaped[Array, "N size ..."], count: int) -> Shaped[Array, "M ..."]:
+    """What `cut` made pieces of, or what became of them: the first `count` rows."""
+    return pieces.reshape(-1, *pieces.shape[2:])[:count]
 
 
 def spectral_bound(matrix: Float[Array, "*S E E"]) -> Float[Array, "*S"]:

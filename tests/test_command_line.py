@@ -132,6 +132,17 @@ WRONG_WORDS = [
     ([SMOKE, "--workdri=W"], "'workdri'. Did you mean: workdir"),
     ([SMOKE, "--workdir=W", "--config.train=3"], "--config.train=3: is a group of keys"),
     ([SMOKE, "--workdir=W", "more"], "unexpected argument 'more'"),
+    (
+        [SMOKE, "--workdir=W", "--config.train.steps.x=3"],
+        "--config.train.steps.x: train.steps is a value, not a group of keys",
+    ),
+    ([SMOKE, "--workdir=W", "--config.data.size[0]=3"], "--config.data.size[0]: the config has no"),
+    ([SMOKE, "--workdir=W", "--config.=3"], "--config.: the config has no key ''"),
+    (
+        [SMOKE, "--workdir=W", "--mode=train", "--checkpoint=X"],
+        "--checkpoint=X: --mode=train learns a dictionary of its own; allowed with --mode=fit",
+    ),
+    ([SMOKE, "--workdir=W", "--checkpoint=X"], "--checkpoint=X: --mode=run learns a dictionary"),
 ]
 
 
@@ -140,6 +151,31 @@ def test_words_that_are_wrong(call, arguments, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert expected in call(*arguments).complaint()
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x = 3", "defines no function get_config"),
+        ("def get_config(:", "line 1: invalid syntax"),
+        ("def get_config():\n    return 1 / 0", "line 2: ZeroDivisionError: division by zero"),
+        ("import nothing_here", "line 1: ModuleNotFoundError: No module named 'nothing_here'"),
+        ("def get_config():\n    return 3", "its get_config gives int, not a ConfigDict"),
+        ("def get_config():\n    raise ValueError('no such size')", "no such size"),
+        ("def get_config(size):\n    pass", "missing 1 required positional argument: 'size'"),
+        (
+            "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict()",
+            "the config has no key 'task'",
+        ),
+    ],
+)
+def test_config_files_that_are_wrong(call, text, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(text)
+    complaint = call("--config=mine.py", "--workdir=W", "--config.seed=3").complaint()
+    assert complaint.startswith("error: --config=mine.py: ")
+    assert expected in complaint
+    assert not (tmp_path / "W").exists()
 
 
 WRONG_VALUES = [
@@ -314,6 +350,15 @@ def test_a_fit_takes_the_dictionary_from_the_checkpoint(call, copied, tiny):
     assert result.code == 0, result.err
     metrics = json.loads((copied / "fits" / "test" / "metrics.json").read_text())
     assert metrics["config"]["dictionary"]["num_experts"] == 8
+
+
+def test_a_dictionary_of_another_task_is_said(call, trained, copied, tiny):
+    options = [*tiny, "--config.task=inpainting", f"--workdir={copied}", "--mode=interpolate"]
+    result = call(*options, "--config.fit.name=absent")
+    note, error = result.err.splitlines()
+    assert note.startswith(f"note: {copied}: its dictionary was learned for task image, from ")
+    assert "taken for signals of task inpainting" in note
+    assert "absent/codes.npz: no such fit" in error
 
 
 def test_signals_of_another_kind_than_the_dictionary(call, trained, tmp_path, tiny):

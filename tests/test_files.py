@@ -49,6 +49,14 @@ def test_atomic_path_keeps_the_old_file_when_the_writer_fails(tmp_path):
     assert leftovers(tmp_path) == []
 
 
+def test_what_a_library_writes_for_one_user_is_as_open_as_other_files(tmp_path):
+    (tmp_path / "other").touch()
+    with atomic_path(tmp_path / "new") as temporary:
+        temporary.touch(0o600)
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert sorted(os.listdir(tmp_path)) == ["new", "other"]
+
+
 def test_atomic_path_without_a_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "x"):
         pass

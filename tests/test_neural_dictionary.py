@@ -156,8 +156,12 @@ def test_another_scale_is_said(gray, unseen):
         (np.zeros(4), {}, "signals: (4,)"),
         (np.full((3, 4, 4), np.nan), {}, "signals: nan; allowed: finite numbers; signal 0"),
         (np.zeros((3, 4, 4), complex), {}, "signals: complex128; allowed: real numbers"),
-        (waves(3)[..., 0], {"steps": 0}, "steps: 0; allowed: 1 or more"),
-        (waves(3)[..., 0], {"num_experts": -1}, "num_experts: -1; allowed: 1 or more"),
+        (waves(3)[..., 0], {"steps": 0}, "steps: 0; allowed: a whole number, 1 or more"),
+        (
+            waves(3)[..., 0],
+            {"num_experts": -1},
+            "num_experts: -1; allowed: a whole number, 1 or more",
+        ),
     ],
 )
 def test_what_cannot_be_learned_from_is_one_line(signals, options, expected):
@@ -288,7 +292,7 @@ def test_refined_fits_are_drawn_inside_jit(gray, unseen):
     [
         ({"solver": "ridge"}, "solver: 'ridge'; allowed: an object of nid.solvers"),
         ({"operator": "parallel_beam"}, "operator: 'parallel_beam'; allowed: an operator"),
-        ({"batch_size": -1}, "batch_size: -1; allowed: 0 (all at once) or more"),
+        ({"batch_size": -1}, "batch_size: -1; allowed: a whole number, 0 or more"),
         ({"weights": np.zeros(72)}, "weights: 0; allowed: 1 or more of the 72"),
         ({"measurements": np.full((2, 9, 8), 7)}, "measurements: int64; allowed: uint8 or"),
         ({"measurements": np.zeros((9, 8))}, "measurements: (9, 8); allowed: (S, rows"),

@@ -204,3 +204,20 @@ def test_spectral_bound_is_one():
     bound = np.asarray(numerics.spectral_bound(matrix))
     assert (bound >= largest * (1 - 1e-6)).all()
     assert (bound <= largest * np.sqrt(6)).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 40), st.integers(1, 17), st.booleans())
+def test_pieces_join_to_what_was_cut(count, size, of_jax):
+    rows = np.random.default_rng(count).normal(size=(count, 3)).astype(np.float32)
+    pieces = numerics.cut(jnp.asarray(rows) if of_jax else rows, size)
+    assert isinstance(pieces, jax.Array if of_jax else np.ndarray)
+    assert pieces.dtype == rows.dtype
+    assert pieces.shape == (-(-count // size), size, 3)
+    np.testing.assert_array_equal(numerics.joined(pieces, count), rows)
+    assert not np.asarray(pieces).reshape(-1, 3)[count:].any()
+
+
+@pytest.mark.parametrize(("count", "most", "size"), [(640, 512, 320), (5, 9, 5), (7, 3, 3)])
+def test_pieces_are_even(count, most, size):
+    assert numerics.even_size(count, most) == size

@@ -32,11 +32,11 @@ from peers.torch_model import (
     torch_render,
 )
 
-from nid_jax import devices, tasks
+from nid_jax import devices, numerics, tasks
 from nid_jax.coding import gradient
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import sample
-from nid_jax.fields.coordinates import grid, pad_chunks
+from nid_jax.fields.coordinates import grid
 from nid_jax.fields.routing import Gates
 from nid_jax.fitting import rendering
 from nid_jax.training.loop import Trainer
@@ -260,7 +260,7 @@ def trunk_render(dictionary, gates, points):
     program = jax.jit(lambda state, x: nnx.merge(graphdef, state, copy=True).trunk(x))
 
     def call():
-        return [program(state, piece) for piece in pad_chunks(points, chunk)[0]][-1]
+        return [program(state, piece) for piece in numerics.cut(points, chunk)][-1]
 
     return call
 

@@ -1,9 +1,12 @@
-"""Arguments of solvers and their functions, checked where they are given.
+"""Arguments, checked where they are given: what kind of number each of them is.
 
-Numbers that are being traced by jit or vmap are not known yet and pass.
+Numbers that are being traced by jit or vmap are not known yet; their type and shape are.
 """
 
+import operator
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +14,7 @@ import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
 from nid_jax.errors import ArgumentError
+from nid_jax.files import local
 
 _TOP_LEVEL = get_opaque_trace_state()
 
@@ -24,39 +28,96 @@ def transforming() -> bool:
     return get_opaque_trace_state() != _TOP_LEVEL
 
 
-def numbers(argument: str, value: Any, holds: Callable, allowed: str) -> None:
-    """Raise ArgumentError unless value is numbers, all finite, for which `holds`."""
+def as_array(argument: str, value: Any, allowed: str) -> np.ndarray:
+    """The value as an array of NumPy. Raises ArgumentError for one that is being traced, rows of
+    different lengths, and objects."""
     if isinstance(value, jax.core.Tracer):
-        return
-    array = np.asarray(value)
-    known = array.dtype.kind in "fiu" or jax.numpy.issubdtype(array.dtype, np.floating)
-    if not (known and np.isfinite(array).all() and np.all(holds(array))):
+        raise ArgumentError(argument, "traced by a transformation", f"{allowed}, known before it")
+    try:
+        array = np.asanyarray(value)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(argument, value, allowed) from error
+    if array.dtype.kind == "O":
+        raise ArgumentError(argument, value, allowed)
+    return array
+
+
+def real(dtype: Any) -> bool:
+    """Whether a dtype is of real numbers: no booleans, no text, nothing complex."""
+    return jax.numpy.issubdtype(dtype, np.floating) or jax.numpy.issubdtype(dtype, np.integer)
+
+
+def numbers(
+    argument: str,
+    value: Any,
+    holds: Callable,
+    allowed: str,
+    rank: int = 0,
+    known: bool = False,
+) -> None:
+    """Raise ArgumentError unless value is real numbers, all finite, for which `holds`.
+
+    rank: of an array the most axes it may have; 0: one number. known: refuse what is traced.
+    """
+    traced = isinstance(value, jax.core.Tracer) and not known
+    array = value if traced else as_array(argument, value, allowed)
+    if not real(array.dtype):
+        raise ArgumentError(argument, value, allowed)
+    if array.ndim > rank:
+        most = f"at most {rank} axes" if rank else "one number"
+        raise ArgumentError(argument, f"an array {list(array.shape)}", f"{most}, {allowed}")
+    if not traced and not (np.isfinite(array).all() and np.all(holds(array))):
         raise ArgumentError(argument, value, allowed)
 
 
-def not_negative(argument: str, value: Any) -> None:
-    """Raise ArgumentError unless all numbers are finite and 0 or more."""
-    numbers(argument, value, lambda v: v >= 0, "finite, 0 or more")
+def not_negative(argument: str, value: Any, rank: int = 0, known: bool = False) -> None:
+    """Raise ArgumentError unless value is finite and 0 or more. rank, known: as in `numbers`."""
+    numbers(argument, value, lambda v: v >= 0, "finite, 0 or more", rank, known)
 
 
-def positive(argument: str, value: Any) -> None:
-    """Raise ArgumentError unless all numbers are finite and above 0."""
-    numbers(argument, value, lambda v: v > 0, "finite, above 0")
+def positive(argument: str, value: Any, rank: int = 0, known: bool = False) -> None:
+    """Raise ArgumentError unless value is finite and above 0. rank, known: as in `numbers`."""
+    numbers(argument, value, lambda v: v > 0, "finite, above 0", rank, known)
 
 
-def share(argument: str, value: Any) -> None:
-    """Raise ArgumentError unless all numbers are above 0 and at most 1."""
-    numbers(argument, value, lambda v: (v > 0) & (v <= 1), "above 0, at most 1")
+def share(argument: str, value: Any, rank: int = 0, known: bool = False) -> None:
+    """Raise ArgumentError unless value is above 0 and at most 1. rank, known: as in `numbers`."""
+    numbers(argument, value, lambda v: (v > 0) & (v <= 1), "above 0, at most 1", rank, known)
 
 
-def whole(argument: str, value: Any, least: int) -> None:
-    """Raise ArgumentError unless value is a whole number of `least` or more."""
-    number = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not (number and value >= least):
-        raise ArgumentError(argument, value, f"a whole number, {least} or more")
+def whole(argument: str, value: Any, least: int, where: str = "") -> int:
+    """The value as an int. Raises ArgumentError unless it is a whole number of `least` or more.
+
+    where: for the message, under what condition.
+    """
+    allowed = f"a whole number, {least} or more{where and ' '}{where}"
+    if isinstance(value, jax.core.Tracer):
+        raise ArgumentError(argument, "traced by a transformation", f"{allowed}, known before it")
+    try:
+        # Of arrays what has no axes and holds a whole number is one.
+        number = operator.index(value)
+    except TypeError as error:
+        raise ArgumentError(argument, value, allowed) from error
+    if isinstance(value, bool | np.bool_) or number < least:
+        raise ArgumentError(argument, value, allowed)
+    return number
+
+
+def flag(argument: str, value: Any) -> None:
+    """Raise ArgumentError unless value is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ArgumentError(argument, value, "True, False")
+
+
+def path(argument: str, value: Any) -> Path:
+    """The value as a path, ~ expanded. Raises ArgumentError for what names none, ValueError for
+    one with a scheme, as `files.local`."""
+    if not isinstance(value, str | os.PathLike) or not str(value):
+        raise ArgumentError(argument, value, "the path of a file or folder")
+    return local(value if isinstance(value, str) else os.fspath(value), argument)
 
 
 def one_of(argument: str, value: Any, allowed: Sequence[str]) -> None:
     """Raise ArgumentError unless value is one of the allowed words."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ArgumentError(argument, value, ", ".join(allowed))

@@ -58,7 +58,7 @@ class Penalty(NamedTuple):
     value of weight 1, above 0, with a prior; None: that of the prior.
     """
 
-    lam: float = ridge.LAMBDA
+    lam: float | jax.Array | np.ndarray = ridge.LAMBDA
     prior: GaussianPrior | None = None
     noise: float | None = None
 

@@ -282,15 +282,15 @@ def measured_features(dictionary, operator, chunk, trunk=None):
         flat = operator.measure(values.reshape(len(values), -1))
         constant = operator.measure(jnp.ones((len(values), 1), flat.dtype))
         return (
-            cut(flat.reshape(count, *values.shape[1:]), chunk),
-            cut(constant[:, 0], chunk),
+            numerics.cut(flat.reshape(count, *values.shape[1:]), chunk),
+            numerics.cut(constant[:, 0], chunk),
         ), lambda piece: piece
 
-    points = cut(operator.points.reshape(count, -1), chunk)
+    points = numerics.cut(operator.points.reshape(count, -1), chunk)
     factors = operator.factors
     if factors is None:
         factors = jnp.ones((count, length), operator.points.dtype)
-    factors = cut(factors, chunk)
+    factors = numerics.cut(factors, chunk)
 
     def measure(piece):
         x, factor = piece
@@ -311,21 +311,13 @@ def measured_atoms(dictionary, values, constant):
     return atoms + constant[:, None, None] * dictionary.head_bias[...]
 
 
-def cut(array, size):
-    """[M, ...] -> [N, size, ...], zeros after the end."""
-    pieces = -(-array.shape[0] // size)
-    padding = [(0, pieces * size - array.shape[0])] + [(0, 0)] * (array.ndim - 1)
-    return jnp.pad(array, padding).reshape(pieces, size, *array.shape[1:])
-
-
 def _chunk_size(dictionary, operator, trunk, signals, chunk):
-    """Even chunks: padding 640 measurements to 2 x 512 would waste 384."""
+    """Measurements of a chunk, where the caller leaves it open."""
     if chunk == 0:
         numbers = dictionary.width if trunk else dictionary.num_experts * dictionary.channels
         numbers *= max(operator.run_length or 1, signals)
         chunk = max(16, _CHUNK_NUMBERS // numbers)
-    count = operator.num_measurements
-    return -(-count // -(-count // min(chunk, count)))
+    return numerics.even_size(operator.num_measurements, chunk)
 
 
 class _Sums(NamedTuple):
@@ -352,8 +344,8 @@ def _accumulate(dictionary, operator, measurements, weights, chunk):
     own = len(measurements) if per_signal else 1
     size = _chunk_size(dictionary, operator, trunk, own, chunk)
     pieces, measure = measured_features(dictionary, operator, size, trunk)
-    targets = cut(measurements.swapaxes(0, 1), size)
-    weights = cut(weights.T if per_signal else weights, size)
+    targets = numerics.cut(measurements.swapaxes(0, 1), size)
+    weights = numerics.cut(weights.T if per_signal else weights, size)
 
     # Any rough mean as origin keeps the sums free of cancellation when the true one is removed.
     def rough_mean(values, constant):

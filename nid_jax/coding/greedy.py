@@ -103,14 +103,8 @@ def _in_blocks(function, arrays, signals, block):
     """Apply `function` to blocks of signals, one after another. Leaves [S, ...] -> [S, ...]."""
     if signals <= block:
         return function(arrays)
-    pieces = -(-signals // block)
-
-    def cut(array):
-        padding = [(0, pieces * block - signals)] + [(0, 0)] * (array.ndim - 1)
-        return jnp.pad(array, padding).reshape(pieces, block, *array.shape[1:])
-
-    values = jax.lax.map(function, jax.tree.map(cut, arrays))
-    return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:])[:signals], values)
+    values = jax.lax.map(function, jax.tree.map(lambda a: numerics.cut(a, block), arrays))
+    return jax.tree.map(lambda v: numerics.joined(v, signals), values)
 
 
 class _State(NamedTuple):

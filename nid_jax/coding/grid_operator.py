@@ -54,11 +54,9 @@ def _sparse_product(places, values, x):
         return numerics.einsum("nk,nkc->nc", value, columns[place])
 
     # Not lax.map's own batching, which would leave a remainder to compile apart.
-    pieces = -(-len(places) // size)
-    size = -(-len(places) // pieces)
-    padding = ((0, pieces * size - len(places)), (0, 0))
-    cut = [jnp.pad(a, padding).reshape(pieces, size, -1) for a in (places, values)]
-    found = jax.lax.map(rows, tuple(cut)).reshape(pieces * size, -1)[: len(places)]
+    size = numerics.even_size(len(places), size)
+    cut = tuple(numerics.cut(a, size) for a in (places, values))
+    found = numerics.joined(jax.lax.map(rows, cut), len(places))
     found = jnp.moveaxis(found.reshape(len(places), -1, channels), 1, 0)
     return found.reshape(*lead, len(places), channels)
 

@@ -15,7 +15,8 @@ So no derivative passes through a factorisation or through float64, and the atom
 in a training step, in chunks of measurements. Ridge's R = lam trace(G) / E I follows the
 dictionary through the trace of the centred Gram matrix G; a shift that the solver had to raise
 above lam is a constant. v is made by the rule itself (right = c, y = mean = 0), so that
-derivatives of any order are right, by reverse mode. Griewank and Walther 2008, chapter 15;
+derivatives of any order are right, by reverse mode: a Hessian is jax.jacrev(jax.grad(f)), since
+jax.hessian, jax.jvp and jax.jacfwd go forward, and raise. Griewank and Walther 2008, chapter 15;
 Blondel et al. 2022, section 2.
 
 What is constant: the prior and its noise (asking for their derivative raises), the experts of a
@@ -25,6 +26,8 @@ arrays that are given, float32 as a rule.
 """
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +37,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nid_jax import numerics
-from nid_jax.coding import gram, operators, prior, ridge
+from nid_jax.coding import checks, gram, operators, prior, ridge
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
@@ -43,8 +46,6 @@ from nid_jax.fields.routing import Gates
 _CHUNK_NUMBERS = 2**22
 # A regularisation that came back larger than this times the one asked for was raised.
 _RAISED = 1 + 1e-5
-# Floor of the regularisation on a support, as in `ridge.solve_on_support`.
-_SINGLE_ROUNDINGS = 4
 
 
 class Codes(NamedTuple):
@@ -124,7 +125,7 @@ def ridge_codes(
     operator: operators.Operator,
     measurements: Float[Array | np.ndarray, "S M C"],
     weights: Float[Array | np.ndarray, "..."] | None = None,
-    lam: float | str | Float[Array, "..."] = ridge.LAMBDA,
+    lam: float | str | Float[Array | np.ndarray, "..."] = ridge.LAMBDA,
     per_signal: bool = False,
     equations: gram.NormalEquations | None = None,
 ) -> Codes:
@@ -153,7 +154,7 @@ def ridge_codes(
         follows = jnp.isclose(solved.lam[:, None], choice, rtol=1e-5, atol=0).any(-1)
         asked, one = jax.lax.stop_gradient(solved.lam), not per_signal
     else:
-        asked = _checked_lambda(lam)
+        asked = _checked_lambda(lam, 1)
         solved = jax.custom_batching.sequential_vmap(ridge.solve_dense)(
             known, jax.lax.stop_gradient(asked)
         )
@@ -183,9 +184,10 @@ def support_codes(
     """
     theta, graphdef = _theta(dictionary, operator, measurements, weights)
     known = _equations(dictionary, operator, measurements, weights, equations)
-    moving = _checked_lambda(lam)
+    moving = _checked_lambda(lam, 0)
     asked = jax.lax.stop_gradient(moving)
-    follows = (asked >= _support_floor(known, indices)).astype(jnp.float32)
+    *_, least = ridge.on_support(known, indices)
+    follows = (asked >= least).astype(jnp.float32)
     system = _Support(indices, asked, follows)
     values = _solved(system, known)
     found = _differentiable(graphdef, theta._replace(lam=moving), known, system, values)
@@ -260,11 +262,8 @@ def _equations(dictionary, operator, measurements, weights, equations):
     return jax.lax.stop_gradient(equations)
 
 
-def _checked_lambda(lam):
-    if not isinstance(lam, jax.core.Tracer):
-        values = np.asarray(lam)
-        if not (np.isfinite(values).all() and (values >= 0).all()):
-            raise ArgumentError("lam", lam, "finite, 0 or more")
+def _checked_lambda(lam, rank):
+    checks.not_negative("lam", lam, rank)
     return jnp.asarray(lam, jnp.float32)
 
 
@@ -280,22 +279,6 @@ def _constant(name, tree):
         raise ArgumentError(name, "traced by a derivative", "a constant")
 
     return jax.lax.stop_gradient(same(tree))
-
-
-def _support_floor(equations, indices):
-    """The least lam [S] that the precision of the Gram matrix bears on a support."""
-    block = equations.of_experts(jnp.maximum(indices, 0)).gram
-    empty = indices < 0
-    used = ~(empty[:, :, None] | empty[:, None, :])
-    mean = ridge.mean_diagonal(equations.gram)
-    unit = (
-        jnp.eye(indices.shape[1], dtype=mean.dtype)
-        * jnp.broadcast_to(mean, len(indices))[:, None, None]
-    )
-    bound = numerics.spectral_bound(jnp.where(used, block, unit)) / mean
-    if equations.gram_low is None:
-        return _SINGLE_ROUNDINGS * jnp.finfo(jnp.float32).eps * bound
-    return equations.moments.shape[1] * jnp.finfo(jnp.float64).eps * bound
 
 
 # ---- the rule -----------------------------------------------------------------------------------
@@ -314,9 +297,29 @@ def _differentiable(graphdef, theta, equations, system, values):
     codes, bias = jax.lax.stop_gradient(values)
     right = (jnp.zeros_like(codes), jnp.zeros_like(bias))
     exact = _exact_residual(equations, codes, bias)
-    codes, bias = _attached(graphdef, theta, right, known, (codes, bias))
-    residual = _residual(graphdef, theta, codes, bias, exact)
+    with _forward_refused():
+        codes, bias = _attached(graphdef, theta, right, known, (codes, bias))
+        residual = _residual(graphdef, theta, codes, bias, exact)
     return Codes(codes, bias, residual, error=jnp.zeros_like(exact))
+
+
+@contextmanager
+def _forward_refused() -> Iterator[None]:
+    """Says in this module's words that no derivative goes forward through its rules.
+
+    Within another jitted function JAX finds out later, and says it in its own.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise ArgumentError(
+            "derivative",
+            "by forward mode",
+            "reverse mode, for solved codes: jax.grad, jax.vjp, jax.jacrev; "
+            "jax.jacrev(jax.grad(f)) for jax.hessian(f)",
+        ) from error
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -413,12 +416,15 @@ def _sum(graphdef, theta, add):
     numbers = (operator.run_length or 1) * max(
         dictionary.width, 0 if gram.is_shared(dictionary) else dictionary.num_experts * channels
     )
-    size = min(count, max(16, _CHUNK_NUMBERS // (numbers + 3 * signals * channels)))
-    # Even chunks: padding 640 measurements to 2 x 512 would waste 384.
-    size = -(-count // -(-count // size))
+    size = max(16, _CHUNK_NUMBERS // (numbers + 3 * signals * channels))
+    size = numerics.even_size(count, size)
     pieces, measure = gram.measured_features(dictionary, operator, size)
     weights = jnp.atleast_2d(theta.weights)
-    inputs = (pieces, gram.cut(theta.measurements.swapaxes(0, 1), size), gram.cut(weights.T, size))
+    inputs = (
+        pieces,
+        numerics.cut(theta.measurements.swapaxes(0, 1), size),
+        numerics.cut(weights.T, size),
+    )
 
     def part(piece):
         values, targets, weights = piece

@@ -38,10 +38,10 @@ class LassoCodes(NamedTuple):
 class Penalty(NamedTuple):
     """penalty Σ_e weights_e |a_e| + ½ ridge |a|², what `lasso_codes` adds to the squared error."""
 
-    value: float | jax.Array | None = None
+    value: float | jax.Array | np.ndarray | None = None
     """The penalty, above 0, a number or [S]. None: `fraction` of the smallest one whose codes are
     all zero."""
-    fraction: float | jax.Array = 0.01
+    fraction: float | jax.Array | np.ndarray = 0.01
     """In (0, 1], a number or [S]; not used where the value is given."""
     weights: jax.Array | None = None
     """Positive [E], such as `routing.expert_weights`; with groups one per group."""
@@ -82,14 +82,14 @@ def lasso_codes(equations, penalty, tolerance=1e-3, steps=1000) -> LassoCodes:
     if weights.shape != (count,):
         kind = "groups" if num_groups else "experts"
         raise ArgumentError("weights", weights.shape, f"({count},), one of {kind}")
-    checks.positive("weights", weights)
+    checks.positive("weights", weights, rank=1)
     checks.not_negative("ridge", penalty.ridge)
     relative = penalty.value is None
     if relative:
-        checks.share("fraction", penalty.fraction)
+        checks.share("fraction", penalty.fraction, rank=1)
     else:
         allowed = "above 0; without a penalty use ridge"
-        checks.numbers("penalty", penalty.value, lambda v: v > 0, allowed)
+        checks.numbers("penalty", penalty.value, lambda v: v > 0, allowed, rank=1)
     level = jnp.asarray(penalty.fraction if relative else penalty.value, jnp.float32)
     costs = _Costs(level, weights, penalty.ridge, labels)
     kind = (num_groups, relative, penalty.unit_atoms)

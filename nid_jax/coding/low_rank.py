@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nid_jax import numerics
+from nid_jax.coding import checks
 from nid_jax.coding.operators import Operator, combined_weights
 from nid_jax.errors import ArgumentError
 
@@ -78,12 +79,10 @@ class LowRank:
     """Rounds after each direction, 1 or more."""
 
     def __post_init__(self):
-        if not 0 <= self.rank < np.inf or int(self.rank) != self.rank:
-            raise ArgumentError("rank", self.rank, "0 or more, a whole number")
-        if not 0 < self.share < 1:
-            raise ArgumentError("share", self.share, "above 0, below 1")
-        if self.steps < 1:
-            raise ArgumentError("steps", self.steps, "1 or more")
+        object.__setattr__(self, "rank", checks.whole("rank", self.rank, 0))
+        allowed = "above 0, below 1"
+        checks.numbers("share", self.share, lambda v: (v > 0) & (v < 1), allowed, known=True)
+        object.__setattr__(self, "steps", checks.whole("steps", self.steps, 1))
 
     def refine(
         self,
@@ -153,12 +152,8 @@ class _Chunks(NamedTuple):
 
 def _chunked(rows, rank):
     """[K, V] -> [N, m, K], padded with zeros: chunks whose matrices [m, R, R] can be held."""
-    count, total = len(rows), rows.shape[1]
-    chunks = -(-total // max(1, _HELD_NUMBERS // (_SIGNALS_HELD + rank**2)))
-    size = -(-total // chunks)
-    return jnp.asarray(
-        np.pad(rows.T, ((0, chunks * size - total), (0, 0))).reshape(chunks, size, count)
-    )
+    most = max(1, _HELD_NUMBERS // (_SIGNALS_HELD + rank**2))
+    return jnp.asarray(numerics.cut(rows.T, numerics.even_size(rows.shape[1], most)))
 
 
 def _left_singular(gram):

@@ -48,7 +48,9 @@ class Solved(NamedTuple):
 
 
 def ridge(
-    equations: gram.NormalEquations, lam: float | str = LAMBDA, per_signal: bool = False
+    equations: gram.NormalEquations,
+    lam: float | str | Float[Array | np.ndarray, "*S"] = LAMBDA,
+    per_signal: bool = False,
 ) -> Solution:
     """Ridge codes of all signals.
 
@@ -61,7 +63,7 @@ def ridge(
         solved = solve_by_validation(equations, per_signal=per_signal)
         asked = {}
     else:
-        checks.numbers("lam", lam, lambda v: v >= 0, "a number of 0 or more, 'gcv'")
+        checks.numbers("lam", lam, lambda v: v >= 0, "a number of 0 or more, 'gcv'", rank=1)
         solved = solve_dense(equations, lam)
         asked = {"asked_lam": jnp.asarray(lam, jnp.float32)}
     stats = {"lam": solved.lam, **asked, "linear_error": solved.error}
@@ -138,11 +140,40 @@ def least_lambda(
     equations: gram.NormalEquations, matrix: Float[Array, "*S E E"]
 ) -> Float[Array, "*S"]:
     """The smallest regularisation that the precision of the Gram matrix bears."""
-    if equations.gram_low is None:
-        relative = _SINGLE_ROUNDINGS * jnp.finfo(jnp.float32).eps
-    else:
-        relative = matrix.shape[-1] * jnp.finfo(matrix.dtype).eps
+    relative = _rounding(equations, matrix.shape[-1])
     return relative * numerics.spectral_bound(matrix) / mean_diagonal(matrix)
+
+
+def _rounding(equations, size):
+    """The error of a Gram matrix of so many rows, as a part of its largest eigenvalue."""
+    if equations.gram_low is None:
+        return _SINGLE_ROUNDINGS * jnp.finfo(jnp.float32).eps
+    return size * jnp.finfo(jnp.float64).eps
+
+
+def on_support(
+    equations: gram.NormalEquations, indices: Int[Array, "S K"]
+) -> tuple[Float[Array, "S K K"], Float[Array, "*S"], Float[Array, " S"]]:
+    """The Gram matrix on a support of every signal, as `solve_on_support` takes it.
+
+    indices as there. -> (block [S, K, K] in the widest type of the scope, rows of the identity at
+    the matrix's own scale for empty places; that scale, [] or [S]; the least lam [S] that the
+    precision of the matrix bears there).
+    """
+    signals, size = len(indices), equations.moments.shape[-1]
+    empty = indices < 0
+    places = jnp.where(empty, 0, indices)
+    at: tuple = (places[:, :, None], places[:, None, :])
+    if not equations.shared:
+        at = (jnp.arange(signals)[:, None, None], *at)
+    parts = [p for p in (equations.gram, equations.gram_low) if p is not None]
+    block = sum(gram.wide(*(part[at] for part in parts)))
+    mean = mean_diagonal(gram.wide(equations.gram)[0])
+    used = ~(empty[:, :, None] | empty[:, None, :])
+    eye = jnp.eye(indices.shape[1], dtype=mean.dtype)
+    unit = eye * jnp.broadcast_to(mean, (signals,))[:, None, None]
+    block = jnp.where(used, block, unit)
+    return block, mean, _rounding(equations, size) * numerics.spectral_bound(block) / mean
 
 
 @gram.batched_by_map
@@ -281,26 +312,10 @@ def solve_on_support(
     empty = indices < 0
     places = jnp.where(empty, 0, indices)
     with gram.working_precision("double"):
-        at: tuple = (places[:, :, None], places[:, None, :])
-        if not equations.shared:
-            at = (rows[:, :, None], *at)
-        parts = [p for p in (equations.gram, equations.gram_low) if p is not None]
-        block = sum(gram.wide(*(part[at] for part in parts)))
+        block, mean, least = on_support(equations, indices)
         parts = [p for p in (equations.moments, equations.moments_low) if p is not None]
         moments = jnp.where(empty, 0, sum(gram.wide(*(part[rows, places] for part in parts))))
-        mean = mean_diagonal(gram.wide(equations.gram)[0])
-        # Empty places are rows of the identity, at the matrix's own scale.
-        used = ~(empty[:, :, None] | empty[:, None, :])
-        unit = (
-            jnp.eye(indices.shape[1], dtype=mean.dtype)
-            * jnp.broadcast_to(mean, (signals,))[:, None, None]
-        )
-        block = jnp.where(used, block, unit)
-        relative = _SINGLE_ROUNDINGS * jnp.finfo(jnp.float32).eps
-        if equations.gram_low is not None:
-            relative = num_experts * jnp.finfo(block.dtype).eps
-        least = relative * numerics.spectral_bound(block)
-        shift = jnp.maximum(gram.wide(lam)[0] * mean, least)
+        shift = jnp.maximum(gram.wide(lam)[0], least) * mean
         factor, scale, shift, _ = numerics.scaled_cholesky(block, shift)
         values, _ = refined(block, shift, factor, scale, moments)
         values = jnp.where(empty, 0, values).astype(jnp.float32)
@@ -327,7 +342,7 @@ class Factorisation:
         map_numbers: int = 2**27,
     ):
         """map_numbers: the largest 2 E M C held. Raises ArgumentError for weights [S, M]."""
-        checks.not_negative("lam", lam)
+        checks.not_negative("lam", lam, known=True)
         combined = operators.combined_weights(operator, weights)
         if combined is not None and combined.ndim == 2:
             allowed = f"({operator.num_measurements},): own masks share no factorisation"
@@ -404,7 +419,9 @@ def _code_map(graphdef, state, operator, weights, equations, inverse):
             part = weight[:, None, None] * numerics.einsum("mce,ef->mcf", atoms, inverse)
             return None, (part.astype(jnp.float32), atoms.astype(jnp.float32), constant)
 
-        _, (parts, atoms, constant) = jax.lax.scan(columns, None, (pieces, gram.cut(weights, size)))
+        _, (parts, atoms, constant) = jax.lax.scan(
+            columns, None, (pieces, numerics.cut(weights, size))
+        )
     parts, atoms = (
         value.reshape(-1, channels, experts)[:count].reshape(count * channels, experts)
         for value in (parts, atoms)

@@ -233,16 +233,16 @@ class _Model:
         self.bias_weight = jnp.broadcast_to(equations.bias_weight, (signals,))
         wide = dictionary.width if self.trunk else dictionary.num_experts * self.channels
         whole = count * wide <= _CACHED_NUMBERS
-        size = chunk or min(count, max(16, 2**24 // max(wide * (operator.run_length or 1), 1)))
-        size = -(-count // -(-count // min(size, count)))
+        size = chunk or max(16, 2**24 // max(wide * (operator.run_length or 1), 1))
+        size = numerics.even_size(count, size)
         self.pieces, self.measure = gram.measured_features(dictionary, operator, size)
         if whole:
             self.pieces = jax.lax.map(self.measure, self.pieces)
             self.measure = lambda piece: piece
         weights = jnp.broadcast_to(weights, (signals, count))
         clean = jnp.where(weights[..., None] > 0, measurements, 0)
-        self.targets = gram.cut(clean.swapaxes(0, 1), size)
-        self.weights = gram.cut(weights.T, size)[..., None]
+        self.targets = numerics.cut(clean.swapaxes(0, 1), size)
+        self.weights = numerics.cut(weights.T, size)[..., None]
 
     def flat(self, values):
         """[N, m, S, C] -> [S, N m C]."""

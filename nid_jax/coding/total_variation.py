@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nid_jax import numerics
-from nid_jax.coding import conjugate_gradients
+from nid_jax.coding import checks, conjugate_gradients
 from nid_jax.coding.operators import Operator, combined_weights
 from nid_jax.errors import ArgumentError
 
@@ -57,17 +57,15 @@ class TotalVariation:
 
     def __post_init__(self):
         for name in ("tv", "lam"):
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value >= 0):
-                raise ArgumentError(name, value, "0 or more")
+            checks.not_negative(name, getattr(self, name), known=True)
         if not (self.tv or self.lam):
             raise ArgumentError("tv", self.tv, "above 0 where lam is 0; one of them must be")
-        if self.steps < 1:
-            raise ArgumentError("steps", self.steps, "1 or more")
-        if self.bounds is not None and not (
-            len(self.bounds) == 2 and self.bounds[0] < self.bounds[1]
-        ):
-            raise ArgumentError("bounds", self.bounds, "none, or (low, high) with low < high")
+        object.__setattr__(self, "steps", checks.whole("steps", self.steps, 1))
+        if self.bounds is not None:
+            allowed = "None, or (low, high), numbers with low < high"
+            ends = checks.as_array("bounds", self.bounds, allowed)
+            if not checks.real(ends.dtype) or ends.shape != (2,) or not ends[0] < ends[1]:
+                raise ArgumentError("bounds", self.bounds, allowed)
 
     def refine(
         self,
@@ -106,7 +104,7 @@ class TotalVariation:
         )
         shared = bool((weights == weights[:1]).all())
         dense = shared and math.prod(shape) <= _DENSE_POINTS
-        return _admm(problem, tuple(shape), int(self.steps), dense)
+        return _admm(problem, tuple(shape), self.steps, dense)
 
 
 class _Problem(NamedTuple):

@@ -104,7 +104,8 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str] | None = None) ->
     from nid_jax import configs
 
     here = {"flag_values": values}
-    configs.define_flag("NAME or FILE.py[:VARIANT], with data.corrupt in it.", values, argv)
+    about = "NAME or FILE.py[:VARIANT], with data.corrupt in it."
+    configs.define_flag(about, values, argv, needs="data.corrupt")
     flags.DEFINE_string("output", None, "Folder to write: new, or empty.", **here)
     flags.DEFINE_enum("split", "test", SPLITS, "Which pictures of config.data.", **here)
 
@@ -117,17 +118,8 @@ def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
         rest = values(argv)
         if values.config is None:
             _complain(f"--config is missing; {_EXAMPLE}")
-        values.config.data.corrupt  # noqa: B018 - a file that could not be read says so only now
-    except (AttributeError, KeyError) as error:
-        words = re.findall(r"""['"](\w+)['"\\]""", str(error.args[0]))
-        near = f", did you mean {words[1]!r}?" if len(set(words)) > 1 else ""
-        _complain(f"--config: the config has no key {words[0]!r}{near}")
-    except OSError:
-        typed = [a for a in argv if a.lstrip("-").startswith("config=")]
-        _complain(f"{(typed or ['--config'])[-1]}: cannot be read; {_EXAMPLE}")
     except flags.Error as error:
-        # A config file that raises is quoted with its traceback; the last line says what is wrong.
-        _complain(str(error).strip().rpartition("Error: ")[2].removeprefix("flag "))
+        _complain(str(error).strip().removeprefix("flag "))
     if not values.output:
         _complain("--output is missing; the folder that takes images, masks and truth")
     if len(rest) > 1:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int, Shaped
+from jaxtyping import Float, Float32, Float64, Int
 
 Window = Sequence[tuple[float, float]]
 """(low, high) of each axis, in normalised coordinates."""
@@ -71,32 +71,6 @@ def pixel_window(shape: Sequence[int], *ranges: tuple[int, int]) -> tuple[tuple[
         last = max(size - 1, 1)
         window.append((2 * (start / last - 0.5), 2 * ((stop - 1) / last - 0.5)))
     return tuple(window)
-
-
-def pad_chunks(
-    points: Shaped[np.ndarray, "P ..."], chunk: int
-) -> tuple[Shaped[np.ndarray, "N chunk ..."], int]:
-    """Cut points into chunks of one size, so that one compiled function serves them all.
-
-    Args:
-      points: [P, ...].
-      chunk: points in each chunk.
-
-    Returns:
-      ([N, chunk, ...] with zeros after the last point, P). Join the results of the chunks by
-      `values.reshape(-1, *values.shape[2:])[:P]`.
-
-    Raises:
-      ValueError: chunk below 1.
-    """
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 point, got {chunk}")
-    points = np.asarray(points)
-    valid = len(points)
-    count = -(-valid // chunk)
-    padded = np.zeros((count * chunk, *points.shape[1:]), points.dtype)
-    padded[:valid] = points
-    return padded.reshape(count, chunk, *points.shape[1:]), valid
 
 
 class Normalisation(NamedTuple):

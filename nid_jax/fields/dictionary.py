@@ -58,16 +58,11 @@ def over_points(
     x [P, D] -> [P, ...]. Chunks are recomputed in the backward pass, so memory for activations is
     that of one chunk.
     """
-    count, dims = x.shape
+    count = len(x)
     if count <= chunk:
         return function(x)
-    # Even chunks: padding 640 points to 2 x 512 would waste 384.
-    pieces = -(-count // chunk)
-    size = -(-count // pieces)
-    padded = jnp.pad(x, ((0, pieces * size - count), (0, 0)))
-    body = jax.checkpoint(function)
-    values = jax.lax.map(body, padded.reshape(pieces, size, dims))
-    return values.reshape(pieces * size, *values.shape[2:])[:count]
+    pieces = numerics.cut(x, numerics.even_size(count, chunk))
+    return numerics.joined(jax.lax.map(jax.checkpoint(function), pieces), count)
 
 
 def _last_layer(
@@ -99,8 +94,21 @@ class Dictionary(nnx.Module):
     kind: str
     orders: tuple[str, ...]
 
-    def __init__(self, embedding: Embedding, num_experts: int, channels: int, layers: Layers):
-        """What both kinds have. Raises ArgumentError for less than one expert."""
+    def __init__(
+        self,
+        embedding: Embedding,
+        num_experts: int,
+        channels: int,
+        layers: Layers,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        """E experts with freshly drawn weights.
+
+        embedding: of the coordinates; num_experts: E; channels: C; layers: of one expert, or of the
+        trunk that all share, the heads counted as its last layer; rngs: its stream 'params' draws
+        the weights. Raises ArgumentError for less than one expert.
+        """
         if num_experts < 1:
             raise ArgumentError("num_experts", num_experts, "1 or more")
         self.embedding, self.dims = embedding, embedding.dims
@@ -108,6 +116,11 @@ class Dictionary(nnx.Module):
         self.width, self.activation = layers.width, layers.activation
         self.omega0 = float(layers.omega0)
         self.sizes = (embedding.size, *[layers.width] * (layers.num_layers - 1))
+        self._make(rngs)
+
+    def _make(self, rngs: nnx.Rngs) -> None:
+        """Draw the weights. Of every kind."""
+        raise NotImplementedError
 
     def __call__(
         self,
@@ -214,23 +227,10 @@ class SharedDictionary(Dictionary):
     kind = "shared"
     orders = ("evaluate", "fold")
 
-    def __init__(
-        self,
-        embedding: Embedding,
-        num_experts: int,
-        channels: int,
-        layers: Layers,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        """layers: the trunk, the heads counted as its last layer."""
-        super().__init__(embedding, num_experts, channels, layers)
-        drawn = experts.init_layers(
-            rngs.params(),
-            (*self.sizes, num_experts * channels),
-            layers.activation,
-            layers.omega0,
-        )
+    def _make(self, rngs: nnx.Rngs) -> None:
+        num_experts, channels = self.num_experts, self.channels
+        sizes = (*self.sizes, num_experts * channels)
+        drawn = experts.init_layers(rngs.params(), sizes, self.activation, self.omega0)
         self.kernels = nnx.List([Kernel(kernel) for kernel, _ in drawn[:-1]])
         self.biases = nnx.List([Basis(bias) for _, bias in drawn[:-1]])
         kernel, bias = drawn[-1]
@@ -321,19 +321,9 @@ class IndependentDictionary(Dictionary):
     kind = "independent"
     orders = ("evaluate", "gather")
 
-    def __init__(
-        self,
-        embedding: Embedding,
-        num_experts: int,
-        channels: int,
-        layers: Layers,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        """layers: one expert."""
-        super().__init__(embedding, num_experts, channels, layers)
-        self.sizes = (*self.sizes, channels)
-        drawn = self._draw(rngs.params(), num_experts)
+    def _make(self, rngs: nnx.Rngs) -> None:
+        self.sizes = (*self.sizes, self.channels)
+        drawn = self._draw(rngs.params(), self.num_experts)
         self.kernels = nnx.List([Kernel(k, axes=("expert", None, None)) for k, _ in drawn])
         self.biases = nnx.List([Basis(b, axes=("expert", None)) for _, b in drawn])
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +19,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from nid_jax import devices, metrics
+from nid_jax import devices, metrics, notices
+from nid_jax.coding import checks
 from nid_jax.coding.low_rank import LowRank
 from nid_jax.coding.operators import Operator
 from nid_jax.coding.prior import posterior_variance
@@ -33,20 +32,44 @@ from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
-from nid_jax.files import atomic_path, local
+from nid_jax.files import atomic_path
 from nid_jax.fitting import refining, rendering
 from nid_jax.fitting.measurements import as_array, as_floats, checked_operator
+from nid_jax.storage import arrays
+from nid_jax.storage.checksums import crc32, digest
 
 if TYPE_CHECKING:
     import trimesh
 
+# Of codes.npz.
+_KINDS: dict[str, arrays.Kind] = {
+    "codes": ("f", 2),
+    "bias": ("f", 2),
+    "names": ("U", 1),
+    "correction": ("f", None),
+    "deviation": ("f", None),
+    "dictionary": ("iu", 0),
+}
 
-@dataclasses.dataclass(frozen=True)
+
+class _Fixed(NamedTuple):
+    """What of a fit is no array: part of the type of its pytree."""
+
+    grid_shape: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True, eq=False)
 class Fit:
     """S signals as continuous functions of D coordinates in [-1, 1], with C channels.
 
     Arrays are NumPy's, or traced ones inside a transformation of JAX: `fit` is then differentiable
     through `render`, `at`, `codes` and `bias`.
+
+    A pytree: an argument or result of a jitted function, and `jax.tree.map` goes through its
+    arrays, those of the dictionary among them; grid_shape and names are part of its type. A fit
+    that is made inside of a transformation does not keep its `problem`, nor times.
     """
 
     dictionary: Dictionary
@@ -65,6 +88,19 @@ class Fit:
     seconds: float = 0.0
     """What solving and refining took, compilation included."""
     compile_seconds: float = 0.0
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], _Fixed]:
+        """Fields by name, as `jax.tree_util` asks for them."""
+        children = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in _leafy()]
+        return children, _Fixed(self.grid_shape, self.names)
+
+    @classmethod
+    def tree_unflatten(cls, fixed: _Fixed, children: Iterable[Any]) -> Fit:
+        """Of fields that need not be arrays: transformations put their own things in."""
+        fit = object.__new__(cls)
+        for name, value in (*zip(_leafy(), children, strict=True), *fixed._asdict().items()):
+            object.__setattr__(fit, name, value)
+        return fit
 
     @property
     def codes(self) -> Float[Array | np.ndarray, "S E"]:
@@ -153,14 +189,14 @@ class Fit:
 
         Raises ArgumentError for points of another dimension.
         """
-        points = self._checked_points(points)
-        if _traced(self.dictionary, self.codes, points):
+        points, chunk = self._checked_points(points), checks.whole("chunk", chunk, 0)
+        if traced(self.dictionary, self.codes, points):
             values = self.dictionary.combine(points, self._gates())
         else:
             values = rendering.render_points(self.dictionary, self._gates(), points, chunk)
         if self.correction is None:
             return values
-        if _traced(values, points):
+        if traced(values, points):
             return values + rendering.interpolation(self.correction)(points)
         return values + rendering.interpolated(self.correction, points)
 
@@ -171,8 +207,8 @@ class Fit:
 
         chunk: points at a time; 0 chooses. Raises ArgumentError for points of another dimension.
         """
-        points = self._checked_points(points)
-        if _traced(self.dictionary, self.codes, points):
+        points, chunk = self._checked_points(points), checks.whole("chunk", chunk, 0)
+        if traced(self.dictionary, self.codes, points):
             slopes = rendering.derivatives(self.dictionary, self._gates(), points)
         else:
             slopes = rendering.render_derivatives(self.dictionary, self._gates(), points, chunk)
@@ -200,7 +236,7 @@ class Fit:
         checked_operator(operator)
         if self.correction is not None:
             return operator.measure(jnp.asarray(self.at(operator.points)))
-        if _traced(self.dictionary, self.codes, operator):
+        if traced(self.dictionary, self.codes, operator):
             return operator.measure(self.dictionary.combine(operator.points, self._gates()))
         return rendering.measured(self.dictionary, self._gates(), operator)
 
@@ -309,44 +345,47 @@ class Fit:
     def save(self, path: str | Path) -> Path:
         """codes.npz: `codes` [S, E], `bias` [S, C], `names` [S]; no pickled objects.
 
-        With `correction` [S, *grid, C] where the fit was refined, and `deviation` of the same shape
-        where it is known. Written whole or not at all. Raises ArgumentError for another suffix.
+        With `correction` [S, *grid, C] where the fit was refined, `deviation` of the same shape
+        where it is known, and `dictionary`, the CRC-32 of the dictionary's arrays. Written whole or
+        not at all. Raises ArgumentError for another suffix.
         """
-        if Path(path).suffix != ".npz":
+        path = checks.path("path", path)
+        if path.suffix != ".npz":
             raise ArgumentError("path", str(path), "a file that ends in .npz")
         _check_known("save", self.codes)
-        arrays: dict[str, Any] = {
+        held: dict[str, Any] = {
             "codes": np.asarray(self.codes),
             "bias": np.asarray(self.bias),
             "names": np.asarray(self.names, dtype=np.str_),
+            "dictionary": np.int64(_digest(self.dictionary)),
         }
         for field, value in (
             ("correction", self.correction),
             ("deviation", self.known_deviation),
         ):
             if value is not None:
-                arrays[field] = value
+                held[field] = value
         with atomic_path(path) as temporary:
-            np.savez_compressed(temporary, **arrays)
-        return Path(path)
+            np.savez_compressed(temporary, **held)
+        return path
 
     @classmethod
     def load(cls, path: str | Path, dictionary: Dictionary, grid_shape: Sequence[int]) -> Fit:
         """A fit that `save` wrote, of which only the codes are known.
 
-        Raises FileNotFoundError where there is none, ValueError where its file is damaged or was
-        made with another dictionary.
+        A dictionary of the same sizes whose arrays are others is said (`Notice`): one that was
+        trained further, or rounded to fewer bits, renders other signals from these codes. Raises
+        FileNotFoundError where there is none, ValueError where its file is damaged or was made with
+        a dictionary of other sizes.
         """
-        path = local(path, "path")
+        path = checks.path("path", path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such fit")
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                names = tuple(str(name) for name in stored["names"])
-                further = (stored.get("correction"), stored.get("deviation"))
-                codes, bias = stored["codes"], stored["bias"]
-        except (ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: cannot be read as the codes of a fit: {error}") from error
+        stored = arrays.read(path, _KINDS, optional=("correction", "deviation", "dictionary"))
+        codes, bias, names = stored["codes"], stored["bias"], stored["names"]
+        if not len(codes) == len(bias) == len(names):
+            counts = f"{len(codes)} codes, {len(bias)} biases and {len(names)} names"
+            raise ValueError(f"{path}: damaged: {counts}")
         sizes = (codes.shape[-1], bias.shape[-1])
         if sizes != (dictionary.num_experts, dictionary.channels):
             raise ValueError(
@@ -354,9 +393,22 @@ class Fit:
                 f"{dictionary.num_experts} and {dictionary.channels}: give the one that the fit "
                 "was made with"
             )
-        found = cls.of_codes(dictionary, codes, bias, grid_shape, names)
-        correction, deviation = further
-        return dataclasses.replace(found, correction=correction, known_deviation=deviation)
+        for name in {"correction", "deviation"} & set(stored):
+            shape = stored[name].shape
+            if len(shape) != dictionary.dims + 2 or (shape[0], shape[-1]) != (len(codes), sizes[1]):
+                wanted = f"[{len(codes)}, *grid, {sizes[1]}]"
+                raise ValueError(f"{path}: damaged: {name!r} is {list(shape)}; allowed: {wanted}")
+        if "dictionary" in stored and int(stored["dictionary"]) != _digest(dictionary):
+            notices.say(
+                f"{path}: was made with another dictionary of the same sizes; taken as codes of "
+                "this one; fit again, or load the one that it was made with"
+            )
+        found = cls.of_codes(dictionary, codes, bias, grid_shape, names.tolist())
+        return dataclasses.replace(
+            found,
+            correction=stored.get("correction"),
+            known_deviation=stored.get("deviation"),
+        )
 
     @classmethod
     def of_codes(
@@ -384,28 +436,42 @@ class Fit:
         return self.problem
 
     def _gates(self) -> Gates:
-        if _traced(self.codes, self.bias):
+        if traced(self.codes, self.bias):
             return Gates(jnp.asarray(self.codes), None, None, jnp.asarray(self.bias))
         return rendering.gates_of(self.codes, self.bias)
 
     def _checked_points(self, points):
-        points = points if isinstance(points, jax.Array) else np.asarray(points, np.float32)
+        if not isinstance(points, jax.Array):
+            allowed = f"numbers (P, {self.dictionary.dims})"
+            points = checks.as_array("points", points, allowed)
+            if points.dtype.kind not in "fiu":
+                raise ArgumentError("points", points.dtype, allowed)
+            points = points.astype(np.float32)
         if points.ndim != 2 or points.shape[1] != self.dictionary.dims:
             raise ArgumentError("points", points.shape, f"(P, {self.dictionary.dims})")
         return points
 
     def _checked_shape(self, shape):
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        if len(shape) != self.dictionary.dims or not all(
-            isinstance(side, int | np.integer) and side > 0 for side in shape
-        ):
-            raise ArgumentError(
-                "shape", shape, f"{self.dictionary.dims} whole numbers, each 1 or more"
-            )
-        return tuple(int(side) for side in shape)
+        allowed = f"{self.dictionary.dims} whole numbers, each 1 or more"
+        sides = np.atleast_1d(checks.as_array("shape", shape, allowed))
+        whole = sides.dtype.kind in "iu" and sides.shape == (self.dictionary.dims,)
+        if not whole or sides.min() < 1:
+            raise ArgumentError("shape", shape, allowed)
+        return tuple(int(side) for side in sides)
 
 
-def _traced(*trees) -> bool:
+def _leafy() -> list[str]:
+    """Fields of a `Fit` that are, or hold, arrays and numbers."""
+    return [field.name for field in dataclasses.fields(Fit) if field.name not in _Fixed._fields]
+
+
+def _digest(dictionary: Dictionary) -> int:
+    """CRC-32 of all arrays of a dictionary, the fixed ones too."""
+    leaves = jax.tree.leaves(nnx.state(dictionary))
+    return digest([[list(leaf.shape), crc32(leaf)] for leaf in leaves])
+
+
+def traced(*trees) -> bool:
     """Whether a transformation of JAX is looking on: then nothing may leave for NumPy."""
     leaves = jax.tree.leaves([nnx.state(t) if isinstance(t, nnx.Module) else t for t in trees])
     return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
@@ -413,7 +479,7 @@ def _traced(*trees) -> bool:
 
 def _check_known(what: str, *trees) -> None:
     """ValueError where values are traced: a derivative would stop at NumPy, and look like zero."""
-    if _traced(*trees):
+    if traced(*trees):
         raise ValueError(
             f"{what}: traced values; allowed: outside of jax.jit, jax.vmap and jax.grad alone"
         )
@@ -439,11 +505,14 @@ def fit_problem(
     start = time.perf_counter()
     with devices.CompileTime() as compiling:
         solution = solver.solve(problem)
-        if not _traced(solution):
+        if not traced(solution):
             solution = jax.device_get(solution)
     seconds = time.perf_counter() - start
     if names is None:
         names = [f"{number:05d}" for number in range(len(solution.codes))]
+    if traced(solution):
+        # What was measured would be copied out with every call, and times are those of tracing.
+        return Fit(problem.dictionary, solution, tuple(grid_shape), tuple(names), solver)
     return Fit(
         problem.dictionary,
         solution,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nid_jax.coding import operators
+from nid_jax.coding import checks, operators
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.model import Model
 from nid_jax.notices import say
@@ -155,7 +155,10 @@ def _weights(values, each, seen, weights):
     for argument, given in (("seen", seen), ("weights", weights)):
         if given is None:
             continue
-        given = given if isinstance(given, jax.Array) else np.asarray(given)
+        if not isinstance(given, jax.Array):
+            given = checks.as_array(argument, given, "an array of numbers")
+        if given.dtype.kind not in "biuf":
+            raise ArgumentError(argument, given.dtype, "booleans or numbers")
         one, many = (each, (count,)), ((signals, *each), (signals, count))
         if given.shape in one:
             given = given.reshape(count)

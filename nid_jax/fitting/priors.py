@@ -1,7 +1,5 @@
 """The Gaussian prior of a dictionary: learnt from the training signals' codes, kept beside it."""
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,16 @@ from nid_jax.coding.solvers import Ridge
 from nid_jax.errors import named
 from nid_jax.fields.model import Model
 from nid_jax.files import atomic_path
+from nid_jax.storage import arrays
 
+_KINDS: dict[str, arrays.Kind] = {
+    "mean": ("f", 1),
+    "factor": ("f", 2),
+    "diagonal": ("f", 1),
+    "noise": ("f", 0),
+    "shrinkage": ("f", 0),
+    "codes": ("f", 2),
+}
 FILE = "prior.npz"
 """Its name in a workdir."""
 # Numbers of training signals whose codes are solved at a time: 128 MB.
@@ -55,18 +62,20 @@ def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) ->
 
 def save_prior(path: str | Path, prior: GaussianPrior) -> None:
     """Write a prior as .npz, whole or not at all."""
-    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in prior.arrays().items()}
+    held: dict[str, Any] = {name: np.asarray(value) for name, value in prior.arrays().items()}
     with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays)
+        np.savez(temporary, **held)
 
 
 def load_prior(path: Path) -> GaussianPrior | None:
     """The prior at `path`, or None where there is none. ValueError for a damaged file."""
     if not path.exists():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            required = set(GaussianPrior._fields) - {"codes"}
-            return GaussianPrior(**{name: stored[name] for name in required | set(stored)})
-    except (ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: damaged prior ({error}); train again to replace it") from error
+    found = arrays.read(path, _KINDS, optional=("codes",))
+    size = len(found["mean"])
+    for name in ("factor", "diagonal"):
+        if len(found[name]) != size:
+            shown = list(found[name].shape)
+            raise ValueError(f"{path}: damaged: {name!r} is {shown}; allowed: {size} coefficients")
+    fields: dict[str, Any] = found
+    return GaussianPrior(**fields)

@@ -8,7 +8,8 @@ import numpy as np
 import scipy.ndimage
 from flax import nnx
 
-from nid_jax.fields.coordinates import grid, pad_chunks
+from nid_jax import numerics
+from nid_jax.fields.coordinates import grid
 from nid_jax.fields.routing import Gates
 
 # Float32 numbers of one layer held at a time where no chunk is given. On CPU 8 MB: more leaves the
@@ -53,9 +54,9 @@ def render_points(dictionary, gates, points, chunk=0):
     if not len(points):
         return np.zeros((signals, 0, channels), np.float32)
     chunk = min(chunk or max(256, points_at_once(dictionary, gates)), len(points))
-    chunks, count = pad_chunks(points, chunk)
+    count = len(points)
     values = np.empty((signals, count, channels), np.float32)
-    for index, piece in enumerate(chunks):
+    for index, piece in enumerate(numerics.cut(np.asarray(points), chunk)):
         start = index * chunk
         rendered = np.asarray(_render(graphdef, state, piece, gates))
         values[:, start : start + chunk] = rendered[:, : count - start]
@@ -115,9 +116,9 @@ def render_derivatives(dictionary, gates, points, chunk=0):
             (*gates.bias.shape[:1], 0, gates.bias.shape[1], points.shape[1]), np.float32
         )
     chunk = min(chunk or max(256, points_at_once(dictionary, gates)), len(points))
-    chunks, count = pad_chunks(points, chunk)
-    pieces = [np.asarray(_derivatives(graphdef, state, piece, gates)) for piece in chunks]
-    return np.concatenate(pieces, 1)[:, :count]
+    pieces = numerics.cut(points, chunk)
+    found = [np.asarray(_derivatives(graphdef, state, piece, gates)) for piece in pieces]
+    return np.concatenate(found, 1)[:, : len(points)]
 
 
 def interpolated(values, points):

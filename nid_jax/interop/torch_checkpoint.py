@@ -470,15 +470,8 @@ def parse(argv, values=flags.FLAGS):
         argv.insert(1, f"--config={CONFIG}")
     try:
         rest = values(argv)
-        values.config.task  # noqa: B018 - a file that could not be read says so only now
-    except (AttributeError, KeyError) as error:
-        words = re.findall(r"""['"](\w+)['"\\]""", str(error.args[0]))
-        near = f", did you mean {words[1]!r}?" if len(set(words)) > 1 else ""
-        complain(f"--config: the config has no key {words[0]!r}{near}")
-    except OSError:
-        complain("--config: cannot be read; such as --config=official")
     except flags.Error as error:
-        text = str(error).strip().rpartition("Error: ")[2].removeprefix("flag ")
+        text = str(error).strip().removeprefix("flag ")
         complain(re.sub("invalid literal for int.*", "a whole number is wanted", text))
     for name in ("checkpoint", "workdir"):
         if not values[name].value:
@@ -536,7 +529,7 @@ def main(argv, values=flags.FLAGS):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
-        workdir = Workdir(values.workdir)
+        workdir = Workdir(values.workdir, argument="--workdir")
         names = ()
         if values.names:
             names = Path(values.names).read_text(encoding="utf-8").split("\n")

@@ -296,14 +296,14 @@ class Checkpoints:
             ) from damage
         raise CheckpointError(
             f"{self.directory}: none of its {len(skipped)} checkpoints is good, the last one tried"
-            f" says: {damage}; train again in another --workdir or remove this folder"
+            f" says: {damage}; train again in another workdir or remove this folder"
         ) from damage
 
     def _candidates(self, step: int | str) -> list[int]:
         steps = self.all_steps()
         if not steps:
             raise CheckpointError(
-                f"{self.directory}: no checkpoint here: train first, or give --checkpoint=DIR"
+                f"{self.directory}: no checkpoint here: train first, or give the folder of a run"
             )
         if step == "latest":
             return steps[::-1]

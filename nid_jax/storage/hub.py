@@ -22,6 +22,7 @@ from nid_jax.fields.model import count_parameters
 from nid_jax.files import atomic_path, local
 from nid_jax.storage import one_file
 from nid_jax.storage.artefacts import write_text
+from nid_jax.storage.models import Trained
 
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
@@ -36,7 +37,7 @@ dictionary = nid.NeuralDictionary.from_pretrained({name})
 
 def save_pretrained(
     folder: str | Path,
-    contents: one_file.Contents,
+    trained: Trained,
     *,
     repo_id: str = "",
     dtype: str = "float32",
@@ -55,12 +56,12 @@ def save_pretrained(
     for path in found.values():
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such picture")
-    one_file.write(folder / WEIGHTS, *contents, dtype=dtype)
+    one_file.write(folder / WEIGHTS, trained, dtype)
     for path in found.values():
         with atomic_path(folder / path.name) as temporary:
             shutil.copyfile(path, temporary)
     shown = {caption: path.name for caption, path in found.items()}
-    card = model_card(contents, repo_id or folder.absolute().name, scores or {}, shown)
+    card = model_card(trained, repo_id or folder.absolute().name, scores or {}, shown)
     write_text(folder / CARD, card)
     return folder
 
@@ -71,7 +72,7 @@ def from_pretrained(
     revision: str | None = None,
     token: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
-) -> one_file.Contents:
+) -> Trained:
     """The dictionary in a folder that `save_pretrained` wrote, or in a repository of the Hub.
 
     A folder comes before a repository of the same name. revision: branch, tag or commit; mesh: as
@@ -101,7 +102,7 @@ def from_pretrained(
 
 def push_to_hub(
     repo_id: str,
-    contents: one_file.Contents,
+    trained: Trained,
     *,
     message: str = "A neural implicit dictionary",
     private: bool | None = None,
@@ -115,7 +116,7 @@ def push_to_hub(
     """
     hub = _library(repo_id)
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(folder, contents, repo_id=repo_id, **card)
+        save_pretrained(folder, trained, repo_id=repo_id, **card)
         api = hub.HfApi(token=token, library_name="nid_jax", library_version=__version__)
         try:
             repository = api.create_repo(repo_id, private=private, exist_ok=True)
@@ -128,21 +129,21 @@ def push_to_hub(
 
 
 def model_card(
-    contents: one_file.Contents,
+    trained: Trained,
     name: str,
     scores: Mapping[str, Any],
     pictures: Mapping[str, str],
 ) -> str:
     """The card in Markdown. name: what to load; pictures: caption -> file beside the card."""
-    config, signals = contents.config, contents.signals
+    config, signals = trained.config, trained.signals
     *grid, channels = signals["shape"]
     active = config.router.top_k or "all"
     rows = {
         "experts": f"{config.dictionary.num_experts} {config.dictionary.kind}, {active} active",
-        "parameters": sum(count_parameters(contents.model).values()),
+        "parameters": sum(count_parameters(trained.model).values()),
         "learned from": f"{signals['count']} signals: {signals['title']}",
         "signals": f"{' x '.join(map(str, grid))} samples, {channels} channels",
-        "prior of the codes": "no" if contents.prior is None else "yes",
+        "prior of the codes": "no" if trained.prior is None else "yes",
         "made with": f"nid_jax {__version__}",
     }
     front = {"library_name": "nid_jax", "tags": ["implicit-neural-representation", "dictionary"]}

@@ -11,23 +11,24 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from nid_jax import sharding
+from nid_jax.coding.prior import GaussianPrior
 from nid_jax.fields.model import Model, build_model, map_axes
 from nid_jax.storage import checkpoints
 from nid_jax.storage.workdir import Workdir
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A trained model, its config, and what it was trained on.
-
-    signals: {'shape': [*grid, C], 'count', 'title', 'ranked_by'}; skipped: one line for each
-    damaged checkpoint that was passed over.
-    """
+@dataclass(frozen=True, repr=False)
+class Trained:
+    """A trained dictionary, as a workdir and one file keep it."""
 
     model: Model
+    """Dictionary and router."""
     config: ConfigDict
+    """What it was trained with."""
     signals: dict[str, Any]
-    skipped: list[str]
+    """What it was trained on: 'shape' (*grid, C), 'count', 'title', and 'ranked_by'."""
+    prior: GaussianPrior | None = None
+    """The Gaussian of the training signals' codes."""
 
 
 def abstract(leaf: Any, layout: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
@@ -57,8 +58,8 @@ def skeleton(
 
 def load_model(
     workdir: Workdir, step: int | str = "best", mesh: jax.sharding.Mesh | None = None
-) -> Loaded:
-    """The trained model of a workdir. Reads no signals.
+) -> Trained:
+    """The trained model of a workdir, without its prior. Reads no signals.
 
     step: 'best', 'latest' or a number; mesh: devices to lay the model out on; without it, the
     first one. Raises CheckpointError or FileNotFoundError where the workdir holds no good
@@ -74,4 +75,4 @@ def load_model(
         restored = saved.restore({"model": template}, step=step)
     items = restored.items["model"]
     model = nnx.merge(graphdef, items["params"], items["constants"])
-    return Loaded(model, config, signals, restored.skipped)
+    return Trained(model, config, signals)

@@ -14,8 +14,9 @@ runs no code that the file brings, and a byte that has changed is noticed.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,35 +29,21 @@ from safetensors.numpy import save_file
 from nid_jax import __version__
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.errors import ArgumentError
-from nid_jax.fields.model import Model
 from nid_jax.files import atomic_path, local
 from nid_jax.storage import config_json, models, trees
 from nid_jax.storage.checksums import crc32, digest
+from nid_jax.storage.models import Trained
 
 FORMAT = 1
 """Of the files that `write` writes, and the only one that `read` reads."""
 KEY = "nid_jax"
+# A config's own numbers may be so large whatever its model is: not all of them are sizes.
+_ANY_NUMBER = 2**20
 DTYPES = ("float32", "float16", "bfloat16")
 """What weights can be stored in."""
 
 
-class Contents(NamedTuple):
-    """What one file holds. signals: {'shape': [*grid, C], 'count', 'title', 'ranked_by'}."""
-
-    model: Model
-    prior: GaussianPrior | None
-    config: ConfigDict
-    signals: dict[str, Any]
-
-
-def write(
-    path: str | Path,
-    model: Model,
-    prior: GaussianPrior | None,
-    config: ConfigDict,
-    signals: dict[str, Any],
-    dtype: str = "float32",
-) -> Path:
+def write(path: str | Path, trained: Trained, dtype: str = "float32") -> Path:
     """Writes a trained dictionary to `path`, whole or not at all.
 
     dtype: one of DTYPES, for the trained weights, which are float32 again when they are read.
@@ -66,21 +53,21 @@ def write(
     """
     if dtype not in DTYPES:
         raise ArgumentError("dtype", dtype, ", ".join(DTYPES))
-    _, *states = nnx.split(model, nnx.Param, ...)
+    _, *states = nnx.split(trained.model, nnx.Param, ...)
     params, constants = states
     arrays = {
         name: _narrowed(name, np.asarray(leaf), dtype)
         for name, leaf in _named("params", params).items()
     }
     arrays |= _named("constants", constants)
-    if prior is not None:
-        arrays |= {f"prior/{name}": value for name, value in prior.arrays().items()}
+    if trained.prior is not None:
+        arrays |= {f"prior/{name}": value for name, value in trained.prior.arrays().items()}
     # Of the bytes as they lie in memory, which are C's order for no transposed array.
     arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
     content = {
         "version": __version__,
-        "config": config_json.encoded(config),
-        "signals": signals,
+        "config": config_json.encoded(trained.config),
+        "signals": trained.signals,
         "arrays": {name: [*_signature(value), crc32(value)] for name, value in arrays.items()},
     }
     content = json.loads(json.dumps(content))  # as it will be read: tuples are lists
@@ -90,7 +77,7 @@ def write(
     return Path(path)
 
 
-def read(path: str | Path, mesh: jax.sharding.Mesh | None = None) -> Contents:
+def read(path: str | Path, mesh: jax.sharding.Mesh | None = None) -> Trained:
     """The trained dictionary in the file `path`; its weights are float32.
 
     mesh: devices to lay the model out on; without it, the first one. Raises FileNotFoundError
@@ -105,7 +92,7 @@ def read(path: str | Path, mesh: jax.sharding.Mesh | None = None) -> Contents:
     try:
         arrays, content = _stored(path)
         config, signals = _described(content)
-        graphdef, template = _skeleton(config, signals, mesh)
+        graphdef, template = _skeleton(config, signals, arrays, mesh)
         states = {part: _filled(part, tree, arrays) for part, tree in template.items()}
         prior = _prior(arrays, config.dictionary.num_experts, signals["shape"][-1])
         if arrays:
@@ -113,7 +100,7 @@ def read(path: str | Path, mesh: jax.sharding.Mesh | None = None) -> Contents:
     except ValueError as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
     model = nnx.merge(graphdef, states["params"], states["constants"])
-    return Contents(model, prior, config, signals)
+    return Trained(model, config, signals, prior)
 
 
 def _named(part: str, state: nnx.State) -> dict[str, Any]:
@@ -203,8 +190,51 @@ def _described(content: dict[str, Any]) -> tuple[ConfigDict, dict[str, Any]]:
     return config, signals
 
 
-def _skeleton(config: ConfigDict, signals: dict[str, Any], mesh: jax.sharding.Mesh | None):
+def _check_sizes(config: ConfigDict, arrays: dict[str, np.ndarray]) -> None:
+    """Raise ValueError where a config asks for sizes that the arrays of its file do not have.
+
+    Before a model is built of it, which may take any time and memory.
+    """
+    shapes = {name.removeprefix("params/dictionary/"): a.shape for name, a in arrays.items()}
+    kernels = sorted(name for name in shapes if name.startswith("kernels/"))
+    shared = "head_kernel" in shapes
+    experts = shapes["head_kernel"][-1:] if shared else shapes.get("kernels/0", ())[:1]
+    there = {
+        "num_experts": experts[0] if experts else 0,
+        "num_layers": len(kernels) + shared,
+        "width": (shapes.get("kernels/0") or (0,))[-1],
+    }
+    for key, found in there.items():
+        asked = config.dictionary.get(key)
+        if asked != found:
+            raise ValueError(f"its config has dictionary.{key}={asked!r}, its arrays {found}")
+    most = max(_ANY_NUMBER, sum(array.size for array in arrays.values()))
+    for group in ("dictionary", "router"):
+        for key, asked in _whole_numbers(config.get(group, {}), group):
+            if asked > most:
+                raise ValueError(f"its config has {key}={asked}, more than its arrays have numbers")
+
+
+def _whole_numbers(value: Any, key: str) -> Iterator[tuple[str, int]]:
+    """(dotted key, number) of all whole numbers in a part of a config."""
+    if isinstance(value, Mapping | ConfigDict):
+        for name, entry in value.items():
+            yield from _whole_numbers(entry, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _whole_numbers(entry, key)
+    elif isinstance(value, int):
+        yield key, value
+
+
+def _skeleton(
+    config: ConfigDict,
+    signals: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    mesh: jax.sharding.Mesh | None,
+) -> tuple[nnx.GraphDef, dict[str, nnx.State]]:
     try:
+        _check_sizes(config, arrays)
         return models.skeleton(config, signals, mesh)
     except (AttributeError, KeyError, TypeError, ArithmeticError) as error:
         words = error.args[0] if error.args else type(error).__name__

@@ -25,20 +25,27 @@ _ABSENT = object()
 class Workdir:
     """The folder of one run. Opening it makes nothing; `prepare` does, once all else was checked.
 
-    `flag` is what the person typed it as. Raises ValueError in one line if there is a file in its
-    place or it is none of this machine, FileNotFoundError if it is opened read-only and does not
-    exist.
+    `argument` is what its owner knows it as: that of a function, or '--workdir'; `kept`: whether
+    it is there after the run, so that its path says something. Raises ValueError in one line if
+    there is a file in its place or it is none of this machine, FileNotFoundError if it is opened
+    read-only and does not exist.
     """
 
-    def __init__(self, path: str | Path, read_only: bool = False, flag: str = "--workdir"):
-        self.root = local(path, flag).absolute()
-        self.read_only, self.flag = read_only, flag
-        with refusals_named(f"{flag}={path}"):
+    def __init__(
+        self,
+        path: str | Path,
+        read_only: bool = False,
+        argument: str = "workdir",
+        kept: bool = True,
+    ):
+        self.root = local(path, argument).absolute()
+        self.read_only, self.argument, self.kept = read_only, argument, kept
+        with refusals_named(f"{argument}={path}"):
             found = self.root.exists()
         if found and not self.root.is_dir():
-            raise ValueError(f"{flag}={path}: is a file, a folder is needed")
+            raise ValueError(f"{argument}={path}: is a file, a folder is needed")
         if read_only and not found:
-            raise FileNotFoundError(f"{flag}={path}: no such folder, train into it first")
+            raise FileNotFoundError(f"{argument}={path}: no such folder, train into it first")
 
     def prepare(self) -> None:
         """Makes the folder and tries a file in it; ValueError in one line where that is refused.
@@ -136,7 +143,8 @@ class Workdir:
         """The config of the run; FileNotFoundError or ValueError if there is none to read."""
         if not self.config.exists():
             raise FileNotFoundError(
-                f"{self.config}: no such file, {self.flag} holds no run yet: train into it first"
+                f"{self.config}: no such file, {self.argument} holds no run yet: "
+                "train into it first"
             )
         try:
             return config_json.decoded(artefacts.read_json(self.config))
@@ -160,10 +168,11 @@ class Workdir:
             if difference is None:
                 continue
             key, old, new = difference
-            remedy = f"--config.{key}={_typed(old)}" if old is not _ABSENT else f"no {key}"
+            prefix = "--config." if self.argument.startswith("--") else ""
+            remedy = f"{prefix}{key}={_typed(old)}" if old is not _ABSENT else f"no {key}"
             raise ValueError(
-                f"{self.root}: holds a run with {key}={_typed(old)}, this command has"
-                f" {key}={_typed(new)}: give another --workdir, or {remedy}"
+                f"{self.root}: holds a run with {key}={_typed(old)}, not"
+                f" {key}={_typed(new)}: give another {self.argument}, or {remedy}"
             )
 
 

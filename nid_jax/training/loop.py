@@ -297,7 +297,8 @@ def train(
 def _announce(
     trainer: Trainer, workdir: Workdir, progress: monitoring.Progress, notes: Sequence[str]
 ) -> None:
-    lines = monitoring.device_summary(trainer.mesh, trainer.parameters, config_path=workdir.config)
+    path = workdir.config if workdir.kept else ""
+    lines = monitoring.device_summary(trainer.mesh, trainer.parameters, config_path=path)
     beyond = _beyond_span(trainer.config.dictionary, trainer.signal_shape[-1])
     for line in [*lines, *notes, *beyond]:
         progress.message(line)

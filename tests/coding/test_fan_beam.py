@@ -189,7 +189,7 @@ def test_on_a_grid():
         ({"samples_per_ray": -2}, "^samples_per_ray: -2"),
         ({"source_distance": 2.0}, "^source_distance: 2.0; allowed: 0, or above 2.828"),
         ({"source_distance": np.inf}, "^source_distance: inf"),
-        ({"detector_distance": -1.0}, "^detector_distance: -1.0; allowed: 0 or more"),
+        ({"detector_distance": -1.0}, "^detector_distance: -1.0; allowed: finite, 0 or more"),
         ({"spacing": -1.0}, "^spacing: -1.0"),
         ({"spacing": 1.0, "detectors": [0.0]}, "^spacing: 1.0; allowed: 0 beside positions"),
     ],

@@ -172,12 +172,12 @@ def test_derivatives_of_pixels_are_slopes():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"axes": (2,)}, r"^axes: \[2\]; allowed: some of \[0, 1\]"),
+        ({"axes": (2,)}, r"^axes: \(2,\); allowed: some of \[0, 1\]"),
         ({"axes": ()}, "^axes: "),
         ({"directions": np.ones((1, 3))}, r"^directions: .*; allowed: vectors \[n, 2\]"),
         ({"directions": np.zeros((1, 2))}, "^directions: .*none of them zero"),
         ({"axes": (0,), "directions": [[1.0, 0]]}, "^directions: .* None beside axes"),
-        ({"step": 0.0}, "^step: 0.0; allowed: above 0"),
+        ({"step": 0.0}, "^step: 0.0; allowed: finite, above 0"),
         ({"step": 1e-12}, "^step: 1e-12; allowed: more than the rounding"),
         ({"points": np.ones(3)}, "^points: "),
     ],

@@ -116,8 +116,11 @@ def test_words_and_numbers_as_text():
         (ConfigDict({"solver": "rigde", "top_k": 0}), "'rigde' is unknown, did you mean 'ridge'?"),
         (ConfigDict({"solver": None, "top_k": 0}), "fit.solver: None is unknown"),
         (section("ridge", top_k=3), "fit.top_k: 3; allowed: 0 .*fit.solver=omp, iht, gradient"),
-        (section("omp", top_k=0), "fit.top_k: 0; allowed: 1 or more with fit.solver=omp"),
-        (section("gradient", top_k=-1), "fit.top_k: -1; allowed: 0 or more"),
+        (
+            section("omp", top_k=0),
+            "fit.top_k: 0; allowed: a whole number, 1 or more with fit.solver=",
+        ),
+        (section("gradient", top_k=-1), "fit.top_k: -1; allowed: a whole number, 0 or more"),
         (
             section("ridge", lam="some"),
             "fit.ridge.lam: 'some'; allowed: a number of 0 or more, 'gcv'",

@@ -140,11 +140,11 @@ def test_weights_come_on_top_of_the_operators_own():
 @pytest.mark.parametrize(
     ("fields", "wrong"),
     [
-        ({"tv": -1.0}, "tv: -1.0; allowed: 0 or more"),
+        ({"tv": -1.0}, "tv: -1.0; allowed: finite, 0 or more"),
         ({"tv": 0.0, "lam": 0.0}, "tv: 0.0; allowed: above 0 where lam is 0"),
-        ({"lam": np.nan}, "lam: nan; allowed: 0 or more"),
-        ({"steps": 0}, "steps: 0; allowed: 1 or more"),
-        ({"bounds": (1.0, 0.0)}, r"bounds: \(1.0, 0.0\); allowed: none, or"),
+        ({"lam": np.nan}, "lam: nan; allowed: finite, 0 or more"),
+        ({"steps": 0}, "steps: 0; allowed: a whole number, 1 or more"),
+        ({"bounds": (1.0, 0.0)}, r"bounds: \(1.0, 0.0\); allowed: None, or"),
         ({"bounds": (1.0, 1.0)}, "low < high"),
         ({"bounds": (0.0, np.nan)}, "low < high"),
         ({"bounds": (0.0,)}, "bounds: "),

@@ -165,7 +165,7 @@ def test_the_command_prints_what_was_assumed(tmp_path, make_config, capsys):
         (["CONFIG"], "--output is missing; the folder that takes images, masks and truth"),
         (
             ["CONFIG", "--output=out", "--config.data.corrupt.shares=0.2"],
-            "--config: the config has no key 'shares', did you mean 'share'?",
+            "--config.data.corrupt.shares: the config has no key 'shares', did you mean 'share'?",
         ),
         (
             ["CONFIG", "--output=out", "--config.data.corrupt.share=half"],
@@ -173,11 +173,11 @@ def test_the_command_prints_what_was_assumed(tmp_path, make_config, capsys):
         ),
         (
             ["--config=nowhere.py", "--output=out"],
-            "--config=nowhere.py: cannot be read; such as --config=inpainting",
+            "--config=nowhere.py: cannot be read; such as --config=image",
         ),
         (
             ["BARE", "--output=out"],
-            "--config: the config has no key 'corrupt'",
+            "BARE: the config has no key 'corrupt'",
         ),
         (["CONFIG", "--output=out", "--split=val"], "--split=val: value should be one of"),
         (["CONFIG", "--output=out", "--kind=text"], "Unknown command line flag 'kind'"),
@@ -195,5 +195,5 @@ def test_what_is_typed_wrong_is_one_line(config_file, capsys, given, message):
         parse(argv, values)
     said = capsys.readouterr().err
     assert stopped.value.code == 2
-    assert said.startswith(f"error: {message}")
+    assert said.startswith(f"error: {message.replace('BARE', files['BARE'])}")
     assert said.count("\n") == 1

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nid_jax.fields.coordinates import Normalisation, grid, pad_chunks, pixel_window, points_at
+from nid_jax.fields.coordinates import Normalisation, grid, pixel_window, points_at
 
 shapes = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
 few = settings(max_examples=40, deadline=None)
@@ -100,24 +100,6 @@ def test_bad_pixel_range_is_refused(ranges):
 def test_index_outside_the_lattice_is_refused(index):
     with pytest.raises(ValueError, match="index"):
         points_at((4, 4), [index])
-
-
-@few
-@given(st.integers(0, 40), st.integers(1, 17), st.integers(0, 2**32 - 1))
-def test_chunks_join_to_the_points(count, chunk, seed):
-    points = np.random.default_rng(seed).normal(size=(count, 3)).astype(np.float32)
-    chunks, valid = pad_chunks(points, chunk)
-    assert chunks.shape[1:] == (chunk, 3)
-    assert chunks.dtype == points.dtype
-    assert len(chunks) * chunk - count < chunk
-    flat = chunks.reshape(-1, 3)
-    np.testing.assert_array_equal(flat[:valid], points)
-    assert not flat[valid:].any()
-
-
-def test_chunk_below_one_is_refused():
-    with pytest.raises(ValueError, match="chunk"):
-        pad_chunks(np.zeros((4, 2)), 0)
 
 
 @few

@@ -235,7 +235,7 @@ def test_a_wrong_official_config_is_named_by_line(tmp_path, text, says):
         (["--checkpoint=a", "--workdir=b", "--topk=4"], "'topk'. Did you mean: top_k"),
         (["--checkpoint=a", "--workdir=b", "--top_k=four"], "four: a whole number is wanted"),
         (["--config.train.stepz=4"], "the config has no key 'stepz', did you mean 'steps'?"),
-        (["--config=a.py", "--checkpoint=a", "--workdir=b"], "--config: cannot be read"),
+        (["--config=a.py", "--checkpoint=a", "--workdir=b"], "--config=a.py: cannot be read"),
         ([f"--checkpoint={DATA / 'codebook_gray_rect_after.ckpt'}", "--workdir=b"], "--activation"),
         (["--checkpoint=a", "--workdir=b", "c"], "unexpected argument 'c'"),
         (["--checkpoint=a.ckpt", "--workdir=b"], "a.ckpt: no such file"),

@@ -125,7 +125,7 @@ def test_a_fit_restores_the_model_alone_and_writes_nothing(tmp_path):
 def test_read_only_makes_no_folder(tmp_path):
     with Checkpoints(tmp_path / "absent", read_only=True) as checkpoints:
         assert checkpoints.latest_step() is None
-        with pytest.raises(CheckpointError, match="train first, or give --checkpoint=DIR"):
+        with pytest.raises(CheckpointError, match="train first, or give the folder of a run"):
             checkpoints.restore({"model": abstract(model(0))})
     assert os.listdir(tmp_path) == []
 

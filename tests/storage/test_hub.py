@@ -12,7 +12,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from nid_jax.fields.model import build_model
-from nid_jax.storage import hub, one_file
+from nid_jax.storage import hub
+from nid_jax.storage.models import Trained
 
 TITLE = "five |faces|\nof `people` <b>"
 
@@ -36,7 +37,7 @@ def contents():
     )
     model = build_model(config, (4, 5, 3), 5, seed=1)
     signals = {"shape": [4, 5, 3], "count": 5, "title": TITLE, "ranked_by": "psnr"}
-    return one_file.Contents(model, None, config, signals)
+    return Trained(model, config, signals)
 
 
 def assert_same(found, expected):

@@ -1,5 +1,6 @@
 """One file for one dictionary: what comes back is what was written, or one line says why not."""
 
+import dataclasses
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from nid_jax.errors import ArgumentError
 from nid_jax.fields.model import build_model
 from nid_jax.storage import one_file
 from nid_jax.storage.checksums import crc32, digest
+from nid_jax.storage.models import Trained
 
 EXPERTS, CHANNELS, SIGNALS = 6, 3, 5
 DESCRIPTION = {
@@ -54,12 +56,12 @@ def example_config(router="codebook", **dictionary):
 
 
 def example(router="codebook", keep_codes=True, **dictionary):
-    """(model, prior, config, signals) of random numbers."""
+    """A trained dictionary of random numbers."""
     config = example_config(router, **dictionary)
     model = build_model(config, tuple(DESCRIPTION["shape"]), SIGNALS, seed=1)
     codes = np.random.default_rng(0).standard_normal((SIGNALS, EXPERTS)).astype(np.float32)
     prior = fit_prior(codes, residual=np.full(SIGNALS, 0.01), shrinkage=0.1)
-    return model, prior._replace(codes=codes) if keep_codes else prior, config, DESCRIPTION
+    return Trained(model, config, DESCRIPTION, prior._replace(codes=codes) if keep_codes else prior)
 
 
 def same_arrays(a, b):
@@ -71,21 +73,19 @@ def same_arrays(a, b):
 
 def assert_same(found, expected):
     """Everything but the model's own config is compared to the bit."""
-    same_arrays(nnx.state(found[0]), nnx.state(expected[0]))
-    assert (found[1] is None) == (expected[1] is None)
-    if found[1] is not None:
-        same_arrays(found[1].arrays(), expected[1].arrays())
-    assert found[2].to_dict() == expected[2].to_dict()
-    assert found[3] == expected[3]
+    same_arrays(nnx.state(found.model), nnx.state(expected.model))
+    assert (found.prior is None) == (expected.prior is None)
+    if found.prior is not None:
+        same_arrays(found.prior.arrays(), expected.prior.arrays())
+    assert found.config.to_dict() == expected.config.to_dict()
+    assert found.signals == expected.signals
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     """(path of a good file, what is in it)."""
     contents = example()
-    return one_file.write(
-        tmp_path_factory.mktemp("good") / "faces.safetensors", *contents
-    ), contents
+    return one_file.write(tmp_path_factory.mktemp("good") / "faces.safetensors", contents), contents
 
 
 def refusal(path):
@@ -102,21 +102,23 @@ def refusal(path):
 @pytest.mark.parametrize("kind", ["shared", "independent"])
 def test_what_was_written_comes_back(tmp_path, router, kind):
     contents = example(router, keep_codes=router == "linear", kind=kind)
-    path = one_file.write(tmp_path / "new" / "d.safetensors", *contents)
+    path = one_file.write(tmp_path / "new" / "d.safetensors", contents)
     found = one_file.read(path)
     assert_same(found, contents)
     assert isinstance(found.config.data.size, tuple)
     assert isinstance(found.config.data.shifts, list)
     x = np.random.default_rng(1).uniform(-1, 1, (9, 2)).astype(np.float32)
-    np.testing.assert_array_equal(found.model.dictionary.basis(x), contents[0].dictionary.basis(x))
+    np.testing.assert_array_equal(
+        found.model.dictionary.basis(x), contents.model.dictionary.basis(x)
+    )
     assert os.listdir(path.parent) == ["d.safetensors"]
     first = path.read_bytes()
-    assert one_file.write(path, *found).read_bytes() == first
+    assert one_file.write(path, found).read_bytes() == first
 
 
 def test_without_a_prior(tmp_path):
-    model, _, config, signals = example()
-    path = one_file.write(tmp_path / "d.safetensors", model, None, config, signals)
+    trained = dataclasses.replace(example(), prior=None)
+    path = one_file.write(tmp_path / "d.safetensors", trained)
     assert one_file.read(path).prior is None
 
 
@@ -131,10 +133,10 @@ def test_weights_are_laid_out_on_a_mesh(stored):
 @pytest.mark.parametrize(("dtype", "error"), [("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
 def test_fewer_bits_lose_what_is_said_and_no_more(tmp_path, stored, dtype, error):
     whole, contents = stored
-    path = one_file.write(tmp_path / "d.safetensors", *contents, dtype=dtype)
+    path = one_file.write(tmp_path / "d.safetensors", contents, dtype=dtype)
     assert path.stat().st_size < whole.stat().st_size
     found = one_file.read(path)
-    weights, before = nnx.state(found.model, nnx.Param), nnx.state(contents[0], nnx.Param)
+    weights, before = nnx.state(found.model, nnx.Param), nnx.state(contents.model, nnx.Param)
     lost = 0
     for a, b in zip(jax.tree.leaves(weights), jax.tree.leaves(before), strict=True):
         assert a.dtype == jnp.float32
@@ -142,25 +144,27 @@ def test_fewer_bits_lose_what_is_said_and_no_more(tmp_path, stored, dtype, error
         assert (difference <= error * np.abs(np.asarray(b, float)) + 3e-8).all()
         lost += (difference > 0).sum()
     assert lost
-    embedding, other = (m.dictionary.embedding for m in (found.model, contents[0]))
+    embedding, other = (m.dictionary.embedding for m in (found.model, contents.model))
     np.testing.assert_array_equal(embedding.frequencies[...], other.frequencies[...])
-    same_arrays(found.prior.arrays(), contents[1].arrays())
+    same_arrays(found.prior.arrays(), contents.prior.arrays())
 
 
 def test_a_type_that_cannot_hold_the_weights_is_refused(tmp_path):
-    model, prior, config, signals = example()
+    trained = example()
+    model = trained.model
     with pytest.raises(ArgumentError, match="dtype: 'int8'; allowed: float32, float16, bfloat16"):
-        one_file.write(tmp_path / "d", model, prior, config, signals, dtype="int8")
+        one_file.write(tmp_path / "d", trained, dtype="int8")
     model.dictionary.head_bias[...] = model.dictionary.head_bias[...].at[0].set(1e5)
     with pytest.raises(ArgumentError, match=r"1e\+05, as params/dictionary/head_bias does"):
-        one_file.write(tmp_path / "d", model, prior, config, signals, dtype="float16")
+        one_file.write(tmp_path / "d", trained, dtype="float16")
     assert os.listdir(tmp_path) == []
 
 
 def test_numbers_that_are_none_stay_so(tmp_path):
-    model, prior, config, signals = example()
+    trained = example()
+    model = trained.model
     model.dictionary.head_bias[...] = model.dictionary.head_bias[...].at[0].set(jnp.nan)
-    path = one_file.write(tmp_path / "d", model, prior, config, signals, dtype="float16")
+    path = one_file.write(tmp_path / "d", trained, dtype="float16")
     assert np.isnan(one_file.read(path).model.dictionary.head_bias[0]).all()
 
 
@@ -200,6 +204,26 @@ HEAD = "params/dictionary/head_bias"
 
 def wider(arrays, content):
     content["config"]["dictionary"]["width"] = 9
+
+
+def deeper(arrays, content):
+    content["config"]["dictionary"]["num_layers"] = 10**8
+
+
+def crowded(arrays, content):
+    content["config"]["dictionary"]["num_experts"] = 10**8
+
+
+def wide_router(arrays, content):
+    content["config"]["router"] = {"kind": "conv", "top_k": 2, "width": 10**10}
+
+
+def wide_embedding(arrays, content):
+    content["config"]["dictionary"]["embedding"]["size"] = 10**10
+
+
+def no_group(arrays, content):
+    content["config"]["dictionary"] = 3
 
 
 def transposed(arrays, content):
@@ -263,7 +287,12 @@ def untitled(arrays, content):
 
 
 CHANGES = [
-    (wider, r"is float32\[.*\], its config asks for float32\["),
+    (wider, "its config has dictionary.width=9, its arrays 7$"),
+    (deeper, "its config has dictionary.num_layers=100000000, its arrays 3$"),
+    (crowded, "its config has dictionary.num_experts=100000000, its arrays 6$"),
+    (wide_router, "its config has router.width=10000000000, more than"),
+    (wide_embedding, "its config has dictionary.embedding.size=10000000000, more than"),
+    (no_group, "its config describes no model"),
     (transposed, r"head_bias is float32\[3, 6\], its config asks for float32\[6, 3\]"),
     (whole_numbers, r"head_bias is int32\[6, 3\], its config asks for float32\[6, 3\]"),
     (without_head, "params/dictionary/head_bias is missing"),
@@ -273,8 +302,8 @@ CHANGES = [
     (half_prior, "prior/factor is missing"),
     (flat_prior, r"prior/diagonal is float32\[2, 3\]"),
     (unknown_kind, "'shard'"),
-    (no_experts, "its config describes no model"),
-    (words_for_width, "its config describes no model"),
+    (no_experts, "its config has dictionary.num_experts=None, its arrays 6$"),
+    (words_for_width, "its config has dictionary.width='wide', its arrays 7$"),
     (bare_config, "its config is none"),
     (bare_signals, "signals are not described"),
     (shapeless, r"signals.shape: \['4', 5\]; allowed"),
@@ -349,7 +378,7 @@ def test_a_dictionary_of_the_default_size_is_there_at_once(tmp_path):
     config.dictionary.embedding.size = 256
     model = build_model(config, (25, 25, 3), 400, seed=1)
     signals = {**DESCRIPTION, "shape": [25, 25, 3], "count": 400}
-    path = one_file.write(tmp_path / "d.safetensors", model, None, config, signals)
+    path = one_file.write(tmp_path / "d.safetensors", Trained(model, config, signals))
     one_file.read(path)
     start = time.perf_counter()
     one_file.read(path)

@@ -125,7 +125,7 @@ def test_read_only_makes_nothing(tmp_path):
     with pytest.raises(ValueError, match="reading only"):
         workdir.prepare()
     with pytest.raises(FileNotFoundError, match="--checkpoint=absent: no such folder"):
-        Workdir("absent", read_only=True, flag="--checkpoint")
+        Workdir("absent", read_only=True, argument="--checkpoint")
     assert os.listdir(tmp_path) == []
 
 
@@ -233,16 +233,17 @@ def change_octaves(config):
     ],
 )
 def test_another_config_names_key_values_and_remedies(tmp_path, change, key, old, new):
-    workdir = Workdir(tmp_path)
-    workdir.save_config(example_config())
-    config = example_config()
-    change(config)
-    with pytest.raises(ValueError, match="holds a run with") as excinfo:
-        workdir.check_same_config(config, SECTIONS)
-    text = one_line(excinfo)
-    assert text.startswith(str(tmp_path))
-    for part in (f"{key}={old},", f"{key}={new}:", "another --workdir", f"--config.{key}={old}"):
-        assert part in text
+    for argument, prefix in (("--workdir", "--config."), ("workdir", "")):
+        workdir = Workdir(tmp_path, argument=argument)
+        workdir.save_config(example_config())
+        config = example_config()
+        change(config)
+        with pytest.raises(ValueError, match="holds a run with") as excinfo:
+            workdir.check_same_config(config, SECTIONS)
+        text = one_line(excinfo)
+        assert text.startswith(str(tmp_path))
+        assert f"{key}={old}, not {key}={new}: give another {argument}, or " in text
+        assert text.endswith(f" {prefix}{key}={old}")
 
 
 def test_keys_that_came_or_went_count_as_different(tmp_path):

@@ -1,7 +1,7 @@
 """Operators stacked, and operators on what another one measured."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from nid_jax import numerics
+from nid_jax.coding.checks import as_array, whole
 from nid_jax.coding.operators import checks
 from nid_jax.coding.operators.base import (
     Chain,
@@ -56,10 +57,13 @@ def stack(operators: Sequence[Operator]) -> Operator:
 
     Raises ArgumentError naming `operators` for none, and for different numbers of coordinates.
     """
+    allowed = "a list of operators, at least 1"
+    if not isinstance(operators, Iterable):
+        raise ArgumentError("operators", type(operators).__name__, allowed)
     operators = list(operators)
     if not operators or not all(isinstance(operator, Operator) for operator in operators):
         kinds = [type(operator).__name__ for operator in operators]
-        raise ArgumentError("operators", kinds, "a list of operators, at least 1")
+        raise ArgumentError("operators", kinds, allowed)
     check_dims(operators)
     weights = _stacked_weights([operator.weights for operator in operators], operators)
     seen = [_seen_of_signals(operator) for operator in operators]
@@ -177,11 +181,11 @@ def select(chosen: Sequence[int] | Shaped[Array | np.ndarray, "..."], count: int
     chosen: indices [m] from 0 to count - 1, in any order, also repeated; or booleans [count]. Local
     operators stay local, and weights are those of the chosen. Raises ArgumentError naming `chosen`.
     """
-    count = checks.checked_count(count, "count")
-    places = np.asarray(chosen)
+    count = whole("count", count, 1)
+    allowed = f"indices [m] from 0 to {count - 1}, or booleans [{count}]; at least 1"
+    places = as_array("chosen", chosen, allowed)
     if places.dtype == bool and places.shape == (count,):
         places = np.flatnonzero(places)
-    allowed = f"indices [m] from 0 to {count - 1}, or booleans [{count}]; at least 1"
     if places.ndim != 1 or not places.size or not np.issubdtype(places.dtype, np.integer):
         raise ArgumentError("chosen", f"{places.dtype}{list(places.shape)}", allowed)
     outside = places[(places < 0) | (places >= count)]

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from nid_jax import numerics
+from nid_jax.coding.checks import numbers, whole
 from nid_jax.coding.operators import checks
 from nid_jax.errors import ArgumentError
 
@@ -205,7 +206,7 @@ class Operator:
         iterations on A^T A from a random start (Golub and Van Loan, Matrix Computations, 8.2),
         which approach it from below. Of masks for every signal, that of the largest.
         """
-        return _largest_singular_value(self, checks.checked_count(steps, "steps"), seed)
+        return _largest_singular_value(self, whole("steps", steps, 1), whole("seed", seed, 0))
 
     def adjoint_error(self, seed: int = 0) -> float:
         """|<A x, y> - <x, A^T y>| / (|A x| |y|) for random x [Q, 2] and y; 0 but for rounding.
@@ -213,7 +214,7 @@ class Operator:
         Rounding leaves below 1e-6. What is larger says that `measure` and `adjoint` of an operator
         do not belong together, and fits would be wrong.
         """
-        keys = jax.random.split(jax.random.key(seed))
+        keys = jax.random.split(jax.random.key(whole("seed", seed, 0)))
         lead = self._signals()
         x = jax.random.normal(keys[0], (*lead, self.num_points, 2), jnp.float32)
         y = jax.random.normal(keys[1], (*lead, self.num_measurements, 2), jnp.float32)
@@ -303,10 +304,7 @@ def _is_number(value):
 
 def _checked_scale(scale):
     """A real, finite number; what jit traces cannot be read. Raises ArgumentError."""
-    if jnp.iscomplexobj(scale):
-        raise ArgumentError("scale", scale, "real numbers")
-    if not isinstance(scale, jax.core.Tracer) and not np.isfinite(scale):
-        raise ArgumentError("scale", scale, "finite numbers")
+    numbers("scale", scale, np.isfinite, "a real, finite number")
     return scale
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Array, Float
 
+from nid_jax.coding.checks import flag, not_negative, numbers, positive, whole
 from nid_jax.coding.operators import checks
 from nid_jax.coding.operators.base import Operator
 from nid_jax.coding.operators.conventions import checked_convention
@@ -81,15 +82,13 @@ def parallel_beam(
     sides = checks.checked_picture(shape)
     known = checked_convention(convention)
     turned = np.deg2rad(checked_angles(angles, convention))
-    detectors = checks.checked_count(detectors or max(sides), "detectors")
-    samples = checks.checked_count(samples_per_ray or max(sides), "samples_per_ray")
+    detectors = whole("detectors", detectors, 0) or max(sides)
+    samples = whole("samples_per_ray", samples_per_ray, 0) or max(sides)
     pair = checks.checked_numbers(centre, "centre", 1, "(rows, columns)")
     if len(pair) != 2:
-        raise ArgumentError("centre", tuple(pair.tolist()), "(rows, columns)")
-    if not np.isfinite(offset):
-        raise ArgumentError("offset", offset, "a finite number")
-    if not (np.isfinite(spacing) and spacing > 0):
-        raise ArgumentError("spacing", spacing, "above 0")
+        raise ArgumentError("centre", centre, "(rows, columns), two numbers")
+    numbers("offset", offset, np.isfinite, "a finite number of detectors", known=True)
+    positive("spacing", spacing, known=True)
     middle, first = known.placed(sides, detectors)
     position = (np.arange(detectors) - (detectors - 1) / 2 + first + offset) * spacing
     points, factors = _rays(sides, turned[:, None], position, samples, pair + middle)
@@ -138,18 +137,18 @@ def fan_beam(
     """
     sides = checks.checked_picture(shape)
     turned = np.deg2rad(_turned_angles(angles))
-    samples = checks.checked_count(samples_per_ray or max(sides), "samples_per_ray")
+    samples = whole("samples_per_ray", samples_per_ray, 0) or max(sides)
+    not_negative("source_distance", source_distance, known=True)
     source = float(source_distance or 2 * max(sides))
     around = math.hypot(*sides) / 2
-    if not (np.isfinite(source) and source > around):
+    if source <= around:
         raise ArgumentError("source_distance", source, f"0, or above {around:.4g}, off the image")
-    if not (np.isfinite(detector_distance) and detector_distance >= 0):
-        raise ArgumentError("detector_distance", detector_distance, "0 or more")
+    not_negative("detector_distance", detector_distance, known=True)
     reach = source + detector_distance
-    if not (np.isfinite(spacing) and spacing >= 0):
-        raise ArgumentError("spacing", spacing, "0 or more")
-    if np.ndim(detectors) == 0:
-        count = checks.checked_count(detectors or max(sides), "detectors")
+    not_negative("spacing", spacing, known=True)
+    flag("arc", arc)
+    if _one(detectors):
+        count = whole("detectors", detectors, 0) or max(sides)
         position = (np.arange(count) - (count - 1) / 2) * (spacing or reach / source)
     elif spacing:
         raise ArgumentError("spacing", spacing, "0 beside positions of detectors")
@@ -181,10 +180,15 @@ def _rays(sides, theta, position, samples, centre):
     return checks.float32(points), checks.float32(factors)
 
 
+def _one(value):
+    """Whether it has no axes: a number, or what is none at all."""
+    return not isinstance(value, Sequence) and np.ndim(value) == 0
+
+
 def _turned_angles(angles):
     """Angles in degrees [A], from such or from a number of views over the full turn."""
-    if np.ndim(angles) == 0:
-        count = checks.checked_count(angles, "angles")
+    if _one(angles):
+        count = whole("angles", angles, 1)
         return np.arange(count) * (360.0 / count)
     return checks.checked_numbers(angles, "angles", 1, "[A], or a number of views")
 
@@ -211,7 +215,7 @@ def checked_angles(angles: Angles, convention: str = "ours") -> Float[np.ndarray
     or `convention`.
     """
     known = checked_convention(convention)
-    if np.ndim(angles) == 0:
-        count = checks.checked_count(angles, "angles")
+    if _one(angles):
+        count = whole("angles", angles, 1)
         return np.arange(count) * (180.0 / count)
     return known.degrees(checks.checked_numbers(angles, "angles", 1, "[A], or a number of views"))

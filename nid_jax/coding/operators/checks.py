@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nid_jax import errors
+from nid_jax.coding.checks import as_array, real
 
 T = TypeVar("T")
 
@@ -22,18 +23,13 @@ def register(cls: type[T]) -> type[T]:
     return jax.tree_util.register_dataclass(cls)
 
 
-def checked_count(value: Any, argument: str) -> int:
-    """A whole number, 1 or more. Raises ArgumentError naming the argument."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise errors.ArgumentError(argument, value, "a whole number, 1 or more")
-    return int(value)
-
-
 def checked_shape(shape: Iterable[int]) -> tuple[int, ...]:
     """A grid's shape as whole numbers. Raises ArgumentError naming `shape` for what is none."""
-    sides = tuple(shape)
-    if not sides or any(int(side) != side or side < 1 for side in sides):
-        raise errors.ArgumentError("shape", sides, "a grid's shape, positive whole numbers")
+    allowed = "a grid's shape, positive whole numbers"
+    sides = as_array("shape", shape, allowed)
+    whole = real(sides.dtype) and np.array_equal(sides, np.floor(sides))
+    if sides.ndim != 1 or not len(sides) or not whole or not (sides >= 1).all():
+        raise errors.ArgumentError("shape", shape, allowed)
     return tuple(int(side) for side in sides)
 
 
@@ -50,8 +46,8 @@ def checked_numbers(values: Any, argument: str, rank: int, form: str) -> np.ndar
 
     form: the shape in words, as '[P, D]'. Raises ArgumentError naming the argument.
     """
-    array = np.asarray(values)
-    if array.dtype.kind not in "biuf":
+    array = as_array(argument, values, f"real numbers {form}")
+    if array.dtype.kind != "b" and not real(array.dtype):
         raise errors.ArgumentError(argument, array.dtype, f"real numbers {form}")
     if array.ndim != rank or 0 in array.shape:
         raise errors.ArgumentError(argument, array.shape, f"the shape {form}, no axis empty")
@@ -76,6 +72,10 @@ def combined_weights(
     """
     if weights is None:
         return operator.weights
+    if not isinstance(weights, jax.core.Tracer):
+        weights = as_array("weights", weights, "finite numbers, 0 or more")
+        if weights.dtype.kind not in "biuf":
+            raise errors.ArgumentError("weights", weights.dtype, "finite numbers, 0 or more")
     weights = jnp.asarray(weights, jnp.float32)
     count = operator.num_measurements
     if weights.ndim not in (1, 2) or weights.shape[-1] != count:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from nid_jax import numerics
+from nid_jax.coding.checks import numbers, positive, whole
 from nid_jax.coding.operators import checks
 from nid_jax.coding.operators.base import Operator
 from nid_jax.errors import ArgumentError
@@ -63,13 +64,13 @@ def fourier(shape: Sequence[int], share: float = 0.25, low: float = 0.04, seed: 
     share: of all frequencies, those measured; low: of all frequencies, those next to zero that are
     always among them; the rest are drawn with a density that falls with the frequency. Of a
     frequency and its negative, which says the same of a real image, at most one is taken.
-    Measurements: real parts, then imaginary parts. Raises ArgumentError naming `share` or `low`.
+    Measurements: real parts, then imaginary parts. Raises ArgumentError naming the argument.
     """
     shape = checks.checked_shape(shape)
-    if not 0 < share <= 0.5:
-        raise ArgumentError("share", share, "above 0, to 0.5 (half say it all)")
-    if not 0 <= low <= share:
-        raise ArgumentError("low", low, f"0 to share={share}")
+    half_of_all = "above 0, to 0.5 (half say it all)"
+    numbers("share", share, lambda v: (v > 0) & (v <= 0.5), half_of_all, known=True)
+    numbers("low", low, lambda v: (v >= 0) & (v <= share), f"0 to share={share}", known=True)
+    seed = whole("seed", seed, 0)
     indices = np.indices(shape).reshape(len(shape), -1)
     negative = tuple((-index) % side for index, side in zip(indices, shape, strict=True))
     opposite = np.ravel_multi_index(negative, shape)
@@ -146,8 +147,8 @@ class NonuniformFourier(Operator):
                 values = numerics.einsum("kn,knx->kx", wave, values)
             return values
 
-        found = jax.lax.map(some, self._pieces(grid[0].size)).reshape(-1, width)
-        found = found[: self.num_measurements // 2]
+        found = jax.lax.map(some, self._pieces(grid[0].size))
+        found = numerics.joined(found, self.num_measurements // 2).reshape(-1, width)
         found = jnp.concatenate([found.real, found.imag]).reshape(-1, columns.shape[1], channels)
         return jnp.moveaxis(found, 0, 1).reshape(*lead, -1, channels)
 
@@ -158,7 +159,7 @@ class NonuniformFourier(Operator):
         real, imaginary = jnp.split(columns.reshape(count, -1), 2)
         width, sides = real.shape[1], [wave.shape[1] for wave in self.waves]
         pieces = self._pieces(int(np.prod(sides[1:])) * width)
-        spectrum = _in_pieces(jax.lax.complex(real, imaginary), pieces[0].shape[1])
+        spectrum = numerics.cut(jax.lax.complex(real, imaginary), pieces[0].shape[1])
 
         def add(total, piece):
             waves, values = piece
@@ -175,14 +176,7 @@ class NonuniformFourier(Operator):
     def _pieces(self, numbers):
         """The waves in pieces of frequencies, of which each needs so many numbers at a time."""
         size = max(1, min(len(self.waves[0]), _HELD_NUMBERS // max(numbers, 1)))
-        return tuple(_in_pieces(wave, size) for wave in self.waves)
-
-
-def _in_pieces(array, size):
-    """[K, ...] -> [N, size, ...], zeros after the end."""
-    count = -(-len(array) // size)
-    padding = [(0, count * size - len(array))] + [(0, 0)] * (array.ndim - 1)
-    return jnp.pad(array, padding).reshape(count, size, *array.shape[1:])
+        return tuple(numerics.cut(wave, size) for wave in self.waves)
 
 
 def nonuniform_fourier(
@@ -258,8 +252,7 @@ def spiral_frequencies(
     Raises ArgumentError naming the argument.
     """
     sides, count = _picture_and_count(shape, spokes, samples)
-    if not (np.isfinite(turns) and turns > 0):
-        raise ArgumentError("turns", turns, "above 0")
+    positive("turns", turns, known=True)
     radius = np.arange(count) / count
     angle = 2 * np.pi * (turns * radius + np.arange(spokes)[:, None] / spokes)
     return _polar(radius[None], angle, sides)
@@ -267,8 +260,8 @@ def spiral_frequencies(
 
 def _picture_and_count(shape, spokes, samples):
     sides = checks.checked_picture(shape)
-    checks.checked_count(spokes, "spokes")
-    return sides, checks.checked_count(samples or max(sides), "samples")
+    whole("spokes", spokes, 1)
+    return sides, whole("samples", samples, 0) or max(sides)
 
 
 def _polar(radius, angle, sides):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nid_jax.coding.checks import positive, whole
 from nid_jax.coding.operators import checks
 from nid_jax.coding.operators.base import Operator
 from nid_jax.errors import ArgumentError
@@ -35,10 +36,10 @@ def downsample(shape: Sequence[int], factor: int = 2, samples_per_side: int = 0)
     centres of its pixels). Raises ArgumentError naming `factor` where it does not divide the shape.
     """
     shape = checks.checked_shape(shape)
-    factor = checks.checked_count(factor, "factor")
+    factor = whole("factor", factor, 1)
     if any(side % factor for side in shape):
         raise ArgumentError("factor", factor, f"what divides the signals' {list(shape)}")
-    per_side = checks.checked_count(samples_per_side or factor, "samples_per_side")
+    per_side = whole("samples_per_side", samples_per_side, 0) or factor
     inside = (np.arange(per_side) + 0.5) * factor / per_side - 0.5
     places = [np.arange(side // factor)[:, None] * factor + inside for side in shape]
     run_length = per_side ** len(shape)
@@ -54,9 +55,8 @@ def blur(shape: Sequence[int], sigma: float = 1.0, radius: int = 0) -> Blur:
     on. Raises ArgumentError naming `sigma` or `radius`.
     """
     shape = checks.checked_shape(shape)
-    if not (np.isfinite(sigma) and sigma > 0):
-        raise ArgumentError("sigma", sigma, "above 0")
-    radius = checks.checked_count(radius or int(np.ceil(3 * sigma)), "radius")
+    positive("sigma", sigma, known=True)
+    radius = whole("radius", radius, 0) or int(np.ceil(3 * sigma))
     reach = np.arange(-radius, radius + 1)
     places = [np.arange(side)[:, None] + reach for side in shape]
     one = np.exp(-0.5 * (reach / sigma) ** 2)

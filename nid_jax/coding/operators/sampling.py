@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from nid_jax.coding.checks import as_array, numbers, positive, whole
 from nid_jax.coding.operators import checks
 from nid_jax.coding.operators.base import Chain, Operator, check_chained, product_of_weights
 from nid_jax.errors import ArgumentError
@@ -129,7 +130,7 @@ def mask(points: Points, seen: Shaped[Array | np.ndarray, "..."]) -> Operator:
     grid_shape = points if isinstance(points, tuple) else None
     operator = points if isinstance(points, Operator) else sample(points)
     count = operator.num_measurements
-    shown = np.asarray(seen)
+    shown = as_array("seen", seen, "booleans, or 0 and 1 only")
     one = shown.shape in ((count,), grid_shape)
     many = shown.ndim > 0 and shown.shape[1:] in ((count,), grid_shape) and shown.shape[0] > 0
     if not (one or many):
@@ -167,10 +168,10 @@ def random_mask(shape: Sequence[int] | Operator, share: float = 0.1, seed: int =
     """A mask that shows a seeded share of the grid's points, the same for all signals.
 
     shape: a grid's, or an operator, of whose measurements a share is shown. Raises ArgumentError
-    naming `share`.
+    naming `share` or `seed`.
     """
-    if not 0 < share <= 1:
-        raise ArgumentError("share", share, "above 0, to 1")
+    numbers("share", share, lambda v: (v > 0) & (v <= 1), "above 0, to 1", known=True)
+    seed = whole("seed", seed, 0)
     operator = shape if isinstance(shape, Operator) else sample(checks.checked_shape(shape))
     total = operator.num_measurements
     order = np.random.default_rng(seed).permutation(total)
@@ -204,8 +205,7 @@ def point_derivatives(
     naming `axes`, `directions` or `step`.
     """
     places = np.asarray(as_points(points), np.float64)
-    if not (np.isfinite(step) and step > 0):
-        raise ArgumentError("step", step, "above 0")
+    positive("step", step, known=True)
     vectors = _vectors(places.shape[1], axes, directions)[:, None, :]
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     both = [places + side * step * vectors / length for side in (1, -1)]
@@ -224,10 +224,11 @@ def point_derivatives(
 def _vectors(dims, axes, directions):
     """Directions [n, D] from axes or vectors; ArgumentError naming what is wrong with them."""
     if directions is None:
-        chosen = list(range(dims)) if axes is None else list(axes)
-        if not chosen or any(axis not in range(dims) for axis in chosen):
-            raise ArgumentError("axes", chosen, f"some of {list(range(dims))}")
-        return np.eye(dims)[chosen]
+        allowed = f"some of {list(range(dims))}"
+        chosen = as_array("axes", range(dims) if axes is None else axes, allowed)
+        if chosen.ndim != 1 or not len(chosen) or not np.isin(chosen, range(dims)).all():
+            raise ArgumentError("axes", axes, allowed)
+        return np.eye(dims)[chosen.astype(int)]
     if axes is not None:
         raise ArgumentError("directions", directions, "None beside axes")
     vectors = checks.checked_numbers(directions, "directions", 2, "[n, D]")

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 from typing import Any
 
+from nid_jax.coding import checks
 from nid_jax.coding.solvers.base import Solver, no_gradient
 from nid_jax.coding.solvers.descent import Gradient
 from nid_jax.coding.solvers.least_squares import Gaussian, Ridge
@@ -93,9 +94,7 @@ def _check_top_k(kind, top_k):
         raise ArgumentError(
             "top_k", top_k, f"0 (fit.solver={kind.name} gives dense codes), or fit.solver={others}"
         )
-    least = 1 if kind.sparse else 0
-    if not top_k >= least:
-        raise ArgumentError("top_k", top_k, f"{least} or more with fit.solver={kind.name}")
+    checks.whole("top_k", top_k, 1 if kind.sparse else 0, f"with fit.solver={kind.name}")
 
 
 def _number(value, field):

@@ -1,9 +1,11 @@
 """What all solvers have in common."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 
 from nid_jax.coding import checks
 from nid_jax.coding.problem import Problem
@@ -15,6 +17,7 @@ from nid_jax.errors import ArgumentError
 class Solver:
     """A way to find codes. Subclasses are frozen dataclasses whose fields are its options.
 
+    A solver is a pytree whose leaves are the fields that hold arrays; all else is part of its type.
     Class attributes say what it takes. A subclass has `name`, a method `_solve(problem)` that gives
     a `Solution`, and `_words(solution)` that gives what a person should know of it.
     """
@@ -31,6 +34,15 @@ class Solver:
     """Whether it solves under the prior of the training codes."""
     routed: ClassVar[bool] = False
     """Whether it always asks the router."""
+
+    def _count(self, field: str, least: int) -> None:
+        """Keep a field as an int; ArgumentError unless it is a whole number of `least` or more."""
+        object.__setattr__(self, field, checks.whole(field, getattr(self, field), least))
+
+    def __init_subclass__(cls, **options: Any):
+        """Every kind of solver is a pytree, also a user's own."""
+        super().__init_subclass__(**options)
+        jax.tree_util.register_pytree_with_keys(cls, _flattened, functools.partial(_restored, cls))
 
     @property
     def differentiable(self) -> bool:
@@ -71,6 +83,12 @@ class Solver:
         """Raise ArgumentError, naming the field of the problem, for what it lacks."""
         self.check_experts(problem.dictionary.num_experts)
         self._check_read(problem)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            count = len(getattr(problem, self.reads))
+            if np.ndim(value) == 1 and len(value) != count:
+                allowed = f"a number, or one for each of the {count} signals solved at once"
+                raise ArgumentError(field.name, f"an array {list(np.shape(value))}", allowed)
         if self.uses_router:
             problem.check_router()
 
@@ -93,13 +111,33 @@ class Solver:
     @property
     def router_field(self) -> str:
         """The name of a field that asks for the router, '' where none does."""
-        asking = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) == "router"]
-        return asking[0] if asking else ""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        asking = (name for name, v in values.items() if isinstance(v, str) and v == "router")
+        return next(asking, "")
 
     @property
     def uses_router(self) -> bool:
         """Whether the problem must have a router."""
         return self.routed or bool(self.router_field)
+
+
+def _flattened(solver):
+    """The arrays among a solver's fields by key, and (their names, all other fields)."""
+    values = [(field.name, getattr(solver, field.name)) for field in dataclasses.fields(solver)]
+    held = [(name, v) for name, v in values if isinstance(v, jax.Array | np.ndarray)]
+    names = [name for name, _ in held]
+    children = [(jax.tree_util.GetAttrKey(name), value) for name, value in held]
+    fixed = tuple((name, value) for name, value in values if name not in names)
+    return children, (tuple(names), fixed)
+
+
+def _restored(cls, aside, children):
+    """The solver that `_flattened` took apart; unchecked, as leaves need not be arrays."""
+    names, fixed = aside
+    solver = object.__new__(cls)
+    for name, value in (*fixed, *zip(names, children, strict=True)):
+        object.__setattr__(solver, name, value)
+    return solver
 
 
 def no_gradient(tree: Any, name: str) -> Any:

@@ -39,13 +39,13 @@ class Gradient(Solver):
     """K, active experts; 0: dense codes."""
 
     def __post_init__(self):
-        checks.whole("steps", self.steps, 0)
+        self._count("steps", 0)
         checks.not_negative("learning_rate", self.learning_rate)
         checks.one_of("init", self.init, INITS)
         checks.one_of("variables", self.variables, gradient.VARIABLES)
-        checks.whole("dense_steps", self.dense_steps, 0)
+        self._count("dense_steps", 0)
         checks.one_of("data", self.data, DATA)
-        checks.whole("top_k", self.top_k, 0)
+        self._count("top_k", 0)
 
     def _solve(self, problem: Problem) -> Solution:
         equations = problem.equations()

@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from nid_jax.coding import checks, conjugate, implicit, neighbours, prior, ridge
 from nid_jax.coding.problem import Problem
@@ -21,17 +22,18 @@ class Ridge(Solver):
     name: ClassVar[str] = "ridge"
     dense_only: ClassVar[bool] = True
 
-    lam: float | str = ridge.LAMBDA
-    """Regularisation, a pure number of 0 or more, or 'gcv': generalised cross-validation. Signals
-    that are weighed differently, none of their weights next to nothing, are solved together: then
-    it is relative to the atoms under their mean weights."""
+    lam: float | str | Float[Array | np.ndarray, " S"] = ridge.LAMBDA
+    """Regularisation, a pure number of 0 or more, or one for every signal; or 'gcv': generalised
+    cross-validation. Signals that are weighed differently, none of their weights next to nothing,
+    are solved together: then one number is relative to the atoms under their mean weights."""
     per_signal: bool = False
     """Whether cross-validation chooses for every signal by itself."""
 
     def __post_init__(self):
         if not self.validated:
             allowed = "a number of 0 or more, 'gcv'"
-            checks.numbers("lam", self.lam, lambda v: v >= 0, allowed)
+            checks.numbers("lam", self.lam, lambda v: v >= 0, allowed, rank=1)
+        checks.flag("per_signal", self.per_signal)
 
     @property
     def differentiable(self) -> bool:
@@ -44,7 +46,7 @@ class Ridge(Solver):
         return isinstance(self.lam, str) and self.lam == "gcv"
 
     def _solve(self, problem: Problem) -> Solution:
-        if not isinstance(self.lam, str) and problem.own_weights():
+        if not isinstance(self.lam, str) and np.ndim(self.lam) == 0 and problem.own_weights():
             return conjugate.weighted_codes(problem, conjugate.Penalty(self.lam))
         return ridge.ridge(problem.equations(), self.lam, self.per_signal)
 
@@ -77,7 +79,7 @@ class Gaussian(Solver):
 
     def __post_init__(self):
         checks.not_negative("noise", self.noise)
-        checks.whole("neighbours", self.neighbours, 0)
+        self._count("neighbours", 0)
         checks.numbers("blend", self.blend, lambda v: (v >= 0) & (v <= 1), "0 to 1")
 
     @property

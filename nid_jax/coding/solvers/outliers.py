@@ -46,11 +46,14 @@ class Robust(Solver):
 
     def __post_init__(self):
         checks.one_of("loss", self.loss, robust.LOSSES)
-        for name in ("lam", "delta", "noise", "reach", "trim_noise", "tolerance"):
+        for name in ("lam", "delta", "noise", "tolerance"):
             checks.not_negative(name, getattr(self, name))
-        checks.whole("steps", self.steps, 0)
+        for name in ("reach", "trim_noise"):
+            checks.not_negative(name, getattr(self, name), known=True)
+        checks.flag("use_prior", self.use_prior)
+        self._count("steps", 0)
         allowed = "0 (off), or 1 and more"
-        checks.numbers("trim", self.trim, lambda v: (v == 0) | (v >= 1), allowed)
+        checks.numbers("trim", self.trim, lambda v: (v == 0) | (v >= 1), allowed, known=True)
 
     def _solve(self, problem: Problem) -> Solution:
         known = problem.prior if self.use_prior else None

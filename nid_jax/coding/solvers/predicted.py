@@ -23,7 +23,7 @@ class RouterCodes(Solver):
     """K, active experts; 0: dense codes."""
 
     def __post_init__(self):
-        checks.whole("top_k", self.top_k, 0)
+        self._count("top_k", 0)
 
     def _check_read(self, problem):
         # A router that read a cloud needs no measurements.
@@ -66,7 +66,7 @@ class RouterRidge(Solver):
     """Regularisation on the support, as `Ridge.lam`."""
 
     def __post_init__(self):
-        checks.whole("top_k", self.top_k, 1)
+        self._count("top_k", 1)
         checks.not_negative("lam", self.lam)
 
     @property

@@ -5,6 +5,8 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from nid_jax.coding import checks, greedy, implicit, lasso, ridge
 from nid_jax.coding.problem import Problem
@@ -20,8 +22,9 @@ class Lasso(Solver):
     name: ClassVar[str] = "lasso"
     dense_only: ClassVar[bool] = True
 
-    fraction: float = 0.001
-    """The penalty, as a part of the one that makes every code zero: above 0, at most 1."""
+    fraction: float | Float[Array | np.ndarray, " S"] = 0.001
+    """The penalty, as a part of the one that makes every code zero: above 0, at most 1; a number,
+    or one for every signal."""
     weights_base: float = 1.0
     """Expert e costs weights_base ** -e."""
     tolerance: float = 1e-3
@@ -30,10 +33,10 @@ class Lasso(Solver):
     """At most so many."""
 
     def __post_init__(self):
-        checks.share("fraction", self.fraction)
+        checks.share("fraction", self.fraction, rank=1)
         checks.positive("weights_base", self.weights_base)
         checks.not_negative("tolerance", self.tolerance)
-        checks.whole("steps", self.steps, 0)
+        self._count("steps", 0)
 
     def _solve(self, problem: Problem) -> Solution:
         equations = problem.equations()
@@ -70,9 +73,9 @@ class OMP(Solver):
     """'correlation' with the residual, or 'gain': what lowers it most."""
 
     def __post_init__(self):
-        checks.whole("top_k", self.top_k, 1)
+        self._count("top_k", 1)
         checks.not_negative("lam", self.lam)
-        checks.whole("atoms_per_step", self.atoms_per_step, 1)
+        self._count("atoms_per_step", 1)
         checks.one_of("criterion", self.criterion, greedy.CRITERIA)
 
     @property
@@ -118,8 +121,8 @@ class IHT(Solver):
     """At most so many."""
 
     def __post_init__(self):
-        checks.whole("top_k", self.top_k, 1)
-        checks.whole("steps", self.steps, 1)
+        self._count("top_k", 1)
+        self._count("steps", 1)
 
     def _solve(self, problem: Problem) -> Solution:
         equations = problem.equations()

@@ -67,11 +67,11 @@ class Surface(Solver):
         checks.one_of("init", self.init, surface.INITS)
         checks.one_of("truncation_kind", self.truncation_kind, tuple(KINDS))
         for name in ("on", "normal", "eikonal", "off", "truncation", "noise", "lam", "tolerance"):
-            checks.not_negative(name, getattr(self, name))
-        checks.positive("delta", self.delta)
-        checks.not_negative("learning_rate", self.learning_rate)
+            checks.not_negative(name, getattr(self, name), known=True)
+        checks.positive("delta", self.delta, known=True)
+        checks.not_negative("learning_rate", self.learning_rate, known=True)
         for name in ("samples", "iterations", "steps", "seed"):
-            checks.whole(name, getattr(self, name), 0)
+            self._count(name, 0)
         if self.truncation and not self.delta <= self.truncation:
             allowed = f"up to the truncation, {self.truncation}"
             raise ArgumentError("delta", self.delta, allowed)

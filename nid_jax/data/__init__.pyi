@@ -1,0 +1,56 @@
+from .collection import (
+    ArrayCollection,
+    AugmentedCollection,
+    Collection,
+    SubsetCollection,
+    to_array,
+)
+from .corrupted import CorruptedCollection
+from .decoding import kept_in
+from .defaults import completed
+from .kspace import read_kspace
+from .loading import batches
+from .opening import open_collection
+from .patches import PatchCollection, patch_corners, stitch
+from .phantoms import project
+from .points import Sampling, cloud_batches, point_batches
+from .sinograms import add_noise, even_angles, read_sinograms, say_doubts
+from .sources import SHAPES
+from .splitting import SPLITS, configured_size, wanted
+from .surveying import Survey, survey
+from .views import VIEWS, visible_points
+from .warps import WarpedVolumes
+
+__all__ = [
+    "ArrayCollection",
+    "AugmentedCollection",
+    "Collection",
+    "CorruptedCollection",
+    "PatchCollection",
+    "SHAPES",
+    "SPLITS",
+    "Sampling",
+    "SubsetCollection",
+    "Survey",
+    "VIEWS",
+    "WarpedVolumes",
+    "add_noise",
+    "batches",
+    "cloud_batches",
+    "completed",
+    "configured_size",
+    "even_angles",
+    "kept_in",
+    "open_collection",
+    "patch_corners",
+    "point_batches",
+    "project",
+    "read_kspace",
+    "read_sinograms",
+    "say_doubts",
+    "stitch",
+    "survey",
+    "to_array",
+    "visible_points",
+    "wanted",
+]

@@ -1,0 +1,55 @@
+"""Opening the collection that a config names, and what is done to its signals on the way."""
+
+from ml_collections import ConfigDict
+
+from nid_jax.data import sources
+from nid_jax.data.collection import AugmentedCollection, Collection
+from nid_jax.data.decoding import decoded
+from nid_jax.data.defaults import completed
+from nid_jax.data.patches import PatchCollection
+from nid_jax.data.sources import SHAPES
+from nid_jax.data.splitting import SPLITS, limited
+from nid_jax.files import local
+
+
+def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
+    """The collection that config.data describes, one split of it.
+
+    config: the `data` part of a config, completed with what it leaves out; split: 'train' or
+    'test'; seed: the run's, for random splits, crops and augmentation. In order: the source
+    data.name opens data.root and brings its pictures to data.size; the first data.num_train or
+    data.num_test signals are kept (0: all); the train split is augmented (data.augment: mirrored,
+    shifted, volumes warped); signals are cut to patches (data.patch.size above 0: a
+    PatchCollection, whose .stitch puts them together again).
+    Raises ValueError or FileNotFoundError naming the key or file and what is allowed.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}: must be 'train' or 'test'")
+    opener = sources.opener(config.name)
+    if config.name in SHAPES and "truncation" not in config:
+        raise ValueError(f"data.name={config.name!r}: is for shapes, as configs/sdf.py has them")
+    config = completed(config)
+    if config.crops and config.name != "folder":
+        raise ValueError(f"data.crops={config.crops}: are cut from data.name='folder' only")
+    local(config.root, "data.root")
+    if config.layout and config.name != "array":
+        raise ValueError(f"data.layout={config.layout!r}: is for data.name='array' alone")
+    collection = opener(config, split, seed)
+    collection = limited(collection, config, split)
+    augment, patch = config.augment, config.patch
+    if split == "train" and (augment.mirror or augment.shifts or patch.size):
+        collection = decoded(collection, config.decoded_gib)
+    if split == "train" and augment.get("warps", 0):
+        # The interpolation that it needs would keep every other command waiting.
+        from nid_jax.data.warps import WarpedVolumes
+
+        collection = WarpedVolumes(
+            collection, augment.warps, augment.strength, augment.pieces, seed
+        )
+    if split == "train" and (augment.mirror or augment.shifts):
+        collection = AugmentedCollection(
+            collection, augment.mirror, augment.shifts, augment.max_shift, seed
+        )
+    if patch.size:
+        collection = PatchCollection(collection, patch.size, patch.overlap)
+    return collection
