@@ -103,7 +103,7 @@ def test_what_cannot_be_is_one_line(make, others, name, value):
         ({"seed": "a"}, "seed"),
         ({"seed": -1}, "seed"),
         ({"num_experts": 1.5}, "num_experts"),
-        ({"channels_last": "x"}, "channels_last"),
+        ({"layout": 3}, "layout"),
         ({"workdir": 3}, "workdir"),
         ({"signals": UNEVEN}, "signals"),
         ({"signals": "faces"}, "signals"),
