@@ -411,7 +411,8 @@ def test_places_elsewhere(call, tmp_path, monkeypatch, tiny, option):
     monkeypatch.chdir(tmp_path)
     name, _, value = option.partition("=")
     name = f"--{name}" if "config." not in name else name.removeprefix("config.")
-    complaint = call(*tiny, "--workdir=run", f"--{option}").complaint()
+    mode = "--mode=fit" if name == "--checkpoint" else "--mode=run"
+    complaint = call(*tiny, "--workdir=run", f"--{option}", mode).complaint()
     assert complaint.startswith(f"error: {name}={value}: {value.partition(':')[0]}:/ is no place")
     assert not list(tmp_path.iterdir())
 

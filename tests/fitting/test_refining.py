@@ -27,7 +27,7 @@ def test_every_kind_takes_its_own_keys():
     [
         ({"kind": "gird"}, "fit.refine.kind: 'gird'; allowed: none, grid, atoms"),
         ({"kind": "grid", "bounds": (1.0, 0.0)}, r"fit.refine.bounds: \(1.0, 0.0\); allowed"),
-        ({"kind": "grid", "tv": -1.0}, "fit.refine.tv: -1.0; allowed: 0 or more"),
+        ({"kind": "grid", "tv": -1.0}, "fit.refine.tv: -1.0; allowed: finite, 0 or more"),
         ({"kind": "atoms", "share": 2.0}, "fit.refine.share: 2.0; allowed"),
     ],
 )
