@@ -251,8 +251,9 @@ class Fit:
             return self.known_deviation
         if not isinstance(self.solver, Gaussian):
             raise ArgumentError("solver", getattr(self.solver, "name", None), "gaussian")
+        _check_known("deviation", self.dictionary, self.solution)
         problem = self._measured()
-        _check_known("deviation", self.dictionary, self.solution, problem.operator, problem.weights)
+        _check_known("deviation", problem.measurements)
         shape = self.grid_shape if shape is None else self._checked_shape(shape)
         noises = np.asarray(self.solution.stats["noise_variance"])
         prior, found = problem.prior._replace(codes=None), []
