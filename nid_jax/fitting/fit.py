@@ -253,7 +253,7 @@ class Fit:
             raise ArgumentError("solver", getattr(self.solver, "name", None), "gaussian")
         _check_known("deviation", self.dictionary, self.solution)
         problem = self._measured()
-        _check_known("deviation", problem.measurements)
+        _check_known("deviation", problem.operator, problem.weights)
         shape = self.grid_shape if shape is None else self._checked_shape(shape)
         noises = np.asarray(self.solution.stats["noise_variance"])
         prior, found = problem.prior._replace(codes=None), []
