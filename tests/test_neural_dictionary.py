@@ -144,10 +144,14 @@ def test_another_scale_is_said(gray, unseen):
 @pytest.mark.parametrize(
     ("signals", "options", "expected"),
     [
-        ([[[1.0, 2.0], [3.0]]], {}, "signals: 'list'; allowed: an array of numbers, rows all of"),
+        (
+            [[[1.0, 2.0], [3.0]]],
+            {},
+            "signals: [[[1.0, 2.0], [3.0]]]; allowed: an array of numbers, rows all of",
+        ),
         (np.array([{}, None]), {}, "signals: object; allowed: real numbers"),
         ([[["a"]]], {}, "signals: <U1; allowed: real numbers"),
-        (None, {}, "signals: 'NoneType'; allowed: an array of numbers"),
+        (None, {}, "signals: None; allowed: an array of numbers"),
         ("images.npy", {}, "signals: "),
         (np.zeros((2, 0, 3)), {}, "signals: (2, 0, 3); allowed: (S, *grid)"),
         (np.full((3, 5, 5), np.inf), {}, "signals: nan; allowed: finite numbers; signal 0"),

@@ -57,16 +57,21 @@ def disc(count=50):
     return Scene(frames.astype(np.float32) / 255, moving)
 
 
-def coded(frames, suffix, options):
-    """The frames as they come back from a coding."""
+def coded_file(path, frames, options):
+    """Write frames [T, H, W, 3] in [0, 1] as a film, with options of ffmpeg."""
     rows, columns = frames.shape[1:3]
     raw = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{columns}x{rows}", "-r", "10", "-i", "-")
+    colour = ("-pix_fmt", "yuvj420p" if path.suffix == ".avi" else "yuv420p")
+    command = [ffmpeg.program(), "-loglevel", "error", *raw, *options, *colour, str(path)]
+    pixels = (np.clip(frames, 0, 1) * 255).astype(np.uint8)
+    subprocess.run(command, input=pixels.tobytes(), check=True)
+
+
+def coded(frames, suffix, options):
+    """The frames as they come back from a coding."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"disc{suffix}"
-        colour = ("-pix_fmt", "yuvj420p" if suffix == ".avi" else "yuv420p")
-        command = [ffmpeg.program(), "-loglevel", "error", *raw, *options, *colour, str(path)]
-        pixels = (np.clip(frames, 0, 1) * 255).astype(np.uint8)
-        subprocess.run(command, input=pixels.tobytes(), check=True)
+        coded_file(path, frames, options)
         return np.stack(list(read_frames(path))) / np.float32(255)
 
 

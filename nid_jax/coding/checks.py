@@ -30,12 +30,12 @@ def transforming() -> bool:
 
 def as_array(argument: str, value: Any, allowed: str) -> np.ndarray:
     """The value as an array of NumPy. Raises ArgumentError for one that is being traced, rows of
-    different lengths, and objects."""
+    different lengths, objects, and what another library does not give out as an array."""
     if isinstance(value, jax.core.Tracer):
         raise ArgumentError(argument, "traced by a transformation", f"{allowed}, known before it")
     try:
         array = np.asanyarray(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentError(argument, value, allowed) from error
     if array.dtype.kind == "O":
         raise ArgumentError(argument, value, allowed)

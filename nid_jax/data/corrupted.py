@@ -150,9 +150,9 @@ class CorruptedFiles:
         at = position(index, len(self))
         if at not in self.transparent:
             return self.pictures[at]
-        path = self.pictures.paths[at]
+        path = self.pictures.files[at].path
         pixels = picturefiles.read_pixels(path)
-        image = images.uncovered(pixels, path, self.pictures.ranges[at])
+        image = images.uncovered(pixels, path, self.pictures.files[at].value_range)
         image = images.to_channels(image, self.shape[-1])
         return np.where(_opaque(pixels)[..., None], image, np.float32(0))
 
@@ -162,7 +162,7 @@ class CorruptedFiles:
         if at in self.masks:
             return holes.read_mask(self.masks[at], self.hidden).seen
         if at in self.transparent:
-            return _opaque(picturefiles.read_pixels(self.pictures.paths[at]))
+            return _opaque(picturefiles.read_pixels(self.pictures.files[at].path))
         return np.ones(self.shape[:-1], bool) if self.unmeasured else None
 
     def truth(self, index: int) -> Float[np.ndarray, "H W C"] | None:
@@ -274,7 +274,7 @@ def _open_folder(config, root, split):
     for place in (*mask_at, *transparent):
         size = headers[wanted_names[place]][:2]
         if collection.shape[:2] != size:
-            path = mask_at.get(place, collection.paths[place])
+            path = mask_at.get(place, collection.files[place].path)
             raise ValueError(_no_resizing(config, path, size))
     truth_at = {wanted_names.index(name): at for at, name in enumerate(clean_names)}
     found = CorruptedFiles(collection, mask_at, hidden, transparent, clean, truth_at)
@@ -290,21 +290,22 @@ def _transparent(root, collection, masks, headers):
     found = []
     for place, header in enumerate(headers):
         if header.alpha and place not in masks:
-            opaque = _opaque(picturefiles.read_pixels(collection.paths[place]))
+            opaque = _opaque(picturefiles.read_pixels(collection.files[place].path))
             if not opaque.any():
-                raise ValueError(f"{collection.paths[place]}: is transparent all over")
+                raise ValueError(f"{collection.files[place].path}: is transparent all over")
             if not opaque.all():
                 found.append(place)
     if found and masks:
         raise ValueError(
-            f"{collection.paths[found[0]]}: has transparent pixels and no mask, while "
+            f"{collection.files[found[0]].path}: has transparent pixels and no mask, while "
             f"{len(masks)} of {len(collection)} pictures have one; allowed: masks of all pictures, "
             "or of none"
         )
     if found:
         say(
             f"{root / 'images'}: {len(found)} of {len(collection)} pictures have transparent "
-            f"pixels ({collection.paths[found[0]].name}); taken as missing; masks/ says otherwise"
+            f"pixels ({collection.files[found[0]].path.name}); taken as missing; masks/ says "
+            "otherwise"
         )
     return found
 

@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +10,7 @@ from ml_collections import ConfigDict
 from nid_jax.data import images, picturefiles
 from nid_jax.data.collection import ArrayCollection, Collection
 from nid_jax.data.decoding import are_bytes
+from nid_jax.data.picturefiles import PictureFile
 from nid_jax.data.splitting import configured_size
 from nid_jax.notices import say
 
@@ -63,19 +62,8 @@ def crop_size(config: ConfigDict) -> tuple[int, int]:
     return rows, columns
 
 
-class Picture(NamedTuple):
-    """A picture file to cut crops from."""
-
-    path: Path
-    name: str
-    size: tuple[int, int]
-    """(rows, columns)."""
-    value_range: tuple[float, float] | tuple[()]
-    """As in `images.to_unit`."""
-
-
 def open_crops(
-    pictures: Sequence[Picture],
+    pictures: Sequence[PictureFile],
     title: str,
     config: ConfigDict,
     seed: int,

@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 
 from nid_jax.data import images, picturefiles
 from nid_jax.data.collection import Collection, position, window_slices
-from nid_jax.data.crops import Picture, count_crops, open_crops
+from nid_jax.data.crops import count_crops, open_crops
 from nid_jax.data.listing import copies, find_files
+from nid_jax.data.picturefiles import PictureFile
 from nid_jax.data.splitting import (
     configured_crop,
     configured_range,
@@ -28,53 +29,48 @@ _LOOKED_AT = 256
 class ImageFiles:
     """Picture files as a collection, decoded on access.
 
-    paths: S files; names: S labels; size: (rows, columns); channels: 1 or 3; resizing, crop: as in
-    images.fit_to_size; ranges: (low, high) of each file as in images.to_unit. sizes: (rows,
-    columns) of the files themselves, where they were looked at; large: the places of those that
-    are never decoded whole. Reading raises FileNotFoundError, and ValueError naming a file that is
-    damaged, or of another size with resizing off (open_files looks at all sizes beforehand).
+    files: of S signals; size: (rows, columns); channels: 1 or 3; resizing, crop: as in
+    images.fit_to_size. sizes: (rows, columns) of all files that were looked at; large: the places
+    of those that are never decoded whole. Reading raises FileNotFoundError, and ValueError naming a
+    file that is damaged, or of another size with resizing off (open_files looks at all sizes
+    beforehand).
     """
 
     def __init__(
         self,
-        paths: Sequence[Path],
-        names: Sequence[str],
+        files: Sequence[PictureFile],
         title: str,
         size: tuple[int, int],
         channels: int,
         resizing: bool = False,
         crop: str = "",
-        ranges: Sequence[tuple[float, float] | tuple[()]] | None = None,
     ):
-        self.paths = [Path(path) for path in paths]
-        self.names = list(names)
+        self.files = list(files)
+        self.names = [file.name for file in files]
         self.title = title
         self.resizing = resizing
         self.crop = crop
-        self.ranges = [()] * len(self.paths) if ranges is None else list(ranges)
         self.shape = (*size, channels)
         self.sizes = []
         self.large = frozenset()
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.files)
 
     def fingerprint(self) -> str:
         """Of the files as they are on disk and of all that is done to them, 16 hex digits."""
-        files = [
-            (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
-            for path in self.paths
-        ]
-        done = (self.shape, self.resizing, self.crop, self.ranges)
+        status = [(file.path.resolve(), file.path.stat()) for file in self.files]
+        files = [(str(path), found.st_size, found.st_mtime_ns) for path, found in status]
+        ranges = [file.value_range for file in self.files]
+        done = (self.shape, self.resizing, self.crop, ranges)
         return hashlib.sha256(repr((files, done)).encode()).hexdigest()[:16]
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
-        at = position(index, len(self))
-        path, size = self.paths[at], self.shape[:-1]
+        file, size = self.files[position(index, len(self))], self.shape[:-1]
         needed = size if self.resizing else None
-        image = picturefiles.read_image(path, self.ranges[at], needed, self.title)
+        image = picturefiles.read_image(file.path, file.value_range, needed, self.title)
         image = images.to_channels(image, self.shape[-1])
-        image = images.fit_to_size(image, size, self.resizing, self.crop, path)
+        image = images.fit_to_size(image, size, self.resizing, self.crop, file.path)
         return np.ascontiguousarray(image, np.float32)
 
     @property
@@ -92,7 +88,8 @@ class ImageFiles:
         at = position(index, len(self))
         if at not in self.large:
             return np.ascontiguousarray(self[at][window_slices(corner, size)])
-        image = picturefiles.read_window(self.paths[at], corner, size, self.ranges[at], self.title)
+        file = self.files[at]
+        image = picturefiles.read_window(file.path, corner, size, file.value_range, self.title)
         return images.to_channels(image, self.shape[-1])
 
 
@@ -115,20 +112,15 @@ def open_files(
     if not config.resize:
         for path, header in zip(paths, headers, strict=True):
             if header[:2] != size:
-                raise ValueError(images.size_complaint(path, header[:2], size))
+                raise ValueError(
+                    images.size_complaint(path, header[:2], size, config.name == "folder")
+                )
     _say_what_is_not_read(paths, headers)
     ranges = _ranges(paths, headers, config)
     channels = 1 if config.gray else max(header.channels for header in headers)
-    collection = ImageFiles(
-        [paths[index] for index in indices],
-        [names[index] for index in indices],
-        title,
-        size,
-        channels,
-        config.resize,
-        configured_crop(config),
-        [ranges[index] for index in indices],
-    )
+    files = [PictureFile(paths[at], names[at], ranges[at], headers[at][:2]) for at in indices]
+    crop = configured_crop(config)
+    collection = ImageFiles(files, title, size, channels, config.resize, crop)
     collection.sizes = [header[:2] for header in headers]
     collection.large = frozenset(at for at, index in enumerate(indices) if index in large)
     return collection
@@ -239,7 +231,7 @@ def open_folder(config: ConfigDict, split: str, seed: int) -> Collection:
     headers = [picturefiles.read_header(path) for path in paths]
     _say_what_is_not_read(paths, headers)
     ranges = _ranges(paths, headers, config)
-    pictures = [Picture(paths[at], names[at], headers[at][:2], ranges[at]) for at in indices]
+    pictures = [PictureFile(paths[at], names[at], ranges[at], headers[at][:2]) for at in indices]
     channels = 1 if config.gray else max(header.channels for header in headers)
     # Of a single picture the splits are parts.
     return open_crops(pictures, title, config, seed, channels, split if len(paths) == 1 else "")

@@ -150,23 +150,6 @@ def _integer_range(lowest, highest):
     return next(((0.0, full) for full in (1.0, 255.0, 65535.0) if highest <= full), ())
 
 
-def check_unit(values: Num[np.ndarray, "*shape"], where: str | Path) -> None:
-    """Raise ValueError unless values are uint8, uint16, bool, or finite floats within [0, 1]."""
-    if values.dtype.name in FULL_SCALE:
-        return
-    if not np.issubdtype(values.dtype, np.floating):
-        raise ValueError(
-            f"{where}: values of type {values.dtype}; allowed: uint8, uint16, or floats in [0, 1]"
-        )
-    check_finite(values, where)
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if low < 0 or high > 1:
-        raise ValueError(
-            f"{where}: floating-point values from {low:.6g} to {high:.6g}; allowed: [0, 1], "
-            "or uint8 and uint16, which are scaled"
-        )
-
-
 def check_finite(values: Num[np.ndarray, "*shape"], where: str | Path) -> None:
     """Raise ValueError naming `where` and counting the values that are NaN or infinite."""
     # The extremes carry NaN and infinity along and need no temporary the size of the data.
@@ -306,10 +289,16 @@ def fit_to_size(
     return resize(image, size)
 
 
-def size_complaint(where: str | Path, found: Sequence[int], expected: Sequence[int]) -> str:
-    """The one line that says a signal has another size than expected and the ways out."""
-    return (
+def size_complaint(
+    where: str | Path, found: Sequence[int], expected: Sequence[int], crops: bool = False
+) -> str:
+    """The one line that says a signal has another size than expected and the ways out.
+
+    crops: whether the source can cut crops.
+    """
+    line = (
         f"{where}: is {found[0]}x{found[1]} (rows x columns), expected "
         f"{expected[0]}x{expected[1]}; set data.resize=true (squashes), with data.crop=center "
-        "(cuts to the aspect), or data.crops=N (random crops at native resolution)"
+        "(cuts to the aspect)"
     )
+    return f"{line}, or data.crops=N (random crops at native resolution)" if crops else line

@@ -13,7 +13,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -65,6 +65,17 @@ _UNDECODABLE = (
 _GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _KINDS = {"1": "bool", "I": "int32", "F": "float32"}
 _ORIENTATION = ExifTags.Base.Orientation
+
+
+class PictureFile(NamedTuple):
+    """A picture file of a collection."""
+
+    path: Path
+    name: str
+    value_range: tuple[float, float] | tuple[()] = ()
+    """What is black and what is white in it, as in `images.to_unit`."""
+    size: tuple[int, int] = (0, 0)
+    """(rows, columns), where its header was read."""
 
 
 def read_header(path: str | Path) -> Header:

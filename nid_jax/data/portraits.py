@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from nid_jax.data import images
 from nid_jax.data.collection import ArrayCollection, Collection
 from nid_jax.data.folder import ImageFiles, data_root, open_files
+from nid_jax.data.picturefiles import PictureFile
 from nid_jax.data.splitting import configured_size, every_eighth, shaped, wanted
 
 CELEBA_PARTS = {"train": "0", "test": "2"}
@@ -120,4 +121,5 @@ def open_celeba(config: ConfigDict, split: str) -> Collection:
         raise FileNotFoundError(f"{paths[0]}: no such file, though {table.name} lists it")
     size = configured_size(config) or CELEBA_SQUARE
     channels = 1 if config.gray else 3
-    return ImageFiles(paths, names, "CelebA", size, channels, resizing=True, crop="center")
+    files = [PictureFile(path, name) for path, name in zip(paths, names, strict=True)]
+    return ImageFiles(files, "CelebA", size, channels, resizing=True, crop="center")

@@ -20,7 +20,7 @@ from nid_jax.data import images
 from nid_jax.data.builtin import load_photographs
 from nid_jax.data.collection import ArrayCollection, Collection, position
 from nid_jax.data.folder import find_images, open_files
-from nid_jax.data.splitting import configured_size, shaped
+from nid_jax.data.splitting import configured_range, configured_size, shaped
 from nid_jax.data.video_files import read_frames
 
 DEFAULT_CLIP_SIZE = (96, 128)
@@ -63,7 +63,9 @@ def open_video(config: ConfigDict, split: str, seed: int) -> Collection:
         raise ValueError(f"data.root={config.root!r}: is neither a folder of frames nor a file")
     frames, numbers = _chosen(read_frames(root), config, root)
     names = [f"frame_{number:05d}" for number in numbers]
-    return shaped(ArrayCollection(np.stack(frames), names, root.name), config)
+    values = np.stack(frames)
+    scale = configured_range(config) or images.guessed_range(values, str(root))
+    return shaped(ArrayCollection(values, names, root.name, scale), config)
 
 
 def _natural(path):

@@ -34,7 +34,8 @@ _WHITE_IS_ZERO, _PALETTE = 0, 3
 def read_frames(path: Path) -> Iterable[Num[np.ndarray, "H W C"]]:
     """The frames of a file as they are stored, read as they are asked for.
 
-    uint8, uint16 or floats in [0, 1]; C = 1 or 3; what is transparent lies on white.
+    In the type of the file, what `images.guessed_range` takes; C = 1 or 3; what is transparent lies
+    on white.
     GIF, WebP and APNG: the pictures stored, however long each is shown. TIFF: the pages, or an
     ImageJ or OME stack's axis T. .npy, or .npz of one array: [T, H, W] or [T, H, W, C], C at most
     4. Anything else: the first video stream that ffmpeg finds, turned as the file says, in colour.
@@ -86,7 +87,8 @@ def on_white(frame: Num[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W K"]:
 
 def _laid_on_white(frames, path) -> Iterator[np.ndarray]:
     for number, frame in enumerate(frames):
-        images.check_unit(frame, f"{path}, frame {number}")
+        if frame.dtype.name not in images.FULL_SCALE:
+            images.check_finite(frame, f"{path}, frame {number}")
         yield on_white(frame * np.uint8(255) if frame.dtype == bool else frame)
 
 

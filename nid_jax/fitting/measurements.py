@@ -46,15 +46,7 @@ def as_array(values: Any, argument: str) -> Any:
     """
     if isinstance(values, jax.Array | np.ndarray):
         return values
-    allowed = "an array of numbers, rows all of one length"
-    try:
-        found = np.asarray(values)
-    except (ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ArgumentError(argument, type(values).__name__, f"{allowed} ({reason})") from error
-    if found.dtype == object:
-        raise ArgumentError(argument, type(values).__name__, allowed)
-    return found
+    return checks.as_array(argument, values, "an array of numbers, rows all of one length")
 
 
 def as_floats(values: Any, argument: str) -> Float[Array, "..."]:

@@ -7,14 +7,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from nid_jax import data, errors
 from nid_jax.coding import grid_operator, operators
 from nid_jax.notices import say
-from nid_jax.tasks import image, showing
-from nid_jax.tasks.task import Extras, Measured, Task
+from nid_jax.tasks import image
+from nid_jax.tasks.task import Measured, Task
 
 # A relative residual from which one is asked what the measurements are of. Of sinograms of 32
 # pixels right geometries leave 0.08, angles read as of another range or unit 0.25 and 0.27, an axis
@@ -31,7 +30,9 @@ def build(config: ConfigDict) -> Task:
         measure=lambda collection: measured(collection, config),
         layout=layout,
         advice=advice,
-        extras=functools.partial(extras, config=config),
+        extras=functools.partial(
+            image.extras, config=config, views=lambda collection: views_of(collection, config)
+        ),
     )
 
 
@@ -228,21 +229,8 @@ def advice(collection: Any, unexplained: float) -> str:
     )
 
 
-def extras(
-    collection: Any,
-    measured: Measured,
-    fit: Any,
-    reconstruction: Float[np.ndarray, "N H W C"],
-    truth: Float[np.ndarray, "N H W C"] | None,
-    config: ConfigDict,
-) -> Extras:
-    """What is shown of a fit: sinograms, what they give without a dictionary, and what is left."""
-    count, unit = showing.shown_of(config, reconstruction), truth is not None
-    if not count:
-        return Extras(unit=unit)
-    measured_only = isinstance(collection, Sinograms | Projected)
-    views = collection.shape[0] if measured_only else config.fit.num_views
-    before, after, shares = showing.measurements(fit, measured, count, views)
-    some = None if truth is None else truth[:count]
-    rows = showing.compared(reconstruction[:count], some, shares, unit)
-    return Extras(panels=(*before, *rows, *showing.unsure(fit, count), *after), unit=unit)
+def views_of(collection: Any, config: ConfigDict) -> int:
+    """How many views a fit is given of every signal."""
+    if isinstance(collection, Sinograms | Projected):
+        return collection.shape[0]
+    return config.fit.num_views

@@ -6,6 +6,7 @@ the truth, with noise on request (config.data.noise).
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -141,8 +142,12 @@ def extras(
     reconstruction: Float[np.ndarray, "N *whole C"],
     truth: Float[np.ndarray, "N *whole C"] | None,
     config: ConfigDict,
+    views: Callable[[Any], int] | None = None,
 ) -> Extras:
-    """What is shown of a fit: measurements where an operator made them, truth, reconstruction."""
+    """What is shown of a fit: measurements where an operator made them, truth, reconstruction.
+
+    views: collection -> views of beams; None: those of config.operator.
+    """
     # What was not made of pictures here has a scale of its own.
     count, unit = showing.shown_of(config, reconstruction), truth is not None
     if not count:
@@ -154,8 +159,9 @@ def extras(
     # Patches are measured apart, and shown as the whole that they make.
     if len(fit) == len(reconstruction):
         deviation = showing.unsure(fit, count)
-        if config.operator.kind != "sample":
-            before, after, shares = showing.measurements(fit, measured, count, _views(config))
+        if not measured.whole:
+            seen = views(collection) if views else _views(config)
+            before, after, shares = showing.measurements(fit, measured, count, seen)
     some = None if truth is None else truth[:count]
     rows = showing.compared(reconstruction[:count], some, shares, unit)
     return Extras(panels=(*before, *rows, *deviation, *after), unit=unit)

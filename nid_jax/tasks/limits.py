@@ -59,7 +59,8 @@ def settled(
     shape = _fit_shapes(limits, sizes[0]) if sizes else None
     copies = pieces = None
     if shape:
-        _fit_grid(limits, shape)
+        together = limits.config.data.get("time") == "coordinate"
+        _fit_grid(limits, (sizes[0].count, *shape) if together else shape)
         pieces = _pieces(limits.config, shape)
     if there.learned is not None:
         copies = _copies(limits.config) * (pieces or 1)

@@ -8,19 +8,9 @@ import pytest
 from PIL import Image, features
 
 from nid_jax.data import picturefiles
+from tests.data.tiffs import UPRIGHT
 
 GENERATOR = np.random.default_rng(0)
-# Stored pixels -> upright ones, by the table of EXIF 2.3.
-UPRIGHT = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, -1)[::-1],
-    8: lambda a: np.rot90(a, 1),
-}
 
 
 def png(values, bits=16, transparent=None, exif=None, late=False):

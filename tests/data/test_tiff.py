@@ -8,21 +8,10 @@ from PIL import Image
 
 from nid_jax.data import picturefiles, tiff
 from nid_jax.notices import Notice
-from tests.data.tiffs import write_tiff
+from tests.data.tiffs import UPRIGHT, write_tiff
 
 GENERATOR = np.random.default_rng(0)
 KINDS = {np.uint8: 255, np.uint16: 65535, np.float32: 1, np.float64: 1, np.float16: 1}
-# What orientation makes of stored pixels, by the table of TIFF 6.0: where row 0 and column 0 are.
-UPRIGHT = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, -1)[::-1],
-    8: lambda a: np.rot90(a, 1),
-}
 
 
 def stored(kind, samples, size=(13, 17)):

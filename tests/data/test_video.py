@@ -1,5 +1,6 @@
 """Videos: folders in natural order, files, what is refused; the built-in clip and its truth."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -362,7 +363,7 @@ def test_arrays_are_videos(tmp_path, config):
     [
         ({"a": np.zeros((3, 4, 5)), "b": np.zeros(2)}, r"holds the arrays \['a', 'b'\]; allowed"),
         ({"a": np.zeros((3, 3, 8, 9))}, r"frames of shape \[3, 3, 8, 9\]; allowed: \[T, H, W\]"),
-        ({"a": np.full((3, 8, 9), 200.0)}, r"frame 0: floating-point values from 200 to 200"),
+        ({"a": np.full((3, 8, 9), -300.0)}, r"values from -300 to -300 of type float64; allowed"),
         ({"a": np.full((3, 8, 9), np.nan)}, r"frame 0: 72 of 72 values are NaN"),
     ],
 )
@@ -528,3 +529,17 @@ def test_too_many_objects(config, monkeypatch):
         ValueError, match=r"data\.clip\.objects=9: so many cover .*5% of the frames"
     ):
         open_clip(config(size=(12, 16), clip={"objects": 9}), "train", 0)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "asked"), [(0, 255, ()), (-1, 1, ()), (0, 1000, (0, 1000))]
+)
+def test_arrays_of_another_range_are_scaled(tmp_path, config, low, high, asked):
+    unit = np.random.default_rng(0).random((3, 6, 7)).astype(np.float32)
+    unit.flat[:2] = 0, 1
+    np.save(tmp_path / "a.npy", unit * (high - low) + low)
+    settings = config(name="video", root=tmp_path / "a.npy", range=asked)
+    said = contextlib.nullcontext() if asked else pytest.warns(Notice, match="taken as from")
+    with said:
+        frames = open_video(settings, "train", 0)
+    np.testing.assert_allclose(to_array(frames)[..., 0], unit, atol=1e-6)

@@ -5,6 +5,18 @@ import zlib
 
 import numpy as np
 
+# Stored pixels -> upright ones, by the tables of TIFF 6.0 and EXIF 2.3.
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, -1)[::-1],
+    8: lambda a: np.rot90(a, 1),
+}
+
 
 def lzw(content):
     """LZW as TIFF has it, without ever using its table: codes of 9 bits, cleared in time."""

@@ -94,3 +94,15 @@ def test_inpainting(tmp_path, smoke):
     # Nothing is told of a hole that is unknown.
     assert not any(rows["told"] for rows in results["block, place unknown"].values())
     assert all(rows["told"] for rows in results["10%"].values())
+
+
+@pytest.mark.slow
+def test_own_inputs(tmp_path, smoke):
+    smoke("own_inputs", tmp_path)
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert len(found["rows"]) == 4
+    assert (
+        found["patches_per_second"]["decoded once"]
+        > found["patches_per_second"]["decoded at each access"]
+    )
+    assert (tmp_path / "table.md").read_text().count("nid_jax --config=") == 4
