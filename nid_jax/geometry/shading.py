@@ -104,6 +104,8 @@ _TURNS = {
 
 def upright(mesh: trimesh.Trimesh, up: str) -> trimesh.Trimesh:
     """A mesh whose axis `up` (x, y or z) points up, turned so that the second does."""
+    if not len(mesh.vertices):
+        return mesh
     turn = np.array(_TURNS[up], float)
     return trimesh.Trimesh(
         np.asarray(mesh.vertices) @ turn.T,

@@ -130,3 +130,17 @@ def test_upright_meshes_have_their_axis_up_and_are_not_mirrored(up):
         (found.vertex_normals * (found.vertices - [0, 3, 0])).sum(1),
         (post.vertex_normals * (post.vertices - 3 * np.eye(3)[axis])).sum(1),
     )
+
+
+@pytest.mark.parametrize("up", "xyz")
+def test_upright_turns_the_axis_up_and_leaves_nothing_as_it_is(up):
+    tip = np.eye(3)["xyz".index(up)]
+    cone = trimesh.creation.cone(0.3, 1.0)  # its tip at z = 1
+    cone.apply_transform(trimesh.geometry.align_vectors([0, 0, 1], tip))
+    turned = shading.upright(cone, up)
+    np.testing.assert_allclose(
+        turned.vertices[turned.vertices[:, 1].argmax()], [0, 1, 0], atol=1e-9
+    )
+    assert turned.volume == pytest.approx(cone.volume)
+    nothing = trimesh.Trimesh(np.zeros((0, 3)), np.zeros((0, 3), int))
+    assert len(shading.upright(nothing, up).vertices) == 0
