@@ -27,7 +27,8 @@ CHOSEN = {
     **{f"prior.{name}": ("fitting", ("video",)) for name in ("lam", "shrinkage")},
     **{f"data.{name}": ("data", (*PICTURES, "sdf")) for name in ("root", "test_fraction")},
     **{
-        f"data.{name}": ("data", PICTURES) for name in ("crop", "resize", "gray", "layout", "range")
+        f"data.{name}": ("data", PICTURES)
+        for name in ("crop", "resize", "gray", "layout", "range", "decoded_gib")
     },
     "data.augment.max_shift": ("data", STILL),
     "data.patch.overlap": ("data", ("image", "mri")),

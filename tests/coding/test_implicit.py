@@ -246,7 +246,8 @@ def test_codes_on_a_support_have_it(kind, name, weighted):
 )
 def test_codes_under_a_prior_have_it(with_bias, kind, name, weighted):
     graphdef, theta, rng = problem(kind, name, weighted)
-    compare(graphdef, theta, rng, known=make_prior(rng, with_bias), noise=0.5)
+    # A few roundings of float32 more, through the prior's own factor.
+    compare(graphdef, theta, rng, 2e-6, known=make_prior(rng, with_bias), noise=0.5)
 
 
 @pytest.mark.slow

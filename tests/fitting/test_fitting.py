@@ -95,7 +95,8 @@ def test_ones_own_pictures_of_another_size(call, options, trained, tmp_path):
     with Image.open(view / "0002_p2.png") as picture:
         assert picture.size == (60, 93)
     # Two fits lie side by side, and the second leaves the first as it was.
-    succeed(call(*mine, "--mode=fit", "--config.fit.name=fewer", "--config.fit.num_signals=1"))
+    fewer = ("--config.fit.name=fewer", "--config.fit.num_signals=1", "--config.fit.batch_size=1")
+    succeed(call(*mine, "--mode=fit", *fewer))
     assert read(workdir, "mine")[1].tobytes() == codes.tobytes()
     assert read(workdir, "fewer")[3] == ["p0.png"]
     np.testing.assert_allclose(read(workdir, "fewer")[1], codes[:1], rtol=1e-3, atol=1e-3)

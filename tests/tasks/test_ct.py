@@ -255,7 +255,7 @@ def test_what_a_fit_leaves_is_printed_and_asked_about(call, trained, tmp_path):
         found[name] = metrics["relative_residual"]
         asked = "unexplained (relative residual): are they transposed" in result.err
         assert asked == (found[name] > 0.2)
-        assert "rel. residual" in result.out
+        assert "Residual" in result.out
         # Of the codes and of what was refined on the grid, together.
         fit = nid_jax.load(workdir).load_fit(workdir / f"fits/{name}/codes.npz")
         operator = operators.parallel_beam((16, 16), degrees, convention="skimage")

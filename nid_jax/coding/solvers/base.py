@@ -85,8 +85,10 @@ class Solver:
         self._check_read(problem)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if np.ndim(value) != 1:
+                continue
             count = len(getattr(problem, self.reads))
-            if np.ndim(value) == 1 and len(value) != count:
+            if len(value) != count:
                 allowed = f"a number, or one for each of the {count} signals solved at once"
                 raise ArgumentError(field.name, f"an array {list(np.shape(value))}", allowed)
         if self.uses_router:
