@@ -7,14 +7,16 @@ def dictionary():
         # shared: one trunk with E heads; independent: E small networks
         "kind": "shared",
         "num_experts": 256,
-        # linear layers, output included
+        # linear layers, output included; 1: shared heads on the embedding, without a trunk
         "num_layers": 4,
         "width": 512,
         # sine or relu
         "activation": "relu",
         "omega0": 30.0,
+        # shared: heads read the embedding beside the trunk
+        "skip": False,
         "embedding": {
-            # identity, positional, fourier, rbf or kernel
+            # identity, positional, fourier, rbf, kernel, cosine or spline
             "kind": "fourier",
             "size": 256,
             "scale": 5.0,
@@ -25,6 +27,12 @@ def dictionary():
             "shape": 0.0,
             "num_centres": 64,
             "sigma": 4.0,
+            # cosine, spline: functions along each axis, () is as many as the grid has samples;
+            # cosine: box or ball, the frequencies that are kept
+            "counts": (),
+            "band": "box",
+            # spline: degree of the pieces
+            "degree": 3,
         },
     }
 

@@ -28,7 +28,7 @@ def equations(dictionary, points, signals):
     """
     experts, channels = dictionary.num_experts, dictionary.channels
     if dictionary.kind == "shared":
-        width = dictionary.width
+        width = dictionary.num_features
         shared = points * network(dictionary.sizes) + 2 * points * width**2
         shared += 2 * channels * (experts * width**2 + experts**2 * width)
         own = 2 * channels * width * (points + experts)
@@ -61,7 +61,7 @@ def solve(solver, experts, signals, top_k=0, steps=0):
 def gradient_on_pixels(dictionary, points, signals, steps):
     """Codes folded into the heads, all points rendered, and the gradient of that."""
     trunk = points * network(dictionary.sizes) / signals
-    fold = 2 * dictionary.width * dictionary.channels * (dictionary.num_experts + points)
+    fold = 2 * dictionary.num_features * dictionary.channels * (dictionary.num_experts + points)
     return steps * (trunk + 3 * fold)
 
 

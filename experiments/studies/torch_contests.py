@@ -175,13 +175,13 @@ def train_contest(size, activation, sparse):
 
 def trunk_step(model, points):
     """Forward and backward pass of the trunk alone: the call of a compiled function."""
-    pull = jnp.ones((len(points), model.dictionary.width), jnp.float32)
+    pull = jnp.ones((len(points), model.dictionary.num_features), jnp.float32)
 
     def gradients(dictionary, pull):
         graphdef, params, rest = nnx.split(dictionary, nnx.Param, ...)
 
         def features(params):
-            return nnx.merge(graphdef, params, rest, copy=True).trunk(points)
+            return nnx.merge(graphdef, params, rest, copy=True).features(points)
 
         return jax.vjp(features, params)[1](pull)
 
@@ -208,7 +208,7 @@ def train_parts(model, points, batch, theirs):
     return {
         ("Fourier features", "ours"): features,
         ("Fourier features", "folded"): alone(lambda: peer.embed(at)),
-        ("trunk", "ours"): ours(lambda m: m.dictionary.trunk(points)),
+        ("trunk", "ours"): ours(lambda m: m.dictionary.features(points)),
         ("trunk", "folded"): alone(lambda: peer.trunk(at)),
         ("codes and heads", "ours"): ours(loss),
         ("codes and heads", "folded"): alone(theirs.loss),
@@ -257,7 +257,7 @@ def trunk_render(dictionary, gates, points):
     """Features of all points in the chunks of a render, each left where it is."""
     graphdef, state = nnx.split(dictionary)
     chunk = min(rendering.points_at_once(dictionary, gates), len(points))
-    program = jax.jit(lambda state, x: nnx.merge(graphdef, state, copy=True).trunk(x))
+    program = jax.jit(lambda state, x: nnx.merge(graphdef, state, copy=True).features(x))
 
     def call():
         return [program(state, piece) for piece in numerics.cut(points, chunk)][-1]

@@ -4,9 +4,10 @@ With the dictionary fixed, measurements are linear in code and bias: y = (A B) a
 constant's response A 1 (all ones where the operator samples) is projected out of atoms and
 measurements, which eliminates the bias; what is left is quadratic in the code alone.
 
-A shared trunk's atoms are E combinations of H features, so the products over points may be those
-of the features, [H, H], with the heads applied once at the end: cheaper for many points. Products
-of the atoms themselves are cheaper for few. Either way the basis [P, E, C] never exists as a whole.
+The atoms of a shared dictionary are E combinations of F features, so the products over points may
+be those of the features, [F, F], with the heads applied once at the end: cheaper for many points.
+Products of the atoms themselves are cheaper for few. Either way the basis [P, E, C] never exists as
+a whole.
 """
 
 import functools
@@ -256,15 +257,15 @@ def through_trunk(dictionary, count):
     """Whether products of trunk features cost less than those of atoms, for M measurements."""
     if not is_shared(dictionary):
         return False
-    width, experts = dictionary.width, dictionary.num_experts
+    width, experts = dictionary.num_features, dictionary.num_experts
     heads = dictionary.channels * experts * width * (width + experts)
     return count * width**2 + heads < count * dictionary.channels * experts**2
 
 
 def features(dictionary, x, trunk):
-    """What products are summed over. x [P, D] -> [P, 1, H] of a shared trunk, else [P, C, E]."""
+    """What products are summed over. x [P, D] -> [P, 1, F] of a shared trunk, else [P, C, E]."""
     if trunk:
-        return dictionary.trunk(x)[:, None, :]
+        return dictionary.features(x)[:, None, :]
     return dictionary.basis(x).swapaxes(1, 2)
 
 
@@ -303,6 +304,12 @@ def measured_features(dictionary, operator, chunk, trunk=None):
     return (points, factors), measure
 
 
+def numbers_per_point(dictionary, trunk=None):
+    """Numbers of `features` at one point; None: of the trunk where there is one."""
+    trunk = is_shared(dictionary) if trunk is None else trunk
+    return dictionary.num_features if trunk else dictionary.num_experts * dictionary.channels
+
+
 def measured_atoms(dictionary, values, constant):
     """Atoms [m, E, C] from what `measured_features` gives: features [m, A, F] and constant [m]."""
     if not is_shared(dictionary):
@@ -314,7 +321,7 @@ def measured_atoms(dictionary, values, constant):
 def _chunk_size(dictionary, operator, trunk, signals, chunk):
     """Measurements of a chunk, where the caller leaves it open."""
     if chunk == 0:
-        numbers = dictionary.width if trunk else dictionary.num_experts * dictionary.channels
+        numbers = numbers_per_point(dictionary, trunk)
         numbers *= max(operator.run_length or 1, signals)
         chunk = max(16, _CHUNK_NUMBERS // numbers)
     return numerics.even_size(operator.num_measurements, chunk)

@@ -413,9 +413,7 @@ def _sum(graphdef, theta, add):
     """
     dictionary, operator = nnx.merge(graphdef, theta.state), theta.operator
     signals, count, channels = theta.measurements.shape
-    numbers = (operator.run_length or 1) * max(
-        dictionary.width, 0 if gram.is_shared(dictionary) else dictionary.num_experts * channels
-    )
+    numbers = (operator.run_length or 1) * gram.numbers_per_point(dictionary)
     size = max(16, _CHUNK_NUMBERS // (numbers + 3 * signals * channels))
     size = numerics.even_size(count, size)
     pieces, measure = gram.measured_features(dictionary, operator, size)

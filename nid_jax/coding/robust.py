@@ -231,7 +231,7 @@ class _Model:
         if self.trunk:
             self.atom_mean = self.atom_mean - self.head_bias
         self.bias_weight = jnp.broadcast_to(equations.bias_weight, (signals,))
-        wide = dictionary.width if self.trunk else dictionary.num_experts * self.channels
+        wide = gram.numbers_per_point(dictionary)
         whole = count * wide <= _CACHED_NUMBERS
         size = chunk or max(16, 2**24 // max(wide * (operator.run_length or 1), 1))
         size = numerics.even_size(count, size)

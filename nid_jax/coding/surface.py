@@ -140,7 +140,7 @@ def _coordinates(dictionary, prior):
     """Coordinates in which the prior is isotropic; without a prior the coefficients themselves.
 
     Directions of the code that do not change f are left at the prior's mean, which is where the
-    most probable code has them: at most H + 1 coordinates of a trunk of width H.
+    most probable code has them: at most F + 1 coordinates where atoms are heads of F features.
     """
     experts = dictionary.num_experts
     mean, root = np.zeros(experts + 1), np.eye(experts + 1)
@@ -152,7 +152,7 @@ def _coordinates(dictionary, prior):
         root[:size, :size] = np.linalg.cholesky(factor @ factor.T + np.diag(diagonal))
     heads = np.eye(experts + 1)
     if gram.is_shared(dictionary):
-        heads = np.zeros((dictionary.width + 1, experts + 1))
+        heads = np.zeros((dictionary.num_features + 1, experts + 1))
         heads[:, :experts] = np.asarray(dictionary.heads())[..., 0]
         heads[-1, -1] = 1
         if len(heads) < len(root):
@@ -164,7 +164,7 @@ def _coordinates(dictionary, prior):
 
 def _features(dictionary, x):
     """What f is linear in: a trunk's features or the atoms, and 1. x [P, D] -> [P, F]."""
-    values = dictionary.trunk(x) if gram.is_shared(dictionary) else dictionary.basis(x)[..., 0]
+    values = dictionary.features(x) if gram.is_shared(dictionary) else dictionary.basis(x)[..., 0]
     return jnp.concatenate([values, jnp.ones((len(x), 1), values.dtype)], 1)
 
 

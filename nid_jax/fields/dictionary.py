@@ -93,6 +93,7 @@ class Dictionary(nnx.Module):
 
     kind: str
     orders: tuple[str, ...]
+    least_layers = 2
 
     def __init__(
         self,
@@ -111,6 +112,8 @@ class Dictionary(nnx.Module):
         """
         if num_experts < 1:
             raise ArgumentError("num_experts", num_experts, "1 or more")
+        if layers.num_layers < self.least_layers:
+            raise ArgumentError("num_layers", layers.num_layers, f"{self.least_layers} or more")
         self.embedding, self.dims = embedding, embedding.dims
         self.num_experts, self.channels = num_experts, channels
         self.width, self.activation = layers.width, layers.activation
@@ -217,46 +220,71 @@ class Dictionary(nnx.Module):
 
 
 class SharedDictionary(Dictionary):
-    """One trunk h(x) in R^H and E linear heads: expert_e(x) = h(x) W[:, e] + b[e].
+    """F features h(x) that all experts share and E linear heads: expert_e(x) = h(x) W[:, e] + b[e].
 
-    Its atoms span at most C (H + 1) dimensions, whatever E is. Heads: kernel [H, C, E], bias
-    [E, C]. Codes are folded over the last axis of the kernel: over an inner one every step would
-    transpose the whole kernel, and its gradient again.
+    The features are the outputs of a trunk of `num_layers - 1` layers, H, and with `skip` the
+    embedding beside them; of one layer, the heads alone, they are the embedding. Atoms span at most
+    C (F + 1) dimensions, whatever E is. Heads: kernel [F, C, E], bias [E, C]. Codes are folded over
+    the last axis of the kernel: over an inner one every step would transpose the whole kernel, and
+    its gradient again.
     """
 
     kind = "shared"
     orders = ("evaluate", "fold")
+    least_layers = 1
+
+    def __init__(
+        self,
+        embedding: Embedding,
+        num_experts: int,
+        channels: int,
+        layers: Layers,
+        skip: bool = False,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        """As `Dictionary`. skip: whether the heads read the embedding beside the trunk."""
+        self.skip = bool(skip) and layers.num_layers > 1
+        super().__init__(embedding, num_experts, channels, layers, rngs=rngs)
+
+    @property
+    def num_features(self) -> int:
+        """F, what the heads read."""
+        return self.sizes[-1] + (self.sizes[0] if self.skip else 0)
 
     def _make(self, rngs: nnx.Rngs) -> None:
         num_experts, channels = self.num_experts, self.channels
-        sizes = (*self.sizes, num_experts * channels)
-        drawn = experts.init_layers(rngs.params(), sizes, self.activation, self.omega0)
+        key, width = rngs.params(), num_experts * channels
+        drawn = experts.init_layers(key, (*self.sizes, width), self.activation, self.omega0)
         self.kernels = nnx.List([Kernel(kernel) for kernel, _ in drawn[:-1]])
         self.biases = nnx.List([Basis(bias) for _, bias in drawn[:-1]])
         kernel, bias = drawn[-1]
-        head_kernel = kernel.reshape(self.width, num_experts, channels).swapaxes(1, 2)
+        if self.skip:
+            sizes = (self.num_features, width)
+            ((kernel, bias),) = experts.init_layers(key, sizes, self.activation, self.omega0)
+        head_kernel = kernel.reshape(self.num_features, num_experts, channels).swapaxes(1, 2)
         self.head_kernel = Basis(head_kernel, axes=(None, None, "expert"))
         self.head_bias = Basis(bias.reshape(num_experts, channels), axes=("expert", None))
 
-    def trunk(self, x: Float[Array, "P D"]) -> Float[Array, "P H"]:
-        """The features that all experts share. x [P, D] -> [P, H]."""
+    def features(self, x: Float[Array, "P D"]) -> Float[Array, "P F"]:
+        """What all experts share. x [P, D] -> [P, F], the trunk's first."""
         layers = [(k[...], b[...]) for k, b in zip(self.kernels, self.biases, strict=True)]
-        return experts.apply_layers(
-            layers, self.embedding(x), self.activation, self.omega0, final=False
-        )
+        embedded = self.embedding(x)
+        trunk = experts.apply_layers(layers, embedded, self.activation, self.omega0, final=False)
+        return jnp.concatenate([trunk, embedded], -1) if self.skip else trunk
 
-    def heads(self) -> Float[Array, "H+1 E C"]:
-        """Kernel and bias of the heads as one matrix [H + 1, E, C]; the bias is the last row."""
+    def heads(self) -> Float[Array, "F+1 E C"]:
+        """Kernel and bias of the heads as one matrix [F + 1, E, C]; the bias is the last row."""
         kernel = self.head_kernel[...].swapaxes(1, 2)
         return jnp.concatenate([kernel, self.head_bias[...][None]], 0)
 
     def basis(self, x: Float[Array, "P D"]) -> Float[Array, "P E C"]:
         kernel, bias = self.head_kernel[...], self.head_bias[...]
-        return numerics.einsum("ph,hce->pec", self.trunk(x), kernel) + bias
+        return numerics.einsum("ph,hce->pec", self.features(x), kernel) + bias
 
     def basis_of(self, x: Float[Array, "P D"], indices: Int[Array, " K"]) -> Float[Array, "P K C"]:
         kernel, bias = self.head_kernel[...][..., indices], self.head_bias[...][indices]
-        return numerics.einsum("ph,hck->pkc", self.trunk(x), kernel) + bias
+        return numerics.einsum("ph,hck->pkc", self.features(x), kernel) + bias
 
     def refit(
         self,
@@ -266,43 +294,43 @@ class SharedDictionary(Dictionary):
         key: Key[Array, ""],
     ) -> None:
         size = jnp.sqrt(jnp.square(self.basis(x)).mean())
-        heads = _last_layer(self.trunk(x), jnp.moveaxis(targets, 0, 1), size)
+        heads = _last_layer(self.features(x), jnp.moveaxis(targets, 0, 1), size)
         kernel = heads[:-1].swapaxes(1, 2)
         self.head_kernel[...] = self.head_kernel[...].at[..., indices].set(kernel)
         self.head_bias[...] = self.head_bias[...].at[indices].set(heads[-1])
 
-    def folded_heads(self, gates: Gates) -> tuple[Float[Array, "S H C"], Float[Array, "S C"]]:
-        """The codes folded into the heads: one kernel [S, H, C] and bias [S, C] per signal."""
+    def folded_heads(self, gates: Gates) -> tuple[Float[Array, "S F C"], Float[Array, "S C"]]:
+        """The codes folded into the heads: one kernel [S, F, C] and bias [S, C] per signal."""
         kernel, bias = self._folded(gates.values)
         return jnp.moveaxis(kernel, 2, 0), bias + gates.bias
 
     def _folded(
         self, codes: Float[Array, "S E"]
-    ) -> tuple[Float[Array, "H C S"], Float[Array, "S C"]]:
-        """Codes [S, E] folded into the heads: kernel [H, C, S], bias [S, C]."""
+    ) -> tuple[Float[Array, "F C S"], Float[Array, "S C"]]:
+        """Codes [S, E] folded into the heads: kernel [F, C, S], bias [S, C]."""
         kernel = numerics.einsum("hce,se->hcs", self.head_kernel[...], codes)
         return kernel, numerics.einsum("se,ec->sc", codes, self.head_bias[...])
 
     def _chunk(self) -> int:
-        return _points_at_a_time(max(self.width, self.num_experts * self.channels))
+        return _points_at_a_time(max(self.num_features, self.num_experts * self.channels))
 
     def cost(self, order: str, points: int, signals: int, active: int) -> int:
-        width, num_experts, channels = self.width, self.num_experts, self.channels
+        width, num_experts, channels = self.num_features, self.num_experts, self.channels
         if order == "fold":
             return 2 * signals * width * channels * (num_experts + points)
         return 2 * points * num_experts * channels * (width + signals)
 
     def _fold(self, x: Float[Array, "P D"], gates: Gates) -> Float[Array, "S P C"]:
-        return self._mix(self.trunk(x), gates.values)
+        return self._mix(self.features(x), gates.values)
 
     def combine_features(
-        self, features: Float[Array, "P H"], gates: Gates
+        self, features: Float[Array, "P F"], gates: Gates
     ) -> Float[Array, "S P C"]:
-        """`combine` at points whose features [P, H] are known. -> [S, P, C]."""
+        """`combine` at points whose features [P, F] are known. -> [S, P, C]."""
         return self._mix(features, gates.values) + gates.bias[:, None, :]
 
     def _mix(
-        self, features: Float[Array, "P H"], codes: Float[Array, "S E"]
+        self, features: Float[Array, "P F"], codes: Float[Array, "S E"]
     ) -> Float[Array, "S P C"]:
         # The product with the dense codes, zeros included: one matrix product is faster than
         # gathering K columns per signal unless K is below about E / 100.
@@ -416,11 +444,14 @@ def build_dictionary(
 ) -> Dictionary:
     """The dictionary that `config.dictionary` describes.
 
-    config: kind, num_experts, num_layers, width, activation, omega0, embedding. dims D and
+    config: kind, num_experts, num_layers, width, activation, omega0, skip, embedding. dims D and
     grid_shape belong to the signals. Raises ValueError naming the key that is wrong and what is
     allowed.
     """
-    kinds = {"independent": IndependentDictionary, "shared": SharedDictionary}
+    kinds: dict[str, Callable[..., Dictionary]] = {
+        "independent": IndependentDictionary,
+        "shared": functools.partial(SharedDictionary, skip=config.get("skip", False)),
+    }
     with errors.named("dictionary"):
         if config.kind not in kinds:
             raise ArgumentError("kind", config.kind, ", ".join(kinds))

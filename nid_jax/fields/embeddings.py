@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from nid_jax import numerics
@@ -21,6 +21,9 @@ from nid_jax.fields.variables import Basis, Constant
 
 MAX_OCTAVES = 24
 """float32 coordinates have no finer digits."""
+MAX_DEGREE = 7
+"""Splines of a higher one are Gaussians to within float32's use of them."""
+BANDS = ("box", "ball")
 
 
 class Embedding(nnx.Module):
@@ -209,6 +212,141 @@ class RBF(Embedding):
         return jnp.exp(-(jnp.clip(exponent, -12.0, 12.0) ** 2))
 
 
+class CosineLattice(Embedding):
+    """Products of cosines, band-limited: prod_j cos(pi k_j (x_j + 1) / 2) for k on a lattice.
+
+    On a grid with its ends at +-1 these are the rows of a discrete cosine transform of type I
+    (Ahmed, Natarajan & Rao 1974, for type II), in raster order of k, without the constant.
+
+    Args:
+      counts: frequencies along each of the D axes, k_j = 0 to counts[j] - 1.
+      band: 'box' keeps all of them, 'ball' those with sum_j (k_j / counts[j])^2 < 1.
+
+    Raises:
+      ValueError: no frequency but the constant's, or another band.
+    """
+
+    def __init__(self, counts: Sequence[int], band: str = "box"):
+        counts = _checked_counts(counts, 1)
+        if band not in BANDS:
+            allowed = ", ".join(BANDS)
+            raise ValueError(f"dictionary.embedding.band={band!r}; allowed: {allowed}")
+        lattice = np.stack(np.meshgrid(*map(np.arange, counts), indexing="ij"), -1)
+        lattice = lattice.reshape(-1, len(counts))
+        kept = lattice.any(-1)
+        if band == "ball":
+            kept &= np.square(lattice / np.array(counts)).sum(-1) < 1
+        if not kept.any():
+            raise ValueError(
+                f"dictionary.embedding.counts={counts} leaves the constant alone; allowed: more"
+            )
+        self.counts, self.dims = counts, len(counts)
+        # All of a box but its first corner needs no list of places.
+        self.places = None if band == "box" else tuple(np.flatnonzero(kept).tolist())
+        self.size = int(kept.sum())
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
+        """x [..., D] -> [..., F]."""
+        x = jnp.asarray(x)
+        waves = []
+        for axis, count in enumerate(self.counts):
+            # Half turns up to the Nyquist frequency: few enough for float32 as they are.
+            turns = (x[..., axis, None] + 1) * (0.5 * np.arange(count, dtype=np.float32))
+            waves.append(numerics.cos(math.pi * (turns - 2 * jnp.round(turns / 2))))
+        product = _tensor_product(waves)
+        return product[..., 1:] if self.places is None else product[..., np.array(self.places)]
+
+
+class Splines(Embedding):
+    """Products of B-splines of one degree on uniform knots, prod_j b_(i_j)(x_j), in raster order.
+
+    De Boor 1978. They sum to one at every point of [-1, 1]^D and are continued beyond by the
+    polynomials at its ends. Each is zero but on (degree + 1) pieces of every axis.
+
+    Args:
+      counts: splines along each of the D axes, degree + 1 or more.
+      degree: of the polynomial pieces, 0 to MAX_DEGREE.
+
+    Raises:
+      ValueError: fewer splines than that, or another degree.
+    """
+
+    def __init__(self, counts: Sequence[int], degree: int = 3):
+        if not 0 <= degree <= MAX_DEGREE:
+            raise ValueError(f"dictionary.embedding.degree={degree}; allowed: 0 to {MAX_DEGREE}")
+        self.counts = _checked_counts(counts, degree + 1)
+        self.degree, self.dims, self.size = degree, len(self.counts), math.prod(self.counts)
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
+        """x [..., D] -> [..., F]."""
+        x = jnp.asarray(x)
+        columns = []
+        for axis, count in enumerate(self.counts):
+            first, values = self._along(x[..., axis], count)
+            place = first[..., None] + jnp.arange(self.degree + 1)
+            hits = place[..., None] == jnp.arange(count)
+            columns.append(jnp.where(hits, values[..., None], 0).sum(-2))
+        return _tensor_product(columns)
+
+    def local(self, x: Float[Array, "P D"]) -> tuple[Int[Array, "P N"], Float[Array, "P N"]]:
+        """The N = (degree + 1)^D splines that are not zero at each point: places and values.
+
+        x [P, D] -> (int32 [P, N], [P, N]).
+        """
+        x, width = jnp.asarray(x), np.arange(self.degree + 1)
+        places, products = jnp.zeros((len(x), 1), jnp.int32), jnp.ones((len(x), 1), x.dtype)
+        for axis, count in enumerate(self.counts):
+            first, values = self._along(x[:, axis], count)
+            here = first[:, None] + width
+            places = (places[:, :, None] * count + here[:, None, :]).reshape(len(x), -1)
+            products = (products[:, :, None] * values[:, None, :]).reshape(len(x), -1)
+        return places, products
+
+    def _along(self, x, count):
+        """Of one axis: the first spline that is not zero at x [...], and degree + 1 values."""
+        pieces = count - self.degree
+        at = (x + 1) * (0.5 * pieces)
+        first = jnp.clip(jnp.floor(at), 0, pieces - 1)
+        rest = at - first
+        values = [jnp.ones_like(rest)]
+        # The recurrence of de Boor and Cox; uniform knots make it one of whole numbers.
+        for degree in range(1, self.degree + 1):
+            padded = [jnp.zeros_like(rest), *values, jnp.zeros_like(rest)]
+            values = [
+                ((rest + degree - i) * padded[i] + (1 + i - rest) * padded[i + 1]) / degree
+                for i in range(degree + 1)
+            ]
+        return first.astype(jnp.int32), jnp.stack(values, -1)
+
+
+def _tensor_product(columns):
+    """[..., n_j] of every axis -> [..., prod n_j], the last axis fastest."""
+    product = columns[0]
+    for column in columns[1:]:
+        product = (product[..., :, None] * column[..., None, :]).reshape(*product.shape[:-1], -1)
+    return product
+
+
+def _checked_counts(counts, least):
+    counts = tuple(int(count) for count in counts)
+    if not counts or min(counts) < least:
+        raise ValueError(
+            f"dictionary.embedding.counts={counts}; allowed: {least} or more along each axis"
+        )
+    return counts
+
+
+def _counts(config, dims, grid_shape):
+    """Functions along each axis. Raises ValueError where neither config nor grid says them."""
+    counts = tuple(config.counts) or tuple(grid_shape)
+    if len(counts) != dims:
+        raise ValueError(
+            f"dictionary.embedding.counts={tuple(config.counts)}; allowed: {dims} numbers, one for "
+            "each axis of the signals, or () where they lie on a grid"
+        )
+    return counts
+
+
 def _identity(
     config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.Rngs
 ) -> Embedding:
@@ -255,12 +393,22 @@ def _kernel(config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.
     )
 
 
+def _cosine(config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.Rngs) -> Embedding:
+    return CosineLattice(_counts(config, dims, grid_shape), config.band)
+
+
+def _spline(config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.Rngs) -> Embedding:
+    return Splines(_counts(config, dims, grid_shape), config.degree)
+
+
 EMBEDDINGS: dict[str, Callable[[ConfigDict, int, Sequence[int], nnx.Rngs], Embedding]] = {
     "identity": _identity,
     "positional": _positional,
     "fourier": _fourier,
     "rbf": _rbf,
     "kernel": _kernel,
+    "cosine": _cosine,
+    "spline": _spline,
 }
 
 
@@ -272,7 +420,8 @@ def build_embedding(
     Args:
       config: kind, one of EMBEDDINGS, and the keys of every kind: size, scale, num_octaves (0 is
         Nyquist from grid_shape), trainable, kernel, length_scale, shape (0 is the kernel's
-        default), num_centres, sigma. Centres of the RBF are uniform on [-1, 1].
+        default), num_centres, sigma, counts (() is those of grid_shape), band, degree. Centres of
+        the RBF are uniform on [-1, 1].
       dims: D.
       grid_shape: samples per axis of the training signals, () where they lie on no grid.
       rngs: `nnx.Rngs`; random numbers are drawn from its `params` stream.

@@ -25,7 +25,7 @@ Network = Sequence[tuple[Array, Array]]
 class Layers:
     """The shape of an expert, or of the trunk that experts share.
 
-    num_layers: linear layers, the last one included; at least 2. width: H of those between.
+    num_layers: linear layers, the last one included; 1 or more. width: H of those between.
     activation: one of `ACTIVATIONS`; omega0: the factor inside of a sine. Raises ArgumentError for
     other values.
     """
@@ -36,7 +36,7 @@ class Layers:
     omega0: float
 
     def __post_init__(self) -> None:
-        for name, least in (("num_layers", 2), ("width", 1)):
+        for name, least in (("num_layers", 1), ("width", 1)):
             if getattr(self, name) < least:
                 raise ArgumentError(name, getattr(self, name), f"{least} or more")
         check_activation(self.activation)

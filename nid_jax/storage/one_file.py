@@ -202,7 +202,8 @@ def _check_sizes(config: ConfigDict, arrays: dict[str, np.ndarray]) -> None:
     there = {
         "num_experts": experts[0] if experts else 0,
         "num_layers": len(kernels) + shared,
-        "width": (shapes.get("kernels/0") or (0,))[-1],
+        # Heads alone, on the embedding, have no width.
+        **({"width": shapes[kernels[0]][-1]} if kernels else {}),
     }
     for key, found in there.items():
         asked = config.dictionary.get(key)

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import devices, sharding
 from nid_jax.coding.operators import Operator
+from nid_jax.fields.dictionary import Dictionary, SharedDictionary
 from nid_jax.fields.model import (
     Model,
     build_model,
@@ -299,22 +300,24 @@ def _announce(
 ) -> None:
     path = workdir.config if workdir.kept else ""
     lines = monitoring.device_summary(trainer.mesh, trainer.parameters, config_path=path)
-    beyond = _beyond_span(trainer.config.dictionary, trainer.signal_shape[-1])
+    beyond = _beyond_span(trainer.model().dictionary)
     for line in [*lines, *notes, *beyond]:
         progress.message(line)
     headers = ("parameter", "kind", "shape", "numbers")
     logging.info("%s", tables.table(parameter_overview(trainer.model()), headers))
 
 
-def _beyond_span(dictionary: ConfigDict, channels: int) -> list[str]:
-    """What to say of more experts than a trunk of this width can tell apart, if anything."""
-    most = channels * (dictionary.width + 1)
-    if dictionary.kind != "shared" or dictionary.num_experts <= most:
+def _beyond_span(dictionary: Dictionary) -> list[str]:
+    """What to say of more experts than their features can tell apart, if anything."""
+    if not isinstance(dictionary, SharedDictionary):
+        return []
+    most = dictionary.channels * (dictionary.num_features + 1)
+    if dictionary.num_experts <= most:
         return []
     return [
-        f"note        {dictionary.num_experts} experts on a trunk of width {dictionary.width} span "
-        f"{most} dimensions at most; dictionary.width above "
-        f"{-(-dictionary.num_experts // channels) - 1} lifts that"
+        f"note        {dictionary.num_experts} experts on {dictionary.num_features} features span "
+        f"{most} dimensions at most; {-(-dictionary.num_experts // dictionary.channels)} features "
+        "by dictionary.width, dictionary.skip or dictionary.embedding lift that"
     ]
 
 

@@ -351,7 +351,7 @@ def test_span_of_a_trunk_is_bounded_and_of_a_stack_is_not():
 def test_heads_and_folded_heads():
     dictionary = _build("shared", 3)
     x, gates = _points(21), _gates(4, 10, 3, 5)
-    trunk = np.asarray(dictionary.trunk(x), np.float64)
+    trunk = np.asarray(dictionary.features(x), np.float64)
     heads = np.asarray(dictionary.heads(), np.float64)
     assert heads.shape == (13, 10, 3)
     ones = np.concatenate([trunk, np.ones((21, 1))], 1)
@@ -386,7 +386,11 @@ def test_experts_of_a_stack_are_drawn_apart():
     [
         ({"kind": "tied"}, r"dictionary\.kind: 'tied'; allowed: independent, shared"),
         ({"num_experts": 0}, r"dictionary\.num_experts: 0; allowed: 1 or more"),
-        ({"num_layers": 1}, r"dictionary\.num_layers: 1; allowed: 2 or more"),
+        ({"num_layers": 0}, r"dictionary\.num_layers: 0; allowed: 1 or more"),
+        (
+            {"kind": "independent", "num_layers": 1},
+            r"dictionary\.num_layers: 1; allowed: 2 or more",
+        ),
         ({"width": -3}, r"dictionary\.width: -3; allowed: 1 or more"),
         ({"activation": "tanh"}, r"dictionary\.activation: 'tanh'; allowed: sine, relu"),
         ({"embedding": "fourrier"}, r"dictionary\.embedding\.kind.*fourier"),
@@ -432,3 +436,20 @@ def test_a_call_refuses_codes_that_do_not_fit():
         dictionary(x, codes, np.zeros(2, np.float32))
     with pytest.raises(ValueError, match=r"bias: \(3, 2\); allowed: None"):
         dictionary(x, bias=np.zeros((3, 2), np.float32))
+
+
+@pytest.mark.parametrize(("num_layers", "skip"), [(3, True), (1, False), (1, True)])
+def test_heads_read_the_embedding_too(num_layers, skip):
+    dictionary = _build("shared", 2, 2, num_layers=num_layers, skip=skip)
+    x = np.random.default_rng().uniform(-1, 1, (15, 2)).astype(np.float32)
+    embedded = np.asarray(dictionary.embedding(x), np.float64)
+    features = np.asarray(dictionary.features(x), np.float64)
+    width = 12 if num_layers == 3 else 0
+    assert dictionary.num_features == width + embedded.shape[1] == features.shape[1]
+    np.testing.assert_allclose(features[:, width:], embedded, atol=1e-6)
+    full = np.concatenate([features, np.ones((len(x), 1))], 1)
+    expected = np.einsum("pf,fec->pec", full, np.asarray(dictionary.heads(), np.float64))
+    np.testing.assert_allclose(dictionary.basis(x), expected, atol=2e-5)
+    codes = np.random.default_rng().normal(size=(4, 10)).astype(np.float32)
+    rendered = dictionary(x, codes)
+    np.testing.assert_allclose(rendered, np.einsum("se,pec->spc", codes, expected), atol=1e-4)

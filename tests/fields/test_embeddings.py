@@ -8,15 +8,19 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.interpolate import BSpline
 
+from nid_jax.fields.coordinates import grid
 from nid_jax.fields.embeddings import (
     EMBEDDINGS,
     RBF,
+    CosineLattice,
     FourierFeatures,
     GaussianFourier,
     Identity,
     Positional,
     RandomFeatures,
+    Splines,
     build_embedding,
     nyquist_octaves,
 )
@@ -43,6 +47,9 @@ def config(**changes):
         "shape": 0.0,
         "num_centres": 7,
         "sigma": 10.0,
+        "counts": (),
+        "band": "box",
+        "degree": 3,
     }
     return SimpleNamespace(**(values | changes))
 
@@ -226,7 +233,7 @@ def test_identity_returns_the_coordinates():
     ("changes", "message"),
     [
         ({"kind": "positionel"}, r"dictionary\.embedding\.kind='positionel'.*did you mean posit"),
-        ({"kind": "xyz"}, "allowed: identity, positional, fourier, rbf, kernel$"),
+        ({"kind": "xyz"}, "allowed: identity, positional, fourier, rbf, kernel, cosine, spline$"),
         ({"kind": "kernel", "kernel": "gausian"}, r"embedding\.kernel=.*did you mean gaussian"),
         ({"kind": "kernel", "size": 33}, r"embedding\.size must be even"),
         ({"kind": "fourier", "size": 0}, r"embedding\.size must be even"),
@@ -246,3 +253,78 @@ def test_bad_values_name_their_key(changes, message):
 def test_nyquist_without_a_grid_is_refused():
     with pytest.raises(ValueError, match=r"num_octaves=0 \(Nyquist\)"):
         build_embedding(config(kind="positional"), 3, (), nnx.Rngs(0))
+
+
+@few
+@given(seeds, st.lists(st.integers(1, 7), min_size=1, max_size=3), st.sampled_from(["box", "ball"]))
+def test_a_cosine_lattice_is_products_of_cosines_without_the_constant(seed, counts, band):
+    kept = [k for k in np.ndindex(*counts) if any(k)]
+    if band == "ball":
+        kept = [k for k in kept if sum((a / n) ** 2 for a, n in zip(k, counts, strict=True)) < 1]
+    if not kept:
+        with pytest.raises(ValueError, match=r"counts=.* leaves the constant alone"):
+            CosineLattice(counts, band)
+        return
+    x = points(seed, 20, len(counts), reach=1.2)
+    half_turns = (x.astype(np.float64) + 1) / 2
+    expected = [np.cos(np.pi * half_turns * k).prod(-1) for k in kept]
+    lattice = CosineLattice(counts, band)
+    assert lattice.size == len(kept)
+    np.testing.assert_allclose(evaluate(lattice, x), np.stack(expected, -1), atol=4e-6)
+
+
+def test_a_full_cosine_lattice_is_the_discrete_transform_of_its_grid():
+    size = 9
+    matrix = evaluate(CosineLattice((size,)), grid((size,)))
+    weights = np.ones(size)
+    weights[[0, -1]] = 0.5
+    products = np.asarray(matrix).T @ (weights[:, None] * np.asarray(matrix))
+    lengths = np.full(size - 1, (size - 1) / 2)
+    lengths[-1] = size - 1
+    np.testing.assert_allclose(products, np.diag(lengths), atol=1e-5)
+
+
+@few
+@given(seeds, st.integers(0, 4), st.lists(st.integers(0, 4), min_size=1, max_size=3))
+def test_splines_are_those_of_scipy(seed, degree, more):
+    counts = [degree + 1 + extra for extra in more]
+    x = points(seed, 20, len(counts))
+    expected = np.ones((len(x), 1))
+    for axis, count in enumerate(counts):
+        pieces = count - degree
+        knots = (np.arange(count + degree + 1) - degree) * 2 / pieces - 1
+        design = BSpline.design_matrix(x[:, axis].astype(np.float64), knots, degree).toarray()
+        expected = (expected[:, :, None] * design[:, None, :]).reshape(len(x), -1)
+    splines = Splines(counts, degree)
+    dense = evaluate(splines, x)
+    np.testing.assert_allclose(dense, expected, atol=3e-6)
+    places, values = splines.local(x)
+    assert places.shape == values.shape == (len(x), (degree + 1) ** len(counts))
+    scattered = np.zeros_like(dense)
+    np.add.at(scattered, (np.arange(len(x))[:, None], np.asarray(places)), np.asarray(values))
+    np.testing.assert_allclose(scattered, dense, atol=1e-6)
+
+
+def test_splines_go_on_beyond_their_ends_as_polynomials():
+    x = np.linspace(-1.5, 1.5, 31, dtype=np.float32)[:, None]
+    dense = np.asarray(evaluate(Splines((6,), 2), x), np.float64)
+    np.testing.assert_allclose(dense.sum(-1), 1, atol=1e-5)
+    # A quadratic in their span, found inside, is the same quadratic outside.
+    inside = np.abs(x[:, 0]) <= 1
+    weights = np.linalg.lstsq(dense[inside], np.square(x[inside, 0]), rcond=None)[0]
+    np.testing.assert_allclose(dense @ weights, np.square(x[:, 0]), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "cosine", "counts": (8,)}, r"counts=\(8,\); allowed: 2 numbers"),
+        ({"kind": "cosine", "counts": (0, 8)}, r"counts=\(0, 8\); allowed: 1 or more"),
+        ({"kind": "cosine", "band": "round"}, r"band='round'; allowed: box, ball"),
+        ({"kind": "spline", "counts": (3, 8)}, r"counts=\(3, 8\); allowed: 4 or more"),
+        ({"kind": "spline", "degree": 9}, r"degree=9; allowed: 0 to 7"),
+    ],
+)
+def test_lattices_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build_embedding(config(**changes), 2, (16, 16), nnx.Rngs(0))

@@ -123,7 +123,7 @@ def test_unknown_activation():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"num_layers": 1}, "num_layers: 1; allowed: 2 or more"),
+        ({"num_layers": 0}, "num_layers: 0; allowed: 1 or more"),
         ({"width": 0}, "width: 0; allowed: 1 or more"),
         ({"activation": "tanh"}, "activation: 'tanh'; allowed: sine, relu"),
     ],
