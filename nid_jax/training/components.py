@@ -246,6 +246,7 @@ class _Signals:
 def _projected(values, projector, weights, constant, energy):
     """Orthonormal coordinates [S, F C] of measurements [S, M, C], and their energy without the
     constant's part [S]."""
+    values = jnp.where(weights[:, None] > 0, values, 0)
     mean = numerics.einsum("m,m,smc->sc", weights, constant, values) / energy
     centred = values - constant[:, None] * mean[:, None]
     coordinates = numerics.einsum("mf,smc->sfc", projector, centred)
