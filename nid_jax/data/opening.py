@@ -38,7 +38,8 @@ def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
     collection = limited(collection, config, split)
     augment, patch = config.augment, config.patch
     images = augment.mirror or augment.turns or augment.shifts
-    if split == "train" and (images or augment.warps or patch.size):
+    moved = augment.warps and config.name not in SHAPES
+    if split == "train" and (images or moved or patch.size):
         collection = decoded(collection, config.decoded_gib)
     if split == "train" and augment.warps:
         collection = _warped(collection, config.name, augment, seed)
