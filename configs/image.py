@@ -2,7 +2,7 @@
 
     python main.py --config=configs/image.py[:VARIANT] --workdir=DIR
 
-VARIANT is smoke, cpu (the default), photos, pictures or paper, and may go on with
+VARIANT is smoke, cpu (the default), photos, fashion, pictures or paper, and may go on with
     -joint        the paper's way: codes and dictionary descend together, fits by gradient
     -sparse       K active experts: supports by matching pursuit, codes solved on them
     -independent  a stack of small SIREN experts instead of one trunk with many heads
@@ -28,7 +28,7 @@ def get_config(variant="cpu"):
 def base(task="image"):
     """Pictures, and what a fit measures of them; configs of other kinds of pictures begin here."""
     config = tasks.config(task, data.pictures("faces", "phantom", "dicom"))
-    # data.name: faces, photos, phantoms, clip, folder, array, video, dicom, corrupted, yale,
+    # data.name: faces, photos, phantoms, clip, folder, array, idx, video, dicom, corrupted, yale,
     # olivetti, celeb_a, cifar10 or tfds:NAME
     config.data.patch = data.patches()
     config.data.noise = data.noise()
@@ -72,6 +72,21 @@ def photos(config):
     config.data.update({"name": "photos", "size": (32, 32), "num_train": 4000})
     config.data.augment.turns = True
     config.dictionary.num_experts = 1024
+    config.train.update({"batch_size": 400, "log_every": 10, "checkpoint_every": 75})
+    config.train.optimizer.learning_rate = 2e-3
+    components(config)
+
+
+def fashion(config):
+    """Fashion-MNIST, 28x28 in gray: 20,000 pictures of clothes to learn from, 1000 unseen.
+
+    data.root: the folder of its idx files, which Debian's dataset-fashion-mnist puts there.
+    Reaches 27.40 dB, SSIM 0.897 from 256 numbers, PCA of the same pictures 26.88 dB; heads in 3.6 s
+    on one core of a Xeon, 2026-11-28, jax 0.10.2.
+    Departs from the paper: heads and codes are solved, nothing descends, no router.
+    """
+    config.data.update({"name": "idx", "root": "/usr/share/datasets/fashion-mnist"})
+    config.data.update({"size": (28, 28), "num_train": 20000, "num_test": 1000})
     config.train.update({"batch_size": 400, "log_every": 10, "checkpoint_every": 75})
     config.train.optimizer.learning_rate = 2e-3
     components(config)
@@ -162,5 +177,12 @@ def independent(config):
     config.train.optimizer.learning_rate = 1e-3
 
 
-VARIANTS = {"smoke": smoke, "cpu": cpu, "photos": photos, "pictures": pictures, "paper": paper}
+VARIANTS = {
+    "smoke": smoke,
+    "cpu": cpu,
+    "photos": photos,
+    "fashion": fashion,
+    "pictures": pictures,
+    "paper": paper,
+}
 WAYS = {"joint": joint, "sparse": sparse, "independent": independent}

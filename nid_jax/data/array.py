@@ -41,6 +41,22 @@ def open_array(config: ConfigDict, split: str, seed: int) -> Collection:
     path = _array_path(config)
     key, values, own = _chosen(_read_arrays(path), split, path)
     where = f"{path} [{key}]" if key else str(path)
+    return array_collection(values, where, own, config, split, seed)
+
+
+def array_collection(
+    values: Num[np.ndarray, "..."],
+    where: str,
+    own: bool,
+    config: ConfigDict,
+    split: str,
+    seed: int,
+) -> Collection:
+    """An array of signals as the collection of a split, by data.layout, data.range and data.size.
+
+    where: what it is called in messages; own: it is the split's own. Else it is split by
+    data.test_fraction and the seed, unless it holds one signal or frames. Raises ValueError.
+    """
     scale = _range(values, config, where)
     values, letters = _arranged(values, config, where)
     frames = "T" in letters
@@ -51,7 +67,7 @@ def open_array(config: ConfigDict, split: str, seed: int) -> Collection:
         grid = " x ".join(map(str, values.shape[1:-1]))
         say(f"{where}: one signal of {grid}, which is both learned from and fitted")
     elif not (own or frames):
-        indices = random_split(len(values), split, config.test_fraction, seed, path)
+        indices = random_split(len(values), split, config.test_fraction, seed, where)
         collection = SubsetCollection(collection, indices)
     return shaped(collection, config)
 

@@ -24,6 +24,8 @@ from nid_jax.notices import say
 
 # Files whose values are looked at for what is black and white, of one type: spread over all.
 _LOOKED_AT = 256
+# What another reader is for.
+_IDX_FILES = "*idx[1-5]-*"
 
 
 class ImageFiles:
@@ -210,7 +212,10 @@ def find_images(
     found = find_files(directory, extensions, "picture", picturefiles.NEEDS)
     if not found:
         allowed = ", ".join(extensions)
-        raise FileNotFoundError(f"{directory}: holds no images; allowed extensions: {allowed}")
+        hint = "; data.name=idx reads idx files" if any(Path(directory).glob(_IDX_FILES)) else ""
+        raise FileNotFoundError(
+            f"{directory}: holds no images; allowed extensions: {allowed}{hint}"
+        )
     return found
 
 

@@ -32,8 +32,8 @@ def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
     if config.crops and config.name != "folder":
         raise ValueError(f"data.crops={config.crops}: are cut from data.name='folder' only")
     local(config.root, "data.root")
-    if config.layout and config.name != "array":
-        raise ValueError(f"data.layout={config.layout!r}: is for data.name='array' alone")
+    if config.layout and config.name not in ("array", "idx"):
+        raise ValueError(f"data.layout={config.layout!r}: is for data.name='array' and 'idx' alone")
     collection = opener(config, split, seed)
     collection = limited(collection, config, split)
     augment, patch = config.augment, config.patch

@@ -12,6 +12,7 @@ SOURCES = {
     "photos": ("builtin", "open_photos"),
     "folder": ("folder", "open_folder"),
     "array": ("array", "open_array"),
+    "idx": ("idx", "open_idx"),
     "yale": ("portraits", "open_yale"),
     "olivetti": ("portraits", "open_olivetti"),
     "corrupted": ("corrupted", "open_corrupted"),

@@ -184,7 +184,9 @@ def test_a_layout_that_cannot_be(tmp_path, data_config):
         with pytest.raises(ValueError, match=rf"x\.npy: data\.layout: '{layout}'; allowed: "):
             opened(config)
     config = data_config(name="faces", layout="SHW")
-    with pytest.raises(ValueError, match=r"data\.layout='SHW': is for data\.name='array' alone"):
+    with pytest.raises(
+        ValueError, match=r"data\.layout='SHW': is for data\.name='array' and 'idx' alone"
+    ):
         opened(config)
 
 
