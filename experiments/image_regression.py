@@ -19,8 +19,11 @@ from studies.image_tables import write
 from nid_jax.reporting import tables
 
 
-def studies_of(names, celeb_a, patches, scale, output):
-    """All data sets that are asked for and there. -> studies, notes on those left out."""
+def studies_of(names, roots, patches, scale, output):
+    """All data sets that are asked for and there. -> studies, notes on those left out.
+
+    roots: {name: folder} of those that need not be there, '' where none was given.
+    """
     unknown = [name for name in names if name not in SETTINGS]
     if unknown:
         raise ValueError(f"--data={unknown[0]}: allowed: {', '.join(SETTINGS)}")
@@ -29,19 +32,20 @@ def studies_of(names, celeb_a, patches, scale, output):
     studies, notes = [], []
     for name in names:
         setting = setting_of(name, scale)
-        if name == "celeb_a":
-            changes = {**setting.changes, "data.root": celeb_a}
+        if roots.get(name):
+            changes = {**setting.changes, "data.root": roots[name]}
             setting = dataclasses.replace(setting, changes=changes)
         try:
             study = Study(name, setting, output)
         except (ValueError, FileNotFoundError) as error:
-            # The one data set that need not be there, unless a folder was given.
-            if name != "celeb_a" or celeb_a:
+            # Some need not be there, unless a folder was given.
+            if roots.get(name, name):
                 raise
-            notes.append(f"CelebA is left out: {error}")
+            notes.append(f"{setting.title} is left out: {error}")
             say(notes[-1])
             continue
         image_methods.transforms(study)
+        image_methods.careful_transforms(study)
         image_methods.all_dictionaries(study)
         image_methods.per_image_networks(study)
         image_methods.learned_start(study)
@@ -53,10 +57,11 @@ def studies_of(names, celeb_a, patches, scale, output):
     return studies, notes
 
 
-def run(scale, output, names, celeb_a, patches):
+def run(scale, output, names, celeb_a, fashion, patches):
     """Run the comparison."""
     logging.set_verbosity(logging.WARNING)
-    found, seconds = clocked(studies_of, names, celeb_a, patches, scale, output)
+    roots = {"celeb_a": celeb_a, "fashion": fashion}
+    found, seconds = clocked(studies_of, names, roots, patches, scale, output)
     write(output, *found, scale)
     say(f"done in {tables.format_duration(seconds)}: {output / 'table.md'}")
 
@@ -64,7 +69,12 @@ def run(scale, output, names, celeb_a, patches):
 if __name__ == "__main__":
     DATA = flags.DEFINE_list("data", list(SETTINGS), f"Data sets: {', '.join(SETTINGS)}.")
     CELEB_A = flags.DEFINE_string("celeb_a", "", "Folder of CelebA; left out where not found.")
+    FASHION = flags.DEFINE_string(
+        "fashion", "", "Folder of Fashion-MNIST's idx files; left out where not found."
+    )
     PATCHES = flags.DEFINE_string(
         "patches", "", "An .npz file of images `train` and `test` [S, H, W, C]: K = 32 of E = 256."
     )
-    command.start(run, "image_regression", ("smoke", "cpu", "paper"), DATA, CELEB_A, PATCHES)
+    command.start(
+        run, "image_regression", ("smoke", "cpu", "paper"), DATA, CELEB_A, FASHION, PATCHES
+    )

@@ -42,9 +42,7 @@ class Components:
     def _keep(self, mean, axes):
         self.mean, self.axes = mean, axes
         # By the same library as all other fits.
-        self._encode = jax.jit(
-            lambda rows: jnp.dot(rows - mean, axes.T, precision="highest")
-        )
+        self._encode = jax.jit(lambda rows: jnp.dot(rows - mean, axes.T, precision="highest"))
 
     def encode(self, rows):
         """[S, V] -> float32 [S, K]."""

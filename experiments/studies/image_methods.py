@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from measuring import operations
 from measuring.command import clocked, say
-from measuring.dictionaries import Learned, changed
+from measuring.dictionaries import Learned
 from measuring.rates import median_seconds
 from peers import networks
-from peers.components import Components
+from peers.components import Components, CosineComponents
 from peers.cosines import DCT, largest
 from peers.descent import descend
 
@@ -101,6 +101,27 @@ def transforms(study):
             operations=costs[name],
             seconds=taken / study.count,
             training_seconds=seconds if name == "PCA" else 0.0,
+        )
+
+
+def careful_transforms(study):
+    """Cosines and their components by the measure that heads in closed form go by."""
+    values, flat = study.truth[0].size, study.truth.reshape(study.count, -1)
+    names, experts = study.task.open("train").names, study.base.dictionary.num_experts
+    for name, shares in (
+        ("PCA of cosines, shrunk, by log errors", (0.0, 0.1, 0.3)),
+        ("DCT, colours decorrelated, chosen by log errors", (1.0,)),
+    ):
+        found, seconds = clocked(CosineComponents, study.train_signals, names, experts, shares)
+        codes, taken, _ = median_seconds(lambda found=found: found.encode(flat))
+        study.add(
+            name,
+            name,
+            found.decode(codes),
+            numbers=len(found.axes),
+            operations=2 * len(found.axes) * values,
+            seconds=taken / study.count,
+            training_seconds=seconds,
         )
 
 
@@ -230,14 +251,16 @@ def kept_factorisation(study, name, known):
 
 
 def all_dictionaries(study):
-    """Dictionaries, trained in each way and not at all, with every solver."""
+    """Dictionaries, found in closed form, trained in each way and not at all, by every solver."""
     setting = study.setting
-    config = study.config("varpro", "none", setting.varpro)
+    config = study.config("varpro", "none", setting.descent)
     blank = Learned(learning.untrained(study.task, config), study.task, 0.0, 0.0)
     all_solved(study, "NID untrained", blank, ("ridge", "lasso"), ("omp", "iht"))
 
     prior = {"prior.num_signals": study.base.prior.num_signals}
-    plain = study.train("varpro", changed(config, prior))
+    all_solved(study, "NID by descent", study.train("varpro", config), ("ridge",))
+
+    plain = study.train("components", study.config("varpro", "none", prior))
     kept_factorisation(study, "NID", plain)
     all_solved(study, "NID", plain, ("ridge", "gaussian", "lasso"), ("omp", "iht"))
     gradient_on_gram(study, "NID", plain)
@@ -248,7 +271,7 @@ def all_dictionaries(study):
     all_solved(study, "NID sparse", sparse, ("ridge",), ("omp", "iht"))
 
     for kind, changes in setting.routers.items():
-        routed = study.config("varpro", kind, {**setting.varpro, **changes})
+        routed = study.config("varpro", kind, {**setting.descent, **changes})
         routed = study.train(f"{kind}_router", routed)
         all_solved(study, f"NID {kind} router", routed, ("router",), ("router+ridge",))
 

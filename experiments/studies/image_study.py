@@ -23,12 +23,13 @@ class Setting:
     variant: str
     """Of configs/image.py."""
     changes: dict
-    varpro: dict
+    descent: dict
+    """Features that descend under drawn heads, where the variant has heads in closed form."""
     sparse: dict
     joint: dict
     """The paper's training; it sees fewer signals, which every one of its codes needs."""
     routers: dict
-    """Router kind -> changes to `varpro`."""
+    """Router kind -> changes to `descent`."""
     network: dict
     """Networks per image: width, layers and the most steps of the large ones, with the size and
     scale of their features; width of the small one, which stores as much as a dense code."""
@@ -49,18 +50,21 @@ MARKS = (5, 10, 20, 50, 100, 200, 400, 700, 1000)
 CONV = {"conv": {"router.kind": "conv", "router.width": 16, "train.steps": 30}}
 LINEAR = {"linear": {"router.kind": "linear", "train.steps": 160}}
 LAM = {"train.lam": 1e-3}
+TRUNK = {
+    "dictionary.num_layers": 4,
+    "dictionary.heads": "drawn",
+    "dictionary.embedding.kind": "fourier",
+    "data.augment.turns": False,
+    "data.augment.warps": 0,
+}
+SHIFTED = {**TRUNK, "data.augment.shifts": 24, "data.augment.max_shift": 2}
 FACES = Setting(
     title="Faces",
     variant="cpu",
-    changes={
-        "data.augment.mirror": True,
-        "data.augment.shifts": 24,
-        "data.augment.max_shift": 2,
-        "router.top_k": 32,
-    },
-    varpro={**optimiser(80, 500, 3e-3), **LAM},
-    sparse={**optimiser(100, 500, 3e-3), **LAM, "train.atoms_per_step": 2},
-    joint={**optimiser(1000, 16, 1e-3), "data.augment.mirror": False, "data.augment.shifts": 0},
+    changes={"router.top_k": 32},
+    descent={**SHIFTED, **optimiser(80, 500, 3e-3), **LAM},
+    sparse={**SHIFTED, **optimiser(100, 500, 3e-3), **LAM, "train.atoms_per_step": 2},
+    joint={**TRUNK, **optimiser(1000, 16, 1e-3), "data.augment.mirror": False},
     routers={**LINEAR, **CONV},
     network={**NETWORK, "small_width": 10},
     marks=MARKS,
@@ -70,9 +74,14 @@ PHOTOS = Setting(
     title="Photographs",
     variant="photos",
     changes={"data.num_train": 4000, "router.top_k": 64},
-    varpro={**optimiser(80, 400, 2e-3), **LAM},
-    sparse={**optimiser(40, 200, 2e-3), **LAM, "train.atoms_per_step": 4},
-    joint={**optimiser(600, 16, 1e-3), "data.num_train": 340, "train.warmup_epochs": 10},
+    descent={**TRUNK, **optimiser(80, 400, 2e-3), **LAM},
+    sparse={**TRUNK, **optimiser(40, 200, 2e-3), **LAM, "train.atoms_per_step": 4},
+    joint={
+        **TRUNK,
+        **optimiser(600, 16, 1e-3),
+        "data.num_train": 340,
+        "train.warmup_epochs": 10,
+    },
     routers=CONV,
     network={**NETWORK, "small_width": 20},
     marks=MARKS,
@@ -81,8 +90,17 @@ PHOTOS = Setting(
 _CELEB_A = {"name": "celeb_a", "size": (32, 32), "resize": True, "crop": "center", "num_test": 60}
 _CELEB_A = {f"data.{key}": value for key, value in _CELEB_A.items()}
 CELEB_A = dataclasses.replace(PHOTOS, title="CelebA", changes={**PHOTOS.changes, **_CELEB_A})
-SETTINGS = {"faces": FACES, "photos": PHOTOS, "celeb_a": CELEB_A}
+FASHION = dataclasses.replace(
+    PHOTOS,
+    title="Fashion-MNIST",
+    variant="fashion",
+    changes={"router.top_k": 32},
+    network={**NETWORK, "small_width": 10},
+    start_seconds=20.0,
+)
+SETTINGS = {"faces": FACES, "photos": PHOTOS, "fashion": FASHION, "celeb_a": CELEB_A}
 PATCHES = {
+    **SHIFTED,
     "data.name": "array",
     "dictionary.num_experts": 256,
     "dictionary.width": 128,
@@ -100,6 +118,7 @@ TINY = {
     "data.num_train": 16,
     "data.num_test": 4,
     "data.augment.shifts": 0,
+    "data.augment.warps": 0,
     "dictionary.num_experts": 32,
     "dictionary.width": 16,
     "dictionary.embedding.size": 16,
@@ -111,12 +130,12 @@ TINY_NETWORK = {"width": 8, "num_layers": 2, "size": 8, "small_width": 6, "steps
 def setting_of(name, scale):
     """The Setting of a data set at a scale."""
     setting, further = SETTINGS[name], {}
-    ways = {key: getattr(setting, key) for key in ("varpro", "sparse", "joint")}
+    ways = {key: getattr(setting, key) for key in ("descent", "sparse", "joint")}
     if scale == "smoke":
         short = optimiser(3, 8, 1e-3)
         further = {key: {**way, **short} for key, way in ways.items()} | {
             "changes": {**setting.changes, **TINY},
-            "joint": short,
+            "joint": {**TRUNK, **short},
             "routers": {"linear": {**LINEAR["linear"], **short}},
             "network": {**NETWORK, **TINY_NETWORK},
             "marks": (5, 10),

@@ -82,10 +82,13 @@ NOTES = (
     "points, Gram matrix, factor) is included, except where the factorisation is said to be kept.",
     "A sparse code of K experts stores 2 K numbers, values and places.",
     f"Operations: {operations.RULE}",
-    "NID: codes solved inside the training step (variable projection); NID sparse: the same with K "
-    "experts chosen by matching pursuit; NID as in the paper: codebook and dictionary trained "
+    "NID: heads in closed form, the components of the training signals; NID by descent: features "
+    "and heads trained, codes solved in the step (variable projection); NID sparse: with K experts "
+    "chosen by matching pursuit; NID as in the paper: codebook and dictionary trained "
     "together, top-k gating; untrained: the dictionary as drawn.",
-    "Training s: without compilation; PCA's is its eigendecomposition.",
+    "Training s: without compilation; of PCA and DCT all that finds their axes. They see the "
+    "training signals that NID sees, copies included; by log errors: signals weighed as for heads "
+    "in closed form, coefficients of a signal without its mean, which is stored beside them.",
 )
 
 
@@ -103,6 +106,7 @@ COLOURS = {
     "NID untrained": "0.6",
     "NID": "C0",
     "NID sparse": "C3",
+    "NID by descent": "C5",
     "NID linear router": "C8",
     "NID conv router": "C6",
 }

@@ -4,7 +4,14 @@ import functools
 
 import numpy as np
 import pytest
-from peers.components import Components, PixelGaussian, most_probable, prior_of
+import scipy.fft
+from peers.components import (
+    Components,
+    CosineComponents,
+    PixelGaussian,
+    most_probable,
+    prior_of,
+)
 from scipy.optimize import linprog, minimize
 
 
@@ -109,3 +116,38 @@ def test_components_and_their_most_probable_values(focus):
         right = seen @ (weights * row) / noise**2 + precision @ centre
         expected = known.mean + np.linalg.solve(system, right) @ known.axes
         np.testing.assert_allclose(found_row, expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_cosine_components_are_those_of_their_own_formula():
+    """Without shrinkage and of signals of one size of error: the SVD of what has no mean."""
+    draw = np.random.default_rng(5)
+    signals = draw.standard_normal((40, 5, 4, 2)).astype(np.float32)
+    names = [f"x{number}" for number in range(40)]
+    found = CosineComponents(signals, names, 6, (0.0,))
+    np.testing.assert_allclose(found.axes @ found.axes.T, np.eye(8), atol=1e-5)
+    # They hold the means of each channel whole.
+    flat = signals + np.array([3.0, -2.0], np.float32)
+    error = found.project(signals.reshape(40, -1)) - signals.reshape(40, -1)
+    moved = found.project(flat.reshape(40, -1)) - flat.reshape(40, -1)
+    np.testing.assert_allclose(moved, error, atol=1e-4)
+    # No set of directions of that size does better under the weights it went by, up to rounds.
+    left = np.square(error).sum(1)
+    centred = (signals - signals.mean((1, 2), keepdims=True)).reshape(40, -1)
+    weights = 1 / (left + 0.01 * np.median(left))
+    axes = np.linalg.svd(np.sqrt(weights)[:, None] * centred, full_matrices=False)[2][:6]
+    best = np.square(centred - centred @ axes.T @ axes).sum(1) @ weights
+    assert left @ weights <= 1.02 * best
+
+
+def test_cosines_alone_and_what_is_held_out():
+    draw = np.random.default_rng(6)
+    signals = np.cumsum(draw.standard_normal((30, 6, 6, 1)), 1).astype(np.float32)
+    names = [f"x{number % 10}/turn{number // 10}" for number in range(30)]
+    found = CosineComponents(signals, names, 5, (1.0,))
+    assert found.share == 1
+    spectra = scipy.fft.dctn(found.axes.reshape(-1, 6, 6), axes=(1, 2), norm="ortho")
+    assert (np.abs(spectra) > 1e-4).sum() == 6
+    # Of few signals in many dimensions the covariance needs its diagonal.
+    few = np.repeat(draw.standard_normal((10, 6, 6, 1)), 3, 0).astype(np.float32)
+    names = [f"x{number // 3:02d}/turn{number % 3}" for number in range(30)]
+    assert CosineComponents(few, names, 5).share > 0
