@@ -288,7 +288,15 @@ class SharedDictionary(Dictionary):
         if not self.local:
             return numerics.einsum("ph,hca->pac", self.features(x), kernel)
         places, values = self.embedding.local(x)
-        return numerics.einsum("pn,pnca->pac", values, kernel[places])
+
+        # One neighbour of all points after another: rows are read and added, never held together.
+        def add(total, near):
+            place, value = near
+            return total + value[:, None, None] * kernel[place], None
+
+        start = jnp.zeros((len(x), *kernel.shape[1:]), kernel.dtype)
+        total, _ = jax.lax.scan(add, start, (places.T, values.T))
+        return total.swapaxes(1, 2)
 
     def basis(self, x: Float[Array, "P D"]) -> Float[Array, "P E C"]:
         return self._read(x, self.head_kernel[...]) + self.head_bias[...]
@@ -328,7 +336,7 @@ class SharedDictionary(Dictionary):
 
     def _local_chunk(self, count):
         """Points at which `count` heads of local features are read at a time."""
-        return _points_at_a_time(self.embedding.num_local * count * self.channels)
+        return _points_at_a_time(count * self.channels)
 
     def cost(self, order: str, points: int, signals: int, active: int) -> int:
         width, num_experts, channels = self.num_features, self.num_experts, self.channels

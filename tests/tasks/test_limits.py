@@ -339,7 +339,6 @@ def test_photos_on_a_folder_of_340(call, tmp_path):
     result = run_small(call, tmp_path, "image", "photos", tmp_path / "pictures", "data.name=folder")
     check_run(result)
     assert "data.num_train 4000 -> 272" in result.err
-    assert "prior.num_signals 4000 -> 2176" in result.err
     assert "data.resize False -> True" in result.err
 
 
