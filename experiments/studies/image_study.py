@@ -119,6 +119,7 @@ TINY = {
     "data.num_test": 4,
     "data.augment.shifts": 0,
     "data.augment.warps": 0,
+    "train.batch_size": 8,
     "dictionary.num_experts": 32,
     "dictionary.width": 16,
     "dictionary.embedding.size": 16,
