@@ -46,8 +46,8 @@ def optimiser(steps, batch_size, rate):
 
 NETWORK = {"width": 64, "num_layers": 4, "steps": 200, "size": 128, "scale": 8.0}
 MARKS = (5, 10, 20, 50, 100, 200, 400, 700, 1000)
-CONV = {"conv": {"router.kind": "conv", "router.width": 16, "train.steps": 30}}
-LINEAR = {"linear": {"router.kind": "linear", "train.steps": 160}}
+LINEAR = {"linear": {}}
+ROUTERS = {**LINEAR, "conv": {"router.width": 8, "router.pool": "none"}}
 LAM = {"train.lam": 1e-3}
 FACES = Setting(
     title="Faces",
@@ -61,7 +61,7 @@ FACES = Setting(
     varpro={**optimiser(80, 500, 3e-3), **LAM},
     sparse={**optimiser(100, 500, 3e-3), **LAM, "train.atoms_per_step": 2},
     joint={**optimiser(1000, 16, 1e-3), "data.augment.mirror": False, "data.augment.shifts": 0},
-    routers={**LINEAR, **CONV},
+    routers=ROUTERS,
     network={**NETWORK, "small_width": 10},
     marks=MARKS,
     start_seconds=20.0,
@@ -73,7 +73,7 @@ PHOTOS = Setting(
     varpro={**optimiser(80, 400, 2e-3), **LAM},
     sparse={**optimiser(40, 200, 2e-3), **LAM, "train.atoms_per_step": 4},
     joint={**optimiser(600, 16, 1e-3), "data.num_train": 340, "train.warmup_epochs": 10},
-    routers=CONV,
+    routers=ROUTERS,
     network={**NETWORK, "small_width": 20},
     marks=MARKS,
     start_seconds=40.0,
@@ -117,7 +117,7 @@ def setting_of(name, scale):
         further = {key: {**way, **short} for key, way in ways.items()} | {
             "changes": {**setting.changes, **TINY},
             "joint": short,
-            "routers": {"linear": {**LINEAR["linear"], **short}},
+            "routers": LINEAR,
             "network": {**NETWORK, **TINY_NETWORK},
             "marks": (5, 10),
             "start_seconds": 0.5,

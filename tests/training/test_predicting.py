@@ -76,7 +76,8 @@ def test_a_router_in_closed_form_renders_what_ridge_does(make):
     dictionary, router = dictionary_of(1, coherence=3.0), moved(make(2), 3)
     signals = np.random.default_rng(4).uniform(0, 1, (5, *GRID, CHANNELS)).astype(np.float32)
     found = predicting.affine_codes(dictionary, operators.sample(GRID), LAM)
-    assert router.affine and found.lam == pytest.approx(LAM)
+    assert router.affine
+    assert found.lam == pytest.approx(LAM)
     router.take_affine(found.kernel, found.bias_kernel)
     gates = router.gates(None, jnp.asarray(signals))
     rendered = np.asarray(dictionary.combine(grid(GRID), gates), np.float64)
