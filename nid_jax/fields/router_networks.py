@@ -220,6 +220,7 @@ class Conv(Network):
             kernel, count = layer.kernel[...], 2 * self.channels
             kernel = kernel.at[..., :count].set(0).at[2, 2, : len(passed), :count].set(passed)
             layer.kernel[...] = kernel
+            assert layer.bias is not None, "convolution() gives one"
             layer.bias[...] = layer.bias[...].at[:count].set(0)
 
     @property
@@ -242,6 +243,7 @@ class Conv(Network):
 def _put(layer: nnx.Linear, kernel: Float[Array, "F G"]) -> None:
     """Let an affine layer be a linear map."""
     layer.kernel[...] = kernel
+    assert layer.bias is not None, "affine() gives one"
     layer.bias[...] = jnp.zeros_like(layer.bias[...])
 
 

@@ -12,7 +12,7 @@ from nid_jax.coding import gram, operators, ridge
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Router
 
-SUPPORT_LAMBDAS = (0.03, 0.1, 0.3, 1.0)
+SUPPORT_LAMBDAS = (0.03, 0.1, 0.3, 1.0, 3.0)
 """What a router of supports chooses its regularisation from."""
 
 # Training signals that choose it.
