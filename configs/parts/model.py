@@ -46,13 +46,15 @@ def dictionary():
 def router():
     """What predicts codes."""
     return {
-        # codebook, linear, conv, resnet or none
+        # codebook, linear, conv, resnet or none; of solved codes, linear and conv without a pool
+        # are found in closed form when the dictionary is learned
         "kind": "none",
         # active experts; 0: dense codes
         "top_k": 0,
         "max_norm": 0.0,
         "noise": False,
         "width": 64,
+        # conv: over pixels, mean or sum; none: heads read each pixel of images of one size
         "pool": "mean",
     }
 

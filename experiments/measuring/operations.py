@@ -65,9 +65,9 @@ def gradient_on_pixels(dictionary, points, signals, steps):
     return steps * (trunk + 3 * fold)
 
 
-def convolutions(points, channels, width, experts):
-    """The conv router: two 5x5 convolutions and an affine map."""
-    return 2 * (25 * points * (channels * width + width**2) + width * experts)
+def convolutions(points, channels, width, read, experts):
+    """The conv router: two 5x5 convolutions and an affine map of `read` pixels, 1 where pooled."""
+    return 2 * (25 * points * (channels * width + width**2) + read * width * experts)
 
 
 def cosine_transform(shape):

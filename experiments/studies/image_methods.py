@@ -162,15 +162,11 @@ def all_solved(study, name, known, dense=(), sparse=()):
 
 def solver_cost(study, dictionary, solver, steps):
     """Operations of a signal's fit; see `operations`."""
-    router, experts, count = dictionary.config.router, dictionary.num_experts, study.count
+    experts, count = dictionary.num_experts, study.count
     points, top_k = len(study.points), getattr(solver, "top_k", 0)
     cost = operations.equations(dictionary.dictionary, points, count)
     if solver.uses_router:
-        if router.kind == "conv":
-            cost += operations.convolutions(points, study.channels, router.width, experts)
-        else:
-            cost += operations.network((points * study.channels, experts))
-        return cost + 2 * top_k**3 / 3
+        return cost + router_cost(study, dictionary) + 2 * top_k**3 / 3
     if isinstance(solver, nid.Gaussian):
         steps = NOISES_TRIED
     return cost + operations.solve(solver.name, experts, count, top_k, steps)
@@ -250,6 +246,32 @@ def kept_factorisation(study, name, known):
     )
 
 
+def predicted(study, name, known):
+    """What a router alone predicts: one pass of it, with nothing solved and no residual."""
+    model, signals = known.dictionary.model, jnp.asarray(study.truth)
+    router = jax.jit(lambda signals: model.router.gates(None, signals))
+    gates, seconds, first = median_seconds(lambda: router(signals))
+    study.add(
+        f"{name}, alone",
+        f"{name}, alone",
+        model.dictionary.combine(study.points, gates),
+        numbers=model.dictionary.num_experts + study.channels,
+        operations=router_cost(study, known.dictionary),
+        seconds=seconds / study.count,
+        training_seconds=known.training,
+        compile_seconds=first - seconds,
+    )
+
+
+def router_cost(study, dictionary):
+    """Operations of a router's pass over one signal."""
+    router, points, experts = dictionary.config.router, len(study.points), dictionary.num_experts
+    if router.kind == "linear":
+        return operations.network((points * study.channels, experts))
+    read = points if router.pool == "none" else 1
+    return operations.convolutions(points, study.channels, router.width, read, experts)
+
+
 def all_dictionaries(study):
     """Dictionaries, found in closed form, trained in each way and not at all, by every solver."""
     setting = study.setting
@@ -271,9 +293,11 @@ def all_dictionaries(study):
     all_solved(study, "NID sparse", sparse, ("ridge",), ("omp", "iht"))
 
     for kind, changes in setting.routers.items():
-        routed = study.config("varpro", kind, {**setting.descent, **changes})
-        routed = study.train(f"{kind}_router", routed)
-        all_solved(study, f"NID {kind} router", routed, ("router",), ("router+ridge",))
+        routed = study.train(f"{kind}_router", study.config("varpro", kind, changes))
+        predicted(study, f"NID {kind} router", routed)
+    routed = study.config("sparse_varpro", "linear", setting.sparse)
+    routed = study.train("support_router", routed)
+    all_solved(study, "NID sparse, linear router", routed, sparse=("router+ridge",))
 
     paper = study.train("joint", study.config("joint", "codebook", setting.joint))
     gradient_on_pixels(study, "NID as in the paper", paper, study.top_k)

@@ -47,8 +47,8 @@ def optimiser(steps, batch_size, rate):
 
 NETWORK = {"width": 64, "num_layers": 4, "steps": 200, "size": 128, "scale": 8.0}
 MARKS = (5, 10, 20, 50, 100, 200, 400, 700, 1000)
-CONV = {"conv": {"router.kind": "conv", "router.width": 16, "train.steps": 30}}
-LINEAR = {"linear": {"router.kind": "linear", "train.steps": 160}}
+LINEAR = {"linear": {}}
+ROUTERS = {**LINEAR, "conv": {"router.width": 8, "router.pool": "none"}}
 LAM = {"train.lam": 1e-3}
 TRUNK = {
     "dictionary.num_layers": 4,
@@ -65,7 +65,7 @@ FACES = Setting(
     descent={**SHIFTED, **optimiser(80, 500, 3e-3), **LAM},
     sparse={**SHIFTED, **optimiser(100, 500, 3e-3), **LAM, "train.atoms_per_step": 2},
     joint={**TRUNK, **optimiser(1000, 16, 1e-3), "data.augment.mirror": False},
-    routers={**LINEAR, **CONV},
+    routers=ROUTERS,
     network={**NETWORK, "small_width": 10},
     marks=MARKS,
     start_seconds=20.0,
@@ -82,7 +82,7 @@ PHOTOS = Setting(
         "data.num_train": 340,
         "train.warmup_epochs": 10,
     },
-    routers=CONV,
+    routers=ROUTERS,
     network={**NETWORK, "small_width": 20},
     marks=MARKS,
     start_seconds=40.0,
@@ -137,7 +137,7 @@ def setting_of(name, scale):
         further = {key: {**way, **short} for key, way in ways.items()} | {
             "changes": {**setting.changes, **TINY},
             "joint": {**TRUNK, **short},
-            "routers": {"linear": {**LINEAR["linear"], **short}},
+            "routers": LINEAR,
             "network": {**NETWORK, **TINY_NETWORK},
             "marks": (5, 10),
             "start_seconds": 0.5,

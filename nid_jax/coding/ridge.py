@@ -381,6 +381,29 @@ class Factorisation:
         stats = {"lam": jnp.float32(self.lam), "asked_lam": jnp.float32(self.asked)}
         return finished(codes, bias, residual, good, 1, stats=stats)
 
+    def affine(self) -> tuple[Float[Array, "M C E"], Float[Array, "M C C"]]:
+        """Codes and bias as maps of the measurements y [M, C]: sums over M and C of y kernel.
+
+        -> (kernel [M, C, E], kernel of the bias [M, C, C]). Raises ArgumentError where the map is
+        not held.
+        """
+        if self._map is None:
+            values = 2 * self.dictionary.num_experts * self._weights.size * self.dictionary.channels
+            raise ArgumentError("map_numbers", "less", f"{values} or more for a map of its own")
+        return _affine(self._map[0], self._map[2], self._weights, self.equations)
+
+
+@jax.jit
+def _affine(code_map, constant, weights, equations):
+    """The code map with the bias' own part of the measurements taken out, and that of the bias."""
+    experts, channels = equations.atom_mean.shape
+    kernel = code_map.reshape(len(constant), channels, experts)
+    to_mean = numerics.safe_divide(weights * constant, equations.bias_weight)
+    response = numerics.einsum("m,mce->ce", constant, kernel)
+    kernel = kernel - to_mean[:, None, None] * response
+    mean = to_mean[:, None, None] * jnp.eye(channels, dtype=kernel.dtype)
+    return kernel, mean - numerics.einsum("mce,ed->mcd", kernel, equations.atom_mean)
+
 
 @jax.jit
 def _inverse(equations, lam):

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from nid_jax.fields import routing
 from nid_jax.fields.variables import RouterParam
 
-POOLS = ("mean", "sum")
+POOLS = ("mean", "sum", "none")
 
 Layer = TypeVar("Layer", nnx.Linear, nnx.Conv)
 
@@ -47,14 +47,22 @@ def affine(
 
 
 def convolution(
-    size: int, features: int, outputs: int, gain: float = 1.0, *, rngs: nnx.Rngs
+    size: int,
+    features: int,
+    outputs: int,
+    gain: float = 1.0,
+    precision: str | None = None,
+    *,
+    rngs: nnx.Rngs,
 ) -> nnx.Conv:
     """Convolution of a router: stride 1, zero-padded to the same size, [B, H, W, F] -> [..., G].
 
-    Weights are He-normal times `gain`. Its precision is that of `jax.default_matmul_precision`.
+    Weights are He-normal times `gain`. precision: None is that of `jax.default_matmul_precision`.
     """
     draw = initializers.variance_scaling(2 * gain**2, "fan_in", "normal")
-    return _of_router(nnx.Conv(features, outputs, (size, size), kernel_init=draw, rngs=rngs))
+    shape = (size, size)
+    layer = nnx.Conv(features, outputs, shape, kernel_init=draw, precision=precision, rngs=rngs)
+    return _of_router(layer)
 
 
 def _of_router(layer: Layer) -> Layer:
@@ -143,11 +151,28 @@ class Linear(Network):
         _check_signals(signals, self.shape, "linear")
         return signals.reshape(signals.shape[0], -1)
 
+    @property
+    def affine(self) -> bool:
+        """It is one."""
+        return True
+
+    def take_affine(
+        self, kernel: Float[Array, "P C E"], bias_kernel: Float[Array, "P C C"]
+    ) -> None:
+        """As `Router.take_affine`."""
+        _put(self.head, kernel.reshape(-1, self.num_experts))
+        _put(self.bias_head, bias_kernel.reshape(-1, self.channels))
+
 
 class Conv(Network):
-    """Two 5x5 convolutions with relu, pooled over the pixels: images of any size.
+    """Two 5x5 convolutions with relu, and what the heads read of their pixels.
 
-    The official code pools by 'sum', so codes grow with the image; 'mean' is ours.
+    The official code pools over the pixels by 'sum', so codes grow with the image; 'mean' is ours.
+    Both read images of any size and do not know where a pixel was. 'none' keeps every pixel for the
+    heads: images of one size, [H, W, width] features. Its convolutions begin with two channels for
+    each of the signal's that pass it on, one its positive and one its negative part, the others
+    drawn: with heads that weigh the two by opposite signs the network is linear (Balduzzi et al.
+    2017, "looks linear"), and so can be any affine map.
     """
 
     def __init__(
@@ -165,16 +190,61 @@ class Conv(Network):
         if pool not in POOLS:
             raise ValueError(f"router.pool: {pool!r} is unknown; allowed: {', '.join(POOLS)}")
         self.pool = pool
-        self.input_channels = channels
-        super().__init__(num_experts, channels, width, noise, rngs=rngs)
-        self.first = convolution(5, channels, width, rngs=rngs)
-        self.second = convolution(5, width, width, rngs=rngs)
+        whole = pool == "none"
+        if whole and width < 2 * channels:
+            raise ValueError(
+                f"router.width: {width}; allowed with router.pool=none: {2 * channels} or more"
+            )
+        self.shape = (*grid_shape, channels) if whole else (None, None, channels)
+        features = math.prod(grid_shape) * width if whole else width
+        super().__init__(num_experts, channels, features, noise, rngs=rngs)
+        # What passes signals on must not round them: dense codes may cancel.
+        precision = "highest" if whole else None
+        self.first = convolution(5, channels, width, precision=precision, rngs=rngs)
+        self.second = convolution(5, width, width, precision=precision, rngs=rngs)
+        if whole:
+            self._pass_on()
 
-    def features(self, signals: Float[Array, "B H W C"]) -> Float[Array, "B width"]:
-        """Signals [B, H, W, C] -> [B, width]."""
-        _check_signals(signals, (None, None, self.input_channels), "conv")
+    def features(self, signals: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
+        """Signals [B, H, W, C] -> [B, width], or [B, H W width] unpooled."""
+        _check_signals(signals, self.shape, "conv")
         x = jax.nn.relu(self.second(jax.nn.relu(self.first(signals))))
+        if self.pool == "none":
+            return x.reshape(x.shape[0], -1)
         return x.mean((1, 2)) if self.pool == "mean" else x.sum((1, 2))
+
+    def _pass_on(self) -> None:
+        """Let the first 2 C channels of both convolutions be the signal's, of either sign."""
+        pairs = jnp.kron(jnp.eye(self.channels), jnp.array([1.0, -1.0]))
+        for layer, passed in ((self.first, pairs), (self.second, jnp.eye(2 * self.channels))):
+            kernel, count = layer.kernel[...], 2 * self.channels
+            kernel = kernel.at[..., :count].set(0).at[2, 2, : len(passed), :count].set(passed)
+            layer.kernel[...] = kernel
+            assert layer.bias is not None, "convolution() gives one"
+            layer.bias[...] = layer.bias[...].at[:count].set(0)
+
+    @property
+    def affine(self) -> bool:
+        """Where every pixel reaches the heads."""
+        return self.pool == "none"
+
+    def take_affine(
+        self, kernel: Float[Array, "P C E"], bias_kernel: Float[Array, "P C C"]
+    ) -> None:
+        """As `Router.take_affine`; channels that were drawn have no part in it."""
+        self._pass_on()
+        width = self.first.kernel.shape[-1]
+        for head, wanted in ((self.head, kernel), (self.bias_head, bias_kernel)):
+            signed = jnp.stack([wanted, -wanted], 2).reshape(len(wanted), -1, wanted.shape[-1])
+            rest = ((0, 0), (0, width - signed.shape[1]), (0, 0))
+            _put(head, jnp.pad(signed, rest).reshape(-1, wanted.shape[-1]))
+
+
+def _put(layer: nnx.Linear, kernel: Float[Array, "F G"]) -> None:
+    """Let an affine layer be a linear map."""
+    layer.kernel[...] = kernel
+    assert layer.bias is not None, "affine() gives one"
+    layer.bias[...] = jnp.zeros_like(layer.bias[...])
 
 
 class Block(nnx.Module):

@@ -208,6 +208,17 @@ class Router(nnx.Module):
         logits, bias, noise_scale = self.route(ids, signals)
         return gate(logits, bias, top_k, noise_scale=noise_scale, key=key)
 
+    @property
+    def affine(self) -> bool:
+        """Whether it can be any affine map of the signal: `take_affine` then makes it one."""
+        return False
+
+    def take_affine(
+        self, kernel: Float[Array, "P C E"], bias_kernel: Float[Array, "P C C"]
+    ) -> None:
+        """Predict the codes y . kernel and the bias y . bias_kernel of signals y [*grid, C]."""
+        raise NotImplementedError
+
     def prepare(self, ids: Int[Array, " B"]) -> None:
         """What must happen to stored codes before `ids` [B] are looked up in a training step.
 

@@ -39,6 +39,7 @@ from nid_jax.training.components import (
 )
 from nid_jax.training.lattice_components import lattice_heads
 from nid_jax.training.optimisers import build_optimiser
+from nid_jax.training.predicting import find_router
 from nid_jax.training.reseeding import reseed
 from nid_jax.training.steps import (
     Batch,
@@ -98,6 +99,7 @@ class Trainer:
         self.strategy = build_strategy(config, task.objective)
         self.batches = task.batches(collection)
         measured = task.learned_from(collection)
+        self.measured, self.count = measured, len(collection)
         self.operator = measured.operator
         self.signal_shape = (*measured.grid_shape, measured.channels)
         _check_training(config, self.operator)
@@ -185,9 +187,29 @@ class Trainer:
                     model.dictionary, measured, collection, wanted.errors, shrinkage
                 )
             put_heads(model.dictionary, heads)
-            params = nnx.state(model, nnx.Param)
-            self.state = jax.device_put(dataclasses.replace(self.state, params=params), self.layout)
+            self._put(model)
         return f"heads       {heads.words()}; {self.clock.seconds('heads'):.1f} s"
+
+    def _put(self, model: Model) -> None:
+        """Go on with the numbers of a model."""
+        params = nnx.state(model, nnx.Param)
+        self.state = jax.device_put(dataclasses.replace(self.state, params=params), self.layout)
+
+    def find_router(self) -> str:
+        """The router in closed form for the dictionary as it stands. -> words; '' where it
+        descends."""
+        model, train = self.model(), self.config.train
+        solved = train.codes in ("varpro", "sparse_varpro")
+        if not solved or model.router is None or not model.router.affine:
+            return ""
+        top_k = self.config.router.top_k if train.codes == "sparse_varpro" else 0
+        before = self.clock.seconds("router")
+        with self.clock.pause("router"):
+            words = find_router(
+                model.router, model.dictionary, self.measured, self.count, train.lam, top_k
+            )
+            self._put(model)
+        return f"router      {words}; {self.clock.seconds('router') - before:.1f} s"
 
     def reseed(self, batch: Batch) -> int:
         """Give dead experts the worst-explained signals of a batch. -> how many there were."""
@@ -256,6 +278,13 @@ def check(config: ConfigDict) -> None:
         if value < least:
             name = f"{group}.{key}".strip(".")
             raise ValueError(f"{name}: {value}; allowed: {least} or more")
+    router = config.router
+    affine = router.kind == "linear" or (router.kind == "conv" and router.pool == "none")
+    if not (config.train.steps or affine or router.kind == "none"):
+        raise ValueError(
+            f"router.kind: {router.kind!r} descends, and train.steps=0; allowed: none, linear, and "
+            "conv with router.pool=none, or more steps"
+        )
     if config.train.codes == "surface" and config.train.reseed_every:
         raise ValueError(
             "train.reseed_every: 0 is wanted by train.codes=surface: no value is known"
@@ -399,6 +428,8 @@ class _Loop:
     progress: monitoring.Progress
     preemption: Preemption
     evaluate: Callable[[Model], Mapping[str, float]] | None
+    routed: int = -1
+    """The step for whose dictionary the router was found."""
 
     def run(self, start: int) -> int:
         """Steps from `start` to the last one, or until told to stop. -> the step reached."""
@@ -454,9 +485,19 @@ class _Loop:
             eta=clock.eta(self.trainer.steps),
         )
 
+    def _find_router(self, step: int) -> None:
+        """A router in closed form follows the dictionary wherever it is looked at or saved."""
+        self._check_finite()
+        if step != self.routed:
+            words = self.trainer.find_router()
+            if words and step >= self.trainer.steps:
+                self.progress.message(words)
+        self.routed = step
+
     def _evaluated(self, step: int) -> dict[str, float]:
         if self.evaluate is None:
             return {}
+        self._find_router(step)
         jax.block_until_ready(self.trainer.state)
         with self.trainer.clock.pause("evaluate"):
             metrics = dict(self.evaluate(self.trainer.model()))
@@ -464,7 +505,7 @@ class _Loop:
         return metrics
 
     def _save(self, step: int, metrics: dict[str, float]) -> None:
-        self._check_finite()
+        self._find_router(step)
         trainer = self.trainer
         with trainer.clock.pause("checkpoint"):
             meta = {"clock": trainer.clock.state(), "step": step}
@@ -502,8 +543,9 @@ def _summary(trainer: Trainer, step: int) -> dict[str, Any]:
     seconds = trainer.clock.summary()
     return {
         "steps": step,
-        "train_seconds": seconds["run"] + seconds.get("heads", 0.0),
+        "train_seconds": seconds["run"] + sum(seconds.get(key, 0.0) for key in ("heads", "router")),
         "heads_seconds": seconds.get("heads", 0.0),
+        "router_seconds": seconds.get("router", 0.0),
         "compile_seconds": seconds.get("compile", 0.0),
         "evaluate_seconds": seconds.get("evaluate", 0.0),
         "checkpoint_seconds": seconds.get("checkpoint", 0.0),

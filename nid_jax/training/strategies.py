@@ -54,7 +54,8 @@ class Projected:
 
     lam: regularisation of the solve (`coding.ridge`); top_k: 0, or the size of the supports;
     atoms_per_step: of the pursuit; differentiate: one of `DIFFERENTIATE`, see the module's text. A
-    router, where there is one, learns to predict the solved codes.
+    router that cannot be any affine map learns to predict the solved codes; one that can is found
+    afterwards (`training.predicting`).
     """
 
     objective: Any
@@ -76,7 +77,7 @@ class Projected:
             gates = self._moving(model.dictionary, operator, targets, gates, equations)
         prediction = operator.measure(model.dictionary.combine(operator.points, gates))
         loss, terms = self.objective(prediction, targets, gates)
-        if model.router is not None:
+        if model.router is not None and not model.router.affine:
             held = jax.lax.stop_gradient(gates)
             amortised = self._amortisation(model, held, equations, batch)
             loss = loss + amortised

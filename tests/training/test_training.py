@@ -13,6 +13,7 @@ from absl import logging
 from flax import nnx
 
 from nid_jax import tasks
+from nid_jax.coding.ridge import Factorisation
 from nid_jax.storage.workdir import Workdir
 from nid_jax.training import loop, steps
 
@@ -305,6 +306,34 @@ def test_heads_alone_need_no_step(tmp_path):
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_linear_router_is_found_for_the_dictionary_that_is_saved(steps, tmp_path):
+    config = components_config(train__steps=steps, train__lam=1e-3)
+    config.router.kind = "linear"
+    workdir, task = Workdir(tmp_path), tasks.build(config)
+    model = loop.train(task, config, workdir).model
+    measured = task.learned_from(task.open("train"))
+    signals = np.stack([measured.values(index) for index in range(4)])
+    known = Factorisation(model.dictionary, measured.operator, lam=1e-3).solve(signals)
+    gates = model.gates(signals=signals.reshape(4, *measured.grid_shape, -1))
+    np.testing.assert_allclose(gates.values, known.codes, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gates.bias, known.bias, rtol=1e-4, atol=1e-5)
+    # Descent leaves it out, and a run that goes on leaves it as it was.
+    again = loop.train(task, config, workdir).model
+    np.testing.assert_array_equal(again.router.head.kernel, model.router.head.kernel)
+
+
+@pytest.mark.parametrize("kind", ["conv", "resnet"])
+def test_a_router_that_descends_needs_steps(kind):
+    config = components_config(train__steps=0)
+    config.router.kind = kind
+    with pytest.raises(ValueError, match=f"router.kind: '{kind}' descends, and train.steps=0"):
+        loop.check(config)
+    if kind == "conv":
+        config.router.pool = "none"
+        loop.check(config)
 
 
 def test_descent_goes_on_from_heads_and_resumes_bit_for_bit(tmp_path):
