@@ -25,7 +25,7 @@ from nid_jax.notices import say
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import limits
 from nid_jax.tasks.task import Task
-from nid_jax.training import loop
+from nid_jax.training import atoms, loop
 
 # Frequencies of the embedding that suit a grid, per sample of its shortest side.
 _FREQUENCY_PER_SAMPLE = 0.19
@@ -114,6 +114,7 @@ def untrained(task: Task, config: ConfigDict) -> NeuralDictionary:
     collection = task.open("train")
     signals = loop.signals_of(task, collection)
     model = build_model(config, tuple(signals["shape"]), len(collection), config.seed)
+    atoms.begin(model, task.learned_from(collection).operator, collection, config)
     prior = None
     if config.prior.num_signals:
         prior = priors.learn_prior(task, model, collection, config)

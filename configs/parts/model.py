@@ -15,6 +15,8 @@ def dictionary():
         "omega0": 30.0,
         # shared: heads read the embedding beside the trunk
         "skip": False,
+        # what heads begin with: drawn (random), or waves (those of a pool that K-sparse codes use)
+        "heads": "drawn",
         "embedding": {
             # identity, positional, fourier, rbf, kernel, cosine or spline
             "kind": "fourier",

@@ -31,6 +31,7 @@ from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
+from nid_jax.training import atoms
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.reseeding import reseed
 from nid_jax.training.steps import (
@@ -117,6 +118,13 @@ class Trainer:
         key = jax.random.fold_in(jax.random.key(config.seed), 1)
         self.given = Given(constants, self.operator, key)
 
+    def begin(self, collection: Sequence) -> None:
+        """Give the heads what `dictionary.heads` says, before the first step."""
+        model = self.model()
+        atoms.begin(model, self.operator, collection, self.config)
+        params = jax.device_put(nnx.state(model, nnx.Param), self.layout.params)
+        self.state = dataclasses.replace(self.state, params=params)
+
     def model(self) -> Model:
         """The model as it stands. Its arrays are copies: the next step gives the old ones away."""
         params = jax.tree.map(jnp.copy, self.state.params)
@@ -195,6 +203,7 @@ def _templates(items: dict[str, Any]) -> dict[str, Any]:
 def check(config: ConfigDict) -> None:
     """Raise ValueError, naming the key, for a training that cannot be."""
     build_strategy(config, None)
+    atoms.check(config)
     for group, key, least in (
         ("", "seed", 0),
         ("train", "steps", 1),
@@ -278,6 +287,8 @@ def train(
         Preemption() as preemption,
     ):
         start = trainer.restore(saved)
+        if not start:
+            trainer.begin(collection)
         # Not before: a run that does not go on must not lose its own.
         workdir.save_config(config)
         workdir.write_json("signals.json", signals_of(task, collection))

@@ -1,0 +1,143 @@
+"""Where the heads of a shared dictionary begin: dictionary.heads.
+
+drawn   random numbers
+waves   of a pool of waves (`fields.waves`), larger than the dictionary, those that the training
+        signals use: nothing is learned of a wave but whether it stays. A few thousand signals tell
+        E atoms apart by far, and their millions of values not at all
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from nid_jax import errors
+from nid_jax.coding.gram import NormalEquations
+from nid_jax.coding.greedy import omp_codes
+from nid_jax.coding.operators import Operator
+from nid_jax.data import Collection
+from nid_jax.errors import ArgumentError
+from nid_jax.fields import waves
+from nid_jax.fields.dictionary import SharedDictionary
+from nid_jax.fields.model import Model
+
+HEADS = ("drawn", "waves")
+# Signals that a round of pruning codes, and the share of the pool that it keeps at least.
+_SIGNALS = 1000
+_KEPT = 0.5
+# Atoms that a pursuit takes at once, as a share of K: enough to tell which are used.
+_STEP = 16
+# Singular values of the features below this share of the largest are rounding.
+_RANK = 1e-6
+
+
+def check(config: ConfigDict) -> None:
+    """Raise ValueError, naming the key, for heads that cannot be."""
+    heads = config.dictionary.get("heads", "drawn")
+    if heads not in HEADS:
+        raise ValueError(f"dictionary.heads: {heads!r}; allowed: {', '.join(HEADS)}")
+    if heads == "waves" and config.dictionary.kind != "shared":
+        raise ValueError("dictionary.heads: 'waves' is for dictionary.kind=shared; allowed: drawn")
+    if heads == "waves" and not config.router.top_k:
+        raise ValueError("router.top_k: 0 is dense; dictionary.heads=waves needs 1 or more")
+
+
+def begin(model: Model, operator: Operator, collection: Collection, config: ConfigDict) -> None:
+    """Give a model the heads that `config.dictionary.heads` names, in place.
+
+    operator: what measured the training signals `collection`. Raises ValueError naming the key that
+    does not fit.
+    """
+    check(config)
+    if config.dictionary.get("heads", "drawn") == "drawn":
+        return
+    shape = tuple(collection.shape)
+    sampled = operator.run_length == 1 and operator.num_measurements == np.prod(shape[:-1])
+    if not sampled:
+        raise ValueError("dictionary.heads: 'waves' wants signals sampled on a grid; allowed: drawn")
+    random = np.random.default_rng([config.seed, 3])
+    count = min(len(collection), 4 * _SIGNALS)
+    chosen = np.sort(random.choice(len(collection), count, replace=False))
+    signals = np.stack([collection[int(i)] for i in chosen])
+    with errors.named("dictionary"):
+        pool = waves.pool(shape[:-1], colour_axes(signals))
+        kept = most_used(pool, signals, model.dictionary.num_experts, config.router.top_k, random)
+    set_heads(model.dictionary, operator.points, kept.reshape(len(kept), -1, shape[-1]))
+
+
+def colour_axes(signals: Float[np.ndarray, "S *grid C"]) -> Float[np.ndarray, "C C"]:
+    """Directions in which the channels of signals vary independently, as rows, the widest first."""
+    rows = signals.reshape(len(signals), -1, signals.shape[-1]).astype(np.float64)
+    rows = (rows - rows.mean(1, keepdims=True)).reshape(-1, rows.shape[-1])
+    _, vectors = np.linalg.eigh(rows.T @ rows)
+    return vectors[:, ::-1].T
+
+
+def most_used(
+    pool: Float[np.ndarray, "N V"],
+    signals: Float[np.ndarray, "S *grid C"],
+    count: int,
+    top_k: int,
+    random: np.random.Generator,
+) -> Float[np.ndarray, "E V"]:
+    """The `count` atoms of a pool that codes of `top_k` atoms need most.
+
+    pool: unit rows, free of their channels' means. In rounds: code some signals by matching pursuit,
+    and let the atoms go whose codes are least, each measured by what was left of its signal, until
+    `count` are left. A round keeps half or more, as atoms take over from those that went. Raises
+    ArgumentError for more atoms than the pool has.
+    """
+    if count > len(pool):
+        allowed = f"1 to {len(pool)}, the waves there are for these signals"
+        raise ArgumentError("num_experts", count, allowed)
+    channels = signals.shape[-1]
+    rows = signals.reshape(len(signals), -1, channels)
+    rows = (rows - rows.mean(1, keepdims=True)).reshape(len(signals), -1)
+    while len(pool) > count:
+        some = rows[random.permutation(len(rows))[:_SIGNALS]]
+        kept = np.argsort(-usage(pool, some, top_k), kind="stable")
+        pool = pool[np.sort(kept[: max(count, int(_KEPT * len(pool)))])]
+    return pool
+
+
+def usage(
+    atoms: Float[np.ndarray, "E V"], rows: Float[np.ndarray, "S V"], top_k: int
+) -> Float[np.ndarray, " E"]:
+    """How much K-sparse codes of signals need each atom: |code| over the norm of what is left.
+
+    atoms of unit norm, rows: signals; both free of their means. Summed over signals.
+    """
+    top_k = min(top_k, len(atoms))
+    zero = jnp.zeros((len(atoms), 1))
+    equations = NormalEquations(
+        gram=jnp.asarray(atoms @ atoms.T),
+        moments=jnp.asarray(rows @ atoms.T),
+        energy=jnp.asarray(np.square(rows).sum(1)),
+        atom_mean=zero,
+        target_mean=jnp.zeros((len(rows), 1)),
+        count=jnp.float32(1),
+        bias_weight=jnp.float32(1),
+    )
+    codes = np.asarray(omp_codes(equations, top_k, max(1, top_k // _STEP)).codes)
+    energy = np.square(rows, dtype=np.float64).sum(1)
+    left = np.square(rows - codes @ atoms, dtype=np.float64).sum(1)
+    # A pursuit that went astray among dependent atoms says nothing, nor does a blank signal.
+    good = (left <= energy) & (energy > 0)
+    left = np.sqrt(np.maximum(left[good], 1e-8 * energy[good]))
+    return (np.abs(codes[good]) / left[:, None]).sum(0)
+
+
+def set_heads(
+    dictionary: SharedDictionary,
+    points: Float[np.ndarray, "P D"],
+    atoms: Float[np.ndarray, "E P C"],
+) -> None:
+    """Make heads the least squares approximation of given atoms, of root mean square 1, in place."""
+    features = np.asarray(dictionary.features(jnp.asarray(points)), np.float64)
+    features = np.concatenate([features, np.ones((len(features), 1))], 1)
+    size = np.sqrt(np.square(atoms).mean((1, 2), keepdims=True))
+    atoms = np.moveaxis(atoms / np.where(size > 0, size, 1), 0, 1)
+    solved = np.linalg.pinv(features, _RANK) @ atoms.reshape(len(atoms), -1)
+    heads = solved.reshape(-1, *atoms.shape[1:]).astype(np.float32)
+    dictionary.head_kernel[...] = jnp.asarray(heads[:-1].swapaxes(1, 2))
+    dictionary.head_bias[...] = jnp.asarray(heads[-1])
