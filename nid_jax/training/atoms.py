@@ -22,9 +22,13 @@ from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.model import Model
 
 HEADS = ("drawn", "waves")
+# Signals that are read, for each of the two uses.
+_READ = 2000
 # Signals that a round of pruning codes, and the share of the pool that it keeps at least.
 _SIGNALS = 1000
 _KEPT = 0.5
+# Principal components of the signals that stand in the pool beside the waves.
+_COMPONENTS = 512
 # Atoms that a pursuit takes at once, as a share of K: enough to tell which are used.
 _STEP = 16
 # Singular values of the features below this share of the largest are rounding.
@@ -56,13 +60,30 @@ def begin(model: Model, operator: Operator, collection: Collection, config: Conf
     if not sampled:
         raise ValueError("dictionary.heads: 'waves' wants signals sampled on a grid; allowed: drawn")
     random = np.random.default_rng([config.seed, 3])
-    count = min(len(collection), 4 * _SIGNALS)
-    chosen = np.sort(random.choice(len(collection), count, replace=False))
-    signals = np.stack([collection[int(i)] for i in chosen])
+    shown, judges = _halves(collection, random)
     with errors.named("dictionary"):
-        pool = waves.pool(shape[:-1], colour_axes(signals))
-        kept = most_used(pool, signals, model.dictionary.num_experts, config.router.top_k, random)
+        pool = waves.pool(shape[:-1], colour_axes(shown))
+        pool = np.concatenate([pool, components(shown, _COMPONENTS)])
+        kept = most_used(pool, judges, model.dictionary.num_experts, config.router.top_k, random)
     set_heads(model.dictionary, operator.points, kept.reshape(len(kept), -1, shape[-1]))
+
+
+def _halves(
+    collection: Collection, random: np.random.Generator
+) -> tuple[Float[np.ndarray, "A *grid C"], Float[np.ndarray, "B *grid C"]]:
+    """Signals to make atoms of, and others to judge them: all copies of one are on one side.
+
+    Components of signals that judged themselves would always win. Of one signal, both are it.
+    """
+    stems = [name.split("/")[0] for name in collection.names]
+    numbers = {stem: i for i, stem in enumerate(dict.fromkeys(stems))}
+    sides = random.permutation(len(numbers)) % 2
+    side = np.array([sides[numbers[stem]] for stem in stems])
+    halves = []
+    for number in (0, min(1, len(numbers) - 1)):
+        places = random.permutation(np.flatnonzero(side == number))[:_READ]
+        halves.append(np.stack([collection[int(i)] for i in np.sort(places)]))
+    return halves[0], halves[1]
 
 
 def colour_axes(signals: Float[np.ndarray, "S *grid C"]) -> Float[np.ndarray, "C C"]:
@@ -71,6 +92,30 @@ def colour_axes(signals: Float[np.ndarray, "S *grid C"]) -> Float[np.ndarray, "C
     rows = (rows - rows.mean(1, keepdims=True)).reshape(-1, rows.shape[-1])
     _, vectors = np.linalg.eigh(rows.T @ rows)
     return vectors[:, ::-1].T
+
+
+def components(
+    signals: Float[np.ndarray, "S *grid C"], count: int
+) -> Float[np.ndarray, "K V"]:
+    """The leading principal components of signals free of their channels' means, unit rows.
+
+    At most `count`, and at most as many as tell the signals apart.
+    """
+    rows = _centred(signals)
+    # Of the smaller of the two products.
+    tall = len(rows) > rows.shape[1]
+    squares, vectors = np.linalg.eigh((rows.T @ rows if tall else rows @ rows.T).astype(np.float64))
+    kept = np.flatnonzero(squares > _RANK * squares[-1])[::-1][:count]
+    axes = vectors[:, kept].T
+    if not tall:
+        axes = axes @ rows / np.sqrt(squares[kept, None])
+    return np.ascontiguousarray(axes, np.float32)
+
+
+def _centred(signals):
+    """[S, *grid, C] -> rows [S, V] free of the means of their channels."""
+    rows = signals.reshape(len(signals), -1, signals.shape[-1])
+    return (rows - rows.mean(1, keepdims=True)).reshape(len(signals), -1)
 
 
 def most_used(
@@ -90,9 +135,7 @@ def most_used(
     if count > len(pool):
         allowed = f"1 to {len(pool)}, the waves there are for these signals"
         raise ArgumentError("num_experts", count, allowed)
-    channels = signals.shape[-1]
-    rows = signals.reshape(len(signals), -1, channels)
-    rows = (rows - rows.mean(1, keepdims=True)).reshape(len(signals), -1)
+    rows = _centred(signals)
     while len(pool) > count:
         some = rows[random.permutation(len(rows))[:_SIGNALS]]
         kept = np.argsort(-usage(pool, some, top_k), kind="stable")
