@@ -1,6 +1,6 @@
 """Waves: a pool of oscillating functions at many places, scales and directions, sampled on a grid.
 
-Two families, each over again in every direction of colour:
+Two families, each repeated in every direction of colour:
 
     cosines   products of cosines, of the whole grid and under sine windows of several sizes that
               overlap by half (Malvar 1992): smooth parts and textures
@@ -18,6 +18,9 @@ import numpy as np
 from jaxtyping import Float
 
 from nid_jax.errors import ArgumentError
+
+MOST_VALUES = 8192
+"""Of a signal; the pool grows with their square."""
 
 # (window as a share of the grid, 0: none; frequencies below this share of the window's samples in
 # the first direction of colour, and in the others).
@@ -37,9 +40,13 @@ def pool(
     """All waves on a grid as rows, free of their channels' means, of unit norm.
 
     colours: directions of colour as rows, the strongest first, which has more waves than the
-    others and all of the edges. -> float32 [N, P C], values as those of signals [*grid, C] in raster
-    order. Raises ArgumentError for a grid of more than two axes.
+    others and all of the edges. -> float32 [N, P C], values as those of signals [*grid, C] in
+    raster order. Raises ArgumentError for a grid of more than two axes or of too many values.
     """
+    values = math.prod(grid_shape) * len(colours)
+    if values > MOST_VALUES:
+        allowed = f"drawn or components for signals of {values} values: the most is {MOST_VALUES}"
+        raise ArgumentError("heads", "waves", allowed)
     if len(grid_shape) > 2:
         raise ArgumentError("heads", "waves", "signals of one or two axes; drawn for others")
     families = []
@@ -54,9 +61,7 @@ def pool(
     return np.concatenate([f.reshape(len(f), -1) for f in families]).astype(np.float32)
 
 
-def cosines(
-    grid_shape: Sequence[int], window: float, band: float
-) -> Float[np.ndarray, "N *grid"]:
+def cosines(grid_shape: Sequence[int], window: float, band: float) -> Float[np.ndarray, "N ..."]:
     """Products of cosines under windows, the constant left out where there is none.
 
     window: length as a share of every axis, 0 for all of it without a window; band: frequencies
@@ -92,9 +97,7 @@ def _cosines_along(count: int, window: float, band: float) -> Float[np.ndarray, 
     return np.stack(waves)
 
 
-def edges(
-    grid_shape: Sequence[int], along: float, across: float
-) -> Float[np.ndarray, "N *grid"]:
+def edges(grid_shape: Sequence[int], along: float, across: float) -> Float[np.ndarray, "N ..."]:
     """First and second derivatives of Gaussians, in every place and turned in steps.
 
     along, across: standard deviations in 32nds of the grid's longest axis. On a line there is one
@@ -120,7 +123,7 @@ def edges(
     return np.stack(waves)
 
 
-def _unit(waves: Float[np.ndarray, "N *grid"]) -> Float[np.ndarray, "M P"]:
+def _unit(waves: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, "M P"]:
     """Rows free of their mean and of unit norm; those that were next to constant are left out."""
     rows = waves.reshape(len(waves), -1)
     norms = np.linalg.norm(rows, axis=1)

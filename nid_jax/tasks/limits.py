@@ -171,7 +171,8 @@ def _fit_grid(limits, shape):
 def _copies(config):
     """How many of each training signal data.augment makes."""
     augment = data.completed(config.data).augment
-    return math.prod(1 + max(augment[key], 0) for key in ("warps", "mirror", "shifts"))
+    images = 8 if augment.turns else 1 + augment.mirror
+    return images * math.prod(1 + max(augment[key], 0) for key in ("warps", "shifts"))
 
 
 def _pieces(config, shape):

@@ -1,92 +1,76 @@
-"""Where the heads of a shared dictionary begin: dictionary.heads.
+"""Heads for sparse codes: of a pool of atoms larger than the dictionary, those that signals use.
 
-drawn   random numbers
-waves   of a pool of waves (`fields.waves`), larger than the dictionary, those that the training
-        signals use: nothing is learned of a wave but whether it stays. A few thousand signals tell
-        E atoms apart by far, and their millions of values not at all
+The pool has waves (`fields.waves`) and principal components of the signals. Nothing is learned of
+an atom but whether it stays. A few thousand signals tell E atoms apart by far; what they say of the
+E F C numbers of the heads is too little: updates of atoms on sparse codes (K-SVD, also held near
+their beginning) leave less of the training signals and no less of others.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
-from nid_jax import errors
 from nid_jax.coding.gram import NormalEquations
 from nid_jax.coding.greedy import omp_codes
-from nid_jax.coding.operators import Operator
-from nid_jax.data import Collection
 from nid_jax.errors import ArgumentError
 from nid_jax.fields import waves
 from nid_jax.fields.dictionary import SharedDictionary
-from nid_jax.fields.model import Model
 
-HEADS = ("drawn", "waves")
+# Principal components of the signals that stand in the pool beside the waves.
+_COMPONENTS = 512
 # Signals that are read, for each of the two uses.
 _READ = 2000
 # Signals that a round of pruning codes, and the share of the pool that it keeps at least.
 _SIGNALS = 1000
 _KEPT = 0.5
-# Principal components of the signals that stand in the pool beside the waves.
-_COMPONENTS = 512
 # Atoms that a pursuit takes at once, as a share of K: enough to tell which are used.
 _STEP = 16
-# Singular values of the features below this share of the largest are rounding.
+# Singular values below this share of the largest are rounding.
 _RANK = 1e-6
 
 
-def check(config: ConfigDict) -> None:
-    """Raise ValueError, naming the key, for heads that cannot be."""
-    heads = config.dictionary.get("heads", "drawn")
-    if heads not in HEADS:
-        raise ValueError(f"dictionary.heads: {heads!r}; allowed: {', '.join(HEADS)}")
-    if heads == "waves" and config.dictionary.kind != "shared":
-        raise ValueError("dictionary.heads: 'waves' is for dictionary.kind=shared; allowed: drawn")
-    if heads == "waves" and not config.router.top_k:
-        raise ValueError("router.top_k: 0 is dense; dictionary.heads=waves needs 1 or more")
+def wave_heads(
+    dictionary: SharedDictionary, measured: Any, names: Sequence[str], top_k: int, seed: int
+) -> str:
+    """Give a dictionary the atoms of the pool that codes of `top_k` atoms use, in place.
 
-
-def begin(model: Model, operator: Operator, collection: Collection, config: ConfigDict) -> None:
-    """Give a model the heads that `config.dictionary.heads` names, in place.
-
-    operator: what measured the training signals `collection`. Raises ValueError naming the key that
-    does not fit.
+    measured: operator, grid_shape, whole and values(i) [M, C] of the signals, as a task's
+    `learned_from` gives; names: of the signals, copies 'name/copy'. -> words on them. Raises
+    ArgumentError for signals that are not samples on a grid, or on one of three axes, and for more
+    experts than there are atoms.
     """
-    check(config)
-    if config.dictionary.get("heads", "drawn") == "drawn":
-        return
-    shape = tuple(collection.shape)
-    sampled = operator.run_length == 1 and operator.num_measurements == np.prod(shape[:-1])
-    if not sampled:
-        raise ValueError("dictionary.heads: 'waves' wants signals sampled on a grid; allowed: drawn")
-    random = np.random.default_rng([config.seed, 3])
-    shown, judges = _halves(collection, random)
-    with errors.named("dictionary"):
-        pool = waves.pool(shape[:-1], colour_axes(shown))
-        pool = np.concatenate([pool, components(shown, _COMPONENTS)])
-        kept = most_used(pool, judges, model.dictionary.num_experts, config.router.top_k, random)
-    set_heads(model.dictionary, operator.points, kept.reshape(len(kept), -1, shape[-1]))
+    if not measured.whole or getattr(measured, "weights", None) is not None:
+        raise ArgumentError("heads", "waves", "signals sampled whole on a grid; drawn for others")
+    random = np.random.default_rng([seed, 3])
+    shown, judges = (
+        np.stack([measured.values(int(i)) for i in places]) for places in _halves(names, random)
+    )
+    pool = waves.pool(measured.grid_shape, colour_axes(shown))
+    pool = np.concatenate([pool, components(shown, _COMPONENTS)])
+    kept = most_used(pool, judges, dictionary.num_experts, top_k, random)
+    set_heads(dictionary, measured.operator.points, kept.reshape(len(kept), -1, shown.shape[-1]))
+    return f"{len(kept)} of {len(pool)} waves and components, by {len(judges)} signals"
 
 
-def _halves(
-    collection: Collection, random: np.random.Generator
-) -> tuple[Float[np.ndarray, "A *grid C"], Float[np.ndarray, "B *grid C"]]:
-    """Signals to make atoms of, and others to judge them: all copies of one are on one side.
+def _halves(names: Sequence[str], random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of signals to make atoms of, and of others to judge them, copies on one side.
 
     Components of signals that judged themselves would always win. Of one signal, both are it.
     """
-    stems = [name.split("/")[0] for name in collection.names]
-    numbers = {stem: i for i, stem in enumerate(dict.fromkeys(stems))}
-    sides = random.permutation(len(numbers)) % 2
-    side = np.array([sides[numbers[stem]] for stem in stems])
-    halves = []
-    for number in (0, min(1, len(numbers) - 1)):
-        places = random.permutation(np.flatnonzero(side == number))[:_READ]
-        halves.append(np.stack([collection[int(i)] for i in np.sort(places)]))
+    _, original = np.unique([name.split("/")[0] for name in names], return_inverse=True)
+    sides = random.permutation(original.max() + 1) % 2
+    side = sides[original]
+    halves = [
+        np.sort(random.permutation(np.flatnonzero(side == min(number, sides.max())))[:_READ])
+        for number in (0, 1)
+    ]
     return halves[0], halves[1]
 
 
-def colour_axes(signals: Float[np.ndarray, "S *grid C"]) -> Float[np.ndarray, "C C"]:
+def colour_axes(signals: Float[np.ndarray, "S P C"]) -> Float[np.ndarray, "C C"]:
     """Directions in which the channels of signals vary independently, as rows, the widest first."""
     rows = signals.reshape(len(signals), -1, signals.shape[-1]).astype(np.float64)
     rows = (rows - rows.mean(1, keepdims=True)).reshape(-1, rows.shape[-1])
@@ -94,9 +78,7 @@ def colour_axes(signals: Float[np.ndarray, "S *grid C"]) -> Float[np.ndarray, "C
     return vectors[:, ::-1].T
 
 
-def components(
-    signals: Float[np.ndarray, "S *grid C"], count: int
-) -> Float[np.ndarray, "K V"]:
+def components(signals: Float[np.ndarray, "S P C"], count: int) -> Float[np.ndarray, "K V"]:
     """The leading principal components of signals free of their channels' means, unit rows.
 
     At most `count`, and at most as many as tell the signals apart.
@@ -113,24 +95,24 @@ def components(
 
 
 def _centred(signals):
-    """[S, *grid, C] -> rows [S, V] free of the means of their channels."""
+    """[S, P, C] -> rows [S, V] free of the means of their channels."""
     rows = signals.reshape(len(signals), -1, signals.shape[-1])
     return (rows - rows.mean(1, keepdims=True)).reshape(len(signals), -1)
 
 
 def most_used(
     pool: Float[np.ndarray, "N V"],
-    signals: Float[np.ndarray, "S *grid C"],
+    signals: Float[np.ndarray, "S P C"],
     count: int,
     top_k: int,
     random: np.random.Generator,
 ) -> Float[np.ndarray, "E V"]:
     """The `count` atoms of a pool that codes of `top_k` atoms need most.
 
-    pool: unit rows, free of their channels' means. In rounds: code some signals by matching pursuit,
-    and let the atoms go whose codes are least, each measured by what was left of its signal, until
-    `count` are left. A round keeps half or more, as atoms take over from those that went. Raises
-    ArgumentError for more atoms than the pool has.
+    pool: unit rows, free of their channels' means. In rounds: code some signals by matching
+    pursuit, and let the atoms go whose codes are least, each measured by what was left of its
+    signal, until `count` are left. A round keeps half or more, as atoms take over from those that
+    went. Raises ArgumentError for more atoms than the pool has.
     """
     if count > len(pool):
         allowed = f"1 to {len(pool)}, the waves there are for these signals"
@@ -175,7 +157,7 @@ def set_heads(
     points: Float[np.ndarray, "P D"],
     atoms: Float[np.ndarray, "E P C"],
 ) -> None:
-    """Make heads the least squares approximation of given atoms, of root mean square 1, in place."""
+    """Make heads the least squares approximations of atoms, of root mean square 1, in place."""
     features = np.asarray(dictionary.features(jnp.asarray(points)), np.float64)
     features = np.concatenate([features, np.ones((len(features), 1))], 1)
     size = np.sqrt(np.square(atoms).mean((1, 2), keepdims=True))
