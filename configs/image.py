@@ -147,8 +147,8 @@ def joint(config):
 def sparse(config):
     """K active experts: of a pool of waves and components those that codes of K use.
 
-    photos-sparse 35.39 dB from 64 of 4096, 27 s on one of two busy cores, 2026-11-28; the 64 largest
-    coefficients of a cosine transform 32.35 dB. Descent from there does no better on unseen
+    photos-sparse 35.39 dB from 64 of 4096, 27 s on one of two busy cores, 2026-11-28; the 64
+    largest coefficients of a cosine transform 32.35 dB. Descent from there does no better on unseen
     signals, so there is none.
     """
     top_k = 32 if config.data.name == "faces" else 64
