@@ -163,13 +163,22 @@ def joint(config):
 
 
 def sparse(config):
-    """K active experts, an eighth of the faces' and a sixteenth of the photographs' dictionary."""
-    trunk(config)
+    """K active experts: of a pool of waves and components those that codes of K use.
+
+    photos-sparse 35.39 dB from 64 of 4096, 27 s on one of two busy cores, 2026-11-28; the 64
+    largest coefficients of a cosine transform 32.35 dB. Descent from there does no better on unseen
+    signals, so there is none.
+    """
     top_k = 32 if config.data.name == "faces" else 64
+    if config.dictionary.heads == "components":
+        config.dictionary.heads = "waves"
+        if config.data.name != "faces":
+            config.dictionary.num_experts = 4096
     config.router.top_k = config.fit.top_k = min(top_k, config.dictionary.num_experts // 4)
     config.train.codes = "sparse_varpro"
     config.router.kind = "none"
     config.fit.solver = "omp"
+    config.fit.omp.criterion = "gain"
 
 
 def independent(config):

@@ -14,11 +14,12 @@ from peers import networks
 from peers.components import Components, CosineComponents
 from peers.cosines import DCT, largest
 from peers.descent import descend
+from peers.ksvd import KSVD
 
 import nid_jax as nid
 from nid_jax import learning
 from nid_jax.fields import routing
-from studies.image_study import FACES, PATCHES, Study, optimiser
+from studies.image_study import FACES, PATCHES, Study
 
 # Of gradient fits, for atoms of root mean square 1: of 0.1, 0.03, 0.01 and 0.003 the best, or
 # within 0.5 dB of it, for the dictionaries here, after 10 steps and after 1000.
@@ -123,6 +124,24 @@ def careful_transforms(study):
             seconds=taken / study.count,
             training_seconds=seconds,
         )
+
+
+def ksvd(study, experts):
+    """K of so many atoms of K-SVD on the pixels of the training signals."""
+    signals, top_k = study.train_signals, study.top_k
+    step = max(1, top_k // 16)
+    found, seconds = clocked(KSVD, signals, experts, top_k, study.setting.ksvd_passes, step)
+    codes, taken, _ = median_seconds(lambda: found.encode(study.truth))
+    values = study.truth[0].size
+    study.add(
+        f"K-SVD on pixels: omp, K = {top_k} of {experts}",
+        "K-SVD on pixels",
+        found.decode(codes),
+        numbers=2 * top_k + study.channels,
+        operations=2 * experts * values + operations.solve("omp", experts, study.count, top_k, 0),
+        seconds=taken / study.count,
+        training_seconds=seconds,
+    )
 
 
 def solved(study, name, known, solver):
@@ -289,6 +308,7 @@ def all_dictionaries(study):
     gradient_on_pixels(study, "NID", plain)
 
     sparse = study.config("sparse_varpro", "none", setting.sparse)
+    ksvd(study, sparse.dictionary.num_experts)
     sparse = study.train("sparse_varpro", sparse)
     all_solved(study, "NID sparse", sparse, ("ridge",), ("omp", "iht"))
 
@@ -304,12 +324,14 @@ def all_dictionaries(study):
 
 
 def patches(path, scale, output):
-    """K = 32 of E = 256 on a trunk of width 128: seconds of training, milliseconds of fitting."""
+    """K = 32 of E = 256: seconds to find the atoms, milliseconds of fitting."""
     changes = {**PATCHES, "data.root": path}
     if scale == "smoke":
-        changes |= {**optimiser(3, 4, 1e-3), "dictionary.width": 16}
+        changes |= {"dictionary.num_experts": 32, "router.top_k": 4}
     empty = dataclasses.replace(FACES, title="Patches", changes=changes, sparse={})
     study = Study("patches", empty, output)
+    transforms(study)
+    ksvd(study, study.base.dictionary.num_experts)
     sparse = study.train("sparse_varpro", study.config("sparse_varpro", "none", {}))
     all_solved(study, "NID sparse", sparse, sparse=("omp", "iht"))
     all_solved(study, "NID sparse", sparse, ("ridge",))

@@ -35,6 +35,8 @@ class Setting:
     scale of their features; width of the small one, which stores as much as a dense code."""
     marks: tuple
     """Steps of every gradient descent at which it is looked at."""
+    ksvd_passes: int
+    """Over all atoms; about as long as the library takes, or longer."""
     start_seconds: float
     """Training of the learned start."""
 
@@ -58,24 +60,33 @@ TRUNK = {
     "data.augment.warps": 0,
 }
 SHIFTED = {**TRUNK, "data.augment.shifts": 24, "data.augment.max_shift": 2}
+# Supports by what lowers the error most, on atoms of the pool that such supports use.
+WAVES = {
+    "dictionary.num_layers": 1,
+    "dictionary.embedding.kind": "cosine",
+    "dictionary.heads": "waves",
+    "train.steps": 0,
+}
+GAIN = {"fit.omp.criterion": "gain"}
 FACES = Setting(
     title="Faces",
     variant="cpu",
-    changes={"router.top_k": 32},
+    changes={"router.top_k": 32, **GAIN},
     descent={**SHIFTED, **optimiser(80, 500, 3e-3), **LAM},
-    sparse={**SHIFTED, **optimiser(100, 500, 3e-3), **LAM, "train.atoms_per_step": 2},
+    sparse=WAVES,
     joint={**TRUNK, **optimiser(1000, 16, 1e-3), "data.augment.mirror": False},
     routers=ROUTERS,
     network={**NETWORK, "small_width": 10},
     marks=MARKS,
+    ksvd_passes=6,
     start_seconds=20.0,
 )
 PHOTOS = Setting(
     title="Photographs",
     variant="photos",
-    changes={"data.num_train": 4000, "router.top_k": 64},
+    changes={"data.num_train": 4000, "router.top_k": 64, **GAIN},
     descent={**TRUNK, **optimiser(80, 400, 2e-3), **LAM},
-    sparse={**TRUNK, **optimiser(40, 200, 2e-3), **LAM, "train.atoms_per_step": 4},
+    sparse={**WAVES, "dictionary.num_experts": 4096},
     joint={
         **TRUNK,
         **optimiser(600, 16, 1e-3),
@@ -85,6 +96,7 @@ PHOTOS = Setting(
     routers=ROUTERS,
     network={**NETWORK, "small_width": 20},
     marks=MARKS,
+    ksvd_passes=4,
     start_seconds=40.0,
 )
 _CELEB_A = {"name": "celeb_a", "size": (32, 32), "resize": True, "crop": "center", "num_test": 60}
@@ -103,14 +115,11 @@ PATCHES = {
     **SHIFTED,
     "data.name": "array",
     "dictionary.num_experts": 256,
-    "dictionary.width": 128,
     "router.top_k": 32,
-    "dictionary.embedding.scale": 6.0,
-    **optimiser(100, 200, 6e-3),
-    **LAM,
-    "train.atoms_per_step": 2,
     "data.augment.mirror": True,
     "data.augment.shifts": 4,
+    **WAVES,
+    **GAIN,
 }
 
 
@@ -137,6 +146,8 @@ def setting_of(name, scale):
         further = {key: {**way, **short} for key, way in ways.items()} | {
             "changes": {**setting.changes, **TINY},
             "joint": {**TRUNK, **short},
+            "sparse": {**WAVES, "dictionary.num_experts": TINY["dictionary.num_experts"]},
+            "ksvd_passes": 1,
             "routers": LINEAR,
             "network": {**NETWORK, **TINY_NETWORK},
             "marks": (5, 10),

@@ -31,13 +31,7 @@ from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training.components import (
-    ERRORS,
-    MOST_COEFFICIENTS,
-    component_heads,
-    put_heads,
-)
-from nid_jax.training.lattice_components import lattice_heads
+from nid_jax.training import heads
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
 from nid_jax.training.reseeding import reseed
@@ -52,8 +46,6 @@ from nid_jax.training.steps import (
 )
 from nid_jax.training.strategies import build_strategy
 
-HEADS = ("drawn", "components")
-
 
 class TrainingDiverged(ValueError):
     """The loss or a gradient was not finite."""
@@ -67,6 +59,12 @@ class Measured(Protocol):
 
     @property
     def values(self) -> Callable[[int], np.ndarray]: ...
+
+    @property
+    def grid_shape(self) -> tuple: ...
+
+    @property
+    def whole(self) -> bool: ...
 
 
 class Task(Protocol):
@@ -176,19 +174,14 @@ class Trainer:
         return self.compiled[dense]
 
     def find_heads(self, measured: Measured, collection: Any) -> str:
-        """Heads in closed form, from what training sees of the signals. -> words on them."""
-        wanted = self.config.dictionary.components
-        shrinkage = None if wanted.shrinkage < 0 else wanted.shrinkage
+        """Heads from what training sees of the signals, undrawn. -> words on them."""
         model = self.model()
         assert isinstance(model.dictionary, SharedDictionary), "check() refuses other kinds"
         with self.clock.pause("heads"):
             with errors.named("dictionary"):
-                heads = _component_heads(
-                    model.dictionary, measured, collection, wanted.errors, shrinkage
-                )
-            put_heads(model.dictionary, heads)
+                words = heads.find(model.dictionary, measured, collection, self.config)
             self._put(model)
-        return f"heads       {heads.words()}; {self.clock.seconds('heads'):.1f} s"
+        return f"heads       {words}; {self.clock.seconds('heads'):.1f} s"
 
     def _put(self, model: Model) -> None:
         """Go on with the numbers of a model."""
@@ -245,13 +238,6 @@ class Trainer:
         return restored.step
 
 
-def _component_heads(dictionary, measured, collection, errors, shrinkage):
-    """Those of a covariance, or of the signals' products where features are too many for one."""
-    if dictionary.num_features * dictionary.channels > MOST_COEFFICIENTS:
-        return lattice_heads(dictionary, collection, errors, shrinkage or 0.0)
-    return component_heads(dictionary, measured, collection.names, errors, shrinkage)
-
-
 def _templates(items: dict[str, Any]) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: abstract(leaf, leaf.sharding), items)
 
@@ -259,8 +245,8 @@ def _templates(items: dict[str, Any]) -> dict[str, Any]:
 def check(config: ConfigDict) -> None:
     """Raise ValueError, naming the key, for a training that cannot be."""
     build_strategy(config, None)
-    _check_heads(config.dictionary)
-    found = config.dictionary.get("heads") == "components"
+    heads.check(config)
+    found = config.dictionary.heads != "drawn"
     for group, key, least in (
         ("", "seed", 0),
         ("train", "steps", 0 if found else 1),
@@ -288,27 +274,6 @@ def check(config: ConfigDict) -> None:
     if config.train.codes == "surface" and config.train.reseed_every:
         raise ValueError(
             "train.reseed_every: 0 is wanted by train.codes=surface: no value is known"
-        )
-
-
-def _check_heads(dictionary: ConfigDict) -> None:
-    """Raise ValueError, naming the key, for heads that cannot be."""
-    if dictionary.heads not in HEADS:
-        raise ValueError(f"dictionary.heads: {dictionary.heads!r}; allowed: {', '.join(HEADS)}")
-    if dictionary.heads != "drawn" and dictionary.kind != "shared":
-        raise ValueError(
-            f"dictionary.heads: {dictionary.heads!r}; allowed for dictionary.kind="
-            f"{dictionary.kind}, whose experts share no features: drawn"
-        )
-    wanted = dictionary.components
-    if wanted.errors not in ERRORS:
-        raise ValueError(
-            f"dictionary.components.errors: {wanted.errors!r}; allowed: {', '.join(ERRORS)}"
-        )
-    if not wanted.shrinkage <= 1:
-        raise ValueError(
-            f"dictionary.components.shrinkage: {wanted.shrinkage}; allowed: at most 1, below 0 "
-            "chooses"
         )
 
 
@@ -384,7 +349,7 @@ def train(
             if start:
                 progress.message(f"resumed from step {start} of {workdir.checkpoints}")
             _announce(trainer, workdir, progress, notes)
-            if fresh and config.dictionary.heads == "components":
+            if fresh and config.dictionary.heads != "drawn":
                 progress.message(trainer.find_heads(task.learned_from(collection), collection))
             step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
     summary = _summary(trainer, step)

@@ -14,6 +14,7 @@ from flax import nnx
 
 from nid_jax import tasks
 from nid_jax.coding.ridge import Factorisation
+from nid_jax.fields.coordinates import grid
 from nid_jax.storage.workdir import Workdir
 from nid_jax.training import loop, steps
 
@@ -352,10 +353,48 @@ def test_descent_goes_on_from_heads_and_resumes_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
+def test_sparse_training_goes_on_from_waves_and_resumes_bit_for_bit(tmp_path):
+    def config(steps):
+        made = make_config(
+            data__size=(8, 8),
+            data__resize=True,
+            dictionary__heads="waves",
+            dictionary__num_layers=1,
+            dictionary__num_experts=40,
+            dictionary__embedding__kind="cosine",
+            router__kind="none",
+            router__top_k=4,
+            train__codes="sparse_varpro",
+            train__steps=steps,
+            train__checkpoint_every=2,
+        )
+        made.train.optimizer.schedule = "constant"
+        return made
+
+    whole = loop.train(tasks.build(config(4)), config(4), Workdir(tmp_path / "whole"))
+    first = loop.train(tasks.build(config(0)), config(0), Workdir(tmp_path / "none"))
+    assert first.step == 0
+    loop.train(tasks.build(config(2)), config(2), Workdir(tmp_path / "parts"))
+    resumed = loop.train(tasks.build(config(4)), config(4), Workdir(tmp_path / "parts"))
+    leaves = [jax.tree.leaves(nnx.state(run.model)) for run in (whole, resumed, first)]
+    for one, other in zip(leaves[0], leaves[1], strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Of whole atoms with a mean square of 1, which steps then moved.
+    points = tasks.build(config(0)).open("train").shape[:2]
+    basis = np.asarray(first.model.dictionary.basis(grid(points)))
+    np.testing.assert_allclose(np.square(basis).mean((0, 2)), 1, rtol=1e-3)
+    assert any((a != b).any() for a, b in zip(leaves[0], leaves[2], strict=True))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dictionary__heads": "pca"}, "dictionary.heads: 'pca'; allowed: drawn, components"),
+        (
+            {"dictionary__heads": "pca"},
+            "dictionary.heads: 'pca'; allowed: drawn, components, waves",
+        ),
+        ({"dictionary__heads": "waves"}, "router.top_k: 0 is dense; dictionary.heads=waves needs"),
         (
             {"dictionary__heads": "components", "dictionary__kind": "independent"},
             "dictionary.heads: 'components'; allowed for dictionary.kind=independent.*: drawn",
