@@ -122,9 +122,7 @@ def is_canonical(dictionary: Dictionary, grid_shape: tuple[int, ...]) -> bool:
     rank = int((np.diag(matrix) > 0.5).sum())
     wanted = np.diag(np.arange(len(matrix)) < rank)
     return bool(
-        rank
-        and np.abs(matrix - wanted).max() < _TOLERANCE
-        and np.abs(mean).max() < _TOLERANCE
+        rank and np.abs(matrix - wanted).max() < _TOLERANCE and np.abs(mean).max() < _TOLERANCE
     )
 
 

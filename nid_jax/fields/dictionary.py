@@ -188,12 +188,12 @@ class Dictionary(nnx.Module):
             allowed = f"({self.num_experts}, N) and (N, {self.channels})"
             raise ArgumentError("mixing, level", (mixing.shape, level.shape), allowed)
         other = nnx.clone(self)
-        other._mix_by(np.asarray(mixing, np.float64), np.asarray(level, np.float64))
+        other.mix_by(np.asarray(mixing, np.float64), np.asarray(level, np.float64))
         other.num_experts = mixing.shape[1]
         return other
 
-    def _mix_by(self, mixing: Float[np.ndarray, "E N"], level: Float[np.ndarray, "N C"]) -> None:
-        """Put sums of the atoms in their place. Of every kind."""
+    def mix_by(self, mixing: Float[np.ndarray, "E N"], level: Float[np.ndarray, "N C"]) -> None:
+        """Put sums of the atoms in their place, as `mixed`. Of every kind."""
         raise NotImplementedError
 
     def first(self, count: int) -> "Dictionary":
@@ -332,11 +332,14 @@ class SharedDictionary(Dictionary):
         self.head_kernel[...] = self.head_kernel[...].at[..., indices].set(kernel)
         self.head_bias[...] = self.head_bias[...].at[indices].set(heads[-1])
 
-    def _mix_by(self, mixing: Float[np.ndarray, "E N"], level: Float[np.ndarray, "N C"]) -> None:
+    def mix_by(self, mixing: Float[np.ndarray, "E N"], level: Float[np.ndarray, "N C"]) -> None:
         kernel, bias = np.asarray(self.head_kernel[...]), np.asarray(self.head_bias[...])
         # In float64: nearly dependent experts cancel in what comes out.
-        self.head_kernel[...] = jnp.asarray((kernel @ mixing).astype(np.float32))
-        self.head_bias[...] = jnp.asarray((mixing.T @ bias - level).astype(np.float32))
+        for variable, mixed in (
+            (self.head_kernel, kernel @ mixing),
+            (self.head_bias, mixing.T @ bias - level),
+        ):
+            variable[...] = jax.device_put(mixed.astype(np.float32), variable[...].sharding)
 
     def _keep(self, count: int) -> None:
         self.head_kernel[...] = self.head_kernel[...][..., :count]
@@ -466,12 +469,19 @@ class IndependentDictionary(Dictionary):
         """Networks, of which the atoms are made."""
         return self.kernels[0].shape[0]
 
-    def _mix_by(self, mixing: Float[np.ndarray, "E N"], level: Float[np.ndarray, "N C"]) -> None:
+    def mix_by(self, mixing: Float[np.ndarray, "E N"], level: Float[np.ndarray, "N C"]) -> None:
         if self.mixing is not None and self.level is not None:
             level = level + mixing.T @ np.asarray(self.level[...], np.float64)
             mixing = np.asarray(self.mixing[...], np.float64) @ mixing
-        self.mixing = Constant(jnp.asarray(mixing.astype(np.float32)))
-        self.level = Constant(jnp.asarray(level.astype(np.float32)))
+        layout = self.kernels[0][...].sharding
+        if isinstance(layout, jax.sharding.NamedSharding):
+            layout = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec())
+        parts = (part.astype(np.float32) for part in (mixing, level))
+        self.put_mixing(*(jax.device_put(part, layout) for part in parts))
+
+    def put_mixing(self, mixing: Float[Array, "N E"], level: Float[Array, "E C"]) -> None:
+        """Make the atoms networks @ mixing - level, whatever they were."""
+        self.mixing, self.level = Constant(mixing), Constant(level)
         # Every atom is a sum of all networks: none can be gathered.
         self.orders = ("evaluate",)
 
