@@ -38,7 +38,7 @@ def check(dtype: str) -> str:
 
 
 def rounded(codes: Float[np.ndarray, "S E"], dtype: str) -> Rounded:
-    """Codes in fewer bits. Raises ArgumentError for an unknown dtype, and one too small for them."""
+    """Codes in fewer bits. Raises ArgumentError for another dtype, or too small a one."""
     codes = np.asarray(codes, np.float32)
     if check(dtype).startswith("float"):
         with np.errstate(over="ignore"):

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from nid_jax.files import atomic_folder, refusals_named
-from nid_jax.fitting.fit import Fit
 from nid_jax.fitting import rounding, scoring
+from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.scoring import reconstruct, summarise
 from nid_jax.reporting import movies, panels, pictures
 from nid_jax.storage.artefacts import file_name, write_json

@@ -47,7 +47,8 @@ def skeleton(
     """The model that a config describes, without its numbers.
 
     -> (graphdef, {'params', 'constants'} of jax.ShapeDtypeStruct); with a mesh, laid out on it.
-    mixed: whether its atoms are stored as sums of an independent dictionary's networks. Raises ValueError for a config that describes none, or one that does not divide by the mesh.
+    mixed: whether its atoms are stored as sums of an independent dictionary's networks.
+    Raises ValueError for a config that describes none, or one that does not divide by the mesh.
     """
 
     def build() -> Model:
