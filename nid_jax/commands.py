@@ -178,6 +178,9 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     metrics = write_fit(task, found, collection, config, workdir)
     _write_usage(workdir, dictionary.model, found)
     _print_scores(config.fit.name, metrics)
+    if "rounding_loss" in metrics:
+        loss, bits = metrics["rounding_loss"], metrics["bits_per_signal"]
+        print(f"codes in {metrics['codes_dtype']}: {bits} bits a signal, {loss:.3f} dB lost")
     print(f"report: {write_report(workdir.root)}")
     return metrics
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import data, tasks
 from nid_jax.coding import checks
+from nid_jax.coding.canonical import canonical_transform
 from nid_jax.configs import image as image_config
 from nid_jax.data import layout as layouts
 from nid_jax.errors import ArgumentError
@@ -146,7 +147,18 @@ def train(
     elif not config.prior.num_signals:
         # That of an earlier training is not this dictionary's.
         path.unlink(missing_ok=True)
-    return NeuralDictionary(trained.model, config, signals, prior), trained
+        (workdir.root / priors.TRANSFORM_FILE).unlink(missing_ok=True)
+    dictionary = NeuralDictionary(trained.model, config, signals, prior)
+    if prior is not None and _dense(config, trained.model):
+        transform = canonical_transform(dictionary.dictionary, dictionary.grid_shape, prior)
+        priors.save_transform(workdir.root / priors.TRANSFORM_FILE, transform, trained.step)
+        dictionary = dictionary.transformed(transform)
+    return dictionary, trained
+
+
+def _dense(config, model):
+    """Whether any dictionary of the same span is as good, so that it may take canonical form."""
+    return config.train.codes == "varpro" and not model.top_k and model.router is None
 
 
 def _scores(evaluate, config, model):

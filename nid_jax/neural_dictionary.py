@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from nid_jax import data
 from nid_jax.coding import checks as argument_checks
 from nid_jax.coding import grid_operator
+from nid_jax.coding.canonical import Transform, canonical_transform, is_canonical
 from nid_jax.coding.low_rank import LowRank
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Gaussian, Ridge, Solver, config_group, solver_from_config
@@ -90,6 +91,42 @@ class NeuralDictionary(Trained):
         model = Model(dictionary, self.model.router, self.model.top_k, self.model.grid_shape)
         return dataclasses.replace(self, model=model)
 
+    def canonical(self) -> "NeuralDictionary":
+        """The same in canonical form: orthonormal atoms, uncorrelated codes, by energy.
+
+        On the grid of the training signals and under the prior, see `coding.canonical`. What codes
+        render does not change, the codes do. `learn` gives dense dictionaries in this form. Raises
+        ArgumentError where there is no prior, or a router, whose codes are of the atoms as they
+        are.
+        """
+        if self.prior is None:
+            raise ArgumentError("prior", None, "that of the training codes: prior.num_signals > 0")
+        if self.model.router is not None:
+            raise ArgumentError("router", type(self.model.router).__name__, "None: dense codes")
+        transform = canonical_transform(self.dictionary, self.grid_shape, self.prior)
+        return self.transformed(transform)
+
+    def transformed(self, transform: Transform) -> "NeuralDictionary":
+        """Atoms and prior under a transform of the codes, `coding.canonical_transform`'s."""
+        mixed = self.with_dictionary(self.dictionary.mixed(transform.mixing, transform.level))
+        prior = None if self.prior is None else transform.prior(self.prior)
+        return dataclasses.replace(mixed, prior=prior)
+
+    def _first(self, numbers):
+        """The same of the first atoms alone; all of them where `numbers` is 0."""
+        numbers = argument_checks.whole("numbers", numbers, 0)
+        if not numbers:
+            return self
+        if numbers > self.num_experts:
+            raise ArgumentError("numbers", numbers, f"at most {self.num_experts}, the experts")
+        if not is_canonical(self.dictionary, self.grid_shape):
+            raise ArgumentError(
+                "numbers", numbers, "0: the dictionary is not canonical, its atoms have no order"
+            )
+        model = Model(self.dictionary.first(numbers), None, self.model.top_k, self.model.grid_shape)
+        prior = None if self.prior is None else self.prior.first(numbers)
+        return dataclasses.replace(self, model=model, prior=prior)
+
     def fit(
         self,
         measurements: Float[Array | np.ndarray, "S *grid C"] | None = None,
@@ -100,6 +137,7 @@ class NeuralDictionary(Trained):
         solver: Solver | None = None,
         clouds: Float[Array | np.ndarray, "S Q N"] | None = None,
         batch_size: int = 0,
+        numbers: int = 0,
     ) -> Fit:
         """Codes of signals from what was measured of them; the dictionary does not change.
 
@@ -115,6 +153,7 @@ class NeuralDictionary(Trained):
             operator is given and there is a prior, else `Ridge()`.
           clouds: [S, Q, 2 D], points on surfaces and their normals, for solver `Surface`.
           batch_size: signals solved at a time; 0: all.
+          numbers: of a canonical dictionary only the first so many atoms; 0: all.
 
         Returns:
           `Fit`. Inside jit, vmap or grad the values of the measurements are not looked at: give
@@ -123,6 +162,16 @@ class NeuralDictionary(Trained):
         Raises:
           ArgumentError: naming the argument, for shapes, types and values that cannot be.
         """
+        if numbers:
+            return self._first(numbers).fit(
+                measurements,
+                operator,
+                seen=seen,
+                weights=weights,
+                solver=solver,
+                clouds=clouds,
+                batch_size=batch_size,
+            )
         if measurements is None:
             if solver is None or clouds is None:
                 raise ArgumentError(
@@ -267,7 +316,8 @@ class NeuralDictionary(Trained):
         """Codes of a task's signals as config.fit asks for them. -> `Fit`.
 
         config: whole, of which `fit` is read: solver, top_k, batch_size, num_signals, refine,
-        uncertainty and the solver's own part. weights: on top of those of the task's measurements.
+        uncertainty, numbers and the solver's own part. weights: on top of those of the task's
+        measurements.
         Raises ValueError naming the key of what cannot be.
         """
         solver = solver_from_config(config.fit)
@@ -277,8 +327,10 @@ class NeuralDictionary(Trained):
         pieces = task.layout(collection).get("per_signal", 1)
         count = min(config.fit.num_signals * pieces or len(collection), len(collection))
         fields = [field.name for field in dataclasses.fields(solver)]
+        with named("fit"):
+            chosen = self._first(config.fit.numbers)
         with named(config_group(solver.name), only=fields):
-            return self.fit_measured(
+            return chosen.fit_measured(
                 measured,
                 collection.names[:count],
                 solver,
@@ -358,4 +410,6 @@ def open_workdir(
     """`load` of a workdir that is open already; without its prior where none is wanted."""
     found = models.load_model(workdir, step=step, mesh=mesh)
     prior = priors.load_prior(workdir.root / priors.FILE) if with_prior else None
-    return NeuralDictionary(found.model, found.config, found.signals, prior, mesh)
+    dictionary = NeuralDictionary(found.model, found.config, found.signals, prior, mesh)
+    transform = priors.load_transform(workdir.root / priors.TRANSFORM_FILE, found.step)
+    return dictionary if transform is None else dictionary.transformed(transform)

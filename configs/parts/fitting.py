@@ -11,6 +11,10 @@ def fit():
         "solver": "ridge",
         # active experts of omp, iht, router+ridge, gradient, router; 0: dense codes
         "top_k": 0,
+        # of a canonical dictionary, a dense one's form: so many of its first atoms; 0: all
+        "numbers": 0,
+        # of codes.npz: float32, float16, or int16 or int8, rounded to steps of each number's range
+        "codes_dtype": "float32",
         # at most; 0: all
         "num_signals": 0,
         "batch_size": 0,

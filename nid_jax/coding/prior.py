@@ -54,6 +54,12 @@ class GaussianPrior(NamedTuple):
     shrinkage: jax.Array
     codes: Float[Array | np.ndarray, "S E"] | None = None
 
+    def first(self, count: int) -> "GaussianPrior":
+        """The Gaussian of the first `count` coefficients, the others left out."""
+        codes = None if self.codes is None else self.codes[:, :count]
+        mean, factor, diagonal = (a[:count] for a in (self.mean, self.factor, self.diagonal))
+        return self._replace(mean=mean, factor=factor, diagonal=diagonal, codes=codes)
+
     def arrays(self) -> dict[str, Any]:
         """A plain dict of arrays for a checkpoint; `GaussianPrior(**arrays)` brings it back."""
         return {name: value for name, value in self._asdict().items() if value is not None}

@@ -28,7 +28,7 @@ from nid_jax.fields import experts
 from nid_jax.fields.embeddings import Embedding, build_embedding
 from nid_jax.fields.experts import Layers
 from nid_jax.fields.routing import Gates
-from nid_jax.fields.variables import Basis, Kernel
+from nid_jax.fields.variables import Basis, Constant, Kernel
 
 KINDS = ("independent", "shared")
 
@@ -176,6 +176,39 @@ class Dictionary(nnx.Module):
         """
         raise NotImplementedError
 
+    def mixed(
+        self, mixing: Float[np.ndarray, "E N"], level: Float[np.ndarray, "N C"]
+    ) -> "Dictionary":
+        """A dictionary of N atoms that are sums of these: atoms @ mixing - level.
+
+        mixing [E, N], level [N, C], a constant taken off every atom. This one stays as it is.
+        Raises ArgumentError for a mixing of another number of experts.
+        """
+        if mixing.shape[0] != self.num_experts or level.shape != (mixing.shape[1], self.channels):
+            allowed = f"({self.num_experts}, N) and (N, {self.channels})"
+            raise ArgumentError("mixing, level", (mixing.shape, level.shape), allowed)
+        other = nnx.clone(self)
+        other.mix_by(np.asarray(mixing, np.float64), np.asarray(level, np.float64))
+        other.num_experts = mixing.shape[1]
+        return other
+
+    def mix_by(self, mixing: Float[np.ndarray, "E N"], level: Float[np.ndarray, "N C"]) -> None:
+        """Put sums of the atoms in their place, as `mixed`. Of every kind."""
+        raise NotImplementedError
+
+    def first(self, count: int) -> "Dictionary":
+        """The dictionary of the first `count` atoms. Raises ArgumentError for more than E."""
+        if not 1 <= count <= self.num_experts:
+            raise ArgumentError("count", count, f"1 to {self.num_experts}")
+        other = nnx.clone(self)
+        other._keep(count)
+        other.num_experts = count
+        return other
+
+    def _keep(self, count: int) -> None:
+        """Drop all atoms but the first `count`. Of every kind."""
+        raise NotImplementedError
+
     def cost(self, order: str, points: int, signals: int, active: int) -> int:
         """Operations to render `signals` codes of `active` experts each at shared `points`."""
         raise NotImplementedError
@@ -317,6 +350,19 @@ class SharedDictionary(Dictionary):
         self.head_kernel[...] = self.head_kernel[...].at[..., indices].set(kernel)
         self.head_bias[...] = self.head_bias[...].at[indices].set(heads[-1])
 
+    def mix_by(self, mixing: Float[np.ndarray, "E N"], level: Float[np.ndarray, "N C"]) -> None:
+        kernel, bias = np.asarray(self.head_kernel[...]), np.asarray(self.head_bias[...])
+        # In float64: nearly dependent experts cancel in what comes out.
+        for variable, mixed in (
+            (self.head_kernel, kernel @ mixing),
+            (self.head_bias, mixing.T @ bias - level),
+        ):
+            variable[...] = jax.device_put(mixed.astype(np.float32), variable[...].sharding)
+
+    def _keep(self, count: int) -> None:
+        self.head_kernel[...] = self.head_kernel[...][..., :count]
+        self.head_bias[...] = self.head_bias[...][:count]
+
     def folded_heads(self, gates: Gates) -> tuple[Float[Array, "S F C"], Float[Array, "S C"]]:
         """The codes folded into the heads: one kernel [S, F, C] and bias [S, C] per signal."""
         kernel, bias = self._folded(gates.values)
@@ -377,13 +423,16 @@ class IndependentDictionary(Dictionary):
     """E small networks of one shape, their parameters stacked.
 
     kernels [E, in, out], biases [E, out]. Nothing is shared but the embedding, so E atoms may span
-    E dimensions.
+    E dimensions. Its atoms are the networks, or sums of them where a `mixing` [networks, E] and a
+    `level` [E, C] are there, which no training moves: what `mixed` gives.
     """
 
     kind = "independent"
     orders = ("evaluate", "gather")
 
     def _make(self, rngs: nnx.Rngs) -> None:
+        self.mixing: Constant | None = nnx.data(None)
+        self.level: Constant | None = nnx.data(None)
         self.sizes = (*self.sizes, self.channels)
         drawn = self._draw(rngs.params(), self.num_experts)
         self.kernels = nnx.List([Kernel(k, axes=("expert", None, None)) for k, _ in drawn])
@@ -416,12 +465,67 @@ class IndependentDictionary(Dictionary):
         return jax.vmap(one, out_axes=1)(layers, copies)
 
     def basis(self, x: Float[Array, "P D"]) -> Float[Array, "P E C"]:
-        layers = self._layers()
-        return over_points(lambda p: self._apply(layers, self.embedding(p)), x, self._chunk())
+        return over_points(lambda p: self._mixed(self._networks(p)), x, self._chunk())
+
+    def _networks(self, x: Float[Array, "P D"]) -> Float[Array, "P N C"]:
+        """Every network at every point."""
+        return self._apply(self._layers(), self.embedding(x))
+
+    def _mixed(self, values: Float[Array, "P N C"]) -> Float[Array, "P E C"]:
+        """The atoms from the values of the networks."""
+        if self.mixing is None or self.level is None:
+            return values
+        return numerics.einsum("pnc,ne->pec", values, self.mixing[...]) - self.level[...]
 
     def basis_of(self, x: Float[Array, "P D"], indices: Int[Array, " K"]) -> Float[Array, "P K C"]:
+        if self.mixing is not None:
+            return self.basis(x)[:, indices]
         layers = jax.tree.map(lambda leaf: leaf[indices], self._layers())
         return self._apply(layers, self.embedding(x))
+
+    def _evaluate(self, x: Float[Array, "P D"], gates: Gates) -> Float[Array, "S P C"]:
+        if self.mixing is None or self.level is None:
+            return super()._evaluate(x, gates)
+        # Codes of the networks: a signal is mixed once, not every point.
+        weights = numerics.einsum("se,ne->sn", gates.values, self.mixing[...])
+        level = numerics.einsum("se,ec->sc", gates.values, self.level[...])
+        values = over_points(
+            lambda piece: numerics.einsum("sn,pnc->psc", weights, self._networks(piece)),
+            x,
+            self._chunk(),
+        )
+        return values.swapaxes(0, 1) - level[:, None, :]
+
+    def _chunk(self) -> int:
+        return _points_at_a_time(self._count() * max(self.width, self.channels))
+
+    def _count(self) -> int:
+        """Networks, of which the atoms are made."""
+        return self.kernels[0].shape[0]
+
+    def mix_by(self, mixing: Float[np.ndarray, "E N"], level: Float[np.ndarray, "N C"]) -> None:
+        if self.mixing is not None and self.level is not None:
+            level = level + mixing.T @ np.asarray(self.level[...], np.float64)
+            mixing = np.asarray(self.mixing[...], np.float64) @ mixing
+        layout = self.kernels[0][...].sharding
+        if isinstance(layout, jax.sharding.NamedSharding):
+            layout = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec())
+        parts = (part.astype(np.float32) for part in (mixing, level))
+        self.put_mixing(*(jax.device_put(part, layout) for part in parts))
+
+    def put_mixing(self, mixing: Float[Array, "N E"], level: Float[Array, "E C"]) -> None:
+        """Make the atoms networks @ mixing - level, whatever they were."""
+        self.mixing, self.level = Constant(mixing), Constant(level)
+        # Every atom is a sum of all networks: none can be gathered.
+        self.orders = ("evaluate",)
+
+    def _keep(self, count: int) -> None:
+        if self.mixing is not None and self.level is not None:
+            self.mixing = Constant(self.mixing[...][:, :count])
+            self.level = Constant(self.level[...][:count])
+            return
+        for variable in (*self.kernels, *self.biases):
+            variable[...] = variable[...][:count]
 
     def refit(
         self,
@@ -430,6 +534,8 @@ class IndependentDictionary(Dictionary):
         targets: Float[Array, "K P C"],
         key: Key[Array, ""],
     ) -> None:
+        if self.mixing is not None:
+            raise ArgumentError("dictionary", "mixed", "one whose atoms are its networks")
         size = jnp.sqrt(jnp.square(self.basis(x)).mean())
         layers = self._draw(key, len(indices))
         hidden = functools.partial(
@@ -453,7 +559,7 @@ class IndependentDictionary(Dictionary):
             numbers = sum(math.prod(k.shape[1:]) for k in self.kernels)
             per_expert = points * (self.expert_cost() + 2 * self.channels)
             return signals * active * (per_expert + _GATHER_COST * numbers)
-        return points * self.num_experts * (self.expert_cost() + 2 * signals * self.channels)
+        return points * self._count() * (self.expert_cost() + 2 * signals * self.channels)
 
     def _gather(self, x: Float[Array, "P D"], gates: Gates) -> Float[Array, "S P C"]:
         layers, embedded = self._layers(), self.embedding(x)

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from nid_jax.coding.solvers import SOLVERS, Gaussian, Solver, config_group, solver_from_config
 from nid_jax.errors import named
 from nid_jax.fields.dictionary import Dictionary
-from nid_jax.fitting import refining
+from nid_jax.fitting import refining, rounding
 
 SPLITS = ("train", "test")
 # Routers that store codes, or are not there: neither predicts those of new signals.
@@ -25,9 +25,16 @@ def check(config: ConfigDict) -> Solver:
         solver.check_experts(config.dictionary.num_experts)
     if wanted.split not in SPLITS:
         raise ValueError(f"fit.split: {wanted.split!r}; allowed: {', '.join(SPLITS)}")
-    for key in ("num_signals", "batch_size", "num_pictures"):
+    for key in ("num_signals", "batch_size", "num_pictures", "numbers"):
         if wanted[key] < 0:
             raise ValueError(f"fit.{key}: {wanted[key]}; allowed: 0 or more")
+    with named("fit"):
+        rounding.check(wanted.codes_dtype)
+    if wanted.numbers > config.dictionary.num_experts:
+        raise ValueError(
+            f"fit.numbers: {wanted.numbers}; allowed: at most dictionary.num_experts="
+            f"{config.dictionary.num_experts}"
+        )
     refining.check(wanted)
     if "mesh" in wanted:
         # Libraries that only runs with surfaces need.

@@ -33,7 +33,7 @@ from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
 from nid_jax.files import atomic_path
-from nid_jax.fitting import refining, rendering
+from nid_jax.fitting import refining, rendering, rounding
 from nid_jax.fitting.measurements import as_array, as_floats, checked_operator
 from nid_jax.storage import arrays
 from nid_jax.storage.checksums import crc32, digest
@@ -43,13 +43,18 @@ if TYPE_CHECKING:
 
 # Of codes.npz.
 _KINDS: dict[str, arrays.Kind] = {
-    "codes": ("f", 2),
+    "codes": ("fi", 2),
+    "step": ("f", 1),
+    "centre": ("f", 1),
     "bias": ("f", 2),
     "names": ("U", 1),
     "correction": ("f", None),
     "deviation": ("f", None),
     "dictionary": ("iu", 0),
 }
+
+
+_OPTIONAL = ("step", "centre", "correction", "deviation", "dictionary")
 
 
 class _Fixed(NamedTuple):
@@ -344,24 +349,36 @@ class Fit:
 
     # ---- files ------------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> Path:
+    def rounded(self, dtype: str) -> Fit:
+        """The fit of codes as `save` stores them, in float32. Raises ArgumentError as `save`."""
+        _check_known("rounded", self.codes)
+        codes = rounding.rounded(self.codes, dtype).codes()
+        return dataclasses.replace(self, solution=self.solution._replace(codes=codes))
+
+    def save(self, path: str | Path, dtype: str = "float32") -> Path:
         """codes.npz: `codes` [S, E], `bias` [S, C], `names` [S]; no pickled objects.
+
+        dtype: of the codes, one of float32, float16, int16, int8; of whole numbers there are also
+        `step` [E] and `centre` [E]: code = centre + step * stored.
 
         With `correction` [S, *grid, C] where the fit was refined, `deviation` of the same shape
         where it is known, and `dictionary`, the CRC-32 of the dictionary's arrays. Written whole or
-        not at all. Raises ArgumentError for another suffix.
+        not at all. Raises ArgumentError for another suffix or dtype, and for codes beyond it.
         """
         path = checks.path("path", path)
         if path.suffix != ".npz":
             raise ArgumentError("path", str(path), "a file that ends in .npz")
         _check_known("save", self.codes)
+        stored = rounding.rounded(self.codes, dtype)
         held: dict[str, Any] = {
-            "codes": np.asarray(self.codes),
+            "codes": stored.values,
             "bias": np.asarray(self.bias),
             "names": np.asarray(self.names, dtype=np.str_),
             "dictionary": np.int64(_digest(self.dictionary)),
         }
         for field, value in (
+            ("step", stored.step),
+            ("centre", stored.centre),
             ("correction", self.correction),
             ("deviation", self.known_deviation),
         ):
@@ -383,12 +400,16 @@ class Fit:
         path = checks.path("path", path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such fit")
-        stored = arrays.read(path, _KINDS, optional=("correction", "deviation", "dictionary"))
-        codes, bias, names = stored["codes"], stored["bias"], stored["names"]
+        stored = arrays.read(path, _KINDS, optional=_OPTIONAL)
+        codes, bias, names = _codes(path, stored), stored["bias"], stored["names"]
         if not len(codes) == len(bias) == len(names):
             counts = f"{len(codes)} codes, {len(bias)} biases and {len(names)} names"
             raise ValueError(f"{path}: damaged: {counts}")
-        sizes = (codes.shape[-1], bias.shape[-1])
+        sizes, known = (codes.shape[-1], bias.shape[-1]), stored.get("dictionary")
+        if known is not None and 0 < sizes[0] < dictionary.num_experts:
+            # Of the first numbers alone, where it is sure that they are this dictionary's.
+            fewer = dictionary.first(sizes[0])
+            dictionary = fewer if int(known) == _digest(fewer) else dictionary
         if sizes != (dictionary.num_experts, dictionary.channels):
             raise ValueError(
                 f"{path}: codes of {sizes[0]} experts and {sizes[1]} channels; this dictionary has "
@@ -400,7 +421,7 @@ class Fit:
             if len(shape) != dictionary.dims + 2 or (shape[0], shape[-1]) != (len(codes), sizes[1]):
                 wanted = f"[{len(codes)}, *grid, {sizes[1]}]"
                 raise ValueError(f"{path}: damaged: {name!r} is {list(shape)}; allowed: {wanted}")
-        if "dictionary" in stored and int(stored["dictionary"]) != _digest(dictionary):
+        if known is not None and int(known) != _digest(dictionary):
             notices.say(
                 f"{path}: was made with another dictionary of the same sizes; taken as codes of "
                 "this one; fit again, or load the one that it was made with"
@@ -460,6 +481,16 @@ class Fit:
         if not whole or sides.min() < 1:
             raise ArgumentError("shape", shape, allowed)
         return tuple(int(side) for side in sides)
+
+
+def _codes(path: Path, stored: dict[str, np.ndarray]) -> Float[np.ndarray, "S E"]:
+    """The codes of an .npz, float32. ValueError where whole ones lack what they stand for."""
+    values, step, centre = stored["codes"], stored.get("step"), stored.get("centre")
+    if values.dtype.kind == "i":
+        for name, found in (("step", step), ("centre", centre)):
+            if found is None or len(found) != values.shape[1]:
+                raise ValueError(f"{path}: damaged: {name!r} is not of {values.shape[1]} numbers")
+    return rounding.Rounded(values, step, centre).codes()
 
 
 def _leafy() -> list[str]:

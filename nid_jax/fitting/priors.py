@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from nid_jax.coding.canonical import Transform
 from nid_jax.coding.prior import GaussianPrior, fit_prior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Ridge
@@ -23,7 +24,17 @@ _KINDS: dict[str, arrays.Kind] = {
     "codes": ("f", 2),
 }
 FILE = "prior.npz"
-"""Its name in a workdir."""
+"""Its name in a workdir. It is of the dictionary as the checkpoint holds it."""
+_TRANSFORM: dict[str, arrays.Kind] = {
+    "mixing": ("f", 2),
+    "level": ("f", 2),
+    "inverse": ("f", 2),
+    "energies": ("f", 1),
+    "step": ("iu", 0),
+}
+TRANSFORM_FILE = "canonical.npz"
+"""What takes the last checkpoint's dictionary, and the prior, to canonical form. Checkpoints stay
+as training left them: an interrupted or a longer one goes on from there, moments and all."""
 # Numbers of training signals whose codes are solved at a time: 128 MB.
 _BATCH_NUMBERS = 2**25
 
@@ -65,6 +76,28 @@ def save_prior(path: str | Path, prior: GaussianPrior) -> None:
     held: dict[str, Any] = {name: np.asarray(value) for name, value in prior.arrays().items()}
     with atomic_path(path) as temporary:
         np.savez(temporary, **held)
+
+
+def save_transform(path: str | Path, transform: Transform, step: int) -> None:
+    """Write the way to canonical form of the dictionary of a step as .npz, whole or not at all."""
+    with atomic_path(path) as temporary:
+        np.savez(temporary, step=np.int64(step), **transform._asdict())
+
+
+def load_transform(path: Path, step: int) -> Transform | None:
+    """The transform at `path`; None where there is none, and of another step's dictionary.
+
+    ValueError for a damaged file.
+    """
+    if not path.exists():
+        return None
+    found = arrays.read(path, _TRANSFORM)
+    size = len(found["energies"])
+    for name in ("mixing", "inverse", "level"):
+        if found[name].shape[0] != size:
+            shown = list(found[name].shape)
+            raise ValueError(f"{path}: damaged: {name!r} is {shown}; allowed: {size} atoms")
+    return Transform(**found) if int(found.pop("step")) == step else None
 
 
 def load_prior(path: Path) -> GaussianPrior | None:

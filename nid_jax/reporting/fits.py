@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from nid_jax.files import atomic_folder, refusals_named
+from nid_jax.fitting import rounding, scoring
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.scoring import reconstruct, summarise
 from nid_jax.reporting import movies, panels, pictures
@@ -30,13 +31,17 @@ def write_fit(
     a movie of them. The whole folder takes the place of an earlier fit of that name, or nothing
     does. Raises ValueError for a `name` that is no folder's or where it cannot be written.
     """
+    dtype, exact = config.fit.codes_dtype, fit
+    # All that follows is of the codes as they are stored.
+    fit = fit.rounded(dtype)
     reconstruction, truth = reconstruct(task, fit, collection, config.render.chunk)
     measured, layout = task.measure(collection), task.layout(collection)
     metrics = summarise(task, fit, reconstruction, truth, collection, config)
+    metrics |= _storage(task, exact, fit, truth, collection, config)
     metrics["layout"] = layout
     names = layout["names"][: len(reconstruction)]
     with atomic_folder(workdir.fit(config.fit.name)) as folder:
-        fit.save(folder / "codes.npz")
+        exact.save(folder / "codes.npz", dtype)
         unit = True
         if "surface" in layout:
             # Libraries that only runs with surfaces need.
@@ -53,6 +58,20 @@ def write_fit(
         metrics["scores"] = panels.described(task.scores, metrics)
         write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def _storage(task, exact, fit, truth, collection, config):
+    """Bits of a stored signal, and what rounding its codes costs."""
+    dtype = config.fit.codes_dtype
+    bits = rounding.bits_per_signal(fit.dictionary.num_experts, fit.channels, dtype)
+    found = {"codes_dtype": dtype, "bits_per_signal": bits}
+    if dtype != "float32" and truth is not None:
+        scores = [
+            scoring.evaluate(task, some, collection, config.render.chunk) for some in (exact, fit)
+        ]
+        if "psnr" in scores[0]:
+            found["rounding_loss"] = scores[0]["psnr"] - scores[1]["psnr"]
+    return found
 
 
 def write_plain(

@@ -38,6 +38,6 @@ def read(
         if array.dtype.kind not in letters or rank not in (None, array.ndim):
             shown = f"{array.dtype}{list(array.shape)}"
             axes = "" if rank is None else f" of {rank} axes"
-            words = {"f": "numbers", "U": "texts", "iu": "whole numbers"}[letters]
+            words = {"f": "numbers", "U": "texts", "iu": "whole numbers", "fi": "numbers"}[letters]
             raise ValueError(f"{path}: damaged: {name!r} is {shown}; allowed: {words}{axes}")
     return found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -29,6 +29,8 @@ class Trained:
     """What it was trained on: 'shape' (*grid, C), 'count', 'title', and 'ranked_by'."""
     prior: GaussianPrior | None = None
     """The Gaussian of the training signals' codes."""
+    step: int | None = field(default=None, kw_only=True)
+    """Of training; None where that is not known."""
 
 
 def abstract(leaf: Any, layout: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
@@ -37,16 +39,25 @@ def abstract(leaf: Any, layout: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
 
 
 def skeleton(
-    config: ConfigDict, signals: dict[str, Any], mesh: jax.sharding.Mesh | None = None
+    config: ConfigDict,
+    signals: dict[str, Any],
+    mesh: jax.sharding.Mesh | None = None,
+    mixed: bool = False,
 ) -> tuple[nnx.GraphDef, dict[str, nnx.State]]:
     """The model that a config describes, without its numbers.
 
     -> (graphdef, {'params', 'constants'} of jax.ShapeDtypeStruct); with a mesh, laid out on it.
+    mixed: whether its atoms are stored as sums of an independent dictionary's networks.
     Raises ValueError for a config that describes none, or one that does not divide by the mesh.
     """
-    build = functools.partial(
-        build_model, config, tuple(signals["shape"]), signals["count"], config.seed
-    )
+
+    def build() -> Model:
+        model = build_model(config, tuple(signals["shape"]), signals["count"], config.seed)
+        if mixed:
+            experts, channels = model.dictionary.num_experts, model.dictionary.channels
+            model.dictionary.put_mixing(jnp.eye(experts), jnp.zeros((experts, channels)))
+        return model
+
     graphdef, *states = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
     if mesh is not None:
         sharding.check_divisible(mesh, config.dictionary.num_experts, mesh.shape["data"])
@@ -75,4 +86,4 @@ def load_model(
         restored = saved.restore({"model": template}, step=step)
     items = restored.items["model"]
     model = nnx.merge(graphdef, items["params"], items["constants"])
-    return Trained(model, config, signals)
+    return Trained(model, config, signals, step=restored.step)

@@ -236,7 +236,7 @@ def _skeleton(
 ) -> tuple[nnx.GraphDef, dict[str, nnx.State]]:
     try:
         _check_sizes(config, arrays)
-        return models.skeleton(config, signals, mesh)
+        return models.skeleton(config, signals, mesh, "constants/dictionary/mixing" in arrays)
     except (AttributeError, KeyError, TypeError, ArithmeticError) as error:
         words = error.args[0] if error.args else type(error).__name__
         raise ValueError(f"its config describes no model ({words})") from error

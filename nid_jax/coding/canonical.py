@@ -1,0 +1,147 @@
+"""The canonical form of a dense dictionary: orthonormal atoms, uncorrelated codes, by energy.
+
+Only the span of the atoms matters to a dense code. So atoms B may be replaced by B T, and codes a
+by P a with B T P = B, without a change to what is rendered. T is chosen such that on a grid of M
+points, with the constant taken off every atom,
+
+    sum_pc atom_e atom_f = M where e = f, else 0        and        covariance(P a) is diagonal,
+
+largest first: functional principal components (Ramsay & Silverman 2005, chapter 8) within the span
+of the dictionary. An atom's mean square over points is 1, so that a code is of the size of what it
+adds to the signal.
+
+With G = V L V^T the Gram matrix of the centred atoms over M and C the covariance of codes, L^1/2
+V^T C V L^1/2 = U D U^T gives T = V L^-1/2 U, P = U^T L^1/2 V^T. Directions that are rounding of the
+strongest have no atom: those at the end are zero, and so are their codes.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from nid_jax.coding import gram, operators
+from nid_jax.coding.prior import GaussianPrior
+from nid_jax.errors import ArgumentError
+from nid_jax.fields.coordinates import grid
+from nid_jax.fields.dictionary import Dictionary
+
+# Atoms' directions below this share of the strongest one's energy are rounding: the weights that
+# would make atoms of them are so large that float32 no longer renders them.
+_WEAKEST = 1e-10
+# How far from orthonormal the atoms of a canonical dictionary may be: what float32 leaves.
+_TOLERANCE = 0.02
+# Variance of a code that is always zero, as a share of the mean one: no solver divides by zero.
+_LEAST_VARIANCE = 1e-8
+
+
+class Transform(NamedTuple):
+    """From a dictionary's atoms and codes to the canonical ones, float64.
+
+    mixing [E, E] T: atoms' = atoms @ mixing - level; level [E, C]; inverse [E, E] P: code' =
+    inverse @ code, and bias' = bias + level^T code'; energies [E], the codes' variances.
+    """
+
+    mixing: Float[np.ndarray, "E E"]
+    level: Float[np.ndarray, "E C"]
+    inverse: Float[np.ndarray, "E E"]
+    energies: Float[np.ndarray, " E"]
+
+    @property
+    def rank(self) -> int:
+        """Atoms that are not zero."""
+        return int((np.abs(self.mixing).max(0) > 0).sum())
+
+    def codes(
+        self, codes: Float[np.ndarray, "S E"], bias: Float[np.ndarray, "S C"]
+    ) -> tuple[Float[np.ndarray, "S E"], Float[np.ndarray, "S C"]]:
+        """Codes and bias in the canonical dictionary that render the same signals."""
+        found = np.asarray(codes, np.float64) @ self.inverse.T
+        return found.astype(np.float32), (bias + found @ self.level).astype(np.float32)
+
+    def prior(self, prior: GaussianPrior) -> GaussianPrior:
+        """The same Gaussian over canonical codes: its covariance is diagonal.
+
+        Raises ArgumentError for a prior that holds the bias beside the codes.
+        """
+        _covariance(prior, len(self.inverse))
+        share = float(prior.shrinkage)
+        least = _LEAST_VARIANCE * max(self.energies.mean(), np.finfo(np.float32).tiny)
+        variance = np.maximum(self.energies, least)
+        share = min(max(share, _LEAST_VARIANCE), 1.0)
+        codes = prior.codes
+        if codes is not None:
+            codes = (np.asarray(codes, np.float64) @ self.inverse.T).astype(np.float32)
+        return prior._replace(
+            mean=_single(self.inverse @ np.asarray(prior.mean, np.float64)),
+            factor=_single(np.diag(np.sqrt((1 - share) * variance))),
+            diagonal=_single(share * variance),
+            codes=codes,
+        )
+
+
+def canonical_transform(
+    dictionary: Dictionary, grid_shape: tuple[int, ...], prior: GaussianPrior
+) -> Transform:
+    """The transform to canonical form on a grid, for codes distributed as `prior` says.
+
+    Raises ArgumentError for a prior of other codes, or with the bias beside them.
+    """
+    covariance = _covariance(prior, dictionary.num_experts)
+    matrix, mean = _grid_gram(dictionary, grid_shape)
+    return transform_of(matrix, mean, covariance)
+
+
+def transform_of(
+    matrix: Float[np.ndarray, "E E"],
+    mean: Float[np.ndarray, "E C"],
+    covariance: Float[np.ndarray, "E E"],
+) -> Transform:
+    """The transform from the Gram matrix of centred atoms over points, their means, and codes'
+    covariance."""
+    values, vectors = np.linalg.eigh(matrix)
+    kept = values > _WEAKEST * max(values[-1], 0)
+    root, vectors = np.sqrt(values[kept]), vectors[:, kept]
+    half = root[:, None] * vectors.T
+    energies, axes = np.linalg.eigh(half @ covariance @ half.T)
+    energies, axes = energies[::-1], axes[:, ::-1]
+    size, rank = len(matrix), len(root)
+    mixing, inverse, full = np.zeros((size, size)), np.zeros((size, size)), np.zeros(size)
+    mixing[:, :rank] = (vectors / root) @ axes
+    inverse[:rank] = axes.T @ half
+    full[:rank] = np.maximum(energies, 0)
+    # A vector and its negative are one axis: the larger half of an atom's weights is positive.
+    signs = np.where(mixing.sum(0) < 0, -1.0, 1.0)
+    return Transform(mixing * signs, (mixing * signs).T @ mean, inverse * signs[:, None], full)
+
+
+def is_canonical(dictionary: Dictionary, grid_shape: tuple[int, ...]) -> bool:
+    """Whether the atoms are orthonormal on a grid, without a constant, zeros last."""
+    matrix, mean = _grid_gram(dictionary, grid_shape)
+    rank = int((np.diag(matrix) > 0.5).sum())
+    wanted = np.diag(np.arange(len(matrix)) < rank)
+    return bool(
+        rank and np.abs(matrix - wanted).max() < _TOLERANCE and np.abs(mean).max() < _TOLERANCE
+    )
+
+
+def _grid_gram(dictionary, grid_shape):
+    """The Gram matrix [E, E] of the atoms without their means [E, C], over the points, float64."""
+    operator = operators.sample(grid(grid_shape))
+    nothing = jnp.zeros((1, operator.num_measurements, dictionary.channels), jnp.float32)
+    found = gram.normal_equations(dictionary, operator, nothing)
+    matrix = np.asarray(found.gram, np.float64) + np.asarray(found.gram_low, np.float64)
+    return matrix / operator.num_measurements, np.asarray(found.atom_mean, np.float64)
+
+
+def _covariance(prior, experts):
+    """Of the codes, float64 [E, E]."""
+    if len(prior.mean) != experts:
+        raise ArgumentError("prior", f"{len(prior.mean)} numbers", f"{experts}, codes alone")
+    factor = np.asarray(prior.factor, np.float64)
+    return factor @ factor.T + np.diag(np.asarray(prior.diagonal, np.float64))
+
+
+def _single(values):
+    return jnp.asarray(values.astype(np.float32))
