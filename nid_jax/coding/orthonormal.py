@@ -29,8 +29,9 @@ from nid_jax.coding import gram, operators
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import Dictionary
 
-# Numbers of measured columns that are held at a time, and of those before an operator reduces them.
-_CHUNK_NUMBERS = 2**22
+CHUNK_NUMBERS = 2**22
+"""Numbers of columns that are factored, or of features that are measured, at a time."""
+
 # Rows of a chunk are at least so many times the columns: R is factored again with every chunk.
 _ROWS_PER_COLUMN = 4
 
@@ -107,14 +108,17 @@ class OrthonormalEquations(NamedTuple):
         """B^T z."""
         return self.pulled(self.projected)
 
-    def products(self) -> gram.NormalEquations:
-        """The normal equations, gram = B^T B, in float32: for solvers that live on them."""
-        return gram.NormalEquations(
-            numerics.einsum("...ne,...nf->...ef", self.root, self.root),
-            self.moments,
-            self.energy,
-            *self[3:],
-        )
+    def products(self, exact: bool = False) -> gram.NormalEquations:
+        """The normal equations, gram = B^T B, for solvers that live on them.
+
+        In float32; exact: with what that rounds off.
+        """
+        low = {}
+        if exact:
+            high, low["gram_low"] = _exact_products(self.root)
+        else:
+            high = numerics.einsum("...ne,...nf->...ef", self.root, self.root)
+        return gram.NormalEquations(high, self.moments, self.energy, *self[3:], **low)
 
     def of_signals(self, which: Any) -> "OrthonormalEquations":
         """The equations of some signals, chosen by a slice or indices."""
@@ -173,6 +177,13 @@ class OrthonormalEquations(NamedTuple):
         """Mean squared residual per measured value. exact: it is, as `residual` is."""
         values = self.count * self.target_mean.shape[-1] * jnp.ones_like(self.rest)
         return numerics.safe_divide(self.residual(codes), values)
+
+
+@gram.batched_by_map
+def _exact_products(root):
+    with gram.working_precision("double"):
+        (root,) = gram.wide(root)
+        return gram.split(numerics.einsum("...ne,...nf->...ef", root, root))
 
 
 def orthonormal_equations(
@@ -254,7 +265,7 @@ def _measured(dictionary, operator, measurements, weights, chunk):
         values, u, y, root = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), (*values, y, root))
         return _rows(shared, values, u, y - u[:, None, None] * shift, root)
 
-    batch_size = max(1, _CHUNK_NUMBERS // (columns * size * group))
+    batch_size = max(1, CHUNK_NUMBERS // (columns * size * group))
 
     def step(known, inputs):
         more = rows(inputs)
@@ -281,9 +292,9 @@ def _sizes(dictionary, operator, columns, chunk):
     count = operator.num_measurements
     if chunk == 0:
         numbers = gram.numbers_per_point(dictionary) * (operator.run_length or 1)
-        chunk = max(16, _CHUNK_NUMBERS // numbers)
+        chunk = max(16, CHUNK_NUMBERS // numbers)
     size = numerics.even_size(count, chunk)
-    wanted = max(_ROWS_PER_COLUMN * columns, _CHUNK_NUMBERS // columns)
+    wanted = max(_ROWS_PER_COLUMN * columns, CHUNK_NUMBERS // columns)
     return size, min(-(-count // size), -(-wanted // size))
 
 
@@ -394,7 +405,7 @@ def damped_codes(
     """
     if root.ndim == 2:
         return _damped(root, right, shift)
-    size = max(1, _CHUNK_NUMBERS // root[0].size)
+    size = max(1, CHUNK_NUMBERS // root[0].size)
     shift = jnp.broadcast_to(shift, right.shape[:1])
 
     def one(inputs):

@@ -33,13 +33,15 @@ def ridge_by_definition(columns, right, experts, lam):
     return code, np.square(free[:, experts] - free[:, :experts] @ code).sum()
 
 
+# Of the atoms: their products in float32 know nothing of what makes up the last digits of a fit.
+CONDITION = 1e6
 CASES = {
     "cosines": lambda rngs: (CosineLattice((12, 12)), Layers(1, 1, "relu", 1.0), 300),
-    "splines": lambda rngs: (Splines((10, 10)), Layers(1, 1, "relu", 1.0), 150),
+    "splines": lambda rngs: (Splines((10, 10)), Layers(1, 1, "relu", 1.0), 220),
     "trunk": lambda rngs: (
         GaussianFourier(2, 64, 1.0, rngs=rngs),
         Layers(3, 128, "relu", 1.0),
-        200,
+        300,
     ),
 }
 
@@ -64,7 +66,7 @@ def test_residuals_of_ridge_are_those_of_double_precision(problem, chunk):
     equations = orthonormal.orthonormal_equations(dictionary, operator, y, chunk=chunk)
     experts = dictionary.num_experts
     columns = whole(dictionary, operator, np.ones(len(operator.points)))
-    assert np.linalg.cond(columns[:, :experts]) > 1e6
+    assert np.linalg.cond(columns[:, :experts]) > CONDITION
     for lam in (1e-4, 1e-6, 1e-8):
         shift = lam * jnp.square(equations.root).sum() / experts
         found = orthonormal.damped_codes(equations.root, equations.projected, shift)
