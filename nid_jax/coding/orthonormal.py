@@ -229,6 +229,7 @@ def _equations(graphdef, state, operator, measurements, weights, chunk):
     dictionary = nnx.merge(graphdef, state)
     if weights is None:
         weights = jnp.ones(operator.num_measurements, jnp.float32)
+    weights = weights.astype(jnp.float32)
     measurements = jnp.where(weights[..., None] > 0, measurements, 0)
     found, shift = _measured(dictionary, operator, measurements, weights, chunk)
     equations = _with_heads(dictionary, found, weights, len(measurements))
@@ -301,6 +302,7 @@ def _sizes(dictionary, operator, columns, chunk):
 def _rows(shared, values, u, y, root):
     """Weighted rows. values [m, A, F], u [m], y [m, S, C], root of weights [m] or [m, S]."""
     own = root.ndim == 2
+    values, u, y, root = (v.astype(jnp.float32) for v in (values, u, y, root))
     count, signals, channels = y.shape
     if shared:
         columns = jnp.concatenate([u[:, None], values[:, 0]], 1)
@@ -321,7 +323,7 @@ def _with_heads(dictionary, found, weights, signals):
     channels = dictionary.channels
     triangle, z = found.triangle, found.projected
     if gram.is_shared(dictionary):
-        heads = dictionary.heads()
+        heads = dictionary.heads().astype(jnp.float32)
         # The bias of the heads multiplies the constant's column, which comes first here.
         heads = jnp.concatenate([heads[-1:], heads[:-1]], 0)
         constants = triangle[..., 0, 0]
