@@ -9,6 +9,8 @@ def fit():
         "split": "test",
         # ridge, gaussian, lasso, omp, iht, robust, gradient, router or router+ridge
         "solver": "ridge",
+        # of the equations: float32, in orthonormal coordinates, or float64, normal equations
+        "precision": "float32",
         # active experts of omp, iht, router+ridge, gradient, router; 0: dense codes
         "top_k": 0,
         # of a canonical dictionary, a dense one's form: so many of its first atoms; 0: all

@@ -58,6 +58,10 @@ class NormalEquations(NamedTuple):
         """Whether all signals have one Gram matrix."""
         return self.gram.ndim == 2
 
+    def products(self):
+        """These, as `orthonormal.OrthonormalEquations.products` gives them."""
+        return self
+
     def of_signals(self, which):
         """The equations of some signals, chosen by a slice or indices."""
         own = {"moments", "energy", "target_mean", "moments_low"}

@@ -38,6 +38,7 @@ from jaxtyping import Array, Float, Int
 
 from nid_jax import numerics
 from nid_jax.coding import checks, gram, operators, prior, ridge
+from nid_jax.coding.orthonormal import OrthonormalEquations, orthonormal_equations
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
@@ -127,7 +128,7 @@ def ridge_codes(
     weights: Float[Array | np.ndarray, "..."] | None = None,
     lam: float | str | Float[Array | np.ndarray, "..."] = ridge.LAMBDA,
     per_signal: bool = False,
-    equations: gram.NormalEquations | None = None,
+    equations: gram.NormalEquations | OrthonormalEquations | None = None,
 ) -> Codes:
     """Ridge codes, as `ridge.ridge`, differentiable.
 
@@ -175,7 +176,7 @@ def support_codes(
     weights: Float[Array | np.ndarray, "..."] | None,
     indices: Int[Array, "S K"],
     lam: float | Float[Array, ""] = ridge.LAMBDA,
-    equations: gram.NormalEquations | None = None,
+    equations: gram.NormalEquations | OrthonormalEquations | None = None,
 ) -> Codes:
     """Ridge codes on chosen experts of every signal, as `ridge.solve_on_support`, differentiable.
 
@@ -186,7 +187,7 @@ def support_codes(
     known = _equations(dictionary, operator, measurements, weights, equations)
     moving = _checked_lambda(lam, 0)
     asked = jax.lax.stop_gradient(moving)
-    *_, least = ridge.on_support(known, indices)
+    least = ridge.least_on_support(known, indices)
     follows = (asked >= least).astype(jnp.float32)
     system = _Support(indices, asked, follows)
     values = _solved(system, known)
@@ -202,7 +203,7 @@ def gaussian_codes(
     weights: Float[Array | np.ndarray, "..."] | None,
     known: prior.GaussianPrior,
     noise: float | str | Float[Array, ""] | None = None,
-    equations: gram.NormalEquations | None = None,
+    equations: gram.NormalEquations | OrthonormalEquations | None = None,
 ) -> Codes:
     """The most probable codes under a Gaussian prior, as `prior.gaussian`, differentiable.
 
@@ -249,16 +250,9 @@ def _theta(dictionary, operator, measurements, weights):
 
 
 def _equations(dictionary, operator, measurements, weights, equations):
-    """Normal equations without derivative, also under `vmap`: one problem after the other there."""
+    """Equations without derivative."""
     if equations is None:
-        graphdef, state = nnx.split(dictionary)
-
-        @jax.custom_batching.sequential_vmap
-        def make(state, *others):
-            return gram.normal_equations(nnx.merge(graphdef, state), *others)
-
-        arguments = (state, operator, jnp.asarray(measurements), weights)
-        equations = make(*jax.lax.stop_gradient(arguments))
+        equations = orthonormal_equations(dictionary, operator, measurements, weights)
     return jax.lax.stop_gradient(equations)
 
 
@@ -355,7 +349,12 @@ _attached.defvjp(_attached_forward, _attached_backward)
 
 
 def _adjoint(equations, codes, bias):
-    """Equations of the same matrix with right-hand sides `codes` [S, E] and `bias` [S, C]."""
+    """Normal equations of the same matrix with right-hand sides `codes` [S, E], `bias` [S, C].
+
+    A cotangent need not lie in what the atoms span, so it has no orthonormal coordinates.
+    """
+    if isinstance(equations, OrthonormalEquations):
+        equations = equations.products(exact=True)
     one = "ec" if equations.shared else "sec"
     return equations._replace(
         moments=codes - numerics.einsum(f"sc,{one}->se", bias, equations.atom_mean),

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from nid_jax import numerics
-from nid_jax.coding import checks, gram, prior, ridge
+from nid_jax.coding import checks, gram, orthonormal, prior, ridge
+from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.solution import Result, Solution
 from nid_jax.errors import ArgumentError
 
@@ -40,7 +41,7 @@ def check_neighbours(neighbours, blend, known):
 def local_gaussian(equations, known, noise, neighbours, blend=0.1) -> Solution:
     """The most probable codes under the Gaussian of each signal's nearest training codes.
 
-    equations: `gram.NormalEquations`; known: `prior.GaussianPrior` of E coefficients with its
+    equations: of either kind; known: `prior.GaussianPrior` of E coefficients with its
     training codes; noise: as in `prior.gaussian`; neighbours: K; blend: share of the covariance of
     all training codes (its K largest directions) in that of the neighbours. stats as
     `prior.gaussian`. Raises ArgumentError for a prior without codes, or of another dictionary, and
@@ -48,11 +49,12 @@ def local_gaussian(equations, known, noise, neighbours, blend=0.1) -> Solution:
     """
     codes = known.codes
     check_neighbours(neighbours, blend, 0 if codes is None else len(codes))
-    if codes.shape[1] != equations.moments.shape[1]:
-        allowed = f"those of {equations.moments.shape[1]} experts, as this dictionary has"
+    experts = equations.atom_mean.shape[-2]
+    if codes.shape[1] != experts:
+        allowed = f"those of {experts} experts, as this dictionary has"
         raise ArgumentError("prior.codes", codes.shape, allowed)
     noise, by_evidence = prior.resolve_noise(equations, known, noise)
-    signals, experts = equations.moments.shape
+    signals = len(equations.target_mean)
     size = signals if equations.shared else max(1, _BATCH_NUMBERS // (experts * len(codes)))
     parts = [equations.of_signals(slice(i, i + size)) for i in range(0, signals, size)]
     solved = [
@@ -73,15 +75,15 @@ def _solve(equations, known, codes, noise, blend, neighbours):
     """-> codes [S, E], relative residual of the linear system [S]."""
     equations, known, codes = jax.lax.stop_gradient((equations, known, codes))
     noise, blend = jnp.float32(noise), jnp.float32(blend)
+    if isinstance(equations, OrthonormalEquations):
+        return _orthonormal_solve(equations, known, codes, noise, blend, neighbours)
     with gram.working_precision("double"):
         matrix, moments = equations.wide()
         codes, factor, energy, noise, blend = gram.wide(
             codes, known.factor, equations.energy, noise, blend
         )
         precision, _ = prior.precision_matrix(known)
-        # No more of the covariance of all than there are neighbours: its largest columns.
-        _, largest = jax.lax.top_k(jnp.square(factor).sum(0), min(neighbours, factor.shape[1]))
-        common = factor[:, largest].T
+        common = _largest_columns(factor, neighbours)
         one = matrix.ndim == 2
         shared = _metric(matrix, codes, noise, precision) if one else None
 
@@ -91,19 +93,71 @@ def _solve(equations, known, codes, noise, blend, neighbours):
             metric = shared if one else _metric(gram_matrix, codes, noise, precision)
             distance = _distances(metric, codes, moment, power)
             negative, chosen = jax.lax.top_k(-distance, neighbours)
-            weight = jnp.maximum(1 + negative / jnp.maximum(-negative[-1], 1e-300), 0)
-            # Equal distances leave no weight: then all count alike.
-            weight = jnp.where(weight.sum() > 0, weight, 1.0)
-            weight = weight / weight.sum()
-            near = codes[chosen]
-            mean = weight @ near
-            spread = jnp.sqrt((1 - blend) * weight)[:, None] * (near - mean)
-            spread = jnp.concatenate([spread, jnp.sqrt(blend) * common])
+            mean, spread = _gaussian_of(-negative, codes[chosen], common, blend)
             return _most_probable(gram_matrix, moment, mean, spread, noise)
 
         own = jnp.zeros(len(moments)) if one else matrix
         found, error = jax.lax.map(solve, (own, moments, energy))
         return found.astype(jnp.float32), error.astype(jnp.float32)
+
+
+def _largest_columns(factor, neighbours):
+    """No more of the covariance of all than there are neighbours: its largest columns, as rows."""
+    _, largest = jax.lax.top_k(jnp.square(factor).sum(0), min(neighbours, factor.shape[1]))
+    return factor[:, largest].T
+
+
+def _gaussian_of(distances, near, common, blend):
+    """Mean [E] and spread of the nearest codes [K, E], with a share of what is common to all.
+
+    distances [K], ascending: a code's weight falls linearly to 0 at the last.
+    """
+    tiny = jnp.finfo(distances.dtype).tiny
+    weight = jnp.maximum(1 - distances / jnp.maximum(distances[-1], tiny), 0)
+    # Equal distances leave no weight: then all count alike.
+    weight = jnp.where(weight.sum() > 0, weight, 1.0)
+    weight = weight / weight.sum()
+    mean = weight @ near
+    spread = jnp.sqrt((1 - blend) * weight)[:, None] * (near - mean)
+    return mean, jnp.concatenate([spread, jnp.sqrt(blend) * common])
+
+
+def _orthonormal_solve(equations, known, codes, noise, blend, neighbours):
+    """`_solve` where B Sigma B^T + noise I = R^T R whitens what every code would measure."""
+    common = _largest_columns(known.factor, neighbours)
+
+    def whitened(root, z, scaled):
+        size = root.shape[0]
+        eye = jnp.sqrt(noise) * jnp.eye(size, dtype=root.dtype)
+        triangle = jnp.linalg.qr(jnp.concatenate([scaled.T, eye], 0), mode="r")
+        right = jnp.concatenate([numerics.einsum("ne,ke->nk", root, codes), z.T], 1)
+        return jax.lax.linalg.triangular_solve(
+            triangle, right, left_side=True, lower=False, transpose_a=True
+        ).T
+
+    def solve(root, z, rest, there, here):
+        distance = noise * jnp.square(there - here).sum(-1) + rest
+        negative, chosen = jax.lax.top_k(-distance, neighbours)
+        mean, spread = _gaussian_of(-negative, codes[chosen], common, blend)
+        image = numerics.einsum("ne,ke->nk", root, spread)
+        offset = (z - numerics.einsum("ne,e->n", root, mean))[None]
+        found = orthonormal.damped_codes(*orthonormal.reduced(image, offset)[:2], noise)
+        return mean + found.codes[0] @ spread, found.error[0]
+
+    scaled = prior.scaled_rows(equations, known)[0]
+    root, z = equations.root, equations.projected
+    if equations.shared:
+        both = whitened(root, z, scaled)
+        there, here = both[: len(codes)], both[len(codes) :]
+        signals = (z, equations.rest, here)
+        return jax.lax.map(lambda a: solve(root, *a[:2], there, a[2]), signals)
+
+    def one(inputs):
+        root, z, rest, scaled = inputs
+        both = whitened(root, z[None], scaled)
+        return solve(root, z, rest, both[:-1], both[-1])
+
+    return jax.lax.map(one, (root, z, equations.rest, scaled))
 
 
 def _metric(matrix, codes, noise, precision):

@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from nid_jax import numerics
-from nid_jax.coding import checks, gram, ridge
+from nid_jax.coding import checks, gram, orthonormal, ridge
+from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import Dictionary
@@ -191,7 +192,9 @@ class Posterior(NamedTuple):
 
 
 def gaussian(
-    equations: gram.NormalEquations, prior: GaussianPrior, noise: float | str | None = None
+    equations: gram.NormalEquations | OrthonormalEquations,
+    prior: GaussianPrior,
+    noise: float | str | None = None,
 ) -> Solution:
     """The most probable codes under a Gaussian prior.
 
@@ -219,7 +222,7 @@ def with_outcome(found: tuple, noise: Float[Array, ""], by_evidence: Bool[Array,
 
 
 def resolve_noise(
-    equations: gram.NormalEquations,
+    equations: gram.NormalEquations | OrthonormalEquations,
     prior: GaussianPrior,
     noise: float | str | Float[Array, ""] | None,
 ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
@@ -227,7 +230,7 @@ def resolve_noise(
 
     Raises ArgumentError as there.
     """
-    experts, channels = equations.moments.shape[1], equations.target_mean.shape[1]
+    experts, channels = equations.atom_mean.shape[-2:]
     check_size(prior, experts, channels)
     if noise is None:
         return _noise_of_prior(equations, prior)
@@ -283,12 +286,14 @@ def check_size(prior: GaussianPrior, experts: int, channels: int) -> None:
 
 def _batches(equations):
     """Signals with Gram matrices of their own, a few at a time."""
-    signals, experts = equations.moments.shape
+    signals, experts = len(equations.target_mean), equations.atom_mean.shape[-2]
     size = signals if equations.shared else max(1, _BATCH_NUMBERS // experts**2)
     return [equations.of_signals(slice(i, i + size)) for i in range(0, signals, size)]
 
 
-def estimate_noise(equations: gram.NormalEquations, prior: GaussianPrior) -> Float[Array, ""]:
+def estimate_noise(
+    equations: gram.NormalEquations | OrthonormalEquations, prior: GaussianPrior
+) -> Float[Array, ""]:
     """The noise variance of highest evidence, over a decade's eighths. -> float32 [].
 
     One variance for all signals; of many, the first few decide.
@@ -299,19 +304,19 @@ def estimate_noise(equations: gram.NormalEquations, prior: GaussianPrior) -> Flo
     return jnp.where(silent, jnp.float32(1e-6), noises[jnp.argmax(total)])
 
 
-@gram.batched_by_map
 def _noises(equations):
     """Variances to choose from [L], and whether the measurements are all zero []."""
-    with gram.working_precision("double"):
-        energy, count = gram.wide(jnp.mean(equations.energy), jnp.max(equations.count))
-        typical = energy / (count * equations.target_mean.shape[-1])
-        silent = ~(typical > 0)
-        noises = jnp.where(silent, 1.0, typical) * 10.0**_NOISE_EXPONENTS
-        return noises.astype(jnp.float32), silent
+    values = jnp.max(equations.count) * equations.target_mean.shape[-1]
+    typical = jnp.mean(equations.energy) / values
+    silent = ~(typical > 0)
+    exponents = jnp.asarray(_NOISE_EXPONENTS, jnp.float32)
+    return jnp.where(silent, 1.0, typical) * 10.0**exponents, silent
 
 
 def evidences(
-    equations: gram.NormalEquations, prior: GaussianPrior, noises: Float[Array, " L"]
+    equations: gram.NormalEquations | OrthonormalEquations,
+    prior: GaussianPrior,
+    noises: Float[Array, " L"],
 ) -> Float[Array, "S L"]:
     """`Posterior.evidence` for many noise variances [L] at the price of about one. -> [S, L].
 
@@ -324,8 +329,9 @@ def evidences(
 @gram.batched_by_map
 def _evidences(equations, prior, noises):
     equations, prior = jax.lax.stop_gradient((equations, prior))
-    size, experts = prior.mean.shape[0], equations.moments.shape[1]
-    channels = equations.target_mean.shape[1]
+    size, (experts, channels) = prior.mean.shape[0], equations.atom_mean.shape[-2:]
+    if isinstance(equations, OrthonormalEquations):
+        return _orthonormal_evidences(equations, prior, noises)
     with gram.working_precision("double"):
         matrix, moments, energy = extended(equations, size)
         mean, noises, count = gram.wide(prior.mean, noises, equations.count)
@@ -398,17 +404,99 @@ def _log_determinant(factor, scale):
     return 2 * (jnp.log(diagonal) - jnp.log(scale)).sum(-1)
 
 
+def scaled_rows(
+    equations: OrthonormalEquations, prior: GaussianPrior
+) -> tuple[Float[Array, "*S K U"], Float[Array, "S K"], Float[Array, "N U"]]:
+    """(B R, z - B mean, directions R [N, R + N]) with R R^T the prior's covariance.
+
+    The bias, where the prior speaks of it, has rows of its own: the constants'. B R [K, R + N] or
+    [S, K, R + N]; z - B mean [S, K]. B R is never multiplied out as a covariance: that would square
+    what float32 has to hold.
+    """
+    root, z = equations.root, equations.projected
+    if prior.mean.shape[0] > equations.atom_mean.shape[-2]:
+        size = jnp.sqrt(equations.bias_weight)[..., None, None]
+        mean = equations.atom_mean.swapaxes(-1, -2)
+        unit = jnp.broadcast_to(jnp.eye(mean.shape[-2]), (*mean.shape[:-1], mean.shape[-2]))
+        level = size * jnp.concatenate([mean, unit], -1)
+        root = jnp.pad(root, [(0, 0)] * (root.ndim - 1) + [(0, mean.shape[-2])])
+        root = jnp.concatenate([root, level], -2)
+        z = jnp.concatenate([z, size[..., 0] * equations.target_mean], -1)
+    deviation = jnp.sqrt(prior.diagonal)
+    scaled = jnp.concatenate(
+        [numerics.einsum("...ne,er->...nr", root, prior.factor), root * deviation], -1
+    )
+    offset = z - numerics.einsum("...ne,e->...n", root, prior.mean)
+    return scaled, offset, jnp.concatenate([prior.factor, jnp.diag(deviation)], -1)
+
+
+def _measured_values(equations, free_bias):
+    """Values that were measured of every signal [S], less a free bias."""
+    count = equations.count - (1 if free_bias else 0)
+    return count * equations.target_mean.shape[-1] * jnp.ones_like(equations.rest)
+
+
+def _orthonormal_evidences(equations, prior, noises):
+    """`_evidences` by the singular values of B R."""
+    scaled, offset, _ = scaled_rows(equations, prior)
+    triangle = jnp.linalg.qr(scaled.swapaxes(-1, -2), mode="r").swapaxes(-1, -2)
+    left, values, _ = jnp.linalg.svd(triangle, full_matrices=False)
+    one = "nk" if equations.shared else "snk"
+    rotated = numerics.einsum(f"sn,{one}->sk", offset, left)
+    lifted = jnp.square(values)[..., None, :] + noises[:, None]
+    quadratic = (jnp.square(rotated)[:, None] / lifted).sum(-1) + equations.rest[:, None] / noises
+    free = prior.mean.shape[0] == equations.atom_mean.shape[-2]
+    counts = _measured_values(equations, free)[:, None]
+    determinant = jnp.log(lifted).sum(-1) + (counts - rotated.shape[-1]) * jnp.log(noises)
+    return -0.5 * (quadratic + determinant + counts * math.log(2 * math.pi))
+
+
+def _orthonormal_posterior(equations, prior, noise):
+    scaled, offset, directions = scaled_rows(equations, prior)
+    found = orthonormal.damped_codes(scaled, offset, noise)
+    coefficients = prior.mean + numerics.einsum("su,nu->sn", found.codes, directions)
+    experts = equations.atom_mean.shape[-2]
+    free = prior.mean.shape[0] == experts
+    counts = _measured_values(equations, free)
+    quadratic = jnp.square(found.whitened).sum(-1) + equations.rest / noise
+    determinant = found.log_determinant + (counts - offset.shape[-1]) * jnp.log(noise)
+    evidence = -0.5 * (quadratic + determinant + counts * math.log(2 * math.pi))
+    codes, bias = coefficients[:, :experts], coefficients[:, experts:]
+    bias = equations.bias(codes) if free else bias
+    return Posterior(codes, bias, found.error, evidence)
+
+
+def _orthonormal_root(equations, prior, noise):
+    """`_posterior_root` of one matrix: R = T^-T P^T, T^T T = I + (B R)^T B R / noise."""
+    scaled, _, directions = scaled_rows(equations, prior)
+    size = scaled.shape[-1]
+
+    def one(scaled):
+        both = jnp.concatenate([scaled / jnp.sqrt(noise), jnp.eye(size, dtype=scaled.dtype)], 0)
+        triangle = jnp.linalg.qr(both, mode="r")
+        root = jax.lax.linalg.triangular_solve(
+            triangle, directions.T, left_side=True, lower=False, transpose_a=True
+        )
+        return jnp.linalg.qr(root, mode="r")
+
+    return one(scaled) if equations.shared else jax.lax.map(one, scaled)
+
+
 @gram.batched_by_map
 def solve_posterior(
-    equations: gram.NormalEquations, prior: GaussianPrior, noise: Float[Array, ""]
+    equations: gram.NormalEquations | OrthonormalEquations,
+    prior: GaussianPrior,
+    noise: Float[Array, ""],
 ) -> Posterior:
     """Most probable codes for a noise variance []; usable inside a jitted step. -> Posterior.
 
     No gradient flows through it.
     """
     equations, prior = jax.lax.stop_gradient((equations, prior))
-    size, experts = prior.mean.shape[0], equations.moments.shape[1]
+    size, experts = prior.mean.shape[0], equations.atom_mean.shape[-2]
     noise = jnp.asarray(noise, jnp.float32)
+    if isinstance(equations, OrthonormalEquations):
+        return _orthonormal_posterior(equations, prior, noise)
     with gram.working_precision("double"):
         matrix, moments, energy = extended(equations, size)
         precision, log_covariance = precision_matrix(prior)
@@ -437,6 +525,8 @@ def solve_posterior(
 @gram.batched_by_map
 def _posterior_root(equations, prior, noise):
     """A matrix R [.., N, N] with R^T R the covariance of the coefficients after measuring."""
+    if isinstance(equations, OrthonormalEquations):
+        return _orthonormal_root(equations, prior, noise)
     with gram.working_precision("double"):
         matrix, _, _ = extended(equations, prior.mean.shape[0])
         noise = gram.wide(jnp.asarray(noise, jnp.float32))[0]
@@ -451,7 +541,7 @@ def _posterior_root(equations, prior, noise):
 def posterior_variance(
     dictionary: Dictionary,
     x: Float[Array | np.ndarray, "P D"],
-    equations: gram.NormalEquations,
+    equations: gram.NormalEquations | OrthonormalEquations,
     prior: GaussianPrior,
     noise: float | str | None = None,
     chunk: int = 1024,
@@ -464,8 +554,8 @@ def posterior_variance(
     """
     variance, _ = resolve_noise(equations, prior, noise)
     x = jnp.asarray(x, jnp.float32)
-    free_bias = prior.mean.shape[0] == equations.moments.shape[1]
-    signals = 1 if equations.shared else len(equations.moments)
+    free_bias = prior.mean.shape[0] == equations.atom_mean.shape[-2]
+    signals = 1 if equations.shared else len(equations.target_mean)
     variances = []
     for signal in range(signals):
         part = equations.of_signals(slice(signal, signal + 1))

@@ -9,9 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nid_jax.coding import conjugate, gram
+from nid_jax.coding import checks, conjugate, gram
+from nid_jax.coding.orthonormal import OrthonormalEquations, orthonormal_equations
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.routing import Codebook, Gates
+
+PRECISIONS = ("float32", "float64")
+"""What equations may be solved in: in orthonormal coordinates, or as sums of products."""
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -74,9 +78,13 @@ class Problem:
             object.__setattr__(problem, field.name, value)
         return problem
 
-    def equations(self, **options: Any) -> gram.NormalEquations:
-        """The normal equations of these measurements. options: of `gram.normal_equations`."""
-        return gram.normal_equations(*self.measured(), **options)
+    def equations(self, precision: str = "float32") -> OrthonormalEquations | gram.NormalEquations:
+        """The equations of these measurements in orthonormal coordinates, or, 'float64', the normal
+        equations. Raises ArgumentError for another precision."""
+        checks.one_of("precision", precision, PRECISIONS)
+        if precision == "float32":
+            return orthonormal_equations(*self.measured())
+        return gram.normal_equations(*self.measured())
 
     def measured(self) -> tuple[Any, Any, Any, Any]:
         """(dictionary, operator, measurements, weights)."""

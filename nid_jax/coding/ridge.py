@@ -7,8 +7,9 @@ variance of an atom over the measurements,
 
 So `lam` is a pure number: it does not change with the number of points, the scale of the signals or
 that of the atoms. The experts of a trunk are nearly dependent, and float32 normal equations lose
-the small eigenvalues that a good fit lives on (their Cholesky factor fails below lam 1e-5): the
-E x E matrix is factorised in float64, on CPU and GPU alike.
+the small eigenvalues that a good fit lives on (their Cholesky factor fails below lam 1e-5). So the
+equations are those of `orthonormal`, which float32 solves by reflections; of normal equations the
+E x E matrix is factorised in float64.
 """
 
 import functools
@@ -21,7 +22,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from nid_jax import numerics
-from nid_jax.coding import checks, gram, operators
+from nid_jax.coding import checks, gram, operators, orthonormal
+from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import Dictionary
@@ -48,7 +50,7 @@ class Solved(NamedTuple):
 
 
 def ridge(
-    equations: gram.NormalEquations,
+    equations: gram.NormalEquations | OrthonormalEquations,
     lam: float | str | Float[Array | np.ndarray, "*S"] = LAMBDA,
     per_signal: bool = False,
 ) -> Solution:
@@ -90,7 +92,7 @@ def with_outcome(
 
 
 def as_solution(
-    equations: gram.NormalEquations,
+    equations: gram.NormalEquations | OrthonormalEquations,
     codes: Float[Array, "S E"],
     converged: Bool[Array, " S"],
     iterations: Any = 1,
@@ -176,14 +178,75 @@ def on_support(
     return block, mean, _rounding(equations, size) * numerics.spectral_bound(block) / mean
 
 
+def least_on_support(
+    equations: gram.NormalEquations | OrthonormalEquations, indices: Int[Array, "S K"]
+) -> Float[Array, " S"]:
+    """The least lam of every signal that its equations bear on a support, as `on_support` has."""
+    if isinstance(equations, OrthonormalEquations):
+        return jnp.full(len(indices), orthonormal_least(equations), jnp.float32)
+    return on_support(equations, indices)[-1]
+
+
+def orthonormal_scale(equations: OrthonormalEquations) -> Float[Array, "*S"]:
+    """`mean_diagonal` of B^T B."""
+    mean = jnp.square(equations.root).sum((-2, -1)) / equations.root.shape[-1]
+    return jnp.where(mean > 0, mean, 1.0)
+
+
+def orthonormal_least(equations: OrthonormalEquations) -> float:
+    """The least lam that B in float32 bears: its root, beside the norm of B, is two roundings."""
+    return 4 * float(jnp.finfo(jnp.float32).eps) ** 2 * equations.root.shape[-1]
+
+
+def _orthonormal_dense(equations, lam):
+    lam = jnp.maximum(lam, orthonormal_least(equations))
+    if lam.ndim and equations.shared:
+        return _orthonormal_spectral(equations, lam, _singular(equations))
+    shift = lam * orthonormal_scale(equations)
+    found = orthonormal.damped_codes(equations.root, equations.projected, shift)
+    return Solved(found.codes, jnp.broadcast_to(lam, found.error.shape), found.error)
+
+
+def _singular(equations):
+    """U [.., N, N], singular values [.., N], V^T [.., N, E] of B, and U^T z [S, N]."""
+    left, values, right = jnp.linalg.svd(equations.root, full_matrices=False)
+    one = "nk" if equations.shared else "snk"
+    return left, values, right, numerics.einsum(f"sn,{one}->sk", equations.projected, left)
+
+
+def _orthonormal_spectral(equations, lam, singular):
+    """Ridge codes with one lam for every signal [S], corrected once by what they leave."""
+    left, values, right, target = singular
+    shift = (lam * orthonormal_scale(equations))[:, None]
+    lifted = jnp.square(values) + shift
+    one = ("nk", "ke") if equations.shared else ("snk", "ske")
+
+    def solve(target):
+        codes = numerics.einsum(f"sk,{one[1]}->se", values / lifted * target, right)
+        return codes, numerics.einsum(f"sk,{one[0]}->sn", target / lifted, left)
+
+    codes, dual = solve(target)
+    remainder = equations.projected - equations.rendered(codes) - shift * dual
+    more, further = solve(numerics.einsum(f"sn,{one[0]}->sk", remainder, left))
+    codes, dual = codes + more, dual + further
+    remainder = equations.projected - equations.rendered(codes) - shift * dual
+    size = jnp.linalg.norm(equations.projected, axis=-1)
+    error = numerics.safe_divide(jnp.linalg.norm(remainder, axis=-1), size)
+    return Solved(codes, jnp.broadcast_to(lam, error.shape), error)
+
+
 @gram.batched_by_map
-def solve_dense(equations: gram.NormalEquations, lam: float | Float[Array, "*S"]) -> Solved:
+def solve_dense(
+    equations: gram.NormalEquations | OrthonormalEquations, lam: float | Float[Array, "*S"]
+) -> Solved:
     """Ridge codes for a given lam, [] or [S], usable inside a jitted step. -> Solved.
 
-    lam is raised to what the precision of the Gram matrix bears, and tenfold as often as the
-    factorisation fails. No gradient flows through it.
+    lam is raised to what the precision of the matrix bears, and for normal equations tenfold as
+    often as the factorisation fails. No gradient flows through it.
     """
     equations, given = jax.lax.stop_gradient((equations, jnp.asarray(lam, jnp.float32)))
+    if isinstance(equations, OrthonormalEquations):
+        return _orthonormal_dense(equations, given)
     with gram.working_precision("double"):
         matrix, moments = equations.wide()
         asked = gram.wide(given)[0]
@@ -244,7 +307,7 @@ def _solve_spectrally(equations, lam, spectrum=None):
 
 @functools.partial(gram.batched_by_map, static=("per_signal", "lambdas"))
 def solve_by_validation(
-    equations: gram.NormalEquations,
+    equations: gram.NormalEquations | OrthonormalEquations,
     per_signal: bool = False,
     lambdas: tuple[float, ...] = LAMBDAS,
 ) -> Solved:
@@ -255,6 +318,8 @@ def solve_by_validation(
     eigendecomposition serves every lam. Signals with no degrees to spare take the largest.
     """
     equations = jax.lax.stop_gradient(equations)
+    if isinstance(equations, OrthonormalEquations):
+        return _orthonormal_validated(equations, per_signal, lambdas)
     with gram.working_precision("double"):
         matrix, _ = equations.wide()
         spectrum = _spectrum(equations)
@@ -281,6 +346,30 @@ def solve_by_validation(
         return _solve_spectrally(equations, jnp.asarray(lambdas, jnp.float64)[chosen], spectrum)
 
 
+def _orthonormal_validated(equations, per_signal, lambdas):
+    """`solve_by_validation` with singular values for eigenvalues: sums of squares alone."""
+    singular = _singular(equations)
+    _, values, _, target = singular
+    mean, energy, count = orthonormal_scale(equations), equations.energy, equations.count
+    channels = equations.target_mean.shape[-1]
+    choice = jnp.maximum(jnp.asarray(lambdas, jnp.float32), orthonormal_least(equations))
+
+    def score(lam):
+        shift = (lam * mean)[..., None]
+        lifted = jnp.square(values) + shift
+        residual = jnp.square(shift / lifted * target).sum(-1) + equations.rest
+        freedom = (count - 1) * channels - (jnp.square(values) / lifted).sum(-1)
+        enough = freedom > 1e-3 * count * channels
+        return jnp.where(enough, residual / jnp.where(enough, freedom, 1.0) ** 2, jnp.inf)
+
+    relative = jax.lax.map(score, choice) / jnp.where(energy > 0, energy, 1.0) * count
+    lam = choice[_least_scores(relative, per_signal)]
+    if per_signal:
+        return _orthonormal_spectral(equations, lam, singular)
+    found = _orthonormal_dense(equations, lam[0])
+    return found._replace(lam=lam)
+
+
 def _least_scores(scores, per_signal):
     """The place of the least score for every signal. scores [L, S], inf where undecided -> [S]."""
     usable = jnp.isfinite(scores)
@@ -295,7 +384,7 @@ def _least_scores(scores, per_signal):
 
 @gram.batched_by_map
 def solve_on_support(
-    equations: gram.NormalEquations,
+    equations: gram.NormalEquations | OrthonormalEquations,
     indices: Int[Array, "S K"],
     lam: float | Float[Array, ""] = LAMBDA,
 ) -> Float[Array, "S E"]:
@@ -307,10 +396,13 @@ def solve_on_support(
     """
     equations = jax.lax.stop_gradient(equations)
     lam = jnp.asarray(lam, jnp.float32)
-    signals, num_experts = equations.moments.shape
+    signals, num_experts = len(indices), equations.atom_mean.shape[-2]
     rows = jnp.arange(signals)[:, None]
     empty = indices < 0
     places = jnp.where(empty, 0, indices)
+    if isinstance(equations, OrthonormalEquations):
+        values = _orthonormal_on_support(equations, places, empty, lam)
+        return jnp.zeros((signals, num_experts), jnp.float32).at[rows, places].add(values)
     with gram.working_precision("double"):
         block, mean, least = on_support(equations, indices)
         parts = [p for p in (equations.moments, equations.moments_low) if p is not None]
@@ -320,6 +412,23 @@ def solve_on_support(
         values, _ = refined(block, shift, factor, scale, moments)
         values = jnp.where(empty, 0, values).astype(jnp.float32)
     return jnp.zeros((signals, num_experts), jnp.float32).at[rows, places].add(values)
+
+
+def _orthonormal_on_support(equations, places, empty, lam):
+    """Codes [S, K] at places [S, K], 0 where empty."""
+    shift = jnp.maximum(lam, orthonormal_least(equations)) * orthonormal_scale(equations)
+    shift = jnp.broadcast_to(shift, (len(places),))
+    size = max(1, orthonormal.CHUNK_NUMBERS // (equations.root.shape[-2] * places.shape[1]))
+
+    def one(inputs):
+        place, empty, shift, z, root = inputs
+        root = jnp.where(empty, 0, (equations.root if root is None else root)[:, place])
+        root, z, _ = orthonormal.reduced(root, z[None])
+        return orthonormal.damped_codes(root, z, shift).codes[0]
+
+    own = None if equations.shared else equations.root
+    inputs = (places, empty, shift, equations.projected, own)
+    return jnp.where(empty, 0, jax.lax.map(one, inputs, batch_size=size))
 
 
 class Factorisation:

@@ -57,7 +57,7 @@ def robust_solve(problem, options, chunk=0) -> Solution:
       Solution; stats has 'noise' (where it was needed, else 0) and 'delta' with 'huber'.
     """
     operator = problem.operator
-    equations = problem.equations(chunk=chunk, precision="single")
+    equations = problem.equations(options.precision).products()
     weights = operators.combined_weights(operator, problem.weights)
     if weights is None:
         weights = jnp.ones(operator.num_measurements, jnp.float32)
@@ -80,13 +80,12 @@ def robust_solve(problem, options, chunk=0) -> Solution:
     return finished(codes, bias, residual, converged, iterations, stats=stats)
 
 
-@functools.partial(gram.batched_by_map, static=("experts",))
+@functools.partial(jax.jit, static_argnames="experts")
 def _square_root(prior, experts):
     """Mean [E] and a factor R [E, E] of the codes' covariance R R^T, the bias apart."""
-    with gram.working_precision("double"):
-        factor, diagonal = gram.wide(*(part[:experts] for part in prior[1:3]))
-        root = jnp.linalg.cholesky(factor @ factor.T + jnp.diag(diagonal))
-        return prior.mean[:experts], root.astype(jnp.float32)
+    factor, diagonal = (part[:experts] for part in prior[1:3])
+    both = jnp.concatenate([factor.T, jnp.diag(jnp.sqrt(diagonal))], 0)
+    return prior.mean[:experts], jnp.linalg.qr(both, mode="r").T
 
 
 class _Data(NamedTuple):

@@ -10,6 +10,7 @@ over nearby points before they are judged, so that a wrong measurement whose val
 likely goes with those around it, and a single odd one stays.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -19,7 +20,7 @@ from flax import nnx
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
-from nid_jax.coding import checks, gram, operators, ridge
+from nid_jax.coding import checks, operators, ridge
 from nid_jax.coding.prior import gaussian
 from nid_jax.coding.solution import Solution
 from nid_jax.errors import ArgumentError
@@ -55,9 +56,8 @@ def trimmed_solve(problem, pilot: Solution, options) -> Solution:
     given = np.broadcast_to(1.0 if given is None else np.asarray(given), shape)
     sizes = residual_sizes(problem.dictionary, operator, problem.measurements, pilot)
     kept = believed(sizes, given > 0, options.trim, _nearby(operator, options.reach))
-    equations = gram.normal_equations(
-        problem.dictionary, operator, problem.measurements, given * kept
-    )
+    believing = dataclasses.replace(problem, weights=given * kept)
+    equations = believing.equations(options.precision)
     if problem.prior is None:
         solution = ridge.ridge(equations, options.lam)
     else:

@@ -268,7 +268,7 @@ class Fit:
             variance = posterior_variance(
                 self.dictionary,
                 grid(shape),
-                problem.of_signals(some).equations(),
+                problem.of_signals(some).equations(self.solver.precision),
                 prior,
                 float(noise),
             )

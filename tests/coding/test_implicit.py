@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nid_jax.coding import gram, implicit, operators, prior, ridge
+from nid_jax.coding.orthonormal import orthonormal_equations
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import Identity
@@ -380,7 +381,7 @@ def test_values_are_those_of_the_solvers(system):
     graphdef, theta, rng = problem("shared", "mask", "own")
     names = ("operator", "measurements", "weights")
     parts = nnx.merge(graphdef, theta["state"]), *(theta[name] for name in names)
-    equations = gram.normal_equations(*parts)
+    equations = orthonormal_equations(*parts)
     expected, (solve, *options) = solver_values(system, equations, make_prior(rng, True))
     found = solve(*parts, *options)
     for a, b in zip(found[:2], expected, strict=True):

@@ -10,6 +10,7 @@ import difflib
 from typing import Any
 
 from nid_jax.coding import checks
+from nid_jax.coding.problem import PRECISIONS
 from nid_jax.coding.solvers.base import Solver, no_gradient
 from nid_jax.coding.solvers.descent import Gradient
 from nid_jax.coding.solvers.least_squares import Gaussian, Ridge
@@ -55,6 +56,10 @@ SOLVERS: dict[str, type[Solver]] = {
 """fit.solver -> class."""
 
 
+# Fields of many solvers, which are keys of `fit` itself.
+_SHARED = ("top_k", "precision")
+
+
 def config_group(name: str) -> str:
     """The key under which a config holds a solver's options: 'fit.ridge', 'fit.router_ridge'."""
     return f"fit.{name.replace('+', '_')}"
@@ -75,13 +80,15 @@ def solver_from_config(config_fit: Any) -> Solver:
     kind = SOLVERS[name]
     group = config_group(name)
     options = dict(config_fit.get(group.removeprefix("fit."), {}))
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.name != "top_k"}
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.name not in _SHARED}
     for option in options:
         if option not in fields:
             raise ArgumentError(f"{group}.{option}", options[option], f"keys {', '.join(fields)}")
     options = {key: _number(value, fields[key]) for key, value in options.items()}
+    options["precision"] = config_fit.get("precision", PRECISIONS[0])
     with named("fit"):
         _check_top_k(kind, top_k)
+        checks.one_of("precision", options["precision"], PRECISIONS)
     if not kind.dense_only:
         options["top_k"] = top_k
     with named(group):

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 
 from nid_jax.coding import checks
+from nid_jax.coding.gram import NormalEquations
+from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Solution, troubles
 from nid_jax.errors import ArgumentError
@@ -34,6 +36,13 @@ class Solver:
     """Whether it solves under the prior of the training codes."""
     routed: ClassVar[bool] = False
     """Whether it always asks the router."""
+
+    precision: str = dataclasses.field(default="float32", kw_only=True)
+    """Of equations: 'float32', in orthonormal coordinates, or 'float64', the normal equations."""
+
+    def _equations(self, problem: Problem) -> OrthonormalEquations | NormalEquations:
+        """The problem's equations in this solver's precision."""
+        return problem.equations(self.precision)
 
     def _count(self, field: str, least: int) -> None:
         """Keep a field as an int; ArgumentError unless it is a whole number of `least` or more."""

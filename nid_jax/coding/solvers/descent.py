@@ -48,10 +48,11 @@ class Gradient(Solver):
         self._count("top_k", 0)
 
     def _solve(self, problem: Problem) -> Solution:
-        equations = problem.equations()
+        equations = self._equations(problem)
         if self.variables == "router":
-            return self._of_router(problem, equations)
-        codes, bias = jnp.zeros_like(equations.moments), jnp.zeros_like(equations.target_mean)
+            return self._of_router(problem, equations.products())
+        bias = jnp.zeros_like(equations.target_mean)
+        codes = jnp.zeros((len(bias), problem.dictionary.num_experts), bias.dtype)
         if self.init == "router":
             gates = problem.routed(self.top_k)
             codes, bias = gates.values, gates.bias
@@ -59,7 +60,7 @@ class Gradient(Solver):
         if self.data == "l1":
             return self._absolute(problem, (codes, bias), settings)
         codes, history = gradient.descend_codes(
-            equations, codes, bias, self.steps, self.learning_rate, **settings
+            equations.products(), codes, bias, self.steps, self.learning_rate, **settings
         )
         good = jnp.isfinite(codes).all(-1)
         solution = ridge.as_solution(

@@ -48,10 +48,13 @@ class Ridge(Solver):
     def _solve(self, problem: Problem) -> Solution:
         if not isinstance(self.lam, str) and np.ndim(self.lam) == 0 and problem.own_weights():
             return conjugate.weighted_codes(problem, conjugate.Penalty(self.lam))
-        return ridge.ridge(problem.equations(), self.lam, self.per_signal)
+        return ridge.ridge(self._equations(problem), self.lam, self.per_signal)
 
     def _solve_implicitly(self, problem: Problem) -> Solution:
-        found = implicit.ridge_codes(*problem.measured(), self.lam, self.per_signal)
+        equations = self._equations(problem)
+        found = implicit.ridge_codes(
+            *problem.measured(), self.lam, self.per_signal, equations=equations
+        )
         stats = {"lam": found.lam, "linear_error": found.error}
         if not self.validated:
             stats["asked_lam"] = jnp.asarray(self.lam, jnp.float32)
@@ -109,16 +112,18 @@ class Gaussian(Solver):
             penalty = conjugate.Penalty(prior=known, noise=self.noise**2)
             return conjugate.weighted_codes(problem, penalty)
         noise = self.noise**2 if self.noise_known else "estimate"
-        equations = problem.equations()
+        equations = self._equations(problem)
         if self.neighbours:
             return neighbours.local_gaussian(equations, known, noise, self.neighbours, self.blend)
         return prior.gaussian(equations, known._replace(codes=None), noise)
 
     def _solve_implicitly(self, problem: Problem) -> Solution:
-        equations = jax.lax.stop_gradient(problem.equations())
+        equations = jax.lax.stop_gradient(self._equations(problem))
         asked = self.noise**2 if self.noise_known else "estimate"
         noise, by_evidence = prior.resolve_noise(equations, problem.prior, asked)
-        found = implicit.gaussian_codes(*problem.measured(), problem.prior, noise)
+        found = implicit.gaussian_codes(
+            *problem.measured(), problem.prior, noise, equations=equations
+        )
         return prior.with_outcome(found, noise, by_evidence)
 
     def _words(self, solution: Solution) -> str:

@@ -35,7 +35,7 @@ class RouterCodes(Solver):
         if problem.operator is None:
             residual = _off_surface(problem, gates)
         else:
-            residual = gradient.mean_residual(problem.equations(), gates.values, gates.bias)
+            residual = gradient.mean_residual(self._equations(problem), gates.values, gates.bias)
         return finished(gates.values, gates.bias, residual, jnp.isfinite(residual), 0)
 
     def _words(self, solution: Solution) -> str:
@@ -76,7 +76,7 @@ class RouterRidge(Solver):
 
     def _solve(self, problem: Problem) -> Solution:
         gates = problem.routed(self.top_k)
-        equations = problem.equations()
+        equations = self._equations(problem)
         codes = ridge.solve_on_support(equations, gates.indices, self.lam)
         good = jnp.isfinite(codes).all(-1)
         return ridge.as_solution(equations, codes, good, otherwise=Result.NOT_FINITE)
@@ -84,7 +84,9 @@ class RouterRidge(Solver):
     def _solve_implicitly(self, problem: Problem) -> Solution:
         places = jnp.asarray(problem.routed(self.top_k).indices)
         places = jax.lax.stop_gradient(places)
-        found = implicit.support_codes(*problem.measured(), places, self.lam)
+        found = implicit.support_codes(
+            *problem.measured(), places, self.lam, equations=self._equations(problem)
+        )
         good = jnp.isfinite(found.codes).all(-1)
         return finished(*found[:3], good, 1, otherwise=Result.NOT_FINITE)
 

@@ -39,10 +39,10 @@ class Lasso(Solver):
         self._count("steps", 0)
 
     def _solve(self, problem: Problem) -> Solution:
-        equations = problem.equations()
-        weights = expert_weights(equations.moments.shape[-1], self.weights_base)
+        equations = self._equations(problem)
+        weights = expert_weights(problem.dictionary.num_experts, self.weights_base)
         penalty = lasso.Penalty(fraction=self.fraction, weights=weights)
-        found = lasso.lasso_codes(equations, penalty, self.tolerance, self.steps)
+        found = lasso.lasso_codes(equations.products(), penalty, self.tolerance, self.steps)
         stats = {"gap": found.gap, "penalty": found.penalty}
         return ridge.as_solution(
             equations, found.codes, found.converged, found.iterations, stats=stats
@@ -86,12 +86,12 @@ class OMP(Solver):
     def _support(self, equations):
         """Experts [S, K], -1 for a place left empty, and how many there are [S]."""
         step = min(self.atoms_per_step, self.top_k)
-        chosen = greedy.omp_codes(equations, self.top_k, step, self.criterion)
+        chosen = greedy.omp_codes(equations.products(), self.top_k, step, self.criterion)
         places = jnp.where(chosen.chosen, chosen.indices, -1)
         return places, chosen.chosen.sum(-1, dtype=jnp.int32)
 
     def _solve(self, problem: Problem) -> Solution:
-        equations = problem.equations()
+        equations = self._equations(problem)
         places, count = self._support(equations)
         codes = ridge.solve_on_support(equations, places, self.lam)
         return ridge.as_solution(
@@ -99,8 +99,9 @@ class OMP(Solver):
         )
 
     def _solve_implicitly(self, problem: Problem) -> Solution:
-        places, count = self._support(jax.lax.stop_gradient(problem.equations()))
-        found = implicit.support_codes(*problem.measured(), places, self.lam)
+        equations = jax.lax.stop_gradient(self._equations(problem))
+        places, count = self._support(equations)
+        found = implicit.support_codes(*problem.measured(), places, self.lam, equations=equations)
         done = count == self.top_k
         return finished(*found[:3], done, count, otherwise=Result.FEWER)
 
@@ -125,8 +126,10 @@ class IHT(Solver):
         self._count("steps", 1)
 
     def _solve(self, problem: Problem) -> Solution:
-        equations = problem.equations()
-        found, converged, iterations = greedy.iht_codes(equations, self.top_k, self.steps)
+        equations = self._equations(problem)
+        found, converged, iterations = greedy.iht_codes(
+            equations.products(), self.top_k, self.steps
+        )
         return ridge.as_solution(equations, found.codes, converged, iterations)
 
     def _words(self, solution: Solution) -> str:
