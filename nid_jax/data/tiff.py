@@ -10,7 +10,7 @@ import io
 import itertools
 import math
 import struct
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import tifffile
@@ -54,6 +54,8 @@ _ASSOCIATED, _STRAIGHT = 1, 2
 _UNCOMPRESSED = 1
 # Compressions of bytes that Pillow's library has: LZW, deflate, PackBits, LZMA, Zstandard.
 _LIBTIFF = (5, 8, 32946, 32773, 34925, 50000)
+_PACKBITS = 32773
+_PREDICTED = tuple(kind for kind in _LIBTIFF if kind != _PACKBITS)
 
 # Orientation -> whether rows and columns change places, then whether rows, columns are reversed.
 _TURNS = {
@@ -119,13 +121,47 @@ def read_pixels(
         page, _ = _main_page(file)
         if window is None and page.imagelength * page.imagewidth > most:
             raise TooLarge
-        if not _by_segments(page):
-            if window is not None:
-                raise Unsupported("is compressed so that no parts of it can be read")
-            return _whole(stream, file, page)
-        orientation = _orientation(page)
-        values = _samples(page, _stored_window(page, window, orientation))
-        return _interpreted(page, oriented(values, orientation))
+        return page_pixels(stream, page, window)
+
+
+def page_pixels(
+    stream: BinaryIO, page: Any, window: tuple[int, int, int, int] | None = None
+) -> Pixels:
+    """The pixels of a tifffile.TiffPage of an open file, or a window of them, upright.
+
+    window: as in `read_pixels`. Raises what that does.
+    """
+    if not _by_segments(page):
+        if window is not None:
+            raise Unsupported("is compressed so that no parts of it can be read")
+        return _whole(stream, page)
+    orientation = _orientation(page)
+    values = _samples(page, _stored_window(page, window, orientation))
+    return _interpreted(page, oriented(values, orientation))
+
+
+def interpreted(page: Any, values: Num[np.ndarray, "..."]) -> Pixels:
+    """Stored values of a page, in the order of its axes, as pixels, upright."""
+    values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
+    values = values if values.ndim == 3 else values[..., None]
+    return _interpreted(page, oriented(values, _orientation(page)))
+
+
+def stored(page: Any) -> Num[np.ndarray, "..."]:
+    """The values of a page as they are stored, in the order of its axes.
+
+    Raises Unsupported, and what tifffile and Pillow raise for damaged files.
+    """
+    if not _by_segments(page):
+        return _decoded_by_tifffile(page)
+    values = _samples(page, _stored_window(page, None, 1))
+    values = np.moveaxis(values, -1, 0) if page.axes == "SYX" else values
+    return values.reshape(page.shape)
+
+
+def notes(page: Any) -> tuple[str, ...]:
+    """What of a page is not read, or was assumed, each in some words."""
+    return _layout(page).notes
 
 
 # ---- pages and what their samples mean --------------------------------------------------------
@@ -321,13 +357,16 @@ def _decoded(page, content, line, samples):
     """Bytes of whole rows, `line` each, as values [rows, columns, samples] of the page's type."""
     kind, bits = np.dtype(page.dtype), page.bitspersample
     lines = np.frombuffer(content, np.uint8).reshape(-1, line)
+    if page.fillorder == 2:  # the lowest bit of every byte first
+        lines = np.packbits(np.unpackbits(lines, axis=1, bitorder="little"), axis=1)
     wide = _segment_size(page)[1]
     if bits != 8 * kind.itemsize:
         # Packed without gaps but at the end of a row, the highest bit first.
-        packed = np.unpackbits(lines, axis=1, bitorder="big" if page.fillorder == 1 else "little")
+        packed = np.unpackbits(lines, axis=1)
         packed = packed[:, : wide * samples * bits].reshape(len(lines), wide, samples, bits)
         return (packed @ (1 << np.arange(bits)[::-1])).astype(kind)
-    predictor = int(page.predictor or 1)
+    # Left over in files of other compressions, where it means nothing.
+    predictor = int(page.predictor or 1) if page.compression in _PREDICTED else 1
     if predictor == 3:  # differences of bytes, the high ones of a row first
         lines = np.cumsum(lines.reshape(len(lines), -1, samples), axis=1, dtype=np.uint8)
         planes = lines.reshape(len(lines), kind.itemsize, wide * samples).transpose(0, 2, 1)
@@ -357,23 +396,25 @@ def _decompressed(content, compression, line, rows):
 # ---- what is not decoded by strips and tiles --------------------------------------------------
 
 
-def _whole(stream, file, page):
+def _whole(stream, page):
     """A page of another compression or kind of colour: as Pillow reads it, or imagecodecs does."""
-    places = [at for at in range(len(file.pages)) if file.pages[at] is page]
-    if page.bitspersample <= 8 and places and int(page.photometric) != _LAB:
+    in_chain = isinstance(page.index, int)
+    if page.bitspersample <= 8 and in_chain and int(page.photometric) != _LAB:
         stream.seek(0)
         picture = Image.open(stream)
-        picture.seek(places[0])
+        picture.seek(page.index)
         picture.load()
         return from_pillow(ImageOps.exif_transpose(picture))
     if int(page.photometric) not in (*_GRAY, _RGB, _PALETTE, _INKS):
         raise Unsupported(f"holds {_meaning(int(page.photometric))}; allowed: gray, RGB, CMYK")
-    if importlib.util.find_spec("imagecodecs") is None:
+    return interpreted(page, _decoded_by_tifffile(page))
+
+
+def _decoded_by_tifffile(page):
+    """Values of a page that tifffile decodes, by imagecodecs where it is compressed."""
+    if page.compression != _UNCOMPRESSED and importlib.util.find_spec("imagecodecs") is None:
         name = getattr(page.compression, "name", page.compression)
         raise Unsupported(
             f"is compressed by {name}, which needs imagecodecs: pip install 'nid_jax[pictures]'"
         )
-    values = page.asarray()
-    values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
-    values = values if values.ndim == 3 else values[..., None]
-    return _interpreted(page, oriented(values, _orientation(page)))
+    return page.asarray()
