@@ -43,7 +43,7 @@ def open_array(config: ConfigDict, split: str, seed: int) -> Collection:
     own = other is not None
     where = f"{path} [{key}]" if key else str(path)
     values, letters = _arranged(values, config, where)
-    scale = _range(values, other, config, where)
+    scale = _range(values, other, config, where, f"{path}, both splits")
     frames = "T" in letters
     prefix = split if own else "frame" if frames else "signal"
     names = [f"{prefix}_{number:05d}" for number in range(len(values))]
@@ -57,10 +57,11 @@ def open_array(config: ConfigDict, split: str, seed: int) -> Collection:
     return shaped(collection, config)
 
 
-def _range(values, other, config, where):
+def _range(values, other, config, where, both):
     """(low, high) that become 0 and 1; what lies outside of those asked for is counted.
 
-    other: the signals of the other split, None without: one range is guessed for both.
+    other: the signals of the other split, None without: one range is guessed for both, which
+    are called so.
     """
     asked = configured_range(config)
     if asked:
@@ -78,7 +79,7 @@ def _range(values, other, config, where):
     images.check_finite(values, where)
     images.check_finite(other, f"{where}, the other split")
     ends = np.array([end(part) for part in (values, other) for end in (np.min, np.max)])
-    low, high = images.guessed_range(ends, f"{where} and its other split")
+    low, high = images.guessed_range(ends, both)
     most = (float(ends[1]) - low) / (high - low)
     if ends[3] > ends[1] and most < _FAR_BELOW:
         say(

@@ -1,5 +1,6 @@
 """Arrays and tables of numbers as files: .npy, .npz, .mat and text. Nothing is unpickled."""
 
+import itertools
 import re
 import tokenize
 import zipfile
@@ -51,10 +52,10 @@ def load(
             "np.save('x.npy', h5py.File(FILE)[KEY][:])"
         ) from error
     except _DAMAGED as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{where or path}: cannot be read as a {suffix} file ({reason})"
-        ) from error
+        said = error.args[0] if isinstance(error, tokenize.TokenError) else error
+        reason = " ".join(str(said).split())
+        kind = "an array file" if suffix in (".npy", ".npz", ".mat") else f"a {suffix} file"
+        raise ValueError(f"{where or path}: cannot be read as {kind} ({reason})") from error
 
 
 def _unless_objects(archive, name):
@@ -86,20 +87,22 @@ def _matlab(path):
 def splitter(lines: Sequence[str]) -> Callable[[str], list[str]]:
     """How lines of a table are cut into words: at blanks, commas and semicolons.
 
-    lines: of numbers, without comments and headers. Where they are separated by blanks or
-    semicolons, and every comma stands inside of a number, 1,5 is 1.5.
+    Where numbers are separated by blanks or semicolons, and every comma stands inside of one, 1,5
+    is 1.5. Only lines of numbers alone tell, no comments and headers.
     """
-    rows = [_WIDE_SEPARATORS.split(line.strip()) for line in lines[:_LOOKED_AT] if line.strip()]
-    with_commas = [word for row in rows for word in row if "," in word]
-    several = [len(row) > 1 for row in rows]
-    if with_commas and all(map(_DECIMAL_COMMA.match, with_commas)) and all(several):
+    numbers = itertools.islice(filter(_is_numbers, lines), _LOOKED_AT)
+    rows = [_WIDE_SEPARATORS.split(line.strip()) for line in numbers]
+    with_commas = [row for row in rows if any("," in word for word in row)]
+    words = [word for row in with_commas for word in row if "," in word]
+    several = all(len(row) > 1 for row in with_commas)
+    if words and several and all(map(_DECIMAL_COMMA.match, words)):
         return lambda line: [
             word.replace(",", ".") for word in _WIDE_SEPARATORS.split(line.strip()) if word
         ]
     return lambda line: [word for word in _SEPARATORS.split(line.strip()) if word]
 
 
-def is_numbers(line: str) -> bool:
+def _is_numbers(line):
     """Whether a line of text holds numbers alone, however they are separated and written."""
     words = [word for word in _SEPARATORS.split(line.strip()) if word]
     return bool(words) and floats(words) is not None
@@ -119,5 +122,5 @@ def _table(path: Path) -> Num[np.ndarray, "..."]:
     rows = [line for line in lines if line.strip()]
     if not rows:
         raise ValueError("it holds no numbers")
-    split = splitter([line for line in rows if is_numbers(line)])
+    split = splitter(rows)
     return np.loadtxt([" ".join(split(line)) for line in rows], ndmin=1)

@@ -140,7 +140,8 @@ def _slice(file, path, raw, frame):
     groups = list(_groups(file, frame or 0))
     stored = _without_spare_bits(file, raw)
     values = _modality(file, groups, stored)
-    values[_padding(file, stored)] = np.nan
+    # The value may use the bits that are none of a pixel's.
+    values[_padding(file, raw) | _padding(file, stored)] = np.nan
     infinite = np.count_nonzero(np.isinf(values))
     if infinite:
         raise ValueError(f"{infinite} of {values.size} values are infinite")

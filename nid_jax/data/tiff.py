@@ -89,7 +89,7 @@ def read_header(stream: BinaryIO) -> Header:
         page, count = _main_page(file)
         layout = _layout(page)
         rows, columns = page.imagelength, page.imagewidth
-        if _TURNS.get(_orientation(page), _TURNS[1])[0]:
+        if _TURNS.get(orientation(page), _TURNS[1])[0]:
             rows, columns = columns, rows
         kind = "uint8" if page.bitspersample < 8 else np.dtype(page.dtype or "uint8").name
         tall, wide = _segment_size(page)
@@ -125,26 +125,30 @@ def read_pixels(
 
 
 def page_pixels(
-    stream: BinaryIO, page: Any, window: tuple[int, int, int, int] | None = None
+    stream: BinaryIO,
+    page: Any,
+    window: tuple[int, int, int, int] | None = None,
+    usual: int = 1,
 ) -> Pixels:
     """The pixels of a tifffile.TiffPage of an open file, or a window of them, upright.
 
-    window: as in `read_pixels`. Raises what that does.
+    window: as in `read_pixels`; usual: the orientation of a page that says none. Raises what
+    `read_pixels` does.
     """
     if not _by_segments(page):
         if window is not None:
             raise Unsupported("is compressed so that no parts of it can be read")
-        return _whole(stream, page)
-    orientation = _orientation(page)
-    values = _samples(page, _stored_window(page, window, orientation))
-    return _interpreted(page, oriented(values, orientation))
+        return _whole(stream, page, usual)
+    turn = orientation(page, usual)
+    values = _samples(page, _stored_window(page, window, turn))
+    return _interpreted(page, oriented(values, turn))
 
 
-def interpreted(page: Any, values: Num[np.ndarray, "..."]) -> Pixels:
-    """Stored values of a page, in the order of its axes, as pixels, upright."""
+def interpreted(page: Any, values: Num[np.ndarray, "..."], usual: int = 1) -> Pixels:
+    """Stored values of a page, in the order of its axes, as pixels, upright as `page_pixels`."""
     values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
     values = values if values.ndim == 3 else values[..., None]
-    return _interpreted(page, oriented(values, _orientation(page)))
+    return _interpreted(page, oriented(values, orientation(page, usual)))
 
 
 def stored(page: Any) -> Num[np.ndarray, "..."]:
@@ -195,9 +199,10 @@ def _secondary(page):
     return bool(int(page.subfiletype or 0) & 5)
 
 
-def _orientation(page):
+def orientation(page: Any, usual: int = 1) -> int:
+    """The orientation 1 to 8 of a page, `usual` where it says none."""
     tag = page.tags.get(274)
-    return 1 if tag is None else int(tag.value)
+    return usual if tag is None else int(tag.value)
 
 
 class _Layout(NamedTuple):
@@ -252,9 +257,10 @@ def _interpreted(page, values):
     alpha = None if layout.alpha is None else values[..., layout.alpha]
     if kind == _PALETTE:
         table = np.asarray(page.tags[320].value, np.uint16).reshape(3, -1)
-        # Some programs write 8 bits where the format has 16.
+        # Some programs write 8 bits where the format has 16, or in the upper half alone.
+        white = 255.0 if table.max() <= 255 else 65280.0 if not (table % 256).any() else 65535.0
         colours = np.moveaxis(table[:, values[..., 0].astype(int)], 0, -1)
-        return Pixels(colours, alpha, full=(0.0, 65535.0 if table.max() > 255 else 255.0))
+        return Pixels(colours, alpha, full=(0.0, white))
     if alpha is not None and full:
         alpha = alpha.astype(np.float32) / np.float32(full[1])
     return Pixels(
@@ -287,12 +293,12 @@ def _segment_size(page):
     return max(1, min(page.rowsperstrip or page.imagelength, page.imagelength)), page.imagewidth
 
 
-def _stored_window(page, window, orientation):
+def _stored_window(page, window, turn):
     """A window of the upright picture as (row, column, rows, columns) of the stored one."""
     if window is None:
         return 0, 0, page.imagelength, page.imagewidth
     top, left, height, width = window
-    swapped, rows, columns = _TURNS.get(orientation, _TURNS[1])
+    swapped, rows, columns = _TURNS.get(turn, _TURNS[1])
     tall, wide = page.imagelength, page.imagewidth
     if swapped:
         tall, wide = wide, tall
@@ -396,7 +402,7 @@ def _decompressed(content, compression, line, rows):
 # ---- what is not decoded by strips and tiles --------------------------------------------------
 
 
-def _whole(stream, page):
+def _whole(stream, page, usual):
     """A page of another compression or kind of colour: as Pillow reads it, or imagecodecs does."""
     in_chain = isinstance(page.index, int)
     if page.bitspersample <= 8 and in_chain and int(page.photometric) != _LAB:
@@ -404,10 +410,14 @@ def _whole(stream, page):
         picture = Image.open(stream)
         picture.seek(page.index)
         picture.load()
-        return from_pillow(ImageOps.exif_transpose(picture))
+        pixels = from_pillow(ImageOps.exif_transpose(picture))
+        if 274 in page.tags:
+            return pixels
+        alpha = None if pixels.alpha is None else oriented(pixels.alpha[..., None], usual)[..., 0]
+        return pixels._replace(colours=oriented(pixels.colours, usual), alpha=alpha)
     if int(page.photometric) not in (*_GRAY, _RGB, _PALETTE, _INKS):
         raise Unsupported(f"holds {_meaning(int(page.photometric))}; allowed: gray, RGB, CMYK")
-    return interpreted(page, _decoded_by_tifffile(page))
+    return interpreted(page, _decoded_by_tifffile(page), usual)
 
 
 def _decoded_by_tifffile(page):

@@ -98,8 +98,6 @@ def _frames_of(series, page, path):
             f"{path}: frames of {channels} channels (axis C), which are no colours; allowed: 1, or "
             "3 taken as red, green, blue; save one of them"
         )
-    if channels == 3:
-        say(f"{path}: 3 channels a frame (axis C); taken as red, green, blue")
     if time == "Z":
         say(f"{path}: {sides['Z']} planes of depth (axis Z); taken as time")
     places = np.arange(math.prod(sides.values())).reshape(list(sides.values()))
@@ -107,9 +105,10 @@ def _frames_of(series, page, path):
 
 
 def _reader(stream, series, page):
-    """Number of a page -> its Pixels."""
+    """Number of a page -> its Pixels. Orientation may stand in the first page alone."""
+    turn = tiff.orientation(page)
     count = math.prod(series.shape) // math.prod(page.shape)
     if len(series.pages) == count:
-        return lambda number: tiff.page_pixels(stream, series.pages[number].aspage())
+        return lambda number: tiff.page_pixels(stream, series.pages[number].aspage(), usual=turn)
     values = series.asarray().reshape(count, *page.shape)  # one page stands for all
     return lambda number: tiff.interpreted(page, values[number])

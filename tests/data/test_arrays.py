@@ -271,7 +271,7 @@ def test_arrays_for_each_split(tmp_path, data_config, names, labels):
 
 
 def test_signals_and_their_labels(tmp_path, data_config):
-    values = np.random.default_rng(0).random((5, 5, 6))
+    values = np.random.default_rng(0).random((5, 4, 6))
     objects = np.array([{"a": 1}], dtype=object)
     for name in ("x.npz", "x.mat"):
         path = tmp_path / name
