@@ -41,7 +41,7 @@ def read_header(stream: BinaryIO) -> Header | None:
         while start[place : place + 1].isspace():
             place += 1
         if start[place : place + 1] == b"#":
-            place = start.find(b"\n", place) % len(start)
+            place += len(start[place:].partition(b"\n")[0])
             continue
         end = place
         while start[end : end + 1].strip():
