@@ -191,6 +191,8 @@ def test_commas_of_comments_do_not_separate(tmp_path, recwarn):
 
 
 def test_more_points_than_memory_holds(tmp_path):
-    content = ply("ascii", "x y z nx ny nz".split(), BOTH).replace("vertex 600", f"vertex {10**13}")
+    content = ply("ascii", ["x", "y", "z", "nx", "ny", "nz"], BOTH).replace(
+        "vertex 600", f"vertex {10**13}"
+    )
     with pytest.raises(ValueError, match=r"a\.ply: cannot be read as PLY"):
         read(tmp_path, "a.ply", content)

@@ -110,4 +110,4 @@ def test_shapes_that_tell_nothing(shape):
 @pytest.mark.parametrize(("shape", "other"), [((25, 25, 1000), "HWS"), ((25, 25, 3, 100), "HWCS")])
 def test_signals_behind_square_pictures_are_said(shape, other):
     with pytest.warns(Notice, match=rf"as in MATLAB; taken as S.*layout={other} says otherwise"):
-        layout.guessed(shape, "x", "layout={}")
+        guessed(shape, "x", "layout={}")

@@ -307,6 +307,6 @@ def test_part_of_a_turn_in_degrees_where_radians_are_usual(saved, ends):
 
 def test_negated_sinograms_are_said(saved):
     values = -np.exp(-np.square(np.arange(32) - 15.5) / 40) * np.ones((8, 1))
+    read = sinograms.read_sinograms(saved(values), saved(np.arange(8.0), "angles.npy"))
     with pytest.warns(Notice, match=r"below 0 in sum, .*negated"):
-        read = sinograms.read_sinograms(saved(values), saved(np.arange(8.0), "angles.npy"))
         sinograms.say_doubts(read, (32, 32), 0, 0, "x")
