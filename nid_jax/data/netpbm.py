@@ -36,7 +36,8 @@ def read_header(stream: BinaryIO) -> Header | None:
     magic = start[:2]
     if magic not in _KINDS and magic not in _FLOATS:
         return None
-    words, place = [], 2
+    words: list[bytes] = []
+    place = 2
     while len(words) < 3:
         while start[place : place + 1].isspace():
             place += 1

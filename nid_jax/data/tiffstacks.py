@@ -34,7 +34,8 @@ def read_frames(path: Path) -> Iterator[Pixels]:
     with path.open("rb") as stream:
         try:
             with tifffile.TiffFile(stream) as file:
-                series, page = file.series[0], file.series[0].pages[0].aspage()
+                series = file.series[0]
+                page = _page(series, 0)
                 order = _frames_of(series, page, path)
                 _say(path, file, page)
                 pixels = _reader(stream, series, page)
@@ -62,7 +63,7 @@ def read_array(path: Path, where: str) -> Num[np.ndarray, "..."]:
         try:
             with tifffile.TiffFile(stream) as file:
                 series = file.series[0]
-                pages = [page.aspage() for page in series.pages]
+                pages = [_page(series, number) for number in range(len(series.pages))]
                 if len(pages) * math.prod(pages[0].shape) != math.prod(series.shape):
                     return series.asarray()  # one page stands for all
                 return np.stack([tiff.stored(page) for page in pages]).reshape(series.shape)
@@ -71,6 +72,13 @@ def read_array(path: Path, where: str) -> Num[np.ndarray, "..."]:
         except _UNDECODABLE as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{where}: cannot be read as a .tif file ({reason})") from error
+
+
+def _page(series, number):
+    page = series.pages[number]
+    if page is None:
+        raise tiff.Unsupported(f"lacks page {number}, which is in another file of its stack")
+    return page.aspage()
 
 
 def _say(path, file, page):
@@ -109,6 +117,6 @@ def _reader(stream, series, page):
     turn = tiff.orientation(page)
     count = math.prod(series.shape) // math.prod(page.shape)
     if len(series.pages) == count:
-        return lambda number: tiff.page_pixels(stream, series.pages[number].aspage(), usual=turn)
+        return lambda number: tiff.page_pixels(stream, _page(series, number), usual=turn)
     values = series.asarray().reshape(count, *page.shape)  # one page stands for all
     return lambda number: tiff.interpreted(page, values[number])

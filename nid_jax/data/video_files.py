@@ -55,7 +55,7 @@ def _unreadable(path):
     )
 
 
-def _animation(path) -> Iterator[np.ndarray]:
+def _animation(path) -> Iterator[Pixels]:
     try:
         with Image.open(path) as picture:
             # An APNG may begin with a picture for programs that show one only.
@@ -102,7 +102,7 @@ def _array(path) -> Iterator[Pixels]:
         yield Pixels(frame[..., :-1], opacity)
 
 
-def _film(path) -> Iterator[np.ndarray]:
+def _film(path) -> Iterator[Pixels]:
     try:
         ffmpeg.program()
     except (ImportError, RuntimeError) as error:
