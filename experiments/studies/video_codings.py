@@ -72,7 +72,7 @@ def coded(frames, suffix, options):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"disc{suffix}"
         coded_file(path, frames, options)
-        return np.stack(list(read_frames(path))) / np.float32(255)
+        return np.stack([frame.colours for frame in read_frames(path)]) / np.float32(255)
 
 
 def videos(frames):

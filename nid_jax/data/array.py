@@ -1,6 +1,5 @@
 """Signals from .npy, .npz and .mat files."""
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,13 +7,14 @@ import numpy as np
 from jaxtyping import Num
 from ml_collections import ConfigDict
 
-from nid_jax.data import images, layout
+from nid_jax.data import arrayfiles, images, layout
 from nid_jax.data.collection import ArrayCollection, Collection, SubsetCollection
 from nid_jax.data.splitting import SPLITS, configured_range, random_split, shaped
 from nid_jax.errors import named
 from nid_jax.notices import say
 
-_UNREADABLE = (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile)
+# Of the range of both splits: one that does not reach farther is on another scale, or black.
+_FAR_BELOW = 0.02
 # Words in the names of arrays that belong to signals, and are none.
 _LABELS = {"y", "label", "labels", "target", "targets"}
 # What other kinds of files become one of ours by.
@@ -39,26 +39,31 @@ def open_array(config: ConfigDict, split: str, seed: int) -> Collection:
     Raises FileNotFoundError, and ValueError naming the file and what it holds instead.
     """
     path = _array_path(config)
-    key, values, own = _chosen(_read_arrays(path), split, path)
+    key, values, other = _chosen(arrayfiles.load(path, mmap=True), split, path)
+    own = other is not None
     where = f"{path} [{key}]" if key else str(path)
-    return array_collection(values, where, own, config, split, seed)
+    return array_collection(values, where, config, split, seed, own=own, other=other)
 
 
 def array_collection(
     values: Num[np.ndarray, "..."],
     where: str,
-    own: bool,
     config: ConfigDict,
     split: str,
     seed: int,
+    *,
+    own: bool,
+    other: Num[np.ndarray, "..."] | None = None,
 ) -> Collection:
     """An array of signals as the collection of a split, by data.layout, data.range and data.size.
 
     where: what it is called in messages; own: it is the split's own. Else it is split by
-    data.test_fraction and the seed, unless it holds one signal or frames. Raises ValueError.
+    data.test_fraction and the seed, unless it holds one signal or frames. other: the signals of the
+    other split, where known: both have one range. Raises ValueError.
     """
-    scale = _range(values, config, where)
+    both = f"{where.partition(' [')[0]}, both splits"
     values, letters = _arranged(values, config, where)
+    scale = _range(values, other, config, where, both)
     frames = "T" in letters
     prefix = split if own else "frame" if frames else "signal"
     names = [f"{prefix}_{number:05d}" for number in range(len(values))]
@@ -72,22 +77,42 @@ def array_collection(
     return shaped(collection, config)
 
 
-def _range(values, config, where):
-    """(low, high) that become 0 and 1; what lies outside of those asked for is counted."""
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"{where}: values of type {values.dtype}; allowed: real numbers")
+def _range(values, other, config, where, both):
+    """(low, high) that become 0 and 1; what lies outside of those asked for is counted.
+
+    other: the signals of the other split, None without: one range is guessed for both, which
+    are called so.
+    """
     asked = configured_range(config)
-    if not asked:
+    if asked:
+        low, high = asked
+        outside = sum(int(np.count_nonzero((part < low) | (part > high))) for part in values)
+        if outside:
+            say(f"{where}: {outside} of {values.size} values lie outside ({low:g}, {high:g}); cut")
+        return asked
+    images.say_binary(values, where)
+    alike = other is not None and (
+        other.dtype == values.dtype or other.dtype.kind == values.dtype.kind == "f"
+    )
+    if other is None or not alike or not other.size:
         return images.guessed_range(values, where)
-    low, high = asked
-    outside = sum(int(np.count_nonzero((part < low) | (part > high))) for part in values)
-    if outside:
-        say(f"{where}: {outside} of {values.size} values lie outside ({low:g}, {high:g}); cut")
-    return asked
+    images.check_finite(values, where)
+    images.check_finite(other, f"{where}, the other split")
+    ends = np.array([end(part) for part in (values, other) for end in (np.min, np.max)])
+    low, high = images.guessed_range(ends, both)
+    most = (float(ends[1]) - low) / (high - low)
+    if ends[3] > ends[1] and most < _FAR_BELOW:
+        say(
+            f"{where}: values up to {ends[1]:.6g}, and the other split's up to {ends[3]:.6g}: are "
+            "they on two scales? taken on one"
+        )
+    return low, high
 
 
 def _arranged(values, config, where):
     """(values [S, *grid, C], the letters of their axes)."""
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{where}: values of type {values.dtype}; allowed: real numbers")
     if values.ndim < 2 or 0 in values.shape:
         raise ValueError(
             f"{where}: an array of shape {list(values.shape)}; expected pictures [S, H, W] or "
@@ -121,60 +146,10 @@ def _array_path(config):
     return path
 
 
-def _read_arrays(path):
-    """{name: array}; the name of an .npy is ''; objects are None, as they are never unpickled.
-
-    Raises ValueError naming a file that is damaged.
-    """
-    with path.open("rb"):
-        pass  # a file we may not read is reported as such, not as damaged
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".mat":
-            return _read_matlab(path)
-        if suffix == ".npy":
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
-            if isinstance(values, np.ndarray):
-                return {"": values}
-            values.close()  # an .npz under another name
-        with np.load(path, allow_pickle=False) as archive:
-            if isinstance(archive, np.ndarray):
-                return {"": archive}
-            return {name: _unless_objects(archive, name) for name in archive.files}
-    except NotImplementedError as error:
-        raise ValueError(
-            f"{path}: a .mat of version 7.3 is HDF5; save(..., '-v7') in MATLAB, or "
-            f"{_CONVERTED['.h5']}"
-        ) from error
-    except _UNREADABLE as error:
-        raise ValueError(f"{path}: cannot be read as an array file ({error})") from error
-
-
-def _unless_objects(archive: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
-    try:
-        return archive[name]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        return None
-
-
-def _read_matlab(path):
-    from scipy.io import loadmat
-
-    found = loadmat(path)
-    numbers = {name: values for name, values in found.items() if not name.startswith("__")}
-    # Cells and structures are objects.
-    return {
-        name: values if isinstance(values, np.ndarray) and values.dtype.kind in "biufc" else None
-        for name, values in numbers.items()
-    }
-
-
 def _chosen(
     arrays: Mapping[str, np.ndarray | None], split: str, path: Path
-) -> tuple[str, Num[np.ndarray, "..."], bool]:
-    """(name, array, whether it is the split's own) of the signals.
+) -> tuple[str, Num[np.ndarray, "..."], Num[np.ndarray, "..."] | None]:
+    """(name, array) of the split's signals, and those of the other split; None where all are one.
 
     What else the file holds is named in a notice. Raises ValueError where no array stands out.
     """
@@ -200,7 +175,8 @@ def _chosen(
         say(f"{path}: signals are {names}; passed over: {', '.join(passed)}")
     if signals[chosen] is None:
         raise ValueError(f"{path}: holds objects, which are never unpickled; save one array")
-    return chosen, signals[chosen], len(used) == 2
+    rest = [signals[name] for name in used if name != chosen]
+    return chosen, signals[chosen], rest[0] if rest else None
 
 
 def _words(name):

@@ -1,7 +1,6 @@
 """Oriented point clouds in text of any columns and in PLY, read as points and normals."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from plyfile import PlyData, PlyParseError
 
+from nid_jax.data import arrayfiles
 from nid_jax.geometry.orientation import facing
 from nid_jax.notices import say
 
@@ -34,7 +34,6 @@ _ENCLOSED = 0.5
 # Share of neighbours whose normals look opposite ways.
 _DISAGREEING = 0.1
 _COMMENT = re.compile(r"^\s*(#|//|%|;)+")
-_DECIMAL_COMMA = re.compile(r"^[-+]?\d+,\d+$")
 
 
 def read_cloud(
@@ -95,7 +94,7 @@ def _read_ply(path):
         columns = _named(names)
         if None not in columns:
             rows = [np.asarray(vertices[names[column]], np.float64) for column in columns]
-    except (PlyParseError, ValueError, OverflowError) as error:
+    except (PlyParseError, ValueError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: cannot be read as PLY ({reason})") from error
     if None in columns:
@@ -117,31 +116,63 @@ def _named(names):
 
 
 class _Text(NamedTuple):
-    """Rows of numbers [Q, K], and the names of the columns, [] where none are given."""
+    """Rows of numbers [Q, K], and lines before them that name columns, as words."""
 
     rows: np.ndarray
-    names: list[str]
+    headers: list[list[str]]
 
 
 def _read_text(path):
     text = _parsed(path)
     count = text.rows.shape[1]
-    columns = _named(text.names)
-    if text.names and None not in columns:
-        if max(columns) >= count:
-            raise ValueError(
-                f"{path}: its header names {len(text.names)} columns ({' '.join(text.names)}), but "
-                f"lines have {count} numbers"
-            )
+    names = _header(text.headers, count, path) if len(text.rows) else []
+    columns = _named(names)
+    if names and None not in columns:
         return text.rows[:, columns[:3]], text.rows[:, columns[3:]]
-    if len(text.names) == count and None not in columns[:3]:
-        raise ValueError(f"{path}: no columns nx ny nz among {' '.join(text.names)}: no normals")
+    if names:
+        raise ValueError(f"{path}: no columns nx ny nz among {' '.join(names)}: no normals")
     if len(text.rows) and count < 6:
         raise ValueError(
             f"{path}: {count} numbers a line; expected 6: x y z and the normal nx ny nz"
         )
+    if len(text.rows) and count > 6 and _counts(text.rows[:, 0]):
+        say(f"{path}: column 1 of {count} counts the lines; columns 2 to 4 taken as points")
+        text = text._replace(rows=text.rows[:, 1:])
     start = _normals_at(text.rows, path) if len(text.rows) else 3
     return text.rows[:, :3], text.rows[:, start : start + 3]
+
+
+def _header(headers, count, path):
+    """Names of `count` columns by the last line that has them; [] where no line does.
+
+    A word before them, such as 'Columns:', is none of them. Raises ValueError for a line of names
+    of points and normals that are not as many.
+    """
+    found = []
+    for words in headers:
+        while len(words) > count and _is_other(words[0]):
+            words = words[1:]
+        whole = None not in _named(words)
+        if len(words) == count and (whole or not found):
+            found = words
+    complete = [words for words in headers if None not in _named(words)]
+    if complete and not found:
+        words = complete[-1]
+        raise ValueError(
+            f"{path}: its header names {len(words)} columns ({' '.join(words)}), but lines have "
+            f"{count} numbers"
+        )
+    return found
+
+
+def _is_other(word):
+    """Whether a word is no name of a point's or a normal's component."""
+    return all(place is None for place in _named([word]))
+
+
+def _counts(column):
+    """Whether numbers [Q] are those of lines, from any on."""
+    return len(column) > 2 and bool((np.diff(column) == 1).all())
 
 
 def _normals_at(rows, path):
@@ -168,7 +199,10 @@ def _normals_at(rows, path):
             f"{path}: {count} numbers a line without a header, and not one group of three that are "
             "normals by their lengths; put names before them, such as: x y z r g b nx ny nz"
         )
-    say(f"{path}: columns {found[0] + 1} to {found[0] + 3} of {count} taken as normals")
+    say(
+        f"{path}: columns {found[0] + 1} to {found[0] + 3} of {count} taken as normals, the first "
+        "three as points"
+    )
     return found[0]
 
 
@@ -179,24 +213,23 @@ def _unit(values):
 
 
 def _parsed(path) -> _Text:
-    names, numbers, first = [], [], 0
+    headers, numbers = [], []
     lines = path.read_bytes().decode("utf-8-sig", errors="replace").splitlines()
-    split = _splitter(lines)
+    split = arrayfiles.splitter(lines)
     for number, line in enumerate(lines, 1):
         comment = _COMMENT.match(line)
         words = split(line[comment.end() :] if comment else line)
         if not words:
             continue
-        values = None if comment else _floats(words)
+        values = None if comment else arrayfiles.floats(words)
         if values is not None:
             numbers.append(values)
-            first = first or number
         elif numbers and not comment:
             raise ValueError(
                 f"{path}: cannot be read as lines of numbers (line {number}: {line.strip()[:40]!r})"
             )
         elif not numbers and None not in _named(words)[:3]:
-            names = words
+            headers.append(words)
         elif not comment:
             raise ValueError(
                 f"{path}: cannot be read as lines of numbers (line {number}: {line.strip()[:40]!r})"
@@ -204,24 +237,7 @@ def _parsed(path) -> _Text:
     # .pts begins with how many points there are.
     if len(numbers) > 1 and len(numbers[0]) == 1 and numbers[0][0] == len(numbers) - 1:
         numbers = numbers[1:]
-    return _Text(_rectangular(numbers, path), names)
-
-
-def _splitter(lines: Sequence[str]):
-    """How lines are cut into words: at commas, unless these are in numbers (1,5 for 1.5)."""
-    words = [w for line in lines[:50] for w in re.split(r"[;\s]+", line) if "," in w]
-    if words and all(_DECIMAL_COMMA.match(word) for word in words):
-        others = [w for line in lines[:50] for w in re.split(r"[;\s]+", line.strip()) if w]
-        if len(others) > 2 * len(lines[:50]):
-            return lambda line: re.split(r"[;\s]+", line.strip().replace(",", "."))
-    return lambda line: [word for word in re.split(r"[,;\s]+", line.strip()) if word]
-
-
-def _floats(words):
-    try:
-        return [float(word) for word in words]
-    except ValueError:
-        return None
+    return _Text(_rectangular(numbers, path), headers)
 
 
 def _rectangular(numbers, path):

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax.data import holes, images, picturefiles
+from nid_jax.data import arrayfiles, holes, images, picturefiles
 from nid_jax.data.collection import Collection, position
 from nid_jax.data.folder import ImageFiles, find_images, open_files
 from nid_jax.data.masks import DRAWINGS
@@ -316,10 +316,15 @@ _COMPARED = 8
 
 def _say_of_masks(where, collection):
     """Reads all masks, so that a bad one does not come to light in the middle of a fit."""
-    soft, coloured, idle, compared = [], [], [], []
+    soft, coloured, clear, idle, compared = [], [], [], [], []
     for place, path in collection.masks.items():
         mask = holes.read_mask(path, collection.hidden)
-        for names, odd in ((soft, mask.soft), (coloured, mask.coloured), (idle, mask.seen.all())):
+        for names, odd in (
+            (soft, mask.soft),
+            (coloured, mask.coloured),
+            (clear, mask.clear),
+            (idle, mask.seen.all()),
+        ):
             names += [path.name] if odd else []
         if len(compared) < _COMPARED and not mask.seen.all():
             compared.append((collection[place], mask.seen, collection.truth(place)))
@@ -327,6 +332,7 @@ def _say_of_masks(where, collection):
     for names, what in (
         (soft, "have more than two values; cut at half of their range"),
         (coloured, "have colours; taken by their brightness"),
+        (clear, "are of one colour, and transparent in parts, which are taken as black"),
         (idle, "hide nothing"),
     ):
         if names:
@@ -373,12 +379,7 @@ def _files(directory, extensions=picturefiles.EXTENSIONS):
 def _open_array(config, path, split):
     if split == "train":
         raise ValueError(_no_training(config, "an .npy has none"))
-    with path.open("rb"):
-        pass  # a file we may not read is reported as such, not as damaged
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read as an .npy ({error})") from error
+    values = arrayfiles.load(path, mmap=True).get("", np.zeros(()))
     if values.ndim == 3:
         values = values[..., None]
     if values.ndim != 4 or 0 in values.shape or values.shape[-1] > 4:

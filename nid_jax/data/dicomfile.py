@@ -117,7 +117,12 @@ def _opened(path, sure):
 def _stored(file, path):
     """Stored values [F, H, W] as they lie in the file."""
     try:
-        pixels = np.asarray(file.pixel_array)
+        # Padding may use the bits that are none of a pixel's.
+        if file.file_meta.TransferSyntaxUID.is_encapsulated:
+            pixels = np.asarray(file.pixel_array)
+        else:
+            decoder = import_pydicom().pixels.get_decoder(file.file_meta.TransferSyntaxUID)
+            pixels, _ = decoder.as_array(file, correct_unused_bits=False)
     except Exception as error:  # damaged pixels, or no decoder: decoders raise what they like
         syntax = file.file_meta.TransferSyntaxUID
         reason = " ".join(str(error).split())
@@ -140,7 +145,7 @@ def _slice(file, path, raw, frame):
     groups = list(_groups(file, frame or 0))
     stored = _without_spare_bits(file, raw)
     values = _modality(file, groups, stored)
-    values[_padding(file, stored)] = np.nan
+    values[_padding(file, raw) | _padding(file, stored)] = np.nan
     infinite = np.count_nonzero(np.isinf(values))
     if infinite:
         raise ValueError(f"{infinite} of {values.size} values are infinite")

@@ -121,6 +121,12 @@ def doubt_of_values(sinograms: Float[np.ndarray, "S A D"], longest: float, whole
     """
     largest, spread = float(np.nanmax(sinograms)), spread_of_sums(sinograms)
     log = "data.transmission=true takes -log of them first"
+    if np.nansum(sinograms) < 0:
+        return (
+            f"values from {float(np.nanmin(sinograms)):.4g} to {largest:.4g}, below 0 in sum, and "
+            "a picture within [0, 1] has none below 0: negated, or a logarithm of the other sign? "
+            "taken as they are"
+        )
     if looks_like_intensities(sinograms):
         if largest <= OPEN:
             return (

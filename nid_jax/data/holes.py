@@ -3,7 +3,6 @@
 Letters: H rows, W columns, C channels.
 """
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax.data import images, picturefiles
+from nid_jax.data import arrayfiles, images, picturefiles
 
 ARRAYS = (".npy", ".npz")
 EXTENSIONS = (*picturefiles.EXTENSIONS, *ARRAYS)
@@ -30,6 +29,8 @@ class Mask(NamedTuple):
     """More than two values, cut at half of their range."""
     coloured: bool = False
     """Colours, of which the brightness was taken."""
+    clear: bool = False
+    """One colour, whose transparency was taken: black is transparent."""
 
 
 def hidden_colour(config: ConfigDict) -> str:
@@ -54,12 +55,12 @@ def read_mask(path: Path, hidden: str = "black") -> Mask:
     are, the lower one is black. Raises FileNotFoundError, and ValueError naming a file that cannot
     be read, has one gray value all over, or hides everything.
     """
-    coloured = False
+    coloured = clear = False
     if path.suffix.lower() in ARRAYS:
         levels = _array(path).astype(np.float64)
         full = 1.0
     else:
-        levels, full, coloured = _picture_levels(path)
+        levels, full, coloured, clear = _picture_levels(path)
     low, high = float(levels.min()), float(levels.max())
     if low == high and low not in (0, 1, full):
         raise ValueError(
@@ -73,35 +74,32 @@ def read_mask(path: Path, hidden: str = "black") -> Mask:
         raise ValueError(
             f"{path}: a mask that is {hidden} all over; some of it must be {other} (seen)"
         )
-    return Mask(seen, bool(((levels > low) & (levels < high)).any()), coloured)
+    return Mask(seen, bool(((levels > low) & (levels < high)).any()), coloured, clear)
 
 
 def _picture_levels(path):
-    """(brightness [H, W] in the file's own scale, white in it, whether it had colours)."""
+    """(brightness [H, W], white in its scale, whether it had colours, whether alpha was taken)."""
     pixels = picturefiles.read_pixels(path)
     images.check_finite(pixels.colours, path)
     kind = pixels.colours.dtype
     full = (pixels.full or images.FULL_SCALE.get(kind.name, (0.0, float(pixels.colours.max()))))[1]
     image = images.composed(pixels, path, (0.0, full or 1.0)).astype(np.float64)
+    opacity = images.opacity(pixels)
+    if np.ptp(image) == 0 and np.ptp(opacity) > 0:
+        # White on nothing: laid on white, all of it would be seen.
+        return np.round(opacity.astype(np.float64) * 255, 3), 255.0, False, True
     coloured = bool((image != image[..., :1]).any())
     image = images.to_channels(image, 1) if coloured else image
     # Rounded to steps finer than those of 16 bits, so that two values stay two.
-    return np.round(image[..., 0] * full, 3), full, coloured
+    return np.round(image[..., 0] * full, 3), full, coloured, False
 
 
 def _array(path):
     """The one array [H, W] of an .npy or .npz."""
-    with path.open("rb"):
-        pass  # a file we may not read is reported as such, not as damaged
-    try:
-        found = np.load(path, allow_pickle=False)
-        if path.suffix.lower() == ".npz":
-            with found as archive:
-                arrays = [archive[key] for key in archive.files]
-        else:
-            arrays = [found]
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: cannot be read as an array file ({error})") from error
+    arrays = [
+        np.zeros((), object) if values is None else values
+        for values in arrayfiles.load(path).values()
+    ]
     values = arrays[0] if len(arrays) == 1 else np.zeros(())
     values = values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
     if values.ndim != 2 or not values.size or values.dtype.kind not in "biuf":

@@ -53,7 +53,7 @@ def open_idx(config: ConfigDict, split: str, seed: int) -> Collection:
     Raises FileNotFoundError, and ValueError naming the file and what it holds instead.
     """
     path, own = _chosen(_signal_files(_root(config)), split, config.root)
-    return array_collection(_read(path), str(path), own, config, split, seed)
+    return array_collection(_read(path), str(path), config, split, seed, own=own)
 
 
 def _root(config):

@@ -89,6 +89,18 @@ def guessed_range(values: Num[np.ndarray, "*shape"], where: str | Path) -> tuple
     return range_between(values.dtype, float(values.min()), float(values.max()), where)
 
 
+def say_binary(values: Num[np.ndarray, "*shape"], where: str | Path) -> None:
+    """Say that whole numbers of a full scale are 0 and 1 alone, which is nearly black in it."""
+    if values.dtype.name not in ("uint8", "uint16") or not values.size:
+        return
+    if all(part.max() <= 1 for part in values) and values.any():
+        full = FULL_SCALE[values.dtype.name][1]
+        say(
+            f"{where}: {values.dtype} values of 0 and 1 alone, of {full:g}; taken as they are, "
+            "dark; data.range=(0, 1) says otherwise"
+        )
+
+
 def _check_numbers(values, where):
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{where}: values of type {values.dtype}; allowed: real numbers")

@@ -19,6 +19,9 @@ CENTRED = {"true": True, "false": False}
 ORIGINS = ("corner", "middle")
 # Zero-filled pictures within [0, 1] peak about here, less where little was sampled.
 _PEAK, _PEAKS = 0.7, (0.05, 4.0)
+# Borders are dark below this share of the mean, where others are e to this power brighter; and they
+# jump where steps are larger by e to that power than at others.
+_DARK, _DARKER, _JUMPS = 0.4, 1.0, 0.5
 # Of the energy of a picture: an imaginary part above it is spoken of.
 _IMAGINARY = 0.05
 
@@ -48,7 +51,8 @@ def read_kspace(
     'false'. origin (data.kspace_origin): the pixel that phases count from, 'corner' (index 0) or
     'middle' (N // 2). scale (data.kspace_scale): divides all samples: 1 for an orthonormal
     transform, sqrt(H W) for numpy.fft.fft2's default. '' and 0 guess, and say so: from where
-    the energy lies, from the phases of neighbours, from the size of the zero-filled picture.
+    the energy lies, from the borders of the zero-filled picture, which jump or are dark, and from
+    its size.
     Raises FileNotFoundError, and ValueError naming the key and the file.
     """
     where = f"data.kspace={str(path)!r}"
@@ -73,8 +77,9 @@ def read_kspace(
     if middle:
         values, measured = (np.fft.ifftshift(array, axes=(1, 2)) for array in (values, measured))
     if not origin:
-        origin = _origin(values)
-        guessed.append(f"phases counted from the {origin} (data.kspace_origin)")
+        origin, sure = _origin(values)
+        doubt = "" if sure else "; not sure: the picture may come out rolled by half"
+        guessed.append(f"phases counted from the {origin} (data.kspace_origin{doubt})")
     if origin == "middle":
         values = values * _ramp(values.shape[1:])
     values = values / (scale or _scale(values, guessed, where))
@@ -163,16 +168,56 @@ def _zero_is_in_the_middle(values):
 
 
 def _origin(values):
-    """'middle' where the picture lies about pixel 0 and wraps around, else 'corner'.
+    """('corner' or 'middle', whether that is sure): where the picture's first pixel lies.
 
-    The products of neighbours along an axis sum to the Fourier transform of the picture's energy
-    at one cycle, whose phase is where the energy lies.
+    A picture that reaches its borders jumps where they meet; one on a dark ground is dark there.
     """
-    towards_first = 0.0
+    pictures = np.abs(np.fft.ifft2(values, norm="ortho"))
+    dark = _darkness(pictures, 0), _darkness(pictures, 1)
+    lead = np.log(dark[1] / dark[0])
+    sure = min(dark) < _DARK and abs(lead) > _DARKER
+    jump = np.log(_jump_at(pictures, 0) / _jump_at(pictures, 1))
+    if not sure and abs(jump) > _JUMPS:
+        sure, lead = True, jump
+    return ("corner" if lead > 0 else "middle"), sure
+
+
+def _seam(pictures, axis, half):
+    """Pictures with pixels 0 and N - 1 along an axis in the middle, or N // 2 and the one before.
+
+    The place of the seam is then the second half's start.
+    """
+    length = pictures.shape[axis]
+    first = (length - length // 2) % length if half else 0
+    return np.roll(pictures, length // 2 - first, axis)
+
+
+def _jump_at(pictures, half):
+    """How much larger steps across the borders are than those beside them, as a mean of both axes.
+
+    half: 0 where the borders lie at the array's ends, 1 where its middle.
+    """
+    ratios = []
     for axis in (1, 2):
-        product = np.sum(np.roll(values, -1, axis) * values.conj())
-        towards_first += product.real
-    return "middle" if towards_first > 0 else "corner"
+        length = pictures.shape[axis]
+        turned = _seam(pictures, axis, half)
+        steps = np.abs(np.diff(turned, axis=axis)).mean(axis=(0, 3 - axis))
+        at = length // 2 - 1
+        near = np.delete(steps[max(0, at - 4) : at + 5], min(at, 4))
+        floor = 1e-3 * steps.mean() + np.finfo(float).tiny
+        ratios.append((steps[at] + floor) / (np.median(near) + floor))
+    return float(np.sqrt(np.prod(ratios)))
+
+
+def _darkness(pictures, half):
+    """The mean about the borders in relation to that of all, 1e-3 at least."""
+    means = []
+    for axis in (1, 2):
+        length = pictures.shape[axis]
+        wide = max(1, length // 16)
+        turned = np.moveaxis(_seam(pictures, axis, half), axis, 0)
+        means.append(turned[length // 2 - wide : length // 2 + wide].mean())
+    return max(1e-3, float(np.mean(means)) / max(float(pictures.mean()), np.finfo(float).tiny))
 
 
 def _ramp(shape):

@@ -72,6 +72,7 @@ def guessed(
         letters = letters.replace("S", "T")
     if doubt:
         found, other = doubt
+        other = other.replace("S", "T") if frames and "T" not in other else other
         taken, other = _described(shape, letters), key.format(other)
         say(f"{where}: {found}; taken as {taken}; {other} says otherwise")
     return letters
@@ -100,8 +101,12 @@ def _guess(shape, lines):
             return "SHW", (f"{found} looks like one picture, channels last", "HWC")
         if shape[0] in (3, 4) and not (small[1] or small[2]):
             return "SHW", (f"{found} looks like one picture, channels first", "CHW")
+        if shape[0] == shape[1] != shape[2]:
+            return "SHW", (f"{found} looks like square pictures side by side as in MATLAB", "HWS")
         return "SHW", None
     if count == 4:
+        if shape[0] == shape[1] and small[2] and not (small[0] or small[3]):
+            return "SDHW", (f"{found} looks like square pictures as in MATLAB", "HWCS")
         if small[3]:
             return "SHWC", None
         if small[1] and not small[2]:

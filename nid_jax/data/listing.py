@@ -95,7 +95,13 @@ def _matches(name, patterns):
 def _files(directory, passed: collections.Counter, beside) -> Iterator[Path]:
     """Files below `directory`, links to folders followed once; hidden ones are counted."""
     visited = set()
-    for root, folders, files in os.walk(directory, followlinks=True):
+
+    def closed(error):
+        if Path(error.filename) == directory:
+            raise error
+        passed["folders that may not be read"] += 1
+
+    for root, folders, files in os.walk(directory, onerror=closed, followlinks=True):
         real = os.path.realpath(root)
         if real in visited:
             folders.clear()
@@ -117,6 +123,8 @@ def _files(directory, passed: collections.Counter, beside) -> Iterator[Path]:
                 passed["hidden"] += 1
             elif os.path.isfile(os.path.join(root, name)):
                 yield Path(root, name)
+            elif os.path.exists(os.path.join(root, name)):
+                passed["pipes, sockets or devices"] += 1
             else:
                 passed["links that lead nowhere"] += 1
     if not passed["hidden"]:

@@ -1,7 +1,8 @@
 """Picture files: what their headers say, their pixels, and parts of pictures too large to decode.
 
 Letters: H rows, W columns, C channels. TIFF files are read by nid_jax.data.tiff, all others by
-Pillow, which drops the low byte of 16-bit colour: PNG and PNM keep it here.
+Pillow, which drops the low byte of 16-bit colour: PNG, and PGM and PPM by nid_jax.data.netpbm, keep
+it here.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import ExifTags, Image, ImageOps, features
 
-from nid_jax.data import images, tiff
+from nid_jax.data import images, netpbm, tiff
 from nid_jax.data.images import Pixels
 from nid_jax.data.tiff import Header, TooLarge
 
@@ -86,6 +87,9 @@ def read_header(path: str | Path) -> Header:
     with _opened(path) as (stream, start):
         if tiff.is_tiff(start):
             return tiff.read_header(stream)
+        if known := netpbm.read_header(stream):
+            kind = np.dtype(known.kind).name
+            return Header(*(known.rows, known.columns, known.channels, kind), full=kind[0] == "u")
         return _pillow_header(_pillow_open(stream), stream)
 
 
@@ -118,6 +122,10 @@ def read_pixels(path: str | Path) -> Pixels:
         with _opened(path) as (stream, start):
             if tiff.is_tiff(start):
                 return tiff.read_pixels(stream, most=limit())
+            if known := netpbm.read_header(stream):
+                if known.rows * known.columns > limit():
+                    raise TooLarge
+                return netpbm.read_pixels(stream, known)
             return _pillow_pixels(stream)
     except TooLarge as error:
         raise TooLarge(too_large(path, read_header(path))) from error
@@ -303,10 +311,8 @@ def _pillow_open(stream: BinaryIO) -> Any:
 
 def _pillow_header(picture, stream):
     columns, rows = picture.size
-    deep = _png_start(stream)[0] == 16 or _pnm_maximum(stream) > 255
-    kind = _KINDS.get(picture.mode, "uint8")
-    plain = picture.format == "PPM" and picture.mode == "I"
-    kind = "uint16" if deep or plain or picture.mode.startswith("I;16") else kind
+    deep = _png_start(stream)[0] == 16 or picture.mode.startswith("I;16")
+    kind = "uint16" if deep else _KINDS.get(picture.mode, "uint8")
     # Asking a PNG that has no EXIF before its pixels would decode it.
     asked = picture.format != "PNG" or _png_says_orientation(stream)
     if asked and picture.getexif().get(_ORIENTATION, 1) >= 5:
@@ -319,8 +325,7 @@ def _pillow_header(picture, stream):
         columns,
         1 if gray else 3,
         kind,
-        alpha=picture.has_transparency_data,
-        full=plain or _pnm_maximum(stream) > 255,
+        alpha=picture.has_transparency_data and not _alpha_is_none(picture, stream),
         pages=frames,
         parts="reduced" if picture.format in ("JPEG", "MPO") else "",
     )
@@ -329,7 +334,6 @@ def _pillow_header(picture, stream):
 def _pillow_pixels(stream, at_least=None):
     """Pixels of a file that Pillow reads; a JPEG may come reduced to not less than `at_least`."""
     picture = _pillow_open(stream)
-    plain = picture.format == "PPM"
     if at_least:
         turned = picture.getexif().get(_ORIENTATION, 1) >= 5
         picture.draft(None, at_least if turned else at_least[::-1])
@@ -337,16 +341,28 @@ def _pillow_pixels(stream, at_least=None):
         raise TooLarge
     if _png_start(stream)[0] == 16:
         return _png16_pixels(stream)
-    if _pnm_maximum(stream) > 255:
-        return _pnm16_pixels(stream)
+    bits, colour = _png_start(stream)
+    alphaless = _alpha_is_none(picture, stream)
     stream.seek(0)
+    if colour == 0 and bits in (2, 4) and "transparency" in picture.info:
+        # Pillow brings pixels to 8 bits, and leaves the one gray that is transparent.
+        picture.info["transparency"] = picture.info["transparency"] % 2**bits * 255 // (2**bits - 1)
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode == "I" and plain:  # plain text of 16 bits, brought to the full scale
-        return Pixels(np.asarray(picture).astype(np.uint16)[..., None])
-    return images.from_pillow(picture)
+    return images.from_pillow(picture.convert("RGB") if alphaless else picture)
 
 
-# ---- PNG and PNM of 16 bits -------------------------------------------------------------------
+def _alpha_is_none(picture, stream):
+    """Whether a TGA says that none of its 32 bits are of transparency, where Pillow has alpha."""
+    if picture.format != "TGA" or picture.mode != "RGBA":
+        return False
+    place = stream.tell()
+    stream.seek(17)
+    bits = stream.read(1)[0] & 15
+    stream.seek(place)
+    return bits == 0
+
+
+# ---- PNG of 16 bits ----------------------------------------------------------------------
 
 
 _PNG_GRAY_ALPHA = 4
@@ -419,44 +435,3 @@ def _png16_pixels(stream):
         alpha = np.where((values == colour).all(axis=-1), 0, 65535).astype(np.uint16)
         return Pixels(values, alpha)
     return Pixels(values)
-
-
-def _pnm_head(stream):
-    """(columns, rows, maximum, place of the pixels) of a binary PGM or PPM, () for other files."""
-    stream.seek(0)
-    start = stream.read(4096)
-    stream.seek(0)
-    if start[:2] not in (b"P5", b"P6"):
-        return ()
-    numbers, place = [], 2
-    while len(numbers) < 3:
-        while start[place : place + 1].isspace():
-            place += 1
-        if start[place : place + 1] == b"#":
-            place = start.index(b"\n", place)
-            continue
-        end = place
-        while start[end : end + 1].isdigit():
-            end += 1
-        if end == place:
-            return ()
-        numbers.append(int(start[place:end]))
-        place = end
-    return (*numbers, place + 1)
-
-
-def _pnm_maximum(stream):
-    """The value of white of a binary PGM or PPM; 0 for other files."""
-    head = _pnm_head(stream)
-    return head[2] if head else 0
-
-
-def _pnm16_pixels(stream):
-    """Two bytes a sample, the high one first; white is the file's own maximum."""
-    columns, rows, maximum, place = _pnm_head(stream)
-    channels = 3 if stream.read(2) == b"P6" else 1
-    stream.seek(place)
-    values = np.frombuffer(stream.read(2 * rows * columns * channels), ">u2")
-    return Pixels(
-        values.astype(np.uint16).reshape(rows, columns, channels), full=(0.0, float(maximum))
-    )

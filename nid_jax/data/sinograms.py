@@ -96,7 +96,7 @@ def read_sinograms(
         say(f"{where}: no angles; taken as even over [0, 180) degrees; data.angles says otherwise")
         degrees = even_angles(values.shape[1])
     else:
-        degrees = _in_degrees(angles, known, angle_units)
+        degrees = _in_degrees(angles, known, angle_units, values)
     return Sinograms(values / np.float32(pixel_size), degrees, whole)
 
 
@@ -223,7 +223,7 @@ def _line_integrals(values, open_beam, where):
     return _checked(-np.log(np.where(dark, np.nan, values) / np.float32(open_beam)), where)
 
 
-def _in_degrees(angles: _Angles, known: Convention, units):
+def _in_degrees(angles: _Angles, known: Convention, units, sinograms):
     """Angles in degrees, by the key, the file, or the convention where these look like it."""
     if units not in ("", *UNITS):
         raise ValueError(f"data.angle_units={units!r}: allowed: degrees, radians, or ''")
@@ -239,7 +239,7 @@ def _in_degrees(angles: _Angles, known: Convention, units):
                 f"{angles.where}: {between} look like radians; taken as radians; "
                 "data.angle_units=degrees says otherwise"
             )
-        elif units == "radians" and _look_like_degrees(values, turn):
+        elif units == "radians" and _look_like_degrees(values, turn, sinograms):
             units = "degrees"
             say(
                 f"{angles.where}: {between} look like degrees; taken as degrees; "
@@ -254,8 +254,18 @@ def _look_like_radians(angles):
     return not whole and np.abs(angles).max() <= 2 * np.pi + 1e-3 and np.ptp(angles) > 1
 
 
-def _look_like_degrees(angles, span):
-    """A half or a full turn of degrees, with or without the end view."""
+def _look_like_degrees(angles, span, sinograms):
+    """A half or a full turn of degrees, with or without the end view; whole numbers over more than
+    1; or what would be more than two turns, where centres of mass turn by degrees."""
+    if span > 1 and (angles == np.round(angles)).all():
+        return True
+    if span > 4 * np.pi + 1e-3:
+        axes = [
+            doubts.axis_of_rotation(sinograms, one)
+            for one in (angles, np.mod(np.rad2deg(angles), 360))
+        ]
+        if None not in axes and axes[0].misfit < axes[1].misfit / 2:
+            return True
     spans = (span, span * len(angles) / max(len(angles) - 1, 1))
     return any(abs(one - turn) < 0.01 * turn for one in spans for turn in (180, 360))
 

@@ -10,7 +10,7 @@ import io
 import itertools
 import math
 import struct
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import tifffile
@@ -54,6 +54,8 @@ _ASSOCIATED, _STRAIGHT = 1, 2
 _UNCOMPRESSED = 1
 # Compressions of bytes that Pillow's library has: LZW, deflate, PackBits, LZMA, Zstandard.
 _LIBTIFF = (5, 8, 32946, 32773, 34925, 50000)
+_PACKBITS = 32773
+_PREDICTED = tuple(kind for kind in _LIBTIFF if kind != _PACKBITS)
 
 # Orientation -> whether rows and columns change places, then whether rows, columns are reversed.
 _TURNS = {
@@ -87,7 +89,7 @@ def read_header(stream: BinaryIO) -> Header:
         page, count = _main_page(file)
         layout = _layout(page)
         rows, columns = page.imagelength, page.imagewidth
-        if _TURNS.get(_orientation(page), _TURNS[1])[0]:
+        if _TURNS.get(orientation(page), _TURNS[1])[0]:
             rows, columns = columns, rows
         kind = "uint8" if page.bitspersample < 8 else np.dtype(page.dtype or "uint8").name
         tall, wide = _segment_size(page)
@@ -119,13 +121,51 @@ def read_pixels(
         page, _ = _main_page(file)
         if window is None and page.imagelength * page.imagewidth > most:
             raise TooLarge
-        if not _by_segments(page):
-            if window is not None:
-                raise Unsupported("is compressed so that no parts of it can be read")
-            return _whole(stream, file, page)
-        orientation = _orientation(page)
-        values = _samples(page, _stored_window(page, window, orientation))
-        return _interpreted(page, oriented(values, orientation))
+        return page_pixels(stream, page, window)
+
+
+def page_pixels(
+    stream: BinaryIO,
+    page: Any,
+    window: tuple[int, int, int, int] | None = None,
+    usual: int = 1,
+) -> Pixels:
+    """The pixels of a tifffile.TiffPage of an open file, or a window of them, upright.
+
+    window: as in `read_pixels`; usual: the orientation of a page that says none. Raises what
+    `read_pixels` does.
+    """
+    if not _by_segments(page):
+        if window is not None:
+            raise Unsupported("is compressed so that no parts of it can be read")
+        return _whole(stream, page, usual)
+    turn = orientation(page, usual)
+    values = _samples(page, _stored_window(page, window, turn))
+    return _interpreted(page, oriented(values, turn))
+
+
+def interpreted(page: Any, values: Num[np.ndarray, "..."], usual: int = 1) -> Pixels:
+    """Stored values of a page, in the order of its axes, as pixels, upright as `page_pixels`."""
+    values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
+    values = values if values.ndim == 3 else values[..., None]
+    return _interpreted(page, oriented(values, orientation(page, usual)))
+
+
+def stored(page: Any) -> Num[np.ndarray, "..."]:
+    """The values of a page as they are stored, in the order of its axes.
+
+    Raises Unsupported, and what tifffile and Pillow raise for damaged files.
+    """
+    if not _by_segments(page):
+        return _decoded_by_tifffile(page)
+    values = _samples(page, _stored_window(page, None, 1))
+    values = np.moveaxis(values, -1, 0) if page.axes == "SYX" else values
+    return values.reshape(page.shape)
+
+
+def notes(page: Any) -> tuple[str, ...]:
+    """What of a page is not read, or was assumed, each in some words."""
+    return _layout(page).notes
 
 
 # ---- pages and what their samples mean --------------------------------------------------------
@@ -159,9 +199,10 @@ def _secondary(page):
     return bool(int(page.subfiletype or 0) & 5)
 
 
-def _orientation(page):
+def orientation(page: Any, usual: int = 1) -> int:
+    """The orientation 1 to 8 of a page, `usual` where it says none."""
     tag = page.tags.get(274)
-    return 1 if tag is None else int(tag.value)
+    return usual if tag is None else int(tag.value)
 
 
 class _Layout(NamedTuple):
@@ -216,9 +257,10 @@ def _interpreted(page, values):
     alpha = None if layout.alpha is None else values[..., layout.alpha]
     if kind == _PALETTE:
         table = np.asarray(page.tags[320].value, np.uint16).reshape(3, -1)
-        # Some programs write 8 bits where the format has 16.
+        # Some programs write 8 bits where the format has 16, or in the upper half alone.
+        white = 255.0 if table.max() <= 255 else 65280.0 if not (table % 256).any() else 65535.0
         colours = np.moveaxis(table[:, values[..., 0].astype(int)], 0, -1)
-        return Pixels(colours, alpha, full=(0.0, 65535.0 if table.max() > 255 else 255.0))
+        return Pixels(colours, alpha, full=(0.0, white))
     if alpha is not None and full:
         alpha = alpha.astype(np.float32) / np.float32(full[1])
     return Pixels(
@@ -251,12 +293,12 @@ def _segment_size(page):
     return max(1, min(page.rowsperstrip or page.imagelength, page.imagelength)), page.imagewidth
 
 
-def _stored_window(page, window, orientation):
+def _stored_window(page, window, turn):
     """A window of the upright picture as (row, column, rows, columns) of the stored one."""
     if window is None:
         return 0, 0, page.imagelength, page.imagewidth
     top, left, height, width = window
-    swapped, rows, columns = _TURNS.get(orientation, _TURNS[1])
+    swapped, rows, columns = _TURNS.get(turn, _TURNS[1])
     tall, wide = page.imagelength, page.imagewidth
     if swapped:
         tall, wide = wide, tall
@@ -321,13 +363,16 @@ def _decoded(page, content, line, samples):
     """Bytes of whole rows, `line` each, as values [rows, columns, samples] of the page's type."""
     kind, bits = np.dtype(page.dtype), page.bitspersample
     lines = np.frombuffer(content, np.uint8).reshape(-1, line)
+    if page.fillorder == 2:  # the lowest bit of every byte first
+        lines = np.packbits(np.unpackbits(lines, axis=1, bitorder="little"), axis=1)
     wide = _segment_size(page)[1]
     if bits != 8 * kind.itemsize:
         # Packed without gaps but at the end of a row, the highest bit first.
-        packed = np.unpackbits(lines, axis=1, bitorder="big" if page.fillorder == 1 else "little")
+        packed = np.unpackbits(lines, axis=1)
         packed = packed[:, : wide * samples * bits].reshape(len(lines), wide, samples, bits)
         return (packed @ (1 << np.arange(bits)[::-1])).astype(kind)
-    predictor = int(page.predictor or 1)
+    # Left over in files of other compressions, where it means nothing.
+    predictor = int(page.predictor or 1) if page.compression in _PREDICTED else 1
     if predictor == 3:  # differences of bytes, the high ones of a row first
         lines = np.cumsum(lines.reshape(len(lines), -1, samples), axis=1, dtype=np.uint8)
         planes = lines.reshape(len(lines), kind.itemsize, wide * samples).transpose(0, 2, 1)
@@ -357,23 +402,29 @@ def _decompressed(content, compression, line, rows):
 # ---- what is not decoded by strips and tiles --------------------------------------------------
 
 
-def _whole(stream, file, page):
+def _whole(stream, page, usual):
     """A page of another compression or kind of colour: as Pillow reads it, or imagecodecs does."""
-    places = [at for at in range(len(file.pages)) if file.pages[at] is page]
-    if page.bitspersample <= 8 and places and int(page.photometric) != _LAB:
+    in_chain = isinstance(page.index, int)
+    if page.bitspersample <= 8 and in_chain and int(page.photometric) != _LAB:
         stream.seek(0)
         picture = Image.open(stream)
-        picture.seek(places[0])
+        picture.seek(page.index)
         picture.load()
-        return from_pillow(ImageOps.exif_transpose(picture))
+        pixels = from_pillow(ImageOps.exif_transpose(picture))
+        if 274 in page.tags:
+            return pixels
+        alpha = None if pixels.alpha is None else oriented(pixels.alpha[..., None], usual)[..., 0]
+        return pixels._replace(colours=oriented(pixels.colours, usual), alpha=alpha)
     if int(page.photometric) not in (*_GRAY, _RGB, _PALETTE, _INKS):
         raise Unsupported(f"holds {_meaning(int(page.photometric))}; allowed: gray, RGB, CMYK")
-    if importlib.util.find_spec("imagecodecs") is None:
+    return interpreted(page, _decoded_by_tifffile(page), usual)
+
+
+def _decoded_by_tifffile(page):
+    """Values of a page that tifffile decodes, by imagecodecs where it is compressed."""
+    if page.compression != _UNCOMPRESSED and importlib.util.find_spec("imagecodecs") is None:
         name = getattr(page.compression, "name", page.compression)
         raise Unsupported(
             f"is compressed by {name}, which needs imagecodecs: pip install 'nid_jax[pictures]'"
         )
-    values = page.asarray()
-    values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
-    values = values if values.ndim == 3 else values[..., None]
-    return _interpreted(page, oriented(values, _orientation(page)))
+    return page.asarray()

@@ -20,8 +20,10 @@ from nid_jax.data import images
 from nid_jax.data.builtin import load_photographs
 from nid_jax.data.collection import ArrayCollection, Collection, position
 from nid_jax.data.folder import find_images, open_files
+from nid_jax.data.picturefiles import read_image
 from nid_jax.data.splitting import configured_range, configured_size, shaped
 from nid_jax.data.video_files import read_frames
+from nid_jax.notices import say
 
 DEFAULT_CLIP_SIZE = (96, 128)
 BACKGROUND = "stereo_motorcycle"
@@ -30,6 +32,9 @@ MIN_CLIP_FRAMES = 12
 # what is behind; paths are drawn again until it holds.
 MAX_COVERAGE = 0.35
 PATH_DRAWS = 200
+# Frames of which it is told whether gray hides what moves; a change of a value that counts; the
+# share of changes that gray may lose; the share of all pixels that change at least.
+_COMPARED, _MOVES, _LOST, _SOME = 16, 0.06, 0.3, 1e-3
 
 
 # ---- videos of one's own ----------------------------------------------------------------------
@@ -41,7 +46,7 @@ def open_video(config: ConfigDict, split: str, seed: int) -> Collection:
     A folder's images, those of its subfolders too, come in the natural order of their paths:
     frame2 before frame10. They are decoded on access, and frames of another size than the first
     are an error unless data.resize is on. A file's frames, as `video_files.read_frames` reads
-    them, are kept in memory in the type that it holds.
+    them, are kept in memory in the type that it holds; what is transparent lies on white.
     Frames data.video.start, start + step, ... before stop (0: the end) are taken, numbered from 0.
     data.size, data.resize, data.crop and data.gray apply; num_train, num_test and the seed do not.
     Raises FileNotFoundError for a path that is not there, ValueError naming the file or key for a
@@ -56,6 +61,9 @@ def open_video(config: ConfigDict, split: str, seed: int) -> Collection:
     if root.is_dir():
         paths, _ = _chosen(sorted(find_images(root), key=_natural), config, root)
         names = [path.relative_to(root).as_posix() for path in paths]
+        if config.gray:
+            chosen = [paths[number] for number in _spread(len(paths))]
+            _say_lost_in_gray([read_image(path, configured_range(config)) for path in chosen], root)
         return open_files(paths, names, f"frames in {root.name}", config, range(len(paths)))
     if not root.exists():
         raise FileNotFoundError(f"data.root={config.root!r}: does not exist")
@@ -63,9 +71,59 @@ def open_video(config: ConfigDict, split: str, seed: int) -> Collection:
         raise ValueError(f"data.root={config.root!r}: is neither a folder of frames nor a file")
     frames, numbers = _chosen(read_frames(root), config, root)
     names = [f"frame_{number:05d}" for number in numbers]
-    values = np.stack(frames)
-    scale = configured_range(config) or images.guessed_range(values, str(root))
+    values, scale = _joined(frames, configured_range(config), root)
+    if config.gray and values.shape[-1] == 3:
+        chosen = values[_spread(len(values))]
+        _say_lost_in_gray([images.to_unit(frame, root, scale) for frame in chosen], root)
     return shaped(ArrayCollection(values, names, root.name, scale), config)
+
+
+def _joined(frames, asked, where):
+    """(values [T, H, W, C], (low, high) of them): in the file's type where nothing else was said.
+
+    frames: Pixels; asked: data.range, or ().
+    """
+    shapes = sorted({frame.colours.shape for frame in frames})
+    if len(shapes) > 1:
+        raise ValueError(f"{where}: frames of shapes {list(shapes[0])} and {list(shapes[-1])}")
+    first = frames[0]
+    for number, frame in enumerate(frames):
+        images.check_finite(frame.colours, f"{where}, frame {number}")
+    ends = [end(frame.colours) for frame in frames for end in (np.min, np.max)]
+    scale = asked or first.full or images.guessed_range(np.array(ends), where)
+    if all(frame.alpha is None and not (frame.inverted or frame.ink) for frame in frames):
+        values = np.stack([frame.colours for frame in frames])
+        images.say_binary(values, where)
+        return values, scale
+    kind, full = first.colours.dtype, images.FULL_SCALE.get(first.colours.dtype.name)
+    values = [images.composed(frame, where, asked or frame.full or scale) for frame in frames]
+    if full is None or kind.kind == "b":
+        return np.stack(values), (0.0, 1.0)
+    return np.stack([np.rint(frame * full[1]).astype(kind) for frame in values]), full
+
+
+def _spread(count):
+    """Numbers of at most _COMPARED frames of so many, evenly."""
+    return np.unique(np.linspace(0, count - 1, min(count, _COMPARED)).astype(int))
+
+
+def _say_lost_in_gray(frames, where):
+    """Say where frames [H, W, C] in [0, 1] show in colours what moves, and in gray do not."""
+    if len(frames) < 3 or len({frame.shape for frame in frames}) > 1 or frames[0].shape[-1] != 3:
+        return
+    colours = np.stack(frames)
+    gray = np.stack([images.to_channels(frame, 1) for frame in frames])
+    # Colours count as a change of one channel does in gray where all change alike.
+    moved, seen = (
+        np.abs(values - np.median(values, axis=0)).max(axis=-1) > _MOVES
+        for values in (colours, gray)
+    )
+    lost = (moved & ~seen).sum() / max(moved.sum(), 1)
+    if lost > _LOST and moved.mean() > _SOME:
+        say(
+            f"{where}: {lost:.0%} of what moves differs in colour and hardly in gray; taken in "
+            "gray; data.gray=false says otherwise"
+        )
 
 
 def _natural(path):

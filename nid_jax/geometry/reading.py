@@ -134,10 +134,7 @@ def _read_off(path):
         counts = [int(word) for word in rows[0][:2]]
         vertex_count, face_count = counts
         vertices = np.array([row[:3] for row in rows[1 : 1 + vertex_count]], np.float64)
-        faces = [
-            [int(word) for word in row[1 : 1 + int(row[0])]]
-            for row in rows[1 + vertex_count : 1 + vertex_count + face_count]
-        ]
+        faces = [_off_face(row) for row in rows[1 + vertex_count :][:face_count]]
     except (ValueError, IndexError) as error:
         raise ValueError(f"not the lines of OFF: {error}") from error
     if len(vertices) != vertex_count or len(faces) != face_count:
@@ -147,6 +144,14 @@ def _read_off(path):
         )
     vertices = vertices.reshape(-1, 3)
     return Shape.of(vertices, Polygons.of(faces), UP["off"])
+
+
+def _off_face(words):
+    """Vertices of a face: how many, then these; colours may follow."""
+    count = int(words[0])
+    if not 0 <= count < len(words):
+        raise ValueError(f"a face of {count} corners, {' '.join(words)[:40]!r}, has others")
+    return [int(word) for word in words[1 : 1 + count]]
 
 
 def _off_header(rows):

@@ -273,7 +273,7 @@ def test_arrays_for_each_split(tmp_path, data_config, names, labels):
 
 
 def test_signals_and_their_labels(tmp_path, data_config):
-    values = np.random.default_rng(0).random((5, 5, 6))
+    values = np.random.default_rng(0).random((5, 4, 6))
     objects = np.array([{"a": 1}], dtype=object)
     for name in ("x.npz", "x.mat"):
         path = tmp_path / name
@@ -298,3 +298,25 @@ def test_objects_alone(tmp_path, data_config):
     np.savez(tmp_path / "x.npz", x=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ValueError, match=r"x\.npz: holds objects, which are never unpickled"):
         opened(data_config(name="array", root=tmp_path / "x.npz"))
+
+
+def test_both_splits_have_one_range(tmp_path, data_config):
+    train = np.random.default_rng(0).integers(-255, 256, (6, 5, 4)) / 255
+    test = np.abs(train)
+    np.savez(tmp_path / "x.npz", x_train=train, x_test=test)
+    config = data_config(name="array", root=tmp_path / "x.npz")
+    np.testing.assert_allclose(opened(config, "test")[0][..., 0], (test + 1) / 2, atol=1e-6)
+    np.savez(tmp_path / "x.npz", x_train=255 * train.clip(0), x_test=test)
+    signals, said = opened(config, "test")
+    np.testing.assert_allclose(signals[..., 0], test / 255, atol=1e-6)
+    assert any("are they on two scales?" in line for line in said)
+
+
+def test_nearly_black_and_empty_arrays(tmp_path, data_config):
+    config = data_config(name="array", root=tmp_path / "x.npy", test_fraction=0)
+    np.save(tmp_path / "x.npy", np.eye(4, dtype=np.uint8)[None].repeat(3, 0))
+    _, (said,) = opened(config)
+    assert "uint8 values of 0 and 1 alone, of 255; taken as they are, dark; data.range=" in said
+    np.save(tmp_path / "x.npy", np.zeros((0, 5, 5), np.int64))
+    with pytest.raises(ValueError, match=r"shape \[0, 5, 5\]; expected pictures .*not empty"):
+        opened(config)

@@ -160,3 +160,39 @@ def test_clouds_written_are_read_with_every_digit(tmp_path, suffix, scale):
     found, normals = read_cloud(tmp_path / f"c.{suffix}")
     np.testing.assert_array_equal(found, points)
     np.testing.assert_allclose(normals, NORMALS, atol=1e-7)
+
+
+def test_words_before_the_names_of_columns_are_none(tmp_path, recwarn):
+    rows = lines(BOTH, INTENSITY)
+    for head in ("# Columns: x y z nx ny nz intensity", "# FIELDS x y z nx ny nz i"):
+        points, normals = read(tmp_path, "a.xyz", f"{head}\n{rows}")
+        np.testing.assert_allclose(points, POINTS)
+        np.testing.assert_allclose(normals, NORMALS)
+    assert not recwarn.list
+    # As pandas writes an index, with no name.
+    indexed = lines(np.arange(600)[:, None], BOTH, join=",", head=",x,y,z,nx,ny,nz\n")
+    with pytest.raises(ValueError, match=r"a\.csv: its header names 6 columns .*have 7 numbers"):
+        read(tmp_path, "a.csv", indexed)
+
+
+def test_a_column_that_counts_is_no_coordinate(tmp_path):
+    rows = lines(np.arange(600)[:, None], BOTH)
+    with pytest.warns(Notice, match=r"column 1 of 7 counts the lines; columns 2 to 4 taken as po"):
+        points, normals = read(tmp_path, "a.xyz", rows)
+    np.testing.assert_allclose(points, POINTS)
+    np.testing.assert_allclose(normals, NORMALS)
+
+
+def test_commas_of_comments_do_not_separate(tmp_path, recwarn):
+    rows = lines(BOTH, join=";").replace(".", ",")
+    points, _ = read(tmp_path, "a.csv", "# scan of 3, May\nx;y;z;nx;ny;nz\n" + rows)
+    np.testing.assert_allclose(points, POINTS)
+    assert not recwarn.list
+
+
+def test_more_points_than_memory_holds(tmp_path):
+    content = ply("ascii", ["x", "y", "z", "nx", "ny", "nz"], BOTH).replace(
+        "vertex 600", f"vertex {10**13}"
+    )
+    with pytest.raises(ValueError, match=r"a\.ply: cannot be read as PLY"):
+        read(tmp_path, "a.ply", content)

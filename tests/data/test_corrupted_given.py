@@ -216,5 +216,5 @@ def test_arrays_that_make_no_sense(tmp_path, data_config, values, message):
 def test_a_damaged_array(tmp_path, data_config):
     np.save(tmp_path / "a.npy", harmed())
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"a\.npy: cannot be read as an \.npy"):
+    with pytest.raises(ValueError, match=r"a\.npy: cannot be read as an array file"):
         open_corrupted(data_config(root=tmp_path / "a.npy"), "test", 0)

@@ -480,3 +480,13 @@ def test_damaged_files(config, tmp_path):
         with pytest.raises(ValueError, match=r"a\.dcm: cannot be read as a DICOM slice") as it:
             open_dicom(config(), "train", 0)
         assert "\n" not in str(it.value)
+
+
+def test_padding_beyond_the_stored_bits(tmp_path, config):
+    stored = np.arange(4000, 4024, dtype=np.uint16).reshape(4, 6) % 4096
+    stored[:, 0] = 65535
+    write(tmp_path / "a.dcm", stored, BitsStored=12, HighBit=11, PixelPaddingValue=65535)
+    values = to_array(open_dicom(config(), "train", 0))[0, ..., 0]
+    seen = stored[:, 1:].astype(float)
+    np.testing.assert_allclose(values[:, 1:], (seen - seen.min()) / np.ptp(seen), atol=1e-6)
+    assert not values[:, 0].any()

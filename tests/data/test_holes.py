@@ -242,3 +242,13 @@ def test_missing_values_of_any_range(tmp_path, data_config):
     assert collection[1][2, 3, 0] == 0
     collection = opened(data_config, tmp_path / "a.npy", range=(0, 510))
     np.testing.assert_allclose(collection[0][..., 0], values[0] / 510, atol=1e-6)
+
+
+def test_white_masks_hide_where_they_are_transparent(tmp_path):
+    values = np.full((24, 30, 4), 255, np.uint8)
+    values[..., 3] = 255 * SEEN
+    save(tmp_path / "m.png", values)
+    mask = holes.read_mask(tmp_path / "m.png")
+    np.testing.assert_array_equal(mask.seen, SEEN)
+    assert mask.clear
+    assert not mask.soft

@@ -202,3 +202,22 @@ def test_what_a_mask_must_not_be(saved, pictures, mask, message):
 def test_what_options_must_not_be(saved, options, message):
     with pytest.raises(ValueError, match=message):
         kspace.read_kspace(saved(np.ones((3, 4), complex)), **options)
+
+
+@pytest.mark.parametrize("origin", ["corner", "middle"])
+@pytest.mark.parametrize("shape", [(48, 64), (45, 33)])
+def test_origins_of_pictures_that_reach_their_borders(origin, shape):
+    rows, columns = np.meshgrid(*(np.linspace(0, 1, n) for n in shape), indexing="ij")
+    generator = np.random.default_rng(1)
+    for _ in range(6):
+        a, b, c = generator.uniform(1, 4, 3)
+        # Bright in the middle or at the borders, and different at opposite ones.
+        picture = 0.5 + 0.3 * np.sin(a * rows + b * columns) + 0.2 * np.cos(c * (rows - columns))
+        values = transformed(picture[None], origin=origin)
+        assert kspace._origin(values) == (origin, True)
+
+
+def test_an_origin_that_nothing_tells_is_said_to_be_unsure(saved):
+    noise = np.random.default_rng(0).random((32, 32))
+    with pytest.warns(Notice, match=r"data\.kspace_origin; not sure: .*rolled by half"):
+        kspace.read_kspace(saved(np.fft.fft2(noise)))

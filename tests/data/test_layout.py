@@ -105,3 +105,9 @@ def test_frames_and_lines():
 def test_shapes_that_tell_nothing(shape):
     with pytest.raises(ArgumentError, match=r"^layout: ''; allowed: for an array of shape \["):
         guessed(shape, "x", "{}")
+
+
+@pytest.mark.parametrize(("shape", "other"), [((25, 25, 1000), "HWS"), ((25, 25, 3, 100), "HWCS")])
+def test_signals_behind_square_pictures_are_said(shape, other):
+    with pytest.warns(Notice, match=rf"as in MATLAB; taken as S.*layout={other} says otherwise"):
+        guessed(shape, "x", "layout={}")

@@ -1,5 +1,7 @@
 """Files of a folder: what is read, what is passed over and how that is said."""
 
+import os
+
 import pytest
 
 from nid_jax.data.listing import find_files
@@ -47,3 +49,20 @@ def test_links_are_followed_and_each_target_is_taken_once(tmp_path):
     (inside / "again").symlink_to(inside)
     with pytest.warns(Notice, match="1 repeated by links"):
         assert names(inside) == ["linked/far.png", "near.png"]
+
+
+def test_closed_folders_and_pipes_are_counted_as_what_they_are(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.png").touch()
+    os.mkfifo(tmp_path / "b.png")
+    real = os.scandir
+
+    def scandir(place):
+        if os.fspath(place).endswith("closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(place))
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    counted = "1 folders that may not be read, 1 pipes, sockets or devices"
+    with pytest.warns(Notice, match=f"1 picture; passed over: {counted}"):
+        assert names(tmp_path) == ["a.png"]

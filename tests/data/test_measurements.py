@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.io
 import tifffile
+from PIL import Image
 
 from nid_jax.data import measurements, sinograms
 
@@ -73,3 +74,28 @@ def test_of_several_arrays_one_must_be_named(tmp_path):
     np.savez(tmp_path / "a.npz", one=VALUES, two=VALUES)
     with pytest.raises(ValueError, match=r"holds one \[4, 6\], two \[4, 6\]; name one of them"):
         sinograms.read_sinograms(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("join", ["\t", ";", " "])
+def test_decimal_commas(tmp_path, join):
+    rows = "\n".join(join.join(f"{v:.5f}" for v in row) for row in VALUES)
+    (tmp_path / "a.txt").write_text("# noon, May\n" + rows.replace(".", ","))
+    (found,) = measurements.read_arrays(tmp_path / "a.txt", "data.x").values()
+    np.testing.assert_allclose(found, VALUES, atol=1e-5)
+
+
+def test_damaged_headers_are_one_line(tmp_path):
+    head = b"{'descr': __import__("
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + head.ljust(118))
+    (tmp_path / "a.mat").touch()
+    for name in ("a.npy", "a.mat"):
+        with pytest.raises(ValueError, match=r"^data\.x: cannot be read as .*\(.*\)$"):
+            measurements.read_arrays(tmp_path / name, "data.x")
+
+
+def test_compressed_pages(tmp_path):
+    pages = np.random.default_rng(0).integers(0, 65536, (3, 5, 7)).astype(np.uint16)
+    first, *rest = [Image.fromarray(page) for page in pages]
+    first.save(tmp_path / "a.tif", compression="tiff_lzw", save_all=True, append_images=rest)
+    (found,) = measurements.read_arrays(tmp_path / "a.tif", "data.x").values()
+    np.testing.assert_array_equal(found, pages)

@@ -246,3 +246,62 @@ def test_resize_keeps_constants_and_ramps():
     centres = (np.arange(30) + 0.5) * 2 - 0.5
     expected = 0.2 + 0.6 * centres / 59
     np.testing.assert_allclose(small[10, 2:-2, 0], expected[2:-2], atol=1e-5)
+
+
+def png(rows, bits, extra):
+    """A gray PNG of rows of bytes, of `bits` a pixel, with (kind, content) of a chunk before."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + _checksum(kind + content)
+
+    head = struct.pack(">IIBBBBB", 8 * len(rows[0]) // bits, len(rows), bits, 0, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = ((b"IHDR", head), extra, (b"IDAT", pixels), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def _checksum(content):
+    return struct.pack(">I", zlib.crc32(content))
+
+
+@pytest.mark.parametrize("clear", [0, 5, 15])
+def test_the_transparent_gray_of_four_bits(tmp_path, clear):
+    row = bytes(range(0x01, 0x100, 0x22))
+    content = png([row], 4, (b"tRNS", struct.pack(">H", clear)))
+    (tmp_path / "x.png").write_bytes(content)
+    expected = np.arange(16) / 15
+    expected[clear] = 1
+    np.testing.assert_allclose(picturefiles.read_image(tmp_path / "x.png")[0, :, 0], expected)
+
+
+def test_32_bits_of_tga_without_transparency(tmp_path):
+    head = struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, 6, 4, 32, 0x20)
+    (tmp_path / "x.tga").write_bytes(head + bytes([100, 100, 100, 0] * 24))
+    np.testing.assert_allclose(picturefiles.read_image(tmp_path / "x.tga"), 100 / 255, atol=1e-6)
+    assert not picturefiles.read_header(tmp_path / "x.tga").alpha
+
+
+@pytest.mark.parametrize("white", [100, 1023, 4095])
+@pytest.mark.parametrize("magic", ["P2", "P3", "P5", "P6"])
+def test_netpbm_of_every_white(tmp_path, magic, white):
+    channels = 3 if magic in ("P3", "P6") else 1
+    values = np.random.default_rng(0).integers(0, white + 1, (4, 5, channels))
+    text = magic in ("P2", "P3")
+    kind = "u1" if white < 256 else ">u2"
+    body = " ".join(map(str, values.ravel())).encode() if text else values.astype(kind).tobytes()
+    path = tmp_path / "x.ppm"
+    path.write_bytes(f"{magic}\n# by hand\n5 4 # wide\n{white}\n".encode() + body)
+    np.testing.assert_allclose(picturefiles.read_image(path), values / white, atol=1e-6)
+    assert picturefiles.read_header(path)[:3] == values.shape
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"x\.ppm: cannot be read as an image"):
+        picturefiles.read_image(path)
+
+
+@pytest.mark.parametrize(("magic", "channels"), [("Pf", 1), ("PF", 3)])
+@pytest.mark.parametrize("order", "<>")
+def test_floats_of_pfm(tmp_path, magic, channels, order):
+    values = np.random.default_rng(0).random((4, 5, channels)).astype(np.float32)
+    head = f"{magic}\n5 4\n{-1.0 if order == '<' else 1.0}\n".encode()
+    (tmp_path / "x.pfm").write_bytes(head + values[::-1].astype(order + "f4").tobytes())
+    np.testing.assert_array_equal(picturefiles.read_image(tmp_path / "x.pfm"), values)

@@ -292,3 +292,21 @@ def test_a_signal_of_zeros_attenuates_nothing():
 def test_noise_that_does_not_exist(kind, level, message):
     with pytest.raises(ValueError, match=message):
         sinograms.add_noise(np.ones((1, 2, 3)), kind, level, 0)
+
+
+@pytest.mark.parametrize("ends", [(0, 150), (-60, 60)])
+def test_part_of_a_turn_in_degrees_where_radians_are_usual(saved, ends):
+    angles = np.linspace(*ends, 24)
+    places, theta = np.arange(32) - 15.5, np.deg2rad(angles)
+    centres = 5 * np.cos(theta) + 3 * np.sin(theta)
+    values = np.exp(-np.square(places - centres[:, None]) / 8)
+    with pytest.warns(Notice, match=r"look like degrees; taken as degrees"):
+        read = sinograms.read_sinograms(saved(values), saved(angles, "angles.npy"), "astra")
+    np.testing.assert_allclose(read.degrees, angles)
+
+
+def test_negated_sinograms_are_said(saved):
+    values = -np.exp(-np.square(np.arange(32) - 15.5) / 40) * np.ones((8, 1))
+    read = sinograms.read_sinograms(saved(values), saved(np.arange(8.0), "angles.npy"))
+    with pytest.warns(Notice, match=r"below 0 in sum, .*negated"):
+        sinograms.say_doubts(read, (32, 32), 0, 0, "x")

@@ -38,7 +38,7 @@ def test_depth_order_and_compression(tmp_path, kind, compression, order):
         for layout in ({}, {"tile": (16, 16)}, {"planar": True}, {"predictor": 2}, {"big": True}):
             if layout.get("predictor") and kind not in (np.uint8, np.uint16):
                 layout = {"predictor": 3}
-            if layout.get("predictor") and compression == 1:
+            if layout.get("predictor") and compression in (1, 32773):
                 continue
             values, unit = stored(kind, samples)
             options = {"order": order, "compression": compression, **layout}
@@ -250,3 +250,20 @@ def test_windows_decode_no_more_than_they_need(tmp_path, monkeypatch):
             np.testing.assert_allclose(found, unit[17:31, 20:50], atol=2e-7)
             wanted = {1: 3 if "tile" in options else 1, 3: 9}[3 if "planar" in options else 1]
             assert len(set(counted)) == len(counted) == wanted
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_the_lowest_bit_first(tmp_path, kind):
+    values, unit = stored(kind, 1)
+    turned = np.packbits(
+        np.unpackbits(values.view(np.uint8)[..., None], axis=-1)[..., ::-1], axis=-1
+    )
+    write_tiff(tmp_path / "x.tif", turned[..., 0].view(kind), 1, {}, {266: (3, [2])})
+    check(tmp_path / "x.tif", unit)
+
+
+@pytest.mark.parametrize("compression", [1, 32773])
+def test_a_predictor_left_over_means_nothing(tmp_path, compression):
+    values, unit = stored(np.uint8, 3)
+    write_tiff(tmp_path / "x.tif", values, 2, {"compression": compression}, {317: (3, [2])})
+    check(tmp_path / "x.tif", unit)

@@ -543,3 +543,74 @@ def test_arrays_of_another_range_are_scaled(tmp_path, config, low, high, asked):
     with said:
         frames = open_video(settings, "train", 0)
     np.testing.assert_allclose(to_array(frames)[..., 0], unit, atol=1e-6)
+
+
+def ramps(count=3):
+    return np.stack([np.tile(np.linspace(0.1, 0.9, 14), (10, 1))] * count)
+
+
+def test_stacks_are_read_as_pictures_are(tmp_path, config):
+    unit = ramps()
+    path = tmp_path / "x.tif"
+    inks = np.zeros((3, 10, 14, 4), np.uint8)
+    inks[..., :3] = np.rint(255 * (1 - unit))[..., None]
+    tifffile.imwrite(path, inks, photometric="separated")
+    np.testing.assert_allclose(opened(config, path)[1][..., 0], unit, atol=3e-3)
+    half = np.full((3, 10, 14, 4), 128, np.uint8)
+    half[..., :3] = np.rint(128 * unit)[..., None]
+    tifffile.imwrite(path, half, photometric="rgb", extrasamples=["assocalpha"])
+    expected = unit * 128 / 255 + 127 / 255
+    np.testing.assert_allclose(opened(config, path)[1][..., 0], expected, atol=4e-3)
+    deep = np.rint(65535 * unit).astype(np.uint16)
+    tifffile.imwrite(*(path, deep), photometric="minisblack", extratags=[(274, "H", 1, 6, True)])
+    upright = np.stack([np.rot90(frame, -1) for frame in unit])
+    np.testing.assert_allclose(opened(config, path)[1][..., 0], upright, atol=1e-5)
+    first, *rest = [Image.fromarray(frame) for frame in deep]
+    first.save(path, compression="tiff_lzw", save_all=True, append_images=rest)
+    np.testing.assert_allclose(opened(config, path)[1][..., 0], unit, atol=1e-5)
+    white = (255 - 255 * unit).astype(np.float32)
+    tifffile.imwrite(path, white, photometric="miniswhite")
+    with pytest.warns(Notice, match=r"taken as from 0 to 255"):
+        np.testing.assert_allclose(opened(config, path)[1][..., 0], unit, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_channels_of_a_microscope_are_no_transparency(tmp_path, config, channels):
+    stack = np.zeros((3, channels, 10, 14), np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", stack, imagej=True, metadata={"axes": "TCYX"})
+    with pytest.raises(ValueError, match=rf"x\.tif: frames of {channels} channels \(axis C\)"):
+        opened(config, tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("kind", ["i2", "i8", "f4"])
+def test_arrays_with_alpha_of_every_type(tmp_path, config, kind):
+    unit = ramps()
+    frames = np.full((3, 10, 14, 4), 255.0)
+    frames[..., :3] = np.rint(255 * unit)[..., None]
+    frames[:, 0, :, 3] = 0
+    np.save(tmp_path / "x.npy", frames.astype(kind))
+    with pytest.warns(Notice, match=r"taken as from 0 to 255"):
+        _, read = opened(config, tmp_path / "x.npy")
+    np.testing.assert_allclose(read[:, 1:, :, 0], unit[:, 1:], atol=3e-3)
+    np.testing.assert_array_equal(read[:, 0], 1)
+
+
+def test_an_array_of_words(tmp_path, config):
+    np.save(tmp_path / "x.npy", np.full((3, 4, 5), "a"))
+    with pytest.raises(ValueError, match=r"x\.npy: values of type <U1; allowed: real numbers"):
+        opened(config, tmp_path / "x.npy")
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_moves_in_colours_alone_is_said(tmp_path, config):
+    frames = np.full((8, 20, 30, 3), 0.4)
+    for number, frame in enumerate(frames):
+        frame[5:12, 3 * number : 3 * number + 5] = (0.4 + 0.4, 0.4 - 0.4 * 0.299 / 0.587, 0.4)
+    np.save(tmp_path / "x.npy", frames)
+    said = open_video(config(root=tmp_path / "x.npy"), "train", 0)
+    assert said.shape == (20, 30, 3)
+    with pytest.warns(Notice, match=r"100% of what moves differs in colour and hardly in gray"):
+        open_video(config(root=tmp_path / "x.npy", gray=True), "train", 0)
+    frames[:] = frames[..., :1]
+    np.save(tmp_path / "x.npy", frames)
+    open_video(config(root=tmp_path / "x.npy", gray=True), "train", 0)

@@ -281,3 +281,10 @@ def test_what_cannot_be_read_says_why_in_one_line(tmp_path, name, content, why):
         load_mesh(write(tmp_path / name, content))
     assert str(caught.value).startswith(f"{tmp_path / name}: cannot be read: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_face_of_off_that_is_cut_short(tmp_path):
+    corners = "0 0 0\n1 0 0\n1 1 0\n0 1 0\n"
+    (tmp_path / "a.off").write_text(f"OFF\n4 1 0\n{corners}4 0 1 2\n")
+    with pytest.raises(ValueError, match=r"a face of 4 corners, '4 0 1 2', has others"):
+        reading.read(tmp_path / "a.off")
