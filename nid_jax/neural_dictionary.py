@@ -274,8 +274,8 @@ class NeuralDictionary(Trained):
         measured = task.measure(collection)
         checks.check_signals(self.dictionary, measured, collection.title)
         # Of a signal in patches either all are fitted or none.
-        pieces = task.layout(collection).get("per_signal", 1)
-        count = min(config.fit.num_signals * pieces or len(collection), len(collection))
+        pieces = task.layout(collection).get("pieces") or [1] * len(collection)
+        count = sum(pieces[: config.fit.num_signals or None])
         fields = [field.name for field in dataclasses.fields(solver)]
         with named(config_group(solver.name), only=fields):
             return self.fit_measured(

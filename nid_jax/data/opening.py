@@ -12,7 +12,9 @@ from nid_jax.data.splitting import SPLITS, limited
 from nid_jax.files import local
 
 
-def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
+def open_collection(
+    config: ConfigDict, split: str, seed: int, whole: bool = False
+) -> Collection:
     """The collection that config.data describes, one split of it.
 
     config: the `data` part of a config, completed with what it leaves out; split: 'train' or
@@ -20,7 +22,8 @@ def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
     data.name opens data.root and brings its pictures to data.size; the first data.num_train or
     data.num_test signals are kept (0: all); the train split is augmented (data.augment: mirrored,
     shifted, volumes warped); signals are cut to patches (data.patch.size above 0: a
-    PatchCollection, whose .stitch puts them together again).
+    PatchCollection, of signals of any sizes with data.size=() and no data.resize).
+    whole: leave the last to the caller.
     Raises ValueError or FileNotFoundError naming the key or file and what is allowed.
     """
     if split not in SPLITS:
@@ -37,7 +40,13 @@ def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
     collection = opener(config, split, seed)
     collection = limited(collection, config, split)
     augment, patch = config.augment, config.patch
-    if split == "train" and (augment.mirror or augment.shifts or patch.size):
+    mixed = getattr(collection, "mixed", False)
+    if mixed and split == "train" and (augment.mirror or augment.shifts):
+        raise ValueError(
+            f"data.augment: {collection.title} have several sizes, and copies are made of those of "
+            "one; allowed: data.augment.mirror=false and data.augment.shifts=0, or data.crops=N"
+        )
+    if split == "train" and (augment.mirror or augment.shifts or patch.size) and not mixed:
         collection = decoded(collection, config.decoded_gib)
     if split == "train" and augment.get("warps", 0):
         # The interpolation that it needs would keep every other command waiting.
@@ -50,6 +59,6 @@ def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
         collection = AugmentedCollection(
             collection, augment.mirror, augment.shifts, augment.max_shift, seed
         )
-    if patch.size:
+    if patch.size and not whole:
         collection = PatchCollection(collection, patch.size, patch.overlap)
     return collection

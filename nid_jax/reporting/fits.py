@@ -56,7 +56,7 @@ def write_fit(
 
 
 def write_plain(
-    folder: Path, signals: Float[np.ndarray, "N *grid C"], names: Sequence[str], unit: bool
+    folder: Path, signals: Sequence[Float[np.ndarray, "*grid C"]], names: Sequence[str], unit: bool
 ) -> None:
     """FOLDER/0000_NAME.png of every signal at its own size, or .npy of what is no picture.
 
@@ -65,11 +65,10 @@ def write_plain(
     folder that is renamed as a whole: files are not secured one by one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    drawable = unit and signals.ndim == 4 and signals.shape[-1] in (1, 3)
     with refusals_named(folder):
         for index, (signal, name) in enumerate(zip(signals, names, strict=True)):
             target = folder / file_name(index, name)
-            if drawable:
+            if unit and signal.ndim == 3 and signal.shape[-1] in (1, 3):
                 image = pictures.displayed(pictures.to_uint8(signal))
                 Image.fromarray(image).save(target.with_name(f"{target.name}.png"))
             else:
