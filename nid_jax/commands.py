@@ -175,7 +175,7 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
         for line in (*lines, *context.notes):
             print(line, file=sys.stderr)
     found = dictionary.fit_collection(task, collection, config)
-    metrics = write_fit(task, found, collection, config, workdir)
+    metrics = write_fit(task, found, collection, config, workdir, context.notes)
     _write_usage(workdir, dictionary.model, found)
     _print_scores(config.fit.name, metrics)
     print(f"report: {write_report(workdir.root)}")

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from PIL import Image
 
+from nid_jax import notices
 from nid_jax.files import atomic_folder, refusals_named
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.scoring import reconstruct, summarise
@@ -21,9 +22,14 @@ PLAIN = "reconstructions"
 
 
 def write_fit(
-    task: Any, fit: Fit, collection: Any, config: ConfigDict, workdir: Workdir
+    task: Any,
+    fit: Fit,
+    collection: Any,
+    config: ConfigDict,
+    workdir: Workdir,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Score a fit and write WORKDIR/fits/NAME. -> the metrics.
+    """Score a fit and write WORKDIR/fits/NAME. -> the metrics. notes: on what gave way before it.
 
     codes.npz, metrics.json, reconstructions/ and what the task shows of a fit (`tasks.Extras`):
     comparison.png of the first signals, pictures/ of at most config.fit.num_pictures, frames and
@@ -51,6 +57,7 @@ def write_fit(
             _write_frames(folder, extras.frames, config.fit.get("movies", ()))
         write_plain(folder / PLAIN, reconstruction, names, unit)
         metrics["scores"] = panels.described(task.scores, metrics)
+        metrics["assumed"] = [*map(notices.plain, notes), *notices.printed_lines()]
         write_json(folder / "metrics.json", metrics)
     return metrics
 

@@ -150,6 +150,11 @@ class Trainer:
             with self.clock.pause("compile"):
                 jitted = jax.jit(function, donate_argnums=0, out_shardings=(self.layout, None))
                 program = jitted.lower(self.state, batch).compile()
+            held = devices.peak_memory_bytes()
+            # Beside what this process has already, the signals among it, where that is the same.
+            beside = 0 if "device" in held else held["host"]
+            needed = devices.compiled_bytes(program) + beside
+            _check_memory(needed, devices.memory_bytes(), self.config)
             self.compiled[dense] = program
             self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
         return self.compiled[dense]
@@ -216,6 +221,21 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             "train.reseed_every: 0 is wanted by train.codes=surface: no value is known"
         )
+
+
+def _check_memory(needed: int, there: int, config: ConfigDict) -> None:
+    """Raise ValueError, naming the keys, for a step that takes more bytes than there are."""
+    if not there or needed <= there:
+        return
+    train, of = config.train, config.data.name
+    points = train.points or "all"
+    raise ValueError(
+        f"train.batch_size, train.points: a step of {train.batch_size} signals of {of!r} at {points} "
+        f"points takes about {tables.format_bytes(needed)} with all that is held, more than the "
+        f"{tables.format_bytes(there)} there are; allowed: fewer of either (train.points=1024), or "
+        "smaller signals, such as data.crops=160 with data.size=(32,32), or data.size with "
+        "data.resize=true"
+    )
 
 
 def _check_training(config: ConfigDict, operator: Operator) -> None:
@@ -290,7 +310,8 @@ def train(
                 progress.message(f"resumed from step {start} of {workdir.checkpoints}")
             _announce(trainer, workdir, progress, notes)
             step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
-    summary = _summary(trainer, step)
+    assumed = [*map(notices.plain, notes), *notices.printed_lines()]
+    summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
     workdir.write_json("summary.json", summary)
     return Trained(trainer.model(), step, step < trainer.steps, summary)
 
