@@ -290,7 +290,9 @@ def _together(pieces, values_each):
     start = 0
     while start < len(pieces):
         stop = start + 1
-        while stop < len(pieces) and sum(pieces[start : stop + 1]) * values_each <= _RENDERED_NUMBERS:
+        while (
+            stop < len(pieces) and sum(pieces[start : stop + 1]) * values_each <= _RENDERED_NUMBERS
+        ):
             stop += 1
         yield start, stop
         start = stop

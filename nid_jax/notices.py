@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
 _said: contextvars.ContextVar[dict[str, None] | None] = contextvars.ContextVar("said", default=None)
 
 

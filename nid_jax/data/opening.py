@@ -12,9 +12,7 @@ from nid_jax.data.splitting import SPLITS, limited
 from nid_jax.files import local
 
 
-def open_collection(
-    config: ConfigDict, split: str, seed: int, whole: bool = False
-) -> Collection:
+def open_collection(config: ConfigDict, split: str, seed: int, whole: bool = False) -> Collection:
     """The collection that config.data describes, one split of it.
 
     config: the `data` part of a config, completed with what it leaves out; split: 'train' or

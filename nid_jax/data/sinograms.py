@@ -173,7 +173,8 @@ def _ordered(values, angles, known: Convention, layout, where):
         message = f"{angles.where}: {count} angles, but {where} has {views} views"
         others = [order for order in every if values.shape[order.index("A")] == count]
         if others:
-            programs = [name for name, its in CONVENTIONS.items() if others[0] in its.layouts]
+            unsaid = not layout and known == CONVENTIONS["ours"]
+            programs = [n for n, its in CONVENTIONS.items() if unsaid and others[0] in its.layouts]
             # Before the order alone: what turns about another pixel is blurred by that.
             whose = "".join(
                 f"operator.parallel_beam.convention={name} where it is {name}'s, or "

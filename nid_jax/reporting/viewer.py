@@ -23,8 +23,8 @@ _COLOUR = tuple(0.65 * share for share in CLAY)
 def viewable(mesh: trimesh.Trimesh, faces: int = FACES) -> trimesh.Trimesh:
     """The mesh with `faces` faces at most, simplified by quadric error (Garland and Heckbert 1997).
 
-    Triangles that it folds back over their neighbours, dark specks in any light, are left out. A mesh
-    that is no manifold stays as it is.
+    Triangles that it folds back over their neighbours, dark specks in any light, are left out. A
+    mesh that is no manifold stays as it is.
     """
     if len(mesh.faces) <= faces:
         return mesh

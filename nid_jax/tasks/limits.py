@@ -120,7 +120,11 @@ class _Limits:
         if not self.changed:
             return ""
         surveys = {"to learn from": there.learned, "to fit": there.held_out}
-        counts = [f"{counted(survey.count, 'signal')} {what}" for what, survey in surveys.items() if survey]
+        counts = [
+            f"{counted(survey.count, 'signal')} {what}"
+            for what, survey in surveys.items()
+            if survey
+        ]
         changes = [f"{key} {old} -> {new}" for key, (old, new) in self.changed.items()]
         return f"note        {', '.join(counts) or 'limits'}: {', '.join(changes)}"
 

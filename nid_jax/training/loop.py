@@ -16,7 +16,7 @@ from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
-from nid_jax import devices, sharding
+from nid_jax import devices, notices, sharding
 from nid_jax.coding.operators import Operator
 from nid_jax.fields.dictionary import Dictionary, SharedDictionary
 from nid_jax.fields.model import (
@@ -230,8 +230,8 @@ def _check_memory(needed: int, there: int, config: ConfigDict) -> None:
     train, of = config.train, config.data.name
     points = train.points or "all"
     raise ValueError(
-        f"train.batch_size, train.points: a step of {train.batch_size} signals of {of!r} at {points} "
-        f"points takes about {tables.format_bytes(needed)} with all that is held, more than the "
+        f"train.batch_size, train.points: a step of {train.batch_size} signals of {of!r} at "
+        f"{points} points takes about {tables.format_bytes(needed)} with all that is held, more than the "
         f"{tables.format_bytes(there)} there are; allowed: fewer of either (train.points=1024), or "
         "smaller signals, such as data.crops=160 with data.size=(32,32), or data.size with "
         "data.resize=true"

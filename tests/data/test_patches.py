@@ -36,7 +36,9 @@ def test_unchanged_patches_give_the_signal_back(layout, seed):
         count = patches.counts[index]
         first = index * count
         parts = np.stack([patches[first + k] for k in range(count)])
-        np.testing.assert_array_equal(stitch(parts, (rows, columns), size, overlap), collection[index])
+        np.testing.assert_array_equal(
+            stitch(parts, (rows, columns), size, overlap), collection[index]
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -179,10 +181,12 @@ class Mixed:
 def test_pictures_of_several_sizes_are_cut_with_what_is_known_and_put_together_each_alone():
     collection = Mixed()
     patches = PatchCollection(collection, 4, 1)
-    assert patches.grids == [(7, 9), (12, 5)] and patches.shape == (4, 4, 2)
+    assert patches.grids == [(7, 9), (12, 5)]
+    assert patches.shape == (4, 4, 2)
     assert len(patches) == sum(patches.counts) == len(patches.names) == len(set(patches.names))
     found = image.layout(patches)
-    assert "grid" not in found and found["pieces"] == patches.counts
+    assert "grid" not in found
+    assert found["pieces"] == patches.counts
     values = to_array(patches)
     for one, whole in zip(image.assemble(values, found), collection.values, strict=True):
         np.testing.assert_array_equal(one, whole)
@@ -191,7 +195,8 @@ def test_pictures_of_several_sizes_are_cut_with_what_is_known_and_put_together_e
         np.testing.assert_array_equal(one[..., 0] > 0.5, collection.seen(index))
     last = values[patches.counts[0] :]
     np.testing.assert_array_equal(image.assemble(last, found, first=1)[0], collection.values[1])
-    assert patches.truth(0).shape == (4, 4, 2) and patches.truth(len(patches) - 1) is None
+    assert patches.truth(0).shape == (4, 4, 2)
+    assert patches.truth(len(patches) - 1) is None
     truth = [whole + 0.1 for whole in collection.values]
     scores = image.image_metrics(collection.values, truth)
     expected = [-10 * np.log10(np.square(np.minimum(0.1, 1)).mean())] * 2
