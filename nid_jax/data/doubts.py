@@ -136,7 +136,8 @@ def doubt_of_values(sinograms: Float[np.ndarray, "S A D"], longest: float, whole
             f"sums over detectors vary by {spread:.0%} from view to view, and would be the same "
             "for complete line integrals: another program's order of axes "
             "(operator.parallel_beam.convention=skimage has detectors first), truncated, not "
-            "logged (data.transmission), or an order of its own (data.sinogram_layout)? taken as they are"
+            "logged (data.transmission), or an order of its own (data.sinogram_layout)? taken as "
+            "they are"
         )
     if largest > 1.2 * longest:
         return (

@@ -113,7 +113,8 @@ def open_files(
 
     All headers are read, those of the other split too: both splits get one size (data.size, or the
     first file's; in patches, with data.size=(), each file's own), one number of channels (3 as soon
-    as one file is in colour; 1 with data.gray), and one black and white for each type of values. Notices say what of the files is not read.
+    as one file is in colour; 1 with data.gray), and one black and white for each type of
+    values. Notices say what of the files is not read.
     """
     headers = [picturefiles.read_header(path) for path in paths]
     size = configured_size(config) or headers[0][:2]

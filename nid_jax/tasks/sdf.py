@@ -18,10 +18,10 @@ SEEN = ("grid", "view", "cloud")
 UPS = ("auto", "x", "y", "z")
 SCORES = (
     Score("iou", "IoU"),
-    Score("chamfer", "Chamfer"),
-    Score("hausdorff", "Hausdorff"),
+    Score("chamfer", "Chamfer", "of cube -1..1"),
+    Score("hausdorff", "Hausdorff", "of cube -1..1"),
     Score("normal_consistency", "Normals"),
-    Score("fscore", "F-score"),
+    Score("fscore", "F-score", "within fit.mesh.threshold"),
     Score("sdf_error", "Distance error"),
     Score("relative_residual", "Residual", "%"),
 )

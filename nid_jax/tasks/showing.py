@@ -80,7 +80,8 @@ def unsure(fit: Fit, count: int) -> list[Panel]:
 
 
 def psnrs(
-    reconstruction: Float[np.ndarray, "N *grid C"], truth: Float[np.ndarray, "N *grid C"]
+    reconstruction: Sequence[Float[np.ndarray, "*grid C"]],
+    truth: Sequence[Float[np.ndarray, "*grid C"]],
 ) -> list[str]:
     """PSNR of each picture, in words."""
     pairs = zip(reconstruction, truth, strict=True)

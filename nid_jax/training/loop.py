@@ -231,8 +231,8 @@ def _check_memory(needed: int, there: int, config: ConfigDict) -> None:
     points = train.points or "all"
     raise ValueError(
         f"train.batch_size, train.points: a step of {train.batch_size} signals of {of!r} at "
-        f"{points} points takes about {tables.format_bytes(needed)} with all that is held, more than the "
-        f"{tables.format_bytes(there)} there are; allowed: fewer of either (train.points=1024), or "
+        f"{points} points takes about {tables.format_bytes(needed)} with all that is held, more "
+        f"than the {tables.format_bytes(there)} there are; allowed: fewer of either (train.points=1024), or "
         "smaller signals, such as data.crops=160 with data.size=(32,32), or data.size with "
         "data.resize=true"
     )
