@@ -106,8 +106,7 @@ def pictures(config):
     known(config)
     image.pictures(config)
     config.data.augment.update({"mirror": False, "shifts": 0})
-    config.dictionary.update({"num_layers": 4})
-    config.dictionary.embedding.scale = 5.0
+    config.data.augment.turns = True
     config.fit.gaussian.noise = 0.02
     config.data.corrupt.update({"kind": "scribble", "share": 0.1, "count": 1})
 

@@ -40,8 +40,8 @@ def shape_files(config: ConfigDict, split: str, seed: int, kind: Kind) -> dict[s
     root = Path(config.root).expanduser()
     if root.is_file():
         say(
-            f"{root}: one {kind.what} alone; both learned from and fitted: scores are of what was "
-            "learned, not of an unseen shape"
+            f"{root}: one {kind.what} alone; both learned from and fitted: scores are of what "
+            "was learned, not of an unseen shape"
         )
         return {root.stem: root}
     if not root.exists():
@@ -59,8 +59,8 @@ def shape_files(config: ConfigDict, split: str, seed: int, kind: Kind) -> dict[s
         raise ValueError(f"{folder}: holds no {endings} file{kind.hint}")
     if len(paths) == 1 and not split_up and 0 < config.test_fraction < 1:
         say(
-            f"{folder}: one {kind.what} alone; both learned from and fitted: scores are of what was "
-            "learned, not of an unseen shape"
+            f"{folder}: one {kind.what} alone; both learned from and fitted: scores are of what "
+            "was learned, not of an unseen shape"
         )
     elif not split_up:
         chosen = random_split(len(paths), split, config.test_fraction, seed, folder)

@@ -52,10 +52,6 @@ def open_video(config: ConfigDict, split: str, seed: int) -> Collection:
         raise ValueError(
             f"data.root is empty: data.name={config.name!r} reads a folder or a video file"
         )
-    if not config.root:
-        raise ValueError(
-            "data.root is empty: data.name='video' reads a file, or a folder of frames"
-        )
     root = Path(config.root).expanduser()
     if root.is_dir():
         paths, _ = _chosen(sorted(find_images(root), key=_natural), config, root)

@@ -63,6 +63,7 @@ def settled(
         together = limits.config.data.get("time") == "coordinate"
         _fit_grid(limits, [(sizes[0].count, *shape) if together else shape for shape in shapes])
         pieces = min(_pieces(limits.config, shape) for shape in shapes)
+        _fit_turns(limits, shapes)
     if there.learned is not None:
         copies = _copies(limits.config) * (pieces or 1)
         copies *= _chosen(limits.config, there.learned, "train")
@@ -180,10 +181,22 @@ def _fit_grid(limits, shapes):
         limits.most("train.points", least, "the points of a signal")
 
 
+def _fit_turns(limits, shapes):
+    """Signals that are not square have two of its symmetries at least; those of several sizes,
+    which are cut to patches, are not copied."""
+    square = all(len(shape) == 2 and shape[0] == shape[1] for shape in shapes)
+    square = square and len(shapes) == 1
+    if limits.get("data.augment.turns") and not square and "data.augment.turns" not in limits.typed:
+        limits.give_way("data.augment.turns", False)
+        if len(shapes) == 1 and "data.augment.mirror" not in limits.typed:
+            limits.give_way("data.augment.mirror", True)
+
+
 def _copies(config):
     """How many of each training signal data.augment makes."""
     augment = data.completed(config.data).augment
-    return math.prod(1 + max(augment[key], 0) for key in ("warps", "mirror", "shifts"))
+    images = 8 if augment.turns else 1 + augment.mirror
+    return images * math.prod(1 + max(augment[key], 0) for key in ("warps", "shifts"))
 
 
 def _pieces(config, shape):
