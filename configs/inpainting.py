@@ -3,8 +3,9 @@
     python main.py --config=configs/inpainting.py[:VARIANT] --workdir=DIR
 
 VARIANT is cpu (the default: a striped block at an unknown place, robust fit), known (the same with
-the mask given), pixels (a tenth of the pixels, known), paper (training and L1 gradient fit as in
-the paper) or smoke. Corrupted copies of any pictures are written by
+the mask given), pixels (a tenth of the pixels, known), pictures (holes of photographs of any sizes,
+known), paper (training and L1 gradient fit as in the paper) or smoke. Corrupted copies of any
+pictures are written by
 
     python -m nid_jax.data.corrupt --config=configs/inpainting.py --output=DIR
 
@@ -19,6 +20,7 @@ def get_config(variant="cpu"):
     """The config of a variant."""
     change = tasks.variant("inpainting", VARIANTS, variant)
     config = tasks.config("inpainting", data.pictures("faces", "phantom", "dicom", "masks"))
+    config.data.patch = data.patches()
     config.eval = training.perceptual()
     config.fit.refine = fitting.refine()
     config.data.corrupt = {
@@ -93,6 +95,22 @@ def pixels(config):
     config.data.corrupt.update({"kind": "pixels", "share": 0.1})
 
 
+def pictures(config):
+    """Holes of your own photographs, of any sizes, their masks known.
+
+    Learns from random crops (data.root), as image:pictures does; a fit with data.crops=0 and
+    data.patch.size=32 fills pictures of any size in patches that are blended. 12 photographs of
+    190 to 400 rows: trained in 10 s, lines 7 pixels wide are filled at 25 to 30 dB, 7 s a picture,
+    on one busy core, 2026-11-28.
+    """
+    known(config)
+    image.pictures(config)
+    config.data.augment.update({"mirror": False, "shifts": 0})
+    config.data.augment.turns = True
+    config.fit.gaussian.noise = 0.02
+    config.data.corrupt.update({"kind": "scribble", "share": 0.1, "count": 1})
+
+
 def paper(config):
     """As in the paper: codes and dictionary descend together, the fit descends absolute error.
 
@@ -118,4 +136,11 @@ def smoke(config):
     config.fit.robust.steps = 50
 
 
-VARIANTS = {"cpu": cpu, "known": known, "pixels": pixels, "paper": paper, "smoke": smoke}
+VARIANTS = {
+    "cpu": cpu,
+    "known": known,
+    "pixels": pixels,
+    "pictures": pictures,
+    "paper": paper,
+    "smoke": smoke,
+}

@@ -175,7 +175,7 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
         for line in (*lines, *context.notes):
             print(line, file=sys.stderr)
     found = dictionary.fit_collection(task, collection, config)
-    metrics = write_fit(task, found, collection, config, workdir)
+    metrics = write_fit(task, found, collection, config, workdir, context.notes)
     _write_usage(workdir, dictionary.model, found)
     _print_scores(config.fit.name, metrics)
     if "rounding_loss" in metrics:
@@ -229,9 +229,7 @@ def render(context: Context) -> None:
     layout = context.workdir.read_json(folder / "metrics.json")["layout"]
     start = time.perf_counter()
     shape, window = _what_to_render(config.render, layout)
-    # What comes out: patches are put together.
-    whole = [side * config.render.scale for side in layout["grid"]] if "patch" in layout else shape
-    target = folder / "render" / artefacts.view_name(whole, config.render.window)
+    target = folder / "render" / _view_name(shape, layout, config.render)
     draw = _render_pictures
     if "surface" in layout:
         # Libraries that only runs with surfaces need.
@@ -245,6 +243,15 @@ def render(context: Context) -> None:
     print(f"report: {write_report(context.workdir.root)}")
 
 
+def _view_name(shape, layout, wanted):
+    """The name of a render's folder: of what comes out, as patches are put together."""
+    if "patch" not in layout:
+        return artefacts.view_name(shape, wanted.window)
+    if "grid" not in layout:
+        return f"times_{wanted.scale}"
+    return artefacts.view_name([side * wanted.scale for side in layout["grid"]], ())
+
+
 def _render_surfaces(folder, task, found, layout, config, view):
     """A mesh and a picture of every shape. -> what was rendered, in words."""
     from nid_jax.reporting import surfaces
@@ -252,29 +259,46 @@ def _render_surfaces(folder, task, found, layout, config, view):
     del task
     shape, window = view
     count = surfaces.render_surfaces(folder, found, layout, shape, config, window)
-    return f"{count} meshes at {' x '.join(map(str, shape))}"
+    return f"{tables.counted(count, 'mesh', 'meshes')} at {' x '.join(map(str, shape))}"
 
 
 def _render_pictures(folder, task, found, layout, config, view):
     """A picture of every signal, frames where it has three axes. -> what was rendered, in words."""
     shape, window = view
-    pieces = layout.get("per_signal", 1)
-    # As many whole signals at a time as make up to 64 MB.
-    values_each = pieces * math.prod(shape) * found.channels
-    together = pieces * max(1, _RENDERED_NUMBERS // values_each)
-    count = 0
-    for first in range(0, len(found), together):
-        values = found[first : first + together].render(shape, window, config.render.chunk)
-        for image in task.assemble(values, layout, scale=config.render.scale):
+    pieces = layout.get("pieces") or [1] * len(found)
+    first = 0
+    for start, stop in _together(pieces, math.prod(shape) * found.channels):
+        chosen = found[first : first + sum(pieces[start:stop])]
+        first += len(chosen)
+        if not len(chosen):
+            break
+        values = chosen.render(shape, window, config.render.chunk)
+        wholes = task.assemble(values, layout, scale=config.render.scale, first=start)
+        for count, image in enumerate(wholes, start):
             target = folder / artefacts.file_name(count, layout["names"][count])
             if image.ndim == 4:
                 _save_frames(target, image, config.fit.get("movies", ()))
             else:
                 pictures.save_png(target.with_name(f"{target.name}.png"), image)
-            count += 1
     if found.known_deviation is not None:
         _render_deviation(folder, task, found, layout, (shape, window), config.render.scale)
-    return f"{count} signals of {' x '.join(str(side) for side in image.shape[:-1])}"
+    sides = " x ".join(str(side) for side in image.shape[:-1])
+    if "patch" in layout and "grid" not in layout:
+        sides = "several sizes"
+    return f"{tables.counted(count + 1, 'signal')} of {sides}"
+
+
+def _together(pieces, values_each):
+    """(first, beyond last) of as many whole signals at a time as make up to 64 MB."""
+    start = 0
+    while start < len(pieces):
+        stop = start + 1
+        while (
+            stop < len(pieces) and sum(pieces[start : stop + 1]) * values_each <= _RENDERED_NUMBERS
+        ):
+            stop += 1
+        yield start, stop
+        start = stop
 
 
 def interpolate(context: Context) -> None:
@@ -337,15 +361,17 @@ def _render_deviation(folder, task, found, layout, view, scale):
     deviations = task.assemble(
         rendering.resampled(found.known_deviation, *view), layout, scale=scale
     )
+    largest = max(1e-12, *(image.max() for image in deviations))
     for index, image in enumerate(deviations):
         name = artefacts.file_name(index, layout["names"][index])
-        shown = image.mean(-1, keepdims=True) / max(deviations.max(), 1e-12)
+        shown = image.mean(-1, keepdims=True) / largest
         pictures.save_png(folder / f"{name}_deviation.png", shown)
 
 
 def _what_to_render(wanted, layout):
     """(samples along each axis, window or None) of config.render; ValueError naming the key."""
-    tile, shape, window = layout.get("patch", layout["grid"]), wanted.shape, wanted.window
+    tile = layout["patch"] if "patch" in layout else layout["grid"]
+    shape, window = wanted.shape, wanted.window
     if "patch" in layout and (shape or window):
         raise ValueError("render.shape, render.window: signals in patches take render.scale only")
     for key, least in (("scale", 1), ("chunk", 0)):

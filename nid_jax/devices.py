@@ -30,6 +30,25 @@ def compiled_bytes(compiled: jax.stages.Compiled) -> int:
     return int(held + analysis.temp_size_in_bytes - analysis.alias_size_in_bytes)
 
 
+def memory_bytes() -> int:
+    """What a program may hold on the first device of this process; 0 where nothing tells.
+
+    Of a CPU the machine's memory, or less where the container is given less.
+    """
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    try:
+        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    except (ValueError, OSError, AttributeError):
+        return 0
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        path = Path(limit)
+        text = path.read_text().strip() if path.is_file() else ""
+        found += [int(text)] if text.isdigit() else []
+    return min(found)
+
+
 def peak_memory_bytes() -> dict[str, int]:
     """Most memory this process has held so far: 'host', and 'device' where the backend tells.
 

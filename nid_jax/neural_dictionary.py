@@ -30,7 +30,7 @@ from nid_jax.fields.model import Model
 from nid_jax.fitting import checks, priors, refining
 from nid_jax.fitting import fit as fits
 from nid_jax.fitting.fit import Fit
-from nid_jax.fitting.measurements import Measurements, say_other_scale
+from nid_jax.fitting.measurements import Measurements, say_other_scale, say_stretched
 from nid_jax.sharding import place_batch
 from nid_jax.storage import hub, models, one_file
 from nid_jax.storage.models import Trained
@@ -186,6 +186,8 @@ class NeuralDictionary(Trained):
             given = Measurements.of(self.model, measurements, operator, seen, weights)
             count, grid_shape = len(given.values), given.grid_shape
             if operator is None:
+                advice = "cut to patches of that size, or resized, it would not be"
+                say_stretched(grid_shape, self.grid_shape, "measurements", advice)
                 say_other_scale(given.values, given.weights, self.signals.get("bounds"))
             if solver is None:
                 partial = operator is not None or given.weights is not None
@@ -323,9 +325,16 @@ class NeuralDictionary(Trained):
         solver = solver_from_config(config.fit)
         measured = task.measure(collection)
         checks.check_signals(self.dictionary, measured, collection.title)
+        if measured.whole:
+            rows, columns = self.grid_shape[0], self.grid_shape[-1]
+            advice = (
+                f"data.patch.size={min(rows, columns)} with data.size=() fits patches at their own "
+                f"size, data.resize=true with data.size=({rows},{columns}) resizes"
+            )
+            say_stretched(measured.grid_shape, self.grid_shape, collection.title, advice)
         # Of a signal in patches either all are fitted or none.
-        pieces = task.layout(collection).get("per_signal", 1)
-        count = min(config.fit.num_signals * pieces or len(collection), len(collection))
+        pieces = task.layout(collection).get("pieces") or [1] * len(collection)
+        count = sum(pieces[: config.fit.num_signals or None])
         fields = [field.name for field in dataclasses.fields(solver)]
         with named("fit"):
             chosen = self._first(config.fit.numbers)

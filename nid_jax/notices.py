@@ -3,10 +3,13 @@
 In Python it is a warning of its own category, for filters; the command line prints it.
 """
 
+import contextvars
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_said: contextvars.ContextVar[dict[str, None] | None] = contextvars.ContextVar("said", default=None)
 
 
 class Notice(UserWarning):
@@ -23,8 +26,10 @@ def say(text: str) -> None:
 
 @contextmanager
 def printed() -> Iterator[None]:
-    """Notices inside are lines on standard error, `note: TEXT`, each text once."""
-    said = set()
+    """Notices inside are lines on standard error, `note: TEXT`, each text once; `printed_lines`
+    has them."""
+    said: dict[str, None] = {}
+    token = _said.set(said)
     with warnings.catch_warnings():
         other = warnings.showwarning
 
@@ -32,9 +37,22 @@ def printed() -> Iterator[None]:
             if not issubclass(category, Notice):
                 other(message, category, filename, lineno, file, line)
             elif str(message) not in said:
-                said.add(str(message))
+                said[str(message)] = None
                 print("note:", *str(message).split(), file=sys.stderr)
 
         warnings.showwarning = show
         warnings.simplefilter("always", Notice)
-        yield
+        try:
+            yield
+        finally:
+            _said.reset(token)
+
+
+def printed_lines() -> list[str]:
+    """What was said so far within `printed`; none outside of it."""
+    return [" ".join(text.split()) for text in _said.get() or ()]
+
+
+def plain(line: str) -> str:
+    """A line of the terminal's head, `note        TEXT`, as its text."""
+    return " ".join(line.split()).removeprefix("note ")

@@ -23,3 +23,14 @@ def test_the_command_line_prints_each_text_once_and_leaves_other_warnings_alone(
         "note: one.npy: read as it is",
         "note: two.npy: read as it is",
     ]
+
+
+def test_lines_that_were_printed_are_known_once_and_only_there():
+    assert notices.printed_lines() == []
+    with notices.printed():
+        notices.say("first")
+        notices.say("first")
+        notices.say("second   word")
+        assert notices.printed_lines() == ["first", "second word"]
+    assert notices.printed_lines() == []
+    assert notices.plain("note        3 signals: a 2 -> 1") == "3 signals: a 2 -> 1"

@@ -109,7 +109,7 @@ class ArrayCollection:
 
 # What collections may know of a signal besides its values.
 _KNOWN = (
-    *("truth", "seen", "foreground", "ellipses"),
+    *("truth", "seen", "foreground", "ellipses", "grid"),
     *("window", "mesh", "cloud", "near", "distances", "denormalise", "untruncated", "units", "up"),
 )
 # What they may know of all their signals.

@@ -45,6 +45,8 @@ def write(config: ConfigDict, output: str | Path, split: str = "test") -> Corrup
         raise ValueError(f"--output={output}: is there already; needs a new or an empty folder")
     clean_config = config.data.copy_and_resolve_references()
     clean_config.corrupt.kind = "none"
+    if "patch" in clean_config:  # whole pictures are written
+        clean_config.patch.size = 0
     clean = open_collection(clean_config, split, config.seed)
     if isinstance(clean, CorruptedFiles):
         raise ValueError(f"data.name={config.data.name!r}: the pictures are corrupted already")

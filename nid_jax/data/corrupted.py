@@ -97,7 +97,8 @@ class CorruptedCollection:
         self.names = list(collection.names)
         self.shape = tuple(collection.shape)
         self.title = f"{collection.title}, corrupted by {options.kind}"
-        _drawing(self.shape, options, seed, 0)
+        self.mixed = getattr(collection, "mixed", False)
+        _drawing(self._shape(0), options, seed, 0)
 
     def __len__(self) -> int:
         return len(self.collection)
@@ -109,7 +110,16 @@ class CorruptedCollection:
     def seen(self, index: int) -> Bool[np.ndarray, "H W"]:
         """bool [H, W], False where picture `index` is hidden; reads no picture."""
         at = position(index, len(self))
-        return ~_drawing(self.shape, self.options, self.seed, at)[0]
+        return ~_drawing(self._shape(at), self.options, self.seed, at)[0]
+
+    def grid(self, index: int) -> tuple[int, int]:
+        """(rows, columns) of picture `index`."""
+        rows, columns = self._shape(index)[:2]
+        return rows, columns
+
+    def _shape(self, index):
+        own = getattr(self.collection, "grid", None)
+        return (*own(index), self.shape[-1]) if own else self.shape
 
     def truth(self, index: int) -> Float[np.ndarray, "H W C"]:
         """The clean picture, float32 [H, W, C] in [0, 1]."""
@@ -142,6 +152,7 @@ class CorruptedFiles:
         self.truths = truths
         self.truth_at = truth_at or {}
         self.names, self.shape, self.title = pictures.names, pictures.shape, pictures.title
+        self.mixed, self.sizes, self.grid = pictures.mixed, pictures.sizes, pictures.grid
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -163,7 +174,7 @@ class CorruptedFiles:
             return holes.read_mask(self.masks[at], self.hidden).seen
         if at in self.transparent:
             return _opaque(picturefiles.read_pixels(self.pictures.files[at].path))
-        return np.ones(self.shape[:-1], bool) if self.unmeasured else None
+        return np.ones(self.grid(at), bool) if self.unmeasured else None
 
     def truth(self, index: int) -> Float[np.ndarray, "H W C"] | None:
         """The clean picture, float32 [H, W, C] in [0, 1]; None where there is none."""
@@ -226,7 +237,8 @@ def open_corrupted(config: ConfigDict, split: str, seed: int) -> Collection:
     masks may be .npy and .npz too. Of pictures without masks transparent pixels are missing.
     `python -m nid_jax.data.corrupt` writes such a folder.
     The .npy holds floats [S, H, W] or [S, H, W, C] in [0, 1] and NaN. data.gray, data.num_train and
-    data.num_test apply; so do data.size, data.resize and data.crop to pictures without masks.
+    data.num_test apply; so do data.size, data.resize and data.crop to pictures without masks; with
+    data.patch.size and data.size=() pictures of any sizes keep theirs.
     All signals are for testing; where every picture has a truth, 'train' gives the truths.
     Raises FileNotFoundError, and ValueError naming the file or key and what is allowed.
     """
@@ -273,7 +285,7 @@ def _open_folder(config, root, split):
     transparent = _transparent(root, collection, mask_at, [headers[name] for name in wanted_names])
     for place in (*mask_at, *transparent):
         size = headers[wanted_names[place]][:2]
-        if collection.shape[:2] != size:
+        if collection.grid(place) != size:
             path = mask_at.get(place, collection.files[place].path)
             raise ValueError(_no_resizing(config, path, size))
     truth_at = {wanted_names.index(name): at for at, name in enumerate(clean_names)}

@@ -140,8 +140,10 @@ def doubt_of_values(sinograms: Float[np.ndarray, "S A D"], longest: float, whole
     if spread > SUMS_VARY:
         return (
             f"sums over detectors vary by {spread:.0%} from view to view, and would be the same "
-            "for complete line integrals: truncated, not logged (data.transmission), or another "
-            "order of axes (data.sinogram_layout)? taken as they are"
+            "for complete line integrals: another program's order of axes "
+            "(operator.parallel_beam.convention=skimage has detectors first), truncated, not "
+            "logged (data.transmission), or an order of its own (data.sinogram_layout)? taken as "
+            "they are"
         )
     if largest > 1.2 * longest:
         return (

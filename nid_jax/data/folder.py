@@ -32,8 +32,9 @@ class ImageFiles:
     """Picture files as a collection, decoded on access.
 
     files: of S signals; size: (rows, columns); channels: 1 or 3; resizing, crop: as in
-    images.fit_to_size. sizes: (rows, columns) of all files that were looked at; large: the places
-    of those that are never decoded whole. Reading raises FileNotFoundError, and ValueError naming a
+    images.fit_to_size; mixed: each has the size of its file, and `size` is that of the first.
+    sizes: (rows, columns) of all files that were looked at; large: the places of those that are
+    never decoded whole. Reading raises FileNotFoundError, and ValueError naming a
     file that is damaged, or of another size with resizing off (open_files looks at all sizes
     beforehand).
     """
@@ -46,8 +47,10 @@ class ImageFiles:
         channels: int,
         resizing: bool = False,
         crop: str = "",
+        mixed: bool = False,
     ):
         self.files = list(files)
+        self.mixed = mixed
         self.names = [file.name for file in files]
         self.title = title
         self.resizing = resizing
@@ -64,16 +67,22 @@ class ImageFiles:
         status = [(file.path.resolve(), file.path.stat()) for file in self.files]
         files = [(str(path), found.st_size, found.st_mtime_ns) for path, found in status]
         ranges = [file.value_range for file in self.files]
-        done = (self.shape, self.resizing, self.crop, ranges)
+        done = (self.shape, self.resizing, self.crop, self.mixed, ranges)
         return hashlib.sha256(repr((files, done)).encode()).hexdigest()[:16]
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
-        file, size = self.files[position(index, len(self))], self.shape[:-1]
+        at = position(index, len(self))
+        file, size = self.files[at], self.grid(at)
         needed = size if self.resizing else None
         image = picturefiles.read_image(file.path, file.value_range, needed, self.title)
         image = images.to_channels(image, self.shape[-1])
         image = images.fit_to_size(image, size, self.resizing, self.crop, file.path)
         return np.ascontiguousarray(image, np.float32)
+
+    def grid(self, index: int) -> tuple[int, int]:
+        """(rows, columns) of picture `index`."""
+        rows, columns = self.files[index].size if self.mixed else self.shape[:-1]
+        return rows, columns
 
     @property
     def windows(self) -> bool:
@@ -105,13 +114,16 @@ def open_files(
     """The files at `indices` of `paths` as a collection shaped by the config.
 
     All headers are read, those of the other split too: both splits get one size (data.size, or the
-    first file's), one number of channels (3 as soon as one file is in colour; 1 with data.gray),
-    and one black and white for each type of values. Notices say what of the files is not read.
+    first file's; in patches, with data.size=(), each file's own), one number of channels (3 as soon
+    as one file is in colour; 1 with data.gray), and one black and white for each type of
+    values. Notices say what of the files is not read.
     """
     headers = [picturefiles.read_header(path) for path in paths]
     size = configured_size(config) or headers[0][:2]
     large = _large(paths, headers, size, config)
-    if not config.resize:
+    mixed = bool(config.patch.size) and not config.resize and configured_size(config) is None
+    mixed = mixed and any(header[:2] != size for header in headers)
+    if not (config.resize or mixed):
         for path, header in zip(paths, headers, strict=True):
             if header[:2] != size:
                 raise ValueError(
@@ -122,7 +134,7 @@ def open_files(
     channels = 1 if config.gray else max(header.channels for header in headers)
     files = [PictureFile(paths[at], names[at], ranges[at], headers[at][:2]) for at in indices]
     crop = configured_crop(config)
-    collection = ImageFiles(files, title, size, channels, config.resize, crop)
+    collection = ImageFiles(files, title, size, channels, config.resize, crop, mixed)
     collection.sizes = [header[:2] for header in headers]
     collection.large = frozenset(at for at, index in enumerate(indices) if index in large)
     return collection

@@ -311,6 +311,7 @@ def size_complaint(
     line = (
         f"{where}: is {found[0]}x{found[1]} (rows x columns), expected "
         f"{expected[0]}x{expected[1]}; set data.resize=true (squashes), with data.crop=center "
-        "(cuts to the aspect)"
+        "(cuts to the aspect), or data.patch.size=N with data.size=() (patches of each at its own "
+        "size)"
     )
     return f"{line}, or data.crops=N (random crops at native resolution)" if crops else line

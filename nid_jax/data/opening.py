@@ -12,7 +12,7 @@ from nid_jax.data.splitting import SPLITS, limited
 from nid_jax.files import local
 
 
-def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
+def open_collection(config: ConfigDict, split: str, seed: int, whole: bool = False) -> Collection:
     """The collection that config.data describes, one split of it.
 
     config: the `data` part of a config, completed with what it leaves out; split: 'train' or
@@ -20,7 +20,8 @@ def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
     data.name opens data.root and brings its pictures to data.size; the first data.num_train or
     data.num_test signals are kept (0: all); the train split is augmented (data.augment: mirrored,
     turned, shifted, warped); signals are cut to patches (data.patch.size above 0: a
-    PatchCollection, whose .stitch puts them together again).
+    PatchCollection, of signals of any sizes with data.size=() and no data.resize).
+    whole: leave the last to the caller.
     Raises ValueError or FileNotFoundError naming the key or file and what is allowed.
     """
     if split not in SPLITS:
@@ -39,14 +40,20 @@ def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
     augment, patch = config.augment, config.patch
     images = augment.mirror or augment.turns or augment.shifts
     moved = augment.warps and config.name not in SHAPES
-    if split == "train" and (images or moved or patch.size):
+    mixed = getattr(collection, "mixed", False)
+    if mixed and split == "train" and (images or augment.warps):
+        raise ValueError(
+            f"data.augment: {collection.title} have several sizes, and copies are made of those of "
+            "one; allowed: mirror=false, turns=false, shifts=0 and warps=0, or data.crops=N"
+        )
+    if split == "train" and (images or moved or patch.size) and not mixed:
         collection = decoded(collection, config.decoded_gib)
     if split == "train" and augment.warps:
         collection = _warped(collection, config.name, augment, seed)
     if split == "train" and images:
         shifts = augment.shifts, augment.max_shift
         collection = AugmentedCollection(collection, augment.mirror, *shifts, seed, augment.turns)
-    if patch.size:
+    if patch.size and not whole:
         collection = PatchCollection(collection, patch.size, patch.overlap)
     return collection
 

@@ -15,41 +15,67 @@ class PatchCollection:
 
     size: samples along each grid axis, one number or one an axis; overlap: samples that neighbours
     share. The last patch of an axis is moved inwards, so that the patches cover all of the signal.
-    Patches of signal i are i * per_signal ... ; names are 'x/r_c' with the patch's first row and
-    column. Raises ValueError naming data.patch.size or data.patch.overlap when they do not fit.
+    Signals may differ in size where the collection has .grid(i), the samples along each axis of
+    signal i: grids has those of all, counts how many patches each is. Patches follow one another,
+    signal by signal; names are 'x/r_c' with the patch's first row and column. What the collection
+    knows of hidden parts (seen, truth, unmeasured) is cut in the same way.
+    Raises ValueError naming data.patch.size or data.patch.overlap when they do not fit.
     """
 
     def __init__(self, collection: Collection, size: int | Sequence[int], overlap: int = 0):
         self.collection = collection
-        self.grid_shape = tuple(collection.shape[:-1])
-        self.size = axis_sizes(size, self.grid_shape)
+        own = getattr(collection, "grid", None)
+        whole = tuple(collection.shape[:-1])
+        self.grids = [tuple(own(i)) if own else whole for i in range(len(collection))]
+        self.size = axis_sizes(size, whole)
         self.overlap = overlap
-        self.corners = patch_corners(self.grid_shape, size, overlap)
-        self.per_signal = len(self.corners)
+        corners = {grid: patch_corners(grid, size, overlap) for grid in dict.fromkeys(self.grids)}
+        self.corners = [corners[grid] for grid in self.grids]
+        self.counts = [len(places) for places in self.corners]
+        self.ends = np.cumsum(self.counts)
         self.shape = (*self.size, collection.shape[-1])
         self.title = f"{collection.title}, patches"
-        suffixes = ["_".join(str(start) for start in corner) for corner in self.corners]
-        self.names = [f"{name}/{suffix}" for name in collection.names for suffix in suffixes]
+        self.names = [
+            f"{name}/{'_'.join(map(str, corner))}"
+            for name, places in zip(collection.names, self.corners, strict=True)
+            for corner in places
+        ]
         # Patches are mostly read in order: the signal they are cut from is decoded once.
-        self._latest = (None, None)
+        self._latest: dict[str, tuple] = {}
 
     def __len__(self) -> int:
-        return len(self.collection) * self.per_signal
+        return int(self.ends[-1])
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
-        original, patch = divmod(position(index, len(self)), self.per_signal)
+        original, corner = self._place(index)
         if getattr(self.collection, "windows", False):
-            return self.collection.window(original, self.corners[patch], self.size)
-        # One tuple, read and replaced whole, so that threads never mix two signals.
-        latest, signal = self._latest
-        if latest != original:
-            signal = self.collection[original]
-            self._latest = (original, signal)
-        return np.ascontiguousarray(signal[window_slices(self.corners[patch], self.size)])
+            return self.collection.window(original, corner, self.size)
+        return self._cut("values", self.collection.__getitem__, original, corner)
 
-    def stitch(self, patches: Float[np.ndarray, "n *size C"]) -> Float[np.ndarray, "*grid C"]:
-        """The whole signal from its patches [per_signal, *size, C]; see the function stitch."""
-        return stitch(patches, self.grid_shape, self.size, self.overlap)
+    def __getattr__(self, name):
+        if name == "unmeasured":
+            return self.collection.unmeasured
+        if name not in ("seen", "truth"):
+            raise AttributeError(name)
+        known = getattr(self.collection, name)
+        return lambda index: self._cut(name, known, *self._place(index))
+
+    def _place(self, index):
+        """The signal that a patch is cut from, and its first sample along each axis."""
+        at = position(index, len(self))
+        original = int(np.searchsorted(self.ends, at, side="right"))
+        first = int(self.ends[original]) - self.counts[original]
+        return original, self.corners[original][at - first]
+
+    def _cut(self, name, read, original, corner):
+        # One tuple, read and replaced whole, so that threads never mix two signals.
+        latest, signal = self._latest.get(name, (None, None))
+        if latest != original:
+            signal = read(original)
+            self._latest[name] = (original, signal)
+        if signal is None:
+            return None
+        return np.ascontiguousarray(signal[window_slices(corner, self.size)])
 
 
 def patch_corners(

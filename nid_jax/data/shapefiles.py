@@ -34,11 +34,15 @@ def shape_files(config: ConfigDict, split: str, seed: int, kind: Kind) -> dict[s
     """The files of one split by their names: data.root is a file, or a folder with its folders.
 
     A folder with train/ and test/ has its splits there, another is split at random; one shape
-    alone is both, with a notice in a folder. Names say where files lie: 'FOLDER-NAME'. Raises
+    alone is both, with a notice. Names say where files lie: 'FOLDER-NAME'. Raises
     FileNotFoundError where nothing is there, and ValueError naming the folder or the key.
     """
     root = Path(config.root).expanduser()
     if root.is_file():
+        say(
+            f"{root}: one {kind.what} alone; both learned from and fitted: scores are of what "
+            "was learned, not of an unseen shape"
+        )
         return {root.stem: root}
     if not root.exists():
         raise FileNotFoundError(f"data.root={config.root!r}: no such file or folder")
@@ -54,7 +58,10 @@ def shape_files(config: ConfigDict, split: str, seed: int, kind: Kind) -> dict[s
         endings = ", ".join((*kind.endings, *kind.otherwise))
         raise ValueError(f"{folder}: holds no {endings} file{kind.hint}")
     if len(paths) == 1 and not split_up and 0 < config.test_fraction < 1:
-        say(f"{folder}: one {kind.what} alone; both learned from and fitted")
+        say(
+            f"{folder}: one {kind.what} alone; both learned from and fitted: scores are of what "
+            "was learned, not of an unseen shape"
+        )
     elif not split_up:
         chosen = random_split(len(paths), split, config.test_fraction, seed, folder)
         paths = [paths[index] for index in chosen]

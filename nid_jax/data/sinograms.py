@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nid_jax.coding.operators import Convention, checked_convention
+from nid_jax.coding.operators.conventions import CONVENTIONS
 from nid_jax.data import doubts, measurements
 from nid_jax.notices import say
 
@@ -172,8 +173,15 @@ def _ordered(values, angles, known: Convention, layout, where):
         message = f"{angles.where}: {count} angles, but {where} has {views} views"
         others = [order for order in every if values.shape[order.index("A")] == count]
         if others:
+            unsaid = not layout and known == CONVENTIONS["ours"]
+            programs = [n for n, its in CONVENTIONS.items() if unsaid and others[0] in its.layouts]
+            # Before the order alone: what turns about another pixel is blurred by that.
+            whose = "".join(
+                f"operator.parallel_beam.convention={name} where it is {name}'s, or "
+                for name in programs[:1]
+            )
             message += (
-                f" as [{', '.join(allowed[0])}]: transpose it to that, or "
+                f" as [{', '.join(allowed[0])}]: {whose}transpose it to that, or "
                 f"data.sinogram_layout={others[0]} reads it as it is"
             )
         raise ValueError(message)

@@ -39,6 +39,16 @@ def say_other_scale(
         )
 
 
+def say_stretched(
+    grid_shape: tuple[int, ...], learned: tuple[int, ...], what: str, advice: str
+) -> None:
+    """A notice where pictures have another size than those learned from, which is stretched."""
+    if len(learned) != 2 or tuple(grid_shape) == tuple(learned):
+        return
+    here, there = ("x".join(map(str, sides)) for sides in (grid_shape, learned))
+    say(f"{what}: {here}, learned on {there}, which is stretched over it; {advice}")
+
+
 def as_array(values: Any, argument: str) -> Any:
     """Anything like an array, such as lists and tensors of other libraries, as one.
 

@@ -375,7 +375,7 @@ def stored_codes(config, model, names):
                 "official patches leave the rest out"
             )
         pieces = math.prod(side // patch.size for side in full)
-        layout = {"grid": list(full), "patch": [patch.size] * 2, "overlap": 0, "per_signal": pieces}
+        layout = {"grid": list(full), "patch": [patch.size] * 2, "overlap": 0}
     if rows % pieces:
         raise ValueError(
             f"gate_generator.codebook.weight: {rows} rows are no whole images of {pieces} patches"
@@ -383,6 +383,8 @@ def stored_codes(config, model, names):
     count = rows // pieces
     if names and len(names) != count:
         raise ValueError(f"--names: {len(names)} names, the codebook is of {count} signals")
+    if patch.size:
+        layout |= {"grids": [list(full)] * count, "pieces": [pieces] * count}
     layout["names"] = list(names) or [f"train_{number:05d}" for number in range(count)]
     named = layout["names"]
     if patch.size:

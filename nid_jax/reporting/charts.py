@@ -19,7 +19,7 @@ FEWEST = 5
 """Points that make a curve; fewer are drawn as points, which claim nothing between them."""
 _MARKED = 24
 # Room around the axes: left, right, above and below them; the title's and the legend's lines.
-_LEFT, _RIGHT, _TOP, _BOTTOM, _LINE = 52, 14, 12, 40, 20
+_LEFT, _RIGHT, _TOP, _BOTTOM, _LINE = 64, 14, 12, 40, 20
 # Points of one curve, at most: more than there are pixels.
 _POINTS = 600
 

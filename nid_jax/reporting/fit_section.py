@@ -58,6 +58,7 @@ def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[
         "facts": facts,
         "message": metrics.get("message") if isinstance(metrics.get("message"), str) else "",
         "charts": _charts(metrics),
+        "assumed": texts(metrics.get("assumed")),
         "config": config if isinstance(config, dict) else None,
         "notes": [],
         "sheets": [],
@@ -71,6 +72,11 @@ def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[
     if pictured:
         _Pictures(found, folder, page).gather()
     return found
+
+
+def texts(value: Any) -> list[str]:
+    """The texts of a list; none where it is no list."""
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
 def _shown(metrics, key):

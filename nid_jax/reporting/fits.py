@@ -9,6 +9,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from PIL import Image
 
+from nid_jax import notices
 from nid_jax.files import atomic_folder, refusals_named
 from nid_jax.fitting import rounding, scoring
 from nid_jax.fitting.fit import Fit
@@ -22,9 +23,14 @@ PLAIN = "reconstructions"
 
 
 def write_fit(
-    task: Any, fit: Fit, collection: Any, config: ConfigDict, workdir: Workdir
+    task: Any,
+    fit: Fit,
+    collection: Any,
+    config: ConfigDict,
+    workdir: Workdir,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Score a fit and write WORKDIR/fits/NAME. -> the metrics.
+    """Score a fit and write WORKDIR/fits/NAME. -> the metrics. notes: on what gave way before it.
 
     codes.npz, metrics.json, reconstructions/ and what the task shows of a fit (`tasks.Extras`):
     comparison.png of the first signals, pictures/ of at most config.fit.num_pictures, frames and
@@ -56,6 +62,7 @@ def write_fit(
             _write_frames(folder, extras.frames, config.fit.get("movies", ()))
         write_plain(folder / PLAIN, reconstruction, names, unit)
         metrics["scores"] = panels.described(task.scores, metrics)
+        metrics["assumed"] = [*map(notices.plain, notes), *notices.printed_lines()]
         write_json(folder / "metrics.json", metrics)
     return metrics
 
@@ -75,7 +82,7 @@ def _storage(task, exact, fit, truth, collection, config):
 
 
 def write_plain(
-    folder: Path, signals: Float[np.ndarray, "N *grid C"], names: Sequence[str], unit: bool
+    folder: Path, signals: Sequence[Float[np.ndarray, "*grid C"]], names: Sequence[str], unit: bool
 ) -> None:
     """FOLDER/0000_NAME.png of every signal at its own size, or .npy of what is no picture.
 
@@ -84,11 +91,10 @@ def write_plain(
     folder that is renamed as a whole: files are not secured one by one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    drawable = unit and signals.ndim == 4 and signals.shape[-1] in (1, 3)
     with refusals_named(folder):
         for index, (signal, name) in enumerate(zip(signals, names, strict=True)):
             target = folder / file_name(index, name)
-            if drawable:
+            if unit and signal.ndim == 3 and signal.shape[-1] in (1, 3):
                 image = pictures.displayed(pictures.to_uint8(signal))
                 Image.fromarray(image).save(target.with_name(f"{target.name}.png"))
             else:

@@ -128,13 +128,14 @@ def write_sheet(path: Path, panels: Sequence[Panel], names: Sequence[str]) -> Pa
 def _laid_out(panels, names):
     """The sheet: labels left of the rows, captions below their pictures, notes at the end."""
     font, small = pictures.font_of(), pictures.font_of(TEXT - 2)
-    sizes = [_size(panel) for panel in panels]
+    sizes = [_sizes(panel) for panel in panels]
     columns = max(len(panel.images) for panel in panels)
-    column = max(72, *(width for _, width in sizes))
+    column = max(72, *(width for row in sizes for _, width in row))
     left = max(math.ceil(font.getlength(panel.name)) for panel in panels) + 2 * GAP
     top = GAP + (TEXT + 6 if names else 0)
-    rows = [height + (TEXT + 2 if panel.captions else 0) + GAP for panel, (height, _) in zip(
-        panels, sizes, strict=True
+    heights = [max(height for height, _ in row) for row in sizes]
+    rows = [height + (TEXT + 2 if panel.captions else 0) + GAP for panel, height in zip(
+        panels, heights, strict=True
     )]  # fmt: skip
     notes = [line for panel in panels for line in _notes(panel)]
     widest = max((math.ceil(small.getlength(note)) for note in notes), default=0)
@@ -147,9 +148,9 @@ def _laid_out(panels, names):
         word = pictures.shortened(str(name), column, small)
         draw.text((middle, GAP), word, QUIET, small, anchor="mt")
     y = top
-    for panel, (high, wide), row in zip(panels, sizes, rows, strict=True):
-        draw.text((left - GAP, y + high / 2), panel.name, QUIET, font, anchor="rm")
-        for index in range(len(panel.images)):
+    for panel, each, most, row in zip(panels, sizes, heights, rows, strict=True):
+        draw.text((left - GAP, y + most / 2), panel.name, QUIET, font, anchor="rm")
+        for index, (high, wide) in enumerate(each):
             x = left + index * (column + GAP)
             tile = pictures.tile(panel.painted(index), (high, wide))
             corner = (x + (column - wide) // 2, y)
@@ -158,7 +159,7 @@ def _laid_out(panels, names):
             draw.rectangle(frame, outline=GRID)
             sheet.paste(tile, corner)
             if panel.captions:
-                place = (x + column / 2, y + high + 3)
+                place = (x + column / 2, y + most + 3)
                 draw.text(place, panel.captions[index], INK, small, anchor="mt")
         y += row
     for note in notes:
@@ -167,12 +168,15 @@ def _laid_out(panels, names):
     return sheet
 
 
-def _size(panel):
-    """Rows and columns of pixels of its pictures on a sheet."""
-    height, width = panel.painted(0).shape[:2]
-    rows, columns = pictures.tile_size(height, width)
-    if not panel.square and rows < _LEAST_HEIGHT:
-        rows = height * math.ceil(_LEAST_HEIGHT / height)
+def _sizes(panel):
+    """Rows and columns of pixels of each of its pictures on a sheet."""
+    return [_size(np.shape(image)[-3:-1], panel.square) for image in panel.images]
+
+
+def _size(shape, square):
+    rows, columns = pictures.tile_size(*shape)
+    if not square and rows < _LEAST_HEIGHT:
+        rows = shape[0] * math.ceil(_LEAST_HEIGHT / shape[0])
     return rows, columns
 
 

@@ -47,6 +47,9 @@ def write_report(workdir: str | Path) -> Path:
     task, dataset = _subject(config, fits)
     versions = summary.pop("versions", None)
     versions = versions if isinstance(versions, dict) else None
+    assumed = fit_section.texts(summary.pop("assumed", None))
+    for fit in fits:  # what the run assumed already is said once
+        fit["assumed"] = [text for text in fit["assumed"] if text not in assumed]
     date = str((versions or {}).get("date", ""))[:16].replace("T", " ")
     page = _template().render(
         pictures=pictures,
@@ -60,6 +63,7 @@ def write_report(workdir: str | Path) -> Path:
         timings=[_worded(*fact) for fact in _flat(summary)],
         versions=versions,
         notes=[note for note in (summary_note, config_note) if note],
+        assumed=assumed,
         config=config,
     )
     return write_text(workdir / "report.html", page)

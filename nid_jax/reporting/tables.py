@@ -40,6 +40,11 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """So many of a thing in words: '1 signal', '2 signals', '0 meshes' with many='meshes'."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def format_value(value: Any) -> str:
     """A table's cell: floats in four significant digits, whole ones without any; None as a dash."""
     if value is None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import igl
 import numpy as np
 import trimesh
+from jaxtyping import Bool
 from trimesh.viewer.notebook import scene_to_html
 
 from nid_jax.geometry.shading import AZIMUTH, CLAY, ELEVATION
@@ -22,7 +23,8 @@ _COLOUR = tuple(0.65 * share for share in CLAY)
 def viewable(mesh: trimesh.Trimesh, faces: int = FACES) -> trimesh.Trimesh:
     """The mesh with `faces` faces at most, simplified by quadric error (Garland and Heckbert 1997).
 
-    A mesh that is no manifold stays as it is.
+    Triangles that it folds back over their neighbours, dark specks in any light, are left out. A
+    mesh that is no manifold stays as it is.
     """
     if len(mesh.faces) <= faces:
         return mesh
@@ -33,7 +35,24 @@ def viewable(mesh: trimesh.Trimesh, faces: int = FACES) -> trimesh.Trimesh:
     )
     if not len(triangles):
         return mesh
-    return trimesh.Trimesh(vertices, triangles, process=False)
+    simple = trimesh.Trimesh(vertices, triangles, process=False)
+    return trimesh.Trimesh(vertices, triangles[~folded(simple, mesh)], process=False)
+
+
+def folded(simple: trimesh.Trimesh, mesh: trimesh.Trimesh) -> Bool[np.ndarray, " F"]:
+    """Which faces of a simplified mesh look the other way than the original does nearby."""
+    _, nearest, _ = igl.point_mesh_squared_distance(
+        np.ascontiguousarray(simple.triangles_center, np.float64),
+        np.ascontiguousarray(mesh.vertices, np.float64),
+        np.ascontiguousarray(mesh.faces, np.int64),
+    )
+    # Not face_normals: those of slivers are left out there.
+    (a, b, c), (d, e, f) = (
+        np.moveaxis(np.asarray(triangles), 1, 0)
+        for triangles in (simple.triangles, mesh.triangles[nearest])
+    )
+    facing = np.einsum("fi,fi->f", np.cross(b - a, c - a), np.cross(e - d, f - d))
+    return np.asarray(facing < 0)
 
 
 def page(meshes: Sequence[trimesh.Trimesh]) -> str:

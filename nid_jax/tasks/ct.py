@@ -222,9 +222,9 @@ def advice(collection: Any, unexplained: float) -> str:
     if not (isinstance(collection, Sinograms) and unexplained > UNEXPLAINED):
         return ""
     return (
-        "are they transposed (data.sinogram_layout), at angles in radians (data.angle_units), not "
-        "logged (data.transmission), in other units (data.pixel_size), of another program "
-        "(operator.parallel_beam.convention), or turned about another centre "
+        "are they of another program (operator.parallel_beam.convention=skimage), transposed "
+        "(data.sinogram_layout), at angles in radians (data.angle_units), not logged "
+        "(data.transmission), in other units (data.pixel_size), or turned about another centre "
         "(operator.parallel_beam.offset)?"
     )
 

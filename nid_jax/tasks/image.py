@@ -45,11 +45,22 @@ def build(config: ConfigDict) -> Task:
 def opened(
     config: ConfigDict, split: str, weights: perceptual.LpipsWeights | None
 ) -> data.Collection:
-    """The signals of a split; ValueError where LPIPS is asked for and cannot score them."""
+    """The signals of a split; ValueError where LPIPS is asked for and cannot score them.
+
+    Pictures with holes, to be fitted, are refused: only inpainting knows what their masks say.
+    """
+    if config.data.name == "corrupted" and split != "train":
+        raise ValueError(
+            f"data.name: 'corrupted' is fitted by --config=inpainting:pictures, with the same "
+            f"--workdir or --checkpoint; --config={config.task} would take damage and masks for "
+            "what was measured; allowed here: folder and others"
+        )
     collection = data.open_collection(config.data, split, config.seed)
     if weights is not None:
-        shape = (len(collection), *layout(collection)["grid"], collection.shape[-1])
-        perceptual.check_images(shape, weights.network)
+        found = layout(collection)
+        for grid in found.get("grids", [found.get("grid")]):
+            shape = (len(collection), *grid, collection.shape[-1])
+            perceptual.check_images(shape, weights.network)
     return collection
 
 
@@ -110,29 +121,44 @@ def noisy(
 
 
 def layout(collection: data.Collection) -> dict[str, Any]:
-    """How the collection's signals make up whole images, in JSON types."""
+    """How the collection's signals make up whole images, in JSON types.
+
+    Of images in patches 'patch' and 'overlap', 'grids', the samples along each axis of each, and
+    'pieces', how many patches each is; 'grid' is what they have in common, where they do.
+    """
     if isinstance(collection, data.PatchCollection):
+        same = len(set(collection.grids)) == 1
         return {
-            "grid": list(collection.grid_shape),
+            **({"grid": list(collection.grids[0])} if same else {}),
+            "grids": [list(grid) for grid in collection.grids],
+            "pieces": list(collection.counts),
             "patch": list(collection.size),
             "overlap": collection.overlap,
-            "per_signal": collection.per_signal,
             "names": list(collection.collection.names),
         }
     return {"grid": list(collection.shape[:-1]), "names": list(collection.names)}
 
 
 def assemble(
-    values: Float[np.ndarray, "S *grid C"], layout: dict[str, Any], scale: int = 1
-) -> Float[np.ndarray, "N *whole C"]:
-    """Whole images from values [S, *grid, C] of signals, each rendered `scale` times as fine."""
+    values: Float[np.ndarray, "S *grid C"], layout: dict[str, Any], scale: int = 1, first: int = 0
+) -> Float[np.ndarray, "N *whole C"] | list[Float[np.ndarray, "*whole C"]]:
+    """Whole images from values [S, *grid, C] of signals, each rendered `scale` times as fine.
+
+    first: the number of the image that the first of the values belongs to. Images of several sizes
+    are a list.
+    """
     if "patch" not in layout:
         return values
-    count = layout["per_signal"]
-    grid, patch = ([side * scale for side in layout[key]] for key in ("grid", "patch"))
-    pieces = (values[i : i + count] for i in range(0, len(values), count))
-    overlap = layout["overlap"] * scale
-    return np.stack([data.stitch(piece, grid, patch, overlap) for piece in pieces])
+    patch = [side * scale for side in layout["patch"]]
+    wholes, start = [], 0
+    for grid, count in zip(layout["grids"][first:], layout["pieces"][first:], strict=True):
+        if start == len(values):
+            break
+        sides = [side * scale for side in grid]
+        pieces = values[start : start + count]
+        wholes.append(data.stitch(pieces, sides, patch, layout["overlap"] * scale))
+        start += count
+    return np.stack(wholes) if len({whole.shape for whole in wholes}) == 1 else wholes
 
 
 def extras(
@@ -174,25 +200,36 @@ def _views(config):
 
 
 def image_metrics(
-    reconstruction: Float[np.ndarray, "S *grid C"],
-    truth: Float[np.ndarray, "S *grid C"],
+    reconstruction: Float[np.ndarray, "S *grid C"] | list[Float[np.ndarray, "*grid C"]],
+    truth: Float[np.ndarray, "S *grid C"] | list[Float[np.ndarray, "*grid C"]],
     measured: Measured | None = None,
     weights: perceptual.LpipsWeights | None = None,
 ) -> dict[str, np.ndarray]:
     """PSNR of every signal and SSIM of images, clipped to [0, 1] as they would be saved.
 
     With LpipsWeights also lpips. Where `measured` knows of holes, also psnr_hole, the PSNR inside
-    them.
+    them. Images of several sizes are lists.
     """
+    if isinstance(truth, list):
+        pairs = zip(reconstruction, truth, strict=True)
+        each = [_scores(one[None], true[None], weights) for one, true in pairs]
+        scores = {name: np.concatenate([found[name] for found in each]) for name in each[0]}
+    else:
+        scores = _scores(reconstruction, truth, weights)
+    holes = [measured.hole(i) if measured and measured.hole else None for i in range(len(truth))]
+    if holes and all(hole is not None and hole.any() for hole in holes):
+        triples = zip(reconstruction, truth, holes, strict=True)
+        inside = [np.square(np.clip(r, 0, 1) - t)[hole].mean() for r, t, hole in triples]
+        scores["psnr_hole"] = np.asarray(metrics.psnr_from_mse(np.array(inside)))
+    return scores
+
+
+def _scores(reconstruction, truth, weights):
+    """psnr, ssim and lpips of images of one size."""
     clipped = np.clip(reconstruction, 0, 1)
     scores = {"psnr": np.asarray(metrics.psnr(clipped, truth))}
     if np.ndim(truth) == 4:
         scores["ssim"] = np.asarray(metrics.ssim(clipped, truth))
     if weights is not None:
         scores["lpips"] = np.asarray(metrics.lpips(clipped, truth, weights))
-    holes = [measured.hole(i) if measured and measured.hole else None for i in range(len(truth))]
-    if holes and all(hole is not None and hole.any() for hole in holes):
-        errors = np.square(clipped - truth)
-        inside = [errors[i][hole].mean() for i, hole in enumerate(holes)]
-        scores["psnr_hole"] = np.asarray(metrics.psnr_from_mse(np.array(inside)))
     return scores

@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nid_jax import data, metrics
+from nid_jax.notices import say
 from nid_jax.reporting.panels import Panel, Score
 from nid_jax.tasks import image, showing
 from nid_jax.tasks.task import Extras, Measured, Task
@@ -35,12 +36,19 @@ def open_split(config: ConfigDict, split: str) -> data.Collection:
     """Clean pictures to train on; to fit, corrupted ones that know their mask and truth.
 
     data.name='corrupted' reads what `python -m nid_jax.data.corrupt` wrote; pictures of any other
-    name are corrupted as config.data.corrupt says.
+    name are corrupted as config.data.corrupt says. Patches are cut from pictures that were.
     """
-    collection = data.open_collection(config.data, split, config.seed)
     if split == "train" or config.data.name == "corrupted":
-        return collection
-    return data.CorruptedCollection(collection, config.data.corrupt, config.seed)
+        return data.open_collection(config.data, split, config.seed)
+    clean = data.open_collection(config.data, split, config.seed, whole=True)
+    corrupted = data.CorruptedCollection(clean, config.data.corrupt, config.seed)
+    patch = data.completed(config.data).patch
+    return data.PatchCollection(corrupted, patch.size, patch.overlap) if patch.size else corrupted
+
+
+def wholes(collection: Any) -> Any:
+    """The pictures that a collection cuts to patches; its own where it does not."""
+    return collection.collection if isinstance(collection, data.PatchCollection) else collection
 
 
 def measured(collection: Any, config: ConfigDict) -> Measured:
@@ -50,7 +58,8 @@ def measured(collection: Any, config: ConfigDict) -> Measured:
     """
     whole = image.sampled(collection)
     # Where everything was seen there is no hole to score.
-    holes = {"hole": lambda index: _hole(collection.seen(index)), "truth": collection.truth}
+    pictures = wholes(collection)
+    holes = {"hole": lambda index: _hole(pictures.seen(index)), "truth": collection.truth}
     if not (config.fit.known_mask or collection.unmeasured):
         return dataclasses.replace(whole, **holes)
 
@@ -73,37 +82,50 @@ def extras(collection, measured, fit, reconstruction, truth, config):
     hidden_share, of the pixels of all of them, where every mask is.
     """
     total, count = len(reconstruction), showing.shown_of(config, reconstruction)
-    scores = {}
+    scores, pictures = {}, wholes(collection)
     if truth is not None:
-        given = np.stack([collection[index] for index in range(total)])
-        scores["psnr_corrupted"] = float(np.mean(metrics.psnr(np.clip(given, 0, 1), truth)))
-    masks = [collection.seen(index) for index in range(total)]
-    if all(seen is not None for seen in masks):
-        scores["hidden_share"] = float(np.mean([1 - seen.mean() for seen in masks]))
+        pairs = [(np.clip(pictures[index], 0, 1), truth[index]) for index in range(total)]
+        errors = np.array([np.square(given - true).mean() for given, true in pairs])
+        scores["psnr_corrupted"] = float(np.mean(metrics.psnr_from_mse(errors)))
+    masks = [pictures.seen(index) for index in range(total)]
+    known = [seen for seen in masks if seen is not None]
+    if len(known) == total:
+        scores["hidden_share"] = float(np.mean([1 - seen.mean() for seen in known]))
+    if known and not (config.fit.known_mask or collection.unmeasured):
+        say(
+            f"{collection.title}: {len(known)} of {total} pictures have masks, which the fit is "
+            "not told (fit.known_mask=false) and only scores; fit.known_mask=true with "
+            "fit.solver=gaussian fills what they hide"
+        )
     if not count:
         return Extras(scores)
-    _, after, shares = showing.measurements(fit, measured, count)
     some = None if truth is None else truth[:count]
+    before = _given(pictures, truth, masks[:count])
+    if len(fit) != total:
+        # Patches are measured apart, and shown as the whole that they make.
+        return Extras(scores, (*before, *showing.compared(reconstruction[:count], some)))
+    _, after, shares = showing.measurements(fit, measured, count)
     rows = showing.compared(reconstruction[:count], some, shares)
-    before = _given(collection, truth, masks[:count])
     return Extras(scores, (*before, *rows, *showing.unsure(fit, count), *after))
 
 
 def _given(collection, truth, masks):
     """The rows of pictures as they were given, and of their masks where one is known."""
-    given = np.stack([collection[index] for index in range(len(masks))])
+    given = [np.array(collection[index]) for index in range(len(masks))]
     if collection.unmeasured:
-        given[~np.stack(masks)] = np.nan
+        for one, seen in zip(given, masks, strict=True):
+            one[~seen] = np.nan
     captions = []
     if truth is not None:
-        captions = showing.psnrs(np.nan_to_num(given), truth[: len(masks)])
+        captions = showing.psnrs([np.nan_to_num(one) for one in given], truth[: len(masks)])
     yield Panel("corrupted", given, captions=captions, kept=True)
     if any(seen is not None for seen in masks):
-        blank = np.full(given.shape[1:3], np.nan)
-        shown = [blank if seen is None else seen.astype(np.float32) for seen in masks]
+        pairs = zip(given, masks, strict=True)
+        shown = [np.full(one.shape[:2], np.nan) if seen is None else seen for one, seen in pairs]
         captions = [f"{100 * np.mean(mask == 0):.3g}%" for mask in shown]
         note = "white was seen, black is hidden; below it the hidden share"
-        yield Panel("mask", [m[..., None] for m in shown], note=note, captions=captions, kept=True)
+        images = [mask.astype(np.float32)[..., None] for mask in shown]
+        yield Panel("mask", images, note=note, captions=captions, kept=True)
 
 
 def _hole(seen):

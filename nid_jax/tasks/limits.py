@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import data
 from nid_jax.errors import ArgumentError
+from nid_jax.reporting.tables import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,13 +57,13 @@ def settled(
         if survey is not None:
             _fit_signals(limits, survey, split)
     sizes = [survey for survey in (there.learned, there.held_out) if survey is not None]
-    shape = _fit_shapes(limits, sizes[0]) if sizes else None
+    shapes = _fit_shapes(limits, sizes[0]) if sizes else ()
     copies = pieces = None
-    if shape:
+    if shapes:
         together = limits.config.data.get("time") == "coordinate"
-        _fit_grid(limits, (sizes[0].count, *shape) if together else shape)
-        pieces = _pieces(limits.config, shape)
-        _fit_turns(limits, shape)
+        _fit_grid(limits, [(sizes[0].count, *shape) if together else shape for shape in shapes])
+        pieces = min(_pieces(limits.config, shape) for shape in shapes)
+        _fit_turns(limits, shapes)
     if there.learned is not None:
         copies = _copies(limits.config) * (pieces or 1)
         copies *= _chosen(limits.config, there.learned, "train")
@@ -120,7 +121,11 @@ class _Limits:
         if not self.changed:
             return ""
         surveys = {"to learn from": there.learned, "to fit": there.held_out}
-        counts = [f"{survey.count} signals {what}" for what, survey in surveys.items() if survey]
+        counts = [
+            f"{counted(survey.count, 'signal')} {what}"
+            for what, survey in surveys.items()
+            if survey
+        ]
         changes = [f"{key} {old} -> {new}" for key, (old, new) in self.changed.items()]
         return f"note        {', '.join(counts) or 'limits'}: {', '.join(changes)}"
 
@@ -135,46 +140,55 @@ def _chosen(config, survey, split):
 
 
 def _fit_shapes(limits, survey):
-    """Sizes and colours that occur; -> the shape [*grid] that signals will have, None: not known.
+    """Sizes and colours that occur; -> the shapes [*grid] that signals will have, (): not known.
 
-    Pictures of one size keep it. Those of several are brought to data.size, or to the most common.
+    Pictures of one size keep it, as do those of several in patches. Others are brought to
+    data.size, or to the most common.
     """
     config = limits.config.data
     wanted = data.configured_size(config, 3 if config.name in data.SHAPES else 2)
     if survey.channels not in (0, 1, 3) and config.get("gray") and "data.gray" not in limits.typed:
         limits.give_way("data.gray", False)
     if not survey.sizes:
-        return wanted
+        return (wanted,) if wanted else ()
     most_common = survey.sizes[0]
     if set(survey.sizes) == {wanted or most_common} or config.get("resize"):
-        return wanted or most_common
+        return (wanted or most_common,)
     if len(survey.sizes) == 1:
         if "data.size" not in limits.typed:
             # Volumes of an array are not brought to another size.
             sized = len(most_common) == 2 or config.name in data.SHAPES
             limits.give_way("data.size", most_common if sized else ())
-            return most_common
+            return (most_common,)
+    elif limits.get("data.patch.size") and "data.size" not in limits.typed:
+        if wanted:
+            limits.give_way("data.size", ())
+        return survey.sizes
     elif not {"data.size", "data.resize"} & limits.typed:
         limits.give_way("data.resize", True)
         if not wanted:
             limits.give_way("data.size", most_common)
         if not config.crop and "data.crop" not in limits.typed:
             limits.give_way("data.crop", "center")
-    return wanted or most_common
+    return (wanted or most_common,)
 
 
-def _fit_grid(limits, shape):
-    limits.most("data.patch.size", min(shape), "the samples along the shorter side")
+def _fit_grid(limits, shapes):
+    shortest = min(min(shape) for shape in shapes)
+    limits.most("data.patch.size", shortest, "the samples along the shorter side")
     if not limits.get("train.views"):
-        limits.most("train.points", math.prod(shape), "the points of a signal")
+        least = min(math.prod(shape) for shape in shapes)
+        limits.most("train.points", least, "the points of a signal")
 
 
-def _fit_turns(limits, shape):
-    """Signals that are not square have two of its symmetries at least."""
-    square = len(shape) == 2 and shape[0] == shape[1]
+def _fit_turns(limits, shapes):
+    """Signals that are not square have two of its symmetries at least; those of several sizes,
+    which are cut to patches, are not copied."""
+    square = all(len(shape) == 2 and shape[0] == shape[1] for shape in shapes)
+    square = square and len(shapes) == 1
     if limits.get("data.augment.turns") and not square and "data.augment.turns" not in limits.typed:
         limits.give_way("data.augment.turns", False)
-        if "data.augment.mirror" not in limits.typed:
+        if len(shapes) == 1 and "data.augment.mirror" not in limits.typed:
             limits.give_way("data.augment.mirror", True)
 
 

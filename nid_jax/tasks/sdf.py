@@ -18,10 +18,10 @@ SEEN = ("grid", "view", "cloud")
 UPS = ("auto", "x", "y", "z")
 SCORES = (
     Score("iou", "IoU"),
-    Score("chamfer", "Chamfer"),
-    Score("hausdorff", "Hausdorff"),
+    Score("chamfer", "Chamfer", "of cube -1..1"),
+    Score("hausdorff", "Hausdorff", "of cube -1..1"),
     Score("normal_consistency", "Normals"),
-    Score("fscore", "F-score"),
+    Score("fscore", "F-score", "within fit.mesh.threshold"),
     Score("sdf_error", "Distance error"),
     Score("relative_residual", "Residual", "%"),
 )
@@ -39,7 +39,7 @@ def build(config: ConfigDict) -> Task:
         learned_from=lambda collection: learned_from(collection, config),
         measure=lambda collection: measured(collection, config),
         objective=losses.Objective.from_config(config.loss),
-        assemble=lambda values, layout, scale=1: values,
+        assemble=lambda values, layout, scale=1, first=0: values,
         layout=lambda collection: layout(collection, config),
         metrics=lambda found, truth, seen: volume_metrics(found, truth, config.data.truncation),
         ranked_by="iou",

@@ -53,8 +53,9 @@ def compared(
         captions = [f"residual {100 * share:.3g}%" for share in residuals]
         row = Panel("reconstruction", reconstruction, low, high, note=note, captions=captions)
         return [row]
-    error = np.abs(np.clip(reconstruction, 0, 1) - truth).mean(-1, keepdims=True)
-    scale = _round_above(error)
+    pairs = list(zip(reconstruction, truth, strict=True))
+    error = [np.abs(np.clip(one, 0, 1) - true).mean(-1, keepdims=True) for one, true in pairs]
+    scale = _round_above(np.concatenate([image.ravel() for image in error]))
     return [
         Panel("truth", truth),
         Panel("reconstruction", reconstruction, captions=psnrs(reconstruction, truth)),
@@ -79,10 +80,12 @@ def unsure(fit: Fit, count: int) -> list[Panel]:
 
 
 def psnrs(
-    reconstruction: Float[np.ndarray, "N *grid C"], truth: Float[np.ndarray, "N *grid C"]
+    reconstruction: Sequence[Float[np.ndarray, "*grid C"]],
+    truth: Sequence[Float[np.ndarray, "*grid C"]],
 ) -> list[str]:
     """PSNR of each picture, in words."""
-    errors = np.square(np.clip(reconstruction, 0, 1) - truth).reshape(len(truth), -1).mean(1)
+    pairs = zip(reconstruction, truth, strict=True)
+    errors = np.array([np.square(np.clip(one, 0, 1) - true).mean() for one, true in pairs])
     return [f"{value:.1f} dB" for value in np.asarray(metrics.psnr_from_mse(errors))]
 
 

@@ -27,7 +27,8 @@ class Measured:
     truth: Callable[[int], np.ndarray | None] | None = None
     """Signal's number -> [*grid, C], or None where the truth is not known."""
     hole: Callable[[int], np.ndarray | None] | None = None
-    """Signal's number -> bool [*grid], where scores are also taken apart."""
+    """Whole signal's number, patches put together, -> bool [*grid], where scores are also taken
+    apart."""
     cloud: Callable[[int], np.ndarray] | None = None
     """Signal's number -> points on its surface and their normals [Q, 6], where it has a surface."""
     mesh: Callable[[int], Any] | None = None
@@ -79,7 +80,8 @@ class Task:
     objective: Callable
     """(prediction, target, gates) -> (loss, terms); see `losses.Objective`."""
     assemble: Callable
-    """(values [S, *grid, C], layout) -> whole signals: patches are blended."""
+    """(values [S, *grid, C], layout) -> whole signals [N, *whole, C], a list where their sizes
+    differ: patches are blended."""
     layout: Callable[[Any], dict]
     """Collection -> what `assemble` needs to know of it, in JSON types; under 'surface', where
     signals have one: its level, truncation, 'units' in words and, per signal, 'denormalise' [4, 4]

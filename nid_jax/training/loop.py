@@ -16,7 +16,7 @@ from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
-from nid_jax import devices, errors, sharding
+from nid_jax import devices, errors, notices, sharding
 from nid_jax.coding.operators import Operator
 from nid_jax.fields.dictionary import Dictionary, SharedDictionary
 from nid_jax.fields.model import (
@@ -169,6 +169,11 @@ class Trainer:
             with self.clock.pause("compile"):
                 jitted = jax.jit(function, donate_argnums=0, out_shardings=(self.layout, None))
                 program = jitted.lower(self.state, batch).compile()
+            held = devices.peak_memory_bytes()
+            # Beside what this process has already, the signals among it, where that is the same.
+            beside = 0 if "device" in held else held["host"]
+            needed = devices.compiled_bytes(program) + beside
+            _check_memory(needed, devices.memory_bytes(), self.config)
             self.compiled[dense] = program
             self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
         return self.compiled[dense]
@@ -277,6 +282,21 @@ def check(config: ConfigDict) -> None:
         )
 
 
+def _check_memory(needed: int, there: int, config: ConfigDict) -> None:
+    """Raise ValueError, naming the keys, for a step that takes more bytes than there are."""
+    if not there or needed <= there:
+        return
+    train, of = config.train, config.data.name
+    points = train.points or "all"
+    raise ValueError(
+        f"train.batch_size, train.points: a step of {train.batch_size} signals of {of!r} at "
+        f"{points} points takes about {tables.format_bytes(needed)} with all that is held, more "
+        f"than the {tables.format_bytes(there)} there are; allowed: fewer of either, such as "
+        "train.points=1024, or smaller signals, such as data.crops=160 with data.size=(32,32), or "
+        "data.size with data.resize=true"
+    )
+
+
 def _check_training(config: ConfigDict, operator: Operator) -> None:
     """Raise ValueError, naming the key, for what these measurements do not allow."""
     if operator.run_length is None and config.train.points:
@@ -352,7 +372,8 @@ def train(
             if fresh and config.dictionary.heads != "drawn":
                 progress.message(trainer.find_heads(task.learned_from(collection), collection))
             step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
-    summary = _summary(trainer, step)
+    assumed = [*map(notices.plain, notes), *notices.printed_lines()]
+    summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
     workdir.write_json("summary.json", summary)
     return Trained(trainer.model(), step, step < trainer.steps, summary)
 

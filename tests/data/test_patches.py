@@ -14,6 +14,7 @@ from nid_jax.data import (
     to_array,
 )
 from nid_jax.data.patches import patch_corners
+from nid_jax.tasks import image
 
 layouts = st.tuples(
     st.integers(1, 23), st.integers(1, 23), st.integers(1, 9), st.integers(0, 8)
@@ -32,9 +33,12 @@ def test_unchanged_patches_give_the_signal_back(layout, seed):
     collection = make_collection((rows, columns), seed=seed)
     patches = PatchCollection(collection, size, overlap)
     for index in range(2):
-        first = index * patches.per_signal
-        parts = np.stack([patches[first + k] for k in range(patches.per_signal)])
-        np.testing.assert_array_equal(patches.stitch(parts), collection[index])
+        count = patches.counts[index]
+        first = index * count
+        parts = np.stack([patches[first + k] for k in range(count)])
+        np.testing.assert_array_equal(
+            stitch(parts, (rows, columns), size, overlap), collection[index]
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -124,15 +128,15 @@ def test_each_signal_is_read_once_in_order():
 def test_volumes():
     collection = make_collection((5, 6, 7))
     patches = PatchCollection(collection, (2, 3, 4), 1)
-    parts = np.stack([patches[k] for k in range(patches.per_signal)])
-    np.testing.assert_array_equal(patches.stitch(parts), collection[0])
+    parts = np.stack([patches[k] for k in range(patches.counts[0])])
+    np.testing.assert_array_equal(stitch(parts, (5, 6, 7), (2, 3, 4), 1), collection[0])
 
 
 def test_open_collection_cuts(data_config):
     config = data_config(patch={"size": 10, "overlap": 3})
     patches = open_collection(config, "test", 0)
     assert patches.shape == (10, 10, 1)
-    assert len(patches) == 20 * patches.per_signal
+    assert len(patches) == 20 * patches.counts[0]
     assert patches.collection.shape == (25, 25, 1)
 
 
@@ -147,3 +151,53 @@ def test_faults_are_named(data_config):
         stitch(np.zeros((3, 3, 3, 1)), (5, 5), 3, 1)
     with pytest.raises(ValueError, match=r"data\.patch\.size=\(3,\)"):
         patch_corners((5, 5), (3,), 0)
+
+
+class Mixed:
+    """Pictures of several sizes, with what is hidden of each, as files are."""
+
+    names, shape, title, unmeasured = ["a", "b"], (7, 9, 2), "pictures", False
+
+    def __init__(self):
+        draw = np.random.default_rng(3)
+        self.values = [draw.random((7, 9, 2), np.float32), draw.random((12, 5, 2), np.float32)]
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.values[index]
+
+    def grid(self, index):
+        return self.values[index].shape[:2]
+
+    def seen(self, index):
+        return self.values[index][..., 0] > 0.3
+
+    def truth(self, index):
+        return None if index else self.values[0] + 1
+
+
+def test_pictures_of_several_sizes_are_cut_with_what_is_known_and_put_together_each_alone():
+    collection = Mixed()
+    patches = PatchCollection(collection, 4, 1)
+    assert patches.grids == [(7, 9), (12, 5)]
+    assert patches.shape == (4, 4, 2)
+    assert len(patches) == sum(patches.counts) == len(patches.names) == len(set(patches.names))
+    found = image.layout(patches)
+    assert "grid" not in found
+    assert found["pieces"] == patches.counts
+    values = to_array(patches)
+    for one, whole in zip(image.assemble(values, found), collection.values, strict=True):
+        np.testing.assert_array_equal(one, whole)
+    seen = np.stack([patches.seen(index) for index in range(len(patches))])[..., None]
+    for index, one in enumerate(image.assemble(seen.astype(np.float32), found)):
+        np.testing.assert_array_equal(one[..., 0] > 0.5, collection.seen(index))
+    last = values[patches.counts[0] :]
+    np.testing.assert_array_equal(image.assemble(last, found, first=1)[0], collection.values[1])
+    assert patches.truth(0).shape == (4, 4, 2)
+    assert patches.truth(len(patches) - 1) is None
+    truth = [whole + 0.1 for whole in collection.values]
+    scores = image.image_metrics(collection.values, truth)
+    expected = [-10 * np.log10(np.square(np.minimum(0.1, 1)).mean())] * 2
+    np.testing.assert_allclose(scores["psnr"], expected, rtol=1e-5)

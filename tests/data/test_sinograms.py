@@ -162,7 +162,10 @@ def test_a_convention_knows_its_order_of_axes(saved, convention, letters, axes):
 def test_a_transposed_sinogram_is_refused_and_read_by_its_letters(saved):
     values = np.arange(20.0).reshape(4, 5)
     files = saved(values.T[None]), saved(np.array([0.0, 50, 90, 135]), "angles.npy")
-    message = r"4 angles, but .* has 5 views as \[S, A, D\]: transpose it to that, or .*=SDA reads"
+    message = (
+        r"4 angles, but .* has 5 views as \[S, A, D\]: operator\.parallel_beam\.convention=skimage "
+        r"where it is skimage's, or transpose it to that, or .*=SDA reads"
+    )
     with pytest.raises(ValueError, match=message):
         sinograms.read_sinograms(*files)
     for layout in ("SDA", "sda".upper()):

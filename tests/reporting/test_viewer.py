@@ -4,9 +4,11 @@ import base64
 import io
 import re
 
+import igl
 import numpy as np
 import pytest
 import trimesh
+from skimage.measure import marching_cubes
 
 from nid_jax.reporting import viewer
 
@@ -63,3 +65,30 @@ def test_no_mesh_with_faces_is_refused():
     empty = trimesh.Trimesh(np.empty((0, 3)), np.empty((0, 3), int), process=False)
     with pytest.raises(ValueError, match="no mesh with faces"):
         viewer.page([empty])
+
+
+def bracket(side=56):
+    """The level set, with a little noise, of an L-shaped part that was extruded."""
+    points = np.stack(np.meshgrid(*[np.linspace(-0.1, 1.1, side)] * 3, indexing="ij"), -1)
+
+    def box(low, high):
+        beyond = np.maximum(np.array(low) - points, points - np.array(high))
+        outside = np.linalg.norm(np.maximum(beyond, 0), axis=-1)
+        return outside + np.minimum(beyond.max(-1), 0)
+
+    distance = np.minimum(box((0, 0, 0.3), (1, 0.3, 0.7)), box((0, 0, 0.3), (0.3, 1, 0.7)))
+    distance = distance + np.random.default_rng(0).normal(0, 0.002, distance.shape)
+    vertices, faces, *_ = marching_cubes(distance, 0.0)
+    return trimesh.Trimesh(vertices, faces, process=False)
+
+
+def test_no_triangle_of_a_simplified_part_is_folded_back():
+    mesh = bracket()
+    vertices, triangles, *_ = igl.qslim(
+        np.asfortranarray(mesh.vertices), np.asfortranarray(mesh.faces, np.int32), 3000
+    )
+    assert viewer.folded(trimesh.Trimesh(vertices, triangles, process=False), mesh).any()
+    shown = viewer.viewable(mesh, 3000)
+    assert not viewer.folded(shown, mesh).any()
+    assert 2900 < len(shown.faces) <= 3000
+    assert shown.area == pytest.approx(mesh.area, rel=0.05)

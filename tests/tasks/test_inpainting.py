@@ -180,3 +180,37 @@ def test_nan_is_missing_whether_or_not_masks_are_told(run, workdir, tmp_path):
     )
     assert empty.code == 2
     assert "signal 1 is missing all over" in empty.err
+
+
+def test_damage_is_no_truth_of_the_image_task(pytestconfig, tmp_path):
+    config = runpy.run_path(str(pytestconfig.rootpath / "configs/image.py"))["get_config"]()
+    config.data.update({"name": "corrupted", "root": str(tmp_path)})
+    with pytest.raises(ValueError, match=r"^data\.name: 'corrupted' is fitted by .*inpainting"):
+        tasks.build(config).open("test")
+
+
+def test_photographs_of_several_sizes_are_filled_in_patches(pytestconfig, tmp_path):
+    draw = np.random.default_rng(0)
+    for number, size in enumerate(((20, 31), (40, 17))):
+        picture, seen = draw.random(size), np.ones(size)
+        seen[5:9, 4:] = 0
+        for part, values in (("images", picture), ("masks", seen)):
+            (tmp_path / part).mkdir(exist_ok=True)
+            picture = Image.fromarray(np.uint8(np.round(255 * values)))
+            picture.save(tmp_path / part / f"{number}.png")
+    config = configured(pytestconfig.rootpath, "pictures")
+    config.data.update({"name": "corrupted", "root": str(tmp_path), "crops": 0, "size": ()})
+    config.data.num_test = 0
+    config.data.patch.update({"size": 12, "overlap": 4})
+    task = tasks.build(config)
+    collection = task.open("test")
+    measured, layout = task.measure(collection), task.layout(collection)
+    assert layout["grids"] == [[20, 31], [40, 17]]
+    weights = [measured.weights(index).reshape(12, 12, 1) for index in range(len(collection))]
+    for index, found in enumerate(task.assemble(np.stack(weights), layout)):
+        np.testing.assert_array_equal(found[..., 0] < 0.5, measured.hole(index))
+        assert measured.hole(index)[5:9, 4:].all()
+        assert measured.hole(index).sum() == 4 * (found.shape[1] - 4)
+    config.data.patch.size = 0
+    with pytest.raises(ValueError, match=r"data\.patch\.size=N with data\.size=\(\)"):
+        task.open("test")
