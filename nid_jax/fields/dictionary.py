@@ -428,7 +428,7 @@ class IndependentDictionary(Dictionary):
     """
 
     kind = "independent"
-    orders = ("evaluate", "gather")
+    orders: tuple[str, ...] = ("evaluate", "gather")
 
     def _make(self, rngs: nnx.Rngs) -> None:
         self.mixing: Constant | None = nnx.data(None)

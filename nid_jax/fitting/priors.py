@@ -84,7 +84,7 @@ def save_transform(path: str | Path, transform: Transform, step: int) -> None:
         np.savez(temporary, step=np.int64(step), **transform._asdict())
 
 
-def load_transform(path: Path, step: int) -> Transform | None:
+def load_transform(path: Path, step: int | None) -> Transform | None:
     """The transform at `path`; None where there is none, and of another step's dictionary.
 
     ValueError for a damaged file.

@@ -7,7 +7,7 @@ is entropy-coded but by the zlib of .npz. Steps and centres are shared by all si
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from nid_jax.errors import ArgumentError
 
@@ -37,7 +37,7 @@ def check(dtype: str) -> str:
     return dtype
 
 
-def rounded(codes: Float[np.ndarray, "S E"], dtype: str) -> Rounded:
+def rounded(codes: Float[Array | np.ndarray, "S E"], dtype: str) -> Rounded:
     """Codes in fewer bits. Raises ArgumentError for another dtype, or too small a one."""
     codes = np.asarray(codes, np.float32)
     if check(dtype).startswith("float"):

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import sharding
 from nid_jax.coding.prior import GaussianPrior
+from nid_jax.fields.dictionary import IndependentDictionary
 from nid_jax.fields.model import Model, build_model, map_axes
 from nid_jax.storage import checkpoints
 from nid_jax.storage.workdir import Workdir
@@ -54,8 +55,10 @@ def skeleton(
     def build() -> Model:
         model = build_model(config, tuple(signals["shape"]), signals["count"], config.seed)
         if mixed:
-            experts, channels = model.dictionary.num_experts, model.dictionary.channels
-            model.dictionary.put_mixing(jnp.eye(experts), jnp.zeros((experts, channels)))
+            dictionary = model.dictionary
+            assert isinstance(dictionary, IndependentDictionary), "others mix their own heads"
+            experts, channels = dictionary.num_experts, dictionary.channels
+            dictionary.put_mixing(jnp.eye(experts), jnp.zeros((experts, channels)))
         return model
 
     graphdef, *states = nnx.split(nnx.eval_shape(build), nnx.Param, ...)

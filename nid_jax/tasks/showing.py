@@ -58,7 +58,7 @@ def compared(
     scale = _round_above(np.concatenate([image.ravel() for image in error]))
     return [
         Panel("truth", truth),
-        Panel("reconstruction", reconstruction, captions=psnrs(reconstruction, truth)),
+        Panel("reconstruction", reconstruction, captions=psnrs([*reconstruction], [*truth])),
         Panel(
             "error",
             error,
