@@ -32,7 +32,13 @@ from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
 from nid_jax.training.atoms import wave_heads
-from nid_jax.training.components import ERRORS, component_heads, put_heads
+from nid_jax.training.components import (
+    ERRORS,
+    MOST_COEFFICIENTS,
+    component_heads,
+    put_heads,
+)
+from nid_jax.training.lattice_components import lattice_heads
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.reseeding import reseed
 from nid_jax.training.steps import (
@@ -174,7 +180,7 @@ class Trainer:
             self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
         return self.compiled[dense]
 
-    def find_heads(self, measured: Measured, names: Sequence[str]) -> str:
+    def find_heads(self, measured: Measured, collection: Any) -> str:
         """Heads from what training sees of the signals, undrawn. -> words on them."""
         config = self.config
         model = self.model()
@@ -184,12 +190,14 @@ class Trainer:
             with errors.named("dictionary"):
                 if config.dictionary.heads == "waves":
                     words = wave_heads(
-                        dictionary, measured, names, config.router.top_k, config.seed
+                        dictionary, measured, collection.names, config.router.top_k, config.seed
                     )
                 else:
                     wanted = config.dictionary.components
                     shrinkage = None if wanted.shrinkage < 0 else wanted.shrinkage
-                    heads = component_heads(dictionary, measured, names, wanted.errors, shrinkage)
+                    heads = _component_heads(
+                        dictionary, measured, collection, wanted.errors, shrinkage
+                    )
                     put_heads(dictionary, heads)
                     words = heads.words()
             params = nnx.state(model, nnx.Param)
@@ -228,6 +236,13 @@ class Trainer:
         self.given = self.given._replace(constants=restored.items["model"]["constants"])
         self.clock.restore(restored.meta["clock"])
         return restored.step
+
+
+def _component_heads(dictionary, measured, collection, errors, shrinkage):
+    """Those of a covariance, or of the signals' products where features are too many for one."""
+    if dictionary.num_features * dictionary.channels > MOST_COEFFICIENTS:
+        return lattice_heads(dictionary, collection, errors, shrinkage or 0.0)
+    return component_heads(dictionary, measured, collection.names, errors, shrinkage)
 
 
 def _templates(items: dict[str, Any]) -> dict[str, Any]:
@@ -358,9 +373,7 @@ def train(
                 progress.message(f"resumed from step {start} of {workdir.checkpoints}")
             _announce(trainer, workdir, progress, notes)
             if fresh and config.dictionary.heads != "drawn":
-                progress.message(
-                    trainer.find_heads(task.learned_from(collection), collection.names)
-                )
+                progress.message(trainer.find_heads(task.learned_from(collection), collection))
             step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
     summary = _summary(trainer, step)
     workdir.write_json("summary.json", summary)
