@@ -118,6 +118,7 @@ PATCHES = {
     "router.top_k": 32,
     "data.augment.mirror": True,
     "data.augment.shifts": 4,
+    "data.augment.warps": 0,
     **WAVES,
     **GAIN,
 }
