@@ -357,11 +357,11 @@ class SharedDictionary(Dictionary):
             (self.head_kernel, kernel @ mixing),
             (self.head_bias, mixing.T @ bias - level),
         ):
-            variable[...] = jax.device_put(mixed.astype(np.float32), variable[...].sharding)
+            variable.set_value(jax.device_put(mixed.astype(np.float32), variable[...].sharding))
 
     def _keep(self, count: int) -> None:
-        self.head_kernel[...] = self.head_kernel[...][..., :count]
-        self.head_bias[...] = self.head_bias[...][:count]
+        self.head_kernel.set_value(self.head_kernel[...][..., :count])
+        self.head_bias.set_value(self.head_bias[...][:count])
 
     def folded_heads(self, gates: Gates) -> tuple[Float[Array, "S F C"], Float[Array, "S C"]]:
         """The codes folded into the heads: one kernel [S, F, C] and bias [S, C] per signal."""
@@ -525,7 +525,7 @@ class IndependentDictionary(Dictionary):
             self.level = Constant(self.level[...][:count])
             return
         for variable in (*self.kernels, *self.biases):
-            variable[...] = variable[...][:count]
+            variable.set_value(variable[...][:count])
 
     def refit(
         self,
