@@ -26,9 +26,8 @@ from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import limits
 from nid_jax.tasks.task import Task
 from nid_jax.training import loop
+from nid_jax.training.components import MOST_COEFFICIENTS
 
-# Frequencies of the embedding that suit a grid, per sample of its shortest side.
-_FREQUENCY_PER_SAMPLE = 0.19
 # What defines the run of a workdir, and what of it may change when training goes on.
 SECTIONS = ("task", "seed", "data", "dictionary", "router", "loss", "train")
 CHANGEABLE = (
@@ -55,7 +54,8 @@ def learn(
       signals: [S, *grid] or [S, *grid, C] with values about 0 to 1 (whole numbers of 8 or 16 bits
         become so), a collection of `nid_jax.data`, or a config, such as those of
         `nid_jax.configs`, which says all there is to say and names its data.
-      steps: of training; None: 200, or the config's.
+      steps: of descent; None: the config's, or none, as heads begin in closed form
+        (`training.components`).
       seed: of everything random; None: 0, or the config's.
       num_experts: E; None: as many as a signal has numbers, at most 1024.
       layout: a letter for each axis of an array, 'SCHW' where channels come first, see
@@ -87,7 +87,7 @@ def learn(
         if seed is not None:
             config.seed = checks.whole("seed", seed, 0)
         if steps is not None:
-            config.train.steps = checks.whole("steps", steps, 1)
+            config.train.steps = checks.whole("steps", steps, 0)
     if workdir is not None:
         kept = Workdir(checks.path("workdir", workdir))
         if not isinstance(signals, ConfigDict) and kept.holds_checkpoint():
@@ -196,21 +196,23 @@ def _collection(signals, letters):
 
 def _suited(collection, num_experts):
     """A config whose sizes suit a collection. Raises ArgumentError for num_experts below 1."""
-    config = image_config.get_config("cpu")
+    config = image_config.base()
     *grid_shape, channels = collection.shape
     points = math.prod(grid_shape)
     experts = min(points * channels, 1024)
     if num_experts is not None:
         experts = checks.whole("num_experts", num_experts, 1)
-    # A trunk of this width tells all experts apart, with some to spare.
-    width = max(64, -(-3 * experts // (2 * channels)))
+    # As fine as the grid, or as fine as a covariance of all frequencies allows.
+    most = math.floor((MOST_COEFFICIENTS / channels) ** (1 / len(grid_shape)))
+    counts = tuple(max(2, min(size, most)) for size in grid_shape)
+    experts = min(experts, channels * math.prod(counts)) if num_experts is None else experts
     count = len(collection)
     with config.unlocked():
         config.data.update({"name": "array", "size": tuple(grid_shape)})
-        config.data.augment.update({"mirror": False, "shifts": 0})
-        config.dictionary.update({"num_experts": experts, "width": width, "num_layers": 3})
-        config.dictionary.embedding.scale = _FREQUENCY_PER_SAMPLE * min(grid_shape)
-        config.train.update({"steps": 200, "batch_size": min(count, 400)})
+        image_config.components(config)
+        config.dictionary.num_experts = experts
+        config.dictionary.embedding.counts = counts
+        config.train.update({"batch_size": min(count, 400)})
         config.train.update({"points": 4096 if points > 4096 else 0, "checkpoint_every": 0})
         config.prior.update({"num_signals": min(count, 4000), "keep_codes": True})
     return config

@@ -61,8 +61,21 @@ def pictures(name, *sources):
 
 
 def augment():
-    """Copies of training signals: mirrored, and shifted by up to max_shift samples."""
-    return {"mirror": False, "shifts": 0, "max_shift": 1}
+    """Copies of training signals, beside the mirrored and shifted the turned and the warped."""
+    return {
+        "mirror": False,
+        # square pictures: all eight of their symmetries
+        "turns": False,
+        # of every image, by up to max_shift samples along each axis
+        "shifts": 0,
+        "max_shift": 1,
+        # pictures: copies moved by small affine maps; standard deviations of the angle in radians,
+        # of the logarithm of the stretch, and of the displacement in samples
+        "warps": 0,
+        "rotation": 0.1,
+        "zoom": 0.05,
+        "move": 0.7,
+    }
 
 
 def patches():

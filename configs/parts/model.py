@@ -15,6 +15,12 @@ def dictionary():
         "omega0": 30.0,
         # shared: heads read the embedding beside the trunk
         "skip": False,
+        # how shared heads begin: drawn, or components, the leading ones of the training signals;
+        # train.steps may then be 0
+        "heads": "drawn",
+        # errors of signals count by their logarithm (of which decibels are made) or as squares;
+        # shrinkage of the covariance, below 0: what leaves least of signals held out
+        "components": {"errors": "log", "shrinkage": -1.0},
         "embedding": {
             # identity, positional, fourier, rbf, kernel, cosine or spline
             "kind": "fourier",

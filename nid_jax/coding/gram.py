@@ -253,8 +253,8 @@ def _normal_equations(graphdef, state, operator, measurements, weights, chunk, p
 
 
 def is_shared(dictionary):
-    """Whether the atoms are heads of one trunk."""
-    return dictionary.kind == "shared"
+    """Whether the atoms are heads of features that are computed as a whole."""
+    return dictionary.kind == "shared" and not dictionary.local
 
 
 def through_trunk(dictionary, count):

@@ -183,14 +183,30 @@ class ShapedCollection:
         return images.fit_to_size(image, self.shape[:-1], True, self.crop, self.title)
 
 
-class AugmentedCollection:
-    """`collection` followed by deterministic copies: mirrored, and shifted by a few samples.
+# The eight symmetries of a square: rows and columns exchanged, then rows, columns turned round. The
+# first two, itself and its mirror image, are those of any signal.
+_IMAGES = (
+    (False, False, False),
+    (False, False, True),
+    (False, True, False),
+    (False, True, True),
+    (True, False, False),
+    (True, False, True),
+    (True, True, False),
+    (True, True, True),
+)
 
-    mirror: doubles the collection, flipping the last grid axis. shifts: that many distinct seeded
-    shifts, none of them zero, of every signal and of its mirror image, up to max_shift samples
-    along each axis, the edge repeated. Length S * (1 + mirror) * (1 + shifts); signals 0..S-1 are
-    the originals, names 'x', 'x/mirror', 'x/shift1', 'x/mirror/shift1'.
-    Raises ValueError naming the config key when max_shift admits fewer shifts than asked for.
+
+class AugmentedCollection:
+    """`collection` followed by deterministic copies: mirrored, turned, shifted by a few samples.
+
+    mirror: doubles the collection, flipping the last grid axis. turns: the eight symmetries of a
+    square picture instead, mirror images among them. shifts: that many distinct seeded shifts, none
+    of them zero, of every signal and of each of its images, up to max_shift samples along each
+    axis, the edge repeated. Length S * (1 + mirror, or 8) * (1 + shifts); signals 0..S-1 are the
+    originals, names 'x', 'x/mirror', 'x/turn2', 'x/shift1', 'x/mirror/shift1'.
+    Raises ValueError naming the config key when max_shift admits fewer shifts than asked for, and
+    for turns of what is no square picture or beside mirror.
     """
 
     def __init__(
@@ -200,8 +216,14 @@ class AugmentedCollection:
         shifts: int = 0,
         max_shift: int = 1,
         seed: int = 0,
+        turns: bool = False,
     ):
         grid_rank = len(collection.shape) - 1
+        if turns and mirror:
+            raise ValueError("data.augment.mirror: True; allowed beside turns, which mirror: False")
+        if turns and (grid_rank != 2 or collection.shape[0] != collection.shape[1]):
+            allowed = f"False for signals of {list(collection.shape[:-1])}, which are not square"
+            raise ValueError(f"data.augment.turns: True; allowed: {allowed}")
         possible = (2 * max_shift + 1) ** grid_rank - 1
         if shifts < 0 or max_shift < 0:
             raise ValueError(
@@ -224,12 +246,11 @@ class AugmentedCollection:
         self.shape = tuple(collection.shape)
         self.title = collection.title
         self._known_offsets = {}
-        # One entry a copy of the whole collection: (mirrored, number of the shift, 0 for none).
-        self.variants = [(m, s) for s in range(shifts + 1) for m in range(2 if mirror else 1)]
-        suffixes = [
-            ("/mirror" if mirrored else "") + (f"/shift{shift}" if shift else "")
-            for mirrored, shift in self.variants
-        ]
+        # One entry a copy of the whole collection: (image of _IMAGES, shift, 0 for none).
+        images = len(_IMAGES) if turns else 2 if mirror else 1
+        self.variants = [(i, s) for s in range(shifts + 1) for i in range(images)]
+        words = ["", "/mirror", *(f"/turn{image}" for image in range(2, len(_IMAGES)))]
+        suffixes = [words[i] + (f"/shift{s}" if s else "") for i, s in self.variants]
         self.names = [name + suffix for suffix in suffixes for name in collection.names]
 
     def __len__(self) -> int:
@@ -237,12 +258,10 @@ class AugmentedCollection:
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         variant, original = divmod(position(index, len(self)), len(self.collection))
-        mirrored, shift = self.variants[variant]
-        signal = self.collection[original]
-        if mirrored:
-            signal = np.flip(signal, axis=-2)
+        image, shift = self.variants[variant]
+        signal = _image(self.collection[original], image)
         if shift:
-            signal = shifted(signal, self._offsets(original, mirrored)[shift - 1])
+            signal = shifted(signal, self._offsets(original, image)[shift - 1])
         return np.ascontiguousarray(signal)
 
     @property
@@ -255,8 +274,8 @@ class AugmentedCollection:
     ) -> Float[np.ndarray, "*size C"]:
         """The part [*size, C] of a signal that begins at `corner`, read from the original."""
         variant, original = divmod(position(index, len(self)), len(self.collection))
-        mirrored, shift = self.variants[variant]
-        offset = self._offsets(original, mirrored)[shift - 1] if shift else (0,) * len(size)
+        image, shift = self.variants[variant]
+        offset = self._offsets(original, image)[shift - 1] if shift else (0,) * len(size)
         counts = self.shape[:-1]
         first = [start - int(step) for start, step in zip(corner, offset, strict=True)]
         # What of the window lies inside; beyond the border the edge is repeated.
@@ -266,30 +285,49 @@ class AugmentedCollection:
             for at, length, n in zip(first, size, counts, strict=True)
         ]
         extent = [end - start + 1 for start, end in zip(low, high, strict=True)]
-        if mirrored:
-            corner = (*low[:-1], counts[-1] - 1 - high[-1])
-            part = self.collection.window(original, corner, extent)[..., ::-1, :]
-        else:
-            part = self.collection.window(original, low, extent)
+        part = self._part(original, image, low, extent)
         for axis, (at, start, length) in enumerate(zip(first, low, size, strict=True)):
             if extent[axis] != length:
                 places = np.clip(np.arange(at, at + length) - start, 0, extent[axis] - 1)
                 part = np.take(part, places, axis=axis)
         return np.ascontiguousarray(part)
 
-    def _offsets(self, original, mirrored):
+    def _part(self, original, image, low, extent):
+        """The part of an image of a signal that begins at `low` inside of it."""
+        swapped, *flipped = _IMAGES[image]
+        sides = [False] * (len(low) - 2) + flipped if len(low) > 1 else flipped[1:]
+        counts = self.shape[:-1]
+        corner = [
+            n - start - length if flip else start
+            for flip, n, start, length in zip(sides, counts, low, extent, strict=True)
+        ]
+        if swapped:
+            corner, extent = corner[::-1], extent[::-1]
+        return _image(self.collection.window(original, corner, extent), image)
+
+    def _offsets(self, original, image):
         """The shifts of one signal, [shifts, grid rank] samples; a function of the seed alone."""
-        known = self._known_offsets.get((original, mirrored))
+        known = self._known_offsets.get((original, image))
         if known is not None:
             return known
         rank, width = len(self.shape) - 1, 2 * self.max_shift + 1
         centre = (width**rank - 1) // 2  # the number of the zero shift
-        generator = np.random.default_rng([self.seed, original, mirrored])
+        generator = np.random.default_rng([self.seed, original, image])
         chosen = generator.choice(width**rank - 1, self.shifts, replace=False)
         chosen = chosen + (chosen >= centre)
         offsets = np.stack(np.unravel_index(chosen, (width,) * rank), axis=-1) - self.max_shift
-        self._known_offsets[original, mirrored] = offsets
+        self._known_offsets[original, image] = offsets
         return offsets
+
+
+def _image(signal, image):
+    """One of `_IMAGES` of a signal [*grid, C]."""
+    swapped, rows, columns = _IMAGES[image]
+    if swapped:
+        signal = signal.swapaxes(-3, -2)
+    if rows:
+        signal = np.flip(signal, -3)
+    return np.flip(signal, -2) if columns else signal
 
 
 def shifted(

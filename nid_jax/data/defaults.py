@@ -9,7 +9,7 @@ from nid_jax.configs.parts import data as groups
 
 DEFAULTS = {
     **groups.pictures("", *groups.SOURCES),
-    "augment": {**groups.augment(), "warps": 0},
+    "augment": groups.augment(),
     "patch": groups.patches(),
 }
 """Every key that sources of pictures and `open_collection` read, at the value that configs have."""

@@ -19,7 +19,7 @@ def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
     'test'; seed: the run's, for random splits, crops and augmentation. In order: the source
     data.name opens data.root and brings its pictures to data.size; the first data.num_train or
     data.num_test signals are kept (0: all); the train split is augmented (data.augment: mirrored,
-    shifted, volumes warped); signals are cut to patches (data.patch.size above 0: a
+    turned, shifted, warped); signals are cut to patches (data.patch.size above 0: a
     PatchCollection, whose .stitch puts them together again).
     Raises ValueError or FileNotFoundError naming the key or file and what is allowed.
     """
@@ -37,19 +37,28 @@ def open_collection(config: ConfigDict, split: str, seed: int) -> Collection:
     collection = opener(config, split, seed)
     collection = limited(collection, config, split)
     augment, patch = config.augment, config.patch
-    if split == "train" and (augment.mirror or augment.shifts or patch.size):
+    images = augment.mirror or augment.turns or augment.shifts
+    moved = augment.warps and config.name not in SHAPES
+    if split == "train" and (images or moved or patch.size):
         collection = decoded(collection, config.decoded_gib)
-    if split == "train" and augment.get("warps", 0):
-        # The interpolation that it needs would keep every other command waiting.
-        from nid_jax.data.warps import WarpedVolumes
-
-        collection = WarpedVolumes(
-            collection, augment.warps, augment.strength, augment.pieces, seed
-        )
-    if split == "train" and (augment.mirror or augment.shifts):
-        collection = AugmentedCollection(
-            collection, augment.mirror, augment.shifts, augment.max_shift, seed
-        )
+    if split == "train" and augment.warps:
+        collection = _warped(collection, config.name, augment, seed)
+    if split == "train" and images:
+        shifts = augment.shifts, augment.max_shift
+        collection = AugmentedCollection(collection, augment.mirror, *shifts, seed, augment.turns)
     if patch.size:
         collection = PatchCollection(collection, patch.size, patch.overlap)
     return collection
+
+
+def _warped(collection, name, augment, seed):
+    """A collection and warped copies: volumes along their axes, pictures by affine maps."""
+    # The interpolation that they need would keep every other command waiting.
+    if name in SHAPES:
+        from nid_jax.data.warps import WarpedVolumes
+
+        return WarpedVolumes(collection, augment.warps, augment.strength, augment.pieces, seed)
+    from nid_jax.data.affine import MovedPictures
+
+    sizes = augment.rotation, augment.zoom, augment.move
+    return MovedPictures(collection, augment.warps, *sizes, seed)

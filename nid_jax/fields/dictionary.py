@@ -248,6 +248,11 @@ class SharedDictionary(Dictionary):
         super().__init__(embedding, num_experts, channels, layers, rngs=rngs)
 
     @property
+    def local(self) -> bool:
+        """Whether few features are not zero at a point, and the others are never computed."""
+        return not self.kernels and 0 < _GATHER_COST * self.embedding.num_local < self.num_features
+
+    @property
     def num_features(self) -> int:
         """F, what the heads read."""
         return self.sizes[-1] + (self.sizes[0] if self.skip else 0)
@@ -278,13 +283,26 @@ class SharedDictionary(Dictionary):
         kernel = self.head_kernel[...].swapaxes(1, 2)
         return jnp.concatenate([kernel, self.head_bias[...][None]], 0)
 
+    def _read(self, x: Float[Array, "P D"], kernel: Float[Array, "F C A"]) -> Float[Array, "P A C"]:
+        """What heads without a bias give at points."""
+        if not self.local:
+            return numerics.einsum("ph,hca->pac", self.features(x), kernel)
+        places, values = self.embedding.local(x)
+
+        # One neighbour of all points after another: rows are read and added, never held together.
+        def add(total, near):
+            place, value = near
+            return total + value[:, None, None] * kernel[place], None
+
+        start = jnp.zeros((len(x), *kernel.shape[1:]), kernel.dtype)
+        total, _ = jax.lax.scan(add, start, (places.T, values.T))
+        return total.swapaxes(1, 2)
+
     def basis(self, x: Float[Array, "P D"]) -> Float[Array, "P E C"]:
-        kernel, bias = self.head_kernel[...], self.head_bias[...]
-        return numerics.einsum("ph,hce->pec", self.features(x), kernel) + bias
+        return self._read(x, self.head_kernel[...]) + self.head_bias[...]
 
     def basis_of(self, x: Float[Array, "P D"], indices: Int[Array, " K"]) -> Float[Array, "P K C"]:
-        kernel, bias = self.head_kernel[...][..., indices], self.head_bias[...][indices]
-        return numerics.einsum("ph,hck->pkc", self.features(x), kernel) + bias
+        return self._read(x, self.head_kernel[...][..., indices]) + self.head_bias[...][indices]
 
     def refit(
         self,
@@ -312,16 +330,32 @@ class SharedDictionary(Dictionary):
         return kernel, numerics.einsum("se,ec->sc", codes, self.head_bias[...])
 
     def _chunk(self) -> int:
+        if self.local:
+            return self._local_chunk(self.num_experts)
         return _points_at_a_time(max(self.num_features, self.num_experts * self.channels))
+
+    def _local_chunk(self, count):
+        """Points at which `count` heads of local features are read at a time."""
+        return _points_at_a_time(count * self.channels)
 
     def cost(self, order: str, points: int, signals: int, active: int) -> int:
         width, num_experts, channels = self.num_features, self.num_experts, self.channels
+        if self.local:
+            near = _GATHER_COST * self.embedding.num_local
+            if order == "fold":
+                return 2 * signals * channels * (width * num_experts + near * points)
+            return 2 * points * num_experts * channels * (near + signals)
         if order == "fold":
             return 2 * signals * width * channels * (num_experts + points)
         return 2 * points * num_experts * channels * (width + signals)
 
     def _fold(self, x: Float[Array, "P D"], gates: Gates) -> Float[Array, "S P C"]:
-        return self._mix(self.features(x), gates.values)
+        if not self.local:
+            return self._mix(self.features(x), gates.values)
+        kernel, bias = self._folded(gates.values)
+        chunk = self._local_chunk(len(gates.values))
+        values = over_points(lambda piece: self._read(piece, kernel), x, chunk)
+        return values.swapaxes(0, 1) + bias[:, None, :]
 
     def combine_features(
         self, features: Float[Array, "P F"], gates: Gates

@@ -27,13 +27,21 @@ BANDS = ("box", "ball")
 
 
 class Embedding(nnx.Module):
-    """What every embedding has: dims (D), size (F, the width of its output), and the call."""
+    """What every embedding has: dims (D), size (F, the width of its output), and the call.
+
+    num_local: N, features that are not zero at a point, where `local` gives them alone; else 0.
+    """
 
     dims: int
     size: int
+    num_local: int = 0
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """x [..., D] -> [..., F]."""
+        raise NotImplementedError
+
+    def local(self, x: Float[Array, "P D"]) -> tuple[Int[Array, "P N"], Float[Array, "P N"]]:
+        """The features that are not zero at each point x [P, D]: places and values."""
         raise NotImplementedError
 
 
@@ -276,6 +284,7 @@ class Splines(Embedding):
             raise ValueError(f"dictionary.embedding.degree={degree}; allowed: 0 to {MAX_DEGREE}")
         self.counts = _checked_counts(counts, degree + 1)
         self.degree, self.dims, self.size = degree, len(self.counts), math.prod(self.counts)
+        self.num_local = (degree + 1) ** self.dims
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """x [..., D] -> [..., F]."""
@@ -289,10 +298,7 @@ class Splines(Embedding):
         return _tensor_product(columns)
 
     def local(self, x: Float[Array, "P D"]) -> tuple[Int[Array, "P N"], Float[Array, "P N"]]:
-        """The N = (degree + 1)^D splines that are not zero at each point: places and values.
-
-        x [P, D] -> (int32 [P, N], [P, N]).
-        """
+        """The N = (degree + 1)^D splines that are not zero at each point x [P, D]."""
         x, width = jnp.asarray(x), np.arange(self.degree + 1)
         places, products = jnp.zeros((len(x), 1), jnp.int32), jnp.ones((len(x), 1), x.dtype)
         for axis, count in enumerate(self.counts):

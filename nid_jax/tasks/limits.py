@@ -62,6 +62,7 @@ def settled(
         together = limits.config.data.get("time") == "coordinate"
         _fit_grid(limits, (sizes[0].count, *shape) if together else shape)
         pieces = _pieces(limits.config, shape)
+        _fit_turns(limits, shape)
     if there.learned is not None:
         copies = _copies(limits.config) * (pieces or 1)
         copies *= _chosen(limits.config, there.learned, "train")
@@ -168,10 +169,20 @@ def _fit_grid(limits, shape):
         limits.most("train.points", math.prod(shape), "the points of a signal")
 
 
+def _fit_turns(limits, shape):
+    """Signals that are not square have two of its symmetries at least."""
+    square = len(shape) == 2 and shape[0] == shape[1]
+    if limits.get("data.augment.turns") and not square and "data.augment.turns" not in limits.typed:
+        limits.give_way("data.augment.turns", False)
+        if "data.augment.mirror" not in limits.typed:
+            limits.give_way("data.augment.mirror", True)
+
+
 def _copies(config):
     """How many of each training signal data.augment makes."""
     augment = data.completed(config.data).augment
-    return math.prod(1 + max(augment[key], 0) for key in ("warps", "mirror", "shifts"))
+    images = 8 if augment.turns else 1 + augment.mirror
+    return images * math.prod(1 + max(augment[key], 0) for key in ("warps", "shifts"))
 
 
 def _pieces(config, shape):

@@ -55,6 +55,7 @@ def check(config: ConfigDict) -> None:
     for key, value, allowed in (
         ("data.patch.size", signals.patch.size, 0),
         ("data.augment.mirror", signals.augment.mirror, False),
+        ("data.augment.turns", signals.augment.turns, False),
         ("data.augment.shifts", signals.augment.shifts, 0),
         ("train.chunks", config.train.chunks, "random"),
     ):

@@ -51,6 +51,8 @@ _WHOLE = {
     "num_train": 0,
     "num_test": 0,
     "augment.mirror": False,
+    "augment.turns": False,
+    "augment.warps": 0,
     "augment.shifts": 0,
     "patch.size": 0,
 }

@@ -16,7 +16,7 @@ from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
-from nid_jax import devices, sharding
+from nid_jax import devices, errors, sharding
 from nid_jax.coding.operators import Operator
 from nid_jax.fields.dictionary import Dictionary, SharedDictionary
 from nid_jax.fields.model import (
@@ -31,6 +31,13 @@ from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
+from nid_jax.training.components import (
+    ERRORS,
+    MOST_COEFFICIENTS,
+    component_heads,
+    put_heads,
+)
+from nid_jax.training.lattice_components import lattice_heads
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.reseeding import reseed
 from nid_jax.training.steps import (
@@ -44,9 +51,21 @@ from nid_jax.training.steps import (
 )
 from nid_jax.training.strategies import build_strategy
 
+HEADS = ("drawn", "components")
+
 
 class TrainingDiverged(ValueError):
     """The loss or a gradient was not finite."""
+
+
+class Measured(Protocol):
+    """What training asks of measured signals; `tasks.Measured` says what each is."""
+
+    @property
+    def operator(self) -> Operator: ...
+
+    @property
+    def values(self) -> Callable[[int], np.ndarray]: ...
 
 
 class Task(Protocol):
@@ -86,7 +105,7 @@ class Trainer:
         self.steps = -(-config.train.steps // self.per_batch) * self.per_batch
         per_epoch = self.per_batch * max(len(collection) // config.train.batch_size, 1)
         self.warmup_steps = config.train.warmup_epochs * per_epoch if config.router.top_k else 0
-        self.optimizer = build_optimiser(config.train.optimizer, self.steps)
+        self.optimizer = build_optimiser(config.train.optimizer, max(self.steps, 1))
         self._build(collection)
         self.clock = monitoring.Chronometer()
         self.compiled: dict[bool, jax.stages.Compiled] = {}
@@ -154,6 +173,22 @@ class Trainer:
             self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
         return self.compiled[dense]
 
+    def find_heads(self, measured: Measured, collection: Any) -> str:
+        """Heads in closed form, from what training sees of the signals. -> words on them."""
+        wanted = self.config.dictionary.components
+        shrinkage = None if wanted.shrinkage < 0 else wanted.shrinkage
+        model = self.model()
+        assert isinstance(model.dictionary, SharedDictionary), "check() refuses other kinds"
+        with self.clock.pause("heads"):
+            with errors.named("dictionary"):
+                heads = _component_heads(
+                    model.dictionary, measured, collection, wanted.errors, shrinkage
+                )
+            put_heads(model.dictionary, heads)
+            params = nnx.state(model, nnx.Param)
+            self.state = jax.device_put(dataclasses.replace(self.state, params=params), self.layout)
+        return f"heads       {heads.words()}; {self.clock.seconds('heads'):.1f} s"
+
     def reseed(self, batch: Batch) -> int:
         """Give dead experts the worst-explained signals of a batch. -> how many there were."""
         share, seed = self.config.train.dead_below, self.config.seed
@@ -188,6 +223,13 @@ class Trainer:
         return restored.step
 
 
+def _component_heads(dictionary, measured, collection, errors, shrinkage):
+    """Those of a covariance, or of the signals' products where features are too many for one."""
+    if dictionary.num_features * dictionary.channels > MOST_COEFFICIENTS:
+        return lattice_heads(dictionary, collection, errors, shrinkage or 0.0)
+    return component_heads(dictionary, measured, collection.names, errors, shrinkage)
+
+
 def _templates(items: dict[str, Any]) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: abstract(leaf, leaf.sharding), items)
 
@@ -195,9 +237,11 @@ def _templates(items: dict[str, Any]) -> dict[str, Any]:
 def check(config: ConfigDict) -> None:
     """Raise ValueError, naming the key, for a training that cannot be."""
     build_strategy(config, None)
+    _check_heads(config.dictionary)
+    found = config.dictionary.get("heads") == "components"
     for group, key, least in (
         ("", "seed", 0),
-        ("train", "steps", 1),
+        ("train", "steps", 0 if found else 1),
         ("train", "points", 0),
         ("train", "warmup_epochs", 0),
         ("train", "log_every", 0),
@@ -215,6 +259,27 @@ def check(config: ConfigDict) -> None:
     if config.train.codes == "surface" and config.train.reseed_every:
         raise ValueError(
             "train.reseed_every: 0 is wanted by train.codes=surface: no value is known"
+        )
+
+
+def _check_heads(dictionary: ConfigDict) -> None:
+    """Raise ValueError, naming the key, for heads that cannot be."""
+    if dictionary.heads not in HEADS:
+        raise ValueError(f"dictionary.heads: {dictionary.heads!r}; allowed: {', '.join(HEADS)}")
+    if dictionary.heads != "drawn" and dictionary.kind != "shared":
+        raise ValueError(
+            f"dictionary.heads: {dictionary.heads!r}; allowed for dictionary.kind="
+            f"{dictionary.kind}, whose experts share no features: drawn"
+        )
+    wanted = dictionary.components
+    if wanted.errors not in ERRORS:
+        raise ValueError(
+            f"dictionary.components.errors: {wanted.errors!r}; allowed: {', '.join(ERRORS)}"
+        )
+    if not wanted.shrinkage <= 1:
+        raise ValueError(
+            f"dictionary.components.shrinkage: {wanted.shrinkage}; allowed: at most 1, below 0 "
+            "chooses"
         )
 
 
@@ -277,6 +342,7 @@ def train(
         checkpoints.Checkpoints(workdir.checkpoints, **keep) as saved,
         Preemption() as preemption,
     ):
+        fresh = saved.latest_step() is None
         start = trainer.restore(saved)
         # Not before: a run that does not go on must not lose its own.
         workdir.save_config(config)
@@ -289,6 +355,8 @@ def train(
             if start:
                 progress.message(f"resumed from step {start} of {workdir.checkpoints}")
             _announce(trainer, workdir, progress, notes)
+            if fresh and config.dictionary.heads == "components":
+                progress.message(trainer.find_heads(task.learned_from(collection), collection))
             step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
     summary = _summary(trainer, step)
     workdir.write_json("summary.json", summary)
@@ -336,6 +404,8 @@ class _Loop:
         """Steps from `start` to the last one, or until told to stop. -> the step reached."""
         trainer, config = self.trainer, self.trainer.config.train
         step, pending = start, []
+        if not trainer.steps and self.saved.latest_step() is None:
+            self._save(step, self._evaluated(step))
         while step < trainer.steps:
             if trainer.at_boundary(step):
                 if self.preemption.requested:
@@ -432,7 +502,8 @@ def _summary(trainer: Trainer, step: int) -> dict[str, Any]:
     seconds = trainer.clock.summary()
     return {
         "steps": step,
-        "train_seconds": seconds["run"],
+        "train_seconds": seconds["run"] + seconds.get("heads", 0.0),
+        "heads_seconds": seconds.get("heads", 0.0),
         "compile_seconds": seconds.get("compile", 0.0),
         "evaluate_seconds": seconds.get("evaluate", 0.0),
         "checkpoint_seconds": seconds.get("checkpoint", 0.0),

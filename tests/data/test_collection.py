@@ -106,6 +106,48 @@ def test_augmented_order_names_and_values():
             np.testing.assert_array_equal(augmented[index], expected)
 
 
+def test_turns_are_the_eight_symmetries_of_a_square():
+    square = np.random.default_rng().random((2, 5, 5, 3), np.float32)
+    collection = ArrayCollection(square, ["a", "b"], "squares")
+    turned = AugmentedCollection(collection, turns=True)
+    assert len(turned) == 16
+    assert turned.names[:6] == ["a", "b", "a/mirror", "b/mirror", "a/turn2", "b/turn2"]
+    expected = {
+        np.ascontiguousarray(np.rot90(side, times)).tobytes()
+        for side in (square[0], square[0, :, ::-1])
+        for times in range(4)
+    }
+    assert {turned[index].tobytes() for index in range(0, 16, 2)} == expected
+    np.testing.assert_array_equal(turned[2], square[0, :, ::-1])
+
+
+def test_windows_of_turned_and_shifted_copies_are_parts_of_them(tmp_path):
+    square = np.random.default_rng().random((2, 9, 9, 1), np.float32)
+
+    class Windows(ArrayCollection):
+        windows = True
+
+        def window(self, index, corner, size):
+            rows, columns = (slice(a, a + n) for a, n in zip(corner, size, strict=True))
+            return self[index][rows, columns]
+
+    turned = AugmentedCollection(Windows(square, ["a", "b"], "squares"), False, 2, 3, 7, True)
+    for index in range(len(turned)):
+        for corner in ((0, 0), (4, 1), (5, 5)):
+            part = turned.window(index, corner, (4, 3))
+            rows, columns = slice(corner[0], corner[0] + 4), slice(corner[1], corner[1] + 3)
+            np.testing.assert_array_equal(part, turned[index][rows, columns])
+
+
+def test_turns_are_of_square_pictures_alone():
+    wide = ArrayCollection(np.zeros((1, 4, 5, 1)), ["a"], "wide")
+    with pytest.raises(ValueError, match=r"data\.augment\.turns: True; allowed: False for .*4, 5"):
+        AugmentedCollection(wide, turns=True)
+    square = ArrayCollection(np.zeros((1, 4, 4, 1)), ["a"], "square")
+    with pytest.raises(ValueError, match=r"data\.augment\.mirror: True; allowed beside turns"):
+        AugmentedCollection(square, True, turns=True)
+
+
 def test_augmentation_is_random_access_and_seeded():
     collection = make_collection(4)
     first = AugmentedCollection(collection, True, 3, 2, seed=1)

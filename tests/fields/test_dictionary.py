@@ -25,6 +25,9 @@ def _config(kind="shared", **changes):
         "shape": 0.0,
         "num_centres": 9,
         "sigma": 2.0,
+        "counts": changes.pop("counts", ()),
+        "band": "box",
+        "degree": 3,
     }
     values = {
         "kind": kind,
@@ -453,3 +456,31 @@ def test_heads_read_the_embedding_too(num_layers, skip):
     codes = np.random.default_rng().normal(size=(4, 10)).astype(np.float32)
     rendered = dictionary(x, codes)
     np.testing.assert_allclose(rendered, np.einsum("se,pec->spc", codes, expected), atol=1e-4)
+
+
+def test_local_features_are_read_as_the_dense_ones():
+    x = jnp.asarray(np.random.default_rng().uniform(-1, 1, (40, 2)).astype(np.float32))
+    splines = {"num_layers": 1, "embedding": "spline", "counts": (31, 30)}
+    dictionary = _build("shared", 2, 2, **splines)
+    assert dictionary.local
+    full = np.asarray(dictionary.features(x), np.float64)
+    heads = np.asarray(dictionary.heads(), np.float64)
+    expected = np.einsum("pf,fec->pec", full, heads[:-1]) + heads[-1]
+    np.testing.assert_allclose(dictionary.basis(x), expected, atol=1e-4)
+    chosen = jnp.asarray([3, 0, 7])
+    np.testing.assert_allclose(dictionary.basis_of(x, chosen), expected[:, [3, 0, 7]], atol=1e-4)
+    codes = np.random.default_rng().normal(size=(4, 10)).astype(np.float32)
+    rendered = np.einsum("se,pec->spc", codes, expected)
+    for order in dictionary.orders:
+        gates = routing.Gates(jnp.asarray(codes), None, None, jnp.zeros((4, 2)))
+        np.testing.assert_allclose(dictionary.combine(x, gates, order), rendered, atol=3e-4)
+
+    def value(at):
+        return dictionary(at[None], codes[0])[0, 0]
+
+    slope = jax.vmap(jax.grad(value))(x)
+    step = 1e-3
+    for axis in range(2):
+        moved = [x.at[:, axis].add(sign * step) for sign in (1, -1)]
+        ends = [np.asarray(jax.vmap(value)(at), np.float64) for at in moved]
+        np.testing.assert_allclose(slope[:, axis], (ends[0] - ends[1]) / (2 * step), atol=0.3)

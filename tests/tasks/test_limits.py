@@ -236,7 +236,7 @@ def test_limits_follow_one_another():
 def test_patches_are_counted():
     config = load("image", "cpu")
     config.data.patch.size = 16
-    config.data.augment.update({"mirror": False, "shifts": 0})
+    config.data.augment.update({"mirror": False, "warps": 0})
     found, _ = limits.settled(config, limits.Available(surveyed(3), surveyed(1)))
     assert found.train.batch_size == found.prior.num_signals == 12
     config.data.patch.size = 40
@@ -247,10 +247,20 @@ def test_patches_are_counted():
 
 def test_a_batch_is_dealt_out_over_devices():
     config = load("image", "cpu")
-    config.data.augment.update({"mirror": False, "shifts": 0})
+    config.data.augment.update({"mirror": False, "warps": 0})
     config.mesh.data = 4
     found, _ = limits.settled(config, limits.Available(surveyed(43), surveyed(5)))
     assert found.train.batch_size == 40
+
+
+def test_turns_of_what_is_not_square_are_mirror_images():
+    config = load("image", "photos")
+    there = limits.Available(surveyed(30, ((20, 30),)), surveyed(5, ((20, 30),)))
+    found, line = limits.settled(config, there)
+    assert (found.data.augment.turns, found.data.augment.mirror) == (False, True)
+    assert "data.augment.turns True -> False" in line
+    kept, _ = limits.settled(config, there, typed=["data.augment.turns"])
+    assert kept.data.augment.turns
 
 
 def test_too_few_codes_for_neighbours_take_one_prior():
@@ -329,7 +339,6 @@ def test_photos_on_a_folder_of_340(call, tmp_path):
     result = run_small(call, tmp_path, "image", "photos", tmp_path / "pictures", "data.name=folder")
     check_run(result)
     assert "data.num_train 4000 -> 272" in result.err
-    assert "train.batch_size 400 -> 272" in result.err
     assert "data.resize False -> True" in result.err
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from absl import logging
+from flax import nnx
 
 from nid_jax import tasks
 from nid_jax.storage.workdir import Workdir
@@ -268,3 +269,76 @@ def test_a_loop_moves_nothing_in_silence(explicit, tmp_path, monkeypatch):
     else:
         with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
             train(config, tmp_path)
+
+
+# Heads in closed form
+
+
+def components_config(**changes):
+    return make_config(
+        dictionary__heads="components",
+        dictionary__num_layers=1,
+        dictionary__embedding__kind="cosine",
+        router__kind="none",
+        train__codes="varpro",
+        **changes,
+    )
+
+
+def test_heads_alone_need_no_step(tmp_path):
+    config = components_config(train__steps=0)
+    workdir, task = Workdir(tmp_path), tasks.build(config)
+    first = loop.train(task, config, workdir)
+    assert (first.step, first.interrupted) == (0, False)
+    assert first.summary["heads_seconds"] > 0
+    atoms = np.asarray(
+        first.model.dictionary.basis(task.learned_from(task.open("train")).operator.points)
+    )
+    products = np.einsum("pec,pfc->ef", atoms, atoms) / len(atoms)
+    np.testing.assert_allclose(products, np.eye(8), atol=1e-5)
+    # What is there is not found again.
+    again = loop.train(task, config, workdir)
+    assert "heads_seconds" in again.summary
+    for one, other in zip(
+        jax.tree.leaves(nnx.state(first.model)),
+        jax.tree.leaves(nnx.state(again.model)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_descent_goes_on_from_heads_and_resumes_bit_for_bit(tmp_path):
+    config = components_config(train__steps=6, train__checkpoint_every=3)
+    half = components_config(train__steps=3, train__checkpoint_every=3)
+    # The schedule is the longer run's.
+    half.train.optimizer.schedule = config.train.optimizer.schedule = "constant"
+    whole = loop.train(tasks.build(config), config, Workdir(tmp_path / "constant"))
+    loop.train(tasks.build(half), half, Workdir(tmp_path / "parts"))
+    resumed = loop.train(tasks.build(config), config, Workdir(tmp_path / "parts"))
+    for one, other in zip(
+        jax.tree.leaves(nnx.state(whole.model)),
+        jax.tree.leaves(nnx.state(resumed.model)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dictionary__heads": "pca"}, "dictionary.heads: 'pca'; allowed: drawn, components"),
+        (
+            {"dictionary__heads": "components", "dictionary__kind": "independent"},
+            "dictionary.heads: 'components'; allowed for dictionary.kind=independent.*: drawn",
+        ),
+        ({"dictionary__components__errors": "l1"}, "components.errors: 'l1'; allowed: log, square"),
+        (
+            {"dictionary__components__shrinkage": 2.0},
+            "components.shrinkage: 2.0; allowed: at most 1",
+        ),
+        ({"train__steps": 0}, "train.steps: 0; allowed: 1 or more"),
+    ],
+)
+def test_heads_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message.replace(".", r"\.").replace(r"\.*", ".*")):
+        loop.check(make_config(**changes))

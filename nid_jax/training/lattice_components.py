@@ -1,0 +1,144 @@
+"""Heads in closed form on lattices too fine for a covariance of their features.
+
+On a grid the splines of `fields.embeddings.Splines` are products of those along each axis, so that
+signals are projected on them axis by axis, and their leading directions are found from the products
+of the signals with one another, [S, S] (the method of snapshots: Sirovich 1987). Otherwise as
+`components`, without shrinkage.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float
+
+from nid_jax.errors import ArgumentError
+from nid_jax.fields.coordinates import grid
+from nid_jax.fields.dictionary import SharedDictionary
+from nid_jax.fields.embeddings import Splines
+from nid_jax.training.components import ERRORS, Heads
+
+MOST_SIGNALS = 4096
+"""Signals whose products are held; of more, so many at even distances are taken."""
+
+# Splines that all samples of an axis leave next to nothing of are not told apart by them.
+_WEAKEST = 1e-5
+_ROUNDS = 2
+_LEAST_ERROR = 0.01
+_FOLDS = 5
+
+
+def lattice_heads(
+    dictionary: SharedDictionary, collection: Any, errors: str = "log", shrinkage: float = 0.0
+) -> Heads:
+    """The heads that leave least of a collection, for splines without a trunk. -> `Heads`.
+
+    collection: signals [*grid, C] on a whole grid, with names; of those of one name, 'name/copy',
+    all are held out together where the error is measured. errors: as in
+    `components.component_heads`. Raises ArgumentError for other features, a shrinkage, or another
+    word for errors.
+    """
+    if errors not in ERRORS:
+        raise ArgumentError("errors", errors, ", ".join(ERRORS))
+    if shrinkage > 0:
+        allowed = "0 or below: a covariance of so many features is not held"
+        raise ArgumentError("shrinkage", shrinkage, allowed)
+    if not isinstance(dictionary.embedding, Splines) or dictionary.kernels:
+        size = dictionary.num_features * dictionary.channels
+        allowed = f"'drawn' for {size} features x channels, but of splines with num_layers=1"
+        raise ArgumentError("heads", "components", allowed)
+    *grid_shape, channels = collection.shape
+    most = min(MOST_SIGNALS, len(collection))
+    chosen = np.unique(np.linspace(0, len(collection) - 1, most).astype(int))
+    axes = _Axes(dictionary.embedding, grid_shape)
+    signals = np.stack([axes.project(collection[int(index)]) for index in chosen])
+    products = signals @ signals.T
+    names = [collection.names[int(index)].split("/")[0] for index in chosen]
+    experts = min(dictionary.num_experts, signals.shape[1])
+
+    weights, held = np.ones(len(chosen)), _held_out(names)
+    for _ in range(_ROUNDS if errors == "log" else 0):
+        left = np.maximum(np.diag(products) - _explained(products, weights, experts), 0)
+        floor = _LEAST_ERROR * np.median(left) + np.finfo(np.float32).eps * products.max()
+        weights = 1 / (left + floor)
+        weights /= weights.mean()
+    energy = np.diag(products)[held]
+    unseen = np.where(held, 0, weights)
+    left = energy - _explained(products, unseen, experts)[held] if held.any() else energy
+    basis = _leading(signals, products, weights, experts)
+    kernel = axes.heads(basis, channels)
+    share = float(left.sum() / energy.sum()) if energy.sum() else 0.0
+    # Splines sum to one, and the directions are free of the constant.
+    bias = np.zeros((kernel.shape[-1], channels), np.float32)
+    return Heads(kernel, bias, 0.0, len(chosen), share)
+
+
+def _held_out(names: Sequence[str]) -> np.ndarray:
+    groups = np.unique(names, return_inverse=True)[1]
+    return groups % _FOLDS == _FOLDS - 1
+
+
+def _eigen(products, weights, most):
+    """Leading eigenvalues [E] and vectors [S, E] of weighted products, the largest first."""
+    root = np.sqrt(weights).astype(products.dtype)
+    size = len(products)
+    subset = (size - min(most, size), size - 1)
+    values, vectors = scipy.linalg.eigh(root[:, None] * products * root, subset_by_index=subset)
+    kept = values > np.finfo(np.float32).eps * max(values[-1], 0)
+    return values[kept][::-1], (root[:, None] * vectors[:, kept])[:, ::-1]
+
+
+def _explained(products, weights, most):
+    """Energy [S] of every signal in the leading directions under weights."""
+    values, vectors = _eigen(products, weights, most)
+    return np.square((products @ vectors) / np.sqrt(values)).sum(1)
+
+
+def _leading(signals, products, weights, most):
+    """Leading directions [R C, E] of signals [S, R C], orthonormal, most energy first."""
+    values, vectors = _eigen(products, weights, most)
+    basis = signals.T @ (vectors / np.sqrt(values)).astype(np.float32)
+    return np.linalg.qr(basis)[0]
+
+
+class _Axes:
+    """Orthonormal coordinates of splines on a grid, axis by axis."""
+
+    def __init__(self, embedding: Splines, grid_shape: Sequence[int]):
+        self.grid_shape, self.counts = tuple(grid_shape), embedding.counts
+        self.bases, self.back = [], []
+        for size, count in zip(grid_shape, embedding.counts, strict=True):
+            points = jnp.asarray(grid((size,)))
+            along = np.asarray(Splines((count,), embedding.degree)(points), np.float64)
+            left, sizes, right = np.linalg.svd(along, full_matrices=False)
+            kept = sizes > _WEAKEST * sizes[0]
+            self.bases.append(left[:, kept].astype(np.float32))
+            self.back.append((right[kept].T / sizes[kept]).astype(np.float32))
+        ones = np.ones((*grid_shape, 1), np.float32)
+        self.constant = self._applied(ones, [basis.T for basis in self.bases])[..., 0]
+
+    @staticmethod
+    def _applied(values, matrices):
+        """A matrix [n, m] along every axis of values [*m, C]. -> [*n, C]."""
+        for axis, matrix in enumerate(matrices):
+            values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
+        return values
+
+    def project(self, signal: Float[np.ndarray, "*grid C"]) -> Float[np.ndarray, " RC"]:
+        """Coordinates of a signal without its constant part."""
+        centred = signal - signal.mean(tuple(range(len(self.grid_shape))))
+        found = self._applied(centred.astype(np.float32), [basis.T for basis in self.bases])
+        # What is left of the constant by rounding.
+        share = np.tensordot(self.constant, found, self.constant.ndim)
+        found -= self.constant[..., None] * (share / np.square(self.constant).sum())
+        return found.reshape(-1)
+
+    def heads(self, basis: np.ndarray, channels: int) -> Float[np.ndarray, "F C E"]:
+        """Kernel of atoms of mean square 1 from directions [R C, E]."""
+        shape = [base.shape[1] for base in self.bases]
+        scale = np.sqrt(np.prod(self.grid_shape))
+        values = basis.reshape(*shape, channels * basis.shape[1]) * np.float32(scale)
+        kernel = self._applied(values, self.back)
+        return kernel.reshape(-1, channels, basis.shape[1])
