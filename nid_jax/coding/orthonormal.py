@@ -90,7 +90,7 @@ class OrthonormalEquations(NamedTuple):
     rest: jax.Array
     atom_mean: jax.Array
     target_mean: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     bias_weight: jax.Array
 
     @property
