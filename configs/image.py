@@ -184,6 +184,7 @@ def sparse(config):
 def independent(config):
     """E SIRENs of width 16 on bare coordinates."""
     trunk(config)
+    config.dictionary.num_experts = min(config.dictionary.num_experts, 1024)
     config.dictionary.update({"kind": "independent", "width": 16, "activation": "sine"})
     config.dictionary.embedding.kind = "identity"
     config.train.optimizer.learning_rate = 1e-3

@@ -26,7 +26,7 @@ CHOSEN = {
         f"dictionary.embedding.{name}": ("fields", (*PICTURES, "sdf"))
         for name in ("counts", "band", "degree")
     },
-    **{f"data.augment.{name}": ("data", PICTURES) for name in ("rotation", "zoom", "move")},
+    **{f"data.augment.{name}": ("data", STILL) for name in ("rotation", "zoom", "move")},
     **{f"router.{name}": ("fields", (*PICTURES, "sdf")) for name in ("max_norm", "pool")},
     **{f"train.{name}": ("training", (*PICTURES, "sdf")) for name in ("atoms_per_step", "lam")},
     **{f"prior.{name}": ("fitting", ("video",)) for name in ("lam", "shrinkage")},

@@ -383,16 +383,19 @@ def _announce(
 ) -> None:
     path = workdir.config if workdir.kept else ""
     lines = monitoring.device_summary(trainer.mesh, trainer.parameters, config_path=path)
-    beyond = _beyond_span(trainer.model().dictionary)
+    beyond = _beyond_span(trainer.model().dictionary, bool(trainer.config.router.top_k))
     for line in [*lines, *notes, *beyond]:
         progress.message(line)
     headers = ("parameter", "kind", "shape", "numbers")
     logging.info("%s", tables.table(parameter_overview(trainer.model()), headers))
 
 
-def _beyond_span(dictionary: Dictionary) -> list[str]:
-    """What to say of more experts than their features can tell apart, if anything."""
-    if not isinstance(dictionary, SharedDictionary):
+def _beyond_span(dictionary: Dictionary, sparse: bool) -> list[str]:
+    """What to say of more experts than their features can tell apart, if anything.
+
+    Of sparse codes more atoms than dimensions are wanted.
+    """
+    if not isinstance(dictionary, SharedDictionary) or sparse:
         return []
     most = dictionary.channels * (dictionary.num_features + 1)
     if dictionary.num_experts <= most:

@@ -177,8 +177,9 @@ def test_another_size_names_every_way_out(tmp_path, data_config):
         opened(data_config, tmp_path)
     assert str(caught.value) == (
         f"{tmp_path / 'q0.tif'}: is 5x5 (rows x columns), expected 6x7; set data.resize=true "
-        "(squashes), with data.crop=center (cuts to the aspect), or data.crops=N (random crops at "
-        "native resolution)"
+        "(squashes), with data.crop=center (cuts to the aspect), or data.patch.size=N with "
+        "data.size=() (patches of each at its own size), or data.crops=N (random crops at native "
+        "resolution)"
     )
 
 
@@ -231,7 +232,7 @@ def test_patches_of_what_is_too_large(tmp_path, data_config):
         patch = {"size": 20, "overlap": 3}
         patches = opened(data_config, tmp_path, patch=patch, gray=True)
         luma = values / 65535 @ [0.299, 0.587, 0.114]
-        for at, (row, column) in enumerate(patches.corners):
+        for at, (row, column) in enumerate(patches.corners[0]):
             expected = luma[row : row + 20, column : column + 20, None]
             np.testing.assert_allclose(patches[at], expected, atol=1e-6)
         assert len(opened(data_config, tmp_path, patch=patch, num_test=1)) == len(patches)

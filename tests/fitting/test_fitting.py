@@ -153,7 +153,7 @@ def test_patches_are_fitted_apart_and_scored_together(patched):
     workdir, _ = patched
     metrics, codes, _, names = read(workdir, "test")
     # 40x30 in patches of 16 that share 4: rows start at 0, 12, 24 and columns at 0, 12, 14.
-    assert metrics["layout"]["per_signal"] == 9
+    assert metrics["layout"]["pieces"] == [9, 9]
     assert codes.shape == (18, 8)
     assert names[0].endswith("/0_0")
     assert names[8].endswith("/24_14")

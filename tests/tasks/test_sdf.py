@@ -10,7 +10,6 @@ import pytest
 import trimesh
 from PIL import Image
 
-from nid_jax.storage import models
 from nid_jax.tasks.sdf import surface_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,18 +99,17 @@ def test_a_fit_leaves_codes_scores_meshes_and_pictures(trained):
     with Image.open(folder / "shaded.png") as picture:
         assert np.asarray(picture).std() > 5
     out = (trained / "stdout").read_text()
-    assert "IoU Chamfer Hausdorff Normals" in " ".join(out.split())
+    assert "IoU Chamfer, of cube -1..1 Hausdorff, of cube -1..1 Normals" in " ".join(out.split())
     assert "PSNR" not in out
 
 
 def test_the_scores_are_those_of_the_stored_codes(on_trained, trained):
     """IoU from the codes, the checkpoint and the shapes' own distances, in float64."""
-    from nid_jax import data
-    from nid_jax.storage.workdir import Workdir
+    from nid_jax import data, load
 
     folder = trained / "fits" / "test"
     codes, bias = (part.astype(np.float64) for part in codes_of(folder))
-    loaded = models.load_model(Workdir(trained, read_only=True))
+    loaded = load(trained)
     model, config = loaded.model, loaded.config
     axis = np.linspace(-1, 1, 16)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
