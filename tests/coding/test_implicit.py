@@ -233,7 +233,8 @@ def test_codes_on_a_support_have_it(kind, name, weighted):
     graphdef, theta, rng = problem(kind, name, weighted)
     indices = np.stack([rng.permutation(EXPERTS)[:3] for _ in range(SIGNALS)]).astype(np.int32)
     indices[1, 2] = -1
-    compare(graphdef, theta, rng, indices=indices)
+    # The codes themselves are solved in float32.
+    compare(graphdef, theta, rng, 5e-6, indices=indices)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ SOLVED = {
     "gradient of absolute errors": Gradient(steps=5, data="l1", init="router"),
     "gradient of the router": Gradient(steps=3, variables="router"),
     "router": RouterCodes(4),
-    "router+ridge": RouterRidge(4),
+    "router+ridge": RouterRidge(4, lam=1e-3),
 }
 each = pytest.mark.parametrize("solver", SOLVED.values(), ids=SOLVED)
 

@@ -28,8 +28,15 @@ def collection(count=25, channels=1):
     return ArrayCollection(values * 0.3 + 0.2, [f"{i:02d}" for i in range(count)], "noise")
 
 
-@pytest.mark.parametrize("counts", [(5, 5, 6), (7, 6, 8), (9, 8, 9)])
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    ("counts", "channels"),
+    [
+        ((5, 5, 6), 1),
+        ((9, 8, 9), 1),
+        pytest.param((5, 5, 6), 2, marks=pytest.mark.slow),
+        pytest.param((7, 6, 8), 2, marks=pytest.mark.slow),
+    ],
+)
 def test_heads_are_the_principal_components_of_projected_signals(counts, channels):
     signals, splines = collection(channels=channels), Splines(counts, 3)
     dictionary = dictionary_on(splines, 10, channels)
