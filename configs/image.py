@@ -117,7 +117,7 @@ def trunk(config):
 def pictures(config):
     """Random crops of your own photographs (data.root), of any sizes, at their own resolution.
 
-    30 photographs of 150 to 420 rows: 38.7 dB on crops of those kept aside, 21 s from start to
+    30 photographs of 150 to 420 rows: 38.7 dB on crops of those kept aside, 20 s from start to
     report on two cores of a Xeon, 2026-11-28, jax 0.10.2 (experiments/own_inputs.py).
     Departs from the paper: heads and codes are solved, nothing descends, no router.
     """
