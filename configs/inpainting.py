@@ -99,8 +99,8 @@ def pictures(config):
     """Holes of your own photographs, of any sizes, their masks known.
 
     Learns from random crops (data.root), as image:pictures does; a fit with data.crops=0 and
-    data.patch.size=32 fills pictures of any size in patches that are blended. 12 photographs of
-    190 to 400 rows: trained in 10 s, lines 7 pixels wide are filled at 25 to 30 dB, 7 s a picture,
+    data.patch.size=32 fills pictures of any size in patches that are blended. Heads
+    in closed form from 600 crops: 15 s, scribbles over 10% of unseen crops are filled at 37.6 dB,
     on one busy core, 2026-11-28.
     """
     known(config)
