@@ -112,16 +112,17 @@ class NeuralDictionary(Trained):
         prior = None if self.prior is None else transform.prior(self.prior)
         return dataclasses.replace(mixed, prior=prior)
 
-    def _first(self, numbers):
-        """The same of the first atoms alone; all of them where `numbers` is 0."""
-        numbers = argument_checks.whole("numbers", numbers, 0)
-        if not numbers:
-            return self
+    def first(self, numbers: int) -> "NeuralDictionary":
+        """The same of a canonical dictionary's first atoms alone, which hold most of its signals.
+
+        Raises ArgumentError for more than there are, and where atoms are in no order.
+        """
+        numbers = argument_checks.whole("numbers", numbers, 1)
         if numbers > self.num_experts:
             raise ArgumentError("numbers", numbers, f"at most {self.num_experts}, the experts")
         if not is_canonical(self.dictionary, self.grid_shape):
             raise ArgumentError(
-                "numbers", numbers, "0: the dictionary is not canonical, its atoms have no order"
+                "numbers", numbers, "all of a dictionary that is not canonical: no order of atoms"
             )
         model = Model(self.dictionary.first(numbers), None, self.model.top_k, self.model.grid_shape)
         prior = None if self.prior is None else self.prior.first(numbers)
@@ -137,7 +138,6 @@ class NeuralDictionary(Trained):
         solver: Solver | None = None,
         clouds: Float[Array | np.ndarray, "S Q N"] | None = None,
         batch_size: int = 0,
-        numbers: int = 0,
     ) -> Fit:
         """Codes of signals from what was measured of them; the dictionary does not change.
 
@@ -153,7 +153,6 @@ class NeuralDictionary(Trained):
             operator is given and there is a prior, else `Ridge()`.
           clouds: [S, Q, 2 D], points on surfaces and their normals, for solver `Surface`.
           batch_size: signals solved at a time; 0: all.
-          numbers: of a canonical dictionary only the first so many atoms; 0: all.
 
         Returns:
           `Fit`. Inside jit, vmap or grad the values of the measurements are not looked at: give
@@ -162,16 +161,6 @@ class NeuralDictionary(Trained):
         Raises:
           ArgumentError: naming the argument, for shapes, types and values that cannot be.
         """
-        if numbers:
-            return self._first(numbers).fit(
-                measurements,
-                operator,
-                seen=seen,
-                weights=weights,
-                solver=solver,
-                clouds=clouds,
-                batch_size=batch_size,
-            )
         if measurements is None:
             if solver is None or clouds is None:
                 raise ArgumentError(
@@ -337,7 +326,8 @@ class NeuralDictionary(Trained):
         count = sum(pieces[: config.fit.num_signals or None])
         fields = [field.name for field in dataclasses.fields(solver)]
         with named("fit"):
-            chosen = self._first(config.fit.numbers)
+            numbers = argument_checks.whole("numbers", config.fit.numbers, 0)
+            chosen = self.first(numbers) if numbers else self
         with named(config_group(solver.name), only=fields):
             return chosen.fit_measured(
                 measured,

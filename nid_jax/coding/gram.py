@@ -224,6 +224,18 @@ def normal_equations(dictionary, operator, measurements, weights=None, chunk=0, 
     """
     if precision not in PRECISIONS:
         raise ArgumentError("precision", precision, ", ".join(PRECISIONS))
+    measurements, weights = checked(dictionary, operator, measurements, weights)
+    graphdef, state = nnx.split(dictionary)
+    return _normal_equations(
+        graphdef, state, operator, measurements, weights, chunk=chunk, precision=precision
+    )
+
+
+def checked(dictionary, operator, measurements, weights):
+    """Measurements [S, M, C] as float32, and the operator's weights with those of the caller.
+
+    Raises ArgumentError for shapes that do not fit together.
+    """
     measurements = jnp.asarray(measurements, jnp.float32)
     expected = (operator.num_measurements, dictionary.channels)
     if measurements.ndim != 3 or measurements.shape[1:] != expected:
@@ -233,10 +245,7 @@ def normal_equations(dictionary, operator, measurements, weights=None, chunk=0, 
     if weights is not None and weights.ndim == 2 and weights.shape[0] != len(measurements):
         allowed = f"those of {len(measurements)} signals, as the measurements are"
         raise ArgumentError("weights", weights.shape, allowed)
-    graphdef, state = nnx.split(dictionary)
-    return _normal_equations(
-        graphdef, state, operator, measurements, weights, chunk=chunk, precision=precision
-    )
+    return measurements, weights
 
 
 @functools.partial(batched_by_map, static=("graphdef", "chunk", "precision"))

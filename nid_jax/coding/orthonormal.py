@@ -26,7 +26,6 @@ from jaxtyping import Array, Float, Int
 
 from nid_jax import numerics
 from nid_jax.coding import gram, operators
-from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import Dictionary
 
 CHUNK_NUMBERS = 2**22
@@ -208,15 +207,7 @@ def orthonormal_equations(
     Raises:
       ArgumentError: shapes that do not fit together.
     """
-    measurements = jnp.asarray(measurements, jnp.float32)
-    expected = (operator.num_measurements, dictionary.channels)
-    if measurements.ndim != 3 or measurements.shape[1:] != expected:
-        allowed = f"(signals, {expected[0]}, {expected[1]})"
-        raise ArgumentError("measurements", measurements.shape, allowed)
-    weights = operators.combined_weights(operator, weights)
-    if weights is not None and weights.ndim == 2 and weights.shape[0] != len(measurements):
-        allowed = f"those of {len(measurements)} signals, as the measurements are"
-        raise ArgumentError("weights", weights.shape, allowed)
+    measurements, weights = gram.checked(dictionary, operator, measurements, weights)
     graphdef, state = nnx.split(dictionary)
     return _equations(graphdef, state, operator, measurements, weights, chunk=chunk)
 

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from nid_jax import numerics
 from nid_jax.coding import gram, operators
@@ -38,15 +38,17 @@ ERRORS = ("log", "square")
 SHRINKAGES = (0.0, 0.1, 0.3)
 """What held-out signals choose from."""
 
-# Directions of the features weaker than this share of the strongest are rounding.
-_WEAKEST = 1e-4
+ROUNDS = 2
+"""Of weights, each found from what the components under the last ones leave."""
+
 # Every so many originals one is held out.
 _FOLDS = 5
-# Signals that weights of errors are first found from, and rounds of them.
-_FEW_SIGNALS = 6000
-_ROUNDS = 2
 # Errors are told apart down to this share of the median one.
 _LEAST_ERROR = 0.01
+# Directions of the features weaker than this share of the strongest are rounding.
+_WEAKEST = 1e-4
+# Signals that weights of errors are first found from.
+_FEW_SIGNALS = 6000
 # Numbers of signals that are projected at a time, of coefficients that are kept for the next pass,
 # and of features at all points that are held.
 _BATCH_NUMBERS = 2**24
@@ -106,8 +108,7 @@ def component_heads(
     span = _Span(dictionary, measured.operator)
     signals = _Signals(span, measured, len(names))
     weights = _Weights(signals, errors == "log", dictionary.num_experts)
-    groups = np.unique([name.split("/")[0] for name in names], return_inverse=True)[1]
-    held = groups % _FOLDS == _FOLDS - 1
+    held = held_out(names)
     covariance = signals.covariance(np.flatnonzero(~held), weights.values)
     left = {}
     if shrinkage is None and held.any():
@@ -128,6 +129,33 @@ def put_heads(dictionary: SharedDictionary, heads: Heads) -> None:
     kernel, bias = dictionary.head_kernel, dictionary.head_bias
     kernel[...] = kernel[...].at[..., :count].set(heads.kernel)
     bias[...] = bias[...].at[:count].set(heads.bias)
+
+
+def held_out(names: Sequence[str]) -> Bool[np.ndarray, " S"]:
+    """Which signals are held out: every fifth original with its copies, 'name/copy'."""
+    groups = np.unique([name.split("/")[0] for name in names], return_inverse=True)[1]
+    return groups % _FOLDS == _FOLDS - 1
+
+
+def error_weights(
+    left: Float[np.ndarray, " S"], energy: Float[np.ndarray, " S"]
+) -> Float[np.ndarray, " S"]:
+    """Weights of mean 1 under which squares bound logarithms, after so much was left of signals."""
+    # Of what the heads take in entirely, such as flat signals, nothing can be learned.
+    floor = _LEAST_ERROR * np.median(left) + np.finfo(np.float32).eps * energy.max()
+    weights = (1 / (left + floor) if floor > 0 else np.ones_like(left)).astype(np.float32)
+    return weights / weights.mean()
+
+
+def mean_share(left: Float[np.ndarray, " S"], energy: Float[np.ndarray, " S"], log: bool) -> float:
+    """What is left of signals as a share of their energy: the geometric mean, or of the sums."""
+    some = energy > 0
+    if not some.any():
+        return 0.0
+    if not log:
+        return float(left.sum() / energy.sum())
+    least = np.finfo(np.float32).eps * energy[some]
+    return float(np.exp(np.mean(np.log(np.maximum(left[some], least) / energy[some]))))
 
 
 class _Span:
@@ -273,22 +301,11 @@ class _Weights:
         self.values = np.ones(signals.count, np.float32)
         most = min(_FEW_SIGNALS, signals.count)
         few = np.unique(np.linspace(0, signals.count - 1, most).astype(int))
-        for _ in range(_ROUNDS if log else 0):
+        for _ in range(ROUNDS if log else 0):
             covariance = signals.covariance(few, self.values)
             basis = signals.span.leading(covariance, SHRINKAGES[1], experts)
-            left, energy = signals.left(basis, np.arange(signals.count))
-            # Of what the heads take in entirely, such as flat signals, nothing can be learned.
-            floor = _LEAST_ERROR * np.median(left) + np.finfo(np.float32).eps * energy.max()
-            self.values = (1 / (left + floor) if floor > 0 else np.ones_like(left)).astype("f4")
-            self.values /= self.values.mean()
+            self.values = error_weights(*signals.left(basis, np.arange(signals.count)))
 
     def mean_error(self, basis: np.ndarray, which: Int[np.ndarray, " n"]) -> float:
         """The mean error of signals in a basis, as a share of their energy."""
-        left, energy = self.signals.left(basis, which)
-        if not energy.any():
-            return 0.0
-        if not self.log:
-            return float(left.sum() / energy.sum())
-        some = energy > 0
-        least = np.finfo(np.float32).eps * energy[some]
-        return float(np.exp(np.mean(np.log(np.maximum(left[some], least) / energy[some]))))
+        return mean_share(*self.signals.left(basis, which), self.log)

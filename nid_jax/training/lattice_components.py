@@ -18,16 +18,20 @@ from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import Splines
-from nid_jax.training.components import ERRORS, Heads
+from nid_jax.training.components import (
+    ERRORS,
+    ROUNDS,
+    Heads,
+    error_weights,
+    held_out,
+    mean_share,
+)
 
 MOST_SIGNALS = 4096
 """Signals whose products are held; of more, so many at even distances are taken."""
 
 # Splines that all samples of an axis leave next to nothing of are not told apart by them.
 _WEAKEST = 1e-5
-_ROUNDS = 2
-_LEAST_ERROR = 0.01
-_FOLDS = 5
 
 
 def lattice_heads(
@@ -55,29 +59,19 @@ def lattice_heads(
     axes = _Axes(dictionary.embedding, grid_shape)
     signals = np.stack([axes.project(collection[int(index)]) for index in chosen])
     products = signals @ signals.T
-    names = [collection.names[int(index)].split("/")[0] for index in chosen]
     experts = min(dictionary.num_experts, signals.shape[1])
 
-    weights, held = np.ones(len(chosen)), _held_out(names)
-    for _ in range(_ROUNDS if errors == "log" else 0):
-        left = np.maximum(np.diag(products) - _explained(products, weights, experts), 0)
-        floor = _LEAST_ERROR * np.median(left) + np.finfo(np.float32).eps * products.max()
-        weights = 1 / (left + floor)
-        weights /= weights.mean()
-    energy = np.diag(products)[held]
-    unseen = np.where(held, 0, weights)
-    left = energy - _explained(products, unseen, experts)[held] if held.any() else energy
+    held = held_out([collection.names[int(index)] for index in chosen])
+    energy, weights = np.diag(products), np.ones(len(chosen), np.float32)
+    for _ in range(ROUNDS if errors == "log" else 0):
+        weights = error_weights(_left(products, weights, experts), energy)
+    left = _left(products, np.where(held, 0, weights), experts)[held]
     basis = _leading(signals, products, weights, experts)
     kernel = axes.heads(basis, channels)
-    share = float(left.sum() / energy.sum()) if energy.sum() else 0.0
+    share = mean_share(left, energy[held], errors == "log")
     # Splines sum to one, and the directions are free of the constant.
     bias = np.zeros((kernel.shape[-1], channels), np.float32)
     return Heads(kernel, bias, 0.0, len(chosen), share)
-
-
-def _held_out(names: Sequence[str]) -> np.ndarray:
-    groups = np.unique(names, return_inverse=True)[1]
-    return groups % _FOLDS == _FOLDS - 1
 
 
 def _eigen(products, weights, most):
@@ -90,10 +84,11 @@ def _eigen(products, weights, most):
     return values[kept][::-1], (root[:, None] * vectors[:, kept])[:, ::-1]
 
 
-def _explained(products, weights, most):
-    """Energy [S] of every signal in the leading directions under weights."""
+def _left(products, weights, most):
+    """Energy [S] of every signal beside the leading directions under weights."""
     values, vectors = _eigen(products, weights, most)
-    return np.square((products @ vectors) / np.sqrt(values)).sum(1)
+    explained = np.square((products @ vectors) / np.sqrt(values)).sum(1)
+    return np.maximum(np.diag(products) - explained, 0)
 
 
 def _leading(signals, products, weights, most):
