@@ -1,0 +1,112 @@
+"""Canonical dictionaries as people hold them: cut, stored in few bits, learned and loaded."""
+
+import copy
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nid_jax as nid
+from nid_jax import tasks
+from nid_jax.data import ArrayCollection
+from nid_jax.fields.coordinates import grid
+
+SHAPE = (9, 8)
+
+
+def signals(count, seed):
+    draw = np.random.default_rng(seed)
+    angles, phases = draw.uniform(-2, 2, (count, 3, 2)), draw.uniform(0, 6, (count, 3, 1))
+    values = np.sin(np.einsum("skd,pd->skp", angles, grid(SHAPE)) + phases).mean(1)
+    return (0.5 + 0.4 * values).reshape(count, *SHAPE).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """After some steps of descent, so that canonical form is not how it began."""
+    workdir = tmp_path_factory.mktemp("learned")
+    return nid.learn(signals(24, 0), steps=4, num_experts=16, workdir=workdir / "w"), workdir
+
+
+@pytest.fixture(scope="module")
+def unseen():
+    return signals(5, 1)
+
+
+def test_descent_ends_in_canonical_form(learned):
+    dictionary, _ = learned
+    atoms = np.asarray(dictionary.dictionary.basis(grid(SHAPE)), np.float64)[..., 0]
+    np.testing.assert_allclose(atoms.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(atoms.T @ atoms / len(atoms), np.eye(16), atol=1e-3)
+    variance = np.square(np.asarray(dictionary.prior.factor, np.float64)).sum(1)
+    assert (np.diff(variance) <= 1e-6 * variance[0]).all()
+
+
+def test_the_first_atoms_are_least_squares_of_them_alone(learned, unseen):
+    dictionary, _ = learned
+    few = dictionary.first(6)
+    assert (few.num_experts, len(few.prior.mean)) == (6, 6)
+    found = few.fit(unseen, solver=nid.Ridge(lam=1e-9))
+    atoms = np.asarray(dictionary.dictionary.basis(grid(SHAPE)), np.float64)[:, :6, 0]
+    columns = np.concatenate([atoms, np.ones((len(atoms), 1))], 1)
+    expected = np.linalg.lstsq(columns, unseen.reshape(5, -1).T, rcond=None)[0].T
+    np.testing.assert_allclose(found.codes, expected[:, :6], atol=1e-4)
+    np.testing.assert_allclose(found.bias, expected[:, 6:], atol=1e-4)
+    whole = dictionary.fit(unseen, solver=nid.Ridge(lam=1e-9))
+    np.testing.assert_allclose(whole.codes[:, :6], found.codes, atol=1e-3)
+
+
+def test_what_has_no_first_atoms(learned):
+    dictionary, _ = learned
+    for numbers, allowed in ((0, "1 or more"), (17, "at most 16, the experts")):
+        with pytest.raises(nid.ArgumentError, match=f"numbers: {numbers}; allowed: .*{allowed}"):
+            dictionary.first(numbers)
+    stretched = copy.deepcopy(dictionary.dictionary)
+    stretched.head_kernel[...] = stretched.head_kernel[...] * jnp.arange(1, 17)
+    with pytest.raises(nid.ArgumentError, match="numbers: 3; allowed: .*not canonical"):
+        dictionary.with_dictionary(stretched).first(3)
+
+
+def test_a_config_asks_for_the_first_numbers(learned, unseen):
+    dictionary, _ = learned
+    config = dictionary.config.copy_and_resolve_references()
+    config.fit.numbers = 6
+    collection = ArrayCollection(unseen[..., None], [f"{i}" for i in range(5)], "unseen")
+    found = dictionary.fit_collection(tasks.build(config), collection, config)
+    expected = dictionary.first(6).fit(unseen, solver=nid.Ridge(lam=1e-6))
+    np.testing.assert_allclose(found.codes, expected.codes, atol=1e-5)
+    config.fit.numbers = 99
+    with pytest.raises(nid.ArgumentError, match=r"fit\.numbers: 99; allowed: at most 16"):
+        dictionary.fit_collection(tasks.build(config), collection, config)
+
+
+@pytest.mark.parametrize(("dtype", "levels"), [("int8", 254), ("int16", 65534), ("float16", None)])
+def test_codes_in_few_bits_come_back_within_half_a_step(learned, unseen, tmp_path, dtype, levels):
+    dictionary, _ = learned
+    found = dictionary.fit(unseen)
+    path = found.save(tmp_path / "codes.npz", dtype=dtype)
+    with np.load(path) as stored:
+        assert stored["codes"].dtype == dtype
+    again = dictionary.load_fit(path)
+    codes = np.asarray(found.codes, np.float64)
+    half = np.ptp(codes, axis=0) / levels / 2 if levels else 2.0**-11 * np.abs(codes)
+    assert (np.abs(again.codes - codes) <= 1.01 * half + 1e-7).all()
+
+
+def test_a_workdir_and_one_file_hold_the_same_dictionary(learned, unseen, tmp_path):
+    dictionary, workdir = learned
+    codes = np.asarray(dictionary.fit(unseen).codes)
+    for path in (workdir / "w", dictionary.save(tmp_path / "one.safetensors")):
+        np.testing.assert_array_equal(nid.load(path).fit(unseen).codes, codes)
+
+
+def test_a_damaged_transform_is_named(learned, tmp_path):
+    _, workdir = learned
+    path = workdir / "w" / "canonical.npz"
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match="canonical.npz"):
+            nid.load(workdir / "w")
+    finally:
+        path.write_bytes(whole)
