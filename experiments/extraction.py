@@ -23,10 +23,10 @@ from skimage.measure import marching_cubes
 
 import nid_jax as nid
 from nid_jax import devices
-from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
 from nid_jax.fields.coordinates import grid, points_at
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting import meshing, rendering
 from nid_jax.fitting.fit import fit_problem
 from nid_jax.geometry import level_set, primitives, shading
@@ -57,7 +57,7 @@ def fitted(size):
     num_experts, width, features, count = size
     rngs = nnx.Rngs(0)
     embedding = embeddings.GaussianFourier(3, features, SCALE, rngs=rngs)
-    dictionary = dictionaries.SharedDictionary(
+    dictionary = SharedDictionary(
         embedding, num_experts, 1, Layers(3, width, "relu", 30.0), rngs=rngs
     )
     draw = np.random.default_rng(0)

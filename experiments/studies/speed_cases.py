@@ -17,9 +17,11 @@ from nid_jax import Factorisation, numerics
 from nid_jax.coding import gradient
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import sample
-from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
+from nid_jax.fields.dictionary import points_at_a_time
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.independent import IndependentDictionary
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting import rendering
 
 LAYERS = 4
@@ -52,9 +54,9 @@ def make_dictionary(kind, sizes, channels=1):
     if kind == "shared":
         embedding = embeddings.GaussianFourier(2, FEATURES, 8.0, rngs=rngs)
         layers = Layers(**layers, activation="relu", omega0=30.0)
-        return dictionaries.SharedDictionary(embedding, sizes["E"], channels, layers, rngs=rngs)
+        return SharedDictionary(embedding, sizes["E"], channels, layers, rngs=rngs)
     layers, embedding = Layers(**layers, activation="sine", omega0=30.0), embeddings.Identity(2)
-    return dictionaries.IndependentDictionary(embedding, sizes["E"], channels, layers, rngs=rngs)
+    return IndependentDictionary(embedding, sizes["E"], channels, layers, rngs=rngs)
 
 
 def network_work(kind, sizes, passes=1):
@@ -89,7 +91,7 @@ def largest_product(kind, sizes, points):
     width = sizes["H"]
     if kind == "shared":
         return (1, points, width, width)
-    chunk = dictionaries._points_at_a_time(sizes["E"] * width)
+    chunk = points_at_a_time(sizes["E"] * width)
     return (sizes["E"], min(points, chunk), width, width)
 
 

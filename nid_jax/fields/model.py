@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
-from nid_jax.fields import dictionary as dictionaries
+from nid_jax.fields import dictionaries
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routers import build_router
 from nid_jax.fields.routing import Gates, Router

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import sharding
 from nid_jax.coding.prior import GaussianPrior
-from nid_jax.fields.dictionary import IndependentDictionary
+from nid_jax.fields.independent import IndependentDictionary
 from nid_jax.fields.model import Model, build_model, map_axes
 from nid_jax.storage import checkpoints
 from nid_jax.storage.workdir import Workdir

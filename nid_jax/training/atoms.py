@@ -17,7 +17,7 @@ from nid_jax.coding.gram import NormalEquations
 from nid_jax.coding.greedy import omp_codes
 from nid_jax.errors import ArgumentError
 from nid_jax.fields import waves
-from nid_jax.fields.dictionary import SharedDictionary
+from nid_jax.fields.shared import SharedDictionary
 
 # Principal components of the signals that stand in the pool beside the waves.
 _COMPONENTS = 512

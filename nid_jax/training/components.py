@@ -30,7 +30,7 @@ from jaxtyping import Bool, Float, Int
 from nid_jax import numerics
 from nid_jax.coding import gram, operators
 from nid_jax.errors import ArgumentError
-from nid_jax.fields.dictionary import SharedDictionary
+from nid_jax.fields.shared import SharedDictionary
 
 MOST_COEFFICIENTS = 8192
 """F C of a covariance that is held and taken apart as a whole."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from nid_jax.fields.dictionary import SharedDictionary
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.training.atoms import wave_heads
 from nid_jax.training.components import (
     ERRORS,

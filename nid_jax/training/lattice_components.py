@@ -16,8 +16,8 @@ from jaxtyping import Float
 
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
-from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import Splines
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.training.components import (
     ERRORS,
     ROUNDS,

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import devices, errors, notices, sharding
 from nid_jax.coding.operators import Operator
-from nid_jax.fields.dictionary import Dictionary, SharedDictionary
+from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import (
     Model,
     build_model,
@@ -26,6 +26,7 @@ from nid_jax.fields.model import (
     map_axes,
     parameter_overview,
 )
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.reporting import monitoring, tables
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract

@@ -9,10 +9,11 @@ from nid_jax.coding import canonical
 from nid_jax.coding.prior import fit_prior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
-from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import Identity
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.independent import IndependentDictionary
 from nid_jax.fields.routing import Gates
+from nid_jax.fields.shared import SharedDictionary
 
 SHAPE, EXPERTS = (8, 7), 12
 

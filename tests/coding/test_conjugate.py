@@ -10,9 +10,10 @@ from nid_jax.coding import conjugate, gram, operators, prior, ridge
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Gaussian, Ridge
 from nid_jax.errors import ArgumentError
-from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.independent import IndependentDictionary
+from nid_jax.fields.shared import SharedDictionary
 
 EXPERTS, SIGNALS, GRID = 12, 3, (11, 9)
 OPERATOR = operators.sample(GRID)

@@ -14,14 +14,15 @@ from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import SOLVERS
 from nid_jax.errors import ArgumentError
 from nid_jax.fields import coordinates, embeddings, router_networks
-from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.independent import IndependentDictionary
+from nid_jax.fields.shared import SharedDictionary
 
 GRID, EXPERTS, SIGNALS = (9, 8), 12, 4
 POINTS = coordinates.grid(GRID)
 
 
-def _dictionary(channels=1, kind=dictionaries.IndependentDictionary):
+def _dictionary(channels=1, kind=IndependentDictionary):
     return kind(
         embeddings.Identity(2),
         EXPERTS,
@@ -149,7 +150,7 @@ def _plain_adam(dictionary, values, codes, steps, learning_rate):
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_same_path_as_adam_over_all_points(channels):
-    dictionary = _dictionary(channels, dictionaries.SharedDictionary)
+    dictionary = _dictionary(channels, SharedDictionary)
     values, _ = _signals(dictionary)
     solution = _solve(dictionary, values, steps=40, learning_rate=0.05)
     start = np.zeros((SIGNALS, EXPERTS))
@@ -160,7 +161,7 @@ def test_same_path_as_adam_over_all_points(channels):
 
 def test_scale_of_an_atom_does_not_matter():
     """A head ten times as large has a code a tenth as large, after every step."""
-    dictionary = _dictionary(kind=dictionaries.SharedDictionary)
+    dictionary = _dictionary(kind=SharedDictionary)
     values, _ = _signals(dictionary)
     before = _solve(dictionary, values, steps=10)
     dictionary.head_kernel[...] = dictionary.head_kernel[...].at[..., 3].multiply(10)

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nid_jax.coding import gram, operators
-from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.independent import IndependentDictionary
+from nid_jax.fields.shared import SharedDictionary
 
 # A trunk wider than the number of experts is not worth the detour: products are those of the atoms.
 KINDS = {

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from nid_jax.coding import gram, implicit, operators, prior, ridge
 from nid_jax.coding.orthonormal import orthonormal_equations
 from nid_jax.errors import ArgumentError
-from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import Identity
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.independent import IndependentDictionary
+from nid_jax.fields.shared import SharedDictionary
 
 SHAPE, SIGNALS, EXPERTS, CHANNELS = (6, 5), 3, 5, 2
 LAM = 2.0**-2

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from nid_jax.coding import gram, grid_operator, operators
 from nid_jax.errors import ArgumentError
 from nid_jax.fields import coordinates
-from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.independent import IndependentDictionary
+from nid_jax.fields.shared import SharedDictionary
 
 SHAPE = (7, 5)
 RNG = np.random.default_rng(0)

@@ -12,9 +12,9 @@ from nid_jax.coding import gram, grid_operator, operators
 from nid_jax.coding.operators import frequencies
 from nid_jax.errors import ArgumentError
 from nid_jax.fields import coordinates
-from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.shared import SharedDictionary
 
 # ---- frequencies anywhere ------------------------------------------------------------------------
 

@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from nid_jax.coding import operators, orthonormal
-from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import CosineLattice, GaussianFourier, Splines
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.shared import SharedDictionary
 from tests.coding.test_gram import Mixing, check, make_dictionary
 
 

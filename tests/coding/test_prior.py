@@ -13,9 +13,9 @@ from sklearn.covariance import EmpiricalCovariance
 
 from nid_jax.coding import gram, operators, prior, ridge
 from nid_jax.fields import coordinates
-from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.shared import SharedDictionary
 
 EXPERTS, CHANNELS, POINTS = 10, 2, 42
 

@@ -16,9 +16,9 @@ from nid_jax import numerics
 from nid_jax.coding import gram, operators, ridge
 from nid_jax.coding.solution import Result
 from nid_jax.errors import ArgumentError
-from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.shared import SharedDictionary
 
 EXPERTS, CHANNELS = 12, 2
 

@@ -15,7 +15,7 @@ from nid_jax.coding.prior import GaussianPrior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Robust
 from nid_jax.errors import ArgumentError
-from nid_jax.fields.dictionary import build_dictionary
+from nid_jax.fields.dictionaries import build_dictionary
 
 SHAPE, SIGNALS, EXPERTS, CHANNELS = (9, 8), 3, 10, 2
 

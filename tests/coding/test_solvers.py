@@ -29,11 +29,11 @@ from nid_jax.coding.solvers import (
 )
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
-from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import Identity
 from nid_jax.fields.experts import Layers
 from nid_jax.fields.router_networks import Conv
 from nid_jax.fields.routing import Codebook
+from nid_jax.fields.shared import SharedDictionary
 
 SHAPE, CHANNELS, EXPERTS, SIGNALS = (9, 8), 2, 10, 4
 # One of each way that a solver goes, all but Surface, which looks on the host.

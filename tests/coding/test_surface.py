@@ -17,11 +17,12 @@ from nid_jax.coding.prior import fit_prior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Surface
 from nid_jax.errors import ArgumentError
-from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import FourierFeatures, Identity
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.independent import IndependentDictionary
 from nid_jax.fields.router_networks import Linear
 from nid_jax.fields.routing import Gates
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.geometry import primitives
 from nid_jax.geometry.truncation import UNTRUNCATED, Truncation
 

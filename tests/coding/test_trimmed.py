@@ -11,9 +11,9 @@ from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Robust
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
-from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import GaussianFourier
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.shared import SharedDictionary
 
 SHAPE, SIGNALS, EXPERTS, CHANNELS = (9, 8), 4, 6, 2
 POINTS = SHAPE[0] * SHAPE[1]

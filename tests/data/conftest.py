@@ -33,3 +33,16 @@ def data_config():
         return ml_collections.ConfigDict(config)
 
     return make
+
+
+@pytest.fixture
+def video_config(data_config):
+    """make(**changes) -> data config of a video or clip; video, clip: changes to those parts."""
+
+    def make(video=None, clip=None, **changes):
+        made = data_config(**changes)
+        made.video = {"start": 0, "stop": 0, "step": 1} | (video or {})
+        made.clip = {"num_frames": 60, "objects": 3, "noise": 0.0} | (clip or {})
+        return made
+
+    return make

@@ -1,4 +1,4 @@
-"""Videos: folders in natural order, files, what is refused; the built-in clip and its truth."""
+"""Videos: folders in natural order, files, what is refused."""
 
 import contextlib
 import os
@@ -14,23 +14,9 @@ from PIL import Image
 
 from nid_jax import ffmpeg
 from nid_jax.data import to_array
-from nid_jax.data import video as video_module
-from nid_jax.data.video import CUT_OUTS, Clip, Mover, covered, open_clip, open_video
+from nid_jax.data.video import open_video
 from nid_jax.notices import Notice
 from nid_jax.reporting.movies import write_movie
-
-
-@pytest.fixture
-def config(data_config):
-    """make(**changes) -> data config of a video or clip; video, clip: changes to those parts."""
-
-    def make(video=None, clip=None, **changes):
-        made = data_config(**changes)
-        made.video = {"start": 0, "stop": 0, "step": 1} | (video or {})
-        made.clip = {"num_frames": 60, "objects": 3, "noise": 0.0} | (clip or {})
-        return made
-
-    return make
 
 
 def random_frames(count, size=(10, 14), channels=3, seed=0):
@@ -54,24 +40,26 @@ def smooth_frames(count, size):
 # ---- folders ----------------------------------------------------------------------------------
 
 
-def test_a_folder_comes_in_natural_order(tmp_path, config):
+def test_a_folder_comes_in_natural_order(tmp_path, video_config):
     frames = random_frames(4)
     names = ["frame10.png", "frame2.png", "frame1.png", "frame02.png"]
     folder = write_frames(tmp_path / "f", frames, names)
-    video = open_video(config(root=folder), "train", 0)
+    video = open_video(video_config(root=folder), "train", 0)
     assert video.names == ["frame1.png", "frame02.png", "frame2.png", "frame10.png"]
     np.testing.assert_allclose(to_array(video), frames[[2, 3, 1, 0]] / 255.0, atol=1e-7)
     np.testing.assert_array_equal(
-        to_array(video), to_array(open_video(config(root=folder), "test", 5))
+        to_array(video), to_array(open_video(video_config(root=folder), "test", 5))
     )
 
 
-def test_start_stop_and_step(tmp_path, config):
+def test_start_stop_and_step(tmp_path, video_config):
     folder = write_frames(tmp_path / "f", random_frames(9), [f"{n}.png" for n in range(9)])
-    chosen = open_video(config(root=folder, video={"start": 1, "stop": 8, "step": 3}), "train", 0)
+    chosen = open_video(
+        video_config(root=folder, video={"start": 1, "stop": 8, "step": 3}), "train", 0
+    )
     assert chosen.names == ["1.png", "4.png", "7.png"]
     path = write_movie(tmp_path / "m.gif", random_frames(9, channels=1))
-    chosen = open_video(config(root=path, video={"start": 3, "step": 4}), "train", 0)
+    chosen = open_video(video_config(root=path, video={"start": 3, "step": 4}), "train", 0)
     assert chosen.names == ["frame_00003", "frame_00007"]
 
 
@@ -87,31 +75,31 @@ def test_start_stop_and_step(tmp_path, config):
     ],
 )
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_bad_ranges(tmp_path, config, kind, video, complaint):
+def test_bad_ranges(tmp_path, video_config, kind, video, complaint):
     frames = random_frames(5)
     if kind == "file":
         root = write_movie(tmp_path / "m.gif", frames)
     else:
         root = write_frames(tmp_path / "f", frames, [f"{n}.png" for n in range(5)])
     with pytest.raises(ValueError, match=complaint) as caught:
-        open_video(config(root=root, video=video), "train", 0)
+        open_video(video_config(root=root, video=video), "train", 0)
     assert "\n" not in str(caught.value)
 
 
-def test_one_frame_is_no_video(tmp_path, config):
+def test_one_frame_is_no_video(tmp_path, video_config):
     folder = write_frames(tmp_path / "f", random_frames(1), ["a.png"])
     with pytest.raises(ValueError, match=r"/f: a video needs at least 2 frames, found 1"):
-        open_video(config(root=folder), "train", 0)
+        open_video(video_config(root=folder), "train", 0)
 
 
-def test_frames_of_unequal_size(tmp_path, config):
+def test_frames_of_unequal_size(tmp_path, video_config):
     folder = write_frames(tmp_path / "f", random_frames(3), ["1.png", "2.png", "10.png"])
     Image.fromarray(random_frames(1, (9, 14))[0]).save(folder / "2.png")
     with pytest.raises(
         ValueError, match=r"2\.png: is 9x14 .*expected 10x14; set data\.resize=true"
     ):
-        open_video(config(root=folder), "train", 0)
-    assert to_array(open_video(config(root=folder, resize=True), "train", 0)).shape == (
+        open_video(video_config(root=folder), "train", 0)
+    assert to_array(open_video(video_config(root=folder, resize=True), "train", 0)).shape == (
         3,
         10,
         14,
@@ -119,34 +107,34 @@ def test_frames_of_unequal_size(tmp_path, config):
     )
 
 
-def test_size_and_gray(tmp_path, config):
+def test_size_and_gray(tmp_path, video_config):
     frames = random_frames(3)
     path = write_movie(tmp_path / "m.gif", random_frames(3, channels=1))
     folder = write_frames(tmp_path / "f", frames, ["1.png", "2.png", "3.png"])
     for root in (path, folder):
         with pytest.raises(ValueError, match=r"is 10x14 .*expected 5x7"):
-            open_video(config(root=root, size=(5, 7)), "train", 0)[0]
-        video = open_video(config(root=root, size=(5, 7), resize=True, gray=True), "train", 0)
+            open_video(video_config(root=root, size=(5, 7)), "train", 0)[0]
+        video = open_video(video_config(root=root, size=(5, 7), resize=True, gray=True), "train", 0)
         assert video[1].shape == video.shape == (5, 7, 1)
 
 
 # ---- files ------------------------------------------------------------------------------------
 
 
-def test_gif_is_read_as_it_was_written(tmp_path, config):
+def test_gif_is_read_as_it_was_written(tmp_path, video_config):
     frames = random_frames(6, channels=1)
     path = write_movie(tmp_path / "m.gif", frames)
-    video = open_video(config(root=path), "train", 0)
+    video = open_video(video_config(root=path), "train", 0)
     assert video.names == [f"frame_{n:05d}" for n in range(6)]
     assert video.values.dtype == np.uint8
     np.testing.assert_allclose(to_array(video), np.repeat(frames, 3, -1) / 255.0, atol=1e-7)
 
 
-def test_mp4_is_read_as_it_was_written(tmp_path, config):
+def test_mp4_is_read_as_it_was_written(tmp_path, video_config):
     pytest.importorskip("imageio_ffmpeg")
     frames = smooth_frames(12, (32, 48))
     path = write_movie(tmp_path / "m.mp4", frames, fps=25)
-    video = open_video(config(root=path), "train", 0)
+    video = open_video(video_config(root=path), "train", 0)
     assert len(video) == 12
     assert video.shape == (32, 48, 3)
     error = np.abs(to_array(video) - frames)
@@ -155,7 +143,7 @@ def test_mp4_is_read_as_it_was_written(tmp_path, config):
     # Each is nearest to its own frame: none is missing, twice or out of order.
     distance = np.abs(to_array(video)[:, None] - frames[None]).mean(axis=(2, 3, 4))
     np.testing.assert_array_equal(distance.argmin(axis=1), np.arange(12))
-    some = open_video(config(root=path, video={"start": 2, "stop": 7, "step": 2}), "train", 0)
+    some = open_video(video_config(root=path, video={"start": 2, "stop": 7, "step": 2}), "train", 0)
     np.testing.assert_array_equal(to_array(some), to_array(video)[2:7:2])
 
 
@@ -180,36 +168,36 @@ def damaged(path, whole):
 @pytest.mark.parametrize(
     "name", ["text.mp4", "short.mp4", "spoiled.mp4", "empty.mp4", "sound.wav", "text.gif"]
 )
-def test_unreadable_files(tmp_path, config, name):
+def test_unreadable_files(tmp_path, video_config, name):
     pytest.importorskip("imageio_ffmpeg")
     whole = write_movie(tmp_path / "m.mp4", smooth_frames(5, (32, 32))).read_bytes()
     damaged(tmp_path / name, whole)
     with pytest.raises(ValueError, match=rf"{name}: cannot be read as a video") as caught:
-        open_video(config(root=tmp_path / name), "train", 0)
+        open_video(video_config(root=tmp_path / name), "train", 0)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_video(tmp_path, config):
+def test_what_is_no_video(tmp_path, video_config):
     with pytest.raises(ValueError, match=r"data\.root is empty"):
-        open_video(config(), "train", 0)
+        open_video(video_config(), "train", 0)
     with pytest.raises(FileNotFoundError, match=r"data\.root='.*nowhere': does not exist"):
-        open_video(config(root=tmp_path / "nowhere"), "train", 0)
+        open_video(video_config(root=tmp_path / "nowhere"), "train", 0)
     with pytest.raises(FileNotFoundError, match="holds no images"):
-        open_video(config(root=tmp_path), "train", 0)
+        open_video(video_config(root=tmp_path), "train", 0)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="is neither a folder of frames nor a file"):
-        open_video(config(root=tmp_path / "pipe"), "train", 0)
+        open_video(video_config(root=tmp_path / "pipe"), "train", 0)
 
 
-def test_missing_ffmpeg(tmp_path, config, monkeypatch):
+def test_missing_ffmpeg(tmp_path, video_config, monkeypatch):
     (tmp_path / "m.mp4").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(ValueError, match=r"m\.mp4: .*pip install 'imageio\[ffmpeg\]'"):
-        open_video(config(root=tmp_path / "m.mp4"), "train", 0)
+        open_video(video_config(root=tmp_path / "m.mp4"), "train", 0)
 
 
-def opened(config, root, **video):
-    collection = open_video(config(root=root, video=video), "train", 0)
+def opened(video_config, root, **video):
+    collection = open_video(video_config(root=root, video=video), "train", 0)
     return collection, to_array(collection)
 
 
@@ -229,13 +217,13 @@ def labelled(count, size=(32, 48)):
 
 
 @pytest.mark.filterwarnings("error")
-def test_frames_of_varying_duration_are_those_stored(tmp_path, config):
+def test_frames_of_varying_duration_are_those_stored(tmp_path, video_config):
     frames = labelled(5)
     # From the third on every frame comes half a second later: at a constant rate that were 21.
     times = "setpts='if(lt(N,2),N,2+5*(N-2))/10/TB'"
     for name, codec in (("film.mp4", "libx264"), ("film.mkv", "ffv1")):
         options = ("-vf", times, "-fps_mode", "passthrough", "-c:v", codec)
-        _, read = opened(config, encoded(tmp_path / name, frames, *options))
+        _, read = opened(video_config, encoded(tmp_path / name, frames, *options))
         np.testing.assert_allclose(read.mean((1, 2, 3)), frames.mean((1, 2, 3)) / 255, atol=0.01)
     # Distinct, or the writers of GIF and WebP would join them.
     pictures = [Image.fromarray(frame) for frame in random_frames(4)]
@@ -243,30 +231,32 @@ def test_frames_of_varying_duration_are_those_stored(tmp_path, config):
         options = {"save_all": True, "append_images": pictures[1:], "duration": [20, 500, 40, 90]}
         options |= {"lossless": True} if name.endswith("webp") else {}
         pictures[0].save(tmp_path / name, **options)
-        collection, read = opened(config, tmp_path / name)
+        collection, read = opened(video_config, tmp_path / name)
         assert len(collection) == 4
         if not name.endswith("gif"):
             np.testing.assert_array_equal(read, random_frames(4) / np.float32(255))
 
 
-def test_a_film_turned_on_its_side_and_one_of_odd_sides(tmp_path, config):
+def test_a_film_turned_on_its_side_and_one_of_odd_sides(tmp_path, video_config):
     frames = labelled(3, (32, 48))
     frames[:, :16, :24] = 0  # the first quarter
     upright = encoded(tmp_path / "upright.mp4", frames, "-c:v", "libx264", "-crf", "1")
     turned = tmp_path / "turned.mp4"
     turn = ("-display_rotation", "90", "-i", str(upright), "-c", "copy", str(turned))
     subprocess.run([ffmpeg.program(), "-loglevel", "error", *turn], check=True)
-    _, read = opened(config, turned)
+    _, read = opened(video_config, turned)
     # A quarter turn against the clock, which is how rot90 turns rows and columns.
     expected = np.rot90(frames, axes=(1, 2)) / 255.0
     assert read.shape == (3, 48, 32, 3)
     assert np.abs(read - expected).mean() < 0.02
     odd = random_frames(3, (11, 13))
-    _, read = opened(config, encoded(tmp_path / "odd.avi", odd, "-c:v", "ffv1", "-pix_fmt", "bgr0"))
+    _, read = opened(
+        video_config, encoded(tmp_path / "odd.avi", odd, "-c:v", "ffv1", "-pix_fmt", "bgr0")
+    )
     np.testing.assert_array_equal(read, odd / np.float32(255))
 
 
-def test_what_is_transparent_lies_on_white(tmp_path, config):
+def test_what_is_transparent_lies_on_white(tmp_path, video_config):
     frames = random_frames(3, channels=4)
     frames[..., 3] = [[[0]], [[128]], [[255]]]
     share = frames[..., 3:] / 255
@@ -281,24 +271,24 @@ def test_what_is_transparent_lies_on_white(tmp_path, config):
     command = [ffmpeg.program(), "-loglevel", "error", *film, str(tmp_path / "a.mov")]
     subprocess.run(command, input=frames.tobytes(), check=True)
     for name in ("a.png", "a.webp", "a.tif", "a.npy", "a.mov"):
-        _, read = opened(config, tmp_path / name)
+        _, read = opened(video_config, tmp_path / name)
         np.testing.assert_allclose(read, expected, atol=1e-6, err_msg=name)
 
 
-def test_sound_and_further_streams_are_counted(tmp_path, config):
+def test_sound_and_further_streams_are_counted(tmp_path, video_config):
     frames = labelled(4)
     sound = ("-f", "lavfi", "-i", "sine=duration=0.4")
     path = encoded(tmp_path / "loud.mp4", frames, "-map", "0:a", "-map", "1:v", before=sound)
     with pytest.warns(Notice, match=r"loud\.mp4: 1 audio, 1 video; the first stream of video"):
-        _, read = opened(config, path)
+        _, read = opened(video_config, path)
     np.testing.assert_allclose(read.mean((1, 2, 3)), frames.mean((1, 2, 3)) / 255, atol=0.01)
     many = encoded(tmp_path / "many.mkv", frames, "-map", "0:v", "-map", "0:v", "-c:v", "ffv1")
     with pytest.warns(Notice, match=r"many\.mkv: 2 video; the first"):
-        opened(config, many)
+        opened(video_config, many)
 
 
 @pytest.mark.filterwarnings("error")
-def test_stacks_are_videos(tmp_path, config):
+def test_stacks_are_videos(tmp_path, video_config):
     gray, colour = random_frames(5, channels=1)[..., 0], random_frames(5)
     wide = np.random.default_rng(1).integers(0, 2**16, (5, 10, 14), np.uint16)
     floats = (wide / 65535).astype(np.float32)
@@ -318,43 +308,47 @@ def test_stacks_are_videos(tmp_path, config):
     }
     for name, (stored, expected, options) in cases.items():
         tifffile.imwrite(tmp_path / name, stored, **options)
-        collection, read = opened(config, tmp_path / name)
+        collection, read = opened(video_config, tmp_path / name)
         expected = expected.reshape(5, 10, 14, -1)
         np.testing.assert_allclose(read, expected, atol=1e-6, err_msg=name)
         assert collection.names[4] == "frame_00004"
-    some, _ = opened(config, tmp_path / "pages.tif", start=1, step=2)
+    some, _ = opened(video_config, tmp_path / "pages.tif", start=1, step=2)
     assert some.names == ["frame_00001", "frame_00003"]
     # Pages of a palette, written by Pillow.
     pages = [Image.fromarray(frame).quantize(7) for frame in colour]
     pages[0].save(tmp_path / "palette.tif", save_all=True, append_images=pages[1:])
     expected = np.stack([np.asarray(page.convert("RGB")) for page in pages]) / 255
-    np.testing.assert_allclose(opened(config, tmp_path / "palette.tif")[1], expected, atol=1e-6)
+    np.testing.assert_allclose(
+        opened(video_config, tmp_path / "palette.tif")[1], expected, atol=1e-6
+    )
 
 
-def test_stacks_that_are_no_plain_videos(tmp_path, config):
+def test_stacks_that_are_no_plain_videos(tmp_path, video_config):
     stack = random_frames(6, channels=1)[..., 0]
     both = {"imagej": True, "metadata": {"axes": "TZYX"}}
     tifffile.imwrite(tmp_path / "both.tif", stack.reshape(2, 3, 10, 14), **both)
     with pytest.raises(ValueError, match=r"both\.tif: a stack 2 x 3 x 10 x 14 with axes TZYX"):
-        opened(config, tmp_path / "both.tif")
+        opened(video_config, tmp_path / "both.tif")
     depth = {"imagej": True, "metadata": {"axes": "ZYX"}}
     tifffile.imwrite(tmp_path / "depth.tif", stack, **depth)
     with pytest.warns(Notice, match=r"depth\.tif: 6 planes of depth \(axis Z\); taken as time"):
-        assert len(opened(config, tmp_path / "depth.tif")[0]) == 6
+        assert len(opened(video_config, tmp_path / "depth.tif")[0]) == 6
     with tifffile.TiffWriter(tmp_path / "two.tif") as writer:
         writer.write(stack, photometric="minisblack")
         writer.write(stack[:, :5], photometric="minisblack")
     with pytest.warns(Notice, match=r"two\.tif: 2 series of pictures; the first"):
-        assert len(opened(config, tmp_path / "two.tif")[0]) == 6
+        assert len(opened(video_config, tmp_path / "two.tif")[0]) == 6
 
 
 @pytest.mark.filterwarnings("error")
-def test_arrays_are_videos(tmp_path, config):
+def test_arrays_are_videos(tmp_path, video_config):
     frames = random_frames(4)
     np.save(tmp_path / "a.npy", frames)
     np.savez(tmp_path / "a.npz", whatever=frames[..., 0])
-    np.testing.assert_array_equal(opened(config, tmp_path / "a.npy")[1], frames / np.float32(255))
-    read = opened(config, tmp_path / "a.npz")[1]
+    np.testing.assert_array_equal(
+        opened(video_config, tmp_path / "a.npy")[1], frames / np.float32(255)
+    )
+    read = opened(video_config, tmp_path / "a.npz")[1]
     np.testing.assert_array_equal(read, frames[..., :1] / np.float32(255))
 
 
@@ -367,25 +361,25 @@ def test_arrays_are_videos(tmp_path, config):
         ({"a": np.full((3, 8, 9), np.nan)}, r"frame 0: 72 of 72 values are NaN"),
     ],
 )
-def test_arrays_that_are_no_videos(tmp_path, config, arrays, complaint):
+def test_arrays_that_are_no_videos(tmp_path, video_config, arrays, complaint):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=complaint):
-        opened(config, tmp_path / "a.npz")
+        opened(video_config, tmp_path / "a.npz")
 
 
-def test_hidden_files_among_frames_are_passed_over(tmp_path, config):
+def test_hidden_files_among_frames_are_passed_over(tmp_path, video_config):
     folder = write_frames(tmp_path / "f", random_frames(3), ["2.png", "10.png", "._2.png"])
     with pytest.warns(Notice, match=r"2 pictures; passed over: 1 hidden"):
-        assert open_video(config(root=folder), "train", 0).names == ["2.png", "10.png"]
+        assert open_video(video_config(root=folder), "train", 0).names == ["2.png", "10.png"]
 
 
 @pytest.mark.filterwarnings("error")
-def test_ffmpeg_is_started_without_a_fork(tmp_path, config):
+def test_ffmpeg_is_started_without_a_fork(tmp_path, video_config):
     """JAX warns where its threads are forked; here any fork is an error."""
     forked = []
     os.register_at_fork(before=lambda: forked.append(1))
     path = write_movie(tmp_path / "m.mp4", smooth_frames(3, (16, 16)))
-    assert len(opened(config, path)[0]) == 3
+    assert len(opened(video_config, path)[0]) == 3
     assert not forked
     # That a fork would have been seen, of which JAX warns where it has been loaded:
     with warnings.catch_warnings():
@@ -394,151 +388,14 @@ def test_ffmpeg_is_started_without_a_fork(tmp_path, config):
     assert forked
 
 
-# ---- the clip ---------------------------------------------------------------------------------
-
-
-def parts(clip):
-    """Frames, backgrounds and masks of a clip, [T, ...]."""
-    everything = range(len(clip))
-    return (
-        to_array(clip),
-        np.stack([clip.truth(at) for at in everything]),
-        np.stack([clip.foreground(at) for at in everything]),
-    )
-
-
-@pytest.mark.parametrize("gray", [False, True])
-def test_frames_are_background_outside_the_foreground(config, gray):
-    clip = open_clip(config(gray=gray), "train", 0)
-    assert clip.shape == (96, 128, 1 if gray else 3)
-    frames, truth, mask = parts(clip)
-    assert (frames.dtype, mask.dtype, mask.shape) == (np.float32, bool, (60, 96, 128))
-    np.testing.assert_array_equal(frames[~mask], truth[~mask])
-    assert frames.min() >= 0
-    assert frames.max() <= 1
-    # What moves is not what it hides, nearly everywhere; and it does move.
-    assert (np.abs(frames - truth).max(-1)[mask] > 0.02).mean() > 0.9
-    assert (mask[1:] != mask[:-1]).any(axis=(1, 2)).all()
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_backgrounds_are_one_photograph_under_a_slow_light(config, seed):
-    clip = open_clip(config(size=(24, 33), clip={"objects": seed + 1}), "train", seed)
-    _, truth, mask = parts(clip)
-    values = np.linalg.svd(truth.reshape(60, -1).astype(np.float64), compute_uv=False)
-    assert values[2] > 3e-3 * values[0]
-    assert values[3] < 1e-6 * values[0]
-    assert truth.max() < 1  # no background was clipped
-    # The light is affine in the place: so is the ratio of any two frames' light to the photograph.
-    bright = (clip.photograph > 0.1).all(axis=-1)
-    places = np.stack([np.ones(bright.sum()), *np.argwhere(bright).T], axis=-1)
-    light = (truth / np.maximum(clip.photograph, 0.1))[:, bright]
-    for channel in range(3):
-        fitted = places @ np.linalg.lstsq(places, light[..., channel].T, rcond=None)[0]
-        np.testing.assert_allclose(fitted.T, light[..., channel], atol=1e-5)
-    assert np.abs(np.diff(light, axis=0)).max() < 0.03
-    assert np.ptp(light, axis=0).max() > 0.1
-    assert mask.mean(axis=0).max() <= 0.35
-    assert mask.any(axis=(1, 2)).mean() > 0.5
-
-
-def test_a_clip_is_a_function_of_its_seed(config):
-    made = config(size=(20, 30), clip={"noise": 0.05})
-    one, same, other = (open_clip(made, *at) for at in (("train", 3), ("test", 3), ("train", 4)))
-    for first, second in zip(parts(one), parts(same), strict=True):
-        np.testing.assert_array_equal(first, second)
-    assert (parts(one)[2] != parts(other)[2]).any()
-    assert one.names[:2] == ["frame_00000", "frame_00001"]
-    np.testing.assert_array_equal(one[-1], one[59])
-    with pytest.raises(IndexError):
-        one.truth(60)
-
-
-def test_noise(config):
-    clean, noisy = (open_clip(config(clip={"noise": s}), "train", 0) for s in (0.0, 0.03))
-    frames, truth, mask = parts(noisy)
-    assert frames.min() >= 0
-    assert frames.max() <= 1
-    np.testing.assert_array_equal(truth, parts(clean)[1])
-    np.testing.assert_array_equal(mask, parts(clean)[2])
-    inner = (truth > 0.15) & (truth < 0.85) & ~mask[..., None]
-    difference = (frames - truth)[inner]
-    assert abs(difference.std() - 0.03) < 3e-4
-    assert abs(difference.mean()) < 3e-4
-    # New noise in every frame.
-    both = inner[0] & inner[1]
-    first, second = ((frames - truth)[at][both] for at in (0, 1))
-    assert abs(np.corrcoef(first, second)[0, 1]) < 0.03
-
-
-def test_a_cut_out_where_its_pixels_fall_on_the_frames():
-    generator = np.random.default_rng(0)
-    photograph, pixels = (generator.random((*s, 3), np.float32) for s in ((20, 30), (8, 12)))
-    centres = np.array([[9.5, 19.5], [2.5, 28.5]])
-    clip = Clip(
-        photograph,
-        [Mover(pixels, np.array([4.0, 6.0]), centres)],
-        (np.array([1.0, 0.5]), np.zeros((2, 2))),
-        0.0,
-        0,
-    )
-    rows, columns = np.mgrid[:20, :30]
-    for at, (row, column) in enumerate(centres):
-        mask = ((rows - row) / 4) ** 2 + ((columns - column) / 6) ** 2 < 1
-        np.testing.assert_array_equal(clip.foreground(at), mask)
-        expected = photograph.copy()
-        for r, c in np.argwhere(mask):
-            expected[r, c] = pixels[int(r - row + 3.5), int(c - column + 5.5)]
-        np.testing.assert_allclose(clip[at], expected * clip.gain[at], atol=1e-5)
-
-
-def test_ellipses_have_their_area():
-    mask = covered((7.3, 4.1), (20.2, 15.7), (40, 31))
-    assert abs(mask.sum() - np.pi * 7.3 * 4.1) < 0.05 * mask.sum()
-    np.testing.assert_allclose(np.argwhere(mask).mean(axis=0), (20.2, 15.7), atol=0.3)
-    assert not covered((3, 3), (-4, 10), (20, 20)).any()
-
-
-def test_cut_outs_lie_within_their_photographs():
-    from nid_jax.data.builtin import load_photographs
-
-    photographs = load_photographs()
-    for cut_out in CUT_OUTS:
-        low, high = (np.array(cut_out.centre) + sign * np.array(cut_out.half) for sign in (-1, 1))
-        assert (low >= 0).all()
-        assert (high <= photographs[cut_out.photograph].shape[:2]).all()
-
-
-@pytest.mark.parametrize(
-    ("clip", "complaint"),
-    [
-        ({"num_frames": 11}, r"data\.clip\.num_frames=11: must be at least 12"),
-        ({"objects": 0}, r"data\.clip\.objects=0: must be at least 1"),
-        ({"noise": -0.1}, r"data\.clip\.noise=-0\.1: must be between 0 and 1"),
-    ],
-)
-def test_bad_clips(config, clip, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        open_clip(config(size=(8, 8), clip=clip), "train", 0)
-
-
-def test_too_many_objects(config, monkeypatch):
-    monkeypatch.setattr(video_module, "MAX_COVERAGE", 0.05)
-    monkeypatch.setattr(video_module, "PATH_DRAWS", 5)
-    with pytest.raises(
-        ValueError, match=r"data\.clip\.objects=9: so many cover .*5% of the frames"
-    ):
-        open_clip(config(size=(12, 16), clip={"objects": 9}), "train", 0)
-
-
 @pytest.mark.parametrize(
     ("low", "high", "asked"), [(0, 255, ()), (-1, 1, ()), (0, 1000, (0, 1000))]
 )
-def test_arrays_of_another_range_are_scaled(tmp_path, config, low, high, asked):
+def test_arrays_of_another_range_are_scaled(tmp_path, video_config, low, high, asked):
     unit = np.random.default_rng(0).random((3, 6, 7)).astype(np.float32)
     unit.flat[:2] = 0, 1
     np.save(tmp_path / "a.npy", unit * (high - low) + low)
-    settings = config(name="video", root=tmp_path / "a.npy", range=asked)
+    settings = video_config(name="video", root=tmp_path / "a.npy", range=asked)
     said = contextlib.nullcontext() if asked else pytest.warns(Notice, match="taken as from")
     with said:
         frames = open_video(settings, "train", 0)
@@ -549,68 +406,68 @@ def ramps(count=3):
     return np.stack([np.tile(np.linspace(0.1, 0.9, 14), (10, 1))] * count)
 
 
-def test_stacks_are_read_as_pictures_are(tmp_path, config):
+def test_stacks_are_read_as_pictures_are(tmp_path, video_config):
     unit = ramps()
     path = tmp_path / "x.tif"
     inks = np.zeros((3, 10, 14, 4), np.uint8)
     inks[..., :3] = np.rint(255 * (1 - unit))[..., None]
     tifffile.imwrite(path, inks, photometric="separated")
-    np.testing.assert_allclose(opened(config, path)[1][..., 0], unit, atol=3e-3)
+    np.testing.assert_allclose(opened(video_config, path)[1][..., 0], unit, atol=3e-3)
     half = np.full((3, 10, 14, 4), 128, np.uint8)
     half[..., :3] = np.rint(128 * unit)[..., None]
     tifffile.imwrite(path, half, photometric="rgb", extrasamples=["assocalpha"])
     expected = unit * 128 / 255 + 127 / 255
-    np.testing.assert_allclose(opened(config, path)[1][..., 0], expected, atol=4e-3)
+    np.testing.assert_allclose(opened(video_config, path)[1][..., 0], expected, atol=4e-3)
     deep = np.rint(65535 * unit).astype(np.uint16)
     tifffile.imwrite(*(path, deep), photometric="minisblack", extratags=[(274, "H", 1, 6, True)])
     upright = np.stack([np.rot90(frame, -1) for frame in unit])
-    np.testing.assert_allclose(opened(config, path)[1][..., 0], upright, atol=1e-5)
+    np.testing.assert_allclose(opened(video_config, path)[1][..., 0], upright, atol=1e-5)
     first, *rest = [Image.fromarray(frame) for frame in deep]
     first.save(path, compression="tiff_lzw", save_all=True, append_images=rest)
-    np.testing.assert_allclose(opened(config, path)[1][..., 0], unit, atol=1e-5)
+    np.testing.assert_allclose(opened(video_config, path)[1][..., 0], unit, atol=1e-5)
     white = (255 - 255 * unit).astype(np.float32)
     tifffile.imwrite(path, white, photometric="miniswhite")
     with pytest.warns(Notice, match=r"taken as from 0 to 255"):
-        np.testing.assert_allclose(opened(config, path)[1][..., 0], unit, atol=1e-5)
+        np.testing.assert_allclose(opened(video_config, path)[1][..., 0], unit, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [2, 4])
-def test_channels_of_a_microscope_are_no_transparency(tmp_path, config, channels):
+def test_channels_of_a_microscope_are_no_transparency(tmp_path, video_config, channels):
     stack = np.zeros((3, channels, 10, 14), np.uint16)
     tifffile.imwrite(tmp_path / "x.tif", stack, imagej=True, metadata={"axes": "TCYX"})
     with pytest.raises(ValueError, match=rf"x\.tif: frames of {channels} channels \(axis C\)"):
-        opened(config, tmp_path / "x.tif")
+        opened(video_config, tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize("kind", ["i2", "i8", "f4"])
-def test_arrays_with_alpha_of_every_type(tmp_path, config, kind):
+def test_arrays_with_alpha_of_every_type(tmp_path, video_config, kind):
     unit = ramps()
     frames = np.full((3, 10, 14, 4), 255.0)
     frames[..., :3] = np.rint(255 * unit)[..., None]
     frames[:, 0, :, 3] = 0
     np.save(tmp_path / "x.npy", frames.astype(kind))
     with pytest.warns(Notice, match=r"taken as from 0 to 255"):
-        _, read = opened(config, tmp_path / "x.npy")
+        _, read = opened(video_config, tmp_path / "x.npy")
     np.testing.assert_allclose(read[:, 1:, :, 0], unit[:, 1:], atol=3e-3)
     np.testing.assert_array_equal(read[:, 0], 1)
 
 
-def test_an_array_of_words(tmp_path, config):
+def test_an_array_of_words(tmp_path, video_config):
     np.save(tmp_path / "x.npy", np.full((3, 4, 5), "a"))
     with pytest.raises(ValueError, match=r"x\.npy: values of type <U1; allowed: real numbers"):
-        opened(config, tmp_path / "x.npy")
+        opened(video_config, tmp_path / "x.npy")
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_moves_in_colours_alone_is_said(tmp_path, config):
+def test_what_moves_in_colours_alone_is_said(tmp_path, video_config):
     frames = np.full((8, 20, 30, 3), 0.4)
     for number, frame in enumerate(frames):
         frame[5:12, 3 * number : 3 * number + 5] = (0.4 + 0.4, 0.4 - 0.4 * 0.299 / 0.587, 0.4)
     np.save(tmp_path / "x.npy", frames)
-    said = open_video(config(root=tmp_path / "x.npy"), "train", 0)
+    said = open_video(video_config(root=tmp_path / "x.npy"), "train", 0)
     assert said.shape == (20, 30, 3)
     with pytest.warns(Notice, match=r"100% of what moves differs in colour and hardly in gray"):
-        open_video(config(root=tmp_path / "x.npy", gray=True), "train", 0)
+        open_video(video_config(root=tmp_path / "x.npy", gray=True), "train", 0)
     frames[:] = frames[..., :1]
     np.save(tmp_path / "x.npy", frames)
-    open_video(config(root=tmp_path / "x.npy", gray=True), "train", 0)
+    open_video(video_config(root=tmp_path / "x.npy", gray=True), "train", 0)

@@ -8,8 +8,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from nid_jax import numerics
-from nid_jax.fields import dictionary as dictionaries
-from nid_jax.fields import routing
+from nid_jax.fields import dictionaries, independent, routing
+from nid_jax.fields import dictionary as base
 from nid_jax.fields.variables import Basis
 
 
@@ -118,7 +118,7 @@ CASES = [
 def test_basis_against_numpy(kind, channels, dims, activation, embedding):
     changes = {"embedding": embedding, "activation": activation}
     if embedding == "wide":
-        changes |= {"embedding": "fourier", "size": 2 * dictionaries._COPIED_FEATURES}
+        changes |= {"embedding": "fourier", "size": 2 * independent._COPIED_FEATURES}
     dictionary = _build(kind, channels, dims, **changes)
     x = _points(33, dims)
     basis = nnx.jit(lambda d, x: d.basis(x))(dictionary, x)
@@ -289,7 +289,7 @@ def test_chunks_of_points_change_nothing(chunk):
     weight = jnp.asarray(_points(6))
 
     def total(weight, x, chunk):
-        values = dictionaries.over_points(
+        values = base.over_points(
             lambda p: numerics.sin(jnp.einsum("pd,ed->pe", p, weight))[:, :, None], x, chunk
         )
         return (values**2 * jnp.arange(40.0)[:, None, None]).sum(), values
@@ -312,7 +312,7 @@ def test_chunks_are_even_and_bound_memory():
         seen.append(p.shape)
         return p
 
-    assert dictionaries.over_points(record, x, 512).shape == (640, 2)
+    assert base.over_points(record, x, 512).shape == (640, 2)
     assert set(seen) == {(320, 2)}
 
 
@@ -326,7 +326,7 @@ def test_orders_in_chunks_equal_orders_in_one_piece(monkeypatch, kind, order, to
     whole = _rendered(dictionary, x, gates, order)
     assert dictionary._chunk() > len(x)
     # The least chunk is 32 points: four pieces of 26, the last one padded.
-    monkeypatch.setattr(dictionaries, "_CHUNK_NUMBERS", {jax.default_backend(): 1})
+    monkeypatch.setattr(base, "_CHUNK_NUMBERS", {jax.default_backend(): 1})
     assert dictionary._chunk() == 32
     cut = _rendered(dictionary, x, gates, order)
     np.testing.assert_allclose(cut[0], whole[0], atol=1e-5)
@@ -336,7 +336,7 @@ def test_orders_in_chunks_equal_orders_in_one_piece(monkeypatch, kind, order, to
 
 def test_chunk_counts_what_a_point_holds():
     """A trunk's heads give E C numbers a point, an independent stack's layers E H."""
-    numbers = dictionaries._points_at_a_time(1)
+    numbers = base.points_at_a_time(1)
     assert _build("shared", 1, num_experts=1024, width=256)._chunk() == numbers // 1024
     assert _build("shared", 3, num_experts=64, width=512)._chunk() == numbers // 512
     assert _build("independent", 3, num_experts=256, width=16)._chunk() == numbers // (256 * 16)

@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 
 import nid_jax as nid
-from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import Identity
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting.fit import Fit, fit_problem
 
 SHAPE = (5, 4)

@@ -11,15 +11,16 @@ from flax import nnx
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
-from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields import embeddings
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.independent import IndependentDictionary
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting import meshing, rendering
 from nid_jax.geometry import primitives
 
 KINDS = {
-    "shared": (dictionaries.SharedDictionary, 96, 64),
-    "independent": (dictionaries.IndependentDictionary, 96, 6),
+    "shared": (SharedDictionary, 96, 64),
+    "independent": (IndependentDictionary, 96, 6),
 }
 SHAPES = (
     lambda points: primitives.sphere(points - [0.1, 0, -0.1], 0.5),

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nid_jax.fields import coordinates, embeddings, routing
-from nid_jax.fields import dictionary as dictionaries
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.independent import IndependentDictionary
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting import rendering
 
 EXPERTS, CHANNELS = 9, 2
@@ -19,8 +20,8 @@ EXPERTS, CHANNELS = 9, 2
 @pytest.fixture(scope="module", params=["shared", "independent"])
 def dictionary(request):
     kinds = {
-        "shared": dictionaries.SharedDictionary,
-        "independent": dictionaries.IndependentDictionary,
+        "shared": SharedDictionary,
+        "independent": IndependentDictionary,
     }
     return kinds[request.param](
         embeddings.Identity(2), EXPERTS, CHANNELS, Layers(3, 6, "sine", 10.0), rngs=nnx.Rngs(1)

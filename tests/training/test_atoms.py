@@ -6,9 +6,9 @@ from flax import nnx
 
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
-from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import CosineLattice
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.training import atoms
 
 

@@ -10,9 +10,9 @@ from flax import nnx
 from nid_jax.coding import operators
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
-from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import CosineLattice, Identity, Splines
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.training import components
 from nid_jax.training.components import component_heads, put_heads
 

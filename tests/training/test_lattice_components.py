@@ -8,9 +8,9 @@ from flax import nnx
 from nid_jax.data import ArrayCollection
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
-from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import CosineLattice, Splines
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.training.components import put_heads
 from nid_jax.training.lattice_components import lattice_heads
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from nid_jax.fields.dictionary import KINDS
+from nid_jax.fields.dictionaries import KINDS
 from nid_jax.fields.model import build_model
 from nid_jax.fields.variables import Basis, Kernel
 from nid_jax.training.optimisers import build_optimiser

@@ -13,10 +13,10 @@ from nid_jax.coding import operators
 from nid_jax.coding.ridge import Factorisation
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
-from nid_jax.fields.dictionary import SharedDictionary
 from nid_jax.fields.embeddings import CosineLattice
 from nid_jax.fields.experts import Layers
 from nid_jax.fields.router_networks import Conv, Linear
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.training import predicting
 
 GRID, CHANNELS, EXPERTS, LAM = (7, 6), 2, 20, 1e-3

@@ -12,12 +12,13 @@ from nid_jax.coding import implicit
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.operators import sample
 from nid_jax.fields.coordinates import grid
-from nid_jax.fields.dictionary import IndependentDictionary, SharedDictionary
 from nid_jax.fields.embeddings import Identity
 from nid_jax.fields.experts import Layers
+from nid_jax.fields.independent import IndependentDictionary
 from nid_jax.fields.model import Model
 from nid_jax.fields.router_networks import Conv
 from nid_jax.fields.routing import Codebook, Gates
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fields.variables import RouterParam
 from nid_jax.training.losses import SURFACE_WEIGHTS, Objective
 from nid_jax.training.reseeding import reseed
