@@ -56,7 +56,7 @@ def our_rows(name, dictionary, truth):
     variance = np.square(prior.factor).sum(1) + np.asarray(prior.diagonal)
     for share in SHARES:
         numbers = max(1, int(share * dictionary.num_experts))
-        fit = dictionary.fit(truth, numbers=numbers, solver=nid.Ridge())
+        fit = dictionary.first(numbers).fit(truth, solver=nid.Ridge())
         mean, deviation = np.asarray(prior.mean)[:numbers], np.sqrt(variance[:numbers])
         for step in STEPS:
             whole = np.rint((fit.codes - mean) / step)
