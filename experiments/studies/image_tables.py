@@ -107,8 +107,17 @@ COLOURS = {
     "NID": "C0",
     "NID sparse": "C3",
     "NID by descent": "C5",
-    "NID linear router": "C8",
-    "NID conv router": "C6",
+    "NID linear router, alone": "C8",
+    "NID conv router, alone": "C6",
+    "NID sparse, linear router": "C4",
+}
+# Of what is no dictionary's, by the beginning of its name.
+PEERS = {
+    "PCA of cosines": ">",
+    "PCA": "D",
+    "DCT, colours": "<",
+    "DCT": "d",
+    "K-SVD": "o",
 }
 
 
@@ -130,7 +139,8 @@ def draw(studies):
             if result.family in in_lines:
                 continue
             dictionary, _, solver = result.family.partition(": ")
-            shape = SHAPES.get(solver, "D" if dictionary == "PCA" else "d")
+            peer = next((mark for name, mark in PEERS.items() if dictionary.startswith(name)), "p")
+            shape = SHAPES.get(solver, peer) if dictionary.startswith("NID") else peer
             colour = COLOURS.get(dictionary, "gold" if "largest" in result.method else "black")
             look = {"ms": 9, "color": colour, "markeredgewidth": 0.5, "linestyle": "none", **edge}
             axes.plot(result.seconds, result.psnr, shape, label=result.method, **look)

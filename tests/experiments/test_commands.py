@@ -106,3 +106,23 @@ def test_own_inputs(tmp_path, smoke):
         > found["patches_per_second"]["decoded at each access"]
     )
     assert (tmp_path / "table.md").read_text().count("nid_jax --config=") == 4
+
+
+@pytest.mark.slow
+def test_rate(tmp_path, smoke):
+    smoke("rate", tmp_path)
+    rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
+    assert {row["coder"] for row in rows} == {"NID", "JPEG", "WebP"}
+    for data in ("faces", "photographs"):
+        for coder in ("NID", "JPEG", "WebP"):
+            own = [row for row in rows if (row["data"], row["coder"]) == (data, coder)]
+            assert len(own) > 3
+            # What others beat in both is left out.
+            assert np.diff([row["psnr"] for row in own]).min() > 0
+            assert np.diff([row["bits"] for row in own]).min() >= 0
+
+
+@pytest.mark.slow
+def test_precision(tmp_path, smoke):
+    smoke("precision", tmp_path, "--only=image:smoke")
+    assert (tmp_path / "table.md").read_text().count("|") > 20
