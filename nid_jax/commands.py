@@ -24,7 +24,7 @@ from nid_jax.files import atomic_folder
 from nid_jax.fitting import checks, code_space, rendering, scoring
 from nid_jax.neural_dictionary import NeuralDictionary, open_workdir
 from nid_jax.neural_dictionary import load as load_dictionary
-from nid_jax.reporting import monitoring, movies, panels, pictures, tables
+from nid_jax.reporting import announcing, movies, panels, pictures, tables
 from nid_jax.reporting.fits import write_fit
 from nid_jax.reporting.report import write_report
 from nid_jax.storage import artefacts
@@ -171,7 +171,7 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
         source = context.source
         described = source.config if isinstance(source, Workdir) else source
         mesh = cast(Mesh, dictionary.mesh)  # `load` has laid it out on one
-        lines = monitoring.device_summary(mesh, counts, config_path=described)
+        lines = announcing.device_summary(mesh, counts, config_path=described)
         for line in (*lines, *context.notes):
             print(line, file=sys.stderr)
     found = dictionary.fit_collection(task, collection, config)

@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup
 
 from nid_jax.reporting import charts, embedding, fit_section, pictures
-from nid_jax.reporting.monitoring import read_metrics
+from nid_jax.reporting.metrics_log import read_metrics
 from nid_jax.reporting.panels import Score
 from nid_jax.reporting.reading import number, read_json, within
 from nid_jax.reporting.tables import format_bytes, format_count, format_duration, format_value

@@ -13,7 +13,7 @@ import trimesh
 from PIL import Image
 
 from nid_jax.geometry.writing import export_mesh
-from nid_jax.reporting import monitoring, movies, panels, pictures, report
+from nid_jax.reporting import metrics_log, movies, panels, pictures, report
 from nid_jax.reporting.panels import Panel, Score
 from nid_jax.storage import artefacts
 
@@ -61,7 +61,7 @@ def workdir(tmp_path):
     folder = tmp_path / "run-7"
     rng = np.random.default_rng(0)
     truth = rng.uniform(0, 1, (4, 12, 9, 1)).astype(np.float32)
-    with monitoring.MetricWriter(folder) as writer:
+    with metrics_log.MetricWriter(folder) as writer:
         for step in range(0, 30, 10):
             writer.scalars(step, {"loss": 1 / (step + 1), "train_psnr": step, "balance": 0.5})
         writer.scalars(30, {"loss": float("nan")})
@@ -260,7 +260,7 @@ def test_everything_written_by_others_is_escaped(workdir):
     metrics = json.loads((workdir / "fits" / "ridge" / "metrics.json").read_text())
     folder = workdir / "fits" / EVIL.replace("/", "")
     artefacts.write_json(folder / "metrics.json", {**metrics, "solver": EVIL, "config": config})
-    with monitoring.MetricWriter(workdir) as writer:
+    with metrics_log.MetricWriter(workdir) as writer:
         writer.scalars(40, {EVIL: 1.0, EVIL + "_loss": 2.0, EVIL + "psnr": 3.0})
     text, page = _read(report.write_report(workdir))
     assert "script" not in page.tags
