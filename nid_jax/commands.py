@@ -37,6 +37,8 @@ LEARNED = ("dictionary", "router", "loss", "train")
 _RENDERED_NUMBERS = 2**24
 # Signals of at most this size are read once before training, to find those that cannot be.
 _READ_BYTES = 2**28
+# Keys of `data` that say where signals come from.
+_SOURCES = ("name", "root", "sinograms", "angles", "kspace")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +123,68 @@ def _train(context: Context) -> NeuralDictionary:
     return dictionary
 
 
+def on_stored_data(context: Context) -> Context:
+    """The context with the data of the fit that fit.name names, else of the workdir's own run.
+
+    Where a person typed nothing of `data`: a fit is made again, or another beside it, of the same
+    signals. The seed, which splits them, comes along unless it was typed.
+    """
+    if any(key.startswith("data.") for key in context.typed):
+        return context
+    workdir, name = context.workdir, context.config.fit.name
+    stored, what = workdir.load_fit_config(name), f"the fit {name!r}"
+    if stored is None and context.source is workdir and workdir.config.exists():
+        stored, what = workdir.load_config(), "the run"
+    if stored is None or stored.task != context.config.task:
+        return context
+    config = context.config.copy_and_resolve_references()
+    with config.unlocked(), config.ignore_type():
+        for key in {"data", "seed"} - context.typed:
+            config[key] = stored[key]
+    source, given = _source_of(config), _source_of(context.config)
+    if source != given:
+        notices.say(
+            f"{workdir.root}: no key of data was typed; signals taken from {source}, as {what} "
+            f"has them, not from {given}; --config.data.name=NAME says otherwise"
+        )
+    return dataclasses.replace(context, config=config)
+
+
+def _source_of(config):
+    """Where the signals of a config come from, in words."""
+    found = [config.data.get(key) for key in _SOURCES]
+    return " ".join(
+        f"data.{key}={value}" for key, value in zip(_SOURCES, found, strict=True) if value
+    )
+
+
+def as_fitted(context: Context) -> Context:
+    """The context with the config that the fit fit.name was made with, and over it what was typed.
+
+    As it is where there is no such fit. Raises ValueError for a fit of another task, and for a
+    typed key that its config does not have.
+    """
+    name = context.config.fit.name
+    stored = context.workdir.load_fit_config(name)
+    if stored is None:
+        return context
+    if stored.task != context.config.task:
+        raise ValueError(
+            f"--config: task {context.config.task}, but the fit {name!r} is of task {stored.task}; "
+            f"allowed: --config={stored.task}"
+        )
+    with stored.unlocked(), stored.ignore_type():
+        for key in (*sorted(context.typed), "fit.name"):
+            *path, last = key.split(".")
+            group, typed = stored, context.config
+            for word in path:
+                group, typed = group.get(word), typed[word]
+            if not isinstance(group, ConfigDict):
+                raise ValueError(f"{key}: the config of the fit {name!r} has no such key")
+            group[last] = typed[last]
+    return dataclasses.replace(context, config=stored)
+
+
 def check_fit(context: Context, task: Any, config: ConfigDict) -> Any:
     """The signals to fit, opened; ValueError or FileNotFoundError for a fit that cannot be."""
     checks.check(config)
@@ -156,6 +220,8 @@ def load(context: Context, with_prior: bool = False) -> tuple[NeuralDictionary, 
 def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     """Codes of unseen signals with the dictionary frozen; scores, pictures, report."""
     workdir = context.workdir
+    if not announced:
+        context = on_stored_data(context)
     dictionary, config = load(context, with_prior=True)
     if not announced:
         prior = dictionary.prior
@@ -186,7 +252,11 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
 
 
 def evaluate(context: Context) -> dict[str, Any]:
-    """Score an earlier fit's codes again, against signals on disk; nothing is solved."""
+    """Score an earlier fit's codes again, against signals on disk; nothing is solved.
+
+    Against those that it was fitted to, unless others are typed.
+    """
+    context = as_fitted(context)
     dictionary, config = load(context)
     context = settle(context, {config.fit.split}, config)
     config = context.config

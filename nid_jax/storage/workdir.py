@@ -151,6 +151,20 @@ class Workdir:
         except TypeError as error:
             raise ValueError(f"{self.config}: is not the config of a run") from error
 
+    def load_fit_config(self, name: str) -> ConfigDict | None:
+        """The config that the fit `name` was made with; None where it, or its config, is not there.
+
+        Raises ValueError for a metrics.json that is damaged.
+        """
+        path = self.fit(name) / "metrics.json"
+        if not path.exists():
+            return None
+        metrics = artefacts.read_json(path)
+        try:
+            return config_json.decoded(metrics["config"]) if "config" in metrics else None
+        except TypeError as error:
+            raise ValueError(f"{path}: is not that of a fit") from error
+
     def check_same_config(
         self, config: ConfigDict, sections: Sequence[str], ignore: Sequence[str] = ()
     ) -> None:
