@@ -261,7 +261,7 @@ def evaluate(context: Context) -> dict[str, Any]:
     context = settle(context, {config.fit.split}, config)
     config = context.config
     task = context.build_task(config)
-    path = context.workdir.fit(config.fit.name) / "codes.npz"
+    path = context.workdir.fit(config.fit.name) / artefacts.CODES
     found = dictionary.load_fit(path)
     collection = check_fit(context, task, config)
     wanted = collection.names[: len(found)]
@@ -282,7 +282,7 @@ def evaluate(context: Context) -> dict[str, Any]:
     metrics |= {name: float(np.mean(values)) for name, values in scores.items()}
     metrics |= {f"{name}_per_signal": values.tolist() for name, values in scores.items()}
     metrics["scores"] = panels.described(task.scores, metrics)
-    context.workdir.write_json(path.with_name("evaluation.json"), metrics)
+    context.workdir.write_json(path.with_name(artefacts.EVALUATION), metrics)
     _print_scores(config.fit.name, metrics)
     return metrics
 
@@ -295,11 +295,11 @@ def render(context: Context) -> None:
     dictionary, config = load(context)
     task = context.build_task(config)
     folder = context.workdir.fit(config.fit.name)
-    found = dictionary.load_fit(folder / "codes.npz")
-    layout = context.workdir.read_json(folder / "metrics.json")["layout"]
+    found = dictionary.load_fit(folder / artefacts.CODES)
+    layout = context.workdir.read_json(folder / artefacts.METRICS)["layout"]
     start = time.perf_counter()
     shape, window = _what_to_render(config.render, layout)
-    target = folder / "render" / _view_name(shape, layout, config.render)
+    target = folder / artefacts.RENDER / _view_name(shape, layout, config.render)
     draw = _render_pictures
     if "surface" in layout:
         # Libraries that only runs with surfaces need.
@@ -375,15 +375,15 @@ def interpolate(context: Context) -> None:
     """Signals between two of a fit: frames, or meshes, and a movie of them."""
     dictionary, config = load(context)
     folder = context.workdir.fit(config.fit.name)
-    found = dictionary.load_fit(folder / "codes.npz")
+    found = dictionary.load_fit(folder / artefacts.CODES)
     config = settle(context, (), config, fitted=len(found)).config
     task, wanted = context.build_task(config), config.fit.interpolate
-    layout = context.workdir.read_json(folder / "metrics.json")["layout"]
+    layout = context.workdir.read_json(folder / artefacts.METRICS)["layout"]
     if "patch" in layout:
         raise ValueError("data.patch.size: signals in patches have several codes each; allowed: 0")
     with named("fit.interpolate"):
         path = code_space.path_between(found, wanted.start, wanted.end, wanted.frames)
-    target = folder / "interpolate" / f"{wanted.start:04d}_{wanted.end:04d}"
+    target = folder / artefacts.INTERPOLATE / f"{wanted.start:04d}_{wanted.end:04d}"
     shape, window = _what_to_render(config.render, layout)
     if "surface" in layout:
         from nid_jax.reporting import surfaces
@@ -402,14 +402,14 @@ def nearest(context: Context) -> None:
     wanted = config.fit.nearest
     folder = context.workdir.fit(config.fit.name)
     among = context.workdir.fit(wanted.among or config.fit.name)
-    found, known = (dictionary.load_fit(path / "codes.npz") for path in (folder, among))
+    found, known = (dictionary.load_fit(path / artefacts.CODES) for path in (folder, among))
     with named("fit.nearest"):
         indices, distances = code_space.nearest(found, known, wanted.count, among == folder)
     near = {
         name: [{"name": known.names[i], "distance": float(d)} for i, d in zip(row, ds, strict=True)]
         for name, row, ds in zip(found.names, indices, distances, strict=True)
     }
-    target = folder / "nearest.json"
+    target = folder / artefacts.NEAREST
     context.workdir.write_json(target, {"among": among.name, "nearest": near})
     rows = [[name, *(entry["name"] for entry in entries)] for name, entries in near.items()]
     print(tables.table(rows, ["signal", *(f"{n + 1}." for n in range(indices.shape[1]))]))

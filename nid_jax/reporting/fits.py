@@ -15,11 +15,9 @@ from nid_jax.fitting import rounding, scoring
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.scoring import reconstruct, summarise
 from nid_jax.reporting import movies, panels, pictures
+from nid_jax.storage import artefacts
 from nid_jax.storage.artefacts import file_name, write_json
 from nid_jax.storage.workdir import Workdir
-
-SHEET = "comparison.png"
-PLAIN = "reconstructions"
 
 
 def write_fit(
@@ -47,7 +45,7 @@ def write_fit(
     metrics["layout"] = layout
     names = layout["names"][: len(reconstruction)]
     with atomic_folder(workdir.fit(config.fit.name)) as folder:
-        exact.save(folder / "codes.npz", dtype)
+        exact.save(folder / artefacts.CODES, dtype)
         unit = True
         if "surface" in layout:
             # Libraries that only runs with surfaces need.
@@ -60,10 +58,10 @@ def write_fit(
             unit = extras.unit
             _write_panels(folder, extras.panels, extras.columns, names, not extras.frames)
             _write_frames(folder, extras.frames, config.fit.get("movies", ()))
-        write_plain(folder / PLAIN, reconstruction, names, unit)
+        write_plain(folder / artefacts.RECONSTRUCTIONS, reconstruction, names, unit)
         metrics["scores"] = panels.described(task.scores, metrics)
         metrics["assumed"] = [*map(notices.plain, notes), *notices.printed_lines()]
-        write_json(folder / "metrics.json", metrics)
+        write_json(folder / artefacts.METRICS, metrics)
     return metrics
 
 
@@ -107,13 +105,13 @@ def _write_panels(folder, rows, columns, names, signals):
         return
     columns = list(columns or names)
     shown = range(min(panels.COLUMNS, max(len(panel.images) for panel in rows)))
-    panels.write_sheet(folder / SHEET, [panel.of(shown) for panel in rows], columns)
+    panels.write_sheet(folder / artefacts.COMPARISON, [panel.of(shown) for panel in rows], columns)
     if not signals:
         return
     for index, name in enumerate(columns[: max(len(panel.images) for panel in rows)]):
         file = f"{file_name(index, name)}.png"
         one = [panel.of([index]) for panel in rows]
-        panels.write_sheet(folder / "pictures" / file, one, [name])
+        panels.write_sheet(folder / artefacts.PICTURES / file, one, [name])
         for panel in rows:
             if panel.kept and index < len(panel.images):
                 image = panel.painted(index)
@@ -138,4 +136,4 @@ def _write_frames(
     if formats:
         together = movies.side_by_side(list(stacks.values()), list(stacks))
     for suffix in formats:
-        movies.write_movie(folder / f"side_by_side.{suffix}", together)
+        movies.write_movie(folder / f"{artefacts.SIDE_BY_SIDE}.{suffix}", together)

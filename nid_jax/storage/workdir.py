@@ -111,7 +111,7 @@ class Workdir:
 
     def fit_names(self) -> list[str]:
         """Names of the fits in this folder that are complete, sorted."""
-        names = (path.parent.name for path in self.fits.glob("*/metrics.json"))
+        names = (path.parent.name for path in self.fits.glob(f"*/{artefacts.METRICS}"))
         return sorted(name for name in names if not name.startswith("."))
 
     def write_json(self, path: str | Path, value: Any) -> Path:
@@ -156,7 +156,7 @@ class Workdir:
 
         Raises ValueError for a metrics.json that is damaged.
         """
-        path = self.fit(name) / "metrics.json"
+        path = self.fit(name) / artefacts.METRICS
         if not path.exists():
             return None
         metrics = artefacts.read_json(path)
