@@ -3,7 +3,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from nid_jax.data.meshsources import find_sources
+from nid_jax.data.mesh_listing import find_sources
 from nid_jax.data.shapefiles import Kind, shape_files
 from nid_jax.notices import Notice
 
