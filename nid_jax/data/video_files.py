@@ -128,5 +128,7 @@ def _tell(path, heard):
         kinds = sorted(heard.streams.items())
         counts = ", ".join(f"{count} {kind.lower()}" for kind, count in kinds)
         say(f"{path}: {counts}; the first stream of video is read, the others are passed over")
-    if heard.errors and heard.streams.get("Video"):
-        say(f"{path}: ffmpeg complained {heard.errors} times; frames may be missing or spoiled")
+    complaints = [f"complained {heard.errors} times"] if heard.errors else []
+    complaints += [f"ended with status {heard.status}"] if heard.status else []
+    if complaints and heard.streams.get("Video"):
+        say(f"{path}: ffmpeg {' and '.join(complaints)}; frames may be missing or spoiled")

@@ -216,7 +216,6 @@ def layout(collection: Any, config: ConfigDict) -> dict[str, Any]:
         "grid": list(collection.shape[:-1]),
         "names": list(collection.names),
         "surface": {
-            "level": 0.0,
             "truncation": float(config.data.truncation),
             "denormalise": [collection.denormalise(i).tolist() for i in range(count)],
             # What the coordinates of written meshes are in, in words.

@@ -105,9 +105,10 @@ def measurements(
     if measured.weights is not None:
         weights = np.stack([measured.weights(index) for index in range(count)])
     if operator.weights is not None:
-        own = np.broadcast_to(np.asarray(operator.weights), values.shape[:2])
+        own = np.asarray(operator.weights)
+        own = own if own.ndim == 1 else own[:count]
         weights = own if weights is None else weights * own
-    seen = np.ones(values.shape[:2], bool) if weights is None else weights > 0
+    seen = np.broadcast_to(True if weights is None else weights > 0, values.shape[:2])
     left = values - np.asarray(fit[:count].measured_by(operator))
     shares = [
         float(np.linalg.norm(residual[known])) / max(float(np.linalg.norm(value[known])), 1e-12)

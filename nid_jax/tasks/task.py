@@ -84,7 +84,7 @@ class Task:
     differ: patches are blended."""
     layout: Callable[[Any], dict]
     """Collection -> what `assemble` needs to know of it, in JSON types; under 'surface', where
-    signals have one: its level, truncation, 'units' in words and, per signal, 'denormalise' [4, 4]
+    signals have one: its truncation, 'units' in words and, per signal, 'denormalise' [4, 4]
     and the axis 'up'."""
     metrics: Callable
     """(reconstruction, truth, both whole signals, Measured) -> {name: values per signal}."""

@@ -36,6 +36,11 @@ def test_other_endings_are_read_where_there_are_none(tmp_path, recwarn):
     assert not recwarn.list
 
 
+def test_what_is_hidden_does_not_decide_which_endings_are_read(tmp_path):
+    with pytest.warns(Notice, match="2 shapes; passed over: 1 hidden"):
+        assert found(touch(tmp_path, "a.txt", "c.txt", ".b.npz")) == ["a", "c"]
+
+
 def test_splits(tmp_path):
     both = touch(tmp_path / "both", "train/a.npz", "train/x/b.npz", "test/c.npz")
     assert (found(both), found(both, "test")) == (["a", "x-b"], ["c"])

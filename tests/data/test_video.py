@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from nid_jax import ffmpeg
-from nid_jax.data import to_array
+from nid_jax.data import to_array, video_files
 from nid_jax.data.video import open_video
 from nid_jax.notices import Notice
 from nid_jax.reporting.movies import write_movie
@@ -208,6 +208,27 @@ def encoded(path, frames, *options, before=()):
     command = [ffmpeg.program(), "-loglevel", "error", "-y", *before, *raw, *options, str(path)]
     subprocess.run(command, input=frames.tobytes(), check=True)
     return path
+
+
+def test_a_program_that_dies_after_some_frames_is_told_of(tmp_path, video_config, monkeypatch):
+    pytest.importorskip("imageio_ffmpeg")
+    program = tmp_path / "ffmpeg"
+    program.write_text(
+        f"""#!{sys.executable}
+import os, sys
+print("[info] Stream #0:0: Video: h264", file=sys.stderr)
+frame = b"P7\\nWIDTH 4\\nHEIGHT 3\\nDEPTH 4\\nMAXVAL 255\\nENDHDR\\n" + bytes([255] * 48)
+sys.stdout.buffer.write(2 * frame)
+sys.stdout.flush()
+os.kill(os.getpid(), 9)
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(ffmpeg, "program", lambda: str(program))
+    (tmp_path / "film.mp4").touch()
+    with pytest.warns(Notice, match="film.mp4: ffmpeg ended with status -9; frames may be missing"):
+        frames = list(video_files.read_frames(tmp_path / "film.mp4"))
+    assert len(frames) == 2
 
 
 def labelled(count, size=(32, 48)):
