@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 _STREAM = re.compile(r"^\s*(?:\[info\]\s*)?Stream #0:\d+.*?: (\w+):", re.MULTILINE)
+_RATE = re.compile(r"Stream #0:\d+.*?: Video:.*?, ([\d.]+) fps")
 _ENDED = b"ENDHDR\n"
 # Of H.264's scale from 0 (exact) to 51.
 _CONSTANT_RATE = 10
@@ -70,6 +71,16 @@ def read(path: Path, heard: list[Heard]) -> Generator[UInt8[np.ndarray, "H W 4"]
                 heard.append(_heard(said.read().decode(errors="replace"), status))
     if not frames:
         raise Unreadable
+
+
+def frame_rate(path: Path) -> float:
+    """Frames a second that a file says of its first video stream; 0 where it says none."""
+    command = [program(), "-nostdin", "-hide_banner", "-i", str(path)]
+    with _started(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        # Without an output the program says what there is, and fails.
+        said = process.communicate()[1].decode(errors="replace")
+    found = _RATE.search(said)
+    return float(found[1]) if found else 0.0
 
 
 def _picture(stream: IO[bytes]) -> UInt8[np.ndarray, "H W 4"] | None:

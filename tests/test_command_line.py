@@ -55,7 +55,7 @@ def test_a_run_says_what_it_does_and_leaves_all_of_it(trained):
     assert "Traceback" not in err
     lines = out.splitlines()
     assert lines[0].startswith("trained 6 steps in ")
-    assert " ".join(lines[1].split()) == "fit solver signals PSNR, dB SSIM Residual active s/signal"
+    assert " ".join(lines[1].split()) == "fit solver signals PSNR, dB SSIM Misfit active s/signal"
     assert lines[3].split()[:3] == ["test", "gradient", "2"]
     assert lines[-1] == f"report: {trained / 'report.html'}"
     expected = (

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
-from nid_jax.data import images
+from nid_jax.data import images, video_files
 from nid_jax.data.builtin import load_photographs
 from nid_jax.data.collection import ArrayCollection, Collection, position
 from nid_jax.data.folder import find_images, open_files
@@ -76,6 +76,14 @@ def open_video(config: ConfigDict, split: str, seed: int) -> Collection:
         chosen = values[_spread(len(values))]
         _say_lost_in_gray([images.to_unit(frame, root, scale) for frame in chosen], root)
     return shaped(ArrayCollection(values, names, root.name, scale), config)
+
+
+def frame_rate(config: ConfigDict) -> float:
+    """Frames a second of the frames that config.data takes; 0 where nothing says how many."""
+    if config.name != "video":
+        return 0.0
+    root = Path(config.root).expanduser()
+    return video_files.frame_rate(root) / config.video.step if root.is_file() else 0.0
 
 
 def _joined(frames, asked, where):

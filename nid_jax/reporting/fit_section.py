@@ -18,10 +18,10 @@ from nid_jax.storage.artefacts import file_name
 COMMON = (
     Score("solver", "Solver"),
     Score("signals", "Signals"),
-    Score("active_experts", "Active experts"),
-    Score("seconds_per_signal", "Per signal", "s"),
+    Score("active_experts", "Active experts", about="Mean number of codes that are not 0."),
+    Score("seconds_per_signal", "Per signal", "s", "Solving, without what was compiled."),
     Score("seconds_compile", "Compile", "s"),
-    Score("seconds_total", "Total", "s"),
+    Score("seconds_total", "Total", "s", "Solving and compiling."),
 )
 """What every fit has, whatever it is of; shown after what its task asks for."""
 # Sheets that a fit may have, and what they show.
@@ -54,6 +54,7 @@ def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[
         "metrics": metrics,
         "scores": scores,
         "facts": facts,
+        "explained": [(s.label, s.about) for s in scores if s.about and _shown(metrics, s.key)],
         "message": metrics.get("message") if isinstance(metrics.get("message"), str) else "",
         "charts": _charts(metrics),
         "assumed": texts(metrics.get("assumed")),
@@ -90,7 +91,9 @@ class _Pictures:
     def gather(self):
         for sheet, caption in _SHEETS.items():
             self.found["sheets"] += self._picture(self.folder / sheet, caption)
-        self.found["movies"] = self._movies(self.folder, artefacts.SIDE_BY_SIDE, "All frames")
+        self.found["movies"] = self._movies(
+            self.folder, artefacts.SIDE_BY_SIDE, _frames(self.found["metrics"])
+        )
         self._surfaces()
         self._renders()
         for path in _newest(self.folder / artefacts.INTERPOLATE, "*.gif")[:_PATHS]:
@@ -173,6 +176,14 @@ class _Pictures:
             return name, distance, []
         file = folder / artefacts.RECONSTRUCTIONS / f"{file_name(index, name)}.png"
         return name, distance, self._picture(file, name, _THUMBNAIL)
+
+
+def _frames(metrics):
+    """What the movie of all frames is, and how fast."""
+    rate = number(metrics.get("frames_per_second"))
+    if rate is None:
+        return f"All frames, {movies.FRAME_RATE:g} a second; their own rate is not known"
+    return f"All frames, {rate:g} a second, as they were taken"
 
 
 def _names(folder):

@@ -57,7 +57,10 @@ def write_fit(
             metrics |= extras.metrics
             unit = extras.unit
             _write_panels(folder, extras.panels, extras.columns, names, not extras.frames)
-            _write_frames(folder, extras.frames, config.fit.get("movies", ()))
+            if extras.frames:
+                metrics["frames_per_second"] = extras.frame_rate or None
+                formats = config.fit.get("movies", ())
+                _write_frames(folder, extras.frames, formats, extras.frame_rate)
         write_plain(folder / artefacts.RECONSTRUCTIONS, reconstruction, names, unit)
         metrics["scores"] = panels.described(task.scores, metrics)
         metrics["assumed"] = [*map(notices.plain, notes), *notices.printed_lines()]
@@ -125,15 +128,18 @@ def _folder_name(panel):
 
 
 def _write_frames(
-    folder: Path, stacks: Mapping[str, Float[np.ndarray, "T H W C"]], formats: Sequence[str]
+    folder: Path,
+    stacks: Mapping[str, Float[np.ndarray, "T H W C"]],
+    formats: Sequence[str],
+    frame_rate: float,
 ) -> None:
     """NAME/00000.png of every stack of frames, and all of them side by side."""
-    if not stacks:
-        return
     for name, frames in stacks.items():
         for number, frame in enumerate(frames):
             pictures.save_png(folder / name / f"{number:05d}.png", frame)
     if formats:
-        together = movies.side_by_side(list(stacks.values()), list(stacks))
+        words = [name.replace("_", " ") for name in stacks]
+        together = movies.side_by_side(list(stacks.values()), words)
     for suffix in formats:
-        movies.write_movie(folder / f"{artefacts.SIDE_BY_SIDE}.{suffix}", together)
+        path = folder / f"{artefacts.SIDE_BY_SIDE}.{suffix}"
+        movies.write_movie(path, together, frame_rate or movies.FRAME_RATE)

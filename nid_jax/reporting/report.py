@@ -54,6 +54,7 @@ def write_report(workdir: str | Path) -> Path:
     date = str((versions or {}).get("date", ""))[:16].replace("T", " ")
     page = _template().render(
         pictures=pictures,
+        pictured=PICTURED,
         title=f"{task} · {dataset}" if dataset else task,
         subtitle=" · ".join(filter(None, [workdir.resolve().name, date])),
         figures=_figures(config, summary, fits),

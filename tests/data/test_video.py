@@ -14,7 +14,7 @@ from PIL import Image
 
 from nid_jax import ffmpeg
 from nid_jax.data import to_array, video_files
-from nid_jax.data.video import open_video
+from nid_jax.data.video import frame_rate, open_video
 from nid_jax.notices import Notice
 from nid_jax.reporting.movies import write_movie
 
@@ -229,6 +229,21 @@ os.kill(os.getpid(), 9)
     with pytest.warns(Notice, match="film.mp4: ffmpeg ended with status -9; frames may be missing"):
         frames = list(video_files.read_frames(tmp_path / "film.mp4"))
     assert len(frames) == 2
+
+
+def test_frame_rates_are_those_of_the_file(tmp_path, video_config):
+    pytest.importorskip("imageio_ffmpeg")
+    write_movie(tmp_path / "a.mp4", random_frames(5), fps=12.5)
+    write_movie(tmp_path / "a.gif", random_frames(4, channels=1), fps=4)
+    np.save(tmp_path / "a.npy", random_frames(3))
+    video = {"start": 0, "stop": 0, "step": 1}
+    rates = {".mp4": 12.5, ".gif": 4.0, ".npy": 0.0}
+    for suffix, rate in rates.items():
+        config = video_config(root=tmp_path / f"a{suffix}", video=video)
+        assert frame_rate(config) == pytest.approx(rate)
+    every_other = video_config(root=tmp_path / "a.mp4", video=video | {"step": 2})
+    assert frame_rate(every_other) == pytest.approx(6.25)
+    assert frame_rate(video_config(root=tmp_path, video=video)) == 0
 
 
 def labelled(count, size=(32, 48)):

@@ -17,7 +17,11 @@ from nid_jax.reporting import metrics_log, movies, panels, pictures, report
 from nid_jax.reporting.panels import Panel, Score
 from nid_jax.storage import artefacts
 
-SCORES = (Score("psnr", "PSNR", "dB"), Score("ssim", "SSIM"), Score("left", "Residual", "%"))
+SCORES = (
+    Score("psnr", "PSNR", "dB"),
+    Score("ssim", "SSIM"),
+    Score("left", "Misfit", "%", "What is left."),
+)
 EVIL = "<script>alert('&\"')</script>"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -321,6 +325,7 @@ def test_movies_renders_paths_and_neighbours_are_on_the_page(workdir):
     assert "0003_a" in words
     assert "0004_a" not in words
     assert "From signal 0000 to signal 0003" in words
+    assert "All frames, 10 a second; their own rate is not known" in words
     assert "Nearest in ridge" in words
     assert "face 0.1250" in words
     sources = [link for link in page.links if link.startswith("data:image/gif")]
