@@ -236,14 +236,13 @@ def test_frame_rates_are_those_of_the_file(tmp_path, video_config):
     write_movie(tmp_path / "a.mp4", random_frames(5), fps=12.5)
     write_movie(tmp_path / "a.gif", random_frames(4, channels=1), fps=4)
     np.save(tmp_path / "a.npy", random_frames(3))
-    video = {"start": 0, "stop": 0, "step": 1}
     rates = {".mp4": 12.5, ".gif": 4.0, ".npy": 0.0}
     for suffix, rate in rates.items():
-        config = video_config(root=tmp_path / f"a{suffix}", video=video)
+        config = video_config(name="video", root=str(tmp_path / f"a{suffix}"))
         assert frame_rate(config) == pytest.approx(rate)
-    every_other = video_config(root=tmp_path / "a.mp4", video=video | {"step": 2})
+    every_other = video_config(name="video", root=str(tmp_path / "a.mp4"), video={"step": 2})
     assert frame_rate(every_other) == pytest.approx(6.25)
-    assert frame_rate(video_config(root=tmp_path, video=video)) == 0
+    assert frame_rate(video_config(name="video", root=str(tmp_path))) == 0
 
 
 def labelled(count, size=(32, 48)):

@@ -279,6 +279,9 @@ def test_the_runs_own_fit_comes_first_then_the_newest(workdir):
         os.utime(file, (2e9 - age, 2e9 - age))
     words = _words(_read(report.write_report(workdir))[1])
     places = [words.index(f"Fit: {name}") for name in ("gradient", "a", "z", "m", "ridge")]
+    assert "The run's own fit first, then from the newest to the oldest." in words
+    # Once, where the first fit's numbers stand.
+    assert words.count("Mean number of codes that are not 0.") <= 1
     assert places == sorted(places)
 
 
