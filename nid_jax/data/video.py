@@ -95,6 +95,11 @@ def _joined(frames, asked, where):
     if len(shapes) > 1:
         raise ValueError(f"{where}: frames of shapes {list(shapes[0])} and {list(shapes[-1])}")
     first = frames[0]
+    clear = sum(
+        bool((images.opacity(frame) < 1).any()) for frame in frames if frame.alpha is not None
+    )
+    if clear:
+        say(f"{where}: {clear} of {len(frames)} frames are transparent in parts; laid on white")
     for number, frame in enumerate(frames):
         images.check_finite(frame.colours, f"{where}, frame {number}")
     ends = [end(frame.colours) for frame in frames for end in (np.min, np.max)]
