@@ -117,7 +117,7 @@ class _Pictures:
         return [embedding.movie(path, self.page, caption) for path in there[:1]]
 
     def _surfaces(self):
-        paths = sorted((self.folder / artefacts.VIEWS).glob("*.glb"))
+        paths = sorted((self.folder / artefacts.VIEWS).glob("*.glb"))[: artefacts.VIEWED]
         if not paths:
             return
         # Libraries that only runs with surfaces need.

@@ -18,9 +18,6 @@ from nid_jax.reporting.mesh_sheets import mesh_sheet
 from nid_jax.storage import artefacts
 from nid_jax.storage.artefacts import file_name
 
-# Shapes that the report's page can turn; the view also holds its program, 0.7 MB.
-_VIEWED = 3
-
 
 def meshes_of(
     fit: Fit, layout: dict, resolution: int | Sequence[int], window: Any = None
@@ -62,8 +59,8 @@ def write_surfaces(
     count = len(meshes)
     names, maps = layout["names"][:count], layout["surface"]["denormalise"][:count]
     meshing.write_meshes(folder / artefacts.MESHES, meshes, names, f".{wanted.format}", maps)
-    views = [viewer.viewable(mesh) for mesh in _upright(meshes[:_VIEWED], layout)]
-    meshing.write_meshes(folder / artefacts.VIEWS, views, names[:_VIEWED], ".glb")
+    views = [viewer.viewable(mesh) for mesh in _upright(meshes[: artefacts.VIEWED], layout)]
+    meshing.write_meshes(folder / artefacts.VIEWS, views, names[: artefacts.VIEWED], ".glb")
     truths = [measured.mesh(index) if measured.mesh else None for index in range(count)]
     shown = min(count, config_fit.num_pictures)
     if shown:

@@ -19,6 +19,8 @@ PICTURES, RECONSTRUCTIONS = "pictures", "reconstructions"
 """Folders of a sheet for each signal, and of what was made of each at its own size."""
 MESHES, VIEWS = "meshes", "views"
 """Folders of surfaces, and of simplified ones that the page can turn."""
+VIEWED = 3
+"""Surfaces that the page can turn; the view also holds its program, 0.7 MB."""
 RENDER, INTERPOLATE = "render", "interpolate"
 """Folders of renders, one for each shape and window, and of paths between two signals."""
 SIDE_BY_SIDE = "side_by_side"

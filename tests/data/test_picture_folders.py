@@ -115,7 +115,7 @@ def test_pages_frames_and_samples_that_are_left_out_are_counted(tmp_path, data_c
     write_tiff(tmp_path / "c.tif", more, 1, tags={338: (3, [0] * 4)})
     with pytest.warns(Notice) as said:
         opened(data_config, tmp_path)
-    several, left = lines(said)
+    several, left, gray = lines(said)
     assert several == (
         f"{tmp_path}: 3 of 4 pictures have several pages or frames (a0.tif: 3); the first of each "
         "is read"
@@ -124,6 +124,8 @@ def test_pages_frames_and_samples_that_are_left_out_are_counted(tmp_path, data_c
         f"{tmp_path}: 1 of 4 pictures (c.tif) have 5 samples of a pixel, of which the last 4 are "
         "not read"
     )
+    # A palette is in colour, whatever colours it holds.
+    assert gray.startswith(f"{tmp_path}: 3 of 4 pictures (a0.tif) are gray, others in colour; ")
 
 
 def test_extensions_of_any_case_and_kind(tmp_path, monkeypatch):
