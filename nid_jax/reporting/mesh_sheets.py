@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw
 from nid_jax.geometry.shading import SIZE, Camera, shade
 from nid_jax.reporting.pictures import GAP, INK, PAPER, QUIET, TEXT, font_of, shortened
 
+_NOTHING = "no surface"
+
 
 def mesh_sheet(
     truth: Sequence[trimesh.Trimesh],
@@ -41,7 +43,7 @@ def mesh_sheet(
         )
         for row, picture in zip(rows.values(), pictures, strict=True):
             row.append(picture)
-    captions = [f"{error.mean():.2g}" if len(error) else "no surface" for error in errors]
+    captions = [f"{error.mean():.2g}" if len(error) else _NOTHING for error in errors]
     return _laid_out(rows, list(names), captions, scale)
 
 
@@ -104,7 +106,13 @@ def _laid_out(rows, names, captions, scale):
             word = shortened(str(names[column]), size, small)
             draw.text((middle, GAP), word, QUIET, small, "mt")
         draw.text((middle, bottom), caption, INK, font, anchor="mt")
+        if caption == _NOTHING:
+            # A blank tile would look like a fault of the page.
+            for row in range(1, len(rows)):
+                draw.text((middle, top + (row + 0.5) * size), _NOTHING, QUIET, small, anchor="mm")
     draw.text((left - GAP, bottom), "mean distance", QUIET, small, anchor="rt")
+    if all(caption == _NOTHING for caption in captions):
+        return np.asarray(image)
     bar = _colours(np.linspace(0, 1, 160))[None].repeat(10, 0)
     place = (left, bottom + 2 * TEXT + 2)
     image.paste(Image.fromarray(np.round(255 * bar).astype(np.uint8)), place)

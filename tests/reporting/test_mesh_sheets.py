@@ -30,3 +30,12 @@ def test_a_sheet_shows_the_error_in_colour():
     assert mesh_sheet([ball()], [nothing()], size=32).shape == (
         mesh_sheet([ball()], [ball()], size=32).shape
     )
+
+
+def test_what_has_no_surface_says_so_and_no_scale_is_drawn():
+    image = mesh_sheet([ball()], [nothing()], size=96)
+    top = GAP
+    for row in (1, 2):
+        tile = image[top + row * 96 : top + (row + 1) * 96, -306:].min(2)
+        assert (tile < 160).any()
+    assert np.ptp(image[top + 3 * 96 :].astype(int), axis=2).max() < 60
