@@ -23,7 +23,12 @@ from nid_jax.tasks.task import Measured
 
 MISFIT = "What the fit leaves of the measurements: size of measured less fitted over measured."
 SCORES = (
-    Score("psnr", "PSNR", "dB", "Peak signal to noise, of the truth: 10 dB for a tenth the error."),
+    Score(
+        "psnr",
+        "PSNR",
+        "dB",
+        "Peak signal to noise against the truth: 10 dB more, a tenth the squared error.",
+    ),
     Score("ssim", "SSIM", about="Structural similarity to the truth, 1 where they are equal."),
     Score("lpips", "LPIPS", about="Perceptual distance from the truth, 0 where they are equal."),
     Score("relative_residual", "Misfit", "%", about=MISFIT),
