@@ -74,9 +74,7 @@ def build(config: ConfigDict) -> Task:
         measure=measured,
         metrics=background_metrics,
         scores=SCORES,
-        extras=lambda *given: separated(
-            *given, threshold=config.fit.threshold, frame_rate=data.frame_rate(config.data)
-        ),
+        extras=lambda *given: separated(*given, config.fit.threshold, data.frame_rate(config.data)),
     )
 
 
