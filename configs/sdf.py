@@ -4,7 +4,7 @@
 
 VARIANT is cpu (the default: 80 built-in chairs), many (3600 of them), all (four families), meshes
 (your own: --config.data.root=FILE_OR_FOLDER), volumes (a folder of meshes that
-`python -m nid_jax.data.meshes` prepared, for large collections: --config.data.root=DIR), single
+`python -m nid_jax.data.prepare` prepared, for large collections: --config.data.root=DIR), single
 (one shape from a cloud of oriented points, without a dictionary: --config.data.root=FILE.ply) or
 smoke.
 """

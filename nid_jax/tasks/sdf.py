@@ -11,19 +11,25 @@ from nid_jax import data, metrics
 from nid_jax.coding import operators, surface
 from nid_jax.fields.coordinates import grid
 from nid_jax.reporting.panels import Score
+from nid_jax.tasks.showing import MISFIT
 from nid_jax.tasks.task import Measured, Task
 from nid_jax.training import losses
 
 SEEN = ("grid", "view", "cloud")
 UPS = ("auto", "x", "y", "z")
 SCORES = (
-    Score("iou", "IoU"),
-    Score("chamfer", "Chamfer", "of cube -1..1"),
-    Score("hausdorff", "Hausdorff", "of cube -1..1"),
-    Score("normal_consistency", "Normals"),
-    Score("fscore", "F-score", "within fit.mesh.threshold"),
-    Score("sdf_error", "Distance error"),
-    Score("relative_residual", "Residual", "%"),
+    Score("iou", "IoU", about="Volume inside both over volume inside either; 1 where equal."),
+    Score("chamfer", "Chamfer", "of cube -1..1", "Mean distance from each surface to the other."),
+    Score("hausdorff", "Hausdorff", "of cube -1..1", "The largest distance between surfaces."),
+    Score("normal_consistency", "Normals", about="Mean cosine between normals of both surfaces."),
+    Score(
+        "fscore",
+        "F-score",
+        "within fit.mesh.threshold",
+        "Of both surfaces, the share so near the other (harmonic mean).",
+    ),
+    Score("sdf_error", "Distance error", about="Mean error of the signed distance on the grid."),
+    Score("relative_residual", "Misfit", "%", MISFIT),
 )
 """Lengths in units of the cube [-1, 1]^3."""
 _FAR_WEIGHT = 0.02
@@ -216,7 +222,6 @@ def layout(collection: Any, config: ConfigDict) -> dict[str, Any]:
         "grid": list(collection.shape[:-1]),
         "names": list(collection.names),
         "surface": {
-            "level": 0.0,
             "truncation": float(config.data.truncation),
             "denormalise": [collection.denormalise(i).tolist() for i in range(count)],
             # What the coordinates of written meshes are in, in words.

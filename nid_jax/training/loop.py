@@ -27,7 +27,10 @@ from nid_jax.fields.model import (
     parameter_overview,
 )
 from nid_jax.fields.shared import SharedDictionary
-from nid_jax.reporting import monitoring, tables
+from nid_jax.reporting import announcing, tables
+from nid_jax.reporting.chronometer import Chronometer
+from nid_jax.reporting.metrics_log import MetricWriter
+from nid_jax.reporting.progress import Progress
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
@@ -108,7 +111,7 @@ class Trainer:
         self.warmup_steps = config.train.warmup_epochs * per_epoch if config.router.top_k else 0
         self.optimizer = build_optimiser(config.train.optimizer, max(self.steps, 1))
         self._build(collection)
-        self.clock = monitoring.Chronometer()
+        self.clock = Chronometer()
         self.compiled: dict[bool, jax.stages.Compiled] = {}
         self.compiled_bytes = 0
 
@@ -363,8 +366,8 @@ def train(
         workdir.save_config(config)
         workdir.write_json("signals.json", signals_of(task, collection))
         with (
-            monitoring.MetricWriter(workdir.root, active=jax.process_index() == 0) as writer,
-            monitoring.Progress(trainer.steps, active=jax.process_index() == 0) as progress,
+            MetricWriter(workdir.root, active=jax.process_index() == 0) as writer,
+            Progress(trainer.steps, active=jax.process_index() == 0) as progress,
         ):
             writer.truncate_after(start)
             if start:
@@ -379,11 +382,9 @@ def train(
     return Trained(trainer.model(), step, step < trainer.steps, summary)
 
 
-def _announce(
-    trainer: Trainer, workdir: Workdir, progress: monitoring.Progress, notes: Sequence[str]
-) -> None:
+def _announce(trainer: Trainer, workdir: Workdir, progress: Progress, notes: Sequence[str]) -> None:
     path = workdir.config if workdir.kept else ""
-    lines = monitoring.device_summary(trainer.mesh, trainer.parameters, config_path=path)
+    lines = announcing.device_summary(trainer.mesh, trainer.parameters, config_path=path)
     beyond = _beyond_span(trainer.model().dictionary, bool(trainer.config.router.top_k))
     for line in [*lines, *notes, *beyond]:
         progress.message(line)
@@ -414,8 +415,8 @@ class _Loop:
 
     trainer: Trainer
     saved: checkpoints.Checkpoints
-    writer: monitoring.MetricWriter
-    progress: monitoring.Progress
+    writer: MetricWriter
+    progress: Progress
     preemption: Preemption
     evaluate: Callable[[Model], Mapping[str, float]] | None
     routed: int = -1
