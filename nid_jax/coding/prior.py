@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from nid_jax import numerics
-from nid_jax.coding import checks, gram, orthonormal, ridge
+from nid_jax.coding import checks, gram, least_squares, ridge
 from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.errors import ArgumentError
@@ -37,6 +37,8 @@ _BATCH_NUMBERS = 2**24
 # Noise variances to choose from, as powers of ten of the measurements' mean square.
 _NOISE_EXPONENTS = np.arange(-63, 8) / 8
 _TOLERANCE = 1e-4
+# A noise of so many roundings of the largest eigenvalue hides the errors of the small ones.
+_EIGENVALUE_ROUNDINGS = 64
 
 
 class GaussianPrior(NamedTuple):
@@ -437,28 +439,44 @@ def _measured_values(equations, free_bias):
 
 
 def _orthonormal_evidences(equations, prior, noises):
-    """`_evidences` by the singular values of B R."""
+    """`_evidences` by the eigenvalues of B R (B R)^T, where the best noise is well above what
+    float32 leaves of them, else by the singular values of B R."""
+    equations = equations.reduced()
     scaled, offset, _ = scaled_rows(equations, prior)
-    triangle = jnp.linalg.qr(scaled.swapaxes(-1, -2), mode="r").swapaxes(-1, -2)
-    left, values, _ = jnp.linalg.svd(triangle, full_matrices=False)
-    one = "nk" if equations.shared else "snk"
-    rotated = numerics.einsum(f"sn,{one}->sk", offset, left)
-    lifted = jnp.square(values)[..., None, :] + noises[:, None]
-    quadratic = (jnp.square(rotated)[:, None] / lifted).sum(-1) + equations.rest[:, None] / noises
     free = prior.mean.shape[0] == equations.atom_mean.shape[-2]
     counts = _measured_values(equations, free)[:, None]
-    determinant = jnp.log(lifted).sum(-1) + (counts - rotated.shape[-1]) * jnp.log(noises)
-    return -0.5 * (quadratic + determinant + counts * math.log(2 * math.pi))
+
+    def found(left, values):
+        """Of left singular vectors [.., N, K] and the squares of the values [.., K]."""
+        one = "nk" if equations.shared else "snk"
+        rotated = numerics.einsum(f"sn,{one}->sk", offset, left)
+        lifted = values[..., None, :] + noises[:, None]
+        quadratic = (jnp.square(rotated)[:, None] / lifted).sum(-1)
+        quadratic = quadratic + equations.rest[:, None] / noises
+        determinant = jnp.log(lifted).sum(-1) + (counts - rotated.shape[-1]) * jnp.log(noises)
+        return -0.5 * (quadratic + determinant + counts * math.log(2 * math.pi))
+
+    def by_singular_values():
+        triangle = jnp.linalg.qr(scaled.swapaxes(-1, -2), mode="r").swapaxes(-1, -2)
+        left, values, _ = jnp.linalg.svd(triangle, full_matrices=False)
+        return found(left, jnp.square(values))
+
+    values, left = jnp.linalg.eigh(numerics.einsum("...nr,...mr->...nm", scaled, scaled))
+    short = found(left, jnp.maximum(values, 0))
+    best = noises[jnp.argmax(short.sum(0))]
+    good = best > _EIGENVALUE_ROUNDINGS * jnp.finfo(jnp.float32).eps * values.max()
+    return jax.lax.cond(good, lambda: short, by_singular_values)
 
 
 def _orthonormal_posterior(equations, prior, noise):
+    equations = equations.reduced()
     scaled, offset, directions = scaled_rows(equations, prior)
-    found = orthonormal.damped_codes(scaled, offset, noise)
+    found = least_squares.damped_codes(scaled, offset, noise)
     coefficients = prior.mean + numerics.einsum("su,nu->sn", found.codes, directions)
     experts = equations.atom_mean.shape[-2]
     free = prior.mean.shape[0] == experts
     counts = _measured_values(equations, free)
-    quadratic = jnp.square(found.whitened).sum(-1) + equations.rest / noise
+    quadratic = found.quadratic + equations.rest / noise
     determinant = found.log_determinant + (counts - offset.shape[-1]) * jnp.log(noise)
     evidence = -0.5 * (quadratic + determinant + counts * math.log(2 * math.pi))
     codes, bias = coefficients[:, :experts], coefficients[:, experts:]

@@ -22,7 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from nid_jax import numerics
-from nid_jax.coding import checks, gram, operators, orthonormal
+from nid_jax.coding import checks, gram, least_squares, operators
 from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.errors import ArgumentError
@@ -201,9 +201,10 @@ def orthonormal_least(equations: OrthonormalEquations) -> float:
 def _orthonormal_dense(equations, lam):
     lam = jnp.maximum(lam, orthonormal_least(equations))
     if lam.ndim and equations.shared:
+        equations = equations.reduced()
         return _orthonormal_spectral(equations, lam, _singular(equations))
     shift = lam * orthonormal_scale(equations)
-    found = orthonormal.damped_codes(equations.root, equations.projected, shift)
+    found = least_squares.damped_codes(equations.root, equations.projected, shift)
     return Solved(found.codes, jnp.broadcast_to(lam, found.error.shape), found.error)
 
 
@@ -348,6 +349,7 @@ def solve_by_validation(
 
 def _orthonormal_validated(equations, per_signal, lambdas):
     """`solve_by_validation` with singular values for eigenvalues: sums of squares alone."""
+    equations = equations.reduced()
     singular = _singular(equations)
     _, values, _, target = singular
     mean, energy, count = orthonormal_scale(equations), equations.energy, equations.count
@@ -418,17 +420,8 @@ def _orthonormal_on_support(equations, places, empty, lam):
     """Codes [S, K] at places [S, K], 0 where empty."""
     shift = jnp.maximum(lam, orthonormal_least(equations)) * orthonormal_scale(equations)
     shift = jnp.broadcast_to(shift, (len(places),))
-    size = max(1, orthonormal.CHUNK_NUMBERS // (equations.root.shape[-2] * places.shape[1]))
-
-    def one(inputs):
-        place, empty, shift, z, root = inputs
-        root = jnp.where(empty, 0, (equations.root if root is None else root)[:, place])
-        root, z, _ = orthonormal.reduced(root, z[None])
-        return orthonormal.damped_codes(root, z, shift).codes[0]
-
-    own = None if equations.shared else equations.root
-    inputs = (places, empty, shift, equations.projected, own)
-    return jnp.where(empty, 0, jax.lax.map(one, inputs, batch_size=size))
+    root = jnp.where(empty[:, None, :], 0, equations.columns(places))
+    return jnp.where(empty, 0, least_squares.damped_codes(root, equations.projected, shift).codes)
 
 
 class Factorisation:
