@@ -77,7 +77,7 @@ def _solve(equations, known, codes, noise, blend, neighbours):
     noise, blend = jnp.float32(noise), jnp.float32(blend)
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_solve(equations, known, codes, noise, blend, neighbours)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, moments = equations.wide()
         codes, factor, energy, noise, blend = gram.wide(
             codes, known.factor, equations.energy, noise, blend

@@ -32,9 +32,10 @@ from nid_jax import numerics
 from nid_jax.coding import gram, least_squares, operators
 from nid_jax.fields.dictionary import Dictionary
 
-HELD_NUMBERS = 2**22
-"""Numbers of a root that may have more rows than columns: factoring them would cost more than it
-saves those who take its products anyway."""
+# Numbers of a root that may have more rows than columns, so many times as many at most: to factor
+# them would cost more than it saves those who take its products anyway.
+_HELD_NUMBERS = 2**22
+_HELD_ROWS = 4
 
 # Rows of a chunk are at least so many times the columns: R is factored again with every chunk.
 _ROWS_PER_COLUMN = 4
@@ -48,8 +49,8 @@ class OrthonormalEquations(NamedTuple):
     root B [N, E], or [S, N, E] where every signal has its own weights; projected z [S, N];
     rest [S]; atom_mean [E, C] or [S, E, C]; target_mean [S, C]; count, bias_weight [] or [S], as in
     `gram.NormalEquations`. With Phi, y free of the constant, sum w |y - Phi a|^2 =
-    |z - B a|^2 + rest, over measurements and channels. N is more than E only where the root has at
-    most `HELD_NUMBERS` numbers; see `reduced`.
+    |z - B a|^2 + rest, over measurements and channels. N may be a few times E where that is not
+    many numbers; see `reduced`.
     """
 
     root: jax.Array
@@ -84,12 +85,14 @@ class OrthonormalEquations(NamedTuple):
         if exact:
             high, low["gram_low"] = _exact_products(self.root)
         else:
-            high = numerics.einsum("...ne,...nf->...ef", self.root, self.root)
+            high = _products(self.root)
         return gram.NormalEquations(high, self.moments, self.energy, *self[3:], **low)
 
     def reduced(self) -> "OrthonormalEquations":
         """The same equations with no more rows than experts, N <= E."""
-        root, projected, more = least_squares.reduced(self.root, self.projected)
+        if self.root.shape[-2] <= self.root.shape[-1]:
+            return self
+        root, projected, more = _reduced(self.root, self.projected)
         return self._replace(root=root, projected=projected, rest=self.rest + more)
 
     def of_signals(self, which: Any) -> "OrthonormalEquations":
@@ -151,9 +154,13 @@ class OrthonormalEquations(NamedTuple):
         return numerics.safe_divide(self.residual(codes), values)
 
 
+_reduced = jax.jit(least_squares.reduced)
+_products = jax.jit(least_squares.products)
+
+
 @gram.batched_by_map
 def _exact_products(root):
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         (root,) = gram.wide(root)
         return gram.split(numerics.einsum("...ne,...nf->...ef", root, root))
 
@@ -207,7 +214,7 @@ def _equations(graphdef, state, operator, measurements, weights, chunk):
 def _rows_are_held(dictionary, count, matrices):
     """Whether the measured atoms are themselves the root, for so many measurements and matrices."""
     rows, experts = count * dictionary.channels, dictionary.num_experts
-    return rows <= experts or matrices * rows * experts <= HELD_NUMBERS
+    return rows <= experts or matrices * rows * experts <= _HELD_NUMBERS
 
 
 def _through_features(dictionary, count, matrices):
@@ -290,7 +297,8 @@ def _finished(first, below, level, rest, weights, shift):
     root = jnp.concatenate([rows * unseen[..., None], root], -2)
     values = (values * unseen[..., None, :]).reshape(signals, -1)
     z = jnp.concatenate([values, z.reshape(signals, -1)], -1)
-    if root.shape[-2] > root.shape[-1] and root.size > HELD_NUMBERS:
+    most = _HELD_ROWS if root.size <= _HELD_NUMBERS else 1
+    if root.shape[-2] > most * root.shape[-1]:
         root, z, more = least_squares.reduced(root, z)
         rest = rest + more
     return OrthonormalEquations(

@@ -204,14 +204,14 @@ def gaussian(
     signals together, None for that of the prior. stats has 'noise_variance' and 'by_evidence'.
     Raises ArgumentError for a prior of another dictionary or a bad noise.
     """
+    if isinstance(equations, OrthonormalEquations):
+        # Once, not for the noise and again for the codes.
+        equations = equations.reduced()
     variance, by_evidence = resolve_noise(equations, prior, noise)
     parts = [solve_posterior(part, prior, variance) for part in _batches(equations)]
     posterior = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-    residual = equations.mean_residual(posterior.codes, exact=True)
-    # The prior may pull the bias off its least-squares value: the error grows by that much.
-    excess = jnp.square(posterior.bias - equations.bias(posterior.codes)).mean(-1)
-    excess = excess * numerics.safe_divide(equations.bias_weight, equations.count)
-    found = (posterior.codes, posterior.bias, residual + excess, posterior.error)
+    residual = ridge.mean_residual(equations, posterior.codes, posterior.bias)
+    found = (posterior.codes, posterior.bias, residual, posterior.error)
     return with_outcome(found, variance, by_evidence)
 
 
@@ -334,7 +334,7 @@ def _evidences(equations, prior, noises):
     size, (experts, channels) = prior.mean.shape[0], equations.atom_mean.shape[-2:]
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_evidences(equations, prior, noises)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, moments, energy = extended(equations, size)
         mean, noises, count = gram.wide(prior.mean, noises, equations.count)
         one = "ef" if matrix.ndim == 2 else "sef"
@@ -461,7 +461,7 @@ def _orthonormal_evidences(equations, prior, noises):
         left, values, _ = jnp.linalg.svd(triangle, full_matrices=False)
         return found(left, jnp.square(values))
 
-    values, left = jnp.linalg.eigh(numerics.einsum("...nr,...mr->...nm", scaled, scaled))
+    values, left = jnp.linalg.eigh(least_squares.products(scaled.swapaxes(-1, -2)))
     short = found(left, jnp.maximum(values, 0))
     best = noises[jnp.argmax(short.sum(0))]
     good = best > _EIGENVALUE_ROUNDINGS * jnp.finfo(jnp.float32).eps * values.max()
@@ -515,7 +515,7 @@ def solve_posterior(
     noise = jnp.asarray(noise, jnp.float32)
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_posterior(equations, prior, noise)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, moments, energy = extended(equations, size)
         precision, log_covariance = precision_matrix(prior)
         mean, noise, count = gram.wide(prior.mean, noise, equations.count)
@@ -545,7 +545,7 @@ def _posterior_root(equations, prior, noise):
     """A matrix R [.., N, N] with R^T R the covariance of the coefficients after measuring."""
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_root(equations, prior, noise)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, _, _ = extended(equations, prior.mean.shape[0])
         noise = gram.wide(jnp.asarray(noise, jnp.float32))[0]
         system = matrix / noise + precision_matrix(prior)[0]

@@ -105,9 +105,23 @@ def as_solution(
     return finished(codes, bias, residual, converged, iterations, otherwise=otherwise, stats=stats)
 
 
+@jax.jit
 def _completed(equations, codes):
     """The best bias of codes, and their exact residual."""
     return equations.bias(codes), equations.mean_residual(codes, exact=True)
+
+
+@jax.jit
+def mean_residual(
+    equations: gram.NormalEquations | OrthonormalEquations,
+    codes: Float[Array, "S E"],
+    bias: Float[Array, "S C"],
+) -> Float[Array, " S"]:
+    """Exact mean squared residual [S] of codes [S, E] with a bias [S, C] of their own: off its
+    least-squares value, by which the error grows."""
+    excess = jnp.square(bias - equations.bias(codes)).mean(-1)
+    excess = excess * numerics.safe_divide(equations.bias_weight, equations.count)
+    return equations.mean_residual(codes, exact=True) + excess
 
 
 def _raised(stats):
@@ -248,7 +262,7 @@ def solve_dense(
     equations, given = jax.lax.stop_gradient((equations, jnp.asarray(lam, jnp.float32)))
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_dense(equations, given)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, moments = equations.wide()
         asked = gram.wide(given)[0]
         if asked.ndim and equations.shared:
@@ -321,7 +335,7 @@ def solve_by_validation(
     equations = jax.lax.stop_gradient(equations)
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_validated(equations, per_signal, lambdas)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, _ = equations.wide()
         spectrum = _spectrum(equations)
         values, _, moments = spectrum
@@ -343,7 +357,7 @@ def solve_by_validation(
         relative = jax.lax.map(score, jnp.asarray(lambdas, jnp.float64))
         relative = (relative / jnp.where(energy > 0, energy, 1.0) * count).astype(jnp.float32)
     chosen = _least_scores(relative, per_signal)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         return _solve_spectrally(equations, jnp.asarray(lambdas, jnp.float64)[chosen], spectrum)
 
 
@@ -405,7 +419,7 @@ def solve_on_support(
     if isinstance(equations, OrthonormalEquations):
         values = _orthonormal_on_support(equations, places, empty, lam)
         return jnp.zeros((signals, num_experts), jnp.float32).at[rows, places].add(values)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         block, mean, least = on_support(equations, indices)
         parts = [p for p in (equations.moments, equations.moments_low) if p is not None]
         moments = jnp.where(empty, 0, sum(gram.wide(*(part[rows, places] for part in parts))))
@@ -510,7 +524,7 @@ def _affine(code_map, constant, weights, equations):
 @jax.jit
 def _inverse(equations, lam):
     """(gram + shift I)^-1 in float64 as its two float32 parts, and lam as used."""
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, _ = equations.wide()
         mean = mean_diagonal(matrix)
         shift = jnp.maximum(gram.wide(lam)[0], least_lambda(equations, matrix)) * mean
@@ -531,7 +545,7 @@ def _code_map(graphdef, state, operator, weights, equations, inverse):
     count = operator.num_measurements
     size = min(count, max(16, _MAP_CHUNK_NUMBERS // (experts * channels)))
     pieces, measure = gram.measured_features(dictionary, operator, size)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         inverse = jnp.add(*gram.wide(*inverse))
         mean = gram.wide(equations.atom_mean)[0]
 
