@@ -208,8 +208,6 @@ def split(array):
 def normal_equations(
     dictionary, operator, measurements, weights=None, chunk=0, precision="float64"
 ):
-    dictionary, operator, measurements, weights=None, chunk=0, precision="float64"
-):
     """The normal equations of measurements [S, M, C] in a dictionary.
 
     Args:

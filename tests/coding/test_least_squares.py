@@ -1,4 +1,4 @@
-"""Dense least squares in float32 against NumPy's in float64, where products do and do not suffice."""
+"""Dense least squares in float32 against NumPy's in float64, where products suffice and not."""
 
 import jax
 import jax.numpy as jnp
