@@ -8,8 +8,11 @@ variance of an atom over the measurements,
 So `lam` is a pure number: it does not change with the number of points, the scale of the signals or
 that of the atoms. The experts of a trunk are nearly dependent, and float32 normal equations lose
 the small eigenvalues that a good fit lives on (their Cholesky factor fails below lam 1e-5). So the
-equations are those of `orthonormal`, which float32 solves by reflections; of normal equations the
-E x E matrix is factorised in float64.
+equations are those of `orthonormal`, which `least_squares` solves in float32; of normal equations
+the E x E matrix is factorised in float64. So are the matrices of `Factorisation`, once for any
+number of fits: an inverse that is held has no residual to be corrected by. And so are those of a
+training step (`training.strategies`), summed in float32: their condition number may reach 2e6,
+where a float32 factor fails.
 """
 
 import functools
