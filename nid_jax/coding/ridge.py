@@ -437,8 +437,20 @@ def _orthonormal_on_support(equations, places, empty, lam):
     """Codes [S, K] at places [S, K], 0 where empty."""
     shift = jnp.maximum(lam, orthonormal_least(equations)) * orthonormal_scale(equations)
     shift = jnp.broadcast_to(shift, (len(places),))
-    root = jnp.where(empty[:, None, :], 0, equations.columns(places))
-    return jnp.where(empty, 0, least_squares.damped_codes(root, equations.projected, shift).codes)
+    size = least_squares.CHUNK_NUMBERS // (equations.root.shape[-2] * places.shape[1])
+    size = numerics.even_size(len(places), max(1, size))
+
+    def some(inputs):
+        place, used, shift, z, root = inputs
+        part = equations if root is None else equations._replace(root=root)
+        root = jnp.where(used[:, None, :], part.columns(place), 0)
+        return least_squares.damped_codes(root, z, shift).codes
+
+    own = None if equations.shared else equations.root
+    inputs = (places, ~empty, shift, equations.projected, own)
+    inputs = jax.tree.map(lambda leaf: numerics.cut(leaf, size), inputs)
+    codes = numerics.joined(jax.lax.map(some, inputs), len(places))
+    return jnp.where(empty, 0, codes)
 
 
 class Factorisation:
