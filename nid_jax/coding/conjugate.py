@@ -134,7 +134,7 @@ def _factorised(graphdef, state, operator, equations, known, noise, lam, chunk):
     experts, channels = dictionary.num_experts, dictionary.channels
     size = experts + channels
     pieces, function = gram.measured_features(dictionary, operator, chunk)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, _, _ = prior.extended(equations, size)
         mean, penalty = jnp.zeros(size, matrix.dtype), jnp.zeros_like(matrix)
         if known is None:
@@ -194,7 +194,7 @@ def _descend(shared, measurements, weights, iterations, tolerance):
     )
     squares = jnp.square(measurements - level - rendered(z)).mean(-1)
     residual = numerics.safe_divide((weights[..., 0] * squares).sum(-1), weights.sum((1, 2)))
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         root, mean = gram.wide(shared.root, shared.mean)
         found = mean + gram.wide(z)[0] @ root.T
         found = found.astype(jnp.float32)

@@ -188,7 +188,7 @@ class _Span:
         self.mean = numerics.einsum("m,mf->f", self.weights * self.constant, features) / self.energy
         centred = features - self.constant[:, None] * self.mean
         weighted = self.weights[:, None] * centred
-        with gram.working_precision("double"):
+        with gram.working_precision("float64"):
             products = np.asarray(numerics.einsum("mf,mg->fg", *gram.wide(weighted, centred)))
         values, vectors = np.linalg.eigh(products)
         kept = values > _WEAKEST**2 * values[-1]
