@@ -74,7 +74,15 @@ def build(config: ConfigDict) -> Task:
         measure=measured,
         metrics=background_metrics,
         scores=SCORES,
-        extras=lambda *given: separated(*given, config.fit.threshold, data.frame_rate(config.data)),
+        extras=lambda collection, known, fit, found, truth: separated(
+            collection,
+            known,
+            fit,
+            found,
+            truth,
+            threshold=config.fit.threshold,
+            frame_rate=data.frame_rate(config.data),
+        ),
     )
 
 

@@ -288,7 +288,7 @@ def test_the_basis_never_exists():
         ({"measurements": np.zeros((30, 2))}, r"measurements: \(30, 2\)"),
         ({"weights": np.ones((3, 30))}, r"weights: \(3, 30\); allowed: those of 2 signals"),
         ({"weights": np.ones(29)}, "weights: .29,.; allowed: the shape .30,."),
-        ({"precision": "half"}, "double, single"),
+        ({"precision": "half"}, "float32, float64"),
     ],
 )
 def test_refusals(arguments, says):
