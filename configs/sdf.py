@@ -91,23 +91,37 @@ def get_config(variant="cpu"):
 
 
 def base(config):
-    """A dictionary that spans 48^3 shapes, and the prior of the training shapes."""
+    """Components of the training shapes on a lattice of cubic splines, and the prior of them."""
     config.data.update({"num_train": 80, "num_test": 20})
-    config.data.augment.warps = 12
+    config.data.augment.warps = 45
     config.data.update({"truncation": 0.1, "truncation_kind": "tanh"})
-    config.dictionary.update({"num_experts": 1024, "width": 1024, "num_layers": 4})
-    config.dictionary.embedding.update({"size": 512, "scale": 5.0})
-    config.train.update(
-        {"steps": 200, "batch_size": 200, "points": 8192, "log_every": 10, "checkpoint_every": 50}
-    )
-    config.train.lam = 1e-5
-    config.train.optimizer.update({"name": "muon", "learning_rate": 1.5e-2})
-    config.prior.update({"num_signals": 1040, "points": 16384, "keep_codes": True})
+    lattice(config, (32, 32, 32))
+    config.dictionary.num_experts = 1024
+    config.train.update({"batch_size": 200, "points": 8192})
+    config.prior.update({"num_signals": 4000, "points": 16384, "keep_codes": True})
     config.router.pool = "max"
     config.fit.solver = "gaussian"
-    config.fit.gaussian.noise = 0.003
+    config.fit.gaussian.noise = 0.001
     config.fit.samples.focus = 0.03
     config.render.scale = 2
+
+
+def lattice(config, counts):
+    """Heads in closed form on cubic splines, without a trunk and without descent."""
+    config.dictionary.update({"num_layers": 1, "heads": "components"})
+    config.dictionary.components.errors = "square"
+    config.dictionary.embedding.update({"kind": "spline", "counts": counts})
+    config.train.steps = 0
+    # Nothing descends: no moments to hold and to save.
+    config.train.optimizer.name = "sgd"
+
+
+def trunk(config):
+    """Features that are trained, where shapes are too few, or too large, for components."""
+    config.dictionary.update({"num_layers": 4, "heads": "drawn"})
+    config.dictionary.embedding.update({"kind": "fourier", "size": 512, "scale": 5.0})
+    config.train.update({"log_every": 10, "checkpoint_every": 50, "lam": 1e-5})
+    config.train.optimizer.update({"name": "muon", "learning_rate": 1.5e-2})
 
 
 def cpu(config):
@@ -130,16 +144,14 @@ def many(config):
     """
     config.data.update({"num_train": 3600, "truncation": 0.15})
     config.data.augment.warps = 0
-    config.train.steps = 700
-    config.prior.num_signals = 3600
+    config.dictionary.embedding.counts = (48, 48, 48)
 
 
 def all_families(config):
     """Chairs, tables, lamps and planes, 80 of each. Not run as long as it stands here."""
     config.data.shapes.families = "all"
     config.data.update({"num_train": 320, "num_test": 40})
-    config.data.augment.warps = 3
-    config.prior.num_signals = 1280
+    config.data.augment.warps = 11
 
 
 def meshes(config):
@@ -151,7 +163,8 @@ def meshes(config):
     """
     config.data.update({"name": "meshes", "size": (64, 64, 64), "num_train": 0, "num_test": 0})
     config.data.augment.warps = 0
-    config.dictionary.update({"num_experts": 256, "width": 256, "num_layers": 4})
+    trunk(config)
+    config.dictionary.update({"num_experts": 256, "width": 256})
     config.train.update({"batch_size": 16, "points": 8192, "steps": 150, "near": 0.5})
     config.prior.update({"num_signals": 0, "keep_codes": False})
     config.fit.solver = "ridge"
@@ -167,6 +180,8 @@ def volumes(config):
     # Files may hold distances that were cut off: --config.data.truncation says how far they go.
     config.data.update({"truncation": 0.1, "truncation_kind": "clip"})
     config.data.augment.warps = 0
+    trunk(config)
+    config.dictionary.width = 1024
     config.train.update({"batch_size": 16, "points": 8192, "steps": 300, "near": 0.5})
     config.prior.points = 65536
 
@@ -179,6 +194,7 @@ def single(config):
     config.data.update({"name": "pointcloud", "num_train": 1, "num_test": 1, "truncation": 0.0})
     config.data.truncation_kind = "clip"
     config.data.augment.warps = 0
+    trunk(config)
     config.dictionary.update(
         {"kind": "independent", "num_experts": 1, "width": 256, "num_layers": 5}
     )
@@ -198,9 +214,9 @@ def smoke(config):
     """Seconds: does every part run?"""
     config.data.update({"size": (16, 16, 16), "num_train": 8, "num_test": 2})
     config.data.augment.warps = 1
-    config.dictionary.update({"num_experts": 32, "width": 32})
-    config.dictionary.embedding.size = 32
-    config.train.update({"steps": 10, "batch_size": 4, "points": 256, "lam": 1e-3})
+    config.dictionary.num_experts = 12
+    config.dictionary.embedding.counts = (21, 21, 21)
+    config.train.update({"batch_size": 4, "points": 256})
     config.prior.update({"num_signals": 16, "points": 0})
     config.fit.mesh.update({"resolution": 24, "samples": 500})
     # Samples lie further apart than surfaces are looked at elsewhere.
