@@ -99,9 +99,21 @@ def _left(products, weights, most):
     return np.maximum(np.diag(products) - explained, 0)
 
 
+def leading(
+    signals: Float[np.ndarray, "S N"],
+    products: Float[np.ndarray, "S S"],
+    weights: Float[np.ndarray, " S"],
+    most: int,
+) -> Float[np.ndarray, "N E"]:
+    """Leading directions of signals that count by weights, orthonormal, most energy first.
+
+    products: of the signals with one another. At most `most`, and as many as tell them apart.
+    """
+    return _leading(signals, products, weights, most)[0]
+
+
 def _leading(signals, products, weights, most):
-    """Leading directions [R C, E] of signals [S, R C], orthonormal, most energy first, and the
-    signals in them [S, E]."""
+    """`leading`, and the signals in these directions [S, E]."""
     values, vectors = _eigen(products, weights, most)
     mixing = (vectors / np.sqrt(values)).astype(np.float32)
     basis, found = signals.T @ mixing, products @ mixing
