@@ -76,6 +76,8 @@ def lattice_heads(
     # Atoms have mean square 1. Beside the heads is left what their splines leave, too.
     numbers = np.prod(grid_shape)
     residual = np.maximum(whole - np.square(found).sum(1), 0) / (numbers * channels)
+    # Experts beyond those that the signals tell apart are not used by them.
+    found = np.pad(found, ((0, 0), (0, dictionary.num_experts - found.shape[1])))
     coded = Coded(found / np.sqrt(np.float32(numbers)), residual, names)
     # Splines sum to one, and the directions are free of the constant.
     bias = np.zeros((kernel.shape[-1], channels), np.float32)
