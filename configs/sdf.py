@@ -98,7 +98,7 @@ def base(config):
     lattice(config, (32, 32, 32))
     config.dictionary.num_experts = 1024
     config.train.update({"batch_size": 200, "points": 8192})
-    config.prior.update({"num_signals": 4000, "points": 16384, "keep_codes": True})
+    config.prior.update({"num_signals": 3680, "points": 16384, "keep_codes": True})
     config.router.pool = "max"
     config.fit.solver = "gaussian"
     config.fit.gaussian.noise = 0.001
@@ -145,6 +145,7 @@ def many(config):
     config.data.update({"num_train": 3600, "truncation": 0.15})
     config.data.augment.warps = 0
     config.dictionary.embedding.counts = (48, 48, 48)
+    config.prior.num_signals = 3600
 
 
 def all_families(config):
@@ -152,6 +153,7 @@ def all_families(config):
     config.data.shapes.families = "all"
     config.data.update({"num_train": 320, "num_test": 40})
     config.data.augment.warps = 11
+    config.prior.num_signals = 3840
 
 
 def meshes(config):
