@@ -40,7 +40,7 @@ FRACTIONS = (1.0, 0.1, 0.02, 0.005, 0.001)
 CLOUD = "cloud"
 # What a Gaussian may choose from: standard deviation of the noise, neighbours (0: all), width of
 # the weights about the surface (0: none).
-NOISES = (1e-4, 3e-4, 1e-3)
+NOISES = (1e-4, 3e-4, 1e-3, 3e-3)
 NEIGHBOURS = (0, 100, 300)
 FOCUSES = (0.0, 0.03)
 NID = "NID, Gaussian prior"
@@ -161,7 +161,7 @@ def tuned(solve, truth, size, fraction):
     Where all is measured only the focus is left to choose; of many samples one prior serves all,
     and of few none are to spare.
     """
-    noises = NOISES if fraction < 1 else NOISES[-1:]
+    noises = NOISES if fraction < 1 else NOISES[2:3]
     kinds, focuses = (NEIGHBOURS, FOCUSES[:1]) if fraction < 0.1 else ((0,), FOCUSES)
     options = [o for o in itertools.product(noises, kinds, focuses) if o[1] < size]
     return max(options, key=lambda option: iou_of(solve(*option), truth))
