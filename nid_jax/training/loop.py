@@ -36,6 +36,7 @@ from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
 from nid_jax.training import heads
+from nid_jax.training.components import Coded
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
 from nid_jax.training.reseeding import reseed
@@ -114,6 +115,7 @@ class Trainer:
         self.clock = Chronometer()
         self.compiled: dict[bool, jax.stages.Compiled] = {}
         self.compiled_bytes = 0
+        self.coded: Coded | None = None
 
     def _build(self, collection: Sequence) -> None:
         """The first state, drawn by one compiled function straight to where it is to lie."""
@@ -188,7 +190,8 @@ class Trainer:
         assert isinstance(model.dictionary, SharedDictionary), "check() refuses other kinds"
         with self.clock.pause("heads"):
             with errors.named("dictionary"):
-                words = heads.find(model.dictionary, measured, collection, self.config)
+                found = heads.find(model.dictionary, measured, collection, self.config)
+                words, self.coded = found
             self._put(model)
         return f"heads       {words}; {self.clock.seconds('heads'):.1f} s"
 
@@ -317,6 +320,8 @@ class Trained:
     step: int
     interrupted: bool
     summary: dict
+    coded: Coded | None = None
+    """The signals in the dictionary as it is, where heads in closed form were all the training."""
 
 
 def signals_of(task: Task, collection: Any) -> dict[str, Any]:
@@ -379,7 +384,8 @@ def train(
     assumed = [*map(notices.plain, notes), *notices.printed_lines()]
     summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
     workdir.write_json("summary.json", summary)
-    return Trained(trainer.model(), step, step < trainer.steps, summary)
+    coded = None if step else trainer.coded
+    return Trained(trainer.model(), step, step < trainer.steps, summary, coded)
 
 
 def _announce(trainer: Trainer, workdir: Workdir, progress: Progress, notes: Sequence[str]) -> None:

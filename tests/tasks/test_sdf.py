@@ -19,10 +19,7 @@ SMALL = (
     f"--config={CONFIG}:smoke",
     "--config.data.shapes.families=lamps",
     "--config.data.truncation=0.3",
-    "--config.dictionary.num_experts=64",
-    "--config.dictionary.width=64",
-    "--config.dictionary.embedding.size=64",
-    "--config.train.steps=30",
+    "--config.dictionary.num_experts=16",
     "--config.fit.mesh.samples=500",
 )
 
@@ -263,6 +260,7 @@ def test_every_solver_takes_points_of_space(fitted, options):
 def test_a_router_reads_clouds(call, tmp_path):
     options = ("--config.router.kind=point", "--config.router.width=16")
     few = ("--config.train.cloud_points=64", "--config.train.near=0.5")
+    few += ("--config.train.steps=30", "--config.train.optimizer.name=adam")
     cloud = ("--config.fit.samples.seen=cloud", "--config.fit.num_pictures=0")
     arguments = (*SMALL, f"--workdir={tmp_path / 'run'}", *options, *few, *cloud)
     result = call(*arguments, "--config.fit.solver=router")
