@@ -90,7 +90,7 @@ def batches(collection: Any, config: ConfigDict) -> Any:
     """Points, values there and clouds of config.train.batch_size shapes a step.
 
     Where training learns from surfaces (train.codes=surface) no value is read. Raises ValueError
-    naming prior.num_signals where none is known, and train.cloud_points.
+    naming prior.num_signals and train.codes where none is known, and train.cloud_points.
     """
     wanted = config.train
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -101,6 +101,11 @@ def batches(collection: Any, config: ConfigDict) -> Any:
         raise ValueError(
             f"prior.num_signals: {config.prior.num_signals}; allowed for data.name=pointcloud, "
             "which holds no distances: 0"
+        )
+    if config.data.name == "pointcloud" and wanted.codes != "surface":
+        raise ValueError(
+            f"train.codes: {wanted.codes!r}; allowed for data.name=pointcloud, as point clouds hold "
+            "no distances: surface"
         )
     if config.router.kind == "point" and wanted.cloud_points < 1:
         raise ValueError(

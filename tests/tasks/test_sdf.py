@@ -293,7 +293,7 @@ WRONG_TRAINING = [
     ("fit.samples.view=top", "fit.samples.view: 'top'; allowed: left, right, below"),
     ("fit.samples.cloud_points=-1", "fit.samples.cloud_points: -1; allowed: 0 (all), 8"),
     ("fit.samples.cloud_points=5", "fit.samples.cloud_points: 5; allowed: 0 (all), 8 or more"),
-    ("router.kind=point", "train.cloud_points: 0; router.kind=point wants 1 or more"),
+    ("router.kind=point", "router.kind: 'point' descends, and train.steps=0"),
     ("fit.samples.seen=cloud", "fit.solver: gaussian needs measurements"),
     ("fit.mesh.format=vrml", "fit.mesh.format: 'vrml'; allowed: "),
     ("fit.mesh.resolution=1", "fit.mesh.resolution: 1; allowed: 0 (the signals'), 2 or more"),
