@@ -104,8 +104,8 @@ def batches(collection: Any, config: ConfigDict) -> Any:
         )
     if config.data.name == "pointcloud" and wanted.codes != "surface":
         raise ValueError(
-            f"train.codes: {wanted.codes!r}; allowed for data.name=pointcloud, as point clouds hold "
-            "no distances: surface"
+            f"train.codes: {wanted.codes!r}; allowed for data.name=pointcloud, as point clouds "
+            "hold no distances: surface"
         )
     if config.router.kind == "point" and wanted.cloud_points < 1:
         raise ValueError(
