@@ -122,7 +122,8 @@ def _reduced(root, right):
 
 def _reduced_by_products(root, right):
     """Cholesky's factor of B^T B for the triangle, and whether that is good enough."""
-    factor, scale = _cholesky(products(root), jnp.zeros(root.shape[:-2], root.dtype))
+    gram = products(root)
+    factor, scale = _cholesky(gram, jnp.zeros(root.shape[:-2], root.dtype))
 
     def inverse(right, transpose):
         return jax.lax.linalg.triangular_solve(
@@ -141,7 +142,9 @@ def _reduced_by_products(root, right):
     left = right - across(z)
     more = along(left)
     rest = jnp.maximum(jnp.square(left).sum(-2) - jnp.square(more).sum(-2), 0)
-    triangle = factor.swapaxes(-1, -2) / scale[..., None, :]
+    # A column of zeros has a row of the identity in the factor, and none in the triangle.
+    some = jnp.diagonal(gram, axis1=-2, axis2=-1) > 0
+    triangle = factor.swapaxes(-1, -2) * jnp.where(some, 1 / scale, 0)[..., None, :]
     return Factored(triangle, z + more, rest), _well_conditioned(factor)
 
 
