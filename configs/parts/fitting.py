@@ -37,8 +37,9 @@ def solvers():
         # a number, or gcv: generalised cross-validation
         "ridge": {"lam": "1e-6", "per_signal": False},
         # standard deviation of the noise, 0 estimates it; a prior of each signal's own from at most
-        # so many nearest training codes, 0: one of all, and the share of all in it
-        "gaussian": {"noise": 0.0, "neighbours": 0, "blend": 0.1},
+        # so many nearest training codes, 0: one of all, and the share of all in it; and whether a
+        # mixture (prior.components) is taken where there is one
+        "gaussian": {"noise": 0.0, "neighbours": 0, "blend": 0.1, "mixture": True},
         "lasso": {
             "fraction": 0.001,
             "weights_base": 1.0,

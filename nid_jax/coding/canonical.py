@@ -73,7 +73,9 @@ class Transform(NamedTuple):
         codes = prior.codes
         if codes is not None:
             codes = (np.asarray(codes, np.float64) @ self.inverse.T).astype(np.float32)
+        mixture = None if prior.mixture is None else prior.mixture.transformed(self.inverse)
         return prior._replace(
+            mixture=mixture,
             mean=_single(self.inverse @ np.asarray(prior.mean, np.float64)),
             factor=_single(np.diag(np.sqrt((1 - share) * variance))),
             diagonal=_single(share * variance),

@@ -410,21 +410,49 @@ def damped_codes(
     return jax.lax.map(one, (root, right, shift), batch_size=size)
 
 
-def _damped(root, right, shift):
-    rows, columns = root.shape
-    deviation = jnp.sqrt(shift)
-    eye = deviation * jnp.eye(rows, dtype=root.dtype)
+class Damping(NamedTuple):
+    """(B^T; sqrt(shift) I) = Q R of one matrix B [N, E]: R^T R = B B^T + shift I.
+
+    reflections [E + N, N], of Q below R; scale [N], of Q.
+    """
+
+    reflections: jax.Array
+    scale: jax.Array
+
+    @property
+    def log_determinant(self) -> Float[Array, ""]:
+        """Of B B^T + shift I."""
+        diagonal = jnp.diagonal(self.reflections[: len(self.scale)])
+        return 2 * jnp.log(jnp.abs(diagonal)).sum()
+
+    def whitened(self, values: Float[Array, "S N"]) -> Float[Array, "S N"]:
+        """R^-T z: of unit variance where z has that of B B^T + shift I."""
+        triangle = self.reflections[: len(self.scale)]
+        return jax.lax.linalg.triangular_solve(
+            triangle, values.T, left_side=True, lower=False, transpose_a=True
+        ).T
+
+    def solved(self, whitened: Float[Array, "S N"]) -> tuple[Array, Array]:
+        """(a, r) of least norm with B a + sqrt(shift) r = z, given R^-T z: [S, E] and [S, N]."""
+        columns = len(self.reflections) - len(self.scale)
+        padded = jnp.pad(whitened.T, ((0, columns), (0, 0)))
+        both = jax.lax.linalg.ormqr(self.reflections, self.scale, padded).T
+        codes, remainder = jnp.split(both, [columns], axis=1)
+        return codes, remainder
+
+
+def damping(root: Float[Array, "N E"], shift: Float[Array, ""]) -> Damping:
+    """`Damping` of one matrix, by reflections."""
+    eye = jnp.sqrt(shift) * jnp.eye(len(root), dtype=root.dtype)
     reflections, scale = jnp.linalg.qr(jnp.concatenate([root.T, eye], 0), mode="raw")
-    reflections = reflections.T
-    whitened = jax.lax.linalg.triangular_solve(
-        reflections[:rows], right.T, left_side=True, lower=False, transpose_a=True
-    )
-    padded = jnp.pad(whitened, ((0, columns), (0, 0)))
-    codes, remainder = jnp.split(
-        jax.lax.linalg.ormqr(reflections, scale, padded).T, [columns], axis=1
-    )
-    left = right - numerics.einsum("se,ne->sn", codes, root) - deviation * remainder
+    return Damping(reflections.T, scale)
+
+
+def _damped(root, right, shift):
+    factors = damping(root, shift)
+    whitened = factors.whitened(right)
+    codes, remainder = factors.solved(whitened)
+    left = right - numerics.einsum("se,ne->sn", codes, root) - jnp.sqrt(shift) * remainder
     error = jnp.linalg.norm(left, axis=-1)
     error = numerics.safe_divide(error, jnp.linalg.norm(right, axis=-1))
-    diagonal = jnp.abs(jnp.diagonal(reflections[:rows]))
-    return Damped(codes, whitened.T, 2 * jnp.log(diagonal).sum(), error)
+    return Damped(codes, whitened, factors.log_determinant, error)

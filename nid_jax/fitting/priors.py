@@ -1,12 +1,15 @@
 """The Gaussian prior of a dictionary: learnt from the training signals' codes, kept beside it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from nid_jax.coding.canonical import Transform
+from nid_jax.coding.canonical import Transform, canonical_transform
+from nid_jax.coding.mixture import COUNTS, Mixture, fit_mixture
 from nid_jax.coding.prior import GaussianPrior, fit_prior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Ridge
@@ -40,10 +43,11 @@ _BATCH_NUMBERS = 2**25
 
 
 def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) -> GaussianPrior:
-    """Ridge codes of up to config.prior.num_signals training signals, and their Gaussian.
+    """Ridge codes of up to config.prior.num_signals training signals, and their Gaussian, or the
+    mixture of config.prior.components of them.
 
     Signals are taken evenly from the collection. Copies of one signal ('name/mirror', patches
-    'name/3_4') are held out together when the shrinkage is chosen. -> GaussianPrior.
+    'name/3_4') are held out together when the shrinkage, or the number of components, is chosen.
     """
     wanted = config.prior
     count = min(wanted.num_signals, len(collection))
@@ -61,14 +65,37 @@ def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) ->
         residuals.append(np.asarray(solution.residual))
     originals = [collection.names[int(index)].split("/")[0] for index in chosen]
     found = np.concatenate(codes)
+    groups = np.unique(originals, return_inverse=True)[1]
     with named("prior"):
         prior = fit_prior(
             found,
             residual=np.concatenate(residuals),
             shrinkage=wanted.shrinkage or None,
-            groups=np.unique(originals, return_inverse=True)[1],
+            groups=groups,
         )
+        counts = wanted.components or COUNTS
+        if counts != 1:
+            mixture = mixture_of(model, prior, found, counts, groups)
+            prior = prior._replace(mixture=mixture)
     return prior._replace(codes=found) if wanted.keep_codes else prior
+
+
+def mixture_of(
+    model: Model,
+    prior: GaussianPrior,
+    codes: Float[np.ndarray, "S E"],
+    counts: int | Sequence[int] = COUNTS,
+    groups: Int[np.ndarray, " S"] | None = None,
+) -> Mixture | None:
+    """The mixture of codes of a model's dictionary, in the coordinates of which the prior speaks.
+
+    Which codes are alike is decided by what they render, in canonical coordinates. counts and
+    groups as in `coding.mixture.fit_mixture`; None where one Gaussian is as good.
+    """
+    transform = canonical_transform(model.dictionary, model.grid_shape, prior)
+    canonical = np.asarray(codes, np.float64) @ transform.inverse.T
+    found = fit_mixture(canonical, counts, groups)
+    return None if found is None else found.transformed(transform.mixing)
 
 
 def save_prior(path: str | Path, prior: GaussianPrior) -> None:

@@ -57,7 +57,7 @@ class Robust(Solver):
 
     def _solve(self, problem: Problem) -> Solution:
         known = problem.prior if self.use_prior else None
-        known = None if known is None else known._replace(codes=None)
+        known = None if known is None else known.alone()
         problem = dataclasses.replace(problem, prior=known)
         pilot = robust.robust_solve(problem, self)
         return trimmed.trimmed_solve(problem, pilot, self) if self.trim else pilot
