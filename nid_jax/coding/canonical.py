@@ -73,13 +73,19 @@ class Transform(NamedTuple):
         codes = prior.codes
         if codes is not None:
             codes = (np.asarray(codes, np.float64) @ self.inverse.T).astype(np.float32)
-        mixture = None if prior.mixture is None else prior.mixture.transformed(self.inverse)
+        mean = self.inverse @ np.asarray(prior.mean, np.float64)
+        mixture, level = prior.mixture, prior.level
+        if mixture is not None:
+            mixture = mixture.transformed(self.inverse)
+        if level is not None:
+            level = level.transformed(self.mixing, self.level, mean)
         return prior._replace(
-            mixture=mixture,
-            mean=_single(self.inverse @ np.asarray(prior.mean, np.float64)),
+            mean=_single(mean),
             factor=_single(np.diag(np.sqrt((1 - share) * variance))),
             diagonal=_single(share * variance),
             codes=codes,
+            mixture=mixture,
+            level=level,
         )
 
 

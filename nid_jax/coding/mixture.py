@@ -9,8 +9,11 @@ instead of K N^2, and one factorisation of the measurements serves all component
 Fitted by expectation maximisation (Dempster, Laird and Rubin 1977) from k-means (Lloyd 1982; seeds
 after Arthur and Vassilvitskii 2007). Which signal belongs to which component is decided in the
 leading coordinates of canonical codes, which hold nearly all of a signal's energy; there components
-have full covariances. How many there are is chosen by the likelihood of signals held out: with few
-signals one Gaussian is all that can be known.
+have full covariances. In the end every component takes in what lies near it, responsibilities being
+raised to a power below 1 (as in deterministic annealing: Ueda and Nakano 1998), so that it has more
+signals to learn its covariance from, and overlaps with others. How many components there are, and
+the power, is chosen by the likelihood of signals held out: with few signals one Gaussian is all
+that can be known.
 """
 
 from collections.abc import Sequence
@@ -24,7 +27,7 @@ from scipy.linalg import solve_triangular
 from nid_jax.coding import checks
 from nid_jax.errors import ArgumentError
 
-COUNTS = (1, 5, 10, 20, 50)
+COUNTS = (1, 2, 5, 10, 20, 50, 100)
 """Numbers of components that held-out likelihood chooses from."""
 
 # Leading coordinates: those that hold such a part of the energy, at most so many.
@@ -41,8 +44,11 @@ _KMEANS_ROUNDS = 20
 _LEAST_SIGNALS = 2.0
 # One part in so many is held out.
 _FOLDS = 5
+# Powers of responsibilities to choose from.
+_POWERS = (1.0, 0.1, 0.05, 0.02)
 # Signals that belong to a component by less than this are left out of its covariance.
 _LEAST_RESPONSIBILITY = 1e-4
+_LEAST_OVERLAP = 1e-2
 
 
 class Mixture(NamedTuple):
@@ -103,12 +109,14 @@ def fit_mixture(
     spread = _spread(codes, covariances)
     leading = _leading(codes)
     known = _Codes(codes[:, :leading], None if spread is None else spread[:, :leading, :leading])
-    count = counts[0] if len(counts) == 1 else choose_count(known, counts, groups, seed)
+    if counts == [1]:
+        return None
+    count, power = choose(known, counts, groups, seed)
     if count == 1:
         return None
     found = expectation_maximisation(known, count, seed)
-    responsibility = found.responsibility(known)
-    return _of_all_coefficients(codes, spread, responsibility)
+    overlap = found.responsibility(known, power)
+    return _of_all_coefficients(codes, spread, found.weights, overlap)
 
 
 class _Codes(NamedTuple):
@@ -142,34 +150,53 @@ def _leading(codes):
     return min(enough, _MOST_LEADING, codes.shape[1])
 
 
-def choose_count(known, counts, groups=None, seed=0) -> int:
-    """The number of components under which codes held out are most likely.
+def choose(
+    known: _Codes,
+    counts: Sequence[int],
+    groups: Int[np.ndarray, " S"] | None = None,
+    seed: int = 0,
+) -> tuple[int, float]:
+    """(number of components, power) under which codes held out are most likely.
 
-    known: `_Codes`; groups as in `fit_mixture`. A larger number has to be better than a smaller by
-    more than the standard error of its gain over the groups. 1 where nothing can be held out.
+    groups as in `fit_mixture`. Numbers are tried from the least on, as long as each is better than
+    the last by more than the standard error of the gain over the groups. Where nothing can be held
+    out the least number is taken.
     """
     groups = np.arange(len(known.values)) if groups is None else np.asarray(groups)
     if groups.shape != (len(known.values),):
         raise ArgumentError("groups", groups.shape, f"({len(known.values)},)")
     _, group = np.unique(groups, return_inverse=True)
     held = group % _FOLDS == _FOLDS - 1
-    if held.all() or not held.any():
-        return 1
+    counts = sorted(set(counts))
+    best, before = (counts[0], 1.0), None
+    if not held.any():
+        return best
     train, test = known.of(~held), known.of(held)
-    best, score = 1, None
-    for count in sorted(set(counts)):
+    for count in counts:
         if count > len(train.values):
             break
-        found = expectation_maximisation(train, count, seed).log_likelihood(test)
-        sums = np.bincount(group[held], found) / np.maximum(np.bincount(group[held]), 1)
-        each = sums[np.unique(group[held])]
-        if score is not None:
-            gain = each - score
-            error = gain.std() / np.sqrt(len(gain)) if len(gain) > 1 else np.inf
-            if not gain.mean() > error:
-                continue
-        best, score = count, each
+        power, likelihood = _best_power(train, test, count, seed)
+        each = np.bincount(group[held], likelihood)[_FOLDS - 1 :: _FOLDS]
+        each = each / np.bincount(group[held])[_FOLDS - 1 :: _FOLDS]
+        if before is not None:
+            gain = each - before
+            if len(gain) < 2 or gain.mean() <= gain.std() / np.sqrt(len(gain)):
+                break
+        best, before = (count, power), each
     return best
+
+
+def _best_power(train, test, count, seed):
+    """The power of responsibilities of highest likelihood, and those of the test's codes [T]."""
+    found = expectation_maximisation(train, count, seed)
+    scores = {}
+    for power in _POWERS if count > 1 else _POWERS[:1]:
+        wider = _maximised(train, found.responsibility(train, power), _common(train), _SHARE)
+        if len(wider.weights) == len(found.weights):
+            wider = wider._replace(weights=found.weights)
+        scores[power] = wider.log_likelihood(test)
+    power = max(scores, key=lambda power: scores[power].mean())
+    return power, scores[power]
 
 
 class _Components(NamedTuple):
@@ -198,9 +225,9 @@ class _Components(NamedTuple):
         """Of every code. -> [S]."""
         return _log_sum(self.log_densities(known))
 
-    def responsibility(self, known):
-        """How much every code belongs to every component, of sum 1. -> [S, K]."""
-        logs = self.log_densities(known)
+    def responsibility(self, known, power=1.0):
+        """How much every code belongs to every component, to a power, of sum 1. -> [S, K]."""
+        logs = power * self.log_densities(known)
         return np.exp(logs - _log_sum(logs)[:, None])
 
 
@@ -214,13 +241,8 @@ def expectation_maximisation(known, count, seed=0, share=_SHARE, rounds=_ROUNDS)
 
     known: `_Codes`. Components that end up with fewer than two signals are dropped.
     """
-    values = known.values
-    common = np.cov(values.T, bias=True).reshape(values.shape[1], -1)
-    if known.spread is not None:
-        common = common + known.spread.mean(0)
-    level = np.trace(common) / len(common) or 1.0
-    common = common + 1e-9 * level * np.eye(len(common))
-    responsibility = np.eye(count)[_k_means(values, count, seed)]
+    common = _common(known)
+    responsibility = np.eye(count)[_k_means(known.values, count, seed)]
     before = -np.inf
     for _ in range(rounds if count > 1 else 1):
         found = _maximised(known, responsibility, common, share)
@@ -232,6 +254,16 @@ def expectation_maximisation(known, count, seed=0, share=_SHARE, rounds=_ROUNDS)
             break
         before = now
     return found
+
+
+def _common(known):
+    """The covariance of all codes [N, N], positive definite."""
+    values = known.values
+    found = np.cov(values.T, bias=True).reshape(values.shape[1], -1)
+    if known.spread is not None:
+        found = found + known.spread.mean(0)
+    level = np.trace(found) / len(found) or 1.0
+    return found + 1e-9 * level * np.eye(len(found))
 
 
 def _maximised(known, responsibility, common, share):
@@ -257,12 +289,13 @@ def _mean_spread(spread, weights):
     return spread[0] if len(spread) == 1 else np.einsum("s,sij->ij", weights, spread)
 
 
-def _of_all_coefficients(codes, spread, responsibility):
-    """The mixture of all N coefficients, from how much every signal belongs to every component."""
+def _of_all_coefficients(codes, spread, weights, overlap):
+    """The mixture of all N coefficients, of weights [K], from how much every signal [S, K] counts
+    for the moments of every component."""
     share, means, factors = _SHARE, [], []
     rank = min(_MOST_DIRECTIONS, codes.shape[1])
-    for own in responsibility.T:
-        weight = np.where(own < _LEAST_RESPONSIBILITY, 0, own)
+    for own in overlap.T:
+        weight = np.where(own < _LEAST_OVERLAP * own.max(), 0, own)
         weight, some = weight[weight > 0] / weight.sum(), codes[weight > 0]
         mean = weight @ some
         rows = np.sqrt(weight)[:, None] * (some - mean)
@@ -271,7 +304,6 @@ def _of_all_coefficients(codes, spread, responsibility):
             rows = np.concatenate([rows, np.linalg.cholesky(mine + 1e-12 * np.eye(len(mine))).T])
         means.append(mean)
         factors.append(np.sqrt(1 - share) * _largest_directions(rows, rank))
-    weights = responsibility.mean(0)
     parts = (weights / weights.sum(), np.stack(means), np.stack(factors), np.float32(share))
     return Mixture(*map(_single, parts))
 

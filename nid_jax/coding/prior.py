@@ -25,6 +25,7 @@ from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from nid_jax.coding.drawing import Level
     from nid_jax.coding.mixture import Mixture
 
 SHRINKAGES = tuple(float(10.0**power) for power in np.arange(-6, -0.1, 0.5))
@@ -47,7 +48,8 @@ class GaussianPrior(NamedTuple):
     N = E, or E + C with the bias. mean [N]; factor [N, R]; diagonal [N], positive; noise []: mean
     squared residual of the training signals, the default noise variance (0 where not known);
     shrinkage []: the share used. codes [S, E] or None: the training codes themselves, for priors
-    of neighbours. mixture: `mixture.Mixture` or None: where more than one Gaussian is known.
+    of neighbours. mixture: `mixture.Mixture` or None: where more than one Gaussian is known. level:
+    `drawing.Level` or None: the bias of a code.
     """
 
     mean: jax.Array
@@ -57,19 +59,22 @@ class GaussianPrior(NamedTuple):
     shrinkage: jax.Array
     codes: Float[Array | np.ndarray, "S E"] | None = None
     mixture: "Mixture | None" = None
+    level: "Level | None" = None
 
     def first(self, count: int) -> "GaussianPrior":
         """The Gaussian of the first `count` coefficients, the others left out."""
         codes = None if self.codes is None else self.codes[:, :count]
         mean, factor, diagonal = (a[:count] for a in (self.mean, self.factor, self.diagonal))
-        mixture = None if self.mixture is None else self.mixture.first(count)
+        mixture, level = (
+            None if part is None else part.first(count) for part in (self.mixture, self.level)
+        )
         return self._replace(
-            mean=mean, factor=factor, diagonal=diagonal, codes=codes, mixture=mixture
+            mean=mean, factor=factor, diagonal=diagonal, codes=codes, mixture=mixture, level=level
         )
 
     def alone(self) -> "GaussianPrior":
-        """The one Gaussian of all training codes, without these and without a mixture."""
-        return self._replace(codes=None, mixture=None)
+        """The one Gaussian of all training codes, without all that lies beside it."""
+        return self._replace(codes=None, mixture=None, level=None)
 
     def component(self, number: int) -> "GaussianPrior":
         """One Gaussian of the mixture, by itself."""
@@ -81,11 +86,14 @@ class GaussianPrior(NamedTuple):
         )
 
     def arrays(self) -> dict[str, Any]:
-        """A plain dict of arrays for a checkpoint; `of_arrays` brings it back."""
-        held = {name: value for name, value in self._asdict().items() if value is not None}
-        mixture = held.pop("mixture", None)
-        parts = {} if mixture is None else mixture._asdict()
-        return held | {f"mixture_{name}": value for name, value in parts.items()}
+        """Its arrays by name, those of a part as PART.NAME: what a file holds."""
+        held: dict[str, Any] = {}
+        for name, value in self._asdict().items():
+            if isinstance(value, tuple):
+                held |= {f"{name}.{key}": one for key, one in value._asdict().items()}  # type: ignore[attr-defined]
+            elif value is not None:
+                held[name] = value
+        return held
 
 
 def fit_prior(

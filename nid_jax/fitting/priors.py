@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from nid_jax.coding.canonical import Transform, canonical_transform
+from nid_jax.coding.drawing import level_of
 from nid_jax.coding.mixture import COUNTS, Mixture, fit_mixture
 from nid_jax.coding.prior import GaussianPrior, fit_prior
 from nid_jax.coding.problem import Problem
@@ -16,15 +17,10 @@ from nid_jax.coding.solvers import Ridge
 from nid_jax.errors import named
 from nid_jax.fields.model import Model
 from nid_jax.files import atomic_path
-from nid_jax.storage import arrays
+from nid_jax.storage import arrays, prior_arrays
 
-_KINDS: dict[str, arrays.Kind] = {
-    "mean": ("f", 1),
-    "factor": ("f", 2),
-    "diagonal": ("f", 1),
-    "noise": ("f", 0),
-    "shrinkage": ("f", 0),
-    "codes": ("f", 2),
+_KINDS: dict[str, arrays.Kind] = {"form": ("U", 0)} | {
+    name: ("f", len(axes)) for name, axes in prior_arrays.AXES.items()
 }
 FILE = "prior.npz"
 """Its name in a workdir. It is of the dictionary as the checkpoint holds it."""
@@ -53,7 +49,7 @@ def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) ->
     count = min(wanted.num_signals, len(collection))
     chosen = np.unique(np.linspace(0, len(collection) - 1, count).astype(int))
     seen = task.learned_from(collection)
-    codes, residuals = [], []
+    codes, biases, residuals = [], [], []
     with named("prior"):
         solver = Ridge(lam=wanted.lam)
     size = max(1, _BATCH_NUMBERS // (seen.operator.num_measurements * seen.channels))
@@ -62,6 +58,7 @@ def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) ->
         measurements = np.stack([seen.values(int(index)) for index in some])
         solution = solver.solve(Problem(model.dictionary, seen.operator, measurements))
         codes.append(np.asarray(solution.codes))
+        biases.append(np.asarray(solution.bias))
         residuals.append(np.asarray(solution.residual))
     originals = [collection.names[int(index)].split("/")[0] for index in chosen]
     found = np.concatenate(codes)
@@ -73,6 +70,7 @@ def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) ->
             shrinkage=wanted.shrinkage or None,
             groups=groups,
         )
+        prior = prior._replace(level=level_of(prior, found, np.concatenate(biases)))
         counts = wanted.components or COUNTS
         if counts != 1:
             mixture = mixture_of(model, prior, found, counts, groups)
@@ -102,7 +100,7 @@ def save_prior(path: str | Path, prior: GaussianPrior) -> None:
     """Write a prior as .npz, whole or not at all."""
     held: dict[str, Any] = {name: np.asarray(value) for name, value in prior.arrays().items()}
     with atomic_path(path) as temporary:
-        np.savez(temporary, **held)
+        np.savez(temporary, form=np.asarray(prior_arrays.form_of(prior)), **held)
 
 
 def save_transform(path: str | Path, transform: Transform, step: int) -> None:
@@ -131,11 +129,9 @@ def load_prior(path: Path) -> GaussianPrior | None:
     """The prior at `path`, or None where there is none. ValueError for a damaged file."""
     if not path.exists():
         return None
-    found = arrays.read(path, _KINDS, optional=("codes",))
-    size = len(found["mean"])
-    for name in ("factor", "diagonal"):
-        if len(found[name]) != size:
-            shown = list(found[name].shape)
-            raise ValueError(f"{path}: damaged: {name!r} is {shown}; allowed: {size} coefficients")
-    fields: dict[str, Any] = found
-    return GaussianPrior(**fields)
+    found = arrays.read(path, _KINDS, optional=prior_arrays.OPTIONAL)
+    form = str(found.pop("form"))
+    try:
+        return prior_arrays.prior_of(form, found)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

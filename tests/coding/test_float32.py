@@ -68,7 +68,7 @@ def test_it_is_the_solution_of_double_precision(name, weights):
 @pytest.mark.parametrize("bias", [False, True], ids=["free bias", "bias of the prior"])
 def test_evidence_and_variance_are_those_of_double_precision(bias):
     problem = a_problem(weights=(72,), bias=bias)
-    known = problem.prior._replace(codes=None)
+    known = problem.prior.alone()
     pair = [problem.equations(precision) for precision in ("float32", "float64")]
     noises = np.array([1e-4, 1e-2, 1.0], np.float32)
     few, many = (prior.evidences(equations, known, noises) for equations in pair)

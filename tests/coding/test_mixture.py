@@ -87,18 +87,34 @@ def test_likelihood_of_given_components_is_scikit_learns():
 
 
 def test_the_number_of_components_is_that_of_the_clusters_or_one():
-    codes, label = clusters(3, count=3, each=80)
-    assert mixture.choose_count(leading(codes), (1, 2, 3)) == 3
+    codes, _ = clusters(3, count=3, each=80)
+
+    def chosen(values, counts, groups=None):
+        return mixture.choose(leading(values), counts, groups)[0]
+
+    assert chosen(codes, (1, 3)) == 3
     one = np.random.default_rng(4).normal(size=(60, EXPERTS))
-    assert mixture.choose_count(leading(one), (1, 2, 3, 5)) == 1
+    assert chosen(one, (1, 2, 3, 5)) == 1
     assert fit_mixture(one, (1, 2, 3, 5)) is None
     # Copies of 9 signals look like 9 clusters, and say nothing of a tenth.
     copies = np.repeat(one[:9], 10, 0) + 0.01 * np.random.default_rng(5).normal(size=(90, EXPERTS))
     groups = np.repeat(np.arange(9), 10)
-    assert mixture.choose_count(leading(copies), (1, 9)) == 9
-    assert mixture.choose_count(leading(copies), (1, 9), groups) == 1
+    assert chosen(copies, (1, 9)) == 9
+    assert chosen(copies, (1, 9), groups) == 1
     # With one group nothing can be held out.
-    assert mixture.choose_count(leading(copies), (1, 9), np.zeros(90, int)) == 1
+    assert chosen(copies, (1, 9), np.zeros(90, int)) == 1
+
+
+def test_components_overlap_where_that_foretells_more():
+    """On a curve, of which every component sees a part: with few signals each takes in more."""
+    generator = np.random.default_rng(16)
+    angle = generator.uniform(0, 2 * np.pi, 150)
+    waves = [f(k * angle) / k for k in (1, 2, 3) for f in (np.cos, np.sin)]
+    codes = np.stack(waves, 1) + 0.02 * generator.normal(size=(150, 6))
+    count, power = mixture.choose(leading(codes), (12,))
+    assert (count, power < 1) == (12, True)
+    far, _ = clusters(6, count=2, apart=20.0)
+    assert mixture.choose(leading(far), (2,))[0] == 2
 
 
 def test_a_component_has_the_moments_of_its_signals():

@@ -246,17 +246,6 @@ def test_prior_fills_in_what_was_not_measured():
     assert error(informed) < 1e-3 * error(plain)
 
 
-def test_survives_a_checkpoint(tmp_path):
-    found = prior.fit_prior(*training_codes(), residual=np.full(40, 0.1))
-    np.savez(tmp_path / "prior.npz", **found.arrays())
-    with np.load(tmp_path / "prior.npz") as stored:
-        again = prior.GaussianPrior(**stored)
-    _, _, equations = problem()
-    np.testing.assert_array_equal(
-        prior.gaussian(equations, again).codes, prior.gaussian(equations, found).codes
-    )
-
-
 @pytest.mark.slow
 def test_degenerate_problems():
     dictionary = make_dictionary()
