@@ -142,11 +142,12 @@ def iou_of(result, truth):
 def tuned(solve, truth, size, fraction):
     """The (noise, neighbours, focus) of highest IoU. solve(noise, neighbours, focus) -> Result.
 
-    Where all is measured only the focus is left to choose; of many samples one prior serves all.
+    size: of the training codes to choose neighbours from, 0: of none. Where all is measured only
+    the focus is left to choose; of many samples one prior serves all.
     """
     noises = NOISES if fraction < 1 else NOISES[:1]
     kinds = NEIGHBOURS if fraction < 0.1 else (0,)
-    options = [o for o in itertools.product(noises, kinds, FOCUSES) if o[1] < size]
+    options = [o for o in itertools.product(noises, kinds, FOCUSES) if o[1] < max(size, 1)]
     return max(options, key=lambda option: iou_of(solve(*option), truth))
 
 
@@ -176,13 +177,18 @@ def gaussians(known, pca, fraction, held, truth, tuning):
     found = {}
     for name, dictionary in known.items():
 
-        def solve(noise, neighbours, focus, some=held, dictionary=dictionary):
+        def solve(noise, neighbours, focus, some=held, dictionary=dictionary, mixture=False):
             changes = {"gaussian.noise": noise, "gaussian.neighbours": neighbours}
-            changes |= {"solver": "gaussian", "samples.focus": focus}
+            changes |= {"solver": "gaussian", "samples.focus": focus, "gaussian.mixture": mixture}
             return fit(dictionary, some, fraction, **changes)
 
         best = tuned(solve, held, len(dictionary.prior.codes), fraction)
         tuning[f"{name}, {fraction}"], found[name] = best, solve(*best, truth)
+        if dictionary.prior.mixture is not None:
+            mixed = functools.partial(solve, dictionary=dictionary, mixture=True)
+            best = tuned(mixed, held, 0, fraction)
+            tuning[f"{name}, mixture, {fraction}"] = best
+            found[f"{name}, mixture"] = mixed(*best, truth)
     places = places_of(dictionary.config, fraction)
 
     def most_probable(noise, neighbours, focus, some=held):
@@ -349,7 +355,8 @@ def table(scores, note):
 
 def run(scale, folder):
     """Run the comparison."""
-    config = command.config_of("sdf", scale, {"data.num_test": 4 if scale == "smoke" else 15})
+    changes = {"data.num_test": 4 if scale == "smoke" else 15, "prior.components": 0}
+    config = command.config_of("sdf", scale, changes)
     trained = learned(task_of(config), config, folder / "dictionary")
     print(f"dictionary: {trained.seconds:.0f} s", flush=True)
     own = joint(config, 20 if scale == "smoke" else 1500)

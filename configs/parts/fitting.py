@@ -1,4 +1,4 @@
-"""Groups of `fit` and `render`: the codes of new signals, and what is drawn of them."""
+"""Groups of `fit`, `render`, `sample`: codes of new signals, and what is drawn of them."""
 
 
 def fit():
@@ -93,6 +93,11 @@ def refine():
         "share": 0.001,
         "steps": 100,
     }
+
+
+def sample():
+    """What --mode=sample draws: so many signals, and the frames from the first to the second."""
+    return {"count": 16, "seed": 0, "frames": 9}
 
 
 def render():
