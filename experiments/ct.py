@@ -129,7 +129,7 @@ def psnr(images, truth):
 
 
 def fitted(dictionary, seen, noise, kind):
-    """The most probable phantoms under a prior: 'one' Gaussian, 'neighbours' or 'mixture'. -> Fit."""
+    """The most probable phantoms under a prior: one of KINDS. -> Fit."""
     local = kind == "neighbours"
     neighbours = min(NEIGHBOURS, len(dictionary.prior.codes) // 2) if local else 0
     solver = nid.Gaussian(noise=noise, neighbours=neighbours, mixture=kind == "mixture")
@@ -361,8 +361,9 @@ NOTES = """## How it was measured
 - All settings (noise, refinement; filter; iterations and relaxation; weight of the variation) are
   chosen for each number of views on {validation} phantoms that are neither trained on nor tested.
 - NID gaussian: prior of all training codes; mixture: of the Gaussians that held-out likelihood
-  chose; neighbours: of the {neighbours} training codes that measure most alike; refined: moved on the grid under total variation, where that helped the
-  phantoms for tuning. Gaussian of pixels: the same prior of neighbours without a dictionary.
+  chose; neighbours: of the {neighbours} training codes that measure most alike; refined: moved on
+  the grid under total variation, where that helped the phantoms for tuning. Gaussian of pixels: the
+  same prior of neighbours without a dictionary.
 - The untrained dictionary and the networks (on the first {siren} phantoms) are taken at some views.
 - Seconds are of a fit with its normal equations, compilation included where a shape was new,
   divided by the phantoms; without training and tuning.

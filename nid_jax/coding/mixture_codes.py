@@ -45,6 +45,13 @@ class Found(NamedTuple):
         return jax.nn.softmax(self.evidences, axis=1)
 
 
+def under_prior(equations, known: GaussianPrior, noise) -> Solution:
+    """Codes under the mixture of a prior where it has one, else as `prior.gaussian`."""
+    if known.mixture is None:
+        return prior.gaussian(equations, known, noise)
+    return most_probable(equations, known, noise)
+
+
 def most_probable(equations, known: GaussianPrior, noise) -> Solution:
     """The codes of measurements under the mixture of a prior.
 
@@ -108,12 +115,12 @@ def _orthonormal(equations, known, noise):
     level = (counts - z.shape[-1]) * jnp.log(noise) + counts * jnp.log(2 * jnp.pi)
     level = level + equations.rest / noise
     if equations.shared:
-        codes, error, evidences = _of_matrix(root, z, scaled, mixture, noise, directions)
+        codes, error, evidences = of_matrix(root, z, scaled, mixture, noise, directions)
     else:
 
         def one(inputs):
             root, z, scaled = inputs
-            found = _of_matrix(root, z[None], scaled, mixture, noise, directions)
+            found = of_matrix(root, z[None], scaled, mixture, noise, directions)
             return jax.tree.map(lambda leaf: leaf[0], found)
 
         codes, error, evidences = jax.lax.map(one, (root, z, scaled))
@@ -131,7 +138,7 @@ class _Sums(NamedTuple):
     left: jax.Array
 
 
-def _of_matrix(root, z, scaled, mixture, noise, directions):
+def of_matrix(root, z, scaled, mixture, noise, directions):
     """Signals of one matrix B [N, E]. z [S, N]; scaled [N, U]: B directions, with directions
     directions^T the common covariance. -> codes [S, E], error [S], evidences [S, K] but for what
     all components share."""

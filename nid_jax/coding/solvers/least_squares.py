@@ -125,11 +125,9 @@ class Gaussian(Solver):
             return conjugate.weighted_codes(problem, penalty)
         noise = self.noise**2 if self.noise_known else "estimate"
         equations = self._equations(problem)
-        if mixed:
-            return mixture_codes.most_probable(equations, known, noise)
         if self.neighbours:
             return neighbours.local_gaussian(equations, known, noise, self.neighbours, self.blend)
-        return prior.gaussian(equations, known.alone(), noise)
+        return mixture_codes.under_prior(equations, known if mixed else known.alone(), noise)
 
     def _solve_implicitly(self, problem: Problem) -> Solution:
         if self.mixes(problem.prior):
