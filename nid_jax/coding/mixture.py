@@ -158,9 +158,9 @@ def choose(
 ) -> tuple[int, float]:
     """(number of components, power) under which codes held out are most likely.
 
-    groups as in `fit_mixture`. Numbers are tried from the least on, as long as each is better than
-    the last by more than the standard error of the gain over the groups. Where nothing can be held
-    out the least number is taken.
+    groups as in `fit_mixture`. Numbers are tried from the least on. One has to be better than the
+    best of the lesser by more than the standard error of its gain over the groups; two in a row
+    that are not end the search. Where nothing can be held out the least number is taken.
     """
     groups = np.arange(len(known.values)) if groups is None else np.asarray(groups)
     if groups.shape != (len(known.values),):
@@ -168,12 +168,12 @@ def choose(
     _, group = np.unique(groups, return_inverse=True)
     held = group % _FOLDS == _FOLDS - 1
     counts = sorted(set(counts))
-    best, before = (counts[0], 1.0), None
+    best, before, misses = (counts[0], 1.0), None, 0
     if not held.any():
         return best
     train, test = known.of(~held), known.of(held)
     for count in counts:
-        if count > len(train.values):
+        if count > len(train.values) or misses == 2:
             break
         power, likelihood = _best_power(train, test, count, seed)
         each = np.bincount(group[held], likelihood)[_FOLDS - 1 :: _FOLDS]
@@ -181,8 +181,9 @@ def choose(
         if before is not None:
             gain = each - before
             if len(gain) < 2 or gain.mean() <= gain.std() / np.sqrt(len(gain)):
-                break
-        best, before = (count, power), each
+                misses += 1
+                continue
+        best, before, misses = (count, power), each, 0
     return best
 
 

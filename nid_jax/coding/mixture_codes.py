@@ -147,29 +147,46 @@ def of_matrix(root, z, scaled, mixture, noise, directions):
     atoms, here = factors.whitened(root.T), factors.whitened(z)
 
     def step(sums, component):
-        weight, mean, own = component
-        image = numerics.einsum("en,er->nr", atoms, own)
-        offset = here - numerics.einsum("en,e->n", atoms, mean)
-        triangle, projected, rest = orthonormal.reduced(image, offset)
-        found = orthonormal.damped_codes(triangle, projected, jnp.float32(1))
-        quadratic = jnp.square(found.whitened).sum(-1) + rest
-        evidence = jnp.log(weight) - 0.5 * (quadratic + found.log_determinant)
+        evidence, error, codes, left = _of_component(atoms, here, *component)
         top = jnp.maximum(sums.top, evidence)
-        before, now = jnp.exp(sums.top - top)[:, None], jnp.exp(evidence - top)[:, None]
-        left = offset - numerics.einsum("sr,nr->sn", found.codes, image)
-        codes = mean + numerics.einsum("sr,er->se", found.codes, own)
+        before, now = jnp.exp(sums.top - top), jnp.exp(evidence - top)
         return _Sums(
             top,
-            before[:, 0] * sums.mass + now[:, 0],
-            before[:, 0] * sums.error + now[:, 0] * found.error,
-            before * sums.codes + now * codes,
-            before * sums.left + now * left,
+            before * sums.mass + now,
+            before * sums.error + now * error,
+            before[:, None] * sums.codes + now[:, None] * codes,
+            before[:, None] * sums.left + now[:, None] * left,
         ), evidence
 
-    zeros, nothing = jnp.zeros_like(z[:, 0]), jnp.zeros((len(z), root.shape[1]), z.dtype)
-    start = _Sums(jnp.full_like(zeros, -jnp.inf), zeros, zeros, nothing, jnp.zeros_like(z))
+    zeros, codes = jnp.zeros_like(z[:, 0]), jnp.zeros((len(z), root.shape[1]), z.dtype)
+    start = _Sums(jnp.full_like(zeros, -jnp.inf), zeros, zeros, codes, jnp.zeros_like(z))
     sums, evidences = jax.lax.scan(step, start, tuple(mixture[:3]))
     common, _ = factors.solved(sums.left / sums.mass[:, None])
     codes = sums.codes / sums.mass[:, None]
     codes = codes + size * numerics.einsum("su,eu->se", common, directions)
     return codes, sums.error / sums.mass, evidences.T - 0.5 * factors.log_determinant
+
+
+def _of_component(atoms, here, weight, mean, own):
+    """One component, in whitened coordinates. atoms [E, N]; here [S, N]; mean [E]; own [E, R].
+
+    -> evidence [S], error [S], codes of its own directions [S, E], what they leave of z [S, N].
+    """
+    image = numerics.einsum("en,er->nr", atoms, own)
+    offset = here - numerics.einsum("en,e->n", atoms, mean)
+    eye = jnp.eye(own.shape[1], dtype=here.dtype)
+    nothing = jnp.zeros((len(eye), len(here)), here.dtype)
+    # Least |offset - image t|^2 + |t|^2, which is the quadratic form of the evidence.
+    found = orthonormal.factored(
+        jnp.concatenate([image, eye]), jnp.concatenate([offset.T, nothing])
+    )
+    t = jax.lax.linalg.triangular_solve(
+        found.triangle, found.projected, left_side=True, lower=False
+    ).T
+    determinant = 2 * jnp.log(jnp.abs(jnp.diagonal(found.triangle))).sum()
+    evidence = jnp.log(weight) - 0.5 * (found.rest + determinant)
+    left = offset - numerics.einsum("sr,nr->sn", t, image)
+    before, after = (numerics.einsum("sn,nr->sr", v, image) for v in (offset, left))
+    error = jnp.linalg.norm(after - t, axis=1)
+    error = numerics.safe_divide(error, jnp.linalg.norm(before, axis=1))
+    return evidence, error, mean + numerics.einsum("sr,er->se", t, own), left
