@@ -85,14 +85,14 @@ def drawn(
         return generator.standard_normal(shape)
 
     mean, factor, diagonal = (np.asarray(part, np.float64) for part in known[:3])
-    codes = normal(count, factor.shape[1]) @ factor.T + normal(count, len(mean)) * np.sqrt(diagonal)
     if known.mixture is None:
-        codes = mean + codes
+        codes = normal(count, factor.shape[1]) @ factor.T
+        codes = mean + codes + normal(count, len(mean)) * np.sqrt(diagonal)
     else:
-        weights, means, factors, share = (np.asarray(p, np.float64) for p in known.mixture)
+        weights, means, factors, common = (np.asarray(p, np.float64) for p in known.mixture)
         chosen = generator.choice(len(weights), size=count, p=weights / weights.sum())
         own = np.einsum("ser,sr->se", factors[chosen], normal(count, factors.shape[2]))
-        codes = means[chosen] + own + np.sqrt(share) * codes
+        codes = means[chosen] + own + normal(count, common.shape[1]) @ common.T
     level = known.level
     bias = level.mean + (codes - mean) @ np.asarray(level.slope, np.float64)
     bias = bias + normal(count, len(level.mean)) @ np.asarray(level.factor, np.float64).T

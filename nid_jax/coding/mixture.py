@@ -1,19 +1,19 @@
 """A mixture of Gaussians over codes: signals of several kinds, or along a curve, fill no ellipsoid.
 
-    p(code) = sum_k weight_k N(code; mean_k, factor_k factor_k^T + share Sigma)
+    p(code) = sum_k weight_k N(code; mean_k, factor_k factor_k^T + common common^T)
 
-Sigma is the covariance of all training codes, that of the prior which the mixture lies in. So a
-component has few directions of its own, and in all others what is common to all: K N R numbers
-instead of K N^2, and one factorisation of the measurements serves all components.
+A component has few directions of its own, and in all others what is common to all (a mixture of
+factor analysers: Ghahramani and Hinton 1996; common is diagonal for canonical codes). That takes
+K N R numbers instead of K N^2, and one factorisation of the measurements serves all components.
 
 Fitted by expectation maximisation (Dempster, Laird and Rubin 1977) from k-means (Lloyd 1982; seeds
 after Arthur and Vassilvitskii 2007). Which signal belongs to which component is decided in the
 leading coordinates of canonical codes, which hold nearly all of a signal's energy; there components
 have full covariances. In the end every component takes in what lies near it, responsibilities being
 raised to a power below 1 (as in deterministic annealing: Ueda and Nakano 1998), so that it has more
-signals to learn its covariance from, and overlaps with others. How many components there are, and
-the power, is chosen by the likelihood of signals held out: with few signals one Gaussian is all
-that can be known.
+signals to learn its covariance from, and overlaps with others. How many components there are, the
+power, and the share of what is common in each are chosen by the likelihood of signals held out:
+with few signals one Gaussian is all that can be known.
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,10 @@ _LEADING_ENERGY = 0.95
 _MOST_LEADING = 64
 # A component's own directions.
 _MOST_DIRECTIONS = 128
-# Share of the common covariance in that of every component.
+# Share of the covariance of all codes in that of every component: while it is fitted, and those to
+# choose from in the end.
 _SHARE = 0.03
+_SHARES = (0.01, 0.1, 0.3)
 _ROUNDS = 50
 _LEAST_GAIN = 1e-3
 _KMEANS_ROUNDS = 20
@@ -49,30 +51,34 @@ _POWERS = (1.0, 0.1, 0.05, 0.02)
 # Signals that belong to a component by less than this are left out of its covariance.
 _LEAST_RESPONSIBILITY = 1e-4
 _LEAST_OVERLAP = 1e-2
+# Of a coefficient, relative to the mean one.
+_LEAST_VARIANCE = 1e-8
 
 
 class Mixture(NamedTuple):
-    """K Gaussians within a `prior.GaussianPrior` of N = E coefficients and covariance Sigma.
+    """K Gaussians of N coefficients.
 
-    weights [K], of sum 1; means [K, N]; factors [K, N, R]; share []: component k has the covariance
-    factor_k factor_k^T + share Sigma.
+    weights [K], of sum 1; means [K, N]; factors [K, N, R]; common [N, U]: component k has the
+    covariance factor_k factor_k^T + common common^T.
     """
 
     weights: jax.Array
     means: jax.Array
     factors: jax.Array
-    share: jax.Array
+    common: jax.Array
 
     def first(self, count: int) -> "Mixture":
         """That of the first `count` coefficients, the others left out."""
-        return self._replace(means=self.means[:, :count], factors=self.factors[:, :count])
+        means, factors = self.means[:, :count], self.factors[:, :count]
+        return self._replace(means=means, factors=factors, common=self.common[:count])
 
     def transformed(self, matrix: Float[np.ndarray, "M N"]) -> "Mixture":
         """That of matrix @ code."""
         matrix = np.asarray(matrix, np.float64)
         means = np.asarray(self.means, np.float64) @ matrix.T
         factors = np.einsum("mn,knr->kmr", matrix, np.asarray(self.factors, np.float64))
-        return self._replace(means=_single(means), factors=_single(factors))
+        common = matrix @ np.asarray(self.common, np.float64)
+        return self._replace(means=_single(means), factors=_single(factors), common=_single(common))
 
 
 def _single(values):
@@ -86,7 +92,10 @@ def fit_mixture(
     covariances: Float[np.ndarray, "*S N N"] | None = None,
     seed: int = 0,
 ) -> Mixture | None:
-    """The mixture of training codes; None where one Gaussian is as good.
+    """The mixture of training codes; None where one Gaussian is as good, if that may be chosen.
+
+    The number of components, their overlap, and the share of the covariance of all codes in that
+    of each are chosen together.
 
     Args:
       codes: [S, N], canonical: of falling energy, uncorrelated.
@@ -111,12 +120,12 @@ def fit_mixture(
     known = _Codes(codes[:, :leading], None if spread is None else spread[:, :leading, :leading])
     if counts == [1]:
         return None
-    count, power = choose(known, counts, groups, seed)
+    count, power, share = choose(known, counts, groups, seed)
     if count == 1:
         return None
     found = expectation_maximisation(known, count, seed)
     overlap = found.responsibility(known, power)
-    return _of_all_coefficients(codes, spread, found.weights, overlap)
+    return moments(codes, spread, found.weights, overlap).mixture(codes.var(0), share)
 
 
 class _Codes(NamedTuple):
@@ -155,49 +164,71 @@ def choose(
     counts: Sequence[int],
     groups: Int[np.ndarray, " S"] | None = None,
     seed: int = 0,
-) -> tuple[int, float]:
-    """(number of components, power) under which codes held out are most likely.
+) -> tuple[int, float, float]:
+    """(number of components, power, share) under which codes held out are most likely.
 
     groups as in `fit_mixture`. Numbers are tried from the least on. One has to be better than the
     best of the lesser by more than the standard error of its gain over the groups; two in a row
     that are not end the search. Where nothing can be held out the least number is taken.
     """
-    groups = np.arange(len(known.values)) if groups is None else np.asarray(groups)
-    if groups.shape != (len(known.values),):
-        raise ArgumentError("groups", groups.shape, f"({len(known.values)},)")
-    _, group = np.unique(groups, return_inverse=True)
-    held = group % _FOLDS == _FOLDS - 1
+    held, group = _held_out(len(known.values), groups)
     counts = sorted(set(counts))
-    best, before, misses = (counts[0], 1.0), None, 0
+    best, before, misses = (counts[0], _POWERS[0], _SHARE), None, 0
     if not held.any():
         return best
     train, test = known.of(~held), known.of(held)
     for count in counts:
         if count > len(train.values) or misses == 2:
             break
-        power, likelihood = _best_power(train, test, count, seed)
-        each = np.bincount(group[held], likelihood)[_FOLDS - 1 :: _FOLDS]
-        each = each / np.bincount(group[held])[_FOLDS - 1 :: _FOLDS]
-        if before is not None:
-            gain = each - before
-            if len(gain) < 2 or gain.mean() <= gain.std() / np.sqrt(len(gain)):
-                misses += 1
-                continue
-        best, before, misses = (count, power), each, 0
+        way, likelihood = _best_way(train, test, count, seed)
+        each = _of_groups(likelihood, group[held])
+        if before is not None and not _gains(each - before):
+            misses += 1
+            continue
+        best, before, misses = (count, *way), each, 0
     return best
 
 
-def _best_power(train, test, count, seed):
-    """The power of responsibilities of highest likelihood, and those of the test's codes [T]."""
+def _held_out(count, groups):
+    """Which of the signals are held out, bool [S], and the group of each [S]."""
+    groups = np.arange(count) if groups is None else np.asarray(groups)
+    if groups.shape != (count,):
+        raise ArgumentError("groups", groups.shape, f"({count},)")
+    _, group = np.unique(groups, return_inverse=True)
+    return group % _FOLDS == _FOLDS - 1, group
+
+
+def _of_groups(values, group):
+    """Means over each group that is there."""
+    _, number = np.unique(group, return_inverse=True)
+    return np.bincount(number, values) / np.bincount(number)
+
+
+def _gains(gain):
+    """Whether gains are above 0 by more than their standard error."""
+    return len(gain) > 1 and gain.mean() > gain.std() / np.sqrt(len(gain))
+
+
+def _best_way(train, test, count, seed):
+    """(power, share) of most likelihood of the test's codes, and the likelihoods [T]."""
     found = expectation_maximisation(train, count, seed)
-    scores = {}
-    for power in _POWERS if count > 1 else _POWERS[:1]:
-        wider = _maximised(train, found.responsibility(train, power), _common(train), _SHARE)
+    common, scores = _common(train), {}
+
+    def score(power, share):
+        wider = _maximised(train, found.responsibility(train, power), common, share)
         if len(wider.weights) == len(found.weights):
             wider = wider._replace(weights=found.weights)
-        scores[power] = wider.log_likelihood(test)
-    power = max(scores, key=lambda power: scores[power].mean())
-    return power, scores[power]
+        scores[power, share] = wider.log_likelihood(test)
+
+    def best():
+        return max(scores, key=lambda way: scores[way].mean())
+
+    for power in _POWERS if count > 1 else _POWERS[:1]:
+        score(power, _SHARE)
+    power, _ = best()
+    for share in _SHARES if count > 1 else ():
+        score(power, share)
+    return best(), scores[best()]
 
 
 class _Components(NamedTuple):
@@ -290,10 +321,38 @@ def _mean_spread(spread, weights):
     return spread[0] if len(spread) == 1 else np.einsum("s,sij->ij", weights, spread)
 
 
-def _of_all_coefficients(codes, spread, weights, overlap):
-    """The mixture of all N coefficients, of weights [K], from how much every signal [S, K] counts
-    for the moments of every component."""
-    share, means, factors = _SHARE, [], []
+class Moments(NamedTuple):
+    """Components in all N coefficients. weights [K]; means [K, N]; factors [K, N, R] of their
+    covariances; left [N], the variance that these leave, in the mean over the components."""
+
+    weights: np.ndarray
+    means: np.ndarray
+    factors: np.ndarray
+    left: np.ndarray
+
+    def unique(self, variance, share):
+        """What is common to all components [N], for a share of the variance [N] of all codes."""
+        floor = _LEAST_VARIANCE * (variance.mean() or 1.0)
+        return np.maximum((1 - share) * self.left + share * variance, floor)
+
+    def mixture(self, variance, share):
+        """The `Mixture` with such a share of the variance [N] of all codes in every component."""
+        common = np.diag(np.sqrt(self.unique(variance, share)))
+        parts = (self.weights, self.means, np.sqrt(1 - share) * self.factors, common)
+        return Mixture(*map(_single, parts))
+
+
+def moments(
+    codes: Float[np.ndarray, "S N"],
+    spread: Float[np.ndarray, "*S N N"] | None,
+    weights: Float[np.ndarray, " K"],
+    overlap: Float[np.ndarray, "S K"],
+) -> Moments:
+    """`Moments` of components of weights [K], from how much every signal counts for each.
+
+    spread: of `_Codes`.
+    """
+    means, factors, left = [], [], []
     rank = min(_MOST_DIRECTIONS, codes.shape[1])
     for own in overlap.T:
         weight = np.where(own < _LEAST_OVERLAP * own.max(), 0, own)
@@ -303,10 +362,13 @@ def _of_all_coefficients(codes, spread, weights, overlap):
         if spread is not None:
             mine = _mean_spread(spread, own / own.sum())
             rows = np.concatenate([rows, np.linalg.cholesky(mine + 1e-12 * np.eye(len(mine))).T])
+        factor = _largest_directions(rows, rank)
         means.append(mean)
-        factors.append(np.sqrt(1 - share) * _largest_directions(rows, rank))
-    parts = (weights / weights.sum(), np.stack(means), np.stack(factors), np.float32(share))
-    return Mixture(*map(_single, parts))
+        factors.append(factor)
+        left.append(np.square(rows).sum(0) - np.square(factor).sum(1))
+    weights = weights / weights.sum()
+    left = np.maximum(weights @ np.stack(left), 0)
+    return Moments(weights, np.stack(means), np.stack(factors), left)
 
 
 def _largest_directions(rows, rank):

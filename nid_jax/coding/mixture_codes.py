@@ -1,8 +1,8 @@
 """Codes under a mixture of Gaussians: each component's most probable one, weighed by its evidence.
 
 The evidence of component k, the density of the measurements under its Gaussian and the noise, says
-how likely it made the signal. With the common part M = share B Sigma B^T + noise I = T^T T factored
-once, component k adds few directions of its own: in the whitened coordinates T^-T z
+how likely it made the signal. With the common part M = B common common^T B^T + noise I = T^T T
+factored once, component k adds few directions of its own: in the whitened coordinates T^-T z
 
     covariance of what is measured = I + A_k A_k^T,    A_k = T^-T B factor_k  [N, R]
 
@@ -109,21 +109,19 @@ def _one_by_one(equations, known, noise):
 @gram.batched_by_map
 def _orthonormal(equations, known, noise):
     equations, known = jax.lax.stop_gradient((equations, known))
-    scaled, _, directions = prior.scaled_rows(equations, known)
     root, z, mixture = equations.root, equations.projected, known.mixture
     counts = (equations.count - 1) * equations.target_mean.shape[-1]
     level = (counts - z.shape[-1]) * jnp.log(noise) + counts * jnp.log(2 * jnp.pi)
     level = level + equations.rest / noise
     if equations.shared:
-        codes, error, evidences = of_matrix(root, z, scaled, mixture, noise, directions)
+        codes, error, evidences = of_matrix(root, z, mixture, noise)
     else:
 
         def one(inputs):
-            root, z, scaled = inputs
-            found = of_matrix(root, z[None], scaled, mixture, noise, directions)
+            found = of_matrix(inputs[0], inputs[1][None], mixture, noise)
             return jax.tree.map(lambda leaf: leaf[0], found)
 
-        codes, error, evidences = jax.lax.map(one, (root, z, scaled))
+        codes, error, evidences = jax.lax.map(one, (root, z))
     return Found(codes, error, evidences - 0.5 * level[:, None])
 
 
@@ -138,12 +136,13 @@ class _Sums(NamedTuple):
     left: jax.Array
 
 
-def of_matrix(root, z, scaled, mixture, noise, directions):
-    """Signals of one matrix B [N, E]. z [S, N]; scaled [N, U]: B directions, with directions
-    directions^T the common covariance. -> codes [S, E], error [S], evidences [S, K] but for what
-    all components share."""
-    size = jnp.sqrt(mixture.share)
-    factors = orthonormal.damping(size * scaled, noise)
+def of_matrix(root, z, mixture, noise):
+    """Signals of one matrix B [N, E], z [S, N], under a `mixture.Mixture` and a noise variance [].
+
+    -> codes [S, E], error [S], evidences [S, K] but for the density of what B does not reach.
+    """
+    common = numerics.einsum("ne,eu->nu", root, mixture.common)
+    factors = orthonormal.damping(common, noise)
     atoms, here = factors.whitened(root.T), factors.whitened(z)
 
     def step(sums, component):
@@ -161,9 +160,9 @@ def of_matrix(root, z, scaled, mixture, noise, directions):
     zeros, codes = jnp.zeros_like(z[:, 0]), jnp.zeros((len(z), root.shape[1]), z.dtype)
     start = _Sums(jnp.full_like(zeros, -jnp.inf), zeros, zeros, codes, jnp.zeros_like(z))
     sums, evidences = jax.lax.scan(step, start, tuple(mixture[:3]))
-    common, _ = factors.solved(sums.left / sums.mass[:, None])
+    along, _ = factors.solved(sums.left / sums.mass[:, None])
     codes = sums.codes / sums.mass[:, None]
-    codes = codes + size * numerics.einsum("su,eu->se", common, directions)
+    codes = codes + numerics.einsum("su,eu->se", along, mixture.common)
     return codes, sums.error / sums.mass, evidences.T - 0.5 * factors.log_determinant
 
 

@@ -79,11 +79,14 @@ class GaussianPrior(NamedTuple):
     def component(self, number: int) -> "GaussianPrior":
         """One Gaussian of the mixture, by itself."""
         mixture = self.mixture
-        common = jnp.sqrt(mixture.share) * self.factor
-        factor = jnp.concatenate([jnp.asarray(mixture.factors[number]), common], 1)
-        return self.alone()._replace(
-            mean=mixture.means[number], factor=factor, diagonal=mixture.share * self.diagonal
+        assert mixture is not None, "asked of a prior that has one"
+        factor = jnp.concatenate(
+            [jnp.asarray(mixture.factors[number]), jnp.asarray(mixture.common)], 1
         )
+        # Positive definite where the components are not.
+        diagonal = _LEAST_VARIANCE * self.diagonal
+        mean = jnp.asarray(mixture.means[number])
+        return self.alone()._replace(mean=mean, factor=factor, diagonal=diagonal)
 
     def arrays(self) -> dict[str, Any]:
         """Its arrays by name, those of a part as PART.NAME: what a file holds."""

@@ -401,7 +401,7 @@ def _evidences(graphdef, state, signal, coordinates, numbers, inside):
         factor = jnp.linalg.cholesky(matrix + level)
         z = jax.lax.linalg.triangular_solve(factor, moments[:, None], left_side=True, lower=True)
         root, z = factor.T.astype(jnp.float32), z[:, 0].astype(jnp.float32)
-    return of_matrix(root, z[None], root, inside, numbers.penalty, jnp.eye(len(root)))[2][0]
+    return of_matrix(root, z[None], inside, numbers.penalty)[2][0]
 
 
 class _Components:
@@ -415,12 +415,15 @@ class _Components:
         mixture, experts = prior.mixture, dictionary.num_experts
         count, _, rank = mixture.factors.shape
         means = np.asarray(mixture.means, np.float64) - coordinates.mean[:experts]
-        columns = np.concatenate([means[..., None], mixture.factors], 2)
-        columns = np.concatenate([columns, np.zeros((count, 1, 1 + rank))], 1)
-        columns = np.moveaxis(columns, 0, 1).reshape(experts + 1, -1)
-        found = np.linalg.lstsq(coordinates.root.astype(np.float64), columns, rcond=None)[0]
-        found = np.moveaxis(found.reshape(-1, count, 1 + rank), 1, 0).astype(np.float32)
-        self.inside = mixture._replace(means=found[..., 0], factors=found[..., 1:])
+        own = np.concatenate([means[..., None], mixture.factors], 2)
+        own = np.moveaxis(own, 0, 1).reshape(experts, -1)
+        columns = np.pad(np.concatenate([own, mixture.common], 1), ((0, 1), (0, 1)))
+        columns[-1, -1] = _FREE_BIAS  # of which components know no more than the prior
+        root = coordinates.root.astype(np.float64)
+        found = np.linalg.lstsq(root, columns, rcond=None)[0].astype(np.float32)
+        own, common = np.split(found, [own.shape[1]], axis=1)
+        own = np.moveaxis(own.reshape(-1, count, 1 + rank), 1, 0)
+        self.inside = mixture._replace(means=own[..., 0], factors=own[..., 1:], common=common)
 
     def of(self, evidences):
         """Coordinates of the component of most evidence."""

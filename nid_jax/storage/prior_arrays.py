@@ -25,7 +25,7 @@ AXES = {
     "mixture.weights": "K",
     "mixture.means": "KN",
     "mixture.factors": "KND",
-    "mixture.share": "",
+    "mixture.common": "NU",
 }
 """Every array's axes, a letter each: axes of one letter are of one length."""
 _PARTS: dict[str, Any] = {"level": Level, "mixture": Mixture}

@@ -20,7 +20,12 @@ def known(seed=0, mixture=False):
     found = fit_prior(codes, shrinkage=1e-6)
     found = found._replace(level=drawing.level_of(found, codes, bias))
     if mixture:
-        parts = ([0.25, 0.75], [[4, 0, 0], [0, 4, 0]], 0.1 * np.ones((2, EXPERTS, 1)), 0.01)
+        parts = (
+            [0.25, 0.75],
+            [[4, 0, 0], [0, 4, 0]],
+            0.1 * np.ones((2, EXPERTS, 1)),
+            0.1 * np.eye(3),
+        )
         found = found._replace(mixture=Mixture(*(np.asarray(p, np.float32) for p in parts)))
     return found, np.concatenate([codes, bias], 1)
 

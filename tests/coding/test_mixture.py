@@ -111,7 +111,7 @@ def test_components_overlap_where_that_foretells_more():
     angle = generator.uniform(0, 2 * np.pi, 240)
     rest = generator.normal(size=(240, 16)) / np.arange(1, 17)
     circle = 6 * np.stack([np.cos(angle), np.sin(angle)], 1)
-    count, power = mixture.choose(leading(np.concatenate([circle, rest], 1)), (12,))
+    count, power, _ = mixture.choose(leading(np.concatenate([circle, rest], 1)), (12,))
     assert count == 12
     assert power < 1
 
@@ -122,8 +122,11 @@ def test_a_component_has_the_moments_of_its_signals():
     for number in range(2):
         mine = codes[label == label[np.square(codes - found.means[number]).sum(1).argmin()]]
         np.testing.assert_allclose(found.means[number], mine.mean(0), atol=1e-4)
-        covariance = found.factors[number] @ found.factors[number].T / (1 - found.share)
-        np.testing.assert_allclose(covariance, np.cov(mine.T, bias=True), atol=1e-3)
+        covariance = found.factors[number] @ found.factors[number].T
+        share = found.common[0, 0] ** 2 / codes.var(0)[0]
+        shares = (mixture._SHARE, *mixture._SHARES)
+        assert any(share == pytest.approx(one, rel=1e-3) for one in shares)
+        np.testing.assert_allclose(covariance, (1 - share) * np.cov(mine.T, bias=True), atol=1e-3)
     np.testing.assert_allclose(found.weights, 0.5, atol=1e-6)
 
 
@@ -147,7 +150,7 @@ def test_what_is_not_known_of_codes_widens_the_components():
     def covariance(found):
         second = np.einsum("k,knr,kmr->nm", found.weights, found.factors, found.factors)
         centred = found.means - found.weights @ found.means
-        return second / (1 - found.share) + (centred.T * found.weights) @ centred
+        return second / (1 - mixture._SHARE) + (centred.T * found.weights) @ centred
 
     off = [np.abs(covariance(one) - total).max() for one in (told, untold)]
     assert off[0] < 0.3 * off[1]
@@ -175,7 +178,8 @@ def given():
     known = fit_prior(codes, shrinkage=0.1)
     factors = generator.normal(size=(3, EXPERTS, 2))
     means = 2 * generator.normal(size=(3, EXPERTS))
-    parts = (np.array([0.5, 0.2, 0.3]), means, factors, np.float32(0.05))
+    common = 0.2 * generator.normal(size=(EXPERTS, EXPERTS))
+    parts = (np.array([0.5, 0.2, 0.3]), means, factors, common)
     known = known._replace(mixture=Mixture(*(np.asarray(p, np.float32) for p in parts)))
     own = means[[0, 2]] + 0.5 * generator.normal(size=(2, EXPERTS))
     measured = own @ atoms.T + 0.3 + 0.2 * generator.normal(size=(2, POINTS))
@@ -190,11 +194,10 @@ def expected(dictionary, known, measured, weights):
     root = np.sqrt(weights)
     complement = np.linalg.svd(root[None])[2][1:]
     phi, target = complement @ (root[:, None] * atoms), complement @ (root * measured)
-    factor = np.asarray(known.factor, np.float64)
-    common = factor @ factor.T + np.diag(np.asarray(known.diagonal, np.float64))
+    common = np.asarray(known.mixture.common, np.float64)
     logs, codes, renders, spreads = [], [], [], []
     for weight, mean, own in zip(*(np.asarray(p, float) for p in known.mixture[:3]), strict=True):
-        sigma = own @ own.T + float(known.mixture.share) * common
+        sigma = own @ own.T + common @ common.T
         total = phi @ sigma @ phi.T + NOISE * np.eye(len(phi))
         normal = multivariate_normal(phi @ mean, total)
         logs.append(np.log(weight) + normal.logpdf(target))
@@ -240,8 +243,9 @@ def test_codes_evidence_and_variance_agree_with_densities(given, precision, mask
 
 def test_one_component_that_is_the_prior_itself_gives_its_codes(given):
     dictionary, operator, known, measured = given
-    size = known.factor.shape[1]
-    parts = (np.ones(1), known.mean[None], np.zeros((1, EXPERTS, size)), np.float32(1))
+    factor = np.asarray(known.factor, np.float64)
+    root = np.linalg.cholesky(factor @ factor.T + np.diag(known.diagonal))
+    parts = (np.ones(1), known.mean[None], np.zeros((1, EXPERTS, 2)), root.astype(np.float32))
     same = known._replace(mixture=Mixture(*map(jnp.asarray, parts)))
     problem = Problem(dictionary, operator, measured, prior=same)
     mixed, alone = (Gaussian(noise=0.3, mixture=mixes).solve(problem) for mixes in (True, False))
@@ -276,7 +280,7 @@ def test_first_and_transformed_go_with_the_codes(given):
     known = given[2]
     fewer = known.first(3)
     np.testing.assert_array_equal(fewer.mixture.means, known.mixture.means[:, :3])
-    assert fewer.component(1).factor.shape == (3, 2 + known.factor.shape[1])
+    assert fewer.component(1).factor.shape == (3, 2 + EXPERTS)
     matrix = np.random.default_rng(15).normal(size=(4, EXPERTS))
     moved = known.mixture.transformed(matrix)
     covariance = moved.factors[1] @ moved.factors[1].T

@@ -41,7 +41,7 @@ def test_what_is_not_understood_is_one_line(tmp_path):
         ({"form": "copula"}, "prior has the form 'copula'; allowed: gaussian, mixture"),
         ({"form": "gaussian"}, "the form 'gaussian', its arrays another"),
         ({"form": None}, "damaged: it has no array 'form'"),
-        ({"mixture.share": None}, "mixture.share is missing"),
+        ({"mixture.common": None}, "mixture.common is missing"),
         ({"level.slope": np.zeros((3, 2), np.float32)}, r"level.slope is float32\[3, 2\]; allowed"),
         ({"diagonal": np.zeros(9, np.float32)}, r"diagonal is float32\[9\]; allowed: float32\[4\]"),
         ({"factor": np.zeros((4, 4))}, r"factor is float64\[4, 4\]"),

@@ -173,7 +173,7 @@ def test_shapes_are_drawn_from_the_prior(on_trained, trained):
     assert len(list((trained / "samples" / "path").glob("*.png"))) == 2
     result = on_trained("sample", "sample.count=0")
     assert result.code == 2
-    assert "sample.count: 0; allowed: 1 or more" in result.err
+    assert "sample.count: 0; allowed: a whole number, 1 or more" in result.err
 
 
 def test_the_shapes_most_alike(on_trained, trained):
