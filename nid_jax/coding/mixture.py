@@ -210,25 +210,28 @@ def _gains(gain):
 
 
 def _best_way(train, test, count, seed):
-    """(power, share) of most likelihood of the test's codes, and the likelihoods [T]."""
-    found = expectation_maximisation(train, count, seed)
-    common, scores = _common(train), {}
+    """(power, share) for so many components, and the likelihoods of the test's codes [T].
 
-    def score(power, share):
+    The least power, so the most overlap, that is no less likely than none: where few measurements
+    leave open which component made a signal, wide ones err less (phantoms from 4 and 16 views: 28.84
+    and 30.97 dB, at the most likely power 28.73 and 30.80). Then the most likely share.
+    """
+    found = expectation_maximisation(train, count, seed)
+    common = _common(train)
+
+    def likelihood(power, share):
         wider = _maximised(train, found.responsibility(train, power), common, share)
         if len(wider.weights) == len(found.weights):
             wider = wider._replace(weights=found.weights)
-        scores[power, share] = wider.log_likelihood(test)
+        return wider.log_likelihood(test)
 
-    def best():
-        return max(scores, key=lambda way: scores[way].mean())
-
-    for power in _POWERS if count > 1 else _POWERS[:1]:
-        score(power, _SHARE)
-    power, _ = best()
-    for share in _SHARES if count > 1 else ():
-        score(power, share)
-    return best(), scores[best()]
+    powers = _POWERS if count > 1 else _POWERS[:1]
+    scores = {power: likelihood(power, _SHARE) for power in powers}
+    power = min(p for p in powers if scores[p].mean() >= scores[powers[0]].mean())
+    shares = {_SHARE: scores[power]}
+    shares |= {share: likelihood(power, share) for share in (_SHARES if count > 1 else ())}
+    share = max(shares, key=lambda share: shares[share].mean())
+    return (power, share), shares[share]
 
 
 class _Components(NamedTuple):
