@@ -142,7 +142,10 @@ def train(
     signals = workdir.read_json("signals.json")
     prior, path = None, workdir.root / priors.FILE
     if config.prior.num_signals and not trained.interrupted:
-        prior = priors.learn_prior(task, trained.model, task.open("train"), config)
+        if trained.coded is not None:
+            prior = priors.prior_of(trained.model, trained.coded, config.prior)
+        else:
+            prior = priors.learn_prior(task, trained.model, task.open("train"), config)
         priors.save_prior(path, prior)
     elif not config.prior.num_signals:
         # That of an earlier training is not this dictionary's.

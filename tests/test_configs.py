@@ -64,7 +64,9 @@ def test_variant_builds(path, variant):
     params = nnx.state(model, nnx.Param)
     optimizer = build_optimiser(config.train.optimizer, config.train.steps)
     moments = jax.eval_shape(optimizer.init, params)
-    assert len(jax.tree.leaves(moments)) > len(jax.tree.leaves(params)) / 2
+    # Where nothing descends none are held.
+    if config.train.steps:
+        assert len(jax.tree.leaves(moments)) > len(jax.tree.leaves(params)) / 2
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

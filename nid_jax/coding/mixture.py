@@ -213,7 +213,7 @@ def _best_way(train, test, count, seed):
     """(power, share) for so many components, and the likelihoods of the test's codes [T].
 
     The least power, so the most overlap, that is no less likely than none: where few measurements
-    leave open which component made a signal, wide ones err less (phantoms from 4 and 16 views: 28.84
+    leave open which component made a signal, wide ones err less (phantoms from 4, 16 views: 28.84
     and 30.97 dB, at the most likely power 28.73 and 30.80). Then the most likely share.
     """
     found = expectation_maximisation(train, count, seed)

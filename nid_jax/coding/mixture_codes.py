@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from nid_jax import numerics
-from nid_jax.coding import gram, orthonormal, prior, ridge
+from nid_jax.coding import gram, least_squares, prior, ridge
 from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.coding.solution import Result, Solution
@@ -82,7 +82,7 @@ def solve(equations, known: GaussianPrior, noise) -> Found:
     noise, known = jnp.asarray(noise, jnp.float32), known._replace(codes=None)
     if not isinstance(equations, OrthonormalEquations):
         return _one_by_one(equations, known, noise)
-    signals = len(equations.target_mean)
+    equations, signals = equations.reduced(), len(equations.target_mean)
     size = signals if equations.shared else max(1, _BATCH_NUMBERS // experts**2)
     parts = [
         _orthonormal(equations.of_signals(slice(first, first + size)), known, noise)
@@ -142,7 +142,7 @@ def of_matrix(root, z, mixture, noise):
     -> codes [S, E], error [S], evidences [S, K] but for the density of what B does not reach.
     """
     common = numerics.einsum("ne,eu->nu", root, mixture.common)
-    factors = orthonormal.damping(common, noise)
+    factors = least_squares.damping(common, noise)
     atoms, here = factors.whitened(root.T), factors.whitened(z)
 
     def step(sums, component):
@@ -160,7 +160,7 @@ def of_matrix(root, z, mixture, noise):
     zeros, codes = jnp.zeros_like(z[:, 0]), jnp.zeros((len(z), root.shape[1]), z.dtype)
     start = _Sums(jnp.full_like(zeros, -jnp.inf), zeros, zeros, codes, jnp.zeros_like(z))
     sums, evidences = jax.lax.scan(step, start, tuple(mixture[:3]))
-    along, _ = factors.solved(sums.left / sums.mass[:, None])
+    along = factors.solved(sums.left / sums.mass[:, None])
     codes = sums.codes / sums.mass[:, None]
     codes = codes + numerics.einsum("su,eu->se", along, mixture.common)
     return codes, sums.error / sums.mass, evidences.T - 0.5 * factors.log_determinant
@@ -176,7 +176,7 @@ def _of_component(atoms, here, weight, mean, own):
     eye = jnp.eye(own.shape[1], dtype=here.dtype)
     nothing = jnp.zeros((len(eye), len(here)), here.dtype)
     # Least |offset - image t|^2 + |t|^2, which is the quadratic form of the evidence.
-    found = orthonormal.factored(
+    found = least_squares.factored(
         jnp.concatenate([image, eye]), jnp.concatenate([offset.T, nothing])
     )
     t = jax.lax.linalg.triangular_solve(

@@ -44,7 +44,7 @@ def _posterior_root(equations, prior, noise):
     """A matrix R [.., N, N] with R^T R the covariance of the coefficients after measuring."""
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_root(equations, prior, noise)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, _, _ = extended(equations, prior.mean.shape[0])
         noise = gram.wide(jnp.asarray(noise, jnp.float32))[0]
         system = matrix / noise + precision_matrix(prior)[0]

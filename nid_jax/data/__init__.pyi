@@ -18,6 +18,7 @@ from .sinograms import add_noise, even_angles, read_sinograms, say_doubts
 from .sources import SHAPES
 from .splitting import SPLITS, configured_size, wanted
 from .surveying import Survey, survey
+from .video import frame_rate
 from .views import VIEWS, visible_points
 from .warps import WarpedVolumes
 
@@ -40,6 +41,7 @@ __all__ = [
     "completed",
     "configured_size",
     "even_angles",
+    "frame_rate",
     "kept_in",
     "open_collection",
     "patch_corners",

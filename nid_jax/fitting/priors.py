@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from nid_jax.coding.canonical import Transform, canonical_transform
 from nid_jax.coding.drawing import level_of
 from nid_jax.coding.mixture import COUNTS, Mixture, fit_mixture
-from nid_jax.coding.prior import GaussianPrior, fit_prior
+from nid_jax.coding.prior import Coded, GaussianPrior, fit_prior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Ridge
 from nid_jax.errors import named
@@ -60,22 +60,35 @@ def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) ->
         codes.append(np.asarray(solution.codes))
         biases.append(np.asarray(solution.bias))
         residuals.append(np.asarray(solution.residual))
-    originals = [collection.names[int(index)].split("/")[0] for index in chosen]
-    found = np.concatenate(codes)
+    names = [collection.names[int(index)] for index in chosen]
+    parts = map(np.concatenate, (codes, biases, residuals))
+    return prior_of(model, Coded(*parts, names), wanted)
+
+
+def prior_of(model: Model, coded: Coded, wanted: ConfigDict) -> GaussianPrior:
+    """The Gaussian of codes that are known, or their mixture: of config.prior.num_signals of them,
+    evenly taken.
+
+    Copies of one signal, 'name/copy', are held out together when the shrinkage, or the number of
+    components, is chosen. wanted: config.prior.
+    """
+    count = min(wanted.num_signals, len(coded.codes))
+    chosen = np.unique(np.linspace(0, len(coded.codes) - 1, count).astype(int))
+    originals = [coded.names[index].split("/")[0] for index in chosen]
     groups = np.unique(originals, return_inverse=True)[1]
+    codes = coded.codes[chosen]
     with named("prior"):
         prior = fit_prior(
-            found,
-            residual=np.concatenate(residuals),
+            codes,
+            residual=coded.residual[chosen],
             shrinkage=wanted.shrinkage or None,
             groups=groups,
         )
-        prior = prior._replace(level=level_of(prior, found, np.concatenate(biases)))
+        prior = prior._replace(level=level_of(prior, codes, coded.bias[chosen]))
         counts = wanted.components or COUNTS
         if counts != 1:
-            mixture = mixture_of(model, prior, found, counts, groups)
-            prior = prior._replace(mixture=mixture)
-    return prior._replace(codes=found) if wanted.keep_codes else prior
+            prior = prior._replace(mixture=mixture_of(model, prior, codes, counts, groups))
+    return prior._replace(codes=codes) if wanted.keep_codes else prior
 
 
 def mixture_of(

@@ -444,8 +444,8 @@ def _write_codes(workdir, config, fit, layout, title):
         "versions": devices.versions(),
     }
     with atomic_folder(workdir.fit(FIT)) as folder:
-        fit.save(folder / "codes.npz")
-        artefacts.write_json(folder / "metrics.json", metrics)
+        fit.save(folder / artefacts.CODES)
+        artefacts.write_json(folder / artefacts.METRICS, metrics)
 
 
 def define_flags(values=flags.FLAGS, argv=None):

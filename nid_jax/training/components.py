@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float, Int
 
 from nid_jax import numerics
 from nid_jax.coding import gram, operators
+from nid_jax.coding.prior import Coded
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
 
@@ -66,6 +67,8 @@ class Heads:
     held_out: float
     """Share of the variance of signals held out that so many heads, found without them, leave:
     the geometric mean where errors are 'log'. 0 where none was held out."""
+    coded: Coded | None = None
+    """The signals in these heads, where finding them left their codes too."""
 
     def words(self) -> str:
         """What a person should know of them."""
@@ -158,6 +161,14 @@ def mean_share(left: Float[np.ndarray, " S"], energy: Float[np.ndarray, " S"], l
     return float(np.exp(np.mean(np.log(np.maximum(left[some], least) / energy[some]))))
 
 
+def colour_directions(products: Float[np.ndarray, "C C"]) -> Float[np.ndarray, "C C"]:
+    """Directions in which channels vary independently, as columns, the widest last.
+
+    products: of the channels with one another, summed over points and signals.
+    """
+    return np.linalg.eigh(products)[1]
+
+
 class _Span:
     """Orthonormal coordinates of what the features can say of the measurements, [F, C] numbers.
 
@@ -180,7 +191,7 @@ class _Span:
         self.mean = numerics.einsum("m,mf->f", self.weights * self.constant, features) / self.energy
         centred = features - self.constant[:, None] * self.mean
         weighted = self.weights[:, None] * centred
-        with gram.working_precision("double"):
+        with gram.working_precision("float64"):
             products = np.asarray(numerics.einsum("mf,mg->fg", *gram.wide(weighted, centred)))
         values, vectors = np.linalg.eigh(products)
         kept = values > _WEAKEST**2 * values[-1]
@@ -195,7 +206,7 @@ class _Span:
         """The leading directions [F C, E] of a covariance [F C, F C], most energy first."""
         features, channels = len(self.root), self.channels
         whole = covariance.reshape(features, channels, features, channels)
-        colours = np.linalg.eigh(np.einsum("fcfd->cd", whole, dtype=np.float64))[1]
+        colours = colour_directions(np.einsum("fcfd->cd", whole, dtype=np.float64))
         colours = colours.astype(np.float32)
         whole = np.einsum("fcgd,dk->fcgk", whole, colours, optimize=True)
         whole = np.einsum("fcgk,cl->flgk", whole, colours, optimize=True)

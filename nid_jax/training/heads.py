@@ -4,6 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from nid_jax.coding.prior import Coded
 from nid_jax.fields.shared import SharedDictionary
 from nid_jax.training.atoms import wave_heads
 from nid_jax.training.components import (
@@ -41,8 +42,12 @@ def check(config: ConfigDict) -> None:
         )
 
 
-def find(dictionary: SharedDictionary, measured: Any, collection: Any, config: ConfigDict) -> str:
-    """Give a dictionary the heads that config.dictionary.heads asks for. -> words on them.
+def find(
+    dictionary: SharedDictionary, measured: Any, collection: Any, config: ConfigDict
+) -> tuple[str, Coded | None]:
+    """Give a dictionary the heads that config.dictionary.heads asks for.
+
+    -> words on them, and the signals in them where finding the heads left their codes too.
 
     measured: what training sees of the collection, as a task's `learned_from` gives. Components are
     those of a covariance, or of the signals' products where features are too many for one. Raises
@@ -50,7 +55,7 @@ def find(dictionary: SharedDictionary, measured: Any, collection: Any, config: C
     """
     if config.dictionary.heads == "waves":
         names, top_k = collection.names, config.router.top_k
-        return wave_heads(dictionary, measured, names, top_k, config.seed)
+        return wave_heads(dictionary, measured, names, top_k, config.seed), None
     wanted = config.dictionary.components
     if dictionary.num_features * dictionary.channels > MOST_COEFFICIENTS:
         found = lattice_heads(dictionary, collection, wanted.errors, max(wanted.shrinkage, 0.0))
@@ -59,4 +64,4 @@ def find(dictionary: SharedDictionary, measured: Any, collection: Any, config: C
         names = collection.names
         found = component_heads(dictionary, measured, names, wanted.errors, shrinkage)
     put_heads(dictionary, found)
-    return found.words()
+    return found.words(), found.coded

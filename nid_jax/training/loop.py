@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import devices, errors, notices, sharding
 from nid_jax.coding.operators import Operator
+from nid_jax.coding.prior import Coded
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import (
     Model,
@@ -27,7 +28,10 @@ from nid_jax.fields.model import (
     parameter_overview,
 )
 from nid_jax.fields.shared import SharedDictionary
-from nid_jax.reporting import monitoring, tables
+from nid_jax.reporting import announcing, tables
+from nid_jax.reporting.chronometer import Chronometer
+from nid_jax.reporting.metrics_log import MetricWriter
+from nid_jax.reporting.progress import Progress
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
@@ -108,9 +112,10 @@ class Trainer:
         self.warmup_steps = config.train.warmup_epochs * per_epoch if config.router.top_k else 0
         self.optimizer = build_optimiser(config.train.optimizer, max(self.steps, 1))
         self._build(collection)
-        self.clock = monitoring.Chronometer()
+        self.clock = Chronometer()
         self.compiled: dict[bool, jax.stages.Compiled] = {}
         self.compiled_bytes = 0
+        self.coded: Coded | None = None
 
     def _build(self, collection: Sequence) -> None:
         """The first state, drawn by one compiled function straight to where it is to lie."""
@@ -185,7 +190,8 @@ class Trainer:
         assert isinstance(model.dictionary, SharedDictionary), "check() refuses other kinds"
         with self.clock.pause("heads"):
             with errors.named("dictionary"):
-                words = heads.find(model.dictionary, measured, collection, self.config)
+                found = heads.find(model.dictionary, measured, collection, self.config)
+                words, self.coded = found
             self._put(model)
         return f"heads       {words}; {self.clock.seconds('heads'):.1f} s"
 
@@ -314,6 +320,8 @@ class Trained:
     step: int
     interrupted: bool
     summary: dict
+    coded: Coded | None = None
+    """The signals in the dictionary as it is, where heads in closed form were all the training."""
 
 
 def signals_of(task: Task, collection: Any) -> dict[str, Any]:
@@ -363,8 +371,8 @@ def train(
         workdir.save_config(config)
         workdir.write_json("signals.json", signals_of(task, collection))
         with (
-            monitoring.MetricWriter(workdir.root, active=jax.process_index() == 0) as writer,
-            monitoring.Progress(trainer.steps, active=jax.process_index() == 0) as progress,
+            MetricWriter(workdir.root, active=jax.process_index() == 0) as writer,
+            Progress(trainer.steps, active=jax.process_index() == 0) as progress,
         ):
             writer.truncate_after(start)
             if start:
@@ -376,14 +384,13 @@ def train(
     assumed = [*map(notices.plain, notes), *notices.printed_lines()]
     summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
     workdir.write_json("summary.json", summary)
-    return Trained(trainer.model(), step, step < trainer.steps, summary)
+    coded = None if step else trainer.coded
+    return Trained(trainer.model(), step, step < trainer.steps, summary, coded)
 
 
-def _announce(
-    trainer: Trainer, workdir: Workdir, progress: monitoring.Progress, notes: Sequence[str]
-) -> None:
+def _announce(trainer: Trainer, workdir: Workdir, progress: Progress, notes: Sequence[str]) -> None:
     path = workdir.config if workdir.kept else ""
-    lines = monitoring.device_summary(trainer.mesh, trainer.parameters, config_path=path)
+    lines = announcing.device_summary(trainer.mesh, trainer.parameters, config_path=path)
     beyond = _beyond_span(trainer.model().dictionary, bool(trainer.config.router.top_k))
     for line in [*lines, *notes, *beyond]:
         progress.message(line)
@@ -414,8 +421,8 @@ class _Loop:
 
     trainer: Trainer
     saved: checkpoints.Checkpoints
-    writer: monitoring.MetricWriter
-    progress: monitoring.Progress
+    writer: MetricWriter
+    progress: Progress
     preemption: Preemption
     evaluate: Callable[[Model], Mapping[str, float]] | None
     routed: int = -1

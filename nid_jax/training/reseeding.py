@@ -49,7 +49,7 @@ def _refit(
 ) -> nnx.State:
     model = nnx.merge(graphdef, params, given.constants, copy=True)
     operator, targets = shown(batch, given.operator)
-    equations = normal_equations(model.dictionary, operator, targets, precision="single")
+    equations = normal_equations(model.dictionary, operator, targets, precision="float32")
     codes = solve_dense(equations, _LAMBDA).codes
     gates = Gates(codes, None, None, equations.bias(codes))
     residual = targets - model.dictionary.combine(operator.points, gates)

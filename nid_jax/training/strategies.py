@@ -66,7 +66,7 @@ class Projected:
 
     def prepare(self, model, batch, operator, targets):
         """Solve the batch. -> (Gates, NormalEquations), constants to the gradient."""
-        equations = normal_equations(model.dictionary, operator, targets, precision="single")
+        equations = normal_equations(model.dictionary, operator, targets, precision="float32")
         gates = project(equations, self.lam, self.top_k, self.atoms_per_step)
         return jax.lax.stop_gradient((gates, equations))
 

@@ -156,7 +156,7 @@ def test_a_few_tomograms_take_the_config_as_it_is(call, signals, tmp_path):
     )
     check_run(result)
     (line,) = [line for line in result.err.splitlines() if "signals to learn from" in line]
-    assert line.startswith("note        40 signals to learn from, 10 signals to fit: ")
+    assert line.startswith("note        40 signals to learn from, 1 signal to fit: ")
     for change in (
         "data.num_train 8000 -> 40",
         "data.num_test 20 -> 10",
