@@ -96,9 +96,12 @@ class Training:
 def load_config(scale, variant):
     """A config of configs/inpainting.py, at smoke scale as small as its smoke variant."""
     wanted = config_of("inpainting", variant)
+    if wanted.prior.num_signals:
+        wanted.prior.components = 0
     if scale != "smoke":
         return wanted
-    config = config_of("inpainting", "smoke", {"prior.num_signals": wanted.prior.num_signals})
+    config = config_of("inpainting", "smoke")
+    config.prior = wanted.prior
     config.fit = wanted.fit
     config.train.codes, config.router.kind = wanted.train.codes, wanted.router.kind
     return config
@@ -284,8 +287,10 @@ def known_methods(train, known, config, kind, share, smoke):
     options = {"shrinkage": (0.0, 0.03, 0.1), "noise": (1e-4, 1e-3, 3e-3)}
     found["Gaussian of pixels"] = choose(pixels, **options)
     found["NID ridge, no prior"] = ours(known["trained"], config, **ridge)
-    found["NID gaussian"] = ours(known["trained"], config)
-    found["NID gaussian, untrained"] = ours(known["untrained"], config)
+    one = {"gaussian.mixture": False}
+    found["NID gaussian"] = ours(known["trained"], config, **one)
+    found["NID gaussian, mixture by held-out likelihood"] = ours(known["trained"], config)
+    found["NID gaussian, untrained"] = ours(known["untrained"], config, **one)
     return found
 
 

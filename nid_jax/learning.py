@@ -143,7 +143,7 @@ def train(
     prior, path = None, workdir.root / priors.FILE
     if config.prior.num_signals and not trained.interrupted:
         if trained.coded is not None:
-            prior = priors.prior_of(*trained.coded, config.prior)
+            prior = priors.prior_of(trained.model, trained.coded, config.prior)
         else:
             prior = priors.learn_prior(task, trained.model, task.open("train"), config)
         priors.save_prior(path, prior)

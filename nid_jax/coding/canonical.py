@@ -77,11 +77,19 @@ class Transform(NamedTuple):
         codes = prior.codes
         if codes is not None:
             codes = (np.asarray(codes, np.float64) @ self.inverse.T).astype(np.float32)
+        mean = self.inverse @ np.asarray(prior.mean, np.float64)
+        mixture, level = prior.mixture, prior.level
+        if mixture is not None:
+            mixture = mixture.transformed(self.inverse)
+        if level is not None:
+            level = level.transformed(self.mixing, self.level, mean)
         return prior._replace(
-            mean=_single(self.inverse @ np.asarray(prior.mean, np.float64)),
+            mean=_single(mean),
             factor=_single(np.diag(np.sqrt((1 - share) * variance))),
             diagonal=_single(share * variance),
             codes=codes,
+            mixture=mixture,
+            level=level,
         )
 
 

@@ -19,7 +19,7 @@ training signals uncorrelated and sorted by energy: the canonical form of a dens
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float, Int
 
 from nid_jax import numerics
 from nid_jax.coding import gram, operators
+from nid_jax.coding.prior import Coded
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
 
@@ -53,17 +54,6 @@ _FEW_SIGNALS = 6000
 # and of features at all points that are held.
 _BATCH_NUMBERS = 2**24
 _KEPT_NUMBERS = 2**28
-
-
-class Coded(NamedTuple):
-    """Signals in heads that were found from them: what a prior learns from.
-
-    codes [S, E]; residual [S], mean squared per value; names of the signals.
-    """
-
-    codes: Float[np.ndarray, "S E"]
-    residual: Float[np.ndarray, " S"]
-    names: list[str]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,12 +4,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from nid_jax.coding.prior import Coded
 from nid_jax.fields.shared import SharedDictionary
 from nid_jax.training.atoms import wave_heads
 from nid_jax.training.components import (
     ERRORS,
     MOST_COEFFICIENTS,
-    Coded,
     component_heads,
     put_heads,
 )

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import devices, errors, notices, sharding
 from nid_jax.coding.operators import Operator
+from nid_jax.coding.prior import Coded
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import (
     Model,
@@ -36,7 +37,6 @@ from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
 from nid_jax.training import heads
-from nid_jax.training.components import Coded
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
 from nid_jax.training.reseeding import reseed
