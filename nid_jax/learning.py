@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
 from nid_jax import data, tasks
@@ -45,6 +45,7 @@ def learn(
     *,
     steps: int | None = None,
     seed: int | None = None,
+    seen: Bool[Array | np.ndarray, "S ..."] | None = None,
     num_experts: int | None = None,
     layout: str = "",
     workdir: str | Path | None = None,
@@ -55,6 +56,8 @@ def learn(
       signals: [S, *grid] or [S, *grid, C] with values about 0 to 1 (whole numbers of 8 or 16 bits
         become so), a collection of `nid_jax.data`, or a config, such as those of
         `nid_jax.configs`, which says all there is to say and names its data.
+      seen: bool, what is known of an array: [*grid] of all signals, or [S, *grid]; so are values
+        that are not NaN. What is missing is learned from the others.
       steps: of descent; None: the config's, or none, as heads begin in closed form
         (`training.components`).
       seed: of everything random; None: 0, or the config's.
@@ -73,7 +76,11 @@ def learn(
     """
     notes: tuple[str, ...] = ()
     if isinstance(signals, ConfigDict):
-        for argument, value in (("num_experts", num_experts), ("layout", layout or None)):
+        for argument, value in (
+            ("num_experts", num_experts),
+            ("layout", layout or None),
+            ("seen", seen),
+        ):
             if value is not None:
                 raise ArgumentError(argument, value, "None beside a config, which says it itself")
         # A config's limits are at most what there is, as on the command line.
@@ -81,7 +88,7 @@ def learn(
         notes = (line,) if line else ()
         task = tasks.build(config)
     else:
-        collection = _collection(signals, layout)
+        collection = _collection(signals, layout, seen)
         config = _suited(collection, num_experts)
         task = dataclasses.replace(tasks.build(config), open=lambda split: collection)
     with config.unlocked():
@@ -142,7 +149,9 @@ def train(
     signals = workdir.read_json("signals.json")
     prior, path = None, workdir.root / priors.FILE
     if config.prior.num_signals and not trained.interrupted:
-        prior = priors.learn_prior(task, trained.model, task.open("train"), config)
+        prior = trained.prior
+        if prior is None:
+            prior = priors.learn_prior(task, trained.model, task.open("train"), config)
         priors.save_prior(path, prior)
     elif not config.prior.num_signals:
         # That of an earlier training is not this dictionary's.
@@ -177,11 +186,13 @@ def _check_same_signals(workdir, task):
             )
 
 
-def _collection(signals, letters):
+def _collection(signals, letters, seen):
     """Signals as a collection in memory. Raises ArgumentError for arrays that are none."""
     if hasattr(signals, "names") and hasattr(signals, "title"):
         if letters:
             raise ArgumentError("layout", letters, "'' beside a collection")
+        if seen is not None:
+            raise ArgumentError("seen", type(seen).__name__, "None beside a collection")
         return signals
     values = np.asarray(as_floats(as_array(signals, "signals"), "signals"))
     if values.ndim < 2 or 0 in values.shape:
@@ -191,12 +202,16 @@ def _collection(signals, letters):
     else:
         letters = layouts.guessed(values.shape, "signals", "layout='{}'", lines=True)
     values = np.ascontiguousarray(layouts.arranged(values, letters))
-    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))
+    shown = _shown(values, seen)
+    known = values if shown is None else np.where(shown[..., None], values, 0)
+    bad = np.flatnonzero(~np.isfinite(known).reshape(len(values), -1).all(1))
     if len(bad):
-        raise ArgumentError("signals", np.nan, f"finite numbers; signal {bad[0]} holds others")
+        allowed = f"finite numbers, and NaN for what is missing; signal {bad[0]} holds others"
+        raise ArgumentError("signals", np.inf, allowed)
     names = [f"{number:05d}" for number in range(len(values))]
     # The title tells two arrays apart: a run goes on with its own.
-    collection = data.ArrayCollection(values, names, f"an array, CRC {zlib.crc32(values.data):08x}")
+    crc = zlib.crc32(known.data if shown is None else shown.data, zlib.crc32(known.data))
+    collection = data.ArrayCollection(known, names, f"an array, CRC {crc:08x}", None, shown)
     low, high = collection.bounds
     if max(-low, high) > OTHER_SCALE:
         say(
@@ -204,6 +219,32 @@ def _collection(signals, letters):
             "to 1; signals / 255 or the like says otherwise"
         )
     return collection
+
+
+def _shown(values, seen):
+    """What is known of signals [S, *grid, C], bool [S, *grid]; None where all is. Says how much."""
+    shown = ~np.isnan(values).any(-1)
+    if seen is not None:
+        given = np.asarray(as_array(seen, "seen"))
+        grid_shape = shown.shape[1:]
+        if given.shape not in (grid_shape, shown.shape) or given.dtype.kind not in "biuf":
+            allowed = f"booleans {list(shown.shape)}, or {list(grid_shape)} for all signals"
+            raise ArgumentError("seen", f"{given.dtype}{list(given.shape)}", allowed)
+        if not np.isin(given, (0, 1)).all():
+            raise ArgumentError("seen", given[~np.isin(given, (0, 1))][0], "booleans, or 0 and 1")
+        shown &= given.astype(bool)
+    empty = np.flatnonzero(~shown.reshape(len(shown), -1).any(1))
+    if len(empty):
+        name = "signals" if seen is None else "seen"
+        raise ArgumentError(name, 0, f"1 or more samples seen of signal {empty[0]}")
+    if shown.all():
+        return None
+    if seen is None:
+        say(
+            f"signals: {1 - shown.mean():.1%} of the samples are NaN; taken as missing; "
+            "learned from what is seen of each signal"
+        )
+    return np.ascontiguousarray(shown)
 
 
 def _suited(collection, num_experts):

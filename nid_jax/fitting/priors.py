@@ -1,18 +1,26 @@
 """The Gaussian prior of a dictionary: learnt from the training signals' codes, kept beside it."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from nid_jax import numerics
+from nid_jax.coding import gram
 from nid_jax.coding.canonical import Transform
 from nid_jax.coding.prior import GaussianPrior, fit_prior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Ridge
 from nid_jax.errors import named
+from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import Model
 from nid_jax.files import atomic_path
+from nid_jax.fitting import rounds
+from nid_jax.fitting.rounds import held_out
 from nid_jax.storage import arrays
 
 _KINDS: dict[str, arrays.Kind] = {
@@ -43,12 +51,18 @@ def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) ->
     """Ridge codes of up to config.prior.num_signals training signals, and their Gaussian.
 
     Signals are taken evenly from the collection. Copies of one signal ('name/mirror', patches
-    'name/3_4') are held out together when the shrinkage is chosen. -> GaussianPrior.
+    'name/3_4') are held out together when the shrinkage is chosen. Of signals that are not alike in
+    what was measured of them, the Gaussian comes by rounds of expectation maximisation.
+    -> GaussianPrior.
     """
     wanted = config.prior
     count = min(wanted.num_signals, len(collection))
     chosen = np.unique(np.linspace(0, len(collection) - 1, count).astype(int))
     seen = task.learned_from(collection)
+    if not seen.alike:
+        return _by_rounds(
+            model.dictionary, seen, [collection.names[int(i)] for i in chosen], chosen
+        )
     codes, residuals = [], []
     with named("prior"):
         solver = Ridge(lam=wanted.lam)
@@ -69,6 +83,62 @@ def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) ->
             groups=np.unique(originals, return_inverse=True)[1],
         )
     return prior._replace(codes=found) if wanted.keep_codes else prior
+
+
+class _AtomColumns:
+    """The atoms themselves as columns of `rounds.Columns`: one block, rows of every channel."""
+
+    blocks = 1
+
+    def __init__(self, dictionary):
+        self.dictionary = dictionary
+        self.coefficients, self.channels = dictionary.num_experts, dictionary.channels
+
+    def rows(self, operator):
+        """(design [M C, E], the constants of the channels [M C, C])."""
+        count = operator.num_measurements
+        pieces, measure = gram.measured_features(self.dictionary, operator, min(count, 1024))
+        values, constant = jax.lax.map(measure, pieces)
+        values, constant = numerics.joined(values, count), numerics.joined(constant, count)
+        atoms = gram.measured_atoms(self.dictionary, values, constant).swapaxes(1, 2)
+        constants = constant[:, None, None] * jnp.eye(self.channels)
+        rows = count * self.channels
+        return gram.wide(atoms.reshape(rows, -1), constants.reshape(rows, -1))
+
+    def values(self, measurements):
+        """All channels one after another."""
+        return measurements.reshape(len(measurements), -1, 1)
+
+
+# Of signals measured each in its own way.
+_ROUNDS = 8
+
+
+def _by_rounds(dictionary, measured, names, chosen):
+    """The Gaussian of codes by expectation maximisation, of which none is known by itself."""
+    some = dataclasses.replace(
+        measured,
+        values=lambda index: measured.values(int(chosen[index])),
+        weights=measured.weights and (lambda index: measured.weights(int(chosen[index]))),
+        way=measured.way and (lambda index: measured.way(int(chosen[index]))),
+    )
+    columns = _AtomColumns(dictionary)
+    # Atoms differ in size: a code varies the less, the larger its atom is.
+    sizes = np.square(np.asarray(dictionary.basis(grid(some.grid_shape)))).mean((0, 2))
+    found = rounds.learned(columns, some, held_out(names), sizes, _ROUNDS, None)
+    gaussian = found.gaussian
+    share = float(found.share or 0)
+    values, vectors = np.linalg.eigh(
+        np.asarray(gaussian.covariance[0]) - share * np.diag(found.target[0])
+    )
+    parts = (
+        gaussian.mean[0],
+        vectors * np.sqrt(np.maximum(values, 0)),
+        np.maximum(share, 1e-8) * found.target[0],
+        gaussian.noise,
+        share,
+    )
+    return GaussianPrior(*(jnp.asarray(np.asarray(part, np.float32)) for part in parts))
 
 
 def save_prior(path: str | Path, prior: GaussianPrior) -> None:

@@ -6,6 +6,7 @@ the truth, with noise on request (config.data.noise).
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -76,15 +77,31 @@ def batches(collection: data.Collection, config: ConfigDict) -> Any:
 
 
 def sampled(collection: data.Collection) -> Measured:
-    """Signals of which every grid point is measured."""
+    """Signals of which every grid point is measured, or those that a collection says are seen."""
     grid_shape, channels = tuple(collection.shape[:-1]), collection.shape[-1]
+    known = getattr(collection, "seen", None)
+    if not callable(known) or known(0) is None:
+        known = None
     return Measured(
-        operators.sample(grid_shape),
+        (operators.sample(grid_shape),),
         grid_shape,
         channels,
         values=lambda index: collection[index].reshape(-1, channels),
-        truth=lambda index: collection[index],
+        weights=_weights(known, math.prod(grid_shape)) if known else None,
+        truth=getattr(collection, "truth", collection.__getitem__),
+        whole=known is None,
     )
+
+
+def _weights(seen, count):
+    """Weights [P] from what is seen of each signal; None is all of it."""
+
+    def weights(index):
+        one = seen(index)
+        one = np.ones(count) if one is None else one.reshape(-1)
+        return one.astype(np.float32)
+
+    return weights
 
 
 def measured(collection: data.Collection, config: ConfigDict) -> Measured:
@@ -101,6 +118,11 @@ def simulated(
 ) -> Measured:
     """What an operator measures of signals whose truth is a grid, linearly interpolated."""
     whole = sampled(collection)
+    if whole.weights is not None:
+        raise ValueError(
+            f"operator.kind: {config.operator.kind!r} of {collection.title}, parts of which are "
+            "missing; allowed: sample"
+        )
     on_grid = grid_operator.on_grid(operator, whole.grid_shape)
     apply = jax.jit(type(on_grid).measure)
 
@@ -109,7 +131,7 @@ def simulated(
             np.asarray(apply(on_grid, collection[index].reshape(-1, whole.channels))), config, index
         )
 
-    return dataclasses.replace(whole, operator=operator, values=values, whole=False)
+    return dataclasses.replace(whole, ways=(operator,), values=values, whole=False)
 
 
 def noisy(

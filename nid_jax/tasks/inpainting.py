@@ -56,7 +56,7 @@ def measured(collection: Any, config: ConfigDict) -> Measured:
 
     Pixels that hold no value, NaN in an .npy, are never among them.
     """
-    whole = image.sampled(collection)
+    whole = dataclasses.replace(image.sampled(collection), weights=None, whole=True)
     # Where everything was seen there is no hole to score.
     pictures = wholes(collection)
     holes = {"hole": lambda index: _hole(pictures.seen(index)), "truth": collection.truth}

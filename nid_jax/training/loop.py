@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import devices, errors, notices, sharding
 from nid_jax.coding.operators import Operator
+from nid_jax.coding.prior import GaussianPrior
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import (
     Model,
@@ -27,6 +28,7 @@ from nid_jax.fields.model import (
     parameter_overview,
 )
 from nid_jax.fields.shared import SharedDictionary
+from nid_jax.fitting import priors
 from nid_jax.reporting import monitoring, tables
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
@@ -47,6 +49,9 @@ from nid_jax.training.steps import (
 )
 from nid_jax.training.strategies import build_strategy
 
+ROUNDS_FILE = "components.npz"
+"""Rounds of expectation maximisation so far, in a workdir; gone once heads are found."""
+
 
 class TrainingDiverged(ValueError):
     """The loss or a gradient was not finite."""
@@ -66,6 +71,9 @@ class Measured(Protocol):
 
     @property
     def whole(self) -> bool: ...
+
+    @property
+    def alike(self) -> bool: ...
 
 
 class Task(Protocol):
@@ -179,15 +187,30 @@ class Trainer:
             self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
         return self.compiled[dense]
 
-    def find_heads(self, measured: Measured, collection: Any) -> str:
-        """Heads from what training sees of the signals, undrawn. -> words on them."""
+    def find_heads(self, collection: Any, go_on: Callable[[], bool]) -> str:
+        """Heads from what training sees of the signals, undrawn. -> words on them; '' where `go_on`
+        said no before they were found. The prior that came with them is kept, as heads are that
+        nothing descends from."""
         model = self.model()
         assert isinstance(model.dictionary, SharedDictionary), "check() refuses other kinds"
-        with self.clock.pause("heads"):
-            with errors.named("dictionary"):
-                words = heads.find(model.dictionary, measured, collection, self.config)
-            self._put(model)
-        return f"heads       {words}; {self.clock.seconds('heads'):.1f} s"
+        path = self.workdir.root / ROUNDS_FILE
+        with self.clock.pause("heads"), errors.named("dictionary"):
+            found = heads.find(
+                model.dictionary, self.measured, collection, self.config, path, go_on
+            )
+        if found is None:
+            return ""
+        self._put(model)
+        if found.prior is not None and not self.steps:
+            priors.save_prior(self.workdir.root / priors.FILE, found.prior)
+        return f"heads       {found.words}; {self.clock.seconds('heads'):.1f} s"
+
+    def prior(self) -> GaussianPrior | None:
+        """The prior that came with the heads, where the dictionary still has them."""
+        by_rounds = self.config.dictionary.heads == "components" and not self.measured.alike
+        if self.steps or not by_rounds:
+            return None
+        return priors.load_prior(self.workdir.root / priors.FILE)
 
     def _put(self, model: Model) -> None:
         """Go on with the numbers of a model."""
@@ -314,6 +337,8 @@ class Trained:
     step: int
     interrupted: bool
     summary: dict
+    prior: GaussianPrior | None = None
+    """Of the codes, where it came with the heads."""
 
 
 def signals_of(task: Task, collection: Any) -> dict[str, Any]:
@@ -370,13 +395,19 @@ def train(
             if start:
                 progress.message(f"resumed from step {start} of {workdir.checkpoints}")
             _announce(trainer, workdir, progress, notes)
+            words = "drawn"
             if fresh and config.dictionary.heads != "drawn":
-                progress.message(trainer.find_heads(task.learned_from(collection), collection))
-            step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
+                words = trainer.find_heads(collection, lambda: not preemption.requested)
+                progress.message(words or f"{preemption.signal_name}: the same command resumes")
+            step = start
+            if words:
+                step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
+                (workdir.root / ROUNDS_FILE).unlink(missing_ok=True)
     assumed = [*map(notices.plain, notes), *notices.printed_lines()]
     summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
     workdir.write_json("summary.json", summary)
-    return Trained(trainer.model(), step, step < trainer.steps, summary)
+    stopped = step < trainer.steps or not words
+    return Trained(trainer.model(), step, stopped, summary, None if stopped else trainer.prior())
 
 
 def _announce(

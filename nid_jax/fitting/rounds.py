@@ -1,0 +1,418 @@
+"""Rounds of expectation maximisation over a collection, each signal as it was measured.
+
+Signals of one way and alike in their weights share a factorisation. Signals that show some of what
+one operator measures read their kernels from those of all it measures. Where all differ, as
+scattered sensors do, points are padded to few lengths with weight 0, so that few shapes are
+compiled.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from nid_jax.coding import expectation, gram
+from nid_jax.coding.expectation import Expected, Gaussian, Rows
+from nid_jax.coding.operators import Operator
+from nid_jax.errors import ArgumentError
+from nid_jax.files import atomic_path
+from nid_jax.storage import arrays
+
+SPECTRUM_ROUNDS = 6
+"""Rounds of variances alone, before covariances are learned."""
+SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Of the target, what the likelihood of signals held out chooses from."""
+
+# Every so many originals one is held out.
+_FOLDS = 5
+# Rounds on the signals that are not held out before shares are compared.
+_CHOICE_ROUNDS = 3
+# The noise goes no lower than this part of the measurements' variance: full grids of as many
+# features as points would have none.
+_LEAST_NOISE = 1e-5
+# A way of fewer signals is padded to a length that others have, where ways are many.
+_FEW_SIGNALS, _FEW_WAYS = 4, 8
+# Lengths grow by this factor, from this one on.
+_LENGTH_STEP, _LEAST_LENGTH = 1.25, 16
+# Numbers of kernels of a pool, of rows of a batch, and of rows that are kept from round to round.
+_POOL_NUMBERS, _BATCH_NUMBERS, _KEPT_NUMBERS = 2**26, 2**22, 2**27
+# Of more rows than so many times the coefficients a signal's own triangle is the smaller problem.
+_POOL_ROWS = 2
+
+
+_KINDS: dict[str, arrays.Kind] = {
+    "mean": ("f", 2),
+    "covariance": ("f", 3),
+    "noise": ("f", 0),
+    "likelihoods": ("f", 1),
+    "target": ("f", 2),
+    "share": ("f", 0),
+    "of": ("iu", 0),
+}
+
+
+class Columns(Protocol):
+    """What coefficients are weights of, and how measurements fall into blocks of them."""
+
+    blocks: int
+    coefficients: int
+    channels: int
+
+    def rows(self, operator: Operator) -> tuple[jax.Array, jax.Array]:
+        """(design [M, N], constants [M, Q]) of an operator's measurements, traced; M may count
+        channels too."""
+        ...
+
+    def values(self, measurements: Float[np.ndarray, "S M C"]) -> Float[np.ndarray, "S M K"]:
+        """Measurements as the rows have them."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Where the rounds are."""
+
+    gaussian: Gaussian
+    target: np.ndarray | None = None
+    share: float | None = None
+    likelihoods: tuple[float, ...] = ()
+    """Of every round so far, with the penalty where there is one: of the Gaussian it began with."""
+
+    @property
+    def round(self) -> int:
+        """How many there were."""
+        return len(self.likelihoods)
+
+    def save(self, path: Path, of: int) -> None:
+        """Write as .npz, whole or not at all. of: a number that tells this run from others."""
+        found = {name: np.asarray(value) for name, value in self.gaussian._asdict().items()}
+        if self.target is not None:
+            found |= {"target": np.asarray(self.target), "share": np.float64(self.share or 0)}
+        with atomic_path(path) as temporary:
+            np.savez(temporary, of=np.int64(of), likelihoods=np.array(self.likelihoods), **found)
+
+    @classmethod
+    def load(cls, path: Path, of: int) -> "State | None":
+        """What `save` wrote; None where there is nothing, or another run's. ValueError for a
+        damaged file."""
+        if not path.exists():
+            return None
+        found = arrays.read(path, _KINDS, optional=("target", "share"))
+        if int(found["of"]) != of:
+            return None
+        with gram.working_precision("double"):
+            names = ("mean", "covariance", "noise")
+            gaussian = Gaussian(*(jnp.asarray(found[name]) for name in names))
+        share = float(found["share"]) if "share" in found else None
+        return cls(gaussian, found.get("target"), share, tuple(found["likelihoods"].tolist()))
+
+
+def learned(
+    columns: Columns,
+    measured: Any,
+    held: np.ndarray,
+    roughness: Float[np.ndarray, " N"],
+    rounds: int,
+    share: float | None,
+    state: State | None = None,
+    after: Callable[[State], bool] = lambda state: True,
+) -> State:
+    """The Gaussian of coefficients of a collection's signals.
+
+    Args:
+      columns: what coefficients are weights of.
+      measured: ways, way(i), values(i) and weights(i), see `tasks.Measured`.
+      held: bool [S], signals that choose the share; all are learned from in the end.
+      roughness: of the columns, see `expectation.started`.
+      rounds: with covariances, after `SPECTRUM_ROUNDS` of variances alone.
+      share: of the target in the covariance, in [0, 1); None chooses.
+      state: to go on from; None begins.
+      after: called with the state after every round; False stops.
+
+    The state is the same, bit for bit, whether rounds were interrupted or not.
+    """
+    with gram.working_precision("double"):
+        signals = Signals(columns, measured, len(held))
+        variance, energy = signals.variance()
+        if state is None:
+            gaussian = expectation.started(roughness, columns.blocks, variance, energy)
+            state = State(gaussian)
+        everything = np.arange(len(held))
+        while state.round < SPECTRUM_ROUNDS + rounds:
+            if state.round == SPECTRUM_ROUNDS and state.target is None:
+                diagonal = np.asarray(jnp.diagonal(state.gaussian.covariance, axis1=1, axis2=2))
+                state = dataclasses.replace(state, target=diagonal)
+                chosen = _chosen_share(signals, state, held) if share is None else share
+                state = dataclasses.replace(state, share=chosen)
+            state = _next(signals, state, everything, _LEAST_NOISE * variance)
+            if not after(state):
+                break
+    return state
+
+
+def _next(signals, state, which, least_noise):
+    """The state after one more round over some signals."""
+    sums = signals.expected(state.gaussian, which)
+    share = state.share or 0.0
+    target = None if state.target is None else jnp.asarray(state.target)
+    likelihood = float(sums.likelihood)
+    likelihood += expectation.penalty(state.gaussian, target, share, len(which))
+    gaussian = expectation.maximised(state.gaussian, sums, target, share, least_noise)
+    likelihoods = (*state.likelihoods, likelihood)
+    return dataclasses.replace(state, gaussian=gaussian, likelihoods=likelihoods)
+
+
+def _chosen_share(signals, state, held):
+    """The share of `SHARES` under which signals held out are most likely."""
+    if not held.any() or held.all():
+        return SHARES[1]
+    others = np.flatnonzero(~held)
+    found = dataclasses.replace(state, share=SHARES[2])
+    for _ in range(_CHOICE_ROUNDS):
+        found = _next(signals, found, others, 0.0)
+    mean, spread = expectation.moments(found.gaussian, signals.expected(found.gaussian, others))
+    scores = {}
+    for share in SHARES:
+        covariance = expectation.shrunk(spread, jnp.asarray(state.target), share)
+        gaussian = Gaussian(mean, covariance, found.gaussian.noise)
+        scores[share] = float(signals.expected(gaussian, np.flatnonzero(held)).likelihood)
+    return max(scores, key=scores.__getitem__)
+
+
+class Signals:
+    """The signals of a collection by the way in which they were measured."""
+
+    def __init__(self, columns: Columns, measured: Any, count: int):
+        self.columns, self.measured, self.count = columns, measured, count
+        self.ways = np.array([measured.way_of(index) for index in range(count)])
+        self.kept: dict[Any, Any] = {}
+        self.kept_numbers = 0
+        self.counts = np.array([self._seen(index) for index in range(count)])
+        self._measure = jax.jit(columns.rows)
+        self._measure_apart = jax.jit(lambda stacked: jax.lax.map(columns.rows, stacked))
+
+    def _seen(self, index):
+        """How many measurements of a signal have a weight above 0."""
+        weights = self.weights(index)
+        found = len(weights) if weights is not None else self.operator(index).num_measurements
+        found = found if weights is None else int((weights > 0).sum())
+        if not found:
+            raise ArgumentError("signals", f"signal {index}, of which nothing was measured", "some")
+        return found
+
+    def operator(self, index: int) -> Operator:
+        """What measured a signal."""
+        return self.measured.ways[self.ways[index]]
+
+    def weights(self, index: int) -> np.ndarray | None:
+        """Weights [M] of a signal's measurements, those of its operator among them."""
+        own = None if self.measured.weights is None else self.measured.weights(index)
+        operator = self.operator(index).weights
+        if operator is None or own is None:
+            return own if operator is None else np.asarray(operator)
+        return np.asarray(operator) * own
+
+    def variance(self) -> tuple[float, float]:
+        """Variance of the measurements, and mean square of a column, over some of the signals."""
+        some = np.unique(np.linspace(0, self.count - 1, min(self.count, 64)).astype(int))
+        squares, values, energies = 0.0, 0, []
+        for index in some:
+            weights, seen = self.weights(index), self.measured.values(int(index))
+            seen = seen if weights is None else seen[weights > 0]
+            squares += float(np.square(seen - seen.mean(0)).sum())
+            values += seen.size
+            design, _ = self._known(("way", self.ways[index]), self._design, self.operator(index))
+            energies.append(float(jnp.square(design).mean()))
+        return max(squares / values, np.finfo(np.float32).tiny), max(np.mean(energies), 1e-30)
+
+    def expected(self, gaussian: Gaussian, which: Int[np.ndarray, " n"]) -> Expected:
+        """Sums over some of the signals."""
+        total = expectation.nothing(*gaussian.mean.shape)
+        apart: list[int] = []
+        for way in np.unique(self.ways[which]):
+            mine = which[self.ways[which] == way]
+            few = len(mine) < _FEW_SIGNALS and len(self.measured.ways) > _FEW_WAYS
+            local = self.measured.ways[way].run_length is not None
+            if few and local:
+                apart += mine.tolist()
+            elif self.measured.weights is None:
+                total = total + self._shared(gaussian, mine)
+            elif self._pools(mine):
+                total = total + self._pooled(gaussian, mine)
+            elif local:
+                apart += mine.tolist()
+            else:
+                total = functools.reduce(
+                    lambda sums, index: sums + expectation.expected(gaussian, self._rows_of(index)),
+                    mine,
+                    total,
+                )
+        return total + self._apart(gaussian, np.array(apart, int)) if apart else total
+
+    # ---- one way, alike ---------------------------------------------------------------------
+
+    def _shared(self, gaussian, which):
+        size = max(1, _BATCH_NUMBERS // self._values_of(which[0]))
+        total = expectation.nothing(*gaussian.mean.shape)
+        for first in range(0, len(which), size):
+            some = which[first : first + size]
+            key = ("shared", *some.tolist())
+            total = total + expectation.expected(gaussian, self._known(key, self._rows_of, some))
+        return total
+
+    def _rows_of(self, which):
+        """`Rows` of signals measured alike, reduced."""
+        which = np.atleast_1d(which)
+        operator = self.operator(which[0])
+        design, constants = self._known(("way", self.ways[which[0]]), self._design, operator)
+        weights = self.weights(which[0])
+        values = np.stack([self.measured.values(int(index)) for index in which])
+        roots = np.ones(values.shape[1]) if weights is None else np.sqrt(weights)
+        values = self._values(values, roots)
+        roots = np.repeat(roots, len(design) // len(roots))[:, None]
+        count = float((roots > 0).sum())
+        found = expectation.reduced(roots * design, roots * constants, jnp.asarray(values))
+        return Rows(*found, jnp.asarray(count))
+
+    def _design(self, operator):
+        return expectation.as_float64(self._measure(operator))
+
+    def _values(self, values, roots):
+        """Measurements [S, M, C] times roots of weights [M] or [S, M]; what has none is not read.
+
+        -> [S, rows, K]."""
+        values = np.where(roots[..., None] > 0, values, 0).astype(np.float64) * roots[..., None]
+        return self.columns.values(values)
+
+    def _values_of(self, index):
+        return self.operator(index).num_measurements * self.columns.channels
+
+    def _known(self, key, make, *given):
+        """What was made of this before, or is made now and kept where memory holds it."""
+        if key not in self.kept:
+            made = make(*given)
+            numbers = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(made))
+            if self.kept_numbers + numbers > _KEPT_NUMBERS:
+                return made
+            self.kept[key] = made
+            self.kept_numbers += numbers
+        return self.kept[key]
+
+    # ---- some of what one operator measures -------------------------------------------------
+
+    def _pools(self, which):
+        """Whether kernels of all that the operator measures are held, and are the smaller ones."""
+        rows = self._values_of(which[0]) // self._per_row()
+        most = self.counts[which].max() * self.columns.channels // self._per_row()
+        held = self.columns.blocks * rows**2 <= _POOL_NUMBERS
+        return held and most <= _POOL_ROWS * self.columns.coefficients
+
+    def _per_row(self):
+        """Values of one row: channels that are blocks share their rows."""
+        return self.columns.channels if self.columns.blocks > 1 else 1
+
+    def _pooled(self, gaussian, which):
+        operator = self.operator(which[0])
+        key = ("way", self.ways[which[0]])
+        pool = expectation.pool(gaussian, *self._known(key, self._design, operator))
+        sums = expectation.pool_nothing(pool)
+        for length, some in self._by_length(which):
+            shown = self._known(("shown", length, *some.tolist()), self._shown, some, length)
+            sums = expectation.pool_added(sums, pool, shown, gaussian.noise)
+        return expectation.pool_expected(sums, pool)
+
+    def _shown(self, which, length):
+        """`Shown` of signals, filled up to a length."""
+        repeated = self.columns.channels // self._per_row()
+        found = []
+        for index in which:
+            roots = np.sqrt(np.asarray(self.weights(index), np.float64))
+            values = self._values(self.measured.values(int(index))[None], roots)[0]
+            roots = np.repeat(roots, repeated)
+            places = np.flatnonzero(roots)
+            more = length * repeated - len(places)
+            found.append(
+                (
+                    np.pad(places, (0, more)),
+                    np.pad(roots[places], (0, more)),
+                    np.pad(values[places], ((0, more), (0, 0))),
+                )
+            )
+        places, roots, values = map(np.stack, zip(*found, strict=True))
+        return expectation.Shown(*map(jnp.asarray, (places, roots, values)))
+
+    def _by_length(self, which) -> Iterator[tuple[int, np.ndarray]]:
+        """Signals by the length that their measurements are padded to, some at a time."""
+        alike: dict[tuple, list[int]] = {}
+        for index in which:
+            operator = self.operator(index)
+            form = (operator.run_length, operator.factors is None)
+            key = (_padded_length(self.counts[index]), *form)
+            alike.setdefault(key, []).append(int(index))
+        for (length, *_), mine in sorted(alike.items()):
+            numbers = length * (self.columns.coefficients + 2 * self.columns.channels)
+            size = max(1, _BATCH_NUMBERS // int(numbers))
+            for first in range(0, len(mine), size):
+                yield length, np.array(mine[first : first + size])
+
+    # ---- each in its own way ----------------------------------------------------------------
+
+    def _apart(self, gaussian, which):
+        total = expectation.nothing(*gaussian.mean.shape)
+        for length, some in self._by_length(which):
+            key = ("apart", length, *some.tolist())
+            rows = self._known(key, self._rows_apart, some, length)
+            total = total + expectation.expected_apart(gaussian, rows)
+        return total
+
+    def _rows_apart(self, which, length):
+        """`Rows` with an axis of signals in front."""
+        operators, values, roots = [], [], []
+        for index in which:
+            operator, weights = self.operator(index), self.weights(index)
+            size = operator.num_measurements
+            weights = np.ones(size) if weights is None else np.asarray(weights, np.float64)
+            seen = np.flatnonzero(weights)
+            more = length - len(seen)
+            places = np.pad(seen, (0, more))
+            own = operator.of_measurements(places)
+            operators.append(Operator(own.points, own.factors, None, own.run_length))
+            roots.append(np.pad(np.sqrt(weights[seen]), (0, more)))
+            values.append(self.measured.values(int(index))[places])
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *operators)
+        design, constants = expectation.as_float64(self._measure_apart(stacked))
+        found = np.stack(roots)
+        y = jnp.asarray(self._values(np.stack(values), found))
+        counts = (found > 0).sum(1).astype(np.float64) * (design.shape[1] // length)
+        scale = jnp.repeat(jnp.asarray(found), design.shape[1] // length, 1)[..., None]
+        one = jax.lax.map(
+            lambda inputs: expectation.reduced(*inputs),
+            (scale * design, scale * constants, y[:, None]),
+        )
+        return Rows(*one, jnp.asarray(counts))
+
+
+def _padded_length(count):
+    """The next length of a geometric series, so that there are few of them."""
+    steps = math.ceil(math.log(max(count / _LEAST_LENGTH, 1), _LENGTH_STEP) - 1e-9)
+    return max(count, round(_LEAST_LENGTH * _LENGTH_STEP**steps))
+
+
+def held_out(names: Sequence[str]) -> Bool[np.ndarray, " S"]:
+    """Which signals are held out: every fifth original with its copies, 'name/copy'."""
+    groups = np.unique([name.split("/")[0] for name in names], return_inverse=True)[1]
+    return groups % _FOLDS == _FOLDS - 1
+
+
+def names_of_ways(measured: Any, count: int) -> str:
+    """How signals were measured, in some words."""
+    ways = len({measured.way_of(index) for index in range(count)})
+    words = "one way" if ways == 1 else f"{ways} ways"
+    return words if measured.weights is None else f"{words}, weights of their own"
