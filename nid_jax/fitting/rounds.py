@@ -7,8 +7,8 @@ compiled.
 """
 
 import dataclasses
-import functools
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float, Int
 from nid_jax.coding import expectation, gram
 from nid_jax.coding.expectation import Expected, Gaussian, Rows
 from nid_jax.coding.operators import Operator
-from nid_jax.errors import ArgumentError
 from nid_jax.files import atomic_path
+from nid_jax.fitting import ways
 from nid_jax.storage import arrays
 
 SPECTRUM_ROUNDS = 6
@@ -37,10 +37,8 @@ _CHOICE_ROUNDS = 3
 # The noise goes no lower than this part of the measurements' variance: full grids of as many
 # features as points would have none.
 _LEAST_NOISE = 1e-5
-# A way of fewer signals is padded to a length that others have, where ways are many.
-_FEW_SIGNALS, _FEW_WAYS = 4, 8
-# Lengths grow by this factor, from this one on.
-_LENGTH_STEP, _LEAST_LENGTH = 1.25, 16
+# Fewer signals alike are padded to a length that others have, where there are more ways.
+_FEW_SIGNALS, _FEW_WAYS = 16, 8
 # Numbers of kernels of a pool, of rows of a batch, and of rows that are kept from round to round.
 _POOL_NUMBERS, _BATCH_NUMBERS, _KEPT_NUMBERS = 2**26, 2**22, 2**27
 # Of more rows than so many times the coefficients a signal's own triangle is the smaller problem.
@@ -192,43 +190,36 @@ class Signals:
     def __init__(self, columns: Columns, measured: Any, count: int):
         self.columns, self.measured, self.count = columns, measured, count
         self.ways = np.array([measured.way_of(index) for index in range(count)])
+        alike = [(self.ways[index], self._digest(index)) for index in range(count)]
+        self.alike = np.unique(np.array(alike), axis=0, return_inverse=True)[1].reshape(-1)
+        """Numbers of what measured each signal, weights included."""
         self.kept: dict[Any, Any] = {}
         self.kept_numbers = 0
-        self.counts = np.array([self._seen(index) for index in range(count)])
+        self.counts = np.array([ways.count_seen(measured, index) for index in range(count)])
         self._measure = jax.jit(columns.rows)
         self._measure_apart = jax.jit(lambda stacked: jax.lax.map(columns.rows, stacked))
 
-    def _seen(self, index):
-        """How many measurements of a signal have a weight above 0."""
-        weights = self.weights(index)
-        found = len(weights) if weights is not None else self.operator(index).num_measurements
-        found = found if weights is None else int((weights > 0).sum())
-        if not found:
-            raise ArgumentError("signals", f"signal {index}, of which nothing was measured", "some")
-        return found
-
-    def operator(self, index: int) -> Operator:
-        """What measured a signal."""
-        return self.measured.ways[self.ways[index]]
-
-    def weights(self, index: int) -> np.ndarray | None:
-        """Weights [M] of a signal's measurements, those of its operator among them."""
-        own = None if self.measured.weights is None else self.measured.weights(index)
-        operator = self.operator(index).weights
-        if operator is None or own is None:
-            return own if operator is None else np.asarray(operator)
-        return np.asarray(operator) * own
+    def _digest(self, index):
+        """A number that tells a signal's weights from others."""
+        if self.measured.weights is None:
+            return 0
+        return zlib.crc32(np.ascontiguousarray(self.measured.weights(index)).data)
 
     def variance(self) -> tuple[float, float]:
         """Variance of the measurements, and mean square of a column, over some of the signals."""
         some = np.unique(np.linspace(0, self.count - 1, min(self.count, 64)).astype(int))
         squares, values, energies = 0.0, 0, []
         for index in some:
-            weights, seen = self.weights(index), self.measured.values(int(index))
+            weights, seen = (
+                ways.weights_of(self.measured, int(index)),
+                self.measured.values(int(index)),
+            )
             seen = seen if weights is None else seen[weights > 0]
             squares += float(np.square(seen - seen.mean(0)).sum())
             values += seen.size
-            design, _ = self._known(("way", self.ways[index]), self._design, self.operator(index))
+            design, _ = self._known(
+                ("way", self.ways[index]), self._design, ways.operator_of(self.measured, int(index))
+            )
             energies.append(float(jnp.square(design).mean()))
         return max(squares / values, np.finfo(np.float32).tiny), max(np.mean(energies), 1e-30)
 
@@ -238,22 +229,20 @@ class Signals:
         apart: list[int] = []
         for way in np.unique(self.ways[which]):
             mine = which[self.ways[which] == way]
-            few = len(mine) < _FEW_SIGNALS and len(self.measured.ways) > _FEW_WAYS
-            local = self.measured.ways[way].run_length is not None
-            if few and local:
-                apart += mine.tolist()
-            elif self.measured.weights is None:
-                total = total + self._shared(gaussian, mine)
-            elif self._pools(mine):
-                total = total + self._pooled(gaussian, mine)
-            elif local:
-                apart += mine.tolist()
+            operator = self.measured.ways[way]
+            groups = [mine[self.alike[mine] == kind] for kind in np.unique(self.alike[mine])]
+            few_ways = len(self.measured.ways) <= _FEW_WAYS and self.measured.weights is None
+            whole = operator.run_length is None
+            rest: list[int] = []
+            for group in groups:
+                if few_ways or whole or len(group) >= _FEW_SIGNALS:
+                    total = total + self._shared(gaussian, group)
+                else:
+                    rest += group.tolist()
+            if rest and self.measured.weights is not None and self._pools(rest):
+                total = total + self._pooled(gaussian, np.array(rest))
             else:
-                total = functools.reduce(
-                    lambda sums, index: sums + expectation.expected(gaussian, self._rows_of(index)),
-                    mine,
-                    total,
-                )
+                apart += rest
         return total + self._apart(gaussian, np.array(apart, int)) if apart else total
 
     # ---- one way, alike ---------------------------------------------------------------------
@@ -270,9 +259,9 @@ class Signals:
     def _rows_of(self, which):
         """`Rows` of signals measured alike, reduced."""
         which = np.atleast_1d(which)
-        operator = self.operator(which[0])
+        operator = ways.operator_of(self.measured, int(which[0]))
         design, constants = self._known(("way", self.ways[which[0]]), self._design, operator)
-        weights = self.weights(which[0])
+        weights = ways.weights_of(self.measured, int(which[0]))
         values = np.stack([self.measured.values(int(index)) for index in which])
         roots = np.ones(values.shape[1]) if weights is None else np.sqrt(weights)
         values = self._values(values, roots)
@@ -292,7 +281,7 @@ class Signals:
         return self.columns.values(values)
 
     def _values_of(self, index):
-        return self.operator(index).num_measurements * self.columns.channels
+        return ways.operator_of(self.measured, int(index)).num_measurements * self.columns.channels
 
     def _known(self, key, make, *given):
         """What was made of this before, or is made now and kept where memory holds it."""
@@ -310,7 +299,7 @@ class Signals:
     def _pools(self, which):
         """Whether kernels of all that the operator measures are held, and are the smaller ones."""
         rows = self._values_of(which[0]) // self._per_row()
-        most = self.counts[which].max() * self.columns.channels // self._per_row()
+        most = self.counts[np.array(which)].max() * self.columns.channels // self._per_row()
         held = self.columns.blocks * rows**2 <= _POOL_NUMBERS
         return held and most <= _POOL_ROWS * self.columns.coefficients
 
@@ -319,7 +308,7 @@ class Signals:
         return self.columns.channels if self.columns.blocks > 1 else 1
 
     def _pooled(self, gaussian, which):
-        operator = self.operator(which[0])
+        operator = ways.operator_of(self.measured, int(which[0]))
         key = ("way", self.ways[which[0]])
         pool = expectation.pool(gaussian, *self._known(key, self._design, operator))
         sums = expectation.pool_nothing(pool)
@@ -333,7 +322,7 @@ class Signals:
         repeated = self.columns.channels // self._per_row()
         found = []
         for index in which:
-            roots = np.sqrt(np.asarray(self.weights(index), np.float64))
+            roots = np.sqrt(np.asarray(ways.weights_of(self.measured, int(index)), np.float64))
             values = self._values(self.measured.values(int(index))[None], roots)[0]
             roots = np.repeat(roots, repeated)
             places = np.flatnonzero(roots)
@@ -352,9 +341,8 @@ class Signals:
         """Signals by the length that their measurements are padded to, some at a time."""
         alike: dict[tuple, list[int]] = {}
         for index in which:
-            operator = self.operator(index)
-            form = (operator.run_length, operator.factors is None)
-            key = (_padded_length(self.counts[index]), *form)
+            form = ways.form_of(ways.operator_of(self.measured, int(index)))
+            key = (ways.padded_length(self.counts[index]), *form)
             alike.setdefault(key, []).append(int(index))
         for (length, *_), mine in sorted(alike.items()):
             numbers = length * (self.columns.coefficients + 2 * self.columns.channels)
@@ -374,21 +362,11 @@ class Signals:
 
     def _rows_apart(self, which, length):
         """`Rows` with an axis of signals in front."""
-        operators, values, roots = [], [], []
-        for index in which:
-            operator, weights = self.operator(index), self.weights(index)
-            size = operator.num_measurements
-            weights = np.ones(size) if weights is None else np.asarray(weights, np.float64)
-            seen = np.flatnonzero(weights)
-            more = length - len(seen)
-            places = np.pad(seen, (0, more))
-            own = operator.of_measurements(places)
-            operators.append(Operator(own.points, own.factors, None, own.run_length))
-            roots.append(np.pad(np.sqrt(weights[seen]), (0, more)))
-            values.append(self.measured.values(int(index))[places])
+        padded = [ways.padded(self.measured, int(index), length) for index in which]
+        operators, values, weights = zip(*padded, strict=True)
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *operators)
         design, constants = expectation.as_float64(self._measure_apart(stacked))
-        found = np.stack(roots)
+        found = np.sqrt(np.stack(weights))
         y = jnp.asarray(self._values(np.stack(values), found))
         counts = (found > 0).sum(1).astype(np.float64) * (design.shape[1] // length)
         scale = jnp.repeat(jnp.asarray(found), design.shape[1] // length, 1)[..., None]
@@ -399,12 +377,6 @@ class Signals:
         return Rows(*one, jnp.asarray(counts))
 
 
-def _padded_length(count):
-    """The next length of a geometric series, so that there are few of them."""
-    steps = math.ceil(math.log(max(count / _LEAST_LENGTH, 1), _LENGTH_STEP) - 1e-9)
-    return max(count, round(_LEAST_LENGTH * _LENGTH_STEP**steps))
-
-
 def held_out(names: Sequence[str]) -> Bool[np.ndarray, " S"]:
     """Which signals are held out: every fifth original with its copies, 'name/copy'."""
     groups = np.unique([name.split("/")[0] for name in names], return_inverse=True)[1]
@@ -413,6 +385,6 @@ def held_out(names: Sequence[str]) -> Bool[np.ndarray, " S"]:
 
 def names_of_ways(measured: Any, count: int) -> str:
     """How signals were measured, in some words."""
-    ways = len({measured.way_of(index) for index in range(count)})
-    words = "one way" if ways == 1 else f"{ways} ways"
+    different = len({measured.way_of(index) for index in range(count)})
+    words = "one way" if different == 1 else f"{different} ways"
     return words if measured.weights is None else f"{words}, weights of their own"

@@ -35,6 +35,7 @@ from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
 from nid_jax.training import heads
+from nid_jax.training.batches import check_alike, way_batches
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
 from nid_jax.training.reseeding import reseed
@@ -104,21 +105,31 @@ class Trainer:
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
         sharding.check_divisible(self.mesh, config.dictionary.num_experts, config.train.batch_size)
         self.strategy = build_strategy(config, task.objective)
-        self.batches = task.batches(collection)
         measured = task.learned_from(collection)
+        check_alike(config, measured, collection.names)
         self.measured, self.count = measured, len(collection)
-        self.operator = measured.operator
+        self.batches = self._batches(task, collection)
+        self.operator = None if len(measured.ways) > 1 else measured.operator
         self.signal_shape = (*measured.grid_shape, measured.channels)
         _check_training(config, self.operator)
-        self.per_batch = chunks_per_batch(config, self.operator.num_measurements)
+        several = self.operator is None
+        self.per_batch = 1 if several else chunks_per_batch(config, self.operator.num_measurements)
         self.steps = -(-config.train.steps // self.per_batch) * self.per_batch
         per_epoch = self.per_batch * max(len(collection) // config.train.batch_size, 1)
         self.warmup_steps = config.train.warmup_epochs * per_epoch if config.router.top_k else 0
         self.optimizer = build_optimiser(config.train.optimizer, max(self.steps, 1))
         self._build(collection)
         self.clock = monitoring.Chronometer()
-        self.compiled: dict[bool, jax.stages.Compiled] = {}
+        self.compiled: dict[Any, jax.stages.Compiled] = {}
         self.compiled_bytes = 0
+
+    def _batches(self, task: Task, collection: Sequence) -> Any:
+        """Whole signals as the task reads them; of others what was measured."""
+        if self.measured.alike:
+            return task.batches(collection)
+        processes = jax.process_index(), jax.process_count()
+        size = self.config.train.batch_size
+        return way_batches(self.measured, self.count, size, self.config.seed, processes)
 
     def _build(self, collection: Sequence) -> None:
         """The first state, drawn by one compiled function straight to where it is to lie."""
@@ -159,9 +170,12 @@ class Trainer:
         return sharding.place_batch(next(self.batches), self.mesh)
 
     def step_for(self, step: int, batch: Batch) -> jax.stages.Compiled:
-        """The compiled step: dense during warm-up, sparse after it. Compiled on first use."""
+        """The compiled step: dense during warm-up, sparse after it. Compiled on first use,
+        of batches of several shapes for each of them."""
         dense = step < self.warmup_steps
-        if dense not in self.compiled:
+        shapes = jax.tree.map(jnp.shape, batch)
+        kind = (dense, jax.tree.structure(batch), tuple(jax.tree.leaves(shapes)))
+        if kind not in self.compiled:
             train = self.config.train
             recipe = Recipe(
                 self.graphdef,
@@ -183,9 +197,9 @@ class Trainer:
             beside = 0 if "device" in held else held["host"]
             needed = devices.compiled_bytes(program) + beside
             _check_memory(needed, devices.memory_bytes(), self.config)
-            self.compiled[dense] = program
+            self.compiled[kind] = program
             self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
-        return self.compiled[dense]
+        return self.compiled[kind]
 
     def find_heads(self, collection: Any, go_on: Callable[[], bool]) -> str:
         """Heads from what training sees of the signals, undrawn. -> words on them; '' where `go_on`
@@ -321,8 +335,10 @@ def _check_memory(needed: int, there: int, config: ConfigDict) -> None:
     )
 
 
-def _check_training(config: ConfigDict, operator: Operator) -> None:
+def _check_training(config: ConfigDict, operator: Operator | None) -> None:
     """Raise ValueError, naming the key, for what these measurements do not allow."""
+    if operator is None:
+        return
     if operator.run_length is None and config.train.points:
         raise ValueError("train.points: 0 is wanted where measurements depend on the whole signal")
     if operator.run_length != 1 and config.train.reseed_every:

@@ -51,6 +51,9 @@ def signals_of(draw, kind):
         masks = (draw.uniform(size=(SIGNALS, *GRID)) < 0.7).astype(np.float32)
         masks[:, 0] = 1
         weights = masks.__getitem__
+    elif kind == "one mask":
+        shown = np.array([1, 0, 1, 1, 1], np.float32)
+        weights = np.tile(shown, (SIGNALS, 1)).__getitem__
     elif kind == "two":
         ways = (operators.sample(GRID), operators.downsample((8,), 2))
         way = (np.arange(SIGNALS) % 2).__getitem__
@@ -76,7 +79,7 @@ def learned(measured, **options):
     return rounds.learned(Powers(), measured, held, np.arange(1, MOST + 1) ** 2.0, **given)
 
 
-@pytest.mark.parametrize("kind", ["alike", "masks", "two", "all"])
+@pytest.mark.parametrize("kind", ["alike", "one mask", "masks", "two", "all"])
 def test_likelihoods_rise_in_every_round_and_rounds_go_on(kind, tmp_path):
     measured = signals_of(np.random.default_rng(), kind)
     kept = tmp_path / "rounds.npz"
