@@ -29,6 +29,8 @@ from nid_jax.tasks.task import Task
 from nid_jax.training import loop
 from nid_jax.training.components import MOST_COEFFICIENTS
 
+# Features of heads by rounds, each of which factors matrices of so many rows.
+_MOST_OF_ROUNDS = 1024
 # What defines the run of a workdir, and what of it may change when training goes on.
 SECTIONS = ("task", "seed", "data", "dictionary", "router", "loss", "train")
 CHANGEABLE = (
@@ -54,7 +56,8 @@ def learn(
 
     Args:
       signals: [S, *grid] or [S, *grid, C] with values about 0 to 1 (whole numbers of 8 or 16 bits
-        become so), a collection of `nid_jax.data`, or a config, such as those of
+        become so), a list of pictures [h, w] or [h, w, C] of several sizes, a collection
+        of `nid_jax.data`, or a config, such as those of
         `nid_jax.configs`, which says all there is to say and names its data.
       seen: bool, what is known of an array: [*grid] of all signals, or [S, *grid]; so are values
         that are not NaN. What is missing is learned from the others.
@@ -194,6 +197,8 @@ def _collection(signals, letters, seen):
         if seen is not None:
             raise ArgumentError("seen", type(seen).__name__, "None beside a collection")
         return signals
+    if isinstance(signals, list | tuple) and len({np.shape(one) for one in signals}) > 1:
+        return _pictures(signals, letters, seen)
     values = np.asarray(as_floats(as_array(signals, "signals"), "signals"))
     if values.ndim < 2 or 0 in values.shape:
         raise ArgumentError("signals", values.shape, "(S, *grid) or (S, *grid, C), none of them 0")
@@ -219,6 +224,28 @@ def _collection(signals, letters, seen):
             "to 1; signals / 255 or the like says otherwise"
         )
     return collection
+
+
+def _pictures(signals, letters, seen):
+    """Pictures of several sizes as a collection."""
+    for argument, value in (("layout", letters or None), ("seen", seen)):
+        if value is not None:
+            raise ArgumentError(argument, value, "None for pictures of several sizes")
+    pictures = [np.asarray(as_floats(as_array(one, "signals"), "signals")) for one in signals]
+    ranks = {one.ndim for one in pictures}
+    if len(ranks) > 1 or not ranks <= {2, 3} or any(0 in one.shape for one in pictures):
+        shapes = sorted({one.shape for one in pictures})[:4]
+        raise ArgumentError("signals", shapes, "pictures [h, w], or [h, w, C] of one C")
+    pictures = [one[..., None] if one.ndim == 2 else one for one in pictures]
+    names = [f"{number:05d}" for number in range(len(pictures))]
+    crc = 0
+    for one in pictures:
+        crc = zlib.crc32(np.ascontiguousarray(one).data, crc)
+    title = f"pictures of several sizes, CRC {crc:08x}"
+    try:
+        return data.pictures_of_sizes(pictures, names, title)
+    except ValueError as error:
+        raise ArgumentError("signals", str(error), "pictures of one number of channels") from error
 
 
 def _shown(values, seen):
@@ -256,7 +283,9 @@ def _suited(collection, num_experts):
     if num_experts is not None:
         experts = checks.whole("num_experts", num_experts, 1)
     # As fine as the grid, or as fine as a covariance of all frequencies allows.
-    most = math.floor((MOST_COEFFICIENTS / channels) ** (1 / len(grid_shape)))
+    alike = not len(getattr(collection, "ways", ())) and not data.holed(collection)
+    features = MOST_COEFFICIENTS / channels if alike else _MOST_OF_ROUNDS
+    most = math.floor(features ** (1 / len(grid_shape)) + 1e-9)
     counts = tuple(max(2, min(size, most)) for size in grid_shape)
     experts = min(experts, channels * math.prod(counts)) if num_experts is None else experts
     count = len(collection)

@@ -34,6 +34,10 @@ from jaxtyping import Array, Float, Int
 
 from nid_jax import numerics
 
+# Of the measurements' variance. What is too little is made up for in a round or two, what is too
+# much takes many.
+_FIRST_NOISE = 1e-3
+
 
 class Gaussian(NamedTuple):
     """mean [K, N], covariance [K, N, N], noise []: the variance of a measurement."""
@@ -313,7 +317,9 @@ def started(
     shape *= variance / (design_energy * shape.sum())
     covariance = jnp.broadcast_to(jnp.diag(jnp.asarray(shape)), (blocks, *(len(shape),) * 2))
     return Gaussian(
-        jnp.zeros((blocks, len(shape))), jnp.asarray(covariance), jnp.asarray(0.01 * variance)
+        jnp.zeros((blocks, len(shape))),
+        jnp.asarray(covariance),
+        jnp.asarray(_FIRST_NOISE * variance),
     )
 
 

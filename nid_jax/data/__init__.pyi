@@ -3,6 +3,7 @@ from .collection import (
     AugmentedCollection,
     Collection,
     SubsetCollection,
+    holed,
     to_array,
 )
 from .corrupted import CorruptedCollection
@@ -20,6 +21,7 @@ from .splitting import SPLITS, configured_size, wanted
 from .surveying import Survey, survey
 from .views import VIEWS, visible_points
 from .warps import WarpedVolumes
+from .ways import WaysCollection, pictures_of_sizes
 
 __all__ = [
     "ArrayCollection",
@@ -34,15 +36,18 @@ __all__ = [
     "Survey",
     "VIEWS",
     "WarpedVolumes",
+    "WaysCollection",
     "add_noise",
     "batches",
     "cloud_batches",
     "completed",
     "configured_size",
     "even_angles",
+    "holed",
     "kept_in",
     "open_collection",
     "patch_corners",
+    "pictures_of_sizes",
     "point_batches",
     "project",
     "read_kspace",

@@ -119,13 +119,19 @@ class ArrayCollection:
         return np.clip(scaled, 0, 1).astype(np.float32)
 
 
+def holed(collection: Collection) -> bool:
+    """Whether a collection knows what is seen of its signals, .seen(i), and what is missing."""
+    seen = getattr(collection, "seen", None)
+    return callable(seen) and seen(0) is not None
+
+
 # What collections may know of a signal besides its values.
 _KNOWN = (
-    *("truth", "seen", "foreground", "ellipses", "grid"),
+    *("truth", "seen", "foreground", "ellipses", "grid", "way"),
     *("window", "mesh", "cloud", "near", "distances", "denormalise", "untruncated", "units", "up"),
 )
 # What they may know of all their signals.
-_COMMON = ("truncation", "cache", "bounds", "windows")
+_COMMON = ("truncation", "cache", "bounds", "windows", "ways", "mixed")
 
 
 class SubsetCollection:

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from nid_jax.data import sources
-from nid_jax.data.collection import AugmentedCollection, Collection
+from nid_jax.data.collection import AugmentedCollection, Collection, holed
 from nid_jax.data.decoding import decoded
 from nid_jax.data.defaults import completed
 from nid_jax.data.patches import PatchCollection
@@ -46,7 +46,12 @@ def open_collection(config: ConfigDict, split: str, seed: int, whole: bool = Fal
             f"data.augment: {collection.title} have several sizes, and copies are made of those of "
             "one; allowed: mirror=false, turns=false, shifts=0 and warps=0, or data.crops=N"
         )
-    if split == "train" and (images or moved or patch.size) and not mixed:
+    if split == "train" and moved and holed(collection):
+        raise ValueError(
+            f"data.augment.warps: {augment.warps} of {collection.title}, whose missing parts would "
+            "be mixed with what is seen; allowed: 0"
+        )
+    if split == "train" and (images or moved or patch.size) and not (mixed or holed(collection)):
         collection = decoded(collection, config.decoded_gib)
     if split == "train" and augment.warps:
         collection = _warped(collection, config.name, augment, seed)

@@ -42,7 +42,7 @@ _FEW_SIGNALS, _FEW_WAYS = 16, 8
 # Numbers of kernels of a pool, of rows of a batch, and of rows that are kept from round to round.
 _POOL_NUMBERS, _BATCH_NUMBERS, _KEPT_NUMBERS = 2**26, 2**22, 2**27
 # Of more rows than so many times the coefficients a signal's own triangle is the smaller problem.
-_POOL_ROWS = 2
+_POOL_ROWS = 1.5
 
 
 _KINDS: dict[str, arrays.Kind] = {

@@ -6,7 +6,6 @@ the truth, with noise on request (config.data.noise).
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -77,31 +76,31 @@ def batches(collection: data.Collection, config: ConfigDict) -> Any:
 
 
 def sampled(collection: data.Collection) -> Measured:
-    """Signals of which every grid point is measured, or those that a collection says are seen."""
+    """Signals as a collection holds them.
+
+    Of one on a grid every point is measured, or those that it says are seen, .seen(i). One whose
+    signals share no grid says what measured them: .ways, operators, .way(i), the number of its own,
+    and [i], what was measured; its shape is that of the grid that they are drawn on.
+    """
     grid_shape, channels = tuple(collection.shape[:-1]), collection.shape[-1]
-    known = getattr(collection, "seen", None)
-    if not callable(known) or known(0) is None:
-        known = None
-    return Measured(
-        (operators.sample(grid_shape),),
-        grid_shape,
-        channels,
-        values=lambda index: collection[index].reshape(-1, channels),
-        weights=_weights(known, math.prod(grid_shape)) if known else None,
-        truth=getattr(collection, "truth", collection.__getitem__),
-        whole=known is None,
-    )
-
-
-def _weights(seen, count):
-    """Weights [P] from what is seen of each signal; None is all of it."""
+    ways = getattr(collection, "ways", ())
+    seen = collection.seen if data.holed(collection) else None
 
     def weights(index):
         one = seen(index)
-        one = np.ones(count) if one is None else one.reshape(-1)
+        one = np.ones(collection[index].size // channels) if one is None else one.reshape(-1)
         return one.astype(np.float32)
 
-    return weights
+    return Measured(
+        ways if len(ways) else (operators.sample(grid_shape),),
+        grid_shape,
+        channels,
+        values=lambda index: collection[index].reshape(-1, channels),
+        way=collection.way if len(ways) else None,
+        weights=weights if seen else None,
+        truth=getattr(collection, "truth", None if len(ways) else collection.__getitem__),
+        whole=not (seen or len(ways)),
+    )
 
 
 def measured(collection: data.Collection, config: ConfigDict) -> Measured:
@@ -118,10 +117,10 @@ def simulated(
 ) -> Measured:
     """What an operator measures of signals whose truth is a grid, linearly interpolated."""
     whole = sampled(collection)
-    if whole.weights is not None:
+    if not whole.whole:
         raise ValueError(
-            f"operator.kind: {config.operator.kind!r} of {collection.title}, parts of which are "
-            "missing; allowed: sample"
+            f"operator.kind: {config.operator.kind!r} of {collection.title}, which are not known "
+            "whole on one grid; allowed: sample"
         )
     on_grid = grid_operator.on_grid(operator, whole.grid_shape)
     apply = jax.jit(type(on_grid).measure)

@@ -43,6 +43,11 @@ def open_split(config: ConfigDict, split: str) -> data.Collection:
     clean = data.open_collection(config.data, split, config.seed, whole=True)
     corrupted = data.CorruptedCollection(clean, config.data.corrupt, config.seed)
     patch = data.completed(config.data).patch
+    if getattr(clean, "mixed", False) and not patch.size:
+        raise ValueError(
+            f"data.patch.size: 0 for {clean.title} of several sizes; allowed: 1 or more, or "
+            "data.resize=true with data.size"
+        )
     return data.PatchCollection(corrupted, patch.size, patch.overlap) if patch.size else corrupted
 
 

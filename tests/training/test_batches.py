@@ -48,7 +48,7 @@ def masked(count, seed=None):
 
 def model_of():
     dictionary = SharedDictionary(
-        CosineLattice((3, 3)), EXPERTS, CHANNELS, Layers(1, 0, "relu", 1.0), rngs=nnx.Rngs(0)
+        CosineLattice((3, 3)), EXPERTS, CHANNELS, Layers(1, 8, "relu", 1.0), rngs=nnx.Rngs(0)
     )
     return Model(dictionary, None, 0, GRID)
 
