@@ -23,7 +23,7 @@ from nid_jax import data
 from nid_jax.coding import operators
 
 SCALES = ("smoke", "cpu")
-# Shares of photographs at 32, 16 and 8 pixels a side.
+# Shares of photographs at full size, at half and at a quarter of it.
 SHARES = ((1, 0.1), (2, 0.3), (4, 0.6))
 FIFTH, HOLES = 0.2, 0.3
 COLUMNS = {
@@ -41,6 +41,7 @@ class Size:
     """How large the contests are."""
 
     crops: int
+    side: int
     crop_numbers: int
     unseen: int
     faces: int
@@ -49,8 +50,8 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size(40, 64, 4, 16, 24, (1, 4)),
-    "cpu": Size(1000, 1024, 60, 80, 256, (1, 4, 16, 80)),
+    "smoke": Size(40, 16, 64, 4, 16, 24, (1, 4)),
+    "cpu": Size(1000, 32, 1024, 60, 80, 256, (1, 4, 16, 80)),
 }
 
 
@@ -139,7 +140,8 @@ def _signals(name, changes):
 def photographs(size):
     """A tenth of the crops at 32, three tenths at 16, six tenths at 8 pixels a side."""
     changes = {"data.num_train": size.crops, "data.num_test": size.unseen}
-    whole, unseen = _signals("photos", changes | {"data.augment.turns": False})
+    changes |= {"data.size": (size.side, size.side), "data.augment.turns": False}
+    whole, unseen = _signals("photos", changes)
     order = np.random.default_rng(0).permutation(len(whole))
     ends = np.round(np.cumsum([share for _, share in SHARES]) * len(whole)).astype(int)
     given = [None] * len(whole)
@@ -149,7 +151,8 @@ def photographs(size):
             blocks = whole[index].reshape(side, factor, side, factor, -1)
             given[index] = blocks.mean((1, 3))
     full = [picture for picture in given if picture.shape == whole.shape[1:]]
-    judge, numbers = Judge("photographs of 32, 16 and 8 pixels a side", unseen), size.crop_numbers
+    sides = " and ".join(str(size.side // factor) for factor, _ in SHARES)
+    judge, numbers = Judge(f"photographs of {sides} pixels a side", unseen), size.crop_numbers
     return [
         judge.dictionary("NID, each at its own size", given, numbers),
         judge.dictionary("NID, all at full size (not available)", whole, numbers),

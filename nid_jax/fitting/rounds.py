@@ -23,6 +23,7 @@ from nid_jax.coding.expectation import Expected, Gaussian, Rows
 from nid_jax.coding.operators import Operator
 from nid_jax.files import atomic_path
 from nid_jax.fitting import ways
+from nid_jax.notices import say
 from nid_jax.storage import arrays
 
 SPECTRUM_ROUNDS = 6
@@ -40,7 +41,10 @@ _LEAST_NOISE = 1e-5
 # Fewer signals alike are padded to a length that others have, where there are more ways.
 _FEW_SIGNALS, _FEW_WAYS = 16, 8
 # Numbers of kernels of a pool, of rows of a batch, and of rows that are kept from round to round.
-_POOL_NUMBERS, _BATCH_NUMBERS, _KEPT_NUMBERS = 2**26, 2**22, 2**27
+_POOL_NUMBERS, _BATCH_NUMBERS, _KEPT_NUMBERS = 2**26, 2**22, 2**26
+# Measurements that a mean square is taken over, and numbers of a piece of very many: of so many
+# times the columns at least, as a triangle is factored again with every piece.
+_FEW_ROWS, _PIECE_NUMBERS, _ROWS_PER_COLUMN = 1024, 2**23, 4
 # Of more rows than so many times the coefficients a signal's own triangle is the smaller problem.
 _POOL_ROWS = 1.5
 
@@ -196,6 +200,12 @@ class Signals:
         self.kept: dict[Any, Any] = {}
         self.kept_numbers = 0
         self.counts = np.array([ways.count_seen(measured, index) for index in range(count)])
+        single = np.flatnonzero(self.counts == 1)
+        if len(single):
+            say(
+                f"signals: {len(single)} of {count} have 1 measurement (signal {single[0]}), which "
+                "says only their level; nothing of their shape is learned from them"
+            )
         self._measure = jax.jit(columns.rows)
         self._measure_apart = jax.jit(lambda stacked: jax.lax.map(columns.rows, stacked))
 
@@ -207,20 +217,19 @@ class Signals:
 
     def variance(self) -> tuple[float, float]:
         """Variance of the measurements, and mean square of a column, over some of the signals."""
-        some = np.unique(np.linspace(0, self.count - 1, min(self.count, 64)).astype(int))
+        chosen = np.unique(np.linspace(0, self.count - 1, min(self.count, 64)).astype(int))
         squares, values, energies = 0.0, 0, []
-        for index in some:
-            weights, seen = (
-                ways.weights_of(self.measured, int(index)),
-                self.measured.values(int(index)),
-            )
+        for index in map(int, chosen):
+            weights, seen = ways.weights_of(self.measured, index), self.measured.values(index)
             seen = seen if weights is None else seen[weights > 0]
             squares += float(np.square(seen - seen.mean(0)).sum())
             values += seen.size
-            design, _ = self._known(
-                ("way", self.ways[index]), self._design, ways.operator_of(self.measured, int(index))
-            )
-            energies.append(float(jnp.square(design).mean()))
+            if self.ways[index] not in self.ways[chosen[chosen < index]]:
+                operator = ways.operator_of(self.measured, index)
+                if operator.run_length is not None:
+                    places = np.linspace(0, operator.num_measurements - 1, _FEW_ROWS).astype(int)
+                    operator = _plain(operator.of_measurements(places))
+                energies.append(float(jnp.square(self._design(operator)[0]).mean()))
         return max(squares / values, np.finfo(np.float32).tiny), max(np.mean(energies), 1e-30)
 
     def expected(self, gaussian: Gaussian, which: Int[np.ndarray, " n"]) -> Expected:
@@ -235,7 +244,8 @@ class Signals:
             whole = operator.run_length is None
             rest: list[int] = []
             for group in groups:
-                if few_ways or whole or len(group) >= _FEW_SIGNALS:
+                many = self.counts[group[0]] * self.columns.coefficients > _PIECE_NUMBERS
+                if few_ways or whole or many or len(group) >= _FEW_SIGNALS:
                     total = total + self._shared(gaussian, group)
                 else:
                     rest += group.tolist()
@@ -257,18 +267,27 @@ class Signals:
         return total
 
     def _rows_of(self, which):
-        """`Rows` of signals measured alike, reduced."""
-        which = np.atleast_1d(which)
+        """`Rows` of signals measured alike, reduced, of many measurements some at a time."""
         operator = ways.operator_of(self.measured, int(which[0]))
-        design, constants = self._known(("way", self.ways[which[0]]), self._design, operator)
         weights = ways.weights_of(self.measured, int(which[0]))
         values = np.stack([self.measured.values(int(index)) for index in which])
-        roots = np.ones(values.shape[1]) if weights is None else np.sqrt(weights)
-        values = self._values(values, roots)
-        roots = np.repeat(roots, len(design) // len(roots))[:, None]
-        count = float((roots > 0).sum())
-        found = expectation.reduced(roots * design, roots * constants, jnp.asarray(values))
-        return Rows(*found, jnp.asarray(count))
+        count = values.shape[1]
+        roots = np.ones(count) if weights is None else np.sqrt(weights)
+        columns = self.columns.coefficients
+        size = max(_ROWS_PER_COLUMN * columns, _PIECE_NUMBERS // columns)
+        known, rest = None, 0.0
+        for own, places, inside in _cut(operator, count, size):
+            root = inside * roots[places]
+            design, constants = self._design(own)
+            y = self._values(values[:, places], root)
+            scale = np.repeat(root, len(design) // len(root))[:, None]
+            rows = [scale * design, scale * constants, jnp.asarray(y)]
+            if known is not None:
+                rows = [jnp.concatenate(both, -2) for both in zip(known, rows, strict=True)]
+            *known, more = expectation.reduced(*rows)
+            rest = rest + more
+        seen = (roots > 0).sum() * (y.shape[1] // len(root))
+        return Rows(*known, rest, jnp.asarray(float(seen)))
 
     def _design(self, operator):
         return expectation.as_float64(self._measure(operator))
@@ -381,6 +400,23 @@ def held_out(names: Sequence[str]) -> Bool[np.ndarray, " S"]:
     """Which signals are held out: every fifth original with its copies, 'name/copy'."""
     groups = np.unique([name.split("/")[0] for name in names], return_inverse=True)[1]
     return groups % _FOLDS == _FOLDS - 1
+
+
+def _cut(operator, count, size):
+    """A local operator of many measurements in parts of one size, the last filled up; another as it
+    is. Yields (operator, numbers of measurements, whether each counts)."""
+    if operator.run_length is None or count <= 2 * size:
+        yield operator, np.arange(count), np.ones(count)
+        return
+    for first in range(0, count, size):
+        places = np.arange(first, first + size)
+        kept = np.minimum(places, count - 1)
+        yield _plain(operator.of_measurements(kept)), kept, (places < count).astype(float)
+
+
+def _plain(operator):
+    """A local operator as one class, so that one compiled function serves all of its kind."""
+    return Operator(operator.points, operator.factors, None, operator.run_length)
 
 
 def names_of_ways(measured: Any, count: int) -> str:

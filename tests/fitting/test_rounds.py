@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nid_jax.coding import gram, operators
+from nid_jax.coding import expectation, gram, operators
 from nid_jax.errors import ArgumentError
 from nid_jax.fitting import rounds
+from nid_jax.notices import Notice
 from nid_jax.tasks.task import Measured
 
 GRID, CHANNELS, SIGNALS = (5,), 2, 24
@@ -111,6 +112,41 @@ def test_ways_of_few_signals_say_what_a_way_for_each_says(monkeypatch):
     np.testing.assert_allclose(
         padded.gaussian.covariance, each.gaussian.covariance, rtol=1e-5, atol=1e-8
     )
+
+
+def test_many_measurements_are_read_in_parts(monkeypatch):
+    draw = np.random.default_rng()
+    points = draw.uniform(-1, 1, (150, 1))
+    values = draw.normal(size=(150, CHANNELS)).astype(np.float32)
+    weights = (draw.uniform(size=150) < 0.8).astype(np.float32)
+    values[weights == 0] = np.nan
+    measured = Measured(
+        (operators.sample(points),), GRID, CHANNELS, lambda _: values, weights=lambda _: weights
+    )
+    with gram.working_precision("double"):
+        gaussian = expectation.started(np.ones(MOST), CHANNELS, 1.0, 0.5)
+        whole = rounds.Signals(Powers(), measured, 2).expected(gaussian, np.arange(2))
+        monkeypatch.setattr(rounds, "_PIECE_NUMBERS", 32)
+        parts = rounds.Signals(Powers(), measured, 2).expected(gaussian, np.arange(2))
+    assert whole.values == 2 * CHANNELS * weights.sum()
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
+
+
+def test_signals_of_one_measurement_are_said():
+    draw = np.random.default_rng()
+    points = [draw.uniform(-1, 1, (count, 1)) for count in (1, 9, 9)]
+    values = [draw.normal(size=(len(one), CHANNELS)).astype(np.float32) for one in points]
+    known = [operators.sample(one) for one in points]
+    measured = Measured(known, GRID, CHANNELS, values.__getitem__, way=lambda index: index)
+    with pytest.warns(Notice, match="1 of 3 have 1 measurement"):
+        signals = rounds.Signals(Powers(), measured, 3)
+    with gram.working_precision("double"):
+        gaussian = expectation.started(np.ones(MOST), CHANNELS, 1.0, 0.5)
+        first, second = (
+            signals.expected(gaussian, which).second for which in (np.arange(3), np.array([1, 2]))
+        )
+    np.testing.assert_allclose(first, second, atol=1e-9)
 
 
 def test_a_signal_of_which_nothing_is_known_is_named():
