@@ -141,12 +141,7 @@ def check_alike(config: Any, measured: Any, names: Sequence[str]) -> None:
         (config.train.codes == "surface", "train.codes", "surface", "joint, varpro"),
         (several and config.train.reseed_every, "train.reseed_every", "above 0", "0"),
         (several and config.train.chunks == "exhaustive", "train.chunks", "exhaustive", "random"),
-        (
-            several and config.train.differentiate == "solve",
-            "train.differentiate",
-            "solve",
-            "envelope",
-        ),
+        (config.train.differentiate == "solve", "train.differentiate", "solve", "envelope"),
     ):
         if bad:
             raise ValueError(

@@ -48,9 +48,12 @@ def _refit(
 ) -> nnx.State:
     model = nnx.merge(graphdef, params, given.constants, copy=True)
     seen = shown(batch, given.operator)
-    equations = seen.equations(model.dictionary)
-    codes = solve_dense(equations, _LAMBDA).codes
-    gates = Gates(codes, None, None, equations.bias(codes))
+
+    def solve(equations):
+        codes = solve_dense(equations, _LAMBDA).codes
+        return Gates(codes, None, None, equations.bias(codes))
+
+    gates, _ = seen.solved(model.dictionary, solve)
     residual = seen.targets - seen.rendered(model.dictionary, gates)
     if seen.weights is not None:
         residual = seen.weights[..., None] * residual

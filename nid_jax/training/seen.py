@@ -1,21 +1,23 @@
 """What a training step sees of a batch's signals."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nid_jax.coding.gram import NormalEquations, normal_equations
-from nid_jax.coding.operators import Operator
+from nid_jax.coding.gram import NormalEquations, is_shared, normal_equations
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
+
+# Numbers of matrices of signals with weights of their own that are held at a time.
+_MATRIX_NUMBERS = 2**25
 
 
 class Seen(NamedTuple):
     """Measurements of a batch, with what measured them."""
 
-    operator: Operator
+    operator: Any
     """Of all signals, points [Q, D]; or one for each, every array with an axis B in front."""
     targets: Float[Array, "B M C"]
     """0 where there is no weight."""
@@ -40,23 +42,36 @@ class Seen(NamedTuple):
         return jax.vmap(one)(operator, gates)
 
     def equations(self, dictionary: Dictionary) -> NormalEquations:
-        """The normal equations of the batch's codes; a matrix for each signal where they differ."""
-        if not self.apart:
-            measured = dictionary, self.operator, self.targets, self.weights
-            return normal_equations(*measured, precision="single")
-        weights = self.weights
-        if weights is None:
-            weights = jnp.ones(self.targets.shape[:2], jnp.float32)
+        """The normal equations of the batch's codes, of one operator: with weights a matrix for
+        each signal."""
+        measured = dictionary, self.operator, self.targets, self.weights
+        return normal_equations(*measured, precision="single")
 
-        def one(operator, targets, weights):
-            return normal_equations(
-                dictionary, operator, targets[None], weights, precision="single"
-            )
+    def solved(
+        self, dictionary: Dictionary, solve: Callable[[NormalEquations], Gates]
+    ) -> tuple[Gates, NormalEquations | None]:
+        """Codes from the equations, and these where all signals share them.
 
-        found = jax.vmap(one)(self.operator, self.targets, weights)
-        # An axis of one signal each.
-        single = {name: getattr(found, name)[:, 0] for name in ("moments", "energy", "target_mean")}
-        return found._replace(**single)
+        With weights few matrices are held at a time, and of signals with operators of their own
+        one.
+        """
+        if self.weights is None and not self.apart:
+            equations = self.equations(dictionary)
+            return solve(equations), equations
+        count = len(self.targets)
+        size = 1 if self.apart else _divisor(count, _numbers(dictionary))
+
+        def some(own):
+            if self.apart:
+                own = own._replace(operator=jax.tree.map(lambda leaf: leaf[0], own.operator))
+            else:
+                own = own._replace(operator=self.operator)
+            return solve(own.equations(dictionary))
+
+        whole = self if self.apart else self._replace(operator=None)
+        groups = jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), whole)
+        found = jax.lax.map(some, groups)
+        return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), found), None
 
     def of_measurements(self, chosen: Array | None) -> "Seen":
         """Some of the measurements, by index [m]; None is all of them."""
@@ -69,3 +84,15 @@ class Seen(NamedTuple):
         )
         weights = None if self.weights is None else self.weights[:, chosen]
         return Seen(operator, self.targets[:, chosen], weights)
+
+
+def _numbers(dictionary):
+    """Of the largest matrix that the equations of a signal take."""
+    features = dictionary.num_features if is_shared(dictionary) else 0
+    return max(features + 1, dictionary.num_experts) ** 2
+
+
+def _divisor(count, numbers):
+    """The most signals at a time that divide `count` and whose matrices are held."""
+    most = max(1, _MATRIX_NUMBERS // numbers)
+    return max(size for size in range(1, count + 1) if count % size == 0 and size <= most)

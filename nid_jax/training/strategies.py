@@ -63,9 +63,12 @@ class Projected:
     differentiate: str = "envelope"
 
     def prepare(self, model, batch, seen):
-        """Solve the batch. -> (Gates, NormalEquations), constants to the gradient."""
-        equations = seen.equations(model.dictionary)
-        gates = project(equations, self.lam, self.top_k, self.atoms_per_step)
+        """Solve the batch. -> (Gates, NormalEquations or None), constants to the gradient."""
+
+        def solve(equations):
+            return project(equations, self.lam, self.top_k, self.atoms_per_step)
+
+        gates, equations = seen.solved(model.dictionary, solve)
         return jax.lax.stop_gradient((gates, equations))
 
     def loss(self, model, prepared, batch, seen, dense, key):

@@ -17,10 +17,11 @@ from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting import ways
 from nid_jax.sharding import make_mesh, place_batch
 from nid_jax.tasks.task import Measured
+from nid_jax.training import seen
 from nid_jax.training.batches import WayBatches, grouped
 from nid_jax.training.losses import Objective
 from nid_jax.training.steps import shown
-from nid_jax.training.strategies import Projected
+from nid_jax.training.strategies import Projected, project
 
 GRID, CHANNELS, EXPERTS = (5, 4), 2, 6
 
@@ -93,9 +94,9 @@ def test_ways_that_fill_batches_keep_their_operator():
         (operators.sample(GRID), coarse), GRID, CHANNELS, values.__getitem__, lambda i: i % 2
     )
     source = WayBatches(measured, 8, 4, 3, (0, 1))
-    seen = [source[number] for number in range(2)]
-    assert sorted(batch["signals"].shape[1] for batch in seen) == [6, 20]
-    for batch in seen:
+    both = [source[number] for number in range(2)]
+    assert sorted(batch["signals"].shape[1] for batch in both) == [6, 20]
+    for batch in both:
         assert len(set(batch["ids"] % 2)) == 1
         found = shown(place_batch(batch, make_mesh(1, 1)), None)
         assert found.operator.num_measurements == batch["signals"].shape[1]
@@ -104,21 +105,22 @@ def test_ways_that_fill_batches_keep_their_operator():
 def test_what_a_step_sees_of_padded_signals_is_what_each_says_alone():
     measured, model = scattered([6, 9, 15]), model_of()
     batch = WayBatches(measured, 3, 3, 0, (0, 1))[0]
-    seen = shown(jax.tree.map(jnp.asarray, batch), None)
+    found = shown(jax.tree.map(jnp.asarray, batch), None)
     dictionary = model.dictionary
-    together = seen.equations(dictionary)
+
+    def solve(equations):
+        return project(equations, 1e-2)
+
+    together, _ = found.solved(dictionary, solve)
     codes = jnp.asarray(np.random.default_rng().normal(size=(3, EXPERTS)), jnp.float32)
     gates = Gates(codes, None, None, jnp.ones((3, CHANNELS)))
-    rendered = seen.rendered(dictionary, gates)
+    rendered = found.rendered(dictionary, gates)
     for row, index in enumerate(batch["ids"]):
         operator, values = measured.ways[index], measured.values(index)
         alone = normal_equations(dictionary, operator, values[None], precision="single")
-        np.testing.assert_allclose(together.gram[row], alone.gram, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(together.moments[row], alone.moments[0], rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(
-            together.target_mean[row], alone.target_mean[0], rtol=1e-4, atol=1e-5
-        )
-        assert together.count[row] == len(values)
+        wanted = solve(alone)
+        np.testing.assert_allclose(together.values[row], wanted.values[0], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(together.bias[row], wanted.bias[0], rtol=1e-3, atol=1e-4)
         own = jax.tree.map(lambda leaf, row=row: leaf[row][None], gates)
         np.testing.assert_allclose(
             rendered[row, : len(values)],
@@ -126,12 +128,28 @@ def test_what_a_step_sees_of_padded_signals_is_what_each_says_alone():
             rtol=1e-4,
             atol=1e-5,
         )
-    some = seen.of_measurements(jnp.asarray([2, 0]))
-    np.testing.assert_array_equal(some.targets, seen.targets[:, jnp.asarray([2, 0])])
+    some = found.of_measurements(jnp.asarray([2, 0]))
+    np.testing.assert_array_equal(some.targets, found.targets[:, jnp.asarray([2, 0])])
     assert some.rendered(dictionary, gates).shape == (3, 2, CHANNELS)
 
 
 @pytest.mark.parametrize("make", [lambda: masked(4), lambda: scattered([7, 12, 20, 5])])
+def test_signals_with_weights_are_solved_some_at_a_time(monkeypatch):
+    measured, dictionary = masked(6), model_of().dictionary
+    batch = jax.tree.map(jnp.asarray, WayBatches(measured, 6, 6, 0, (0, 1))[0])
+    found = shown(batch, measured.ways[0])
+
+    def solve(equations):
+        return project(equations, 1e-2)
+
+    wanted = solve(found.equations(dictionary))
+    monkeypatch.setattr(seen, "_MATRIX_NUMBERS", 2 * 9**2)
+    some, equations = found.solved(dictionary, solve)
+    assert equations is None
+    np.testing.assert_allclose(some.values, wanted.values, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(some.bias, wanted.bias, rtol=1e-4, atol=1e-5)
+
+
 def test_gradients_know_nothing_of_what_was_not_measured(make):
     measured, model = make(), model_of()
     batch = WayBatches(measured, 4, 4, 0, (0, 1))[0]
@@ -140,12 +158,12 @@ def test_gradients_know_nothing_of_what_was_not_measured(make):
 
     @jax.jit
     def slopes(signals):
-        seen = shown(jax.tree.map(jnp.asarray, batch | {"signals": signals}), operator)
-        gates = strategy.prepare(model, batch, seen)
+        known = shown(jax.tree.map(jnp.asarray, batch | {"signals": signals}), operator)
+        gates = strategy.prepare(model, batch, known)
 
         def loss(params):
             merged = nnx.merge(graphdef, params)
-            return strategy.loss(merged, gates, batch, seen, False, None)[0]
+            return strategy.loss(merged, gates, batch, known, False, None)[0]
 
         return jax.value_and_grad(loss)(params)
 
