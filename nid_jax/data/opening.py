@@ -3,13 +3,14 @@
 from ml_collections import ConfigDict
 
 from nid_jax.data import sources
-from nid_jax.data.collection import AugmentedCollection, Collection, holed
+from nid_jax.data.collection import AugmentedCollection, Collection, SubsetCollection, holed
 from nid_jax.data.decoding import decoded
 from nid_jax.data.defaults import completed
 from nid_jax.data.patches import PatchCollection
 from nid_jax.data.sources import SHAPES
 from nid_jax.data.splitting import SPLITS, limited
 from nid_jax.files import local
+from nid_jax.notices import say
 
 
 def open_collection(config: ConfigDict, split: str, seed: int, whole: bool = False) -> Collection:
@@ -60,7 +61,22 @@ def open_collection(config: ConfigDict, split: str, seed: int, whole: bool = Fal
         collection = AugmentedCollection(collection, augment.mirror, *shifts, seed, augment.turns)
     if patch.size and not whole:
         collection = PatchCollection(collection, patch.size, patch.overlap)
+        if split == "train" and holed(collection):
+            collection = _with_something_seen(collection)
     return collection
+
+
+def _with_something_seen(collection):
+    """Patches without those that lie in a hole altogether."""
+    kept = [index for index in range(len(collection)) if collection.seen(index).any()]
+    if len(kept) == len(collection):
+        return collection
+    hidden = len(collection) - len(kept)
+    say(
+        f"{collection.title}: {hidden} of {len(collection)} patches lie in holes altogether; "
+        "learned from the others"
+    )
+    return SubsetCollection(collection, kept)
 
 
 def _warped(collection, name, augment, seed):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nid_jax.data import Collection
+from nid_jax.data import Collection, open_collection
 from nid_jax.data.corrupted import open_corrupted
 from nid_jax.notices import Notice
 
@@ -189,6 +189,18 @@ def test_nan_is_missing(tmp_path, data_config, dtype):
     np.testing.assert_array_equal(train.seen(1), collection.seen(1))
     with pytest.raises(ValueError, match=r"data\.size=\(4, 4\).*a\.npy is 5x7"):
         open_corrupted(data_config(root=tmp_path / "a.npy", size=(4, 4)), "test", 0)
+
+
+def test_patches_in_holes_are_left_out_and_counted(tmp_path, data_config):
+    values = np.random.default_rng(3).uniform(0, 1, (2, 4, 6))
+    values[1, :2, 2:4] = np.nan
+    np.save(tmp_path / "a.npy", values)
+    config = data_config(name="corrupted", root=tmp_path / "a.npy")
+    config.patch.size = 2
+    with pytest.warns(Notice, match="1 of 12 patches lie in holes"):
+        train = open_collection(config, "train", 0)
+    assert len(train) == 11
+    assert all(train.seen(index).any() for index in range(11))
 
 
 def test_gray_arrays_need_no_channel_axis(tmp_path, data_config):
