@@ -119,7 +119,7 @@ class State:
 def learned(
     columns: Columns,
     measured: Any,
-    held: np.ndarray,
+    held: Bool[np.ndarray, " S"],
     roughness: Float[np.ndarray, " N"],
     rounds: int,
     share: float | None,
@@ -141,7 +141,7 @@ def learned(
     The state is the same, bit for bit, whether rounds were interrupted or not.
     """
     with gram.working_precision("double"):
-        signals = Signals(columns, measured, len(held))
+        signals = Signals(columns, measured, held)
         variance, energy = signals.variance()
         if state is None:
             gaussian = expectation.started(roughness, columns.blocks, variance, energy)
@@ -191,8 +191,9 @@ def _chosen_share(signals, state, held):
 class Signals:
     """The signals of a collection by the way in which they were measured."""
 
-    def __init__(self, columns: Columns, measured: Any, count: int):
-        self.columns, self.measured, self.count = columns, measured, count
+    def __init__(self, columns: Columns, measured: Any, held: Bool[np.ndarray, " S"]):
+        self.columns, self.measured, self.held = columns, measured, held
+        self.count = count = len(held)
         self.ways = np.array([measured.way_of(index) for index in range(count)])
         alike = [(self.ways[index], self._digest(index)) for index in range(count)]
         self.alike = np.unique(np.array(alike), axis=0, return_inverse=True)[1].reshape(-1)
@@ -361,7 +362,8 @@ class Signals:
         alike: dict[tuple, list[int]] = {}
         for index in which:
             form = ways.form_of(ways.operator_of(self.measured, int(index)))
-            key = (ways.padded_length(self.counts[index]), *form)
+            # Those held out are in batches of their own, which serve all as well.
+            key = (ways.padded_length(self.counts[index]), bool(self.held[index]), *form)
             alike.setdefault(key, []).append(int(index))
         for (length, *_), mine in sorted(alike.items()):
             numbers = length * (self.columns.coefficients + 2 * self.columns.channels)

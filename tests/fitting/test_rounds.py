@@ -80,7 +80,14 @@ def learned(measured, **options):
     return rounds.learned(Powers(), measured, held, np.arange(1, MOST + 1) ** 2.0, **given)
 
 
-@pytest.mark.parametrize("kind", ["alike", "one mask", "masks", "two", "all"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "alike",
+        "masks",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("one mask", "two", "all")),
+    ],
+)
 def test_likelihoods_rise_in_every_round_and_rounds_go_on(kind, tmp_path):
     measured = signals_of(np.random.default_rng(), kind)
     kept = tmp_path / "rounds.npz"
@@ -103,6 +110,7 @@ def test_likelihoods_rise_in_every_round_and_rounds_go_on(kind, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_ways_of_few_signals_say_what_a_way_for_each_says(monkeypatch):
     measured = signals_of(np.random.default_rng(), "all")
     padded = learned(measured, share=0.3)
@@ -125,9 +133,13 @@ def test_many_measurements_are_read_in_parts(monkeypatch):
     )
     with gram.working_precision("double"):
         gaussian = expectation.started(np.ones(MOST), CHANNELS, 1.0, 0.5)
-        whole = rounds.Signals(Powers(), measured, 2).expected(gaussian, np.arange(2))
+        whole = rounds.Signals(Powers(), measured, np.zeros(2, bool)).expected(
+            gaussian, np.arange(2)
+        )
         monkeypatch.setattr(rounds, "_PIECE_NUMBERS", 32)
-        parts = rounds.Signals(Powers(), measured, 2).expected(gaussian, np.arange(2))
+        parts = rounds.Signals(Powers(), measured, np.zeros(2, bool)).expected(
+            gaussian, np.arange(2)
+        )
     assert whole.values == 2 * CHANNELS * weights.sum()
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
@@ -140,7 +152,7 @@ def test_signals_of_one_measurement_are_said():
     known = [operators.sample(one) for one in points]
     measured = Measured(known, GRID, CHANNELS, values.__getitem__, way=lambda index: index)
     with pytest.warns(Notice, match="1 of 3 have 1 measurement"):
-        signals = rounds.Signals(Powers(), measured, 3)
+        signals = rounds.Signals(Powers(), measured, np.zeros(3, bool))
     with gram.working_precision("double"):
         gaussian = expectation.started(np.ones(MOST), CHANNELS, 1.0, 0.5)
         first, second = (
