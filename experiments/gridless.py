@@ -1,6 +1,6 @@
 """Learning from signals that share no grid, beside what users of one grid do with them.
 
-    python experiments/gridless.py --scale=smoke|cpu --output=DIR
+    python experiments/gridless.py --scale=smoke|cpu --output=DIR [--contests=photographs,faces]
 
 Photographs of three sizes, faces each of which shows its own fifth of the pixels, faces with holes;
 every dictionary and every peer is judged by the same unseen whole signals in the same run. Writes
@@ -11,7 +11,7 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-from absl import logging
+from absl import flags, logging
 from measuring import command
 from measuring.command import clocked, say
 from peers import imputation
@@ -77,7 +77,12 @@ class Judge:
 
     def dictionary(self, method, given, numbers, **options):
         """A dictionary learned from what is given."""
-        found, seconds = clocked(lambda: nid.learn(given, num_experts=numbers, **options))
+        return self.judged(
+            method, *clocked(lambda: nid.learn(given, num_experts=numbers, **options))
+        )
+
+    def judged(self, method, found, seconds):
+        """A dictionary that took so many seconds to learn."""
         whole = found.fit(self.unseen, solver=nid.solvers.Ridge())
         few = found.fit(self.unseen, seen=self.seen)
         scores = [one.score(self.unseen)["psnr"].mean() for one in (whole, few)]
@@ -177,11 +182,12 @@ def faces(size):
         "faces, a block of 30% missing": _blocks(whole.shape[:3], draw),
     }
     rows = []
+    known = clocked(lambda: nid.learn(whole, num_experts=numbers))
     for contest, seen in masks.items():
         judge = Judge(contest, unseen)
         rows += [
             judge.dictionary("NID, what is seen", whole, numbers, seen=seen),
-            judge.dictionary("NID, whole signals (not available)", whole, numbers),
+            judge.judged("NID, whole signals (not available)", *known),
             judge.components(
                 "PCA after interpolation",
                 lambda seen=seen: imputation.interpolated(whole, seen),
@@ -248,23 +254,33 @@ def draw(rows):
     return figure
 
 
-def run(scale, output):
+CONTESTS = {"photographs": photographs, "faces": faces}
+
+
+def run(scale, output, contests):
     """Run the comparison."""
     logging.set_verbosity(logging.WARNING)
     size = SIZES[scale]
-    rows = [*photographs(size), *faces(size)]
-    seconds = growth(size)
+    unknown = [name for name in contests if name not in (*CONTESTS, "growth")]
+    if unknown:
+        raise ValueError(f"--contests={unknown[0]}: allowed: {', '.join(CONTESTS)}, growth")
+    rows = [row for name, make in CONTESTS.items() if name in contests for row in make(size)]
+    seconds = growth(size) if "growth" in contests else {}
     table = command.table(COLUMNS, rows)
     grown = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     note = (
         f"Unseen signals from all of their points by so many numbers, and the most probable from a "
-        f"tenth. Learning of {size.faces} faces, compilation included: {grown}. {command.made()}"
+        f"tenth. Learning of {size.faces} faces, compilation included: {grown or 'not timed'}. "
+        f"{command.made()}"
     )
     results = {"results": [row._asdict() for row in rows], "seconds_by_ways": seconds}
-    command.write(output, f"{table}\n{note}", results, draw(rows))
+    command.write(output, f"{table}\n{note}", results, draw(rows) if rows else None)
     print(table)
     print(output / "table.md")
 
 
 if __name__ == "__main__":
-    command.start(run, "gridless", SCALES)
+    wanted = flags.DEFINE_list(
+        "contests", [*CONTESTS, "growth"], "Some of photographs, faces and growth."
+    )
+    command.start(run, "gridless", SCALES, wanted)

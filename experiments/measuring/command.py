@@ -64,10 +64,10 @@ def noise(count, side, channels=3):
     return data.ArrayCollection(images, range(count), "noise")
 
 
-def clocked(function, *arguments):
-    """-> what function(*arguments) returns, seconds."""
+def clocked(function, *arguments, **options):
+    """-> what function(*arguments, **options) returns, seconds."""
     begun = time.perf_counter()
-    found = function(*arguments)
+    found = function(*arguments, **options)
     return found, time.perf_counter() - begun
 
 

@@ -6,10 +6,13 @@ import scipy.sparse
 
 from nid_jax.coding.gram import NormalEquations
 from nid_jax.coding.greedy import omp_codes
+from nid_jax.training.components import held_out
 from peers.cosines import DCT
 
 # Signals that a pass over the atoms codes, a new choice each time.
 SIGNALS = 4000
+# Signals that no pass sees, by which the atoms of one pass are chosen.
+JUDGES = 200
 
 
 class KSVD:
@@ -19,19 +22,38 @@ class KSVD:
     waves of a cosine transform in decorrelated colours, and with signals where E is more than there
     are. A pass codes some signals by matching pursuit, then takes atom after atom to the leading
     direction of what the others leave of its signals, codes along; one that no code uses becomes a
-    signal of largest error.
+    signal of largest error. The atoms are those of the pass that leaves least of signals held out,
+    originals with their copies, in decibels: later ones may only learn the signals by heart.
 
-    signals: [N, *grid, C]; count: E; top_k: K; atoms_per_step: of the pursuit in training.
+    signals: [N, *grid, C]; names: 'name' or 'name/copy'; count: E; top_k: K; atoms_per_step: of the
+    pursuit in training; criterion: of all pursuits, see `omp_codes`.
     """
 
-    def __init__(self, signals, count, top_k, passes, atoms_per_step=1, seed=0):
-        self.top_k, self.shape = top_k, signals.shape[1:]
+    def __init__(
+        self, signals, names, count, top_k, passes, *, atoms_per_step=1, criterion="gain", seed=0
+    ):
+        self.top_k, self.criterion, self.shape = top_k, criterion, signals.shape[1:]
         self.random = np.random.default_rng(seed)
-        rows = self.centred(signals)[0]
-        self.atoms = self._start(signals, rows, count)
+        held = held_out(names)
+        learned = signals[~held]
+        rows = self.centred(learned)[0]
+        # A few signals that are all of one original judge themselves.
+        judges = self.centred(signals[held])[0] if held.any() else rows
+        judges = judges[self.random.permutation(len(judges))[:JUDGES]]
+        self.atoms = self._start(learned, rows, count)
+        best, least = self.atoms.copy(), self._error(judges)
         for _ in range(passes):
             some = rows[self.random.permutation(len(rows))[:SIGNALS]]
             self.update(some, scipy.sparse.csc_matrix(self._codes(some, atoms_per_step)))
+            error = self._error(judges)
+            if error < least:
+                best, least = self.atoms.copy(), error
+        self.atoms = best
+
+    def _error(self, rows):
+        """Mean logarithm of what codes leave of rows."""
+        left = np.square(rows - self._codes(rows) @ self.atoms).sum(1)
+        return float(np.log(left + 1e-9).mean())
 
     def centred(self, signals):
         """[S, *grid, C] -> rows [S, V] without the means of channels, and the means [S, 1, C]."""
@@ -50,7 +72,8 @@ class KSVD:
         norms = np.linalg.norm(atoms, axis=1, keepdims=True)
         # The constant is no atom: each signal has its means.
         blank = norms[:, 0] < 1e-3 * norms.max()
-        atoms[blank] = self.random.standard_normal((blank.sum(), atoms.shape[1]))
+        noise = self.random.standard_normal((blank.sum(), *self.shape))
+        atoms[blank] = self.centred(noise)[0] if len(noise) else 0
         return atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
 
     def _codes(self, rows, atoms_per_step=1):
@@ -63,7 +86,7 @@ class KSVD:
             count=jnp.float32(1),
             bias_weight=jnp.float32(1),
         )
-        return np.asarray(omp_codes(equations, self.top_k, atoms_per_step).codes)
+        return np.asarray(omp_codes(equations, self.top_k, atoms_per_step, self.criterion).codes)
 
     def update(self, rows, codes):
         """One pass over the atoms. rows [S, V]; codes: sparse [S, E] by columns, changed too."""

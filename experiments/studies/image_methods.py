@@ -128,9 +128,9 @@ def careful_transforms(study):
 
 def ksvd(study, experts):
     """K of so many atoms of K-SVD on the pixels of the training signals."""
-    signals, top_k = study.train_signals, study.top_k
-    step = max(1, top_k // 16)
-    found, seconds = clocked(KSVD, signals, experts, top_k, study.setting.ksvd_passes, step)
+    signals, names, top_k = study.train_signals, study.task.open("train").names, study.top_k
+    options = {"passes": study.setting.ksvd_passes, "atoms_per_step": max(1, top_k // 16)}
+    found, seconds = clocked(KSVD, signals, names, experts, top_k, **options)
     codes, taken, _ = median_seconds(lambda: found.encode(study.truth))
     values = study.truth[0].size
     study.add(

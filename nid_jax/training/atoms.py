@@ -18,6 +18,8 @@ from nid_jax.coding.greedy import omp_codes
 from nid_jax.errors import ArgumentError
 from nid_jax.fields import waves
 from nid_jax.fields.shared import SharedDictionary
+from nid_jax.training.components import colour_directions
+from nid_jax.training.lattice_components import leading
 
 # Principal components of the signals that stand in the pool beside the waves.
 _COMPONENTS = 512
@@ -30,6 +32,9 @@ _KEPT = 0.5
 _STEP = 16
 # Singular values below this share of the largest are rounding.
 _RANK = 1e-6
+# Of two atoms whose cosine is larger one does for both; looked at so many at a time.
+_TWINS = 0.9
+_BLOCK = 1024
 
 
 def wave_heads(
@@ -49,7 +54,7 @@ def wave_heads(
         np.stack([measured.values(int(i)) for i in places]) for places in _halves(names, random)
     )
     pool = waves.pool(measured.grid_shape, colour_axes(shown))
-    pool = np.concatenate([pool, components(shown, _COMPONENTS)])
+    pool = without_twins(np.concatenate([pool, components(shown, _COMPONENTS)]))
     kept = most_used(pool, judges, dictionary.num_experts, top_k, random)
     set_heads(dictionary, measured.operator.points, kept.reshape(len(kept), -1, shown.shape[-1]))
     return f"{len(kept)} of {len(pool)} waves and components, by {len(judges)} signals"
@@ -72,10 +77,8 @@ def _halves(names: Sequence[str], random: np.random.Generator) -> tuple[np.ndarr
 
 def colour_axes(signals: Float[np.ndarray, "S P C"]) -> Float[np.ndarray, "C C"]:
     """Directions in which the channels of signals vary independently, as rows, the widest first."""
-    rows = signals.reshape(len(signals), -1, signals.shape[-1]).astype(np.float64)
-    rows = (rows - rows.mean(1, keepdims=True)).reshape(-1, rows.shape[-1])
-    _, vectors = np.linalg.eigh(rows.T @ rows)
-    return vectors[:, ::-1].T
+    rows = _centred(signals).reshape(-1, signals.shape[-1]).astype(np.float64)
+    return colour_directions(rows.T @ rows)[:, ::-1].T
 
 
 def components(signals: Float[np.ndarray, "S P C"], count: int) -> Float[np.ndarray, "K V"]:
@@ -84,20 +87,25 @@ def components(signals: Float[np.ndarray, "S P C"], count: int) -> Float[np.ndar
     At most `count`, and at most as many as tell the signals apart.
     """
     rows = _centred(signals)
-    # Of the smaller of the two products.
-    tall = len(rows) > rows.shape[1]
-    squares, vectors = np.linalg.eigh((rows.T @ rows if tall else rows @ rows.T).astype(np.float64))
-    kept = np.flatnonzero(squares > _RANK * squares[-1])[::-1][:count]
-    axes = vectors[:, kept].T
-    if not tall:
-        axes = axes @ rows / np.sqrt(squares[kept, None])
-    return np.ascontiguousarray(axes, np.float32)
+    return leading(rows, rows @ rows.T, np.ones(len(rows), np.float32), count).T
 
 
 def _centred(signals):
     """[S, P, C] -> rows [S, V] free of the means of their channels."""
     rows = signals.reshape(len(signals), -1, signals.shape[-1])
     return (rows - rows.mean(1, keepdims=True)).reshape(len(signals), -1)
+
+
+def without_twins(pool: Float[np.ndarray, "N V"]) -> Float[np.ndarray, "M V"]:
+    """Atoms of unit norm, of each pair too much alike only the first: pursuits waver between them,
+    and neither looks as used as it is."""
+    kept = np.ones(len(pool), bool)
+    for first in range(0, len(pool), _BLOCK):
+        alike = np.abs(pool[first : first + _BLOCK] @ pool[first:].T) > _TWINS
+        for row, twins in enumerate(alike):
+            if kept[first + row]:
+                kept[first + row + 1 :] &= ~twins[row + 1 :]
+    return pool[kept]
 
 
 def most_used(

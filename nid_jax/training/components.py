@@ -153,7 +153,19 @@ def mean_share(left: Float[np.ndarray, " S"], energy: Float[np.ndarray, " S"], l
     return float(np.exp(np.mean(np.log(np.maximum(left[some], least) / energy[some]))))
 
 
+<<<<<<< HEAD
 class Span:
+=======
+def colour_directions(products: Float[np.ndarray, "C C"]) -> Float[np.ndarray, "C C"]:
+    """Directions in which channels vary independently, as columns, the widest last.
+
+    products: of the channels with one another, summed over points and signals.
+    """
+    return np.linalg.eigh(products)[1]
+
+
+class _Span:
+>>>>>>> main
     """Orthonormal coordinates of what the features can say of the measurements, [F, C] numbers.
 
     They are those nearest to the features themselves (Lowdin 1950), so that a lattice keeps its
@@ -190,7 +202,7 @@ class Span:
         """The leading directions [F C, E] of a covariance [F C, F C], most energy first."""
         features, channels = len(self.root), self.channels
         whole = covariance.reshape(features, channels, features, channels)
-        colours = np.linalg.eigh(np.einsum("fcfd->cd", whole, dtype=np.float64))[1]
+        colours = colour_directions(np.einsum("fcfd->cd", whole, dtype=np.float64))
         colours = colours.astype(np.float32)
         whole = np.einsum("fcgd,dk->fcgk", whole, colours, optimize=True)
         whole = np.einsum("fcgk,cl->flgk", whole, colours, optimize=True)

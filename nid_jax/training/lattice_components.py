@@ -66,7 +66,7 @@ def lattice_heads(
     for _ in range(ROUNDS if errors == "log" else 0):
         weights = error_weights(_left(products, weights, experts), energy)
     left = _left(products, np.where(held, 0, weights), experts)[held]
-    basis = _leading(signals, products, weights, experts)
+    basis = leading(signals, products, weights, experts)
     kernel = axes.heads(basis, channels)
     share = mean_share(left, energy[held], errors == "log")
     # Splines sum to one, and the directions are free of the constant.
@@ -91,8 +91,16 @@ def _left(products, weights, most):
     return np.maximum(np.diag(products) - explained, 0)
 
 
-def _leading(signals, products, weights, most):
-    """Leading directions [R C, E] of signals [S, R C], orthonormal, most energy first."""
+def leading(
+    signals: Float[np.ndarray, "S N"],
+    products: Float[np.ndarray, "S S"],
+    weights: Float[np.ndarray, " S"],
+    most: int,
+) -> Float[np.ndarray, "N E"]:
+    """Leading directions of signals that count by weights, orthonormal, most energy first.
+
+    products: of the signals with one another. At most `most`, and as many as tell them apart.
+    """
     values, vectors = _eigen(products, weights, most)
     basis = signals.T @ (vectors / np.sqrt(values)).astype(np.float32)
     return np.linalg.qr(basis)[0]

@@ -81,3 +81,17 @@ def test_heads_are_the_atoms_where_features_span_the_grid():
     atoms.set_heads(dictionary, points, wanted)
     wanted = wanted / np.sqrt(np.square(wanted).mean((1, 2), keepdims=True))
     np.testing.assert_allclose(dictionary(points), np.moveaxis(wanted, 0, 1), atol=2e-5)
+
+
+def test_of_two_atoms_alike_the_first_stays(monkeypatch):
+    random = np.random.default_rng(5)
+    pool = unit(random, 9, 60)
+    # Copies, one turned round, one a little off; and one that is half another.
+    near = pool[2] + 0.03 * unit(random, 1, 60)[0]
+    half = pool[3] + pool[4]
+    rows = np.stack([pool[1], -pool[5], near / np.linalg.norm(near), half / np.linalg.norm(half)])
+    whole = np.concatenate([pool, rows])
+    for block in (4, 100):
+        monkeypatch.setattr(atoms, "_BLOCK", block)
+        expected = np.concatenate([pool, rows[3:]])
+        np.testing.assert_array_equal(atoms.without_twins(whole), expected)
