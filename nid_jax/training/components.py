@@ -153,9 +153,6 @@ def mean_share(left: Float[np.ndarray, " S"], energy: Float[np.ndarray, " S"], l
     return float(np.exp(np.mean(np.log(np.maximum(left[some], least) / energy[some]))))
 
 
-<<<<<<< HEAD
-class Span:
-=======
 def colour_directions(products: Float[np.ndarray, "C C"]) -> Float[np.ndarray, "C C"]:
     """Directions in which channels vary independently, as columns, the widest last.
 
@@ -164,8 +161,7 @@ def colour_directions(products: Float[np.ndarray, "C C"]) -> Float[np.ndarray, "
     return np.linalg.eigh(products)[1]
 
 
-class _Span:
->>>>>>> main
+class Span:
     """Orthonormal coordinates of what the features can say of the measurements, [F, C] numbers.
 
     They are those nearest to the features themselves (Lowdin 1950), so that a lattice keeps its
