@@ -75,11 +75,9 @@ class Judge:
         order = np.random.default_rng(1).permutation(count)
         self.seen = (order < count // 10).reshape(unseen.shape[1:-1])
 
-    def dictionary(self, method, given, numbers, **options):
+    def dictionary(self, method, given, numbers):
         """A dictionary learned from what is given."""
-        return self.judged(
-            method, *clocked(lambda: nid.learn(given, num_experts=numbers, **options))
-        )
+        return self.judged(method, *clocked(lambda: nid.learn(given, num_experts=numbers)))
 
     def judged(self, method, found, seconds):
         """A dictionary that took so many seconds to learn."""
@@ -185,8 +183,12 @@ def faces(size):
     known = clocked(lambda: nid.learn(whole, num_experts=numbers))
     for contest, seen in masks.items():
         judge = Judge(contest, unseen)
+        found, seconds = clocked(lambda seen=seen: nid.learn(whole, num_experts=numbers, seen=seen))
+        # Principal components are fewer than the signals.
+        few = found.first(min(numbers, len(whole) - 1))
         rows += [
-            judge.dictionary("NID, what is seen", whole, numbers, seen=seen),
+            judge.judged("NID, what is seen", found, seconds),
+            judge.judged("NID, what is seen, as few numbers as PCA", few, seconds),
             judge.judged("NID, whole signals (not available)", *known),
             judge.components(
                 "PCA after interpolation",

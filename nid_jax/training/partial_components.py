@@ -25,7 +25,7 @@ from nid_jax.coding.prior import GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting import rounds
-from nid_jax.training.components import Heads, Span
+from nid_jax.training.components import Heads, Span, colour_directions
 
 MOST_FEATURES = 4096
 """F of a covariance of one channel that is held and taken apart as a whole, in float64."""
@@ -173,7 +173,7 @@ def _colours(measured, count, channels):
             values = values[measured.weights(int(index)) > 0]
         centred = values - values.mean(0)
         total += centred.T @ centred / len(centred)
-    return np.linalg.eigh(total)[1]
+    return colour_directions(total)
 
 
 def _filled(prior, experts):
