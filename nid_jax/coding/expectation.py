@@ -263,6 +263,7 @@ def moments(gaussian: Gaussian, sums: Expected) -> tuple[Array, Array]:
     return jax.lax.map(block, (gaussian.mean, gaussian.covariance, sums.first, sums.second))
 
 
+@jax.jit
 def maximised(
     gaussian: Gaussian,
     sums: Expected,
@@ -294,14 +295,17 @@ def penalty(gaussian: Gaussian, target: Array | None, share: float, signals: int
     """What is added to the log likelihood so that `maximised` makes the sum rise."""
     if target is None or not share:
         return 0.0
-    total = 0.0
-    for covariance, diagonal in zip(gaussian.covariance, target, strict=True):
-        factor = jnp.linalg.cholesky(covariance)
-        half = jax.lax.linalg.triangular_solve(
-            factor, jnp.diag(jnp.sqrt(diagonal)), left_side=True, lower=True
-        )
-        total += float(2 * jnp.log(jnp.diagonal(factor)).sum() + jnp.square(half).sum())
+    total = float(_distance(gaussian.covariance, target))
     return -0.5 * signals * share / (1 - share) * total
+
+
+@jax.jit
+def _distance(covariance, target):
+    """log |covariance| + tr(covariance^-1 T) over the blocks."""
+    factor = jnp.linalg.cholesky(covariance)
+    deviations = jnp.vectorize(jnp.diag, signature="(n)->(n,n)")(jnp.sqrt(target))
+    half = jax.lax.linalg.triangular_solve(factor, deviations, left_side=True, lower=True)
+    return 2 * jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)).sum() + jnp.square(half).sum()
 
 
 def started(
@@ -319,7 +323,7 @@ def started(
     return Gaussian(
         jnp.zeros((blocks, len(shape))),
         jnp.asarray(covariance),
-        jnp.asarray(_FIRST_NOISE * variance),
+        jnp.asarray(np.float64(_FIRST_NOISE * variance)),
     )
 
 

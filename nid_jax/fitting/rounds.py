@@ -288,7 +288,7 @@ class Signals:
             *known, more = expectation.reduced(*rows)
             rest = rest + more
         seen = (roots > 0).sum() * (y.shape[1] // len(root))
-        return Rows(*known, rest, jnp.asarray(float(seen)))
+        return Rows(*known, rest, jnp.asarray(np.float64(seen)))
 
     def _design(self, operator):
         return expectation.as_float64(self._measure(operator))
