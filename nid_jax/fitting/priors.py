@@ -126,15 +126,13 @@ def _by_rounds(dictionary, measured, names, chosen):
     # Atoms differ in size: a code varies the less, the larger its atom is.
     sizes = np.square(np.asarray(dictionary.basis(grid(some.grid_shape)))).mean((0, 2))
     found = rounds.learned(columns, some, held_out(names), sizes, _ROUNDS, None)
-    gaussian = found.gaussian
+    gaussian, target = found.gaussian, np.asarray(found.target)[0]
     share = float(found.share or 0)
-    values, vectors = np.linalg.eigh(
-        np.asarray(gaussian.covariance[0]) - share * np.diag(found.target[0])
-    )
+    values, vectors = np.linalg.eigh(np.asarray(gaussian.covariance[0]) - share * np.diag(target))
     parts = (
         gaussian.mean[0],
         vectors * np.sqrt(np.maximum(values, 0)),
-        np.maximum(share, 1e-8) * found.target[0],
+        np.maximum(share, 1e-8) * target,
         gaussian.noise,
         share,
     )

@@ -94,7 +94,7 @@ class State:
 
     def save(self, path: Path, of: int) -> None:
         """Write as .npz, whole or not at all. of: a number that tells this run from others."""
-        found = {name: np.asarray(value) for name, value in self.gaussian._asdict().items()}
+        found: dict[str, Any] = self.gaussian._asdict()
         if self.target is not None:
             found |= {"target": np.asarray(self.target), "share": np.float64(self.share or 0)}
         with atomic_path(path) as temporary:
@@ -231,7 +231,8 @@ class Signals:
                     places = np.linspace(0, operator.num_measurements - 1, _FEW_ROWS).astype(int)
                     operator = _plain(operator.of_measurements(places))
                 energies.append(float(jnp.square(self._design(operator)[0]).mean()))
-        return max(squares / values, np.finfo(np.float32).tiny), max(np.mean(energies), 1e-30)
+        tiny = float(np.finfo(np.float32).tiny)
+        return max(squares / values, tiny), max(float(np.mean(energies)), tiny)
 
     def expected(self, gaussian: Gaussian, which: Int[np.ndarray, " n"]) -> Expected:
         """Sums over some of the signals."""
@@ -276,7 +277,8 @@ class Signals:
         roots = np.ones(count) if weights is None else np.sqrt(weights)
         columns = self.columns.coefficients
         size = max(_ROWS_PER_COLUMN * columns, _PIECE_NUMBERS // columns)
-        known, rest = None, 0.0
+        known: Any = None
+        rest: Any = 0.0
         for own, places, inside in _cut(operator, count, size):
             root = inside * roots[places]
             design, constants = self._design(own)
@@ -286,9 +288,10 @@ class Signals:
             if known is not None:
                 rows = [jnp.concatenate(both, -2) for both in zip(known, rows, strict=True)]
             *known, more = expectation.reduced(*rows)
-            rest = rest + more
+            rest += more
         seen = (roots > 0).sum() * (y.shape[1] // len(root))
-        return Rows(*known, rest, jnp.asarray(np.float64(seen)))
+        design, constants, y = known
+        return Rows(design, constants, y, rest, jnp.asarray(np.float64(seen)))
 
     def _design(self, operator):
         return expectation.as_float64(self._measure(operator))
@@ -387,15 +390,16 @@ class Signals:
         operators, values, weights = zip(*padded, strict=True)
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *operators)
         design, constants = expectation.as_float64(self._measure_apart(stacked))
-        found = np.sqrt(np.stack(weights))
-        y = jnp.asarray(self._values(np.stack(values), found))
-        counts = (found > 0).sum(1).astype(np.float64) * (design.shape[1] // length)
-        scale = jnp.repeat(jnp.asarray(found), design.shape[1] // length, 1)[..., None]
-        one = jax.lax.map(
+        roots = np.sqrt(np.stack(weights))
+        y = jnp.asarray(self._values(np.stack(values), roots))
+        counts = (roots > 0).sum(1).astype(np.float64) * (design.shape[1] // length)
+        scale = jnp.repeat(jnp.asarray(roots), design.shape[1] // length, 1)[..., None]
+        found = jax.lax.map(
             lambda inputs: expectation.reduced(*inputs),
             (scale * design, scale * constants, y[:, None]),
         )
-        return Rows(*one, jnp.asarray(counts))
+        design, constants, y, rest = found
+        return Rows(design, constants, y, rest, jnp.asarray(counts))
 
 
 def held_out(names: Sequence[str]) -> Bool[np.ndarray, " S"]:

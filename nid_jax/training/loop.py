@@ -99,7 +99,7 @@ class Task(Protocol):
 class Trainer:
     """Everything one run of training holds: model, optimiser, data, compiled steps, checkpoints."""
 
-    def __init__(self, task: Task, config: ConfigDict, workdir: Workdir, collection: Sequence):
+    def __init__(self, task: Task, config: ConfigDict, workdir: Workdir, collection: Any):
         check(config)
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
@@ -112,8 +112,9 @@ class Trainer:
         self.operator = None if len(measured.ways) > 1 else measured.operator
         self.signal_shape = (*measured.grid_shape, measured.channels)
         _check_training(config, self.operator)
-        several = self.operator is None
-        self.per_batch = 1 if several else chunks_per_batch(config, self.operator.num_measurements)
+        self.per_batch = 1
+        if self.operator is not None:
+            self.per_batch = chunks_per_batch(config, self.operator.num_measurements)
         self.steps = -(-config.train.steps // self.per_batch) * self.per_batch
         per_epoch = self.per_batch * max(len(collection) // config.train.batch_size, 1)
         self.warmup_steps = config.train.warmup_epochs * per_epoch if config.router.top_k else 0
