@@ -142,10 +142,9 @@ def learned(
     """
     with gram.working_precision("double"):
         signals = Signals(columns, measured, held)
-        variance, energy = signals.variance()
+        variances, energy = signals.variances()
         if state is None:
-            gaussian = expectation.started(roughness, columns.blocks, variance, energy)
-            state = State(gaussian)
+            state = State(expectation.started(roughness, variances, energy))
         everything = np.arange(len(held))
         while state.round < SPECTRUM_ROUNDS + rounds:
             if state.round == SPECTRUM_ROUNDS and state.target is None:
@@ -153,7 +152,7 @@ def learned(
                 state = dataclasses.replace(state, target=diagonal)
                 chosen = _chosen_share(signals, state, held) if share is None else share
                 state = dataclasses.replace(state, share=chosen)
-            state = _next(signals, state, everything, _LEAST_NOISE * variance)
+            state = _next(signals, state, everything, _LEAST_NOISE * variances.mean())
             if not after(state):
                 break
     return state
@@ -216,15 +215,16 @@ class Signals:
             return 0
         return zlib.crc32(np.ascontiguousarray(self.measured.weights(index)).data)
 
-    def variance(self) -> tuple[float, float]:
-        """Variance of the measurements, and mean square of a column, over some of the signals."""
+    def variances(self) -> tuple[Float[np.ndarray, " K"], float]:
+        """Of the measurements of each block, and the mean square of a column, by some signals."""
         chosen = np.unique(np.linspace(0, self.count - 1, min(self.count, 64)).astype(int))
-        squares, values, energies = 0.0, 0, []
+        squares, values, energies = np.zeros(self.columns.blocks), 0, []
         for index in map(int, chosen):
             weights, seen = ways.weights_of(self.measured, index), self.measured.values(index)
             seen = seen if weights is None else seen[weights > 0]
-            squares += float(np.square(seen - seen.mean(0)).sum())
-            values += seen.size
+            centred = self.columns.values(np.float64(seen - seen.mean(0))[None])[0]
+            squares += np.square(centred).sum(0)
+            values += len(centred)
             if self.ways[index] not in self.ways[chosen[chosen < index]]:
                 operator = ways.operator_of(self.measured, index)
                 if operator.run_length is not None:
@@ -232,7 +232,7 @@ class Signals:
                     operator = _plain(operator.of_measurements(places))
                 energies.append(float(jnp.square(self._design(operator)[0]).mean()))
         tiny = float(np.finfo(np.float32).tiny)
-        return max(squares / values, tiny), max(float(np.mean(energies)), tiny)
+        return np.maximum(squares / values, tiny), max(float(np.mean(energies)), tiny)
 
     def expected(self, gaussian: Gaussian, which: Int[np.ndarray, " n"]) -> Expected:
         """Sums over some of the signals."""

@@ -132,7 +132,7 @@ def test_many_measurements_are_read_in_parts(monkeypatch):
         (operators.sample(points),), GRID, CHANNELS, lambda _: values, weights=lambda _: weights
     )
     with gram.working_precision("double"):
-        gaussian = expectation.started(np.ones(MOST), CHANNELS, 1.0, 0.5)
+        gaussian = expectation.started(np.ones(MOST), np.ones(CHANNELS), 0.5)
         whole = rounds.Signals(Powers(), measured, np.zeros(2, bool)).expected(
             gaussian, np.arange(2)
         )
@@ -154,7 +154,7 @@ def test_signals_of_one_measurement_are_said():
     with pytest.warns(Notice, match="1 of 3 have 1 measurement"):
         signals = rounds.Signals(Powers(), measured, np.zeros(3, bool))
     with gram.working_precision("double"):
-        gaussian = expectation.started(np.ones(MOST), CHANNELS, 1.0, 0.5)
+        gaussian = expectation.started(np.ones(MOST), np.ones(CHANNELS), 0.5)
         first, second = (
             signals.expected(gaussian, which).second for which in (np.arange(3), np.array([1, 2]))
         )
