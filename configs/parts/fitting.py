@@ -61,7 +61,11 @@ def solvers():
             "reach": 0.0,
             "trim_noise": 0.0,
         },
-        "router_ridge": {"lam": 1e-6},
+        "router_ridge": {
+            "lam": 1e-6,
+            # experts that the router proposes, of which matching pursuit takes top_k; 0: top_k
+            "candidates": 0,
+        },
         "gradient": {
             "steps": 1000,
             "learning_rate": 0.003,
