@@ -94,10 +94,10 @@ def test_scattered_points_are_a_collection(tmp_path):
 @pytest.mark.parametrize(
     ("signals", "options", "words"),
     [
-        (waves(3), {"seen": np.ones((2, 2))}, r"float64\[2, 2\]"),
-        (waves(3), {"seen": np.zeros((3, *SHAPE), bool)}, "1 or more samples seen of signal 0"),
-        (waves(3), {"seen": np.full(SHAPE, 2)}, "booleans, or 0 and 1"),
-        (waves(3) * np.inf, {}, "NaN for what is missing"),
+        (waves(9), {"seen": np.ones((2, 2))}, r"float64\[2, 2\]"),
+        (waves(9), {"seen": np.zeros((9, *SHAPE), bool)}, "1 or more samples seen of signal 0"),
+        (waves(9), {"seen": np.full(SHAPE, 2)}, "booleans, or 0 and 1"),
+        (waves(9) * np.inf, {}, "NaN for what is missing"),
         ([np.ones((3, 3)), np.ones((3, 3, 2))], {}, r"pictures \[h, w\]"),
         ([np.ones((3, 3)), np.ones((4, 3))], {"seen": np.ones(3)}, "seen: "),
     ],

@@ -102,6 +102,7 @@ def test_ways_that_fill_batches_keep_their_operator():
         assert found.operator.num_measurements == batch["signals"].shape[1]
 
 
+@pytest.mark.slow
 def test_what_a_step_sees_of_padded_signals_is_what_each_says_alone():
     measured, model = scattered([6, 9, 15]), model_of()
     batch = WayBatches(measured, 3, 3, 0, (0, 1))[0]
