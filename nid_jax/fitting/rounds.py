@@ -222,7 +222,7 @@ class Signals:
         for index in map(int, chosen):
             weights, seen = ways.weights_of(self.measured, index), self.measured.values(index)
             seen = seen if weights is None else seen[weights > 0]
-            centred = self.columns.values(np.float64(seen - seen.mean(0))[None])[0]
+            centred = self.columns.values(np.asarray(seen - seen.mean(0), np.float64)[None])[0]
             squares += np.square(centred).sum(0)
             values += len(centred)
             if self.ways[index] not in self.ways[chosen[chosen < index]]:

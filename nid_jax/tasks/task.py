@@ -54,8 +54,8 @@ class Measured:
 
     @property
     def alike(self) -> bool:
-        """Whether all signals were measured in one way, and all that it measures is known."""
-        return len(self.ways) <= 1 and self.weights is None
+        """Whether all signals were measured as one, and all that was measured of them is known."""
+        return self.way is None and self.weights is None
 
     def way_of(self, index: int) -> int:
         """The number of the way that a signal was measured in."""
