@@ -91,6 +91,15 @@ def test_scattered_points_are_a_collection(tmp_path):
     assert fit.residual.mean() < 0.1 * variance
 
 
+@pytest.mark.slow
+def test_points_that_all_signals_share_need_be_no_grid():
+    points = np.random.default_rng(5).permutation(144)[:60]
+    way = operators.sample((12, 12)).of_measurements(points)
+    values = waves(40, 12, 6).reshape(40, -1, 1)[:, points]
+    known = data.WaysCollection(values, [way], np.zeros(40), (12, 12), range(40), "sensors")
+    assert left(nid.learn(known, num_experts=8), waves(10, 12)) < 0.03
+
+
 @pytest.mark.parametrize(
     ("signals", "options", "words"),
     [
