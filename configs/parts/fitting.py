@@ -9,7 +9,7 @@ def fit():
         "split": "test",
         # ridge, gaussian, lasso, omp, iht, robust, gradient, router or router+ridge
         "solver": "ridge",
-        # of the equations: float32, in orthonormal coordinates, or float64, normal equations
+        # of the equations: float32, by a square root, or float64, normal equations
         "precision": "float32",
         # active experts of omp, iht, router+ridge, gradient, router; 0: dense codes
         "top_k": 0,

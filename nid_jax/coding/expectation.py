@@ -20,7 +20,7 @@ variances of their own, uncorrelated, whose likelihood rises as well. These vari
 
 Several blocks of coefficients, such as those of channels that were decorrelated, share the rows
 and have a Gaussian each. Letters: K blocks, N coefficients, M rows, Q constants, S signals, P rows
-of a pool of which signals show some. In float64 inside `gram.working_precision('double')`.
+of a pool of which signals show some. In float64 inside `gram.working_precision('float64')`.
 """
 
 import functools
@@ -332,5 +332,5 @@ def started(
 
 
 def as_float64(tree: Any) -> Any:
-    """Arrays of a tree as float64, inside of `gram.working_precision('double')`."""
+    """Arrays of a tree as float64, inside of `gram.working_precision('float64')`."""
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), tree)

@@ -109,7 +109,7 @@ class State:
         found = arrays.read(path, _KINDS, optional=("target", "share"))
         if int(found["of"]) != of:
             return None
-        with gram.working_precision("double"):
+        with gram.working_precision("float64"):
             names = ("mean", "covariance", "noise")
             gaussian = Gaussian(*(jnp.asarray(found[name]) for name in names))
         share = float(found["share"]) if "share" in found else None
@@ -140,7 +140,7 @@ def learned(
 
     The state is the same, bit for bit, whether rounds were interrupted or not.
     """
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         signals = Signals(columns, measured, held)
         variances, energy = signals.variances()
         if state is None:

@@ -80,7 +80,7 @@ def partial_heads(
     kernel, bias, prior = columns.heads(found, dictionary.num_experts)
     how = f"{rounds.names_of_ways(measured, len(names))}; {found.round} rounds, noise "
     how += f"{float(np.sqrt(found.gaussian.noise)):.2g}"
-    heads = Heads(kernel, bias, float(found.share or 0), len(names), 0.0, how)
+    heads = Heads(kernel, bias, float(found.share or 0), len(names), 0.0, how=how)
     return heads, prior
 
 

@@ -131,7 +131,7 @@ def test_many_measurements_are_read_in_parts(monkeypatch):
     measured = Measured(
         (operators.sample(points),), GRID, CHANNELS, lambda _: values, weights=lambda _: weights
     )
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         gaussian = expectation.started(np.ones(MOST), np.ones(CHANNELS), 0.5)
         whole = rounds.Signals(Powers(), measured, np.zeros(2, bool)).expected(
             gaussian, np.arange(2)
@@ -153,7 +153,7 @@ def test_signals_of_one_measurement_are_said():
     measured = Measured(known, GRID, CHANNELS, values.__getitem__, way=lambda index: index)
     with pytest.warns(Notice, match="1 of 3 have 1 measurement"):
         signals = rounds.Signals(Powers(), measured, np.zeros(3, bool))
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         gaussian = expectation.started(np.ones(MOST), np.ones(CHANNELS), 0.5)
         first, second = (
             signals.expected(gaussian, which).second for which in (np.arange(3), np.array([1, 2]))

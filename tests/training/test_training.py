@@ -17,7 +17,7 @@ from nid_jax import tasks
 from nid_jax.coding.ridge import Factorisation
 from nid_jax.fields.coordinates import grid
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training import loop, steps
+from nid_jax.training import checks, loop, steps
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -367,10 +367,10 @@ def test_a_router_that_descends_needs_steps(kind):
     config = components_config(train__steps=0)
     config.router.kind = kind
     with pytest.raises(ValueError, match=f"router.kind: '{kind}' descends, and train.steps=0"):
-        loop.check(config)
+        checks.check(config)
     if kind == "conv":
         config.router.pool = "none"
-        loop.check(config)
+        checks.check(config)
 
 
 def test_descent_goes_on_from_heads_and_resumes_bit_for_bit(tmp_path):
@@ -445,4 +445,4 @@ def test_sparse_training_goes_on_from_waves_and_resumes_bit_for_bit(tmp_path):
 )
 def test_heads_that_cannot_be(changes, message):
     with pytest.raises(ValueError, match=message.replace(".", r"\.").replace(r"\.*", ".*")):
-        loop.check(make_config(**changes))
+        checks.check(make_config(**changes))
