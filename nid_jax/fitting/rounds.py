@@ -38,8 +38,8 @@ _CHOICE_ROUNDS = 3
 # The noise goes no lower than this part of the measurements' variance: full grids of as many
 # features as points would have none.
 _LEAST_NOISE = 1e-5
-# Fewer signals alike are padded to a length that others have, where there are more ways.
-_FEW_SIGNALS, _FEW_WAYS = 16, 8
+# Fewer signals alike are padded to a length that others have, where ways have more sizes.
+_FEW_SIGNALS, _FEW_SHAPES = 16, 8
 # Numbers of kernels of a pool, of rows of a batch, and of rows that are kept from round to round.
 _POOL_NUMBERS, _BATCH_NUMBERS, _KEPT_NUMBERS = 2**26, 2**22, 2**26
 # Measurements that a mean square is taken over, and numbers of a piece of very many: of so many
@@ -199,6 +199,8 @@ class Signals:
         """Numbers of what measured each signal, weights included."""
         self.kept: dict[Any, Any] = {}
         self.kept_numbers = 0
+        sizes = {measured.ways[way].num_measurements for way in np.unique(self.ways)}
+        self.few_shapes = len(sizes) <= _FEW_SHAPES
         self.counts = np.array([ways.count_seen(measured, index) for index in range(count)])
         single = np.flatnonzero(self.counts == 1)
         if len(single):
@@ -242,12 +244,12 @@ class Signals:
             mine = which[self.ways[which] == way]
             operator = self.measured.ways[way]
             groups = [mine[self.alike[mine] == kind] for kind in np.unique(self.alike[mine])]
-            few_ways = len(self.measured.ways) <= _FEW_WAYS and self.measured.weights is None
             whole = operator.run_length is None
             rest: list[int] = []
             for group in groups:
                 many = self.counts[group[0]] * self.columns.coefficients > _PIECE_NUMBERS
-                if few_ways or whole or many or len(group) >= _FEW_SIGNALS:
+                alike = len(group) >= (2 if self.few_shapes else _FEW_SIGNALS)
+                if alike or whole or many:
                     total = total + self._shared(gaussian, group)
                 else:
                     rest += group.tolist()

@@ -114,7 +114,7 @@ def test_likelihoods_rise_in_every_round_and_rounds_go_on(kind, tmp_path):
 def test_ways_of_few_signals_say_what_a_way_for_each_says(monkeypatch):
     measured = signals_of(np.random.default_rng(), "all")
     padded = learned(measured, share=0.3)
-    monkeypatch.setattr(rounds, "_FEW_WAYS", SIGNALS)
+    monkeypatch.setattr(rounds, "_FEW_SIGNALS", 1)
     each = learned(measured, share=0.3)
     np.testing.assert_allclose(padded.likelihoods, each.likelihoods, rtol=1e-7)
     np.testing.assert_allclose(
