@@ -1,13 +1,18 @@
 """The Gaussian prior of a dictionary: learnt from the training signals' codes, kept beside it."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
+from nid_jax import numerics
+from nid_jax.coding import gram
 from nid_jax.coding.canonical import Transform, canonical_transform
 from nid_jax.coding.drawing import level_of
 from nid_jax.coding.mixture import COUNTS, Mixture, fit_mixture
@@ -15,8 +20,11 @@ from nid_jax.coding.prior import Coded, GaussianPrior, fit_prior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Ridge
 from nid_jax.errors import named
+from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import Model
 from nid_jax.files import atomic_path
+from nid_jax.fitting import rounds
+from nid_jax.fitting.rounds import held_out
 from nid_jax.storage import arrays, prior_arrays
 
 _KINDS: dict[str, arrays.Kind] = {"form": ("U", 0)} | {
@@ -43,12 +51,18 @@ def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) ->
     mixture of config.prior.components of them.
 
     Signals are taken evenly from the collection. Copies of one signal ('name/mirror', patches
-    'name/3_4') are held out together when the shrinkage, or the number of components, is chosen.
+    'name/3_4') are held out together when the shrinkage, or the number of components, is chosen. Of
+    signals that are not alike in what was measured of them, the Gaussian comes by rounds of
+    expectation maximisation.
     """
     wanted = config.prior
     count = min(wanted.num_signals, len(collection))
     chosen = np.unique(np.linspace(0, len(collection) - 1, count).astype(int))
     seen = task.learned_from(collection)
+    if not seen.alike:
+        return _by_rounds(
+            model.dictionary, seen, [collection.names[int(i)] for i in chosen], chosen
+        )
     codes, biases, residuals = [], [], []
     with named("prior"):
         solver = Ridge(lam=wanted.lam)
@@ -107,6 +121,60 @@ def mixture_of(
     canonical = np.asarray(codes, np.float64) @ transform.inverse.T
     found = fit_mixture(canonical, counts, groups)
     return None if found is None else found.transformed(transform.mixing)
+
+
+class _AtomColumns:
+    """The atoms themselves as columns of `rounds.Columns`: one block, rows of every channel."""
+
+    blocks = 1
+
+    def __init__(self, dictionary):
+        self.dictionary = dictionary
+        self.coefficients, self.channels = dictionary.num_experts, dictionary.channels
+
+    def rows(self, operator):
+        """(design [M C, E], the constants of the channels [M C, C])."""
+        count = operator.num_measurements
+        pieces, measure = gram.measured_features(self.dictionary, operator, min(count, 1024))
+        values, constant = jax.lax.map(measure, pieces)
+        values, constant = numerics.joined(values, count), numerics.joined(constant, count)
+        atoms = gram.measured_atoms(self.dictionary, values, constant).swapaxes(1, 2)
+        constants = constant[:, None, None] * jnp.eye(self.channels)
+        rows = count * self.channels
+        return gram.wide(atoms.reshape(rows, -1), constants.reshape(rows, -1))
+
+    def values(self, measurements):
+        """All channels one after another."""
+        return measurements.reshape(len(measurements), -1, 1)
+
+
+# Of signals measured each in its own way.
+_ROUNDS = 8
+
+
+def _by_rounds(dictionary, measured, names, chosen):
+    """The Gaussian of codes by expectation maximisation, of which none is known by itself."""
+    some = dataclasses.replace(
+        measured,
+        values=lambda index: measured.values(int(chosen[index])),
+        weights=measured.weights and (lambda index: measured.weights(int(chosen[index]))),
+        way=measured.way and (lambda index: measured.way(int(chosen[index]))),
+    )
+    columns = _AtomColumns(dictionary)
+    # Atoms differ in size: a code varies the less, the larger its atom is.
+    sizes = np.square(np.asarray(dictionary.basis(grid(some.grid_shape)))).mean((0, 2))
+    found = rounds.learned(columns, some, held_out(names), sizes, _ROUNDS, None)
+    gaussian, target = found.gaussian, np.asarray(found.target)[0]
+    share = float(found.share or 0)
+    values, vectors = np.linalg.eigh(np.asarray(gaussian.covariance[0]) - share * np.diag(target))
+    parts = (
+        gaussian.mean[0],
+        vectors * np.sqrt(np.maximum(values, 0)),
+        np.maximum(share, 1e-8) * target,
+        gaussian.noise,
+        share,
+    )
+    return GaussianPrior(*(jnp.asarray(np.asarray(part, np.float32)) for part in parts))
 
 
 def save_prior(path: str | Path, prior: GaussianPrior) -> None:

@@ -141,7 +141,7 @@ def _sampled(collection, count):
         return flat if chosen is None else flat[chosen]
 
     return Measured(
-        operators.sample(grid_shape) if chosen is None else operators.sample(points[chosen]),
+        (operators.sample(grid_shape if chosen is None else points[chosen]),),
         grid_shape,
         1,
         values=values,
@@ -215,7 +215,7 @@ def _clouds(collection, config):
 def _cloud_only(collection, config):
     """Oriented points on the surface and nothing else."""
     return Measured(
-        None,
+        (),
         tuple(collection.shape[:-1]),
         1,
         values=None,

@@ -25,13 +25,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from nid_jax import numerics
 from nid_jax.coding import gram, operators
 from nid_jax.coding.prior import Coded
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
+from nid_jax.fitting.rounds import held_out
 
 MOST_COEFFICIENTS = 8192
 """F C of a covariance that is held and taken apart as a whole."""
@@ -42,8 +43,6 @@ SHRINKAGES = (0.0, 0.1, 0.3)
 ROUNDS = 2
 """Of weights, each found from what the components under the last ones leave."""
 
-# Every so many originals one is held out.
-_FOLDS = 5
 # Errors are told apart down to this share of the median one.
 _LEAST_ERROR = 0.01
 # Directions of the features weaker than this share of the strongest are rounding.
@@ -69,6 +68,8 @@ class Heads:
     the geometric mean where errors are 'log'. 0 where none was held out."""
     coded: Coded | None = None
     """The signals in these heads, where finding them left their codes too."""
+    how: str = ""
+    """How the signals were measured, and what it took, where that is more than one grid."""
 
     def words(self) -> str:
         """What a person should know of them."""
@@ -76,7 +77,7 @@ class Heads:
         text += f"{self.shrinkage:g}"
         if self.held_out:
             text += f"; {100 * self.held_out:.2g}% of the variance of others is left"
-        return text
+        return f"{text}; {self.how}" if self.how else text
 
 
 def component_heads(
@@ -108,7 +109,7 @@ def component_heads(
     if size > MOST_COEFFICIENTS:
         allowed = f"'drawn' for {size} features x channels: the most is {MOST_COEFFICIENTS}"
         raise ArgumentError("heads", "components", allowed)
-    span = _Span(dictionary, measured.operator)
+    span = Span(dictionary, measured.operator)
     signals = _Signals(span, measured, len(names))
     weights = _Weights(signals, errors == "log", dictionary.num_experts)
     held = held_out(names)
@@ -132,12 +133,6 @@ def put_heads(dictionary: SharedDictionary, heads: Heads) -> None:
     kernel, bias = dictionary.head_kernel, dictionary.head_bias
     kernel[...] = kernel[...].at[..., :count].set(heads.kernel)
     bias[...] = bias[...].at[:count].set(heads.bias)
-
-
-def held_out(names: Sequence[str]) -> Bool[np.ndarray, " S"]:
-    """Which signals are held out: every fifth original with its copies, 'name/copy'."""
-    groups = np.unique([name.split("/")[0] for name in names], return_inverse=True)[1]
-    return groups % _FOLDS == _FOLDS - 1
 
 
 def error_weights(
@@ -169,7 +164,7 @@ def colour_directions(products: Float[np.ndarray, "C C"]) -> Float[np.ndarray, "
     return np.linalg.eigh(products)[1]
 
 
-class _Span:
+class Span:
     """Orthonormal coordinates of what the features can say of the measurements, [F, C] numbers.
 
     They are those nearest to the features themselves (Lowdin 1950), so that a lattice keeps its
@@ -234,9 +229,9 @@ class _Span:
 
 
 class _Signals:
-    """The training signals in the coordinates of a `_Span`, kept where memory holds them."""
+    """The training signals in the coordinates of a `Span`, kept where memory holds them."""
 
-    def __init__(self, span: _Span, measured: Any, count: int):
+    def __init__(self, span: Span, measured: Any, count: int):
         self.span, self.measured, self.count = span, measured, count
         size = span.root.shape[0] * span.channels
         self.batch = max(1, _BATCH_NUMBERS // max(size, len(span.weights) * span.channels))

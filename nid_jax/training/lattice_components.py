@@ -19,12 +19,12 @@ from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.embeddings import Splines
 from nid_jax.fields.shared import SharedDictionary
+from nid_jax.fitting.rounds import held_out
 from nid_jax.training.components import (
     ERRORS,
     ROUNDS,
     Heads,
     error_weights,
-    held_out,
     mean_share,
 )
 
