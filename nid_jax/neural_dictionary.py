@@ -364,7 +364,7 @@ class NeuralDictionary(Trained):
             allowed = "that of the training codes, which learning leaves: prior.num_signals above 0"
             raise ArgumentError("prior", None, allowed)
         codes, bias = drawn(self.prior, count, seed)
-        return Fit.of_codes(self.dictionary, codes, bias, self.grid_shape)
+        return Fit.of_codes(self.dictionary, np.asarray(codes), np.asarray(bias), self.grid_shape)
 
     def load_fit(self, path: str | Path) -> Fit:
         """A fit that `Fit.save` wrote: its codes, to be rendered and scored.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from nid_jax import numerics
 from nid_jax.coding import checks, gram, least_squares, ridge
@@ -67,12 +67,19 @@ class GaussianPrior(NamedTuple):
         """The Gaussian of the first `count` coefficients, the others left out."""
         codes = None if self.codes is None else self.codes[:, :count]
         mean, factor, diagonal = (a[:count] for a in (self.mean, self.factor, self.diagonal))
-        mixture, level = (
-            None if part is None else part.first(count) for part in (self.mixture, self.level)
-        )
+        mixture = None if self.mixture is None else self.mixture.first(count)
+        level = None if self.level is None else self.level.first(count)
         return self._replace(
             mean=mean, factor=factor, diagonal=diagonal, codes=codes, mixture=mixture, level=level
         )
+
+    @classmethod
+    def single(cls, *parts: ArrayLike) -> "GaussianPrior":
+        """One Gaussian of mean, factor, diagonal, noise and shrinkage, rounded to float32."""
+        mean, factor, diagonal, noise, shrinkage = (
+            jnp.asarray(np.asarray(part, np.float32)) for part in parts
+        )
+        return cls(mean, factor, diagonal, noise, shrinkage)
 
     def alone(self) -> "GaussianPrior":
         """The one Gaussian of all training codes, without all that lies beside it."""
@@ -149,9 +156,7 @@ def fit_prior(
         centred = np.sqrt(eigenvalues)[:, None] * axes
     parts = (mean, math.sqrt(1 - shrinkage) * centred.T, shrinkage * variance)
     noise = 0.0 if residual is None else float(np.mean(residual))
-    return GaussianPrior(
-        *(jnp.asarray(np.asarray(p, np.float32)) for p in (*parts, noise, shrinkage))
-    )
+    return GaussianPrior.single(*parts, noise, shrinkage)
 
 
 def _checked_values(codes, bias):

@@ -27,8 +27,9 @@ from nid_jax.fitting import rounds
 from nid_jax.fitting.rounds import held_out
 from nid_jax.storage import arrays, prior_arrays
 
-_KINDS: dict[str, arrays.Kind] = {"form": ("U", 0)} | {
-    name: ("f", len(axes)) for name, axes in prior_arrays.AXES.items()
+_KINDS: dict[str, arrays.Kind] = {
+    "form": ("U", 0),
+    **{name: ("f", len(axes)) for name, axes in prior_arrays.AXES.items()},
 }
 FILE = "prior.npz"
 """Its name in a workdir. It is of the dictionary as the checkpoint holds it."""
@@ -75,8 +76,8 @@ def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) ->
         biases.append(np.asarray(solution.bias))
         residuals.append(np.asarray(solution.residual))
     names = [collection.names[int(index)] for index in chosen]
-    parts = map(np.concatenate, (codes, biases, residuals))
-    return prior_of(model, Coded(*parts, names), wanted)
+    coded = Coded(np.concatenate(codes), np.concatenate(biases), np.concatenate(residuals), names)
+    return prior_of(model, coded, wanted)
 
 
 def prior_of(model: Model, coded: Coded, wanted: ConfigDict) -> GaussianPrior:
@@ -167,14 +168,13 @@ def _by_rounds(dictionary, measured, names, chosen):
     gaussian, target = found.gaussian, np.asarray(found.target)[0]
     share = float(found.share or 0)
     values, vectors = np.linalg.eigh(np.asarray(gaussian.covariance[0]) - share * np.diag(target))
-    parts = (
+    return GaussianPrior.single(
         gaussian.mean[0],
         vectors * np.sqrt(np.maximum(values, 0)),
         np.maximum(share, 1e-8) * target,
         gaussian.noise,
         share,
     )
-    return GaussianPrior(*(jnp.asarray(np.asarray(part, np.float32)) for part in parts))
 
 
 def save_prior(path: str | Path, prior: GaussianPrior) -> None:
