@@ -29,6 +29,7 @@ from peers.descent import descend
 from nid_jax import devices, learning, metrics, tasks
 from nid_jax.coding.solvers import solver_from_config
 from nid_jax.data import CorruptedCollection, SubsetCollection, to_array
+from nid_jax.data.originals import originals
 from nid_jax.fields.coordinates import grid
 from nid_jax.fitting import refining
 
@@ -82,9 +83,8 @@ class Training:
 
     def __init__(self, collection):
         self.rows = rows_of(to_array(collection))
-        originals = [name.split("/")[0] for name in collection.names]
-        distinct = sorted(set(originals))
-        held = np.isin(originals, distinct[-max(1, len(distinct) // 4) :])
+        original = originals(collection.names)
+        held = original > original.max() - max(1, (original.max() + 1) // 4)
         whole = np.array(["/" not in name for name in collection.names])
         self.known = self.rows[~held]
         self.checked = SubsetCollection(collection, np.flatnonzero(held & whole))

@@ -19,6 +19,7 @@ from nid_jax.coding.mixture import COUNTS, Mixture, fit_mixture
 from nid_jax.coding.prior import Coded, GaussianPrior, fit_prior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Ridge
+from nid_jax.data.originals import originals
 from nid_jax.errors import named
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import Model
@@ -89,8 +90,7 @@ def prior_of(model: Model, coded: Coded, wanted: ConfigDict) -> GaussianPrior:
     """
     count = min(wanted.num_signals, len(coded.codes))
     chosen = np.unique(np.linspace(0, len(coded.codes) - 1, count).astype(int))
-    originals = [coded.names[index].split("/")[0] for index in chosen]
-    groups = np.unique(originals, return_inverse=True)[1]
+    groups = originals([coded.names[index] for index in chosen])
     codes = coded.codes[chosen]
     with named("prior"):
         prior = fit_prior(

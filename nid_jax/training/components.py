@@ -69,7 +69,7 @@ class Heads:
     coded: Coded | None = None
     """The signals in these heads, where finding them left their codes too."""
     how: str = ""
-    """How the signals were measured, and what it took, where that is more than one grid."""
+    """What else is to be said: how the signals were measured, or that some were left out."""
 
     def words(self) -> str:
         """What a person should know of them."""
@@ -99,12 +99,12 @@ def component_heads(
 
     Raises:
       ArgumentError: more than `MOST_COEFFICIENTS` features x channels; another word for errors;
-        shrinkage outside.
+        shrinkage outside; measurements that are not finite.
     """
     if errors not in ERRORS:
-        raise ArgumentError("errors", errors, ", ".join(ERRORS))
+        raise ArgumentError("components.errors", errors, ", ".join(ERRORS))
     if shrinkage is not None and not 0 <= shrinkage <= 1:
-        raise ArgumentError("shrinkage", shrinkage, "0 to 1, or None")
+        raise ArgumentError("components.shrinkage", shrinkage, "0 to 1, or None")
     size = dictionary.num_features * dictionary.channels
     if size > MOST_COEFFICIENTS:
         allowed = f"'drawn' for {size} features x channels: the most is {MOST_COEFFICIENTS}"
@@ -119,20 +119,28 @@ def component_heads(
         for share in SHRINKAGES:
             basis = span.leading(covariance, share, dictionary.num_experts)
             left[share] = weights.mean_error(basis, np.flatnonzero(held))
-    # With one signal alone there is nothing to choose by.
-    chosen = min(left, key=left.__getitem__) if left else shrinkage or 0.0
+    # With one signal alone there is nothing to choose by, and much that it does not tell.
+    given = SHRINKAGES[1] if shrinkage is None else shrinkage
+    chosen = min(left, key=left.__getitem__) if left else given
     if held.any():
         covariance = covariance + signals.covariance(np.flatnonzero(held), weights.values)
+    if not np.isfinite(covariance).all():
+        raise ArgumentError("measurements", "some not finite", "finite ones")
     basis = span.leading(covariance, chosen, dictionary.num_experts)
     return Heads(*span.heads(basis), chosen, len(names), left.get(chosen, 0.0))
 
 
-def put_heads(dictionary: SharedDictionary, heads: Heads) -> None:
-    """Give a dictionary heads in closed form; experts beyond their number stay as they are."""
-    count = heads.kernel.shape[-1]
+def put_heads(dictionary: SharedDictionary, heads: Heads) -> str:
+    """Give a dictionary heads in closed form; experts beyond their number stay as they are.
+
+    -> words on them all.
+    """
+    count, experts = heads.kernel.shape[-1], dictionary.num_experts
     kernel, bias = dictionary.head_kernel, dictionary.head_bias
     kernel[...] = kernel[...].at[..., :count].set(heads.kernel)
     bias[...] = bias[...].at[:count].set(heads.bias)
+    drawn = f"; the other {experts - count} experts are as drawn" if experts > count else ""
+    return heads.words() + drawn
 
 
 def error_weights(

@@ -48,10 +48,10 @@ def lattice_heads(
     word for errors.
     """
     if errors not in ERRORS:
-        raise ArgumentError("errors", errors, ", ".join(ERRORS))
+        raise ArgumentError("components.errors", errors, ", ".join(ERRORS))
     if shrinkage > 0:
         allowed = "0 or below: a covariance of so many features is not held"
-        raise ArgumentError("shrinkage", shrinkage, allowed)
+        raise ArgumentError("components.shrinkage", shrinkage, allowed)
     if not isinstance(dictionary.embedding, Splines) or dictionary.kernels:
         size = dictionary.num_features * dictionary.channels
         allowed = f"'drawn' for {size} features x channels, but of splines with num_layers=1"
@@ -81,7 +81,9 @@ def lattice_heads(
     coded = Coded(found / np.sqrt(np.float32(numbers)), means, residual, names)
     # Splines sum to one, and the directions are free of the constant.
     bias = np.zeros((kernel.shape[-1], channels), np.float32)
-    return Heads(kernel, bias, 0.0, len(chosen), share, coded)
+    some = len(chosen) < len(collection)
+    how = f"at even distances among {len(collection)}" if some else ""
+    return Heads(kernel, bias, 0.0, len(chosen), share, coded, how)
 
 
 def _eigen(products, weights, most):

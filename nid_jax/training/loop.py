@@ -115,6 +115,8 @@ class Trainer:
         self.operator = None if len(measured.ways) > 1 else measured.operator
         self.signal_shape = (*measured.grid_shape, measured.channels)
         checks.check_training(config, self.operator)
+        if measured.alike:
+            checks.check_router(config, measured)
         self.per_batch = 1
         if self.operator is not None:
             self.per_batch = chunks_per_batch(config, self.operator.num_measurements)
