@@ -45,6 +45,16 @@ def test_copies_are_those_of_their_seed():
     assert not np.array_equal(first[5], other[5])
 
 
+def test_copies_stay_within_the_values_of_their_picture():
+    values = np.zeros((2, 12, 12, 1), np.float32)
+    values[0, 4:8, 5:9] = 1
+    values[1, ::2] = 0.7
+    moved = MovedPictures(ArrayCollection(values, ["a", "b"], "edges"), 3, 0.2, 0.1, 1.0, seed=1)
+    for index in range(2, 8):
+        assert 0 <= moved[index].min() and moved[index].max() <= values[index % 2].max()
+        assert np.unique(moved[index]).size > 10
+
+
 def test_no_motion_is_no_change():
     collection, _ = pictures(1)
     still = MovedPictures(collection, 1, 0.0, 0.0, 0.0, seed=0)
