@@ -12,7 +12,8 @@ class MovedPictures:
 
     Names 'x/warp1'. Each copy is turned by an angle, stretched along both axes and moved, all drawn
     from normal distributions, and interpolated by cubic splines, within the values of the picture;
-    beyond its edge a picture is its mirror image. Copies are a function of (seed, picture, copy) alone.
+    beyond its edge a picture is its mirror image. Copies are a function of (seed, picture, copy)
+    alone.
 
     Args:
       copies: of each picture.
