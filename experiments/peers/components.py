@@ -45,9 +45,12 @@ class Components:
         count = min(count, int(told.sum()))
         vectors = vectors[:, ::-1][:, :count]
         if few:
-            vectors = np.concatenate([(rows[:, part] - mean[part]).T @ vectors for part in parts])
+            vectors = vectors / np.sqrt(squares[::-1][:count])
+            vectors = np.concatenate(
+                [((rows[:, p] - mean[p]).T @ vectors).astype(rows.dtype) for p in parts]
+            )
             # Directions of small variance have lost their right angles to the others.
-            vectors = np.linalg.qr(vectors / np.sqrt(squares[::-1][:count]))[0]
+            vectors = np.linalg.qr(vectors)[0]
         self._keep(mean, np.ascontiguousarray(vectors.T, rows.dtype))
 
     def _keep(self, mean, axes):
