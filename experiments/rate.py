@@ -6,9 +6,10 @@ Unseen faces and photographs of the variants cpu and photos of configs/image.py.
 to one step for all numbers, as suits orthonormal atoms, and counted in two ways: `ideal`, the bits
 that an arithmetic coder takes under the prior of the training codes, which a decoder has as it has
 the dictionary; and `lzma`, the bytes of LZMA over the whole numbers of all pictures together. The
-dictionary itself is not counted. Files of JPEG and WebP are counted as they are, and without what a
-flat picture of the same quality takes, which is nearly all header. Writes DIR/table.md,
-metrics.json and figure.png.
+dictionary itself is not counted. Files of JPEG (tables of each picture's own; whole colours and
+halved ones) and WebP (the slowest method) are counted as they are, and without what a flat picture
+of the same quality takes, which is nearly all header; of JPEG the tables are not counted either.
+Writes DIR/table.md, metrics.json and figure.png.
 """
 
 import io
@@ -32,13 +33,18 @@ SCALES = {
 STEPS = (0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 SHARES = (0.125, 0.25, 0.5, 1.0)
 QUALITIES = (1, 5, 10, 20, 30, 50, 70, 80, 90, 95)
+SUBSAMPLINGS = ((", 4:4:4", 0), (", 4:2:0", 2))
+START_OF_SCAN = 0xDA
 NOTES = """\
 Means over unseen pictures. NID: codes of canonical dictionaries, the first so many numbers rounded
 to one step. Bits per pixel: of an ideal coder under the prior of the training codes, the bias at
 one number a channel; of JPEG and WebP the file without what a flat picture of the same quality
-takes. Then the whole files, and of NID LZMA over all codes together. The dictionary, which a
-decoder needs, is not counted. Rows that another of the same coder beats in rate and quality are
-left out. WebP has no gray: it holds three channels of faces."""
+takes, of JPEG without its tables too. JPEG still pays for whole bits of a Huffman code, and for
+whole bytes, where an ideal coder pays neither. Then the whole files, and of NID LZMA over all codes
+together. The dictionary, which a decoder needs, is not counted. JPEG with tables of each picture's
+own and both whole colours (4:4:4) and halved ones (4:2:0), WebP by its slowest method. Rows that
+another of the same coder beats in rate and quality are left out. WebP has no gray: it holds three
+channels of faces."""
 COLUMNS = {
     "data": lambda row: row["data"],
     "coder": lambda row: row["coder"],
@@ -94,38 +100,56 @@ def our_rows(name, dictionary, truth):
     return rows
 
 
-def encoded(image, kind, quality):
+def encoded(image, kind, options):
     """Bytes of one picture in a format."""
     with io.BytesIO() as file:
-        Image.fromarray(image).save(file, kind, quality=quality)
+        Image.fromarray(image).save(file, kind, **options)
         return file.getvalue()
+
+
+def payload(file, kind):
+    """Bytes of a file; of JPEG those of its one scan, without tables and other headers."""
+    if kind != "JPEG":
+        return len(file)
+    # Nothing before the scan but segments with their lengths: no marker is taken for data.
+    place = 2
+    while file[place + 1] != START_OF_SCAN:
+        place += 2 + int.from_bytes(file[place + 2 : place + 4], "big")
+    return len(file) - place
+
+
+def peer_options(gray):
+    """Kind, words and options of every file of JPEG and WebP that is tried."""
+    for quality in QUALITIES:
+        for words, subsampling in (("", 0),) if gray else SUBSAMPLINGS:
+            sampled = {"optimize": True, "subsampling": subsampling}
+            yield "JPEG", f"quality {quality}{words}", {"quality": quality, **sampled}
+        yield "WebP", f"quality {quality}", {"quality": quality, "method": 6}
 
 
 def peer_rows(name, truth):
     """JPEG and WebP at many qualities."""
     whole = np.rint(255 * truth).astype(np.uint8)
-    whole = whole[..., 0] if whole.shape[-1] == 1 else whole
-    flat = np.full_like(whole[0], 128)
-    rows = []
-    for kind in ("JPEG", "WebP"):
-        for quality in QUALITIES:
-            header = len(encoded(flat, kind, quality))
-            files = [encoded(image, kind, quality) for image in whole]
-            mode = "L" if whole.ndim == 3 else "RGB"
-            found = [np.asarray(Image.open(io.BytesIO(file)).convert(mode)) for file in files]
-            found = np.stack(found).reshape(truth.shape) / 255.0
-            size = float(np.mean([len(file) for file in files]))
-            pixels = truth[0, ..., 0].size
-            rows.append(
-                {
-                    "data": name,
-                    "coder": kind,
-                    "setting": f"quality {quality}",
-                    "bits": 8 * max(size - header, 0) / pixels,
-                    "file_bits": 8 * size / pixels,
-                    "psnr": psnr(found, truth),
-                }
-            )
+    gray = whole.shape[-1] == 1
+    whole = whole[..., 0] if gray else whole
+    flat, mode = np.full_like(whole[0], 128), "L" if gray else "RGB"
+    pixels, rows = truth[0, ..., 0].size, []
+    for kind, words, options in peer_options(gray):
+        files = [encoded(image, kind, options) for image in whole]
+        found = [np.asarray(Image.open(io.BytesIO(file)).convert(mode)) for file in files]
+        found = np.stack(found).reshape(truth.shape) / 255.0
+        nothing = payload(encoded(flat, kind, options), kind)
+        told = float(np.mean([payload(file, kind) for file in files])) - nothing
+        rows.append(
+            {
+                "data": name,
+                "coder": kind,
+                "setting": words,
+                "bits": 8 * max(told, 0) / pixels,
+                "file_bits": 8 * float(np.mean([len(file) for file in files])) / pixels,
+                "psnr": psnr(found, truth),
+            }
+        )
     return rows
 
 

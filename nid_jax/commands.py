@@ -25,7 +25,7 @@ from nid_jax.fitting import checks, code_space, rendering, scoring
 from nid_jax.neural_dictionary import NeuralDictionary, open_workdir
 from nid_jax.neural_dictionary import load as load_dictionary
 from nid_jax.reporting import announcing, movies, panels, pictures, samples, tables
-from nid_jax.reporting.fits import write_fit
+from nid_jax.reporting.fits import storage_line, write_fit
 from nid_jax.reporting.report import write_report
 from nid_jax.storage import artefacts
 from nid_jax.storage.workdir import Workdir
@@ -244,9 +244,8 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     metrics = write_fit(task, found, collection, config, workdir, context.notes)
     _write_usage(workdir, dictionary.model, found)
     _print_scores(config.fit.name, metrics)
-    if "rounding_loss" in metrics:
-        loss, bits = metrics["rounding_loss"], metrics["bits_per_signal"]
-        print(f"codes in {metrics['codes_dtype']}: {bits} bits a signal, {loss:.3f} dB lost")
+    if line := storage_line(metrics):
+        print(line)
     print(f"report: {write_report(workdir.root)}")
     return metrics
 

@@ -12,32 +12,46 @@ from nid_jax.coding.gram import NormalEquations
 from nid_jax.coding.neighbours import local_gaussian
 from nid_jax.coding.prior import GaussianPrior, gaussian
 from nid_jax.tasks.sdf import surface_weights
+from nid_jax.training.components import held_out
 
 # Absolute residuals below it weigh alike, in units of the values.
 LEAST_RESIDUAL = 3e-3
 REWEIGHTINGS = 15
+# Signals, or values of them, that are multiplied in float64 at a time.
+BLOCK = 2048
 
 
 class Components:
     """Principal components of training signals, rows [N, V]: mean [V], axes [K, V].
 
     At most as many as tell the signals apart; their variances fall. From the eigenvectors of the
-    smaller of the two products of the centred rows, in float64; kept in the type of the rows.
+    smaller of the two products of the centred rows, summed in float64; kept in the type of the
+    rows.
     """
 
     def __init__(self, rows, count):
         signals, values = rows.shape
         count = min(count, signals - 1, values)
         mean = rows.mean(0)
-        centred = rows - mean
-        if values <= signals:
-            _, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64))
-            axes = vectors[:, ::-1][:, :count].T
-        else:
-            squares, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
-            squares, vectors = squares[::-1][:count, None], vectors[:, ::-1][:, :count]
-            axes = vectors.T.astype(rows.dtype) @ centred / np.sqrt(squares)
-        self._keep(mean, np.ascontiguousarray(axes, rows.dtype))
+        few = values > signals
+        # The shorter side of all parts is whole.
+        parts = [slice(at, at + BLOCK) for at in range(0, values if few else signals, BLOCK)]
+        wide = (
+            (rows[:, part] - mean[part] if few else (rows[part] - mean).T).astype(np.float64)
+            for part in parts
+        )
+        squares, vectors = np.linalg.eigh(sum(part @ part.T for part in wide))
+        told = squares > max(rows.shape) * np.finfo(np.float64).eps * squares[-1]
+        count = min(count, int(told.sum()))
+        vectors = vectors[:, ::-1][:, :count]
+        if few:
+            vectors = vectors / np.sqrt(squares[::-1][:count])
+            vectors = np.concatenate(
+                [((rows[:, p] - mean[p]).T @ vectors).astype(rows.dtype) for p in parts]
+            )
+            # Directions of small variance have lost their right angles to the others.
+            vectors = np.linalg.qr(vectors)[0]
+        self._keep(mean, np.ascontiguousarray(vectors.T, rows.dtype))
 
     def _keep(self, mean, axes):
         self.mean, self.axes = mean, axes
@@ -155,18 +169,12 @@ class CosineComponents(Components):
         colours = np.linalg.eigh(np.tensordot(centred, centred, (range(signals.ndim - 1),) * 2))[1]
         turned = (centred @ colours).astype(np.float32)
         rows = scipy.fft.dctn(turned, axes=grid_axes, norm="ortho").reshape(len(signals), -1)
-        self.share, found = _shrunk_components(rows, _held_out(names), count, shares)
+        self.share, found = _shrunk_components(rows, held_out(names), count, shares)
         axes = scipy.fft.idctn(found.T.reshape(-1, *self.shape), axes=grid_axes, norm="ortho")
         points = math.prod(self.shape[:-1])
         means = np.tile(np.eye(self.shape[-1]), (1, points)) / np.sqrt(points)
         axes = np.concatenate([means, (axes @ colours.T).reshape(len(axes), -1)])
         self._keep(np.zeros(rows.shape[1], np.float32), axes.astype(np.float32))
-
-
-def _held_out(names):
-    """Which signals are held out: every fifth original, and its copies."""
-    groups = np.unique([name.split("/")[0] for name in names], return_inverse=True)[1]
-    return groups % 5 == 4
 
 
 def _shrunk_components(rows, held, count, shares):

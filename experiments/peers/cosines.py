@@ -36,6 +36,31 @@ class DCT:
         return scipy.fft.idctn(codes.reshape(-1, *self.shape), axes=self.axes, norm="ortho")
 
 
+class ColourDCT:
+    """The cosine transform that sparse codes compare with: channels decorrelated over the training
+    signals [N, *grid, C], and the means of each signal's channels kept beside its coefficients."""
+
+    def __init__(self, signals):
+        self.shape = signals.shape[1:]
+        self.axes = tuple(range(1, signals.ndim - 1))
+        centred = (signals - signals.mean(self.axes, keepdims=True)).reshape(-1, self.shape[-1])
+        products = centred.T.astype(np.float64) @ centred
+        self.colours = np.linalg.eigh(products)[1].astype(np.float32)
+
+    def encode(self, signals, count):
+        """[S, *grid, C] -> (the `count` largest of the coefficients [S, V], means [S, ..., C])."""
+        means = signals.mean(self.axes, keepdims=True)
+        turned = (signals - means) @ self.colours
+        codes = scipy.fft.dctn(turned, axes=self.axes, norm="ortho").reshape(len(signals), -1)
+        return largest(codes, count), means
+
+    def decode(self, found):
+        """Coefficients and means -> [S, *grid, C]."""
+        codes, means = found
+        spectra = codes.reshape(-1, *self.shape)
+        return scipy.fft.idctn(spectra, axes=self.axes, norm="ortho") @ self.colours.T + means
+
+
 def largest(codes, count):
     """Codes [S, E] with all but the `count` of largest magnitude set to zero."""
     order = np.argpartition(-np.abs(codes), count - 1, axis=-1)[:, :count]

@@ -12,7 +12,7 @@ from measuring.dictionaries import Learned
 from measuring.rates import median_seconds
 from peers import networks
 from peers.components import Components, CosineComponents
-from peers.cosines import DCT, largest
+from peers.cosines import DCT, ColourDCT, largest
 from peers.descent import descend
 from peers.ksvd import KSVD
 
@@ -106,7 +106,8 @@ def transforms(study):
 
 
 def careful_transforms(study):
-    """Cosines and their components by the measure that heads in closed form go by."""
+    """Cosines and their components by the measure that heads in closed form go by; sparse cosines
+    with what sparse codes of ours have: means apart, colours decorrelated."""
     values, flat = study.truth[0].size, study.truth.reshape(study.count, -1)
     names, experts = study.task.open("train").names, study.base.dictionary.num_experts
     for name, shares in (
@@ -124,12 +125,27 @@ def careful_transforms(study):
             seconds=taken / study.count,
             training_seconds=seconds,
         )
+    sparse, seconds = clocked(ColourDCT, study.train_signals)
+    codes, taken, _ = median_seconds(lambda: sparse.encode(study.truth, study.top_k))
+    study.add(
+        f"DCT, colours decorrelated, means apart, {study.top_k} coefficients (largest)",
+        "DCT, colours decorrelated, means apart",
+        sparse.decode(codes),
+        numbers=2 * study.top_k + study.channels,
+        operations=operations.cosine_transform(study.truth.shape[1:]) + 2 * study.channels * values,
+        seconds=taken / study.count,
+        training_seconds=seconds,
+    )
 
 
 def ksvd(study, experts):
     """K of so many atoms of K-SVD on the pixels of the training signals."""
     signals, names, top_k = study.train_signals, study.task.open("train").names, study.top_k
-    options = {"passes": study.setting.ksvd_passes, "atoms_per_step": max(1, top_k // 16)}
+    options = {
+        "passes": study.setting.ksvd_passes,
+        "atoms_per_step": max(1, top_k // 16),
+        "criterion": study.base.fit.omp.criterion,
+    }
     found, seconds = clocked(KSVD, signals, names, experts, top_k, **options)
     codes, taken, _ = median_seconds(lambda: found.encode(study.truth))
     values = study.truth[0].size
@@ -329,8 +345,10 @@ def all_dictionaries(study):
     among = dataclasses.replace(chosen, candidates=PROPOSED * study.top_k)
     solved(study, "NID sparse, linear router", routed, among)
 
-    paper = study.train("joint", study.config("joint", "codebook", setting.joint))
-    gradient_on_pixels(study, "NID as in the paper", paper, study.top_k)
+    config = study.config("joint", "codebook", setting.joint)
+    few, whole = config.data.num_train, study.base.data.num_train
+    name = "NID as in the paper" + (f", {few} of {whole} signals" if few != whole else "")
+    gradient_on_pixels(study, name, study.train("joint", config), study.top_k)
 
 
 def patches(path, scale, output):

@@ -29,7 +29,7 @@ class Setting:
     joint: dict
     """The paper's training; it sees fewer signals, which every one of its codes needs."""
     routers: dict
-    """Router kind -> changes to `descent`."""
+    """Router kind -> changes, beside the variant's heads in closed form."""
     network: dict
     """Networks per image: width, layers and the most steps of the large ones, with the size and
     scale of their features; width of the small one, which stores as much as a dense code."""
@@ -106,7 +106,7 @@ FASHION = dataclasses.replace(
     PHOTOS,
     title="Fashion-MNIST",
     variant="fashion",
-    changes={"router.top_k": 32},
+    changes={"router.top_k": 32, **GAIN},
     network={**NETWORK, "small_width": 10},
     start_seconds=20.0,
 )

@@ -85,7 +85,8 @@ NOTES = (
     "NID: heads in closed form, the components of the training signals; NID by descent: features "
     "and heads trained, codes solved in the step (variable projection); NID sparse: with K experts "
     "chosen by matching pursuit; NID as in the paper: codebook and dictionary trained "
-    "together, top-k gating; untrained: the dictionary as drawn.",
+    "together, top-k gating, of so many of the training signals as every code of them can be "
+    "learned for in the time; untrained: the dictionary as drawn.",
     "Training s: without compilation; of PCA and DCT all that finds their axes. They see the "
     "training signals that NID sees, copies included; by log errors: signals weighed as for heads "
     "in closed form, coefficients of a signal without its mean, which is stored beside them.",

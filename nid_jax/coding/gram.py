@@ -59,8 +59,8 @@ class NormalEquations(NamedTuple):
         """Whether all signals have one Gram matrix."""
         return self.gram.ndim == 2
 
-    def products(self):
-        """These, as `orthonormal.OrthonormalEquations.products` gives them."""
+    def products(self, exact=False):
+        """These, as `orthonormal.OrthonormalEquations.products` gives them: as exactly as known."""
         return self
 
     def of_signals(self, which):

@@ -270,18 +270,10 @@ def _weights(gram, moments, state, top_k):
         )[..., 0]
 
     weights = solve(jnp.where(chosen, state.coordinates[:, :top_k], 0.0), False)
-    product = numerics.einsum("sij,sj->si", _sub_gram(gram, indices), weights)
+    product = numerics.einsum("sij,sj->si", _among(gram, indices), weights)
     residual = jnp.where(chosen, _at(moments, indices) - product, 0.0)
     weights = weights + solve(solve(residual, True), False)
     return jnp.where(chosen, weights, 0.0)
-
-
-def _sub_gram(gram, indices):
-    """Gram matrices of chosen atoms. gram [E, E] or [S, E, E], indices [S, K] -> [S, K, K]."""
-    rows, columns = indices[:, :, None], indices[:, None, :]
-    if gram.ndim == 2:
-        return gram[rows, columns]
-    return gram[jnp.arange(len(indices))[:, None, None], rows, columns]
 
 
 def _scatter(indices, weights, like):
@@ -389,7 +381,7 @@ def _on_support(gram, moments, scale, indices):
     """
     own = _at(scale, indices)
     size = indices.shape[-1]
-    matrix = _sub_gram(gram, indices) * own[:, :, None] * own[:, None, :]
+    matrix = _among(gram, indices) * own[:, :, None] * own[:, None, :]
     right = _at(moments, indices) * own
     jitter = 1e-6 * size
     factor = jnp.linalg.cholesky(matrix + jitter * jnp.eye(size, dtype=matrix.dtype))

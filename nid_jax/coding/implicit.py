@@ -355,8 +355,7 @@ def _adjoint(equations, codes, bias):
 
     A cotangent need not lie in what the atoms span, so it has no orthonormal coordinates.
     """
-    if isinstance(equations, OrthonormalEquations):
-        equations = equations.products(exact=True)
+    equations = equations.products(exact=True)
     one = "ec" if equations.shared else "sec"
     return equations._replace(
         moments=codes - numerics.einsum(f"sc,{one}->se", bias, equations.atom_mean),

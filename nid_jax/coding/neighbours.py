@@ -77,11 +77,11 @@ def _solve(equations, known, codes, noise, blend, neighbours):
         return _orthonormal_solve(equations, known, codes, noise, blend, neighbours)
     with gram.working_precision("float64"):
         matrix, moments = equations.wide()
-        codes, factor, energy, noise, blend = gram.wide(
-            codes, known.factor, equations.energy, noise, blend
+        codes, factor, diagonal, energy, noise, blend = gram.wide(
+            codes, known.factor, known.diagonal, equations.energy, noise, blend
         )
         precision, _ = prior.precision_matrix(known)
-        common = _largest_columns(factor, neighbours)
+        common = _largest_columns(factor, diagonal, neighbours)
         one = matrix.ndim == 2
         shared = _metric(matrix, codes, noise, precision) if one else None
 
@@ -99,10 +99,16 @@ def _solve(equations, known, codes, noise, blend, neighbours):
         return found.astype(jnp.float32), error.astype(jnp.float32)
 
 
-def _largest_columns(factor, neighbours):
-    """No more of the covariance of all than there are neighbours: its largest columns, as rows."""
-    _, largest = jax.lax.top_k(jnp.square(factor).sum(0), min(neighbours, factor.shape[1]))
-    return factor[:, largest].T
+def _largest_columns(factor, diagonal, neighbours):
+    """No more of the covariance of all than there are neighbours: the largest columns of
+    [factor, diag(diagonal)^1/2], as rows. Of a prior without correlations all is in the second."""
+    experts, rank = factor.shape
+    sizes = jnp.concatenate([jnp.square(factor).sum(0), diagonal])
+    _, largest = jax.lax.top_k(sizes, min(neighbours, len(sizes)))
+    single = jax.nn.one_hot(largest - rank, experts, dtype=factor.dtype) * jnp.sqrt(diagonal)
+    if not rank:
+        return single
+    return jnp.where(largest[:, None] < rank, factor.T[jnp.minimum(largest, rank - 1)], single)
 
 
 def _gaussian_of(distances, near, common, blend):
@@ -122,7 +128,7 @@ def _gaussian_of(distances, near, common, blend):
 
 def _orthonormal_solve(equations, known, codes, noise, blend, neighbours):
     """`_solve` where B Sigma B^T + noise I = R^T R whitens what every code would measure."""
-    common = _largest_columns(known.factor, neighbours)
+    common = _largest_columns(known.factor, known.diagonal, neighbours)
 
     def whitened(root, z, scaled):
         size = root.shape[0]

@@ -149,7 +149,7 @@ class OrthonormalEquations(NamedTuple):
         return jnp.square(self.projected - self.rendered(codes)).sum(-1) + self.rest
 
     def mean_residual(self, codes: Float[Array, "S E"], exact: bool = False) -> Float[Array, " S"]:
-        """Mean squared residual per measured value. exact: it is, as `residual` is."""
+        """`NormalEquations.mean_residual`; here `exact` changes nothing, as `residual` is."""
         values = self.count * self.target_mean.shape[-1] * jnp.ones_like(self.rest)
         return numerics.safe_divide(self.residual(codes), values)
 

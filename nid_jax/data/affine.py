@@ -11,8 +11,9 @@ class MovedPictures:
     """`collection` followed by `copies` of each picture, moved by small affine maps.
 
     Names 'x/warp1'. Each copy is turned by an angle, stretched along both axes and moved, all drawn
-    from normal distributions, and interpolated by cubic splines; beyond its edge a picture is its
-    mirror image. Copies are a function of (seed, picture, copy) alone.
+    from normal distributions, and interpolated by cubic splines, within the values of the picture;
+    beyond its edge a picture is its mirror image. Copies are a function of (seed, picture, copy)
+    alone.
 
     Args:
       copies: of each picture.
@@ -68,8 +69,11 @@ class MovedPictures:
         if not copy:
             return picture
         matrix, offset = self.affine(copy, original)
+        # Splines overshoot beside edges, to values that no picture of this range has.
         channels = [
-            scipy.ndimage.affine_transform(channel, matrix, offset, order=3, mode="mirror")
+            scipy.ndimage.affine_transform(channel, matrix, offset, order=3, mode="mirror").clip(
+                channel.min(), channel.max()
+            )
             for channel in np.moveaxis(picture, -1, 0)
         ]
         return np.stack(channels, -1)

@@ -34,6 +34,16 @@ _PLACES = 8
 _LEAST = 1e-4
 
 
+def check_size(grid_shape: Sequence[int], channels: int) -> None:
+    """Raise ArgumentError for signals that `pool` has no waves for, before any is read."""
+    values = math.prod(grid_shape) * channels
+    if values > MOST_VALUES:
+        allowed = f"drawn or components for signals of {values} values: the most is {MOST_VALUES}"
+        raise ArgumentError("heads", "waves", allowed)
+    if len(grid_shape) > 2:
+        raise ArgumentError("heads", "waves", "signals of one or two axes; drawn for others")
+
+
 def pool(
     grid_shape: Sequence[int], colours: Float[np.ndarray, "C C"]
 ) -> Float[np.ndarray, "N P*C"]:
@@ -43,12 +53,7 @@ def pool(
     others and all of the edges. -> float32 [N, P C], values as those of signals [*grid, C] in
     raster order. Raises ArgumentError for a grid of more than two axes or of too many values.
     """
-    values = math.prod(grid_shape) * len(colours)
-    if values > MOST_VALUES:
-        allowed = f"drawn or components for signals of {values} values: the most is {MOST_VALUES}"
-        raise ArgumentError("heads", "waves", allowed)
-    if len(grid_shape) > 2:
-        raise ArgumentError("heads", "waves", "signals of one or two axes; drawn for others")
+    check_size(grid_shape, len(colours))
     families = []
     for number, colour in enumerate(np.asarray(colours, np.float64)):
         waves = [

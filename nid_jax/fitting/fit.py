@@ -351,7 +351,10 @@ class Fit:
     # ---- files ------------------------------------------------------------------------------
 
     def rounded(self, dtype: str) -> Fit:
-        """The fit of codes as `save` stores them, in float32. Raises ArgumentError as `save`."""
+        """The fit of codes as `save` stores them, in float32. Raises ArgumentError as `save`.
+
+        Residual, message and history stay those of the codes that were solved for.
+        """
         _check_known("rounded", self.codes)
         codes = rounding.rounded(self.codes, dtype).codes()
         return dataclasses.replace(self, solution=self.solution._replace(codes=codes))
@@ -360,7 +363,8 @@ class Fit:
         """codes.npz: `codes` [S, E], `bias` [S, C], `names` [S]; no pickled objects.
 
         dtype: of the codes, one of float32, float16, int16, int8; of whole numbers there are also
-        `step` [E] and `centre` [E]: code = centre + step * stored.
+        `step` [E] and `centre` [E]: code = centre + step * stored, and nan where stored is the
+        least whole number.
 
         With `correction` [S, *grid, C] where the fit was refined, `deviation` of the same shape
         where it is known, and `dictionary`, the CRC-32 of the dictionary's arrays. Written whole or

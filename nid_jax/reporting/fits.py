@@ -14,6 +14,7 @@ from nid_jax.files import atomic_folder, refusals_named
 from nid_jax.fitting import rounding, scoring
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.scoring import reconstruct, summarise
+from nid_jax.notices import say
 from nid_jax.reporting import movies, panels, pictures
 from nid_jax.storage import artefacts
 from nid_jax.storage.artefacts import file_name, write_json
@@ -36,7 +37,7 @@ def write_fit(
     does. Raises ValueError for a `name` that is no folder's or where it cannot be written.
     """
     dtype, exact = config.fit.codes_dtype, fit
-    # All that follows is of the codes as they are stored.
+    # Rendered are the codes as they are stored; residuals stay those of what was solved for.
     fit = fit.rounded(dtype)
     reconstruction, truth = reconstruct(task, fit, collection, config.render.chunk)
     measured, layout = task.measure(collection), task.layout(collection)
@@ -70,16 +71,42 @@ def write_fit(
 
 def _storage(task, exact, fit, truth, collection, config):
     """Bits of a stored signal, and what rounding its codes costs."""
-    dtype = config.fit.codes_dtype
-    bits = rounding.bits_per_signal(fit.dictionary.num_experts, fit.channels, dtype)
-    found = {"codes_dtype": dtype, "bits_per_signal": bits}
-    if dtype != "float32" and truth is not None:
+    dtype, signals = config.fit.codes_dtype, len(fit)
+    experts, correction = fit.dictionary.num_experts, fit.correction
+    sparse = bool(config.fit.top_k)
+    found = {
+        "codes_dtype": dtype,
+        "bits_per_signal": rounding.bits_per_signal(exact.codes, fit.channels, dtype, sparse),
+        "shared_bits_per_signal": rounding.shared_bits(experts, dtype) / signals,
+        "correction_bits_per_signal": 0 if correction is None else 32 * correction[0].size,
+    }
+    if dtype == "float32":
+        return found
+    found["residual_of"] = "codes in float32"
+    own = 8 * np.dtype(dtype).itemsize * experts
+    if own + found["shared_bits_per_signal"] >= 32 * experts:
+        say(
+            f"fit.codes_dtype: {dtype}: with the range of every number, which signals share, "
+            f"{signals} of them take no less than in float32; fit.codes_dtype=float32 loses nothing"
+        )
+    if truth is not None:
         scores = [
             scoring.evaluate(task, some, collection, config.render.chunk) for some in (exact, fit)
         ]
         if "psnr" in scores[0]:
             found["rounding_loss"] = scores[0]["psnr"] - scores[1]["psnr"]
     return found
+
+
+def storage_line(metrics: Mapping[str, Any]) -> str:
+    """In words what rounded codes take and lose; '' where nothing was rounded or known."""
+    if "rounding_loss" not in metrics:
+        return ""
+    words = f"codes in {metrics['codes_dtype']}: {metrics['bits_per_signal']} bits a signal"
+    for key, what in (("shared", "of what signals share"), ("correction", "of the correction")):
+        bits = metrics[f"{key}_bits_per_signal"]
+        words += f" + {bits:.0f} {what}" if bits else ""
+    return f"{words}, {metrics['rounding_loss']:.3f} dB lost"
 
 
 def write_plain(

@@ -19,6 +19,7 @@ from nid_jax.data.originals import originals
 from nid_jax.errors import ArgumentError
 from nid_jax.fields import waves
 from nid_jax.fields.shared import SharedDictionary
+from nid_jax.notices import say
 from nid_jax.training.components import colour_directions
 from nid_jax.training.lattice_components import leading
 
@@ -33,6 +34,8 @@ _KEPT = 0.5
 _STEP = 16
 # Singular values below this share of the largest are rounding.
 _RANK = 1e-6
+# Of the energy of atoms that features cannot say: more is told.
+_LOST = 0.01
 # Of two atoms whose cosine is larger one does for both; looked at so many at a time.
 _TWINS = 0.9
 _BLOCK = 1024
@@ -50,6 +53,7 @@ def wave_heads(
     """
     if not measured.whole or getattr(measured, "weights", None) is not None:
         raise ArgumentError("heads", "waves", "signals sampled whole on a grid; drawn for others")
+    waves.check_size(measured.grid_shape, dictionary.channels)
     random = np.random.default_rng([seed, 3])
     shown, judges = (
         np.stack([measured.values(int(i)) for i in places]) for places in _halves(names, random)
@@ -57,8 +61,15 @@ def wave_heads(
     pool = waves.pool(measured.grid_shape, colour_axes(shown))
     pool = without_twins(np.concatenate([pool, components(shown, _COMPONENTS)]))
     kept = most_used(pool, judges, dictionary.num_experts, top_k, random)
-    set_heads(dictionary, measured.operator.points, kept.reshape(len(kept), -1, shown.shape[-1]))
-    return f"{len(kept)} of {len(pool)} waves and components, by {len(judges)} signals"
+    kept = kept.reshape(len(kept), -1, shown.shape[-1])
+    left = set_heads(dictionary, measured.operator.points, kept)
+    words = f"{len(kept)} of {len(pool)} waves and components, by {len(judges)} signals"
+    if left > _LOST:
+        say(
+            f"dictionary.heads: waves: the features cannot say {left:.0%} of the atoms' energy; "
+            "taken without it; dictionary.embedding.kind=cosine with counts=() says all of it"
+        )
+    return f"{words}; {left:.2g} of their energy is beyond the features"
 
 
 def _halves(names: Sequence[str], random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -165,13 +176,20 @@ def set_heads(
     dictionary: SharedDictionary,
     points: Float[np.ndarray, "P D"],
     atoms: Float[np.ndarray, "E P C"],
-) -> None:
-    """Make heads the least squares approximations of atoms, of root mean square 1, in place."""
+) -> float:
+    """Make heads the least squares approximations of atoms, of root mean square 1, in place.
+
+    -> the share of the atoms' energy that no heads on these features have.
+    """
     features = np.asarray(dictionary.features(jnp.asarray(points)), np.float64)
     features = np.concatenate([features, np.ones((len(features), 1))], 1)
     size = np.sqrt(np.square(atoms).mean((1, 2), keepdims=True))
     atoms = np.moveaxis(atoms / np.where(size > 0, size, 1), 0, 1)
-    solved = np.linalg.pinv(features, _RANK) @ atoms.reshape(len(atoms), -1)
+    flat = atoms.reshape(len(atoms), -1)
+    solved = np.linalg.pinv(features, _RANK) @ flat
+    energy = np.square(flat, dtype=np.float64).sum()
+    left = np.square(flat - features @ solved).sum() / energy if energy > 0 else 0.0
     heads = solved.reshape(-1, *atoms.shape[1:]).astype(np.float32)
     dictionary.head_kernel[...] = jnp.asarray(heads[:-1].swapaxes(1, 2))
     dictionary.head_bias[...] = jnp.asarray(heads[-1])
+    return float(left)

@@ -61,7 +61,8 @@ def expected(atoms, codes, measured, prior, noise, neighbours, blend, weights=No
     phi = centred(atoms.astype(np.float64).T).T
     target = centred(measured)
     factor = np.asarray(prior.factor, np.float64)
-    kept = np.argsort(-np.square(factor).sum(0))[:neighbours]
+    columns = np.concatenate([factor, np.diag(np.sqrt(np.asarray(prior.diagonal, np.float64)))], 1)
+    common = columns[:, np.argsort(-np.square(columns).sum(0))[:neighbours]]
     sigma = factor @ factor.T + np.diag(np.asarray(prior.diagonal, np.float64))
     metric = np.linalg.inv(phi @ sigma @ phi.T + noise * np.eye(POINTS))
     codes = codes.astype(np.float64)
@@ -72,17 +73,16 @@ def expected(atoms, codes, measured, prior, noise, neighbours, blend, weights=No
     weight /= weight.sum()
     mean = weight @ codes[near]
     spread = codes[near] - mean
-    covariance = (1 - blend) * (spread.T * weight) @ spread + blend * factor[:, kept] @ factor[
-        :, kept
-    ].T
+    covariance = (1 - blend) * (spread.T * weight) @ spread + blend * common @ common.T
     gain = covariance @ phi.T @ np.linalg.inv(phi @ covariance @ phi.T + noise * np.eye(POINTS))
     return mean + gain @ (target - phi @ mean)
 
 
-@pytest.mark.parametrize("blend", [0.0, 0.2])
-def test_agrees_with_the_space_of_measurements(blend):
+@pytest.mark.parametrize(("blend", "shrinkage"), [(0.0, 1e-3), (0.2, 1e-3), (0.2, 0.5), (0.2, 1.0)])
+def test_agrees_with_the_space_of_measurements(blend, shrinkage):
+    """Also where some, or all, of the covariance is in the diagonal."""
     dictionary, operator, codes, measured = problem(0)
-    prior = fit_prior(codes, shrinkage=1e-3)._replace(codes=jnp.asarray(codes))
+    prior = fit_prior(codes, shrinkage=shrinkage)._replace(codes=jnp.asarray(codes))
     equations = normal_equations(dictionary, operator, measured)
     solution = local_gaussian(equations, prior, 0.01, 9, blend)
     for signal in range(3):

@@ -245,6 +245,16 @@ def test_pursuit_among_what_the_router_proposes(problem):
     np.testing.assert_allclose(whole.codes, alone.codes, atol=1e-5)
 
 
+def test_pursuit_that_finds_nothing_to_explain_says_so(problem):
+    """As a pursuit among all does."""
+    blank = dataclasses.replace(problem, measurements=jnp.zeros_like(problem.measurements))
+    for solver in (RouterRidge(3, candidates=5), OMP(3)):
+        found = solver.solve(blank)
+        np.testing.assert_array_equal(found.result, Result.FEWER)
+        assert not np.asarray(found.converged).any()
+        assert "fewer experts were of use" in solver.describe(found)
+
+
 def test_what_solvers_say(problem):
     def said(solver, problem=problem):
         return solver.describe(solver.solve(problem))
@@ -271,6 +281,8 @@ def test_what_solvers_say(problem):
     assert said(RouterRidge(3)) == "ridge on the 3 experts that the router chose"
     words = "3 experts by matching pursuit among 5 of the router's"
     assert said(RouterRidge(3, candidates=5)) == words
+    experts = problem.dictionary.num_experts
+    assert f" among {experts} of " in said(RouterRidge(3, candidates=experts + 9))
     assert said(Gradient(7)) == "7 steps taken"
 
 

@@ -34,6 +34,7 @@ def test_copies_are_the_picture_elsewhere():
         matrix, offset = moved.affine(copy, original)
         places = np.tensordot(matrix, np.mgrid[:24, :24], 1) + offset[:, None, None]
         expected = waves(*(places + offsets[original][:, None, None]))
+        expected = expected.clip(collection[original].min((0, 1)), collection[original].max((0, 1)))
         np.testing.assert_allclose(moved[index][inside], expected[inside], atol=2e-3)
         assert not np.allclose(moved[index], collection[original], atol=1e-2)
 
@@ -43,6 +44,17 @@ def test_copies_are_those_of_their_seed():
     first, again, other = (MovedPictures(collection, 2, 0.1, 0.1, 1.0, seed) for seed in (3, 3, 4))
     assert all(np.array_equal(first[i], again[i]) for i in reversed(range(6)))
     assert not np.array_equal(first[5], other[5])
+
+
+def test_copies_stay_within_the_values_of_their_picture():
+    values = np.zeros((2, 12, 12, 1), np.float32)
+    values[0, 4:8, 5:9] = 1
+    values[1, ::2] = 0.7
+    moved = MovedPictures(ArrayCollection(values, ["a", "b"], "edges"), 3, 0.2, 0.1, 1.0, seed=1)
+    for index in range(2, 8):
+        assert moved[index].min() >= 0
+        assert moved[index].max() <= values[index % 2].max()
+        assert np.unique(moved[index]).size > 10
 
 
 def test_no_motion_is_no_change():

@@ -35,6 +35,23 @@ def test_components_are_those_of_the_svd(count):
     np.testing.assert_allclose(components.project(rows), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("signals", [12, 200])
+def test_no_more_components_than_tell_signals_apart(signals):
+    """From either product: signals of rank 5, in float32, of variances far apart."""
+    rng = np.random.default_rng(4)
+    factors = 10.0 ** -np.arange(5)[:, None] * rng.normal(size=(5, 40))
+    rows = (rng.integers(-8, 9, (signals, 5)) @ factors).astype(np.float32)
+    rows = np.concatenate([rows, rows])
+    axes = Components(rows, 30).axes
+    assert axes.dtype == np.float32
+    # What is rounded to float32 has rank 11 at most, its copies none of their own.
+    assert 5 <= len(axes) <= min(signals - 1, 30)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(len(axes)), atol=1e-5)
+    wide = rows.astype(np.float64)
+    expected = np.linalg.svd(wide - wide.mean(0), full_matrices=False)[2][:5]
+    np.testing.assert_allclose(np.linalg.svd(expected @ axes[:5].T)[1], 1, atol=1e-4)
+
+
 def test_robust_projection_has_the_least_absolute_error():
     train = faces().reshape(60, -1)
     components = Components(train, 3)

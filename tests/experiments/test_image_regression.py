@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from measuring import operations
 from peers import networks
-from peers.cosines import DCT, largest
+from peers.cosines import DCT, ColourDCT, largest
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,26 @@ def test_the_cosine_transform_keeps_the_strongest():
     missing = np.delete(full, np.argsort(-energy)[:10], axis=1)
     error = np.square(few.decode(few.encode(signals)) - signals).sum()
     assert error == pytest.approx(np.square(missing).sum(), rel=1e-4)
+
+
+def test_sparse_cosines_keep_means_and_are_of_orthonormal_waves():
+    rng = np.random.default_rng(3)
+    signals = (rng.random((6, 5, 4, 3)) @ rng.random((3, 3))).astype(np.float32)
+    transform = ColourDCT(signals)
+    whole = transform.decode(transform.encode(signals, 60))
+    np.testing.assert_allclose(whole, signals, atol=1e-5)
+    codes, means = transform.encode(signals, 7)
+    np.testing.assert_array_equal((codes != 0).sum(1), 7)
+    found = transform.decode((codes, means))
+    np.testing.assert_allclose(found.mean((1, 2)), signals.mean((1, 2)), atol=1e-5)
+    # What is left is what was left out.
+    energy = np.square(transform.encode(signals, 60)[0]).sum(1) - np.square(codes).sum(1)
+    np.testing.assert_allclose(np.square(found - signals).sum((1, 2, 3)), energy, rtol=1e-3)
+    # Decorrelated: no colour says anything of another.
+    turned = (signals - signals.mean((1, 2), keepdims=True)) @ transform.colours
+    covariance = np.tensordot(turned, turned, ((0, 1, 2), (0, 1, 2)))
+    off = covariance - np.diag(np.diag(covariance))
+    assert np.abs(off).max() < 1e-4 * covariance.max()
 
 
 def test_largest_keeps_values_and_places():

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from nid_jax.coding.operators import sample
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.embeddings import CosineLattice
 from nid_jax.fields.experts import Layers
 from nid_jax.fields.shared import SharedDictionary
+from nid_jax.notices import Notice
 from nid_jax.training import atoms
 
 
@@ -78,9 +80,45 @@ def test_heads_are_the_atoms_where_features_span_the_grid():
     )
     points = grid((6, 7))
     wanted = np.random.default_rng(4).standard_normal((5, 42, 2)).astype(np.float32)
-    atoms.set_heads(dictionary, points, wanted)
+    assert atoms.set_heads(dictionary, points, wanted) < 1e-9
     wanted = wanted / np.sqrt(np.square(wanted).mean((1, 2), keepdims=True))
     np.testing.assert_allclose(dictionary(points), np.moveaxis(wanted, 0, 1), atol=2e-5)
+
+
+class _Unread:
+    """Signals of a size that no pool is made for; none is to be read."""
+
+    whole, grid_shape = True, (128, 128)
+
+    def values(self, index):
+        raise AssertionError(index)
+
+
+def test_signals_too_large_are_refused_before_they_are_read():
+    dictionary = SharedDictionary(
+        CosineLattice((3, 3)), 5, 1, Layers(1, 4, "relu", 1.0), rngs=nnx.Rngs(0)
+    )
+    with pytest.raises(ArgumentError, match="signals of 16384 values: the most is 8192"):
+        atoms.wave_heads(dictionary, _Unread(), ["a"], 2, 0)
+
+
+class _Noise:
+    """White noise on a grid, which a coarse lattice can hardly say."""
+
+    whole, grid_shape, operator = True, (8, 8), sample((8, 8))
+
+    def values(self, index):
+        return np.random.default_rng(index).standard_normal((64, 1)).astype(np.float32)
+
+
+def test_what_features_cannot_say_of_the_atoms_is_said():
+    dictionary = SharedDictionary(
+        CosineLattice((3, 3)), 12, 1, Layers(1, 4, "relu", 1.0), rngs=nnx.Rngs(0)
+    )
+    with pytest.warns(Notice, match="heads: waves: the features cannot say [0-9]+% of the atoms"):
+        words = atoms.wave_heads(dictionary, _Noise(), [f"{i}" for i in range(40)], 2, 0)
+    # White noise has 9 of 64 parts on the lattice, the constant's one among them.
+    assert 0.5 < float(words.split("; ")[1].split()[0]) < 1
 
 
 def test_of_two_atoms_alike_the_first_stays(monkeypatch):

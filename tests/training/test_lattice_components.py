@@ -61,7 +61,8 @@ def test_heads_are_the_principal_components_of_projected_signals(counts, channel
     # What a prior learns from: the signals in these heads, and what heads and splines leave.
     codes, bias, residual, names = heads.coded
     assert names == signals.names
-    np.testing.assert_allclose(bias, values.reshape(25, -1, channels).mean(1), atol=1e-5)
+    whole = np.stack([signals[index] for index in range(25)]).reshape(25, -1, channels)
+    np.testing.assert_allclose(bias, whole.mean(1), atol=1e-5)
     np.testing.assert_allclose(codes, projected @ flat.T / np.sqrt(len(points)), atol=1e-4)
     rest = values.reshape(25, -1) - codes @ atoms.reshape(10, -1)
     np.testing.assert_allclose(residual, np.square(rest).mean(1), rtol=1e-3)

@@ -78,29 +78,36 @@ class RouterRidge(Solver):
         """The support is held."""
         return True
 
+    def _proposed(self, experts):
+        """How many of so many experts the router proposes."""
+        return min(max(self.candidates, self.top_k), experts)
+
     def _support(self, problem, equations):
-        """Experts [S, K], -1 for a place left empty."""
-        proposed = min(max(self.candidates, self.top_k), problem.dictionary.num_experts)
+        """Experts [S, K], -1 for a place left empty, and whether K are there [S]."""
+        proposed = self._proposed(problem.dictionary.num_experts)
         places = jax.lax.stop_gradient(jnp.asarray(problem.routed(proposed).indices))
-        if proposed == self.top_k:
-            return places
-        products = jax.lax.stop_gradient(equations).products()
-        return greedy.omp_codes(products, self.top_k, 1, "gain", candidates=places).indices
+        if proposed > self.top_k:
+            products = jax.lax.stop_gradient(equations).products()
+            chosen = greedy.omp_codes(products, self.top_k, 1, "gain", candidates=places)
+            places = chosen.indices
+        return places, (places >= 0).all(-1)
 
     def _solve(self, problem: Problem) -> Solution:
         equations = self._equations(problem)
-        codes = ridge.solve_on_support(equations, self._support(problem, equations), self.lam)
-        good = jnp.isfinite(codes).all(-1)
-        return ridge.as_solution(equations, codes, good, otherwise=Result.NOT_FINITE)
+        places, full = self._support(problem, equations)
+        codes = ridge.solve_on_support(equations, places, self.lam)
+        done = full & jnp.isfinite(codes).all(-1)
+        return ridge.as_solution(equations, codes, done, otherwise=Result.FEWER)
 
     def _solve_implicitly(self, problem: Problem) -> Solution:
         equations = self._equations(problem)
-        places = self._support(problem, equations)
+        places, full = self._support(problem, equations)
         found = implicit.support_codes(*problem.measured(), places, self.lam, equations=equations)
-        good = jnp.isfinite(found.codes).all(-1)
-        return finished(*found[:3], good, 1, otherwise=Result.NOT_FINITE)
+        done = full & jnp.isfinite(found.codes).all(-1)
+        return finished(*found[:3], done, 1, otherwise=Result.FEWER)
 
     def _words(self, solution: Solution) -> str:
-        if self.candidates <= self.top_k:
+        proposed = self._proposed(solution.codes.shape[-1])
+        if proposed <= self.top_k:
             return f"ridge on the {self.top_k} experts that the router chose"
-        return f"{self.top_k} experts by matching pursuit among {self.candidates} of the router's"
+        return f"{self.top_k} experts by matching pursuit among {proposed} of the router's"
