@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from nid_jax import learning, notices, sharding
+from nid_jax import data, learning, notices, sharding
 from nid_jax.coding.solvers import SOLVERS
 from nid_jax.errors import named
 from nid_jax.fields.coordinates import grid
@@ -150,6 +150,8 @@ def load(context: Context, with_prior: bool = False) -> tuple[NeuralDictionary, 
     with config.unlocked():
         for section in LEARNED:
             config[section] = dictionary.config[section]
+        if dictionary.frame is not None and "points" in config.data:
+            data.take_frame(config.data.points, dictionary.frame)
     return dictionary, config
 
 
@@ -203,14 +205,14 @@ def evaluate(context: Context) -> dict[str, Any]:
                 f"of {collection.title}; give the data.* that it was fitted with"
             )
     reconstruction, truth = scoring.reconstruct(task, found, collection, config.render.chunk)
-    if truth is None:
+    scores = scoring.scored(task, found, reconstruction, truth, collection)
+    if not scores:
         raise ValueError(f"data.root: {collection.title} comes without the truth to score against")
     for line in context.notes:
         print(line, file=sys.stderr)
-    scores = task.metrics(reconstruction, truth, task.measure(collection))
-    metrics = {"solver": "stored codes", "signals": len(truth), "active_experts": found.active}
-    metrics |= {name: float(np.mean(values)) for name, values in scores.items()}
-    metrics |= {f"{name}_per_signal": values.tolist() for name, values in scores.items()}
+    count = len(reconstruction)
+    metrics = {"solver": "stored codes", "signals": count, "active_experts": found.active}
+    metrics |= scoring.means_of(scores) | scoring.per_signal(scores)
     metrics["scores"] = panels.described(task.scores, metrics)
     context.workdir.write_json(path.with_name("evaluation.json"), metrics)
     _print_scores(config.fit.name, metrics)
@@ -237,6 +239,8 @@ def render(context: Context) -> None:
 
         meshing.check(config.fit.mesh)
         draw = _render_surfaces
+    elif "frame" in layout:
+        draw = _render_fields
     with atomic_folder(target) as temporary:
         what = draw(temporary, task, found, layout, config, (shape, window))
     print(f"{what} rendered in {time.perf_counter() - start:.2f} s: {target}")
@@ -260,6 +264,18 @@ def _render_surfaces(folder, task, found, layout, config, view):
     shape, window = view
     count = surfaces.render_surfaces(folder, found, layout, shape, config, window)
     return f"{tables.counted(count, 'mesh', 'meshes')} at {' x '.join(map(str, shape))}"
+
+
+def _render_fields(folder, task, found, layout, config, view):
+    """Every signal over axes in its own coordinates, and its numbers. -> what was rendered."""
+    from nid_jax.reporting import maps
+
+    shape, window = view
+    for start, stop in _together([1] * len(found), math.prod(shape) * found.channels):
+        values = found[start:stop].render(shape, window, config.render.chunk)
+        fields = task.assemble(values, layout, scale=config.render.scale, first=start)
+        maps.write_fields(folder, fields, layout, window, start)
+    return f"{tables.counted(len(found), 'field')} at {' x '.join(map(str, shape))}"
 
 
 def _render_pictures(folder, task, found, layout, config, view):
@@ -320,6 +336,8 @@ def interpolate(context: Context) -> None:
 
         surfaces.write_sequence(target, path, shape, layout)
     else:
+        if "frame" in layout:
+            raise ValueError("--mode=interpolate: draws pictures and shapes; not yet fields")
         values = path.render(shape, window, config.render.chunk)
         _save_frames(target, task.assemble(values, layout, scale=config.render.scale), ("gif",))
     print(f"{wanted.frames} signals from {wanted.start} to {wanted.end}: {target}")

@@ -16,7 +16,7 @@ from .opening import open_collection
 from .patches import PatchCollection, patch_corners, stitch
 from .phantoms import project
 from .points import Sampling, cloud_batches, point_batches
-from .scattered import PointsCollection
+from .scattered import PointsCollection, take_frame
 from .sinograms import add_noise, even_angles, read_sinograms, say_doubts
 from .sources import POINTS, SHAPES
 from .splitting import SPLITS, configured_size, wanted
@@ -61,6 +61,7 @@ __all__ = [
     "say_doubts",
     "stitch",
     "survey",
+    "take_frame",
     "to_array",
     "visible_points",
     "wanted",

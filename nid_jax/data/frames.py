@@ -78,9 +78,7 @@ class Frame:
         """What 1 of a scaled value is in own units: deviations times this are in own units."""
         return self._ends(self.channels)[1]
 
-    def at(
-        self, fit: Any, coordinates: Float[np.ndarray, "P D"]
-    ) -> Float32[np.ndarray, "S P C"]:
+    def at(self, fit: Any, coordinates: Float[np.ndarray, "P D"]) -> Float32[np.ndarray, "S P C"]:
         """What a fit says at own coordinates, in own units. Raises ArgumentError outside."""
         return self.values(fit.at(self.inside(coordinates)))
 

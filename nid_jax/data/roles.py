@@ -38,18 +38,18 @@ def roles_of(columns: Mapping[str, np.ndarray], config: ConfigDict, where: str) 
     """
     there = ", ".join(columns)
     signal = config.signal or (_SIGNAL if _SIGNAL in columns else "")
-    asked = {"coordinates": tuple(config.coordinates), "values": tuple(config.values)}
+    asked = {"coordinates": tuple(config.coordinates), "channels": tuple(config.channels)}
     for key, names in (*asked.items(), ("signal", (signal,) if signal else ())):
         for name in names:
             if name not in columns:
                 raise ValueError(f"{where}: no column {name!r}, data.points.{key}; has {there}")
-    coordinates = asked["coordinates"] or _coordinates(columns, {signal, *asked["values"]})
+    coordinates = asked["coordinates"] or _coordinates(columns, {signal, *asked["channels"]})
     if not 1 <= len(coordinates) <= MOST_AXES:
         raise ValueError(
             f"{where}: {len(coordinates)} coordinates among its columns {there}; allowed: 1 to "
             f"{MOST_AXES}, data.points.coordinates=('x','y') or the like names them"
         )
-    values = asked["values"] or _values(columns, {signal, *coordinates}, where)
+    values = asked["channels"] or _values(columns, {signal, *coordinates}, where)
     chosen = (*coordinates, *values, *((signal,) if signal else ()))
     if len(set(chosen)) != len(chosen):
         raise ValueError(f"{where}: a column has two roles among {', '.join(chosen)}; allowed: 1")
@@ -58,13 +58,13 @@ def roles_of(columns: Mapping[str, np.ndarray], config: ConfigDict, where: str) 
         if kind not in ("fM" if name in coordinates else "f"):
             odd = next(str(one) for one in columns[name] if not _number(one))
             raise ValueError(f"{where}: column {name!r} holds {odd!r}; allowed: numbers")
-    if not (asked["coordinates"] and asked["values"]):
+    if not (asked["coordinates"] and asked["channels"]):
         passed = [name for name in columns if name not in chosen]
         rest = f"; passed over: {', '.join(passed)}" if passed else ""
         whose = f"signals by {signal}, " if signal else ""
         say(
             f"{where}: {whose}coordinates {', '.join(coordinates)}, values {', '.join(values)}"
-            f"{rest}; data.points.coordinates and values say otherwise"
+            f"{rest}; data.points.coordinates and channels say otherwise"
         )
     return Roles(signal, coordinates, values)
 
@@ -94,7 +94,7 @@ def _values(columns, taken, where):
     listed = ", ".join(numbers or rest) or "none"
     raise ValueError(
         f"{where}: which columns are values? beside coordinates it has {listed}; "
-        "data.points.values=('NAME',) names them"
+        "data.points.channels=('NAME',) names them"
     )
 
 
@@ -168,8 +168,8 @@ def _check_radians(names, signals, axes, where):
         near = (np.degrees(least) <= high + reach) & (np.degrees(furthest) >= low - reach)
         if apart.any() and near.all():
             raise ValueError(
-                f"{where}: signal {name!r} has {names[axes[0]]} {least[0]:.4g} to {furthest[0]:.4g} "
-                f"and {names[axes[1]]} {least[1]:.4g} to {furthest[1]:.4g}, radians where others "
+                f"{where}: signal {name!r} has {names[axes[0]]} {least[0]:.4g} to "
+                f"{furthest[0]:.4g} and {names[axes[1]]} {least[1]:.4g} to {furthest[1]:.4g}, radians where others "
                 f"have degrees ({low[0]:.4g} to {high[0]:.4g}, {low[1]:.4g} to {high[1]:.4g}); "
                 "allowed: degrees in all"
             )

@@ -24,7 +24,7 @@ from nid_jax.notices import say
 
 GRIDS = {1: (256,), 2: (32, 32), 3: (16, 16, 16), 4: (8, 8, 8, 8)}
 """What signals of D coordinates are drawn on where data.size does not say."""
-_DAY = np.timedelta64(1, "D")
+_DAY, _DAYS = np.timedelta64(1, "D"), "days since "
 
 
 class Table(NamedTuple):
@@ -83,6 +83,27 @@ class PointsCollection(WaysCollection):
     def points(self, index: int) -> Float[np.ndarray, "P D"]:
         """Where a signal was measured, in [-1, 1]."""
         return np.asarray(self.ways[self.way(index)].points)
+
+
+def take_frame(points: ConfigDict, frame: Frame) -> None:
+    """Let config.data.points read new data in the frame that a dictionary learned in.
+
+    Raises ValueError, naming the key, where it has another frame or range already.
+    """
+    learned = {
+        "frame": tuple((axis.low, axis.high) for axis in frame.axes),
+        "range": tuple((channel.low, channel.high) for channel in frame.channels),
+    }
+    for key, value in learned.items():
+        given = _pairs(key, points[key], len(value))
+        if given is not None and tuple(map(tuple, given)) != value:
+            raise ArgumentError(f"data.points.{key}", tuple(points[key]), f"{value}, as learned")
+    days = [axis.unit.removeprefix(_DAYS) for axis in frame.axes if axis.unit.startswith(_DAYS)]
+    learned["coordinates"] = tuple(points.coordinates) or tuple(axis.name for axis in frame.axes)
+    learned["channels"] = tuple(points.channels) or tuple(one.name for one in frame.channels)
+    learned["units"] = tuple(one.unit for one in frame.channels)
+    with points.unlocked(), points.ignore_type():
+        points.update({**learned, "since": days[0] if days else ""})
 
 
 def open_points(config: ConfigDict, split: str, seed: int) -> PointsCollection:
@@ -181,14 +202,12 @@ def _read(config) -> Table:
             "taken as not measured"
         )
     moments = _since(columns, roles, config.points)
-    coordinates = {
-        name: _without_moments(own, moments, roles) for name, own in coordinates.items()
-    }
+    coordinates = {name: _without_moments(own, moments, roles) for name, own in coordinates.items()}
     coordinates = check_angles(roles.coordinates, coordinates, str(root))
     _drop_duplicates(coordinates, values, root)
     _say_single(coordinates, root)
     axes = tuple(
-        (name, unit_of(name, f"days since {moments[name]}" if name in moments else ""))
+        (name, unit_of(name, f"{_DAYS}{moments[name]}" if name in moments else ""))
         for name in roles.coordinates
     )
     return Table(coordinates, values, axes, roles.values)
@@ -201,7 +220,9 @@ def _groups(table, roles, name, many, path):
         return {name: np.arange(count)}
     labels = table[roles.signal]
     if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise ValueError(f"{path}: {roles.signal} is missing in row {int(np.isnan(labels).argmax())}")
+        raise ValueError(
+            f"{path}: {roles.signal} is missing in row {int(np.isnan(labels).argmax())}"
+        )
     distinct, of = np.unique(labels, return_inverse=True)
     order = np.argsort(of, kind="stable")
     parts = np.split(order, np.cumsum(np.bincount(of))[:-1])

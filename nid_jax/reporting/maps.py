@@ -1,0 +1,73 @@
+"""Fields over axes in their own coordinates, and their numbers."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from nid_jax.data.frames import Frame
+from nid_jax.files import atomic_path
+from nid_jax.storage.artefacts import file_name
+
+
+def write_fields(
+    folder: Path,
+    fields: Float[np.ndarray, "S *shape C"],
+    layout: Mapping[str, Any],
+    window: Sequence[tuple[float, float]] | None = None,
+    first: int = 0,
+) -> None:
+    """FOLDER/0000_NAME.npz and .png of every field: numbers with their coordinates, and a drawing.
+
+    fields: in own units; layout: names and the frame; window: the part of [-1, 1]^D that is drawn;
+    first: the number of the first. The .npz holds `values` [*shape, C] and of each axis, by its
+    name, the coordinates of its samples. Of more than two axes the middle of leading ones is drawn.
+    """
+    frame = Frame.of_json(layout["frame"]).window(window)
+    samples = frame.samples(fields.shape[1:-1])
+    axes = {axis.name: places for axis, places in zip(frame.axes, samples, strict=True)}
+    for index, values in enumerate(fields, first):
+        name = str(layout["names"][index])
+        stem = folder / file_name(index, name)
+        with atomic_path(stem.with_name(f"{stem.name}.npz")) as temporary:
+            np.savez_compressed(temporary, **{"values": values, **axes})
+        draw_field(stem.with_name(f"{stem.name}.png"), values, frame, name)
+
+
+def draw_field(
+    path: Path, values: Float[np.ndarray, "*shape C"], frame: Frame, title: str = ""
+) -> Path:
+    """A field in own units as a PNG, a map for each channel, or curves of one coordinate."""
+    # It takes long to come, and only renders of fields need it.
+    from matplotlib.figure import Figure
+
+    where = []
+    while values.ndim > 3:
+        at = frame.samples(values.shape[:-1])[0][values.shape[0] // 2]
+        where.append(f"{frame.axes[0].name} {at:.4g}")
+        values = values[values.shape[0] // 2]
+        frame = Frame(frame.axes[1:], frame.channels)
+    title = ", ".join([title, *where])
+    count = values.shape[-1] if values.ndim == 3 else 1
+    figure = Figure(figsize=(5.6 * count, 4.2), dpi=120, layout="constrained")
+    panels = figure.subplots(1, count, squeeze=False)[0]
+    if values.ndim == 2:
+        places = frame.samples(values.shape[:-1])[0]
+        for channel, curve in zip(frame.channels, values.T, strict=True):
+            panels[0].plot(places, curve, label=channel.label)
+        panels[0].set(xlabel=frame.axes[0].label, title=title)
+        panels[0].legend()
+    else:
+        up, right = frame.axes
+        extent = (right.low, right.high, up.low, up.high)
+        for axis, channel, image in zip(
+            panels, frame.channels, np.moveaxis(values, -1, 0), strict=True
+        ):
+            shown = axis.imshow(image, origin="lower", extent=extent, aspect="auto", cmap="magma")
+            axis.set(xlabel=right.label, ylabel=up.label, title=title)
+            figure.colorbar(shown, ax=axis, label=channel.label)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return path
