@@ -167,9 +167,10 @@ def _check_radians(names, signals, axes, where):
         apart = (least > high + reach) | (furthest < low - reach)
         near = (np.degrees(least) <= high + reach) & (np.degrees(furthest) >= low - reach)
         if apart.any() and near.all():
+            ends = [f"{a:.4g} to {b:.4g}" for a, b in zip(least, furthest, strict=True)]
+            others = [f"{a:.4g} to {b:.4g}" for a, b in zip(low, high, strict=True)]
             raise ValueError(
-                f"{where}: signal {name!r} has {names[axes[0]]} {least[0]:.4g} to "
-                f"{furthest[0]:.4g} and {names[axes[1]]} {least[1]:.4g} to {furthest[1]:.4g}, radians where others "
-                f"have degrees ({low[0]:.4g} to {high[0]:.4g}, {low[1]:.4g} to {high[1]:.4g}); "
-                "allowed: degrees in all"
+                f"{where}: signal {name!r} has {names[axes[0]]} {ends[0]} and {names[axes[1]]} "
+                f"{ends[1]}, radians where others have degrees ({', '.join(others)}); allowed: "
+                "degrees in all"
             )

@@ -27,7 +27,7 @@ MISSING = (221, 206, 231)
 # Rows of pixels of a panel that need not be square, at least.
 _LEAST_HEIGHT = 96
 # Half the side of a mark in pixels, and the colour of its edge.
-_MARK, _EDGE = 2.5, (110, 200, 255)
+_MARK, _EDGE = 3.5, (110, 200, 255)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,9 +108,9 @@ class Task:
     """(values [S, *grid, C], layout) -> whole signals [N, *whole, C], a list where their sizes
     differ: patches are blended."""
     layout: Callable[[Any], dict]
-    """Collection -> what `assemble` needs to know of it, in JSON types; under 'frame', where signals
-    have coordinates and units of their own, `data.Frame.as_json`; under 'surface', where signals
-    have one: its level, truncation, 'units' in words and, per signal, 'denormalise' [4, 4]
+    """Collection -> what `assemble` needs to know of it, in JSON types; under 'frame', where
+    signals have coordinates and units of their own, `data.Frame.as_json`; under 'surface', where
+    signals have one: its level, truncation, 'units' in words and, per signal, 'denormalise' [4, 4]
     and the axis 'up'."""
     metrics: Callable
     """(reconstruction, truth, both whole signals, Measured) -> {name: values per signal}."""
