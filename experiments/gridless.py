@@ -90,7 +90,7 @@ class Judge:
         """Principal components of signals that `make` brings to the grid, and their Gaussian."""
 
         def learned():
-            rows = make().reshape(-1, np.prod(self.unseen.shape[1:])).astype(np.float32)
+            rows = make().reshape(-1, np.prod(self.unseen.shape[1:])).astype(float)
             known = Components(rows, numbers)
             return known, prior_of(known, rows)
 

@@ -18,7 +18,7 @@ from measuring.dictionaries import changed, learned
 from measuring.rates import median_seconds
 
 from nid_jax import tasks
-from nid_jax.coding.problem import PRECISIONS
+from nid_jax.coding.gram import PRECISIONS
 from nid_jax.coding.solvers import Gaussian, Ridge
 from nid_jax.storage import artefacts
 

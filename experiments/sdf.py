@@ -1,11 +1,13 @@
-"""Signed distances of unseen shapes: a dictionary beside networks per shape, DeepSDF and PCA.
+"""Signed distances of unseen shapes: a dictionary beside PCA, networks per shape and DeepSDF.
 
-    python experiments/sdf.py --scale=smoke|cpu|many --output=DIR
+    python experiments/sdf.py --scale=smoke|cpu|many [--part=grids|networks] --output=DIR
 
 Built-in chairs that no method has seen, from all samples of a 48^3 grid, from 10%, 2%, 0.5% and
-0.1% of them, and from clouds of 1000 oriented points; all methods in one run on the same samples,
-scored on the same grid. Noise, neighbours and focus on the surface of each Gaussian are chosen on
+0.1% of them, and from clouds of 1000 oriented points; all methods on the same samples, scored on
+the same grid. PCA of the grids has the shapes, copies and number of components that the dictionary
+has, in the same run. Noise, neighbours and focus on the surface of each Gaussian are chosen on
 further shapes.
+--part=grids: the dictionary and PCA alone; --part=networks: the rest, beside what DIR holds.
 Writes DIR/table.md, metrics.json, figure.png and shapes.png; dictionaries stay in DIR/dictionary.
 """
 
@@ -18,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import trimesh
+from absl import flags
 from measuring import command
 from measuring.command import clocked
 from measuring.dictionaries import changed, learned
@@ -25,7 +28,8 @@ from ml_collections import ConfigDict
 from peers import components, siren_sdf
 from scipy.interpolate import RBFInterpolator
 
-from nid_jax import data, learning, metrics, tasks
+from nid_jax import data, metrics, tasks
+from nid_jax.configs.sdf import trunk
 from nid_jax.data import SubsetCollection, to_array
 from nid_jax.fields.coordinates import grid
 from nid_jax.geometry import shading
@@ -36,9 +40,14 @@ FRACTIONS = (1.0, 0.1, 0.02, 0.005, 0.001)
 CLOUD = "cloud"
 # What a Gaussian may choose from: standard deviation of the noise, neighbours (0: all), width of
 # the weights about the surface (0: none).
-NOISES = (1e-3, 3e-3, 1e-2)
+NOISES = (1e-4, 3e-4, 1e-3, 3e-3)
 NEIGHBOURS = (0, 100, 300)
 FOCUSES = (0.0, 0.03)
+NID = "NID, Gaussian prior"
+SIREN_SECONDS = 8.0
+"""At most, of a network of one shape that may take longer than a fit."""
+DICTIONARY = "dictionary and prior, with the chairs computed"
+LONGER = f"SIREN per shape, 10 times, {SIREN_SECONDS:g} s at most"
 
 
 class Shapes(NamedTuple):
@@ -82,9 +91,16 @@ def joint(config, steps):
     in a batch, and in minutes more shapes than that would hardly be seen.
     """
     count = min(200, config.data.num_train)
+    config = config.copy_and_resolve_references()
+    trunk(config)
     config = changed(
         config,
-        {"data.num_train": count, "data.augment.warps": 0, "prior.num_signals": 0},
+        {
+            "dictionary.width": 1024,
+            "data.num_train": count,
+            "data.augment.warps": 0,
+            "prior.num_signals": 0,
+        },
         **{"router.kind": "codebook", "train.codes": "joint", "fit.solver": "gradient"},
     )
     config.train.update({"batch_size": count, "points": 1024, "steps": steps})
@@ -142,11 +158,12 @@ def iou_of(result, truth):
 def tuned(solve, truth, size, fraction):
     """The (noise, neighbours, focus) of highest IoU. solve(noise, neighbours, focus) -> Result.
 
-    Where all is measured only the focus is left to choose; of many samples one prior serves all.
+    Where all is measured only the focus is left to choose; of many samples one prior serves all,
+    and of few none are to spare.
     """
-    noises = NOISES if fraction < 1 else NOISES[:1]
-    kinds = NEIGHBOURS if fraction < 0.1 else (0,)
-    options = [o for o in itertools.product(noises, kinds, FOCUSES) if o[1] < size]
+    noises = NOISES if fraction < 1 else NOISES[2:3]
+    kinds, focuses = (NEIGHBOURS, FOCUSES[:1]) if fraction < 0.1 else ((0,), FOCUSES)
+    options = [o for o in itertools.product(noises, kinds, focuses) if o[1] < size]
     return max(options, key=lambda option: iou_of(solve(*option), truth))
 
 
@@ -168,33 +185,31 @@ def score(result, truth):
     return row | {"empty": sum(not np.isfinite(r["chamfer"]) for r in rows)}
 
 
-def gaussians(known, pca, fraction, held, truth, tuning):
-    """Every Gaussian at one share of samples, tuned on the held shapes. -> {name: Result}.
+def gaussians(dictionary, pca, fraction, held, truth, tuning):
+    """Both Gaussians at one share of samples, tuned on the held shapes. -> {name: Result}.
 
-    known: {name: NeuralDictionary}; pca: (Components, their prior).
+    pca: (Components, their prior).
     """
-    found = {}
-    for name, dictionary in known.items():
 
-        def solve(noise, neighbours, focus, some=held, dictionary=dictionary):
-            changes = {"gaussian.noise": noise, "gaussian.neighbours": neighbours}
-            changes |= {"solver": "gaussian", "samples.focus": focus}
-            return fit(dictionary, some, fraction, **changes)
-
-        best = tuned(solve, held, len(dictionary.prior.codes), fraction)
-        tuning[f"{name}, {fraction}"], found[name] = best, solve(*best, truth)
-    places = places_of(dictionary.config, fraction)
+    def ours(noise, neighbours, focus, some=held):
+        changes = {"gaussian.noise": noise, "gaussian.neighbours": neighbours}
+        changes |= {"solver": "gaussian", "samples.focus": focus}
+        return fit(dictionary, some, fraction, **changes)
 
     def most_probable(noise, neighbours, focus, some=held):
         given = (some.values, places, noise, neighbours, focus)
         distances, spent = clocked(components.most_probable, *pca, *given)
         return Result(distances, spent / len(distances))
 
-    best = tuned(most_probable, held, len(pca[1].codes), fraction)
-    tuning[f"PCA, {fraction}"] = best
-    most_probable(*best, truth)  # compiles
-    name = f"PCA of the grids, {len(pca[0].axes)} components"
-    return found | {name: most_probable(*best, truth)}
+    places, size = places_of(dictionary.config, fraction), len(dictionary.prior.codes)
+    found, peer = {}, f"PCA of the grids, {len(pca[0].axes)} components"
+    for name, solve in ((NID, ours), (peer, most_probable)):
+        best = tuned(solve, held, size, fraction)
+        tuning[f"{name}, {samples_of(fraction)}"] = best
+        # Of all shapes at once, compiled for as many.
+        solve(*best, truth)
+        found[name] = solve(*best, truth)
+    return found
 
 
 def sirens(points, truth, seconds, places=None):
@@ -236,7 +251,8 @@ def peers_of(config, decoder, truth, fraction, seconds):
     found, quick = {}, max(seconds, 0.02)
     if fraction in (1.0, 0.02):
         found["SIREN per shape, the same seconds"] = sirens(points, truth, quick, places)
-        found["SIREN per shape, 10 times"] = sirens(points, truth, 10 * quick, places)
+        longer = min(10 * quick, SIREN_SECONDS)
+        found[LONGER] = sirens(points, truth, longer, places)
     if fraction == 0.02:
         everywhere = np.arange(len(points))
         found["SIREN of all samples, the same seconds"] = sirens(points, truth, quick, everywhere)
@@ -245,47 +261,76 @@ def peers_of(config, decoder, truth, fraction, seconds):
     )
     values = decoder(latents, points)
     found["auto-decoder (DeepSDF)"] = Result(values, spent.last.seconds / len(values))
-    if fraction < 0.1:
+    if fraction == 0.02:
         found["biharmonic RBF"] = rbf(points, truth, places)
     return found
 
 
-def from_clouds(name, dictionary, truth):
-    """All that works from oriented points alone. -> {name: Result}."""
-    points, found = grid(tuple(dictionary.config.data.size)), {}
-    for label, iterations in (("surface, linear", 0), ("surface, Gauss-Newton", 10)):
+def ours_of_clouds(dictionary, truth):
+    """The dictionary from oriented points alone. -> {name: Result}."""
+    found = {}
+    for label, iterations in (("linear", 0), ("Gauss-Newton", 10)):
         changes = {"solver": "surface", "surface.iterations": iterations}
-        found[f"{name}, {label}"] = result = fit(dictionary, truth, CLOUD, **changes)
-    seconds = result.seconds
-    found["SIREN per shape, the same seconds"] = sirens(points, truth, seconds)
-    found["SIREN per shape, 10 times, 8 s at most"] = sirens(points, truth, min(10 * seconds, 8))
-    found["RBF of offset points (Carr)"] = rbf(points, truth)
+        found[f"{NID}, surface, {label}"] = fit(dictionary, truth, CLOUD, **changes)
     return found
 
 
-def compare(known, paper, decoder, pca, folder):
-    """All methods at all shares. -> scores {samples: {method: row}}, choices of the tuning."""
-    name, main = next(iter(known.items()))
-    total = main.config.data.num_test
+def peers_of_clouds(config, truth, seconds):
+    """What else works from oriented points alone. -> {name: Result}."""
+    points = grid(tuple(config.data.size))
+    return {
+        "SIREN per shape, the same seconds": sirens(points, truth, min(seconds, SIREN_SECONDS)),
+        LONGER: sirens(points, truth, min(10 * seconds, SIREN_SECONDS)),
+        "RBF of offset points (Carr)": rbf(points, truth),
+    }
+
+
+def samples_of(seen):
+    """A share of the grid's samples, or the cloud, as tables name it."""
+    return "cloud of 1000" if seen == CLOUD else f"{100 * seen:g}%"
+
+
+def split(config):
+    """(shapes that are scored, shapes that options are chosen on)."""
+    total = config.data.num_test
     count = total - total // 3
-    truth, held = (shapes(main.config, some) for some in (range(count), range(count, total)))
+    return tuple(shapes(config, some) for some in (range(count), range(count, total)))
+
+
+def grids(trained, pca, folder):
+    """The dictionary and PCA. -> scores {samples: {method: row}}, choices of the tuning."""
+    dictionary = trained.dictionary
+    truth, held = split(dictionary.config)
     scores, tuning, drawn = {}, {}, {}
     for fraction in FRACTIONS:
-        results = gaussians(known, pca, fraction, held, truth, tuning)
-        ours = results[name]
+        results = gaussians(dictionary, pca, fraction, held, truth, tuning)
         plain = {"solver": "ridge", "ridge.lam": "gcv", "samples.focus": 0.0}
-        results["NID, ridge without the prior"] = fit(main, truth, fraction, **plain)
-        if fraction in (1.0, 0.02):
-            found = fit(paper, truth, fraction, **{"samples.focus": 0.0})
-            results["NID as in the paper: joint, gradient"] = found
-        results |= peers_of(main.config, decoder, truth, fraction, ours.seconds)
-        samples = f"{100 * fraction:g}%"
-        scores[samples], drawn[samples] = scored(results, truth, samples), ours
-    results = from_clouds(name, main, truth)
-    scores["cloud of 1000"] = scored(results, truth, "cloud")
+        samples = samples_of(fraction)
+        drawn[samples] = results[NID]
+        results["NID, ridge without the prior"] = fit(dictionary, truth, fraction, **plain)
+        scores[samples] = scored(results, truth, samples)
+    results, samples = ours_of_clouds(dictionary, truth), samples_of(CLOUD)
+    scores[samples] = scored(results, truth, samples)
     drawn["cloud"] = next(iter(results.values()))
     draw_shapes(folder / "shapes.png", truth, drawn)
     return scores, tuning
+
+
+def networks(config, paper, decoder, known):
+    """All else, given the seconds that the dictionary's rows `known` took. -> scores."""
+    truth, _ = split(config)
+    scores = {}
+    for fraction in FRACTIONS:
+        results, samples = {}, samples_of(fraction)
+        if fraction in (1.0, 0.02):
+            found = fit(paper, truth, fraction, **{"samples.focus": 0.0})
+            results["NID as in the paper: joint, gradient"] = found
+        results |= peers_of(config, decoder, truth, fraction, known[samples][NID]["seconds"])
+        scores[samples] = scored(results, truth, samples)
+    samples = samples_of(CLOUD)
+    seconds = next(iter(known[samples].values()))["seconds"]
+    scores[samples] = scored(peers_of_clouds(config, truth, seconds), truth, samples)
+    return scores
 
 
 def scored(results, truth, samples):
@@ -347,46 +392,74 @@ def table(scores, note):
     return f"{command.table(COLUMNS, rows)}\n{note}\n"
 
 
-def run(scale, folder):
-    """Run the comparison."""
-    config = command.config_of("sdf", scale, {"data.num_test": 4 if scale == "smoke" else 15})
+def learn_grids(config, folder, results):
+    """The dictionary's part: scores and seconds go into results."""
     trained = learned(task_of(config), config, folder / "dictionary")
     print(f"dictionary: {trained.seconds:.0f} s", flush=True)
-    own = joint(config, 20 if scale == "smoke" else 1500)
-    paper = learned(task_of(own), own, folder / "paper")
-    print(f"the paper's way: {paper.seconds:.0f} s", flush=True)
     collection = trained.task.open("train")
     rows = to_array(collection).reshape(len(collection), -1)
-    pca = components.Components(rows, config.dictionary.num_experts)
+    pca, spent = clocked(components.Components, rows, config.dictionary.num_experts)
+    pca = (pca, components.prior_of(pca, rows))
+    del rows
+    scores, results["tuning"] = grids(trained, pca, folder)
+    join(results, scores, {DICTIONARY: trained.seconds, "PCA": spent})
+
+
+def learn_networks(scale, config, folder, results):
+    """The other methods' part, beside what results hold."""
+    own = joint(config, 20 if scale == "smoke" else 500)
+    paper = learned(task_of(own), own, folder / "paper")
+    print(f"the paper's way: {paper.seconds:.0f} s", flush=True)
+    # Originals alone: networks of minutes would hardly see the copies.
+    plain = changed(config, {"data.augment.warps": 0})
+    given = to_array(task_of(plain).open("train"))
     decoder = siren_sdf.fit_auto_decoder(
         grid(tuple(config.data.size)),
-        rows,
+        given.reshape(len(given), -1),
         # Levelled distances reach no limit that a network's would have to be cut off at.
         truncation=config.data.truncation if config.data.truncation_kind == "clip" else None,
-        seconds=2 if scale == "smoke" else min(trained.seconds, 180),
+        seconds=2 if scale == "smoke" else min(results["training_seconds"][DICTIONARY], 180),
         latent_size=128,
     )
-    drawn = learning.untrained(task_of(config), config)
-    known = {"NID, Gaussian prior": trained.dictionary, "untrained, Gaussian prior": drawn}
-    pca = (pca, components.prior_of(pca, rows))
-    scores, tuning = compare(known, paper.dictionary, decoder, pca, folder)
-    training_seconds = {
-        "dictionary and prior, with the chairs computed": trained.seconds,
-        "the paper's way": paper.seconds,
-        "auto-decoder": decoder.fit.last.seconds,
-    }
-    spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in training_seconds.items())
+    scores = networks(config, paper.dictionary, decoder, results["scores"])
+    spent = {"the paper's way": paper.seconds, "auto-decoder": decoder.fit.last.seconds}
+    join(results, scores, spent)
+
+
+def join(results, scores, seconds):
+    """Put scores and seconds of training beside those that results hold."""
+    for samples, rows in scores.items():
+        results["scores"].setdefault(samples, {}).update(rows)
+    results["training_seconds"].update(seconds)
+
+
+def run(scale, folder, part):
+    """Run the comparison, or one part of it beside the other."""
+    config = command.config_of("sdf", scale, {"data.num_test": 4 if scale == "smoke" else 15})
+    results = {"scores": {}, "tuning": {}, "training_seconds": {}}
+    if part == "networks":
+        results |= json.loads((folder / "metrics.json").read_text())
+    if part != "networks":
+        learn_grids(config, folder, results)
+    if part != "grids":
+        learn_networks(scale, config, folder, results)
+    seconds = results["training_seconds"].items()
+    spent = ", ".join(f"{name} {value:.0f} s" for name, value in seconds)
+    warps = config.data.augment.warps
     note = (
         f"Means over {config.data.num_test - config.data.num_test // 3} unseen chairs on "
-        f"{config.data.size[0]}^3 samples; {len(collection)} training grids of "
-        f"{config.data.num_train} chairs. Chamfer and F-score (at 0.02) in units of the cube "
-        f"[-1, 1]^3. Seconds without compilation; training: {spent}. {command.made()}"
+        f"{config.data.size[0]}^3 samples, after {config.data.num_train} chairs"
+        f"{f' and {warps} warped copies of each' if warps else ''}, of which networks have the "
+        "chairs alone. Chamfer and F-score (at 0.02) in units of the cube [-1, 1]^3. Seconds "
+        f"without compilation; training: {spent}. {command.made()}"
     )
-    text = table(scores, note)
-    results = {"scores": scores, "tuning": tuning, "training_seconds": training_seconds}
-    command.write(folder, text, results, draw(scores))
+    text = table(results["scores"], note)
+    results.pop("versions", None)
+    command.write(folder, text, results, draw(results["scores"]))
     print(text)
 
 
+PART = flags.DEFINE_enum("part", "all", ["all", "grids", "networks"], "Which methods.")
+
 if __name__ == "__main__":
-    command.start(run, "sdf", SCALES)
+    command.start(run, "sdf", SCALES, PART)

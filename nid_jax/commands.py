@@ -24,7 +24,7 @@ from nid_jax.files import atomic_folder
 from nid_jax.fitting import checks, code_space, rendering, scoring
 from nid_jax.neural_dictionary import NeuralDictionary, open_workdir
 from nid_jax.neural_dictionary import load as load_dictionary
-from nid_jax.reporting import monitoring, movies, panels, pictures, tables
+from nid_jax.reporting import announcing, movies, panels, pictures, tables
 from nid_jax.reporting.fits import write_fit
 from nid_jax.reporting.report import write_report
 from nid_jax.storage import artefacts
@@ -37,6 +37,8 @@ LEARNED = ("dictionary", "router", "loss", "train")
 _RENDERED_NUMBERS = 2**24
 # Signals of at most this size are read once before training, to find those that cannot be.
 _READ_BYTES = 2**28
+# Keys of `data` that say where signals come from.
+_SOURCES = ("name", "root", "sinograms", "angles", "kspace")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +123,68 @@ def _train(context: Context) -> NeuralDictionary:
     return dictionary
 
 
+def on_stored_data(context: Context) -> Context:
+    """The context with the data of the fit that fit.name names, else of the workdir's own run.
+
+    Where a person typed nothing of `data`: a fit is made again, or another beside it, of the same
+    signals. The seed, which splits them, comes along unless it was typed.
+    """
+    if any(key.startswith("data.") for key in context.typed):
+        return context
+    workdir, name = context.workdir, context.config.fit.name
+    stored, what = workdir.load_fit_config(name), f"the fit {name!r}"
+    if stored is None and context.source is workdir and workdir.config.exists():
+        stored, what = workdir.load_config(), "the run"
+    if stored is None or stored.task != context.config.task:
+        return context
+    config = context.config.copy_and_resolve_references()
+    with config.unlocked(), config.ignore_type():
+        for key in {"data", "seed"} - context.typed:
+            config[key] = stored[key]
+    source, given = _source_of(config), _source_of(context.config)
+    if source != given:
+        notices.say(
+            f"{workdir.root}: no key of data was typed; signals taken from {source}, as {what} "
+            f"has them, not from {given}; --config.data.name=NAME says otherwise"
+        )
+    return dataclasses.replace(context, config=config)
+
+
+def _source_of(config):
+    """Where the signals of a config come from, in words."""
+    found = [config.data.get(key) for key in _SOURCES]
+    return " ".join(
+        f"data.{key}={value}" for key, value in zip(_SOURCES, found, strict=True) if value
+    )
+
+
+def as_fitted(context: Context) -> Context:
+    """The context with the config that the fit fit.name was made with, and over it what was typed.
+
+    As it is where there is no such fit. Raises ValueError for a fit of another task, and for a
+    typed key that its config does not have.
+    """
+    name = context.config.fit.name
+    stored = context.workdir.load_fit_config(name)
+    if stored is None:
+        return context
+    if stored.task != context.config.task:
+        raise ValueError(
+            f"--config: task {context.config.task}, but the fit {name!r} is of task {stored.task}; "
+            f"allowed: --config={stored.task}"
+        )
+    with stored.unlocked(), stored.ignore_type():
+        for key in (*sorted(context.typed), "fit.name"):
+            *path, last = key.split(".")
+            group, typed = stored, context.config
+            for word in path:
+                group, typed = group.get(word), typed[word]
+            if not isinstance(group, ConfigDict):
+                raise ValueError(f"{key}: the config of the fit {name!r} has no such key")
+            group[last] = typed[last]
+    return dataclasses.replace(context, config=stored)
+
+
 def check_fit(context: Context, task: Any, config: ConfigDict) -> Any:
     """The signals to fit, opened; ValueError or FileNotFoundError for a fit that cannot be."""
     checks.check(config)
@@ -158,6 +222,8 @@ def load(context: Context, with_prior: bool = False) -> tuple[NeuralDictionary, 
 def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     """Codes of unseen signals with the dictionary frozen; scores, pictures, report."""
     workdir = context.workdir
+    if not announced:
+        context = on_stored_data(context)
     dictionary, config = load(context, with_prior=True)
     if not announced:
         prior = dictionary.prior
@@ -173,7 +239,7 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
         source = context.source
         described = source.config if isinstance(source, Workdir) else source
         mesh = cast(Mesh, dictionary.mesh)  # `load` has laid it out on one
-        lines = monitoring.device_summary(mesh, counts, config_path=described)
+        lines = announcing.device_summary(mesh, counts, config_path=described)
         for line in (*lines, *context.notes):
             print(line, file=sys.stderr)
     found = dictionary.fit_collection(task, collection, config)
@@ -188,12 +254,16 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
 
 
 def evaluate(context: Context) -> dict[str, Any]:
-    """Score an earlier fit's codes again, against signals on disk; nothing is solved."""
+    """Score an earlier fit's codes again, against signals on disk; nothing is solved.
+
+    Against those that it was fitted to, unless others are typed.
+    """
+    context = as_fitted(context)
     dictionary, config = load(context)
     context = settle(context, {config.fit.split}, config)
     config = context.config
     task = context.build_task(config)
-    path = context.workdir.fit(config.fit.name) / "codes.npz"
+    path = context.workdir.fit(config.fit.name) / artefacts.CODES
     found = dictionary.load_fit(path)
     collection = check_fit(context, task, config)
     wanted = collection.names[: len(found)]
@@ -214,7 +284,7 @@ def evaluate(context: Context) -> dict[str, Any]:
     metrics = {"solver": "stored codes", "signals": count, "active_experts": found.active}
     metrics |= scoring.means_of(scores) | scoring.per_signal(scores)
     metrics["scores"] = panels.described(task.scores, metrics)
-    context.workdir.write_json(path.with_name("evaluation.json"), metrics)
+    context.workdir.write_json(path.with_name(artefacts.EVALUATION), metrics)
     _print_scores(config.fit.name, metrics)
     return metrics
 
@@ -227,11 +297,11 @@ def render(context: Context) -> None:
     dictionary, config = load(context)
     task = context.build_task(config)
     folder = context.workdir.fit(config.fit.name)
-    found = dictionary.load_fit(folder / "codes.npz")
-    layout = context.workdir.read_json(folder / "metrics.json")["layout"]
+    found = dictionary.load_fit(folder / artefacts.CODES)
+    layout = context.workdir.read_json(folder / artefacts.METRICS)["layout"]
     start = time.perf_counter()
     shape, window = _what_to_render(config.render, layout)
-    target = folder / "render" / _view_name(shape, layout, config.render)
+    target = folder / artefacts.RENDER / _view_name(shape, layout, config.render)
     draw = _render_pictures
     if "surface" in layout:
         # Libraries that only runs with surfaces need.
@@ -321,15 +391,15 @@ def interpolate(context: Context) -> None:
     """Signals between two of a fit: frames, or meshes, and a movie of them."""
     dictionary, config = load(context)
     folder = context.workdir.fit(config.fit.name)
-    found = dictionary.load_fit(folder / "codes.npz")
+    found = dictionary.load_fit(folder / artefacts.CODES)
     config = settle(context, (), config, fitted=len(found)).config
     task, wanted = context.build_task(config), config.fit.interpolate
-    layout = context.workdir.read_json(folder / "metrics.json")["layout"]
+    layout = context.workdir.read_json(folder / artefacts.METRICS)["layout"]
     if "patch" in layout:
         raise ValueError("data.patch.size: signals in patches have several codes each; allowed: 0")
     with named("fit.interpolate"):
         path = code_space.path_between(found, wanted.start, wanted.end, wanted.frames)
-    target = folder / "interpolate" / f"{wanted.start:04d}_{wanted.end:04d}"
+    target = folder / artefacts.INTERPOLATE / f"{wanted.start:04d}_{wanted.end:04d}"
     shape, window = _what_to_render(config.render, layout)
     if "surface" in layout:
         from nid_jax.reporting import surfaces
@@ -350,14 +420,14 @@ def nearest(context: Context) -> None:
     wanted = config.fit.nearest
     folder = context.workdir.fit(config.fit.name)
     among = context.workdir.fit(wanted.among or config.fit.name)
-    found, known = (dictionary.load_fit(path / "codes.npz") for path in (folder, among))
+    found, known = (dictionary.load_fit(path / artefacts.CODES) for path in (folder, among))
     with named("fit.nearest"):
         indices, distances = code_space.nearest(found, known, wanted.count, among == folder)
     near = {
         name: [{"name": known.names[i], "distance": float(d)} for i, d in zip(row, ds, strict=True)]
         for name, row, ds in zip(found.names, indices, distances, strict=True)
     }
-    target = folder / "nearest.json"
+    target = folder / artefacts.NEAREST
     context.workdir.write_json(target, {"among": among.name, "nearest": near})
     rows = [[name, *(entry["name"] for entry in entries)] for name, entries in near.items()]
     print(tables.table(rows, ["signal", *(f"{n + 1}." for n in range(indices.shape[1]))]))

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 _STREAM = re.compile(r"^\s*(?:\[info\]\s*)?Stream #0:\d+.*?: (\w+):", re.MULTILINE)
+_RATE = re.compile(r"Stream #0:\d+.*?: Video:.*?, ([\d.]+) fps")
 _ENDED = b"ENDHDR\n"
 # Of H.264's scale from 0 (exact) to 51.
 _CONSTANT_RATE = 10
@@ -29,10 +30,14 @@ class Unreadable(Exception):
 
 
 class Heard(NamedTuple):
-    """What ffmpeg said of a file: how many streams of each kind, how many complaints."""
+    """What ffmpeg said of a file: how many streams of each kind, how many complaints.
+
+    status: that it ended with, 0 where no more of the file was wanted; negative: a signal.
+    """
 
     streams: dict[str, int]
     errors: int
+    status: int = 0
 
 
 def program() -> str:
@@ -53,18 +58,29 @@ def read(path: Path, heard: list[Heard]) -> Generator[UInt8[np.ndarray, "H W 4"]
     command += ["-map", "0:V:0", "-fps_mode", "passthrough"]
     command += ["-f", "image2pipe", "-c:v", "pam", "-pix_fmt", "rgba", "-"]
     with tempfile.TemporaryFile() as said:
-        frames = 0
+        frames = status = 0
         with _started(command, stdout=subprocess.PIPE, stderr=said) as process:
             assert process.stdout is not None
             try:
                 while (frame := _picture(process.stdout)) is not None:
                     frames += 1
                     yield frame
+                status = process.wait()
             finally:
                 said.seek(0)
-                heard.append(_heard(said.read().decode(errors="replace")))
+                heard.append(_heard(said.read().decode(errors="replace"), status))
     if not frames:
         raise Unreadable
+
+
+def frame_rate(path: Path) -> float:
+    """Frames a second that a file says of its first video stream; 0 where it says none."""
+    command = [program(), "-nostdin", "-hide_banner", "-i", str(path)]
+    with _started(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        # Without an output the program says what there is, and fails.
+        said = process.communicate()[1].decode(errors="replace")
+    found = _RATE.search(said)
+    return float(found[1]) if found else 0.0
 
 
 def _picture(stream: IO[bytes]) -> UInt8[np.ndarray, "H W 4"] | None:
@@ -83,9 +99,9 @@ def _picture(stream: IO[bytes]) -> UInt8[np.ndarray, "H W 4"] | None:
     return np.frombuffer(pixels, np.uint8).reshape(shape)
 
 
-def _heard(text: str) -> Heard:
+def _heard(text: str, status: int) -> Heard:
     kinds = collections.Counter(_STREAM.findall(text.split("Output #0")[0]))
-    return Heard(dict(kinds), len(re.findall(r"\[(?:error|fatal)\]", text)))
+    return Heard(dict(kinds), len(re.findall(r"\[(?:error|fatal)\]", text)), status)
 
 
 def write(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> None:

@@ -153,7 +153,9 @@ def train(
     prior, path = None, workdir.root / priors.FILE
     if config.prior.num_signals and not trained.interrupted:
         prior = trained.prior
-        if prior is None:
+        if trained.coded is not None:
+            prior = priors.prior_of(*trained.coded, config.prior)
+        elif prior is None:
             prior = priors.learn_prior(task, trained.model, task.open("train"), config)
         priors.save_prior(path, prior)
     elif not config.prior.num_signals:

@@ -274,13 +274,16 @@ class NeuralDictionary(Trained):
             if weights is not None:
                 allowed = "None: `measured` has those of signals of several ways"
                 raise ArgumentError("weights", np.shape(weights), allowed)
-            given = {"batch_size": batch_size, "refinement": refinement, "uncertainty": uncertainty}
+            fit = functools.partial(
+                self.fit_measured,
+                solver=solver,
+                batch_size=batch_size,
+                refinement=refinement,
+                uncertainty=uncertainty,
+            )
             parts = ways.by_way(measured, len(names))
-            found = [
-                self.fit_measured(one, [names[i] for i in which], solver, **given)
-                for one, which in parts
-            ]
-            return fits.joined(found)[np.argsort(np.concatenate([which for _, which in parts]))]
+            found = fits.joined([fit(one, [names[i] for i in which]) for one, which in parts])
+            return found[np.argsort(np.concatenate([which for _, which in parts])).tolist()]
         looked_at = getattr(self.model.router, "reads", "")
         on_clouds = "clouds" in (solver.reads, looked_at)
         on_grid = None

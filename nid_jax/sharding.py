@@ -144,8 +144,8 @@ def place_batch(batch: PyTree, mesh: Mesh) -> PyTree[Array]:
     if common:
         rest = {name: leaf for name, leaf in batch.items() if name not in common}
         everywhere = {name: batch[name] for name in common}
-        put = jax.tree.map(lambda leaf: _put(np.asarray(leaf), named(mesh)), everywhere)
-        return {**place_batch(rest, mesh), **put}
+        placed = jax.tree.map(lambda leaf: _put(np.asarray(leaf), named(mesh)), everywhere)
+        return {**place_batch(rest, mesh), **placed}
     sharding = named(mesh, "signal")
 
     def put(leaf):

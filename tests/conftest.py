@@ -25,9 +25,12 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
-# Many tests compile the same step again; nothing that they compare depends on who compiled it.
-_CACHE = tempfile.TemporaryDirectory()
-jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+# Many tests compile the same step again; nothing that they compare depends on who compiled it. One
+# folder for all workers, and for the commands that tests start.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
@@ -133,7 +136,7 @@ def shell(environment):
 def environment():
     """Environment variables of a process that finds nid_jax here."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": _CACHE.name}
+    return {**os.environ, "PYTHONPATH": path}
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def test_a_run_says_what_it_does_and_leaves_all_of_it(trained):
     assert "Traceback" not in err
     lines = out.splitlines()
     assert lines[0].startswith("trained 6 steps in ")
-    assert " ".join(lines[1].split()) == "fit solver signals PSNR, dB SSIM Residual active s/signal"
+    assert " ".join(lines[1].split()) == "fit solver signals PSNR, dB SSIM Misfit active s/signal"
     assert lines[3].split()[:3] == ["test", "gradient", "2"]
     assert lines[-1] == f"report: {trained / 'report.html'}"
     expected = (
@@ -521,6 +521,53 @@ def test_evaluate_scores_the_stored_codes_again(call, copied, tiny):
     assert again["ssim"] == pytest.approx(before["ssim"], abs=1e-4)
     complaint = call(*tiny, f"--workdir={copied}", "--mode=eval", "--config.data.num_test=1")
     assert "its signal 1, 'face_081', is not there in the test split" in complaint.complaint()
+
+
+@pytest.fixture
+def own_fit(call, copied, tiny, tmp_path):
+    """Options of the workdir of a run on faces that holds a fit, 'mine', of one's own pictures."""
+    photos = make_photos(tmp_path / "photos", 3)
+    result = call(
+        *tiny,
+        f"--workdir={copied}",
+        "--mode=fit",
+        "--config.fit.name=mine",
+        "--config.fit.solver=ridge",
+        "--config.data.name=folder",
+        f"--config.data.root={photos}",
+        "--config.data.test_fraction=1.0",
+    )
+    assert result.code == 0, result.err
+    return (SMOKE, f"--workdir={copied}", "--config.fit.solver=ridge")
+
+
+def test_a_fit_is_scored_on_what_it_was_fitted_to(call, copied, own_fit, tmp_path):
+    result = call(*own_fit, "--mode=eval", "--config.fit.name=mine")
+    assert result.code == 0, result.err
+    folder = copied / "fits" / "mine"
+    before, again = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "evaluation")
+    )
+    assert before["signals"] == again["signals"] == 2
+    assert again["psnr"] == pytest.approx(before["psnr"], abs=1e-4)
+    moved = tmp_path / "moved"
+    typed = ("--mode=eval", "--config.fit.name=mine", f"--config.data.root={moved}")
+    assert f"data.root={moved}" in call(*own_fit, *typed).complaint().replace("'", "")
+
+
+def test_a_fit_is_made_again_of_the_same_signals(call, copied, own_fit):
+    result = call(*own_fit, "--mode=fit", "--config.fit.name=mine", "--config.fit.num_signals=1")
+    assert result.code == 0, result.err
+    (note,) = [line for line in result.err.splitlines() if "no key of data was typed" in line]
+    assert "photos, as the fit 'mine' has them, not from data.name=faces; " in note
+    metrics = json.loads((copied / "fits" / "mine" / "metrics.json").read_text())
+    assert (metrics["signals"], metrics["dataset"]) == (1, "images in photos")
+    result = call(*own_fit, "--mode=fit", "--config.fit.name=other")
+    assert result.code == 0, result.err
+    assert "no key of data was typed" not in result.err
+    metrics = json.loads((copied / "fits" / "other" / "metrics.json").read_text())
+    # The run's own two faces, though the config that was named has four.
+    assert (metrics["signals"], "faces" in metrics["dataset"]) == (2, True)
 
 
 # Whole processes

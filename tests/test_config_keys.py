@@ -36,7 +36,7 @@ CHOSEN = {
         for name in ("crop", "resize", "gray", "layout", "range", "decoded_gib")
     },
     "data.augment.max_shift": ("data", STILL),
-    "data.patch.overlap": ("data", ("image", "mri")),
+    "data.patch.overlap": ("data", ("image", "inpainting", "mri")),
     "data.masks": ("data", ("inpainting",)),
     "data.noise": ("tasks/image.py", ("image",)),
     "data.phantom": ("data", STILL),

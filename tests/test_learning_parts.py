@@ -91,13 +91,22 @@ def test_scattered_points_are_a_collection(tmp_path):
     assert fit.residual.mean() < 0.1 * variance
 
 
+@pytest.mark.slow
+def test_points_that_all_signals_share_need_be_no_grid():
+    points = np.random.default_rng(5).permutation(144)[:60]
+    way = operators.sample((12, 12)).of_measurements(points)
+    values = waves(40, 12, 6).reshape(40, -1, 1)[:, points]
+    known = data.WaysCollection(values, [way], np.zeros(40), (12, 12), range(40), "sensors")
+    assert left(nid.learn(known, num_experts=8), waves(10, 12)) < 0.03
+
+
 @pytest.mark.parametrize(
     ("signals", "options", "words"),
     [
-        (waves(3), {"seen": np.ones((2, 2))}, r"float64\[2, 2\]"),
-        (waves(3), {"seen": np.zeros((3, *SHAPE), bool)}, "1 or more samples seen of signal 0"),
-        (waves(3), {"seen": np.full(SHAPE, 2)}, "booleans, or 0 and 1"),
-        (waves(3) * np.inf, {}, "NaN for what is missing"),
+        (waves(9), {"seen": np.ones((2, 2))}, r"float64\[2, 2\]"),
+        (waves(9), {"seen": np.zeros((9, *SHAPE), bool)}, "1 or more samples seen of signal 0"),
+        (waves(9), {"seen": np.full(SHAPE, 2)}, "booleans, or 0 and 1"),
+        (waves(9) * np.inf, {}, "NaN for what is missing"),
         ([np.ones((3, 3)), np.ones((3, 3, 2))], {}, r"pictures \[h, w\]"),
         ([np.ones((3, 3)), np.ones((4, 3))], {"seen": np.ones(3)}, "seen: "),
     ],

@@ -9,7 +9,7 @@ def fit():
         "split": "test",
         # ridge, gaussian, lasso, omp, iht, robust, gradient, router or router+ridge
         "solver": "ridge",
-        # of the equations: float32, in orthonormal coordinates, or float64, normal equations
+        # of the equations: float32, by a square root, or float64, normal equations
         "precision": "float32",
         # active experts of omp, iht, router+ridge, gradient, router; 0: dense codes
         "top_k": 0,
@@ -61,7 +61,11 @@ def solvers():
             "reach": 0.0,
             "trim_noise": 0.0,
         },
-        "router_ridge": {"lam": 1e-6},
+        "router_ridge": {
+            "lam": 1e-6,
+            # experts that the router proposes, of which matching pursuit takes top_k; 0: top_k
+            "candidates": 0,
+        },
         "gradient": {
             "steps": 1000,
             "learning_rate": 0.003,

@@ -156,6 +156,8 @@ def solved(study, name, known, solver):
         seconds.append(found.seconds)
     top_k = getattr(solver, "top_k", 0)
     words = f"{solver.name}, K = {top_k}" if top_k else solver.name
+    if getattr(solver, "candidates", 0):
+        words += f" among {solver.candidates}"
     if isinstance(solver, nid.Gradient):
         words += f", {solver.steps} steps"
     study.add(
@@ -185,12 +187,17 @@ def solver_cost(study, dictionary, solver, steps):
     points, top_k = len(study.points), getattr(solver, "top_k", 0)
     cost = operations.equations(dictionary.dictionary, points, count)
     if solver.uses_router:
-        return cost + router_cost(study, dictionary) + 2 * top_k**3 / 3
+        cost += router_cost(study, dictionary)
+        if getattr(solver, "candidates", 0) > top_k:
+            return cost + operations.solve("omp", solver.candidates, count, top_k, 0)
+        return cost + 2 * top_k**3 / 3
     if isinstance(solver, nid.Gaussian):
         steps = NOISES_TRIED
     return cost + operations.solve(solver.name, experts, count, top_k, steps)
 
 
+# Experts of K that a router proposes to a pursuit, in multiples of K.
+PROPOSED = 8
 # About as many variances as the search for the noise of highest evidence looks at, and the last.
 NOISES_TRIED = 15
 
@@ -318,6 +325,9 @@ def all_dictionaries(study):
     routed = study.config("sparse_varpro", "linear", setting.sparse)
     routed = study.train("support_router", routed)
     all_solved(study, "NID sparse, linear router", routed, sparse=("router+ridge",))
+    chosen = study.solver("router+ridge", study.top_k)
+    among = dataclasses.replace(chosen, candidates=PROPOSED * study.top_k)
+    solved(study, "NID sparse, linear router", routed, among)
 
     paper = study.train("joint", study.config("joint", "codebook", setting.joint))
     gradient_on_pixels(study, "NID as in the paper", paper, study.top_k)

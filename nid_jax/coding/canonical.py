@@ -26,10 +26,14 @@ from nid_jax.coding.prior import GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import Dictionary
+from nid_jax.fields.embeddings import Splines
+from nid_jax.fields.shared import SharedDictionary
 
 # Atoms' directions below this share of the strongest one's energy are rounding: the weights that
 # would make atoms of them are so large that float32 no longer renders them.
 _WEAKEST = 1e-10
+# Rows of orthonormal coordinates that are held in float64 at a time.
+_ROWS = 8192
 # How far from orthonormal the atoms of a canonical dictionary may be: what float32 leaves.
 _TOLERANCE = 0.02
 # Variance of a code that is always zero, as a share of the mean one: no solver divides by zero.
@@ -128,11 +132,35 @@ def is_canonical(dictionary: Dictionary, grid_shape: tuple[int, ...]) -> bool:
 
 def _grid_gram(dictionary, grid_shape):
     """The Gram matrix [E, E] of the atoms without their means [E, C], over the points, float64."""
+    if isinstance(dictionary, SharedDictionary) and dictionary.local:
+        return _lattice_gram(dictionary, grid_shape)
     operator = operators.sample(grid(grid_shape))
     nothing = jnp.zeros((1, operator.num_measurements, dictionary.channels), jnp.float32)
     found = gram.normal_equations(dictionary, operator, nothing)
     matrix = np.asarray(found.gram, np.float64) + np.asarray(found.gram_low, np.float64)
     return matrix / operator.num_measurements, np.asarray(found.atom_mean, np.float64)
+
+
+def _lattice_gram(dictionary, grid_shape):
+    """`_grid_gram` of splines, whose products over a grid are those along its axes.
+
+    Of heads W on splines S = S_1 x S_2 x .. the atoms' products are those of (R_1 x R_2 x ..) W,
+    with S_a = Q_a R_a: no point of the grid is looked at.
+    """
+    embedding, heads = dictionary.embedding, np.asarray(dictionary.head_kernel[...])
+    experts = heads.shape[-1]
+    values, means = heads.reshape(*embedding.counts, -1), heads.reshape(*embedding.counts, -1)
+    for axis, (size, count) in enumerate(zip(grid_shape, embedding.counts, strict=True)):
+        along = np.asarray(Splines((count,), embedding.degree)(grid((size,))), np.float32)
+        root = np.linalg.qr(along, mode="r") / np.float32(np.sqrt(size))
+        values = np.moveaxis(np.tensordot(root, values, (1, axis)), 0, axis)
+        means = np.tensordot(along.mean(0), means, (0, 0))
+    rows, mean = values.reshape(-1, experts), means.reshape(-1, experts).astype(np.float64)
+    matrix = -mean.T @ mean
+    for first in range(0, len(rows), _ROWS):
+        some = rows[first : first + _ROWS].astype(np.float64)
+        matrix += some.T @ some
+    return matrix, mean.T + np.asarray(dictionary.head_bias[...], np.float64)
 
 
 def _covariance(prior, experts):

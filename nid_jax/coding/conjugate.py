@@ -5,8 +5,9 @@ E^3 for its factor. But where weights are bounded, all of those matrices are clo
 the mean weights: with L L^T = Phi^T diag(mean w) Phi + R, the coordinates z = L^T a make the mean
 problem's matrix the identity, and a signal's own one has the spread of its weights about the mean.
 So a few dozen products with Q = Phi L^-T, S E M operations each, solve all signals together
-(preconditioned conjugate gradients: Golub and Van Loan, 11.5). Q is made in float64 and kept in
-float32: its columns are nearly orthonormal, so nothing cancels in it.
+(preconditioned conjugate gradients: Golub and Van Loan, 11.5). L is made in float64, Q from it in
+float32, to the rounding with which the codes L^-T z are rendered; its columns are nearly
+orthonormal, so nothing cancels in it afterwards.
 """
 
 import functools
@@ -134,7 +135,7 @@ def _factorised(graphdef, state, operator, equations, known, noise, lam, chunk):
     experts, channels = dictionary.num_experts, dictionary.channels
     size = experts + channels
     pieces, function = gram.measured_features(dictionary, operator, chunk)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, _, _ = prior.extended(equations, size)
         mean, penalty = jnp.zeros(size, matrix.dtype), jnp.zeros_like(matrix)
         if known is None:
@@ -153,15 +154,14 @@ def _factorised(graphdef, state, operator, equations, known, noise, lam, chunk):
         root = scale[:, None] * jax.lax.linalg.triangular_solve(
             factor, identity, left_side=True, lower=True, transpose_a=True
         )
-        columns = jnp.concatenate([root, mean[:, None]], 1)
+        columns = jnp.concatenate([root, mean[:, None]], 1).astype(jnp.float32)
 
         def rows(_, piece):
             values, constant = function(piece)
-            values, constant = gram.wide(values, constant)
             atoms = gram.measured_atoms(dictionary, values, constant)
-            ones = constant[:, None, None] * jnp.eye(channels, dtype=matrix.dtype)
+            ones = constant[:, None, None] * jnp.eye(channels, dtype=jnp.float32)
             both = jnp.concatenate([atoms, ones], 1)
-            return None, numerics.einsum("mnc,nk->mck", both, columns).astype(jnp.float32)
+            return None, numerics.einsum("mnc,nk->mck", both, columns)
 
         _, basis = jax.lax.scan(rows, None, pieces)
         basis = basis.reshape(-1, channels, size + 1)[: operator.num_measurements]
@@ -176,14 +176,19 @@ def _descend(shared, measurements, weights, iterations, tolerance):
 
     -> coefficients [S, N], mean squared residual [S], iterations [S], relative error [S].
     """
-    basis, level, penalty = shared.basis, shared.level, shared.penalty
-    weights = weights[..., None]
+    # One axis of values and a flat basis: two plain matrix products, ten times as fast as the same
+    # contractions over [M, C, N].
+    basis = shared.basis.reshape(-1, shared.basis.shape[-1])
+    level, penalty = shared.level.reshape(-1), shared.penalty
+    channels = shared.level.shape[1]
+    weights = jnp.repeat(weights, channels, 1)
+    measurements = measurements.reshape(len(measurements), -1)
 
     def rendered(z):
-        return numerics.einsum("sk,mck->smc", z, basis)
+        return numerics.einsum("sk,mk->sm", z, basis)
 
     def gathered(values):
-        return numerics.einsum("smc,mck->sk", values, basis)
+        return numerics.einsum("sm,mk->sk", values, basis)
 
     def apply(z):
         return gathered(weights * rendered(z)) + z @ penalty
@@ -192,9 +197,9 @@ def _descend(shared, measurements, weights, iterations, tolerance):
     z, error, count = conjugate_gradients.solve(
         apply, right, axis=-1, iterations=iterations, tolerance=tolerance
     )
-    squares = jnp.square(measurements - level - rendered(z)).mean(-1)
-    residual = numerics.safe_divide((weights[..., 0] * squares).sum(-1), weights.sum((1, 2)))
-    with gram.working_precision("double"):
+    squares = jnp.square(measurements - level - rendered(z))
+    residual = numerics.safe_divide((weights * squares).sum(-1), weights.sum(-1))
+    with gram.working_precision("float64"):
         root, mean = gram.wide(shared.root, shared.mean)
         found = mean + gram.wide(z)[0] @ root.T
         found = found.astype(jnp.float32)

@@ -20,7 +20,7 @@ variances of their own, uncorrelated, whose likelihood rises as well. These vari
 
 Several blocks of coefficients, such as those of channels that were decorrelated, share the rows
 and have a Gaussian each. Letters: K blocks, N coefficients, M rows, Q constants, S signals, P rows
-of a pool of which signals show some. In float64 inside `gram.working_precision('double')`.
+of a pool of which signals show some. In float64 inside `gram.working_precision('float64')`.
 """
 
 import functools
@@ -36,7 +36,7 @@ from nid_jax import numerics
 
 # Of the measurements' variance. What is too little is made up for in a round or two, what is too
 # much takes many.
-_FIRST_NOISE = 1e-3
+_FIRST_NOISE = 1e-2
 
 
 class Gaussian(NamedTuple):
@@ -309,24 +309,28 @@ def _distance(covariance, target):
 
 
 def started(
-    roughness: Float[np.ndarray, " N"], blocks: int, variance: float, design_energy: float
+    roughness: Float[np.ndarray, " N"], variances: Float[np.ndarray, " K"], design_energy: float
 ) -> Gaussian:
     """What rounds begin with: no mean, and less variance the rougher a feature is.
 
     roughness: mean squared difference of neighbouring samples as a part of the feature's mean
-    square; variance: of the measurements; design_energy: mean square of a feature over a signal's
-    measurements. The spectrum is that of pictures, whose energy falls with the square of frequency.
+    square; variances: of the measurements of every block; design_energy: mean square of a feature
+    over a signal's measurements. Energies fall as the third power of frequency, a little faster
+    than those of pictures: what few signals show grows to its own in fewer rounds than too much
+    would shrink.
     """
-    shape = 1 / (np.asarray(roughness, np.float64) + 1e-3 * np.max(roughness) + 1e-12)
-    shape *= variance / (design_energy * shape.sum())
-    covariance = jnp.broadcast_to(jnp.diag(jnp.asarray(shape)), (blocks, *(len(shape),) * 2))
+    roughness = np.asarray(roughness, np.float64)
+    shape = (roughness + 1e-3 * np.max(roughness) + 1e-12) ** -1.5
+    shape /= design_energy * shape.sum()
+    variances = np.asarray(variances, np.float64)
+    covariance = np.stack([np.diag(variance * shape) for variance in variances])
     return Gaussian(
-        jnp.zeros((blocks, len(shape))),
+        jnp.zeros(covariance.shape[:2]),
         jnp.asarray(covariance),
-        jnp.asarray(np.float64(_FIRST_NOISE * variance)),
+        jnp.asarray(np.float64(_FIRST_NOISE * variances.mean())),
     )
 
 
 def as_float64(tree: Any) -> Any:
-    """Arrays of a tree as float64, inside of `gram.working_precision('double')`."""
+    """Arrays of a tree as float64, inside of `gram.working_precision('float64')`."""
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), tree)

@@ -41,7 +41,9 @@ class SparseCodes(NamedTuple):
     chosen: jax.Array
 
 
-def omp_codes(equations, top_k, atoms_per_step=1, criterion="correlation", block=0):
+def omp_codes(
+    equations, top_k, atoms_per_step=1, criterion="correlation", block=0, candidates=None
+):
     """Orthogonal matching pursuit on Gram matrices, all signals at once.
 
     A step takes the atom that correlates best with the residual (Pati et al. 1993) and updates the
@@ -60,6 +62,7 @@ def omp_codes(equations, top_k, atoms_per_step=1, criterion="correlation", block
       criterion: 'correlation', or 'gain': the atom that lowers the squared residual most (order
         recursive matching pursuit, also orthogonal least squares), at the same cost.
       block: signals at a time; 0 chooses.
+      candidates: int [S, N], distinct: the atoms that a signal's own are taken from; None: all.
 
     Returns:
       SparseCodes; indices in the order of choice.
@@ -67,28 +70,35 @@ def omp_codes(equations, top_k, atoms_per_step=1, criterion="correlation", block
     Raises:
       ArgumentError: top_k, atoms_per_step or criterion outside what is allowed.
     """
-    experts = equations.moments.shape[-1]
-    _check_top_k(top_k, experts)
+    _check_top_k(top_k, (equations.moments if candidates is None else candidates).shape[-1])
     if not 1 <= atoms_per_step <= top_k:
         raise ArgumentError("atoms_per_step", atoms_per_step, f"1 to top_k={top_k}")
     checks.one_of("criterion", criterion, CRITERIA)
     if not block:
         block = _CPU_BLOCK if jax.default_backend() == "cpu" else equations.moments.shape[0]
-    return _omp(equations, top_k, atoms_per_step, criterion, block)
+    return _omp(equations, candidates, top_k, atoms_per_step, criterion, block)
 
 
 @functools.partial(jax.jit, static_argnames=("top_k", "atoms_per_step", "criterion", "block"))
-def _omp(equations, top_k, atoms_per_step, criterion, block):
+def _omp(equations, candidates, top_k, atoms_per_step, criterion, block):
     own = {"moments": equations.moments, "energy": equations.energy}
     if not equations.shared:
         own["gram"] = equations.gram
+    if candidates is not None:
+        own["candidates"] = candidates
 
     def one_block(piece):
         gram = equations.gram if equations.shared else piece["gram"]
+        moments, few = piece["moments"], piece.get("candidates")
+        if few is not None:
+            gram, moments = _among(gram, few), _at(moments, few)
         pursuit = _Pursuit(gram, criterion, atoms_per_step)
-        state = pursuit.run(piece["moments"], piece["energy"], top_k)
-        weights = _weights(gram, piece["moments"], state, top_k)
-        return state.indices[:, :top_k], weights, state.chosen[:, :top_k]
+        state = pursuit.run(moments, piece["energy"], top_k)
+        weights = _weights(gram, moments, state, top_k)
+        indices = state.indices[:, :top_k]
+        if few is not None:
+            indices = _at(few, indices)
+        return indices, weights, state.chosen[:, :top_k]
 
     signals = equations.moments.shape[0]
     return _sparse(*_in_blocks(one_block, own, signals, block), equations.moments)
@@ -214,6 +224,14 @@ def _orthonormalising(gram, least, wanted):
         good.append(wanted[:, j : j + 1] & (length > least[:, j : j + 1]))
         rows.append(row * jnp.where(good[-1], _inverse_root(length), 0.0))
     return jnp.stack(rows, 1)[:, :, size:], jnp.concatenate(good, 1)
+
+
+def _among(gram, places):
+    """Gram matrices [S, N, N] of the atoms at places [S, N]; gram [E, E] or [S, E, E]."""
+    rows, columns = places[:, :, None], places[:, None, :]
+    if gram.ndim == 2:
+        return gram[rows, columns]
+    return gram[jnp.arange(len(places))[:, None, None], rows, columns]
 
 
 def _at(values, indices):

@@ -21,8 +21,10 @@ Blondel et al. 2022, section 2.
 
 What is constant: the prior and its noise (asking for their derivative raises), the experts of a
 support, and a lam of cross-validation (both are piecewise constant, their derivative is zero).
-Values are those of `ridge` and `prior`, in float64 inside; gradients are of the accuracy of the
-arrays that are given, float32 as a rule.
+Values are those of `ridge` and `prior`; gradients are of the accuracy of the arrays that are given,
+float32 as a rule. The backward solve alone is in float64 inside: a cotangent need not lie in what
+the atoms span, so that its system has no square root to be solved by, and the condition number
+enters squared.
 """
 
 import functools

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from nid_jax import numerics
-from nid_jax.coding import checks, gram, orthonormal, prior, ridge
+from nid_jax.coding import checks, gram, least_squares, prior, ridge
 from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.solution import Result, Solution
 from nid_jax.errors import ArgumentError
@@ -77,7 +77,7 @@ def _solve(equations, known, codes, noise, blend, neighbours):
     noise, blend = jnp.float32(noise), jnp.float32(blend)
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_solve(equations, known, codes, noise, blend, neighbours)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, moments = equations.wide()
         codes, factor, energy, noise, blend = gram.wide(
             codes, known.factor, equations.energy, noise, blend
@@ -141,9 +141,10 @@ def _orthonormal_solve(equations, known, codes, noise, blend, neighbours):
         mean, spread = _gaussian_of(-negative, codes[chosen], common, blend)
         image = numerics.einsum("ne,ke->nk", root, spread)
         offset = (z - numerics.einsum("ne,e->n", root, mean))[None]
-        found = orthonormal.damped_codes(*orthonormal.reduced(image, offset)[:2], noise)
+        found = least_squares.damped_codes(image, offset, noise)
         return mean + found.codes[0] @ spread, found.error[0]
 
+    equations = equations.reduced()
     scaled = prior.scaled_rows(equations, known)[0]
     root, z = equations.root, equations.projected
     if equations.shared:

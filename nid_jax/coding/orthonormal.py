@@ -1,18 +1,22 @@
-"""Measured features made orthonormal: equations of codes that float32 can solve.
+"""Equations of codes that float32 can solve: a square root of the normal equations.
 
-Normal equations square the condition number. Here the measured columns, features of a shared
-dictionary or the atoms of an independent one, are factored instead: with T = sqrt(w) (A 1, A h)
-the columns, the constant's response first, T = Q R by Householder reflections, streamed over chunks
-of measurements: the factor of (R; next chunk) is the factor of both, and the reflections that make
-it take the measurements along, to z = Q^T y. Householder's QR is backward stable column by column,
-needs no full rank and no more measurements than columns (Golub and Van Loan 2013, 5.2). What the
-reflections leave of y below R is outside the span of the columns: its squares, which do not cancel,
-are the part of the residual that no code can remove.
+Normal equations square the condition number. Here a root B with B^T B for their matrix is kept: as
+ill-conditioned as the atoms are, not as their square. Once the constant's response is projected
+out, |y - Phi a|^2 = |z - B a|^2 + rest. Which root is cheapest is counted before anything runs:
 
-As the constant comes first, row 0 of R is the constant's: it says the best bias, and the rows below
-are the atoms and measurements free of it. So |y - Phi a|^2 = |z - B a|^2 + rest, with B = R W for
-heads W: F C rows whatever the number of measurements, and as ill-conditioned as the atoms are, not
-as their square.
+rows      the measured atoms themselves, less the constant by one reflection: where they are few
+          enough to be held. Nothing is factored.
+atoms     the triangle R of the measured atoms' QR factors, by Householder reflections streamed over
+          chunks of measurements: the factor of (R; next chunk) is the factor of both, and the
+          reflections that make it take the measurements along, to z = Q^T y.
+features  the same of a shared dictionary's measured features T = sqrt(w) (A 1, A h), and B = R W of
+          its heads W: F C rows whatever the number of measurements.
+
+Householder's QR is backward stable column by column, needs no full rank and no more measurements
+than columns (Golub and Van Loan 2013, 5.2). What the reflections leave of y below R is outside the
+span of the columns: its squares, which do not cancel, are the part of the residual that no code can
+remove. As the constant comes first, row 0 of R is the constant's: it says the best bias, and the
+rows below are the atoms and measurements free of it.
 """
 
 import functools
@@ -25,63 +29,28 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nid_jax import numerics
-from nid_jax.coding import gram, operators
+from nid_jax.coding import gram, least_squares, operators
 from nid_jax.fields.dictionary import Dictionary
 
-CHUNK_NUMBERS = 2**22
-"""Numbers of columns that are factored, or of features that are measured, at a time."""
+# Numbers of a root that may have more rows than columns, so many times as many at most: to factor
+# them would cost more than it saves those who take its products anyway.
+_HELD_NUMBERS = 2**22
+_HELD_ROWS = 4
 
 # Rows of a chunk are at least so many times the columns: R is factored again with every chunk.
 _ROWS_PER_COLUMN = 4
-
-
-class Factored(NamedTuple):
-    """T = Q R of measured columns T [rows, N], and right-hand sides: z = Q^T y, and what is left.
-
-    triangle R [.., K, N], K = min(rows, N), upper triangular; projected z [.., K, T]; rest [.., T]:
-    squared norm of y - Q z.
-    """
-
-    triangle: jax.Array
-    projected: jax.Array
-    rest: jax.Array
-
-
-def factored(columns: Float[Array, "*S M N"], right: Float[Array, "*S M T"]) -> Factored:
-    """`Factored` of columns [.., rows, N] and right-hand sides [.., rows, T], held as a whole."""
-    kept = min(columns.shape[-2:])
-    reflections, scale = jnp.linalg.qr(columns, mode="raw")
-    reflections = reflections.swapaxes(-1, -2)
-    turned = jax.lax.linalg.ormqr(reflections[..., :kept], scale, right, transpose=True)
-    rest = jnp.square(turned[..., kept:, :]).sum(-2)
-    return Factored(jnp.triu(reflections[..., :kept, :]), turned[..., :kept, :], rest)
-
-
-def joined(known: Factored, columns: Float[Array, "*S M N"], right: Float[Array, "*S M T"]):
-    """`Factored` of what is known and of further rows. -> Factored, K = min(all rows, N)."""
-    both = factored(
-        jnp.concatenate([known.triangle, columns], -2),
-        jnp.concatenate([known.projected, right], -2),
-    )
-    return both._replace(rest=both.rest + known.rest)
-
-
-def nothing(batch: tuple[int, ...], columns: int, right: int) -> Factored:
-    """What a stream of rows begins with. batch: leading axes."""
-    return Factored(
-        jnp.zeros((*batch, columns, columns), jnp.float32),
-        jnp.zeros((*batch, columns, right), jnp.float32),
-        jnp.zeros((*batch, right), jnp.float32),
-    )
+# What a reflection costs beside a product of as many operations: 27 and 90 G/s, XLA on CPU.
+_REFLECTION_COST = 3
 
 
 class OrthonormalEquations(NamedTuple):
-    """All that a quadratic solver needs to know, in orthonormal coordinates; float32.
+    """All that a quadratic solver needs to know, by a square root of its matrix; float32.
 
     root B [N, E], or [S, N, E] where every signal has its own weights; projected z [S, N];
     rest [S]; atom_mean [E, C] or [S, E, C]; target_mean [S, C]; count, bias_weight [] or [S], as in
     `gram.NormalEquations`. With Phi, y free of the constant, sum w |y - Phi a|^2 =
-    |z - B a|^2 + rest, over measurements and channels. N is at most E.
+    |z - B a|^2 + rest, over measurements and channels. N may be a few times E where that is not
+    many numbers; see `reduced`.
     """
 
     root: jax.Array
@@ -116,8 +85,15 @@ class OrthonormalEquations(NamedTuple):
         if exact:
             high, low["gram_low"] = _exact_products(self.root)
         else:
-            high = numerics.einsum("...ne,...nf->...ef", self.root, self.root)
+            high = _products(self.root)
         return gram.NormalEquations(high, self.moments, self.energy, *self[3:], **low)
+
+    def reduced(self) -> "OrthonormalEquations":
+        """The same equations with no more rows than experts, N <= E."""
+        if self.root.shape[-2] <= self.root.shape[-1]:
+            return self
+        root, projected, more = _reduced(self.root, self.projected)
+        return self._replace(root=root, projected=projected, rest=self.rest + more)
 
     def of_signals(self, which: Any) -> "OrthonormalEquations":
         """The equations of some signals, chosen by a slice or indices."""
@@ -178,9 +154,13 @@ class OrthonormalEquations(NamedTuple):
         return numerics.safe_divide(self.residual(codes), values)
 
 
+_reduced = jax.jit(least_squares.reduced)
+_products = jax.jit(least_squares.products)
+
+
 @gram.batched_by_map
 def _exact_products(root):
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         (root,) = gram.wide(root)
         return gram.split(numerics.einsum("...ne,...nf->...ef", root, root))
 
@@ -222,27 +202,122 @@ def _equations(graphdef, state, operator, measurements, weights, chunk):
         weights = jnp.ones(operator.num_measurements, jnp.float32)
     weights = weights.astype(jnp.float32)
     measurements = jnp.where(weights[..., None] > 0, measurements, 0)
-    found, shift = _measured(dictionary, operator, measurements, weights, chunk)
-    equations = _with_heads(dictionary, found, weights, len(measurements))
-    return equations._replace(target_mean=equations.target_mean + shift)
-
-
-def _measured(dictionary, operator, measurements, weights, chunk):
-    """-> `Factored` of measurements less a constant, with the signals' axis where each has its own
-    weights, and that constant [S, C]."""
-    signals, count, channels = measurements.shape
-    shared = gram.is_shared(dictionary)
-    columns = gram.numbers_per_point(dictionary) // (1 if shared else channels)
-    columns += 1 if shared else channels
+    signals, count, _ = measurements.shape
     own = weights.ndim == 2
-    right = (1 if own else signals) * (channels if shared else 1)
-    size, group = _sizes(dictionary, operator, columns, chunk)
+    if _rows_are_held(dictionary, count, signals if own else 1):
+        return _of_rows(dictionary, operator, measurements, weights, chunk)
+    trunk = _through_features(dictionary, count, signals if own else 1)
+    found, shift = _factored(dictionary, operator, measurements, weights, chunk, trunk)
+    return _with_heads(dictionary, found, weights, shift, trunk)
+
+
+def _rows_are_held(dictionary, count, matrices):
+    """Whether the measured atoms are themselves the root, for so many measurements and matrices."""
+    rows, experts = count * dictionary.channels, dictionary.num_experts
+    return rows <= experts or matrices * rows * experts <= _HELD_NUMBERS
+
+
+def _through_features(dictionary, count, matrices):
+    """Whether to factor features and then apply the heads, by operations."""
+    if not gram.is_shared(dictionary):
+        return False
+    channels, experts = dictionary.channels, dictionary.num_experts
+    features, rows = dictionary.num_features + 1, count * channels
+    kept = min(count, features)
+    atoms = rows * features * experts
+    atoms += matrices * _REFLECTION_COST * rows * experts * min(rows, experts)
+    through = _REFLECTION_COST * count * features * kept + kept * features * channels * experts
+    return matrices * through < atoms
+
+
+def _measuring(dictionary, operator, size, trunk):
+    """`gram.measured_features`, or, of any dictionary, the atoms as if they were features."""
     pieces, measure = gram.measured_features(dictionary, operator, size)
+    if trunk or not gram.is_shared(dictionary):
+        return pieces, measure
+
+    def atoms(piece):
+        values, constant = measure(piece)
+        return gram.measured_atoms(dictionary, values, constant).swapaxes(1, 2), constant
+
+    return pieces, atoms
+
+
+def _rough_mean(constant, targets):
+    """[S, C]: any origin near the mean keeps digits where measurements vary little about it."""
+    shift = numerics.einsum("m,msc->sc", constant, targets)
+    return numerics.safe_divide(shift, jnp.square(constant).sum())
+
+
+def _of_rows(dictionary, operator, measurements, weights, chunk):
+    """Equations whose root is the weighted atoms, less the constant. -> OrthonormalEquations."""
+    signals, count, channels = measurements.shape
+    size, _ = _sizes(dictionary, operator, dictionary.num_experts, chunk)
+    pieces, measure = _measuring(dictionary, operator, size, False)
+    values, u = jax.tree.map(
+        lambda leaf: numerics.joined(leaf, count).astype(jnp.float32), jax.lax.map(measure, pieces)
+    )
+    shift = _rough_mean(u, measurements.swapaxes(0, 1))
+    y = measurements - u[:, None] * shift[:, None]
+    scale = jnp.sqrt(weights)
+    atoms = (scale[..., None, None] * values).reshape(*scale.shape, -1)
+    y = scale[..., None] * y
+    if weights.ndim == 1:
+        y = y.swapaxes(0, 1).reshape(count, -1)
+    both = jnp.concatenate([atoms, y], -1)
+    level, both = least_squares.without_constant(scale * u, both)
+    atoms, z = both[..., : atoms.shape[-1]], both[..., atoms.shape[-1] :]
+    root = atoms.reshape(*atoms.shape[:-1], channels, -1)
+    rest = jnp.zeros(signals, jnp.float32)
+    return _of_channels(root, z, level, rest, weights, shift)
+
+
+def _of_channels(root, z, level, rest, weights, shift):
+    """`_finished` of rows that are one for every channel, the constant's first. root [.., N, C, E],
+    z [.., N, S' C], S' being 1 where signals are the leading axis; level [..]."""
+    z = jnp.moveaxis(z.reshape(*z.shape[:-1], -1, root.shape[-2]), -2, -3)
+    below = root[..., 1:, :, :]
+    first = root[..., 0, :, :], z[..., 0, :]
+    below = below.reshape(*below.shape[:-3], -1, below.shape[-1]), z[..., 1:, :]
+    return _finished(first, below, level[..., None], rest, weights, shift)
+
+
+def _finished(first, below, level, rest, weights, shift):
+    """The equations, with the best bias read off the constants' rows.
+
+    first: rows [.., C, E] of the constants and what is measured there [.., S', C]; below: all other
+    rows [.., N, E] and measurements [.., S', ...]; level [.., C] or [.., 1] of the constants'
+    columns; rest [S]; shift [S, C], taken off the measurements before.
+    """
+    (rows, values), (root, z), signals = first, below, len(rest)
+    atom_mean = numerics.safe_divide(rows, level[..., None]).swapaxes(-1, -2)
+    target_mean = numerics.safe_divide(values, level[..., None, :]).reshape(signals, -1)
+    # A constant that is not seen leaves its rows to the rest.
+    unseen = level == 0
+    root = jnp.concatenate([rows * unseen[..., None], root], -2)
+    values = (values * unseen[..., None, :]).reshape(signals, -1)
+    z = jnp.concatenate([values, z.reshape(signals, -1)], -1)
+    most = _HELD_ROWS if root.size <= _HELD_NUMBERS else 1
+    if root.shape[-2] > most * root.shape[-1]:
+        root, z, more = least_squares.reduced(root, z)
+        rest = rest + more
+    return OrthonormalEquations(
+        root, z, rest, atom_mean, target_mean + shift, weights.sum(-1), jnp.square(level[..., 0])
+    )
+
+
+def _factored(dictionary, operator, measurements, weights, chunk, trunk):
+    """-> `Factored` of measurements less a constant, with the signals' axis where each has its own
+    weights, and that constant [S, C]. trunk: of features, else of atoms."""
+    signals, count, channels = measurements.shape
+    columns = dictionary.num_features + 1 if trunk else dictionary.num_experts + channels
+    own = weights.ndim == 2
+    right = (1 if own else signals) * (channels if trunk else 1)
+    size, group = _sizes(dictionary, operator, columns, chunk)
+    pieces, measure = _measuring(dictionary, operator, size, trunk)
     targets = numerics.cut(measurements.swapaxes(0, 1), size)
-    # Any rough mean as origin keeps digits where measurements vary little about a large one.
     _, constant = measure(jax.tree.map(lambda piece: piece[0], pieces))
-    shift = numerics.einsum("m,msc->sc", constant, targets[0])
-    shift = numerics.safe_divide(shift, jnp.square(constant).sum())
+    shift = _rough_mean(constant, targets[0])
     inputs = (
         pieces,
         targets,
@@ -255,27 +330,19 @@ def _measured(dictionary, operator, measurements, weights, chunk):
         pieces, y, root = inputs
         values = jax.lax.map(measure, pieces)
         values, u, y, root = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), (*values, y, root))
-        return _rows(shared, values, u, y - u[:, None, None] * shift, root)
+        return _rows(trunk, values, u, y - u[:, None, None] * shift, root)
 
-    batch_size = max(1, CHUNK_NUMBERS // (columns * size * group))
+    batch_size = max(1, least_squares.CHUNK_NUMBERS // (columns * size * group))
 
     def step(known, inputs):
         more = rows(inputs)
         if own:
             every = (known, *more)
-            return jax.lax.map(lambda a: joined(*a), every, batch_size=batch_size), None
-        return joined(known, *more), None
+            found = jax.lax.map(lambda a: least_squares.joined(*a), every, batch_size=batch_size)
+            return found, None
+        return least_squares.joined(known, *more), None
 
-    if size * group >= count:
-        columns, values = rows(jax.tree.map(lambda leaf: leaf[0], inputs))
-        # No row of the padding: fewer rows than columns leave as many coordinates.
-        rows_kept = count * (1 if shared else channels)
-        columns, values = columns[..., :rows_kept, :], values[..., :rows_kept, :]
-        if not own:
-            return factored(columns, values), shift
-        both = (columns, values)
-        return jax.lax.map(lambda a: factored(*a), both, batch_size=batch_size), shift
-    start = nothing((signals,) if own else (), columns, right)
+    start = least_squares.nothing((signals,) if own else (), columns, right)
     return jax.lax.scan(step, start, inputs)[0], shift
 
 
@@ -283,19 +350,19 @@ def _sizes(dictionary, operator, columns, chunk):
     """Measurements of a piece that is measured at once, and pieces of a group factored at once."""
     count = operator.num_measurements
     if chunk == 0:
-        numbers = gram.numbers_per_point(dictionary) * (operator.run_length or 1)
-        chunk = max(16, CHUNK_NUMBERS // numbers)
+        numbers = max(gram.numbers_per_point(dictionary) * (operator.run_length or 1), columns)
+        chunk = max(16, least_squares.CHUNK_NUMBERS // numbers)
     size = numerics.even_size(count, chunk)
-    wanted = max(_ROWS_PER_COLUMN * columns, CHUNK_NUMBERS // columns)
+    wanted = max(_ROWS_PER_COLUMN * columns, least_squares.CHUNK_NUMBERS // columns)
     return size, min(-(-count // size), -(-wanted // size))
 
 
-def _rows(shared, values, u, y, root):
+def _rows(trunk, values, u, y, root):
     """Weighted rows. values [m, A, F], u [m], y [m, S, C], root of weights [m] or [m, S]."""
     own = root.ndim == 2
     values, u, y, root = (v.astype(jnp.float32) for v in (values, u, y, root))
     count, signals, channels = y.shape
-    if shared:
+    if trunk:
         columns = jnp.concatenate([u[:, None], values[:, 0]], 1)
     else:
         constants = u[:, None, None] * jnp.eye(channels, dtype=u.dtype)
@@ -309,122 +376,19 @@ def _rows(shared, values, u, y, root):
     return root * columns, root * y.swapaxes(0, 1)
 
 
-def _with_heads(dictionary, found, weights, signals):
-    """Read the constant's rows off and apply the heads. -> OrthonormalEquations."""
-    channels = dictionary.channels
+def _with_heads(dictionary, found, weights, shift, trunk):
+    """The equations of a factor: of features, to which the heads are applied, or of atoms."""
+    channels, signals = dictionary.channels, len(shift)
     triangle, z = found.triangle, found.projected
-    if gram.is_shared(dictionary):
+    rest = found.rest.reshape(signals, -1).sum(-1)
+    if trunk:
         heads = dictionary.heads().astype(jnp.float32)
         # The bias of the heads multiplies the constant's column, which comes first here.
         heads = jnp.concatenate([heads[-1:], heads[:-1]], 0)
-        constants = triangle[..., 0, 0]
         root = numerics.einsum("...kf,fec->...kce", triangle, heads)
-        z = z.reshape(*z.shape[:-1], -1, channels)
-        rest = found.rest.reshape(signals, channels).sum(-1)
-        level = constants[..., None, None]
-        atom_mean = numerics.safe_divide(root[..., 0, :, :], level).swapaxes(-1, -2)
-        # [.., S', C], S' being 1 where signals are the leading axis.
-        target_mean = numerics.safe_divide(z[..., 0, :, :], level)
-        # A constant that is not seen leaves its row to the rest.
-        unseen = (constants == 0)[..., None]
-        root = root.at[..., 0, :, :].multiply(unseen[..., None])
-        z = z.at[..., 0, :, :].multiply(unseen[..., None])
-        root = root.reshape(*root.shape[:-3], -1, root.shape[-1])
-        z = jnp.moveaxis(z, -2, -3)
-        z = z.reshape(*z.shape[:-2], -1)
-        bias_weight = jnp.square(constants)
-    else:
-        corner = triangle[..., :channels, :channels]
-        constants = jnp.diagonal(corner, axis1=-2, axis2=-1)
-        unseen = (constants == 0)[..., None]
-        level = constants[..., None]
-        atom_mean = numerics.safe_divide(triangle[..., :channels, channels:], level)
-        atom_mean = atom_mean.swapaxes(-1, -2)
-        target_mean = numerics.safe_divide(z[..., :channels, :], level).swapaxes(-1, -2)
-        root = triangle[..., channels:].at[..., :channels, :].multiply(unseen)
-        z = z.at[..., :channels, :].multiply(unseen).swapaxes(-1, -2)
-        rest = found.rest.reshape(signals)
-        bias_weight = jnp.square(constants[..., 0])
-    z, target_mean = z.reshape(signals, -1), target_mean.reshape(signals, channels)
-    root, z, more = reduced(root, z)
-    count = weights.sum(-1)
-    return OrthonormalEquations(root, z, rest + more, atom_mean, target_mean, count, bias_weight)
-
-
-def reduced(
-    root: Float[Array, "*S N E"], projected: Float[Array, "S N"]
-) -> tuple[Float[Array, "*S K E"], Float[Array, "S K"], Float[Array, " S"]]:
-    """No more rows than columns: (B, z, what of |z|^2 no code reaches), by one more factorisation.
-
-    root [N, E] or [S, N, E]; projected [S, N].
-    """
-    rows, columns = root.shape[-2:]
-    if rows <= columns:
-        return root, projected, jnp.zeros(len(projected), projected.dtype)
-    if root.ndim == 2:
-        found = factored(root, projected.T)
-        return found.triangle, found.projected.T, found.rest
-    found = jax.lax.map(lambda a: factored(a[0], a[1][:, None]), (root, projected))
-    return found.triangle, found.projected[..., 0], found.rest[..., 0]
-
-
-class Damped(NamedTuple):
-    """What `damped_codes` finds.
-
-    codes [S, E]; whitened [S, N]: R^-T z for B B^T + shift I = R^T R, of squared length
-    z^T (B B^T + shift I)^-1 z; log_determinant [] or [S], of B B^T + shift I; error [S]: what the
-    codes and their remainder leave of z, as a part of it.
-    """
-
-    codes: jax.Array
-    whitened: jax.Array
-    log_determinant: jax.Array
-    error: jax.Array
-
-
-def damped_codes(
-    root: Float[Array, "*S N E"], right: Float[Array, "S N"], shift: Float[Array, "*S"]
-) -> Damped:
-    """The a of least |z - B a|^2 + shift |a|^2, of all signals.
-
-    With the remainder r = (z - B a) / sqrt(shift), (a, r) is what solves (B, sqrt(shift) I) (a, r)
-    = z with least norm: of (B^T; sqrt(shift) I) = Q R it is Q R^-T z. By reflections that is
-    backward stable. B^T R^-1 R^-T z, without Q, is not where atoms are nearly dependent: measured
-    0.7 dB too much residual at lam 1e-6, against 0.0001 (largest singular values 1e7 times the
-    least).
-
-    root [N, E], or [S, N, E] of every signal's own; right z [S, N]; shift [] or, with roots of
-    their own, [S]; above 0. -> Damped.
-    """
-    if root.ndim == 2:
-        return _damped(root, right, shift)
-    size = max(1, CHUNK_NUMBERS // root[0].size)
-    shift = jnp.broadcast_to(shift, right.shape[:1])
-
-    def one(inputs):
-        root, right, shift = inputs
-        found = _damped(root, right[None], shift)
-        codes, whitened, error = (v[0] for v in (found.codes, found.whitened, found.error))
-        return Damped(codes, whitened, found.log_determinant, error)
-
-    return jax.lax.map(one, (root, right, shift), batch_size=size)
-
-
-def _damped(root, right, shift):
-    rows, columns = root.shape
-    deviation = jnp.sqrt(shift)
-    eye = deviation * jnp.eye(rows, dtype=root.dtype)
-    reflections, scale = jnp.linalg.qr(jnp.concatenate([root.T, eye], 0), mode="raw")
-    reflections = reflections.T
-    whitened = jax.lax.linalg.triangular_solve(
-        reflections[:rows], right.T, left_side=True, lower=False, transpose_a=True
-    )
-    padded = jnp.pad(whitened, ((0, columns), (0, 0)))
-    codes, remainder = jnp.split(
-        jax.lax.linalg.ormqr(reflections, scale, padded).T, [columns], axis=1
-    )
-    left = right - numerics.einsum("se,ne->sn", codes, root) - deviation * remainder
-    error = jnp.linalg.norm(left, axis=-1)
-    error = numerics.safe_divide(error, jnp.linalg.norm(right, axis=-1))
-    diagonal = jnp.abs(jnp.diagonal(reflections[:rows]))
-    return Damped(codes, whitened.T, 2 * jnp.log(diagonal).sum(), error)
+        return _of_channels(root, z, triangle[..., 0, 0], rest, weights, shift)
+    level = jnp.diagonal(triangle[..., :channels, :channels], axis1=-2, axis2=-1)
+    root, z = triangle[..., channels:], z.swapaxes(-1, -2)
+    first = root[..., :channels, :], z[..., :channels]
+    below = root[..., channels:, :], z[..., channels:]
+    return _finished(first, below, level, rest, weights, shift)

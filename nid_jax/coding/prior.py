@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from nid_jax import numerics
-from nid_jax.coding import checks, gram, orthonormal, ridge
+from nid_jax.coding import checks, gram, least_squares, ridge
 from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.errors import ArgumentError
@@ -37,6 +37,8 @@ _BATCH_NUMBERS = 2**24
 # Noise variances to choose from, as powers of ten of the measurements' mean square.
 _NOISE_EXPONENTS = np.arange(-63, 8) / 8
 _TOLERANCE = 1e-4
+# A noise of so many roundings of the largest eigenvalue hides the errors of the small ones.
+_EIGENVALUE_ROUNDINGS = 64
 
 
 class GaussianPrior(NamedTuple):
@@ -202,14 +204,14 @@ def gaussian(
     signals together, None for that of the prior. stats has 'noise_variance' and 'by_evidence'.
     Raises ArgumentError for a prior of another dictionary or a bad noise.
     """
+    if isinstance(equations, OrthonormalEquations):
+        # Once, not for the noise and again for the codes.
+        equations = equations.reduced()
     variance, by_evidence = resolve_noise(equations, prior, noise)
     parts = [solve_posterior(part, prior, variance) for part in _batches(equations)]
     posterior = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-    residual = equations.mean_residual(posterior.codes, exact=True)
-    # The prior may pull the bias off its least-squares value: the error grows by that much.
-    excess = jnp.square(posterior.bias - equations.bias(posterior.codes)).mean(-1)
-    excess = excess * numerics.safe_divide(equations.bias_weight, equations.count)
-    found = (posterior.codes, posterior.bias, residual + excess, posterior.error)
+    residual = ridge.mean_residual(equations, posterior.codes, posterior.bias)
+    found = (posterior.codes, posterior.bias, residual, posterior.error)
     return with_outcome(found, variance, by_evidence)
 
 
@@ -332,7 +334,7 @@ def _evidences(equations, prior, noises):
     size, (experts, channels) = prior.mean.shape[0], equations.atom_mean.shape[-2:]
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_evidences(equations, prior, noises)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, moments, energy = extended(equations, size)
         mean, noises, count = gram.wide(prior.mean, noises, equations.count)
         one = "ef" if matrix.ndim == 2 else "sef"
@@ -437,28 +439,44 @@ def _measured_values(equations, free_bias):
 
 
 def _orthonormal_evidences(equations, prior, noises):
-    """`_evidences` by the singular values of B R."""
+    """`_evidences` by the eigenvalues of B R (B R)^T, where the best noise is well above what
+    float32 leaves of them, else by the singular values of B R."""
+    equations = equations.reduced()
     scaled, offset, _ = scaled_rows(equations, prior)
-    triangle = jnp.linalg.qr(scaled.swapaxes(-1, -2), mode="r").swapaxes(-1, -2)
-    left, values, _ = jnp.linalg.svd(triangle, full_matrices=False)
-    one = "nk" if equations.shared else "snk"
-    rotated = numerics.einsum(f"sn,{one}->sk", offset, left)
-    lifted = jnp.square(values)[..., None, :] + noises[:, None]
-    quadratic = (jnp.square(rotated)[:, None] / lifted).sum(-1) + equations.rest[:, None] / noises
     free = prior.mean.shape[0] == equations.atom_mean.shape[-2]
     counts = _measured_values(equations, free)[:, None]
-    determinant = jnp.log(lifted).sum(-1) + (counts - rotated.shape[-1]) * jnp.log(noises)
-    return -0.5 * (quadratic + determinant + counts * math.log(2 * math.pi))
+
+    def found(left, values):
+        """Of left singular vectors [.., N, K] and the squares of the values [.., K]."""
+        one = "nk" if equations.shared else "snk"
+        rotated = numerics.einsum(f"sn,{one}->sk", offset, left)
+        lifted = values[..., None, :] + noises[:, None]
+        quadratic = (jnp.square(rotated)[:, None] / lifted).sum(-1)
+        quadratic = quadratic + equations.rest[:, None] / noises
+        determinant = jnp.log(lifted).sum(-1) + (counts - rotated.shape[-1]) * jnp.log(noises)
+        return -0.5 * (quadratic + determinant + counts * math.log(2 * math.pi))
+
+    def by_singular_values():
+        triangle = jnp.linalg.qr(scaled.swapaxes(-1, -2), mode="r").swapaxes(-1, -2)
+        left, values, _ = jnp.linalg.svd(triangle, full_matrices=False)
+        return found(left, jnp.square(values))
+
+    values, left = jnp.linalg.eigh(least_squares.products(scaled.swapaxes(-1, -2)))
+    short = found(left, jnp.maximum(values, 0))
+    best = noises[jnp.argmax(short.sum(0))]
+    good = best > _EIGENVALUE_ROUNDINGS * jnp.finfo(jnp.float32).eps * values.max()
+    return jax.lax.cond(good, lambda: short, by_singular_values)
 
 
 def _orthonormal_posterior(equations, prior, noise):
+    equations = equations.reduced()
     scaled, offset, directions = scaled_rows(equations, prior)
-    found = orthonormal.damped_codes(scaled, offset, noise)
+    found = least_squares.damped_codes(scaled, offset, noise)
     coefficients = prior.mean + numerics.einsum("su,nu->sn", found.codes, directions)
     experts = equations.atom_mean.shape[-2]
     free = prior.mean.shape[0] == experts
     counts = _measured_values(equations, free)
-    quadratic = jnp.square(found.whitened).sum(-1) + equations.rest / noise
+    quadratic = found.quadratic + equations.rest / noise
     determinant = found.log_determinant + (counts - offset.shape[-1]) * jnp.log(noise)
     evidence = -0.5 * (quadratic + determinant + counts * math.log(2 * math.pi))
     codes, bias = coefficients[:, :experts], coefficients[:, experts:]
@@ -497,7 +515,7 @@ def solve_posterior(
     noise = jnp.asarray(noise, jnp.float32)
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_posterior(equations, prior, noise)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, moments, energy = extended(equations, size)
         precision, log_covariance = precision_matrix(prior)
         mean, noise, count = gram.wide(prior.mean, noise, equations.count)
@@ -527,7 +545,7 @@ def _posterior_root(equations, prior, noise):
     """A matrix R [.., N, N] with R^T R the covariance of the coefficients after measuring."""
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_root(equations, prior, noise)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, _, _ = extended(equations, prior.mean.shape[0])
         noise = gram.wide(jnp.asarray(noise, jnp.float32))[0]
         system = matrix / noise + precision_matrix(prior)[0]

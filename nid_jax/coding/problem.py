@@ -14,9 +14,6 @@ from nid_jax.coding.orthonormal import OrthonormalEquations, orthonormal_equatio
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.routing import Codebook, Gates
 
-PRECISIONS = ("float32", "float64")
-"""What equations may be solved in: in orthonormal coordinates, or as sums of products."""
-
 
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,9 +76,9 @@ class Problem:
         return problem
 
     def equations(self, precision: str = "float32") -> OrthonormalEquations | gram.NormalEquations:
-        """The equations of these measurements in orthonormal coordinates, or, 'float64', the normal
-        equations. Raises ArgumentError for another precision."""
-        checks.one_of("precision", precision, PRECISIONS)
+        """The equations of these measurements by a square root, or, 'float64', the normal ones.
+        Raises ArgumentError for another precision."""
+        checks.one_of("precision", precision, gram.PRECISIONS)
         if precision == "float32":
             return orthonormal_equations(*self.measured())
         return gram.normal_equations(*self.measured())

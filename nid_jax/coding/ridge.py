@@ -8,8 +8,11 @@ variance of an atom over the measurements,
 So `lam` is a pure number: it does not change with the number of points, the scale of the signals or
 that of the atoms. The experts of a trunk are nearly dependent, and float32 normal equations lose
 the small eigenvalues that a good fit lives on (their Cholesky factor fails below lam 1e-5). So the
-equations are those of `orthonormal`, which float32 solves by reflections; of normal equations the
-E x E matrix is factorised in float64.
+equations are those of `orthonormal`, which `least_squares` solves in float32; of normal equations
+the E x E matrix is factorised in float64. So are the matrices of `Factorisation`, once for any
+number of fits: an inverse that is held has no residual to be corrected by. And so are those of a
+training step (`training.strategies`), summed in float32: their condition number may reach 2e6,
+where a float32 factor fails.
 """
 
 import functools
@@ -22,7 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from nid_jax import numerics
-from nid_jax.coding import checks, gram, operators, orthonormal
+from nid_jax.coding import checks, gram, least_squares, operators
 from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.errors import ArgumentError
@@ -105,9 +108,23 @@ def as_solution(
     return finished(codes, bias, residual, converged, iterations, otherwise=otherwise, stats=stats)
 
 
+@jax.jit
 def _completed(equations, codes):
     """The best bias of codes, and their exact residual."""
     return equations.bias(codes), equations.mean_residual(codes, exact=True)
+
+
+@jax.jit
+def mean_residual(
+    equations: gram.NormalEquations | OrthonormalEquations,
+    codes: Float[Array, "S E"],
+    bias: Float[Array, "S C"],
+) -> Float[Array, " S"]:
+    """Exact mean squared residual [S] of codes [S, E] with a bias [S, C] of their own: off its
+    least-squares value, by which the error grows."""
+    excess = jnp.square(bias - equations.bias(codes)).mean(-1)
+    excess = excess * numerics.safe_divide(equations.bias_weight, equations.count)
+    return equations.mean_residual(codes, exact=True) + excess
 
 
 def _raised(stats):
@@ -201,9 +218,10 @@ def orthonormal_least(equations: OrthonormalEquations) -> float:
 def _orthonormal_dense(equations, lam):
     lam = jnp.maximum(lam, orthonormal_least(equations))
     if lam.ndim and equations.shared:
+        equations = equations.reduced()
         return _orthonormal_spectral(equations, lam, _singular(equations))
     shift = lam * orthonormal_scale(equations)
-    found = orthonormal.damped_codes(equations.root, equations.projected, shift)
+    found = least_squares.damped_codes(equations.root, equations.projected, shift)
     return Solved(found.codes, jnp.broadcast_to(lam, found.error.shape), found.error)
 
 
@@ -247,7 +265,7 @@ def solve_dense(
     equations, given = jax.lax.stop_gradient((equations, jnp.asarray(lam, jnp.float32)))
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_dense(equations, given)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, moments = equations.wide()
         asked = gram.wide(given)[0]
         if asked.ndim and equations.shared:
@@ -320,7 +338,7 @@ def solve_by_validation(
     equations = jax.lax.stop_gradient(equations)
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_validated(equations, per_signal, lambdas)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, _ = equations.wide()
         spectrum = _spectrum(equations)
         values, _, moments = spectrum
@@ -342,12 +360,13 @@ def solve_by_validation(
         relative = jax.lax.map(score, jnp.asarray(lambdas, jnp.float64))
         relative = (relative / jnp.where(energy > 0, energy, 1.0) * count).astype(jnp.float32)
     chosen = _least_scores(relative, per_signal)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         return _solve_spectrally(equations, jnp.asarray(lambdas, jnp.float64)[chosen], spectrum)
 
 
 def _orthonormal_validated(equations, per_signal, lambdas):
     """`solve_by_validation` with singular values for eigenvalues: sums of squares alone."""
+    equations = equations.reduced()
     singular = _singular(equations)
     _, values, _, target = singular
     mean, energy, count = orthonormal_scale(equations), equations.energy, equations.count
@@ -403,7 +422,7 @@ def solve_on_support(
     if isinstance(equations, OrthonormalEquations):
         values = _orthonormal_on_support(equations, places, empty, lam)
         return jnp.zeros((signals, num_experts), jnp.float32).at[rows, places].add(values)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         block, mean, least = on_support(equations, indices)
         parts = [p for p in (equations.moments, equations.moments_low) if p is not None]
         moments = jnp.where(empty, 0, sum(gram.wide(*(part[rows, places] for part in parts))))
@@ -418,17 +437,20 @@ def _orthonormal_on_support(equations, places, empty, lam):
     """Codes [S, K] at places [S, K], 0 where empty."""
     shift = jnp.maximum(lam, orthonormal_least(equations)) * orthonormal_scale(equations)
     shift = jnp.broadcast_to(shift, (len(places),))
-    size = max(1, orthonormal.CHUNK_NUMBERS // (equations.root.shape[-2] * places.shape[1]))
+    size = least_squares.CHUNK_NUMBERS // (equations.root.shape[-2] * places.shape[1])
+    size = numerics.even_size(len(places), max(1, size))
 
-    def one(inputs):
-        place, empty, shift, z, root = inputs
-        root = jnp.where(empty, 0, (equations.root if root is None else root)[:, place])
-        root, z, _ = orthonormal.reduced(root, z[None])
-        return orthonormal.damped_codes(root, z, shift).codes[0]
+    def some(inputs):
+        place, used, shift, z, root = inputs
+        part = equations if root is None else equations._replace(root=root)
+        root = jnp.where(used[:, None, :], part.columns(place), 0)
+        return least_squares.damped_codes(root, z, shift).codes
 
     own = None if equations.shared else equations.root
-    inputs = (places, empty, shift, equations.projected, own)
-    return jnp.where(empty, 0, jax.lax.map(one, inputs, batch_size=size))
+    inputs = (places, ~empty, shift, equations.projected, own)
+    inputs = jax.tree.map(lambda leaf: numerics.cut(leaf, size), inputs)
+    codes = numerics.joined(jax.lax.map(some, inputs), len(places))
+    return jnp.where(empty, 0, codes)
 
 
 class Factorisation:
@@ -517,7 +539,7 @@ def _affine(code_map, constant, weights, equations):
 @jax.jit
 def _inverse(equations, lam):
     """(gram + shift I)^-1 in float64 as its two float32 parts, and lam as used."""
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         matrix, _ = equations.wide()
         mean = mean_diagonal(matrix)
         shift = jnp.maximum(gram.wide(lam)[0], least_lambda(equations, matrix)) * mean
@@ -538,7 +560,7 @@ def _code_map(graphdef, state, operator, weights, equations, inverse):
     count = operator.num_measurements
     size = min(count, max(16, _MAP_CHUNK_NUMBERS // (experts * channels)))
     pieces, measure = gram.measured_features(dictionary, operator, size)
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         inverse = jnp.add(*gram.wide(*inverse))
         mean = gram.wide(equations.atom_mean)[0]
 

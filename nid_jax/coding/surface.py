@@ -362,7 +362,7 @@ def _gauss_newton(system, s, iterations, tolerance):
 def _solve(graphdef, state, signal, coordinates, numbers, plan):
     """One signal. -> code and bias [E + 1], mean of f^2 on the cloud, converged, count, curve."""
     dictionary = nnx.merge(graphdef, jax.lax.stop_gradient(state))
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         system = _assemble(dictionary, signal, coordinates, numbers, plan.relative)
         mean, root = gram.wide(coordinates.mean, coordinates.root)
         s = system.linear() if plan.init == "linear" else jnp.zeros(root.shape[1])

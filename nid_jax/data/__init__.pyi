@@ -21,6 +21,7 @@ from .sinograms import add_noise, even_angles, read_sinograms, say_doubts
 from .sources import POINTS, SHAPES
 from .splitting import SPLITS, configured_size, wanted
 from .surveying import Survey, survey
+from .video import frame_rate
 from .views import VIEWS, visible_points
 from .warps import WarpedVolumes
 from .ways import WaysCollection, pictures_of_sizes
@@ -49,6 +50,7 @@ __all__ = [
     "completed",
     "configured_size",
     "even_angles",
+    "frame_rate",
     "holed",
     "kept_in",
     "open_collection",

@@ -6,6 +6,7 @@ choose from another collection, or multiply it by augmentation. Letters: S signa
 """
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -153,10 +154,17 @@ class SubsetCollection:
     def __getattr__(self, name):
         if name in _COMMON:
             return getattr(self.collection, name)
+        if name == "fingerprint":
+            whole = self.collection.fingerprint
+            return lambda: _fingerprint_of_some(whole(), self.indices)
         if name not in _KNOWN:
             raise AttributeError(name)
         known = getattr(self.collection, name)
         return lambda index, *more: known(self.indices[position(index, len(self))], *more)
+
+
+def _fingerprint_of_some(whole, indices):
+    return hashlib.sha256(repr((whole, indices)).encode()).hexdigest()[:16]
 
 
 class ShapedCollection:

@@ -19,8 +19,8 @@ from nid_jax.data.collection import ArrayCollection, Collection
 from nid_jax.files import atomic_path
 from nid_jax.notices import say
 
-# Collections of at most this size, in float32, stay in memory.
-IN_MEMORY_BYTES = 2**28
+# Collections of at most this size, in float32, are not kept on disk.
+UNKEPT_BYTES = 2**28
 _GIB = 2**30
 _PREFIX = "decoded-"
 
@@ -55,7 +55,7 @@ def decoded(collection: Collection, most_gib: float) -> Collection:
     if getattr(collection, "windows", False) or not most_gib:
         return collection
     numbers = len(collection) * math.prod(collection.shape)
-    if 4 * numbers <= IN_MEMORY_BYTES:
+    if 4 * numbers <= UNKEPT_BYTES:
         values = _decode(collection, np.empty((len(collection), *collection.shape), np.float32))
         return ArrayCollection(values, collection.names, collection.title)
     values = _kept(collection, np.uint8 if are_bytes(collection[0]) else np.float32, most_gib)

@@ -154,6 +154,7 @@ def open_files(
                     images.size_complaint(path, header[:2], size, config.name == "folder")
                 )
     _say_what_is_not_read(paths, headers)
+    _say_what_is_changed(paths, headers, config)
     ranges = _ranges(paths, headers, config)
     channels = 1 if config.gray else max(header.channels for header in headers)
     files = [PictureFile(paths[at], names[at], ranges[at], headers[at][:2]) for at in indices]
@@ -211,6 +212,31 @@ def _say_what_is_not_read(paths, headers):
             noted.setdefault(note, []).append(path)
     for note, files in noted.items():
         say(f"{where}: {len(files)} of {count} pictures ({files[0].name}) have {note}")
+
+
+def _say_what_is_changed(paths, headers, config):
+    """One notice each of pictures that are laid on white, made gray, and made colour."""
+    where, count = _folder_of(paths), len(paths)
+    coloured = any(header.channels == 3 for header in headers)
+    # Of corrupted pictures what is transparent is missing.
+    changes = (
+        (
+            "have an alpha channel; what is transparent is laid on white",
+            lambda header: header.alpha and config.name != "corrupted",
+        ),
+        (
+            "are in colour; taken in gray; data.gray=false says otherwise",
+            lambda header: header.channels == 3 and config.gray,
+        ),
+        (
+            "are gray, others in colour; taken in colour; data.gray=true takes all in gray",
+            lambda header: header.channels == 1 and coloured and not config.gray,
+        ),
+    )
+    for what, concerned in changes:
+        some = [path for path, header in zip(paths, headers, strict=True) if concerned(header)]
+        if some:
+            say(f"{where}: {len(some)} of {count} pictures ({some[0].name}) {what}")
 
 
 def _folder_of(paths):
@@ -285,6 +311,7 @@ def open_folder(config: ConfigDict, split: str, seed: int) -> Collection:
         return open_files(paths, names, title, config, indices)
     headers = [picturefiles.read_header(path) for path in paths]
     _say_what_is_not_read(paths, headers)
+    _say_what_is_changed(paths, headers, config)
     ranges = _ranges(paths, headers, config)
     pictures = [PictureFile(paths[at], names[at], ranges[at], headers[at][:2]) for at in indices]
     channels = 1 if config.gray else max(header.channels for header in headers)

@@ -19,19 +19,24 @@ def find_files(
     what: str,
     needs: Mapping[str, str] | None = None,
     beside: Collection[str] = (),
+    otherwise: Collection[str] = (),
 ) -> list[Path]:
     """All files below a directory that have one of the extensions, sorted by their path.
 
     extensions: in lower case with the dot, '' for files without one; what: the files' kind,
     'picture'; needs: extension -> what reading it would need, of kinds known but not readable
     here; beside: patterns of names of files and folders that belong to what is read, and are not
-    counted. Links are followed, each file is taken once. Hidden files and folders and what systems
-    leave (__MACOSX) are passed over. What is passed over is counted by reason in one notice. An
-    empty list where nothing is left.
+    counted; otherwise: the extensions instead, where no file has one of the others. Links are
+    followed, each file is taken once. Hidden files and folders and what systems leave (__MACOSX)
+    are passed over. What is passed over is counted by reason in one notice. An empty list where
+    nothing is left.
     """
     directory = Path(directory)
     found, passed, targets = [], collections.Counter(), set()
-    for path in sorted(_files(directory, passed, beside), key=lambda path: _place(path, directory)):
+    paths = sorted(_files(directory, passed, beside), key=lambda path: _place(path, directory))
+    if otherwise and not any(path.suffix.lower() in extensions for path in paths):
+        extensions = otherwise
+    for path in paths:
         suffix = path.suffix.lower()
         if suffix in extensions:
             # A link may come twice; a file under its own name goes before links to it.

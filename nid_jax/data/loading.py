@@ -15,6 +15,7 @@ from nid_jax.data.collection import Collection, to_array
 ENDLESS = 2**60
 
 IN_MEMORY_BYTES = 2**31
+"""Collections of at most this size, in float32, are read at once for training."""
 
 
 class EpochOrder:

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import math
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -34,8 +35,8 @@ class ShuffledGrids:
     """Values of S volumes at the M points of their grid, in one random order.
 
     order int32 [M]: grid positions as they are stored. path: None keeps them in memory; else a file
-    that is written once, whole or not at all, and mapped. Raises ValueError for a file that is not
-    this collection's.
+    that is written once, whole or not at all, and mapped. Raises ValueError for volumes of several
+    channels and, when values are read, for a file that is not this collection's.
     """
 
     def __init__(self, collection: Collection, seed: int, path: Path | None = None):
@@ -46,11 +47,23 @@ class ShuffledGrids:
         self.order = np.random.default_rng([seed, count]).permutation(count).astype(np.int32)
         self._rank = np.empty(count, np.int32)
         self._rank[self.order] = np.arange(count, dtype=np.int32)
-        if path is None:
-            self.values = np.empty((len(collection), count), np.float32)
-            self._fill(collection, self.values)
-        else:
-            self.values = self._mapped(collection, Path(path))
+        self._collection, self._path = collection, path
+        self._values: np.ndarray | None = None
+        self._filling = threading.Lock()
+
+    @property
+    def values(self) -> Float[np.ndarray, "S M"]:
+        """Made when they are first read: heads in closed form need none of them."""
+        with self._filling:
+            if self._values is None:
+                collection = self._collection
+                if self._path is not None:
+                    self._values = self._mapped(collection, Path(self._path))
+                else:
+                    values = np.empty((len(collection), len(self.order)), np.float32)
+                    self._fill(collection, values)
+                    self._values = values
+            return self._values
 
     def _fill(self, collection, values):
         for index in range(len(collection)):

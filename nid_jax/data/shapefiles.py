@@ -50,10 +50,7 @@ def shape_files(config: ConfigDict, split: str, seed: int, kind: Kind) -> dict[s
     folder = root / split if split_up else root
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; {root} has another split only")
-    endings = kind.endings
-    if kind.otherwise and not any(p.suffix.lower() in endings for p in folder.rglob("*")):
-        endings = kind.otherwise
-    paths = find_files(folder, endings, kind.what, kind.needs, kind.beside)
+    paths = find_files(folder, kind.endings, kind.what, kind.needs, kind.beside, kind.otherwise)
     if not paths:
         endings = ", ".join((*kind.endings, *kind.otherwise))
         raise ValueError(f"{folder}: holds no {endings} file{kind.hint}")

@@ -21,16 +21,16 @@ SOURCES = {
     "clip": ("video", "open_clip"),
     "video": ("video", "open_video"),
     "shapes": ("shapes", "open_shapes"),
-    "meshes": ("meshfiles", "open_meshes"),
+    "meshes": ("mesh_collection", "open_meshes"),
     "volumes": ("volumes", "open_volumes"),
-    "pointcloud": ("pointcloud", "open_pointcloud"),
+    "pointcloud": ("cloud_collection", "open_pointcloud"),
     "points": ("scattered", "open_points"),
     "stations": ("stations", "open_stations"),
     "celeb_a": ("tfds_source", "open_celeb_a"),
     "cifar10": ("tfds_source", "open_cifar10"),
 }
 # Those that can tell how many signals they have without preparing them.
-COUNTED = {"meshes": ("meshfiles", "count_meshes")}
+COUNTED = {"meshes": ("mesh_collection", "count_meshes")}
 # Any data set of tensorflow-datasets, by its name there.
 PREFIX = "tfds:"
 # Those of signed distances, whose keys only configs of shapes have.

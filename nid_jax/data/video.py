@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
-from nid_jax.data import images
+from nid_jax.data import images, video_files
 from nid_jax.data.builtin import load_photographs
 from nid_jax.data.collection import ArrayCollection, Collection, position
 from nid_jax.data.folder import find_images, open_files
@@ -78,6 +78,14 @@ def open_video(config: ConfigDict, split: str, seed: int) -> Collection:
     return shaped(ArrayCollection(values, names, root.name, scale), config)
 
 
+def frame_rate(config: ConfigDict) -> float:
+    """Frames a second of the frames that config.data takes; 0 where nothing says how many."""
+    if config.name != "video":
+        return 0.0
+    root = Path(config.root).expanduser()
+    return video_files.frame_rate(root) / config.video.step if root.is_file() else 0.0
+
+
 def _joined(frames, asked, where):
     """(values [T, H, W, C], (low, high) of them): in the file's type where nothing else was said.
 
@@ -87,6 +95,11 @@ def _joined(frames, asked, where):
     if len(shapes) > 1:
         raise ValueError(f"{where}: frames of shapes {list(shapes[0])} and {list(shapes[-1])}")
     first = frames[0]
+    clear = sum(
+        bool((images.opacity(frame) < 1).any()) for frame in frames if frame.alpha is not None
+    )
+    if clear:
+        say(f"{where}: {clear} of {len(frames)} frames are transparent in parts; laid on white")
     for number, frame in enumerate(frames):
         images.check_finite(frame.colours, f"{where}, frame {number}")
     ends = [end(frame.colours) for frame in frames for end in (np.min, np.max)]

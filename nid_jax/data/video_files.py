@@ -48,6 +48,27 @@ def read_frames(path: Path) -> Iterator[Pixels]:
     return _film(path)
 
 
+def frame_rate(path: Path) -> float:
+    """Frames a second that a file of `read_frames` says; 0 where it says none.
+
+    Stacks and arrays say none; of GIF, WebP and APNG it is the mean over all frames.
+    """
+    suffix = path.suffix.lower()
+    if suffix in STACKS + ARRAYS:
+        return 0.0
+    if suffix not in ANIMATIONS:
+        return ffmpeg.frame_rate(path)
+    with Image.open(path) as picture:
+        first = int(getattr(picture, "default_image", False))
+        count = getattr(picture, "n_frames", 1) - first
+        lasting = 0.0
+        for number in range(first, first + count):
+            picture.seek(number)
+            picture.load()
+            lasting += picture.info.get("duration", 0) / 1000
+    return count / lasting if lasting else 0.0
+
+
 def _unreadable(path):
     return ValueError(
         f"{path}: cannot be read as a video: damaged, cut short, without pictures, or of a kind "
@@ -128,5 +149,7 @@ def _tell(path, heard):
         kinds = sorted(heard.streams.items())
         counts = ", ".join(f"{count} {kind.lower()}" for kind, count in kinds)
         say(f"{path}: {counts}; the first stream of video is read, the others are passed over")
-    if heard.errors and heard.streams.get("Video"):
-        say(f"{path}: ffmpeg complained {heard.errors} times; frames may be missing or spoiled")
+    complaints = [f"complained {heard.errors} times"] if heard.errors else []
+    complaints += [f"ended with status {heard.status}"] if heard.status else []
+    if complaints and heard.streams.get("Video"):
+        say(f"{path}: ffmpeg {' and '.join(complaints)}; frames may be missing or spoiled")

@@ -1,4 +1,4 @@
-"""Volumes of signed distances that `python -m nid_jax.data.meshes` prepared, one file a shape."""
+"""Volumes of signed distances that `python -m nid_jax.data.prepare` prepared, one file a shape."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import trimesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from nid_jax.data.clouds import CLOUDS
+from nid_jax.data.cloud_writing import CLOUDS
 from nid_jax.data.collection import position
 from nid_jax.data.prepared import read_prepared
 from nid_jax.data.shapefiles import OWN_UNITS, Kind, shape_files
@@ -110,9 +110,9 @@ class VolumeCollection:
 _KIND = Kind(
     "prepared shape",
     (".npz",),
-    needs={f".{name}": "python -m nid_jax.data.meshes" for name in UP if name not in CLOUDS},
+    needs={f".{name}": "python -m nid_jax.data.prepare" for name in UP if name not in CLOUDS},
     beside=("summary.json", "failed.txt", "*.watertight.ply", ".cache", ".tmp-*"),
-    hint="; python -m nid_jax.data.meshes prepares meshes",
+    hint="; python -m nid_jax.data.prepare prepares meshes",
 )
 
 
@@ -124,7 +124,8 @@ def open_volumes(config: ConfigDict, split: str, seed: int) -> VolumeCollection:
     """
     if not config.root:
         raise ValueError(
-            "data.root is empty: data.name='volumes' reads what python -m nid_jax.data.meshes wrote"
+            "data.root is empty: data.name='volumes' reads what "
+            "python -m nid_jax.data.prepare wrote"
         )
     files = shape_files(config, split, seed, _KIND)
     size = configured_size(config, 3)

@@ -118,12 +118,20 @@ def warped(
     knots [3, K], increasing from -1 to 1. Linear between samples and divided by the length of the
     gradient: right to first order near the surface.
     """
-    even, places = np.linspace(-1, 1, knots.shape[1]), []
+    even, moved = np.linspace(-1, 1, knots.shape[1]), values
     for axis, count in enumerate(values.shape):
         samples = np.linspace(-1, 1, count)
-        places.append((np.interp(samples, knots[axis], even) + 1) / 2 * (count - 1))
-    mesh = np.meshgrid(*places, indexing="ij")
-    moved = scipy.ndimage.map_coordinates(values, mesh, order=1, mode="nearest")
+        places = (np.interp(samples, knots[axis], even) + 1) / 2 * (count - 1)
+        moved = _resampled(moved, places, axis)
     spacing = [2 / (count - 1) for count in values.shape]
-    slopes = np.gradient(moved, *spacing)
-    return moved / np.clip(np.sqrt(sum(np.square(slope) for slope in slopes)), *_SLOPES)
+    squares = sum(np.square(np.gradient(moved, step, axis=a)) for a, step in enumerate(spacing))
+    return moved / np.clip(np.sqrt(squares), *_SLOPES)
+
+
+def _resampled(values, places, axis):
+    """Values at places of one axis, in samples, linear between them."""
+    low = np.minimum(places.astype(int), values.shape[axis] - 2)
+    shape = [-1 if a == axis else 1 for a in range(values.ndim)]
+    share = (places - low).astype(values.dtype).reshape(shape)
+    below, above = values.take(low, axis), values.take(low + 1, axis)
+    return below + share * (above - below)

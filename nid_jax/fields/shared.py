@@ -20,6 +20,9 @@ from nid_jax.fields.experts import Layers
 from nid_jax.fields.routing import Gates
 from nid_jax.fields.variables import Basis, Kernel
 
+# Features whose heads are mixed at a time.
+_MIXED_FEATURES = 8192
+
 
 class SharedDictionary(Dictionary):
     """F features h(x) that all experts share and E linear heads: expert_e(x) = h(x) W[:, e] + b[e].
@@ -121,12 +124,18 @@ class SharedDictionary(Dictionary):
 
     def mix_by(self, mixing: Float[np.ndarray, "E N"], level: Float[np.ndarray, "N C"]) -> None:
         kernel, bias = np.asarray(self.head_kernel[...]), np.asarray(self.head_bias[...])
-        # In float64: nearly dependent experts cancel in what comes out.
+        # In float64: nearly dependent experts cancel in what comes out. Some features at a time: of
+        # a fine lattice there are many.
+        whole = np.empty((*kernel.shape[:2], mixing.shape[1]), np.float32)
+        for first in range(0, len(kernel), _MIXED_FEATURES):
+            some = kernel[first : first + _MIXED_FEATURES]
+            mixed = some.reshape(-1, some.shape[-1]).astype(np.float64) @ mixing
+            whole[first : first + _MIXED_FEATURES] = mixed.reshape(*some.shape[:2], -1)
         for variable, mixed in (
-            (self.head_kernel, kernel @ mixing),
-            (self.head_bias, mixing.T @ bias - level),
+            (self.head_kernel, whole),
+            (self.head_bias, (mixing.T @ bias - level).astype(np.float32)),
         ):
-            variable.set_value(jax.device_put(mixed.astype(np.float32), variable[...].sharding))
+            variable.set_value(jax.device_put(mixed, variable[...].sharding))
 
     def _keep(self, count: int) -> None:
         self.head_kernel.set_value(self.head_kernel[...][..., :count])

@@ -23,19 +23,20 @@ def reference(
     operator: Operator,
     shape: Sequence[int],
     measurements: Float[Array | np.ndarray, "S M C"],
-    weights: Float[Array | np.ndarray, "S M"] | None = None,
+    weights: Float[Array | np.ndarray, "... M"] | None = None,
 ) -> tuple[str, Float[np.ndarray, "S *shape C"]]:
     """Images [S, *shape, C] from their measurements [S, M, C] alone, and the method in words.
 
     Of parallel and fan beams the simultaneous iterative algebraic reconstruction (Gilbert 1972),
     kept from going negative, with momentum (Nesterov 1983); of any other operator least squares by
     a few steps of conjugate gradients from zero, which for Fourier samples is zeros for the rest.
-    weights: of every measurement, 0 where there is none. Raises ArgumentError for an operator that
-    cannot be had on the grid.
+    weights: of every measurement, 0 where there is none; [M]: all signals alike. Raises
+    ArgumentError for an operator that cannot be had on the grid.
     """
     on_grid = grid_operator.on_grid(operator, tuple(shape))
     values = jnp.asarray(measurements, jnp.float32)
-    known = jnp.ones(values.shape[:2], jnp.float32) if weights is None else jnp.asarray(weights)
+    known = jnp.ones(values.shape[1], jnp.float32) if weights is None else jnp.asarray(weights)
+    known = jnp.atleast_2d(known)
     if isinstance(operator, ParallelBeam | FanBeam):
         steps = _steps(on_grid, values)
         name, found = f"SIRT, {steps} steps", _algebraic(on_grid, values, known, steps)

@@ -1,12 +1,14 @@
 """The Gaussian prior of a dictionary: learnt from the training signals' codes, kept beside it."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from nid_jax import numerics
@@ -73,16 +75,32 @@ def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) ->
         solution = solver.solve(Problem(model.dictionary, seen.operator, measurements))
         codes.append(np.asarray(solution.codes))
         residuals.append(np.asarray(solution.residual))
-    originals = [collection.names[int(index)].split("/")[0] for index in chosen]
-    found = np.concatenate(codes)
+    names = [collection.names[int(index)] for index in chosen]
+    return prior_of(np.concatenate(codes), np.concatenate(residuals), names, wanted)
+
+
+def prior_of(
+    codes: Float[np.ndarray, "S E"],
+    residual: Float[np.ndarray, " S"],
+    names: Sequence[str],
+    wanted: ConfigDict,
+) -> GaussianPrior:
+    """The Gaussian of codes that are known: of config.prior.num_signals of them, evenly taken.
+
+    residual [S]: mean squared; names: copies of one signal, 'name/copy', are held out together when
+    the shrinkage is chosen; wanted: config.prior.
+    """
+    count = min(wanted.num_signals, len(codes))
+    chosen = np.unique(np.linspace(0, len(codes) - 1, count).astype(int))
+    originals = [names[index].split("/")[0] for index in chosen]
     with named("prior"):
         prior = fit_prior(
-            found,
-            residual=np.concatenate(residuals),
+            codes[chosen],
+            residual=residual[chosen],
             shrinkage=wanted.shrinkage or None,
             groups=np.unique(originals, return_inverse=True)[1],
         )
-    return prior._replace(codes=found) if wanted.keep_codes else prior
+    return prior._replace(codes=codes[chosen]) if wanted.keep_codes else prior
 
 
 class _AtomColumns:
@@ -126,15 +144,13 @@ def _by_rounds(dictionary, measured, names, chosen):
     # Atoms differ in size: a code varies the less, the larger its atom is.
     sizes = np.square(np.asarray(dictionary.basis(grid(some.grid_shape)))).mean((0, 2))
     found = rounds.learned(columns, some, held_out(names), sizes, _ROUNDS, None)
-    gaussian = found.gaussian
+    gaussian, target = found.gaussian, np.asarray(found.target)[0]
     share = float(found.share or 0)
-    values, vectors = np.linalg.eigh(
-        np.asarray(gaussian.covariance[0]) - share * np.diag(found.target[0])
-    )
+    values, vectors = np.linalg.eigh(np.asarray(gaussian.covariance[0]) - share * np.diag(target))
     parts = (
         gaussian.mean[0],
         vectors * np.sqrt(np.maximum(values, 0)),
-        np.maximum(share, 1e-8) * found.target[0],
+        np.maximum(share, 1e-8) * target,
         gaussian.noise,
         share,
     )

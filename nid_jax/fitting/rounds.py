@@ -4,6 +4,11 @@ Signals of one way and alike in their weights share a factorisation. Signals tha
 one operator measures read their kernels from those of all it measures. Where all differ, as
 scattered sensors do, points are padded to few lengths with weight 0, so that few shapes are
 compiled.
+
+A round takes a factorisation of min(M, N) rows and products with N columns for every distinct way
+and block: measured on one core, 0.02 s for 437 of 625 pixels known of a face, 0.05 s for 312 points
+of its own under 624 features. Memory is that of some ten matrices [K, N, N] and three kernels
+[K, P, P] of a pool, in float64, beside at most 512 MiB of rows that are kept for the next round.
 """
 
 import dataclasses
@@ -38,8 +43,8 @@ _CHOICE_ROUNDS = 3
 # The noise goes no lower than this part of the measurements' variance: full grids of as many
 # features as points would have none.
 _LEAST_NOISE = 1e-5
-# Fewer signals alike are padded to a length that others have, where there are more ways.
-_FEW_SIGNALS, _FEW_WAYS = 16, 8
+# Fewer signals alike are padded to a length that others have, where ways have more sizes.
+_FEW_SIGNALS, _FEW_SHAPES = 16, 8
 # Numbers of kernels of a pool, of rows of a batch, and of rows that are kept from round to round.
 _POOL_NUMBERS, _BATCH_NUMBERS, _KEPT_NUMBERS = 2**26, 2**22, 2**26
 # Measurements that a mean square is taken over, and numbers of a piece of very many: of so many
@@ -94,7 +99,7 @@ class State:
 
     def save(self, path: Path, of: int) -> None:
         """Write as .npz, whole or not at all. of: a number that tells this run from others."""
-        found = {name: np.asarray(value) for name, value in self.gaussian._asdict().items()}
+        found: dict[str, Any] = self.gaussian._asdict()
         if self.target is not None:
             found |= {"target": np.asarray(self.target), "share": np.float64(self.share or 0)}
         with atomic_path(path) as temporary:
@@ -109,7 +114,7 @@ class State:
         found = arrays.read(path, _KINDS, optional=("target", "share"))
         if int(found["of"]) != of:
             return None
-        with gram.working_precision("double"):
+        with gram.working_precision("float64"):
             names = ("mean", "covariance", "noise")
             gaussian = Gaussian(*(jnp.asarray(found[name]) for name in names))
         share = float(found["share"]) if "share" in found else None
@@ -140,12 +145,11 @@ def learned(
 
     The state is the same, bit for bit, whether rounds were interrupted or not.
     """
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         signals = Signals(columns, measured, held)
-        variance, energy = signals.variance()
+        variances, energy = signals.variances()
         if state is None:
-            gaussian = expectation.started(roughness, columns.blocks, variance, energy)
-            state = State(gaussian)
+            state = State(expectation.started(roughness, variances, energy))
         everything = np.arange(len(held))
         while state.round < SPECTRUM_ROUNDS + rounds:
             if state.round == SPECTRUM_ROUNDS and state.target is None:
@@ -153,7 +157,7 @@ def learned(
                 state = dataclasses.replace(state, target=diagonal)
                 chosen = _chosen_share(signals, state, held) if share is None else share
                 state = dataclasses.replace(state, share=chosen)
-            state = _next(signals, state, everything, _LEAST_NOISE * variance)
+            state = _next(signals, state, everything, _LEAST_NOISE * variances.mean())
             if not after(state):
                 break
     return state
@@ -200,6 +204,8 @@ class Signals:
         """Numbers of what measured each signal, weights included."""
         self.kept: dict[Any, Any] = {}
         self.kept_numbers = 0
+        sizes = {measured.ways[way].num_measurements for way in np.unique(self.ways)}
+        self.few_shapes = len(sizes) <= _FEW_SHAPES
         self.counts = np.array([ways.count_seen(measured, index) for index in range(count)])
         single = np.flatnonzero(self.counts == 1)
         if len(single):
@@ -216,22 +222,24 @@ class Signals:
             return 0
         return zlib.crc32(np.ascontiguousarray(self.measured.weights(index)).data)
 
-    def variance(self) -> tuple[float, float]:
-        """Variance of the measurements, and mean square of a column, over some of the signals."""
+    def variances(self) -> tuple[Float[np.ndarray, " K"], float]:
+        """Of the measurements of each block, and the mean square of a column, by some signals."""
         chosen = np.unique(np.linspace(0, self.count - 1, min(self.count, 64)).astype(int))
-        squares, values, energies = 0.0, 0, []
+        squares, values, energies = np.zeros(self.columns.blocks), 0, []
         for index in map(int, chosen):
             weights, seen = ways.weights_of(self.measured, index), self.measured.values(index)
             seen = seen if weights is None else seen[weights > 0]
-            squares += float(np.square(seen - seen.mean(0)).sum())
-            values += seen.size
+            centred = self.columns.values(np.asarray(seen - seen.mean(0), np.float64)[None])[0]
+            squares += np.square(centred).sum(0)
+            values += len(centred)
             if self.ways[index] not in self.ways[chosen[chosen < index]]:
                 operator = ways.operator_of(self.measured, index)
                 if operator.run_length is not None:
                     places = np.linspace(0, operator.num_measurements - 1, _FEW_ROWS).astype(int)
                     operator = _plain(operator.of_measurements(places))
                 energies.append(float(jnp.square(self._design(operator)[0]).mean()))
-        return max(squares / values, np.finfo(np.float32).tiny), max(np.mean(energies), 1e-30)
+        tiny = float(np.finfo(np.float32).tiny)
+        return np.maximum(squares / values, tiny), max(float(np.mean(energies)), tiny)
 
     def expected(self, gaussian: Gaussian, which: Int[np.ndarray, " n"]) -> Expected:
         """Sums over some of the signals."""
@@ -241,12 +249,12 @@ class Signals:
             mine = which[self.ways[which] == way]
             operator = self.measured.ways[way]
             groups = [mine[self.alike[mine] == kind] for kind in np.unique(self.alike[mine])]
-            few_ways = len(self.measured.ways) <= _FEW_WAYS and self.measured.weights is None
             whole = operator.run_length is None
             rest: list[int] = []
             for group in groups:
                 many = self.counts[group[0]] * self.columns.coefficients > _PIECE_NUMBERS
-                if few_ways or whole or many or len(group) >= _FEW_SIGNALS:
+                alike = len(group) >= (2 if self.few_shapes else _FEW_SIGNALS)
+                if alike or whole or many:
                     total = total + self._shared(gaussian, group)
                 else:
                     rest += group.tolist()
@@ -276,7 +284,8 @@ class Signals:
         roots = np.ones(count) if weights is None else np.sqrt(weights)
         columns = self.columns.coefficients
         size = max(_ROWS_PER_COLUMN * columns, _PIECE_NUMBERS // columns)
-        known, rest = None, 0.0
+        known: Any = None
+        rest: Any = 0.0
         for own, places, inside in _cut(operator, count, size):
             root = inside * roots[places]
             design, constants = self._design(own)
@@ -286,9 +295,10 @@ class Signals:
             if known is not None:
                 rows = [jnp.concatenate(both, -2) for both in zip(known, rows, strict=True)]
             *known, more = expectation.reduced(*rows)
-            rest = rest + more
+            rest += more
         seen = (roots > 0).sum() * (y.shape[1] // len(root))
-        return Rows(*known, rest, jnp.asarray(np.float64(seen)))
+        design, constants, y = known
+        return Rows(design, constants, y, rest, jnp.asarray(np.float64(seen)))
 
     def _design(self, operator):
         return expectation.as_float64(self._measure(operator))
@@ -387,15 +397,16 @@ class Signals:
         operators, values, weights = zip(*padded, strict=True)
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *operators)
         design, constants = expectation.as_float64(self._measure_apart(stacked))
-        found = np.sqrt(np.stack(weights))
-        y = jnp.asarray(self._values(np.stack(values), found))
-        counts = (found > 0).sum(1).astype(np.float64) * (design.shape[1] // length)
-        scale = jnp.repeat(jnp.asarray(found), design.shape[1] // length, 1)[..., None]
-        one = jax.lax.map(
+        roots = np.sqrt(np.stack(weights))
+        y = jnp.asarray(self._values(np.stack(values), roots))
+        counts = (roots > 0).sum(1).astype(np.float64) * (design.shape[1] // length)
+        scale = jnp.repeat(jnp.asarray(roots), design.shape[1] // length, 1)[..., None]
+        found = jax.lax.map(
             lambda inputs: expectation.reduced(*inputs),
             (scale * design, scale * constants, y[:, None]),
         )
-        return Rows(*one, jnp.asarray(counts))
+        design, constants, y, rest = found
+        return Rows(design, constants, y, rest, jnp.asarray(counts))
 
 
 def held_out(names: Sequence[str]) -> Bool[np.ndarray, " S"]:

@@ -10,6 +10,7 @@ from nid_jax import devices
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.ways import operator_of
 from nid_jax.notices import say
+from nid_jax.storage import config_json
 
 # Steps whose PSNR a fit by gradient reports, as the paper's tables do; the last is always added.
 REPORTED_STEPS = (0, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -147,5 +148,5 @@ def summarise(
         "psnr_per_step": psnr_per_step(fit.history),
         **per_signal(scores),
         "versions": devices.versions(),
-        "config": config.to_dict(),
+        "config": config_json.encoded(config),
     }

@@ -67,8 +67,8 @@ def padded(
     count = operator.run_length or 1
     points = np.asarray(operator.points).reshape(len(weights), count, -1)[places]
     factors = None if operator.factors is None else np.asarray(operator.factors)[places]
-    own = Operator(points.reshape(length * count, -1), factors, None, operator.run_length)
-    return own, measured.values(index)[places], np.pad(weights[seen], (0, more))
+    own: Any = (points.reshape(length * count, -1), factors, None, operator.run_length)
+    return Operator(*own), measured.values(index)[places], np.pad(weights[seen], (0, more))
 
 
 def by_way(measured: Any, count: int) -> list[tuple[Any, Int[np.ndarray, " n"]]]:

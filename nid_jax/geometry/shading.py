@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import trimesh
-from igl import embree, point_mesh_squared_distance
-from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from igl import embree
+from jaxtyping import Float
 
 SIZE = 256
 """Pixels along a side of a picture."""
@@ -21,8 +20,6 @@ AZIMUTH, ELEVATION = 35.0, 22.0
 CLAY = (0.68, 0.75, 0.83)
 """Colour of a mesh."""
 
-_INK, _QUIET = "#1f2933", "#616e7c"
-_TEXT, _GAP = 15, 10
 # Rays per side of a pixel, and directions that occlusion is taken over at each of them.
 _SAMPLES, _OCCLUSION = 2, 10
 # The camera's distance, in sizes of what it looks at: a mild perspective.
@@ -243,114 +240,3 @@ def turntable(
     turns = AZIMUTH + np.arange(count) * 360 / count
     cameras = (start._replace(axes=_axes(turn, elevation)) for turn in turns)
     return np.stack([shade(mesh, size, camera, colour) for camera in cameras])
-
-
-# ---- sheets ----------------------------------------------------------------------------------
-
-
-def sheet(
-    truth: Sequence[trimesh.Trimesh],
-    reconstruction: Sequence[trimesh.Trimesh],
-    names: Sequence[str] = (),
-    size: int = SIZE,
-    scale: float = 0.0,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Meshes side by side: truth, reconstruction, and the reconstruction coloured by its error.
-
-    truth, reconstruction: S meshes each; names: one above each column. The error is the distance
-    to the truth's surface, coloured from 0 to `scale` (0: a round number that 95% of the error
-    lies below). Under each column stands the mean distance. -> uint8 [H, W, 3]. Raises ValueError
-    for other than as many reconstructions as truths, at least one.
-    """
-    if len(truth) != len(reconstruction) or not len(truth):
-        raise ValueError(f"{len(truth)} true meshes and {len(reconstruction)} reconstructions")
-    errors = [_distances(m, t) for m, t in zip(reconstruction, truth, strict=True)]
-    scale = scale or _round_scale(np.concatenate([*errors, [0.0]]))
-    rows = {"truth": [], "reconstruction": [], "distance\nto the truth": []}
-    for true, mesh in zip(truth, reconstruction, strict=True):
-        camera = Camera.around([true])
-        pictures = (
-            shade(true, size, camera),
-            shade(mesh, size, camera),
-            shade(mesh, size, camera, lambda points, true=true: _heat(points, true, scale)),
-        )
-        for row, picture in zip(rows.values(), pictures, strict=True):
-            row.append(picture)
-    captions = [f"{error.mean():.2g}" if len(error) else "no surface" for error in errors]
-    return _laid_out(rows, list(names), captions, scale)
-
-
-def _distances(mesh, truth):
-    """From points drawn on a mesh to the truth; none where either has no faces."""
-    if not (len(mesh.faces) and len(truth.faces)):
-        return np.empty(0)
-    points, _ = trimesh.sample.sample_surface(mesh, 4000, seed=0)
-    return _distance_to(truth, points)
-
-
-def _distance_to(mesh, points):
-    squared = point_mesh_squared_distance(
-        np.ascontiguousarray(points, np.float64),
-        np.ascontiguousarray(mesh.vertices, np.float64),
-        np.ascontiguousarray(mesh.faces, np.int64),
-    )[0]
-    return np.sqrt(np.maximum(squared, 0))
-
-
-def _round_scale(errors):
-    high = float(np.quantile(errors, 0.95))
-    steps = [digit * 10.0**power for power in range(-5, 1) for digit in (1, 2, 5)]
-    return next((step for step in steps if high <= step), steps[-1])
-
-
-def _heat(points, truth, scale):
-    return _colours(
-        _distance_to(truth, points) / scale if len(truth.faces) else np.ones(len(points))
-    )
-
-
-def _colours(shares):
-    """From cream over orange to dark red, for numbers in [0, 1]."""
-    # matplotlib takes long to import, and most programs that draw no errors do without.
-    from matplotlib import colormaps
-
-    return colormaps["YlOrRd"](np.clip(shares, 0, 1))[..., :3]
-
-
-def _laid_out(rows, names, captions, scale):
-    """Rows of pictures with their labels, names above, captions and a colour bar below."""
-    font, small = ImageFont.load_default(_TEXT), ImageFont.load_default(_TEXT - 2)
-    size = next(iter(rows.values()))[0].shape[0]
-    left = 2 * _GAP + math.ceil(max(font.getlength(w) for label in rows for w in label.split("\n")))
-    top = _GAP + (_TEXT + _GAP // 2 if names else 0)
-    bottom = top + len(rows) * size + _GAP // 2
-    width = left + len(captions) * (size + _GAP)
-    image = Image.new("RGB", (max(width, left + 300), bottom + 4 * _TEXT + _GAP), "white")
-    draw = ImageDraw.Draw(image)
-    for row, (label, pictures) in enumerate(rows.items()):
-        middle = top + row * size + size / 2
-        draw.multiline_text((left - _GAP, middle), label, _QUIET, font, anchor="rm", align="right")
-        for column, picture in enumerate(pictures):
-            pixels = np.round(255 * picture).astype(np.uint8)
-            image.paste(Image.fromarray(pixels), (left + column * (size + _GAP), top + row * size))
-    for column, caption in enumerate(captions):
-        middle = left + column * (size + _GAP) + size / 2
-        if column < len(names):
-            draw.text(
-                (middle, _GAP), _shortened(str(names[column]), size, small), _QUIET, small, "mt"
-            )
-        draw.text((middle, bottom), caption, _INK, font, anchor="mt")
-    draw.text((left - _GAP, bottom), "mean distance", _QUIET, small, anchor="rt")
-    bar = _colours(np.linspace(0, 1, 160))[None].repeat(10, 0)
-    place = (left, bottom + 2 * _TEXT + 2)
-    image.paste(Image.fromarray(np.round(255 * bar).astype(np.uint8)), place)
-    draw.text((left - _GAP, place[1] + 5), "distance", _QUIET, small, anchor="rm")
-    draw.text((left, place[1] + 14), "0", _QUIET, small, anchor="lt")
-    draw.text((left + 160, place[1] + 14), f"{scale:g} and above", _QUIET, small, anchor="mt")
-    return np.asarray(image)
-
-
-def _shortened(text, width, font):
-    while text and font.getlength(text) > width:
-        text = text[:-1]
-    return text

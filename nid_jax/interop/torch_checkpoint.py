@@ -33,7 +33,7 @@ from nid_jax.interop import official
 from nid_jax.interop.torch_file import read_torch
 from nid_jax.storage import artefacts, checkpoints
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training.loop import check as check_training
+from nid_jax.training.checks import check as check_training
 from nid_jax.training.optimisers import build_optimiser
 
 CONFIG = "official:images"
@@ -444,8 +444,8 @@ def _write_codes(workdir, config, fit, layout, title):
         "versions": devices.versions(),
     }
     with atomic_folder(workdir.fit(FIT)) as folder:
-        fit.save(folder / "codes.npz")
-        artefacts.write_json(folder / "metrics.json", metrics)
+        fit.save(folder / artefacts.CODES)
+        artefacts.write_json(folder / artefacts.METRICS, metrics)
 
 
 def define_flags(values=flags.FLAGS, argv=None):

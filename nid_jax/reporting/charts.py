@@ -150,6 +150,9 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(digit for digit in (1, 2, 5, 10) if digit * power >= 0.999 * rough)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    if first == last and count > 2:
+        # One tick says nothing of the scale.
+        return ticks(low, high, 2 * count)
     return [number * step for number in range(first, last + 1)]
 
 

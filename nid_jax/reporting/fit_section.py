@@ -9,33 +9,31 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from nid_jax.reporting import charts, embedding
+from nid_jax.reporting import charts, embedding, movies
 from nid_jax.reporting.panels import Score, scores_of
 from nid_jax.reporting.reading import number, read_json, within
+from nid_jax.storage import artefacts
 from nid_jax.storage.artefacts import file_name
 
 COMMON = (
     Score("solver", "Solver"),
     Score("signals", "Signals"),
-    Score("active_experts", "Active experts"),
-    Score("seconds_per_signal", "Per signal", "s"),
+    Score("active_experts", "Active experts", about="Mean number of codes that are not 0."),
+    Score("seconds_per_signal", "Per signal", "s", "Solving, without what was compiled."),
     Score("seconds_compile", "Compile", "s"),
-    Score("seconds_total", "Total", "s"),
+    Score("seconds_total", "Total", "s", "Solving and compiling."),
 )
 """What every fit has, whatever it is of; shown after what its task asks for."""
 # Sheets that a fit may have, and what they show.
 _SHEETS = {
-    "comparison.png": "What was fitted, and what came of it",
-    "shaded.png": "Surfaces, and where the truth is known the distance to it",
+    artefacts.COMPARISON: "What was fitted, and what came of it",
+    artefacts.SHADED: "Surfaces, and where the truth is known the distance to it",
 }
-# Meshes of one fit that can be turned on the page; each view also holds its program, 0.7 MB.
-_VIEWED = 3
 # Folders of renders, pictures of each and their longer side; paths between signals; rows of
 # neighbours, neighbours in a row and the side of their pictures.
 _RENDERS, _RENDERED, _RENDER_SIDE = 3, 4, 512
 _PATHS = 3
 _ROWS, _NEIGHBOURS, _THUMBNAIL = 8, 5, 64
-_PLAIN = "reconstructions"
 
 
 def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[str, Any]:
@@ -43,7 +41,7 @@ def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[
 
     page: the folder of the page; pictured: False leaves out pictures, movies and meshes.
     """
-    metrics, note = read_json(folder / "metrics.json")
+    metrics, note = read_json(folder / artefacts.METRICS)
     scores = [*scores_of(metrics), *COMMON]
     facts = [(s.header, s.text(metrics[s.key])) for s in scores if _shown(metrics, s.key)]
     config, units = metrics.get("config"), within(metrics, "layout", "surface", "units")
@@ -56,6 +54,7 @@ def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[
         "metrics": metrics,
         "scores": scores,
         "facts": facts,
+        "explained": [(s.label, s.about) for s in scores if s.about and _shown(metrics, s.key)],
         "message": metrics.get("message") if isinstance(metrics.get("message"), str) else "",
         "charts": _charts(metrics),
         "assumed": texts(metrics.get("assumed")),
@@ -92,10 +91,12 @@ class _Pictures:
     def gather(self):
         for sheet, caption in _SHEETS.items():
             self.found["sheets"] += self._picture(self.folder / sheet, caption)
-        self.found["movies"] = self._movies(self.folder, "side_by_side", "All frames")
+        self.found["movies"] = self._movies(
+            self.folder, artefacts.SIDE_BY_SIDE, _frames(self.found["metrics"])
+        )
         self._surfaces()
         self._renders()
-        for path in _newest(self.folder / "interpolate", "*.gif")[:_PATHS]:
+        for path in _newest(self.folder / artefacts.INTERPOLATE, "*.gif")[:_PATHS]:
             caption = "From signal {} to signal {}".format(*(path.stem.split("_") + ["?"])[:2])
             self.found["paths"].append(embedding.movie(path, self.page, caption))
         self._neighbours()
@@ -111,12 +112,12 @@ class _Pictures:
 
     def _movies(self, folder, stem, caption):
         """The MP4, or the GIF where there is none."""
-        paths = [folder / f"{stem}{suffix}" for suffix in (".mp4", ".gif")]
+        paths = [folder / f"{stem}{suffix}" for suffix in movies.SUFFIXES]
         there = [path for path in paths if path.is_file()]
         return [embedding.movie(path, self.page, caption) for path in there[:1]]
 
     def _surfaces(self):
-        paths = sorted((self.folder / "views").glob("*.glb"))[:_VIEWED]
+        paths = sorted((self.folder / artefacts.VIEWS).glob("*.glb"))[: artefacts.VIEWED]
         if not paths:
             return
         # Libraries that only runs with surfaces need.
@@ -135,12 +136,14 @@ class _Pictures:
             self.found["view"] = Markup(viewer.frame(meshes, title))
 
     def _renders(self):
-        folders = [path for path in _newest(self.folder / "render", "*") if path.is_dir()]
+        folders = [path for path in _newest(self.folder / artefacts.RENDER, "*") if path.is_dir()]
         for folder in folders[:_RENDERS]:
             shown = []
             for path in sorted(folder.glob("*.png"))[:_RENDERED]:
                 shown += self._picture(path, path.stem, _RENDER_SIDE)
-            stems = sorted({path.stem for path in folder.glob("*.*") if path.suffix in _MOVIES})
+            stems = sorted(
+                {path.stem for path in folder.glob("*.*") if path.suffix in movies.SUFFIXES}
+            )
             for stem in stems[:_RENDERED]:
                 shown += self._movies(folder, stem, stem)
             if shown:
@@ -148,7 +151,7 @@ class _Pictures:
 
     def _neighbours(self):
         """Rows of a signal and its neighbours, each with its picture where there is one."""
-        path = self.folder / "nearest.json"
+        path = self.folder / artefacts.NEAREST
         if not path.is_file():
             return
         found, note = read_json(path)
@@ -171,16 +174,21 @@ class _Pictures:
     def _signal(self, folder, index, name, distance):
         if index is None:
             return name, distance, []
-        file = folder / _PLAIN / f"{file_name(index, name)}.png"
+        file = folder / artefacts.RECONSTRUCTIONS / f"{file_name(index, name)}.png"
         return name, distance, self._picture(file, name, _THUMBNAIL)
 
 
-_MOVIES = (".mp4", ".gif")
+def _frames(metrics):
+    """What the movie of all frames is, and how fast."""
+    rate = number(metrics.get("frames_per_second"))
+    if rate is None:
+        return f"All frames, {movies.FRAME_RATE:g} a second; their own rate is not known"
+    return f"All frames, {rate:g} a second, as they were taken"
 
 
 def _names(folder):
     """Names of the signals of a fit, in order."""
-    layout = read_json(folder / "metrics.json")[0].get("layout")
+    layout = read_json(folder / artefacts.METRICS)[0].get("layout")
     names = layout.get("names") if isinstance(layout, dict) else None
     return [str(name) for name in names] if isinstance(names, list) else []
 

@@ -15,11 +15,9 @@ from nid_jax.fitting import rounding, scoring
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.scoring import reconstruct, summarise
 from nid_jax.reporting import movies, panels, pictures
+from nid_jax.storage import artefacts
 from nid_jax.storage.artefacts import file_name, write_json
 from nid_jax.storage.workdir import Workdir
-
-SHEET = "comparison.png"
-PLAIN = "reconstructions"
 
 
 def write_fit(
@@ -47,7 +45,7 @@ def write_fit(
     metrics["layout"] = layout
     names = layout["names"][: len(reconstruction)]
     with atomic_folder(workdir.fit(config.fit.name)) as folder:
-        exact.save(folder / "codes.npz", dtype)
+        exact.save(folder / artefacts.CODES, dtype)
         unit = True
         if "surface" in layout:
             # Libraries that only runs with surfaces need.
@@ -59,11 +57,14 @@ def write_fit(
             metrics |= extras.metrics
             unit = extras.unit
             _write_panels(folder, extras.panels, extras.columns, names, not extras.frames)
-            _write_frames(folder, extras.frames, config.fit.get("movies", ()))
-        write_plain(folder / PLAIN, reconstruction, names, unit)
+            if extras.frames:
+                metrics["frames_per_second"] = extras.frame_rate or None
+                formats = config.fit.get("movies", ())
+                _write_frames(folder, extras.frames, formats, extras.frame_rate)
+        write_plain(folder / artefacts.RECONSTRUCTIONS, reconstruction, names, unit)
         metrics["scores"] = panels.described(task.scores, metrics)
         metrics["assumed"] = [*map(notices.plain, notes), *notices.printed_lines()]
-        write_json(folder / "metrics.json", metrics)
+        write_json(folder / artefacts.METRICS, metrics)
     return metrics
 
 
@@ -107,13 +108,13 @@ def _write_panels(folder, rows, columns, names, signals):
         return
     columns = list(columns or names)
     shown = range(min(panels.COLUMNS, max(len(panel.images) for panel in rows)))
-    panels.write_sheet(folder / SHEET, [panel.of(shown) for panel in rows], columns)
+    panels.write_sheet(folder / artefacts.COMPARISON, [panel.of(shown) for panel in rows], columns)
     if not signals:
         return
     for index, name in enumerate(columns[: max(len(panel.images) for panel in rows)]):
         file = f"{file_name(index, name)}.png"
         one = [panel.of([index]) for panel in rows]
-        panels.write_sheet(folder / "pictures" / file, one, [name])
+        panels.write_sheet(folder / artefacts.PICTURES / file, one, [name])
         for panel in rows:
             if panel.kept and index < len(panel.images):
                 image = panel.painted(index)
@@ -127,15 +128,18 @@ def _folder_name(panel):
 
 
 def _write_frames(
-    folder: Path, stacks: Mapping[str, Float[np.ndarray, "T H W C"]], formats: Sequence[str]
+    folder: Path,
+    stacks: Mapping[str, Float[np.ndarray, "T H W C"]],
+    formats: Sequence[str],
+    frame_rate: float,
 ) -> None:
     """NAME/00000.png of every stack of frames, and all of them side by side."""
-    if not stacks:
-        return
     for name, frames in stacks.items():
         for number, frame in enumerate(frames):
             pictures.save_png(folder / name / f"{number:05d}.png", frame)
     if formats:
-        together = movies.side_by_side(list(stacks.values()), list(stacks))
+        words = [name.replace("_", " ") for name in stacks]
+        together = movies.side_by_side(list(stacks.values()), words)
     for suffix in formats:
-        movies.write_movie(folder / f"side_by_side.{suffix}", together)
+        path = folder / f"{artefacts.SIDE_BY_SIDE}.{suffix}"
+        movies.write_movie(path, together, frame_rate or movies.FRAME_RATE)

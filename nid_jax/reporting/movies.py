@@ -15,12 +15,14 @@ from nid_jax.files import atomic_path
 from nid_jax.reporting.pictures import GAP, INK, PAPER, TEXT, to_uint8
 
 SUFFIXES = (".mp4", ".gif")
+FRAME_RATE = 10.0
+"""Frames a second of a movie where no other is known."""
 SHOWN = 240  # the longer side of a panel, at least, in pixels
 # GIF counts hundredths of a second, and viewers slow down what is shorter than two of them.
 GIF_SHORTEST = 20
 
 
-def write_movie(path: str | Path, frames: Any, fps: float = 10.0) -> Path:
+def write_movie(path: str | Path, frames: Any, fps: float = FRAME_RATE) -> Path:
     """Write frames [T, H, W, C] as .mp4 (H.264 by ffmpeg) or .gif (Pillow), whole or not at all.
 
     frames: C = 1 or 3, floats in [0, 1] (clipped, NaN black), uint8 or bool; fps: frames a second.

@@ -32,12 +32,14 @@ _MARK, _EDGE = 3.5, (110, 200, 255)
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A number of metrics.json that people look for: its key, its name and its unit."""
+    """A number of metrics.json that people look for: its key, its name, its unit, what it is."""
 
     key: str
     label: str
     unit: str = ""
     """'%' shows a share in hundredths."""
+    about: str = ""
+    """In a sentence; '' where the name says it all."""
 
     def text(self, value: Any) -> str:
         """The value as a table's cell; a dash for none."""
@@ -147,7 +149,7 @@ def scores_of(metrics: Mapping[str, Any]) -> list[Score]:
         Score(**entry)
         for entry in (entries if isinstance(entries, list) else [])
         if isinstance(entry, dict)
-        and set(entry) == names
+        and {"key", "label"} <= set(entry) <= names
         and all(isinstance(word, str) for word in entry.values())
     ]
 

@@ -14,10 +14,11 @@ import numpy as np
 from markupsafe import Markup
 
 from nid_jax.reporting import charts, embedding, fit_section, pictures
-from nid_jax.reporting.monitoring import read_metrics
+from nid_jax.reporting.metrics_log import read_metrics
 from nid_jax.reporting.panels import Score
 from nid_jax.reporting.reading import number, read_json, within
 from nid_jax.reporting.tables import format_bytes, format_count, format_duration, format_value
+from nid_jax.storage import artefacts
 from nid_jax.storage.artefacts import write_text
 
 PICTURED = 5
@@ -53,6 +54,7 @@ def write_report(workdir: str | Path) -> Path:
     date = str((versions or {}).get("date", ""))[:16].replace("T", " ")
     page = _template().render(
         pictures=pictures,
+        pictured=PICTURED,
         title=f"{task} · {dataset}" if dataset else task,
         subtitle=" · ".join(filter(None, [workdir.resolve().name, date])),
         figures=_figures(config, summary, fits),
@@ -96,7 +98,7 @@ def _fit_folders(folder: Path, own: Any) -> list[Path]:
     complete = [e for e in folder.iterdir() if e.is_dir() and not e.name.startswith(".")]
 
     def place(path):
-        file = path / "metrics.json"
+        file = path / artefacts.METRICS
         made = file.stat().st_mtime if file.is_file() else 0.0
         return path.name != own, -made, path.name
 

@@ -14,10 +14,9 @@ from nid_jax.fitting import meshing
 from nid_jax.fitting.fit import Fit
 from nid_jax.geometry import shading
 from nid_jax.reporting import movies, pictures, viewer
+from nid_jax.reporting.mesh_sheets import mesh_sheet
+from nid_jax.storage import artefacts
 from nid_jax.storage.artefacts import file_name
-
-# Shapes that the report's page can turn.
-_VIEWED = 3
 
 
 def meshes_of(
@@ -59,14 +58,14 @@ def write_surfaces(
     meshes = meshes_of(fit, layout, resolution)
     count = len(meshes)
     names, maps = layout["names"][:count], layout["surface"]["denormalise"][:count]
-    meshing.write_meshes(folder / "meshes", meshes, names, f".{wanted.format}", maps)
-    views = [viewer.viewable(mesh) for mesh in _upright(meshes[:_VIEWED], layout)]
-    meshing.write_meshes(folder / "views", views, names[:_VIEWED], ".glb")
+    meshing.write_meshes(folder / artefacts.MESHES, meshes, names, f".{wanted.format}", maps)
+    views = [viewer.viewable(mesh) for mesh in _upright(meshes[: artefacts.VIEWED], layout)]
+    meshing.write_meshes(folder / artefacts.VIEWS, views, names[: artefacts.VIEWED], ".glb")
     truths = [measured.mesh(index) if measured.mesh else None for index in range(count)]
     shown = min(count, config_fit.num_pictures)
     if shown:
         sides = _upright(truths[:shown], layout), _upright(meshes[:shown], layout)
-        pictures.save_png(folder / "shaded.png", _sheet(*sides, names))
+        pictures.save_png(folder / artefacts.SHADED, _sheet(*sides, names))
     scores = surface_metrics(meshes, truths, wanted)
     means = {name: float(np.nanmean(values)) for name, values in scores.items()}
     return {
@@ -92,7 +91,7 @@ def _upright(meshes, layout):
 def _sheet(truths, meshes, names):
     """Truth, reconstruction and error, or reconstructions alone where a truth is not known."""
     if all(truth is not None and len(truth.faces) for truth in truths):
-        return shading.sheet(truths, meshes, names[: len(meshes)])
+        return mesh_sheet(truths, meshes, names[: len(meshes)])
     return np.concatenate(list(shading.frames(meshes)), 1)
 
 

@@ -11,6 +11,21 @@ from typing import Any
 
 from nid_jax.files import atomic_path
 
+# Of the folder of a fit; a signal's own files in folders there are named by `file_name`.
+CODES, METRICS, EVALUATION, NEAREST = "codes.npz", "metrics.json", "evaluation.json", "nearest.json"
+COMPARISON, SHADED = "comparison.png", "shaded.png"
+"""Sheets of the first signals: rows of pictures; surfaces."""
+PICTURES, RECONSTRUCTIONS = "pictures", "reconstructions"
+"""Folders of a sheet for each signal, and of what was made of each at its own size."""
+MESHES, VIEWS = "meshes", "views"
+"""Folders of surfaces, and of simplified ones that the page can turn."""
+VIEWED = 3
+"""Surfaces that the page can turn; the view also holds its program, 0.7 MB."""
+RENDER, INTERPOLATE = "render", "interpolate"
+"""Folders of renders, one for each shape and window, and of paths between two signals."""
+SIDE_BY_SIDE = "side_by_side"
+"""Stem of the movie of all frames."""
+
 
 def file_name(index: int, name: str) -> str:
     """A name for the picture of signal `index`: 0007_face_087, whatever its own name holds."""

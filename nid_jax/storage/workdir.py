@@ -111,7 +111,7 @@ class Workdir:
 
     def fit_names(self) -> list[str]:
         """Names of the fits in this folder that are complete, sorted."""
-        names = (path.parent.name for path in self.fits.glob("*/metrics.json"))
+        names = (path.parent.name for path in self.fits.glob(f"*/{artefacts.METRICS}"))
         return sorted(name for name in names if not name.startswith("."))
 
     def write_json(self, path: str | Path, value: Any) -> Path:
@@ -150,6 +150,20 @@ class Workdir:
             return config_json.decoded(artefacts.read_json(self.config))
         except TypeError as error:
             raise ValueError(f"{self.config}: is not the config of a run") from error
+
+    def load_fit_config(self, name: str) -> ConfigDict | None:
+        """The config that the fit `name` was made with; None where it, or its config, is not there.
+
+        Raises ValueError for a metrics.json that is damaged.
+        """
+        path = self.fit(name) / artefacts.METRICS
+        if not path.exists():
+            return None
+        metrics = artefacts.read_json(path)
+        try:
+            return config_json.decoded(metrics["config"]) if "config" in metrics else None
+        except TypeError as error:
+            raise ValueError(f"{path}: is not that of a fit") from error
 
     def check_same_config(
         self, config: ConfigDict, sections: Sequence[str], ignore: Sequence[str] = ()

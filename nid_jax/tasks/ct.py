@@ -26,7 +26,7 @@ def build(config: ConfigDict) -> Task:
     return dataclasses.replace(
         image.build(config),
         open=lambda split: open_split(config, split),
-        learned_from=lambda collection: learned_from(collection, config),
+        learned_from=learned_from,
         measure=lambda collection: measured(collection, config),
         layout=layout,
         advice=advice,
@@ -165,7 +165,7 @@ def projector(slices, operator, angles, config):
     return project
 
 
-def learned_from(collection: Any, config: ConfigDict) -> Measured:
+def learned_from(collection: Any) -> Measured:
     """What training sees: pixels, or the views that its signals hold."""
     if not isinstance(collection, Projected):
         return image.sampled(collection)
@@ -181,7 +181,7 @@ def learned_from(collection: Any, config: ConfigDict) -> Measured:
 def measured(collection: Any, config: ConfigDict) -> Measured:
     """Sinograms of config.fit.num_views evenly spaced views, or those of a file."""
     if isinstance(collection, Projected):
-        return learned_from(collection, config)
+        return learned_from(collection)
     if isinstance(collection, Sinograms):
         side, wanted = collection.shape[1], config.operator.parallel_beam.detectors
         if wanted not in (0, side):

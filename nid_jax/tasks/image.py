@@ -84,7 +84,7 @@ def sampled(collection: data.Collection) -> Measured:
     """
     grid_shape, channels = tuple(collection.shape[:-1]), collection.shape[-1]
     ways = getattr(collection, "ways", ())
-    seen = collection.seen if data.holed(collection) else None
+    seen: Any = collection.seen if data.holed(collection) else None
 
     def weights(index):
         one = seen(index)

@@ -15,9 +15,9 @@ from nid_jax.tasks.task import Extras, Measured, Task
 
 SCORES = (
     *showing.SCORES,
-    Score("psnr_hole", "PSNR in the hole", "dB"),
-    Score("psnr_corrupted", "PSNR as given", "dB"),
-    Score("hidden_share", "Hidden", "%"),
+    Score("psnr_hole", "PSNR in the hole", "dB", "That of the hidden pixels alone."),
+    Score("psnr_corrupted", "PSNR as given", "dB", "That of the corrupted pictures themselves."),
+    Score("hidden_share", "Hidden", "%", "Of all pixels of all pictures."),
 )
 
 

@@ -128,12 +128,14 @@ class _Limits:
         """What gave way, in one line; '' for nothing."""
         if not self.changed:
             return ""
-        surveys = {"to learn from": there.learned, "to fit": there.held_out}
-        counts = [
-            f"{counted(survey.count, 'signal')} {what}"
-            for what, survey in surveys.items()
-            if survey
-        ]
+        counts = []
+        if there.learned:
+            count = _chosen(self.config, there.learned, "train")
+            counts.append(f"{counted(count, 'signal')} to learn from")
+        if there.held_out:
+            count = _chosen(self.config, there.held_out, self.config.fit.split)
+            count = min(self.config.fit.num_signals or count, count)
+            counts.append(f"{counted(count, 'signal')} to fit")
         changes = [f"{key} {old} -> {new}" for key, (old, new) in self.changed.items()]
         return f"note        {', '.join(counts) or 'limits'}: {', '.join(changes)}"
 

@@ -11,19 +11,25 @@ from nid_jax import data, metrics
 from nid_jax.coding import operators, surface
 from nid_jax.fields.coordinates import grid
 from nid_jax.reporting.panels import Score
+from nid_jax.tasks.showing import MISFIT
 from nid_jax.tasks.task import Measured, Task
 from nid_jax.training import losses
 
 SEEN = ("grid", "view", "cloud")
 UPS = ("auto", "x", "y", "z")
 SCORES = (
-    Score("iou", "IoU"),
-    Score("chamfer", "Chamfer", "of cube -1..1"),
-    Score("hausdorff", "Hausdorff", "of cube -1..1"),
-    Score("normal_consistency", "Normals"),
-    Score("fscore", "F-score", "within fit.mesh.threshold"),
-    Score("sdf_error", "Distance error"),
-    Score("relative_residual", "Residual", "%"),
+    Score("iou", "IoU", about="Volume inside both over volume inside either; 1 where equal."),
+    Score("chamfer", "Chamfer", "of cube -1..1", "Mean distance from each surface to the other."),
+    Score("hausdorff", "Hausdorff", "of cube -1..1", "The largest distance between surfaces."),
+    Score("normal_consistency", "Normals", about="Mean cosine between normals of both surfaces."),
+    Score(
+        "fscore",
+        "F-score",
+        "within fit.mesh.threshold",
+        "Of both surfaces, the share so near the other (harmonic mean).",
+    ),
+    Score("sdf_error", "Distance error", about="Mean error of the signed distance on the grid."),
+    Score("relative_residual", "Misfit", "%", MISFIT),
 )
 """Lengths in units of the cube [-1, 1]^3."""
 _FAR_WEIGHT = 0.02
@@ -84,7 +90,7 @@ def batches(collection: Any, config: ConfigDict) -> Any:
     """Points, values there and clouds of config.train.batch_size shapes a step.
 
     Where training learns from surfaces (train.codes=surface) no value is read. Raises ValueError
-    naming prior.num_signals where none is known, and train.cloud_points.
+    naming prior.num_signals and train.codes where none is known, and train.cloud_points.
     """
     wanted = config.train
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -95,6 +101,11 @@ def batches(collection: Any, config: ConfigDict) -> Any:
         raise ValueError(
             f"prior.num_signals: {config.prior.num_signals}; allowed for data.name=pointcloud, "
             "which holds no distances: 0"
+        )
+    if config.data.name == "pointcloud" and wanted.codes != "surface":
+        raise ValueError(
+            f"train.codes: {wanted.codes!r}; allowed for data.name=pointcloud, as point clouds "
+            "hold no distances: surface"
         )
     if config.router.kind == "point" and wanted.cloud_points < 1:
         raise ValueError(
@@ -216,7 +227,6 @@ def layout(collection: Any, config: ConfigDict) -> dict[str, Any]:
         "grid": list(collection.shape[:-1]),
         "names": list(collection.names),
         "surface": {
-            "level": 0.0,
             "truncation": float(config.data.truncation),
             "denormalise": [collection.denormalise(i).tolist() for i in range(count)],
             # What the coordinates of written meshes are in, in words.

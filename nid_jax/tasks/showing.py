@@ -21,11 +21,17 @@ from nid_jax.fitting.fit import Fit
 from nid_jax.reporting.panels import Panel, Score
 from nid_jax.tasks.task import Measured
 
+MISFIT = "What the fit leaves of the measurements: size of measured less fitted over measured."
 SCORES = (
-    Score("psnr", "PSNR", "dB"),
-    Score("ssim", "SSIM"),
-    Score("lpips", "LPIPS"),
-    Score("relative_residual", "Residual", "%"),
+    Score(
+        "psnr",
+        "PSNR",
+        "dB",
+        "Peak signal to noise against the truth: 10 dB more, a tenth the squared error.",
+    ),
+    Score("ssim", "SSIM", about="Structural similarity to the truth, 1 where they are equal."),
+    Score("lpips", "LPIPS", about="Perceptual distance from the truth, 0 where they are equal."),
+    Score("relative_residual", "Misfit", "%", about=MISFIT),
 )
 """Of pictures."""
 
@@ -38,19 +44,19 @@ def shown_of(config: ConfigDict, reconstruction: Float[np.ndarray, "N *grid C"])
 def compared(
     reconstruction: Float[np.ndarray, "N *grid C"],
     truth: Float[np.ndarray, "N *grid C"] | None,
-    residuals: Sequence[float] = (),
+    misfits: Sequence[float] = (),
     unit: bool = True,
 ) -> list[Panel]:
     """Truth, reconstruction and error; the reconstruction alone where no truth is known.
 
-    residuals: shares of what was measured that each leaves, where no row of residuals says them.
+    misfits: shares of what was measured that each leaves, where no row of residuals says them.
     unit: whether values are those of pictures, 0 black and 1 white; otherwise the range shown is
     that of the values, and is said.
     """
     low, high = (0.0, 1.0) if unit else _range(reconstruction)
     note = "" if unit else f"black {low:.3g}, white {high:.3g}"
     if truth is None:
-        captions = [f"residual {100 * share:.3g}%" for share in residuals]
+        captions = [f"misfit {100 * share:.3g}%" for share in misfits]
         row = Panel("reconstruction", reconstruction, low, high, note=note, captions=captions)
         return [row]
     pairs = list(zip(reconstruction, truth, strict=True))
@@ -108,9 +114,10 @@ def measurements(
     if measured.weights is not None:
         weights = np.stack([measured.weights(index) for index in range(count)])
     if operator.weights is not None:
-        own = np.broadcast_to(np.asarray(operator.weights), values.shape[:2])
+        own = np.asarray(operator.weights)
+        own = own if own.ndim == 1 else own[:count]
         weights = own if weights is None else weights * own
-    seen = np.ones(values.shape[:2], bool) if weights is None else weights > 0
+    seen = np.broadcast_to(True if weights is None else weights > 0, values.shape[:2])
     left = values - np.asarray(fit[:count].measured_by(operator))
     shares = [
         float(np.linalg.norm(residual[known])) / max(float(np.linalg.norm(value[known])), 1e-12)
@@ -184,13 +191,14 @@ class _Layout:
     def residual(self, left, seen, captions):
         """Measurements less what the fit says they should be; below, the share that is left."""
         images = [self.picture(*pair) for pair in zip(left, seen, strict=True)]
+        below = "the misfit below"
         if self.name == "frequencies":
             images = [10**image for image in images]
             scale = _round_above(np.concatenate([image.ravel() for image in images]))
-            note = f"magnitude of measured less fitted, black 0, pale yellow {scale:g}"
+            note = f"magnitude of measured less fitted, black 0, pale yellow {scale:g}; {below}"
             return Panel("residual", images, 0, scale, "heat", note, captions)
         scale = _round_above(np.concatenate([np.abs(image).ravel() for image in images]), 0.99)
-        note = f"measured less fitted, blue -{scale:g}, white 0, red {scale:g}"
+        note = f"measured less fitted, blue -{scale:g}, white 0, red {scale:g}; {below}"
         return Panel("residual", images, -scale, scale, "balance", note, captions, self.square)
 
 

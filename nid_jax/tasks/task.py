@@ -54,8 +54,8 @@ class Measured:
 
     @property
     def alike(self) -> bool:
-        """Whether all signals were measured in one way, and all that it measures is known."""
-        return len(self.ways) <= 1 and self.weights is None
+        """Whether all signals were measured as one, and all that was measured of them is known."""
+        return self.way is None and self.weights is None
 
     def way_of(self, index: int) -> int:
         """The number of the way that a signal was measured in."""
@@ -80,6 +80,8 @@ class Extras:
     """Names of the panels' columns; () are those of the signals."""
     frames: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     """Name -> [T, H, W, C] in [0, 1]: written as pictures, and side by side as a movie."""
+    frame_rate: float = 0.0
+    """Frames a second of their movie; 0: not known."""
     unit: bool = True
     """Whether values are those of pictures, from 0 (black) to 1 (white)."""
 
@@ -110,7 +112,7 @@ class Task:
     layout: Callable[[Any], dict]
     """Collection -> what `assemble` needs to know of it, in JSON types; under 'frame', where
     signals have coordinates and units of their own, `data.Frame.as_json`; under 'surface', where
-    signals have one: its level, truncation, 'units' in words and, per signal, 'denormalise' [4, 4]
+    signals have one: its truncation, 'units' in words and, per signal, 'denormalise' [4, 4]
     and the axis 'up'."""
     metrics: Callable
     """(reconstruction, truth, both whole signals, Measured) -> {name: values per signal}."""

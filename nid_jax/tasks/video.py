@@ -1,7 +1,6 @@
 """Video: a background of low rank from codes, and what moves before it as the residual."""
 
 import dataclasses
-import functools
 import importlib.util
 import math
 from typing import Any, NamedTuple
@@ -21,14 +20,22 @@ from nid_jax.tasks.task import Extras, Measured, Task
 TIMES = ("codes", "coordinate")
 MOVIES = ("mp4", "gif")
 SCORES = (
-    Score("rank", "Rank"),
-    Score("explained", "Explained", "%"),
-    Score("noise", "Noise"),
-    Score("threshold", "Threshold"),
-    Score("moving_share", "Moving", "%"),
-    Score("precision", "Precision"),
-    Score("recall", "Recall"),
-    Score("f_measure", "F-measure"),
+    Score("rank", "Rank", about="Independent pictures that all backgrounds are mixtures of."),
+    Score("explained", "Explained", "%", "Of the frames' variance, the share in the background."),
+    Score(
+        "noise",
+        "Noise",
+        about="Standard deviation of frame less background where nothing moves; white is 1.",
+    ),
+    Score(
+        "threshold",
+        "Threshold",
+        about="Pixels further than this from the background are moving; white is 1.",
+    ),
+    Score("moving_share", "Moving", "%", "Of all pixels of all frames, those in the mask."),
+    Score("precision", "Precision", about="Of the mask, the share that truly moves."),
+    Score("recall", "Recall", about="Of what truly moves, the share in the mask."),
+    Score("f_measure", "F-measure", about="Harmonic mean of precision and recall."),
     *showing.SCORES,
 )
 # Frames of the sheet, spread over the video.
@@ -67,7 +74,15 @@ def build(config: ConfigDict) -> Task:
         measure=measured,
         metrics=background_metrics,
         scores=SCORES,
-        extras=functools.partial(separated, threshold=config.fit.threshold),
+        extras=lambda collection, known, fit, found, truth: separated(
+            collection,
+            known,
+            fit,
+            found,
+            truth,
+            threshold=config.fit.threshold,
+            frame_rate=data.frame_rate(config.data),
+        ),
     )
 
 
@@ -154,13 +169,14 @@ def background_metrics(reconstruction, truth, measured=None):
     return image.image_metrics(reconstruction.reshape(-1, *shape), truth.reshape(-1, *shape))
 
 
-def separated(collection, measured, fit, reconstruction, truth, threshold):
+def separated(collection, measured, fit, reconstruction, truth, threshold, frame_rate=0.0):
     """Background, foreground and mask of every frame, and numbers: see `Mask`.
 
     rank: of the background; explained: the share of the frames' variation that it explains; noise:
     the standard deviation of what is left, were it Gaussian, from its median; moving_share: of all
     pixels of all frames, those in the mask; the mask's score if the truth is known. foreground is
-    the residual, drawn about mid-gray.
+    the residual, drawn about mid-gray; cut_out the frame where the mask is. frame_rate: of the
+    movie, 0: not known.
     """
     frames = frames_of(collection)
     background = np.clip(reconstruction.reshape(-1, *frames.shape), 0, 1)
@@ -190,10 +206,11 @@ def separated(collection, measured, fit, reconstruction, truth, threshold):
         "background": background,
         "foreground": np.clip(0.5 + 0.5 * residual, 0, 1),
         "mask": found.mask[..., None].astype(np.float32),
+        "cut_out": pictures * found.mask[..., None],
     }
     known = None if truth is None else truth.reshape(background.shape)
     panels, columns = _sheet(shown, known, frames.names)
-    return Extras(scores, panels, columns, shown)
+    return Extras(scores, panels, columns, shown, frame_rate=frame_rate)
 
 
 def _sheet(shown, truth, names):
@@ -206,13 +223,14 @@ def _sheet(shown, truth, names):
         captions = showing.psnrs(background, truth[chosen])
         after = [Panel("true background", truth[chosen])]
     moving = [f"{100 * mask.mean():.2g}%" for mask in shown["mask"][chosen]]
-    note = "frame less background, about mid-gray"
+    note = "frame less background, mid-gray where they are equal"
     panels = (
         Panel("frame", shown["frame"][chosen]),
         Panel("background", background, captions=captions),
         *after,
         Panel("foreground", shown["foreground"][chosen], note=note),
         Panel("mask", shown["mask"][chosen], captions=moving, note="white moves; its share below"),
+        Panel("cut out", shown["cut_out"][chosen], note="the frame where the mask is white"),
     )
     return panels, [names[index] for index in chosen]
 

@@ -4,7 +4,7 @@ A batch is of signals of one way, or of padded measurements whose points each si
 ways have too few signals to fill one. So few shapes are compiled however many ways there are.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -128,23 +128,3 @@ def way_batches(
     processes: (index, count). Raises ValueError naming train.batch_size.
     """
     return endless(WayBatches(measured, count, batch_size, seed, processes), 0)
-
-
-def check_alike(config: Any, measured: Any, names: Sequence[str]) -> None:
-    """Raise ValueError, naming the key, for what signals that were not measured alike do not
-    allow."""
-    if measured.alike:
-        return
-    router, several = config.router.kind, len(measured.ways) > 1
-    for bad, key, value, allowed in (
-        (router not in ("none", "codebook"), "router.kind", router, "none, codebook"),
-        (config.train.codes == "surface", "train.codes", "surface", "joint, varpro"),
-        (several and config.train.reseed_every, "train.reseed_every", "above 0", "0"),
-        (several and config.train.chunks == "exhaustive", "train.chunks", "exhaustive", "random"),
-        (config.train.differentiate == "solve", "train.differentiate", "solve", "envelope"),
-    ):
-        if bad:
-            raise ValueError(
-                f"{key}: {value!r} of {len(names)} signals that were not measured alike; "
-                f"allowed: {allowed}"
-            )

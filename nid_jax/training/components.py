@@ -19,7 +19,7 @@ training signals uncorrelated and sorted by energy: the canonical form of a dens
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,17 @@ _BATCH_NUMBERS = 2**24
 _KEPT_NUMBERS = 2**28
 
 
+class Coded(NamedTuple):
+    """Signals in heads that were found from them: what a prior learns from.
+
+    codes [S, E]; residual [S], mean squared per value; names of the signals.
+    """
+
+    codes: Float[np.ndarray, "S E"]
+    residual: Float[np.ndarray, " S"]
+    names: list[str]
+
+
 @dataclasses.dataclass(frozen=True)
 class Heads:
     """kernel [F, C, E] and bias [E, C] of heads in closed form, and how they came about."""
@@ -65,6 +76,8 @@ class Heads:
     held_out: float
     """Share of the variance of signals held out that so many heads, found without them, leave:
     the geometric mean where errors are 'log'. 0 where none was held out."""
+    coded: Coded | None = None
+    """The signals in these heads, where finding them left their codes too."""
     how: str = ""
     """How the signals were measured, and what it took, where that is more than one grid."""
 
@@ -183,7 +196,7 @@ class Span:
         self.mean = numerics.einsum("m,mf->f", self.weights * self.constant, features) / self.energy
         centred = features - self.constant[:, None] * self.mean
         weighted = self.weights[:, None] * centred
-        with gram.working_precision("double"):
+        with gram.working_precision("float64"):
             products = np.asarray(numerics.einsum("mf,mg->fg", *gram.wide(weighted, centred)))
         values, vectors = np.linalg.eigh(products)
         kept = values > _WEAKEST**2 * values[-1]

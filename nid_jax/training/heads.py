@@ -15,6 +15,7 @@ from nid_jax.training.atoms import wave_heads
 from nid_jax.training.components import (
     ERRORS,
     MOST_COEFFICIENTS,
+    Coded,
     component_heads,
     put_heads,
 )
@@ -52,9 +53,11 @@ def check(config: ConfigDict) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """Words on heads that were found, and the prior of their codes where that came with them."""
+    """Words on heads that were found, and what finding them left: the signals in them, or the prior
+    of their codes."""
 
     words: str
+    coded: Coded | None = None
     prior: GaussianPrior | None = None
 
 
@@ -87,7 +90,7 @@ def find(
         names = collection.names
         found = component_heads(dictionary, measured, names, wanted.errors, shrinkage)
     put_heads(dictionary, found)
-    return Found(found.words())
+    return Found(found.words(), found.coded)
 
 
 def _by_rounds(dictionary, measured, collection, config, path, go_on):
@@ -112,4 +115,4 @@ def _by_rounds(dictionary, measured, collection, config, path, go_on):
     if made is None:
         return None
     put_heads(dictionary, made[0])
-    return Found(made[0].words(), made[1])
+    return Found(made[0].words(), prior=made[1])

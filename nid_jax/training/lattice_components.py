@@ -22,6 +22,7 @@ from nid_jax.fitting.rounds import held_out
 from nid_jax.training.components import (
     ERRORS,
     ROUNDS,
+    Coded,
     Heads,
     error_weights,
     mean_share,
@@ -32,6 +33,8 @@ MOST_SIGNALS = 4096
 
 # Splines that all samples of an axis leave next to nothing of are not told apart by them.
 _WEAKEST = 1e-5
+# Of a direction, whose square is 1 but for rounding.
+_LEAST_SQUARE = 1e-6
 
 
 def lattice_heads(
@@ -57,21 +60,28 @@ def lattice_heads(
     most = min(MOST_SIGNALS, len(collection))
     chosen = np.unique(np.linspace(0, len(collection) - 1, most).astype(int))
     axes = _Axes(dictionary.embedding, grid_shape)
-    signals = np.stack([axes.project(collection[int(index)]) for index in chosen])
+    signals, whole = axes.project_all(collection, chosen)
     products = signals @ signals.T
     experts = min(dictionary.num_experts, signals.shape[1])
 
-    held = held_out([collection.names[int(index)] for index in chosen])
+    names = [collection.names[int(index)] for index in chosen]
+    held = held_out(names)
     energy, weights = np.diag(products), np.ones(len(chosen), np.float32)
     for _ in range(ROUNDS if errors == "log" else 0):
         weights = error_weights(_left(products, weights, experts), energy)
     left = _left(products, np.where(held, 0, weights), experts)[held]
-    basis = leading(signals, products, weights, experts)
+    basis, found = _leading(signals, products, weights, experts)
     kernel = axes.heads(basis, channels)
     share = mean_share(left, energy[held], errors == "log")
+    # Atoms have mean square 1. Beside the heads is left what their splines leave, too.
+    numbers = np.prod(grid_shape)
+    residual = np.maximum(whole - np.square(found).sum(1), 0) / (numbers * channels)
+    # Experts beyond those that the signals tell apart are not used by them.
+    found = np.pad(found, ((0, 0), (0, dictionary.num_experts - found.shape[1])))
+    coded = Coded(found / np.sqrt(np.float32(numbers)), residual, names)
     # Splines sum to one, and the directions are free of the constant.
     bias = np.zeros((kernel.shape[-1], channels), np.float32)
-    return Heads(kernel, bias, 0.0, len(chosen), share)
+    return Heads(kernel, bias, 0.0, len(chosen), share, coded)
 
 
 def _eigen(products, weights, most):
@@ -101,9 +111,22 @@ def leading(
 
     products: of the signals with one another. At most `most`, and as many as tell them apart.
     """
+    return _leading(signals, products, weights, most)[0]
+
+
+def _leading(signals, products, weights, most):
+    """`leading`, and the signals in these directions [S, E]."""
     values, vectors = _eigen(products, weights, most)
-    basis = signals.T @ (vectors / np.sqrt(values)).astype(np.float32)
-    return np.linalg.qr(basis)[0]
+    mixing = (vectors / np.sqrt(values)).astype(np.float32)
+    basis, found = signals.T @ mixing, products @ mixing
+    # What rounding took from right angles is given back by Cholesky factors, with a share of the
+    # identity for directions that are nothing but rounding.
+    eye = np.eye(basis.shape[1])
+    for _ in range(2):
+        factor = np.linalg.cholesky((basis.T @ basis).astype(np.float64) + _LEAST_SQUARE * eye)
+        back = scipy.linalg.solve_triangular(factor, eye, lower=True).T
+        basis, found = (part @ back.astype(np.float32) for part in (basis, found))
+    return basis, found
 
 
 class _Axes:
@@ -129,9 +152,21 @@ class _Axes:
             values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
         return values
 
-    def project(self, signal: Float[np.ndarray, "*grid C"]) -> Float[np.ndarray, " RC"]:
-        """Coordinates of a signal without its constant part."""
-        centred = signal - signal.mean(tuple(range(len(self.grid_shape))))
+    def project_all(
+        self, collection: Any, chosen: np.ndarray
+    ) -> tuple[Float[np.ndarray, "S RC"], Float[np.ndarray, " S"]]:
+        """Coordinates of signals, each made once, and their energies; without constant parts."""
+        size = self.constant.size * collection.shape[-1]
+        signals = np.empty((len(chosen), size), np.float32)
+        energies = np.empty(len(chosen), np.float32)
+        for row, index in enumerate(chosen):
+            signal = collection[int(index)]
+            centred = signal - signal.mean(tuple(range(len(self.grid_shape))))
+            signals[row], energies[row] = self.project(centred), np.square(centred).sum()
+        return signals, energies
+
+    def project(self, centred: Float[np.ndarray, "*grid C"]) -> Float[np.ndarray, " RC"]:
+        """Coordinates of a signal that is free of its constant part."""
         found = self._applied(centred.astype(np.float32), [basis.T for basis in self.bases])
         # What is left of the constant by rounding.
         share = np.tensordot(self.constant, found, self.constant.ndim)

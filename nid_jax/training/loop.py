@@ -29,13 +29,17 @@ from nid_jax.fields.model import (
 )
 from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting import priors
-from nid_jax.reporting import monitoring, tables
+from nid_jax.reporting import announcing, tables
+from nid_jax.reporting.chronometer import Chronometer
+from nid_jax.reporting.metrics_log import MetricWriter
+from nid_jax.reporting.progress import Progress
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training import heads
-from nid_jax.training.batches import check_alike, way_batches
+from nid_jax.training import checks, heads
+from nid_jax.training.batches import way_batches
+from nid_jax.training.components import Coded
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
 from nid_jax.training.reseeding import reseed
@@ -99,29 +103,31 @@ class Task(Protocol):
 class Trainer:
     """Everything one run of training holds: model, optimiser, data, compiled steps, checkpoints."""
 
-    def __init__(self, task: Task, config: ConfigDict, workdir: Workdir, collection: Sequence):
-        check(config)
+    def __init__(self, task: Task, config: ConfigDict, workdir: Workdir, collection: Any):
+        checks.check(config)
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
         sharding.check_divisible(self.mesh, config.dictionary.num_experts, config.train.batch_size)
         self.strategy = build_strategy(config, task.objective)
         measured = task.learned_from(collection)
-        check_alike(config, measured, collection.names)
+        checks.check_alike(config, measured, collection.names)
         self.measured, self.count = measured, len(collection)
         self.batches = self._batches(task, collection)
         self.operator = None if len(measured.ways) > 1 else measured.operator
         self.signal_shape = (*measured.grid_shape, measured.channels)
-        _check_training(config, self.operator)
-        several = self.operator is None
-        self.per_batch = 1 if several else chunks_per_batch(config, self.operator.num_measurements)
+        checks.check_training(config, self.operator)
+        self.per_batch = 1
+        if self.operator is not None:
+            self.per_batch = chunks_per_batch(config, self.operator.num_measurements)
         self.steps = -(-config.train.steps // self.per_batch) * self.per_batch
         per_epoch = self.per_batch * max(len(collection) // config.train.batch_size, 1)
         self.warmup_steps = config.train.warmup_epochs * per_epoch if config.router.top_k else 0
         self.optimizer = build_optimiser(config.train.optimizer, max(self.steps, 1))
         self._build(collection)
-        self.clock = monitoring.Chronometer()
+        self.clock = Chronometer()
         self.compiled: dict[Any, jax.stages.Compiled] = {}
         self.compiled_bytes = 0
+        self.coded: Coded | None = None
 
     def _batches(self, task: Task, collection: Sequence) -> Any:
         """Whole signals as the task reads them; of others what was measured."""
@@ -196,7 +202,7 @@ class Trainer:
             # Beside what this process has already, the signals among it, where that is the same.
             beside = 0 if "device" in held else held["host"]
             needed = devices.compiled_bytes(program) + beside
-            _check_memory(needed, devices.memory_bytes(), self.config)
+            checks.check_memory(needed, devices.memory_bytes(), self.config)
             self.compiled[kind] = program
             self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
         return self.compiled[kind]
@@ -215,6 +221,7 @@ class Trainer:
         if found is None:
             return ""
         self._put(model)
+        self.coded = found.coded
         if found.prior is not None and not self.steps:
             priors.save_prior(self.workdir.root / priors.FILE, found.prior)
         return f"heads       {found.words}; {self.clock.seconds('heads'):.1f} s"
@@ -285,66 +292,6 @@ def _templates(items: dict[str, Any]) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: abstract(leaf, leaf.sharding), items)
 
 
-def check(config: ConfigDict) -> None:
-    """Raise ValueError, naming the key, for a training that cannot be."""
-    build_strategy(config, None)
-    heads.check(config)
-    found = config.dictionary.heads != "drawn"
-    for group, key, least in (
-        ("", "seed", 0),
-        ("train", "steps", 0 if found else 1),
-        ("train", "points", 0),
-        ("train", "warmup_epochs", 0),
-        ("train", "log_every", 0),
-        ("train", "eval_every", 0),
-        ("train", "checkpoint_every", 0),
-        ("train", "reseed_every", 0),
-        ("train", "dead_below", 0),
-        ("checkpoint", "keep_latest", 1),
-        ("checkpoint", "keep_best", 0),
-    ):
-        value = (config[group] if group else config)[key]
-        if value < least:
-            name = f"{group}.{key}".strip(".")
-            raise ValueError(f"{name}: {value}; allowed: {least} or more")
-    router = config.router
-    affine = router.kind == "linear" or (router.kind == "conv" and router.pool == "none")
-    if not (config.train.steps or affine or router.kind == "none"):
-        raise ValueError(
-            f"router.kind: {router.kind!r} descends, and train.steps=0; allowed: none, linear, and "
-            "conv with router.pool=none, or more steps"
-        )
-    if config.train.codes == "surface" and config.train.reseed_every:
-        raise ValueError(
-            "train.reseed_every: 0 is wanted by train.codes=surface: no value is known"
-        )
-
-
-def _check_memory(needed: int, there: int, config: ConfigDict) -> None:
-    """Raise ValueError, naming the keys, for a step that takes more bytes than there are."""
-    if not there or needed <= there:
-        return
-    train, of = config.train, config.data.name
-    points = train.points or "all"
-    raise ValueError(
-        f"train.batch_size, train.points: a step of {train.batch_size} signals of {of!r} at "
-        f"{points} points takes about {tables.format_bytes(needed)} with all that is held, more "
-        f"than the {tables.format_bytes(there)} there are; allowed: fewer of either, such as "
-        "train.points=1024, or smaller signals, such as data.crops=160 with data.size=(32,32), or "
-        "data.size with data.resize=true"
-    )
-
-
-def _check_training(config: ConfigDict, operator: Operator | None) -> None:
-    """Raise ValueError, naming the key, for what these measurements do not allow."""
-    if operator is None:
-        return
-    if operator.run_length is None and config.train.points:
-        raise ValueError("train.points: 0 is wanted where measurements depend on the whole signal")
-    if operator.run_length != 1 and config.train.reseed_every:
-        raise ValueError("train.reseed_every: 0 is wanted where no samples are measured")
-
-
 @dataclasses.dataclass
 class Trained:
     """What training leaves: the model, the step it reached, whether it ended early, and timings."""
@@ -353,8 +300,10 @@ class Trained:
     step: int
     interrupted: bool
     summary: dict
+    coded: Coded | None = None
+    """The signals in the dictionary as it is, where heads in closed form were all the training."""
     prior: GaussianPrior | None = None
-    """Of the codes, where it came with the heads."""
+    """Of the codes, where that came with the heads instead."""
 
 
 def signals_of(task: Task, collection: Any) -> dict[str, Any]:
@@ -406,8 +355,8 @@ def train(
         workdir.save_config(config)
         workdir.write_json("signals.json", signals_of(task, collection))
         with (
-            monitoring.MetricWriter(workdir.root, active=jax.process_index() == 0) as writer,
-            monitoring.Progress(trainer.steps, active=jax.process_index() == 0) as progress,
+            MetricWriter(workdir.root, active=jax.process_index() == 0) as writer,
+            Progress(trainer.steps, active=jax.process_index() == 0) as progress,
         ):
             writer.truncate_after(start)
             if start:
@@ -425,14 +374,13 @@ def train(
     summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
     workdir.write_json("summary.json", summary)
     stopped = step < trainer.steps or not words
-    return Trained(trainer.model(), step, stopped, summary, None if stopped else trainer.prior())
+    coded, prior = (None, None) if step or stopped else (trainer.coded, trainer.prior())
+    return Trained(trainer.model(), step, stopped, summary, coded, prior)
 
 
-def _announce(
-    trainer: Trainer, workdir: Workdir, progress: monitoring.Progress, notes: Sequence[str]
-) -> None:
+def _announce(trainer: Trainer, workdir: Workdir, progress: Progress, notes: Sequence[str]) -> None:
     path = workdir.config if workdir.kept else ""
-    lines = monitoring.device_summary(trainer.mesh, trainer.parameters, config_path=path)
+    lines = announcing.device_summary(trainer.mesh, trainer.parameters, config_path=path)
     beyond = _beyond_span(trainer.model().dictionary, bool(trainer.config.router.top_k))
     for line in [*lines, *notes, *beyond]:
         progress.message(line)
@@ -463,8 +411,8 @@ class _Loop:
 
     trainer: Trainer
     saved: checkpoints.Checkpoints
-    writer: monitoring.MetricWriter
-    progress: monitoring.Progress
+    writer: MetricWriter
+    progress: Progress
     preemption: Preemption
     evaluate: Callable[[Model], Mapping[str, float]] | None
     routed: int = -1

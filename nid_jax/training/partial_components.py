@@ -20,7 +20,6 @@ from jaxtyping import Float
 
 from nid_jax import numerics
 from nid_jax.coding import gram, operators
-from nid_jax.coding.expectation import Gaussian
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
@@ -81,7 +80,7 @@ def partial_heads(
     kernel, bias, prior = columns.heads(found, dictionary.num_experts)
     how = f"{rounds.names_of_ways(measured, len(names))}; {found.round} rounds, noise "
     how += f"{float(np.sqrt(found.gaussian.noise)):.2g}"
-    heads = Heads(kernel, bias, float(found.share or 0), len(names), 0.0, how)
+    heads = Heads(kernel, bias, float(found.share or 0), len(names), 0.0, how=how)
     return heads, prior
 
 
@@ -133,14 +132,14 @@ class FeatureColumns:
         self, state: rounds.State, experts: int
     ) -> tuple[Float[np.ndarray, "F C E"], Float[np.ndarray, "E C"], GaussianPrior]:
         """Kernel, bias and prior of the leading directions of the Gaussian."""
-        gaussian = Gaussian(*(np.asarray(leaf, np.float64) for leaf in state.gaussian))
+        means_of, covariances, noise = (np.asarray(leaf, np.float64) for leaf in state.gaussian)
         axes = self.span.axes.astype(np.float64)
         energies, directions, means = [], [], []
-        for block, covariance in enumerate(gaussian.covariance):
+        for block, covariance in enumerate(covariances):
             values, vectors = np.linalg.eigh(axes.T @ covariance @ axes)
             vectors = axes @ vectors
             energies.append(values)
-            means.append(vectors.T @ gaussian.mean[block])
+            means.append(vectors.T @ means_of[block])
             directions.append(vectors)
         joined, mean = np.concatenate(energies), np.concatenate(means)
         order = np.argsort(-joined)
@@ -157,7 +156,7 @@ class FeatureColumns:
             mean[chosen] / np.sqrt(count),
             np.diag(np.sqrt((1 - share) * variance)),
             share * variance,
-            gaussian.noise + left,
+            noise + left,
             share,
         )
         prior = GaussianPrior(*(jnp.asarray(np.float32(part)) for part in parts))

@@ -45,7 +45,7 @@ class Seen(NamedTuple):
         """The normal equations of the batch's codes, of one operator: with weights a matrix for
         each signal."""
         measured = dictionary, self.operator, self.targets, self.weights
-        return normal_equations(*measured, precision="single")
+        return normal_equations(*measured, precision="float32")
 
     def solved(
         self, dictionary: Dictionary, solve: Callable[[NormalEquations], Gates]

@@ -86,7 +86,7 @@ class Projected:
 
     def _moving(self, dictionary, seen, gates, equations):
         """The same codes with their derivative through the closed form."""
-        measured = dictionary, *seen
+        measured = dictionary, seen.operator, seen.targets, seen.weights
         if not self.top_k:
             found = implicit.ridge_codes(*measured, self.lam, equations=equations)
             return Gates(found.codes, None, None, found.bias)

@@ -9,7 +9,7 @@ from nid_jax.coding import canonical
 from nid_jax.coding.prior import fit_prior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
-from nid_jax.fields.embeddings import Identity
+from nid_jax.fields.embeddings import Identity, Splines
 from nid_jax.fields.experts import Layers
 from nid_jax.fields.independent import IndependentDictionary
 from nid_jax.fields.routing import Gates
@@ -133,3 +133,16 @@ def test_a_prior_with_the_bias_is_refused(case):
     prior = fit_prior(codes, bias=np.zeros((len(codes), 2)), shrinkage=0.1)
     with pytest.raises(ArgumentError, match="prior"):
         canonical.canonical_transform(dictionary, SHAPE, prior)
+
+
+@pytest.mark.parametrize("shape", [(20, 9), (17, 18)])
+def test_products_of_splines_on_a_grid_are_those_of_their_points(shape):
+    layers = Layers(1, 1, "relu", 1.0)
+    dictionary = SharedDictionary(Splines((15, 16), 1), 6, 2, layers, rngs=nnx.Rngs(params=1))
+    assert dictionary.local
+    basis = np.asarray(dictionary.basis(grid(shape)), np.float64)
+    matrix, mean = canonical._grid_gram(dictionary, shape)
+    np.testing.assert_allclose(mean, basis.mean(0), atol=1e-6)
+    centred = basis - basis.mean(0)
+    expected = np.einsum("pec,pfc->ef", centred, centred) / len(basis)
+    np.testing.assert_allclose(matrix, expected, atol=1e-5 * np.abs(expected).max())

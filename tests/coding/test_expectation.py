@@ -80,7 +80,7 @@ def assert_like_the_book(gaussian, sums, rows):
 @pytest.mark.parametrize(("rows", "constants"), [(3, 1), (9, 1), (9, 2)])
 def test_a_round_is_that_of_the_textbook(rows, constants):
     draw = np.random.default_rng()
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         gaussian, seen = gaussian_of(draw), rows_of(draw, rows, 5, constants)
         assert_like_the_book(gaussian, expectation.expected(gaussian, seen), seen)
         # Of more rows than unknowns a triangle says the same.
@@ -92,7 +92,7 @@ def test_a_round_is_that_of_the_textbook(rows, constants):
 
 def test_rows_of_zeros_and_signals_of_nothing_add_nothing():
     draw = np.random.default_rng()
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         gaussian, seen = gaussian_of(draw), rows_of(draw, 5, 1)
         padded = Rows(
             jnp.pad(seen.design, ((0, 3), (0, 0))),
@@ -109,7 +109,7 @@ def test_rows_of_zeros_and_signals_of_nothing_add_nothing():
 
 def test_signals_that_show_some_of_a_pool_are_those_of_their_own_rows():
     draw = np.random.default_rng()
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         gaussian, seen = gaussian_of(draw), rows_of(draw, 7, 3)
         weights = draw.uniform(0.5, 2, size=(3, 7)) * (draw.uniform(size=(3, 7)) < 0.7)
         weights[:, :2] = 1
@@ -145,7 +145,7 @@ def test_signals_that_show_some_of_a_pool_are_those_of_their_own_rows():
 
 def test_the_penalised_likelihood_is_highest_at_the_shrunk_covariance():
     draw = np.random.default_rng()
-    with gram.working_precision("double"):
+    with gram.working_precision("float64"):
         spread, target = gaussian_of(draw), jnp.asarray(draw.uniform(1, 2, (BLOCKS, COEFFICIENTS)))
         share, signals = 0.3, 10
 

@@ -80,16 +80,16 @@ def check(equations, dictionary, operator, measurements, weights, tolerance=3e-6
 @pytest.mark.parametrize(
     ("kind", "form", "precision", "chunk"),
     [
-        ("shared", "none", "double", 0),
-        ("shared", "one", "double", 10),
-        ("shared", "own", "double", 10),
-        ("shared", "own", "single", 63),
-        ("shared", "none", "single", 10),
-        ("wide", "one", "double", 10),
-        ("wide", "own", "double", 10),
-        ("independent", "none", "double", 10),
-        ("independent", "one", "single", 10),
-        ("independent", "own", "double", 0),
+        ("shared", "none", "float64", 0),
+        ("shared", "one", "float64", 10),
+        ("shared", "own", "float64", 10),
+        ("shared", "own", "float32", 63),
+        ("shared", "none", "float32", 10),
+        ("wide", "one", "float64", 10),
+        ("wide", "own", "float64", 10),
+        ("independent", "none", "float64", 10),
+        ("independent", "one", "float32", 10),
+        ("independent", "own", "float64", 0),
     ],
 )
 def test_definition(kind, form, precision, chunk):
@@ -275,7 +275,7 @@ def test_the_basis_never_exists():
     graphdef, state = nnx.split(dictionary)
     weights = None
     compiled = gram._normal_equations.lower(
-        graphdef, state, operator, measurements, weights, chunk=256, precision="double"
+        graphdef, state, operator, measurements, weights, chunk=256, precision="float64"
     ).compile()
     whole_basis = 128 * 128 * 64 * 2 * 4
     assert compiled.memory_analysis().temp_size_in_bytes < whole_basis / 2
@@ -288,7 +288,7 @@ def test_the_basis_never_exists():
         ({"measurements": np.zeros((30, 2))}, r"measurements: \(30, 2\)"),
         ({"weights": np.ones((3, 30))}, r"weights: \(3, 30\); allowed: those of 2 signals"),
         ({"weights": np.ones(29)}, "weights: .29,.; allowed: the shape .30,."),
-        ({"precision": "half"}, "double, single"),
+        ({"precision": "half"}, "float32, float64"),
     ],
 )
 def test_refusals(arguments, says):

@@ -283,7 +283,7 @@ def test_a_raised_regularisation_is_a_constant():
     parts = forms(rng)
     dictionary = nnx.merge(graphdef, theta["state"])
     measured = dictionary, theta["operator"], theta["measurements"], theta["weights"]
-    equations = gram.normal_equations(*measured, precision="single")
+    equations = gram.normal_equations(*measured, precision="float32")
     used = implicit.ridge_codes(*measured, 0.0, equations=equations).lam
     assert (np.asarray(used) > 1e-7).all()
     theta["lam"] = jnp.float32(0)

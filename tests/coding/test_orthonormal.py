@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nid_jax.coding import operators, orthonormal
+from nid_jax.coding import least_squares, operators, orthonormal
 from nid_jax.fields.embeddings import CosineLattice, GaussianFourier, Splines
 from nid_jax.fields.experts import Layers
 from nid_jax.fields.shared import SharedDictionary
@@ -69,7 +69,7 @@ def test_residuals_of_ridge_are_those_of_double_precision(problem, chunk):
     assert np.linalg.cond(columns[:, :experts]) > CONDITION
     for lam in (1e-4, 1e-6, 1e-8):
         shift = lam * jnp.square(equations.root).sum() / experts
-        found = orthonormal.damped_codes(equations.root, equations.projected, shift)
+        found = least_squares.damped_codes(equations.root, equations.projected, shift)
         residual = np.asarray(equations.residual(found.codes), np.float64)
         bias = np.asarray(equations.bias(found.codes), np.float64)
         rendered = np.concatenate([np.asarray(found.codes, np.float64), bias], 1) @ columns.T
@@ -95,7 +95,7 @@ def test_products_are_the_normal_equations(kind, form, chunk):
         dictionary, operator, measurements, weights, chunk=chunk
     )
     assert equations.shared == (form != "own")
-    assert equations.root.shape[-2] <= dictionary.num_experts
+    assert equations.reduced().root.shape[-2] <= dictionary.num_experts
     used = np.ones(63) if weights is None else weights.astype(np.float32)
     check(equations.products(), dictionary, operator, measurements, used)
 
@@ -194,7 +194,7 @@ def test_damped_codes_with_roots_of_their_own(own):
     root = generator.normal(size=(3, 5, 9) if own else (5, 9))
     z, shift = generator.normal(size=(3, 5)), np.array([0.1, 1.0, 3.0]) if own else np.array(0.3)
     arguments = [jnp.asarray(v, jnp.float32) for v in (root, z, shift)]
-    found = orthonormal.damped_codes(*arguments)
+    found = least_squares.damped_codes(*arguments)
     for signal in range(3):
         b = root[signal] if own else root
         lam = shift[signal] if own else shift
@@ -202,7 +202,7 @@ def test_damped_codes_with_roots_of_their_own(own):
         code = b.T @ np.linalg.solve(system, z[signal])
         np.testing.assert_allclose(found.codes[signal], code, atol=1e-5)
         quadratic = z[signal] @ np.linalg.solve(system, z[signal])
-        np.testing.assert_allclose(np.square(found.whitened[signal]).sum(), quadratic, rtol=1e-4)
+        np.testing.assert_allclose(found.quadratic[signal], quadratic, rtol=1e-4)
         determinant = np.broadcast_to(found.log_determinant, 3)[signal]
         np.testing.assert_allclose(determinant, np.linalg.slogdet(system)[1], rtol=1e-4)
 
@@ -213,7 +213,7 @@ def test_no_float64_is_lowered():
     def solve(state, y):
         merged = nnx.merge(nnx.graphdef(dictionary), state)
         equations = orthonormal.orthonormal_equations(merged, operator, y)
-        found = orthonormal.damped_codes(equations.root, equations.projected, jnp.float32(1e-3))
+        found = least_squares.damped_codes(equations.root, equations.projected, jnp.float32(1e-3))
         return found.codes, equations.residual(found.codes)
 
     text = jax.jit(solve).lower(nnx.state(dictionary), jnp.zeros((2, 63, 2))).as_text()

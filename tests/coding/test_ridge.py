@@ -121,7 +121,7 @@ def test_optimality(seed, lam, scale):
 
 
 @pytest.mark.parametrize(
-    ("experts", "precision"), [(256, "double"), (256, "single"), (1024, "double")]
+    ("experts", "precision"), [(256, "float64"), (256, "float32"), (1024, "float64")]
 )
 def test_nearly_dependent_experts_at_small_lambda(experts, precision):
     # 64 features span far fewer dimensions than there are experts.
@@ -133,7 +133,7 @@ def test_nearly_dependent_experts_at_small_lambda(experts, precision):
         solved = ridge.solve_dense(equations, lam)
         assert np.isfinite(solved.codes).all()
         assert (np.asarray(solved.error) < 1e-3).all()
-    if precision == "double":
+    if precision == "float64":
         codes = ridge.solve_dense(equations, 1e-6).codes
         atoms, target = centred_system(dictionary, operator, y[0])
         expected = oracle(dictionary, operator, y[0], 1e-6)
@@ -157,10 +157,10 @@ def test_float64_keeps_what_float32_loses():
         rendered = np.einsum("se,pec->spc", np.asarray(solution.codes, np.float64), basis)
         left = y - rendered - np.asarray(solution.bias)[:, None]
         errors[precision] = np.square(left).mean()
-        if precision == "single":
+        if precision == "float32":
             assert "raised" in ridge.words(solution.stats)
             assert (solution.result == Result.RAISED).all()
-    assert errors["double"] < 0.1 * errors["single"]
+    assert errors["float64"] < 0.1 * errors["float32"]
 
 
 @pytest.mark.parametrize("lam", [1e-6, 0.0, "gcv"])

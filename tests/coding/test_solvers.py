@@ -230,6 +230,21 @@ def test_router_ridge_solves_on_the_routers_support(problem):
     np.testing.assert_allclose(solved.bias, equations.bias(solved.codes), rtol=1e-5)
 
 
+def test_pursuit_among_what_the_router_proposes(problem):
+    proposed = np.asarray(RouterCodes(5).solve(problem).codes) != 0
+    among = RouterRidge(3, candidates=5).solve(problem)
+    kept = np.asarray(among.codes) != 0
+    assert (kept.sum(1) == 3).all()
+    assert not (kept & ~proposed).any()
+    plain = RouterRidge(3).solve(problem)
+    assert np.mean(among.residual) < np.mean(plain.residual)
+    # Of all experts it is the pursuit itself.
+    whole = RouterRidge(3, candidates=problem.dictionary.num_experts).solve(problem)
+    alone = OMP(3, criterion="gain").solve(problem)
+    np.testing.assert_array_equal(np.asarray(whole.codes) != 0, np.asarray(alone.codes) != 0)
+    np.testing.assert_allclose(whole.codes, alone.codes, atol=1e-5)
+
+
 def test_what_solvers_say(problem):
     def said(solver, problem=problem):
         return solver.describe(solver.solve(problem))
@@ -254,6 +269,8 @@ def test_what_solvers_say(problem):
     assert words.endswith("% kept")
     assert said(RouterCodes()) == "predicted by the router"
     assert said(RouterRidge(3)) == "ridge on the 3 experts that the router chose"
+    words = "3 experts by matching pursuit among 5 of the router's"
+    assert said(RouterRidge(3, candidates=5)) == words
     assert said(Gradient(7)) == "7 steps taken"
 
 

@@ -41,7 +41,7 @@ def pictures():
 @pytest.fixture
 def on_disk(monkeypatch):
     """Nothing is small enough to stay in memory."""
-    monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(decoding, "UNKEPT_BYTES", 0)
 
 
 def test_small_collections_stay_in_memory(pictures):
@@ -66,6 +66,21 @@ def test_larger_ones_are_kept_and_found_again(tmp_path, pictures, on_disk, finer
         assert np.load(path).dtype == (np.float32 if finer else np.uint8)
         np.testing.assert_array_equal(data.to_array(decoded(again, 1.0)), pictures)
     assert again.reads == 1  # looked at, to see what it holds
+
+
+def test_some_of_them_are_found_again_as_those(tmp_path, pictures, on_disk):
+    again = Files(pictures)
+    with data.kept_in(tmp_path):
+        with pytest.warns(Notice, match="decoded once into"):
+            decoded(SubsetCollection(Files(pictures), [2, 0]), 1.0)
+        found = decoded(SubsetCollection(again, [2, 0]), 1.0)
+        assert again.reads == 1
+        np.testing.assert_array_equal(data.to_array(found), pictures[[2, 0]])
+        with pytest.warns(Notice, match="decoded once into"):
+            others = decoded(SubsetCollection(again, [0, 2]), 1.0)
+        np.testing.assert_array_equal(data.to_array(others), pictures[[0, 2]])
+    unknown = SubsetCollection(ArrayCollection(pictures, "abc", "arrays"), [1])
+    assert not hasattr(unknown, "fingerprint")
 
 
 def test_outside_of_a_run_nothing_is_left(tmp_path, pictures, on_disk, monkeypatch):

@@ -38,6 +38,27 @@ def lines(said):
     return [str(line.message) for line in said if line.category is Notice]
 
 
+# What of them is changed
+
+
+def test_what_is_laid_on_white_made_gray_and_made_colour_is_counted(tmp_path, data_config):
+    write(tmp_path, 2)
+    colour = GENERATOR.integers(0, 256, (6, 7, 4)).astype(np.uint8)
+    Image.fromarray(colour).save(tmp_path / "a.png")
+    Image.fromarray(colour[..., :3]).save(tmp_path / "b.png")
+    with pytest.warns(Notice) as said:
+        found = opened(data_config, tmp_path)
+    assert found.shape == (6, 7, 3)
+    clear = f"{tmp_path}: 1 of 4 pictures (a.png) have an alpha channel; what is transparent is "
+    mixed = f"{tmp_path}: 2 of 4 pictures (p0.tif) are gray, others in colour; taken in colour; "
+    assert lines(said) == [f"{clear}laid on white", f"{mixed}data.gray=true takes all in gray"]
+    with pytest.warns(Notice) as said:
+        found = opened(data_config, tmp_path, gray=True)
+    assert found.shape == (6, 7, 1)
+    grayed = f"{tmp_path}: 2 of 4 pictures (a.png) are in colour; taken in gray; "
+    assert lines(said) == [f"{clear}laid on white", f"{grayed}data.gray=false says otherwise"]
+
+
 # Values
 
 
@@ -94,7 +115,7 @@ def test_pages_frames_and_samples_that_are_left_out_are_counted(tmp_path, data_c
     write_tiff(tmp_path / "c.tif", more, 1, tags={338: (3, [0] * 4)})
     with pytest.warns(Notice) as said:
         opened(data_config, tmp_path)
-    several, left = lines(said)
+    several, left, gray = lines(said)
     assert several == (
         f"{tmp_path}: 3 of 4 pictures have several pages or frames (a0.tif: 3); the first of each "
         "is read"
@@ -103,6 +124,8 @@ def test_pages_frames_and_samples_that_are_left_out_are_counted(tmp_path, data_c
         f"{tmp_path}: 1 of 4 pictures (c.tif) have 5 samples of a pixel, of which the last 4 are "
         "not read"
     )
+    # A palette is in colour, whatever colours it holds.
+    assert gray.startswith(f"{tmp_path}: 3 of 4 pictures (a0.tif) are gray, others in colour; ")
 
 
 def test_extensions_of_any_case_and_kind(tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ def test_mapped_grids_give_the_same_batches_and_are_written_once(collection, tmp
     file.unlink()
     np.save(file, np.zeros((2, 2), np.float32))
     with pytest.raises(ValueError, match="not the volumes"):
-        point_batches(collection, Sampling(2, 3, 64), cache=str(tmp_path), memory=0)
+        next(point_batches(collection, Sampling(2, 3, 64), cache=str(tmp_path), memory=0))
 
 
 def test_grids_too_large_for_memory_need_a_folder(collection):

@@ -3,7 +3,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from nid_jax.data.meshsources import find_sources
+from nid_jax.data.mesh_listing import find_sources
 from nid_jax.data.shapefiles import Kind, shape_files
 from nid_jax.notices import Notice
 
@@ -34,6 +34,11 @@ def test_names_say_where_files_lie_and_nothing_hidden_is_read(tmp_path):
 def test_other_endings_are_read_where_there_are_none(tmp_path, recwarn):
     assert found(touch(tmp_path, "a.txt", "b/c.txt")) == ["a", "b-c"]
     assert not recwarn.list
+
+
+def test_what_is_hidden_does_not_decide_which_endings_are_read(tmp_path):
+    with pytest.warns(Notice, match="2 shapes; passed over: 1 hidden"):
+        assert found(touch(tmp_path, "a.txt", "c.txt", ".b.npz")) == ["a", "c"]
 
 
 def test_splits(tmp_path):

@@ -13,8 +13,8 @@ import tifffile
 from PIL import Image
 
 from nid_jax import ffmpeg
-from nid_jax.data import to_array
-from nid_jax.data.video import open_video
+from nid_jax.data import to_array, video_files
+from nid_jax.data.video import frame_rate, open_video
 from nid_jax.notices import Notice
 from nid_jax.reporting.movies import write_movie
 
@@ -210,6 +210,41 @@ def encoded(path, frames, *options, before=()):
     return path
 
 
+def test_a_program_that_dies_after_some_frames_is_told_of(tmp_path, video_config, monkeypatch):
+    pytest.importorskip("imageio_ffmpeg")
+    program = tmp_path / "ffmpeg"
+    program.write_text(
+        f"""#!{sys.executable}
+import os, sys
+print("[info] Stream #0:0: Video: h264", file=sys.stderr)
+frame = b"P7\\nWIDTH 4\\nHEIGHT 3\\nDEPTH 4\\nMAXVAL 255\\nENDHDR\\n" + bytes([255] * 48)
+sys.stdout.buffer.write(2 * frame)
+sys.stdout.flush()
+os.kill(os.getpid(), 9)
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(ffmpeg, "program", lambda: str(program))
+    (tmp_path / "film.mp4").touch()
+    with pytest.warns(Notice, match="film.mp4: ffmpeg ended with status -9; frames may be missing"):
+        frames = list(video_files.read_frames(tmp_path / "film.mp4"))
+    assert len(frames) == 2
+
+
+def test_frame_rates_are_those_of_the_file(tmp_path, video_config):
+    pytest.importorskip("imageio_ffmpeg")
+    write_movie(tmp_path / "a.mp4", random_frames(5), fps=12.5)
+    write_movie(tmp_path / "a.gif", random_frames(4, channels=1), fps=4)
+    np.save(tmp_path / "a.npy", random_frames(3))
+    rates = {".mp4": 12.5, ".gif": 4.0, ".npy": 0.0}
+    for suffix, rate in rates.items():
+        config = video_config(name="video", root=str(tmp_path / f"a{suffix}"))
+        assert frame_rate(config) == pytest.approx(rate)
+    every_other = video_config(name="video", root=str(tmp_path / "a.mp4"), video={"step": 2})
+    assert frame_rate(every_other) == pytest.approx(6.25)
+    assert frame_rate(video_config(name="video", root=str(tmp_path))) == 0
+
+
 def labelled(count, size=(32, 48)):
     """Plain frames, each brighter than the last: nothing that a codec could mistake."""
     levels = np.linspace(20, 230, count).astype(np.uint8)
@@ -271,7 +306,9 @@ def test_what_is_transparent_lies_on_white(tmp_path, video_config):
     command = [ffmpeg.program(), "-loglevel", "error", *film, str(tmp_path / "a.mov")]
     subprocess.run(command, input=frames.tobytes(), check=True)
     for name in ("a.png", "a.webp", "a.tif", "a.npy", "a.mov"):
-        _, read = opened(video_config, tmp_path / name)
+        said = rf"{name}: 2 of 3 frames are transparent in parts; laid on white"
+        with pytest.warns(Notice, match=said):
+            _, read = opened(video_config, tmp_path / name)
         np.testing.assert_allclose(read, expected, atol=1e-6, err_msg=name)
 
 

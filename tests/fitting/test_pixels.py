@@ -28,6 +28,8 @@ def test_beams_give_back_what_they_passed_through():
     nonsense = np.where(weights[..., None] > 0, values, 1e3)
     _, some = pixels.reference(operator, (24, 24), nonsense, weights)
     assert np.sqrt(np.mean(np.square(some[0, ..., 0] - truth))) < 0.07
+    _, alike = pixels.reference(operator, (24, 24), nonsense, weights[0])
+    np.testing.assert_allclose(alike, some, atol=1e-5)
 
 
 def at(operator, image):

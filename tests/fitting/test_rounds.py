@@ -114,7 +114,7 @@ def test_likelihoods_rise_in_every_round_and_rounds_go_on(kind, tmp_path):
 def test_ways_of_few_signals_say_what_a_way_for_each_says(monkeypatch):
     measured = signals_of(np.random.default_rng(), "all")
     padded = learned(measured, share=0.3)
-    monkeypatch.setattr(rounds, "_FEW_WAYS", SIGNALS)
+    monkeypatch.setattr(rounds, "_FEW_SIGNALS", 1)
     each = learned(measured, share=0.3)
     np.testing.assert_allclose(padded.likelihoods, each.likelihoods, rtol=1e-7)
     np.testing.assert_allclose(
@@ -131,8 +131,8 @@ def test_many_measurements_are_read_in_parts(monkeypatch):
     measured = Measured(
         (operators.sample(points),), GRID, CHANNELS, lambda _: values, weights=lambda _: weights
     )
-    with gram.working_precision("double"):
-        gaussian = expectation.started(np.ones(MOST), CHANNELS, 1.0, 0.5)
+    with gram.working_precision("float64"):
+        gaussian = expectation.started(np.ones(MOST), np.ones(CHANNELS), 0.5)
         whole = rounds.Signals(Powers(), measured, np.zeros(2, bool)).expected(
             gaussian, np.arange(2)
         )
@@ -153,8 +153,8 @@ def test_signals_of_one_measurement_are_said():
     measured = Measured(known, GRID, CHANNELS, values.__getitem__, way=lambda index: index)
     with pytest.warns(Notice, match="1 of 3 have 1 measurement"):
         signals = rounds.Signals(Powers(), measured, np.zeros(3, bool))
-    with gram.working_precision("double"):
-        gaussian = expectation.started(np.ones(MOST), CHANNELS, 1.0, 0.5)
+    with gram.working_precision("float64"):
+        gaussian = expectation.started(np.ones(MOST), np.ones(CHANNELS), 0.5)
         first, second = (
             signals.expected(gaussian, which).second for which in (np.arange(3), np.array([1, 2]))
         )

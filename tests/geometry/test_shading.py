@@ -1,4 +1,4 @@
-"""Pictures of meshes: what is seen where, how it is lit, and sheets of them."""
+"""Pictures of meshes: what is seen where, and how it is lit."""
 
 import numpy as np
 import pytest
@@ -99,22 +99,6 @@ def test_frames_share_a_camera_and_a_turntable_goes_round():
     assert np.abs(turn[0] - turn[2]).mean() > 0.01
     assert not covered(turn)[:, [0, -1]].any()
     assert not covered(turn)[:, :, [0, -1]].any()
-
-
-def test_a_sheet_shows_the_error_in_colour():
-    image = shading.sheet([ball(0.5)] * 2, [ball(0.5), ball(0.45)], ["same", "small"], size=160)
-    assert image.dtype == np.uint8
-    assert image.shape[2] == 3
-    saturation = np.ptp(image.astype(int), axis=2)
-    colourful = saturation > 120
-    # Coloured to the scale's end: the second ball, and the bar below.
-    columns = np.flatnonzero(colourful[: -5 * shading._TEXT].any(0))
-    assert columns.min() > image.shape[1] - 160 - 2 * shading._GAP
-    with pytest.raises(ValueError, match="1 true meshes and 2 reconstructions"):
-        shading.sheet([ball()], [ball(), ball()])
-    assert shading.sheet([ball()], [nothing()], size=32).shape == (
-        shading.sheet([ball()], [ball()], size=32).shape
-    )
 
 
 @pytest.mark.parametrize("up", ["x", "y", "z"])

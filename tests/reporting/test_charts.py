@@ -117,7 +117,12 @@ def test_nothing_to_draw_is_an_error(draw):
 
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
-    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (17.5, 18.7, [17.5, 18, 18.5]), (-3, 3, [-2, 0, 2])],
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (17.5, 18.7, [17.5, 18, 18.5]),
+        (-3, 3, [-2, 0, 2]),
+        (26, 34.1, [26, 28, 30, 32, 34]),
+    ],
 )
 def test_ticks_are_round(low, high, expected):
     np.testing.assert_allclose(charts.ticks(low, high, 4 if high != 1 else 5), expected)

@@ -13,11 +13,15 @@ import trimesh
 from PIL import Image
 
 from nid_jax.geometry.writing import export_mesh
-from nid_jax.reporting import monitoring, movies, panels, pictures, report
+from nid_jax.reporting import metrics_log, movies, panels, pictures, report
 from nid_jax.reporting.panels import Panel, Score
 from nid_jax.storage import artefacts
 
-SCORES = (Score("psnr", "PSNR", "dB"), Score("ssim", "SSIM"), Score("left", "Residual", "%"))
+SCORES = (
+    Score("psnr", "PSNR", "dB"),
+    Score("ssim", "SSIM"),
+    Score("left", "Misfit", "%", "What is left."),
+)
 EVIL = "<script>alert('&\"')</script>"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -61,7 +65,7 @@ def workdir(tmp_path):
     folder = tmp_path / "run-7"
     rng = np.random.default_rng(0)
     truth = rng.uniform(0, 1, (4, 12, 9, 1)).astype(np.float32)
-    with monitoring.MetricWriter(folder) as writer:
+    with metrics_log.MetricWriter(folder) as writer:
         for step in range(0, 30, 10):
             writer.scalars(step, {"loss": 1 / (step + 1), "train_psnr": step, "balance": 0.5})
         writer.scalars(30, {"loss": float("nan")})
@@ -260,7 +264,7 @@ def test_everything_written_by_others_is_escaped(workdir):
     metrics = json.loads((workdir / "fits" / "ridge" / "metrics.json").read_text())
     folder = workdir / "fits" / EVIL.replace("/", "")
     artefacts.write_json(folder / "metrics.json", {**metrics, "solver": EVIL, "config": config})
-    with monitoring.MetricWriter(workdir) as writer:
+    with metrics_log.MetricWriter(workdir) as writer:
         writer.scalars(40, {EVIL: 1.0, EVIL + "_loss": 2.0, EVIL + "psnr": 3.0})
     text, page = _read(report.write_report(workdir))
     assert "script" not in page.tags
@@ -275,6 +279,9 @@ def test_the_runs_own_fit_comes_first_then_the_newest(workdir):
         os.utime(file, (2e9 - age, 2e9 - age))
     words = _words(_read(report.write_report(workdir))[1])
     places = [words.index(f"Fit: {name}") for name in ("gradient", "a", "z", "m", "ridge")]
+    assert "The run's own fit first, then from the newest to the oldest." in words
+    # Once, where the first fit's numbers stand.
+    assert words.count("Mean number of codes that are not 0.") <= 1
     assert places == sorted(places)
 
 
@@ -321,6 +328,7 @@ def test_movies_renders_paths_and_neighbours_are_on_the_page(workdir):
     assert "0003_a" in words
     assert "0004_a" not in words
     assert "From signal 0000 to signal 0003" in words
+    assert "All frames, 10 a second; their own rate is not known" in words
     assert "Nearest in ridge" in words
     assert "face 0.1250" in words
     sources = [link for link in page.links if link.startswith("data:image/gif")]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nid_jax.reporting import monitoring, panels, report
+from nid_jax.reporting import metrics_log, panels, report
 from nid_jax.reporting.panels import Panel
 from nid_jax.storage import artefacts
 
@@ -18,7 +18,7 @@ BROWSER = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chr
 @pytest.mark.skipif(BROWSER is None, reason="no browser")
 def test_the_page_is_drawn(tmp_path):
     """Its sheet and its curve are there in their colours, and nothing is wider than the window."""
-    with monitoring.MetricWriter(tmp_path) as writer:
+    with metrics_log.MetricWriter(tmp_path) as writer:
         for step in range(8):
             writer.scalars(step, {"loss": 1 / (step + 1)})
     folder = tmp_path / "fits" / "test"

@@ -144,7 +144,7 @@ def test_sinograms_from_files(call, trained, tmp_path, missing):
     assert "psnr" not in metrics
     assert metrics["signals"] == 2
     assert metrics["relative_residual"] > 0
-    assert "Residual" in result.out
+    assert "Misfit" in result.out
     # What was measured, and what it gives, is shown though no truth is known.
     kinds = ("pictures", "sinogram", "reconstructions")
     assert [len(list((folder / kind).iterdir())) for kind in kinds] == [2, 2, 2]
@@ -255,7 +255,7 @@ def test_what_a_fit_leaves_is_printed_and_asked_about(call, trained, tmp_path):
         found[name] = metrics["relative_residual"]
         asked = "unexplained (relative residual): are they transposed" in result.err
         assert asked == (found[name] > 0.2)
-        assert "Residual" in result.out
+        assert "Misfit" in result.out
         # Of the codes and of what was refined on the grid, together.
         fit = nid_jax.load(workdir).load_fit(workdir / f"fits/{name}/codes.npz")
         operator = operators.parallel_beam((16, 16), degrees, convention="skimage")

@@ -13,7 +13,7 @@ from nid_jax.data.prepared import write_prepared
 from nid_jax.fields.coordinates import grid
 from nid_jax.fitting import checks
 from nid_jax.tasks import limits
-from nid_jax.training import loop
+from nid_jax.training.checks import check as check_training
 
 # Every shipped way, and what stands in for its own signals.
 VARIANTS = {
@@ -85,7 +85,7 @@ def test_no_signals_are_refused(name, variant, signals):
         task = tasks.build(config)
         train, held_out = task.open("train"), task.open("test")
         check_batch_size(config.train.batch_size, len(train), 1)
-        loop.check(config)
+        check_training(config)
         checks.check(config)
         checks.check_measured(config, task.measure(held_out))
         seen = task.learned_from(train)
@@ -156,7 +156,7 @@ def test_a_few_tomograms_take_the_config_as_it_is(call, signals, tmp_path):
     )
     check_run(result)
     (line,) = [line for line in result.err.splitlines() if "signals to learn from" in line]
-    assert line.startswith("note        40 signals to learn from, 10 signals to fit: ")
+    assert line.startswith("note        40 signals to learn from, 1 signal to fit: ")
     for change in (
         "data.num_train 8000 -> 40",
         "data.num_test 20 -> 10",

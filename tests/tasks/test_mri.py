@@ -85,7 +85,7 @@ def test_kspace_by_the_command_line(call, tmp_path):
     (note,) = notes
     assert "the zero frequency in the middle" in note
     assert "numpy's norm 'backward'" in note
-    assert "Residual" in result.out
+    assert "Misfit" in result.out
     folder = tmp_path / "run" / "fits" / "test"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["signals"] == 3

@@ -19,10 +19,7 @@ SMALL = (
     f"--config={CONFIG}:smoke",
     "--config.data.shapes.families=lamps",
     "--config.data.truncation=0.3",
-    "--config.dictionary.num_experts=64",
-    "--config.dictionary.width=64",
-    "--config.dictionary.embedding.size=64",
-    "--config.train.steps=30",
+    "--config.dictionary.num_experts=16",
     "--config.fit.mesh.samples=500",
 )
 
@@ -263,6 +260,7 @@ def test_every_solver_takes_points_of_space(fitted, options):
 def test_a_router_reads_clouds(call, tmp_path):
     options = ("--config.router.kind=point", "--config.router.width=16")
     few = ("--config.train.cloud_points=64", "--config.train.near=0.5")
+    few += ("--config.train.steps=30", "--config.train.optimizer.name=adam")
     cloud = ("--config.fit.samples.seen=cloud", "--config.fit.num_pictures=0")
     arguments = (*SMALL, f"--workdir={tmp_path / 'run'}", *options, *few, *cloud)
     result = call(*arguments, "--config.fit.solver=router")
@@ -295,7 +293,7 @@ WRONG_TRAINING = [
     ("fit.samples.view=top", "fit.samples.view: 'top'; allowed: left, right, below"),
     ("fit.samples.cloud_points=-1", "fit.samples.cloud_points: -1; allowed: 0 (all), 8"),
     ("fit.samples.cloud_points=5", "fit.samples.cloud_points: 5; allowed: 0 (all), 8 or more"),
-    ("router.kind=point", "train.cloud_points: 0; router.kind=point wants 1 or more"),
+    ("router.kind=point", "router.kind: 'point' descends, and train.steps=0"),
     ("fit.samples.seen=cloud", "fit.solver: gaussian needs measurements"),
     ("fit.mesh.format=vrml", "fit.mesh.format: 'vrml'; allowed: "),
     ("fit.mesh.resolution=1", "fit.mesh.resolution: 1; allowed: 0 (the signals'), 2 or more"),

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import tasks
 from nid_jax.data import open_collection, to_array
-from nid_jax.data.cloudfiles import read_cloud
+from nid_jax.data.cloud_reading import read_cloud
 from nid_jax.data.points import Sampling, point_batches
 from nid_jax.data.prepared import write_prepared
 from nid_jax.data.shapes import ShapeCollection
@@ -488,7 +488,7 @@ def test_from_a_mesh_file_through_codes_back_to_a_mesh(call, environment, tmp_pa
         lamps.mesh(number, 40).export(tmp_path / "meshes" / f"lamp{number}.ply")
     prepared = subprocess.run(
         [
-            *(sys.executable, "-m", "nid_jax.data.meshes", tmp_path / "meshes"),
+            *(sys.executable, "-m", "nid_jax.data.prepare", tmp_path / "meshes"),
             *(f"--output={tmp_path / 'volumes'}", f"--resolution={side}", "--workers=1"),
             *("--samples=2000", "--near_samples=2000"),
         ],

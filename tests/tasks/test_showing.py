@@ -77,7 +77,7 @@ def test_without_truth_there_is_a_reconstruction_and_what_it_leaves():
     found = np.linspace(0, 0.02, 32).reshape(2, 4, 4, 1)
     (row,) = showing.compared(found, None, [0.123, 0.004], unit=False)
     assert row.name == "reconstruction"
-    assert row.captions == ["residual 12.3%", "residual 0.4%"]
+    assert row.captions == ["misfit 12.3%", "misfit 0.4%"]
     assert (row.low, row.high) == (0, pytest.approx(0.02, rel=0.01))
     assert row.note == f"black 0, white {row.high:.3g}"
     truth, row, error = showing.compared(found, found + 0.1)

@@ -303,6 +303,22 @@ def test_what_was_chosen_for_the_mask_is_said():
         extras = video.separated(frames, None, None, np.full((3, 8, 9, 1), 0.5), None, 0.0)
     assert extras.metrics["threshold"] == 0.05
     assert extras.metrics["rank"] == 1
+    assert extras.frame_rate == 0
+
+
+def test_what_moves_is_cut_out_of_the_frames():
+    frames = np.random.default_rng(0).random((3, 8, 9, 3)).astype(np.float32)
+    collection = data.ArrayCollection(frames, "abc", "three")
+    back = np.full_like(frames, 0.5)
+    extras = video.separated(collection, None, None, back, None, 0.3, frame_rate=25.0)
+    moving = (np.abs(frames - 0.5) > 0.3).any(-1, keepdims=True)
+    assert 0.1 < moving.mean() < 0.99
+    np.testing.assert_array_equal(extras.frames["cut_out"], np.where(moving, frames, 0))
+    assert extras.frame_rate == 25.0
+
+
+def test_every_number_is_explained():
+    assert all(score.about.endswith(".") for score in video.SCORES)
 
 
 def test_the_rank_and_the_score_of_masks():
@@ -317,12 +333,14 @@ def test_the_rank_and_the_score_of_masks():
 
 
 def test_the_sheet_shows_frames_spread_over_the_video():
-    stacks = {name: np.zeros((60, 4, 6, 1)) for name in ("background", "foreground", "mask")}
+    names = ("background", "foreground", "mask", "cut_out")
+    stacks = {name: np.zeros((60, 4, 6, 1)) for name in names}
     stacks["frame"] = np.arange(60.0).reshape(60, 1, 1, 1) * np.ones((1, 4, 6, 1))
     panels, columns = video._sheet(stacks, None, [str(number) for number in range(60)])
     assert columns == ["0", "8", "17", "25", "34", "42", "51", "59"]
     np.testing.assert_array_equal(panels[0].images[:, 0, 0, 0], np.array(columns, float))
-    assert [panel.name for panel in panels] == ["frame", "background", "foreground", "mask"]
+    rows = ["frame", "background", "foreground", "mask", "cut out"]
+    assert [panel.name for panel in panels] == rows
     panels, _ = video._sheet(stacks, stacks["background"] + 0.1, columns * 8)
     assert [panel.name for panel in panels][2] == "true background"
     assert panels[1].captions[0] == "20.0 dB"

@@ -102,6 +102,7 @@ def test_ways_that_fill_batches_keep_their_operator():
         assert found.operator.num_measurements == batch["signals"].shape[1]
 
 
+@pytest.mark.slow
 def test_what_a_step_sees_of_padded_signals_is_what_each_says_alone():
     measured, model = scattered([6, 9, 15]), model_of()
     batch = WayBatches(measured, 3, 3, 0, (0, 1))[0]
@@ -117,7 +118,7 @@ def test_what_a_step_sees_of_padded_signals_is_what_each_says_alone():
     rendered = found.rendered(dictionary, gates)
     for row, index in enumerate(batch["ids"]):
         operator, values = measured.ways[index], measured.values(index)
-        alone = normal_equations(dictionary, operator, values[None], precision="single")
+        alone = normal_equations(dictionary, operator, values[None], precision="float32")
         wanted = solve(alone)
         np.testing.assert_allclose(together.values[row], wanted.values[0], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(together.bias[row], wanted.bias[0], rtol=1e-3, atol=1e-4)

@@ -58,6 +58,12 @@ def test_heads_are_the_principal_components_of_projected_signals(counts, channel
     best = np.square(np.linalg.svd(projected, compute_uv=False)[10:]).sum()
     found = np.square(projected - projected @ flat.T @ flat).sum()
     np.testing.assert_allclose(found, best, rtol=1e-4)
+    # What a prior learns from: the signals in these heads, and what heads and splines leave.
+    codes, residual, names = heads.coded
+    assert names == signals.names
+    np.testing.assert_allclose(codes, projected @ flat.T / np.sqrt(len(points)), atol=1e-4)
+    rest = values.reshape(25, -1) - codes @ atoms.reshape(10, -1)
+    np.testing.assert_allclose(residual, np.square(rest).mean(1), rtol=1e-3)
     energies = np.square(projected @ flat.T).sum(0)
     assert (np.diff(energies) <= 1e-3 * energies[0]).all()
 

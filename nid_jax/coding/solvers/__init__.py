@@ -10,7 +10,7 @@ import difflib
 from typing import Any
 
 from nid_jax.coding import checks
-from nid_jax.coding.problem import PRECISIONS
+from nid_jax.coding.gram import PRECISIONS
 from nid_jax.coding.solvers.base import Solver, no_gradient
 from nid_jax.coding.solvers.descent import Gradient
 from nid_jax.coding.solvers.least_squares import Gaussian, Ridge

@@ -38,7 +38,7 @@ class Solver:
     """Whether it always asks the router."""
 
     precision: str = dataclasses.field(default="float32", kw_only=True)
-    """Of equations: 'float32', in orthonormal coordinates, or 'float64', the normal equations."""
+    """Of equations: 'float32', by a square root, or 'float64', the normal equations."""
 
     def _equations(self, problem: Problem) -> OrthonormalEquations | NormalEquations:
         """The problem's equations in this solver's precision."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from nid_jax.coding import checks, gradient, implicit, ridge
+from nid_jax.coding import checks, gradient, greedy, implicit, ridge
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.coding.solvers.base import Solver
@@ -54,7 +54,7 @@ def _off_surface(problem, gates):
 
 @dataclasses.dataclass(frozen=True)
 class RouterRidge(Solver):
-    """The router chooses K experts, ridge solves on them."""
+    """The router chooses K experts, or more from which matching pursuit takes K; ridge solves."""
 
     name: ClassVar[str] = "router+ridge"
     sparse: ClassVar[bool] = True
@@ -64,31 +64,43 @@ class RouterRidge(Solver):
     """K, active experts."""
     lam: float = ridge.LAMBDA
     """Regularisation on the support, as `Ridge.lam`."""
+    candidates: int = 0
+    """Experts that the router proposes, of which `greedy.omp_codes` takes K by what lowers the
+    residual most; K or fewer: the router's own K."""
 
     def __post_init__(self):
         self._count("top_k", 1)
         checks.not_negative("lam", self.lam)
+        self._count("candidates", 0)
 
     @property
     def differentiable(self) -> bool:
         """The support is held."""
         return True
 
+    def _support(self, problem, equations):
+        """Experts [S, K], -1 for a place left empty."""
+        proposed = min(max(self.candidates, self.top_k), problem.dictionary.num_experts)
+        places = jax.lax.stop_gradient(jnp.asarray(problem.routed(proposed).indices))
+        if proposed == self.top_k:
+            return places
+        products = jax.lax.stop_gradient(equations).products()
+        return greedy.omp_codes(products, self.top_k, 1, "gain", candidates=places).indices
+
     def _solve(self, problem: Problem) -> Solution:
-        gates = problem.routed(self.top_k)
         equations = self._equations(problem)
-        codes = ridge.solve_on_support(equations, gates.indices, self.lam)
+        codes = ridge.solve_on_support(equations, self._support(problem, equations), self.lam)
         good = jnp.isfinite(codes).all(-1)
         return ridge.as_solution(equations, codes, good, otherwise=Result.NOT_FINITE)
 
     def _solve_implicitly(self, problem: Problem) -> Solution:
-        places = jnp.asarray(problem.routed(self.top_k).indices)
-        places = jax.lax.stop_gradient(places)
-        found = implicit.support_codes(
-            *problem.measured(), places, self.lam, equations=self._equations(problem)
-        )
+        equations = self._equations(problem)
+        places = self._support(problem, equations)
+        found = implicit.support_codes(*problem.measured(), places, self.lam, equations=equations)
         good = jnp.isfinite(found.codes).all(-1)
         return finished(*found[:3], good, 1, otherwise=Result.NOT_FINITE)
 
     def _words(self, solution: Solution) -> str:
-        return f"ridge on the {self.top_k} experts that the router chose"
+        if self.candidates <= self.top_k:
+            return f"ridge on the {self.top_k} experts that the router chose"
+        return f"{self.top_k} experts by matching pursuit among {self.candidates} of the router's"

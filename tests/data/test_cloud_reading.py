@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from nid_jax.data.cloudfiles import read_cloud
-from nid_jax.data.clouds import write_cloud
+from nid_jax.data.cloud_reading import read_cloud
+from nid_jax.data.cloud_writing import write_cloud
 from nid_jax.notices import Notice
 
 DRAW = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from nid_jax.data.cloudfiles import CLOUDS_ONLY, NORMALS, TEXT, read_cloud
+from nid_jax.data.cloud_reading import CLOUDS_ONLY, NORMALS, TEXT, read_cloud
 from nid_jax.data.collection import position
 from nid_jax.data.shapefiles import OWN_UNITS, Kind, shape_files
 from nid_jax.data.shapes import side_of

@@ -13,8 +13,8 @@ import pytest
 import trimesh
 from absl import flags
 
-from nid_jax.data import meshes
-from nid_jax.data.meshsources import CATEGORIES, find_sources, read_split, synset_of
+from nid_jax.data import prepare as command
+from nid_jax.data.mesh_listing import CATEGORIES, find_sources, read_split, synset_of
 from nid_jax.data.prepared import DTYPES, read_prepared, write_prepared
 from nid_jax.geometry import distance
 from nid_jax.geometry.mesh import facts
@@ -37,7 +37,7 @@ def prepare(environment):
     """prepare(*arguments) -> the command, done."""
 
     def run(*arguments):
-        command = [sys.executable, "-m", "nid_jax.data.meshes", *map(str, arguments)]
+        command = [sys.executable, "-m", "nid_jax.data.prepare", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
     return run
@@ -105,16 +105,16 @@ def test_a_folder_with_good_and_bad_meshes(prepare, folder, tmp_path):
 def test_what_is_there_stays_if_made_with_the_same_options(tmp_path, changes, same):
     path, target = tmp_path / "box.ply", tmp_path / "box.npz"
     box().export(path)
-    options = meshes.Options(resolution=10, samples=10, near_samples=10)
-    meshes.prepare(path, target, options)
-    assert meshes.is_prepared(path, target, dataclasses.replace(options, **changes)) is same
+    options = command.Options(resolution=10, samples=10, near_samples=10)
+    command.prepare(path, target, options)
+    assert command.is_prepared(path, target, dataclasses.replace(options, **changes)) is same
 
 
 def test_a_warning_where_nothing_is_inside(tmp_path):
     sheet = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0.1], [0, 1, 0]], [[0, 1, 2], [0, 2, 3]])
     sheet.export(tmp_path / "a.ply")
-    options = meshes.Options(resolution=10, samples=10, near_samples=10)
-    found = meshes.prepare(tmp_path / "a.ply", tmp_path / "a.npz", options)
+    options = command.Options(resolution=10, samples=10, near_samples=10)
+    found = command.prepare(tmp_path / "a.ply", tmp_path / "a.npz", options)
     assert "nothing inside" in found["warning"]
 
 
@@ -162,7 +162,7 @@ def test_killed_and_run_again(environment, prepare, tmp_path):
     for number in range(6):
         trimesh.creation.icosphere(3, 1 + number).export(root / f"{number}.ply")
     arguments = (root, f"--output={output}", *SMALL, "--resolution=64", "--workers=1")
-    command = [sys.executable, "-m", "nid_jax.data.meshes", *map(str, arguments)]
+    command = [sys.executable, "-m", "nid_jax.data.prepare", *map(str, arguments)]
     process = subprocess.Popen(
         command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -290,9 +290,9 @@ def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     box().export("box.obj")
     values = flags.FlagValues()
-    meshes.define_flags(values)
+    command.define_flags(values)
     with pytest.raises(SystemExit) as leaving:
-        meshes.command(meshes.parse(["meshes", *arguments], values), values)
+        command.command(command.parse(["meshes", *arguments], values), values)
     assert leaving.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")

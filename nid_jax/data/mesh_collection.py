@@ -8,7 +8,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from nid_jax.data.decoding import kept_folder
-from nid_jax.data.meshes import Options, is_prepared, prepare
+from nid_jax.data.prepare import Options, is_prepared, prepare
 from nid_jax.data.shapefiles import Kind, shape_files
 from nid_jax.data.splitting import configured_size
 from nid_jax.data.volumes import VolumeCollection
@@ -33,7 +33,7 @@ def open_meshes(config: ConfigDict, split: str, seed: int) -> VolumeCollection:
 
     Each becomes distances on data.size samples along each axis (64 where it is ()), data.margin
     stays free around it; they are kept where `data.kept_in` says and found again. Large collections
-    are prepared faster by `python -m nid_jax.data.meshes`, in several processes, for
+    are prepared faster by `python -m nid_jax.data.prepare`, in several processes, for
     data.name='volumes'. Meshes that cannot be prepared are left out with a notice.
     Raises FileNotFoundError, and ValueError naming the key, or the first mesh where none is left.
     """

@@ -1,6 +1,6 @@
 """Prepare meshes: signed distances on a grid, points near and on the surface, one .npz a mesh.
 
-python -m nid_jax.data.meshes INPUT... --output=DIR [options]
+python -m nid_jax.data.prepare INPUT... --output=DIR [options]
 
 INPUT is a mesh (obj, off, ply, stl, glb, ...), a folder of them with all its folders, or the root
 of ShapeNet, v1 (ROOT/SYNSET/MODEL/model.obj) or v2 (ROOT/SYNSET/MODEL/models/model_normalized.obj).
@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from nid_jax.data.clouds import CLOUDS, write_cloud
-from nid_jax.data.meshsources import LAYOUTS, Source, find_sources
+from nid_jax.data.cloud_writing import CLOUDS, write_cloud
+from nid_jax.data.mesh_listing import LAYOUTS, Source, find_sources
 from nid_jax.data.prepared import DTYPES, read_prepared, write_prepared
 from nid_jax.files import atomic_path, local
 from nid_jax.geometry import distance

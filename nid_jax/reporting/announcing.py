@@ -1,0 +1,36 @@
+"""What a run prints on start: devices, sizes, where its config lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from nid_jax.reporting import tables
+
+
+def device_summary(
+    mesh: jax.sharding.Mesh,
+    parameters: Mapping[str, int],
+    *,
+    config_path: str | Path = "",
+) -> list[str]:
+    """The lines a run prints on start.
+
+    `parameters` counts numbers by group (dictionary, router); `config_path` is the resolved
+    config, left out when empty.
+    """
+    devices = mesh.devices.flat
+    kinds = sorted({device.device_kind for device in devices})
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    hosts = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    counts = ", ".join(f"{name} {tables.format_count(count)}" for name, count in parameters.items())
+    total = tables.format_count(sum(parameters.values()))
+    lines = [
+        f"devices     {mesh.devices.size} x {', '.join(kinds)}; mesh {axes}{hosts}",
+        f"parameters  {total}" + (f": {counts}" if len(parameters) > 1 else ""),
+    ]
+    if config_path:
+        lines.append(f"config      {config_path}")
+    return lines

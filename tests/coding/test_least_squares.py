@@ -1,0 +1,98 @@
+"""Dense least squares in float32 against NumPy's in float64, where products suffice and not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nid_jax.coding import least_squares
+
+SHAPES = {"tall": (40, 12), "wide": (12, 40)}
+
+
+def a_root(shape, condition):
+    """A matrix of the given condition number, float32."""
+    draw = np.random.default_rng()
+    left, _ = np.linalg.qr(draw.normal(size=(shape[0], min(shape))))
+    right, _ = np.linalg.qr(draw.normal(size=(shape[1], min(shape))))
+    values = np.geomspace(1, 1 / condition, min(shape))
+    return (left * values @ right.T).astype(np.float32)
+
+
+def damped_by_definition(root, z, shift):
+    """Codes, z^T (B B^T + shift I)^-1 z and log det, float64."""
+    b, z = root.astype(np.float64), z.astype(np.float64)
+    system = b @ b.T + shift * np.eye(len(b))
+    solved = np.linalg.solve(system, z.T).T
+    return solved @ b, (z * solved).sum(-1), np.linalg.slogdet(system)[1]
+
+
+@pytest.mark.parametrize("condition", [3, 3e6], ids=["by products", "by reflections"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_damped_codes_are_those_of_double_precision(shape, condition):
+    root = a_root(shape, condition)
+    z = np.random.default_rng().normal(size=(3, shape[0])).astype(np.float32)
+    shift = np.float32(1e-3 if condition < 10 else 1e-10)
+    by_products = least_squares._damped_by_products(root, z, jnp.asarray(shift))
+    assert bool((by_products.error < 2e-6).all()) == (condition < 10)
+    found = least_squares.damped_codes(jnp.asarray(root), jnp.asarray(z), jnp.asarray(shift))
+    codes, quadratic, determinant = damped_by_definition(root, z, float(shift))
+    b = root.astype(np.float64)
+
+    def objective(a):
+        return np.square(z - a @ b.T).sum(-1) + shift * np.square(a).sum(-1)
+
+    np.testing.assert_allclose(objective(np.asarray(found.codes)), objective(codes), rtol=1e-4)
+    np.testing.assert_allclose(found.quadratic, quadratic, rtol=1e-3)
+    np.testing.assert_allclose(found.log_determinant, determinant, rtol=1e-4)
+
+
+@pytest.mark.parametrize("condition", [3, 1e5], ids=["by products", "by reflections"])
+@pytest.mark.parametrize("own", [False, True], ids=["one", "own"])
+def test_reduced_equations_have_the_same_least_squares(own, condition):
+    draw = np.random.default_rng()
+    roots = np.stack([a_root((40, 12), condition) for _ in range(3)])
+    roots = roots if own else roots[0]
+    z = draw.normal(size=(3, 40)).astype(np.float32)
+    root, projected, rest = least_squares.reduced(jnp.asarray(roots), jnp.asarray(z))
+    assert root.shape[-2] == 12
+    for signal in range(3):
+        old, new = (np.float64(r[signal] if own else r) for r in (roots, root))
+        code = np.linalg.lstsq(old, z[signal], rcond=None)[0] + draw.normal(size=12)
+        expected = np.square(z[signal] - old @ code).sum()
+        value = np.square(projected[signal] - new @ code).sum() + rest[signal]
+        # What is subtracted is rounded, the more the larger a code is.
+        rounding = np.finfo(np.float32).eps * np.linalg.norm(old) * np.linalg.norm(code)
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=8 * rounding * expected**0.5)
+        np.testing.assert_allclose(new.T @ new, old.T @ old, atol=1e-6)
+
+
+def test_products_of_many_columns_are_whole():
+    size = 2 * least_squares._BLOCK + 5
+    root = np.random.default_rng().normal(size=(2, 7, size)).astype(np.float32)
+    found = least_squares.products(jnp.asarray(root))
+    np.testing.assert_allclose(found, np.swapaxes(root, 1, 2) @ root, atol=1e-4)
+
+
+@pytest.mark.parametrize("first", [-2.0, 0.0, 2.0])
+def test_one_reflection_takes_the_constant_out(first):
+    draw = np.random.default_rng()
+    constant, values = draw.normal(size=(2, 9)), draw.normal(size=(2, 9, 4))
+    constant[:, 0] = first
+    constant[1] = 0
+    level, turned = least_squares.without_constant(
+        jnp.asarray(constant, jnp.float32), jnp.asarray(values, jnp.float32)
+    )
+    along = constant[0] @ values[0] / np.linalg.norm(constant[0])
+    np.testing.assert_allclose(np.abs(level[0]), np.linalg.norm(constant[0]), rtol=1e-5)
+    np.testing.assert_allclose(turned[0, 0] * np.sign(level[0]), along, atol=1e-5)
+    products = np.swapaxes(values, 1, 2) @ values
+    np.testing.assert_allclose(np.swapaxes(turned, 1, 2) @ turned, products, atol=1e-4)
+    assert level[1] == 0
+    np.testing.assert_array_equal(turned[1], jnp.asarray(values[1], jnp.float32))
+
+
+def test_matrices_of_zeros_give_no_codes():
+    found = jax.jit(least_squares.damped_codes)(jnp.zeros((2, 3, 4)), jnp.ones((2, 3)), jnp.ones(2))
+    assert not found.codes.any()
+    np.testing.assert_allclose(found.quadratic, 3.0, rtol=1e-6)
