@@ -406,10 +406,14 @@ def interpolate(context: Context) -> None:
 
         surfaces.write_sequence(target, path, shape, layout)
     else:
-        if "frame" in layout:
-            raise ValueError("--mode=interpolate: draws pictures and shapes; not yet fields")
         values = path.render(shape, window, config.render.chunk)
-        _save_frames(target, task.assemble(values, layout, scale=config.render.scale), ("gif",))
+        if "frame" in layout:
+            from nid_jax.reporting import maps
+
+            frames = maps.shaded(values)
+        else:
+            frames = task.assemble(values, layout, scale=config.render.scale)
+        _save_frames(target, frames, ("gif",))
     print(f"{wanted.frames} signals from {wanted.start} to {wanted.end}: {target}")
     print(f"report: {write_report(context.workdir.root)}")
 

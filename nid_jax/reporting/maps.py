@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from nid_jax.data.frames import Frame
 from nid_jax.files import atomic_path
+from nid_jax.reporting import pictures
 from nid_jax.storage.artefacts import file_name
 
 
@@ -71,3 +72,12 @@ def draw_field(
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
     return path
+
+
+def shaded(values: Float[np.ndarray, "T H W C"]) -> Float[np.ndarray, "T H W 3"]:
+    """Scaled values of the first channel in colours, 0 black and 1 pale yellow, the first axis
+    upwards. Raises ValueError for other than two axes."""
+    if values.ndim != 4:
+        raise ValueError(f"fields of {values.ndim - 2} coordinates; those of 2 are drawn as frames")
+    colours = pictures.palette("heat")[pictures.to_uint8(values[:, ::-1, :, 0])]
+    return colours.astype(np.float32) / 255
