@@ -13,14 +13,19 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "fields.md").read_text(en
 SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
+def run(names):
+    """Run what the page shows, in order."""
+    for number, snippet in enumerate(SNIPPETS):
+        exec(compile(snippet, f"docs/fields.md, snippet {number}", "exec"), names)
+
+
 @pytest.mark.slow
 def test_snippets_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(SNIPPETS) == 5
     names = {}
     with pytest.warns(Notice, match="coordinates lat, lon, values temperature"):
-        for number, snippet in enumerate(SNIPPETS):
-            exec(compile(snippet, f"docs/fields.md, snippet {number}", "exec"), names)
+        run(names)
     scores = names["task"].held_out(
         names["unseen"], names["task"].measure(names["unseen"]), names["fit"]
     )
