@@ -25,7 +25,7 @@ from nid_jax.fields.coordinates import grid
 
 CONTEST = "weather stations that differ from day to day"
 NUMBERS = 128
-FEW = 15
+STATIONS, FEW = 60, 15
 # Of the networks: frequencies and steps, the best of which in hindsight counts.
 OMEGAS, STEPS, RATE, WIDTH = (3.0, 8.0), (50, 100, 200, 400), 1e-3, 64
 
@@ -46,6 +46,7 @@ class Days:
 
     def __init__(self, days, unseen):
         changes = {"data.num_train": days, "data.num_test": unseen, "fit.held_out": 0.0}
+        changes["data.stations.count"] = STATIONS
         changes |= {"dictionary.num_experts": NUMBERS, "fit.uncertainty": False}
         self.config = command.config_of("fields", "cpu", changes)
         self.train, self.unseen = (tasks.build(self.config).open(s) for s in ("train", "test"))
@@ -234,7 +235,7 @@ def _most_probable(axes, prior, values):
 METHODS = (by_dictionary, by_kriging, by_networks, by_interpolation, by_imputation)
 
 
-def sensors(days, unseen):
+def compared(days, unseen):
     """Rows of all methods, of so many days to learn from and unseen ones."""
     shared = Days(days, unseen)
     return [method(shared) for method in METHODS]
