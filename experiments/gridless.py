@@ -3,8 +3,9 @@
     python experiments/gridless.py --scale=smoke|cpu --output=DIR [--contests=photographs,faces]
 
 Photographs of three sizes, faces each of which shows its own fifth of the pixels, faces with holes,
-weather stations that differ from day to day (studies/sensors.py); every dictionary and every peer is judged by the same unseen whole signals in the same run. Writes
-DIR/table.md, metrics.json and figure.png.
+weather stations that differ from day to day (studies/sensors.py); every dictionary and every peer is
+judged by the same unseen whole signals in the same run. Writes DIR/table.md, metrics.json and
+figure.png.
 """
 
 import dataclasses
@@ -279,8 +280,8 @@ def run(scale, output, contests):
     grown = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     note = (
         f"Unseen signals from all of their points by so many numbers, and the most probable from a "
-        f"tenth, of {sensors.STATIONS} stations a day from {sensors.FEW}. Learning of {size.faces} faces, compilation included: {grown or 'not timed'}. "
-        f"{command.made()}"
+        f"tenth, of {sensors.STATIONS} stations a day from {sensors.FEW}. Learning of {size.faces} "
+        f"faces, compilation included: {grown or 'not timed'}. {command.made()}"
     )
     results = {"results": [row._asdict() for row in rows], "seconds_by_ways": seconds}
     command.write(output, f"{table}\n{note}", results, draw(rows) if rows else None)
