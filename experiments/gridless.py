@@ -3,7 +3,7 @@
     python experiments/gridless.py --scale=smoke|cpu --output=DIR [--contests=photographs,faces]
 
 Photographs of three sizes, faces each of which shows its own fifth of the pixels, faces with holes,
-weather stations that differ from day to day (studies/sensors.py); every dictionary and every peer is
+weather stations that differ from day to day (studies/sensors.py); every dictionary and peer is
 judged by the same unseen whole signals in the same run. Writes DIR/table.md, metrics.json and
 figure.png.
 """
