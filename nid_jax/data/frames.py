@@ -54,7 +54,7 @@ class Frame:
             outside = ~((column >= axis.low - slack) & (column <= axis.high + slack))
             if outside.any():
                 allowed = f"{axis.low:.6g} to {axis.high:.6g}, the frame"
-                raise ArgumentError(axis.label, f"{column[outside][0]:.6g}", allowed)
+                raise ArgumentError(axis.label, float(f"{column[outside][0]:.6g}"), allowed)
         lows, spans = self._ends(self.axes)
         return np.clip(2 * (given - lows) / spans - 1, -1, 1).astype(np.float32)
 

@@ -133,7 +133,7 @@ def _parsed(column: Sequence[str], comma: bool, where: str):
     if comma and (np.char.find(given, ",") >= 0).any():
         points = np.char.replace(given, ",", ".")
         if all(map(_is_number, points[:50])):
-            say(f"{where}: decimal commas; {given[0]!r} taken as {points[0]}")
+            say(f"{where}: decimal commas; {str(given[0])!r} taken as {points[0]}")
             given = points
     for kind, empty in ((np.float64, np.nan), ("datetime64[ns]", np.datetime64("NaT"))):
         try:
