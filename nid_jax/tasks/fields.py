@@ -28,6 +28,7 @@ SCORES = (
     Score("psnr_field", "PSNR everywhere", "dB of the range"),
     Score("rmse_field", "RMSE everywhere", "own units"),
     Score("relative_residual", "Residual", "%"),
+    Score("values", "Values"),
 )
 
 
@@ -182,8 +183,9 @@ def extras(
 ) -> Extras:
     """Of the first signals: measurements over the reconstruction, where it is unsure, the truth."""
     count = min(config.fit.num_pictures, len(reconstruction))
+    named = {"values": "; ".join(channel.label for channel in collection.frame.channels)}
     if not count:
-        return Extras(unit=False)
+        return Extras(named, unit=False)
     some = None if truth is None else truth[:count]
     panels = field_panels.drawn(collection, measured, fit[:count], reconstruction[:count], some)
-    return Extras(panels=panels, unit=False)
+    return Extras(named, panels, unit=False)
