@@ -28,7 +28,7 @@ def base(config):
 
     Without a trunk: heads read cosines, () as many as suit the number of coordinates.
     """
-    config.dictionary.update({"num_experts": 256, "num_layers": 1, "heads": "components"})
+    config.dictionary.update({"num_experts": 400, "num_layers": 1, "heads": "components"})
     config.dictionary.embedding.kind = "cosine"
     config.train.update({"steps": 0, "batch_size": 100})
     config.fit.update({"solver": "gaussian", "uncertainty": True})

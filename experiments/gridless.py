@@ -50,11 +50,12 @@ class Size:
     face_numbers: int
     ways: tuple[int, ...]
     days: tuple[int, int]
+    stations: tuple[tuple[int, int], ...]
 
 
 SIZES = {
-    "smoke": Size(40, 16, 64, 4, 16, 24, (1, 4), (12, 3)),
-    "cpu": Size(1000, 32, 1024, 60, 80, 256, (1, 4, 16, 80), (300, 60)),
+    "smoke": Size(40, 16, 64, 4, 16, 24, (1, 4), (12, 3), ((12, 4),)),
+    "cpu": Size(1000, 32, 1024, 60, 80, 256, (1, 4, 16, 80), (300, 60), ((60, 15), (25, 8))),
 }
 
 
@@ -261,7 +262,7 @@ def draw(rows):
 
 def stations(size):
     """Weather stations."""
-    return [Row(*row) for row in sensors.compared(*size.days)]
+    return [Row(*row) for row in sensors.compared(*size.days, size.stations)]
 
 
 CONTESTS = {"photographs": photographs, "faces": faces, "stations": stations}
@@ -280,8 +281,8 @@ def run(scale, output, contests):
     grown = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     note = (
         f"Unseen signals from all of their points by so many numbers, and the most probable from a "
-        f"tenth, of {sensors.STATIONS} stations a day from {sensors.FEW}. Learning of {size.faces} "
-        f"faces, compilation included: {grown or 'not timed'}. {command.made()}"
+        f"tenth, of stations from few. Learning of {size.faces} faces, compilation included: "
+        f"{grown or 'not timed'}. {command.made()}"
     )
     results = {"results": [row._asdict() for row in rows], "seconds_by_ways": seconds}
     command.write(output, f"{table}\n{note}", results, draw(rows) if rows else None)

@@ -35,7 +35,11 @@ CHOSEN = {
     },
     "data.augment.max_shift": ("data", STILL),
     "data.patch.overlap": ("data", ("image", "inpainting", "mri")),
-    **{f"data.points.{name}": ("data", ("fields",)) for name in ("signal", "units")},
+    **{f"data.points.{name}": ("data", ("fields",)) for name in ("signal", "units", "since")},
+    **{
+        f"dictionary.embedding.{name}": ("fields", ("fields",))
+        for name in ("size", "scale", "trainable")
+    },
     "data.masks": ("data", ("inpainting",)),
     "data.noise": ("tasks/image.py", ("image",)),
     "data.phantom": ("data", STILL),

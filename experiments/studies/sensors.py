@@ -23,9 +23,11 @@ import nid_jax as nid
 from nid_jax import data, tasks
 from nid_jax.fields.coordinates import grid
 
-CONTEST = "weather stations that differ from day to day"
-NUMBERS = 128
-STATIONS, FEW = 60, 15
+# Directions of the Gaussian that is learned: all of its cosines. Of the components, whose number is
+# that of the days, as many as tell them apart.
+NUMBERS = 400
+# Cells of the plane that imputation sorts stations into, along each axis.
+CELLS = 10
 # Of the networks: frequencies and steps, the best of which in hindsight counts.
 OMEGAS, STEPS, RATE, WIDTH = (3.0, 8.0), (50, 100, 200, 400), 1e-3, 64
 
@@ -42,11 +44,15 @@ class Sensed(NamedTuple):
 
 
 class Days:
-    """Days to learn from, and unseen ones with their truth."""
+    """Days to learn from, and unseen ones with their truth.
 
-    def __init__(self, days, unseen):
+    stations: of a day, at most; few: of an unseen day that fits see in the second contest.
+    """
+
+    def __init__(self, days, unseen, stations, few):
+        self.contest, self.few = f"weather, {stations} stations a day; few: {few}", few
         changes = {"data.num_train": days, "data.num_test": unseen, "fit.held_out": 0.0}
-        changes["data.stations.count"] = STATIONS
+        changes["data.stations.count"] = stations
         changes |= {"dictionary.num_experts": NUMBERS, "fit.uncertainty": False}
         self.config = command.config_of("fields", "cpu", changes)
         self.train, self.unseen = (tasks.build(self.config).open(s) for s in ("train", "test"))
@@ -56,9 +62,9 @@ class Days:
         self.grid = np.asarray(grid(self.shape), float)
         whole = [_day(self.unseen, index) for index in count]
         draw = np.random.default_rng(1)
-        chosen = [np.sort(draw.permutation(len(values))[:FEW]) for _, values in whole]
-        few = [(points[c], values[c]) for (points, values), c in zip(whole, chosen, strict=True)]
-        self.given = {"all": whole, "few": few}
+        chosen = [np.sort(draw.permutation(len(values))[:few]) for _, values in whole]
+        part = [(points[c], values[c]) for (points, values), c in zip(whole, chosen, strict=True)]
+        self.given = {"all": whole, "few": part}
 
     def row(self, method, numbers, found, seconds):
         """found: 'all' and 'few' -> fields [S, P]."""
@@ -67,7 +73,7 @@ class Days:
             for name, fields in found.items()
         }
         say(f"{method}: {scores['all']:.2f} dB, {scores['few']:.2f} dB, {seconds:.1f} s")
-        return Sensed(CONTEST, method, numbers, scores["all"], scores["few"], seconds)
+        return Sensed(self.contest, method, numbers, scores["all"], scores["few"], seconds)
 
 
 def _day(collection, index):
@@ -103,7 +109,7 @@ def by_kriging(days):
         return process.fit(points, values).predict(days.grid)
 
     found, seconds = clocked(lambda: _each(days, one))
-    return days.row("kriging, day by day", FEW, found, seconds)
+    return days.row("kriging, day by day", 4, found, seconds)
 
 
 def _each(days, one):
@@ -176,19 +182,21 @@ def by_interpolation(days):
 
 
 def by_imputation(days):
-    """Principal components of the cells that stations lie in, filled in in turn."""
+    """Principal components of coarse cells that stations lie in, filled in in turn."""
 
     def learned():
-        count, sides = len(days.train), np.array(days.shape)
-        total, seen = (np.zeros((count, len(days.grid))) for _ in range(2))
+        count, shape = len(days.train), (CELLS, CELLS)
+        total, seen = (np.zeros((count, CELLS**2)) for _ in range(2))
         for index in range(count):
             points, values = _day(days.train, index)
-            cells = np.round((points + 1) / 2 * (sides - 1)).astype(int)
-            at = np.ravel_multi_index(tuple(cells.T), days.shape)
+            cells = np.round((points + 1) / 2 * (CELLS - 1)).astype(int)
+            at = np.ravel_multi_index(tuple(cells.T), shape)
             np.add.at(total[index], at, values)
             np.add.at(seen[index], at, 1)
         rows = total / np.maximum(seen, 1)
-        return _components(imputation.imputed(rows.astype(np.float32), seen > 0), days)
+        filled = imputation.imputed(rows.astype(np.float32), seen > 0)
+        fine = _interpolated(filled, days.grid, shape)
+        return _components(fine.astype(np.float32), days)
 
     (found, numbers), seconds = clocked(learned)
     return days.row("PCA by alternating imputation", numbers, found, seconds)
@@ -235,7 +243,13 @@ def _most_probable(axes, prior, values):
 METHODS = (by_dictionary, by_kriging, by_networks, by_interpolation, by_imputation)
 
 
-def compared(days, unseen):
-    """Rows of all methods, of so many days to learn from and unseen ones."""
-    shared = Days(days, unseen)
-    return [method(shared) for method in METHODS]
+def compared(days, unseen, counts):
+    """Rows of all methods, of so many days to learn from and unseen ones.
+
+    counts: (stations of a day, few of them) of each contest.
+    """
+    rows = []
+    for stations, few in counts:
+        shared = Days(days, unseen, stations, few)
+        rows += [method(shared) for method in METHODS]
+    return rows

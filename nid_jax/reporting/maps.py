@@ -14,7 +14,7 @@ from nid_jax.storage.artefacts import file_name
 
 
 def write_fields(
-    folder: Path,
+    folder: str | Path,
     fields: Float[np.ndarray, "S *shape C"],
     layout: Mapping[str, Any],
     window: Sequence[tuple[float, float]] | None = None,
@@ -31,7 +31,7 @@ def write_fields(
     axes = {axis.name: places for axis, places in zip(frame.axes, samples, strict=True)}
     for index, values in enumerate(fields, first):
         name = str(layout["names"][index])
-        stem = folder / file_name(index, name)
+        stem = Path(folder) / file_name(index, name)
         with atomic_path(stem.with_name(f"{stem.name}.npz")) as temporary:
             np.savez_compressed(temporary, **{"values": values, **axes})
         draw_field(stem.with_name(f"{stem.name}.png"), values, frame, name)
