@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import data
 from nid_jax.data.frames import Frame
+from nid_jax.fitting import ways
 from nid_jax.fitting.fit import Fit
 from nid_jax.reporting.panels import Score
 from nid_jax.tasks import field_panels
@@ -136,8 +137,7 @@ def scores(collection: Any, seen: Measured, fit: Fit) -> dict[str, Any]:
         for index in range(count):
             held = seen.weights(index) == 0
             values = seen.values(index)[held]
-            found = np.asarray(fit[index].at(collection.points(index)[held]))[0]
-            errors.append(found - values)
+            errors.append(_at(fit[index], collection.points(index)[held]) - values)
             spreads.append(values - values.mean(0) if held.any() else values)
     scored = {}
     if errors and sum(map(len, errors)):
@@ -154,6 +154,15 @@ def scores(collection: Any, seen: Measured, fit: Fit) -> dict[str, Any]:
         rmse = np.array([_rmse(one * frame.spans) for one in left])
         scored |= _by_channel("rmse_field", rmse, frame)
     return scored
+
+
+def _at(one, points):
+    """Values [P, C] of a fit of one signal; padded, so that few sizes are compiled."""
+    count = len(points)
+    if not count:
+        return np.zeros((0, one.channels), np.float32)
+    more = ways.padded_length(count) - count
+    return np.asarray(one.at(np.pad(points, ((0, more), (0, 0)), "edge")))[0, :count]
 
 
 def _psnr(left):

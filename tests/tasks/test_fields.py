@@ -30,7 +30,7 @@ def built():
 class Known:
     """A fit that says the truth but for an offset."""
 
-    known_deviation = None
+    known_deviation, channels = None, 1
 
     def __init__(self, collection, offset):
         self.collection, self.offset = collection, offset
