@@ -4,6 +4,7 @@ Every method is judged by the temperature of unseen days on the whole grid, from
 a day and from few of them.
 """
 
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from peers.components import Components, prior_of
 from peers.descent import descend
 from peers.networks import siren
 from scipy.interpolate import RBFInterpolator
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
@@ -106,7 +108,10 @@ def by_kriging(days):
         kernel = ConstantKernel(1.0) * Matern([0.5, 0.5], (0.05, 20), nu=1.5)
         kernel += WhiteKernel(0.05, (1e-5, 1))
         process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
-        return process.fit(points, values).predict(days.grid)
+        with warnings.catch_warnings():
+            # Of few stations some parameters end on their bounds.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return process.fit(points, values).predict(days.grid)
 
     found, seconds = clocked(lambda: _each(days, one))
     return days.row("kriging, day by day", 4, found, seconds)

@@ -148,6 +148,23 @@ def check_angles(
     return found
 
 
+def turned_into(
+    frame: Sequence[Sequence[float]], names: Sequence[str], signals: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Coordinates of signals whose longitudes are turned once round where a frame, (low, high) of
+    each coordinate, then holds them."""
+    found = dict(signals)
+    for axis, (name, (low, high)) in enumerate(zip(names, frame, strict=True)):
+        if name.strip().lower() in LONGITUDES:
+            for signal, points in found.items():
+                own = points[:, axis]
+                turn = 360 * ((own < low) & (own + 360 <= high))
+                turn = turn - 360 * ((own > high) & (own - 360 >= low))
+                found[signal] = points.copy()
+                found[signal][:, axis] += turn
+    return found
+
+
 def _check_radians(names, signals, axes, where):
     """Raise ValueError where some signals, times 180 / pi, lie where others are, and not as is."""
     most = np.array([np.pi / 2, np.pi])

@@ -16,7 +16,7 @@ from nid_jax.coding.operators import Operator, sample
 from nid_jax.data import tables
 from nid_jax.data.frames import Frame, Scale
 from nid_jax.data.listing import find_files
-from nid_jax.data.roles import check_angles, roles_of, unit_of
+from nid_jax.data.roles import check_angles, roles_of, turned_into, unit_of
 from nid_jax.data.splitting import SPLITS, configured_size, random_split
 from nid_jax.data.ways import WaysCollection
 from nid_jax.errors import ArgumentError
@@ -204,6 +204,9 @@ def _read(config) -> Table:
     moments = _since(columns, roles, config.points)
     coordinates = {name: _without_moments(own, moments, roles) for name, own in coordinates.items()}
     coordinates = check_angles(roles.coordinates, coordinates, str(root))
+    frame = _pairs("frame", config.points.frame, len(roles.coordinates))
+    if frame is not None:
+        coordinates = turned_into(frame, roles.coordinates, coordinates)
     _drop_duplicates(coordinates, values, root)
     _say_single(coordinates, root)
     axes = tuple(

@@ -155,6 +155,11 @@ def test_the_date_line(tmp_path):
     assert found.frame.axes[1].low >= 170
     assert found.frame.axes[1].high <= 190
     assert any("date line" in line for line in said)
+    # New data on one side of it lie in the same frame.
+    table["lon"] = np.where(table["lon"] < 0, table["lon"], table["lon"] - 360)
+    config = config_of(write(tmp_path / "b.csv", table))
+    data.take_frame(config.points, found.frame)
+    assert opened(config)[0].frame == found.frame
 
 
 def changed(name, index, value):
