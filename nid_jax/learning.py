@@ -199,7 +199,8 @@ def _collection(signals, letters, seen):
         if seen is not None:
             raise ArgumentError("seen", type(seen).__name__, "None beside a collection")
         return signals
-    if isinstance(signals, list | tuple) and len({np.shape(one) for one in signals}) > 1:
+    several = isinstance(signals, list | tuple) and all(hasattr(one, "shape") for one in signals)
+    if several and len({tuple(one.shape) for one in signals}) > 1:
         return _pictures(signals, letters, seen)
     values = np.asarray(as_floats(as_array(signals, "signals"), "signals"))
     if values.ndim < 2 or 0 in values.shape:
