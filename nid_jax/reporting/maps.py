@@ -62,7 +62,13 @@ def draw_field(
         panels[0].legend()
     else:
         up, right = frame.axes
-        extent = (right.low, right.high, up.low, up.high)
+        # Samples lie in the middles of what is drawn of them.
+        halves = [
+            axis.span / max(side - 1, 1) / 2
+            for axis, side in zip(frame.axes, values.shape, strict=False)
+        ]
+        extent = (right.low - halves[1], right.high + halves[1])
+        extent += (up.low - halves[0], up.high + halves[0])
         for axis, channel, image in zip(
             panels, frame.channels, np.moveaxis(values, -1, 0), strict=True
         ):

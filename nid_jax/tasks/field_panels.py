@@ -40,7 +40,7 @@ def drawn(
     if len(shape) == 1:
         return _curves(frame, fine, truth, given, (low, high))
     marks = [_marks(frame, *one) for one in given]
-    where = _where(frame)
+    where = _where(frame, shape)
     scale = f"{channel.label}: black {low:.4g}, pale yellow {high:.4g}{where}"
     colours = {"low": low, "high": high, "palette": "heat"}
     rows = []
@@ -56,10 +56,11 @@ def drawn(
         rows.append(Panel("deviation", deviation, 0.0, max(most, 1e-12), "heat", note, marks=empty))
     if truth is not None:
         left = _pictures(reconstruction - truth)
-        most = float(np.quantile(np.abs(np.concatenate([one.ravel() for one in left])), 0.99))
+        sizes = np.abs(np.concatenate([one.ravel() for one in left]))
+        most = max(float(np.quantile(sizes, 0.99)), 1e-12)
         note = f"reconstruction less truth, blue -{most:.3g}, red {most:.3g} {channel.unit}".strip()
         rms = [f"RMS {np.sqrt(np.square(one).mean()):.3g}" for one in left]
-        rows.append(Panel("error", left, -most, max(most, 1e-12), "balance", note, rms))
+        rows.append(Panel("error", left, -most, most, "balance", note, rms))
     return rows
 
 
@@ -95,11 +96,12 @@ def _hollow(marks):
     return Marks(marks.places, np.full(len(marks.places), np.nan), marks.shape)
 
 
-def _where(frame):
+def _where(frame, shape):
     """At which of leading coordinates the picture is."""
+    samples = frame.samples(shape)[: len(shape) - 2]
     places = [
-        f"{axis.name} {(axis.low + axis.high) / 2:.4g}"
-        for axis in frame.axes[: len(frame.axes) - 2]
+        f"{axis.name} {own[len(own) // 2]:.4g}"
+        for axis, own in zip(frame.axes[: len(samples)], samples, strict=True)
     ]
     return f"; at {', '.join(places)}, measurements near it" if places else ""
 
