@@ -179,3 +179,53 @@ def test_scores_of_several_channels_have_their_names():
 def test_data_shape():
     config = data.completed({"name": "stations", "num_test": 2})
     assert data.open_collection(config, "test", 0).shape == (32, 32, 1)
+
+
+class Waves:
+    """A fit of one signal that is the same function of D coordinates as its measurements."""
+
+    known_deviation = None
+
+    def __init__(self, collection):
+        self.frame = collection.frame
+
+    def __len__(self):
+        return 1
+
+    @staticmethod
+    def of(points):
+        return (np.cos(points[..., :1]) + points[..., -1:]) / 2
+
+    def render(self, shape):
+        own = np.stack(np.meshgrid(*self.frame.samples(shape), indexing="ij"), -1)
+        return self.frame.scaled(self.of(own))[None]
+
+
+@pytest.mark.parametrize(
+    ("shape", "pictured"),
+    [
+        ((32,), (64, 128, 1)),
+        ((6, 8), (72, 96, 1)),
+        ((5, 6, 7), (6, 7, 1)),
+        ((3, 5, 6, 7), (6, 7, 1)),
+    ],
+)
+def test_fields_of_every_dimension_have_pictures(shape, pictured):
+    dims = len(shape)
+    axes = [frames.Scale(name, "m", -1.0, 1.0) for name in ("time", "z", "y", "x")[-dims:]]
+    frame = frames.Frame(tuple(axes), (frames.Scale("v", "", -1.0, 2.0),))
+    points = np.random.default_rng(dims).uniform(-1, 1, (200, dims))
+    values = [Waves.of(points)]
+    collection = data.PointsCollection([points], values, frame, shape, ["a"], "one")
+    fit = Waves(collection)
+    own = frame.values(fit.render(shape))
+    (row,) = field_panels.drawn(collection, fields.learned_from(collection), fit, own, None)
+    assert row.images[0].shape == pictured
+    near = (np.abs(points[:, :-2]) <= 0.2).all(1).sum() if dims > 1 else len(points)
+    assert len(row.marks[0][0].places) == near
+    assert ("; at " in row.note) == (dims > 2)
+    if dims > 1:
+        middle = own[0]
+        while middle.ndim > 3:
+            middle = middle[len(middle) // 2]
+        assert row.images[0][-1, 0, 0] == pytest.approx(middle[0, 0, 0], abs=1e-6)
