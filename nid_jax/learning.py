@@ -191,7 +191,7 @@ def _check_same_signals(workdir, task):
             )
 
 
-def _collection(signals, letters, seen):
+def _collection(signals, letters, seen=None):
     """Signals as a collection in memory. Raises ArgumentError for arrays that are none."""
     if hasattr(signals, "names") and hasattr(signals, "title"):
         if letters:
