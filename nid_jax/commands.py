@@ -282,7 +282,8 @@ def evaluate(context: Context) -> dict[str, Any]:
         print(line, file=sys.stderr)
     count = len(reconstruction)
     metrics = {"solver": "stored codes", "signals": count, "active_experts": found.active}
-    metrics |= scoring.means_of(scores) | scoring.per_signal(scores)
+    metrics |= scoring.means_of(scores)
+    metrics |= scoring.per_signal(scores)
     metrics["scores"] = panels.described(task.scores, metrics)
     context.workdir.write_json(path.with_name(artefacts.EVALUATION), metrics)
     _print_scores(config.fit.name, metrics)
@@ -410,7 +411,7 @@ def interpolate(context: Context) -> None:
         if "frame" in layout:
             from nid_jax.reporting import maps
 
-            frames = maps.shaded(values)
+            frames = maps.shaded(np.asarray(values))
         else:
             frames = task.assemble(values, layout, scale=config.render.scale)
         _save_frames(target, frames, ("gif",))

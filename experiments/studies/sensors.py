@@ -25,9 +25,9 @@ import nid_jax as nid
 from nid_jax import data, tasks
 from nid_jax.fields.coordinates import grid
 
-# Directions of the Gaussian that is learned: all of its cosines. Of the components, whose number is
-# that of the days, as many as tell them apart.
-NUMBERS = 400
+# Directions of the Gaussian that is learned, all of its cosines; and components, which are fewer than
+# the days. Both are wholly variances of a prior: more of them cost nothing.
+NUMBERS, COMPONENTS = 400, 128
 # Cells of the plane that imputation sorts stations into, along each axis.
 CELLS = 10
 # Of the networks: frequencies and steps, the best of which in hindsight counts.
@@ -209,7 +209,7 @@ def by_imputation(days):
 
 def _components(rows, days):
     """Fields of unseen days, the most probable under the Gaussian of principal components."""
-    known = Components(rows, min(NUMBERS, len(rows) - 1))
+    known = Components(rows, min(COMPONENTS, len(rows) - 2))
     prior = prior_of(known, rows)
 
     def one(points, values):

@@ -42,7 +42,7 @@ def drawn(
     marks = [_marks(frame, *one) for one in given]
     where = _where(frame, shape)
     scale = f"{channel.label}: black {low:.4g}, pale yellow {high:.4g}{where}"
-    colours = {"low": low, "high": high, "palette": "heat"}
+    colours: dict[str, Any] = {"low": low, "high": high, "palette": "heat"}
     rows = []
     if truth is not None:
         rows.append(Panel("truth", _pictures(truth), **colours))

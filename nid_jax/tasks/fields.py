@@ -132,6 +132,7 @@ def scores(collection: Any, seen: Measured, fit: Fit) -> dict[str, Any]:
     signal's mean.
     """
     frame, count = collection.frame, len(fit)
+    assert seen.values is not None
     errors, spreads = [], []
     if seen.weights is not None:
         for index in range(count):
@@ -139,7 +140,7 @@ def scores(collection: Any, seen: Measured, fit: Fit) -> dict[str, Any]:
             values = seen.values(index)[held]
             errors.append(_at(fit[index], collection.points(index)[held]) - values)
             spreads.append(values - values.mean(0) if held.any() else values)
-    scored = {}
+    scored: dict[str, Any] = {}
     if errors and sum(map(len, errors)):
         scored["psnr"] = np.array([_psnr(one) for one in errors])
         rmse = np.array([_rmse(one * frame.spans) for one in errors])
