@@ -145,8 +145,10 @@ def train(
     came, and how training went: all is saved then, and the same call goes on. Raises ValueError
     where the workdir holds a run of another config or other signals, and as `training.loop.train`.
     """
+    kept = False
     if workdir.holds_checkpoint():
         workdir.check_same_config(config, SECTIONS, CHANGEABLE)
+        kept = not config.train.steps and workdir.load_config().prior == config.prior
     scores = None if evaluate is None else functools.partial(_scores, evaluate, config)
     trained = loop.train(task, config, workdir, scores, notes)
     signals = workdir.read_json("signals.json")
@@ -154,8 +156,11 @@ def train(
     if config.prior.num_signals and not trained.interrupted:
         prior = trained.prior
         if trained.coded is not None:
-            prior = priors.prior_of(*trained.coded, config.prior)
-        elif prior is None:
+            prior = priors.prior_of(trained.model, trained.coded, config.prior)
+        elif prior is None and kept:
+            # Heads that nothing descends from are as they were, and so is all that is of them.
+            prior = priors.load_prior(path)
+        if prior is None:
             prior = priors.learn_prior(task, trained.model, task.open("train"), config)
         priors.save_prior(path, prior)
     elif not config.prior.num_signals:

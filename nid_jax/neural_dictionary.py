@@ -20,6 +20,7 @@ from nid_jax import data
 from nid_jax.coding import checks as argument_checks
 from nid_jax.coding import grid_operator
 from nid_jax.coding.canonical import Transform, canonical_transform, is_canonical
+from nid_jax.coding.drawing import drawn
 from nid_jax.coding.low_rank import LowRank
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Gaussian, Ridge, Solver, config_group, solver_from_config
@@ -360,6 +361,17 @@ class NeuralDictionary(Trained):
                 refinement=refining.from_config(config.fit.get("refine")),
                 uncertainty=config.fit.uncertainty,
             )
+
+    def sample(self, count: int, seed: int = 0) -> Fit:
+        """New signals, drawn from the prior of the training codes, or from their mixture.
+
+        -> `Fit` of `count` signals. Raises ArgumentError where there is no prior.
+        """
+        if self.prior is None:
+            allowed = "that of the training codes, which learning leaves: prior.num_signals above 0"
+            raise ArgumentError("prior", None, allowed)
+        codes, bias = drawn(self.prior, count, seed)
+        return Fit.of_codes(self.dictionary, np.asarray(codes), np.asarray(bias), self.grid_shape)
 
     def load_fit(self, path: str | Path) -> Fit:
         """A fit that `Fit.save` wrote: its codes, to be rendered and scored.

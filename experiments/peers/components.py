@@ -100,7 +100,7 @@ def most_probable(known, prior, values, places, noise, neighbours, focus):
     if neighbours:
         codes = local_gaussian(equations, prior, noise**2, neighbours, 0.1).codes
     else:
-        codes = gaussian(equations, prior._replace(codes=None), noise**2).codes
+        codes = gaussian(equations, prior.alone(), noise**2).codes
     return known.decode(np.asarray(codes))
 
 

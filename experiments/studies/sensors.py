@@ -25,8 +25,8 @@ import nid_jax as nid
 from nid_jax import data, tasks
 from nid_jax.fields.coordinates import grid
 
-# Directions of the Gaussian that is learned, all of its cosines; and components, which are fewer than
-# the days. Both are wholly variances of a prior: more of them cost nothing.
+# Directions of the Gaussian that is learned, all of its cosines; and principal components, which
+# are fewer than the days.
 NUMBERS, COMPONENTS = 400, 128
 # Cells of the plane that imputation sorts stations into, along each axis.
 CELLS = 10

@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int
 from nid_jax.coding import expectation, gram
 from nid_jax.coding.expectation import Expected, Gaussian, Rows
 from nid_jax.coding.operators import Operator
+from nid_jax.data.originals import originals
 from nid_jax.files import atomic_path
 from nid_jax.fitting import ways
 from nid_jax.notices import say
@@ -410,9 +411,11 @@ class Signals:
 
 
 def held_out(names: Sequence[str]) -> Bool[np.ndarray, " S"]:
-    """Which signals are held out: every fifth original with its copies, 'name/copy'."""
-    groups = np.unique([name.split("/")[0] for name in names], return_inverse=True)[1]
-    return groups % _FOLDS == _FOLDS - 1
+    """Which signals are held out: every fifth original with its copies, the last of fewer; none of
+    one alone."""
+    groups = originals(names)
+    folds = min(_FOLDS, groups.max(initial=0) + 1)
+    return groups % folds == folds - 1 if folds > 1 else np.zeros(len(names), bool)
 
 
 def _cut(operator, count, size):

@@ -246,6 +246,9 @@ def _fit_training(limits, count):
     what = f"of {count} signals to learn from, copies and patches among them"
     limits.most("train.batch_size", whole, what)
     limits.most("prior.num_signals", count, what)
+    signals = limits.config.prior.num_signals
+    if signals:
+        limits.most("prior.components", signals, "the codes of prior.num_signals")
 
 
 def _fit_supports(limits):

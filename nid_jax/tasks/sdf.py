@@ -33,6 +33,8 @@ SCORES = (
 )
 """Lengths in units of the cube [-1, 1]^3."""
 _FAR_WEIGHT = 0.02
+# Of built-in shapes.
+_BUILT_IN_UP = "y"
 
 
 def build(config: ConfigDict) -> Task:
@@ -50,6 +52,10 @@ def build(config: ConfigDict) -> Task:
         metrics=lambda found, truth, seen: volume_metrics(found, truth, config.data.truncation),
         ranked_by="iou",
         scores=SCORES,
+        surface={
+            "truncation": float(config.data.truncation),
+            "up": _BUILT_IN_UP if config.data.up == "auto" else config.data.up,
+        },
     )
 
 

@@ -129,3 +129,6 @@ class Task:
     advice: Callable[[Any, float], str] | None = None
     """(collection, relative residual) -> a question: what it may mean that a fit leaves so much of
     the measurements; '' where that is not much, or nothing is known."""
+    surface: Mapping[str, Any] | None = None
+    """Of signals that have a surface, how one is drawn that no collection knows: 'truncation' of
+    the distances and the axis 'up'."""

@@ -1,5 +1,6 @@
 """What a config asks of training, checked before any work begins: one line that names the key."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,12 @@ def check(config: ConfigDict) -> None:
             f"router.kind: {router.kind!r} descends, and train.steps=0; allowed: none, linear, and "
             "conv with router.pool=none, or more steps"
         )
+    solved = config.train.codes in ("varpro", "sparse_varpro")
+    if not config.train.steps and affine and not solved:
+        raise ValueError(
+            f"train.codes: {config.train.codes!r}; allowed for router.kind={router.kind} and "
+            "train.steps=0, a router in closed form: varpro, sparse_varpro"
+        )
     if config.train.codes == "surface" and config.train.reseed_every:
         raise ValueError(
             "train.reseed_every: 0 is wanted by train.codes=surface: no value is known"
@@ -69,6 +76,19 @@ def check_training(config: ConfigDict, operator: Operator | None) -> None:
         raise ValueError("train.points: 0 is wanted where measurements depend on the whole signal")
     if operator.run_length != 1 and config.train.reseed_every:
         raise ValueError("train.reseed_every: 0 is wanted where no samples are measured")
+
+
+def check_router(config: ConfigDict, measured: Any) -> None:
+    """Raise ValueError, naming the key, for a linear router of what is no whole grid."""
+    points = math.prod(measured.grid_shape)
+    solved = config.train.codes in ("varpro", "sparse_varpro")
+    if config.router.kind != "linear" or not solved or measured.operator is None:
+        return
+    if measured.operator.num_measurements != points:
+        raise ValueError(
+            f"router.kind: linear, a map of all {points} samples, where training sees "
+            f"{measured.operator.num_measurements} measurements; allowed: none"
+        )
 
 
 def check_alike(config: Any, measured: Any, names: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ training signals uncorrelated and sorted by energy: the canonical form of a dens
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from jaxtyping import Float, Int
 
 from nid_jax import numerics
 from nid_jax.coding import gram, operators
+from nid_jax.coding.prior import Coded
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting.rounds import held_out
@@ -54,17 +55,6 @@ _BATCH_NUMBERS = 2**24
 _KEPT_NUMBERS = 2**28
 
 
-class Coded(NamedTuple):
-    """Signals in heads that were found from them: what a prior learns from.
-
-    codes [S, E]; residual [S], mean squared per value; names of the signals.
-    """
-
-    codes: Float[np.ndarray, "S E"]
-    residual: Float[np.ndarray, " S"]
-    names: list[str]
-
-
 @dataclasses.dataclass(frozen=True)
 class Heads:
     """kernel [F, C, E] and bias [E, C] of heads in closed form, and how they came about."""
@@ -79,7 +69,7 @@ class Heads:
     coded: Coded | None = None
     """The signals in these heads, where finding them left their codes too."""
     how: str = ""
-    """How the signals were measured, and what it took, where that is more than one grid."""
+    """What else is to be said: how the signals were measured, or that some were left out."""
 
     def words(self) -> str:
         """What a person should know of them."""
@@ -109,12 +99,12 @@ def component_heads(
 
     Raises:
       ArgumentError: more than `MOST_COEFFICIENTS` features x channels; another word for errors;
-        shrinkage outside.
+        shrinkage outside; measurements that are not finite.
     """
     if errors not in ERRORS:
-        raise ArgumentError("errors", errors, ", ".join(ERRORS))
+        raise ArgumentError("components.errors", errors, ", ".join(ERRORS))
     if shrinkage is not None and not 0 <= shrinkage <= 1:
-        raise ArgumentError("shrinkage", shrinkage, "0 to 1, or None")
+        raise ArgumentError("components.shrinkage", shrinkage, "0 to 1, or None")
     size = dictionary.num_features * dictionary.channels
     if size > MOST_COEFFICIENTS:
         allowed = f"'drawn' for {size} features x channels: the most is {MOST_COEFFICIENTS}"
@@ -129,20 +119,28 @@ def component_heads(
         for share in SHRINKAGES:
             basis = span.leading(covariance, share, dictionary.num_experts)
             left[share] = weights.mean_error(basis, np.flatnonzero(held))
-    # With one signal alone there is nothing to choose by.
-    chosen = min(left, key=left.__getitem__) if left else shrinkage or 0.0
+    # With one signal alone there is nothing to choose by, and much that it does not tell.
+    given = SHRINKAGES[1] if shrinkage is None else shrinkage
+    chosen = min(left, key=left.__getitem__) if left else given
     if held.any():
         covariance = covariance + signals.covariance(np.flatnonzero(held), weights.values)
+    if not np.isfinite(covariance).all():
+        raise ArgumentError("measurements", "some not finite", "finite ones")
     basis = span.leading(covariance, chosen, dictionary.num_experts)
     return Heads(*span.heads(basis), chosen, len(names), left.get(chosen, 0.0))
 
 
-def put_heads(dictionary: SharedDictionary, heads: Heads) -> None:
-    """Give a dictionary heads in closed form; experts beyond their number stay as they are."""
-    count = heads.kernel.shape[-1]
+def put_heads(dictionary: SharedDictionary, heads: Heads) -> str:
+    """Give a dictionary heads in closed form; experts beyond their number stay as they are.
+
+    -> words on them all.
+    """
+    count, experts = heads.kernel.shape[-1], dictionary.num_experts
     kernel, bias = dictionary.head_kernel, dictionary.head_bias
     kernel[...] = kernel[...].at[..., :count].set(heads.kernel)
     bias[...] = bias[...].at[:count].set(heads.bias)
+    drawn = f"; the other {experts - count} experts are as drawn" if experts > count else ""
+    return heads.words() + drawn
 
 
 def error_weights(

@@ -8,14 +8,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from nid_jax.coding.prior import GaussianPrior
+from nid_jax.coding.prior import Coded, GaussianPrior
+from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting.rounds import State
 from nid_jax.training.atoms import wave_heads
 from nid_jax.training.components import (
     ERRORS,
     MOST_COEFFICIENTS,
-    Coded,
     component_heads,
     put_heads,
 )
@@ -83,14 +83,19 @@ def find(
     if not measured.alike:
         return _by_rounds(dictionary, measured, collection, config, path, go_on)
     wanted = config.dictionary.components
-    if dictionary.num_features * dictionary.channels > MOST_COEFFICIENTS:
+    size = dictionary.num_features * dictionary.channels
+    if size > MOST_COEFFICIENTS:
+        # The signals themselves are read, not what was measured of them.
+        seen = (*measured.grid_shape, measured.channels)
+        if measured.operator.run_length != 1 or tuple(collection.shape) != seen:
+            allowed = f"'drawn' for {size} features x channels where no samples are measured"
+            raise ArgumentError("heads", "components", allowed)
         found = lattice_heads(dictionary, collection, wanted.errors, max(wanted.shrinkage, 0.0))
     else:
         shrinkage = None if wanted.shrinkage < 0 else wanted.shrinkage
         names = collection.names
         found = component_heads(dictionary, measured, names, wanted.errors, shrinkage)
-    put_heads(dictionary, found)
-    return Found(found.words(), found.coded)
+    return Found(put_heads(dictionary, found), found.coded)
 
 
 def _by_rounds(dictionary, measured, collection, config, path, go_on):
@@ -114,5 +119,4 @@ def _by_rounds(dictionary, measured, collection, config, path, go_on):
     )
     if made is None:
         return None
-    put_heads(dictionary, made[0])
-    return Found(made[0].words(), prior=made[1])
+    return Found(put_heads(dictionary, made[0]), prior=made[1])

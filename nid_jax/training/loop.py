@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import devices, errors, notices, sharding
 from nid_jax.coding.operators import Operator
-from nid_jax.coding.prior import GaussianPrior
+from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import (
     Model,
@@ -39,7 +39,6 @@ from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
 from nid_jax.training import checks, heads
 from nid_jax.training.batches import way_batches
-from nid_jax.training.components import Coded
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
 from nid_jax.training.reseeding import reseed
@@ -116,6 +115,8 @@ class Trainer:
         self.operator = None if len(measured.ways) > 1 else measured.operator
         self.signal_shape = (*measured.grid_shape, measured.channels)
         checks.check_training(config, self.operator)
+        if measured.alike:
+            checks.check_router(config, measured)
         self.per_batch = 1
         if self.operator is not None:
             self.per_batch = chunks_per_batch(config, self.operator.num_measurements)

@@ -152,14 +152,13 @@ class FeatureColumns:
         count, share = self.span.count, max(float(state.share or 0), _LEAST_VARIANCE)
         variance = np.maximum(joined[chosen], _LEAST_VARIANCE * joined[chosen].mean()) / count
         left = np.maximum(joined[order[experts:]], 0).sum() / count / self.channels
-        parts = (
+        prior = GaussianPrior.single(
             mean[chosen] / np.sqrt(count),
             np.diag(np.sqrt((1 - share) * variance)),
             share * variance,
             noise + left,
             share,
         )
-        prior = GaussianPrior(*(jnp.asarray(np.float32(part)) for part in parts))
         return kernel, bias, _filled(prior, experts)
 
 

@@ -441,6 +441,15 @@ def test_sparse_training_goes_on_from_waves_and_resumes_bit_for_bit(tmp_path):
             "components.shrinkage: 2.0; allowed: at most 1",
         ),
         ({"train__steps": 0}, "train.steps: 0; allowed: 1 or more"),
+        (
+            {
+                "train__steps": 0,
+                "train__codes": "joint",
+                "dictionary__heads": "components",
+                "router__kind": "linear",
+            },
+            "train.codes: 'joint'; allowed for router.kind=linear",
+        ),
     ],
 )
 def test_heads_that_cannot_be(changes, message):
