@@ -2,9 +2,10 @@
 
     python experiments/gridless.py --scale=smoke|cpu --output=DIR [--contests=photographs,faces]
 
-Photographs of three sizes, faces each of which shows its own fifth of the pixels, faces with holes;
-every dictionary and every peer is judged by the same unseen whole signals in the same run. Writes
-DIR/table.md, metrics.json and figure.png.
+Photographs of three sizes, faces each of which shows its own fifth of the pixels, faces with holes,
+weather stations that differ from day to day (studies/sensors.py); every dictionary and peer is
+judged by the same unseen whole signals in the same run. Writes DIR/table.md, metrics.json and
+figure.png.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from measuring.command import clocked, say
 from peers import imputation
 from peers.components import Components, prior_of
 from skimage.transform import resize
+from studies import sensors
 
 import nid_jax as nid
 from nid_jax import data
@@ -31,7 +33,7 @@ COLUMNS = {
     "learned from": lambda row: row.method,
     "numbers": lambda row: row.numbers,
     "unseen, dB": lambda row: f"{row.psnr:.2f}",
-    "from a tenth of its points, dB": lambda row: "" if row.few is None else f"{row.few:.2f}",
+    "from few of its points, dB": lambda row: "" if row.few is None else f"{row.few:.2f}",
     "seconds": lambda row: f"{row.seconds:.1f}",
 }
 
@@ -47,11 +49,13 @@ class Size:
     faces: int
     face_numbers: int
     ways: tuple[int, ...]
+    days: tuple[int, int]
+    stations: tuple[tuple[int, int], ...]
 
 
 SIZES = {
-    "smoke": Size(40, 16, 64, 4, 16, 24, (1, 4)),
-    "cpu": Size(1000, 32, 1024, 60, 80, 256, (1, 4, 16, 80)),
+    "smoke": Size(40, 16, 64, 4, 16, 24, (1, 4), (12, 3), ((12, 4),)),
+    "cpu": Size(1000, 32, 1024, 60, 80, 256, (1, 4, 16, 80), (300, 60), ((60, 15), (25, 8))),
 }
 
 
@@ -256,7 +260,12 @@ def draw(rows):
     return figure
 
 
-CONTESTS = {"photographs": photographs, "faces": faces}
+def stations(size):
+    """Weather stations."""
+    return [Row(*row) for row in sensors.compared(*size.days, size.stations)]
+
+
+CONTESTS = {"photographs": photographs, "faces": faces, "stations": stations}
 
 
 def run(scale, output, contests):
@@ -272,8 +281,8 @@ def run(scale, output, contests):
     grown = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     note = (
         f"Unseen signals from all of their points by so many numbers, and the most probable from a "
-        f"tenth. Learning of {size.faces} faces, compilation included: {grown or 'not timed'}. "
-        f"{command.made()}"
+        f"tenth, of stations from few. Learning of {size.faces} faces, compilation included: "
+        f"{grown or 'not timed'}. {command.made()}"
     )
     results = {"results": [row._asdict() for row in rows], "seconds_by_ways": seconds}
     command.write(output, f"{table}\n{note}", results, draw(rows) if rows else None)
@@ -283,6 +292,6 @@ def run(scale, output, contests):
 
 if __name__ == "__main__":
     wanted = flags.DEFINE_list(
-        "contests", [*CONTESTS, "growth"], "Some of photographs, faces and growth."
+        "contests", [*CONTESTS, "growth"], "Some of photographs, faces, stations and growth."
     )
     command.start(run, "gridless", SCALES, wanted)

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from nid_jax import learning, notices, sharding
+from nid_jax import data, learning, notices, sharding
 from nid_jax.coding.solvers import SOLVERS
 from nid_jax.errors import named
 from nid_jax.fields.coordinates import grid
@@ -214,6 +214,8 @@ def load(context: Context, with_prior: bool = False) -> tuple[NeuralDictionary, 
     with config.unlocked():
         for section in LEARNED:
             config[section] = dictionary.config[section]
+        if dictionary.frame is not None and "points" in config.data:
+            data.take_frame(config.data.points, dictionary.frame)
     return dictionary, config
 
 
@@ -272,14 +274,15 @@ def evaluate(context: Context) -> dict[str, Any]:
                 f"of {collection.title}; give the data.* that it was fitted with"
             )
     reconstruction, truth = scoring.reconstruct(task, found, collection, config.render.chunk)
-    if truth is None:
+    scores = scoring.scored(task, found, reconstruction, truth, collection)
+    if not scores:
         raise ValueError(f"data.root: {collection.title} comes without the truth to score against")
     for line in context.notes:
         print(line, file=sys.stderr)
-    scores = task.metrics(reconstruction, truth, task.measure(collection))
-    metrics = {"solver": "stored codes", "signals": len(truth), "active_experts": found.active}
-    metrics |= {name: float(np.mean(values)) for name, values in scores.items()}
-    metrics |= {f"{name}_per_signal": values.tolist() for name, values in scores.items()}
+    count = len(reconstruction)
+    metrics = {"solver": "stored codes", "signals": count, "active_experts": found.active}
+    metrics |= scoring.means_of(scores)
+    metrics |= scoring.per_signal(scores)
     metrics["scores"] = panels.described(task.scores, metrics)
     context.workdir.write_json(path.with_name(artefacts.EVALUATION), metrics)
     _print_scores(config.fit.name, metrics)
@@ -306,6 +309,8 @@ def render(context: Context) -> None:
 
         meshing.check(config.fit.mesh)
         draw = _render_surfaces
+    elif "frame" in layout:
+        draw = _render_fields
     with atomic_folder(target) as temporary:
         what = draw(temporary, task, found, layout, config, (shape, window))
     print(f"{what} rendered in {time.perf_counter() - start:.2f} s: {target}")
@@ -329,6 +334,18 @@ def _render_surfaces(folder, task, found, layout, config, view):
     shape, window = view
     count = surfaces.render_surfaces(folder, found, layout, shape, config, window)
     return f"{tables.counted(count, 'mesh', 'meshes')} at {' x '.join(map(str, shape))}"
+
+
+def _render_fields(folder, task, found, layout, config, view):
+    """Every signal over axes in its own coordinates, and its numbers. -> what was rendered."""
+    from nid_jax.reporting import maps
+
+    shape, window = view
+    for start, stop in _together([1] * len(found), math.prod(shape) * found.channels):
+        values = found[start:stop].render(shape, window, config.render.chunk)
+        fields = task.assemble(values, layout, scale=config.render.scale, first=start)
+        maps.write_fields(folder, fields, layout, window, start)
+    return f"{tables.counted(len(found), 'field')} at {' x '.join(map(str, shape))}"
 
 
 def _render_pictures(folder, task, found, layout, config, view):
@@ -390,7 +407,13 @@ def interpolate(context: Context) -> None:
         surfaces.write_sequence(target, path, shape, layout)
     else:
         values = path.render(shape, window, config.render.chunk)
-        _save_frames(target, task.assemble(values, layout, scale=config.render.scale), ("gif",))
+        if "frame" in layout:
+            from nid_jax.reporting import maps
+
+            frames = maps.shaded(np.asarray(values))
+        else:
+            frames = task.assemble(values, layout, scale=config.render.scale)
+        _save_frames(target, frames, ("gif",))
     print(f"{wanted.frames} signals from {wanted.start} to {wanted.end}: {target}")
     print(f"report: {write_report(context.workdir.root)}")
 

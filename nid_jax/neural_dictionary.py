@@ -65,6 +65,12 @@ class NeuralDictionary(Trained):
         return self.dictionary.channels
 
     @property
+    def frame(self) -> data.Frame | None:
+        """Coordinates and units of the training signals, where they have their own."""
+        stored = self.signals.get("frame")
+        return None if stored is None else data.Frame.of_json(stored)
+
+    @property
     def num_experts(self) -> int:
         """E."""
         return self.dictionary.num_experts
@@ -330,6 +336,7 @@ class NeuralDictionary(Trained):
         solver = solver_from_config(config.fit)
         measured = task.measure(collection)
         checks.check_signals(self.dictionary, measured, collection.title)
+        checks.check_frame(self.frame, collection)
         if measured.whole:
             rows, columns = self.grid_shape[0], self.grid_shape[-1]
             advice = (

@@ -12,32 +12,38 @@ from nid_jax import configs
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ("image", "mri", "inpainting", "ct", "video")
+EVERY = (*PICTURES, "sdf", "fields")
 STILL = ("image", "mri", "inpainting", "ct")
 SOLVERS = "ridge gaussian lasso omp iht robust gradient router_ridge"
 # What a smoke run of a task does not read, as something else was chosen in its config: where in
 # nid_jax it is read, and the configs that offer the choice.
 CHOSEN = {
-    **{f"fit.{name}": ("coding/solvers", (*PICTURES, "sdf")) for name in SOLVERS.split()},
+    **{f"fit.{name}": ("coding/solvers", EVERY) for name in SOLVERS.split()},
     **{
-        f"dictionary.embedding.{name}": ("fields", (*PICTURES, "sdf"))
+        f"dictionary.embedding.{name}": ("fields", EVERY)
         for name in ["kernel", "length_scale", "num_centres", "num_octaves", "shape", "sigma"]
     },
-    **{
-        f"dictionary.embedding.{name}": ("fields", (*PICTURES, "sdf"))
-        for name in ("counts", "band", "degree")
-    },
+    **{f"dictionary.embedding.{name}": ("fields", EVERY) for name in ("counts", "band", "degree")},
     **{f"data.augment.{name}": ("data", STILL) for name in ("rotation", "zoom", "move")},
-    **{f"router.{name}": ("fields", (*PICTURES, "sdf")) for name in ("max_norm", "pool")},
-    **{f"train.{name}": ("training", (*PICTURES, "sdf")) for name in ("atoms_per_step", "lam")},
-    **{f"prior.{name}": ("fitting", ("video",)) for name in ("lam", "shrinkage", "components")},
-    "sample": ("commands.py", ("video",)),
-    **{f"data.{name}": ("data", (*PICTURES, "sdf")) for name in ("root", "test_fraction")},
+    **{f"router.{name}": ("fields", EVERY) for name in ("max_norm", "pool")},
+    **{f"train.{name}": ("training", EVERY) for name in ("atoms_per_step", "lam")},
+    **{
+        f"prior.{name}": ("fitting", ("video", "fields"))
+        for name in ("lam", "shrinkage", "components")
+    },
+    "sample": ("commands.py", ("video", "fields")),
+    **{f"data.{name}": ("data", EVERY) for name in ("root", "test_fraction")},
     **{
         f"data.{name}": ("data", PICTURES)
         for name in ("crop", "resize", "gray", "layout", "range", "decoded_gib")
     },
     "data.augment.max_shift": ("data", STILL),
     "data.patch.overlap": ("data", ("image", "inpainting", "mri")),
+    **{f"data.points.{name}": ("data", ("fields",)) for name in ("signal", "units", "since")},
+    **{
+        f"dictionary.embedding.{name}": ("fields", ("fields",))
+        for name in ("size", "scale", "trainable")
+    },
     "data.masks": ("data", ("inpainting",)),
     "data.noise": ("tasks/image.py", ("image",)),
     "data.phantom": ("data", STILL),
@@ -57,7 +63,7 @@ CHOSEN = {
         f"fit.refine.{name}": ("fitting/refining.py", PICTURES)
         for name in ["bounds", "lam", "tv", "rank", "share", "steps"]
     },
-    "eval": ("commands.py", (*PICTURES, "sdf")),
+    "eval": ("commands.py", EVERY),
     "eval.num_signals": ("commands.py", PICTURES),
     "fit.surface": ("coding/solvers", ("sdf",)),
     "loss.surface": ("training/strategies.py", ("sdf",)),

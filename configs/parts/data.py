@@ -12,6 +12,21 @@ SOURCES = {
     # dicom: (low, high) in the scanner's units, () is all there is; voi: each file's own window;
     # series: one of several, by its description, number or identifier
     "dicom": {"window": (), "voi": False, "series": ""},
+    # points: columns, '' and () guess: what tells signals apart, coordinates (the last is drawn to
+    # the right), channels of values and their units; the frame, (low, high) of each coordinate, and
+    # the range of each channel, () is all there is; the day that moments are counted from
+    "points": {
+        "signal": "",
+        "coordinates": (),
+        "channels": (),
+        "units": (),
+        "frame": (),
+        "range": (),
+        "since": "",
+    },
+    # stations: the built-in ones that report on a day, at most; standard deviation of their noise
+    # in degrees Celsius
+    "stations": {"count": 60, "noise": 0.3},
     # masks of corrupted pictures: black or white hides
     "masks": {"hidden": "black"},
 }

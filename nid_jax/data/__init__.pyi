@@ -9,14 +9,16 @@ from .collection import (
 from .corrupted import CorruptedCollection
 from .decoding import kept_in
 from .defaults import completed
+from .frames import Frame, Scale
 from .kspace import read_kspace
 from .loading import batches
 from .opening import open_collection
 from .patches import PatchCollection, patch_corners, stitch
 from .phantoms import project
 from .points import Sampling, cloud_batches, point_batches
+from .scattered import PointsCollection, take_frame
 from .sinograms import add_noise, even_angles, read_sinograms, say_doubts
-from .sources import SHAPES
+from .sources import POINTS, SHAPES
 from .splitting import SPLITS, configured_size, wanted
 from .surveying import Survey, survey
 from .video import frame_rate
@@ -29,10 +31,14 @@ __all__ = [
     "AugmentedCollection",
     "Collection",
     "CorruptedCollection",
+    "Frame",
+    "POINTS",
     "PatchCollection",
+    "PointsCollection",
     "SHAPES",
     "SPLITS",
     "Sampling",
+    "Scale",
     "SubsetCollection",
     "Survey",
     "VIEWS",
@@ -57,6 +63,7 @@ __all__ = [
     "say_doubts",
     "stitch",
     "survey",
+    "take_frame",
     "to_array",
     "visible_points",
     "wanted",

@@ -128,11 +128,11 @@ def holed(collection: Collection) -> bool:
 
 # What collections may know of a signal besides its values.
 _KNOWN = (
-    *("truth", "seen", "foreground", "ellipses", "grid", "way"),
+    *("truth", "seen", "foreground", "ellipses", "grid", "way", "points"),
     *("window", "mesh", "cloud", "near", "distances", "denormalise", "untruncated", "units", "up"),
 )
 # What they may know of all their signals.
-_COMMON = ("truncation", "cache", "bounds", "windows", "ways", "mixed")
+_COMMON = ("truncation", "cache", "bounds", "windows", "ways", "mixed", "frame")
 
 
 class SubsetCollection:

@@ -24,6 +24,8 @@ SOURCES = {
     "meshes": ("mesh_collection", "open_meshes"),
     "volumes": ("volumes", "open_volumes"),
     "pointcloud": ("cloud_collection", "open_pointcloud"),
+    "points": ("scattered", "open_points"),
+    "stations": ("stations", "open_stations"),
     "celeb_a": ("tfds_source", "open_celeb_a"),
     "cifar10": ("tfds_source", "open_cifar10"),
 }
@@ -33,6 +35,8 @@ COUNTED = {"meshes": ("mesh_collection", "count_meshes")}
 PREFIX = "tfds:"
 # Those of signed distances, whose keys only configs of shapes have.
 SHAPES = ("shapes", "meshes", "volumes", "pointcloud")
+# Those of signals that share no grid, in coordinates of their own.
+POINTS = ("points", "stations")
 
 
 def opener(name):

@@ -11,6 +11,7 @@ MADE = {
     "photos": {"train": 340, "test": 60},
     "phantoms": {"train": 2000, "test": 20},
     "shapes": {"train": 80, "test": 20},
+    "stations": {"train": 300, "test": 60},
 }
 
 

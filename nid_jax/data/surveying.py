@@ -23,6 +23,8 @@ class Survey(NamedTuple):
     """Samples along each axis that occur, the most common first; () where any can be had."""
     channels: int = 0
     """C, with all their colours; 0: not known."""
+    dims: int = 0
+    """Coordinates of signals that share no grid; 0 of others."""
 
 
 def survey(config_data: ConfigDict, split: str, seed: int) -> Survey:
@@ -35,12 +37,15 @@ def survey(config_data: ConfigDict, split: str, seed: int) -> Survey:
     opener = sources.opener(config.name)
     asked = config[f"num_{split}"]
     if config.name in MADE:
-        return Survey(asked or MADE[config.name][split])
+        return Survey(asked or MADE[config.name][split], dims=2 * (config.name in sources.POINTS))
     if config.name == "clip":
         return Survey(config.clip.num_frames)
     config.num_train = config.num_test = 0
     if config.name in sources.COUNTED:
         return Survey(sources.counter(config.name)(config, split, seed))
+    if config.name in sources.POINTS:
+        collection = opener(config, split, seed)
+        return Survey(len(collection), dims=len(collection.shape) - 1)
     if config.name in _RESIZING or config.name.startswith(sources.PREFIX):
         return Survey(len(opener(config, split, seed)))
     if config.crops:

@@ -84,3 +84,20 @@ def check_signals(dictionary: Dictionary, measured: Any, title: str) -> None:
             f"dictionary has {dictionary.dims} coordinates and {dictionary.channels} channels; "
             "data.gray=true turns colour to gray"
         )
+
+
+def check_frame(learned: Any, collection: Any) -> None:
+    """Raise ValueError for signals whose coordinates or values are scaled otherwise than those
+    learned from. learned: the dictionary's `data.Frame`, None without."""
+    own = getattr(collection, "frame", None)
+    if learned is None or own is None:
+        return
+    for mine, theirs in zip(
+        (*own.axes, *own.channels), (*learned.axes, *learned.channels), strict=True
+    ):
+        if (mine.low, mine.high) != (theirs.low, theirs.high):
+            raise ValueError(
+                f"data.points.frame, data.points.range: {collection.title} has {mine.label} from "
+                f"{mine.low:.6g} to {mine.high:.6g}, the dictionary learned from {theirs.low:.6g} "
+                f"to {theirs.high:.6g}; allowed: those, as data.take_frame gives a config"
+            )

@@ -34,10 +34,38 @@ def evaluate(task: Any, fit: Fit, collection: Any, chunk: int = 0) -> dict[str, 
     """Scores of a fit as means over whole signals, such as 'psnr'; of the measurements where the
     truth is not known."""
     reconstruction, truth = reconstruct(task, fit, collection, chunk)
-    if truth is None:
+    scores = scored(task, fit, reconstruction, truth, collection)
+    if not scores:
         return {"psnr": float(-10 * np.log10(np.maximum(fit.residual, 1e-12)).mean())}
-    scores = task.metrics(reconstruction, truth, task.measure(collection))
-    return {name: float(np.mean(values)) for name, values in scores.items()}
+    return means_of(scores)
+
+
+def scored(
+    task: Any, fit: Fit, reconstruction: Any, truth: Any | None, collection: Any
+) -> dict[str, Any]:
+    """Values per signal by name, or one number of all: against the truth where that is known, and
+    at measurements that were held out where the task has some."""
+    measured, scores = task.measure(collection), {}
+    if truth is not None:
+        scores = dict(task.metrics(reconstruction, truth, measured))
+    if task.held_out is not None:
+        scores |= task.held_out(collection, measured, fit)
+    return scores
+
+
+def means_of(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Means over the signals of which a score is known."""
+    known = {name: np.asarray(values)[~np.isnan(values)] for name, values in scores.items()}
+    return {name: float(np.mean(values)) for name, values in known.items() if values.size}
+
+
+def per_signal(scores: Mapping[str, Any]) -> dict[str, list[float | None]]:
+    """NAME_per_signal of scores that every signal has, None where it is not known."""
+    rows = {name: values for name, values in scores.items() if np.ndim(values)}
+    return {
+        f"{name}_per_signal": [None if np.isnan(one) else float(one) for one in values]
+        for name, values in rows.items()
+    }
 
 
 def relative_residual(fit: Fit, measured: Any) -> float:
@@ -91,9 +119,8 @@ def summarise(
     config: ConfigDict,
 ) -> dict[str, Any]:
     """The metrics.json of a fit: quality, sparsity, time, and the config it was made with."""
-    scores, measured = {}, task.measure(collection)
-    if truth is not None:
-        scores = task.metrics(reconstruction, truth, measured)
+    measured = task.measure(collection)
+    scores = scored(task, fit, reconstruction, truth, collection)
     unexplained = relative_residual(fit, measured)
     question = task.advice(collection, unexplained) if task.advice else ""
     if question:
@@ -102,13 +129,12 @@ def summarise(
             f"(relative residual): {question}"
         )
     count = len(reconstruction)
-    means = {name: float(np.mean(values)) for name, values in scores.items()}
     return {
         "task": task.name,
         "dataset": collection.title,
         "solver": config.fit.solver,
         "signals": count,
-        **means,
+        **means_of(scores),
         "residual": float(np.mean(fit.residual)),
         **({} if measured.values is None else {"relative_residual": unexplained}),
         "active_experts": fit.active,
@@ -120,7 +146,7 @@ def summarise(
         "iterations": float(np.mean(fit.iterations)),
         "message": fit.message,
         "psnr_per_step": psnr_per_step(fit.history),
-        **{f"{name}_per_signal": values.tolist() for name, values in scores.items()},
+        **per_signal(scores),
         "versions": devices.versions(),
         "config": config_json.encoded(config),
     }

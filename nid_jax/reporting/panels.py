@@ -26,6 +26,8 @@ MISSING = (221, 206, 231)
 """The colour of what is not there (NaN): pale violet."""
 # Rows of pixels of a panel that need not be square, at least.
 _LEAST_HEIGHT = 96
+# Half the side of a mark in pixels, and the colour of its edge.
+_MARK, _EDGE = 3.5, (110, 200, 255)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,18 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True)
+class Marks:
+    """Places that are drawn over a picture."""
+
+    places: Float[np.ndarray, "n 2"]
+    """(down, right) as parts of the picture, 0 to 1 from its first pixel to its last."""
+    values: Float[np.ndarray, " n"]
+    """In the picture's colours; NaN: hollow."""
+    shape: str = "circle"
+    """circle or square."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Panel:
     """One kind of picture of a fit's signals: a row of the sheet, a column for each signal."""
 
@@ -72,13 +86,17 @@ class Panel:
     """Whether pixels are as high as wide; what has few rows is drawn higher otherwise."""
     kept: bool = False
     """Whether its pictures are also written one by one, in a folder of its name."""
+    marks: Sequence[Sequence[Marks]] = ()
+    """Of each column what is drawn over its picture on the sheet."""
 
     def of(self, chosen: Sequence[int]) -> Panel:
         """The same of some columns."""
         if len(self.images) == 1:
             return self
         captions = [self.captions[i] for i in chosen] if self.captions else ()
-        return dataclasses.replace(self, images=[self.images[i] for i in chosen], captions=captions)
+        marks = [self.marks[i] for i in chosen] if self.marks else ()
+        images = [self.images[i] for i in chosen]
+        return dataclasses.replace(self, images=images, captions=captions, marks=marks)
 
     def painted(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """The picture of a column in its colours."""
@@ -86,15 +104,31 @@ class Panel:
         if image.ndim == 4:
             image = image[len(image) // 2]
         missing = np.isnan(image).any(-1)
-        span = (self.high - self.low) or 1.0
-        if self.palette == "gray":
-            shown = pictures.to_uint8((pictures.displayed(image) - self.low) / span)
-            shown = np.repeat(shown[..., None], 3, -1) if shown.ndim == 2 else shown
-        else:
-            places = pictures.to_uint8((image.mean(-1) - self.low) / span)
-            shown = pictures.palette(self.palette)[places]
+        shown = self.coloured(image)
         shown[missing] = MISSING
         return shown
+
+    def coloured(self, image: Float[np.ndarray, "*n C"]) -> UInt8[np.ndarray, "*n 3"]:
+        """Values in the panel's colours."""
+        span = (self.high - self.low) or 1.0
+        if self.palette == "gray":
+            shown = image if image.shape[-1] == 3 else image[..., :1]
+            shown = pictures.to_uint8((shown - self.low) / span)
+            return np.broadcast_to(shown, (*shown.shape[:-1], 3)).copy()
+        places = pictures.to_uint8((image.mean(-1) - self.low) / span)
+        return pictures.palette(self.palette)[places]
+
+    def draw_marks(self, tile: Image.Image, index: int) -> None:
+        """Draw the marks of a column over its picture."""
+        draw = ImageDraw.Draw(tile)
+        for marks in self.marks[index] if self.marks else ():
+            corners = np.array([tile.height - 1, tile.width - 1]) * marks.places
+            colours = self.coloured(marks.values[:, None])
+            shape = draw.ellipse if marks.shape == "circle" else draw.rectangle
+            for (y, x), value, colour in zip(corners, marks.values, colours, strict=True):
+                fill = None if np.isnan(value) else tuple(map(int, colour))
+                # Ends are light, so that marks of the colour behind them are still seen.
+                shape([x - _MARK, y - _MARK, x + _MARK, y + _MARK], fill=fill, outline=_EDGE)
 
 
 def described(scores: Sequence[Score], metrics: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -155,6 +189,7 @@ def _laid_out(panels, names):
         for index, (high, wide) in enumerate(each):
             x = left + index * (column + GAP)
             tile = pictures.tile(panel.painted(index), (high, wide))
+            panel.draw_marks(tile, index)
             corner = (x + (column - wide) // 2, y)
             # A white picture would have no end on white paper.
             frame = [corner[0] - 1, y - 1, corner[0] + wide, y + high]

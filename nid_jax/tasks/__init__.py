@@ -11,7 +11,7 @@ from nid_jax.tasks.task import Task
 __all__ = ["Task", "build"]
 
 # Each is a module of this package, imported when a config asks for it.
-TASKS = ("image", "inpainting", "video", "ct", "mri", "sdf")
+TASKS = ("image", "inpainting", "video", "ct", "mri", "sdf", "fields")
 
 
 def build(config: ConfigDict) -> Task:

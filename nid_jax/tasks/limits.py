@@ -59,6 +59,8 @@ def settled(
     sizes = [survey for survey in (there.learned, there.held_out) if survey is not None]
     shapes = _fit_shapes(limits, sizes[0]) if sizes else ()
     copies = pieces = None
+    if sizes:
+        _fit_embedding(limits, sizes[0].dims)
     if shapes:
         together = limits.config.data.get("time") == "coordinate"
         _fit_grid(limits, [(sizes[0].count, *shape) if together else shape for shape in shapes])
@@ -85,6 +87,8 @@ def settled(
 
 # Pictures of several sizes whose largest has so many samples are small.
 _MOST_SAMPLES = 4096
+# Functions along each of D axes, so that their covariance is found in a minute or so.
+_FUNCTIONS = {1: 64, 2: 20, 3: 8, 4: 5}
 
 
 class _Limits:
@@ -152,7 +156,8 @@ def _fit_shapes(limits, survey):
     that codes are solved for. Others are brought to data.size, or to the most common.
     """
     config = limits.config.data
-    wanted = data.configured_size(config, 3 if config.name in data.SHAPES else 2)
+    dims = survey.dims or (3 if config.name in data.SHAPES else 2)
+    wanted = data.configured_size(config, dims)
     if survey.channels not in (0, 1, 3) and config.get("gray") and "data.gray" not in limits.typed:
         limits.give_way("data.gray", False)
     if not survey.sizes:
@@ -193,6 +198,13 @@ def _keeps_sizes(limits, sizes):
     small = math.prod(map(max, zip(*sizes, strict=True))) <= _MOST_SAMPLES
     asked = "data.resize" in limits.typed
     return config.data.name == "folder" and solved and not copied and (small or asked)
+
+
+def _fit_embedding(limits, dims):
+    """Functions along each axis of signals that share no grid, which has none to go by."""
+    embedding = limits.config.dictionary.embedding
+    if dims and embedding.kind in ("cosine", "spline") and not len(tuple(embedding.counts)):
+        limits.give_way("dictionary.embedding.counts", (_FUNCTIONS[dims],) * dims)
 
 
 def _fit_grid(limits, shapes):

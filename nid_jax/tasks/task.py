@@ -110,7 +110,8 @@ class Task:
     """(values [S, *grid, C], layout) -> whole signals [N, *whole, C], a list where their sizes
     differ: patches are blended."""
     layout: Callable[[Any], dict]
-    """Collection -> what `assemble` needs to know of it, in JSON types; under 'surface', where
+    """Collection -> what `assemble` needs to know of it, in JSON types; under 'frame', where
+    signals have coordinates and units of their own, `data.Frame.as_json`; under 'surface', where
     signals have one: its truncation, 'units' in words and, per signal, 'denormalise' [4, 4]
     and the axis 'up'."""
     metrics: Callable
@@ -120,6 +121,9 @@ class Task:
     scores: Sequence[Score] = ()
     """Numbers of metrics.json that people look for first, in the order shown; what a fit does not
     have is left out."""
+    held_out: Callable | None = None
+    """(collection, Measured, Fit) -> {name: values per signal, NaN where not known, or one number
+    of all}: scores at measurements that the fit was not given."""
     extras: Callable | None = None
     """(collection, Measured, Fit, reconstruction, truth or None) -> `Extras` of a fit."""
     advice: Callable[[Any, float], str] | None = None

@@ -310,11 +310,13 @@ class Trained:
 def signals_of(task: Task, collection: Any) -> dict[str, Any]:
     """What a dictionary learns from, in JSON types: shape [*grid, C], count, title, ranked_by.
 
-    bounds, (lowest, highest) value, where the collection knows it.
+    bounds, (lowest, highest) value, and frame, of coordinates and units, where the collection knows
+    them.
     """
     measured = task.learned_from(collection)
-    bounds = getattr(collection, "bounds", None)
+    bounds, frame = getattr(collection, "bounds", None), getattr(collection, "frame", None)
     return {
+        **({} if frame is None else {"frame": frame.as_json()}),
         **({} if bounds is None else {"bounds": [*bounds]}),
         "shape": [*measured.grid_shape, measured.channels],
         "count": len(collection),

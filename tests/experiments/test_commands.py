@@ -134,6 +134,6 @@ def test_gridless(tmp_path, smoke):
     names = {"table.md", "metrics.json", "figure.png"}
     assert names <= {path.name for path in tmp_path.iterdir()}
     found = json.loads((tmp_path / "metrics.json").read_text())
-    assert len(found["results"]) == 19
+    assert len(found["results"]) == 24
     assert all(np.isfinite([row["psnr"], row["few"]]).all() for row in found["results"])
     assert {"one grid", "1 ways", "4 ways"} == set(found["seconds_by_ways"])

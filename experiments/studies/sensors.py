@@ -1,0 +1,260 @@
+"""Scattered sensors that differ from day to day: dictionaries beside what is fitted day by day.
+
+Every method is judged by the temperature of unseen days on the whole grid, from all the stations of
+a day and from few of them.
+"""
+
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from measuring import command
+from measuring.command import clocked, say
+from peers import imputation
+from peers.components import Components, prior_of
+from peers.descent import descend
+from peers.networks import siren
+from scipy.interpolate import RBFInterpolator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+import nid_jax as nid
+from nid_jax import data, tasks
+from nid_jax.fields.coordinates import grid
+
+# Directions of the Gaussian that is learned, all of its cosines; and principal components, which
+# are fewer than the days.
+NUMBERS, COMPONENTS = 400, 128
+# Cells of the plane that imputation sorts stations into, along each axis.
+CELLS = 10
+# Of the networks: frequencies and steps, the best of which in hindsight counts.
+OMEGAS, STEPS, RATE, WIDTH = (3.0, 8.0), (50, 100, 200, 400), 1e-3, 64
+
+
+class Sensed(NamedTuple):
+    """Unseen days by a method: PSNR of the range from all of their stations, and from few."""
+
+    contest: str
+    method: str
+    numbers: int
+    psnr: float
+    few: float
+    seconds: float
+
+
+class Days:
+    """Days to learn from, and unseen ones with their truth.
+
+    stations: of a day, at most; few: of an unseen day that fits see in the second contest.
+    """
+
+    def __init__(self, days, unseen, stations, few):
+        self.contest, self.few = f"weather, {stations} stations a day; few: {few}", few
+        changes = {"data.num_train": days, "data.num_test": unseen, "fit.held_out": 0.0}
+        changes["data.stations.count"] = stations
+        changes |= {"dictionary.num_experts": NUMBERS, "fit.uncertainty": False}
+        self.config = command.config_of("fields", "cpu", changes)
+        self.train, self.unseen = (tasks.build(self.config).open(s) for s in ("train", "test"))
+        self.shape = self.train.shape[:-1]
+        count = range(len(self.unseen))
+        self.truth = np.stack([self.unseen.truth(index).ravel() for index in count])
+        self.grid = np.asarray(grid(self.shape), float)
+        whole = [_day(self.unseen, index) for index in count]
+        draw = np.random.default_rng(1)
+        chosen = [np.sort(draw.permutation(len(values))[:few]) for _, values in whole]
+        part = [(points[c], values[c]) for (points, values), c in zip(whole, chosen, strict=True)]
+        self.given = {"all": whole, "few": part}
+
+    def row(self, method, numbers, found, seconds):
+        """found: 'all' and 'few' -> fields [S, P]."""
+        scores = {
+            name: float(-10 * np.log10(np.square(fields - self.truth).mean(1)).mean())
+            for name, fields in found.items()
+        }
+        say(f"{method}: {scores['all']:.2f} dB, {scores['few']:.2f} dB, {seconds:.1f} s")
+        return Sensed(self.contest, method, numbers, scores["all"], scores["few"], seconds)
+
+
+def _day(collection, index):
+    return np.asarray(collection.points(index), float), np.asarray(collection[index][:, 0], float)
+
+
+def by_dictionary(days):
+    """Learned from every day's own stations by expectation maximisation."""
+    known, seconds = clocked(lambda: nid.learn(days.config))
+    task, frame = tasks.build(days.config), days.unseen.frame
+    found = {}
+    for name, given in days.given.items():
+        collection = data.PointsCollection(
+            [frame.outside(points) for points, _ in given],
+            [frame.values(values[:, None]) for _, values in given],
+            frame,
+            days.shape,
+            days.unseen.names,
+            name,
+        )
+        fit = known.fit_collection(task, collection, days.config)
+        found[name] = fit.render(days.shape).reshape(len(given), -1)
+    return days.row("NID, each day's own stations", known.num_experts, found, seconds)
+
+
+def by_kriging(days):
+    """A Gaussian process of each day, its lengths, variance and noise those of highest evidence."""
+
+    def one(points, values):
+        kernel = ConstantKernel(1.0) * Matern([0.5, 0.5], (0.05, 20), nu=1.5)
+        kernel += WhiteKernel(0.05, (1e-5, 1))
+        process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
+        with warnings.catch_warnings():
+            # Of few stations some parameters end on their bounds.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return process.fit(points, values).predict(days.grid)
+
+    found, seconds = clocked(lambda: _each(days, one))
+    return days.row("kriging, day by day", 4, found, seconds)
+
+
+def _each(days, one):
+    return {
+        name: np.stack([one(points, values) for points, values in given])
+        for name, given in days.given.items()
+    }
+
+
+def by_networks(days):
+    """A SIREN of each day; frequency and steps are those that turn out best."""
+
+    def learned():
+        found = {}
+        for name, given in days.given.items():
+            best = (-np.inf, None)
+            for omega0 in OMEGAS:
+                for fields in _networks(days, given, omega0):
+                    errors = np.square(fields - days.truth).mean(1)
+                    score = -np.log(errors).mean()
+                    best = max(best, (score, fields), key=lambda pair: pair[0])
+            found[name] = best[1]
+        return found
+
+    network = siren(days.grid, 1, WIDTH, 3)
+    found, seconds = clocked(learned)
+    return days.row("SIREN, day by day, best in hindsight", network.numbers, found, seconds)
+
+
+def _networks(days, given, omega0):
+    """Fields [S, P] of networks of every day after each of `STEPS`."""
+    most = max(len(values) for _, values in given)
+    network = siren(days.grid, 1, WIDTH, 3, omega0)
+    rows = [(*_padded(points, most), *_padded(values[:, None], most)) for points, values in given]
+    points, weights, values, _ = (
+        jnp.asarray(np.stack(one), jnp.float32) for one in zip(*rows, strict=True)
+    )
+    layers = jax.vmap(network.draw)(jax.random.split(jax.random.key(0), len(given)))
+
+    def residual(layers, points, weights, values):
+        left = jnp.square(network.at(layers, points) - values)[:, 0]
+        return (weights * left).sum() / weights.sum()
+
+    def objective(layers, values, _):
+        return jax.vmap(residual)(layers, points, weights, values).sum()
+
+    marks = descend(objective, layers, RATE, values, marks=STEPS).marks
+    render = jax.jit(jax.vmap(network.render))
+    return [np.asarray(render(mark.variables))[..., 0] for mark in marks]
+
+
+def _padded(rows, count):
+    """(rows up to a count, weights)."""
+    more = count - len(rows)
+    return np.pad(rows, ((0, more), (0, 0)), "edge"), np.arange(count) < len(rows)
+
+
+def by_interpolation(days):
+    """Principal components of days that thin plates bring to the grid."""
+
+    def one(points, values):
+        return RBFInterpolator(points, values, smoothing=1e-3)(days.grid)
+
+    def learned():
+        rows = np.stack([one(*_day(days.train, index)) for index in range(len(days.train))])
+        return _components(rows.astype(np.float32), days)
+
+    (found, numbers), seconds = clocked(learned)
+    return days.row("PCA after interpolation", numbers, found, seconds)
+
+
+def by_imputation(days):
+    """Principal components of coarse cells that stations lie in, filled in in turn."""
+
+    def learned():
+        count, shape = len(days.train), (CELLS, CELLS)
+        total, seen = (np.zeros((count, CELLS**2)) for _ in range(2))
+        for index in range(count):
+            points, values = _day(days.train, index)
+            cells = np.round((points + 1) / 2 * (CELLS - 1)).astype(int)
+            at = np.ravel_multi_index(tuple(cells.T), shape)
+            np.add.at(total[index], at, values)
+            np.add.at(seen[index], at, 1)
+        rows = total / np.maximum(seen, 1)
+        filled = imputation.imputed(rows.astype(np.float32), seen > 0)
+        fine = _interpolated(filled, days.grid, shape)
+        return _components(fine.astype(np.float32), days)
+
+    (found, numbers), seconds = clocked(learned)
+    return days.row("PCA by alternating imputation", numbers, found, seconds)
+
+
+def _components(rows, days):
+    """Fields of unseen days, the most probable under the Gaussian of principal components."""
+    known = Components(rows, min(COMPONENTS, len(rows) - 2))
+    prior = prior_of(known, rows)
+
+    def one(points, values):
+        axes = _interpolated(np.vstack([known.mean[None], known.axes]), points, days.shape)
+        return known.decode(_most_probable(axes[1:], prior, values - axes[0])[None])[0]
+
+    return _each(days, one), len(known.axes)
+
+
+def _interpolated(rows, points, shape):
+    """Rows [K, P] of a grid at points [M, 2], linearly. -> [K, M]."""
+    places = (points + 1) / 2 * (np.array(shape) - 1)
+    low = np.minimum(places.astype(int), np.array(shape) - 2)
+    part, rows = places - low, rows.reshape(len(rows), *shape)
+    found = 0.0
+    for y in (0, 1):
+        for x in (0, 1):
+            weight = np.abs(1 - y - part[:, 0]) * np.abs(1 - x - part[:, 1])
+            found = found + weight * rows[:, low[:, 0] + y, low[:, 1] + x]
+    return found
+
+
+def _most_probable(axes, prior, values):
+    """Codes [K] from values [M] of axes [K, M], the noise of highest evidence."""
+    spread, mean = np.asarray(prior.diagonal, float), np.asarray(prior.mean, float)
+    kernel = (axes.T * spread) @ axes
+    left = values - mean @ axes
+    eigen, vectors = np.linalg.eigh(kernel)
+    turned = np.square(left @ vectors)
+    noises = np.square(left).mean() * 10.0 ** np.arange(-5, 0.6, 0.25)
+    costs = [(turned / (eigen + noise)).sum() + np.log(eigen + noise).sum() for noise in noises]
+    noise = noises[int(np.argmin(costs))]
+    return mean + np.linalg.solve(kernel + noise * np.eye(len(kernel)), left) @ axes.T * spread
+
+
+METHODS = (by_dictionary, by_kriging, by_networks, by_interpolation, by_imputation)
+
+
+def compared(days, unseen, counts):
+    """Rows of all methods, of so many days to learn from and unseen ones.
+
+    counts: (stations of a day, few of them) of each contest.
+    """
+    rows = []
+    for stations, few in counts:
+        shared = Days(days, unseen, stations, few)
+        rows += [method(shared) for method in METHODS]
+    return rows

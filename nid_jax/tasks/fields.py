@@ -1,0 +1,201 @@
+"""Fields: signals each of which is known at points of its own, in coordinates and units of its own.
+
+Learned from all points of each training signal. A fit is given a part of those of an unseen signal,
+and scored at the others.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from ml_collections import ConfigDict
+
+from nid_jax import data
+from nid_jax.data.frames import Frame
+from nid_jax.fitting import ways
+from nid_jax.fitting.fit import Fit
+from nid_jax.reporting.panels import Score
+from nid_jax.tasks import field_panels
+from nid_jax.tasks.task import Extras, Measured, Task
+from nid_jax.training import losses
+
+SCORES = (
+    Score("psnr", "PSNR held out", "dB of the range"),
+    Score("rmse", "RMSE held out", "own units"),
+    Score("r2", "R^2 held out"),
+    Score("psnr_field", "PSNR everywhere", "dB of the range"),
+    Score("rmse_field", "RMSE everywhere", "own units"),
+    Score("relative_residual", "Residual", "%"),
+    Score("values", "Values"),
+)
+
+
+def build(config: ConfigDict) -> Task:
+    """The task of fields that a config describes. Raises ValueError naming a key."""
+    check(config)
+    return Task(
+        name=config.task,
+        open=lambda split: data.open_collection(config.data, split, config.seed),
+        batches=_unread,
+        learned_from=learned_from,
+        measure=lambda collection: measured(collection, config),
+        objective=losses.Objective.from_config(config.loss),
+        assemble=assemble,
+        layout=layout,
+        metrics=lambda reconstruction, truth, seen: {},
+        scores=SCORES,
+        held_out=scores,
+        extras=functools.partial(extras, config=config),
+    )
+
+
+def check(config: ConfigDict) -> None:
+    """Raise ValueError, naming the key, for fields that cannot be."""
+    if config.data.name not in data.POINTS:
+        raise ValueError(f"data.name: {config.data.name!r}; allowed: {', '.join(data.POINTS)}")
+    if not 0 <= config.fit.held_out < 1:
+        raise ValueError(f"fit.held_out: {config.fit.held_out}; allowed: 0 to below 1")
+
+
+def _unread(collection):
+    raise ValueError(
+        f"{collection.title}: all signals were measured at the same points; such are learned from "
+        "as arrays, data.name=array"
+    )
+
+
+def learned_from(collection: data.PointsCollection) -> Measured:
+    """Every point of every signal."""
+    return Measured(
+        collection.ways,
+        tuple(collection.shape[:-1]),
+        collection.shape[-1],
+        values=collection.__getitem__,
+        way=collection.way,
+        truth=getattr(collection, "truth", None),
+        whole=False,
+    )
+
+
+def measured(collection: data.PointsCollection, config: ConfigDict) -> Measured:
+    """What a fit sees of every signal: all points but config.fit.held_out of them."""
+    whole = learned_from(collection)
+    share = config.fit.held_out
+    if not share:
+        return whole
+
+    def weights(index):
+        way = collection.way(index)
+        count = collection.ways[way].num_measurements
+        return (~kept_aside(count, share, config.seed, way)).astype(np.float32)
+
+    return dataclasses.replace(whole, weights=weights)
+
+
+def kept_aside(count: int, share: float, seed: int, way: int) -> Bool[np.ndarray, " M"]:
+    """Which of a way's points are held out: a seeded share, at least 1 of 2 or more, never all."""
+    held = np.zeros(count, bool)
+    if count > 1 and share:
+        number = min(max(round(share * count), 1), count - 1)
+        draw = np.random.default_rng([seed, 5, way])
+        held[draw.permutation(count)[:number]] = True
+    return held
+
+
+def layout(collection: data.PointsCollection) -> dict[str, Any]:
+    """The grid, names, and the frame, in JSON types."""
+    return {
+        "grid": list(collection.shape[:-1]),
+        "names": list(collection.names),
+        "frame": collection.frame.as_json(),
+    }
+
+
+def assemble(
+    values: Float[np.ndarray, "S *grid C"],
+    layout: Mapping[str, Any],
+    scale: int = 1,
+    first: int = 0,
+) -> Float[np.ndarray, "S *grid C"]:
+    """Rendered values in own units."""
+    return Frame.of_json(layout["frame"]).values(values)
+
+
+def scores(collection: Any, seen: Measured, fit: Fit) -> dict[str, Any]:
+    """Of the points held out, and of the whole field where that is known.
+
+    psnr of every signal, of the range of the frame; rmse in own units, or of several channels each
+    alone; r2 of all held-out values together, 1 less squared errors over squares about each
+    signal's mean.
+    """
+    frame, count = collection.frame, len(fit)
+    assert seen.values is not None
+    errors, spreads = [], []
+    if seen.weights is not None:
+        for index in range(count):
+            held = seen.weights(index) == 0
+            values = seen.values(index)[held]
+            errors.append(_at(fit[index], collection.points(index)[held]) - values)
+            spreads.append(values - values.mean(0) if held.any() else values)
+    scored: dict[str, Any] = {}
+    if errors and sum(map(len, errors)):
+        scored["psnr"] = np.array([_psnr(one) for one in errors])
+        rmse = np.array([_rmse(one * frame.spans) for one in errors])
+        scored |= _by_channel("rmse", rmse, frame)
+        left, spread = np.concatenate(errors), np.concatenate(spreads)
+        scored["r2"] = float(1 - np.square(left).sum() / max(np.square(spread).sum(), 1e-30))
+    truth = seen.truths(count)
+    if truth is not None:
+        left = np.asarray(fit.render(seen.grid_shape)) - truth
+        left = left.reshape(count, -1, left.shape[-1])
+        scored["psnr_field"] = np.array([_psnr(one) for one in left])
+        rmse = np.array([_rmse(one * frame.spans) for one in left])
+        scored |= _by_channel("rmse_field", rmse, frame)
+    return scored
+
+
+def _at(one, points):
+    """Values [P, C] of a fit of one signal; padded, so that few sizes are compiled."""
+    count = len(points)
+    if not count:
+        return np.zeros((0, one.channels), np.float32)
+    more = ways.padded_length(count) - count
+    return np.asarray(one.at(np.pad(points, ((0, more), (0, 0)), "edge")))[0, :count]
+
+
+def _psnr(left):
+    return -10 * np.log10(max(np.square(left).mean(), 1e-12)) if len(left) else np.nan
+
+
+def _rmse(left):
+    return np.sqrt(np.square(left).mean(0)) if len(left) else np.full(left.shape[-1], np.nan)
+
+
+def _by_channel(key, values, frame):
+    """key: values [S] of the only channel, else key_NAME of each. values [S, C]."""
+    if len(frame.channels) == 1:
+        return {key: values[:, 0]}
+    return {
+        f"{key}_{channel.name}": values[:, number] for number, channel in enumerate(frame.channels)
+    }
+
+
+def extras(
+    collection: Any,
+    measured: Measured,
+    fit: Fit,
+    reconstruction: Float[np.ndarray, "S *grid C"],
+    truth: Float[np.ndarray, "S *grid C"] | None,
+    config: ConfigDict,
+) -> Extras:
+    """Of the first signals: measurements over the reconstruction, where it is unsure, the truth."""
+    count = min(config.fit.num_pictures, len(reconstruction))
+    named = {"values": "; ".join(channel.label for channel in collection.frame.channels)}
+    if not count:
+        return Extras(named, unit=False)
+    some = None if truth is None else truth[:count]
+    panels = field_panels.drawn(collection, measured, fit[:count], reconstruction[:count], some)
+    return Extras(named, panels, unit=False)

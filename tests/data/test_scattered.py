@@ -1,0 +1,322 @@
+"""Signals of scattered samples: what files are read, in which frame, and what is said of them."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from nid_jax import data
+from nid_jax.data import frames, scattered, tables
+from nid_jax.notices import Notice
+
+RNG = np.random.default_rng(3)
+
+
+def config_of(root, **points):
+    """config.data of a file, with some of data.points."""
+    config = data.completed({"name": "points", "root": str(root), "test_fraction": 0.25})
+    config.points.update(points)
+    return config
+
+
+def table_of(days=8, stations=6, **columns):
+    """Columns of days of stations, x from 0 to 40, y from -3 to 3."""
+    count = days * stations
+    found = {
+        "signal": np.repeat(np.arange(days), stations),
+        "x": RNG.uniform(0, 40, count),
+        "y": RNG.uniform(-3, 3, count),
+        "value": RNG.normal(10, 4, count),
+    }
+    return {**found, **columns}
+
+
+def write(path, table):
+    """A .csv, .npz or .parquet of columns."""
+    if path.suffix == ".npz":
+        np.savez(path, **table)
+    elif path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table(table), path)
+    else:
+        rows = zip(*table.values(), strict=True)
+        text = "\n".join(",".join(map(str, row)) for row in rows)
+        path.write_text(f"{','.join(table)}\n{text}\n")
+    return path
+
+
+def opened(config, split="train"):
+    """The collection, and the lines that were said of it."""
+    with pytest.warns(Notice) as said:
+        found = scattered.open_points(config, split, 0)
+    return found, [str(one.message) for one in said]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npz", ".parquet"])
+def test_a_file_of_signals_in_its_own_frame(tmp_path, suffix):
+    table = table_of()
+    root = write(tmp_path / f"days{suffix}", table)
+    found, said = opened(config_of(root))
+    unseen = opened(config_of(root), "test")[0]
+    assert (len(found), len(unseen)) == (6, 2)
+    assert not set(found.names) & set(unseen.names)
+    frame = found.frame
+    assert frame == unseen.frame
+    assert [axis.name for axis in frame.axes] == ["y", "x"]
+    assert frame.axes[1].low == table["x"].min()
+    assert frame.channels[0].high == table["value"].max()
+    chosen = table["signal"] == int(found.names[2])
+    own = np.stack([table["y"], table["x"]], -1)[chosen]
+    order, mine = np.argsort(own[:, 0]), frame.outside(found.points(2))
+    mine_order = np.argsort(mine[:, 0])
+    np.testing.assert_allclose(mine[mine_order], own[order], atol=1e-5)
+    values = frame.values(found[2])[mine_order, 0]
+    np.testing.assert_allclose(values, table["value"][chosen][order], atol=1e-5)
+    assert "signals by signal, coordinates y, x, values value" in said[0]
+
+
+def test_a_folder_with_a_file_for_each_signal(tmp_path):
+    for day in range(5):
+        table = table_of(1)
+        del table["signal"]
+        write(tmp_path / f"day{day}.csv", table)
+    found, _ = opened(config_of(tmp_path))
+    assert set(found.names) <= {f"day{day}" for day in range(5)}
+    assert len(found) == 4
+
+
+def test_splits_in_folders(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        write(tmp_path / split / "a.csv", table_of(1))
+    for split in ("train", "test"):
+        assert opened(config_of(tmp_path), split)[0].names == ["a/0"]
+
+
+def test_columns_of_other_names(tmp_path):
+    table = table_of()
+    names = {"signal": "day", "x": "along", "y": "across", "value": "salt"}
+    root = write(tmp_path / "a.csv", {names[key]: column for key, column in table.items()})
+    roles = {"signal": "day", "coordinates": ("across", "along"), "channels": ("salt",)}
+    config = config_of(root, **roles, units=("g/l",))
+    found = scattered.open_points(config, "train", 0)
+    assert found.frame.channels[0].label == "salt, g/l"
+
+
+def test_moments_are_days(tmp_path):
+    table = table_of()
+    hours = np.arange(48).astype("timedelta64[h]")
+    table["time"] = (np.datetime64("2026-03-01T06") + hours).astype("datetime64[s]")
+    found, _ = opened(config_of(write(tmp_path / "a.csv", table)))
+    time = found.frame.axes[0]
+    assert time.label == "time, days since 2026-03-01"
+    np.testing.assert_allclose((time.low, time.high), (0.25, 0.25 + 47 / 24))
+
+
+def test_new_data_take_the_frame_that_was_learned_in(tmp_path):
+    found, _ = opened(config_of(write(tmp_path / "a.csv", table_of())))
+    smaller = table_of(4)
+    smaller["x"], smaller["y"] = smaller["x"] / 2 + 10, smaller["y"] / 2
+    config = config_of(write(tmp_path / "b.csv", smaller))
+    data.take_frame(config.points, found.frame)
+    assert scattered.open_points(config, "train", 0).frame == found.frame
+    config.root = str(write(tmp_path / "c.csv", {**smaller, "x": smaller["x"] + 30}))
+    with pytest.raises(ValueError, match=r"data.points.frame: .*has x .*, outside .*points are"):
+        scattered.open_points(config, "train", 0)
+    config.points.frame = ((0.0, 1.0), (0.0, 1.0))
+    with pytest.raises(ValueError, match="as learned"):
+        data.take_frame(config.points, found.frame)
+
+
+def geographic(lat, lon):
+    """A table of latitudes and longitudes."""
+    table = table_of()
+    count = len(table["value"])
+    del table["x"], table["y"]
+    return {**table, "lat": RNG.uniform(*lat, count), "lon": RNG.uniform(*lon, count)}
+
+
+def test_degrees_are_said(tmp_path):
+    found, said = opened(config_of(write(tmp_path / "a.csv", geographic((46, 48), (6, 10)))))
+    assert found.frame.axes[0].label == "lat, degrees"
+    assert any("taken as degrees" in line and "radians" not in line for line in said)
+
+
+def test_small_angles_may_be_radians(tmp_path):
+    _, said = opened(config_of(write(tmp_path / "a.csv", geographic((0.8, 0.9), (0.1, 0.2)))))
+    assert any("are they radians?" in line for line in said)
+
+
+def test_the_date_line(tmp_path):
+    table = geographic((-20, -10), (170, 190))
+    table["lon"] = np.where(table["lon"] > 180, table["lon"] - 360, table["lon"])
+    found, said = opened(config_of(write(tmp_path / "a.csv", table)))
+    assert found.frame.axes[1].low >= 170
+    assert found.frame.axes[1].high <= 190
+    assert any("date line" in line for line in said)
+    # New data on one side of it lie in the same frame.
+    table["lon"] = np.where(table["lon"] < 0, table["lon"], table["lon"] - 360)
+    config = config_of(write(tmp_path / "b.csv", table))
+    data.take_frame(config.points, found.frame)
+    assert opened(config)[0].frame == found.frame
+
+
+def changed(name, index, value):
+    """A table of one changed number."""
+    table = table_of()
+    table[name] = table[name].astype(object)
+    table[name][index] = value
+    return table
+
+
+def in_radians():
+    table = geographic((46, 48), (6, 10))
+    own = table["signal"] == 3
+    for name in ("lat", "lon"):
+        table[name] = np.where(own, np.radians(table[name]), table[name])
+    return table
+
+
+def without(name):
+    table = table_of()
+    del table[name]
+    return table
+
+
+BAD = {
+    "a coordinate that is missing": (changed("x", 4, "nan"), r"signal '0' has x nan in row 4"),
+    "a signal without values": (
+        {**table_of(), "value": np.where(np.arange(48) < 6, np.nan, 1.0 + np.arange(48))},
+        r"signal '0' has no value at all, 6 rows",
+    ),
+    "text among numbers": (changed("value", 3, "warm"), r"column 'value' holds '.*allowed: num"),
+    "no signal": (without("signal"), r"no column 'signal' says .* data.points.signal=NAME"),
+    "no values": (without("value"), r"which columns are values\?"),
+    "no coordinates": (
+        {"signal": np.arange(4), "value": np.arange(4.0)},
+        r"0 coordinates among its columns",
+    ),
+    "a flat coordinate": ({**table_of(), "y": np.ones(48)}, r"y is 1 everywhere"),
+    "two units": (in_radians(), r"signal '3' has lat 0\.8.*radians where others have degrees"),
+    "latitudes beyond the poles": (geographic((100, 120), (6, 10)), r"-90 to 90 degrees"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.filterwarnings("ignore::nid_jax.notices.Notice")
+def test_what_cannot_be_is_one_line(tmp_path, name):
+    table, words = BAD[name]
+    root = write(tmp_path / "a.csv", table)
+    with pytest.raises(ValueError, match=words) as error:
+        scattered.open_points(config_of(root), "train", 0)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        ({"channels": ("salt",)}, "no column 'salt', data.points.channels; has signal, x, y"),
+        ({"frame": ((0, 1),)}, r"data.points.frame: .*allowed: 2 pairs \(low, high\)"),
+        ({"range": ((5, 1),)}, r"data.points.range: .*allowed: 1 pairs"),
+        ({"frame": ((-3, 3), (0, 20))}, r"signal .* has x .*, outside 0 to 20; \d+ coordinates"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::nid_jax.notices.Notice")
+def test_keys_that_cannot_be(tmp_path, points, words):
+    config = config_of(write(tmp_path / "a.csv", table_of()))
+    config.points.update(points)
+    with pytest.raises(ValueError, match=words):
+        scattered.open_points(config, "train", 0)
+
+
+def test_gaps_duplicates_and_single_points_are_said(tmp_path):
+    table = table_of()
+    table["value"] = np.where(np.arange(48) % 6 == 5, np.nan, table["value"])
+    for name in ("x", "y", "value"):
+        table[name][7] = table[name][6]
+        if name != "value":
+            table[name][13] = table[name][12]
+    table["value"][19:24] = np.nan
+    found, said = opened(config_of(write(tmp_path / "a.csv", table)))
+    words = "\n".join(said)
+    assert "12 of 48 rows have no value" in words
+    assert "1 duplicate rows; taken once (1 signals, '1' among them)" in words
+    assert "1 rows at a point that has another value too" in words
+    assert "1 of 8 signals have 1 point ('3'" in words
+    counts = [len(found[index]) for index in range(len(found))]
+    assert sorted(set(counts)) == [1, 4, 5] or sorted(set(counts)) == [4, 5]
+
+
+def test_stations_that_stay_share_a_way():
+    points = RNG.uniform(0, 1, (5, 2))
+    frame = frames.Frame(
+        (frames.Scale("y", "m", 0, 1), frames.Scale("x", "m", 0, 1)),
+        (frames.Scale("v", "", 0, 2),),
+    )
+    some = [points, points, points[:3]]
+    values = [np.full((len(one), 1), 1.0) for one in some]
+    found = scattered.PointsCollection(some, values, frame, (4, 4), "abc", "three")
+    assert [found.way(index) for index in range(3)] == [0, 0, 1]
+    assert found[1][0, 0] == 0.5
+    with pytest.raises(ValueError, match=r"three: signal 'c': y, m: 2.0; allowed: 0 to 1"):
+        scattered.PointsCollection(
+            [*some[:2], points[:3] * 0 + 2], values, frame, (4, 4), "abc", "three"
+        )
+
+
+def test_text_tables(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("\ufeffname;moment;depth\nup;2026-01-02T03:04:05Z;1,5\ndown;;nan\n")
+    with pytest.warns(Notice, match="decimal commas; '1,5' taken as 1.5"):
+        found = tables.read_table(path)
+    assert found["name"].tolist() == ["up", "down"]
+    assert found["moment"][0] == np.datetime64("2026-01-02T03:04:05")
+    assert np.isnat(found["moment"][1])
+    assert found["depth"][0] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "names columns"),
+        ("x,y,value\n", "no rows"),
+        ("x,y,value\n1,2\n", "line 2 has 2 columns; expected 3"),
+        ("x,x,value\n1,2,3\n", "distinct names"),
+        ("1,2,3\n1,2,3\n", "holds numbers; expected names"),
+    ],
+)
+def test_text_that_is_no_table(tmp_path, text, words):
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        tables.read_table(path)
+
+
+def test_files_of_other_kinds(tmp_path):
+    root = tmp_path / "a.parquet"
+    root.write_bytes(b"no such thing")
+    with pytest.raises(ValueError, match=r"a.parquet: cannot be read as a .parquet file"):
+        scattered.open_points(config_of(root), "train", 0)
+    (tmp_path / "a.xlsx").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"saving as .csv makes one"):
+        scattered.open_points(config_of(tmp_path / "a.xlsx"), "train", 0)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        scattered.open_points(config_of(tmp_path / "b.csv"), "train", 0)
+
+
+def test_built_in_stations_differ_from_day_to_day():
+    config = data.completed({"name": "stations", "num_train": 4, "size": (6, 8)})
+    found = data.open_collection(config, "train", 0)
+    again = data.open_collection(ConfigDict({**config, "num_train": 6}), "train", 0)
+    np.testing.assert_array_equal(found[3], again[3])
+    assert len(found.ways) == 4
+    assert found.truth(0).shape == (6, 8, 1)
+    noise = found.frame.values(found[1])[:, 0] - _truth(found, 1)
+    assert 0.15 < noise.std() < 0.5
+
+
+def _truth(found, index):
+    from nid_jax.data import stations
+
+    return stations.temperature(found.days[index], found.points(index))

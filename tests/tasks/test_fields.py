@@ -1,0 +1,231 @@
+"""The task of fields: what is kept from a fit, its scores, and what is drawn of it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nid_jax import data, tasks
+from nid_jax.configs import fields as configs
+from nid_jax.data import frames
+from nid_jax.fitting import checks
+from nid_jax.reporting import maps, panels
+from nid_jax.tasks import field_panels, fields
+
+FRAME = frames.Frame(
+    (frames.Scale("lat", "degrees", 40.0, 50.0), frames.Scale("lon", "degrees", 0.0, 20.0)),
+    (frames.Scale("wind", "m/s", -10.0, 30.0),),
+)
+
+
+@pytest.fixture(scope="module")
+def built():
+    """(config, task, test collection) of the smallest variant."""
+    config = configs.get_config("smoke")
+    task = tasks.build(config)
+    return config, task, task.open("test")
+
+
+class Known:
+    """A fit that says the truth but for an offset."""
+
+    known_deviation, channels = None, 1
+
+    def __init__(self, collection, offset):
+        self.collection, self.offset = collection, offset
+
+    def __len__(self):
+        return len(self.collection)
+
+    def __getitem__(self, index):
+        self.index = index
+        return self
+
+    def at(self, points):
+        known = self.collection.points(self.index)
+        places = [int(np.abs(known - point).sum(1).argmin()) for point in points]
+        return self.collection[self.index][places][None] + self.offset
+
+    def render(self, shape):
+        return np.stack([self.collection.truth(i) for i in range(len(self))]) + self.offset
+
+
+def test_a_part_of_every_signal_is_kept_from_the_fit(built):
+    config, task, collection = built
+    seen = task.measure(collection)
+    for index in range(len(collection)):
+        weights = seen.weights(index)
+        count = len(collection[index])
+        assert (weights == 0).sum() == max(1, round(config.fit.held_out * count))
+        np.testing.assert_array_equal(weights, seen.weights(index))
+    assert task.learned_from(collection).weights is None
+
+
+@pytest.mark.parametrize(("count", "held"), [(1, 0), (2, 1), (3, 1), (10, 2)])
+def test_how_many_are_held_out(count, held):
+    assert fields.kept_aside(count, 0.2, 0, 3).sum() == held
+
+
+def test_scores_are_of_what_was_held_out(built):
+    _, task, collection = built
+    offset = 0.01
+    scores = task.held_out(collection, task.measure(collection), Known(collection, offset))
+    np.testing.assert_allclose(scores["psnr"], 40, atol=1e-3)
+    np.testing.assert_allclose(scores["rmse"], offset * collection.frame.spans[0], rtol=1e-3)
+    np.testing.assert_allclose(scores["psnr_field"], 40, atol=1e-3)
+    squares, left = 0.0, 0.0
+    for index in range(len(collection)):
+        held = task.measure(collection).weights(index) == 0
+        own = collection[index][held].astype(float)
+        squares += np.square(own - own.mean()).sum()
+        left += held.sum() * offset**2
+    np.testing.assert_allclose(scores["r2"], 1 - left / squares, rtol=1e-3)
+
+
+def test_frames_there_and_back():
+    draw = np.random.default_rng(0)
+    own = draw.uniform((40, 0), (50, 20), (9, 2))
+    np.testing.assert_allclose(FRAME.outside(FRAME.inside(own)), own, atol=1e-5)
+    values = draw.uniform(-50, 50, (3, 9, 1))
+    np.testing.assert_allclose(FRAME.values(FRAME.scaled(values)), values, atol=1e-4)
+    assert frames.Frame.of_json(json.loads(json.dumps(FRAME.as_json()))) == FRAME
+    part = FRAME.window(((-1, 0), (0, 0.5)))
+    np.testing.assert_allclose([(axis.low, axis.high) for axis in part.axes], [(40, 45), (10, 15)])
+    with pytest.raises(ValueError, match=r"lon, degrees: 20.5; allowed: 0 to 20, the frame"):
+        FRAME.inside([[45, 20.5]])
+
+
+def test_a_dictionary_of_another_frame_is_refused(built):
+    collection = built[2]
+    checks.check_frame(collection.frame, collection)
+    with pytest.raises(ValueError, match=r"has lat|has y, km from 0 to 300.*learned from 40"):
+        checks.check_frame(FRAME, collection)
+
+
+def test_fields_are_written_over_their_own_axes(tmp_path):
+    values = np.random.default_rng(0).normal(size=(2, 4, 6, 1)).astype(np.float32)
+    layout = {"names": ["a", "b"], "frame": FRAME.as_json()}
+    maps.write_fields(tmp_path, values, layout)
+    found = np.load(tmp_path / "0001_b.npz")
+    np.testing.assert_array_equal(found["values"], values[1])
+    np.testing.assert_allclose(found["lat"], np.linspace(40, 50, 4))
+    np.testing.assert_allclose(found["lon"], np.linspace(0, 20, 6))
+    assert min(Image.open(tmp_path / "0001_b.png").size) > 300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dims", [1, 3])
+def test_fields_of_other_dimensions_are_drawn(tmp_path, dims):
+    axes = [frames.Scale(name, "m", 0.0, 2.0) for name in "zyx"][-dims:]
+    frame = frames.Frame(tuple(axes), FRAME.channels)
+    values = np.random.default_rng(0).normal(size=(5,) * dims + (1,))
+    assert maps.draw_field(tmp_path / "a.png", values, frame, "a").is_file()
+
+
+def test_marks_are_where_measurements_were():
+    places = np.array([[0.0, 0.0], [1.0, 0.5]])
+    values = np.array([1.0, 0.0])
+    marks = [panels.Marks(places, values, "square")]
+    panel = panels.Panel("one", [np.full((65, 65, 1), 0.5)], palette="heat", marks=[marks])
+    tile = Image.new("RGB", (129, 129), (7, 7, 7))
+    panel.draw_marks(tile, 0)
+    painted = np.asarray(tile)
+    high, low = (tuple(panel.coloured(np.array([end]))) for end in (1.0, 0.0))
+    assert tuple(painted[0, 0]) == high
+    assert tuple(painted[128, 64]) == low
+    assert tuple(painted[64, 64]) == (7, 7, 7)
+
+
+def test_pictures_have_their_second_last_axis_upwards(built):
+    _, task, collection = built
+    truth = np.stack([collection.truth(index) for index in range(len(collection))])
+    own = collection.frame.values(truth)
+    rows = field_panels.drawn(
+        collection, task.measure(collection), Known(collection, 0.0), own, own
+    )
+    assert [row.name for row in rows] == ["truth", "reconstruction", "error"]
+    np.testing.assert_array_equal(rows[0].images[1], own[1][::-1])
+    (circles, squares), points = rows[1].marks[0], collection.points(0)
+    assert len(circles.places) + len(squares.places) == len(points)
+    held = task.measure(collection).weights(0) == 0
+    np.testing.assert_allclose(squares.places[:, 0], (1 - points[held, 0]) / 2)
+    np.testing.assert_allclose(squares.places[:, 1], (points[held, 1] + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("data.name", "faces", "data.name: 'faces'; allowed: points, stations"),
+        ("fit.held_out", 1.0, "fit.held_out: 1.0; allowed: 0 to below 1"),
+    ],
+)
+def test_configs_that_cannot_be(key, value, words):
+    config = configs.get_config("smoke")
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=words):
+        tasks.build(config)
+
+
+def test_scores_of_several_channels_have_their_names():
+    found = fields._by_channel(
+        "rmse",
+        np.array([[1.0, 2.0]]),
+        frames.Frame(FRAME.axes, (*FRAME.channels, frames.Scale("rain", "mm", 0, 9))),
+    )
+    assert list(found) == ["rmse_wind", "rmse_rain"]
+
+
+def test_data_shape():
+    config = data.completed({"name": "stations", "num_test": 2})
+    assert data.open_collection(config, "test", 0).shape == (32, 32, 1)
+
+
+class Waves:
+    """A fit of one signal that is the same function of D coordinates as its measurements."""
+
+    known_deviation = None
+
+    def __init__(self, collection):
+        self.frame = collection.frame
+
+    def __len__(self):
+        return 1
+
+    @staticmethod
+    def of(points):
+        return (np.cos(points[..., :1]) + points[..., -1:]) / 2
+
+    def render(self, shape):
+        own = np.stack(np.meshgrid(*self.frame.samples(shape), indexing="ij"), -1)
+        return self.frame.scaled(self.of(own))[None]
+
+
+@pytest.mark.parametrize(
+    ("shape", "pictured"),
+    [
+        ((32,), (64, 128, 1)),
+        ((6, 8), (72, 96, 1)),
+        ((5, 6, 7), (6, 7, 1)),
+        ((3, 5, 6, 7), (6, 7, 1)),
+    ],
+)
+def test_fields_of_every_dimension_have_pictures(shape, pictured):
+    dims = len(shape)
+    axes = [frames.Scale(name, "m", -1.0, 1.0) for name in ("time", "z", "y", "x")[-dims:]]
+    frame = frames.Frame(tuple(axes), (frames.Scale("v", "", -1.0, 2.0),))
+    points = np.random.default_rng(dims).uniform(-1, 1, (200, dims))
+    values = [Waves.of(points)]
+    collection = data.PointsCollection([points], values, frame, shape, ["a"], "one")
+    fit = Waves(collection)
+    own = frame.values(fit.render(shape))
+    (row,) = field_panels.drawn(collection, fields.learned_from(collection), fit, own, None)
+    assert row.images[0].shape == pictured
+    near = (np.abs(points[:, :-2]) <= 0.2).all(1).sum() if dims > 1 else len(points)
+    assert len(row.marks[0][0].places) == near
+    assert ("; at " in row.note) == (dims > 2)
+    if dims > 1:
+        middle = own[0]
+        while middle.ndim > 3:
+            middle = middle[len(middle) // 2]
+        assert row.images[0][-1, 0, 0] == pytest.approx(middle[0, 0, 0], abs=1e-6)
