@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+MOST_DECIBELS = 120.0
+"""PSNR of what is exact but for rounding, so that means over signals stay numbers."""
+
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 SSIM_C1 = 0.01**2
@@ -51,9 +54,10 @@ def mse(
 def psnr_from_mse(error: Float[Array | np.ndarray, ...]) -> Float[Array, ...]:
     """Peak signal-to-noise ratio in decibels of mean squared errors, for a data range of 1.
 
-    An error of zero gives inf and NaN stays NaN: nothing is capped.
+    `MOST_DECIBELS`, 120 dB, at most: errors below are rounding, and one exact signal would make
+    the mean of a collection inf. NaN stays NaN.
     """
-    return -10.0 * jnp.log10(jnp.asarray(error))
+    return -10.0 * jnp.log10(jnp.maximum(jnp.asarray(error), 10 ** (-MOST_DECIBELS / 10)))
 
 
 def psnr(
@@ -66,8 +70,8 @@ def psnr(
     """Peak signal-to-noise ratio in decibels of each signal, for a data range of 1.
 
     prediction, truth: [S, *grid, C]; `axes` and `clip` as in `mse`. By default the prediction
-    is taken as it is: a caller who evaluates pictures passes clip=True. Identical signals give
-    inf. The PSNR of a collection is the mean of this over signals, not that of the mean error.
+    is taken as it is: a caller who evaluates pictures passes clip=True. Identical signals
+    have `MOST_DECIBELS`. The PSNR of a collection is the mean of this over signals, not that of the mean error.
     """
     return psnr_from_mse(mse(prediction, truth, axes=axes, clip=clip))
 
