@@ -112,7 +112,8 @@ class Problem:
         """Raise ArgumentError where there is no router that predicts codes of these signals."""
         if self.router is None or isinstance(self.router, Codebook):
             kind = None if self.router is None else "codebook"
-            raise ArgumentError("router", kind, "linear, conv, resnet, point: of new signals")
+            allowed = "linear, conv, resnet, point: of new signals; this dictionary has none; "
+            raise ArgumentError("router", kind, f"{allowed}learn it with router.kind=linear")
         if self.signals is None:
             raise ArgumentError("signals", None, "whole signals on the router's own grid")
 

@@ -51,7 +51,8 @@ def check(config: ConfigDict) -> Solver:
             asking = f"{config_group(solver.name)}.{solver.router_field}=router"
         raise ValueError(
             f"{asking}: router.kind={router} predicts no codes of new signals; allowed: linear, "
-            "conv, resnet, point"
+            "conv, resnet, point; this dictionary has none; learn it with "
+            "--config.router.kind=linear"
         )
     return solver
 

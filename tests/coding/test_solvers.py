@@ -310,7 +310,7 @@ def test_results_are_sentences(problem):
         (Gaussian(), {"prior": None}, "prior: None; allowed: .*ridge"),
         (OMP(EXPERTS + 1), {}, f"top_k: {EXPERTS + 1}; allowed: 1 to {EXPERTS} experts"),
         (Gradient(top_k=EXPERTS + 1), {}, r"top_k: 11; allowed: 0 \(dense\) to 10"),
-        (RouterCodes(), {"router": None}, "router: None; allowed: linear"),
+        (RouterCodes(), {"router": None}, "router: None; allowed: linear.*learn it with router"),
         (RouterCodes(), {"router": "codebook"}, "router: 'codebook'; allowed: linear"),
         (RouterRidge(2), {"signals": None}, "signals: None; allowed: whole signals"),
         (Gaussian(neighbours=41), {}, "neighbours: 41; allowed: .*40 training codes"),
