@@ -112,9 +112,23 @@ def _checked_key(config, key, typed):
             _refuse(typed, f"{above} is a value, not a group of keys")
         if name not in group:
             near = difflib.get_close_matches(name, group, 1)
-            guess = f", did you mean {near[0]!r}?" if near else ""
+            found = [repr(near[0])] if near else _elsewhere(config, key.split(".")[0], name)
+            guess = f", did you mean {' or '.join(found)}?" if found else ""
             _refuse(typed, f"the config has no key {name!r}{guess}")
         group, above = group[name], f"{above}.{name}".strip(".")
+
+
+def _elsewhere(config, first, name):
+    """Dotted keys of that very name: in the first group that was typed, else in any."""
+    found = [key for key in _dotted(config) if key.endswith(f".{name}")]
+    return [repr(key) for key in found if key.startswith(f"{first}.")] or [*map(repr, found[:3])]
+
+
+def _dotted(group, above=""):
+    for name in group:
+        yield f"{above}{name}"
+        if isinstance(group[name], ConfigDict):
+            yield from _dotted(group[name], f"{above}{name}.")
 
 
 def define_flag(

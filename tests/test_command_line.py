@@ -183,6 +183,8 @@ WRONG_VALUES = [
     ("train.stepz=3", "--config.train.stepz: the config has no key 'stepz', did you mean 'steps'?"),
     ("trian.steps=3", "--config.trian.steps: the config has no key 'trian', did you mean 'train'?"),
     ("qqqqqq=3", "--config.qqqqqq: the config has no key 'qqqqqq'"),
+    ("fit.candidates=3", "no key 'candidates', did you mean 'fit.router_ridge.candidates'?"),
+    ("num_experts=3", "no key 'num_experts', did you mean 'dictionary.num_experts'?"),
     ("train.steps=many", "--config.train.steps=many: a whole number is wanted"),
     ("train.steps=1.5", "--config.train.steps=1.5: a whole number is wanted"),
     ("loss.l1=x", "--config.loss.l1=x: a number is wanted"),

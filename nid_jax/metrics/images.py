@@ -70,8 +70,9 @@ def psnr(
     """Peak signal-to-noise ratio in decibels of each signal, for a data range of 1.
 
     prediction, truth: [S, *grid, C]; `axes` and `clip` as in `mse`. By default the prediction
-    is taken as it is: a caller who evaluates pictures passes clip=True. Identical signals
-    have `MOST_DECIBELS`. The PSNR of a collection is the mean of this over signals, not that of the mean error.
+    is taken as it is: a caller who evaluates pictures passes clip=True. Identical signals have
+    `MOST_DECIBELS`. The PSNR of a collection is the mean of this over signals, not that of the
+    mean error.
     """
     return psnr_from_mse(mse(prediction, truth, axes=axes, clip=clip))
 
