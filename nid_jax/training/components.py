@@ -70,13 +70,15 @@ class Heads:
     """The signals in these heads, where finding them left their codes too."""
     how: str = ""
     """What else is to be said: how the signals were measured, or that some were left out."""
+    errors: str = "log"
 
     def words(self) -> str:
         """What a person should know of them."""
         text = f"{self.kernel.shape[-1]} components of {self.signals} signals, shrinkage "
         text += f"{self.shrinkage:g}"
         if self.held_out:
-            text += f"; {100 * self.held_out:.2g}% of the variance of others is left"
+            text += f"; of the energy of signals held out {100 * self.held_out:.2g}% is left"
+            text += " (geometric mean)" if self.errors == "log" else ""
         return f"{text}; {self.how}" if self.how else text
 
 
@@ -127,7 +129,7 @@ def component_heads(
     if not np.isfinite(covariance).all():
         raise ArgumentError("measurements", "some not finite", "finite ones")
     basis = span.leading(covariance, chosen, dictionary.num_experts)
-    return Heads(*span.heads(basis), chosen, len(names), left.get(chosen, 0.0))
+    return Heads(*span.heads(basis), chosen, len(names), left.get(chosen, 0.0), errors=errors)
 
 
 def put_heads(dictionary: SharedDictionary, heads: Heads) -> str:

@@ -83,7 +83,7 @@ def lattice_heads(
     bias = np.zeros((kernel.shape[-1], channels), np.float32)
     some = len(chosen) < len(collection)
     how = f"at even distances among {len(collection)}" if some else ""
-    return Heads(kernel, bias, 0.0, len(chosen), share, coded, how)
+    return Heads(kernel, bias, 0.0, len(chosen), share, coded, how, errors)
 
 
 def _eigen(products, weights, most):

@@ -144,6 +144,7 @@ def test_shrinkage_is_chosen_where_signals_are_few():
     heads = component_heads(dictionary, seen, names_of(values), "square")
     assert heads.shrinkage > 0
     assert 0 < heads.held_out < 1
+    assert f"of the energy of signals held out {100 * heads.held_out:.2g}% is left" in heads.words()
 
 
 def test_a_trunk_beside_its_embedding_spans_both():
