@@ -144,8 +144,8 @@ def on_stored_data(context: Context) -> Context:
     source, given = _source_of(config), _source_of(context.config)
     if source != given:
         notices.say(
-            f"{workdir.root}: no key of data was typed; signals taken from {source}, as {what} "
-            f"has them, not from {given}; --config.data.name=NAME says otherwise"
+            f"{workdir.root}: fitting the signals of {what}, {source}, as no data.KEY was typed; "
+            "--config.data.name=NAME and --config.data.root=PATH take others"
         )
     return dataclasses.replace(context, config=config)
 

@@ -561,13 +561,14 @@ def test_a_fit_is_scored_on_what_it_was_fitted_to(call, copied, own_fit, tmp_pat
 def test_a_fit_is_made_again_of_the_same_signals(call, copied, own_fit):
     result = call(*own_fit, "--mode=fit", "--config.fit.name=mine", "--config.fit.num_signals=1")
     assert result.code == 0, result.err
-    (note,) = [line for line in result.err.splitlines() if "no key of data was typed" in line]
-    assert "photos, as the fit 'mine' has them, not from data.name=faces; " in note
+    (note,) = [line for line in result.err.splitlines() if "no data.KEY was typed" in line]
+    assert "fitting the signals of the fit 'mine', data.name=folder data.root=" in note
+    assert "photos, as no data.KEY was typed; " in note
     metrics = json.loads((copied / "fits" / "mine" / "metrics.json").read_text())
     assert (metrics["signals"], metrics["dataset"]) == (1, "images in photos")
     result = call(*own_fit, "--mode=fit", "--config.fit.name=other")
     assert result.code == 0, result.err
-    assert "no key of data was typed" not in result.err
+    assert "no data.KEY was typed" not in result.err
     metrics = json.loads((copied / "fits" / "other" / "metrics.json").read_text())
     # The run's own two faces, though the config that was named has four.
     assert (metrics["signals"], "faces" in metrics["dataset"]) == (2, True)
