@@ -130,8 +130,9 @@ class _Limits:
             return ""
         counts = []
         if there.learned:
-            count = _chosen(self.config, there.learned, "train")
-            counts.append(f"{counted(count, 'signal')} to learn from")
+            count, copies = _chosen(self.config, there.learned, "train"), _copies(self.config)
+            several = f", {counted(copies * count, 'copy', 'copies')} of them" * (copies > 1)
+            counts.append(f"{counted(count, 'signal')} to learn from{several}")
         if there.held_out:
             count = _chosen(self.config, there.held_out, self.config.fit.split)
             count = min(self.config.fit.num_signals or count, count)

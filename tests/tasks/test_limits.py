@@ -227,7 +227,8 @@ def test_limits_follow_one_another():
         "fit.gaussian.neighbours 500 -> 43"
     )
     config.data.augment.update({"mirror": True, "shifts": 4, "max_shift": 1})
-    found, _ = limits.settled(config, there)
+    found, line = limits.settled(config, there)
+    assert "43 signals to learn from, 430 copies of them, 5 signals to fit: " in line
     assert found.train.batch_size == 400
     assert found.prior.num_signals == 430
     assert found.fit.gaussian.neighbours == 430
