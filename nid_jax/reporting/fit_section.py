@@ -79,6 +79,10 @@ def texts(value: Any) -> list[str]:
 
 
 def _shown(metrics, key):
+    dense = within(metrics, "config", "fit", "top_k") == 0 and metrics.get("solver") != "lasso"
+    if key == "active_experts" and dense:
+        # It has all of them, whatever rounding makes of its smallest codes.
+        return False
     return metrics.get(key) is not None and not isinstance(metrics[key], dict | list)
 
 

@@ -203,10 +203,10 @@ def _training(path: Path) -> dict[str, Any] | None:
 
 
 def _dictionary(workdir: Path) -> dict[str, Any]:
-    """The most used atoms, and how often experts serve, where that differs between them."""
+    """Atoms of the largest codes, and how often experts serve, where that differs."""
     found: dict[str, Any] = {"atoms": None, "note": "", "facts": [], "charts": []}
     try:
-        caption = "The most used atoms of the dictionary"
+        caption = "Atoms whose codes are largest in the mean, the largest first"
         found["atoms"] = embedding.picture(workdir / "atoms.png", caption)
     except ValueError as error:
         found["note"] = str(error)
