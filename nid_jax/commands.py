@@ -116,10 +116,11 @@ def _train(context: Context) -> NeuralDictionary:
     if trained.interrupted:
         raise SystemExit(143)
     seconds = trained.summary
-    print(
-        f"trained {trained.step} steps in {seconds['train_seconds']:.1f} s "
-        f"(and {seconds['compile_seconds']:.1f} s to compile)"
-    )
+    spent, compiled = (f"{seconds[f'{key}_seconds']:.1f} s" for key in ("train", "compile"))
+    if trained.step:
+        print(f"trained {trained.step} steps in {spent} (and {compiled} to compile)")
+    else:
+        print(f"heads in closed form, {spent}")
     return dictionary
 
 
