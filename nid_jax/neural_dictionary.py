@@ -77,9 +77,10 @@ class NeuralDictionary(Trained):
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.grid_shape))
+        channels = f"{self.channels} channel{'s' * (self.channels != 1)}"
         return (
             f"NeuralDictionary({self.num_experts} experts, {self.dictionary.kind}; learned from "
-            f"{self.signals.get('count')} signals of {shape}, {self.channels} channels, "
+            f"{self.signals.get('count')} signals of {shape}, {channels}, "
             f"{'with' if self.prior is not None else 'without'} a prior)"
         )
 

@@ -393,7 +393,7 @@ def test_scores(gray, unseen):
     as_bytes = np.round(255 * unseen).astype(np.uint8)
     expected = found.score(as_bytes.astype(np.float32) / 255)["psnr"]
     np.testing.assert_allclose(found.score(as_bytes)["psnr"], expected, rtol=1e-5)
-    assert repr(found) == "Fit(5 signals of 9 x 8, 1 channels, solved by ridge)"
+    assert repr(found) == "Fit(5 signals of 9 x 8, 1 channel, solved by ridge)"
     scores = found.score(unseen)
     error = np.square(np.clip(found.render()[..., 0], 0, 1) - unseen).mean((1, 2))
     np.testing.assert_allclose(scores["psnr"], -10 * np.log10(error), rtol=1e-4)

@@ -155,7 +155,8 @@ class Fit:
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.grid_shape))
         solver = "stored codes" if self.solver is None else f"solved by {self.solver.name}"
-        return f"Fit({len(self)} signals of {shape}, {self.channels} channels, {solver})"
+        channels = f"{self.channels} channel{'s' * (self.channels != 1)}"
+        return f"Fit({len(self)} signals of {shape}, {channels}, {solver})"
 
     def __len__(self) -> int:
         return len(self.codes)

@@ -138,11 +138,12 @@ def model_card(
     config, signals = trained.config, trained.signals
     *grid, channels = signals["shape"]
     active = config.router.top_k or "all"
+    of_channels = f"{channels} channel{'s' * (channels != 1)}"
     rows = {
         "experts": f"{config.dictionary.num_experts} {config.dictionary.kind}, {active} active",
         "parameters": sum(count_parameters(trained.model).values()),
         "learned from": f"{signals['count']} signals: {signals['title']}",
-        "signals": f"{' x '.join(map(str, grid))} samples, {channels} channels",
+        "signals": f"{' x '.join(map(str, grid))} samples, {of_channels}",
         "prior of the codes": "no" if trained.prior is None else "yes",
         "made with": f"nid_jax {__version__}",
     }
