@@ -13,7 +13,7 @@ import trimesh
 from PIL import Image
 
 from nid_jax.geometry.writing import export_mesh
-from nid_jax.reporting import metrics_log, movies, panels, pictures, report
+from nid_jax.reporting import fit_section, metrics_log, movies, panels, pictures, report
 from nid_jax.reporting.panels import Panel, Score
 from nid_jax.storage import artefacts
 
@@ -150,6 +150,18 @@ def test_the_page_tells_what_the_files_say(workdir):
         "ridge went well",
     ]:
         assert expected in words, expected
+
+
+@pytest.mark.parametrize(("top_k", "shown"), [(0, False), (6, True)])
+def test_active_experts_are_told_of_sparse_fits(workdir, top_k, shown):
+    folder = workdir / "fits" / "ridge"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    artefacts.write_json(
+        folder / "metrics.json", metrics | {"config": {"fit": {"name": "ridge", "top_k": top_k}}}
+    )
+    facts = dict(fit_section.section("ridge", folder, workdir, pictured=False)["facts"])
+    assert ("Active experts" in facts) == shown
+    assert facts["Signals"] == "4"
 
 
 def test_the_page_needs_no_network_and_its_ids_are_unique(workdir):
