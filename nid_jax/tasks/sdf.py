@@ -25,7 +25,7 @@ SCORES = (
     Score(
         "fscore",
         "F-score",
-        "within fit.mesh.threshold",
+        "of cube -1..1",
         "Of both surfaces, the share so near the other (harmonic mean).",
     ),
     Score("sdf_error", "Distance error", about="Mean error of the signed distance on the grid."),
@@ -51,12 +51,18 @@ def build(config: ConfigDict) -> Task:
         layout=lambda collection: layout(collection, config),
         metrics=lambda found, truth, seen: volume_metrics(found, truth, config.data.truncation),
         ranked_by="iou",
-        scores=SCORES,
+        scores=_scores(config.fit.mesh.threshold),
         surface={
             "truncation": float(config.data.truncation),
             "up": _BUILT_IN_UP if config.data.up == "auto" else config.data.up,
         },
     )
+
+
+def _scores(threshold):
+    """`SCORES`, of which the F-score says what is near."""
+    near = f"within {threshold:g} of cube -1..1"
+    return tuple(dataclasses.replace(s, unit=near) if s.key == "fscore" else s for s in SCORES)
 
 
 def check(config: ConfigDict) -> None:

@@ -10,6 +10,8 @@ import pytest
 import trimesh
 from PIL import Image
 
+from nid_jax.configs import sdf as configs
+from nid_jax.tasks import sdf
 from nid_jax.tasks.sdf import surface_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -226,6 +228,13 @@ def test_a_fit_that_looks_at_surfaces(fitted):
     # Residuals are weighted, so that only where the surface lies can be compared.
     assert near["residual"] != alike["residual"]
     assert near["iou"] > alike["iou"] - 0.02
+
+
+def test_the_score_says_what_is_near():
+    config = configs.get_config("smoke")
+    config.fit.mesh.threshold = 0.0125
+    (score,) = [score for score in sdf.build(config).scores if score.key == "fscore"]
+    assert score.header == "F-score, within 0.0125 of cube -1..1"
 
 
 def test_weights_by_how_near_the_surface_is():
