@@ -57,6 +57,11 @@ SCALES["paper"] = tuple(
 VALIDATION = 4
 NEIGHBOURS = 500
 NOISES = (0.25, 0.5, 1.0, 2.0)
+KINDS = {
+    "NID gaussian": "one",
+    "NID gaussian, mixture": "mixture",
+    "NID gaussian, neighbours": "neighbours",
+}
 REFINEMENTS = ((0.003, 1.0), (0.03, 0.1), (0.1, 0.003))
 SART = tuple({"iterations": n, "relaxation": r} for n in (1, 5, 30) for r in (0.05, 0.15))
 TV = tuple({"weight": w} for w in (0.1, 1.0, 3.0))
@@ -81,6 +86,7 @@ class Study:
         # That of scikit-image, whose methods are compared.
         config.operator.parallel_beam.convention = "skimage"
         config.data.num_test = size.test
+        config.prior.components = 0
         self.size, self.config, self.side = size, config, side
         self.task = tasks.build(config)
         self.train, self.test = self.task.open("train"), self.task.open("test")
@@ -122,16 +128,17 @@ def psnr(images, truth):
 # ---- dictionaries -------------------------------------------------------------------------------
 
 
-def fitted(dictionary, seen, noise, local):
-    """The most probable phantoms under the prior of neighbours, or of all. -> Fit."""
+def fitted(dictionary, seen, noise, kind):
+    """The most probable phantoms under a prior: one of KINDS. -> Fit."""
+    local = kind == "neighbours"
     neighbours = min(NEIGHBOURS, len(dictionary.prior.codes) // 2) if local else 0
-    solver = nid.Gaussian(noise=noise, neighbours=neighbours)
+    solver = nid.Gaussian(noise=noise, neighbours=neighbours, mixture=kind == "mixture")
     return dictionary.fit(seen.values, seen.operator, solver=solver)
 
 
 def best_noise(dictionary, seen):
-    """Of NOISES, by the prior of all; that of neighbours takes the same."""
-    fits = {noise: fitted(dictionary, seen, noise, False) for noise in NOISES}
+    """Of NOISES, by one Gaussian; neighbours and mixture take the same."""
+    fits = {noise: fitted(dictionary, seen, noise, "one") for noise in NOISES}
     return max(NOISES, key=lambda noise: psnr(fits[noise].render(), seen.truth))
 
 
@@ -143,15 +150,15 @@ def dictionary_rows(study, tuning, unseen, views, say):
         rows[name] = (images, seconds)
         say(f"{name}{how}: {psnr(images, unseen.truth):.2f} dB")
 
-    def render(dictionary, noise, local):
-        found = fitted(dictionary, unseen, noise, local)
+    def render(dictionary, noise, kind):
+        found = fitted(dictionary, unseen, noise, kind)
         return found, found.render()
 
     noise = best_noise(ours, tuning)
-    for name, local in (("NID gaussian", False), ("NID gaussian, neighbours", True)):
-        (found, images), seconds = clocked(render, ours, noise, local)
+    for name, kind in KINDS.items():
+        (found, images), seconds = clocked(render, ours, noise, kind)
         add(name, images, seconds, f", noise {noise}")
-    near, options = fitted(ours, tuning, noise, True), study.config.fit.refine
+    near, options = fitted(ours, tuning, noise, "neighbours"), study.config.fit.refine
     on_grid = grid_operator.on_grid(unseen.operator, near.grid_shape)
 
     def refined(fit, tv, lam):
@@ -166,7 +173,7 @@ def dictionary_rows(study, tuning, unseen, views, say):
     add("NID gaussian, neighbours, refined", images, seconds + spent, f" ({chosen})")
     if study.size.untrained and views in FEW:
         noise = best_noise(study.untrained, tuning)
-        (_, images), seconds = clocked(render, study.untrained, noise, True)
+        (_, images), seconds = clocked(render, study.untrained, noise, "neighbours")
         add("NID gaussian, neighbours, untrained", images, seconds)
     add("Gaussian of pixels, neighbours", *pixel_gaussian(study, tuning, unseen, on_grid))
     return rows
@@ -353,9 +360,10 @@ NOTES = """## How it was measured
   discretisation back. Truth is the phantom averaged over pixels.
 - All settings (noise, refinement; filter; iterations and relaxation; weight of the variation) are
   chosen for each number of views on {validation} phantoms that are neither trained on nor tested.
-- NID gaussian: prior of all training codes; neighbours: of the {neighbours} training codes that
-  measure most alike; refined: moved on the grid under total variation, where that helped the
-  phantoms for tuning. Gaussian of pixels: the same prior of neighbours without a dictionary.
+- NID gaussian: prior of all training codes; mixture: of the Gaussians that held-out likelihood
+  chose; neighbours: of the {neighbours} training codes that measure most alike; refined: moved on
+  the grid under total variation, where that helped the phantoms for tuning. Gaussian of pixels: the
+  same prior of neighbours without a dictionary.
 - The untrained dictionary and the networks (on the first {siren} phantoms) are taken at some views.
 - Seconds are of a fit with its normal equations, compilation included where a shape was new,
   divided by the phantoms; without training and tuning.

@@ -29,6 +29,7 @@ from peers.descent import descend
 from nid_jax import devices, learning, metrics, tasks
 from nid_jax.coding.solvers import solver_from_config
 from nid_jax.data import CorruptedCollection, SubsetCollection, to_array
+from nid_jax.data.originals import originals
 from nid_jax.fields.coordinates import grid
 from nid_jax.fitting import refining
 
@@ -82,9 +83,8 @@ class Training:
 
     def __init__(self, collection):
         self.rows = rows_of(to_array(collection))
-        originals = [name.split("/")[0] for name in collection.names]
-        distinct = sorted(set(originals))
-        held = np.isin(originals, distinct[-max(1, len(distinct) // 4) :])
+        original = originals(collection.names)
+        held = original > original.max() - max(1, (original.max() + 1) // 4)
         whole = np.array(["/" not in name for name in collection.names])
         self.known = self.rows[~held]
         self.checked = SubsetCollection(collection, np.flatnonzero(held & whole))
@@ -96,9 +96,12 @@ class Training:
 def load_config(scale, variant):
     """A config of configs/inpainting.py, at smoke scale as small as its smoke variant."""
     wanted = config_of("inpainting", variant)
+    if wanted.prior.num_signals:
+        wanted.prior.components = 0
     if scale != "smoke":
         return wanted
-    config = config_of("inpainting", "smoke", {"prior.num_signals": wanted.prior.num_signals})
+    config = config_of("inpainting", "smoke")
+    config.prior = wanted.prior
     config.fit = wanted.fit
     config.train.codes, config.router.kind = wanted.train.codes, wanted.router.kind
     return config
@@ -284,8 +287,10 @@ def known_methods(train, known, config, kind, share, smoke):
     options = {"shrinkage": (0.0, 0.03, 0.1), "noise": (1e-4, 1e-3, 3e-3)}
     found["Gaussian of pixels"] = choose(pixels, **options)
     found["NID ridge, no prior"] = ours(known["trained"], config, **ridge)
-    found["NID gaussian"] = ours(known["trained"], config)
-    found["NID gaussian, untrained"] = ours(known["untrained"], config)
+    one = {"gaussian.mixture": False}
+    found["NID gaussian"] = ours(known["trained"], config, **one)
+    found["NID gaussian, mixture by held-out likelihood"] = ours(known["trained"], config)
+    found["NID gaussian, untrained"] = ours(known["untrained"], config, **one)
     return found
 
 

@@ -158,12 +158,12 @@ def iou_of(result, truth):
 def tuned(solve, truth, size, fraction):
     """The (noise, neighbours, focus) of highest IoU. solve(noise, neighbours, focus) -> Result.
 
-    Where all is measured only the focus is left to choose; of many samples one prior serves all,
-    and of few none are to spare.
+    size: of the training codes to choose neighbours from, 0: of none. Where all is measured only
+    the focus is left to choose; of many samples one prior serves all, and of few none are to spare.
     """
     noises = NOISES if fraction < 1 else NOISES[2:3]
     kinds, focuses = (NEIGHBOURS, FOCUSES[:1]) if fraction < 0.1 else ((0,), FOCUSES)
-    options = [o for o in itertools.product(noises, kinds, focuses) if o[1] < size]
+    options = [o for o in itertools.product(noises, kinds, focuses) if o[1] < max(size, 1)]
     return max(options, key=lambda option: iou_of(solve(*option), truth))
 
 
@@ -186,14 +186,14 @@ def score(result, truth):
 
 
 def gaussians(dictionary, pca, fraction, held, truth, tuning):
-    """Both Gaussians at one share of samples, tuned on the held shapes. -> {name: Result}.
+    """All Gaussians at one share of samples, tuned on the held shapes. -> {name: Result}.
 
     pca: (Components, their prior).
     """
 
-    def ours(noise, neighbours, focus, some=held):
+    def ours(noise, neighbours, focus, some=held, mixture=False):
         changes = {"gaussian.noise": noise, "gaussian.neighbours": neighbours}
-        changes |= {"solver": "gaussian", "samples.focus": focus}
+        changes |= {"solver": "gaussian", "samples.focus": focus, "gaussian.mixture": mixture}
         return fit(dictionary, some, fraction, **changes)
 
     def most_probable(noise, neighbours, focus, some=held):
@@ -203,8 +203,11 @@ def gaussians(dictionary, pca, fraction, held, truth, tuning):
 
     places, size = places_of(dictionary.config, fraction), len(dictionary.prior.codes)
     found, peer = {}, f"PCA of the grids, {len(pca[0].axes)} components"
-    for name, solve in ((NID, ours), (peer, most_probable)):
-        best = tuned(solve, held, size, fraction)
+    ways = [(NID, ours, size), (peer, most_probable, size)]
+    if dictionary.prior.mixture is not None:
+        ways.insert(1, (f"{NID}, mixture", functools.partial(ours, mixture=True), 0))
+    for name, solve, known in ways:
+        best = tuned(solve, held, known, fraction)
         tuning[f"{name}, {samples_of(fraction)}"] = best
         # Of all shapes at once, compiled for as many.
         solve(*best, truth)
@@ -435,7 +438,8 @@ def join(results, scores, seconds):
 
 def run(scale, folder, part):
     """Run the comparison, or one part of it beside the other."""
-    config = command.config_of("sdf", scale, {"data.num_test": 4 if scale == "smoke" else 15})
+    changes = {"data.num_test": 4 if scale == "smoke" else 15, "prior.components": 0}
+    config = command.config_of("sdf", scale, changes)
     results = {"scores": {}, "tuning": {}, "training_seconds": {}}
     if part == "networks":
         results |= json.loads((folder / "metrics.json").read_text())

@@ -1,4 +1,4 @@
-"""The verbs of the command line: run, train, fit, eval, render, interpolate, nearest.
+"""The verbs of the command line: run, train, fit, eval, render, interpolate, nearest, sample.
 
 Each takes the task's builder, the caller's config, and the workdirs; none knows a task by name.
 """
@@ -24,7 +24,7 @@ from nid_jax.files import atomic_folder
 from nid_jax.fitting import checks, code_space, rendering, scoring
 from nid_jax.neural_dictionary import NeuralDictionary, open_workdir
 from nid_jax.neural_dictionary import load as load_dictionary
-from nid_jax.reporting import announcing, movies, panels, pictures, tables
+from nid_jax.reporting import announcing, movies, panels, pictures, samples, tables
 from nid_jax.reporting.fits import storage_line, write_fit
 from nid_jax.reporting.report import write_report
 from nid_jax.storage import artefacts
@@ -416,6 +416,26 @@ def nearest(context: Context) -> None:
     print(f"report: {write_report(context.workdir.root)}")
 
 
+def sample(context: Context) -> None:
+    """New signals drawn from the prior of the dictionary, and a path between two: a sheet, a movie.
+
+    In WORKDIR/samples.
+    """
+    dictionary, config = load(context, with_prior=True)
+    task, wanted = context.build_task(config), config.sample
+    with named("sample"):
+        drawn = dictionary.sample(wanted.count, wanted.seed)
+        path = code_space.path_between(drawn, 0, min(1, len(drawn) - 1), wanted.frames)
+    view = _what_to_render(config.render, {"grid": dictionary.grid_shape})
+    context.workdir.prepare()
+    target = context.workdir.samples
+    samples.write_samples(target, drawn, path, view, task.surface)
+    prior = dictionary.prior
+    kind = "one Gaussian" if prior is None or prior.mixture is None else "a mixture"
+    print(f"{tables.counted(len(drawn), 'signal')} drawn from {kind}: {target / samples.SHEET}")
+    print(f"report: {write_report(context.workdir.root)}")
+
+
 def _save_frames(folder, frames, formats):
     """FOLDER/00000.png of frames [T, H, W, C] along the first axis, and FOLDER.mp4 or .gif."""
     with atomic_folder(folder) as temporary:
@@ -511,6 +531,7 @@ MODES = {
     "render": render,
     "interpolate": interpolate,
     "nearest": nearest,
+    "sample": sample,
 }
 LEARNING = ("run", "train")
 """Modes that make a dictionary; the others take one."""

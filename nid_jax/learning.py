@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
 from nid_jax import data, tasks
@@ -29,6 +29,8 @@ from nid_jax.tasks.task import Task
 from nid_jax.training import loop
 from nid_jax.training.components import MOST_COEFFICIENTS
 
+# Features of heads by rounds, each of which factors matrices of so many rows.
+_MOST_OF_ROUNDS = 1024
 # What defines the run of a workdir, and what of it may change when training goes on.
 SECTIONS = ("task", "seed", "data", "dictionary", "router", "loss", "train")
 CHANGEABLE = (
@@ -45,6 +47,7 @@ def learn(
     *,
     steps: int | None = None,
     seed: int | None = None,
+    seen: Bool[Array | np.ndarray, "S ..."] | None = None,
     num_experts: int | None = None,
     layout: str = "",
     workdir: str | Path | None = None,
@@ -53,8 +56,11 @@ def learn(
 
     Args:
       signals: [S, *grid] or [S, *grid, C] with values about 0 to 1 (whole numbers of 8 or 16 bits
-        become so), a collection of `nid_jax.data`, or a config, such as those of
+        become so), a list of pictures [h, w] or [h, w, C] of several sizes, a collection
+        of `nid_jax.data`, or a config, such as those of
         `nid_jax.configs`, which says all there is to say and names its data.
+      seen: bool, what is known of an array: [*grid] of all signals, or [S, *grid]; so are values
+        that are not NaN. What is missing is learned from the others.
       steps: of descent; None: the config's, or none, as heads begin in closed form
         (`training.components`).
       seed: of everything random; None: 0, or the config's.
@@ -73,7 +79,11 @@ def learn(
     """
     notes: tuple[str, ...] = ()
     if isinstance(signals, ConfigDict):
-        for argument, value in (("num_experts", num_experts), ("layout", layout or None)):
+        for argument, value in (
+            ("num_experts", num_experts),
+            ("layout", layout or None),
+            ("seen", seen),
+        ):
             if value is not None:
                 raise ArgumentError(argument, value, "None beside a config, which says it itself")
         # A config's limits are at most what there is, as on the command line.
@@ -81,7 +91,7 @@ def learn(
         notes = (line,) if line else ()
         task = tasks.build(config)
     else:
-        collection = _collection(signals, layout)
+        collection = _collection(signals, layout, seen)
         config = _suited(collection, num_experts)
         task = dataclasses.replace(tasks.build(config), open=lambda split: collection)
     with config.unlocked():
@@ -135,16 +145,22 @@ def train(
     came, and how training went: all is saved then, and the same call goes on. Raises ValueError
     where the workdir holds a run of another config or other signals, and as `training.loop.train`.
     """
+    kept = False
     if workdir.holds_checkpoint():
         workdir.check_same_config(config, SECTIONS, CHANGEABLE)
+        kept = not config.train.steps and workdir.load_config().prior == config.prior
     scores = None if evaluate is None else functools.partial(_scores, evaluate, config)
     trained = loop.train(task, config, workdir, scores, notes)
     signals = workdir.read_json("signals.json")
     prior, path = None, workdir.root / priors.FILE
     if config.prior.num_signals and not trained.interrupted:
+        prior = trained.prior
         if trained.coded is not None:
-            prior = priors.prior_of(*trained.coded, config.prior)
-        else:
+            prior = priors.prior_of(trained.model, trained.coded, config.prior)
+        elif prior is None and kept:
+            # Heads that nothing descends from are as they were, and so is all that is of them.
+            prior = priors.load_prior(path)
+        if prior is None:
             prior = priors.learn_prior(task, trained.model, task.open("train"), config)
         priors.save_prior(path, prior)
     elif not config.prior.num_signals:
@@ -180,12 +196,17 @@ def _check_same_signals(workdir, task):
             )
 
 
-def _collection(signals, letters):
+def _collection(signals, letters, seen):
     """Signals as a collection in memory. Raises ArgumentError for arrays that are none."""
     if hasattr(signals, "names") and hasattr(signals, "title"):
         if letters:
             raise ArgumentError("layout", letters, "'' beside a collection")
+        if seen is not None:
+            raise ArgumentError("seen", type(seen).__name__, "None beside a collection")
         return signals
+    several = isinstance(signals, list | tuple) and all(hasattr(one, "shape") for one in signals)
+    if several and len({tuple(one.shape) for one in signals}) > 1:
+        return _pictures(signals, letters, seen)
     values = np.asarray(as_floats(as_array(signals, "signals"), "signals"))
     if values.ndim < 2 or 0 in values.shape:
         raise ArgumentError("signals", values.shape, "(S, *grid) or (S, *grid, C), none of them 0")
@@ -194,12 +215,16 @@ def _collection(signals, letters):
     else:
         letters = layouts.guessed(values.shape, "signals", "layout='{}'", lines=True)
     values = np.ascontiguousarray(layouts.arranged(values, letters))
-    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))
+    shown = _shown(values, seen)
+    known = values if shown is None else np.where(shown[..., None], values, 0)
+    bad = np.flatnonzero(~np.isfinite(known).reshape(len(values), -1).all(1))
     if len(bad):
-        raise ArgumentError("signals", np.nan, f"finite numbers; signal {bad[0]} holds others")
+        allowed = f"finite numbers, and NaN for what is missing; signal {bad[0]} holds others"
+        raise ArgumentError("signals", np.inf, allowed)
     names = [f"{number:05d}" for number in range(len(values))]
     # The title tells two arrays apart: a run goes on with its own.
-    collection = data.ArrayCollection(values, names, f"an array, CRC {zlib.crc32(values.data):08x}")
+    crc = zlib.crc32(known.data if shown is None else shown.data, zlib.crc32(known.data))
+    collection = data.ArrayCollection(known, names, f"an array, CRC {crc:08x}", None, shown)
     low, high = collection.bounds
     if max(-low, high) > OTHER_SCALE:
         say(
@@ -207,6 +232,54 @@ def _collection(signals, letters):
             "to 1; signals / 255 or the like says otherwise"
         )
     return collection
+
+
+def _pictures(signals, letters, seen):
+    """Pictures of several sizes as a collection."""
+    for argument, value in (("layout", letters or None), ("seen", seen)):
+        if value is not None:
+            raise ArgumentError(argument, value, "None for pictures of several sizes")
+    pictures = [np.asarray(as_floats(as_array(one, "signals"), "signals")) for one in signals]
+    ranks = {one.ndim for one in pictures}
+    if len(ranks) > 1 or not ranks <= {2, 3} or any(0 in one.shape for one in pictures):
+        shapes = sorted({one.shape for one in pictures})[:4]
+        raise ArgumentError("signals", shapes, "pictures [h, w], or [h, w, C] of one C")
+    pictures = [one[..., None] if one.ndim == 2 else one for one in pictures]
+    names = [f"{number:05d}" for number in range(len(pictures))]
+    crc = 0
+    for one in pictures:
+        crc = zlib.crc32(np.ascontiguousarray(one).data, crc)
+    title = f"pictures of several sizes, CRC {crc:08x}"
+    try:
+        return data.pictures_of_sizes(pictures, names, title)
+    except ValueError as error:
+        raise ArgumentError("signals", str(error), "pictures of one number of channels") from error
+
+
+def _shown(values, seen):
+    """What is known of signals [S, *grid, C], bool [S, *grid]; None where all is. Says how much."""
+    shown = ~np.isnan(values).any(-1)
+    if seen is not None:
+        given = np.asarray(as_array(seen, "seen"))
+        grid_shape = shown.shape[1:]
+        if given.shape not in (grid_shape, shown.shape) or given.dtype.kind not in "biuf":
+            allowed = f"booleans {list(shown.shape)}, or {list(grid_shape)} for all signals"
+            raise ArgumentError("seen", f"{given.dtype}{list(given.shape)}", allowed)
+        if not np.isin(given, (0, 1)).all():
+            raise ArgumentError("seen", given[~np.isin(given, (0, 1))][0], "booleans, or 0 and 1")
+        shown &= given.astype(bool)
+    empty = np.flatnonzero(~shown.reshape(len(shown), -1).any(1))
+    if len(empty):
+        name = "signals" if seen is None else "seen"
+        raise ArgumentError(name, 0, f"1 or more samples seen of signal {empty[0]}")
+    if shown.all():
+        return None
+    if seen is None:
+        say(
+            f"signals: {1 - shown.mean():.1%} of the samples are NaN; taken as missing; "
+            "learned from what is seen of each signal"
+        )
+    return np.ascontiguousarray(shown)
 
 
 def _suited(collection, num_experts):
@@ -218,7 +291,9 @@ def _suited(collection, num_experts):
     if num_experts is not None:
         experts = checks.whole("num_experts", num_experts, 1)
     # As fine as the grid, or as fine as a covariance of all frequencies allows.
-    most = math.floor((MOST_COEFFICIENTS / channels) ** (1 / len(grid_shape)))
+    alike = not len(getattr(collection, "ways", ())) and not data.holed(collection)
+    features = MOST_COEFFICIENTS / channels if alike else _MOST_OF_ROUNDS
+    most = math.floor(features ** (1 / len(grid_shape)) + 1e-9)
     counts = tuple(max(2, min(size, most)) for size in grid_shape)
     experts = min(experts, channels * math.prod(counts)) if num_experts is None else experts
     count = len(collection)

@@ -20,6 +20,7 @@ from nid_jax import data
 from nid_jax.coding import checks as argument_checks
 from nid_jax.coding import grid_operator
 from nid_jax.coding.canonical import Transform, canonical_transform, is_canonical
+from nid_jax.coding.drawing import drawn
 from nid_jax.coding.low_rank import LowRank
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Gaussian, Ridge, Solver, config_group, solver_from_config
@@ -27,7 +28,7 @@ from nid_jax.coding.total_variation import TotalVariation
 from nid_jax.errors import ArgumentError, named
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import Model
-from nid_jax.fitting import checks, priors, refining
+from nid_jax.fitting import checks, priors, refining, ways
 from nid_jax.fitting import fit as fits
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.measurements import Measurements, say_other_scale, say_stretched
@@ -261,8 +262,23 @@ class NeuralDictionary(Trained):
 
         names: of the signals to fit, the first of `measured`. weights [M] or [S, M], on top of
         those that `measured` has. refinement: what `Fit.refine` takes; uncertainty: also
-        `Fit.deviation`. The signals of at most one batch are in memory. -> `Fit`.
+        `Fit.deviation`. The signals of at most one batch are in memory. Signals of one way share a
+        factorisation. -> `Fit`. Raises ArgumentError for weights of signals of several ways.
         """
+        if len(measured.ways) > 1:
+            if weights is not None:
+                allowed = "None: `measured` has those of signals of several ways"
+                raise ArgumentError("weights", np.shape(weights), allowed)
+            fit = functools.partial(
+                self.fit_measured,
+                solver=solver,
+                batch_size=batch_size,
+                refinement=refinement,
+                uncertainty=uncertainty,
+            )
+            parts = ways.by_way(measured, len(names))
+            found = fits.joined([fit(one, [names[i] for i in which]) for one, which in parts])
+            return found[np.argsort(np.concatenate([which for _, which in parts])).tolist()]
         looked_at = getattr(self.model.router, "reads", "")
         on_clouds = "clouds" in (solver.reads, looked_at)
         on_grid = None
@@ -338,6 +354,17 @@ class NeuralDictionary(Trained):
                 refinement=refining.from_config(config.fit.get("refine")),
                 uncertainty=config.fit.uncertainty,
             )
+
+    def sample(self, count: int, seed: int = 0) -> Fit:
+        """New signals, drawn from the prior of the training codes, or from their mixture.
+
+        -> `Fit` of `count` signals. Raises ArgumentError where there is no prior.
+        """
+        if self.prior is None:
+            allowed = "that of the training codes, which learning leaves: prior.num_signals above 0"
+            raise ArgumentError("prior", None, allowed)
+        codes, bias = drawn(self.prior, count, seed)
+        return Fit.of_codes(self.dictionary, np.asarray(codes), np.asarray(bias), self.grid_shape)
 
     def load_fit(self, path: str | Path) -> Fit:
         """A fit that `Fit.save` wrote: its codes, to be rendered and scored.

@@ -137,13 +137,15 @@ def place_batch(batch: PyTree, mesh: Mesh) -> PyTree[Array]:
     """Global arrays [B, ...] split along 'signal' from what this process has read.
 
     In one process that is the whole batch; in several, each gives its own part of B. What a dict
-    holds under 'points' [P, D] is common to all signals: every device gets the whole of it.
+    holds under 'points' [P, D] or 'way' is common to all signals: every device gets the whole.
     Raises ValueError if B is no multiple of mesh.data.
     """
-    if isinstance(batch, dict) and "points" in batch:
-        rest = {name: leaf for name, leaf in batch.items() if name != "points"}
-        points = _put(np.asarray(batch["points"]), named(mesh))
-        return {**place_batch(rest, mesh), "points": points}
+    common = {"points", "way"} & set(batch if isinstance(batch, dict) else ())
+    if common:
+        rest = {name: leaf for name, leaf in batch.items() if name not in common}
+        everywhere = {name: batch[name] for name in common}
+        placed = jax.tree.map(lambda leaf: _put(np.asarray(leaf), named(mesh)), everywhere)
+        return {**place_batch(rest, mesh), **placed}
     sharding = named(mesh, "signal")
 
     def put(leaf):

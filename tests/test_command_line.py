@@ -292,6 +292,7 @@ def test_folders_that_are_wrong(call, make, expected, split, tmp_path, tiny):
         f"--config.data.root={tmp_path if (tmp_path / split).exists() else tmp_path / 'nowhere'}",
         "--config.data.num_train=0",
         "--config.data.num_test=0",
+        "--config.data.size=(25,25)",
         "--config.data.resize=false",
     )
     assert expected in result.complaint()

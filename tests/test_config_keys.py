@@ -29,7 +29,8 @@ CHOSEN = {
     **{f"data.augment.{name}": ("data", STILL) for name in ("rotation", "zoom", "move")},
     **{f"router.{name}": ("fields", (*PICTURES, "sdf")) for name in ("max_norm", "pool")},
     **{f"train.{name}": ("training", (*PICTURES, "sdf")) for name in ("atoms_per_step", "lam")},
-    **{f"prior.{name}": ("fitting", ("video",)) for name in ("lam", "shrinkage")},
+    **{f"prior.{name}": ("fitting", ("video",)) for name in ("lam", "shrinkage", "components")},
+    "sample": ("commands.py", ("video",)),
     **{f"data.{name}": ("data", (*PICTURES, "sdf")) for name in ("root", "test_fraction")},
     **{
         f"data.{name}": ("data", PICTURES)
@@ -122,7 +123,8 @@ def test_the_reading_is_recorded(monkeypatch):
 def test_no_key_is_left_unread(call, tmp_path, monkeypatch, name):
     config = importlib.import_module(f"nid_jax.configs.{name}").get_config("smoke")
     with recorded(monkeypatch) as reads:
-        for mode in ("run", "render", "interpolate", "nearest"):
+        modes = ["run", "render", "interpolate", "nearest"]
+        for mode in modes + ["sample"] * (config.prior.num_signals > 0):
             result = call(
                 f"--config={name}:smoke", f"--workdir={tmp_path / 'run'}", f"--mode={mode}"
             )

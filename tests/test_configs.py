@@ -14,7 +14,7 @@ from nid_jax import configs, data, tasks
 from nid_jax.data import splitting
 from nid_jax.fields.model import build_model
 from nid_jax.fitting import checks
-from nid_jax.training import loop
+from nid_jax.training.checks import check as check_training
 from nid_jax.training.optimisers import build_optimiser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,8 +50,8 @@ def signal_shape(config):
 def test_variant_builds(path, variant):
     config = load(path).get_config(variant)
     assert tasks.build(config).name == config.task
-    loop.check(config)
     checks.check(config)
+    check_training(config)
     # Also where the data are not here, what the config asks of them must be possible.
     assert splitting.configured_crop(data.completed(config.data)) == config.data.get("crop", "")
     dims = 3 if config.task == "sdf" else 2

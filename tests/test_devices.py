@@ -14,7 +14,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from nid_jax import devices
-from nid_jax.training import loop
+from nid_jax.training import checks
 
 SETTINGS = (
     "jax_compilation_cache_dir",
@@ -160,9 +160,9 @@ def test_a_second_process_compiles_nothing(environment):
 
 def test_a_step_beyond_the_memory_is_refused_with_the_keys_to_change():
     config = ConfigDict({"train": {"batch_size": 1000, "points": 0}, "data": {"name": "folder"}})
-    loop._check_memory(2**30, 2**30, config)
-    loop._check_memory(2**30, 0, config)
+    checks.check_memory(2**30, 2**30, config)
+    checks.check_memory(2**30, 0, config)
     with pytest.raises(ValueError, match=r"train\.points: a step of 1000 .*2\.0 GiB.*data\.crops"):
-        loop._check_memory(2**31, 2**30, config)
+        checks.check_memory(2**31, 2**30, config)
     there = devices.memory_bytes()
     assert 2**27 < there < 2**45

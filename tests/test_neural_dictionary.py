@@ -154,11 +154,15 @@ def test_another_scale_is_said(gray, unseen):
         (None, {}, "signals: None; allowed: an array of numbers"),
         ("images.npy", {}, "signals: "),
         (np.zeros((2, 0, 3)), {}, "signals: (2, 0, 3); allowed: (S, *grid)"),
-        (np.full((3, 5, 5), np.inf), {}, "signals: nan; allowed: finite numbers; signal 0"),
+        (
+            np.full((3, 5, 5), np.inf),
+            {},
+            "signals: inf; allowed: finite numbers, and NaN for what",
+        ),
         (np.full((3, 5, 5), 200), {}, "signals: int64; allowed: uint8 or uint16, which become 0"),
         (np.zeros((0, 4, 4)), {}, "signals: (0, 4, 4); allowed: (S, *grid)"),
         (np.zeros(4), {}, "signals: (4,)"),
-        (np.full((3, 4, 4), np.nan), {}, "signals: nan; allowed: finite numbers; signal 0"),
+        (np.full((3, 4, 4), np.nan), {}, "signals: 0; allowed: 1 or more samples seen of signal 0"),
         (np.zeros((3, 4, 4), complex), {}, "signals: complex128; allowed: real numbers"),
         (waves(3)[..., 0], {"steps": -1}, "steps: -1; allowed: a whole number, 0 or more"),
         (

@@ -1,4 +1,4 @@
-"""Groups of `fit` and `render`: the codes of new signals, and what is drawn of them."""
+"""Groups of `fit`, `render`, `sample`: codes of new signals, and what is drawn of them."""
 
 
 def fit():
@@ -37,8 +37,9 @@ def solvers():
         # a number, or gcv: generalised cross-validation
         "ridge": {"lam": "1e-6", "per_signal": False},
         # standard deviation of the noise, 0 estimates it; a prior of each signal's own from at most
-        # so many nearest training codes, 0: one of all, and the share of all in it
-        "gaussian": {"noise": 0.0, "neighbours": 0, "blend": 0.1},
+        # so many nearest training codes, 0: one of all, and the share of all in it; and whether a
+        # mixture (prior.components) is taken where there is one
+        "gaussian": {"noise": 0.0, "neighbours": 0, "blend": 0.1, "mixture": True},
         "lasso": {
             "fraction": 0.001,
             "weights_base": 1.0,
@@ -96,6 +97,11 @@ def refine():
         "share": 0.001,
         "steps": 100,
     }
+
+
+def sample():
+    """What --mode=sample draws: so many signals, and the frames from the first to the second."""
+    return {"count": 16, "seed": 0, "frames": 9}
 
 
 def render():

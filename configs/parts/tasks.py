@@ -26,6 +26,7 @@ def config(task, data):
             "checkpoint": training.checkpoint(),
             "fit": fitting.fit(),
             "render": fitting.render(),
+            "sample": fitting.sample(),
             "mesh": training.mesh(),
         }
     )

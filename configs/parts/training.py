@@ -46,6 +46,8 @@ def prior():
         "num_signals": 4000,
         "lam": 1e-6,
         "shrinkage": 0.0,
+        # Gaussians of a mixture, 1: no mixture; 0: chosen by held-out likelihood
+        "components": 1,
         # also the codes themselves, for fit.gaussian.neighbours
         "keep_codes": False,
     }

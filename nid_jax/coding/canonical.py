@@ -77,11 +77,19 @@ class Transform(NamedTuple):
         codes = prior.codes
         if codes is not None:
             codes = (np.asarray(codes, np.float64) @ self.inverse.T).astype(np.float32)
+        mean = self.inverse @ np.asarray(prior.mean, np.float64)
+        mixture, level = prior.mixture, prior.level
+        if mixture is not None:
+            mixture = mixture.transformed(self.inverse)
+        if level is not None:
+            level = level.transformed(self.mixing, self.level, mean)
         return prior._replace(
-            mean=_single(self.inverse @ np.asarray(prior.mean, np.float64)),
+            mean=_single(mean),
             factor=_single(np.diag(np.sqrt((1 - share) * variance))),
             diagonal=_single(share * variance),
             codes=codes,
+            mixture=mixture,
+            level=level,
         )
 
 
@@ -149,16 +157,22 @@ def _lattice_gram(dictionary, grid_shape):
     """
     embedding, heads = dictionary.embedding, np.asarray(dictionary.head_kernel[...])
     experts = heads.shape[-1]
-    values, means = heads.reshape(*embedding.counts, -1), heads.reshape(*embedding.counts, -1)
+    values = heads.reshape(*embedding.counts, -1)
+    # Splines sum to one: the constant in the same coordinates, of unit norm.
+    constant = np.ones((1,) * len(grid_shape))
     for axis, (size, count) in enumerate(zip(grid_shape, embedding.counts, strict=True)):
         along = np.asarray(Splines((count,), embedding.degree)(grid((size,))), np.float32)
-        root = np.linalg.qr(along, mode="r") / np.float32(np.sqrt(size))
-        values = np.moveaxis(np.tensordot(root, values, (1, axis)), 0, axis)
-        means = np.tensordot(along.mean(0), means, (0, 0))
-    rows, mean = values.reshape(-1, experts), means.reshape(-1, experts).astype(np.float64)
-    matrix = -mean.T @ mean
-    for first in range(0, len(rows), _ROWS):
-        some = rows[first : first + _ROWS].astype(np.float64)
+        root = np.linalg.qr(along.astype(np.float64), mode="r") / np.sqrt(size)
+        values = np.moveaxis(np.tensordot(root.astype(np.float32), values, (1, axis)), 0, axis)
+        shape = [-1 if other == axis else 1 for other in range(len(grid_shape))]
+        constant = constant * root.sum(1).reshape(shape)
+    rows, constant = values.reshape(constant.size, -1, experts), constant.reshape(-1, 1, 1)
+    pieces = [slice(first, first + _ROWS) for first in range(0, len(rows), _ROWS)]
+    mean = sum((constant[piece] * rows[piece]).sum(0) for piece in pieces)
+    matrix = np.zeros((experts, experts))
+    for piece in pieces:
+        # What is constant is taken off before the product: after it, the rest would be rounding.
+        some = (rows[piece] - constant[piece] * mean).reshape(-1, experts)
         matrix += some.T @ some
     return matrix, mean.T + np.asarray(dictionary.head_bias[...], np.float64)
 

@@ -100,7 +100,7 @@ def weighted_codes(problem, penalty, iterations=ITERATIONS, tolerance=TOLERANCE)
     known, noise = penalty.prior, 0.0
     checks.not_negative("lam", penalty.lam)
     if known is not None:
-        known = known._replace(codes=None)
+        known = known.alone()
         noise, by_evidence = prior.resolve_noise(equations, known, penalty.noise)
     graphdef, state = nnx.split(dictionary)
     chunk = max(16, _CHUNK_NUMBERS // dictionary.num_experts)

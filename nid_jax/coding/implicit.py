@@ -220,7 +220,7 @@ def gaussian_codes(
     """
     theta, graphdef = _theta(dictionary, operator, measurements, weights)
     equations = _equations(dictionary, operator, measurements, weights, equations)
-    known = _constant("prior", known._replace(codes=None))
+    known = _constant("prior", known.alone())
     if noise is None or isinstance(noise, str):
         noise, _ = prior.resolve_noise(equations, known, noise)
     system = _Gaussian(known, _constant("noise", jnp.asarray(noise, jnp.float32)))

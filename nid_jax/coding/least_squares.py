@@ -122,7 +122,8 @@ def _reduced(root, right):
 
 def _reduced_by_products(root, right):
     """Cholesky's factor of B^T B for the triangle, and whether that is good enough."""
-    factor, scale = _cholesky(products(root), jnp.zeros(root.shape[:-2], root.dtype))
+    gram = products(root)
+    factor, scale = _cholesky(gram, jnp.zeros(root.shape[:-2], root.dtype))
 
     def inverse(right, transpose):
         return jax.lax.linalg.triangular_solve(
@@ -141,7 +142,9 @@ def _reduced_by_products(root, right):
     left = right - across(z)
     more = along(left)
     rest = jnp.maximum(jnp.square(left).sum(-2) - jnp.square(more).sum(-2), 0)
-    triangle = factor.swapaxes(-1, -2) / scale[..., None, :]
+    # A column of zeros has a row of the identity in the factor, and none in the triangle.
+    some = jnp.diagonal(gram, axis1=-2, axis2=-1) > 0
+    triangle = factor.swapaxes(-1, -2) * jnp.where(some, 1 / scale, 0)[..., None, :]
     return Factored(triangle, z + more, rest), _well_conditioned(factor)
 
 
@@ -337,3 +340,39 @@ def _dual_by_reflections(root, right, shift):
     error = numerics.safe_divide(error, jnp.linalg.norm(right, axis=-1))
     diagonal = jnp.abs(jnp.diagonal(triangle, axis1=-2, axis2=-1))
     return Damped(codes, jnp.square(whitened).sum(-2), 2 * jnp.log(diagonal).sum(-1), error)
+
+
+class Damping(NamedTuple):
+    """(B^T; sqrt(shift) I) = Q R of one matrix B [N, E]: R^T R = B B^T + shift I.
+
+    reflections [E + N, N], of Q below R; scale [N], of Q.
+    """
+
+    reflections: jax.Array
+    scale: jax.Array
+
+    @property
+    def log_determinant(self) -> Float[Array, ""]:
+        """Of B B^T + shift I."""
+        diagonal = jnp.diagonal(self.reflections[: len(self.scale)])
+        return 2 * jnp.log(jnp.abs(diagonal)).sum()
+
+    def whitened(self, values: Float[Array, "S N"]) -> Float[Array, "S N"]:
+        """R^-T z: of unit variance where z has that of B B^T + shift I."""
+        triangle = self.reflections[: len(self.scale)]
+        return jax.lax.linalg.triangular_solve(
+            triangle, values.T, left_side=True, lower=False, transpose_a=True
+        ).T
+
+    def solved(self, whitened: Float[Array, "S N"]) -> Float[Array, "S E"]:
+        """The a of least |a|^2 + |r|^2 with B a + sqrt(shift) r = z, given R^-T z."""
+        columns = len(self.reflections) - len(self.scale)
+        padded = jnp.pad(whitened.T, ((0, columns), (0, 0)))
+        return jax.lax.linalg.ormqr(self.reflections, self.scale, padded)[:columns].T
+
+
+def damping(root: Float[Array, "N E"], shift: Float[Array, ""]) -> Damping:
+    """`Damping` of one matrix, by reflections."""
+    eye = jnp.sqrt(shift) * jnp.eye(len(root), dtype=root.dtype)
+    reflections, scale = jnp.linalg.qr(jnp.concatenate([root.T, eye], 0), mode="raw")
+    return Damping(reflections.T, scale)

@@ -57,9 +57,7 @@ def local_gaussian(equations, known, noise, neighbours, blend=0.1) -> Solution:
     signals = len(equations.target_mean)
     size = signals if equations.shared else max(1, _BATCH_NUMBERS // (experts * len(codes)))
     parts = [equations.of_signals(slice(i, i + size)) for i in range(0, signals, size)]
-    solved = [
-        _solve(part, known._replace(codes=None), codes, noise, blend, neighbours) for part in parts
-    ]
+    solved = [_solve(part, known.alone(), codes, noise, blend, neighbours) for part in parts]
     found, error = (jnp.concatenate(pieces) for pieces in zip(*solved, strict=True))
     return ridge.as_solution(
         equations,

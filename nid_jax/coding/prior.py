@@ -11,19 +11,22 @@ diagonal: positive definite whatever the rounding, and small where training code
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from nid_jax import numerics
 from nid_jax.coding import checks, gram, least_squares, ridge
 from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.errors import ArgumentError
-from nid_jax.fields.dictionary import Dictionary
+
+if TYPE_CHECKING:
+    from nid_jax.coding.drawing import Level
+    from nid_jax.coding.mixture import Mixture
 
 SHRINKAGES = tuple(float(10.0**power) for power in np.arange(-6, -0.1, 0.5))
 """What held-out likelihood chooses from."""
@@ -47,7 +50,8 @@ class GaussianPrior(NamedTuple):
     N = E, or E + C with the bias. mean [N]; factor [N, R]; diagonal [N], positive; noise []: mean
     squared residual of the training signals, the default noise variance (0 where not known);
     shrinkage []: the share used. codes [S, E] or None: the training codes themselves, for priors
-    of neighbours.
+    of neighbours. mixture: `mixture.Mixture` or None: where more than one Gaussian is known. level:
+    `drawing.Level` or None: the bias of a code.
     """
 
     mean: jax.Array
@@ -56,16 +60,64 @@ class GaussianPrior(NamedTuple):
     noise: jax.Array
     shrinkage: jax.Array
     codes: Float[Array | np.ndarray, "S E"] | None = None
+    mixture: "Mixture | None" = None
+    level: "Level | None" = None
 
     def first(self, count: int) -> "GaussianPrior":
         """The Gaussian of the first `count` coefficients, the others left out."""
         codes = None if self.codes is None else self.codes[:, :count]
         mean, factor, diagonal = (a[:count] for a in (self.mean, self.factor, self.diagonal))
-        return self._replace(mean=mean, factor=factor, diagonal=diagonal, codes=codes)
+        mixture = None if self.mixture is None else self.mixture.first(count)
+        level = None if self.level is None else self.level.first(count)
+        return self._replace(
+            mean=mean, factor=factor, diagonal=diagonal, codes=codes, mixture=mixture, level=level
+        )
+
+    @classmethod
+    def single(cls, *parts: ArrayLike) -> "GaussianPrior":
+        """One Gaussian of mean, factor, diagonal, noise and shrinkage, rounded to float32."""
+        mean, factor, diagonal, noise, shrinkage = (
+            jnp.asarray(np.asarray(part, np.float32)) for part in parts
+        )
+        return cls(mean, factor, diagonal, noise, shrinkage)
+
+    def alone(self) -> "GaussianPrior":
+        """The one Gaussian of all training codes, without all that lies beside it."""
+        return self._replace(codes=None, mixture=None, level=None)
+
+    def component(self, number: int) -> "GaussianPrior":
+        """One Gaussian of the mixture, by itself."""
+        mixture = self.mixture
+        assert mixture is not None, "asked of a prior that has one"
+        factor = jnp.concatenate(
+            [jnp.asarray(mixture.factors[number]), jnp.asarray(mixture.common)], 1
+        )
+        # Positive definite where the components are not.
+        diagonal = _LEAST_VARIANCE * self.diagonal
+        mean = jnp.asarray(mixture.means[number])
+        return self.alone()._replace(mean=mean, factor=factor, diagonal=diagonal)
 
     def arrays(self) -> dict[str, Any]:
-        """A plain dict of arrays for a checkpoint; `GaussianPrior(**arrays)` brings it back."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
+        """Its arrays by name, those of a part as PART.NAME: what a file holds."""
+        held: dict[str, Any] = {}
+        for name, value in self._asdict().items():
+            if isinstance(value, tuple):
+                held |= {f"{name}.{key}": one for key, one in value._asdict().items()}  # type: ignore[attr-defined]
+            elif value is not None:
+                held[name] = value
+        return held
+
+
+class Coded(NamedTuple):
+    """Signals by their codes: what a prior learns from.
+
+    codes [S, E]; bias [S, C]; residual [S], mean squared per value; names of the signals.
+    """
+
+    codes: Float[np.ndarray, "S E"]
+    bias: Float[np.ndarray, "S C"]
+    residual: Float[np.ndarray, " S"]
+    names: list[str]
 
 
 def fit_prior(
@@ -104,9 +156,7 @@ def fit_prior(
         centred = np.sqrt(eigenvalues)[:, None] * axes
     parts = (mean, math.sqrt(1 - shrinkage) * centred.T, shrinkage * variance)
     noise = 0.0 if residual is None else float(np.mean(residual))
-    return GaussianPrior(
-        *(jnp.asarray(np.asarray(p, np.float32)) for p in (*parts, noise, shrinkage))
-    )
+    return GaussianPrior.single(*parts, noise, shrinkage)
 
 
 def _checked_values(codes, bias):
@@ -266,6 +316,9 @@ def words(stats: dict, neighbours: int = 0) -> str:
     neighbours: the number of training codes of a prior of neighbours.
     """
     text = f"gaussian prior of {neighbours} neighbours" if neighbours else "gaussian prior"
+    if "component" in stats:
+        used = len(np.unique(stats["component"]))
+        text = f"mixture prior, {used} of its Gaussians in use"
     text += f", noise variance {float(np.max(stats['noise_variance'])):.1e}"
     if np.any(stats["by_evidence"]):
         text += " by evidence"
@@ -484,22 +537,6 @@ def _orthonormal_posterior(equations, prior, noise):
     return Posterior(codes, bias, found.error, evidence)
 
 
-def _orthonormal_root(equations, prior, noise):
-    """`_posterior_root` of one matrix: R = T^-T P^T, T^T T = I + (B R)^T B R / noise."""
-    scaled, _, directions = scaled_rows(equations, prior)
-    size = scaled.shape[-1]
-
-    def one(scaled):
-        both = jnp.concatenate([scaled / jnp.sqrt(noise), jnp.eye(size, dtype=scaled.dtype)], 0)
-        triangle = jnp.linalg.qr(both, mode="r")
-        root = jax.lax.linalg.triangular_solve(
-            triangle, directions.T, left_side=True, lower=False, transpose_a=True
-        )
-        return jnp.linalg.qr(root, mode="r")
-
-    return one(scaled) if equations.shared else jax.lax.map(one, scaled)
-
-
 @gram.batched_by_map
 def solve_posterior(
     equations: gram.NormalEquations | OrthonormalEquations,
@@ -538,62 +575,3 @@ def solve_posterior(
     codes, bias = coefficients[:, :experts], coefficients[:, experts:]
     bias = bias if size > experts else equations.bias(codes)
     return Posterior(codes, bias, error, evidence)
-
-
-@gram.batched_by_map
-def _posterior_root(equations, prior, noise):
-    """A matrix R [.., N, N] with R^T R the covariance of the coefficients after measuring."""
-    if isinstance(equations, OrthonormalEquations):
-        return _orthonormal_root(equations, prior, noise)
-    with gram.working_precision("float64"):
-        matrix, _, _ = extended(equations, prior.mean.shape[0])
-        noise = gram.wide(jnp.asarray(noise, jnp.float32))[0]
-        system = matrix / noise + precision_matrix(prior)[0]
-        zero = jnp.zeros(system.shape[:-2], system.dtype)
-        factor, scale, _, _ = numerics.scaled_cholesky(system, zero)
-        identity = jnp.broadcast_to(jnp.eye(system.shape[-1], dtype=system.dtype), system.shape)
-        root = jax.lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
-        return (root * scale[..., None, :]).astype(jnp.float32)
-
-
-def posterior_variance(
-    dictionary: Dictionary,
-    x: Float[Array | np.ndarray, "P D"],
-    equations: gram.NormalEquations | OrthonormalEquations,
-    prior: GaussianPrior,
-    noise: float | str | None = None,
-    chunk: int = 1024,
-) -> Float[Array, "S P C"]:
-    """Variance of the rendered signal at points, given the measurements: where a render is unsure.
-
-    x [P, D] -> [S, P, C], or [1, P, C] where all signals are measured alike. noise as in
-    `gaussian`. With a prior that leaves the bias free, the bias is taken at its best for each code,
-    and the variance of the measured mean itself is added.
-    """
-    variance, _ = resolve_noise(equations, prior, noise)
-    x = jnp.asarray(x, jnp.float32)
-    free_bias = prior.mean.shape[0] == equations.atom_mean.shape[-2]
-    signals = 1 if equations.shared else len(equations.target_mean)
-    variances = []
-    for signal in range(signals):
-        part = equations.of_signals(slice(signal, signal + 1))
-        root, mean, weight = (
-            _posterior_root(part, prior, variance),
-            part.atom_mean,
-            part.bias_weight,
-        )
-        if not equations.shared:
-            root, mean, weight = root[0], mean[0], weight[0]
-
-        def at(points, root=root, mean=mean, weight=weight):
-            basis = dictionary.basis(points)
-            if free_bias:
-                shifted = numerics.einsum("re,pec->prc", root, basis - mean)
-                return jnp.square(shifted).sum(1) + variance / weight
-            experts = basis.shape[1]
-            shifted = numerics.einsum("re,pec->prc", root[:, :experts], basis)
-            return jnp.square(shifted + root[:, experts:]).sum(1)
-
-        pieces = [at(x[i : i + chunk]) for i in range(0, len(x), chunk)]
-        variances.append(jnp.concatenate(pieces))
-    return jnp.stack(variances)

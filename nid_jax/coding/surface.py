@@ -30,6 +30,7 @@ from scipy.spatial import cKDTree
 
 from nid_jax import numerics
 from nid_jax.coding import gradient, gram
+from nid_jax.coding.mixture_codes import of_matrix
 from nid_jax.coding.prior import check_size
 from nid_jax.coding.solution import Solution, finished
 from nid_jax.errors import ArgumentError
@@ -388,6 +389,51 @@ def _solve(graphdef, state, signal, coordinates, numbers, plan):
         return coefficients, residual, converged, count, history.astype(jnp.float32)
 
 
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _evidences(graphdef, state, signal, coordinates, numbers, inside):
+    """Of every component of a mixture in these coordinates [K], from the linear terms."""
+    dictionary = nnx.merge(graphdef, jax.lax.stop_gradient(state))
+    with gram.working_precision("float64"):
+        system = _assemble(dictionary, signal, coordinates, numbers, False)
+        matrix, moments = system.matrix, system.moments
+        # B^T B is the matrix and B^T z the moments: as if B t had been measured.
+        level = 1e-10 * jnp.trace(matrix) * jnp.eye(len(matrix))
+        factor = jnp.linalg.cholesky(matrix + level)
+        z = jax.lax.linalg.triangular_solve(factor, moments[:, None], left_side=True, lower=True)
+        root, z = factor.T.astype(jnp.float32), z[:, 0].astype(jnp.float32)
+    return of_matrix(root, z[None], inside, numbers.penalty)[2][0]
+
+
+class _Components:
+    """The components of a prior's mixture, in the coordinates of the prior itself.
+
+    inside: the mixture of s, where the prior has zero mean and unit covariance.
+    """
+
+    def __init__(self, dictionary, prior, coordinates):
+        self.dictionary, self.prior, self.known = dictionary, prior, {}
+        mixture, experts = prior.mixture, dictionary.num_experts
+        count, _, rank = mixture.factors.shape
+        means = np.asarray(mixture.means, np.float64) - coordinates.mean[:experts]
+        own = np.concatenate([means[..., None], mixture.factors], 2)
+        own = np.moveaxis(own, 0, 1).reshape(experts, -1)
+        columns = np.pad(np.concatenate([own, mixture.common], 1), ((0, 1), (0, 1)))
+        columns[-1, -1] = _FREE_BIAS  # of which components know no more than the prior
+        root = coordinates.root.astype(np.float64)
+        found = np.linalg.lstsq(root, columns, rcond=None)[0].astype(np.float32)
+        own, common = np.split(found, [own.shape[1]], axis=1)
+        own = np.moveaxis(own.reshape(-1, count, 1 + rank), 1, 0)
+        self.inside = mixture._replace(means=own[..., 0], factors=own[..., 1:], common=common)
+
+    def of(self, evidences):
+        """Coordinates of the component of most evidence."""
+        number = int(np.argmax(evidences))
+        if number not in self.known:
+            component = self.prior.component(number)
+            self.known[number] = _coordinates(self.dictionary, component)
+        return self.known[number]
+
+
 def surface_codes(dictionary, clouds, prior, options, start=None) -> Solution:
     """Codes of S solids, each from its own oriented cloud of Q points.
 
@@ -395,7 +441,8 @@ def surface_codes(dictionary, clouds, prior, options, start=None) -> Solution:
       dictionary: of one channel, in the clouds' D dimensions. It is frozen.
       clouds: [S, Q, 2 D]: points in [-1, 1], and normals that point outwards, whose length does not
         matter.
-      prior: `prior.GaussianPrior` of codes, with or without the bias, or None.
+      prior: `prior.GaussianPrior` of codes, with or without the bias, or None. Of a mixture every
+        solid takes the component under which the linear terms have most evidence.
       options: `solvers.Surface`, which says what is minimised.
       start: `routing.Gates` of the signals, for init 'router'.
 
@@ -413,6 +460,7 @@ def surface_codes(dictionary, clouds, prior, options, start=None) -> Solution:
         check_size(prior, dictionary.num_experts, 1)
         penalty = (options.noise or math.sqrt(float(prior.noise)) or _NOISE) ** 2
     coordinates = _coordinates(dictionary, prior)
+    mixture = _Components(dictionary, prior, coordinates) if prior and prior.mixture else None
     starts = _starts(dictionary, options.init, start, len(points))
     split = nnx.split(dictionary)
     numbers = _Numbers(options.terms, penalty, options.learning_rate, options.tolerance)
@@ -423,7 +471,10 @@ def surface_codes(dictionary, clouds, prior, options, start=None) -> Solution:
         around = (options.delta, options.distances, options.samples, generator)
         taken = cloud_samples(x, n, *around)
         signal = _Signal(np.concatenate([x, n], 1).astype(np.float32), taken, starts[number])
-        solved.append(_solve(*split, signal, coordinates, numbers, plan))
+        own = coordinates
+        if mixture is not None:
+            own = mixture.of(_evidences(*split, signal, coordinates, numbers, mixture.inside))
+        solved.append(_solve(*split, signal, own, numbers, plan))
     coefficients, residual, converged, counts, history = (
         jnp.stack(part) for part in zip(*solved, strict=True)
     )

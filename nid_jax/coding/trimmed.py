@@ -21,7 +21,7 @@ from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
 from nid_jax.coding import checks, operators, ridge
-from nid_jax.coding.prior import gaussian
+from nid_jax.coding.mixture_codes import under_prior
 from nid_jax.coding.solution import Solution
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.routing import Gates
@@ -34,7 +34,7 @@ def trimmed_solve(problem, pilot: Solution, options) -> Solution:
     """Codes from the measurements that lie near what a pilot fit predicts.
 
     Args:
-      problem: `problem.Problem`; with a prior the codes are then most probable under it.
+      problem: `problem.Problem`; with a prior the codes are then those under it, or its mixture.
       pilot: Solution of it, of a robust fit.
       options: `solvers.Robust`. Of its fields, trim is 1 or more, so that at least half are kept;
         reach is the standard deviation of the Gaussian that residuals are averaged under, in
@@ -61,7 +61,7 @@ def trimmed_solve(problem, pilot: Solution, options) -> Solution:
     if problem.prior is None:
         solution = ridge.ridge(equations, options.lam)
     else:
-        solution = gaussian(equations, problem.prior, noise)
+        solution = under_prior(equations, problem.prior, noise)
     share = kept.sum(1) / np.maximum((given > 0).sum(1), 1)
     return solution._replace(
         converged=solution.converged & pilot.converged,

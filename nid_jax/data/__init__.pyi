@@ -3,6 +3,7 @@ from .collection import (
     AugmentedCollection,
     Collection,
     SubsetCollection,
+    holed,
     to_array,
 )
 from .corrupted import CorruptedCollection
@@ -21,6 +22,7 @@ from .surveying import Survey, survey
 from .video import frame_rate
 from .views import VIEWS, visible_points
 from .warps import WarpedVolumes
+from .ways import WaysCollection, pictures_of_sizes
 
 __all__ = [
     "ArrayCollection",
@@ -35,6 +37,7 @@ __all__ = [
     "Survey",
     "VIEWS",
     "WarpedVolumes",
+    "WaysCollection",
     "add_noise",
     "batches",
     "cloud_batches",
@@ -42,9 +45,11 @@ __all__ = [
     "configured_size",
     "even_angles",
     "frame_rate",
+    "holed",
     "kept_in",
     "open_collection",
     "patch_corners",
+    "pictures_of_sizes",
     "point_batches",
     "project",
     "read_kspace",

@@ -5,12 +5,13 @@ choose from another collection, or multiply it by augmentation. Letters: S signa
 *grid the sample counts along each axis.
 """
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 
 from nid_jax.data import images
 
@@ -50,7 +51,8 @@ class ArrayCollection:
 
     value_range: (low, high) that become 0 and 1 on access, so that a memory-mapped file is never
     copied whole; what lies outside is cut off. None keeps floats as they are, and takes whole
-    numbers by their type. bounds: (lowest, highest) that signals may have.
+    numbers by their type. bounds: (lowest, highest) that signals may have. shown: bool [S, *grid],
+    False where values are missing; the collection then has .seen(i), bool [*grid].
     Raises ValueError, starting with the title, for NaN or infinity, an array without signals, or
     names that are not S distinct ones.
     """
@@ -64,6 +66,7 @@ class ArrayCollection:
         names: Sequence[str],
         title: str,
         value_range: tuple[float, float] | None = None,
+        shown: Bool[np.ndarray, "S ..."] | None = None,
     ):
         names = [str(name) for name in names]
         if values.ndim < 3 or 0 in values.shape:
@@ -76,22 +79,31 @@ class ArrayCollection:
             )
         floats = np.issubdtype(values.dtype, np.floating)
         if floats:
-            for name, signal in zip(names, values, strict=True):
-                images.check_finite(signal, f"{title}, signal {name!r}")
+            for index, (name, signal) in enumerate(zip(names, values, strict=True)):
+                known = signal if shown is None else signal[shown[index]]
+                images.check_finite(known, f"{title}, signal {name!r}")
         elif value_range is None:
             value_range = images.guessed_range(values, title)
         self.values = values
         self.names = names
         self.title = title
         self.value_range = value_range
-        self.bounds = (0.0, 1.0) if value_range else (float(values.min()), float(values.max()))
+        known = values if shown is None else values[shown]
+        self.bounds = (0.0, 1.0) if value_range else (float(known.min()), float(known.max()))
         self.shape = tuple(values.shape[1:])
+        if shown is not None:
+            self.shown = shown
+            self.seen = self._seen
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         return self._scaled(self.values[position(index, len(self))])
+
+    def _seen(self, index):
+        """bool [*grid], False where a signal is missing."""
+        return self.shown[position(index, len(self))]
 
     def window(
         self, index: int, corner: Sequence[int], size: Sequence[int]
@@ -108,13 +120,19 @@ class ArrayCollection:
         return np.clip(scaled, 0, 1).astype(np.float32)
 
 
+def holed(collection: Collection) -> bool:
+    """Whether a collection knows what is seen of its signals, .seen(i), and what is missing."""
+    seen = getattr(collection, "seen", None)
+    return callable(seen) and seen(0) is not None
+
+
 # What collections may know of a signal besides its values.
 _KNOWN = (
-    *("truth", "seen", "foreground", "ellipses", "grid"),
+    *("truth", "seen", "foreground", "ellipses", "grid", "way"),
     *("window", "mesh", "cloud", "near", "distances", "denormalise", "untruncated", "units", "up"),
 )
 # What they may know of all their signals.
-_COMMON = ("truncation", "cache", "bounds", "windows")
+_COMMON = ("truncation", "cache", "bounds", "windows", "ways", "mixed")
 
 
 class SubsetCollection:
@@ -266,11 +284,25 @@ class AugmentedCollection:
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
         variant, original = divmod(position(index, len(self)), len(self.collection))
+        return self._copy(self.collection[original], original, variant)
+
+    def _copy(self, signal, original, variant):
         image, shift = self.variants[variant]
-        signal = _image(self.collection[original], image)
+        signal = _image(signal, image)
         if shift:
             signal = shifted(signal, self._offsets(original, image)[shift - 1])
         return np.ascontiguousarray(signal)
+
+    def __getattr__(self, name):
+        if name != "seen":
+            raise AttributeError(name)
+        return functools.partial(self._seen, self.collection.seen)
+
+    def _seen(self, known, index):
+        """What is seen of a copy, bool [*grid]; None where that is not known."""
+        variant, original = divmod(position(index, len(self)), len(self.collection))
+        seen = known(original)
+        return None if seen is None else self._copy(seen[..., None], original, variant)[..., 0]
 
     @property
     def windows(self) -> bool:

@@ -239,7 +239,8 @@ def open_corrupted(config: ConfigDict, split: str, seed: int) -> Collection:
     The .npy holds floats [S, H, W] or [S, H, W, C] in [0, 1] and NaN. data.gray, data.num_train and
     data.num_test apply; so do data.size, data.resize and data.crop to pictures without masks; with
     data.patch.size and data.size=() pictures of any sizes keep theirs.
-    All signals are for testing; where every picture has a truth, 'train' gives the truths.
+    All signals are for testing, and 'train' gives the same: the truths where every picture has one,
+    otherwise the pictures as they are, which know what of them is seen.
     Raises FileNotFoundError, and ValueError naming the file or key and what is allowed.
     """
     del seed
@@ -264,8 +265,6 @@ def _open_folder(config, root, split):
     pictures, truths = (_files(root / part) for part in ("images", "truth"))
     masks = _files(root / "masks", holes.EXTENSIONS)
     headers = _headers(pictures, masks, truths)
-    if split == "train" and set(truths) != set(pictures):
-        raise ValueError(_no_training(config, f"{len(truths)} of {len(pictures)} have one"))
     # One list of files for both, so that pictures and truths agree on size and channels.
     paths = [*pictures.values(), *truths.values()]
     names = [*pictures, *truths]
@@ -277,7 +276,7 @@ def _open_folder(config, root, split):
         place_of = {name: len(pictures) + place for place, name in enumerate(truths)}
         indices = [place_of[name] for name in clean_names]
         clean = open_files(paths, names, title, config, indices)
-    if split == "train":
+    if split == "train" and set(truths) == set(pictures):
         places = {place: place for place in range(len(clean))}
         return CorruptedFiles(clean, {}, truths=clean, truth_at=places)
     collection = open_files(paths, names, title, config, range(len(wanted_names)))
@@ -291,6 +290,11 @@ def _open_folder(config, root, split):
     truth_at = {wanted_names.index(name): at for at, name in enumerate(clean_names)}
     found = CorruptedFiles(collection, mask_at, hidden, transparent, clean, truth_at)
     _say_of_masks(root / "masks", found)
+    if split == "train":
+        if not transparent and len(mask_at) < len(found):
+            why = f"{len(truths)} of {len(pictures)} have one"
+            raise ValueError(_no_training(config, f"{why}, {len(masks)} have a mask"))
+        _say_trained_on_parts(root, found)
     return found
 
 
@@ -389,8 +393,6 @@ def _files(directory, extensions=picturefiles.EXTENSIONS):
 
 
 def _open_array(config, path, split):
-    if split == "train":
-        raise ValueError(_no_training(config, "an .npy has none"))
     values = arrayfiles.load(path, mmap=True).get("", np.zeros(()))
     if values.ndim == 3:
         values = values[..., None]
@@ -418,13 +420,23 @@ def _open_array(config, path, split):
     value_range = configured_range(config) or images.guessed_range(np.array(ends), path)
     names = [f"signal_{place:05d}" for place in range(len(values))]
     channels = 1 if config.gray else values.shape[-1]
-    return CorruptedArray(values, names, str(path), channels, value_range)
+    found = CorruptedArray(values, names, str(path), channels, value_range)
+    if split == "train":
+        _say_trained_on_parts(path, found)
+    return found
+
+
+def _say_trained_on_parts(where, collection):
+    say(
+        f"{where}: no clean pictures; learned from what is seen of {len(collection)}; truth/ "
+        "beside images/, or another data.name, says otherwise"
+    )
 
 
 def _no_training(config, why):
     return (
-        f"data.root={config.root!r}: holds no clean pictures to train on unless each has one in "
-        f"truth/ ({why}); train on another data.name"
+        f"data.root={config.root!r}: holds no clean pictures to train on, and says of some not "
+        f"what is seen; allowed: each in truth/, or a mask of each in masks/ ({why})"
     )
 
 

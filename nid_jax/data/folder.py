@@ -1,7 +1,9 @@
 """Directories of image files, read lazily."""
 
+import functools
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from nid_jax.coding.operators import Operator, areas
 from nid_jax.data import images, picturefiles
 from nid_jax.data.collection import Collection, position, window_slices
 from nid_jax.data.crops import count_crops, open_crops
@@ -32,7 +35,8 @@ class ImageFiles:
     """Picture files as a collection, decoded on access.
 
     files: of S signals; size: (rows, columns); channels: 1 or 3; resizing, crop: as in
-    images.fit_to_size; mixed: each has the size of its file, and `size` is that of the first.
+    images.fit_to_size; mixed: each has the size of its file, of which `size` is the first's where
+    they are cut to patches, and otherwise what their areas are means of, see `ways`.
     sizes: (rows, columns) of all files that were looked at; large: the places of those that are
     never decoded whole. Reading raises FileNotFoundError, and ValueError naming a
     file that is damaged, or of another size with resizing off (open_files looks at all sizes
@@ -84,6 +88,23 @@ class ImageFiles:
         rows, columns = self.files[index].size if self.mixed else self.shape[:-1]
         return rows, columns
 
+    @functools.cached_property
+    def _sizes(self):
+        """Distinct sizes of the pictures, sorted."""
+        return sorted({file.size for file in self.files})
+
+    @functools.cached_property
+    def ways(self) -> list[Operator]:
+        """What measures a picture of each size, of one of `shape`: means over its pixels. None
+        where all have one size."""
+        if not self.mixed:
+            return []
+        return [areas(self.shape[:-1], size) for size in self._sizes]
+
+    def way(self, index: int) -> int:
+        """Which of `ways` measured picture `index`."""
+        return self._sizes.index(self.files[index].size)
+
     @property
     def windows(self) -> bool:
         """Whether `window` reads a part for less than the whole."""
@@ -121,8 +142,11 @@ def open_files(
     headers = [picturefiles.read_header(path) for path in paths]
     size = configured_size(config) or headers[0][:2]
     large = _large(paths, headers, size, config)
-    mixed = bool(config.patch.size) and not config.resize and configured_size(config) is None
+    mixed = not config.resize and configured_size(config) is None
     mixed = mixed and any(header[:2] != size for header in headers)
+    mixed = mixed and (bool(config.patch.size) or config.name == "folder")
+    if mixed and not config.patch.size:
+        size = _largest(paths, headers)
     if not (config.resize or mixed):
         for path, header in zip(paths, headers, strict=True):
             if header[:2] != size:
@@ -139,6 +163,19 @@ def open_files(
     collection.sizes = [header[:2] for header in headers]
     collection.large = frozenset(at for at, index in enumerate(indices) if index in large)
     return collection
+
+
+def _largest(paths, headers):
+    """(rows, columns) that no picture goes beyond, and a notice on how others are taken."""
+    sizes = Counter(header[:2] for header in headers)
+    size = tuple(max(sides) for sides in zip(*sizes, strict=True))
+    shown = f"{size[0]}x{size[1]}"
+    say(
+        f"{_folder_of(paths)}: {len(paths)} pictures of {len(sizes)} sizes; each taken as means "
+        f"over its own pixels of a picture of {shown}, shapes stretched to that; data.resize=true "
+        "with data.size, data.crops or data.patch.size say otherwise"
+    )
+    return size
 
 
 def _large(paths, headers, size, config):
@@ -260,6 +297,7 @@ def find_images(
 def open_folder(config: ConfigDict, split: str, seed: int) -> Collection:
     """data.root: a directory with train/ and test/ inside, or one split by data.test_fraction.
 
+    Files of several sizes, with data.size=() and neither data.resize nor data.crops, keep theirs.
     Subdirectories are read too, files sorted by path, the random split a function of the sorted
     names' number and the seed. Gray or colour; any size that all files share, or with data.resize
     every file brought to data.size (after a centre crop to its aspect with data.crop='center'), or

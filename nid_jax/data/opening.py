@@ -3,13 +3,14 @@
 from ml_collections import ConfigDict
 
 from nid_jax.data import sources
-from nid_jax.data.collection import AugmentedCollection, Collection
+from nid_jax.data.collection import AugmentedCollection, Collection, SubsetCollection, holed
 from nid_jax.data.decoding import decoded
 from nid_jax.data.defaults import completed
 from nid_jax.data.patches import PatchCollection
 from nid_jax.data.sources import SHAPES
 from nid_jax.data.splitting import SPLITS, limited
 from nid_jax.files import local
+from nid_jax.notices import say
 
 
 def open_collection(config: ConfigDict, split: str, seed: int, whole: bool = False) -> Collection:
@@ -46,7 +47,12 @@ def open_collection(config: ConfigDict, split: str, seed: int, whole: bool = Fal
             f"data.augment: {collection.title} have several sizes, and copies are made of those of "
             "one; allowed: mirror=false, turns=false, shifts=0 and warps=0, or data.crops=N"
         )
-    if split == "train" and (images or moved or patch.size) and not mixed:
+    if split == "train" and moved and holed(collection):
+        raise ValueError(
+            f"data.augment.warps: {augment.warps} of {collection.title}, whose missing parts would "
+            "be mixed with what is seen; allowed: 0"
+        )
+    if split == "train" and (images or moved or patch.size) and not (mixed or holed(collection)):
         collection = decoded(collection, config.decoded_gib)
     if split == "train" and augment.warps:
         collection = _warped(collection, config.name, augment, seed)
@@ -55,7 +61,22 @@ def open_collection(config: ConfigDict, split: str, seed: int, whole: bool = Fal
         collection = AugmentedCollection(collection, augment.mirror, *shifts, seed, augment.turns)
     if patch.size and not whole:
         collection = PatchCollection(collection, patch.size, patch.overlap)
+        if split == "train" and holed(collection):
+            collection = _with_something_seen(collection)
     return collection
+
+
+def _with_something_seen(collection):
+    """Patches without those that lie in a hole altogether."""
+    kept = [index for index in range(len(collection)) if collection.seen(index).any()]
+    if len(kept) == len(collection):
+        return collection
+    hidden = len(collection) - len(kept)
+    say(
+        f"{collection.title}: {hidden} of {len(collection)} patches lie in holes altogether; "
+        "learned from the others"
+    )
+    return SubsetCollection(collection, kept)
 
 
 def _warped(collection, name, augment, seed):

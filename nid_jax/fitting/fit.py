@@ -23,11 +23,11 @@ from nid_jax import devices, metrics, notices
 from nid_jax.coding import checks
 from nid_jax.coding.low_rank import LowRank
 from nid_jax.coding.operators import Operator
-from nid_jax.coding.prior import posterior_variance
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Solution
 from nid_jax.coding.solvers import Gaussian, Solver
 from nid_jax.coding.total_variation import TotalVariation
+from nid_jax.coding.uncertainty import posterior_variance
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import Dictionary
@@ -249,8 +249,8 @@ class Fit:
         """Standard deviation of what is rendered, given the measurements, under the prior.
 
         shape: of the grid; None: the signals' own. Of solver `Gaussian`, with the noise that it
-        found, under the prior of all training codes. Raises ArgumentError for another solver, and
-        where the measurements are no longer known.
+        found, under the prior of all training codes, or their mixture. Raises ArgumentError for
+        another solver, and where the measurements are no longer known.
         """
         if shape is None and self.known_deviation is not None:
             return self.known_deviation
@@ -262,6 +262,7 @@ class Fit:
         shape = self.grid_shape if shape is None else self._checked_shape(shape)
         noises = np.asarray(self.solution.stats["noise_variance"])
         prior, found = problem.prior._replace(codes=None), []
+        prior = prior if self.solver.mixes(prior) else prior.alone()
         # Signals solved in batches may have been given a noise each.
         for noise in np.unique(noises):
             some = np.flatnonzero(noises == noise)

@@ -1,29 +1,36 @@
 """The Gaussian prior of a dictionary: learnt from the training signals' codes, kept beside it."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from nid_jax.coding.canonical import Transform
-from nid_jax.coding.prior import GaussianPrior, fit_prior
+from nid_jax import numerics
+from nid_jax.coding import gram
+from nid_jax.coding.canonical import Transform, canonical_transform
+from nid_jax.coding.drawing import level_of
+from nid_jax.coding.mixture import COUNTS, Mixture, fit_mixture
+from nid_jax.coding.prior import Coded, GaussianPrior, fit_prior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Ridge
+from nid_jax.data.originals import originals
 from nid_jax.errors import named
+from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import Model
 from nid_jax.files import atomic_path
-from nid_jax.storage import arrays
+from nid_jax.fitting import rounds
+from nid_jax.fitting.rounds import held_out
+from nid_jax.storage import arrays, prior_arrays
 
 _KINDS: dict[str, arrays.Kind] = {
-    "mean": ("f", 1),
-    "factor": ("f", 2),
-    "diagonal": ("f", 1),
-    "noise": ("f", 0),
-    "shrinkage": ("f", 0),
-    "codes": ("f", 2),
+    "form": ("U", 0),
+    **{name: ("f", len(axes)) for name, axes in prior_arrays.AXES.items()},
 }
 FILE = "prior.npz"
 """Its name in a workdir. It is of the dictionary as the checkpoint holds it."""
@@ -42,16 +49,23 @@ _BATCH_NUMBERS = 2**25
 
 
 def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) -> GaussianPrior:
-    """Ridge codes of up to config.prior.num_signals training signals, and their Gaussian.
+    """Ridge codes of up to config.prior.num_signals training signals, and their Gaussian, or the
+    mixture of config.prior.components of them.
 
     Signals are taken evenly from the collection. Copies of one signal ('name/mirror', patches
-    'name/3_4') are held out together when the shrinkage is chosen. -> GaussianPrior.
+    'name/3_4') are held out together when the shrinkage, or the number of components, is chosen. Of
+    signals that are not alike in what was measured of them, the Gaussian comes by rounds of
+    expectation maximisation.
     """
     wanted = config.prior
     count = min(wanted.num_signals, len(collection))
     chosen = np.unique(np.linspace(0, len(collection) - 1, count).astype(int))
     seen = task.learned_from(collection)
-    codes, residuals = [], []
+    if not seen.alike:
+        return _by_rounds(
+            model.dictionary, seen, [collection.names[int(i)] for i in chosen], chosen
+        )
+    codes, biases, residuals = [], [], []
     with named("prior"):
         solver = Ridge(lam=wanted.lam)
     size = max(1, _BATCH_NUMBERS // (seen.operator.num_measurements * seen.channels))
@@ -60,40 +74,114 @@ def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) ->
         measurements = np.stack([seen.values(int(index)) for index in some])
         solution = solver.solve(Problem(model.dictionary, seen.operator, measurements))
         codes.append(np.asarray(solution.codes))
+        biases.append(np.asarray(solution.bias))
         residuals.append(np.asarray(solution.residual))
     names = [collection.names[int(index)] for index in chosen]
-    return prior_of(np.concatenate(codes), np.concatenate(residuals), names, wanted)
+    coded = Coded(np.concatenate(codes), np.concatenate(biases), np.concatenate(residuals), names)
+    return prior_of(model, coded, wanted)
 
 
-def prior_of(
-    codes: Float[np.ndarray, "S E"],
-    residual: Float[np.ndarray, " S"],
-    names: Sequence[str],
-    wanted: ConfigDict,
-) -> GaussianPrior:
-    """The Gaussian of codes that are known: of config.prior.num_signals of them, evenly taken.
+def prior_of(model: Model, coded: Coded, wanted: ConfigDict) -> GaussianPrior:
+    """The Gaussian of codes that are known, or their mixture: of config.prior.num_signals of them,
+    evenly taken.
 
-    residual [S]: mean squared; names: copies of one signal, 'name/copy', are held out together when
-    the shrinkage is chosen; wanted: config.prior.
+    Copies of one signal, 'name/copy', are held out together when the shrinkage, or the number of
+    components, is chosen. wanted: config.prior.
     """
-    count = min(wanted.num_signals, len(codes))
-    chosen = np.unique(np.linspace(0, len(codes) - 1, count).astype(int))
-    originals = [names[index].split("/")[0] for index in chosen]
+    count = min(wanted.num_signals, len(coded.codes))
+    chosen = np.unique(np.linspace(0, len(coded.codes) - 1, count).astype(int))
+    groups = originals([coded.names[index] for index in chosen])
+    codes = coded.codes[chosen]
     with named("prior"):
         prior = fit_prior(
-            codes[chosen],
-            residual=residual[chosen],
+            codes,
+            residual=coded.residual[chosen],
             shrinkage=wanted.shrinkage or None,
-            groups=np.unique(originals, return_inverse=True)[1],
+            groups=groups,
         )
-    return prior._replace(codes=codes[chosen]) if wanted.keep_codes else prior
+        prior = prior._replace(level=level_of(prior, codes, coded.bias[chosen]))
+        counts = wanted.components or COUNTS
+        if counts != 1:
+            prior = prior._replace(mixture=mixture_of(model, prior, codes, counts, groups))
+    return prior._replace(codes=codes) if wanted.keep_codes else prior
+
+
+def mixture_of(
+    model: Model,
+    prior: GaussianPrior,
+    codes: Float[np.ndarray, "S E"],
+    counts: int | Sequence[int] = COUNTS,
+    groups: Int[np.ndarray, " S"] | None = None,
+) -> Mixture | None:
+    """The mixture of codes of a model's dictionary, in the coordinates of which the prior speaks.
+
+    Which codes are alike is decided by what they render, in canonical coordinates. counts and
+    groups as in `coding.mixture.fit_mixture`; None where one Gaussian is as good.
+    """
+    transform = canonical_transform(model.dictionary, model.grid_shape, prior)
+    canonical = np.asarray(codes, np.float64) @ transform.inverse.T
+    found = fit_mixture(canonical, counts, groups)
+    return None if found is None else found.transformed(transform.mixing)
+
+
+class _AtomColumns:
+    """The atoms themselves as columns of `rounds.Columns`: one block, rows of every channel."""
+
+    blocks = 1
+
+    def __init__(self, dictionary):
+        self.dictionary = dictionary
+        self.coefficients, self.channels = dictionary.num_experts, dictionary.channels
+
+    def rows(self, operator):
+        """(design [M C, E], the constants of the channels [M C, C])."""
+        count = operator.num_measurements
+        pieces, measure = gram.measured_features(self.dictionary, operator, min(count, 1024))
+        values, constant = jax.lax.map(measure, pieces)
+        values, constant = numerics.joined(values, count), numerics.joined(constant, count)
+        atoms = gram.measured_atoms(self.dictionary, values, constant).swapaxes(1, 2)
+        constants = constant[:, None, None] * jnp.eye(self.channels)
+        rows = count * self.channels
+        return gram.wide(atoms.reshape(rows, -1), constants.reshape(rows, -1))
+
+    def values(self, measurements):
+        """All channels one after another."""
+        return measurements.reshape(len(measurements), -1, 1)
+
+
+# Of signals measured each in its own way.
+_ROUNDS = 8
+
+
+def _by_rounds(dictionary, measured, names, chosen):
+    """The Gaussian of codes by expectation maximisation, of which none is known by itself."""
+    some = dataclasses.replace(
+        measured,
+        values=lambda index: measured.values(int(chosen[index])),
+        weights=measured.weights and (lambda index: measured.weights(int(chosen[index]))),
+        way=measured.way and (lambda index: measured.way(int(chosen[index]))),
+    )
+    columns = _AtomColumns(dictionary)
+    # Atoms differ in size: a code varies the less, the larger its atom is.
+    sizes = np.square(np.asarray(dictionary.basis(grid(some.grid_shape)))).mean((0, 2))
+    found = rounds.learned(columns, some, held_out(names), sizes, _ROUNDS, None)
+    gaussian, target = found.gaussian, np.asarray(found.target)[0]
+    share = float(found.share or 0)
+    values, vectors = np.linalg.eigh(np.asarray(gaussian.covariance[0]) - share * np.diag(target))
+    return GaussianPrior.single(
+        gaussian.mean[0],
+        vectors * np.sqrt(np.maximum(values, 0)),
+        np.maximum(share, 1e-8) * target,
+        gaussian.noise,
+        share,
+    )
 
 
 def save_prior(path: str | Path, prior: GaussianPrior) -> None:
     """Write a prior as .npz, whole or not at all."""
     held: dict[str, Any] = {name: np.asarray(value) for name, value in prior.arrays().items()}
     with atomic_path(path) as temporary:
-        np.savez(temporary, **held)
+        np.savez(temporary, form=np.asarray(prior_arrays.form_of(prior)), **held)
 
 
 def save_transform(path: str | Path, transform: Transform, step: int) -> None:
@@ -122,11 +210,9 @@ def load_prior(path: Path) -> GaussianPrior | None:
     """The prior at `path`, or None where there is none. ValueError for a damaged file."""
     if not path.exists():
         return None
-    found = arrays.read(path, _KINDS, optional=("codes",))
-    size = len(found["mean"])
-    for name in ("factor", "diagonal"):
-        if len(found[name]) != size:
-            shown = list(found[name].shape)
-            raise ValueError(f"{path}: damaged: {name!r} is {shown}; allowed: {size} coefficients")
-    fields: dict[str, Any] = found
-    return GaussianPrior(**fields)
+    found = arrays.read(path, _KINDS, optional=prior_arrays.OPTIONAL)
+    form = str(found.pop("form"))
+    try:
+        return prior_arrays.prior_of(form, found)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import devices
 from nid_jax.fitting.fit import Fit
+from nid_jax.fitting.ways import operator_of
 from nid_jax.notices import say
 from nid_jax.storage import config_json
 
@@ -52,13 +53,14 @@ def relative_residual(fit: Fit, measured: Any) -> float:
     for index, residual in enumerate(fit.residual):
         values = np.asarray(measured.values(index), np.float64)
         weights = np.ones(len(values)) if measured.weights is None else measured.weights(index)
-        if measured.operator.weights is not None:
-            own = np.asarray(measured.operator.weights)
+        operator = operator_of(measured, index)
+        if operator.weights is not None:
+            own = np.asarray(operator.weights)
             weights = weights * (own if own.ndim == 1 else own[index])
         weights = np.where(weights > 0, weights, 0)[:, None]
         values = np.where(weights > 0, values, 0)
         if refined:
-            found = fit[index].measured_by(measured.operator.of_signals(slice(index, index + 1)))
+            found = fit[index].measured_by(operator.of_signals(slice(index, index + 1)))
             left += float((weights * np.square(np.asarray(found)[0] - values)).sum())
         else:
             left += float(residual) * float(weights.sum()) * values.shape[1]

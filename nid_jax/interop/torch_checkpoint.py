@@ -33,7 +33,7 @@ from nid_jax.interop import official
 from nid_jax.interop.torch_file import read_torch
 from nid_jax.storage import artefacts, checkpoints
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training.loop import check as check_training
+from nid_jax.training.checks import check as check_training
 from nid_jax.training.optimisers import build_optimiser
 
 CONFIG = "official:images"

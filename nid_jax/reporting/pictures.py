@@ -141,6 +141,12 @@ def atoms_sheet(
     return save(path, _wrapped(images, captions, columns))
 
 
+def plain_sheet(path: str | Path, images: Any, columns: int) -> Path:
+    """Pictures [n, H, W, C] in [0, 1] in reading order, without captions."""
+    shown = [to_uint8(displayed(image)) for image in images]
+    return save(path, _wrapped(shown, [""] * len(shown), columns))
+
+
 def _wrapped(images: Sequence[np.ndarray], captions: Sequence[str], columns: int) -> Image.Image:
     """Pictures of one size in reading order, a caption below each."""
     font = font_of(TEXT - 2)

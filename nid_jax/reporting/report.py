@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from nid_jax.reporting import charts, embedding, fit_section, pictures
+from nid_jax.reporting import charts, embedding, fit_section, pictures, samples
 from nid_jax.reporting.metrics_log import read_metrics
 from nid_jax.reporting.panels import Score
 from nid_jax.reporting.reading import number, read_json, within
@@ -62,6 +62,7 @@ def write_report(workdir: str | Path) -> Path:
         training=_training(workdir / "metrics.jsonl"),
         fits=fits,
         dictionary=_dictionary(workdir),
+        samples=_samples(workdir),
         timings=[_worded(*fact) for fact in _flat(summary)],
         versions=versions,
         notes=[note for note in (summary_note, config_note) if note],
@@ -218,6 +219,20 @@ def _dictionary(workdir: Path) -> dict[str, Any]:
     found["note"] = " ".join(filter(None, [found["note"], note]))
     if known:
         found["facts"], found["charts"] = _usage(values, usage.get("importance"))
+    return found
+
+
+def _samples(workdir: Path) -> dict[str, Any]:
+    """Signals that were drawn from the prior, and the way from one to another."""
+    folder, found = workdir / "samples", {"sheet": None, "path": None, "note": ""}
+    try:
+        caption = "Drawn from the prior of the training codes"
+        found["sheet"] = embedding.picture(folder / samples.SHEET, caption)
+    except ValueError as error:
+        found["note"] = str(error)
+    if (folder / samples.PATH).is_file():
+        caption = "From the first of them to the second, along a straight line between codes"
+        found["path"] = embedding.movie(folder / samples.PATH, workdir, caption)
     return found
 
 

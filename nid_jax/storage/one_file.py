@@ -5,9 +5,11 @@ The file is of the safetensors format: an array of bytes for every name, and one
 
     {"format": 1, "crc32": of the content, "content": {
         "version": of the library, "config": ..., "signals": ...,
+        "prior": its form, one of `prior_arrays.FORMS`, or null,
         "arrays": {NAME: [shape, dtype, CRC-32]}}}
 
-NAME is params/..., constants/... (the path of a variable in the model) or prior/FIELD. Reading
+NAME is params/..., constants/... (the path of a variable in the model) or prior/FIELD, the fields
+of `prior_arrays.AXES`. Reading
 runs no code that the file brings, and a byte that has changed is noticed.
 """
 
@@ -30,7 +32,7 @@ from nid_jax import __version__
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.files import atomic_path, local
-from nid_jax.storage import config_json, models, trees
+from nid_jax.storage import config_json, models, prior_arrays, trees
 from nid_jax.storage.checksums import crc32, digest
 from nid_jax.storage.models import Trained
 
@@ -68,6 +70,7 @@ def write(path: str | Path, trained: Trained, dtype: str = "float32") -> Path:
         "version": __version__,
         "config": config_json.encoded(trained.config),
         "signals": trained.signals,
+        "prior": None if trained.prior is None else prior_arrays.form_of(trained.prior),
         "arrays": {name: [*_signature(value), crc32(value)] for name, value in arrays.items()},
     }
     content = json.loads(json.dumps(content))  # as it will be read: tuples are lists
@@ -94,7 +97,8 @@ def read(path: str | Path, mesh: jax.sharding.Mesh | None = None) -> Trained:
         config, signals = _described(content)
         graphdef, template = _skeleton(config, signals, arrays, mesh)
         states = {part: _filled(part, tree, arrays) for part, tree in template.items()}
-        prior = _prior(arrays, config.dictionary.num_experts, signals["shape"][-1])
+        experts, form = config.dictionary.num_experts, content.get("prior")
+        prior = _prior(form, arrays, experts, signals["shape"][-1])
         if arrays:
             raise ValueError(f"holds {next(iter(arrays))}, of which its config knows nothing")
     except ValueError as error:
@@ -257,34 +261,20 @@ def _filled(part: str, template: nnx.State, arrays: dict[str, np.ndarray]) -> nn
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
-def _prior(arrays: dict[str, np.ndarray], experts: int, channels: int) -> GaussianPrior | None:
+def _prior(
+    form: Any, arrays: dict[str, np.ndarray], experts: int, channels: int
+) -> GaussianPrior | None:
     """The prior of a file, taken out of `arrays`; None where it holds none."""
-    fields = {
-        name: arrays.pop(f"prior/{name}")
-        for name in GaussianPrior._fields
-        if f"prior/{name}" in arrays
-    }
-    if not fields:
+    names = [name for name in prior_arrays.AXES if f"prior/{name}" in arrays]
+    fields = {name: arrays.pop(f"prior/{name}") for name in names}
+    if not fields and form is None:
         return None
-    missing = sorted(set(GaussianPrior._fields) - {"codes"} - set(fields))
-    if missing:
-        raise ValueError(f"prior/{missing[0]} is missing")
-    mean, factor = fields["mean"], fields["factor"]
-    size = mean.shape[0] if mean.ndim == 1 else 0
-    if size not in (experts, experts + channels) or mean.dtype != np.float32:
+    mean = fields.get("mean")
+    if mean is not None and mean.shape not in ((experts,), (experts + channels,)):
         raise ValueError(
             f"prior/mean is {_shown(mean)}, its config asks for {experts} or {experts + channels}"
         )
-    wanted = {
-        "factor": (size, factor.shape[-1] if factor.ndim else 0),
-        "diagonal": (size,),
-        "noise": (),
-        "shrinkage": (),
-    }
-    if "codes" in fields:
-        codes = fields["codes"]
-        wanted["codes"] = (codes.shape[0] if codes.ndim else 0, experts)
-    for name, shape in wanted.items():
-        if fields[name].shape != shape or fields[name].dtype != np.float32:
-            raise ValueError(f"prior/{name} is {_shown(fields[name])}, not float32{list(shape)}")
-    return GaussianPrior(**{name: jnp.asarray(value) for name, value in fields.items()})
+    codes = fields.get("codes")
+    if codes is not None and codes.shape[1:] != (experts,):
+        raise ValueError(f"prior/codes is {_shown(codes)}, its config asks for {experts} experts")
+    return prior_arrays.prior_of(form, fields, "prior/")

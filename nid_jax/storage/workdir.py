@@ -1,7 +1,7 @@
 """The folder of one run: where everything lies, and the config it was made with.
 
 config.json checkpoints/ metrics.jsonl events/ atoms.png usage.json summary.json report.html
-fits/NAME/{codes.npz, metrics.json, comparison.png, pictures/}
+fits/NAME/{codes.npz, metrics.json, comparison.png, pictures/} samples/{codes.npz, sheet.png}
 """
 
 from __future__ import annotations
@@ -99,6 +99,10 @@ class Workdir:
     @property
     def fits(self) -> Path:
         return self.root / "fits"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples"
 
     def fit(self, name: str) -> Path:
         """Folder of the fit `name` (not made here); ValueError if it is no plain folder name."""

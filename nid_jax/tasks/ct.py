@@ -170,7 +170,7 @@ def learned_from(collection: Any) -> Measured:
     if not isinstance(collection, Projected):
         return image.sampled(collection)
     return Measured(
-        collection.operator,
+        (collection.operator,),
         collection.grid_shape,
         collection.shape[-1],
         values=lambda index: collection[index].reshape(-1, collection.shape[-1]),
@@ -189,7 +189,7 @@ def measured(collection: Any, config: ConfigDict) -> Measured:
                 f"operator.parallel_beam.detectors: {wanted}, but {collection.title} has {side}"
             )
         return Measured(
-            beam(config, collection.grid_shape, collection.angles, side),
+            (beam(config, collection.grid_shape, collection.angles, side),),
             collection.grid_shape,
             1,
             values=lambda index: collection[index].reshape(-1, 1),
@@ -200,7 +200,7 @@ def measured(collection: Any, config: ConfigDict) -> Measured:
     angles = data.even_angles(config.fit.num_views)
     operator = beam(config, whole.grid_shape, angles)
     project = projector(collection, operator, angles, config)
-    return dataclasses.replace(whole, operator=operator, values=project, whole=False)
+    return dataclasses.replace(whole, ways=(operator,), values=project, whole=False)
 
 
 def _seen(collection):

@@ -76,14 +76,30 @@ def batches(collection: data.Collection, config: ConfigDict) -> Any:
 
 
 def sampled(collection: data.Collection) -> Measured:
-    """Signals of which every grid point is measured."""
+    """Signals as a collection holds them.
+
+    Of one on a grid every point is measured, or those that it says are seen, .seen(i). One whose
+    signals share no grid says what measured them: .ways, operators, .way(i), the number of its own,
+    and [i], what was measured; its shape is that of the grid that they are drawn on.
+    """
     grid_shape, channels = tuple(collection.shape[:-1]), collection.shape[-1]
+    ways = getattr(collection, "ways", ())
+    seen: Any = collection.seen if data.holed(collection) else None
+
+    def weights(index):
+        one = seen(index)
+        one = np.ones(collection[index].size // channels) if one is None else one.reshape(-1)
+        return one.astype(np.float32)
+
     return Measured(
-        operators.sample(grid_shape),
+        ways if len(ways) else (operators.sample(grid_shape),),
         grid_shape,
         channels,
         values=lambda index: collection[index].reshape(-1, channels),
-        truth=lambda index: collection[index],
+        way=collection.way if len(ways) else None,
+        weights=weights if seen else None,
+        truth=getattr(collection, "truth", None if len(ways) else collection.__getitem__),
+        whole=not (seen or len(ways)),
     )
 
 
@@ -101,6 +117,11 @@ def simulated(
 ) -> Measured:
     """What an operator measures of signals whose truth is a grid, linearly interpolated."""
     whole = sampled(collection)
+    if not whole.whole:
+        raise ValueError(
+            f"operator.kind: {config.operator.kind!r} of {collection.title}, which are not known "
+            "whole on one grid; allowed: sample"
+        )
     on_grid = grid_operator.on_grid(operator, whole.grid_shape)
     apply = jax.jit(type(on_grid).measure)
 
@@ -109,7 +130,7 @@ def simulated(
             np.asarray(apply(on_grid, collection[index].reshape(-1, whole.channels))), config, index
         )
 
-    return dataclasses.replace(whole, operator=operator, values=values, whole=False)
+    return dataclasses.replace(whole, ways=(operator,), values=values, whole=False)
 
 
 def noisy(

@@ -43,6 +43,11 @@ def open_split(config: ConfigDict, split: str) -> data.Collection:
     clean = data.open_collection(config.data, split, config.seed, whole=True)
     corrupted = data.CorruptedCollection(clean, config.data.corrupt, config.seed)
     patch = data.completed(config.data).patch
+    if getattr(clean, "mixed", False) and not patch.size:
+        raise ValueError(
+            f"data.patch.size: 0 for {clean.title} of several sizes; allowed: 1 or more, or "
+            "data.resize=true with data.size"
+        )
     return data.PatchCollection(corrupted, patch.size, patch.overlap) if patch.size else corrupted
 
 
@@ -56,7 +61,7 @@ def measured(collection: Any, config: ConfigDict) -> Measured:
 
     Pixels that hold no value, NaN in an .npy, are never among them.
     """
-    whole = image.sampled(collection)
+    whole = dataclasses.replace(image.sampled(collection), weights=None, whole=True)
     # Where everything was seen there is no hole to score.
     pictures = wholes(collection)
     holes = {"hole": lambda index: _hole(pictures.seen(index)), "truth": collection.truth}

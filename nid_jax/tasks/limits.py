@@ -83,6 +83,10 @@ def settled(
     return limits.config, limits.line(there)
 
 
+# Pictures of several sizes whose largest has so many samples are small.
+_MOST_SAMPLES = 4096
+
+
 class _Limits:
     """A copy of a config, the keys of it that do not give way, and those that did."""
 
@@ -144,8 +148,8 @@ def _chosen(config, survey, split):
 def _fit_shapes(limits, survey):
     """Sizes and colours that occur; -> the shapes [*grid] that signals will have, (): not known.
 
-    Pictures of one size keep it, as do those of several in patches. Others are brought to
-    data.size, or to the most common.
+    Pictures of one size keep it, as do those of several in patches, and small ones of several
+    that codes are solved for. Others are brought to data.size, or to the most common.
     """
     config = limits.config.data
     wanted = data.configured_size(config, 3 if config.name in data.SHAPES else 2)
@@ -166,6 +170,11 @@ def _fit_shapes(limits, survey):
         if wanted:
             limits.give_way("data.size", ())
         return survey.sizes
+    elif not wanted and _keeps_sizes(limits, survey.sizes):
+        for key, off in (("mirror", False), ("turns", False), ("shifts", 0), ("warps", 0)):
+            if limits.get(f"data.augment.{key}"):
+                limits.give_way(f"data.augment.{key}", off)
+        return survey.sizes
     elif not {"data.size", "data.resize"} & limits.typed:
         limits.give_way("data.resize", True)
         if not wanted:
@@ -173,6 +182,17 @@ def _fit_shapes(limits, survey):
         if not config.crop and "data.crop" not in limits.typed:
             limits.give_way("data.crop", "center")
     return (wanted or most_common,)
+
+
+def _keeps_sizes(limits, sizes):
+    """Whether pictures of several sizes are learned from as they are, each measured in its way."""
+    config = limits.config
+    copied = {key for key in limits.typed if key.startswith("data.augment.")}
+    solved = config.task == "image" and config.train.codes == "varpro"
+    solved = solved and config.router.kind == "none" and config.operator.kind == "sample"
+    small = math.prod(map(max, zip(*sizes, strict=True))) <= _MOST_SAMPLES
+    asked = "data.resize" in limits.typed
+    return config.data.name == "folder" and solved and not copied and (small or asked)
 
 
 def _fit_grid(limits, shapes):
@@ -214,6 +234,9 @@ def _fit_training(limits, count):
     what = f"of {count} signals to learn from, copies and patches among them"
     limits.most("train.batch_size", whole, what)
     limits.most("prior.num_signals", count, what)
+    signals = limits.config.prior.num_signals
+    if signals:
+        limits.most("prior.components", signals, "the codes of prior.num_signals")
 
 
 def _fit_supports(limits):

@@ -70,7 +70,7 @@ def measured(collection: Any, config: ConfigDict) -> Measured:
     # One factorisation serves all that were sampled alike.
     alike = (collection.measured == kept).all()
     return Measured(
-        operators.fourier_samples(grid_shape, kept),
+        (operators.fourier_samples(grid_shape, kept),),
         grid_shape,
         1,
         values=values,

@@ -33,6 +33,8 @@ SCORES = (
 )
 """Lengths in units of the cube [-1, 1]^3."""
 _FAR_WEIGHT = 0.02
+# Of built-in shapes.
+_BUILT_IN_UP = "y"
 
 
 def build(config: ConfigDict) -> Task:
@@ -50,6 +52,10 @@ def build(config: ConfigDict) -> Task:
         metrics=lambda found, truth, seen: volume_metrics(found, truth, config.data.truncation),
         ranked_by="iou",
         scores=SCORES,
+        surface={
+            "truncation": float(config.data.truncation),
+            "up": _BUILT_IN_UP if config.data.up == "auto" else config.data.up,
+        },
     )
 
 
@@ -135,7 +141,7 @@ def _sampled(collection, count):
         return flat if chosen is None else flat[chosen]
 
     return Measured(
-        operators.sample(grid_shape) if chosen is None else operators.sample(points[chosen]),
+        (operators.sample(grid_shape if chosen is None else points[chosen]),),
         grid_shape,
         1,
         values=values,
@@ -209,7 +215,7 @@ def _clouds(collection, config):
 def _cloud_only(collection, config):
     """Oriented points on the surface and nothing else."""
     return Measured(
-        None,
+        (),
         tuple(collection.shape[:-1]),
         1,
         values=None,

@@ -104,6 +104,9 @@ def measurements(
     make of them; the row of the residual; without that row norms of the residuals over those of the
     measurements, which are its captions otherwise).
     """
+    if len(measured.ways) > 1:
+        # Measurements of several ways are no rows of one picture.
+        return [], [], []
     operator, read = measured.operator, measured.values
     assert read is not None
     values = np.stack([read(index) for index in range(count)])

@@ -6,22 +6,28 @@ from typing import Any
 
 import numpy as np
 
+from nid_jax.errors import ArgumentError
 from nid_jax.reporting.panels import Panel, Score
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What is known of the signals of a collection: an operator and what it measured of each.
+    """What is known of the signals of a collection: what was measured of each, and with what.
 
-    Signals are functions on a grid [*grid] with C channels; M measurements each.
+    Signals are functions with C channels, drawn on a grid [*grid]; there are M measurements of a
+    signal, more or fewer by the way that it was measured in.
     """
 
-    operator: Any
-    """None where nothing but clouds is known."""
+    ways: Sequence[Any]
+    """Distinct operators, each of which measured some of the signals; none where nothing but clouds
+    is known. Where no two signals are measured alike, one for each of them, which may be made when
+    it is asked for."""
     grid_shape: tuple
     channels: int
     values: Callable[[int], np.ndarray] | None
-    """Signal's number -> measurements [M, C]."""
+    """Signal's number -> measurements [M, C]; what has no weight is not read and may be NaN."""
+    way: Callable[[int], int] | None = None
+    """Signal's number -> the number of its way; None: the first, of all of them."""
     weights: Callable[[int], np.ndarray] | None = None
     """Signal's number -> weights [M], 0 where nothing was measured; None: all measured alike."""
     truth: Callable[[int], np.ndarray | None] | None = None
@@ -35,6 +41,25 @@ class Measured:
     """Signal's number -> its surface (trimesh.Trimesh), where that is known."""
     whole: bool = True
     """Whether measurements are the signal's own samples on its grid, as a router wants them."""
+
+    @property
+    def operator(self) -> Any:
+        """What measured all of the signals; None where nothing but clouds is known.
+
+        Raises ArgumentError where they were measured in several ways.
+        """
+        if len(self.ways) > 1:
+            raise ArgumentError("ways", f"{len(self.ways)} ways of measuring", "1 for all signals")
+        return self.ways[0] if len(self.ways) else None
+
+    @property
+    def alike(self) -> bool:
+        """Whether all signals were measured as one, and all that was measured of them is known."""
+        return self.way is None and self.weights is None
+
+    def way_of(self, index: int) -> int:
+        """The number of the way that a signal was measured in."""
+        return 0 if self.way is None else self.way(index)
 
     def truths(self, count: int) -> np.ndarray | None:
         """Truth of the first signals [count, *grid, C], or None where one of them has none."""
@@ -100,3 +125,6 @@ class Task:
     advice: Callable[[Any, float], str] | None = None
     """(collection, relative residual) -> a question: what it may mean that a fit leaves so much of
     the measurements; '' where that is not much, or nothing is known."""
+    surface: Mapping[str, Any] | None = None
+    """Of signals that have a surface, how one is drawn that no collection knows: 'truncation' of
+    the distances and the axis 'up'."""

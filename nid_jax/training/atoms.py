@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from nid_jax.coding.gram import NormalEquations
 from nid_jax.coding.greedy import omp_codes
+from nid_jax.data.originals import originals
 from nid_jax.errors import ArgumentError
 from nid_jax.fields import waves
 from nid_jax.fields.shared import SharedDictionary
@@ -76,7 +77,7 @@ def _halves(names: Sequence[str], random: np.random.Generator) -> tuple[np.ndarr
 
     Components of signals that judged themselves would always win. Of one signal, both are it.
     """
-    _, original = np.unique([name.split("/")[0] for name in names], return_inverse=True)
+    original = originals(names)
     sides = random.permutation(original.max() + 1) % 2
     side = sides[original]
     halves = [

@@ -19,18 +19,20 @@ training signals uncorrelated and sorted by energy: the canonical form of a dens
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from nid_jax import numerics
 from nid_jax.coding import gram, operators
+from nid_jax.coding.prior import Coded
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
+from nid_jax.fitting.rounds import held_out
 
 MOST_COEFFICIENTS = 8192
 """F C of a covariance that is held and taken apart as a whole."""
@@ -41,8 +43,6 @@ SHRINKAGES = (0.0, 0.1, 0.3)
 ROUNDS = 2
 """Of weights, each found from what the components under the last ones leave."""
 
-# Every so many originals one is held out.
-_FOLDS = 5
 # Errors are told apart down to this share of the median one.
 _LEAST_ERROR = 0.01
 # Directions of the features weaker than this share of the strongest are rounding.
@@ -53,17 +53,6 @@ _FEW_SIGNALS = 6000
 # and of features at all points that are held.
 _BATCH_NUMBERS = 2**24
 _KEPT_NUMBERS = 2**28
-
-
-class Coded(NamedTuple):
-    """Signals in heads that were found from them: what a prior learns from.
-
-    codes [S, E]; residual [S], mean squared per value; names of the signals.
-    """
-
-    codes: Float[np.ndarray, "S E"]
-    residual: Float[np.ndarray, " S"]
-    names: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +68,8 @@ class Heads:
     the geometric mean where errors are 'log'. 0 where none was held out."""
     coded: Coded | None = None
     """The signals in these heads, where finding them left their codes too."""
+    how: str = ""
+    """What else is to be said: how the signals were measured, or that some were left out."""
 
     def words(self) -> str:
         """What a person should know of them."""
@@ -86,7 +77,7 @@ class Heads:
         text += f"{self.shrinkage:g}"
         if self.held_out:
             text += f"; {100 * self.held_out:.2g}% of the variance of others is left"
-        return text
+        return f"{text}; {self.how}" if self.how else text
 
 
 def component_heads(
@@ -108,17 +99,17 @@ def component_heads(
 
     Raises:
       ArgumentError: more than `MOST_COEFFICIENTS` features x channels; another word for errors;
-        shrinkage outside.
+        shrinkage outside; measurements that are not finite.
     """
     if errors not in ERRORS:
-        raise ArgumentError("errors", errors, ", ".join(ERRORS))
+        raise ArgumentError("components.errors", errors, ", ".join(ERRORS))
     if shrinkage is not None and not 0 <= shrinkage <= 1:
-        raise ArgumentError("shrinkage", shrinkage, "0 to 1, or None")
+        raise ArgumentError("components.shrinkage", shrinkage, "0 to 1, or None")
     size = dictionary.num_features * dictionary.channels
     if size > MOST_COEFFICIENTS:
         allowed = f"'drawn' for {size} features x channels: the most is {MOST_COEFFICIENTS}"
         raise ArgumentError("heads", "components", allowed)
-    span = _Span(dictionary, measured.operator)
+    span = Span(dictionary, measured.operator)
     signals = _Signals(span, measured, len(names))
     weights = _Weights(signals, errors == "log", dictionary.num_experts)
     held = held_out(names)
@@ -128,26 +119,28 @@ def component_heads(
         for share in SHRINKAGES:
             basis = span.leading(covariance, share, dictionary.num_experts)
             left[share] = weights.mean_error(basis, np.flatnonzero(held))
-    # With one signal alone there is nothing to choose by.
-    chosen = min(left, key=left.__getitem__) if left else shrinkage or 0.0
+    # With one signal alone there is nothing to choose by, and much that it does not tell.
+    given = SHRINKAGES[1] if shrinkage is None else shrinkage
+    chosen = min(left, key=left.__getitem__) if left else given
     if held.any():
         covariance = covariance + signals.covariance(np.flatnonzero(held), weights.values)
+    if not np.isfinite(covariance).all():
+        raise ArgumentError("measurements", "some not finite", "finite ones")
     basis = span.leading(covariance, chosen, dictionary.num_experts)
     return Heads(*span.heads(basis), chosen, len(names), left.get(chosen, 0.0))
 
 
-def put_heads(dictionary: SharedDictionary, heads: Heads) -> None:
-    """Give a dictionary heads in closed form; experts beyond their number stay as they are."""
-    count = heads.kernel.shape[-1]
+def put_heads(dictionary: SharedDictionary, heads: Heads) -> str:
+    """Give a dictionary heads in closed form; experts beyond their number stay as they are.
+
+    -> words on them all.
+    """
+    count, experts = heads.kernel.shape[-1], dictionary.num_experts
     kernel, bias = dictionary.head_kernel, dictionary.head_bias
     kernel[...] = kernel[...].at[..., :count].set(heads.kernel)
     bias[...] = bias[...].at[:count].set(heads.bias)
-
-
-def held_out(names: Sequence[str]) -> Bool[np.ndarray, " S"]:
-    """Which signals are held out: every fifth original with its copies, 'name/copy'."""
-    groups = np.unique([name.split("/")[0] for name in names], return_inverse=True)[1]
-    return groups % _FOLDS == _FOLDS - 1
+    drawn = f"; the other {experts - count} experts are as drawn" if experts > count else ""
+    return heads.words() + drawn
 
 
 def error_weights(
@@ -179,7 +172,7 @@ def colour_directions(products: Float[np.ndarray, "C C"]) -> Float[np.ndarray, "
     return np.linalg.eigh(products)[1]
 
 
-class _Span:
+class Span:
     """Orthonormal coordinates of what the features can say of the measurements, [F, C] numbers.
 
     They are those nearest to the features themselves (Lowdin 1950), so that a lattice keeps its
@@ -244,9 +237,9 @@ class _Span:
 
 
 class _Signals:
-    """The training signals in the coordinates of a `_Span`, kept where memory holds them."""
+    """The training signals in the coordinates of a `Span`, kept where memory holds them."""
 
-    def __init__(self, span: _Span, measured: Any, count: int):
+    def __init__(self, span: Span, measured: Any, count: int):
         self.span, self.measured, self.count = span, measured, count
         size = span.root.shape[0] * span.channels
         self.batch = max(1, _BATCH_NUMBERS // max(size, len(span.weights) * span.channels))

@@ -1,19 +1,26 @@
 """How the heads of a shared dictionary begin: dictionary.heads."""
 
+import dataclasses
+import zlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from nid_jax.coding.prior import Coded, GaussianPrior
+from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
+from nid_jax.fitting.rounds import State
 from nid_jax.training.atoms import wave_heads
 from nid_jax.training.components import (
     ERRORS,
     MOST_COEFFICIENTS,
-    Coded,
     component_heads,
     put_heads,
 )
 from nid_jax.training.lattice_components import lattice_heads
+from nid_jax.training.partial_components import partial_heads
 
 HEADS = ("drawn", "components", "waves")
 
@@ -35,6 +42,8 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             f"dictionary.components.errors: {wanted.errors!r}; allowed: {', '.join(ERRORS)}"
         )
+    if not (isinstance(wanted.rounds, int) and wanted.rounds >= 1):
+        raise ValueError(f"dictionary.components.rounds: {wanted.rounds}; allowed: 1 or more")
     if not wanted.shrinkage <= 1:
         raise ValueError(
             f"dictionary.components.shrinkage: {wanted.shrinkage}; allowed: at most 1, below 0 "
@@ -42,26 +51,72 @@ def check(config: ConfigDict) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Words on heads that were found, and what finding them left: the signals in them, or the prior
+    of their codes."""
+
+    words: str
+    coded: Coded | None = None
+    prior: GaussianPrior | None = None
+
+
 def find(
-    dictionary: SharedDictionary, measured: Any, collection: Any, config: ConfigDict
-) -> tuple[str, Coded | None]:
+    dictionary: SharedDictionary,
+    measured: Any,
+    collection: Any,
+    config: ConfigDict,
+    path: Path,
+    go_on: Callable[[], bool] = lambda: True,
+) -> Found | None:
     """Give a dictionary the heads that config.dictionary.heads asks for.
 
-    -> words on them, and the signals in them where finding the heads left their codes too.
-
     measured: what training sees of the collection, as a task's `learned_from` gives. Components are
-    those of a covariance, or of the signals' products where features are too many for one. Raises
-    ArgumentError for features or signals of which such heads cannot be found.
+    those of a covariance, or of the signals' products where features are too many for one; or come
+    by rounds, each of which is kept at `path`, where signals are not alike in what was measured of
+    them. None where `go_on` said no after a round: the same call goes on. Raises ArgumentError for
+    features or signals of which such heads cannot be found.
     """
     if config.dictionary.heads == "waves":
         names, top_k = collection.names, config.router.top_k
-        return wave_heads(dictionary, measured, names, top_k, config.seed), None
+        return Found(wave_heads(dictionary, measured, names, top_k, config.seed))
+    if not measured.alike:
+        return _by_rounds(dictionary, measured, collection, config, path, go_on)
     wanted = config.dictionary.components
-    if dictionary.num_features * dictionary.channels > MOST_COEFFICIENTS:
+    size = dictionary.num_features * dictionary.channels
+    if size > MOST_COEFFICIENTS:
+        # The signals themselves are read, not what was measured of them.
+        seen = (*measured.grid_shape, measured.channels)
+        if measured.operator.run_length != 1 or tuple(collection.shape) != seen:
+            allowed = f"'drawn' for {size} features x channels where no samples are measured"
+            raise ArgumentError("heads", "components", allowed)
         found = lattice_heads(dictionary, collection, wanted.errors, max(wanted.shrinkage, 0.0))
     else:
         shrinkage = None if wanted.shrinkage < 0 else wanted.shrinkage
         names = collection.names
         found = component_heads(dictionary, measured, names, wanted.errors, shrinkage)
-    put_heads(dictionary, found)
-    return found.words(), found.coded
+    return Found(put_heads(dictionary, found), found.coded)
+
+
+def _by_rounds(dictionary, measured, collection, config, path, go_on):
+    wanted, names = config.dictionary.components, collection.names
+    sections = [repr(config[name]) for name in ("dictionary", "data", "seed")]
+    this_run = zlib.crc32(repr((sections, collection.title, len(names))).encode())
+
+    def after(state):
+        state.save(path, this_run)
+        return go_on()
+
+    made = partial_heads(
+        dictionary,
+        measured,
+        measured.grid_shape,
+        names,
+        wanted.rounds,
+        None if wanted.shrinkage < 0 else wanted.shrinkage,
+        State.load(path, this_run),
+        after,
+    )
+    if made is None:
+        return None
+    return Found(put_heads(dictionary, made[0]), prior=made[1])

@@ -14,17 +14,17 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
+from nid_jax.coding.prior import Coded
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.embeddings import Splines
 from nid_jax.fields.shared import SharedDictionary
+from nid_jax.fitting.rounds import held_out
 from nid_jax.training.components import (
     ERRORS,
     ROUNDS,
-    Coded,
     Heads,
     error_weights,
-    held_out,
     mean_share,
 )
 
@@ -48,10 +48,10 @@ def lattice_heads(
     word for errors.
     """
     if errors not in ERRORS:
-        raise ArgumentError("errors", errors, ", ".join(ERRORS))
+        raise ArgumentError("components.errors", errors, ", ".join(ERRORS))
     if shrinkage > 0:
         allowed = "0 or below: a covariance of so many features is not held"
-        raise ArgumentError("shrinkage", shrinkage, allowed)
+        raise ArgumentError("components.shrinkage", shrinkage, allowed)
     if not isinstance(dictionary.embedding, Splines) or dictionary.kernels:
         size = dictionary.num_features * dictionary.channels
         allowed = f"'drawn' for {size} features x channels, but of splines with num_layers=1"
@@ -60,7 +60,7 @@ def lattice_heads(
     most = min(MOST_SIGNALS, len(collection))
     chosen = np.unique(np.linspace(0, len(collection) - 1, most).astype(int))
     axes = _Axes(dictionary.embedding, grid_shape)
-    signals, whole = axes.project_all(collection, chosen)
+    signals, means, whole = axes.project_all(collection, chosen)
     products = signals @ signals.T
     experts = min(dictionary.num_experts, signals.shape[1])
 
@@ -78,10 +78,12 @@ def lattice_heads(
     residual = np.maximum(whole - np.square(found).sum(1), 0) / (numbers * channels)
     # Experts beyond those that the signals tell apart are not used by them.
     found = np.pad(found, ((0, 0), (0, dictionary.num_experts - found.shape[1])))
-    coded = Coded(found / np.sqrt(np.float32(numbers)), residual, names)
+    coded = Coded(found / np.sqrt(np.float32(numbers)), means, residual, names)
     # Splines sum to one, and the directions are free of the constant.
     bias = np.zeros((kernel.shape[-1], channels), np.float32)
-    return Heads(kernel, bias, 0.0, len(chosen), share, coded)
+    some = len(chosen) < len(collection)
+    how = f"at even distances among {len(collection)}" if some else ""
+    return Heads(kernel, bias, 0.0, len(chosen), share, coded, how)
 
 
 def _eigen(products, weights, most):
@@ -154,16 +156,18 @@ class _Axes:
 
     def project_all(
         self, collection: Any, chosen: np.ndarray
-    ) -> tuple[Float[np.ndarray, "S RC"], Float[np.ndarray, " S"]]:
-        """Coordinates of signals, each made once, and their energies; without constant parts."""
+    ) -> tuple[Float[np.ndarray, "S RC"], Float[np.ndarray, "S C"], Float[np.ndarray, " S"]]:
+        """Coordinates of signals, each made once, without constant parts; these; and energies."""
         size = self.constant.size * collection.shape[-1]
         signals = np.empty((len(chosen), size), np.float32)
+        means = np.empty((len(chosen), collection.shape[-1]), np.float32)
         energies = np.empty(len(chosen), np.float32)
         for row, index in enumerate(chosen):
             signal = collection[int(index)]
-            centred = signal - signal.mean(tuple(range(len(self.grid_shape))))
+            means[row] = signal.mean(tuple(range(len(self.grid_shape))))
+            centred = signal - means[row]
             signals[row], energies[row] = self.project(centred), np.square(centred).sum()
-        return signals, energies
+        return signals, means, energies
 
     def project(self, centred: Float[np.ndarray, "*grid C"]) -> Float[np.ndarray, " RC"]:
         """Coordinates of a signal that is free of its constant part."""

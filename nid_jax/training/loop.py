@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import devices, errors, notices, sharding
 from nid_jax.coding.operators import Operator
+from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import (
     Model,
@@ -27,6 +28,7 @@ from nid_jax.fields.model import (
     parameter_overview,
 )
 from nid_jax.fields.shared import SharedDictionary
+from nid_jax.fitting import priors
 from nid_jax.reporting import announcing, tables
 from nid_jax.reporting.chronometer import Chronometer
 from nid_jax.reporting.metrics_log import MetricWriter
@@ -35,8 +37,8 @@ from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training import heads
-from nid_jax.training.components import Coded
+from nid_jax.training import checks, heads
+from nid_jax.training.batches import way_batches
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
 from nid_jax.training.reseeding import reseed
@@ -50,6 +52,9 @@ from nid_jax.training.steps import (
     train_step,
 )
 from nid_jax.training.strategies import build_strategy
+
+ROUNDS_FILE = "components.npz"
+"""Rounds of expectation maximisation so far, in a workdir; gone once heads are found."""
 
 
 class TrainingDiverged(ValueError):
@@ -70,6 +75,9 @@ class Measured(Protocol):
 
     @property
     def whole(self) -> bool: ...
+
+    @property
+    def alike(self) -> bool: ...
 
 
 class Task(Protocol):
@@ -94,28 +102,41 @@ class Task(Protocol):
 class Trainer:
     """Everything one run of training holds: model, optimiser, data, compiled steps, checkpoints."""
 
-    def __init__(self, task: Task, config: ConfigDict, workdir: Workdir, collection: Sequence):
-        check(config)
+    def __init__(self, task: Task, config: ConfigDict, workdir: Workdir, collection: Any):
+        checks.check(config)
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
         sharding.check_divisible(self.mesh, config.dictionary.num_experts, config.train.batch_size)
         self.strategy = build_strategy(config, task.objective)
-        self.batches = task.batches(collection)
         measured = task.learned_from(collection)
+        checks.check_alike(config, measured, collection.names)
         self.measured, self.count = measured, len(collection)
-        self.operator = measured.operator
+        self.batches = self._batches(task, collection)
+        self.operator = None if len(measured.ways) > 1 else measured.operator
         self.signal_shape = (*measured.grid_shape, measured.channels)
-        _check_training(config, self.operator)
-        self.per_batch = chunks_per_batch(config, self.operator.num_measurements)
+        checks.check_training(config, self.operator)
+        if measured.alike:
+            checks.check_router(config, measured)
+        self.per_batch = 1
+        if self.operator is not None:
+            self.per_batch = chunks_per_batch(config, self.operator.num_measurements)
         self.steps = -(-config.train.steps // self.per_batch) * self.per_batch
         per_epoch = self.per_batch * max(len(collection) // config.train.batch_size, 1)
         self.warmup_steps = config.train.warmup_epochs * per_epoch if config.router.top_k else 0
         self.optimizer = build_optimiser(config.train.optimizer, max(self.steps, 1))
         self._build(collection)
         self.clock = Chronometer()
-        self.compiled: dict[bool, jax.stages.Compiled] = {}
+        self.compiled: dict[Any, jax.stages.Compiled] = {}
         self.compiled_bytes = 0
         self.coded: Coded | None = None
+
+    def _batches(self, task: Task, collection: Sequence) -> Any:
+        """Whole signals as the task reads them; of others what was measured."""
+        if self.measured.alike:
+            return task.batches(collection)
+        processes = jax.process_index(), jax.process_count()
+        size = self.config.train.batch_size
+        return way_batches(self.measured, self.count, size, self.config.seed, processes)
 
     def _build(self, collection: Sequence) -> None:
         """The first state, drawn by one compiled function straight to where it is to lie."""
@@ -156,9 +177,12 @@ class Trainer:
         return sharding.place_batch(next(self.batches), self.mesh)
 
     def step_for(self, step: int, batch: Batch) -> jax.stages.Compiled:
-        """The compiled step: dense during warm-up, sparse after it. Compiled on first use."""
+        """The compiled step: dense during warm-up, sparse after it. Compiled on first use,
+        of batches of several shapes for each of them."""
         dense = step < self.warmup_steps
-        if dense not in self.compiled:
+        shapes = jax.tree.map(jnp.shape, batch)
+        kind = (dense, jax.tree.structure(batch), tuple(jax.tree.leaves(shapes)))
+        if kind not in self.compiled:
             train = self.config.train
             recipe = Recipe(
                 self.graphdef,
@@ -179,21 +203,36 @@ class Trainer:
             # Beside what this process has already, the signals among it, where that is the same.
             beside = 0 if "device" in held else held["host"]
             needed = devices.compiled_bytes(program) + beside
-            _check_memory(needed, devices.memory_bytes(), self.config)
-            self.compiled[dense] = program
+            checks.check_memory(needed, devices.memory_bytes(), self.config)
+            self.compiled[kind] = program
             self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
-        return self.compiled[dense]
+        return self.compiled[kind]
 
-    def find_heads(self, measured: Measured, collection: Any) -> str:
-        """Heads from what training sees of the signals, undrawn. -> words on them."""
+    def find_heads(self, collection: Any, go_on: Callable[[], bool]) -> str:
+        """Heads from what training sees of the signals, undrawn. -> words on them; '' where `go_on`
+        said no before they were found. The prior that came with them is kept, as heads are that
+        nothing descends from."""
         model = self.model()
         assert isinstance(model.dictionary, SharedDictionary), "check() refuses other kinds"
-        with self.clock.pause("heads"):
-            with errors.named("dictionary"):
-                found = heads.find(model.dictionary, measured, collection, self.config)
-                words, self.coded = found
-            self._put(model)
-        return f"heads       {words}; {self.clock.seconds('heads'):.1f} s"
+        path = self.workdir.root / ROUNDS_FILE
+        with self.clock.pause("heads"), errors.named("dictionary"):
+            found = heads.find(
+                model.dictionary, self.measured, collection, self.config, path, go_on
+            )
+        if found is None:
+            return ""
+        self._put(model)
+        self.coded = found.coded
+        if found.prior is not None and not self.steps:
+            priors.save_prior(self.workdir.root / priors.FILE, found.prior)
+        return f"heads       {found.words}; {self.clock.seconds('heads'):.1f} s"
+
+    def prior(self) -> GaussianPrior | None:
+        """The prior that came with the heads, where the dictionary still has them."""
+        by_rounds = self.config.dictionary.heads == "components" and not self.measured.alike
+        if self.steps or not by_rounds:
+            return None
+        return priors.load_prior(self.workdir.root / priors.FILE)
 
     def _put(self, model: Model) -> None:
         """Go on with the numbers of a model."""
@@ -254,64 +293,6 @@ def _templates(items: dict[str, Any]) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: abstract(leaf, leaf.sharding), items)
 
 
-def check(config: ConfigDict) -> None:
-    """Raise ValueError, naming the key, for a training that cannot be."""
-    build_strategy(config, None)
-    heads.check(config)
-    found = config.dictionary.heads != "drawn"
-    for group, key, least in (
-        ("", "seed", 0),
-        ("train", "steps", 0 if found else 1),
-        ("train", "points", 0),
-        ("train", "warmup_epochs", 0),
-        ("train", "log_every", 0),
-        ("train", "eval_every", 0),
-        ("train", "checkpoint_every", 0),
-        ("train", "reseed_every", 0),
-        ("train", "dead_below", 0),
-        ("checkpoint", "keep_latest", 1),
-        ("checkpoint", "keep_best", 0),
-    ):
-        value = (config[group] if group else config)[key]
-        if value < least:
-            name = f"{group}.{key}".strip(".")
-            raise ValueError(f"{name}: {value}; allowed: {least} or more")
-    router = config.router
-    affine = router.kind == "linear" or (router.kind == "conv" and router.pool == "none")
-    if not (config.train.steps or affine or router.kind == "none"):
-        raise ValueError(
-            f"router.kind: {router.kind!r} descends, and train.steps=0; allowed: none, linear, and "
-            "conv with router.pool=none, or more steps"
-        )
-    if config.train.codes == "surface" and config.train.reseed_every:
-        raise ValueError(
-            "train.reseed_every: 0 is wanted by train.codes=surface: no value is known"
-        )
-
-
-def _check_memory(needed: int, there: int, config: ConfigDict) -> None:
-    """Raise ValueError, naming the keys, for a step that takes more bytes than there are."""
-    if not there or needed <= there:
-        return
-    train, of = config.train, config.data.name
-    points = train.points or "all"
-    raise ValueError(
-        f"train.batch_size, train.points: a step of {train.batch_size} signals of {of!r} at "
-        f"{points} points takes about {tables.format_bytes(needed)} with all that is held, more "
-        f"than the {tables.format_bytes(there)} there are; allowed: fewer of either, such as "
-        "train.points=1024, or smaller signals, such as data.crops=160 with data.size=(32,32), or "
-        "data.size with data.resize=true"
-    )
-
-
-def _check_training(config: ConfigDict, operator: Operator) -> None:
-    """Raise ValueError, naming the key, for what these measurements do not allow."""
-    if operator.run_length is None and config.train.points:
-        raise ValueError("train.points: 0 is wanted where measurements depend on the whole signal")
-    if operator.run_length != 1 and config.train.reseed_every:
-        raise ValueError("train.reseed_every: 0 is wanted where no samples are measured")
-
-
 @dataclasses.dataclass
 class Trained:
     """What training leaves: the model, the step it reached, whether it ended early, and timings."""
@@ -322,6 +303,8 @@ class Trained:
     summary: dict
     coded: Coded | None = None
     """The signals in the dictionary as it is, where heads in closed form were all the training."""
+    prior: GaussianPrior | None = None
+    """Of the codes, where that came with the heads instead."""
 
 
 def signals_of(task: Task, collection: Any) -> dict[str, Any]:
@@ -378,14 +361,20 @@ def train(
             if start:
                 progress.message(f"resumed from step {start} of {workdir.checkpoints}")
             _announce(trainer, workdir, progress, notes)
+            words = "drawn"
             if fresh and config.dictionary.heads != "drawn":
-                progress.message(trainer.find_heads(task.learned_from(collection), collection))
-            step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
+                words = trainer.find_heads(collection, lambda: not preemption.requested)
+                progress.message(words or f"{preemption.signal_name}: the same command resumes")
+            step = start
+            if words:
+                step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
+                (workdir.root / ROUNDS_FILE).unlink(missing_ok=True)
     assumed = [*map(notices.plain, notes), *notices.printed_lines()]
     summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
     workdir.write_json("summary.json", summary)
-    coded = None if step else trainer.coded
-    return Trained(trainer.model(), step, step < trainer.steps, summary, coded)
+    stopped = step < trainer.steps or not words
+    coded, prior = (None, None) if step or stopped else (trainer.coded, trainer.prior())
+    return Trained(trainer.model(), step, stopped, summary, coded, prior)
 
 
 def _announce(trainer: Trainer, workdir: Workdir, progress: Progress, notes: Sequence[str]) -> None:

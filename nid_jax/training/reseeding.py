@@ -8,7 +8,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.ridge import solve_dense
 from nid_jax.fields.routing import Gates
 from nid_jax.training.steps import Batch, Given, TrainState, shown
@@ -48,12 +47,17 @@ def _refit(
     seed: int,
 ) -> nnx.State:
     model = nnx.merge(graphdef, params, given.constants, copy=True)
-    operator, targets = shown(batch, given.operator)
-    equations = normal_equations(model.dictionary, operator, targets, precision="float32")
-    codes = solve_dense(equations, _LAMBDA).codes
-    gates = Gates(codes, None, None, equations.bias(codes))
-    residual = targets - model.dictionary.combine(operator.points, gates)
+    seen = shown(batch, given.operator)
+
+    def solve(equations):
+        codes = solve_dense(equations, _LAMBDA).codes
+        return Gates(codes, None, None, equations.bias(codes))
+
+    gates, _ = seen.solved(model.dictionary, solve)
+    residual = seen.targets - seen.rendered(model.dictionary, gates)
+    if seen.weights is not None:
+        residual = seen.weights[..., None] * residual
     _, worst = jax.lax.top_k(jnp.square(residual).sum((1, 2)), len(dead))
     key = jax.random.fold_in(jax.random.key(seed), step)
-    model.dictionary.refit(dead, operator.points, residual[worst], key)
+    model.dictionary.refit(dead, seen.operator.points, residual[worst], key)
     return nnx.state(model, nnx.Param)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from nid_jax.coding import operators
 from nid_jax.coding.operators import Operator
 from nid_jax.fields.model import Model
+from nid_jax.training.seen import Seen
 
 CHUNKS = ("random", "exhaustive")
 # Beyond this many points a random chunk is drawn with repetition: a permutation of the grid would
@@ -21,8 +22,10 @@ _PERMUTED_POINTS = 2**16
 # Share of the old value in the running mean of |code|: about the last fifty steps count.
 USAGE_DECAY = 0.98
 
-Batch = dict[str, Array]
-"""'signals' [B, *grid, C] or [B, P, C], 'ids' [B], and what a task adds: 'points', 'clouds'."""
+Batch = dict[str, Any]
+"""'signals' [B, *grid, C] or [B, P, C], 'ids' [B], and what a task adds: 'points', 'clouds'. Of
+signals that were not measured alike 'weights' [B, P] and, where they differ, 'way', the operator of
+all of the batch, or 'operators', one for each, see `batches`."""
 Terms = dict[str, Float[Array, ""]]
 
 
@@ -48,9 +51,7 @@ jax.tree_util.register_dataclass(
 class Strategy(Protocol):
     """Where the codes of a step come from and what it minimises; `strategies` has them."""
 
-    def prepare(
-        self, model: Model, batch: Batch, operator: Operator, targets: Float[Array, "B M C"]
-    ) -> Any:
+    def prepare(self, model: Model, batch: Batch, seen: Seen) -> Any:
         """What is done before the gradient, and without it: changes the model, or solves codes."""
 
     def loss(
@@ -58,8 +59,7 @@ class Strategy(Protocol):
         model: Model,
         prepared: Any,
         batch: Batch,
-        operator: Operator,
-        targets: Float[Array, "B M C"],
+        seen: Seen,
         dense: bool,
         key: Key[Array, ""],
     ) -> tuple[Float[Array, ""], tuple[Terms, Float[Array, " E"]]]:
@@ -71,8 +71,8 @@ class Given(NamedTuple):
 
     constants: nnx.State
     """Variables of the model that are not trained."""
-    operator: Operator
-    """What measured the training signals."""
+    operator: Operator | None
+    """What measured the training signals; None where batches bring what did."""
     key: Key[Array, ""]
     """What all steps' random numbers come from."""
 
@@ -103,16 +103,15 @@ def train_step(
     brings. One whose loss or gradient is not finite changes nothing but the counters.
     """
     key = jax.random.fold_in(given.key, state.step)
-    chosen = _chosen(recipe, given, state.step)
-    seen, targets = shown(batch, given.operator, chosen)
+    seen = shown(batch, given.operator, _chosen(recipe, given, batch, state.step))
     model = nnx.merge(recipe.graphdef, state.params, given.constants, copy=True)
-    prepared = recipe.strategy.prepare(model, batch, seen, targets)
+    prepared = recipe.strategy.prepare(model, batch, seen)
     params = nnx.state(model, nnx.Param)
 
     noise_key = jax.random.fold_in(key, 1)
     loss = jax.value_and_grad(_loss, has_aux=True)
     (value, (terms, used)), gradients = loss(
-        params, recipe, given.constants, prepared, batch, seen, targets, noise_key
+        params, recipe, given.constants, prepared, batch, seen, noise_key
     )
     norm = optax.tree.norm(gradients)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
@@ -127,13 +126,12 @@ def _loss(
     constants: nnx.State,
     prepared: PyTree,
     batch: Batch,
-    seen: Operator,
-    targets: Float[Array, "B M C"],
+    seen: Seen,
     key: Key[Array, ""],
 ) -> tuple[Float[Array, ""], tuple[Terms, Float[Array, " E"]]]:
     """The strategy's loss of a model with these parameters. -> (loss, (terms, mean |code|))."""
     model = nnx.merge(recipe.graphdef, params, constants, copy=True)
-    return recipe.strategy.loss(model, prepared, batch, seen, targets, recipe.dense, key)
+    return recipe.strategy.loss(model, prepared, batch, seen, recipe.dense, key)
 
 
 def _moved(
@@ -162,9 +160,15 @@ def _moved(
     return TrainState(kept, moments, state.step + 1, bad_step, usage)
 
 
-def _chosen(recipe: Recipe, given: Given, step: Int[Array, ""]) -> Int[Array, " m"] | None:
+def _chosen(
+    recipe: Recipe, given: Given, batch: Batch, step: Int[Array, ""]
+) -> Int[Array, " m"] | None:
     """Which measurements a step sees; None for all of them."""
-    count = given.operator.num_measurements
+    if "weights" in batch:
+        count = batch["weights"].shape[1]
+    else:
+        assert given.operator is not None, "batches of several ways have weights"
+        count = given.operator.num_measurements
     size = min(recipe.points or count, count)
     if size == count:
         return None
@@ -176,21 +180,21 @@ def _chosen(recipe: Recipe, given: Given, step: Int[Array, ""]) -> Int[Array, " 
     return random_chunk(key, count, size)
 
 
-def shown(
-    batch: Batch, operator: Operator, chosen: Int[Array, " m"] | None = None
-) -> tuple[Operator, Float[Array, "B M C"]]:
-    """What a batch shows of its signals. -> (operator, targets [B, M, C]).
+def shown(batch: Batch, operator: Operator | None, chosen: Int[Array, " m"] | None = None) -> Seen:
+    """What a batch shows of its signals.
 
-    A batch that brings 'points' [P, D] shows its signals there. Otherwise they are whole, measured
-    by `operator`, of which the measurements `chosen` [m] are taken, or all.
+    A batch that brings 'points' [P, D] shows its signals there. Otherwise it shows what its
+    operators measured, or `operator` of whole signals: the measurements `chosen` [m], or all.
     """
     signals = batch["signals"]
     if "points" in batch:
-        return operators.Sample(batch["points"]), signals
-    targets = signals.reshape(signals.shape[0], operator.num_measurements, -1)
-    if chosen is None:
-        return operator, targets
-    return operator.of_measurements(chosen), targets[:, chosen]
+        return Seen(operators.Sample(batch["points"]), signals)
+    operator = batch.get("way", batch.get("operators", operator))
+    weights = batch.get("weights")
+    targets = signals.reshape(len(signals), -1, signals.shape[-1])
+    if weights is not None:
+        targets = jnp.where(weights[..., None] > 0, targets, 0)
+    return Seen(operator, targets, weights).of_measurements(chosen)
 
 
 def random_chunk(key: Key[Array, ""], count: int, size: int) -> Int[Array, " size"]:

@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 
 from nid_jax.coding import greedy, implicit, ridge
-from nid_jax.coding.gram import normal_equations
 from nid_jax.fields.routing import Gates
 from nid_jax.training import losses
 
@@ -36,15 +35,14 @@ class Joint:
 
     objective: Any
 
-    def prepare(self, model, batch, operator, targets):
+    def prepare(self, model, batch, seen):
         """Max-norm of the codebook's rows, before the gradient, as the official code has it."""
         model.router.prepare(batch["ids"])
 
-    def loss(self, model, prepared, batch, operator, targets, dense, key):
-        """-> (loss, (terms, mean |code| [E])). operator, targets [B, M, C]."""
+    def loss(self, model, prepared, batch, seen, dense, key):
+        """-> (loss, (terms, mean |code| [E]))."""
         gates = model.gates(batch["ids"], looked_at(model.router, batch), dense=dense, key=key)
-        prediction = operator.measure(model.dictionary.combine(operator.points, gates))
-        loss, terms = self.objective(prediction, targets, gates)
+        loss, terms = _objective(self.objective, model.dictionary, seen, gates)
         return loss, (terms, _used(gates))
 
 
@@ -64,19 +62,21 @@ class Projected:
     atoms_per_step: int = 1
     differentiate: str = "envelope"
 
-    def prepare(self, model, batch, operator, targets):
-        """Solve the batch. -> (Gates, NormalEquations), constants to the gradient."""
-        equations = normal_equations(model.dictionary, operator, targets, precision="float32")
-        gates = project(equations, self.lam, self.top_k, self.atoms_per_step)
+    def prepare(self, model, batch, seen):
+        """Solve the batch. -> (Gates, NormalEquations or None), constants to the gradient."""
+
+        def solve(equations):
+            return project(equations, self.lam, self.top_k, self.atoms_per_step)
+
+        gates, equations = seen.solved(model.dictionary, solve)
         return jax.lax.stop_gradient((gates, equations))
 
-    def loss(self, model, prepared, batch, operator, targets, dense, key):
-        """-> (loss, (terms, mean |code| [E])). operator, targets [B, M, C]."""
+    def loss(self, model, prepared, batch, seen, dense, key):
+        """-> (loss, (terms, mean |code| [E]))."""
         gates, equations = prepared
         if self.differentiate == "solve":
-            gates = self._moving(model.dictionary, operator, targets, gates, equations)
-        prediction = operator.measure(model.dictionary.combine(operator.points, gates))
-        loss, terms = self.objective(prediction, targets, gates)
+            gates = self._moving(model.dictionary, seen, gates, equations)
+        loss, terms = _objective(self.objective, model.dictionary, seen, gates)
         if model.router is not None and not model.router.affine:
             held = jax.lax.stop_gradient(gates)
             amortised = self._amortisation(model, held, equations, batch)
@@ -84,9 +84,9 @@ class Projected:
             terms["router"] = jax.lax.stop_gradient(amortised)
         return loss, (terms, _used(gates))
 
-    def _moving(self, dictionary, operator, targets, gates, equations):
+    def _moving(self, dictionary, seen, gates, equations):
         """The same codes with their derivative through the closed form."""
-        measured = dictionary, operator, targets, None
+        measured = dictionary, seen.operator, seen.targets, seen.weights
         if not self.top_k:
             found = implicit.ridge_codes(*measured, self.lam, equations=equations)
             return Gates(found.codes, None, None, found.bias)
@@ -128,14 +128,14 @@ class Surface:
 
     weights: Any
 
-    def prepare(self, model, batch, operator, targets):
+    def prepare(self, model, batch, seen):
         """Max-norm of the codebook's rows."""
         model.router.prepare(batch["ids"])
 
-    def loss(self, model, prepared, batch, operator, targets, dense, key):
-        """-> (loss, (terms, mean |code| [E])). operator: samples off the surface."""
+    def loss(self, model, prepared, batch, seen, dense, key):
+        """-> (loss, (terms, mean |code| [E])). seen: samples off the surface."""
         gates = model.gates(batch["ids"], looked_at(model.router, batch), dense=dense, key=key)
-        off, dims = operator.points, model.dictionary.dims
+        off, dims = seen.operator.points, model.dictionary.dims
 
         def one(cloud, row):
             row = jax.tree.map(lambda leaf: leaf[None], row)
@@ -152,6 +152,12 @@ class Surface:
         loss = terms.total(self.weights)
         named = {"loss": loss, "psnr": losses.psnr(jnp.square(on).mean()), **terms._asdict()}
         return loss, (jax.lax.stop_gradient(named), _used(gates))
+
+
+def _objective(objective, dictionary, seen, gates):
+    """(loss, terms) of what codes render beside what was measured."""
+    weights = None if seen.weights is None else seen.weights[..., None]
+    return objective(seen.rendered(dictionary, gates), seen.targets, gates, weights)
 
 
 def looked_at(router, batch):

@@ -146,3 +146,8 @@ def test_products_of_splines_on_a_grid_are_those_of_their_points(shape):
     centred = basis - basis.mean(0)
     expected = np.einsum("pec,pfc->ef", centred, centred) / len(basis)
     np.testing.assert_allclose(matrix, expected, atol=1e-5 * np.abs(expected).max())
+    # A constant of an atom is no part of it, however large.
+    dictionary.head_kernel[...] += 30.0
+    lifted, mean = canonical._grid_gram(dictionary, shape)
+    np.testing.assert_allclose(mean - basis.mean(0), 30, rtol=1e-5)
+    np.testing.assert_allclose(lifted, expected, atol=1e-5 * np.abs(expected).max())

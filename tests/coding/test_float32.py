@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nid_jax.coding import operators, prior
+from nid_jax.coding import operators, prior, uncertainty
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import (
     IHT,
@@ -68,7 +68,7 @@ def test_it_is_the_solution_of_double_precision(name, weights):
 @pytest.mark.parametrize("bias", [False, True], ids=["free bias", "bias of the prior"])
 def test_evidence_and_variance_are_those_of_double_precision(bias):
     problem = a_problem(weights=(72,), bias=bias)
-    known = problem.prior._replace(codes=None)
+    known = problem.prior.alone()
     pair = [problem.equations(precision) for precision in ("float32", "float64")]
     noises = np.array([1e-4, 1e-2, 1.0], np.float32)
     few, many = (prior.evidences(equations, known, noises) for equations in pair)
@@ -76,7 +76,9 @@ def test_evidence_and_variance_are_those_of_double_precision(bias):
     few, many = (prior.solve_posterior(e, known, jnp.float32(1e-2)).evidence for e in pair)
     np.testing.assert_allclose(few, many, rtol=1e-4, atol=0.02)
     x = problem.operator.points[::7]
-    few, many = (prior.posterior_variance(problem.dictionary, x, e, known, 1e-2) for e in pair)
+    few, many = (
+        uncertainty.posterior_variance(problem.dictionary, x, e, known, 1e-2) for e in pair
+    )
     np.testing.assert_allclose(few, many, rtol=1e-3)
 
 

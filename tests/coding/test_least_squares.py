@@ -67,6 +67,19 @@ def test_reduced_equations_have_the_same_least_squares(own, condition):
         np.testing.assert_allclose(new.T @ new, old.T @ old, atol=1e-6)
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["one", "own"])
+def test_columns_of_zeros_are_none_of_the_reduced_equations(own):
+    roots = np.stack([a_root((40, 12), 3) for _ in range(3)])
+    roots[..., [4, 11]] = 0
+    z = np.random.default_rng().normal(size=(3, 40)).astype(np.float32)
+    root, projected, _ = least_squares.reduced(jnp.asarray(roots if own else roots[0]), z)
+    for signal in range(3):
+        old, new = (r[signal] if r.ndim == 3 else r for r in (roots, np.asarray(root)))
+        old = old if own else roots[0]
+        np.testing.assert_allclose(new.T @ new, old.T @ old, atol=1e-6)
+        np.testing.assert_allclose(projected[signal] @ new, z[signal] @ old, atol=1e-5)
+
+
 def test_products_of_many_columns_are_whole():
     size = 2 * least_squares._BLOCK + 5
     root = np.random.default_rng().normal(size=(2, 7, size)).astype(np.float32)

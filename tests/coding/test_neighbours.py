@@ -120,7 +120,7 @@ def test_all_of_the_covariance_and_a_distant_mean_give_the_prior_of_all():
     equations = normal_equations(dictionary, operator, measured)
     # Hardly any noise: the measurements decide, and the mean says nothing.
     near = local_gaussian(equations, prior, 1e-10, 9, 1.0)
-    whole = gaussian(equations, prior._replace(codes=None), 1e-10)
+    whole = gaussian(equations, prior.alone(), 1e-10)
     np.testing.assert_allclose(near.codes, whole.codes, atol=1e-3)
 
 
@@ -138,7 +138,7 @@ def test_few_measurements_of_a_curved_sheet_are_completed_better():
         return float(jnp.square(rendered - measured[..., 0]).mean())
 
     near = error(local_gaussian(equations, prior, 0.01, 30, 0.05))
-    assert near < 0.8 * error(gaussian(equations, prior._replace(codes=None), 0.01))
+    assert near < 0.8 * error(gaussian(equations, prior.alone(), 0.01))
 
 
 def test_refuses_what_cannot_be():

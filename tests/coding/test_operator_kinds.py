@@ -246,3 +246,19 @@ def test_every_kind_by_name(kind):
 def test_the_key_is_named(config, says):
     with pytest.raises(ArgumentError, match=says):
         operators.build_operator(ConfigDict(config), (6, 6))
+
+
+def test_areas_are_means_over_pixels_of_another_size():
+    signal = np.random.default_rng().normal(size=(6 * 9, 2)).astype(np.float32)
+    coarse, blocks = operators.areas((6, 9), (2, 3)), operators.downsample((6, 9), 3)
+    np.testing.assert_allclose(coarse.points, blocks.points, atol=1e-6)
+    np.testing.assert_allclose(coarse @ signal, blocks @ signal, atol=1e-6)
+    np.testing.assert_allclose(coarse.weights, 9)
+    # Not a whole number of samples: means of a slope are those at the areas' middles.
+    odd = operators.areas((60, 90), (25, 7))
+    middle = ((np.arange(25) + 0.5) * 60 / 25 - 0.5) * 2 / 59 - 1
+    rows = (odd @ (lambda x: x[:, :1])).reshape(25, 7)
+    np.testing.assert_allclose(rows[1:-1], np.tile(middle[1:-1, None], 7), atol=1e-5)
+    assert operators.areas((4, 4), (8, 8)).run_length == 1
+    with pytest.raises(ArgumentError, match="size: .*2 whole numbers"):
+        operators.areas((4, 4), (8,))

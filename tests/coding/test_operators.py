@@ -39,6 +39,7 @@ OPERATORS = {
     "rays": lambda: operators.parallel_beam((9, 6), 7, centre=(0.5, -0.25), offset=-0.5),
     "rays on a grid": lambda: _interpolated((5, 8)),
     "downsample": lambda: operators.downsample((6, 9), 3),
+    "areas": lambda: operators.areas((6, 9), (4, 5)),
     "downsample on a grid": lambda: grid_operator.on_grid(
         operators.downsample((6, 9), 3, 2), (6, 9)
     ),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.covariance import EmpiricalCovariance
 
-from nid_jax.coding import gram, operators, prior, ridge
+from nid_jax.coding import gram, operators, prior, ridge, uncertainty
 from nid_jax.fields import coordinates
 from nid_jax.fields.embeddings import GaussianFourier
 from nid_jax.fields.experts import Layers
@@ -78,7 +78,7 @@ def test_posterior_with_the_bias_in_the_prior(own):
     found = prior.fit_prior(*training_codes(), shrinkage=0.1)
     solution = prior.gaussian(equations, found, noise=0.2)
     assert solution.converged.all()
-    variance = prior.posterior_variance(
+    variance = uncertainty.posterior_variance(
         make_dictionary(), coordinates.grid((7, 6)), equations, found, noise=0.2, chunk=17
     )
     evidence = prior.solve_posterior(equations, found, 0.2).evidence
@@ -101,7 +101,7 @@ def test_posterior_with_a_free_bias():
     codes, _ = training_codes()
     found = prior.fit_prior(codes, shrinkage=0.1)
     solution = prior.gaussian(equations, found, noise=0.2)
-    variance = prior.posterior_variance(
+    variance = uncertainty.posterior_variance(
         make_dictionary(), coordinates.grid((7, 6)), equations, found, noise=0.2
     )
     # A free bias is one of enormous variance.
@@ -246,17 +246,6 @@ def test_prior_fills_in_what_was_not_measured():
     assert error(informed) < 1e-3 * error(plain)
 
 
-def test_survives_a_checkpoint(tmp_path):
-    found = prior.fit_prior(*training_codes(), residual=np.full(40, 0.1))
-    np.savez(tmp_path / "prior.npz", **found.arrays())
-    with np.load(tmp_path / "prior.npz") as stored:
-        again = prior.GaussianPrior(**stored)
-    _, _, equations = problem()
-    np.testing.assert_array_equal(
-        prior.gaussian(equations, again).codes, prior.gaussian(equations, found).codes
-    )
-
-
 @pytest.mark.slow
 def test_degenerate_problems():
     dictionary = make_dictionary()
@@ -287,7 +276,7 @@ def test_degenerate_problems():
             solution = prior.gaussian(equations, found, noise)
             for values in (solution.codes, solution.bias, solution.residual):
                 assert np.isfinite(values).all(), (name, noise)
-        variance = prior.posterior_variance(dictionary, operator.points, equations, found)
+        variance = uncertainty.posterior_variance(dictionary, operator.points, equations, found)
         assert np.isfinite(variance).all(), name
         assert (np.asarray(variance) >= 0).all(), name
 

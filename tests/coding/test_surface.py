@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nid_jax.coding import gram, operators, ridge, surface
+from nid_jax.coding.mixture import moments
 from nid_jax.coding.prior import fit_prior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Surface
@@ -458,3 +459,35 @@ def small_part(system, size):
         band=system.band[..., :size],
         far=system.far[:, :size],
     )
+
+
+def test_a_solid_takes_the_component_that_its_points_speak_for():
+    """Of a mixture of small and of large balls: the side of few points is that of its own kind."""
+    dictionary, _ = made_once("shared", False)
+    radii = np.concatenate([np.linspace(0.2, 0.4, 15), np.linspace(0.6, 0.8, 15)])
+    x = np.random.default_rng(2).uniform(-1, 1, (1500, 3)).astype(np.float32)
+    equations = gram.normal_equations(
+        dictionary, operators.Sample(jnp.asarray(x)), distances(radii, x)[..., None]
+    )
+    solved = ridge.ridge(equations, 1e-4)
+    known = fit_prior(solved.codes, residual=solved.residual, shrinkage=1e-3)
+    codes, own = np.asarray(solved.codes, np.float64), np.repeat(np.eye(2), 15, 0)
+    mixture = moments(codes, None, own.mean(0), own).mixture(codes.var(0), 0.03)
+    mixed = known._replace(mixture=mixture)
+    points, normals = balls([0.3, 0.7], 60, seed=3)
+    options = {"truncation": TRUNCATION, "iterations": 0}
+    found = surface_codes(dictionary, points, normals, mixed, **options)
+    for signal in range(2):
+        alone = surface_codes(
+            dictionary,
+            points[signal : signal + 1],
+            normals[signal : signal + 1],
+            mixed.component(signal),
+            **options,
+        )
+        scale = np.abs(np.asarray(alone.codes)).max()
+        if signal == 0:  # the samples of a solid are drawn by its number
+            np.testing.assert_allclose(found.codes[0], alone.codes[0], atol=1e-4 * scale)
+        truth = distances([0.3, 0.7][signal : signal + 1], x)
+        own = jax.tree.map(lambda leaf, n=signal: leaf[n : n + 1], found._replace(history={}))
+        assert overlap(rendered(dictionary, own, x), truth)[0] > (0.6, 0.9)[signal]

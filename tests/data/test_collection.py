@@ -10,6 +10,7 @@ from nid_jax.data import (
     AugmentedCollection,
     Collection,
     SubsetCollection,
+    holed,
     open_collection,
     to_array,
 )
@@ -200,3 +201,23 @@ def test_subset_sizes_are_checked(data_config, split):
         open_collection(data_config(**{key: 101}), split, 0)
     with pytest.raises(ValueError, match=rf"data\.{key}=-1"):
         open_collection(data_config(**{key: -1}), split, 0)
+
+
+def test_missing_parts_are_known_of_copies_and_subsets():
+    generator = np.random.default_rng()
+    values = generator.uniform(0, 1, (3, 5, 5, 2)).astype(np.float32)
+    shown = generator.uniform(size=(3, 5, 5)) < 0.7
+    values[~shown] = np.nan
+    known = ArrayCollection(values, list("abc"), "holes", None, shown)
+    assert holed(known)
+    assert not holed(make_collection())
+    assert known.bounds == (np.nanmin(values), np.nanmax(values))
+    copies = AugmentedCollection(known, shifts=1, max_shift=1, turns=True)
+    for collection in (known, copies, SubsetCollection(copies, [20, 3])):
+        for index in range(len(collection)):
+            np.testing.assert_array_equal(
+                ~np.isnan(collection[index]).any(-1), collection.seen(index)
+            )
+    everywhere = shown | (np.arange(3) == 1)[:, None, None]
+    with pytest.raises(ValueError, match="'b'"):
+        ArrayCollection(values, list("abc"), "holes", None, everywhere)

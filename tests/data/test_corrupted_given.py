@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nid_jax.data import Collection
+from nid_jax.data import Collection, open_collection
 from nid_jax.data.corrupted import open_corrupted
+from nid_jax.notices import Notice
 
 # Folders
 
@@ -34,8 +35,20 @@ def test_masks_and_truth_may_be_missing(folder, data_config):
         np.testing.assert_allclose(np.squeeze(read(1)), stored, atol=1e-6)
     assert (collection.truth(2) != collection.truth(1)).any()
     assert collection.truth(-2) == pytest.approx(collection.truth(1))
-    with pytest.raises(ValueError, match=r"data\.root=.*no clean pictures.*\(2 of 3 have one\)"):
+    with pytest.raises(
+        ValueError, match=r"data\.root=.*no clean pictures.*2 of 3 have one, 2 have"
+    ):
         open_corrupted(data_config(root=folder), "train", 0)
+
+
+def test_pictures_with_masks_are_trained_on_as_they_are(folder, data_config):
+    Image.fromarray(np.full((6, 8), 255, np.uint8)).save(folder / "masks" / "c.png")
+    with pytest.warns(Notice, match="learned from what is seen of 3"):
+        train = open_corrupted(data_config(root=folder), "train", 0)
+    test = open_corrupted(data_config(root=folder), "test", 0)
+    for index in range(3):
+        np.testing.assert_array_equal(train[index], test[index])
+        np.testing.assert_array_equal(train.seen(index), test.seen(index))
 
 
 def test_complete_truth_can_be_trained_on(folder, data_config):
@@ -171,10 +184,23 @@ def test_nan_is_missing(tmp_path, data_config, dtype):
     assert gray.shape == gray[0].shape == (5, 7, 1)
     with pytest.raises(IndexError):
         collection.seen(3)
-    with pytest.raises(ValueError, match=r"no clean pictures to train on .*an \.npy has none"):
-        open_corrupted(data_config(root=tmp_path / "a.npy"), "train", 0)
+    with pytest.warns(Notice, match="learned from what is seen of 2"):
+        train = open_corrupted(data_config(root=tmp_path / "a.npy", num_train=2), "train", 0)
+    np.testing.assert_array_equal(train.seen(1), collection.seen(1))
     with pytest.raises(ValueError, match=r"data\.size=\(4, 4\).*a\.npy is 5x7"):
         open_corrupted(data_config(root=tmp_path / "a.npy", size=(4, 4)), "test", 0)
+
+
+def test_patches_in_holes_are_left_out_and_counted(tmp_path, data_config):
+    values = np.random.default_rng(3).uniform(0, 1, (2, 4, 6))
+    values[1, :2, 2:4] = np.nan
+    np.save(tmp_path / "a.npy", values)
+    config = data_config(name="corrupted", root=tmp_path / "a.npy")
+    config.patch.size = 2
+    with pytest.warns(Notice, match="1 of 12 patches lie in holes"):
+        train = open_collection(config, "train", 0)
+    assert len(train) == 11
+    assert all(train.seen(index).any() for index in range(11))
 
 
 def test_gray_arrays_need_no_channel_axis(tmp_path, data_config):

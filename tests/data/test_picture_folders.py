@@ -193,11 +193,30 @@ def test_copies_between_the_sides_of_a_random_split_are_said(tmp_path, data_conf
 # Sizes
 
 
+def test_pictures_of_several_sizes_keep_theirs(tmp_path, data_config):
+    write(tmp_path, 1)
+    write(tmp_path, 1, size=(5, 8), prefix="q")
+    with pytest.warns(Notice, match="2 pictures of 2 sizes; each taken as means .* of 6x8"):
+        found = opened(data_config, tmp_path)
+    assert found.shape[:2] == (6, 8)
+    for index in range(len(found)):
+        picture, operator = found[index], found.ways[found.way(index)]
+        assert operator.num_measurements == picture.shape[0] * picture.shape[1]
+        # Of a plane, means over areas are its values at their middles.
+        rows, columns = (
+            ((np.arange(count) + 0.5) / count * side - 0.5) / (side - 1) * 2 - 1
+            for count, side in zip(picture.shape[:2], found.shape, strict=False)
+        )
+        plane = np.add.outer(0.5 * np.clip(rows, -1, 1), np.clip(columns, -1, 1))
+        measured = operator @ (lambda x: 0.5 * x[:, 0] + x[:, 1])
+        np.testing.assert_allclose(measured, plane.ravel(), atol=0.06)
+
+
 def test_another_size_names_every_way_out(tmp_path, data_config):
     write(tmp_path, 1)
     write(tmp_path, 1, size=(5, 5), prefix="q")
     with pytest.raises(ValueError, match="is 5x5") as caught:
-        opened(data_config, tmp_path)
+        opened(data_config, tmp_path, size=(6, 7))
     assert str(caught.value) == (
         f"{tmp_path / 'q0.tif'}: is 5x5 (rows x columns), expected 6x7; set data.resize=true "
         "(squashes), with data.crop=center (cuts to the aspect), or data.patch.size=N with "

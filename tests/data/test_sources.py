@@ -161,7 +161,7 @@ def test_folder_with_another_size(tmp_path, data_config):
     write_images(tmp_path / "train", 2)
     write_images(tmp_path / "test", 1)
     write_images(tmp_path / "test", 1, size=(8, 6), prefix="q")
-    config = data_config(name="folder", root=tmp_path)
+    config = data_config(name="folder", root=tmp_path, size=(5, 7))
     # Found when the training split is opened: before a run, not at its end.
     message = r"q00\.png: is 8x6 .*expected 5x7; set data\.resize=true"
     with pytest.raises(ValueError, match=message):

@@ -126,3 +126,14 @@ def test_rate(tmp_path, smoke):
 def test_precision(tmp_path, smoke):
     smoke("precision", tmp_path, "--only=image:smoke")
     assert (tmp_path / "table.md").read_text().count("|") > 20
+
+
+@pytest.mark.slow
+def test_gridless(tmp_path, smoke):
+    smoke("gridless", tmp_path)
+    names = {"table.md", "metrics.json", "figure.png"}
+    assert names <= {path.name for path in tmp_path.iterdir()}
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert len(found["results"]) == 19
+    assert all(np.isfinite([row["psnr"], row["few"]]).all() for row in found["results"])
+    assert {"one grid", "1 ways", "4 ways"} == set(found["seconds_by_ways"])

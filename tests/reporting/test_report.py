@@ -401,3 +401,15 @@ def test_what_is_wrong_with_surfaces_is_said(surfaces):
     page = _read(report.write_report(surfaces))[1]
     assert "iframe" not in page.tags
     assert "0002_ring.glb: is empty" in _words(page)
+
+
+def test_drawn_signals_and_the_way_between_two_are_on_the_page(workdir):
+    assert "New signals" not in _words(_read(report.write_report(workdir))[1])
+    frames = np.linspace(0, 1, 4 * 8 * 8).reshape(4, 8, 8, 1)
+    pictures.plain_sheet(workdir / "samples" / "sheet.png", frames, 2)
+    movies.write_movie(workdir / "samples" / "path.gif", frames)
+    words = _words(_read(report.write_report(workdir))[1])
+    assert "New signals" in words
+    assert "From the first of them to the second" in words
+    (workdir / "samples" / "sheet.png").write_bytes(b"no picture")
+    assert "sheet.png is no PNG" in _words(_read(report.write_report(workdir))[1])

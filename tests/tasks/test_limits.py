@@ -13,7 +13,7 @@ from nid_jax.data.prepared import write_prepared
 from nid_jax.fields.coordinates import grid
 from nid_jax.fitting import checks
 from nid_jax.tasks import limits
-from nid_jax.training import loop
+from nid_jax.training.checks import check as check_training
 
 # Every shipped way, and what stands in for its own signals.
 VARIANTS = {
@@ -85,7 +85,7 @@ def test_no_signals_are_refused(name, variant, signals):
         task = tasks.build(config)
         train, held_out = task.open("train"), task.open("test")
         check_batch_size(config.train.batch_size, len(train), 1)
-        loop.check(config)
+        check_training(config)
         checks.check(config)
         checks.check_measured(config, task.measure(held_out))
         seen = task.learned_from(train)

@@ -161,6 +161,18 @@ def test_shapes_between_two(on_trained, trained):
     assert len(imageio.v3.imread(folder / "0001_0000.gif")) == 3
 
 
+def test_shapes_are_drawn_from_the_prior(on_trained, trained):
+    result = on_trained("sample", "sample.count=3", "sample.frames=2", "render.scale=1")
+    assert result.code == 0, result.err
+    assert "3 signals drawn from one Gaussian" in result.out
+    names = sorted(path.name for path in (trained / "samples").iterdir())
+    assert names == ["codes.npz", "path", "path.gif", "sheet.png"]
+    assert len(list((trained / "samples" / "path").glob("*.png"))) == 2
+    result = on_trained("sample", "sample.count=0")
+    assert result.code == 2
+    assert "sample.count: 0; allowed: a whole number, 1 or more" in result.err
+
+
 def test_the_shapes_most_alike(on_trained, trained):
     result = on_trained("nearest")
     assert result.code == 0, result.err

@@ -174,7 +174,7 @@ def test_more_experts_than_directions_keep_the_rest_as_drawn():
     seen = measured_by(operators.sample(grid(SHAPE)), values)
     heads = component_heads(dictionary, seen, names_of(values))
     assert heads.kernel.shape == (2, 1, 2)
-    put_heads(dictionary, heads)
+    assert put_heads(dictionary, heads).endswith("; the other 3 experts are as drawn")
     after = np.asarray(dictionary.head_kernel[...])
     np.testing.assert_array_equal(after[..., 2:], before[..., 2:])
     np.testing.assert_array_equal(after[..., :2], heads.kernel)
@@ -190,6 +190,9 @@ def test_what_cannot_be_is_refused(monkeypatch):
     ):
         with pytest.raises(ArgumentError, match=message.replace(".", r"\.")):
             component_heads(dictionary, seen, names_of(values), *given)
+    values[3, 4] = np.nan
+    with pytest.raises(ArgumentError, match="measurements: .*allowed: finite ones"):
+        component_heads(dictionary, seen, names_of(values), "square")
     monkeypatch.setattr(components, "MOST_COEFFICIENTS", 81)
     with pytest.raises(ArgumentError, match="heads: .*'drawn' for 82 features x channels"):
         component_heads(dictionary, seen, names_of(values))

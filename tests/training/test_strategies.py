@@ -22,6 +22,7 @@ from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fields.variables import RouterParam
 from nid_jax.training.losses import SURFACE_WEIGHTS, Objective
 from nid_jax.training.reseeding import reseed
+from nid_jax.training.seen import Seen
 from nid_jax.training.steps import Given, TrainState, shown
 from nid_jax.training.strategies import DIFFERENTIATE, Projected, Surface, build_strategy, project
 
@@ -65,12 +66,12 @@ def test_the_gradient_with_codes_held_is_that_through_the_solve(kind):
     targets = flat(signals)
     strategy = Projected(Objective(), lam)
     batch = {"ids": jnp.arange(5), "signals": jnp.asarray(signals)}
-    prepared = strategy.prepare(model, batch, sample(SHAPE), targets)
+    prepared = strategy.prepare(model, batch, Seen(sample(SHAPE), targets))
     graphdef, params = nnx.split(model)
 
     def loss(params):
         merged = nnx.merge(graphdef, params)
-        return strategy.loss(merged, prepared, batch, sample(SHAPE), targets, False, None)[0]
+        return strategy.loss(merged, prepared, batch, Seen(sample(SHAPE), targets), False, None)[0]
 
     ours = jax.grad(loss)(params)
     gram_matrix = normal_equations(model.dictionary, sample(SHAPE), targets).gram
@@ -135,8 +136,8 @@ def strategy_loss(strategy, graphdef, batch, targets):
 
     def value(params):
         model = nnx.merge(graphdef, params)
-        prepared = strategy.prepare(model, batch, sample(SHAPE), targets)
-        return strategy.loss(model, prepared, batch, sample(SHAPE), targets, False, None)[0]
+        prepared = strategy.prepare(model, batch, Seen(sample(SHAPE), targets))
+        return strategy.loss(model, prepared, batch, Seen(sample(SHAPE), targets), False, None)[0]
 
     return value
 
@@ -217,12 +218,14 @@ def test_the_router_learns_solved_codes_and_leaves_the_dictionary_alone():
     targets = flat(signals)
     batch = {"ids": jnp.arange(5), "signals": jnp.asarray(signals)}
     strategy = Projected(Objective(), 1e-2)
-    prepared = strategy.prepare(model, batch, sample(SHAPE), targets)
+    prepared = strategy.prepare(model, batch, Seen(sample(SHAPE), targets))
     graphdef, weights, rest = nnx.split(model, RouterParam, ...)
 
     def amortised(weights):
         merged = nnx.merge(graphdef, weights, rest)
-        _, (terms, _) = strategy.loss(merged, prepared, batch, sample(SHAPE), targets, False, None)
+        _, (terms, _) = strategy.loss(
+            merged, prepared, batch, Seen(sample(SHAPE), targets), False, None
+        )
         return strategy._amortisation(merged, *prepared, batch), terms["router"]
 
     before, reported = amortised(weights)
@@ -315,15 +318,15 @@ def test_a_batch_with_points_is_seen_there():
     generator = np.random.default_rng()
     points = jnp.asarray(generator.uniform(-1, 1, (9, 2)), jnp.float32)
     signals = jnp.asarray(generator.standard_normal((3, 9, CHANNELS)), jnp.float32)
-    seen, targets = shown({"signals": signals, "points": points}, sample(SHAPE), jnp.arange(3))
-    np.testing.assert_array_equal(seen.points, points)
-    np.testing.assert_array_equal(targets, signals)
+    seen = shown({"signals": signals, "points": points}, sample(SHAPE), jnp.arange(3))
+    np.testing.assert_array_equal(seen.operator.points, points)
+    np.testing.assert_array_equal(seen.targets, signals)
     # Without them signals are whole, of which some measurements may be chosen.
     whole = jnp.asarray(signals_of(3, 2))
     chosen = jnp.asarray([3, 0, 8])
-    seen, targets = shown({"signals": whole}, sample(SHAPE), chosen)
-    np.testing.assert_array_equal(targets, flat(np.asarray(whole))[:, chosen])
-    np.testing.assert_allclose(seen.points, grid(SHAPE)[np.asarray(chosen)], atol=1e-6)
+    seen = shown({"signals": whole}, sample(SHAPE), chosen)
+    np.testing.assert_array_equal(seen.targets, flat(np.asarray(whole))[:, chosen])
+    np.testing.assert_allclose(seen.operator.points, grid(SHAPE)[np.asarray(chosen)], atol=1e-6)
 
 
 def circles(count=3, points=40, seed=None):
@@ -348,8 +351,8 @@ def surface_problem(seed, count=3):
 def test_terms_of_surfaces_are_those_taken_by_hand():
     model, batch = surface_problem(int(np.random.default_rng().integers(2**31)))
     weights = {"on": 3.0, "off": 0.5, "normal": 2.0, "eikonal": 0.25}
-    operator, targets = shown(batch, sample(SHAPE))
-    loss, (terms, used) = Surface(weights).loss(model, None, batch, operator, targets, False, None)
+    seen = shown(batch, sample(SHAPE))
+    loss, (terms, used) = Surface(weights).loss(model, None, batch, seen, False, None)
     gates = model.gates(batch["ids"], batch["signals"], dense=False, key=None)
     codes, bias = np.asarray(gates.values), np.asarray(gates.bias)
 
@@ -379,7 +382,7 @@ def test_terms_of_surfaces_are_those_taken_by_hand():
 @pytest.mark.slow
 def test_surfaces_are_learned_by_descending_their_terms():
     model, batch = surface_problem(5)
-    operator, targets = shown(batch, sample(SHAPE))
+    seen = shown(batch, sample(SHAPE))
     graphdef, params = nnx.split(model)
     strategy = Surface(SURFACE_WEIGHTS)
 
@@ -387,7 +390,7 @@ def test_surfaces_are_learned_by_descending_their_terms():
     @jax.value_and_grad
     def descend(params):
         merged = nnx.merge(graphdef, params)
-        return strategy.loss(merged, None, batch, operator, targets, False, None)[0]
+        return strategy.loss(merged, None, batch, seen, False, None)[0]
 
     first = float(descend(params)[0])
     optimizer = optax.adam(5e-3)

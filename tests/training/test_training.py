@@ -1,5 +1,6 @@
 """Training: what a step does, chunks of coordinates, and resuming bit for bit."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -16,7 +17,7 @@ from nid_jax import tasks
 from nid_jax.coding.ridge import Factorisation
 from nid_jax.fields.coordinates import grid
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training import loop, steps
+from nid_jax.training import checks, loop, steps
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,10 +109,34 @@ def curve(workdir):
     return [{k: v for k, v in entry.items() if k not in timed} for entry in entries]
 
 
-def train(config, root, stop_at=None):
-    """Train in a folder; `stop_at` sends this process SIGTERM once that step is done."""
+def through_masks(whole):
+    """Signals of which each shows points of its own."""
+    masks = np.random.default_rng(0).uniform(size=(8, 625)) < 0.5
+    return dataclasses.replace(whole, weights=lambda index: masks[index].astype(np.float32))
+
+
+def at_points(whole):
+    """Signals that share no points."""
+    draw = np.random.default_rng(1)
+    places = [draw.permutation(625)[:count] for count in draw.integers(50, 90, 8)]
+    ways = [whole.operator.of_measurements(some) for some in places]
+
+    def values(index):
+        return whole.values(index)[places[index]]
+
+    return dataclasses.replace(whole, ways=ways, values=values, way=lambda index: index)
+
+
+def train(config, root, stop_at=None, given=None):
+    """Train in a folder; `stop_at` sends this process SIGTERM once that step is done.
+
+    given: what of the signals is known, of all of them.
+    """
     workdir = Workdir(root)
     task = tasks.build(config)
+    if given:
+        known = task.learned_from
+        task = dataclasses.replace(task, learned_from=lambda collection: given(known(collection)))
     seen = []
 
     def evaluate(model):
@@ -163,7 +188,18 @@ RESUMED = {
 }
 
 
-SLOW = {"independent experts, linear router, reseeding", "exhaustive chunks, adamw, clipping"}
+RESUMED |= {
+    "codes solved through masks": {**RESUMED["solved codes"], "given": through_masks},
+    "a codebook, points of each signal's own": {
+        "train__points": 40,
+        "given": at_points,
+        "stop_at": 5,
+    },
+}
+
+
+SLOW = {"codes solved through masks", "a codebook, points of each signal's own"}
+SLOW |= {"independent experts, linear router, reseeding", "exhaustive chunks, adamw, clipping"}
 
 
 @pytest.mark.parametrize(
@@ -171,18 +207,18 @@ SLOW = {"independent experts, linear router, reseeding", "exhaustive chunks, ada
 )
 def test_a_resumed_run_is_the_uninterrupted_one(case, tmp_path):
     changes = dict(RESUMED[case])
-    stop_at = changes.pop("stop_at")
+    stop_at, given = changes.pop("stop_at"), changes.pop("given", None)
     config = make_config(train__eval_every=1, **changes)
-    whole, trained = train(config, tmp_path / "whole")
+    whole, trained = train(config, tmp_path / "whole", given=given)
     assert not trained.interrupted
 
-    cut, trained = train(config, tmp_path / "cut", stop_at)
+    cut, trained = train(config, tmp_path / "cut", stop_at, given)
     assert trained.interrupted
     per_batch = steps.chunks_per_batch(config, 625)
     # Within a batch's chunks the data iterator stands between states: it goes on to their end.
     assert trained.step == -(-stop_at // per_batch) * per_batch < 12
     assert final_state(cut)[0] == trained.step
-    cut, trained = train(config, tmp_path / "cut")
+    cut, trained = train(config, tmp_path / "cut", given=given)
     assert not trained.interrupted
 
     step, arrays, iterator = final_state(whole)
@@ -331,10 +367,10 @@ def test_a_router_that_descends_needs_steps(kind):
     config = components_config(train__steps=0)
     config.router.kind = kind
     with pytest.raises(ValueError, match=f"router.kind: '{kind}' descends, and train.steps=0"):
-        loop.check(config)
+        checks.check(config)
     if kind == "conv":
         config.router.pool = "none"
-        loop.check(config)
+        checks.check(config)
 
 
 def test_descent_goes_on_from_heads_and_resumes_bit_for_bit(tmp_path):
@@ -405,8 +441,17 @@ def test_sparse_training_goes_on_from_waves_and_resumes_bit_for_bit(tmp_path):
             "components.shrinkage: 2.0; allowed: at most 1",
         ),
         ({"train__steps": 0}, "train.steps: 0; allowed: 1 or more"),
+        (
+            {
+                "train__steps": 0,
+                "train__codes": "joint",
+                "dictionary__heads": "components",
+                "router__kind": "linear",
+            },
+            "train.codes: 'joint'; allowed for router.kind=linear",
+        ),
     ],
 )
 def test_heads_that_cannot_be(changes, message):
     with pytest.raises(ValueError, match=message.replace(".", r"\.").replace(r"\.*", ".*")):
-        loop.check(make_config(**changes))
+        checks.check(make_config(**changes))

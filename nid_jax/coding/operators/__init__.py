@@ -26,7 +26,7 @@ from nid_jax.coding.operators.frequencies import (
     radial_frequencies,
     spiral_frequencies,
 )
-from nid_jax.coding.operators.runs import Blur, Downsample, blur, downsample
+from nid_jax.coding.operators.runs import Areas, Blur, Downsample, areas, blur, downsample
 from nid_jax.coding.operators.sampling import (
     Mask,
     Masked,
@@ -42,6 +42,7 @@ from nid_jax.coding.operators.sampling import (
 __all__ = [
     "CONVENTIONS",
     "KINDS",
+    "Areas",
     "Blur",
     "Chain",
     "Combination",
@@ -59,6 +60,7 @@ __all__ = [
     "Sample",
     "Selection",
     "Stack",
+    "areas",
     "blur",
     "build_operator",
     "checked_angles",

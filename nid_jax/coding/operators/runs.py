@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,12 @@ from nid_jax.errors import ArgumentError
 @dataclasses.dataclass(frozen=True, eq=False)
 class Downsample(Operator):
     """Means over the areas of coarser pixels. See `downsample`."""
+
+
+@checks.register
+@dataclasses.dataclass(frozen=True, eq=False)
+class Areas(Operator):
+    """Means over the pixels of a picture of another size. See `areas`."""
 
 
 @checks.register
@@ -46,6 +53,34 @@ def downsample(shape: Sequence[int], factor: int = 2, samples_per_side: int = 0)
     points = _blocks(places, shape)
     factors = np.full((len(points) // run_length, run_length), 1 / run_length)
     return Downsample(checks.float32(points), checks.float32(factors), run_length=run_length)
+
+
+def areas(shape: Sequence[int], size: Sequence[int]) -> Areas:
+    """Pixels of a picture of another size of what a grid shows: means over their areas, [*size].
+
+    Both cover the same extent, half a sample beyond the end samples of the grid [*shape]. An area
+    is sampled about once for each of the grid's samples in it, along each axis, and at its centre
+    where it is smaller than they are apart. Weights are the samples in an area: the mean of many
+    is known better than one. Raises ArgumentError naming `shape`, or `size`
+    of another number of axes.
+    """
+    shape = checks.checked_shape(shape)
+    size = checks.checked_shape(size)
+    if len(size) != len(shape):
+        raise ArgumentError("size", size, f"{len(shape)} whole numbers, as the grid {shape} has")
+    ratios = [side / count for side, count in zip(shape, size, strict=True)]
+    per_side = [max(1, math.ceil(ratio - 1e-9)) for ratio in ratios]
+    places = [
+        (np.arange(count)[:, None] + (np.arange(n) + 0.5) / n) * ratio - 0.5
+        for count, n, ratio in zip(size, per_side, ratios, strict=True)
+    ]
+    run_length, count = math.prod(per_side), math.prod(size)
+    return Areas(
+        checks.float32(_blocks(places, shape)),
+        checks.float32(np.full((count, run_length), 1 / run_length)),
+        checks.float32(np.full(count, math.prod(ratios))),
+        run_length=run_length,
+    )
 
 
 def blur(shape: Sequence[int], sigma: float = 1.0, radius: int = 0) -> Blur:

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nid_jax.coding import checks, conjugate, implicit, neighbours, prior, ridge
+from nid_jax.coding import checks, conjugate, implicit, mixture_codes, neighbours, prior, ridge
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Solution
-from nid_jax.coding.solvers.base import Solver
+from nid_jax.coding.solvers.base import Solver, no_gradient
 from nid_jax.errors import ArgumentError
 
 
@@ -66,7 +66,10 @@ class Ridge(Solver):
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian(Solver):
-    """The most probable codes under the Gaussian of the training codes. See `coding.prior`."""
+    """The most probable codes under the Gaussian of the training codes, or their mixture.
+
+    See `coding.prior` and `coding.mixture_codes`.
+    """
 
     name: ClassVar[str] = "gaussian"
     needs_prior: ClassVar[bool] = True
@@ -79,16 +82,24 @@ class Gaussian(Solver):
     """0: one prior for all; else the training codes that make up each signal's own prior."""
     blend: float = 0.1
     """Share of the covariance of all training codes in that of the neighbours, 0 to 1."""
+    mixture: bool = True
+    """Whether to take the mixture of Gaussians where the prior has one, and no neighbours are asked
+    for; codes are then the mean over its components, weighed by their evidence."""
 
     def __post_init__(self):
         checks.not_negative("noise", self.noise)
+        checks.flag("mixture", self.mixture)
         self._count("neighbours", 0)
         checks.numbers("blend", self.blend, lambda v: (v >= 0) & (v <= 1), "0 to 1")
 
     @property
     def differentiable(self) -> bool:
-        """With one prior for all; which neighbours are near is not differentiated."""
+        """With one Gaussian for all; which neighbours or components are near is not."""
         return not self.neighbours
+
+    def mixes(self, known: prior.GaussianPrior) -> bool:
+        """Whether codes are solved for under the mixture of a prior."""
+        return self.mixture and not self.neighbours and known.mixture is not None
 
     @property
     def noise_known(self) -> bool:
@@ -107,17 +118,21 @@ class Gaussian(Solver):
             )
 
     def _solve(self, problem: Problem) -> Solution:
-        known = problem.prior
-        if self.noise_known and not self.neighbours and problem.own_weights():
-            penalty = conjugate.Penalty(prior=known, noise=self.noise**2)
+        known, mixed = problem.prior, self.mixes(problem.prior)
+        one = not mixed and not self.neighbours
+        if self.noise_known and one and problem.own_weights():
+            penalty = conjugate.Penalty(prior=known.alone(), noise=self.noise**2)
             return conjugate.weighted_codes(problem, penalty)
         noise = self.noise**2 if self.noise_known else "estimate"
         equations = self._equations(problem)
         if self.neighbours:
             return neighbours.local_gaussian(equations, known, noise, self.neighbours, self.blend)
-        return prior.gaussian(equations, known._replace(codes=None), noise)
+        return mixture_codes.under_prior(equations, known if mixed else known.alone(), noise)
 
     def _solve_implicitly(self, problem: Problem) -> Solution:
+        if self.mixes(problem.prior):
+            return self._solve(no_gradient(problem, self.name))
+        problem = dataclasses.replace(problem, prior=problem.prior.alone())
         equations = jax.lax.stop_gradient(self._equations(problem))
         asked = self.noise**2 if self.noise_known else "estimate"
         noise, by_evidence = prior.resolve_noise(equations, problem.prior, asked)

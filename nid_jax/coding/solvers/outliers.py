@@ -26,7 +26,8 @@ class Robust(Solver):
     lam: float = 1e-4
     """Regularisation without a prior, as `Ridge.lam`."""
     use_prior: bool = True
-    """Whether to take the Gaussian prior where the problem has one."""
+    """Whether to take the prior where the problem has one: one Gaussian, and with trim, in the
+    second solve, its mixture where it has one."""
     delta: float = 0.0
     """Huber's threshold, in units of the measurements; 0: 1.345 times the noise."""
     noise: float = 0.0
@@ -57,10 +58,12 @@ class Robust(Solver):
 
     def _solve(self, problem: Problem) -> Solution:
         known = problem.prior if self.use_prior else None
+        one = None if known is None else known.alone()
+        pilot = robust.robust_solve(dataclasses.replace(problem, prior=one), self)
+        if not self.trim:
+            return pilot
         known = None if known is None else known._replace(codes=None)
-        problem = dataclasses.replace(problem, prior=known)
-        pilot = robust.robust_solve(problem, self)
-        return trimmed.trimmed_solve(problem, pilot, self) if self.trim else pilot
+        return trimmed.trimmed_solve(dataclasses.replace(problem, prior=known), pilot, self)
 
     def _words(self, solution: Solution) -> str:
         stats, found = solution.stats, int(solution.converged.sum())

@@ -1,0 +1,288 @@
+"""Learning from signals that share no grid, beside what users of one grid do with them.
+
+    python experiments/gridless.py --scale=smoke|cpu --output=DIR [--contests=photographs,faces]
+
+Photographs of three sizes, faces each of which shows its own fifth of the pixels, faces with holes;
+every dictionary and every peer is judged by the same unseen whole signals in the same run. Writes
+DIR/table.md, metrics.json and figure.png.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags, logging
+from measuring import command
+from measuring.command import clocked, say
+from peers import imputation
+from peers.components import Components, prior_of
+from skimage.transform import resize
+
+import nid_jax as nid
+from nid_jax import data
+from nid_jax.coding import operators
+
+SCALES = ("smoke", "cpu")
+# Shares of photographs at full size, at half and at a quarter of it.
+SHARES = ((1, 0.1), (2, 0.3), (4, 0.6))
+FIFTH, HOLES = 0.2, 0.3
+COLUMNS = {
+    "signals": lambda row: row.contest,
+    "learned from": lambda row: row.method,
+    "numbers": lambda row: row.numbers,
+    "unseen, dB": lambda row: f"{row.psnr:.2f}",
+    "from a tenth of its points, dB": lambda row: "" if row.few is None else f"{row.few:.2f}",
+    "seconds": lambda row: f"{row.seconds:.1f}",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large the contests are."""
+
+    crops: int
+    side: int
+    crop_numbers: int
+    unseen: int
+    faces: int
+    face_numbers: int
+    ways: tuple[int, ...]
+
+
+SIZES = {
+    "smoke": Size(40, 16, 64, 4, 16, 24, (1, 4)),
+    "cpu": Size(1000, 32, 1024, 60, 80, 256, (1, 4, 16, 80)),
+}
+
+
+class Row(NamedTuple):
+    """Unseen signals by a method: mean PSNR from all of their points, and from a tenth of them."""
+
+    contest: str
+    method: str
+    numbers: int
+    psnr: float
+    few: float | None
+    seconds: float
+
+
+class Judge:
+    """Unseen signals [S, *grid, C], and the tenth of the points that fits may see."""
+
+    def __init__(self, contest, unseen):
+        self.contest, self.unseen = contest, unseen
+        count = int(np.prod(unseen.shape[1:-1]))
+        order = np.random.default_rng(1).permutation(count)
+        self.seen = (order < count // 10).reshape(unseen.shape[1:-1])
+
+    def dictionary(self, method, given, numbers):
+        """A dictionary learned from what is given."""
+        return self.judged(method, *clocked(lambda: nid.learn(given, num_experts=numbers)))
+
+    def judged(self, method, found, seconds):
+        """A dictionary that took so many seconds to learn."""
+        whole = found.fit(self.unseen, solver=nid.solvers.Ridge())
+        few = found.fit(self.unseen, seen=self.seen)
+        scores = [one.score(self.unseen)["psnr"].mean() for one in (whole, few)]
+        return self._row(method, found.num_experts, *scores, seconds)
+
+    def components(self, method, make, numbers):
+        """Principal components of signals that `make` brings to the grid, and their Gaussian."""
+
+        def learned():
+            rows = make().reshape(-1, np.prod(self.unseen.shape[1:])).astype(float)
+            known = Components(rows, numbers)
+            return known, prior_of(known, rows)
+
+        (known, prior), seconds = clocked(learned)
+        rows = self.unseen.reshape(len(self.unseen), -1)
+        whole = self._psnr(known.project(rows))
+        places = np.repeat(self.seen.reshape(-1), self.unseen.shape[-1])
+        few = self._psnr(_most_probable(known, prior, rows, places))
+        return self._row(method, len(known.axes), whole, few, seconds)
+
+    def _psnr(self, rows):
+        found = np.clip(rows.reshape(self.unseen.shape), 0, 1)
+        errors = np.square(found - self.unseen).mean(tuple(range(1, found.ndim)))
+        return -10 * np.log10(errors).mean()
+
+    def _row(self, method, numbers, psnr, few, seconds):
+        row = Row(self.contest, method, numbers, float(psnr), float(few), seconds)
+        say(f"{row.contest}: {method}: {row.psnr:.2f} dB, {row.few:.2f} dB, {seconds:.1f} s")
+        return row
+
+
+def _most_probable(known, prior, rows, places):
+    """Rows [S, V] from some of their values under the Gaussian of the components.
+
+    The noise is the variance of highest evidence of a few.
+    """
+    axes, values = known.axes[:, places].astype(float), rows[:, places] - known.mean[places]
+    spread, mean = np.asarray(prior.diagonal, float), np.asarray(prior.mean, float)
+    kernel = (axes.T * spread) @ axes
+    left = values - mean @ axes
+    eigen, vectors = np.linalg.eigh(kernel)
+    turned = np.square(left @ vectors)
+    noises = np.square(left).mean() * 10.0 ** np.arange(-5, 0.6, 0.25)
+    costs = [
+        (turned / (eigen + noise)).sum() + len(rows) * np.log(eigen + noise).sum()
+        for noise in noises
+    ]
+    noise = noises[int(np.argmin(costs))]
+    codes = mean + (left @ np.linalg.inv(kernel + noise * np.eye(len(kernel)))) @ axes.T * spread
+    return known.decode(codes)
+
+
+def _signals(name, changes):
+    """(to learn from, unseen) of a built-in collection."""
+    config = command.config_of("image", name, changes)
+    parts = [data.open_collection(config.data, split, 0) for split in ("train", "test")]
+    return [data.to_array(part) for part in parts]
+
+
+def photographs(size):
+    """A tenth of the crops at 32, three tenths at 16, six tenths at 8 pixels a side."""
+    changes = {"data.num_train": size.crops, "data.num_test": size.unseen}
+    changes |= {"data.size": (size.side, size.side), "data.augment.turns": False}
+    whole, unseen = _signals("photos", changes)
+    order = np.random.default_rng(0).permutation(len(whole))
+    ends = np.round(np.cumsum([share for _, share in SHARES]) * len(whole)).astype(int)
+    given = [None] * len(whole)
+    for (factor, _), some in zip(SHARES, np.split(order, ends[:-1]), strict=True):
+        side = whole.shape[1] // factor
+        for index in some:
+            blocks = whole[index].reshape(side, factor, side, factor, -1)
+            given[index] = blocks.mean((1, 3))
+    full = [picture for picture in given if picture.shape == whole.shape[1:]]
+    sides = " and ".join(str(size.side // factor) for factor, _ in SHARES)
+    judge, numbers = Judge(f"photographs of {sides} pixels a side", unseen), size.crop_numbers
+    return [
+        judge.dictionary("NID, each at its own size", given, numbers),
+        judge.dictionary("NID, all at full size (not available)", whole, numbers),
+        judge.components("PCA, those at full size alone", lambda: np.stack(full), numbers),
+        judge.components(
+            "PCA, all resized to full size",
+            lambda: np.stack([resize(one, whole.shape[1:], order=3) for one in given]),
+            numbers,
+        ),
+    ]
+
+
+def faces(size):
+    """Faces that show a fifth of their pixels, or have holes."""
+    whole, unseen = _signals("cpu", {"data.augment.mirror": False, "data.augment.warps": 0})
+    whole, numbers = whole[: size.faces], size.face_numbers
+    draw = np.random.default_rng(0)
+    masks = {
+        "faces, each known at its own fifth of the pixels": draw.uniform(size=whole.shape[:3])
+        < FIFTH,
+        "faces, 30% of the pixels missing": draw.uniform(size=whole.shape[:3]) >= HOLES,
+        "faces, a block of 30% missing": _blocks(whole.shape[:3], draw),
+    }
+    rows = []
+    known = clocked(lambda: nid.learn(whole, num_experts=numbers))
+    for contest, seen in masks.items():
+        judge = Judge(contest, unseen)
+        found, seconds = clocked(lambda seen=seen: nid.learn(whole, num_experts=numbers, seen=seen))
+        # Principal components are fewer than the signals.
+        few = found.first(min(numbers, len(whole) - 1))
+        rows += [
+            judge.judged("NID, what is seen", found, seconds),
+            judge.judged("NID, what is seen, as few numbers as PCA", few, seconds),
+            judge.judged("NID, whole signals (not available)", *known),
+            judge.components(
+                "PCA after interpolation",
+                lambda seen=seen: imputation.interpolated(whole, seen),
+                numbers,
+            ),
+            judge.components(
+                "PCA by alternating imputation", lambda seen=seen: _imputed(whole, seen), numbers
+            ),
+        ]
+    return rows
+
+
+def _imputed(pictures, seen):
+    rows = pictures.reshape(len(pictures), -1)
+    return imputation.imputed(rows, np.repeat(seen.reshape(len(rows), -1), pictures.shape[-1], 1))
+
+
+def _blocks(shape, draw):
+    """What squares of 30% of each picture leave."""
+    seen = np.ones(shape, bool)
+    side = round(np.sqrt(HOLES) * min(shape[1:]))
+    for one in seen:
+        row, column = (draw.integers(length - side + 1) for length in shape[1:])
+        one[row : row + side, column : column + side] = False
+    return seen
+
+
+def growth(size):
+    """Seconds of learning from faces on one grid, and measured in so many ways."""
+    whole, _ = _signals("cpu", {"data.augment.mirror": False, "data.augment.warps": 0})
+    whole = whole[: size.faces]
+    grid_shape, names = whole.shape[1:3], range(len(whole))
+    count = int(np.prod(grid_shape))
+    seconds = {"one grid": clocked(lambda: nid.learn(whole, num_experts=size.face_numbers))[1]}
+    for number in size.ways:
+        draw = np.random.default_rng(number)
+        chosen = [np.sort(draw.permutation(count)[: count // 2]) for _ in range(number)]
+        points = operators.sample(grid_shape)
+        ways = [points.of_measurements(one) for one in chosen]
+        way = np.arange(len(whole)) % number
+        values = [
+            picture.reshape(count, -1)[chosen[at]] for picture, at in zip(whole, way, strict=True)
+        ]
+        given = data.WaysCollection(values, ways, way, grid_shape, names, f"{number} ways")
+        seconds[f"{number} ways"] = clocked(
+            lambda given=given: nid.learn(given, num_experts=size.face_numbers)
+        )[1]
+        say(f"{number} ways: {seconds[f'{number} ways']:.1f} s")
+    return seconds
+
+
+def draw(rows):
+    """PSNR of every method, a panel for each kind of signals."""
+    contests = list(dict.fromkeys(row.contest for row in rows))
+    figure, axes = command.panels(1, len(contests), 3.4, 3.0)
+    for axis, contest in zip(axes[0], contests, strict=True):
+        own = [row for row in rows if row.contest == contest][::-1]
+        colours = ["C0" if row.method.startswith("NID") else "C7" for row in own]
+        axis.barh([row.method for row in own], [row.psnr for row in own], color=colours)
+        lowest = min(row.psnr for row in own)
+        axis.set(xlim=(lowest - 2, None), xlabel="unseen whole signals, dB")
+        axis.set_title(contest, fontsize=8)
+        axis.tick_params(labelsize=7)
+    return figure
+
+
+CONTESTS = {"photographs": photographs, "faces": faces}
+
+
+def run(scale, output, contests):
+    """Run the comparison."""
+    logging.set_verbosity(logging.WARNING)
+    size = SIZES[scale]
+    unknown = [name for name in contests if name not in (*CONTESTS, "growth")]
+    if unknown:
+        raise ValueError(f"--contests={unknown[0]}: allowed: {', '.join(CONTESTS)}, growth")
+    rows = [row for name, make in CONTESTS.items() if name in contests for row in make(size)]
+    seconds = growth(size) if "growth" in contests else {}
+    table = command.table(COLUMNS, rows)
+    grown = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+    note = (
+        f"Unseen signals from all of their points by so many numbers, and the most probable from a "
+        f"tenth. Learning of {size.faces} faces, compilation included: {grown or 'not timed'}. "
+        f"{command.made()}"
+    )
+    results = {"results": [row._asdict() for row in rows], "seconds_by_ways": seconds}
+    command.write(output, f"{table}\n{note}", results, draw(rows) if rows else None)
+    print(table)
+    print(output / "table.md")
+
+
+if __name__ == "__main__":
+    wanted = flags.DEFINE_list(
+        "contests", [*CONTESTS, "growth"], "Some of photographs, faces and growth."
+    )
+    command.start(run, "gridless", SCALES, wanted)

@@ -1,0 +1,99 @@
+"""New codes, drawn from a prior: signals like those of the training that none of them is.
+
+A prior leaves the bias of a signal free, so that a signal's level costs nothing when codes are
+solved for. To draw signals it is needed: the bias is regressed on the code, under the prior's own
+covariance, and what that leaves is drawn as well.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from nid_jax.coding import checks
+from nid_jax.coding.prior import GaussianPrior
+from nid_jax.errors import ArgumentError
+
+
+class Level(NamedTuple):
+    """The bias of a code: N(mean + slope^T (code - the prior's mean), factor factor^T).
+
+    mean [C]; slope [E, C]; factor [C, C].
+    """
+
+    mean: jax.Array
+    slope: jax.Array
+    factor: jax.Array
+
+    def first(self, count: int) -> "Level":
+        """That of the first `count` coefficients, the others left out."""
+        return self._replace(slope=self.slope[:count])
+
+    def transformed(
+        self,
+        mixing: Float[np.ndarray, "E E"],
+        level: Float[np.ndarray, "E C"],
+        mean: Float[np.ndarray, " E"],
+    ) -> "Level":
+        """That of code', code = mixing code', and bias' = bias + level^T code'. mean: of code'."""
+        slope = np.asarray(mixing, np.float64).T @ np.asarray(self.slope, np.float64) + level
+        return Level(*map(_single, (self.mean + np.asarray(mean) @ level, slope, self.factor)))
+
+
+def _single(values):
+    return np.asarray(values, np.float32)
+
+
+def level_of(
+    known: GaussianPrior,
+    codes: Float[np.ndarray, "S E"],
+    bias: Float[np.ndarray, "S C"],
+) -> Level:
+    """The regression of training signals' biases on their codes, with the covariance of a prior.
+
+    Raises ArgumentError for a prior that holds the bias itself.
+    """
+    if known.mean.shape[0] != codes.shape[1]:
+        allowed = f"{codes.shape[1]} coefficients, without the bias"
+        raise ArgumentError("prior", f"{known.mean.shape[0]} coefficients", allowed)
+    factor = np.asarray(known.factor, np.float64)
+    covariance = factor @ factor.T + np.diag(np.asarray(known.diagonal, np.float64))
+    centred = np.asarray(codes, np.float64) - np.asarray(known.mean, np.float64)
+    bias = np.asarray(bias, np.float64)
+    mean = bias.mean(0)
+    slope = np.linalg.solve(covariance, centred.T @ (bias - mean) / len(codes))
+    left = bias - mean - centred @ slope
+    variances, axes = np.linalg.eigh(np.atleast_2d(left.T @ left / len(codes)))
+    return Level(*map(_single, (mean, slope, axes * np.sqrt(np.maximum(variances, 0)))))
+
+
+def drawn(
+    known: GaussianPrior, count: int, seed: int = 0
+) -> tuple[Float[Array | np.ndarray, "S E"], Float[Array | np.ndarray, "S C"]]:
+    """Codes and biases of `count` new signals, float32: of the mixture where a prior has one.
+
+    Raises ArgumentError for a count below 1, a seed below 0, and a prior that does not know the
+    bias of its signals.
+    """
+    count, seed = checks.whole("count", count, 1), checks.whole("seed", seed, 0)
+    if known.level is None:
+        raise ArgumentError("prior.level", None, "that of a prior which learning left beside it")
+    generator = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return generator.standard_normal(shape)
+
+    mean, factor, diagonal = (np.asarray(part, np.float64) for part in known[:3])
+    if known.mixture is None:
+        codes = normal(count, factor.shape[1]) @ factor.T
+        codes = mean + codes + normal(count, len(mean)) * np.sqrt(diagonal)
+    else:
+        weights, means, factors, common = (np.asarray(p, np.float64) for p in known.mixture)
+        chosen = generator.choice(len(weights), size=count, p=weights / weights.sum())
+        own = np.einsum("ser,sr->se", factors[chosen], normal(count, factors.shape[2]))
+        codes = means[chosen] + own + normal(count, common.shape[1]) @ common.T
+    level = known.level
+    bias = level.mean + (codes - mean) @ np.asarray(level.slope, np.float64)
+    bias = bias + normal(count, len(level.mean)) @ np.asarray(level.factor, np.float64).T
+    return codes.astype(np.float32), bias.astype(np.float32)

@@ -1,0 +1,336 @@
+"""A Gaussian over coefficients, from signals each of which was measured in a way of its own.
+
+A signal's coefficients w ~ N(mean, covariance) are seen through rows X of measured features, beside
+a constant c that is free and white noise: y = X w + c b + e. Expectation maximisation (Dempster,
+Laird & Rubin 1977; of principal components with missing values, Roweis 1998) needs no grid that
+signals share. In a round, with the kernel K = X covariance X^T + noise I of a signal's rows,
+
+    P = K^-1 - K^-1 c (c^T K^-1 c)^-1 c^T K^-1,      u = P (y - X mean)
+
+say all: coefficients are mean + covariance X^T u, of covariance less covariance X^T P X covariance,
+so that the sum over signals of X^T (u u^T - P) X is what the next covariance needs. K is factored
+once for all signals of one way, and is as small as the rows are few: of more rows than N
+coefficients only the triangle of an orthogonal factorisation is kept.
+
+The covariance is drawn towards a target T, as one under an inverse Wishart prior is:
+(1 - share) S + share T for the expected second moments S. That is the maximum of a likelihood with
+the penalty -nu/2 (log |covariance| + tr(covariance^-1 T)), nu = share / (1 - share) signals, which
+therefore rises from round to round. Before there is a target covariances are diagonal: features of
+variances of their own, uncorrelated, whose likelihood rises as well. These variances are T.
+
+Several blocks of coefficients, such as those of channels that were decorrelated, share the rows
+and have a Gaussian each. Letters: K blocks, N coefficients, M rows, Q constants, S signals, P rows
+of a pool of which signals show some. In float64 inside `gram.working_precision('float64')`.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from nid_jax import numerics
+
+# Of the measurements' variance. What is too little is made up for in a round or two, what is too
+# much takes many.
+_FIRST_NOISE = 1e-2
+
+
+class Gaussian(NamedTuple):
+    """mean [K, N], covariance [K, N, N], noise []: the variance of a measurement."""
+
+    mean: Float[Array, "K N"]
+    covariance: Float[Array, "K N N"]
+    noise: Float[Array, ""]
+
+
+class Rows(NamedTuple):
+    """What was measured of S signals in one way, rows scaled by the roots of their weights.
+
+    Rows of zeros pad; `reduced` says what it leaves out.
+    """
+
+    design: Float[Array, "M N"]
+    constants: Float[Array, "M Q"]
+    values: Float[Array, "S M K"]
+    rest: Float[Array, "S K"]
+    """Squares of what no coefficient reaches, beside `values`."""
+    count: Float[Array, ""]
+    """Measurements of a signal, padding not among them."""
+
+
+class Expected(NamedTuple):
+    """Sums over signals of what a round needs: all of them may be added."""
+
+    first: Float[Array, "K N"]
+    """X^T u."""
+    second: Float[Array, "K N N"]
+    """X^T (u u^T - P) X."""
+    squares: Float[Array, ""]
+    """Expected squares of the noise."""
+    values: Float[Array, ""]
+    likelihood: Float[Array, ""]
+    signals: Float[Array, ""]
+
+    def __add__(self, other: "Expected") -> "Expected":  # type: ignore[override]
+        return jax.tree.map(jnp.add, self, other)
+
+
+class _Found(NamedTuple):
+    """Of the rows of one way and one block: u [M, S], P [M, M], and sums over the signals."""
+
+    pulled: Array
+    precision: Array
+    squares: Array
+    likelihood: Array
+
+
+def nothing(blocks: int, coefficients: int) -> Expected:
+    """What a sum over signals begins with."""
+    zero = jnp.zeros(())
+    shape = (blocks, coefficients)
+    return Expected(jnp.zeros(shape), jnp.zeros((*shape, coefficients)), zero, zero, zero, zero)
+
+
+def reduced(design: Array, constants: Array, values: Array) -> tuple[Array, Array, Array, Array]:
+    """(design, constants, values, rest) of no more rows than unknowns. values [S, M, K]."""
+    unknowns = design.shape[1] + constants.shape[1]
+    if len(design) <= unknowns:
+        return design, constants, values, jnp.zeros((len(values), values.shape[-1]))
+    basis, triangle = jnp.linalg.qr(jnp.concatenate([constants, design], 1))
+    turned = numerics.einsum("mn,smk->snk", basis, values)
+    rest = jnp.maximum(jnp.square(values).sum(1) - jnp.square(turned).sum(1), 0)
+    ends = constants.shape[1]
+    return triangle[:, ends:], triangle[:, :ends], turned, rest
+
+
+def _found(kernel, constants, right, rest, count, noise):
+    """kernel [M, M] without the noise, right [M, S], rest [S]. -> `_Found`."""
+    size, signals = right.shape
+    factor = jnp.linalg.cholesky(kernel + noise * jnp.eye(size))
+    solve = functools.partial(jax.lax.linalg.triangular_solve, factor, left_side=True, lower=True)
+    half = solve(jnp.eye(size))
+    inverse = half.T @ half
+    pulled = inverse @ constants
+    seen = jnp.square(constants).sum(0) > 0
+    # A constant that is not measured stays as it is.
+    inner = constants.T @ pulled + jnp.diag(jnp.where(seen, 0.0, 1.0))
+    level = jnp.linalg.cholesky(inner)
+    level_half = jax.lax.linalg.triangular_solve(level, pulled.T, left_side=True, lower=True)
+    precision = inverse - level_half.T @ level_half
+    u = precision @ right
+    determinant = 2 * jnp.log(jnp.diagonal(factor)).sum() + (count - size) * jnp.log(noise)
+    determinant += 2 * jnp.log(jnp.diagonal(level)).sum()
+    determinant += (count - seen.sum()) * math.log(2 * math.pi)
+    quadratic = (right * u).sum() + rest.sum() / noise
+    left = noise**2 * jnp.square(u).sum() + rest.sum()
+    left += signals * (noise * size - noise**2 * jnp.trace(precision))
+    return _Found(u, precision, left, -0.5 * (signals * determinant + quadratic))
+
+
+@jax.jit
+def expected(gaussian: Gaussian, rows: Rows) -> Expected:
+    """What signals of one way say, under a Gaussian."""
+    signals = len(rows.values)
+
+    def block(inputs):
+        mean, covariance, values, rest = inputs
+        design = rows.design
+        right = (values - design @ mean).T
+        kernel = design @ covariance @ design.T
+        found = _found(kernel, rows.constants, right, rest, rows.count, gaussian.noise)
+        inner = found.pulled @ found.pulled.T - signals * found.precision
+        first = design.T @ found.pulled.sum(1)
+        return first, design.T @ (inner @ design), found.squares, found.likelihood
+
+    inputs = (gaussian.mean, gaussian.covariance, jnp.moveaxis(rows.values, -1, 0), rows.rest.T)
+    first, second, squares, likelihood = jax.lax.map(block, inputs)
+    values = signals * rows.count * rows.values.shape[-1]
+    # A batch is filled up with signals of which nothing was measured.
+    signals = jnp.where(rows.count > 0, float(signals), 0.0)
+    return Expected(first, second, squares.sum(), values, likelihood.sum(), signals)
+
+
+@jax.jit
+def expected_apart(gaussian: Gaussian, rows: Rows) -> Expected:
+    """What signals say of which each has rows of its own: every field of `rows` has an axis B of
+    signals in front, before the one of S, which is 1."""
+
+    def add(total, one):
+        return total + expected(gaussian, Rows(*one)), None
+
+    return jax.lax.scan(add, nothing(*gaussian.mean.shape), tuple(rows))[0]
+
+
+class Shown(NamedTuple):
+    """B signals that show some rows of a pool: places int [B, m], roots [B, m] of their weights,
+    0 where there is none, values [B, m, K] scaled by them."""
+
+    places: Int[Array, "B m"]
+    roots: Float[Array, "B m"]
+    values: Float[Array, "B m K"]
+
+
+class Pool(NamedTuple):
+    """Rows that signals show some of, and what a Gaussian says of them all."""
+
+    design: Float[Array, "P N"]
+    constants: Float[Array, "P Q"]
+    kernels: Float[Array, "K P P"]
+    offsets: Float[Array, "K P"]
+
+
+class PoolSums(NamedTuple):
+    """`Expected` before the pool's rows are applied: u [K, P] and u u^T - P [K, P, P]."""
+
+    pulled: Float[Array, "K P"]
+    inner: Float[Array, "K P P"]
+    rest: Float[Array, " 3"]
+    """squares, values, likelihood."""
+    signals: Float[Array, ""]
+
+
+@jax.jit
+def pool(gaussian: Gaussian, design: Array, constants: Array) -> Pool:
+    """A pool of rows under a Gaussian."""
+    kernels = jax.lax.map(lambda matrix: design @ matrix @ design.T, gaussian.covariance)
+    return Pool(design, constants, kernels, gaussian.mean @ design.T)
+
+
+def pool_nothing(pool: Pool) -> PoolSums:
+    """What the sums over signals of a pool begin with."""
+    zeros = jnp.zeros_like(pool.offsets), jnp.zeros_like(pool.kernels)
+    return PoolSums(*zeros, jnp.zeros(3), jnp.zeros(()))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def pool_added(sums: PoolSums, pool: Pool, shown: Shown, noise: Array) -> PoolSums:
+    """The sums with further signals.
+
+    Kernels of what a signal shows are read from the pool's, and what they say is added to the
+    pool's rows: no product with the features is made for a signal.
+    """
+    blocks = len(pool.kernels)
+
+    def add(total, one):
+        places, roots, values = one
+        count = (roots > 0).sum().astype(roots.dtype)
+        both = roots[:, None] * roots
+        constants = roots[:, None] * pool.constants[places]
+        for block in range(blocks):
+            kernel = both * pool.kernels[block][places][:, places]
+            right = values[:, block] - roots * pool.offsets[block][places]
+            nil = jnp.zeros(1)
+            found = _found(kernel, constants, right[:, None], nil, count, noise)
+            inner = found.pulled @ found.pulled.T - found.precision
+            more = jnp.stack([found.squares, count, found.likelihood])
+            total = total._replace(
+                pulled=total.pulled.at[block, places].add(roots * found.pulled[:, 0]),
+                inner=total.inner.at[block, places[:, None], places].add(both * inner),
+                rest=total.rest + more,
+            )
+        return total._replace(signals=total.signals + 1), None
+
+    return jax.lax.scan(add, sums, tuple(shown))[0]
+
+
+@jax.jit
+def pool_expected(sums: PoolSums, pool: Pool) -> Expected:
+    """The sums over the signals of a pool as those over coefficients."""
+    first = sums.pulled @ pool.design
+    second = jax.lax.map(lambda inner: pool.design.T @ (inner @ pool.design), sums.inner)
+    squares, values, likelihood = sums.rest
+    return Expected(first, second, squares, values, likelihood, sums.signals)
+
+
+@jax.jit
+def moments(gaussian: Gaussian, sums: Expected) -> tuple[Array, Array]:
+    """The next mean [K, N], and the second moments S [K, N, N] about it, of signals' coefficients.
+
+    S is what a covariance without a target would be.
+    """
+
+    def block(inputs):
+        mean, covariance, first, second = inputs
+        step = covariance @ first / sums.signals
+        spread = covariance + covariance @ second @ covariance / sums.signals
+        spread = spread - step[:, None] * step
+        return mean + step, (spread + spread.T) / 2
+
+    return jax.lax.map(block, (gaussian.mean, gaussian.covariance, sums.first, sums.second))
+
+
+@jax.jit
+def maximised(
+    gaussian: Gaussian,
+    sums: Expected,
+    target: Float[Array, "K N"] | None,
+    share: float,
+    least_noise: float,
+) -> Gaussian:
+    """The Gaussian of the next round.
+
+    target: diagonal that the covariance is drawn to by `share`; None: it is diagonal itself.
+    least_noise: below which the noise does not go.
+    """
+    mean, spread = moments(gaussian, sums)
+    if target is None:
+        variance = jnp.diagonal(spread, axis1=-2, axis2=-1)
+        floor = np.finfo(np.float64).eps * variance.max()
+        covariance = jnp.vectorize(jnp.diag, signature="(n)->(n,n)")(jnp.maximum(variance, floor))
+    else:
+        covariance = shrunk(spread, target, share)
+    return Gaussian(mean, covariance, jnp.maximum(sums.squares / sums.values, least_noise))
+
+
+def shrunk(spread: Array, target: Array, share: float) -> Array:
+    """(1 - share) S + share T."""
+    return (1 - share) * spread + share * jnp.vectorize(jnp.diag, signature="(n)->(n,n)")(target)
+
+
+def penalty(gaussian: Gaussian, target: Array | None, share: float, signals: int) -> float:
+    """What is added to the log likelihood so that `maximised` makes the sum rise."""
+    if target is None or not share:
+        return 0.0
+    total = float(_distance(gaussian.covariance, target))
+    return -0.5 * signals * share / (1 - share) * total
+
+
+@jax.jit
+def _distance(covariance, target):
+    """log |covariance| + tr(covariance^-1 T) over the blocks."""
+    factor = jnp.linalg.cholesky(covariance)
+    deviations = jnp.vectorize(jnp.diag, signature="(n)->(n,n)")(jnp.sqrt(target))
+    half = jax.lax.linalg.triangular_solve(factor, deviations, left_side=True, lower=True)
+    return 2 * jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)).sum() + jnp.square(half).sum()
+
+
+def started(
+    roughness: Float[np.ndarray, " N"], variances: Float[np.ndarray, " K"], design_energy: float
+) -> Gaussian:
+    """What rounds begin with: no mean, and less variance the rougher a feature is.
+
+    roughness: mean squared difference of neighbouring samples as a part of the feature's mean
+    square; variances: of the measurements of every block; design_energy: mean square of a feature
+    over a signal's measurements. Energies fall as the third power of frequency, a little faster
+    than those of pictures: what few signals show grows to its own in fewer rounds than too much
+    would shrink.
+    """
+    roughness = np.asarray(roughness, np.float64)
+    shape = (roughness + 1e-3 * np.max(roughness) + 1e-12) ** -1.5
+    shape /= design_energy * shape.sum()
+    variances = np.asarray(variances, np.float64)
+    covariance = np.stack([np.diag(variance * shape) for variance in variances])
+    return Gaussian(
+        jnp.zeros(covariance.shape[:2]),
+        jnp.asarray(covariance),
+        jnp.asarray(np.float64(_FIRST_NOISE * variances.mean())),
+    )
+
+
+def as_float64(tree: Any) -> Any:
+    """Arrays of a tree as float64, inside of `gram.working_precision('float64')`."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), tree)

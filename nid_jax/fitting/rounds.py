@@ -1,0 +1,442 @@
+"""Rounds of expectation maximisation over a collection, each signal as it was measured.
+
+Signals of one way and alike in their weights share a factorisation. Signals that show some of what
+one operator measures read their kernels from those of all it measures. Where all differ, as
+scattered sensors do, points are padded to few lengths with weight 0, so that few shapes are
+compiled.
+
+A round takes a factorisation of min(M, N) rows and products with N columns for every distinct way
+and block: measured on one core, 0.02 s for 437 of 625 pixels known of a face, 0.05 s for 312 points
+of its own under 624 features. Memory is that of some ten matrices [K, N, N] and three kernels
+[K, P, P] of a pool, in float64, beside at most 512 MiB of rows that are kept for the next round.
+"""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from nid_jax.coding import expectation, gram
+from nid_jax.coding.expectation import Expected, Gaussian, Rows
+from nid_jax.coding.operators import Operator
+from nid_jax.data.originals import originals
+from nid_jax.files import atomic_path
+from nid_jax.fitting import ways
+from nid_jax.notices import say
+from nid_jax.storage import arrays
+
+SPECTRUM_ROUNDS = 6
+"""Rounds of variances alone, before covariances are learned."""
+SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Of the target, what the likelihood of signals held out chooses from."""
+
+# Every so many originals one is held out.
+_FOLDS = 5
+# Rounds on the signals that are not held out before shares are compared.
+_CHOICE_ROUNDS = 3
+# The noise goes no lower than this part of the measurements' variance: full grids of as many
+# features as points would have none.
+_LEAST_NOISE = 1e-5
+# Fewer signals alike are padded to a length that others have, where ways have more sizes.
+_FEW_SIGNALS, _FEW_SHAPES = 16, 8
+# Numbers of kernels of a pool, of rows of a batch, and of rows that are kept from round to round.
+_POOL_NUMBERS, _BATCH_NUMBERS, _KEPT_NUMBERS = 2**26, 2**22, 2**26
+# Measurements that a mean square is taken over, and numbers of a piece of very many: of so many
+# times the columns at least, as a triangle is factored again with every piece.
+_FEW_ROWS, _PIECE_NUMBERS, _ROWS_PER_COLUMN = 1024, 2**23, 4
+# Of more rows than so many times the coefficients a signal's own triangle is the smaller problem.
+_POOL_ROWS = 1.5
+
+
+_KINDS: dict[str, arrays.Kind] = {
+    "mean": ("f", 2),
+    "covariance": ("f", 3),
+    "noise": ("f", 0),
+    "likelihoods": ("f", 1),
+    "target": ("f", 2),
+    "share": ("f", 0),
+    "of": ("iu", 0),
+}
+
+
+class Columns(Protocol):
+    """What coefficients are weights of, and how measurements fall into blocks of them."""
+
+    blocks: int
+    coefficients: int
+    channels: int
+
+    def rows(self, operator: Operator) -> tuple[jax.Array, jax.Array]:
+        """(design [M, N], constants [M, Q]) of an operator's measurements, traced; M may count
+        channels too."""
+        ...
+
+    def values(self, measurements: Float[np.ndarray, "S M C"]) -> Float[np.ndarray, "S M K"]:
+        """Measurements as the rows have them."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Where the rounds are."""
+
+    gaussian: Gaussian
+    target: np.ndarray | None = None
+    share: float | None = None
+    likelihoods: tuple[float, ...] = ()
+    """Of every round so far, with the penalty where there is one: of the Gaussian it began with."""
+
+    @property
+    def round(self) -> int:
+        """How many there were."""
+        return len(self.likelihoods)
+
+    def save(self, path: Path, of: int) -> None:
+        """Write as .npz, whole or not at all. of: a number that tells this run from others."""
+        found: dict[str, Any] = self.gaussian._asdict()
+        if self.target is not None:
+            found |= {"target": np.asarray(self.target), "share": np.float64(self.share or 0)}
+        with atomic_path(path) as temporary:
+            np.savez(temporary, of=np.int64(of), likelihoods=np.array(self.likelihoods), **found)
+
+    @classmethod
+    def load(cls, path: Path, of: int) -> "State | None":
+        """What `save` wrote; None where there is nothing, or another run's. ValueError for a
+        damaged file."""
+        if not path.exists():
+            return None
+        found = arrays.read(path, _KINDS, optional=("target", "share"))
+        if int(found["of"]) != of:
+            return None
+        with gram.working_precision("float64"):
+            names = ("mean", "covariance", "noise")
+            gaussian = Gaussian(*(jnp.asarray(found[name]) for name in names))
+        share = float(found["share"]) if "share" in found else None
+        return cls(gaussian, found.get("target"), share, tuple(found["likelihoods"].tolist()))
+
+
+def learned(
+    columns: Columns,
+    measured: Any,
+    held: Bool[np.ndarray, " S"],
+    roughness: Float[np.ndarray, " N"],
+    rounds: int,
+    share: float | None,
+    state: State | None = None,
+    after: Callable[[State], bool] = lambda state: True,
+) -> State:
+    """The Gaussian of coefficients of a collection's signals.
+
+    Args:
+      columns: what coefficients are weights of.
+      measured: ways, way(i), values(i) and weights(i), see `tasks.Measured`.
+      held: bool [S], signals that choose the share; all are learned from in the end.
+      roughness: of the columns, see `expectation.started`.
+      rounds: with covariances, after `SPECTRUM_ROUNDS` of variances alone.
+      share: of the target in the covariance, in [0, 1); None chooses.
+      state: to go on from; None begins.
+      after: called with the state after every round; False stops.
+
+    The state is the same, bit for bit, whether rounds were interrupted or not.
+    """
+    with gram.working_precision("float64"):
+        signals = Signals(columns, measured, held)
+        variances, energy = signals.variances()
+        if state is None:
+            state = State(expectation.started(roughness, variances, energy))
+        everything = np.arange(len(held))
+        while state.round < SPECTRUM_ROUNDS + rounds:
+            if state.round == SPECTRUM_ROUNDS and state.target is None:
+                diagonal = np.asarray(jnp.diagonal(state.gaussian.covariance, axis1=1, axis2=2))
+                state = dataclasses.replace(state, target=diagonal)
+                chosen = _chosen_share(signals, state, held) if share is None else share
+                state = dataclasses.replace(state, share=chosen)
+            state = _next(signals, state, everything, _LEAST_NOISE * variances.mean())
+            if not after(state):
+                break
+    return state
+
+
+def _next(signals, state, which, least_noise):
+    """The state after one more round over some signals."""
+    sums = signals.expected(state.gaussian, which)
+    share = state.share or 0.0
+    target = None if state.target is None else jnp.asarray(state.target)
+    likelihood = float(sums.likelihood)
+    likelihood += expectation.penalty(state.gaussian, target, share, len(which))
+    gaussian = expectation.maximised(state.gaussian, sums, target, share, least_noise)
+    likelihoods = (*state.likelihoods, likelihood)
+    return dataclasses.replace(state, gaussian=gaussian, likelihoods=likelihoods)
+
+
+def _chosen_share(signals, state, held):
+    """The share of `SHARES` under which signals held out are most likely."""
+    if not held.any() or held.all():
+        return SHARES[1]
+    others = np.flatnonzero(~held)
+    found = dataclasses.replace(state, share=SHARES[2])
+    for _ in range(_CHOICE_ROUNDS):
+        found = _next(signals, found, others, 0.0)
+    mean, spread = expectation.moments(found.gaussian, signals.expected(found.gaussian, others))
+    scores = {}
+    for share in SHARES:
+        covariance = expectation.shrunk(spread, jnp.asarray(state.target), share)
+        gaussian = Gaussian(mean, covariance, found.gaussian.noise)
+        scores[share] = float(signals.expected(gaussian, np.flatnonzero(held)).likelihood)
+    return max(scores, key=scores.__getitem__)
+
+
+class Signals:
+    """The signals of a collection by the way in which they were measured."""
+
+    def __init__(self, columns: Columns, measured: Any, held: Bool[np.ndarray, " S"]):
+        self.columns, self.measured, self.held = columns, measured, held
+        self.count = count = len(held)
+        self.ways = np.array([measured.way_of(index) for index in range(count)])
+        alike = [(self.ways[index], self._digest(index)) for index in range(count)]
+        self.alike = np.unique(np.array(alike), axis=0, return_inverse=True)[1].reshape(-1)
+        """Numbers of what measured each signal, weights included."""
+        self.kept: dict[Any, Any] = {}
+        self.kept_numbers = 0
+        sizes = {measured.ways[way].num_measurements for way in np.unique(self.ways)}
+        self.few_shapes = len(sizes) <= _FEW_SHAPES
+        self.counts = np.array([ways.count_seen(measured, index) for index in range(count)])
+        single = np.flatnonzero(self.counts == 1)
+        if len(single):
+            say(
+                f"signals: {len(single)} of {count} have 1 measurement (signal {single[0]}), which "
+                "says only their level; nothing of their shape is learned from them"
+            )
+        self._measure = jax.jit(columns.rows)
+        self._measure_apart = jax.jit(lambda stacked: jax.lax.map(columns.rows, stacked))
+
+    def _digest(self, index):
+        """A number that tells a signal's weights from others."""
+        if self.measured.weights is None:
+            return 0
+        return zlib.crc32(np.ascontiguousarray(self.measured.weights(index)).data)
+
+    def variances(self) -> tuple[Float[np.ndarray, " K"], float]:
+        """Of the measurements of each block, and the mean square of a column, by some signals."""
+        chosen = np.unique(np.linspace(0, self.count - 1, min(self.count, 64)).astype(int))
+        squares, values, energies = np.zeros(self.columns.blocks), 0, []
+        for index in map(int, chosen):
+            weights, seen = ways.weights_of(self.measured, index), self.measured.values(index)
+            seen = seen if weights is None else seen[weights > 0]
+            centred = self.columns.values(np.asarray(seen - seen.mean(0), np.float64)[None])[0]
+            squares += np.square(centred).sum(0)
+            values += len(centred)
+            if self.ways[index] not in self.ways[chosen[chosen < index]]:
+                operator = ways.operator_of(self.measured, index)
+                if operator.run_length is not None:
+                    places = np.linspace(0, operator.num_measurements - 1, _FEW_ROWS).astype(int)
+                    operator = _plain(operator.of_measurements(places))
+                energies.append(float(jnp.square(self._design(operator)[0]).mean()))
+        tiny = float(np.finfo(np.float32).tiny)
+        return np.maximum(squares / values, tiny), max(float(np.mean(energies)), tiny)
+
+    def expected(self, gaussian: Gaussian, which: Int[np.ndarray, " n"]) -> Expected:
+        """Sums over some of the signals."""
+        total = expectation.nothing(*gaussian.mean.shape)
+        apart: list[int] = []
+        for way in np.unique(self.ways[which]):
+            mine = which[self.ways[which] == way]
+            operator = self.measured.ways[way]
+            groups = [mine[self.alike[mine] == kind] for kind in np.unique(self.alike[mine])]
+            whole = operator.run_length is None
+            rest: list[int] = []
+            for group in groups:
+                many = self.counts[group[0]] * self.columns.coefficients > _PIECE_NUMBERS
+                alike = len(group) >= (2 if self.few_shapes else _FEW_SIGNALS)
+                if alike or whole or many:
+                    total = total + self._shared(gaussian, group)
+                else:
+                    rest += group.tolist()
+            if rest and self.measured.weights is not None and self._pools(rest):
+                total = total + self._pooled(gaussian, np.array(rest))
+            else:
+                apart += rest
+        return total + self._apart(gaussian, np.array(apart, int)) if apart else total
+
+    # ---- one way, alike ---------------------------------------------------------------------
+
+    def _shared(self, gaussian, which):
+        size = max(1, _BATCH_NUMBERS // self._values_of(which[0]))
+        total = expectation.nothing(*gaussian.mean.shape)
+        for first in range(0, len(which), size):
+            some = which[first : first + size]
+            key = ("shared", *some.tolist())
+            total = total + expectation.expected(gaussian, self._known(key, self._rows_of, some))
+        return total
+
+    def _rows_of(self, which):
+        """`Rows` of signals measured alike, reduced, of many measurements some at a time."""
+        operator = ways.operator_of(self.measured, int(which[0]))
+        weights = ways.weights_of(self.measured, int(which[0]))
+        values = np.stack([self.measured.values(int(index)) for index in which])
+        count = values.shape[1]
+        roots = np.ones(count) if weights is None else np.sqrt(weights)
+        columns = self.columns.coefficients
+        size = max(_ROWS_PER_COLUMN * columns, _PIECE_NUMBERS // columns)
+        known: Any = None
+        rest: Any = 0.0
+        for own, places, inside in _cut(operator, count, size):
+            root = inside * roots[places]
+            design, constants = self._design(own)
+            y = self._values(values[:, places], root)
+            scale = np.repeat(root, len(design) // len(root))[:, None]
+            rows = [scale * design, scale * constants, jnp.asarray(y)]
+            if known is not None:
+                rows = [jnp.concatenate(both, -2) for both in zip(known, rows, strict=True)]
+            *known, more = expectation.reduced(*rows)
+            rest += more
+        seen = (roots > 0).sum() * (y.shape[1] // len(root))
+        design, constants, y = known
+        return Rows(design, constants, y, rest, jnp.asarray(np.float64(seen)))
+
+    def _design(self, operator):
+        return expectation.as_float64(self._measure(operator))
+
+    def _values(self, values, roots):
+        """Measurements [S, M, C] times roots of weights [M] or [S, M]; what has none is not read.
+
+        -> [S, rows, K]."""
+        values = np.where(roots[..., None] > 0, values, 0).astype(np.float64) * roots[..., None]
+        return self.columns.values(values)
+
+    def _values_of(self, index):
+        return ways.operator_of(self.measured, int(index)).num_measurements * self.columns.channels
+
+    def _known(self, key, make, *given):
+        """What was made of this before, or is made now and kept where memory holds it."""
+        if key not in self.kept:
+            made = make(*given)
+            numbers = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(made))
+            if self.kept_numbers + numbers > _KEPT_NUMBERS:
+                return made
+            self.kept[key] = made
+            self.kept_numbers += numbers
+        return self.kept[key]
+
+    # ---- some of what one operator measures -------------------------------------------------
+
+    def _pools(self, which):
+        """Whether kernels of all that the operator measures are held, and are the smaller ones."""
+        rows = self._values_of(which[0]) // self._per_row()
+        most = self.counts[np.array(which)].max() * self.columns.channels // self._per_row()
+        held = self.columns.blocks * rows**2 <= _POOL_NUMBERS
+        return held and most <= _POOL_ROWS * self.columns.coefficients
+
+    def _per_row(self):
+        """Values of one row: channels that are blocks share their rows."""
+        return self.columns.channels if self.columns.blocks > 1 else 1
+
+    def _pooled(self, gaussian, which):
+        operator = ways.operator_of(self.measured, int(which[0]))
+        key = ("way", self.ways[which[0]])
+        pool = expectation.pool(gaussian, *self._known(key, self._design, operator))
+        sums = expectation.pool_nothing(pool)
+        for length, some in self._by_length(which):
+            shown = self._known(("shown", length, *some.tolist()), self._shown, some, length)
+            sums = expectation.pool_added(sums, pool, shown, gaussian.noise)
+        return expectation.pool_expected(sums, pool)
+
+    def _shown(self, which, length):
+        """`Shown` of signals, filled up to a length."""
+        repeated = self.columns.channels // self._per_row()
+        found = []
+        for index in which:
+            roots = np.sqrt(np.asarray(ways.weights_of(self.measured, int(index)), np.float64))
+            values = self._values(self.measured.values(int(index))[None], roots)[0]
+            roots = np.repeat(roots, repeated)
+            places = np.flatnonzero(roots)
+            more = length * repeated - len(places)
+            found.append(
+                (
+                    np.pad(places, (0, more)),
+                    np.pad(roots[places], (0, more)),
+                    np.pad(values[places], ((0, more), (0, 0))),
+                )
+            )
+        places, roots, values = map(np.stack, zip(*found, strict=True))
+        return expectation.Shown(*map(jnp.asarray, (places, roots, values)))
+
+    def _by_length(self, which) -> Iterator[tuple[int, np.ndarray]]:
+        """Signals by the length that their measurements are padded to, some at a time."""
+        alike: dict[tuple, list[int]] = {}
+        for index in which:
+            form = ways.form_of(ways.operator_of(self.measured, int(index)))
+            # Those held out are in batches of their own, which serve all as well.
+            key = (ways.padded_length(self.counts[index]), bool(self.held[index]), *form)
+            alike.setdefault(key, []).append(int(index))
+        for (length, *_), mine in sorted(alike.items()):
+            numbers = length * (self.columns.coefficients + 2 * self.columns.channels)
+            size = max(1, _BATCH_NUMBERS // int(numbers))
+            for first in range(0, len(mine), size):
+                yield length, np.array(mine[first : first + size])
+
+    # ---- each in its own way ----------------------------------------------------------------
+
+    def _apart(self, gaussian, which):
+        total = expectation.nothing(*gaussian.mean.shape)
+        for length, some in self._by_length(which):
+            key = ("apart", length, *some.tolist())
+            rows = self._known(key, self._rows_apart, some, length)
+            total = total + expectation.expected_apart(gaussian, rows)
+        return total
+
+    def _rows_apart(self, which, length):
+        """`Rows` with an axis of signals in front."""
+        padded = [ways.padded(self.measured, int(index), length) for index in which]
+        operators, values, weights = zip(*padded, strict=True)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *operators)
+        design, constants = expectation.as_float64(self._measure_apart(stacked))
+        roots = np.sqrt(np.stack(weights))
+        y = jnp.asarray(self._values(np.stack(values), roots))
+        counts = (roots > 0).sum(1).astype(np.float64) * (design.shape[1] // length)
+        scale = jnp.repeat(jnp.asarray(roots), design.shape[1] // length, 1)[..., None]
+        found = jax.lax.map(
+            lambda inputs: expectation.reduced(*inputs),
+            (scale * design, scale * constants, y[:, None]),
+        )
+        design, constants, y, rest = found
+        return Rows(design, constants, y, rest, jnp.asarray(counts))
+
+
+def held_out(names: Sequence[str]) -> Bool[np.ndarray, " S"]:
+    """Which signals are held out: every fifth original with its copies, the last of fewer; none of
+    one alone."""
+    groups = originals(names)
+    folds = min(_FOLDS, groups.max(initial=0) + 1)
+    return groups % folds == folds - 1 if folds > 1 else np.zeros(len(names), bool)
+
+
+def _cut(operator, count, size):
+    """A local operator of many measurements in parts of one size, the last filled up; another as it
+    is. Yields (operator, numbers of measurements, whether each counts)."""
+    if operator.run_length is None or count <= 2 * size:
+        yield operator, np.arange(count), np.ones(count)
+        return
+    for first in range(0, count, size):
+        places = np.arange(first, first + size)
+        kept = np.minimum(places, count - 1)
+        yield _plain(operator.of_measurements(kept)), kept, (places < count).astype(float)
+
+
+def _plain(operator):
+    """A local operator as one class, so that one compiled function serves all of its kind."""
+    return Operator(operator.points, operator.factors, None, operator.run_length)
+
+
+def names_of_ways(measured: Any, count: int) -> str:
+    """How signals were measured, in some words."""
+    different = len({measured.way_of(index) for index in range(count)})
+    words = "one way" if different == 1 else f"{different} ways"
+    return words if measured.weights is None else f"{words}, weights of their own"

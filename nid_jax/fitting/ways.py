@@ -1,0 +1,105 @@
+"""What was measured of one signal of many, and signals of several ways brought to few shapes."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from nid_jax.coding.operators import Operator
+from nid_jax.errors import ArgumentError
+
+# Lengths grow by this factor, from this one on.
+_LENGTH_STEP, _LEAST_LENGTH = 1.25, 16
+
+
+def operator_of(measured: Any, index: int) -> Operator:
+    """What measured a signal. measured: `tasks.Measured`."""
+    return measured.ways[measured.way_of(index)]
+
+
+def weights_of(measured: Any, index: int) -> Float[np.ndarray, " M"] | None:
+    """Weights of a signal's measurements, those of its operator among them; None: all alike."""
+    own = None if measured.weights is None else measured.weights(index)
+    given = operator_of(measured, index).weights
+    if given is None or own is None:
+        return own if given is None else np.asarray(given)
+    return np.asarray(given) * own
+
+
+def count_seen(measured: Any, index: int) -> int:
+    """How many measurements of a signal have a weight. Raises ArgumentError for none at all."""
+    weights = weights_of(measured, index)
+    if weights is None:
+        return operator_of(measured, index).num_measurements
+    found = int((weights > 0).sum())
+    if not found:
+        raise ArgumentError("signals", f"0 measurements of signal {index}", "1 or more of each")
+    return found
+
+
+def padded_length(count: int) -> int:
+    """The next length of a geometric series, so that there are few of them."""
+    steps = math.ceil(math.log(max(count / _LEAST_LENGTH, 1), _LENGTH_STEP) - 1e-9)
+    return max(count, round(_LEAST_LENGTH * _LENGTH_STEP**steps))
+
+
+def form_of(operator: Operator) -> tuple[int | None, bool]:
+    """What operators must share to be stacked, once they are of one length."""
+    return operator.run_length, operator.factors is None
+
+
+def padded(
+    measured: Any, index: int, length: int
+) -> tuple[Operator, Float[np.ndarray, "L C"], Float[np.ndarray, " L"]]:
+    """What was seen of a signal, its first measurement repeated up to a length with weight 0.
+
+    -> (operator, without weights, values, weights). For a local operator.
+    """
+    operator, weights = operator_of(measured, index), weights_of(measured, index)
+    weights = np.ones(operator.num_measurements) if weights is None else weights
+    seen = np.flatnonzero(weights)
+    more = length - len(seen)
+    places = np.pad(seen, (0, more), constant_values=seen[0])
+    count = operator.run_length or 1
+    points = np.asarray(operator.points).reshape(len(weights), count, -1)[places]
+    factors = None if operator.factors is None else np.asarray(operator.factors)[places]
+    own: Any = (points.reshape(length * count, -1), factors, None, operator.run_length)
+    return Operator(*own), measured.values(index)[places], np.pad(weights[seen], (0, more))
+
+
+def by_way(measured: Any, count: int) -> list[tuple[Any, Int[np.ndarray, " n"]]]:
+    """The first `count` signals as collections of one way each, and their numbers.
+
+    Signals that nothing shares a way with are padded to one of few lengths where they can be.
+    """
+    of = np.array([measured.way_of(index) for index in range(count)])
+    found = []
+    for way in np.unique(of):
+        which, operator = np.flatnonzero(of == way), measured.ways[way]
+        if len(which) == 1 and len(measured.ways) > 1 and operator.run_length is not None:
+            found.append((_alone(measured, int(which[0])), which))
+        else:
+            found.append((_of_signals(measured, which, (operator,)), which))
+    return found
+
+
+def _of_signals(measured, which, operators):
+    def renumbered(known):
+        return None if known is None else lambda index: known(int(which[index]))
+
+    names = ("values", "weights", "truth", "cloud")
+    changed = {name: renumbered(getattr(measured, name)) for name in names}
+    return dataclasses.replace(measured, ways=operators, way=None, **changed)
+
+
+def _alone(measured, index):
+    operator, values, weights = padded(measured, index, padded_length(count_seen(measured, index)))
+    operator = jax.tree.map(jnp.asarray, operator)
+    one = _of_signals(measured, np.array([index]), (operator,))
+    return dataclasses.replace(
+        one, values=lambda _: values, weights=lambda _: weights.astype(np.float32)
+    )

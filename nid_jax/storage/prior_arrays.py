@@ -1,0 +1,79 @@
+"""The arrays of a prior as files hold them, by name, and what is wrong with those of a file."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from nid_jax.coding.drawing import Level
+from nid_jax.coding.mixture import Mixture
+from nid_jax.coding.prior import GaussianPrior
+
+FORMS = ("gaussian", "mixture")
+"""What a file says that its prior is."""
+AXES = {
+    "mean": "N",
+    "factor": "NR",
+    "diagonal": "N",
+    "noise": "",
+    "shrinkage": "",
+    "codes": "SE",
+    "level.mean": "C",
+    "level.slope": "NC",
+    "level.factor": "CC",
+    "mixture.weights": "K",
+    "mixture.means": "KN",
+    "mixture.factors": "KND",
+    "mixture.common": "NU",
+}
+"""Every array's axes, a letter each: axes of one letter are of one length."""
+_PARTS: dict[str, Any] = {"level": Level, "mixture": Mixture}
+OPTIONAL = tuple(name for name in AXES if name == "codes" or "." in name)
+"""What a prior may lack."""
+
+
+def form_of(prior: GaussianPrior) -> str:
+    """One of FORMS."""
+    return FORMS[prior.mixture is not None]
+
+
+def prior_of(form: Any, found: Mapping[str, np.ndarray], prefix: str = "") -> GaussianPrior:
+    """The prior of a file's arrays, by their names without the prefix.
+
+    prefix: of names in messages. Raises ValueError, naming an array, for one that is missing, of
+    another shape or type, and for a form that is not understood.
+    """
+    if form not in FORMS:
+        raise ValueError(f"its prior has the form {form!r}; allowed: {', '.join(FORMS)}")
+    parts = [name for name in _PARTS if any(key.startswith(f"{name}.") for key in found)]
+    if ("mixture" in parts) != (form == "mixture"):
+        raise ValueError(f"damaged: its prior has the form {form!r}, its arrays another")
+    wanted = [name for name in AXES if name not in OPTIONAL or name.partition(".")[0] in parts]
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        raise ValueError(f"{prefix}{missing[0]} is missing")
+    _check_shapes(found, prefix)
+    values = {name: jnp.asarray(value) for name, value in found.items()}
+    fields: dict[str, Any] = {name: one for name, one in values.items() if "." not in name}
+    for name in parts:
+        kind = _PARTS[name]
+        fields[name] = kind(**{field: values[f"{name}.{field}"] for field in kind._fields})
+    return GaussianPrior(**fields)
+
+
+def _check_shapes(found, prefix):
+    lengths: dict[str, int] = {}
+    for name in _ordered(found):
+        array, axes = found[name], AXES[name]
+        shown = f"{array.dtype}{list(array.shape)}"
+        if array.dtype != np.float32 or array.ndim != len(axes):
+            raise ValueError(f"{prefix}{name} is {shown}; allowed: float32 of {len(axes)} axes")
+        wanted = [lengths.setdefault(*pair) for pair in zip(axes, array.shape, strict=True)]
+        if list(array.shape) != wanted:
+            raise ValueError(f"{prefix}{name} is {shown}; allowed: float32{wanted}")
+
+
+def _ordered(found: Iterable[str]) -> list[str]:
+    """Names as AXES has them: the mean first, which says how many coefficients there are."""
+    return [name for name in AXES if name in found]

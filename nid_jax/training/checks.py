@@ -1,0 +1,111 @@
+"""What a config asks of training, checked before any work begins: one line that names the key."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from nid_jax.coding.operators import Operator
+from nid_jax.reporting import tables
+from nid_jax.training import heads
+from nid_jax.training.strategies import build_strategy
+
+
+def check(config: ConfigDict) -> None:
+    """Raise ValueError, naming the key, for a training that cannot be."""
+    build_strategy(config, None)
+    heads.check(config)
+    found = config.dictionary.heads != "drawn"
+    for group, key, least in (
+        ("", "seed", 0),
+        ("train", "steps", 0 if found else 1),
+        ("train", "points", 0),
+        ("train", "warmup_epochs", 0),
+        ("train", "log_every", 0),
+        ("train", "eval_every", 0),
+        ("train", "checkpoint_every", 0),
+        ("train", "reseed_every", 0),
+        ("train", "dead_below", 0),
+        ("checkpoint", "keep_latest", 1),
+        ("checkpoint", "keep_best", 0),
+    ):
+        value = (config[group] if group else config)[key]
+        if value < least:
+            name = f"{group}.{key}".strip(".")
+            raise ValueError(f"{name}: {value}; allowed: {least} or more")
+    router = config.router
+    affine = router.kind == "linear" or (router.kind == "conv" and router.pool == "none")
+    if not (config.train.steps or affine or router.kind == "none"):
+        raise ValueError(
+            f"router.kind: {router.kind!r} descends, and train.steps=0; allowed: none, linear, and "
+            "conv with router.pool=none, or more steps"
+        )
+    solved = config.train.codes in ("varpro", "sparse_varpro")
+    if not config.train.steps and affine and not solved:
+        raise ValueError(
+            f"train.codes: {config.train.codes!r}; allowed for router.kind={router.kind} and "
+            "train.steps=0, a router in closed form: varpro, sparse_varpro"
+        )
+    if config.train.codes == "surface" and config.train.reseed_every:
+        raise ValueError(
+            "train.reseed_every: 0 is wanted by train.codes=surface: no value is known"
+        )
+
+
+def check_memory(needed: int, there: int, config: ConfigDict) -> None:
+    """Raise ValueError, naming the keys, for a step that takes more bytes than there are."""
+    if not there or needed <= there:
+        return
+    train, of = config.train, config.data.name
+    points = train.points or "all"
+    raise ValueError(
+        f"train.batch_size, train.points: a step of {train.batch_size} signals of {of!r} at "
+        f"{points} points takes about {tables.format_bytes(needed)} with all that is held, more "
+        f"than the {tables.format_bytes(there)} there are; allowed: fewer of either, such as "
+        "train.points=1024, or smaller signals, such as data.crops=160 with data.size=(32,32), or "
+        "data.size with data.resize=true"
+    )
+
+
+def check_training(config: ConfigDict, operator: Operator | None) -> None:
+    """Raise ValueError, naming the key, for what these measurements do not allow."""
+    if operator is None:
+        return
+    if operator.run_length is None and config.train.points:
+        raise ValueError("train.points: 0 is wanted where measurements depend on the whole signal")
+    if operator.run_length != 1 and config.train.reseed_every:
+        raise ValueError("train.reseed_every: 0 is wanted where no samples are measured")
+
+
+def check_router(config: ConfigDict, measured: Any) -> None:
+    """Raise ValueError, naming the key, for a linear router of what is no whole grid."""
+    points = math.prod(measured.grid_shape)
+    solved = config.train.codes in ("varpro", "sparse_varpro")
+    if config.router.kind != "linear" or not solved or measured.operator is None:
+        return
+    if measured.operator.num_measurements != points:
+        raise ValueError(
+            f"router.kind: linear, a map of all {points} samples, where training sees "
+            f"{measured.operator.num_measurements} measurements; allowed: none"
+        )
+
+
+def check_alike(config: Any, measured: Any, names: Sequence[str]) -> None:
+    """Raise ValueError, naming the key, for what signals that were not measured alike do not
+    allow."""
+    if measured.alike:
+        return
+    router, several = config.router.kind, len(measured.ways) > 1
+    for bad, key, value, allowed in (
+        (router not in ("none", "codebook"), "router.kind", router, "none, codebook"),
+        (config.train.codes == "surface", "train.codes", "surface", "joint, varpro"),
+        (several and config.train.reseed_every, "train.reseed_every", "above 0", "0"),
+        (several and config.train.chunks == "exhaustive", "train.chunks", "exhaustive", "random"),
+        (config.train.differentiate == "solve", "train.differentiate", "solve", "envelope"),
+    ):
+        if bad:
+            raise ValueError(
+                f"{key}: {value!r} of {len(names)} signals that were not measured alike; "
+                f"allowed: {allowed}"
+            )

@@ -1,0 +1,185 @@
+"""Heads in closed form where signals share no grid: from what was measured of each.
+
+Coefficients of the features are Gaussian and found by rounds of expectation maximisation
+(`fitting.rounds`), whatever points, pixels or beams a signal was seen by. The leading directions of
+their covariance are the heads, as those of `components` are where all signals are known on one
+grid, and the Gaussian along them is the prior of the codes.
+
+Coefficients are of the features made orthonormal on the grid that the dictionary is drawn on, and
+of channels decorrelated: blocks of one channel each, so that a signal's factorisation is that of
+its points, not of its points times channels.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from nid_jax import numerics
+from nid_jax.coding import gram, operators
+from nid_jax.coding.prior import GaussianPrior
+from nid_jax.errors import ArgumentError
+from nid_jax.fields.shared import SharedDictionary
+from nid_jax.fitting import rounds
+from nid_jax.training.components import Heads, Span, colour_directions
+
+MOST_FEATURES = 4096
+"""F of a covariance of one channel that is held and taken apart as a whole, in float64."""
+
+# Signals that channels are decorrelated by.
+_COLOUR_SIGNALS = 256
+# Variance of a code that is always zero, as a share of the mean one: no solver divides by zero.
+_LEAST_VARIANCE = 1e-8
+
+
+def partial_heads(
+    dictionary: SharedDictionary,
+    measured: Any,
+    grid_shape: Sequence[int],
+    names: Sequence[str],
+    count: int,
+    shrinkage: float | None = None,
+    state: rounds.State | None = None,
+    after: Callable[[rounds.State], bool] = lambda state: True,
+) -> tuple[Heads, GaussianPrior] | None:
+    """Heads and the prior of their codes from signals each of which was measured in its own way.
+
+    Args:
+      dictionary: shared, of F features; its own heads are not looked at.
+      measured: ways, way, values and weights of the signals, see `tasks.Measured`.
+      grid_shape: of the grid on which features are made orthonormal.
+      names: of the signals; copies, 'name/copy', are held out together.
+      count: of rounds.
+      shrinkage: of the covariance towards its diagonal, in [0, 1); None chooses.
+      state, after: see `rounds.learned`; None where `after` stopped the rounds.
+
+    Raises:
+      ArgumentError: more than `MOST_FEATURES` features, or shrinkage outside.
+    """
+    if shrinkage is not None and not 0 <= shrinkage < 1:
+        raise ArgumentError("shrinkage", shrinkage, "0 to below 1, or None")
+    if dictionary.num_features > MOST_FEATURES:
+        allowed = f"'drawn' for {dictionary.num_features} features: the most is {MOST_FEATURES}"
+        raise ArgumentError("heads", "components", allowed)
+    columns = FeatureColumns(dictionary, grid_shape, measured, len(names))
+    found = rounds.learned(
+        columns,
+        measured,
+        rounds.held_out(names),
+        columns.roughness,
+        count,
+        shrinkage,
+        state,
+        after,
+    )
+    if found.round < rounds.SPECTRUM_ROUNDS + count:
+        return None
+    kernel, bias, prior = columns.heads(found, dictionary.num_experts)
+    how = f"{rounds.names_of_ways(measured, len(names))}; {found.round} rounds, noise "
+    how += f"{float(np.sqrt(found.gaussian.noise)):.2g}"
+    heads = Heads(kernel, bias, float(found.share or 0), len(names), 0.0, how=how)
+    return heads, prior
+
+
+class FeatureColumns:
+    """Features orthonormal on a grid, without their means, as columns of `rounds.Columns`."""
+
+    def __init__(
+        self, dictionary: SharedDictionary, grid_shape: Sequence[int], measured: Any, count: int
+    ):
+        self.dictionary = dictionary
+        self.channels = self.blocks = dictionary.channels
+        self.coefficients = dictionary.num_features
+        reference = operators.sample(tuple(grid_shape))
+        self.span = Span(dictionary, reference)
+        self.roughness = self._roughness(reference, tuple(grid_shape))
+        self.colours = _colours(measured, count, self.channels)
+
+    def _roughness(self, reference, grid_shape):
+        """Squared differences of neighbours on the grid as a part of a column's squares [F]."""
+        on_grid = np.asarray(self.rows(reference)[0], np.float64)
+        energy = np.square(on_grid).sum(0)
+        on_grid = on_grid.reshape(*grid_shape, -1)
+        total = sum(
+            np.square(np.diff(on_grid, axis=axis)).sum(tuple(range(len(grid_shape))))
+            for axis in range(len(grid_shape))
+        )
+        # What the grid does not see is as rough as can be.
+        seen = energy > 1e-6 * energy.max()
+        rough = np.where(seen, total / np.where(seen, energy, 1), 0)
+        return np.where(seen, rough, rough.max())
+
+    def rows(self, operator: operators.Operator) -> tuple[jax.Array, jax.Array]:
+        """(design [M, F], the constant's response [M, 1])."""
+        count = operator.num_measurements
+        pieces, measure = gram.measured_features(self.dictionary, operator, min(count, 4096))
+        features, constant = jax.lax.map(measure, pieces)
+        features = numerics.joined(features, count)[:, 0]
+        constant = numerics.joined(constant, count)[:, None]
+        features, constant, mean, root = gram.wide(
+            features, constant, self.span.mean, jnp.asarray(self.span.root)
+        )
+        return numerics.einsum("mf,fg->mg", features - constant * mean, root), constant
+
+    def values(self, measurements: Float[np.ndarray, "S M C"]) -> Float[np.ndarray, "S M C"]:
+        """Decorrelated channels."""
+        return measurements @ self.colours
+
+    def heads(
+        self, state: rounds.State, experts: int
+    ) -> tuple[Float[np.ndarray, "F C E"], Float[np.ndarray, "E C"], GaussianPrior]:
+        """Kernel, bias and prior of the leading directions of the Gaussian."""
+        means_of, covariances, noise = (np.asarray(leaf, np.float64) for leaf in state.gaussian)
+        axes = self.span.axes.astype(np.float64)
+        energies, directions, means = [], [], []
+        for block, covariance in enumerate(covariances):
+            values, vectors = np.linalg.eigh(axes.T @ covariance @ axes)
+            vectors = axes @ vectors
+            energies.append(values)
+            means.append(vectors.T @ means_of[block])
+            directions.append(vectors)
+        joined, mean = np.concatenate(energies), np.concatenate(means)
+        order = np.argsort(-joined)
+        chosen = order[:experts]
+        blocks, places = np.divmod(chosen, axes.shape[1])
+        pairs = zip(blocks, places, strict=True)
+        basis = np.stack([directions[block][:, at] for block, at in pairs], -1)
+        basis = basis[:, None, :] * self.colours[:, blocks]
+        kernel, bias = self.span.heads(basis.reshape(-1, len(chosen)))
+        count, share = self.span.count, max(float(state.share or 0), _LEAST_VARIANCE)
+        variance = np.maximum(joined[chosen], _LEAST_VARIANCE * joined[chosen].mean()) / count
+        left = np.maximum(joined[order[experts:]], 0).sum() / count / self.channels
+        prior = GaussianPrior.single(
+            mean[chosen] / np.sqrt(count),
+            np.diag(np.sqrt((1 - share) * variance)),
+            share * variance,
+            noise + left,
+            share,
+        )
+        return kernel, bias, _filled(prior, experts)
+
+
+def _colours(measured, count, channels):
+    """Axes [C, C] along which the channels of measurements are uncorrelated."""
+    total = np.zeros((channels, channels))
+    for index in np.unique(np.linspace(0, count - 1, min(count, _COLOUR_SIGNALS)).astype(int)):
+        values = np.asarray(measured.values(int(index)), np.float64)
+        if measured.weights is not None:
+            values = values[measured.weights(int(index)) > 0]
+        centred = values - values.mean(0)
+        total += centred.T @ centred / len(centred)
+    return colour_directions(total)
+
+
+def _filled(prior, experts):
+    """The prior of a dictionary of more experts than directions were found: those have none."""
+    more = experts - len(prior.mean)
+    least = jnp.full(more, _LEAST_VARIANCE * prior.diagonal.mean())
+    return prior._replace(
+        mean=jnp.pad(prior.mean, (0, more)),
+        factor=jnp.pad(prior.factor, ((0, more), (0, 0))),
+        diagonal=jnp.concatenate([prior.diagonal, least]),
+    )

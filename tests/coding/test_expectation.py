@@ -1,0 +1,163 @@
+"""Rounds of expectation maximisation beside the textbook's, computed densely in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nid_jax.coding import expectation, gram
+from nid_jax.coding.expectation import Gaussian, Rows
+
+BLOCKS, COEFFICIENTS = 2, 4
+
+
+def gaussian_of(draw):
+    """A random Gaussian of every block, and a noise."""
+    half = draw.normal(size=(BLOCKS, COEFFICIENTS, COEFFICIENTS))
+    covariance = half @ half.swapaxes(1, 2) + 0.1 * np.eye(COEFFICIENTS)
+    return Gaussian(
+        jnp.asarray(draw.normal(size=(BLOCKS, COEFFICIENTS))),
+        jnp.asarray(covariance),
+        jnp.asarray(draw.uniform(0.1, 0.5)),
+    )
+
+
+def rows_of(draw, rows, signals, constants=1):
+    """Random rows of signals measured alike, nothing left out."""
+    values = jnp.asarray(draw.normal(size=(signals, rows, BLOCKS)))
+    return Rows(
+        jnp.asarray(draw.normal(size=(rows, COEFFICIENTS))),
+        jnp.asarray(draw.normal(size=(rows, constants))),
+        values,
+        jnp.zeros((signals, BLOCKS)),
+        jnp.asarray(float(rows)),
+    )
+
+
+def by_the_book(gaussian, rows):
+    """(likelihood, sum of E[w], sum of E[w w^T], sum of E|noise|^2), bias with a flat density."""
+    likelihood, first, second, squares = 0.0, [], [], 0.0
+    design, constants = np.asarray(rows.design), np.asarray(rows.constants)
+    noise = float(gaussian.noise)
+    basis, triangle = np.linalg.qr(constants, mode="complete")
+    free = basis[:, constants.shape[1] :]
+    level = np.log(np.abs(np.diag(triangle))).sum()
+    both = np.concatenate([design, constants], 1)
+    for block in range(BLOCKS):
+        mean, covariance = (np.asarray(leaf[block]) for leaf in gaussian[:2])
+        values = np.asarray(rows.values[..., block])
+        kernel = free.T @ (design @ covariance @ design.T + noise * np.eye(len(design))) @ free
+        right = (values - design @ mean) @ free
+        quadratic = np.einsum("si,ij,sj->", right, np.linalg.inv(kernel), right)
+        size = len(values) * (np.linalg.slogdet(2 * np.pi * kernel)[1] + 2 * level)
+        likelihood += -0.5 * (size + quadratic)
+        prior = np.zeros((both.shape[1],) * 2)
+        prior[:COEFFICIENTS, :COEFFICIENTS] = np.linalg.inv(covariance)
+        spread = np.linalg.inv(prior + both.T @ both / noise)
+        start = np.pad(np.linalg.inv(covariance) @ mean, (0, constants.shape[1]))
+        found = (start + values @ both / noise) @ spread
+        codes = found[:, :COEFFICIENTS]
+        first.append(codes.sum(0))
+        second.append(codes.T @ codes + len(values) * spread[:COEFFICIENTS, :COEFFICIENTS])
+        squares += np.square(values - found @ both.T).sum()
+        squares += len(values) * np.trace(both @ spread @ both.T)
+    return likelihood, np.array(first), np.array(second), squares
+
+
+def assert_like_the_book(gaussian, sums, rows):
+    """Sums say what the book says of the same rows."""
+    likelihood, first, second, squares = by_the_book(gaussian, rows)
+    signals = len(rows.values)
+    mean, spread = expectation.moments(gaussian, sums)
+    wanted = first / signals
+    np.testing.assert_allclose(sums.likelihood, likelihood, rtol=1e-9)
+    np.testing.assert_allclose(sums.squares, squares, rtol=1e-8)
+    np.testing.assert_allclose(mean, wanted, rtol=1e-7, atol=1e-9)
+    outer = wanted[:, :, None] * wanted[:, None, :]
+    np.testing.assert_allclose(spread, second / signals - outer, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(("rows", "constants"), [(3, 1), (9, 1), (9, 2)])
+def test_a_round_is_that_of_the_textbook(rows, constants):
+    draw = np.random.default_rng()
+    with gram.working_precision("float64"):
+        gaussian, seen = gaussian_of(draw), rows_of(draw, rows, 5, constants)
+        assert_like_the_book(gaussian, expectation.expected(gaussian, seen), seen)
+        # Of more rows than unknowns a triangle says the same.
+        found = expectation.reduced(seen.design, seen.constants, seen.values)
+        assert len(found[0]) <= COEFFICIENTS + constants
+        sums = expectation.expected(gaussian, Rows(*found, seen.count))
+        assert_like_the_book(gaussian, sums, seen)
+
+
+def test_rows_of_zeros_and_signals_of_nothing_add_nothing():
+    draw = np.random.default_rng()
+    with gram.working_precision("float64"):
+        gaussian, seen = gaussian_of(draw), rows_of(draw, 5, 1)
+        padded = Rows(
+            jnp.pad(seen.design, ((0, 3), (0, 0))),
+            jnp.pad(seen.constants, ((0, 3), (0, 0))),
+            jnp.pad(seen.values, ((0, 0), (0, 3), (0, 0))),
+            seen.rest,
+            seen.count,
+        )
+        both = jax.tree.map(lambda leaf: jnp.stack([leaf, jnp.zeros_like(leaf)]), padded)
+        sums = expectation.expected_apart(gaussian, both)
+        assert sums.signals == 1
+        assert_like_the_book(gaussian, sums, seen)
+
+
+def test_signals_that_show_some_of_a_pool_are_those_of_their_own_rows():
+    draw = np.random.default_rng()
+    with gram.working_precision("float64"):
+        gaussian, seen = gaussian_of(draw), rows_of(draw, 7, 3)
+        weights = draw.uniform(0.5, 2, size=(3, 7)) * (draw.uniform(size=(3, 7)) < 0.7)
+        weights[:, :2] = 1
+        apart, shown = expectation.nothing(BLOCKS, COEFFICIENTS), []
+        for values, own in zip(seen.values, weights, strict=True):
+            places = np.flatnonzero(own)
+            root = np.sqrt(own[places])[:, None]
+            one = Rows(
+                root * seen.design[places],
+                root * seen.constants[places],
+                root * values[places][None],
+                jnp.zeros((1, BLOCKS)),
+                jnp.asarray(float(len(places))),
+            )
+            apart = apart + expectation.expected(gaussian, one)
+            more = 7 - len(places)
+            shown.append(
+                (
+                    np.pad(places, (0, more)),
+                    np.pad(root[:, 0], (0, more)),
+                    np.pad(root * values[places], ((0, more), (0, 0))),
+                )
+            )
+        stacked = expectation.Shown(
+            *(jnp.asarray(np.stack(part)) for part in zip(*shown, strict=True))
+        )
+        pool = expectation.pool(gaussian, seen.design, seen.constants)
+        sums = expectation.pool_added(expectation.pool_nothing(pool), pool, stacked, gaussian.noise)
+        found = expectation.pool_expected(sums, pool)
+        for one, other in zip(found, apart, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-9)
+
+
+def test_the_penalised_likelihood_is_highest_at_the_shrunk_covariance():
+    draw = np.random.default_rng()
+    with gram.working_precision("float64"):
+        spread, target = gaussian_of(draw), jnp.asarray(draw.uniform(1, 2, (BLOCKS, COEFFICIENTS)))
+        share, signals = 0.3, 10
+
+        def value(covariance):
+            of = spread._replace(covariance=covariance)
+            own = sum(
+                np.linalg.slogdet(one)[1] + np.trace(np.linalg.solve(one, seen))
+                for one, seen in zip(covariance, spread.covariance, strict=True)
+            )
+            return expectation.penalty(of, target, share, signals) - 0.5 * signals * own
+
+        best = expectation.shrunk(spread.covariance, target, share)
+        step = jnp.asarray(draw.normal(size=best.shape))
+        step = 0.05 * (step + step.swapaxes(1, 2))
+        assert value(best) > max(value(best + step), value(best - step))

@@ -1,0 +1,192 @@
+"""Rounds over collections that share no grid: likelihoods that rise, and rounds that go on."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nid_jax.coding import expectation, gram, operators
+from nid_jax.errors import ArgumentError
+from nid_jax.fitting import rounds
+from nid_jax.notices import Notice
+from nid_jax.tasks.task import Measured
+
+GRID, CHANNELS, SIGNALS = (5,), 2, 24
+MOST = 4
+
+
+class Powers:
+    """Cosines of a line's points as columns, channels as blocks."""
+
+    blocks = channels = CHANNELS
+    coefficients = MOST
+
+    def rows(self, operator):
+        """Measured cosines, and the constant."""
+        points = jnp.asarray(operator.points)
+        waves = jnp.cos(jnp.pi * jnp.arange(1, MOST + 1) * (points + 1) / 2)
+        ones = jnp.ones((operator.num_points, 1))
+        return gram.wide(operator.measure(waves), operator.measure(ones))
+
+    def values(self, measurements):
+        """As they are."""
+        return measurements
+
+
+def signals_of(draw, kind):
+    """Signals that are measured alike, through masks, in two ways or each in its own."""
+    spectrum = 1 / np.arange(1, MOST + 1)
+    codes = draw.normal(size=(SIGNALS, MOST, CHANNELS)) * spectrum[:, None] + 0.5
+    level = draw.normal(size=(SIGNALS, CHANNELS))
+
+    def at(index, operator):
+        design = np.asarray(Powers().rows(operator)[0], np.float64)
+        values = design @ codes[index] + level[index]
+        noise = np.random.default_rng(index).normal(size=values.shape)
+        return (values + 0.05 * noise).astype(np.float32)
+
+    weights, way = None, None
+    ways = (operators.sample(GRID),)
+    if kind == "masks":
+        masks = (draw.uniform(size=(SIGNALS, *GRID)) < 0.7).astype(np.float32)
+        masks[:, 0] = 1
+        weights = masks.__getitem__
+    elif kind == "one mask":
+        shown = np.array([1, 0, 1, 1, 1], np.float32)
+        weights = np.tile(shown, (SIGNALS, 1)).__getitem__
+    elif kind == "two":
+        ways = (operators.sample(GRID), operators.downsample((8,), 2))
+        way = (np.arange(SIGNALS) % 2).__getitem__
+    elif kind == "all":
+        counts = draw.integers(2, 30, SIGNALS)
+        places = [draw.uniform(-1, 1, (count, 1)) for count in counts]
+        ways = tuple(operators.sample(points) for points in places)
+        way = np.arange(SIGNALS).__getitem__
+    measured = Measured(ways, GRID, CHANNELS, values=None, weights=weights, way=way)
+
+    def values(index):
+        known = at(index, ways[measured.way_of(index)])
+        if weights is not None:
+            known[weights(index) == 0] = np.nan
+        return known
+
+    return dataclasses.replace(measured, values=values)
+
+
+def learned(measured, **options):
+    held = np.arange(SIGNALS) % 5 == 4
+    given = {"rounds": 4, "share": None} | options
+    return rounds.learned(Powers(), measured, held, np.arange(1, MOST + 1) ** 2.0, **given)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "alike",
+        "masks",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("one mask", "two", "all")),
+    ],
+)
+def test_likelihoods_rise_in_every_round_and_rounds_go_on(kind, tmp_path):
+    measured = signals_of(np.random.default_rng(), kind)
+    kept = tmp_path / "rounds.npz"
+
+    def after(state):
+        state.save(kept, 7)
+        return state.round != rounds.SPECTRUM_ROUNDS + 2
+
+    whole = learned(measured)
+    assert whole.round == rounds.SPECTRUM_ROUNDS + 4
+    assert whole.share in rounds.SHARES
+    for part in np.split(np.array(whole.likelihoods), [rounds.SPECTRUM_ROUNDS]):
+        assert (np.diff(part) > -1e-9 * np.abs(part[1:])).all(), part
+    stopped = learned(measured, after=after)
+    assert stopped.round == rounds.SPECTRUM_ROUNDS + 2
+    assert rounds.State.load(kept, 8) is None
+    resumed = learned(measured, state=rounds.State.load(kept, 7))
+    assert resumed.likelihoods == whole.likelihoods
+    for one, other in zip(resumed.gaussian, whole.gaussian, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_ways_of_few_signals_say_what_a_way_for_each_says(monkeypatch):
+    measured = signals_of(np.random.default_rng(), "all")
+    padded = learned(measured, share=0.3)
+    monkeypatch.setattr(rounds, "_FEW_SIGNALS", 1)
+    each = learned(measured, share=0.3)
+    np.testing.assert_allclose(padded.likelihoods, each.likelihoods, rtol=1e-7)
+    np.testing.assert_allclose(
+        padded.gaussian.covariance, each.gaussian.covariance, rtol=1e-5, atol=1e-8
+    )
+
+
+def test_many_measurements_are_read_in_parts(monkeypatch):
+    draw = np.random.default_rng()
+    points = draw.uniform(-1, 1, (150, 1))
+    values = draw.normal(size=(150, CHANNELS)).astype(np.float32)
+    weights = (draw.uniform(size=150) < 0.8).astype(np.float32)
+    values[weights == 0] = np.nan
+    measured = Measured(
+        (operators.sample(points),), GRID, CHANNELS, lambda _: values, weights=lambda _: weights
+    )
+    with gram.working_precision("float64"):
+        gaussian = expectation.started(np.ones(MOST), np.ones(CHANNELS), 0.5)
+        whole = rounds.Signals(Powers(), measured, np.zeros(2, bool)).expected(
+            gaussian, np.arange(2)
+        )
+        monkeypatch.setattr(rounds, "_PIECE_NUMBERS", 32)
+        parts = rounds.Signals(Powers(), measured, np.zeros(2, bool)).expected(
+            gaussian, np.arange(2)
+        )
+    assert whole.values == 2 * CHANNELS * weights.sum()
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
+
+
+def test_signals_of_one_measurement_are_said():
+    draw = np.random.default_rng()
+    points = [draw.uniform(-1, 1, (count, 1)) for count in (1, 9, 9)]
+    values = [draw.normal(size=(len(one), CHANNELS)).astype(np.float32) for one in points]
+    known = [operators.sample(one) for one in points]
+    measured = Measured(known, GRID, CHANNELS, values.__getitem__, way=lambda index: index)
+    with pytest.warns(Notice, match="1 of 3 have 1 measurement"):
+        signals = rounds.Signals(Powers(), measured, np.zeros(3, bool))
+    with gram.working_precision("float64"):
+        gaussian = expectation.started(np.ones(MOST), np.ones(CHANNELS), 0.5)
+        first, second = (
+            signals.expected(gaussian, which).second for which in (np.arange(3), np.array([1, 2]))
+        )
+    np.testing.assert_allclose(first, second, atol=1e-9)
+
+
+def test_a_signal_of_which_nothing_is_known_is_named():
+    measured = signals_of(np.random.default_rng(), "masks")
+    known = measured.weights
+    nothing = dataclasses.replace(measured, weights=lambda i: known(i) * (i != 3))
+    with pytest.raises(ArgumentError, match="signal 3"):
+        learned(nothing)
+
+
+def test_gaussians_come_near_the_truth_from_scattered_points():
+    draw = np.random.default_rng()
+    spectrum = np.array([1.0, 0.5, 0.25, 0.1])
+    places = [draw.uniform(-1, 1, (12, 1)) for _ in range(300)]
+    codes = 2 + draw.normal(size=(300, MOST)) * spectrum
+    ways = [operators.sample(points) for points in places]
+    designs = [np.asarray(Powers().rows(way)[0], np.float64) for way in ways]
+    values = [
+        (design @ code)[:, None].repeat(CHANNELS, 1) + draw.normal(0, 0.02, (12, CHANNELS))
+        for design, code in zip(designs, codes, strict=True)
+    ]
+    measured = Measured(
+        ways, GRID, CHANNELS, values=lambda i: np.float32(values[i]), way=lambda i: i
+    )
+    found = rounds.learned(
+        Powers(), measured, np.zeros(300, bool), np.arange(1, MOST + 1) ** 2.0, 12, 0.0
+    ).gaussian
+    sample = np.cov(codes.T, bias=True)
+    np.testing.assert_allclose(found.mean[0], codes.mean(0), atol=0.02)
+    assert np.abs(found.covariance[0] - sample).max() < 0.05 * sample.max()
+    np.testing.assert_allclose(found.noise, 0.02**2, rtol=0.2)

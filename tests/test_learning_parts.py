@@ -1,0 +1,132 @@
+"""Dictionaries learned from signals of which only parts, or other sizes, are known."""
+
+import numpy as np
+import pytest
+
+import nid_jax as nid
+from nid_jax import data
+from nid_jax.coding import operators
+from nid_jax.errors import ArgumentError
+from nid_jax.notices import Notice
+
+SHAPE, EXPERTS = (6, 6), 8
+
+
+def waves(count, side=6, seed=None):
+    """Pictures of few smooth waves at side x side pixels' middles, [S, H, W]."""
+    draw = np.random.default_rng(seed)
+    middle = (np.arange(side) + 0.5) / side
+    basis = np.cos(np.pi * np.arange(3)[:, None] * middle)
+    codes = draw.normal(size=(count, 3, 3)) * 0.1
+    codes[:, 0, 0] += 0.5
+    return np.einsum("sij,ih,jw->shw", codes, basis, basis).astype(np.float32)
+
+
+def left(dictionary, signals):
+    """The share of the variance of signals that their codes leave."""
+    fit = dictionary.fit(signals, solver=nid.solvers.Ridge())
+    error = np.square(fit.render()[..., 0] - signals).sum()
+    return error / np.square(signals - signals.mean((1, 2), keepdims=True)).sum()
+
+
+@pytest.fixture(scope="module")
+def masked():
+    """Signals, what is seen of each, and the dictionary learned from that."""
+    signals = waves(40, seed=0)
+    seen = np.random.default_rng(1).uniform(size=signals.shape) < 0.6
+    return signals, seen, nid.learn(signals, seen=seen, num_experts=EXPERTS)
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_learned_from_others(masked):
+    signals, seen, dictionary = masked
+    unseen = waves(10)
+    assert left(dictionary, unseen) < 0.05
+    # The damage itself would be learned otherwise.
+    assert left(nid.learn(np.where(seen, signals, 0), num_experts=EXPERTS), unseen) > 0.2
+    # The prior fills in most of what was not seen.
+    few = np.random.default_rng(2).uniform(size=SHAPE) < 0.5
+    found = dictionary.fit(unseen, seen=few).render()[..., 0]
+    hidden = np.square(found - unseen)[:, ~few].mean()
+    assert hidden < 0.2 * np.square(unseen - unseen.mean((1, 2), keepdims=True)).mean()
+
+
+@pytest.mark.slow
+def test_nan_is_what_seen_says(masked):
+    signals, seen, dictionary = masked
+    with pytest.warns(Notice, match="of the samples are NaN; taken as missing"):
+        found = nid.learn(np.where(seen, signals, np.nan), num_experts=EXPERTS)
+    np.testing.assert_array_equal(found.dictionary.head_kernel, dictionary.dictionary.head_kernel)
+    np.testing.assert_array_equal(found.prior.mean, dictionary.prior.mean)
+
+
+@pytest.mark.slow
+def test_pictures_of_several_sizes_are_learned_from_as_they_are():
+    pictures = [waves(1, 12 if number % 4 else 6, number)[0] for number in range(40)]
+    dictionary = nid.learn(pictures, num_experts=8)
+    assert dictionary.grid_shape == (12, 12)
+    assert left(dictionary, waves(10, 12)) < 0.02
+
+
+@pytest.mark.slow
+def test_scattered_points_are_a_collection(tmp_path):
+    draw = np.random.default_rng(3)
+    pictures = waves(30, 24, 4)
+    values, ways = [], []
+    for picture in pictures:
+        places = draw.integers(0, 24, (draw.integers(8, 30), 2))
+        values.append(picture[tuple(places.T)][:, None])
+        ways.append(operators.sample((places + 0.5) / 12 - 1))
+    names = [f"day {number}" for number in range(30)]
+    known = data.WaysCollection(values, ways, range(30), (8, 8), names, "stations")
+    dictionary = nid.learn(known, num_experts=8, workdir=tmp_path)
+    again = nid.load(tmp_path)
+    np.testing.assert_array_equal(again.prior.mean, dictionary.prior.mean)
+    middles = np.stack(np.meshgrid(*2 * [(np.arange(24) + 0.5) / 12 - 1], indexing="ij"), -1)
+    unseen = waves(10, 24)
+    fit = dictionary.fit(
+        unseen.reshape(10, -1), operators.sample(middles.reshape(-1, 2).astype(np.float32))
+    )
+    variance = np.square(unseen - unseen.mean((1, 2), keepdims=True)).mean()
+    assert fit.residual.mean() < 0.1 * variance
+
+
+@pytest.mark.slow
+def test_points_that_all_signals_share_need_be_no_grid():
+    points = np.random.default_rng(5).permutation(144)[:60]
+    way = operators.sample((12, 12)).of_measurements(points)
+    values = waves(40, 12, 6).reshape(40, -1, 1)[:, points]
+    known = data.WaysCollection(values, [way], np.zeros(40), (12, 12), range(40), "sensors")
+    assert left(nid.learn(known, num_experts=8), waves(10, 12)) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("signals", "options", "words"),
+    [
+        (waves(9), {"seen": np.ones((2, 2))}, r"float64\[2, 2\]"),
+        (waves(9), {"seen": np.zeros((9, *SHAPE), bool)}, "1 or more samples seen of signal 0"),
+        (waves(9), {"seen": np.full(SHAPE, 2)}, "booleans, or 0 and 1"),
+        (waves(9) * np.inf, {}, "NaN for what is missing"),
+        ([np.ones((3, 3)), np.ones((3, 3, 2))], {}, r"pictures \[h, w\]"),
+        ([np.ones((3, 3)), np.ones((4, 3))], {"seen": np.ones(3)}, "seen: "),
+    ],
+)
+def test_what_cannot_be_learned_from_is_one_line(signals, options, words):
+    with pytest.raises(ArgumentError, match=words) as caught:
+        nid.learn(signals, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([np.ones((4, 1)), np.ones((0, 1))], "signal 'b' is"),
+        ([np.ones((4, 1)), np.ones((3, 1))], "expected 4 measurements"),
+        ([np.ones((4, 1)), np.full((4, 1), np.nan)], "signal 'b'"),
+        ([np.ones((4, 1)), np.ones((4, 2))], "signal 'b' is"),
+    ],
+)
+def test_collections_that_make_no_sense_name_the_signal(values, words):
+    ways = [operators.sample((2, 2))]
+    with pytest.raises(ValueError, match=words):
+        data.WaysCollection(values, ways, [0, 0], (2, 2), "ab", "sensors")
