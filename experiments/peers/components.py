@@ -11,8 +11,8 @@ import scipy.linalg
 from nid_jax.coding.gram import NormalEquations
 from nid_jax.coding.neighbours import local_gaussian
 from nid_jax.coding.prior import GaussianPrior, gaussian
+from nid_jax.fitting.rounds import held_out
 from nid_jax.tasks.sdf import surface_weights
-from nid_jax.training.components import held_out
 
 # Absolute residuals below it weigh alike, in units of the values.
 LEAST_RESIDUAL = 3e-3

@@ -128,7 +128,7 @@ class NormalEquations(NamedTuple):
         return _exact_residual(self, codes)
 
     def mean_residual(self, codes, exact=False):
-        """Mean squared residual per measured value. codes [S, E] -> [S]."""
+        """Mean squared residual per measured value. codes [S, E] -> [S]. exact: in float64."""
         total = self.exact_residual(codes) if exact else self.residual(codes)
         values = self.count * self.target_mean.shape[-1] * jnp.ones_like(self.energy)
         return numerics.safe_divide(total, values)
