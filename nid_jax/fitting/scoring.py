@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from nid_jax import devices
+from nid_jax import devices, metrics
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.ways import operator_of
 from nid_jax.notices import say
@@ -36,7 +36,7 @@ def evaluate(task: Any, fit: Fit, collection: Any, chunk: int = 0) -> dict[str, 
     reconstruction, truth = reconstruct(task, fit, collection, chunk)
     scores = scored(task, fit, reconstruction, truth, collection)
     if not scores:
-        return {"psnr": float(-10 * np.log10(np.maximum(fit.residual, 1e-12)).mean())}
+        return {"psnr": float(np.mean(metrics.psnr_from_mse(fit.residual)))}
     return means_of(scores)
 
 
@@ -103,8 +103,7 @@ def psnr_per_step(history: Mapping[str, Any]) -> dict[str, float]:
     """
     if "residual" not in history:
         return {}
-    residual = np.maximum(history["residual"], 1e-12)
-    curve = -10 * np.log10(residual).mean(1)
+    curve = np.asarray(metrics.psnr_from_mse(history["residual"])).mean(1)
     last = len(curve) - 1
     steps = [step for step in REPORTED_STEPS if step < last] + [last]
     return {str(step): float(curve[step]) for step in steps}

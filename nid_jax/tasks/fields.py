@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax import data
+from nid_jax import data, metrics
 from nid_jax.data.frames import Frame
 from nid_jax.fitting import ways
 from nid_jax.fitting.fit import Fit
@@ -167,7 +167,7 @@ def _at(one, points):
 
 
 def _psnr(left):
-    return -10 * np.log10(max(np.square(left).mean(), 1e-12)) if len(left) else np.nan
+    return float(metrics.psnr_from_mse(np.square(left).mean())) if len(left) else np.nan
 
 
 def _rmse(left):
