@@ -118,7 +118,7 @@ WRONG_WORDS = [
     (["--config=imag", "--workdir=W"], "--config=imag: no config of that name, did you mean 'im"),
     (
         ["--config=imag", "--workdir=W"],
-        "allowed: ct, image, inpainting, mri, official, sdf, video",
+        "allowed: ct, fields, image, inpainting, mri, official, sdf, video",
     ),
     (
         ["--config=video:tim", "--workdir=W"],
