@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from nid_jax.coding.checks import MOST_SEED
 from nid_jax.coding.operators import Operator
 from nid_jax.reporting import tables
 from nid_jax.training import heads
@@ -14,11 +15,12 @@ from nid_jax.training.strategies import build_strategy
 
 def check(config: ConfigDict) -> None:
     """Raise ValueError, naming the key, for a training that cannot be."""
+    if not 0 <= config.seed <= MOST_SEED:
+        raise ValueError(f"seed: {config.seed}; allowed: 0 to {MOST_SEED}, whose keys differ")
     build_strategy(config, None)
     heads.check(config)
     found = config.dictionary.heads != "drawn"
     for group, key, least in (
-        ("", "seed", 0),
         ("train", "steps", 0 if found else 1),
         ("train", "points", 0),
         ("train", "warmup_epochs", 0),
@@ -30,10 +32,9 @@ def check(config: ConfigDict) -> None:
         ("checkpoint", "keep_latest", 1),
         ("checkpoint", "keep_best", 0),
     ):
-        value = (config[group] if group else config)[key]
+        value = config[group][key]
         if value < least:
-            name = f"{group}.{key}".strip(".")
-            raise ValueError(f"{name}: {value}; allowed: {least} or more")
+            raise ValueError(f"{group}.{key}: {value}; allowed: {least} or more")
     router = config.router
     affine = router.kind == "linear" or (router.kind == "conv" and router.pool == "none")
     if not (config.train.steps or affine or router.kind == "none"):
