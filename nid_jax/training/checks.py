@@ -35,6 +35,7 @@ def check(config: ConfigDict) -> None:
         value = config[group][key]
         if value < least:
             raise ValueError(f"{group}.{key}: {value}; allowed: {least} or more")
+    check_prior(config.prior)
     router = config.router
     affine = router.kind == "linear" or (router.kind == "conv" and router.pool == "none")
     if not (config.train.steps or affine or router.kind == "none"):
@@ -52,6 +53,18 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             "train.reseed_every: 0 is wanted by train.codes=surface: no value is known"
         )
+
+
+def check_prior(wanted: ConfigDict) -> None:
+    """Raise ValueError, naming the key, for a prior that cannot be learned. wanted: config.prior."""
+    for key, fits, allowed in (
+        ("num_signals", wanted.num_signals >= 0, "0 (none) or more"),
+        ("lam", 0 <= wanted.lam < math.inf, "a finite number, 0 or more"),
+        ("shrinkage", 0 <= wanted.shrinkage <= 1, "0 (chooses) to 1"),
+        ("components", wanted.components >= 0, "0 (chooses) or more"),
+    ):
+        if not fits:
+            raise ValueError(f"prior.{key}: {wanted[key]}; allowed: {allowed}")
 
 
 def check_memory(needed: int, there: int, config: ConfigDict) -> None:

@@ -1,5 +1,7 @@
 """Configs of trainings that cannot be: one line that names the key, before any work."""
 
+import math
+
 import pytest
 
 from nid_jax.configs import image
@@ -12,6 +14,13 @@ from nid_jax.training import checks
         ("seed", 2**32, "seed: 4294967296; allowed: 0 to 4294967295"),
         ("seed", 2**70, f"seed: {2**70}; allowed: 0 to 4294967295"),
         ("seed", -1, "seed: -1; allowed: 0 to 4294967295"),
+        ("prior.num_signals", -1, "prior.num_signals: -1; allowed: 0 (none) or more"),
+        ("prior.lam", -1e-3, "prior.lam: -0.001; allowed: a finite number, 0 or more"),
+        ("prior.lam", math.nan, "prior.lam: nan; allowed: a finite number, 0 or more"),
+        ("prior.shrinkage", -0.5, "prior.shrinkage: -0.5; allowed: 0 (chooses) to 1"),
+        ("prior.shrinkage", 1.5, "prior.shrinkage: 1.5; allowed: 0 (chooses) to 1"),
+        ("prior.shrinkage", math.nan, "prior.shrinkage: nan; allowed: 0 (chooses) to 1"),
+        ("prior.components", -2, "prior.components: -2; allowed: 0 (chooses) or more"),
     ],
 )
 def test_what_cannot_be_names_its_key(key, value, words):
