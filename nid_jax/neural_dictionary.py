@@ -133,7 +133,12 @@ class NeuralDictionary(Trained):
             )
         model = Model(self.dictionary.first(numbers), None, self.model.top_k, self.model.grid_shape)
         prior = None if self.prior is None else self.prior.first(numbers)
-        return dataclasses.replace(self, model=model, prior=prior)
+        # What is saved is read by its config.
+        config = self.config.copy_and_resolve_references()
+        with config.unlocked():
+            config.dictionary.num_experts = model.dictionary.num_networks
+            config.router.kind = "none"
+        return dataclasses.replace(self, model=model, prior=prior, config=config)
 
     def fit(
         self,
