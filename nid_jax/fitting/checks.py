@@ -21,6 +21,7 @@ def check(config: ConfigDict) -> Solver:
     """
     wanted, router = config.fit, config.router.kind
     solver = solver_from_config(wanted)
+    check_experts(config.dictionary.num_experts)
     with named("fit"):
         solver.check_experts(config.dictionary.num_experts)
     if wanted.split not in SPLITS:
@@ -54,6 +55,12 @@ def check(config: ConfigDict) -> Solver:
             "conv, resnet, point"
         )
     return solver
+
+
+def check_experts(count: int) -> None:
+    """Raise ValueError, naming the key, for a dictionary of no experts."""
+    if count < 1:
+        raise ValueError(f"dictionary.num_experts: {count}; allowed: 1 or more")
 
 
 def check_measured(config: ConfigDict, measured: Any) -> None:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from nid_jax.coding.checks import MOST_SEED
 from nid_jax.coding.operators import Operator
+from nid_jax.fitting.checks import check_experts
 from nid_jax.reporting import tables
 from nid_jax.training import heads
 from nid_jax.training.strategies import build_strategy
@@ -17,6 +18,7 @@ def check(config: ConfigDict) -> None:
     """Raise ValueError, naming the key, for a training that cannot be."""
     if not 0 <= config.seed <= MOST_SEED:
         raise ValueError(f"seed: {config.seed}; allowed: 0 to {MOST_SEED}, whose keys differ")
+    check_experts(config.dictionary.num_experts)
     build_strategy(config, None)
     heads.check(config)
     found = config.dictionary.heads != "drawn"

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from nid_jax.configs import image
+from nid_jax.fitting import checks as fit_checks
 from nid_jax.training import checks
 
 
@@ -14,6 +15,7 @@ from nid_jax.training import checks
         ("seed", 2**32, "seed: 4294967296; allowed: 0 to 4294967295"),
         ("seed", 2**70, f"seed: {2**70}; allowed: 0 to 4294967295"),
         ("seed", -1, "seed: -1; allowed: 0 to 4294967295"),
+        ("dictionary.num_experts", -4, "dictionary.num_experts: -4; allowed: 1 or more"),
         ("prior.num_signals", -1, "prior.num_signals: -1; allowed: 0 (none) or more"),
         ("prior.lam", -1e-3, "prior.lam: -0.001; allowed: a finite number, 0 or more"),
         ("prior.lam", math.nan, "prior.lam: nan; allowed: a finite number, 0 or more"),
@@ -31,6 +33,13 @@ def test_what_cannot_be_names_its_key(key, value, words):
         checks.check(config)
     assert str(complaint.value).startswith(words)
     assert "\n" not in str(complaint.value)
+
+
+def test_a_fit_names_the_experts_too():
+    config = image.base()
+    config.dictionary.num_experts = -4
+    with pytest.raises(ValueError, match="^dictionary.num_experts: -4; allowed: 1 or more$"):
+        fit_checks.check(config)
 
 
 def test_the_largest_seed_is_a_seed():
