@@ -20,8 +20,8 @@ def check(config: ConfigDict) -> Solver:
     Of the rest of the config dictionary.num_experts and router.kind are read.
     """
     wanted, router = config.fit, config.router.kind
-    solver = solver_from_config(wanted)
     check_experts(config.dictionary.num_experts)
+    solver = solver_from_config(wanted)
     with named("fit"):
         solver.check_experts(config.dictionary.num_experts)
     if wanted.split not in SPLITS:
