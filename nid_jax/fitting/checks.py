@@ -22,7 +22,8 @@ def check(config: ConfigDict) -> Solver:
     wanted, router = config.fit, config.router.kind
     check_experts(config.dictionary.num_experts)
     solver = solver_from_config(wanted)
-    with named("fit"):
+    group = config_group(solver.name)
+    with named("fit", only=["top_k"]), named(group, only=["candidates"]):
         solver.check_experts(config.dictionary.num_experts)
     if wanted.split not in SPLITS:
         raise ValueError(f"fit.split: {wanted.split!r}; allowed: {', '.join(SPLITS)}")

@@ -256,7 +256,7 @@ def _fit_supports(limits):
     if experts < 1:
         # What is refused itself limits nothing.
         return
-    for key in ("router.top_k", "fit.top_k"):
+    for key in ("router.top_k", "fit.top_k", "fit.router_ridge.candidates"):
         limits.most(key, experts, "the experts of dictionary.num_experts")
     for key, among in (
         ("train.atoms_per_step", "router.top_k"),

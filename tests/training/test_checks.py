@@ -42,6 +42,20 @@ def test_a_fit_names_the_experts_too():
         fit_checks.check(config)
 
 
+def test_candidates_are_among_the_experts():
+    config = image.base()
+    config.router.kind = "linear"
+    config.fit.update({"solver": "router+ridge", "top_k": 4})
+    config.fit.router_ridge.candidates = config.dictionary.num_experts
+    fit_checks.check(config)
+    config.fit.router_ridge.candidates += 1
+    with pytest.raises(ValueError, match="^fit.router_ridge.candidates: 257; allowed: 0 to 256 ex"):
+        fit_checks.check(config)
+    config.fit.top_k = 300
+    with pytest.raises(ValueError, match="^fit.top_k: 300; allowed: 1 to 256 experts"):
+        fit_checks.check(config)
+
+
 def test_the_largest_seed_is_a_seed():
     config = image.base()
     config.seed = 2**32 - 1
