@@ -16,6 +16,8 @@ from nid_jax.training import checks
         ("seed", 2**70, f"seed: {2**70}; allowed: 0 to 4294967295"),
         ("seed", -1, "seed: -1; allowed: 0 to 4294967295"),
         ("dictionary.num_experts", -4, "dictionary.num_experts: -4; allowed: 1 or more"),
+        ("dictionary.components.shrinkage", -math.inf, "dictionary.components.shrinkage: -inf; al"),
+        ("dictionary.components.shrinkage", math.nan, "dictionary.components.shrinkage: nan; allo"),
         ("prior.num_signals", -1, "prior.num_signals: -1; allowed: 0 (none) or more"),
         ("prior.lam", -1e-3, "prior.lam: -0.001; allowed: a finite number, 0 or more"),
         ("prior.lam", math.nan, "prior.lam: nan; allowed: a finite number, 0 or more"),
