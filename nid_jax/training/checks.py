@@ -38,6 +38,12 @@ def check(config: ConfigDict) -> None:
         if value < least:
             raise ValueError(f"{group}.{key}: {value}; allowed: {least} or more")
     check_prior(config.prior)
+    dictionary = config.dictionary
+    if dictionary.get("skip") and (dictionary.kind != "shared" or dictionary.num_layers == 1):
+        raise ValueError(
+            f"dictionary.skip: True; allowed of dictionary.kind={dictionary.kind}, "
+            f"num_layers={dictionary.num_layers}: False, as no heads read a trunk"
+        )
     router = config.router
     affine = router.kind == "linear" or (router.kind == "conv" and router.pool == "none")
     if not (config.train.steps or affine or router.kind == "none"):
@@ -58,7 +64,10 @@ def check(config: ConfigDict) -> None:
 
 
 def check_prior(wanted: ConfigDict) -> None:
-    """Raise ValueError, naming the key, for a prior that cannot be learned. wanted: config.prior."""
+    """Raise ValueError, naming the key, for a prior that cannot be learned.
+
+    wanted: config.prior.
+    """
     for key, fits, allowed in (
         ("num_signals", wanted.num_signals >= 0, "0 (none) or more"),
         ("lam", 0 <= wanted.lam < math.inf, "a finite number, 0 or more"),

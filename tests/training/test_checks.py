@@ -58,6 +58,16 @@ def test_candidates_are_among_the_experts():
         fit_checks.check(config)
 
 
+@pytest.mark.parametrize("changes", [{"num_layers": 1}, {"kind": "independent"}])
+def test_heads_beside_no_trunk(changes):
+    config = image.base()
+    config.dictionary.skip = True
+    checks.check(config)
+    config.dictionary.update(changes)
+    with pytest.raises(ValueError, match="^dictionary.skip: True; allowed of .*: False, as no h"):
+        checks.check(config)
+
+
 def test_the_largest_seed_is_a_seed():
     config = image.base()
     config.seed = 2**32 - 1
