@@ -13,6 +13,9 @@ from nid_jax.reporting import tables
 from nid_jax.training import heads
 from nid_jax.training.strategies import build_strategy
 
+# Float64 numbers for each pair of experts that `coding.canonical` holds at once.
+_CANONICAL_NUMBERS = 6
+
 
 def check(config: ConfigDict) -> None:
     """Raise ValueError, naming the key, for a training that cannot be."""
@@ -91,6 +94,23 @@ def check_memory(needed: int, there: int, config: ConfigDict) -> None:
         "train.points=1024, or smaller signals, such as data.crops=160 with data.size=(32,32), or "
         "data.size with data.resize=true"
     )
+
+
+def check_canonical(config: ConfigDict, there: int) -> None:
+    """Raise ValueError, naming the key, for more experts than the bytes there are take to canonical
+    form, which comes after training. there: 0 is not known."""
+    dense = config.train.codes == "varpro" and not config.router.top_k
+    if not (there and dense and config.router.kind == "none" and config.prior.num_signals):
+        return
+    experts = config.dictionary.num_experts
+    needed = _CANONICAL_NUMBERS * 8 * experts**2
+    if needed > there:
+        most = math.isqrt(there // (8 * _CANONICAL_NUMBERS))
+        raise ValueError(
+            f"dictionary.num_experts: {experts}; allowed: at most {most}, whose covariances and "
+            f"products fit into the {tables.format_bytes(there)} there are; these take "
+            f"{tables.format_bytes(needed)}"
+        )
 
 
 def check_training(config: ConfigDict, operator: Operator | None) -> None:

@@ -68,6 +68,17 @@ def test_heads_beside_no_trunk(changes):
         checks.check(config)
 
 
+def test_experts_that_no_covariance_of_is_held():
+    config = image.base()
+    config.dictionary.num_experts = 1000
+    for there in (0, 48 * 10**6):
+        checks.check_canonical(config, there)
+    with pytest.raises(ValueError, match="^dictionary.num_experts: 1000; allowed: at most 999, w"):
+        checks.check_canonical(config, 48 * 10**6 - 1)
+    config.prior.num_signals = 0
+    checks.check_canonical(config, 1)
+
+
 def test_the_largest_seed_is_a_seed():
     config = image.base()
     config.seed = 2**32 - 1
