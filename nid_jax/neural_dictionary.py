@@ -447,7 +447,13 @@ def open_workdir(
 ) -> NeuralDictionary:
     """`load` of a workdir that is open already; without its prior where none is wanted."""
     found = models.load_model(workdir, step=step, mesh=mesh)
-    prior = priors.load_prior(workdir.root / priors.FILE) if with_prior else None
+    known, path = found.model.dictionary, workdir.root / priors.TRANSFORM_FILE
+    prior = priors.load_prior(workdir.root / priors.FILE, known) if with_prior else None
     dictionary = NeuralDictionary(found.model, found.config, found.signals, prior, mesh)
-    transform = priors.load_transform(workdir.root / priors.TRANSFORM_FILE, found.step)
-    return dictionary if transform is None else dictionary.transformed(transform)
+    transform = priors.load_transform(path, found.step)
+    if transform is None:
+        return dictionary
+    try:
+        return dictionary.transformed(transform)
+    except ArgumentError as error:
+        raise ValueError(f"{path}: {error}") from error

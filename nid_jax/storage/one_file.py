@@ -276,12 +276,5 @@ def _prior(
     fields = {name: arrays.pop(f"prior/{name}") for name in names}
     if not fields and form is None:
         return None
-    mean = fields.get("mean")
-    if mean is not None and mean.shape not in ((experts,), (experts + channels,)):
-        raise ValueError(
-            f"prior/mean is {_shown(mean)}, its config asks for {experts} or {experts + channels}"
-        )
-    codes = fields.get("codes")
-    if codes is not None and codes.shape[1:] != (experts,):
-        raise ValueError(f"prior/codes is {_shown(codes)}, its config asks for {experts} experts")
+    prior_arrays.check_sizes(fields, experts, channels, "prior/")
     return prior_arrays.prior_of(form, fields, "prior/")
