@@ -22,8 +22,8 @@ class MovedPictures:
       move: that of the displacement along each axis, samples.
 
     Raises:
-      ValueError: naming the key of data.augment, for a number below 0, a rotation above pi, a zoom above
-        1, a move beyond the shorter side, and for signals that are no pictures.
+      ValueError: naming the key of data.augment, for a number below 0, a rotation above pi, a
+        zoom above 1, a move beyond the shorter side, and for signals that are no pictures.
     """
 
     def __init__(

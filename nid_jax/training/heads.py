@@ -47,8 +47,8 @@ def check(config: ConfigDict) -> None:
         raise ValueError(f"dictionary.components.rounds: {wanted.rounds}; allowed: 1 or more")
     if not -math.inf < wanted.shrinkage <= 1:
         raise ValueError(
-            f"dictionary.components.shrinkage: {wanted.shrinkage}; allowed: at most 1, finite, below 0 "
-            "chooses"
+            f"dictionary.components.shrinkage: {wanted.shrinkage}; allowed: at most 1, finite, "
+            "below 0 chooses"
         )
 
 
