@@ -63,7 +63,7 @@ def learn(
         that are not NaN. What is missing is learned from the others.
       steps: of descent; None: the config's, or none, as heads begin in closed form
         (`training.components`).
-      seed: of everything random; None: 0, or the config's.
+      seed: of everything random, 0 to 2**32 - 1; None: 0, or the config's.
       num_experts: E; None: as many as a signal has numbers, at most 1024.
       layout: a letter for each axis of an array, 'SCHW' where channels come first, see
         `nid_jax.data.layout`; '' guesses, with a `Notice` where the shape may mean another.
@@ -96,7 +96,7 @@ def learn(
         task = dataclasses.replace(tasks.build(config), open=lambda split: collection)
     with config.unlocked():
         if seed is not None:
-            config.seed = checks.whole("seed", seed, 0)
+            config.seed = checks.whole("seed", seed, 0, most=checks.MOST_SEED)
         if steps is not None:
             config.train.steps = checks.whole("steps", steps, 0)
     if workdir is not None:

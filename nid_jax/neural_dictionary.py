@@ -134,7 +134,12 @@ class NeuralDictionary(Trained):
             )
         model = Model(self.dictionary.first(numbers), None, self.model.top_k, self.model.grid_shape)
         prior = None if self.prior is None else self.prior.first(numbers)
-        return dataclasses.replace(self, model=model, prior=prior)
+        # What is saved is read by its config.
+        config = self.config.copy_and_resolve_references()
+        with config.unlocked():
+            config.dictionary.num_experts = model.dictionary.num_networks
+            config.router.kind = "none"
+        return dataclasses.replace(self, model=model, prior=prior, config=config)
 
     def fit(
         self,
@@ -443,7 +448,13 @@ def open_workdir(
 ) -> NeuralDictionary:
     """`load` of a workdir that is open already; without its prior where none is wanted."""
     found = models.load_model(workdir, step=step, mesh=mesh)
-    prior = priors.load_prior(workdir.root / priors.FILE) if with_prior else None
+    known, path = found.model.dictionary, workdir.root / priors.TRANSFORM_FILE
+    prior = priors.load_prior(workdir.root / priors.FILE, known) if with_prior else None
     dictionary = NeuralDictionary(found.model, found.config, found.signals, prior, mesh)
-    transform = priors.load_transform(workdir.root / priors.TRANSFORM_FILE, found.step)
-    return dictionary if transform is None else dictionary.transformed(transform)
+    transform = priors.load_transform(path, found.step)
+    if transform is None:
+        return dictionary
+    try:
+        return dictionary.transformed(transform)
+    except ArgumentError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -8,8 +8,11 @@ import pytest
 
 import nid_jax as nid
 from nid_jax import tasks
+from nid_jax.coding.prior import fit_prior
+from nid_jax.configs import image
 from nid_jax.data import ArrayCollection
 from nid_jax.fields.coordinates import grid
+from nid_jax.fields.model import build_model
 
 SHAPE = (9, 8)
 
@@ -98,6 +101,32 @@ def test_a_workdir_and_one_file_hold_the_same_dictionary(learned, unseen, tmp_pa
     codes = np.asarray(dictionary.fit(unseen).codes)
     for path in (workdir / "w", dictionary.save(tmp_path / "one.safetensors")):
         np.testing.assert_array_equal(nid.load(path).fit(unseen).codes, codes)
+
+
+@pytest.mark.parametrize("numbers", [3, 16])
+def test_the_first_atoms_are_saved_and_read(learned, tmp_path, numbers):
+    few = learned[0].first(numbers)
+    read = nid.load(few.save(tmp_path / "few.safetensors"))
+    assert (read.num_experts, len(read.prior.mean)) == (numbers, numbers)
+    assert read.config.dictionary.num_experts == numbers
+    points = grid(SHAPE)
+    np.testing.assert_array_equal(read.dictionary.basis(points), few.dictionary.basis(points))
+    assert learned[0].config.dictionary.num_experts == 16
+
+
+def test_the_first_sums_of_networks_are_saved_and_read(tmp_path):
+    config = image.base()
+    config.dictionary.update({"kind": "independent", "num_experts": 5, "num_layers": 2, "width": 3})
+    config.dictionary.embedding.kind = "identity"
+    model = build_model(config, (*SHAPE, 1), 4, 0)
+    codes = np.random.default_rng(0).standard_normal((9, 5))
+    described = {"shape": [*SHAPE, 1], "count": 4, "title": "waves", "ranked_by": "psnr"}
+    few = nid.NeuralDictionary(model, config, described, fit_prior(codes)).canonical().first(2)
+    read = nid.load(few.save(tmp_path / "few.safetensors"))
+    assert (read.num_experts, len(read.prior.mean)) == (2, 2)
+    points = grid(SHAPE)
+    np.testing.assert_array_equal(read.dictionary.basis(points), few.dictionary.basis(points))
+    assert read.first(1).num_experts == 1
 
 
 def test_a_damaged_transform_is_named(learned, tmp_path):

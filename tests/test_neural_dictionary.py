@@ -165,6 +165,7 @@ def test_another_scale_is_said(gray, unseen):
         (np.full((3, 4, 4), np.nan), {}, "signals: 0; allowed: 1 or more samples seen of signal 0"),
         (np.zeros((3, 4, 4), complex), {}, "signals: complex128; allowed: real numbers"),
         (waves(3)[..., 0], {"steps": -1}, "steps: -1; allowed: a whole number, 0 or more"),
+        (waves(3)[..., 0], {"seed": 2**32}, "seed: 4294967296; allowed: a whole number, 0 to 42"),
         (
             waves(3)[..., 0],
             {"num_experts": -1},

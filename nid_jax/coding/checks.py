@@ -16,6 +16,8 @@ from jax.extend.core import get_opaque_trace_state
 from nid_jax.errors import ArgumentError
 from nid_jax.files import local
 
+MOST_SEED = 2**32 - 1
+"""jax.random.key drops what is above 32 bits: keys of larger seeds are those of smaller ones."""
 _TOP_LEVEL = get_opaque_trace_state()
 
 
@@ -85,12 +87,13 @@ def share(argument: str, value: Any, rank: int = 0, known: bool = False) -> None
     numbers(argument, value, lambda v: (v > 0) & (v <= 1), "above 0, at most 1", rank, known)
 
 
-def whole(argument: str, value: Any, least: int, where: str = "") -> int:
-    """The value as an int. Raises ArgumentError unless it is a whole number of `least` or more.
+def whole(argument: str, value: Any, least: int, where: str = "", most: int | None = None) -> int:
+    """The value as an int. Raises ArgumentError unless it is a whole number, `least` to `most`.
 
-    where: for the message, under what condition.
+    where: for the message, under what condition; most: None is no end.
     """
-    allowed = f"a whole number, {least} or more{where and ' '}{where}"
+    span = f"{least} or more" if most is None else f"{least} to {most}"
+    allowed = f"a whole number, {span}{where and ' '}{where}"
     if isinstance(value, jax.core.Tracer):
         raise ArgumentError(argument, "traced by a transformation", f"{allowed}, known before it")
     try:
@@ -98,7 +101,8 @@ def whole(argument: str, value: Any, least: int, where: str = "") -> int:
         number = operator.index(value)
     except TypeError as error:
         raise ArgumentError(argument, value, allowed) from error
-    if isinstance(value, bool | np.bool_) or number < least:
+    above = most is not None and number > most
+    if isinstance(value, bool | np.bool_) or number < least or above:
         raise ArgumentError(argument, value, allowed)
     return number
 

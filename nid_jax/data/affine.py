@@ -22,8 +22,8 @@ class MovedPictures:
       move: that of the displacement along each axis, samples.
 
     Raises:
-      ValueError: naming the key of data.augment, for a number below 0 and for signals that are no
-        pictures.
+      ValueError: naming the key of data.augment, for a number below 0, a rotation above pi, a
+        zoom above 1, a move beyond the shorter side, and for signals that are no pictures.
     """
 
     def __init__(
@@ -35,14 +35,20 @@ class MovedPictures:
         move: float,
         seed: int,
     ):
-        given = {"warps": copies, "rotation": rotation, "zoom": zoom, "move": move}
-        for key, value in given.items():
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"data.augment.{key}: {value}; allowed: 0 or more")
+        if not copies >= 0:
+            raise ValueError(f"data.augment.warps: {copies}; allowed: 0 or more")
         if len(collection.shape) != 3:
             raise ValueError(
                 f"data.augment.warps: {copies}; allowed: 0 for signals of {collection.shape}"
             )
+        # Of larger ones copies show nothing that is in the picture.
+        for key, value, most in (
+            ("rotation", rotation, round(np.pi, 4)),
+            ("zoom", zoom, 1),
+            ("move", move, min(collection.shape[:2])),
+        ):
+            if not 0 <= value <= most:
+                raise ValueError(f"data.augment.{key}: {value}; allowed: 0 to {most}")
         self.collection, self.copies, self.seed = collection, copies, seed
         self.rotation, self.zoom, self.move = rotation, zoom, move
         self.shape = tuple(collection.shape)

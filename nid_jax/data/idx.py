@@ -19,6 +19,8 @@ from nid_jax.notices import say
 
 # The third byte of a file -> the type of its values, whose bytes come largest first.
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+# Of an array: signals, three of a grid, channels.
+_MOST_AXES = 5
 # In names: which split a file is of.
 _WORDS = {"train": ("train",), "test": ("test", "t10k")}
 _KINDS = ("ubyte", "byte", "short", "int", "float", "double")
@@ -79,6 +81,12 @@ def _signal_files(root: Path) -> list[Path]:
     plain = {path for path in named if path.suffix != ".gz"}
     kept = [path for path in named if path in plain or path.with_suffix("") not in plain]
     signals = [path for path in kept if len(_header_of(path).shape) > 2]
+    if not signals:
+        shapes = [f"{path.name} {list(_header_of(path).shape)}" for path in kept]
+        raise ValueError(
+            f"data.root={str(root)!r}: holds {', '.join(shapes)}; expected signals, of 3 axes or "
+            "more; a file alone, data.root=FILE, is read as it is"
+        )
     passed = [path.name for path in found if path not in signals]
     if passed:
         names = ", ".join(path.name for path in signals)
@@ -97,7 +105,7 @@ def _chosen(files: Sequence[Path], split: str, root: str) -> tuple[Path, bool]:
     if len(files) == 1:
         return files[0], False
     raise ValueError(
-        f"data.root={root!r}: holds {', '.join(path.name for path in files) or 'labels alone'}; "
+        f"data.root={root!r}: holds {', '.join(path.name for path in files)}; "
         "expected one file with 'train' in its name and one with 'test' or 't10k', or one alone"
     )
 
@@ -136,6 +144,11 @@ def _header_of(path: Path) -> _Header:
         sides = _bytes_of(path, file, 4 * magic[3]) if known else b""
         if not known or len(sides) < 4 * magic[3]:
             raise ValueError(f"{path}: no idx file: begins with the bytes {magic.hex() or 'none'}")
+    if magic[3] > _MOST_AXES:
+        raise ValueError(
+            f"{path}: damaged, or no idx file: its header has {magic[3]} axes; allowed: 1 to "
+            f"{_MOST_AXES}"
+        )
     return _Header(np.dtype(_TYPES[magic[2]]), tuple(map(int, np.frombuffer(sides, ">u4"))))
 
 

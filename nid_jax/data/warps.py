@@ -14,6 +14,8 @@ from nid_jax.data.collection import Collection, position
 
 # Slopes below and above these would make distances of next to nothing, or of anything.
 _SLOPES = (0.5, 2.0)
+# Strength at which one part of an axis is often ten times as long as another.
+_STRONGEST = 2
 
 
 class WarpedVolumes:
@@ -28,13 +30,14 @@ class WarpedVolumes:
     def __init__(
         self, collection: Collection, copies: int, strength: float, pieces: int, seed: int
     ):
-        for key, value, least in (
-            ("warps", copies, 0),
-            ("strength", strength, 0),
-            ("pieces", pieces, 1),
+        if not copies >= 0:
+            raise ValueError(f"data.augment.warps: {copies}; allowed: 0 or more")
+        for key, value, least, most in (
+            ("strength", strength, 0, _STRONGEST),
+            ("pieces", pieces, 1, min(collection.shape[:3])),
         ):
-            if not least <= value < float("inf"):
-                raise ValueError(f"data.augment.{key}: {value}; allowed: {least} or more")
+            if not least <= value <= most:
+                raise ValueError(f"data.augment.{key}: {value}; allowed: {least} to {most}")
         self.collection, self.copies = collection, copies
         self.strength, self.pieces, self.seed = strength, pieces, seed
         self.shape, self.truncation = tuple(collection.shape), collection.truncation

@@ -167,6 +167,11 @@ class Dictionary(nnx.Module):
         """
         raise NotImplementedError
 
+    @property
+    def num_networks(self) -> int:
+        """Of which the atoms are made: the num_experts of a config that describes it."""
+        return self.num_experts
+
     def mixed(
         self, mixing: Float[np.ndarray, "E N"], level: Float[np.ndarray, "N C"]
     ) -> "Dictionary":

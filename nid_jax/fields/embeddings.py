@@ -21,6 +21,8 @@ from nid_jax.fields.variables import Basis, Constant
 
 MAX_OCTAVES = 24
 """float32 coordinates have no finer digits."""
+MAX_FUNCTIONS = 2**27
+"""Of a lattice: one expert's heads on so many are an array of 512 MB for every channel."""
 MAX_DEGREE = 7
 """Splines of a higher one are Gaussians to within float32's use of them."""
 BANDS = ("box", "ball")
@@ -334,10 +336,18 @@ def _tensor_product(columns):
 
 
 def _checked_counts(counts, least):
-    counts = tuple(int(count) for count in counts)
-    if not counts or min(counts) < least:
+    counts = tuple(counts)
+    whole = [isinstance(n, int | np.integer) and not isinstance(n, bool) for n in counts]
+    if not counts or not all(whole) or min(counts) < least:
         raise ValueError(
-            f"dictionary.embedding.counts={counts}; allowed: {least} or more along each axis"
+            f"dictionary.embedding.counts={counts}; allowed: whole numbers, {least} or more along "
+            "each axis"
+        )
+    counts = tuple(map(int, counts))
+    if math.prod(counts) > MAX_FUNCTIONS:
+        raise ValueError(
+            f"dictionary.embedding.counts={counts}; allowed: at most {MAX_FUNCTIONS} functions, "
+            f"these are {math.prod(counts)}"
         )
     return counts
 

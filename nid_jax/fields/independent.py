@@ -105,10 +105,10 @@ class IndependentDictionary(Dictionary):
         return values.swapaxes(0, 1) - level[:, None, :]
 
     def _chunk(self) -> int:
-        return points_at_a_time(self._count() * max(self.width, self.channels))
+        return points_at_a_time(self.num_networks * max(self.width, self.channels))
 
-    def _count(self) -> int:
-        """Networks, of which the atoms are made."""
+    @property
+    def num_networks(self) -> int:
         return self.kernels[0].shape[0]
 
     def mix_by(self, mixing: Float[np.ndarray, "E N"], level: Float[np.ndarray, "N C"]) -> None:
@@ -167,7 +167,7 @@ class IndependentDictionary(Dictionary):
             numbers = sum(math.prod(k.shape[1:]) for k in self.kernels)
             per_expert = points * (self.expert_cost() + 2 * self.channels)
             return signals * active * (per_expert + GATHER_COST * numbers)
-        return points * self._count() * (self.expert_cost() + 2 * signals * self.channels)
+        return points * self.num_networks * (self.expert_cost() + 2 * signals * self.channels)
 
     def _gather(self, x: Float[Array, "P D"], gates: Gates) -> Float[Array, "S P C"]:
         layers, embedded = self._layers(), self.embedding(x)

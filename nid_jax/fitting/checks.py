@@ -20,8 +20,10 @@ def check(config: ConfigDict) -> Solver:
     Of the rest of the config dictionary.num_experts and router.kind are read.
     """
     wanted, router = config.fit, config.router.kind
+    check_experts(config.dictionary.num_experts)
     solver = solver_from_config(wanted)
-    with named("fit"):
+    group = config_group(solver.name)
+    with named("fit", only=["top_k"]), named(group, only=["candidates"]):
         solver.check_experts(config.dictionary.num_experts)
     if wanted.split not in SPLITS:
         raise ValueError(f"fit.split: {wanted.split!r}; allowed: {', '.join(SPLITS)}")
@@ -55,6 +57,12 @@ def check(config: ConfigDict) -> Solver:
             "--config.router.kind=linear"
         )
     return solver
+
+
+def check_experts(count: int) -> None:
+    """Raise ValueError, naming the key, for a dictionary of no experts."""
+    if count < 1:
+        raise ValueError(f"dictionary.num_experts: {count}; allowed: 1 or more")
 
 
 def check_measured(config: ConfigDict, measured: Any) -> None:

@@ -22,6 +22,7 @@ from nid_jax.coding.solvers import Ridge
 from nid_jax.data.originals import originals
 from nid_jax.errors import named
 from nid_jax.fields.coordinates import grid
+from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import Model
 from nid_jax.files import atomic_path
 from nid_jax.fitting import rounds
@@ -199,20 +200,34 @@ def load_transform(path: Path, step: int | None) -> Transform | None:
         return None
     found = arrays.read(path, _TRANSFORM)
     size = len(found["energies"])
-    for name in ("mixing", "inverse", "level"):
-        if found[name].shape[0] != size:
-            shown = list(found[name].shape)
+    for name, wanted in (("mixing", [size] * 2), ("inverse", [size] * 2), ("level", [size])):
+        shown = list(found[name].shape)
+        if shown[: len(wanted)] != wanted:
             raise ValueError(f"{path}: damaged: {name!r} is {shown}; allowed: {size} atoms")
+    for name in ("energies", "mixing", "inverse", "level"):
+        if not np.isfinite(found[name]).all():
+            raise ValueError(f"{path}: damaged: {name!r} holds NaN; allowed: finite numbers")
+    for name in ("mixing", "inverse"):
+        # Without energies there are no atoms.
+        if found["energies"].any() and not found[name].any():
+            raise ValueError(f"{path}: damaged: {name!r} is all 0; allowed: atoms")
+    if (found["energies"] < 0).any():
+        raise ValueError(f"{path}: damaged: 'energies' holds numbers below 0; allowed: 0 or more")
     return Transform(**found) if int(found.pop("step")) == step else None
 
 
-def load_prior(path: Path) -> GaussianPrior | None:
-    """The prior at `path`, or None where there is none. ValueError for a damaged file."""
+def load_prior(path: Path, dictionary: Dictionary | None = None) -> GaussianPrior | None:
+    """The prior at `path`, or None where there is none.
+
+    dictionary: whose codes it should be of. ValueError for a damaged file, or another's.
+    """
     if not path.exists():
         return None
     found = arrays.read(path, _KINDS, optional=prior_arrays.OPTIONAL)
     form = str(found.pop("form"))
     try:
+        if dictionary is not None:
+            prior_arrays.check_sizes(found, dictionary.num_experts, dictionary.channels)
         return prior_arrays.prior_of(form, found)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -43,22 +43,23 @@ def skeleton(
     config: ConfigDict,
     signals: dict[str, Any],
     mesh: jax.sharding.Mesh | None = None,
-    mixed: bool = False,
+    atoms: int = 0,
 ) -> tuple[nnx.GraphDef, dict[str, nnx.State]]:
     """The model that a config describes, without its numbers.
 
     -> (graphdef, {'params', 'constants'} of jax.ShapeDtypeStruct); with a mesh, laid out on it.
-    mixed: whether its atoms are stored as sums of an independent dictionary's networks.
+    atoms: how many are stored as sums of an independent dictionary's networks; 0: none are.
     Raises ValueError for a config that describes none, or one that does not divide by the mesh.
     """
 
     def build() -> Model:
         model = build_model(config, tuple(signals["shape"]), signals["count"], config.seed)
-        if mixed:
+        if atoms:
             dictionary = model.dictionary
             assert isinstance(dictionary, IndependentDictionary), "others mix their own heads"
             experts, channels = dictionary.num_experts, dictionary.channels
-            dictionary.put_mixing(jnp.eye(experts), jnp.zeros((experts, channels)))
+            dictionary.put_mixing(jnp.zeros((experts, atoms)), jnp.zeros((atoms, channels)))
+            dictionary.num_experts = atoms
         return model
 
     graphdef, *states = nnx.split(nnx.eval_shape(build), nnx.Param, ...)

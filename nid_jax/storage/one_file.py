@@ -95,10 +95,11 @@ def read(path: str | Path, mesh: jax.sharding.Mesh | None = None) -> Trained:
     try:
         arrays, content = _stored(path)
         config, signals = _described(content)
+        atoms = _atoms(arrays)
         graphdef, template = _skeleton(config, signals, arrays, mesh)
         states = {part: _filled(part, tree, arrays) for part, tree in template.items()}
-        experts, form = config.dictionary.num_experts, content.get("prior")
-        prior = _prior(form, arrays, experts, signals["shape"][-1])
+        experts = atoms or config.dictionary.num_experts
+        prior = _prior(content.get("prior"), arrays, experts, signals["shape"][-1])
         if arrays:
             raise ValueError(f"holds {next(iter(arrays))}, of which its config knows nothing")
     except ValueError as error:
@@ -194,6 +195,12 @@ def _described(content: dict[str, Any]) -> tuple[ConfigDict, dict[str, Any]]:
     return config, signals
 
 
+def _atoms(arrays: dict[str, np.ndarray]) -> int:
+    """How many atoms are sums of the networks that a file holds; 0: none are."""
+    mixing = arrays.get("constants/dictionary/mixing")
+    return mixing.shape[-1] if mixing is not None and mixing.ndim else 0
+
+
 def _check_sizes(config: ConfigDict, arrays: dict[str, np.ndarray]) -> None:
     """Raise ValueError where a config asks for sizes that the arrays of its file do not have.
 
@@ -240,7 +247,7 @@ def _skeleton(
 ) -> tuple[nnx.GraphDef, dict[str, nnx.State]]:
     try:
         _check_sizes(config, arrays)
-        return models.skeleton(config, signals, mesh, "constants/dictionary/mixing" in arrays)
+        return models.skeleton(config, signals, mesh, _atoms(arrays))
     except (AttributeError, KeyError, TypeError, ArithmeticError) as error:
         words = error.args[0] if error.args else type(error).__name__
         raise ValueError(f"its config describes no model ({words})") from error
@@ -269,12 +276,5 @@ def _prior(
     fields = {name: arrays.pop(f"prior/{name}") for name in names}
     if not fields and form is None:
         return None
-    mean = fields.get("mean")
-    if mean is not None and mean.shape not in ((experts,), (experts + channels,)):
-        raise ValueError(
-            f"prior/mean is {_shown(mean)}, its config asks for {experts} or {experts + channels}"
-        )
-    codes = fields.get("codes")
-    if codes is not None and codes.shape[1:] != (experts,):
-        raise ValueError(f"prior/codes is {_shown(codes)}, its config asks for {experts} experts")
+    prior_arrays.check_sizes(fields, experts, channels, "prior/")
     return prior_arrays.prior_of(form, fields, "prior/")

@@ -1,6 +1,6 @@
 """The arrays of a prior as files hold them, by name, and what is wrong with those of a file."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -54,6 +54,7 @@ def prior_of(form: Any, found: Mapping[str, np.ndarray], prefix: str = "") -> Ga
     if missing:
         raise ValueError(f"{prefix}{missing[0]} is missing")
     _check_shapes(found, prefix)
+    _check_values(found, prefix)
     values = {name: jnp.asarray(value) for name, value in found.items()}
     fields: dict[str, Any] = {name: one for name, one in values.items() if "." not in name}
     for name in parts:
@@ -72,6 +73,40 @@ def _check_shapes(found, prefix):
         wanted = [lengths.setdefault(*pair) for pair in zip(axes, array.shape, strict=True)]
         if list(array.shape) != wanted:
             raise ValueError(f"{prefix}{name} is {shown}; allowed: float32{wanted}")
+
+
+# What more is asked of an array than finite numbers.
+_SIGNS: dict[str, tuple[Callable[[np.ndarray], Any], str]] = {
+    "diagonal": (lambda a: (a >= 0).all(), "0 or more"),
+    "noise": (lambda a: a >= 0, "0 or more"),
+    "shrinkage": (lambda a: 0 <= a <= 1, "0 to 1"),
+    "mixture.weights": (lambda a: (a >= 0).all() and a.any(), "0 or more, not all of them 0"),
+}
+
+
+def _check_values(found, prefix):
+    for name in _ordered(found):
+        if not np.isfinite(found[name]).all():
+            raise ValueError(f"{prefix}{name} holds NaN or infinity; allowed: finite numbers")
+        holds, allowed = _SIGNS.get(name, (None, ""))
+        if holds is not None and not holds(found[name]):
+            raise ValueError(f"{prefix}{name} holds {found[name].min():g}; allowed: {allowed}")
+
+
+def check_sizes(
+    found: Mapping[str, np.ndarray], experts: int, channels: int, prefix: str = ""
+) -> None:
+    """Raise ValueError, naming an array, where the arrays are not of so many experts."""
+    for name, axis, sizes in (
+        ("mean", 0, (experts, experts + channels)),
+        ("codes", 1, (experts,)),
+        ("level.mean", 0, (channels,)),
+    ):
+        array = found.get(name)
+        if array is not None and (array.ndim <= axis or array.shape[axis] not in sizes):
+            shown = f"{array.dtype}{list(array.shape)}"
+            wanted = " or ".join(map(str, sizes))
+            raise ValueError(f"{prefix}{name} is {shown}, its config asks for {wanted}")
 
 
 def _ordered(found: Iterable[str]) -> list[str]:

@@ -248,13 +248,16 @@ def _fit_training(limits, count):
     limits.most("train.batch_size", whole, what)
     limits.most("prior.num_signals", count, what)
     signals = limits.config.prior.num_signals
-    if signals:
+    if signals > 0:
         limits.most("prior.components", signals, "the codes of prior.num_signals")
 
 
 def _fit_supports(limits):
     experts = limits.config.dictionary.num_experts
-    for key in ("router.top_k", "fit.top_k"):
+    if experts < 1:
+        # What is refused itself limits nothing.
+        return
+    for key in ("router.top_k", "fit.top_k", "fit.router_ridge.candidates"):
         limits.most(key, experts, "the experts of dictionary.num_experts")
     for key, among in (
         ("train.atoms_per_step", "router.top_k"),

@@ -6,19 +6,26 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from nid_jax.coding.checks import MOST_SEED
 from nid_jax.coding.operators import Operator
+from nid_jax.fitting.checks import check_experts
 from nid_jax.reporting import tables
 from nid_jax.training import heads
 from nid_jax.training.strategies import build_strategy
 
+# Float64 numbers for each pair of experts that `coding.canonical` holds at once.
+_CANONICAL_NUMBERS = 6
+
 
 def check(config: ConfigDict) -> None:
     """Raise ValueError, naming the key, for a training that cannot be."""
+    if not 0 <= config.seed <= MOST_SEED:
+        raise ValueError(f"seed: {config.seed}; allowed: 0 to {MOST_SEED}, whose keys differ")
+    check_experts(config.dictionary.num_experts)
     build_strategy(config, None)
     heads.check(config)
     found = config.dictionary.heads != "drawn"
     for group, key, least in (
-        ("", "seed", 0),
         ("train", "steps", 0 if found else 1),
         ("train", "points", 0),
         ("train", "warmup_epochs", 0),
@@ -30,10 +37,16 @@ def check(config: ConfigDict) -> None:
         ("checkpoint", "keep_latest", 1),
         ("checkpoint", "keep_best", 0),
     ):
-        value = (config[group] if group else config)[key]
+        value = config[group][key]
         if value < least:
-            name = f"{group}.{key}".strip(".")
-            raise ValueError(f"{name}: {value}; allowed: {least} or more")
+            raise ValueError(f"{group}.{key}: {value}; allowed: {least} or more")
+    check_prior(config.prior)
+    dictionary = config.dictionary
+    if dictionary.get("skip") and (dictionary.kind != "shared" or dictionary.num_layers == 1):
+        raise ValueError(
+            f"dictionary.skip: True; allowed of dictionary.kind={dictionary.kind}, "
+            f"num_layers={dictionary.num_layers}: False, as no heads read a trunk"
+        )
     router = config.router
     affine = router.kind == "linear" or (router.kind == "conv" and router.pool == "none")
     if not (config.train.steps or affine or router.kind == "none"):
@@ -53,6 +66,21 @@ def check(config: ConfigDict) -> None:
         )
 
 
+def check_prior(wanted: ConfigDict) -> None:
+    """Raise ValueError, naming the key, for a prior that cannot be learned.
+
+    wanted: config.prior.
+    """
+    for key, fits, allowed in (
+        ("num_signals", wanted.num_signals >= 0, "0 (none) or more"),
+        ("lam", 0 <= wanted.lam < math.inf, "a finite number, 0 or more"),
+        ("shrinkage", 0 <= wanted.shrinkage <= 1, "0 (chooses) to 1"),
+        ("components", wanted.components >= 0, "0 (chooses) or more"),
+    ):
+        if not fits:
+            raise ValueError(f"prior.{key}: {wanted[key]}; allowed: {allowed}")
+
+
 def check_memory(needed: int, there: int, config: ConfigDict) -> None:
     """Raise ValueError, naming the keys, for a step that takes more bytes than there are."""
     if not there or needed <= there:
@@ -66,6 +94,23 @@ def check_memory(needed: int, there: int, config: ConfigDict) -> None:
         "train.points=1024, or smaller signals, such as data.crops=160 with data.size=(32,32), or "
         "data.size with data.resize=true"
     )
+
+
+def check_canonical(config: ConfigDict, there: int) -> None:
+    """Raise ValueError, naming the key, for more experts than the bytes there are take to canonical
+    form, which comes after training. there: 0 is not known."""
+    dense = config.train.codes == "varpro" and not config.router.top_k
+    if not (there and dense and config.router.kind == "none" and config.prior.num_signals):
+        return
+    experts = config.dictionary.num_experts
+    needed = _CANONICAL_NUMBERS * 8 * experts**2
+    if needed > there:
+        most = math.isqrt(there // (8 * _CANONICAL_NUMBERS))
+        raise ValueError(
+            f"dictionary.num_experts: {experts}; allowed: at most {most}, whose covariances and "
+            f"products fit into the {tables.format_bytes(there)} there are; these take "
+            f"{tables.format_bytes(needed)}"
+        )
 
 
 def check_training(config: ConfigDict, operator: Operator | None) -> None:

@@ -1,6 +1,7 @@
 """How the heads of a shared dictionary begin: dictionary.heads."""
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -44,10 +45,10 @@ def check(config: ConfigDict) -> None:
         )
     if not (isinstance(wanted.rounds, int) and wanted.rounds >= 1):
         raise ValueError(f"dictionary.components.rounds: {wanted.rounds}; allowed: 1 or more")
-    if not wanted.shrinkage <= 1:
+    if not -math.inf < wanted.shrinkage <= 1:
         raise ValueError(
-            f"dictionary.components.shrinkage: {wanted.shrinkage}; allowed: at most 1, below 0 "
-            "chooses"
+            f"dictionary.components.shrinkage: {wanted.shrinkage}; allowed: at most 1, finite, "
+            "below 0 chooses"
         )
 
 

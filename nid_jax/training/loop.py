@@ -104,6 +104,7 @@ class Trainer:
 
     def __init__(self, task: Task, config: ConfigDict, workdir: Workdir, collection: Any):
         checks.check(config)
+        checks.check_canonical(config, devices.memory_bytes())
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
         sharding.check_divisible(self.mesh, config.dictionary.num_experts, config.train.batch_size)

@@ -108,6 +108,11 @@ def test_what_is_passed_over_is_said(folder, data_config):
         ("x-idx3.gz", lambda whole: gzip.compress(whole)[:-30], r"x-idx3\.gz: cannot be unpacked"),
         ("x-idx3.gz", lambda whole: whole, r"x-idx3\.gz: cannot be unpacked \(Not a gzipped"),
         ("x-idx3.gz", lambda whole: gzip.compress(whole + b"0"), r"x-idx3\.gz: damaged, .*: more"),
+        (
+            "x-idx3",
+            lambda whole: b"\0\0\x08\xff" + bytes(2000),
+            r"x-idx3: damaged, or no idx file: its header has 255 axes; allowed: 1 to 5",
+        ),
         ("x-idx1", lambda whole: content(np.arange(9, dtype="u1")), r"x-idx1: an array of shape"),
         ("x-idx3", lambda whole: content(pictures(0)), r"x-idx3: an array of shape \[0, 7, 6\]"),
     ],
@@ -117,6 +122,12 @@ def test_damaged_files_are_named(tmp_path, data_config, name, damage, message):
     with pytest.raises(ValueError, match=message) as caught:
         open_collection(data_config(name="idx", root=tmp_path / name), "train", 0)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_tables_has_no_signals(tmp_path, data_config):
+    (tmp_path / "x-idx2-ubyte").write_bytes(content(np.zeros((9, 4), np.uint8)))
+    with pytest.raises(ValueError, match=r"holds x-idx2-ubyte \[9, 4\]; expected signals, of 3"):
+        opened(data_config(name="idx", root=tmp_path))
 
 
 def test_other_folders_are_refused(folder, tmp_path_factory, data_config):

@@ -77,7 +77,9 @@ def test_clouds_and_near_points_belong_to_the_warped_grid(collection, index):
 
 
 @pytest.mark.parametrize(
-    ("options", "key"), [((-1, 0.2, 4), "warps"), ((1, -1, 4), "strength"), ((1, 0.2, 0), "pieces")]
+    ("options", "key"),
+    [((-1, 0.2, 4), "warps"), ((1, -1, 4), "strength"), ((1, 0.2, 0), "pieces")]
+    + [((1, 1000, 4), "strength"), ((1, np.nan, 4), "strength"), ((1, 0.2, SIDE + 1), "pieces")],
 )
 def test_what_is_wrong_names_its_key(collection, options, key):
     with pytest.raises(ValueError, match=f"data.augment.{key}"):

@@ -319,9 +319,13 @@ def test_splines_go_on_beyond_their_ends_as_polynomials():
     ("changes", "message"),
     [
         ({"kind": "cosine", "counts": (8,)}, r"counts=\(8,\); allowed: 2 numbers"),
-        ({"kind": "cosine", "counts": (0, 8)}, r"counts=\(0, 8\); allowed: 1 or more"),
+        ({"kind": "cosine", "counts": (0, 8)}, r"counts=\(0, 8\); allowed: whole numbers, 1 or"),
+        ({"kind": "cosine", "counts": (3.5, 4)}, r"counts=\(3.5, 4\); allowed: whole numbers"),
+        ({"kind": "spline", "counts": (True, 4)}, r"counts=\(True, 4\); allowed: whole numbers"),
+        ({"kind": "spline", "counts": ("a", 4)}, r"counts=\('a', 4\); allowed: whole numbers"),
+        ({"kind": "cosine", "counts": (100000, 100000)}, r"these are 10000000000"),
         ({"kind": "cosine", "band": "round"}, r"band='round'; allowed: box, ball"),
-        ({"kind": "spline", "counts": (3, 8)}, r"counts=\(3, 8\); allowed: 4 or more"),
+        ({"kind": "spline", "counts": (3, 8)}, r"counts=\(3, 8\); allowed: whole numbers, 4"),
         ({"kind": "spline", "degree": 9}, r"degree=9; allowed: 0 to 7"),
     ],
 )

@@ -1,12 +1,15 @@
 """Priors and their files."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from nid_jax.coding.canonical import transform_of
 from nid_jax.coding.drawing import level_of
 from nid_jax.coding.mixture import fit_mixture
 from nid_jax.coding.prior import fit_prior
-from nid_jax.fitting.priors import load_prior, save_prior
+from nid_jax.fitting.priors import load_prior, load_transform, save_prior, save_transform
 
 EXPERTS, CHANNELS = 4, 2
 
@@ -45,6 +48,10 @@ def test_what_is_not_understood_is_one_line(tmp_path):
         ({"level.slope": np.zeros((3, 2), np.float32)}, r"level.slope is float32\[3, 2\]; allowed"),
         ({"diagonal": np.zeros(9, np.float32)}, r"diagonal is float32\[9\]; allowed: float32\[4\]"),
         ({"factor": np.zeros((4, 4))}, r"factor is float64\[4, 4\]"),
+        ({"mean": np.full(4, np.nan, np.float32)}, "mean holds NaN or infinity; allowed: finite"),
+        ({"diagonal": -np.ones(4, np.float32)}, "diagonal holds -1; allowed: 0 or more"),
+        ({"shrinkage": np.float32(2)}, "shrinkage holds 2; allowed: 0 to 1"),
+        ({"mixture.weights": np.zeros(2, np.float32)}, "mixture.weights holds 0; allowed: 0 or"),
     ]
     for changes, line in cases:
         changed = {name: value for name, value in (held | changes).items() if value is not None}
@@ -52,3 +59,34 @@ def test_what_is_not_understood_is_one_line(tmp_path):
         with pytest.raises(ValueError, match=line) as raised:
             load_prior(path)
         assert str(raised.value).startswith(f"{path}: ")
+
+
+def test_a_prior_of_other_experts_is_one_line(tmp_path):
+    path = tmp_path / "prior.npz"
+    save_prior(path, prior(codes=True))
+    for experts, channels in ((EXPERTS, CHANNELS), (EXPERTS - 1, 1)):
+        known = SimpleNamespace(num_experts=experts, channels=channels)
+        if experts == EXPERTS:
+            assert load_prior(path, known) is not None
+            continue
+        with pytest.raises(ValueError, match=r"prior.npz: codes is float32\[30, 4\], its config"):
+            load_prior(path, known)
+
+
+def test_damaged_ways_to_canonical_form_are_one_line(tmp_path):
+    path, draw = tmp_path / "canonical.npz", np.random.default_rng(1)
+    root, half = draw.normal(size=(2, EXPERTS, EXPERTS))
+    whole = transform_of(root @ root.T, draw.normal(size=(EXPERTS, 1)), half @ half.T)
+    save_transform(path, whole, 3)
+    assert load_transform(path, 2) is None
+    np.testing.assert_array_equal(load_transform(path, 3).mixing, whole.mixing)
+    for changes, line in (
+        ({"mixing": 0 * whole.mixing}, "'mixing' is all 0; allowed: atoms"),
+        ({"inverse": np.full((4, 4), np.nan)}, "'inverse' holds NaN; allowed: finite numbers"),
+        ({"mixing": np.ones((4, 3))}, r"'mixing' is \[4, 3\]; allowed: 4 atoms"),
+        ({"energies": -whole.energies}, "'energies' holds numbers below 0; allowed: 0 or more"),
+    ):
+        save_transform(path, whole._replace(**changes), 3)
+        with pytest.raises(ValueError, match=line) as raised:
+            load_transform(path, 3)
+        assert str(raised.value).startswith(f"{path}: damaged: ")

@@ -287,6 +287,13 @@ def test_supports_are_among_the_experts():
         limits.settled(config, limits.Available(), {"fit.top_k"})
 
 
+def test_no_experts_limit_nothing():
+    config = load("image", "cpu")
+    config.dictionary.num_experts = -4
+    found, line = limits.settled(config, limits.Available(), {"dictionary.num_experts"})
+    assert (found.fit.top_k, line) == (config.fit.top_k, "")
+
+
 def test_what_is_scored_and_shown():
     config = load("image", "cpu")
     config.train.eval_every = 10

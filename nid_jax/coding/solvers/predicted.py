@@ -10,6 +10,7 @@ from nid_jax.coding import checks, gradient, greedy, implicit, ridge
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.coding.solvers.base import Solver
+from nid_jax.errors import ArgumentError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,18 +74,25 @@ class RouterRidge(Solver):
         checks.not_negative("lam", self.lam)
         self._count("candidates", 0)
 
+    def check_experts(self, experts: int) -> None:
+        """Also not more candidates than experts."""
+        super().check_experts(experts)
+        if self.candidates > experts:
+            raise ArgumentError("candidates", self.candidates, f"0 to {experts} experts")
+
     @property
     def differentiable(self) -> bool:
         """The support is held."""
         return True
 
-    def _proposed(self, experts):
-        """How many of so many experts the router proposes."""
-        return min(max(self.candidates, self.top_k), experts)
+    @property
+    def _proposed(self):
+        """How many experts the router proposes."""
+        return max(self.candidates, self.top_k)
 
     def _support(self, problem, equations):
         """Experts [S, K], -1 for a place left empty, and whether K are there [S]."""
-        proposed = self._proposed(problem.dictionary.num_experts)
+        proposed = self._proposed
         places = jax.lax.stop_gradient(jnp.asarray(problem.routed(proposed).indices))
         if proposed > self.top_k:
             products = jax.lax.stop_gradient(equations).products()
@@ -107,7 +115,7 @@ class RouterRidge(Solver):
         return finished(*found[:3], done, 1, otherwise=Result.FEWER)
 
     def _words(self, solution: Solution) -> str:
-        proposed = self._proposed(solution.codes.shape[-1])
+        proposed = self._proposed
         if proposed <= self.top_k:
             return f"ridge on the {self.top_k} experts that the router chose"
         return f"{self.top_k} experts by matching pursuit among {proposed} of the router's"

@@ -1,0 +1,85 @@
+"""Configs of trainings that cannot be: one line that names the key, before any work."""
+
+import math
+
+import pytest
+
+from nid_jax.configs import image
+from nid_jax.fitting import checks as fit_checks
+from nid_jax.training import checks
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("seed", 2**32, "seed: 4294967296; allowed: 0 to 4294967295"),
+        ("seed", 2**70, f"seed: {2**70}; allowed: 0 to 4294967295"),
+        ("seed", -1, "seed: -1; allowed: 0 to 4294967295"),
+        ("dictionary.num_experts", -4, "dictionary.num_experts: -4; allowed: 1 or more"),
+        ("dictionary.components.shrinkage", -math.inf, "dictionary.components.shrinkage: -inf; al"),
+        ("dictionary.components.shrinkage", math.nan, "dictionary.components.shrinkage: nan; allo"),
+        ("prior.num_signals", -1, "prior.num_signals: -1; allowed: 0 (none) or more"),
+        ("prior.lam", -1e-3, "prior.lam: -0.001; allowed: a finite number, 0 or more"),
+        ("prior.lam", math.nan, "prior.lam: nan; allowed: a finite number, 0 or more"),
+        ("prior.shrinkage", -0.5, "prior.shrinkage: -0.5; allowed: 0 (chooses) to 1"),
+        ("prior.shrinkage", 1.5, "prior.shrinkage: 1.5; allowed: 0 (chooses) to 1"),
+        ("prior.shrinkage", math.nan, "prior.shrinkage: nan; allowed: 0 (chooses) to 1"),
+        ("prior.components", -2, "prior.components: -2; allowed: 0 (chooses) or more"),
+    ],
+)
+def test_what_cannot_be_names_its_key(key, value, words):
+    config = image.base()
+    checks.check(config)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match="allowed: ") as complaint:
+        checks.check(config)
+    assert str(complaint.value).startswith(words)
+    assert "\n" not in str(complaint.value)
+
+
+def test_a_fit_names_the_experts_too():
+    config = image.base()
+    config.dictionary.num_experts = -4
+    with pytest.raises(ValueError, match="^dictionary.num_experts: -4; allowed: 1 or more$"):
+        fit_checks.check(config)
+
+
+def test_candidates_are_among_the_experts():
+    config = image.base()
+    config.router.kind = "linear"
+    config.fit.update({"solver": "router+ridge", "top_k": 4})
+    config.fit.router_ridge.candidates = config.dictionary.num_experts
+    fit_checks.check(config)
+    config.fit.router_ridge.candidates += 1
+    with pytest.raises(ValueError, match="^fit.router_ridge.candidates: 257; allowed: 0 to 256 ex"):
+        fit_checks.check(config)
+    config.fit.top_k = 300
+    with pytest.raises(ValueError, match="^fit.top_k: 300; allowed: 1 to 256 experts"):
+        fit_checks.check(config)
+
+
+@pytest.mark.parametrize("changes", [{"num_layers": 1}, {"kind": "independent"}])
+def test_heads_beside_no_trunk(changes):
+    config = image.base()
+    config.dictionary.skip = True
+    checks.check(config)
+    config.dictionary.update(changes)
+    with pytest.raises(ValueError, match="^dictionary.skip: True; allowed of .*: False, as no h"):
+        checks.check(config)
+
+
+def test_experts_that_no_covariance_of_is_held():
+    config = image.base()
+    config.dictionary.num_experts = 1000
+    for there in (0, 48 * 10**6):
+        checks.check_canonical(config, there)
+    with pytest.raises(ValueError, match="^dictionary.num_experts: 1000; allowed: at most 999, w"):
+        checks.check_canonical(config, 48 * 10**6 - 1)
+    config.prior.num_signals = 0
+    checks.check_canonical(config, 1)
+
+
+def test_the_largest_seed_is_a_seed():
+    config = image.base()
+    config.seed = 2**32 - 1
+    checks.check(config)
