@@ -16,12 +16,12 @@ from absl import flags, logging
 from measuring import command
 from measuring.command import clocked, say
 from peers import imputation
-from peers.components import Components, prior_of
+from peers.components import Components, codes_of_few, prior_of
 from skimage.transform import resize
 from studies import sensors
 
 import nid_jax as nid
-from nid_jax import data
+from nid_jax import data, metrics
 from nid_jax.coding import operators
 
 SCALES = ("smoke", "cpu")
@@ -102,39 +102,19 @@ class Judge:
         rows = self.unseen.reshape(len(self.unseen), -1)
         whole = self._psnr(known.project(rows))
         places = np.repeat(self.seen.reshape(-1), self.unseen.shape[-1])
-        few = self._psnr(_most_probable(known, prior, rows, places))
+        axes, values = known.axes[:, places], rows[:, places] - known.mean[places]
+        few = self._psnr(known.decode(codes_of_few(axes, prior, values)))
         return self._row(method, len(known.axes), whole, few, seconds)
 
     def _psnr(self, rows):
         found = np.clip(rows.reshape(self.unseen.shape), 0, 1)
         errors = np.square(found - self.unseen).mean(tuple(range(1, found.ndim)))
-        return -10 * np.log10(errors).mean()
+        return np.mean(metrics.psnr_from_mse(errors))
 
     def _row(self, method, numbers, psnr, few, seconds):
         row = Row(self.contest, method, numbers, float(psnr), float(few), seconds)
         say(f"{row.contest}: {method}: {row.psnr:.2f} dB, {row.few:.2f} dB, {seconds:.1f} s")
         return row
-
-
-def _most_probable(known, prior, rows, places):
-    """Rows [S, V] from some of their values under the Gaussian of the components.
-
-    The noise is the variance of highest evidence of a few.
-    """
-    axes, values = known.axes[:, places].astype(float), rows[:, places] - known.mean[places]
-    spread, mean = np.asarray(prior.diagonal, float), np.asarray(prior.mean, float)
-    kernel = (axes.T * spread) @ axes
-    left = values - mean @ axes
-    eigen, vectors = np.linalg.eigh(kernel)
-    turned = np.square(left @ vectors)
-    noises = np.square(left).mean() * 10.0 ** np.arange(-5, 0.6, 0.25)
-    costs = [
-        (turned / (eigen + noise)).sum() + len(rows) * np.log(eigen + noise).sum()
-        for noise in noises
-    ]
-    noise = noises[int(np.argmin(costs))]
-    codes = mean + (left @ np.linalg.inv(kernel + noise * np.eye(len(kernel)))) @ axes.T * spread
-    return known.decode(codes)
 
 
 def _signals(name, changes):

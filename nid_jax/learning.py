@@ -162,7 +162,7 @@ def train(
             prior = priors.load_prior(path)
         if prior is None:
             prior = priors.learn_prior(task, trained.model, task.open("train"), config)
-        priors.save_prior(path, prior)
+        priors.save_prior(path, prior, trained.step)
     elif not config.prior.num_signals:
         # That of an earlier training is not this dictionary's.
         path.unlink(missing_ok=True)

@@ -449,7 +449,9 @@ def open_workdir(
     """`load` of a workdir that is open already; without its prior where none is wanted."""
     found = models.load_model(workdir, step=step, mesh=mesh)
     known, path = found.model.dictionary, workdir.root / priors.TRANSFORM_FILE
-    prior = priors.load_prior(workdir.root / priors.FILE, known) if with_prior else None
+    prior = None
+    if with_prior:
+        prior = priors.load_prior(workdir.root / priors.FILE, known, found.step)
     dictionary = NeuralDictionary(found.model, found.config, found.signals, prior, mesh)
     transform = priors.load_transform(path, found.step)
     if transform is None:

@@ -192,7 +192,7 @@ WRONG_VALUES = [
     ("data.size=(25,", "--config.data.size=(25,: numbers in parentheses are wanted"),
     # Values, which the part that takes them sees to.
     ("task=imag", "task: 'imag' is unknown, did you mean 'image'?"),
-    ("seed=-1", "seed: -1; allowed: 0 or more"),
+    ("seed=-1", "seed: -1; allowed: 0 to 4294967295"),
     ("data.name=facess", "data.name='facess' is unknown; did you mean 'faces'?"),
     ("data.size=(25.5,25)", "data.size=(25.5, 25): must be (rows, columns)"),
     ("data.size=(30,30)", "is 25x25 (rows x columns), expected 30x30; set data.resize=true"),

@@ -60,6 +60,7 @@ def test_bytes_are_values_of_0_to_1(gray, unseen):
     np.testing.assert_allclose(found.codes, same.codes, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_volumes_are_told_from_colour_by_their_last_axis():
     volumes = nid.learn(waves(4, (6, 5, 7))[..., 0], steps=1, num_experts=6)
     assert (volumes.grid_shape, volumes.channels) == ((6, 5, 7), 1)

@@ -88,6 +88,7 @@ def test_double_precision_of_the_process_changes_no_fit(gray, unseen, solver):
     np.testing.assert_allclose(found.codes, usual.codes, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_double_precision_of_the_process_changes_no_training(gray, unseen):
     with jax.enable_x64(True):
         same = nid.learn(waves(24)[..., 0], steps=5, num_experts=20)

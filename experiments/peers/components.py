@@ -118,6 +118,26 @@ def most_probable(known, prior, values, places, noise, neighbours, focus):
     return known.decode(np.asarray(codes))
 
 
+def codes_of_few(axes, prior, values):
+    """The most probable codes [S, K] given values [S, M] less the mean, of axes [K, M] there.
+
+    prior: of independent codes; the noise is the variance of highest evidence of a few.
+    """
+    axes = np.asarray(axes, float)
+    spread, mean = np.square(np.asarray(prior.factor, float)).sum(1), np.asarray(prior.mean, float)
+    spread = spread + np.asarray(prior.diagonal, float)
+    left = values - mean @ axes
+    eigen, vectors = np.linalg.eigh((axes.T * spread) @ axes)
+    turned = left @ vectors
+    noises = np.square(left).mean() * 10.0 ** np.arange(-5, 0.6, 0.25)
+    costs = [
+        (np.square(turned) / (eigen + noise)).sum() + len(left) * np.log(eigen + noise).sum()
+        for noise in noises
+    ]
+    noise = noises[int(np.argmin(costs))]
+    return mean + turned / (eigen + noise) @ vectors.T @ axes.T * spread
+
+
 class PixelGaussian:
     """The Gaussian of training pictures, rows [N, V], shrunk towards its diagonal.
 

@@ -13,16 +13,16 @@ import numpy as np
 from measuring import command
 from measuring.command import clocked, say
 from peers import imputation
-from peers.components import Components, prior_of
+from peers.components import Components, codes_of_few, prior_of
 from peers.descent import descend
 from peers.networks import siren
-from scipy.interpolate import RBFInterpolator
+from scipy.interpolate import RBFInterpolator, RegularGridInterpolator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 import nid_jax as nid
-from nid_jax import data, tasks
+from nid_jax import data, metrics, tasks
 from nid_jax.fields.coordinates import grid
 
 # Directions of the Gaussian that is learned, all of its cosines; and principal components, which
@@ -71,7 +71,7 @@ class Days:
     def row(self, method, numbers, found, seconds):
         """found: 'all' and 'few' -> fields [S, P]."""
         scores = {
-            name: float(-10 * np.log10(np.square(fields - self.truth).mean(1)).mean())
+            name: float(np.mean(metrics.psnr_from_mse(np.square(fields - self.truth).mean(1))))
             for name, fields in found.items()
         }
         say(f"{method}: {scores['all']:.2f} dB, {scores['few']:.2f} dB, {seconds:.1f} s")
@@ -214,35 +214,16 @@ def _components(rows, days):
 
     def one(points, values):
         axes = _interpolated(np.vstack([known.mean[None], known.axes]), points, days.shape)
-        return known.decode(_most_probable(axes[1:], prior, values - axes[0])[None])[0]
+        left = (values - axes[0])[None]
+        return known.decode(codes_of_few(axes[1:], prior, left))[0]
 
     return _each(days, one), len(known.axes)
 
 
 def _interpolated(rows, points, shape):
     """Rows [K, P] of a grid at points [M, 2], linearly. -> [K, M]."""
-    places = (points + 1) / 2 * (np.array(shape) - 1)
-    low = np.minimum(places.astype(int), np.array(shape) - 2)
-    part, rows = places - low, rows.reshape(len(rows), *shape)
-    found = 0.0
-    for y in (0, 1):
-        for x in (0, 1):
-            weight = np.abs(1 - y - part[:, 0]) * np.abs(1 - x - part[:, 1])
-            found = found + weight * rows[:, low[:, 0] + y, low[:, 1] + x]
-    return found
-
-
-def _most_probable(axes, prior, values):
-    """Codes [K] from values [M] of axes [K, M], the noise of highest evidence."""
-    spread, mean = np.asarray(prior.diagonal, float), np.asarray(prior.mean, float)
-    kernel = (axes.T * spread) @ axes
-    left = values - mean @ axes
-    eigen, vectors = np.linalg.eigh(kernel)
-    turned = np.square(left @ vectors)
-    noises = np.square(left).mean() * 10.0 ** np.arange(-5, 0.6, 0.25)
-    costs = [(turned / (eigen + noise)).sum() + np.log(eigen + noise).sum() for noise in noises]
-    noise = noises[int(np.argmin(costs))]
-    return mean + np.linalg.solve(kernel + noise * np.eye(len(kernel)), left) @ axes.T * spread
+    sides = [np.linspace(-1, 1, side) for side in shape]
+    return RegularGridInterpolator(sides, rows.T.reshape(*shape, -1))(points).T
 
 
 METHODS = (by_dictionary, by_kriging, by_networks, by_interpolation, by_imputation)

@@ -16,13 +16,16 @@ power, and the share of what is common in each are chosen by the likelihood of s
 with few signals one Gaussian is all that can be known.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.cluster.vq import kmeans2
 from scipy.linalg import solve_triangular
+from scipy.special import logsumexp, softmax
 
 from nid_jax.coding import checks
 from nid_jax.errors import ArgumentError
@@ -258,17 +261,12 @@ class _Components(NamedTuple):
 
     def log_likelihood(self, known):
         """Of every code. -> [S]."""
-        return _log_sum(self.log_densities(known))
+        return logsumexp(self.log_densities(known), 1)
 
     def responsibility(self, known, power=1.0):
         """How much every code belongs to every component, to a power, of sum 1. -> [S, K]."""
         logs = power * self.log_densities(known)
-        return np.exp(logs - _log_sum(logs)[:, None])
-
-
-def _log_sum(logs):
-    top = logs.max(1)
-    return top + np.log(np.exp(logs - top[:, None]).sum(1))
+        return softmax(logs, 1)
 
 
 def expectation_maximisation(known, count, seed=0, share=_SHARE, rounds=_ROUNDS) -> _Components:
@@ -277,14 +275,18 @@ def expectation_maximisation(known, count, seed=0, share=_SHARE, rounds=_ROUNDS)
     known: `_Codes`. Components that end up with fewer than two signals are dropped.
     """
     common = _common(known)
-    responsibility = np.eye(count)[_k_means(known.values, count, seed)]
+    # Components without a signal are dropped, as all that have hardly any.
+    centres = {"minit": "++", "rng": seed, "missing": "warn"}
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.filterwarnings("ignore", "One of the clusters is empty")
+        _, label = kmeans2(known.values, count, _KMEANS_ROUNDS, **centres)
+    responsibility = np.eye(count)[label]
     before = -np.inf
     for _ in range(rounds if count > 1 else 1):
         found = _maximised(known, responsibility, common, share)
         logs = found.log_densities(known)
-        likelihood = _log_sum(logs)
-        responsibility = np.exp(logs - likelihood[:, None])
-        now = likelihood.mean()
+        responsibility = softmax(logs, 1)
+        now = logsumexp(logs, 1).mean()
         if now - before < _LEAST_GAIN:
             break
         before = now
@@ -384,22 +386,3 @@ def _largest_directions(rows, rank):
         factor = rows.T @ np.linalg.eigh(rows @ rows.T)[1]
     factor = factor[:, ::-1][:, :rank]
     return np.pad(factor, ((0, 0), (0, rank - factor.shape[1])))
-
-
-def _k_means(values, count, seed):
-    """Number of the nearest of `count` centres [S]."""
-    generator = np.random.default_rng(seed)
-    centres = values[generator.integers(len(values), size=1)]
-    nearest = np.square(values - centres[0]).sum(1)
-    for _ in range(count - 1):
-        total = nearest.sum()
-        chances = nearest / total if total > 0 else None
-        chosen = values[generator.choice(len(values), p=chances)]
-        centres = np.concatenate([centres, chosen[None]])
-        nearest = np.minimum(nearest, np.square(values - chosen).sum(1))
-    for _ in range(_KMEANS_ROUNDS):
-        label = (np.square(centres).sum(1) - 2 * values @ centres.T).argmin(1)
-        sizes = np.bincount(label, minlength=count)
-        sums = np.stack([values[label == k].sum(0) for k in range(count)])
-        centres = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centres)
-    return label

@@ -160,7 +160,7 @@ def of_matrix(root, z, mixture, noise):
     zeros, codes = jnp.zeros_like(z[:, 0]), jnp.zeros((len(z), root.shape[1]), z.dtype)
     start = _Sums(jnp.full_like(zeros, -jnp.inf), zeros, zeros, codes, jnp.zeros_like(z))
     sums, evidences = jax.lax.scan(step, start, tuple(mixture[:3]))
-    along = factors.solved(sums.left / sums.mass[:, None])
+    along, _ = factors.parts(sums.left / sums.mass[:, None])
     codes = sums.codes / sums.mass[:, None]
     codes = codes + numerics.einsum("su,eu->se", along, mixture.common)
     return codes, sums.error / sums.mass, evidences.T - 0.5 * factors.log_determinant

@@ -149,58 +149,17 @@ def _split(names, config, split, seed):
 
 def _read(config) -> Table:
     """The signals of data.root, in their own units."""
-    if not config.root:
-        raise ValueError(
-            f"data.root is empty: data.name={config.name!r} reads .csv, .parquet and .npz files"
-        )
-    root = Path(config.root).expanduser()
-    if root.is_dir():
-        paths = find_files(root, tables.EXTENSIONS, "file", needs=tables.NEEDS)
-        if not paths:
-            raise FileNotFoundError(
-                f"data.root={config.root!r}: no file in it that ends in "
-                f"{', '.join(tables.EXTENSIONS)}"
-            )
-        names = [path.relative_to(root).with_suffix("").as_posix() for path in paths]
-        if len(set(names)) < len(names):
-            names = [path.relative_to(root).as_posix() for path in paths]
-    elif not root.exists():
-        raise FileNotFoundError(f"data.root={config.root!r}: no such file or folder")
-    elif root.suffix.lower() not in tables.EXTENSIONS:
-        way = tables.NEEDS.get(root.suffix.lower())
-        hint = f"; {way} makes one" if way else ""
-        raise ValueError(
-            f"data.root={config.root!r}: allowed: {', '.join(tables.EXTENSIONS)}, or a folder of "
-            f"them{hint}"
-        )
-    else:
-        paths, names = [root], [root.stem]
-    columns = {name: tables.read_table(path) for name, path in zip(names, paths, strict=True)}
-    first = next(iter(columns))
-    where = str(root) if len(paths) == 1 else str(paths[0])
-    roles = roles_of(columns[first], config.points, where)
-    if len(paths) == 1 and not roles.signal:
+    root, files = _files(config)
+    columns = {name: tables.read_table(path) for name, path in files.items()}
+    first, many = next(iter(columns)), len(files) > 1
+    roles = roles_of(columns[first], config.points, str(files[first] if many else root))
+    if not many and not roles.signal:
         there = ", ".join(columns[first])
         raise ValueError(
             f"{root}: no column 'signal' says which signal a row belongs to; data.points.signal="
             f"NAME is one of {there}, and a folder has a file for each signal"
         )
-    coordinates, values, counts = {}, {}, {"rows": 0, "missing": 0}
-    for (name, table), path in zip(columns.items(), paths, strict=True):
-        missing = [one for one in (*roles.coordinates, *roles.values) if one not in table]
-        if missing:
-            raise ValueError(f"{path}: no column {missing[0]!r}; has {', '.join(table)}")
-        groups = _groups(table, roles, name, len(paths) > 1, path)
-        for signal, rows in groups.items():
-            own = _rows(table, roles, rows, signal, path)
-            coordinates[signal], values[signal] = own
-            counts["rows"] += len(rows)
-            counts["missing"] += len(rows) - len(own[1])
-    if counts["missing"]:
-        say(
-            f"{root}: {counts['missing']} of {counts['rows']} rows have no value (NaN); "
-            "taken as not measured"
-        )
+    coordinates, values = _signals(columns, files, roles, root)
     moments = _since(columns, roles, config.points)
     coordinates = {name: _without_moments(own, moments, roles) for name, own in coordinates.items()}
     coordinates = check_angles(roles.coordinates, coordinates, str(root))
@@ -214,6 +173,49 @@ def _read(config) -> Table:
         for name in roles.coordinates
     )
     return Table(coordinates, values, axes, roles.values)
+
+
+def _files(config):
+    """data.root, and the files that are read by name: that one, or those of a folder."""
+    if not config.root:
+        raise ValueError(
+            f"data.root is empty: data.name={config.name!r} reads .csv, .parquet and .npz files"
+        )
+    root, kinds = Path(config.root).expanduser(), ", ".join(tables.EXTENSIONS)
+    if root.is_dir():
+        paths = find_files(root, tables.EXTENSIONS, "file", needs=tables.NEEDS)
+        if not paths:
+            raise FileNotFoundError(
+                f"data.root={config.root!r}: no file in it that ends in {kinds}"
+            )
+        names = [path.relative_to(root).with_suffix("").as_posix() for path in paths]
+        if len(set(names)) < len(names):
+            names = [path.relative_to(root).as_posix() for path in paths]
+        return root, dict(zip(names, paths, strict=True))
+    if not root.exists():
+        raise FileNotFoundError(f"data.root={config.root!r}: no such file or folder")
+    if root.suffix.lower() not in tables.EXTENSIONS:
+        way = tables.NEEDS.get(root.suffix.lower())
+        hint = f"; {way} makes one" if way else ""
+        raise ValueError(f"data.root={config.root!r}: allowed: {kinds}, or a folder of them{hint}")
+    return root, {root.stem: root}
+
+
+def _signals(columns, files, roles, root):
+    """Coordinates, moments among them as they are, and values of each signal, by name."""
+    coordinates, values, rows, missing = {}, {}, 0, 0
+    for name, table in columns.items():
+        path = files[name]
+        absent = [one for one in (*roles.coordinates, *roles.values) if one not in table]
+        if absent:
+            raise ValueError(f"{path}: no column {absent[0]!r}; has {', '.join(table)}")
+        for signal, places in _groups(table, roles, name, len(files) > 1, path).items():
+            coordinates[signal], values[signal] = _rows(table, roles, places, signal, path)
+            rows += len(places)
+            missing += len(places) - len(values[signal])
+    if missing:
+        say(f"{root}: {missing} of {rows} rows have no value (NaN); taken as not measured")
+    return coordinates, values
 
 
 def _groups(table, roles, name, many, path):

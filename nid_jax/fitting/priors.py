@@ -27,14 +27,16 @@ from nid_jax.fields.model import Model
 from nid_jax.files import atomic_path
 from nid_jax.fitting import rounds
 from nid_jax.fitting.rounds import held_out
+from nid_jax.notices import say
 from nid_jax.storage import arrays, prior_arrays
 
 _KINDS: dict[str, arrays.Kind] = {
     "form": ("U", 0),
+    "step": ("iu", 0),
     **{name: ("f", len(axes)) for name, axes in prior_arrays.AXES.items()},
 }
 FILE = "prior.npz"
-"""Its name in a workdir. It is of the dictionary as the checkpoint holds it."""
+"""Its name in a workdir. It is of the dictionary as the last checkpoint holds it."""
 _TRANSFORM: dict[str, arrays.Kind] = {
     "mixing": ("f", 2),
     "level": ("f", 2),
@@ -178,11 +180,12 @@ def _by_rounds(dictionary, measured, names, chosen):
     )
 
 
-def save_prior(path: str | Path, prior: GaussianPrior) -> None:
-    """Write a prior as .npz, whole or not at all."""
+def save_prior(path: str | Path, prior: GaussianPrior, step: int) -> None:
+    """Write the prior of the dictionary of a step as .npz, whole or not at all."""
     held: dict[str, Any] = {name: np.asarray(value) for name, value in prior.arrays().items()}
     with atomic_path(path) as temporary:
-        np.savez(temporary, form=np.asarray(prior_arrays.form_of(prior)), **held)
+        form = np.asarray(prior_arrays.form_of(prior))
+        np.savez(temporary, form=form, step=np.int64(step), **held)
 
 
 def save_transform(path: str | Path, transform: Transform, step: int) -> None:
@@ -216,15 +219,23 @@ def load_transform(path: Path, step: int | None) -> Transform | None:
     return Transform(**found) if int(found.pop("step")) == step else None
 
 
-def load_prior(path: Path, dictionary: Dictionary | None = None) -> GaussianPrior | None:
+def load_prior(
+    path: Path, dictionary: Dictionary | None = None, step: int | None = None
+) -> GaussianPrior | None:
     """The prior at `path`, or None where there is none.
 
-    dictionary: whose codes it should be of. ValueError for a damaged file, or another's.
+    dictionary: whose codes it should be of, of a step; that the prior is of another step is said.
+    ValueError for a damaged file, or another dictionary's.
     """
     if not path.exists():
         return None
     found = arrays.read(path, _KINDS, optional=prior_arrays.OPTIONAL)
-    form = str(found.pop("form"))
+    form, own = str(found.pop("form")), int(found.pop("step"))
+    if step is not None and step != own:
+        say(
+            f"{path}: is of step {own}, the checkpoint that is opened of step {step}, whose codes "
+            "differ from what it knows; step='latest' opens the last one"
+        )
     try:
         if dictionary is not None:
             prior_arrays.check_sizes(found, dictionary.num_experts, dictionary.channels)

@@ -12,8 +12,8 @@ of its own under 624 features. Memory is that of some ten matrices [K, N, N] and
 """
 
 import dataclasses
+import hashlib
 import math
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -221,7 +221,8 @@ class Signals:
         """A number that tells a signal's weights from others."""
         if self.measured.weights is None:
             return 0
-        return zlib.crc32(np.ascontiguousarray(self.measured.weights(index)).data)
+        weights = np.ascontiguousarray(self.measured.weights(index))
+        return int.from_bytes(hashlib.blake2b(weights.data, digest_size=7).digest(), "big")
 
     def variances(self) -> tuple[Float[np.ndarray, " K"], float]:
         """Of the measurements of each block, and the mean square of a column, by some signals."""

@@ -225,7 +225,7 @@ class Trainer:
         self._put(model)
         self.coded = found.coded
         if found.prior is not None and not self.steps:
-            priors.save_prior(self.workdir.root / priors.FILE, found.prior)
+            priors.save_prior(self.workdir.root / priors.FILE, found.prior, 0)
         return f"heads       {found.words}; {self.clock.seconds('heads'):.1f} s"
 
     def prior(self) -> GaussianPrior | None:

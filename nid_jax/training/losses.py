@@ -11,11 +11,9 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from nid_jax.fields.routing import Gates, expert_weights, importance, load
+from nid_jax.metrics.images import psnr_from_mse
 
 DATA_TERMS = ("l2", "l1")
-
-# Mean squared error below which PSNR is no longer resolved in float32: 120 dB.
-_SMALLEST_ERROR = 1e-12
 
 
 def data_term(
@@ -41,11 +39,6 @@ def data_term(
     weights = jnp.broadcast_to(weights, error.shape)
     total = weights.sum()
     return (error * weights).sum() / jnp.where(total > 0, total, 1)
-
-
-def psnr(mean_squared_error: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Peak signal-to-noise ratio in dB of values in [0, 1]; 120 at most."""
-    return -10 * jnp.log10(jnp.maximum(mean_squared_error, _SMALLEST_ERROR))
 
 
 def sparsity(values: Float[Array, "B E"], weights: Float[Array, " E"]) -> Float[Array, ""]:
@@ -151,7 +144,7 @@ class Objective:
             loss = loss + self.balance * (cv_importance + cv_load if sparse else cv_importance)
         terms = {
             "fit": fit,
-            "psnr": psnr(mean_squares),
+            "psnr": psnr_from_mse(mean_squares),
             "sparsity": sparsity_term,
             "cv_importance": cv_importance,
             "cv_load": cv_load,

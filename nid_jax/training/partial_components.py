@@ -60,7 +60,7 @@ def partial_heads(
       ArgumentError: more than `MOST_FEATURES` features, or shrinkage outside.
     """
     if shrinkage is not None and not 0 <= shrinkage < 1:
-        raise ArgumentError("shrinkage", shrinkage, "0 to below 1, or None")
+        raise ArgumentError("components.shrinkage", shrinkage, "0 to below 1, or None")
     if dictionary.num_features > MOST_FEATURES:
         allowed = f"'drawn' for {dictionary.num_features} features: the most is {MOST_FEATURES}"
         raise ArgumentError("heads", "components", allowed)

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from nid_jax.coding import greedy, implicit, ridge
 from nid_jax.fields.routing import Gates
+from nid_jax.metrics.images import psnr_from_mse
 from nid_jax.training import losses
 
 
@@ -150,7 +151,7 @@ class Surface:
         on, slopes, off_values = jax.vmap(one)(batch["clouds"], gates)
         terms = losses.surface_terms(on, slopes, batch["clouds"][..., dims:], off_values)
         loss = terms.total(self.weights)
-        named = {"loss": loss, "psnr": losses.psnr(jnp.square(on).mean()), **terms._asdict()}
+        named = {"loss": loss, "psnr": psnr_from_mse(jnp.square(on).mean()), **terms._asdict()}
         return loss, (jax.lax.stop_gradient(named), _used(gates))
 
 

@@ -56,6 +56,7 @@ def solved(dictionary, values, weights, known=None, noise=None, lam=1e-6, **opti
     return conjugate.weighted_codes(problem, conjugate.Penalty(lam, known, noise), **options)
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(
     kind=st.sampled_from([SharedDictionary, IndependentDictionary]),

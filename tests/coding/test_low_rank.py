@@ -100,6 +100,7 @@ def lossy(noise, seed=0):
     return frames[..., None].astype(np.float32), moving
 
 
+@pytest.mark.slow
 def test_noise_that_lasts_is_no_rank(monkeypatch):
     frames, moving = lossy(0.01)
     left, values, right = np.linalg.svd(frames[..., 0], full_matrices=False)

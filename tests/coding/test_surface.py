@@ -250,6 +250,7 @@ def test_gauss_newton_descends_along_the_gradient_of_the_objective():
         )
 
 
+@pytest.mark.slow
 def test_iterations_end_where_the_objective_is_level():
     modules = trained()
     with jax.enable_x64(True):

@@ -458,6 +458,7 @@ def test_heads_read_the_embedding_too(num_layers, skip):
     np.testing.assert_allclose(rendered, np.einsum("se,pec->spc", codes, expected), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_local_features_are_read_as_the_dense_ones():
     x = jnp.asarray(np.random.default_rng().uniform(-1, 1, (40, 2)).astype(np.float32))
     splines = {"num_layers": 1, "embedding": "spline", "counts": (31, 30)}

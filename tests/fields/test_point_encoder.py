@@ -101,6 +101,7 @@ def test_built_from_a_config():
         routers.build_router(config, 7, 1, (8, 8, 8), 4, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_weight():
     router = make("max+mean", noise=True)
     graph, params = nnx.split(router)

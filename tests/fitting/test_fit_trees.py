@@ -77,6 +77,7 @@ def test_a_solver_is_a_pytree_of_its_arrays():
     assert jax.tree.map(lambda lam: 2 * lam, solver) == nid.Ridge(lam=jnp.float32(4.0))
 
 
+@pytest.mark.slow
 def test_every_signal_may_have_its_own_lam(dictionary, values):
     lams = np.array([1e-4, 1e-2, 1.0], np.float32)
     found = solve(dictionary, values, lams)
@@ -90,6 +91,7 @@ def test_every_signal_may_have_its_own_lam(dictionary, values):
         solve(dictionary, values[:2], lams)
 
 
+@pytest.mark.slow
 def test_forward_derivatives_are_refused_and_hessians_go_backwards(dictionary, values):
     def energy(lam):
         return (solve(dictionary, values, lam).codes ** 2).sum()

@@ -1,5 +1,6 @@
 """Priors and their files."""
 
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from nid_jax.coding.drawing import level_of
 from nid_jax.coding.mixture import fit_mixture
 from nid_jax.coding.prior import fit_prior
 from nid_jax.fitting.priors import load_prior, load_transform, save_prior, save_transform
+from nid_jax.notices import Notice
 
 EXPERTS, CHANNELS = 4, 2
 
@@ -28,7 +30,7 @@ def prior(mixture=False, codes=False):
 @pytest.mark.parametrize("kinds", [{}, {"codes": True}, {"mixture": True}])
 def test_what_was_saved_comes_back(tmp_path, kinds):
     wanted = prior(**kinds)
-    save_prior(tmp_path / "prior.npz", wanted)
+    save_prior(tmp_path / "prior.npz", wanted, 3)
     found = load_prior(tmp_path / "prior.npz")
     held = wanted.arrays()
     assert held.keys() == found.arrays().keys()
@@ -39,7 +41,7 @@ def test_what_was_saved_comes_back(tmp_path, kinds):
 def test_what_is_not_understood_is_one_line(tmp_path):
     path = tmp_path / "prior.npz"
     assert load_prior(path) is None
-    held = {"form": "mixture"} | prior(mixture=True).arrays()
+    held = {"form": "mixture", "step": 3} | prior(mixture=True).arrays()
     cases = [
         ({"form": "copula"}, "prior has the form 'copula'; allowed: gaussian, mixture"),
         ({"form": "gaussian"}, "the form 'gaussian', its arrays another"),
@@ -61,9 +63,19 @@ def test_what_is_not_understood_is_one_line(tmp_path):
         assert str(raised.value).startswith(f"{path}: ")
 
 
+def test_a_prior_of_another_step_is_said(tmp_path):
+    path = tmp_path / "prior.npz"
+    save_prior(path, prior(), 30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_prior(path, step=30) is not None
+    with pytest.warns(Notice, match="is of step 30, the checkpoint that is opened of step 10"):
+        assert load_prior(path, step=10) is not None
+
+
 def test_a_prior_of_other_experts_is_one_line(tmp_path):
     path = tmp_path / "prior.npz"
-    save_prior(path, prior(codes=True))
+    save_prior(path, prior(codes=True), 3)
     for experts, channels in ((EXPERTS, CHANNELS), (EXPERTS - 1, 1)):
         known = SimpleNamespace(num_experts=experts, channels=channels)
         if experts == EXPERTS:

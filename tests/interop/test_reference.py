@@ -211,6 +211,7 @@ def extras(reference):
         return dict(arrays)
 
 
+@pytest.mark.slow
 def test_embeddings_and_lattices(extras):
     for dims in (2, 3):
         for octaves in (1, 4, 7):

@@ -179,6 +179,7 @@ def test_moments_that_an_optimiser_lacks_are_refused(tmp_path, name):
     assert not workdir.root.exists()
 
 
+@pytest.mark.slow
 def test_what_a_workdir_holds_goes_on_training(imported, tmp_path, call):
     """The step of the checkpoint, its config and its data: main.py goes on from there."""
     saved, found, config, workdir = imported

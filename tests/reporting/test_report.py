@@ -297,6 +297,7 @@ def test_the_runs_own_fit_comes_first_then_the_newest(workdir):
     assert places == sorted(places)
 
 
+@pytest.mark.slow
 def test_a_page_of_many_signals_and_fits_stays_small(workdir):
     count = 10_000
     metrics = json.loads((workdir / "fits" / "ridge" / "metrics.json").read_text())

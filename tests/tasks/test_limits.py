@@ -143,6 +143,7 @@ def test_runs_on_signals_of_ones_own(call, signals, tmp_path, name, variant, cou
     check_run(run_small(call, tmp_path, name, variant, path, *more))
 
 
+@pytest.mark.slow
 def test_a_few_tomograms_take_the_config_as_it_is(call, signals, tmp_path):
     """One line says what gave way, and nothing is refused."""
     path = signals(50, (20, 30), 1)
@@ -336,6 +337,7 @@ def test_gray_gives_way_to_channels_that_are_no_colours():
     assert found.data.gray
 
 
+@pytest.mark.slow
 def test_photos_on_a_folder_of_340(call, tmp_path):
     """The photographs' config asks for 4000 crops of 32x32."""
     draw = np.random.default_rng(0)

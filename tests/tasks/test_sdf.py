@@ -147,6 +147,7 @@ def test_meshes_at_another_resolution_and_in_a_window(on_trained, trained):
     shutil.rmtree(folder.parent)
 
 
+@pytest.mark.slow
 def test_shapes_between_two(on_trained, trained):
     frames = "fit.interpolate.frames=3"
     ends = ("fit.interpolate.start=1", "fit.interpolate.end=0")
@@ -222,6 +223,7 @@ def test_a_part_of_the_grid_and_one_side_of_it(fitted):
     assert seen["front"]["iou_per_signal"] != seen["above"]["iou_per_signal"]
 
 
+@pytest.mark.slow
 def test_a_fit_that_looks_at_surfaces(fitted):
     alike = fitted("alike", "fit.num_pictures=0")
     near = fitted("near", "fit.num_pictures=0", "fit.samples.focus=0.1")

@@ -111,6 +111,7 @@ class _Noise:
         return np.random.default_rng(index).standard_normal((64, 1)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_what_features_cannot_say_of_the_atoms_is_said():
     dictionary = SharedDictionary(
         CosineLattice((3, 3)), 12, 1, Layers(1, 4, "relu", 1.0), rngs=nnx.Rngs(0)

@@ -53,11 +53,6 @@ def test_data_term_refuses_other_kinds_and_shapes():
         losses.data_term(jnp.zeros((1, 2, 1)), jnp.zeros((1, 2, 3)))
 
 
-def test_psnr_in_decibels():
-    np.testing.assert_allclose(losses.psnr(jnp.asarray([1.0, 1e-2, 4e-4])), [0, 20, 33.9794], 1e-5)
-    assert float(losses.psnr(jnp.zeros(()))) == pytest.approx(120, abs=1e-4)
-
-
 @given(st.integers(1, 3000), st.floats(1e-3, 1e3))
 @settings(max_examples=60, deadline=None)
 def test_expert_weights_are_the_capped_power_and_finite(num_experts, base):
