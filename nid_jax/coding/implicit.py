@@ -340,7 +340,9 @@ def _attached_backward(graphdef, saved, cotangents):
     equations, system = _adjoint(equations, *cotangents), system.homogeneous()
     known = jax.lax.stop_gradient((equations, system))
     nothing = theta._replace(measurements=jnp.zeros_like(theta.measurements))
-    held = _attached(graphdef, nothing, cotangents, known, _solved(*known[::-1]))
+    # Solvers give float32, whatever the cotangents are made of.
+    solved = jax.tree.map(lambda v, c: v.astype(c.dtype), _solved(*known[::-1]), cotangents)
+    held = _attached(graphdef, nothing, cotangents, known, solved)
     _, back = jax.vjp(
         lambda theta: _pairing(graphdef, theta, (codes, bias), held, system.follows), theta
     )
