@@ -44,15 +44,19 @@ def _posterior_root(equations, prior, noise):
     """A matrix R [.., N, N] with R^T R the covariance of the coefficients after measuring."""
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_root(equations, prior, noise)
-    with gram.working_precision("float64"):
-        matrix, _, _ = extended(equations, prior.mean.shape[0])
-        noise = gram.wide(jnp.asarray(noise, jnp.float32))[0]
-        system = matrix / noise + precision_matrix(prior)[0]
-        zero = jnp.zeros(system.shape[:-2], system.dtype)
-        factor, scale, _, _ = numerics.scaled_cholesky(system, zero)
-        identity = jnp.broadcast_to(jnp.eye(system.shape[-1], dtype=system.dtype), system.shape)
-        root = jax.lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
-        return (root * scale[..., None, :]).astype(jnp.float32)
+    return gram.in_float64(_normal_root, equations, prior, jnp.asarray(noise, jnp.float32))
+
+
+def _normal_root(equations, prior, noise):
+    """`_posterior_root` by normal equations, in the widest type of the scope."""
+    matrix, _, _ = extended(equations, prior.mean.shape[0])
+    noise = gram.wide(noise)[0]
+    system = matrix / noise + precision_matrix(prior)[0]
+    zero = jnp.zeros(system.shape[:-2], system.dtype)
+    factor, scale, _, _ = numerics.scaled_cholesky(system, zero)
+    identity = jnp.broadcast_to(jnp.eye(system.shape[-1], dtype=system.dtype), system.shape)
+    root = jax.lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
+    return (root * scale[..., None, :]).astype(jnp.float32)
 
 
 def posterior_variance(
