@@ -1,0 +1,103 @@
+"""What GPUs and TPUs would get of every compiled function; nothing is compiled or run."""
+
+import ast
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from measuring.lowering import CUSTOM_CALLS, collectives, lowered, read
+from studies import lowering_cases
+from studies.lowering_cases import numbers
+
+from nid_jax import platforms
+
+PACKAGE = Path(platforms.__file__).parent
+CASES = {case.name: case for case in lowering_cases.cases()}
+# What may hold float64 on a TPU: a function may leave the list, and none may enter.
+FLOAT64_ON_TPU = {"heads by expectation maximisation"}
+QUICK = (
+    "training step: varpro, independent",
+    "fit: gaussian, normal equations",
+    "derivative of a fit: omp",
+    "render, sparse codes",
+)
+
+
+def check(case):
+    found = lowered(*case.make())
+    for platform, one in found.items():
+        assert one.callbacks == 0, platform
+        assert not one.unlisted, platform
+        assert one.operations > 10
+    assert bool(found["tpu"].float64) == bool(case.float64), found["tpu"].float64
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_what_a_tpu_gets(name):
+    check(CASES[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(CASES) - set(QUICK)))
+def test_what_a_tpu_gets_of_everything(name):
+    check(CASES[name])
+
+
+def test_the_list_of_what_holds_float64_grows_no_longer():
+    assert {case.name for case in CASES.values() if case.float64} <= FLOAT64_ON_TPU
+
+
+def test_float64_callbacks_and_short_products_are_seen():
+    def wide(x):
+        with jax.enable_x64(True):
+            return (2 * x.astype(jnp.float64)).astype(jnp.float32)
+
+    def called(x):
+        return jax.pure_callback(np.sin, numbers(3, 3), x)
+
+    for function, field in ((wide, "float64"), (lambda x: x @ x, "short_products")):
+        assert all(getattr(found, field) for found in lowered(function, (numbers(3, 3),)).values())
+    text = jax.jit(called).trace(numbers(3, 3)).lower(lowering_platforms=("tpu",)).as_text()
+    assert read(text).callbacks
+    exact = lowered(lambda x: jnp.matmul(x, x, precision="highest"), (numbers(3, 3),))
+    assert not exact["tpu"].short_products
+    assert read("%0 = stablehlo.custom_call @someone(%1) : tensor<3xf32>").unlisted == ["someone"]
+
+
+def test_collectives_are_counted():
+    text = (
+        "%a = f32[2] all-reduce(%b)\n%c = f32[2] all-gather-start(%d)\n%e = f32[2] all-reduce(%f)"
+    )
+    assert collectives(text) == {"all-reduce": 2, "all-gather": 1}
+
+
+def test_float64_is_chosen_for_the_platform_that_is_lowered_for():
+    def which(x):
+        return platforms.by_float64(lambda x: x + 2, lambda x: x * 3, x)
+
+    found = {
+        name: jax.jit(which).trace(numbers()).lower(lowering_platforms=(name,)).as_text()
+        for name in ("cpu", "cuda", "tpu")
+    }
+    assert ["multiply" in found[name] for name in found] == [False, False, True]
+    assert ["add" in found[name] for name in found] == [True, True, False]
+    assert float(jax.jit(which)(1.0)) == 3
+    with platforms.without_float64():
+        assert float(jax.jit(which)(2.0)) == 6
+    assert float(jax.jit(which)(1.0)) == 3
+
+
+def test_one_module_knows_of_platforms():
+    asking = {"default_backend", "platform_dependent"}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        names = {node.attr for node in tree if isinstance(node, ast.Attribute)}
+        if path.name not in ("platforms.py", "numerics.py"):
+            assert not names & asking, path
+
+
+def test_custom_calls_are_explained():
+    for name, words in CUSTOM_CALLS.items():
+        assert len(words.split()) > 4, name
