@@ -1,8 +1,8 @@
 """What the ridge fits of all signals measured in one way share, made once.
 
 The inverse of the regularised Gram matrix is computed in float64: an inverse that is held has no
-residual to be corrected by. On a TPU it is that of the singular values of a square root instead,
-whose condition number is the root of the matrix's.
+residual to be corrected by. On a TPU it is kept as two factors instead, of the singular values of a
+square root, whose condition number is the root of the matrix's.
 """
 
 import functools
@@ -109,7 +109,10 @@ def _affine(code_map, constant, weights, equations):
 
 @functools.partial(jax.jit, static_argnames="graphdef")
 def _inverse(graphdef, state, operator, equations, weights, lam):
-    """(gram + shift I)^-1 as two float32 parts, and lam as used."""
+    """(gram + shift I)^-1 as two float32 matrices, and lam as used.
+
+    Its rounding and what that leaves, which are to be added; on a TPU two factors.
+    """
 
     def double(state, operator, equations, weights, lam):
         with gram.working_precision("float64"):
@@ -135,18 +138,20 @@ def _of_products(equations, lam):
 
 
 def _of_root(equations, lam):
-    """`_inverse` by the singular values of the root B, in float32.
+    """`_inverse` by the singular values of the root B, in float32: V diag(1 / (s^2 + shift)), V^T.
 
-    V diag(1 / (s^2 + shift) - 1 / shift) V^T + I / shift: what B does not see is held by the shift.
+    Rounded as a whole its error, of 1 / shift, would lie in what atoms see best. Directions that
+    atoms do not see are left out: a product with them is rounding alone.
     """
     equations = equations.reduced()
     _, values, right = jnp.linalg.svd(equations.root, full_matrices=False)
     lam = jnp.maximum(lam, ridge.orthonormal_least(equations))
     shift = lam * ridge.orthonormal_scale(equations)
-    excess = 1 / (jnp.square(values) + shift) - 1 / shift
-    inverse = numerics.einsum("ke,k,kf->ef", right, excess, right)
-    inverse = inverse + jnp.eye(len(inverse), dtype=inverse.dtype) / shift
-    return gram.split(inverse), lam
+    seen = values > 4 * float(jnp.finfo(jnp.float32).eps) * values[0]
+    scale = jnp.where(seen, 1 / (jnp.square(values) + shift), 0.0)
+    right = jnp.pad(right, ((0, right.shape[1] - len(right)), (0, 0)))
+    scale = jnp.pad(scale, (0, len(right) - len(scale)))
+    return (right.T * scale, right), lam
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
@@ -155,19 +160,35 @@ def _code_map(graphdef, state, operator, weights, equations, inverse):
 
     The map is as well conditioned as the square root of the inverse, so float32 may hold it.
     """
-    return gram.in_float64(
-        functools.partial(_columns, graphdef), state, operator, weights, equations, inverse
-    )
+
+    def double(*arrays):
+        with gram.working_precision("float64"):
+            return _columns(graphdef, *arrays, lambda atoms: _by_sum(atoms, inverse))
+
+    def single(*arrays):
+        return _columns(graphdef, *arrays, lambda atoms: _by_factors(atoms, inverse))
+
+    return platforms.by_float64(double, single, state, operator, weights, equations)
 
 
-def _columns(graphdef, state, operator, weights, equations, inverse):
+def _by_sum(atoms, inverse):
+    """Atoms [.., E] times the inverse, as the sum of its parts."""
+    return numerics.einsum("mce,ef->mcf", atoms, jnp.add(*gram.wide(*inverse)))
+
+
+def _by_factors(atoms, inverse):
+    """Atoms [.., E] times the inverse, as the product of its factors."""
+    left, right = inverse
+    return numerics.einsum("mck,kf->mcf", numerics.einsum("mce,ek->mck", atoms, left), right)
+
+
+def _columns(graphdef, state, operator, weights, equations, times_inverse):
     """`_code_map` with products in the widest type of the scope."""
     dictionary = nnx.merge(graphdef, state)
     experts, channels = equations.atom_mean.shape
     count = operator.num_measurements
     size = min(count, max(16, _MAP_CHUNK_NUMBERS // (experts * channels)))
     pieces, measure = gram.measured_features(dictionary, operator, size)
-    inverse = jnp.add(*gram.wide(*inverse))
     mean = gram.wide(equations.atom_mean)[0]
 
     def columns(_, piece):
@@ -176,7 +197,7 @@ def _columns(graphdef, state, operator, weights, equations, inverse):
         atoms = gram.measured_atoms(dictionary, values, constant)
         atoms, one, weight = gram.wide(atoms, constant, weight)
         atoms = (atoms - one[:, None, None] * mean).swapaxes(1, 2)
-        part = weight[:, None, None] * numerics.einsum("mce,ef->mcf", atoms, inverse)
+        part = weight[:, None, None] * times_inverse(atoms)
         return None, (part.astype(jnp.float32), atoms.astype(jnp.float32), constant)
 
     _, (parts, atoms, constant) = jax.lax.scan(columns, None, (pieces, numerics.cut(weights, size)))
