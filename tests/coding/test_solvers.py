@@ -325,6 +325,16 @@ def test_what_a_solver_lacks_is_named(solver, change, words, problem):
         solver.solve(dataclasses.replace(problem, **change))
 
 
+@pytest.mark.parametrize("kind", SOLVERS.values(), ids=SOLVERS)
+def test_a_solver_of_no_arguments_is_made_or_names_the_one_it_wants(kind):
+    if not kind.sparse:
+        assert isinstance(kind(), kind)
+        return
+    words = f"top_k: 0; allowed: a whole number, 1 or more of .* such as {kind.__name__}.top_k=32"
+    with pytest.raises(ArgumentError, match=words):
+        kind()
+
+
 @pytest.mark.parametrize("name", [name for name in SOLVERS if name != "surface"])
 def test_fields_refuse_what_is_no_number(name):
     """NaN as well, to which every comparison is false."""

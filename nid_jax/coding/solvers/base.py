@@ -44,9 +44,11 @@ class Solver:
         """The problem's equations in this solver's precision."""
         return problem.equations(self.precision)
 
-    def _count(self, field: str, least: int) -> None:
-        """Keep a field as an int; ArgumentError unless it is a whole number of `least` or more."""
-        object.__setattr__(self, field, checks.whole(field, getattr(self, field), least))
+    def _count(self, field: str, least: int, where: str = "") -> None:
+        """Keep a field as an int; ArgumentError unless it is a whole number of `least` or more.
+
+        where: for the message, of what."""
+        object.__setattr__(self, field, checks.whole(field, getattr(self, field), least, where))
 
     def __init_subclass__(cls, **options: Any):
         """Every kind of solver is a pytree, also a user's own."""

@@ -61,8 +61,8 @@ class RouterRidge(Solver):
     sparse: ClassVar[bool] = True
     routed: ClassVar[bool] = True
 
-    top_k: int
-    """K, active experts."""
+    top_k: int = 0
+    """K, active experts, which has to be given: 1 or more."""
     lam: float = ridge.LAMBDA
     """Regularisation on the support, as `Ridge.lam`."""
     candidates: int = 0
@@ -70,7 +70,7 @@ class RouterRidge(Solver):
     residual most; K or fewer: the router's own K."""
 
     def __post_init__(self):
-        self._count("top_k", 1)
+        self._count("top_k", 1, "of active experts, such as RouterRidge(top_k=32)")
         checks.not_negative("lam", self.lam)
         self._count("candidates", 0)
 
