@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nid_jax import devices, metrics
+from nid_jax.coding.gram import PRECISIONS
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.ways import operator_of
 from nid_jax.notices import say
@@ -132,6 +133,7 @@ def summarise(
         "task": task.name,
         "dataset": collection.title,
         "solver": config.fit.solver,
+        "precision": config.fit.get("precision", PRECISIONS[0]),
         "signals": count,
         **means_of(scores),
         "residual": float(np.mean(fit.residual)),
