@@ -27,7 +27,7 @@ from nid_jax.neural_dictionary import load as load_dictionary
 from nid_jax.reporting import announcing, movies, panels, pictures, samples, tables
 from nid_jax.reporting.fits import storage_line, write_fit
 from nid_jax.reporting.report import write_report
-from nid_jax.storage import artefacts
+from nid_jax.storage import artefacts, config_json
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import limits
 
@@ -142,7 +142,7 @@ def on_stored_data(context: Context) -> Context:
     with config.unlocked(), config.ignore_type():
         for key in {"data", "seed"} - context.typed:
             config[key] = stored[key]
-    source, given = _source_of(config), _source_of(context.config)
+    source, given = _source_of(config), _source_of(config_json.located(context.config))
     if source != given:
         notices.say(
             f"{workdir.root}: fitting the signals of {what}, {source}, as no data.KEY was typed; "

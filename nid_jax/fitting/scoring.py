@@ -149,5 +149,5 @@ def summarise(
         "psnr_per_step": psnr_per_step(fit.history),
         **per_signal(scores),
         "versions": devices.versions(),
-        "config": config_json.encoded(config),
+        "config": config_json.encoded(config_json.located(config)),
     }
