@@ -7,7 +7,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nid_jax import devices, metrics
-from nid_jax.coding.gram import PRECISIONS
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.ways import operator_of
 from nid_jax.notices import say
@@ -133,7 +132,7 @@ def summarise(
         "task": task.name,
         "dataset": collection.title,
         "solver": config.fit.solver,
-        "precision": config.fit.get("precision", PRECISIONS[0]),
+        "precision": fit.solver.precision if fit.solver and fit.solver.precisions[1:] else None,
         "signals": count,
         **means_of(scores),
         "residual": float(np.mean(fit.residual)),
