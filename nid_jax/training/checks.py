@@ -12,6 +12,7 @@ from nid_jax.fitting.checks import check_experts
 from nid_jax.reporting import tables
 from nid_jax.training import heads
 from nid_jax.training.components import MOST_COEFFICIENTS
+from nid_jax.training.optimisers import OPTIMISERS
 from nid_jax.training.strategies import build_strategy
 
 # Float64 numbers for each pair of experts that `coding.canonical` holds at once.
@@ -44,6 +45,11 @@ def check(config: ConfigDict) -> None:
         value = config[group][key]
         if value < least:
             raise ValueError(f"{group}.{key}: {value}; allowed: {least} or more")
+    if config.train.steps and config.train.optimizer.name == "none":
+        raise ValueError(
+            f"train.optimizer.name: 'none' moves nothing in train.steps={config.train.steps}; "
+            f"allowed: {', '.join(OPTIMISERS[:-1])}, or train.steps=0"
+        )
     check_prior(config.prior)
     dictionary = config.dictionary
     if dictionary.get("skip") and (dictionary.kind != "shared" or dictionary.num_layers == 1):

@@ -231,7 +231,9 @@ class Span:
         return np.einsum("fle,cl->fce", found, colours).reshape(features * channels, -1)
 
     def heads(self, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Kernel [F, C, E] and bias [E, C] of atoms of mean square 1 without a constant part."""
+        """Kernel [F, C, E] and bias [E, C] of atoms of energy 1 a point without a constant part.
+
+        Energy a point: squares summed over channels, in the mean over points."""
         directions = basis.reshape(len(self.root), self.channels, -1) * np.sqrt(self.count)
         kernel = np.einsum("fg,gce->fce", self.root, directions, optimize=True)
         bias = -np.einsum("f,fce->ec", np.asarray(self.mean), kernel, optimize=True)

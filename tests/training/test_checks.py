@@ -9,7 +9,7 @@ import pytest
 
 import nid_jax as nid
 from nid_jax import devices
-from nid_jax.configs import image
+from nid_jax.configs import image, sdf
 from nid_jax.fitting import checks as fit_checks
 from nid_jax.tasks.task import Measured
 from nid_jax.training import checks
@@ -114,6 +114,18 @@ def test_learning_asks_for_the_memory_that_components_take(monkeypatch):
         ValueError, match="^dictionary.heads: 'components' of 4095 features at 4096 m"
     ):
         nid.learn(np.zeros((2, 64, 64)), num_experts=4, layout="SHW")
+
+
+def test_nothing_descends_without_an_optimiser():
+    config = sdf.get_config("cpu")
+    assert (config.train.steps, config.train.optimizer.name) == (0, "none")
+    checks.check(config)
+    config.train.steps = 3
+    words = "^train.optimizer.name: 'none' moves nothing in train.steps=3; allowed: adam, .* muon,"
+    with pytest.raises(ValueError, match=words):
+        checks.check(config)
+    config.train.optimizer.name = "muon"
+    checks.check(config)
 
 
 def test_the_largest_seed_is_a_seed():
