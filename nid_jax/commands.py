@@ -162,8 +162,8 @@ def _source_of(config):
 def as_fitted(context: Context) -> Context:
     """The context with the config that the fit fit.name was made with, and over it what was typed.
 
-    As it is where there is no such fit. Raises ValueError for a fit of another task, and for a
-    typed key that its config does not have.
+    As it is where there is no such fit. Raises ValueError for a fit of another task, for a typed
+    key that its config does not have, and for one that would score it on what it has seen.
     """
     name = context.config.fit.name
     stored = context.workdir.load_fit_config(name)
@@ -174,6 +174,8 @@ def as_fitted(context: Context) -> Context:
             f"--config: task {context.config.task}, but the fit {name!r} is of task {stored.task}; "
             f"allowed: --config={stored.task}"
         )
+    # What the fit did not see, to be scored there.
+    unseen = ("fit.held_out", "seed") if stored.fit.get("held_out") else ("fit.held_out",)
     with stored.unlocked(), stored.ignore_type():
         for key in (*sorted(context.typed), "fit.name"):
             *path, last = key.split(".")
@@ -182,6 +184,11 @@ def as_fitted(context: Context) -> Context:
                 group, typed = group.get(word), typed[word]
             if not isinstance(group, ConfigDict):
                 raise ValueError(f"{key}: the config of the fit {name!r} has no such key")
+            if key in unseen and group[last] != typed[last]:
+                raise ValueError(
+                    f"{key}: {typed[last]}; allowed: {group[last]}, as the fit {name!r} was made; "
+                    "another would score it on what it has seen"
+                )
             group[last] = typed[last]
     return dataclasses.replace(context, config=stored)
 

@@ -117,8 +117,9 @@ def component_heads(
     held = held_out(names)
     covariance = signals.covariance(np.flatnonzero(~held), weights.values)
     left = {}
-    if shrinkage is None and held.any():
-        for share in SHRINKAGES:
+    if held.any():
+        # Of one that was given too: what signals held out lose is said either way.
+        for share in SHRINKAGES if shrinkage is None else (shrinkage,):
             basis = span.leading(covariance, share, dictionary.num_experts)
             left[share] = weights.mean_error(basis, np.flatnonzero(held))
     # With one signal alone there is nothing to choose by, and much that it does not tell.
