@@ -8,14 +8,14 @@ from jaxtyping import Array, Float
 from nid_jax import numerics
 from nid_jax.coding import gram
 from nid_jax.coding.orthonormal import OrthonormalEquations
-from nid_jax.coding.prior import (
-    GaussianPrior,
+from nid_jax.coding.posterior import (
     extended,
     precision_matrix,
     resolve_noise,
     scaled_rows,
     solve_posterior,
 )
+from nid_jax.coding.prior import GaussianPrior
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
 

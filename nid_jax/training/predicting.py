@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nid_jax.coding import gram, operators, ridge
+from nid_jax.coding.factorisation import Factorisation
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Router
 
@@ -26,7 +27,7 @@ class AffineCodes:
     kernel: Float[Array, "M C E"]
     bias_kernel: Float[Array, "M C C"]
     lam: float
-    """As used: `ridge.Factorisation`."""
+    """As used: `Factorisation`."""
 
 
 def affine_codes(dictionary: Dictionary, operator: operators.Operator, lam: float) -> AffineCodes:
@@ -36,7 +37,7 @@ def affine_codes(dictionary: Dictionary, operator: operators.Operator, lam: floa
     """
     # The router holds as many numbers, so the map is never streamed.
     values = operator.num_measurements * dictionary.channels * dictionary.num_experts
-    known = ridge.Factorisation(dictionary, operator, lam=lam, map_numbers=2 * values)
+    known = Factorisation(dictionary, operator, lam=lam, map_numbers=2 * values)
     return AffineCodes(*known.affine(), known.lam)
 
 

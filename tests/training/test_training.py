@@ -14,7 +14,7 @@ from absl import logging
 from flax import nnx
 
 from nid_jax import tasks
-from nid_jax.coding.ridge import Factorisation
+from nid_jax.coding.factorisation import Factorisation
 from nid_jax.fields.coordinates import grid
 from nid_jax.storage.workdir import Workdir
 from nid_jax.training import checks, loop, steps

@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nid_jax.coding import checks, conjugate, implicit, mixture_codes, neighbours, prior, ridge
+from nid_jax.coding import (
+    checks,
+    conjugate,
+    implicit,
+    mixture_codes,
+    neighbours,
+    posterior,
+    ridge,
+)
+from nid_jax.coding.prior import GaussianPrior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Solution
 from nid_jax.coding.solvers.base import Solver, no_gradient
@@ -69,7 +78,7 @@ class Ridge(Solver):
 class Gaussian(Solver):
     """The most probable codes under the Gaussian of the training codes, or their mixture.
 
-    See `coding.prior` and `coding.mixture_codes`.
+    See `coding.posterior` and `coding.mixture_codes`.
     """
 
     name: ClassVar[str] = "gaussian"
@@ -98,7 +107,7 @@ class Gaussian(Solver):
         """With one Gaussian for all; which neighbours or components are near is not."""
         return not self.neighbours
 
-    def mixes(self, known: prior.GaussianPrior) -> bool:
+    def mixes(self, known: GaussianPrior) -> bool:
         """Whether codes are solved for under the mixture of a prior."""
         return self.mixture and not self.neighbours and known.mixture is not None
 
@@ -136,11 +145,11 @@ class Gaussian(Solver):
         problem = dataclasses.replace(problem, prior=problem.prior.alone())
         equations = jax.lax.stop_gradient(self._equations(problem))
         asked = self.noise**2 if self.noise_known else "estimate"
-        noise, by_evidence = prior.resolve_noise(equations, problem.prior, asked)
+        noise, by_evidence = posterior.resolve_noise(equations, problem.prior, asked)
         found = implicit.gaussian_codes(
             *problem.measured(), problem.prior, noise, equations=equations
         )
-        return prior.with_outcome(found, noise, by_evidence)
+        return posterior.with_outcome(found, noise, by_evidence)
 
     def _words(self, solution: Solution) -> str:
-        return prior.words(solution.stats, self.neighbours)
+        return posterior.words(solution.stats, self.neighbours)
