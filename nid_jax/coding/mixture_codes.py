@@ -30,7 +30,7 @@ _TOLERANCE = 1e-4
 _BATCH_NUMBERS = 2**24
 
 
-class Found(NamedTuple):
+class MixtureCodes(NamedTuple):
     """codes [S, E]; error [S], relative residual of the linear systems; evidences [S, K]: log
     density of the measurements and of component k together, so that their log-sum is the evidence
     of the mixture."""
@@ -73,8 +73,8 @@ def most_probable(equations, known: GaussianPrior, noise) -> Solution:
     )
 
 
-def solve(equations, known: GaussianPrior, noise) -> Found:
-    """`Found` for a noise variance []. Raises ArgumentError for a prior of another dictionary."""
+def solve(equations, known: GaussianPrior, noise) -> MixtureCodes:
+    """`MixtureCodes` for a noise variance []. Raises ArgumentError for a prior of another dictionary."""
     experts = equations.atom_mean.shape[-2]
     if known.mixture.means.shape[1] != experts:
         allowed = f"a mixture of {experts} experts, as this dictionary has"
@@ -103,7 +103,7 @@ def _one_by_one(equations, known, noise):
         sum(share[:, k].reshape(-1, *(1,) * (part[0].ndim - 1)) * one for k, one in enumerate(part))
         for part in ([one.codes for one in found], [one.error for one in found])
     )
-    return Found(codes, error, evidences)
+    return MixtureCodes(codes, error, evidences)
 
 
 @gram.batched_by_map
@@ -122,7 +122,7 @@ def _orthonormal(equations, known, noise):
             return jax.tree.map(lambda leaf: leaf[0], found)
 
         codes, error, evidences = jax.lax.map(one, (root, z))
-    return Found(codes, error, evidences - 0.5 * level[:, None])
+    return MixtureCodes(codes, error, evidences - 0.5 * level[:, None])
 
 
 class _Sums(NamedTuple):
