@@ -77,9 +77,7 @@ def test_likelihood_of_given_components_is_scikit_learns():
     theirs.weights_, theirs.means_ = ours.weights, ours.means
     theirs.precisions_cholesky_ = np.linalg.inv(ours.roots).swapaxes(-1, -2)
     fresh = clusters(2)[0]
-    np.testing.assert_allclose(
-        ours.log_likelihood(fresh), theirs.score_samples(fresh), rtol=1e-9
-    )
+    np.testing.assert_allclose(ours.log_likelihood(fresh), theirs.score_samples(fresh), rtol=1e-9)
 
 
 def test_the_number_of_components_is_that_of_the_clusters_or_one():
