@@ -80,7 +80,7 @@ def partial_heads(
     if found.round < rounds.SPECTRUM_ROUNDS + count:
         return None
     kernel, bias, prior = columns.heads(found, dictionary.num_experts)
-    how = f"{rounds.names_of_ways(measured, len(names))}; {found.round} rounds, noise "
+    how = f"{rounds.names_of_ways(measured, len(names))}; {found.round} rounds, deviation of noise "
     how += f"{float(np.sqrt(found.gaussian.noise)):.2g}"
     heads = Heads(kernel, bias, float(found.share or 0), len(names), 0.0, how=how)
     return heads, prior
