@@ -189,3 +189,63 @@ def test_gaussians_come_near_the_truth_from_scattered_points():
     np.testing.assert_allclose(found.mean[0], codes.mean(0), atol=0.02)
     assert np.abs(found.covariance[0] - sample).max() < 0.05 * sample.max()
     np.testing.assert_allclose(found.noise, 0.02**2, rtol=0.2)
+
+
+def test_ways_of_about_as_many_signals_share_what_is_compiled():
+    draw = np.random.default_rng(20)
+    way_of = np.repeat(np.arange(5), np.arange(10, 15))
+    ways = [operators.sample(draw.uniform(-1, 1, (9, 1))) for _ in range(5)]
+    values = draw.normal(size=(len(way_of), 9, CHANNELS)).astype(np.float32)
+    measured = Measured(ways, GRID, CHANNELS, values.__getitem__, way=way_of.__getitem__)
+    with gram.working_precision("float64"):
+        gaussian = expectation.started(SPECTRUM, np.ones(CHANNELS), 0.5)
+        signals = rounds.SignalsByWay(Powers(), measured, np.zeros(len(way_of), bool))
+        before = expectation.expected._cache_size()
+        sums = signals.expected(gaussian, np.arange(len(way_of)))
+        assert expectation.expected._cache_size() - before <= 1
+        assert sums.signals == len(way_of)
+        assert sums.values == len(way_of) * 9 * CHANNELS
+
+
+@pytest.mark.parametrize(
+    ("count", "most"), [(0, 9), (1, 1), (33, 9), (100, 70), (64, 64), (7, 600)]
+)
+def test_batches_of_few_sizes_hold_every_signal_once(count, most):
+    found = list(rounds._in_few_sizes(np.arange(count), most))
+    assert [int(i) for some in found for i in some] == list(range(count))
+    assert {len(some) for some in found} <= {size for size in (1, 8, 64, 512) if size <= most}
+
+
+def test_shrinkage_is_chosen_by_signals_that_nothing_knows():
+    measured = signals_of(np.random.default_rng(21), "alike")
+    seen = []
+
+    class Recorded(rounds.SignalsByWay):
+        def variances(self, which):
+            seen.append(set(which.tolist()))
+            return super().variances(which)
+
+        def expected(self, gaussian, which):
+            seen.append(set(which.tolist()))
+            return super().expected(gaussian, which)
+
+    held = np.arange(SIGNALS) % 5 == 4
+    with gram.working_precision("float64"):
+        chosen = rounds._chosen_shrinkage(Recorded(Powers(), measured, held), SPECTRUM, held)
+    assert chosen in rounds.SHRINKAGES
+    scored, learned_from = seen[-len(rounds.SHRINKAGES) :], seen[: -len(rounds.SHRINKAGES)]
+    assert all(which == set(np.flatnonzero(held)) for which in scored)
+    assert all(which == set(np.flatnonzero(~held)) for which in learned_from)
+    with pytest.warns(Notice, match="none to be held out; their shrinkage is taken as 0.1"):
+        assert rounds._chosen_shrinkage(None, SPECTRUM, 0 * held > 0) == 0.1
+
+
+def test_a_round_without_a_likelihood_is_named_and_not_kept():
+    measured = signals_of(np.random.default_rng(22), "alike")
+    wrong = dataclasses.replace(
+        measured, values=lambda i: measured.values(i) * (np.nan if i == 2 else 1)
+    )
+    kept = []
+    with pytest.raises(ArgumentError, match="log likelihood nan in round 1"):
+        learned(wrong, after=kept.append)
+    assert not kept
