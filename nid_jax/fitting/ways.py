@@ -41,6 +41,19 @@ def count_seen(measured: Any, index: int) -> int:
     return found
 
 
+def in_words(measured: Any, count: int) -> str:
+    """How signals were measured."""
+    different = len({measured.way_of(index) for index in range(count)})
+    words = "one way" if different == 1 else f"{different} ways"
+    return words if measured.weights is None else f"{words}, weights of their own"
+
+
+def parts_of(numbers: Int[np.ndarray, " S"]) -> list[Int[np.ndarray, " n"]]:
+    """Places of equal numbers, the least number first, places in their order."""
+    order = np.argsort(numbers, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else []
+
+
 def padded_length(count: int) -> int:
     """The next length of a geometric series, so that there are few of them."""
     steps = math.ceil(math.log(max(count / _LEAST_LENGTH, 1), _LENGTH_STEP) - 1e-9)
@@ -78,8 +91,8 @@ def by_way(measured: Any, count: int) -> list[tuple[Any, Int[np.ndarray, " n"]]]
     """
     of = np.array([measured.way_of(index) for index in range(count)])
     found = []
-    for way in np.unique(of):
-        which, operator = np.flatnonzero(of == way), measured.ways[way]
+    for which in parts_of(of):
+        operator = measured.ways[of[which[0]]]
         if len(which) == 1 and len(measured.ways) > 1 and operator.run_length is not None:
             found.append((_alone(measured, int(which[0])), which))
         else:
@@ -91,9 +104,10 @@ def _of_signals(measured, which, operators):
     def renumbered(known):
         return None if known is None else lambda index: known(int(which[index]))
 
-    names = ("values", "weights", "truth", "cloud")
+    names = ("values", "weights", "truth", "cloud", "mesh")
     changed = {name: renumbered(getattr(measured, name)) for name in names}
-    return dataclasses.replace(measured, ways=operators, way=None, **changed)
+    # Holes are of whole signals, which some of the patches do not make.
+    return dataclasses.replace(measured, ways=operators, way=None, hole=None, **changed)
 
 
 def _alone(measured, index):
