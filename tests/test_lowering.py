@@ -1,17 +1,23 @@
 """What GPUs and TPUs would get of every compiled function; nothing is compiled or run."""
 
 import ast
+import dataclasses
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from measuring.lowering import CUSTOM_CALLS, collectives, lowered, read
 from studies import lowering_cases
 from studies.lowering_cases import numbers
 
-from nid_jax import platforms
+from nid_jax import Factorisation, Problem, Ridge, platforms
+from nid_jax.coding.operators import sample
+from nid_jax.fields.embeddings import Identity
+from nid_jax.fields.experts import Layers
+from nid_jax.fields.shared import SharedDictionary
 
 PACKAGE = Path(platforms.__file__).parent
 CASES = {case.name: case for case in lowering_cases.cases()}
@@ -73,7 +79,7 @@ def test_collectives_are_counted():
     assert collectives(text) == {"all-reduce": 2, "all-gather": 1}
 
 
-def test_float64_is_chosen_for_the_platform_that_is_lowered_for():
+def test_float64_is_chosen_for_the_platform_that_is_lowered_for(monkeypatch):
     def which(x):
         return platforms.by_float64(lambda x: x + 2, lambda x: x * 3, x)
 
@@ -84,9 +90,58 @@ def test_float64_is_chosen_for_the_platform_that_is_lowered_for():
     assert ["multiply" in found[name] for name in found] == [False, False, True]
     assert ["add" in found[name] for name in found] == [True, True, False]
     assert float(jax.jit(which)(1.0)) == 3
+    monkeypatch.setattr(platforms, "_single", True)
+    assert float(jax.jit(lambda x: which(x))(2.0)) == 6
+
+
+@pytest.mark.slow
+def test_a_scope_without_float64_ends():
+    def which(x):
+        return platforms.by_float64(lambda x: x + 2, lambda x: x * 3, x)
+
+    function = jax.jit(which)
+    found = [float(function(2.0))]
     with platforms.without_float64():
-        assert float(jax.jit(which)(2.0)) == 6
-    assert float(jax.jit(which)(1.0)) == 3
+        found.append(float(function(2.0)))
+    assert [*found, float(function(2.0))] == [4, 6, 4]
+
+
+@pytest.mark.slow
+def test_fits_without_float64_are_those_of_independent_float64():
+    """Ridge of a trunk with more atoms than features, from a map, normal equations and weights."""
+    rngs, draw = nnx.Rngs(params=3), np.random.default_rng(3)
+    layers = Layers(3, 24, "sine", 5.0)
+    dictionary = SharedDictionary(Identity(2), 40, 1, layers, rngs=rngs)
+    operator, lam = sample((13, 11)), 1e-5
+    measured = draw.normal(size=(3, 13, 11)).cumsum(1).cumsum(2).reshape(3, -1, 1) / 9
+    weights = draw.uniform(0.5, 1, (3, 143)).astype(np.float32)
+    with platforms.without_float64():
+        by_map = Factorisation(dictionary, operator, lam=lam).solve(measured)
+        problem = Problem(dictionary, operator, measured)
+        by_normal = Ridge(lam, precision="float64").solve(problem)
+        own = Ridge(lam).solve(dataclasses.replace(problem, weights=weights))
+    atoms = np.asarray(dictionary.basis(jnp.asarray(operator.points)), float)[..., 0]
+    for number, signal in enumerate(measured[..., 0]):
+        even = np.ones(143)
+        for found, weight, most in (
+            (by_map, even, 1e-4),
+            (by_normal, even, 1e-3),
+            (own, weights[number].astype(float), 1e-2),
+        ):
+            usual, scale = ridge_of(atoms, signal, weight, lam, weights if found is own else None)
+            rendered = atoms @ np.asarray(found.codes[number], float) + float(found.bias[number, 0])
+            assert np.abs(rendered - usual).max() < most * scale
+
+
+def ridge_of(atoms, signal, weight, lam, all_weights):
+    """Values of ridge codes [M] in float64, and the size of the signal."""
+    mean_weight = weight if all_weights is None else all_weights.astype(float).mean(0)
+    typical = atoms - np.average(atoms, axis=0, weights=mean_weight)
+    shift = lam * (mean_weight @ np.square(typical)).mean()
+    ones = np.ones((len(atoms), 1))
+    both = np.concatenate([atoms, ones], 1)
+    matrix = both.T @ (weight[:, None] * both) + shift * np.diag([1.0] * atoms.shape[1] + [0.0])
+    return both @ np.linalg.solve(matrix, both.T @ (weight * signal)), np.abs(signal).max()
 
 
 def test_one_module_knows_of_platforms():
