@@ -2,10 +2,10 @@
 
     python experiments/lowering.py --scale=cpu --output=docs/results/lowering
 
-Writes table.md and metrics.json; with --costs instead costs.md, what the float32 that a TPU gets
-costs where others get float64, taken on this machine. Every compiled function that a user reaches (studies/
-lowering_cases.py) is lowered for `cuda` and for `tpu`: what it holds of float64, of calls to the
-host, of custom calls and of products in fewer bits than float32. Steps of training are also
+Writes table.md and metrics.json; with --costs instead costs.md: what the float32 that a TPU gets
+costs where others get float64, taken on this machine. Every compiled function that a user reaches
+(studies/lowering_cases.py) is lowered for `cuda` and for `tpu`: what it holds of float64, of calls
+to the host, of custom calls and of products in fewer bits than float32. Steps of training are also
 compiled for one CPU device and for a mesh of 4 x 2, in processes of their own: collective
 operations of a step, and bytes that each device holds.
 """
