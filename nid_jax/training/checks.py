@@ -11,7 +11,7 @@ from nid_jax.coding.operators import Operator
 from nid_jax.fitting.checks import check_experts
 from nid_jax.reporting import tables
 from nid_jax.training import heads
-from nid_jax.training.strategies import build_strategy
+from nid_jax.training.strategies import CODES, build_strategy
 
 # Float64 numbers for each pair of experts that `coding.canonical` holds at once.
 _CANONICAL_NUMBERS = 6
@@ -113,14 +113,25 @@ def check_canonical(config: ConfigDict, there: int) -> None:
         )
 
 
-def check_training(config: ConfigDict, operator: Operator | None) -> None:
-    """Raise ValueError, naming the key, for what these measurements do not allow."""
-    if operator is None:
-        return
-    if operator.run_length is None and config.train.points:
-        raise ValueError("train.points: 0 is wanted where measurements depend on the whole signal")
-    if operator.run_length != 1 and config.train.reseed_every:
-        raise ValueError("train.reseed_every: 0 is wanted where no samples are measured")
+def check_training(config: ConfigDict, ways: Sequence[Operator]) -> None:
+    """Raise ValueError, naming the key, for what the measurements of one of the ways do not
+    allow."""
+    for key, value, fits, words in (
+        (
+            "train.points",
+            config.train.points,
+            lambda operator: operator.run_length is not None,
+            "measurements depend on the whole signal",
+        ),
+        (
+            "train.reseed_every",
+            config.train.reseed_every,
+            lambda operator: operator.run_length == 1,
+            "no samples are measured",
+        ),
+    ):
+        if value and not all(map(fits, ways)):
+            raise ValueError(f"{key}: {value}; allowed: 0 where {words}")
 
 
 def check_router(config: ConfigDict, measured: Any) -> None:
@@ -142,15 +153,17 @@ def check_alike(config: Any, measured: Any, names: Sequence[str]) -> None:
     if measured.alike:
         return
     router, several = config.router.kind, len(measured.ways) > 1
-    for bad, key, value, allowed in (
-        (router not in ("none", "codebook"), "router.kind", router, "none, codebook"),
-        (config.train.codes == "surface", "train.codes", "surface", "joint, varpro"),
-        (several and config.train.reseed_every, "train.reseed_every", "above 0", "0"),
-        (several and config.train.chunks == "exhaustive", "train.chunks", "exhaustive", "random"),
-        (config.train.differentiate == "solve", "train.differentiate", "solve", "envelope"),
+    train = config.train
+    codes = tuple(name for name in CODES if name != "surface")
+    for key, value, allowed in (
+        ("router.kind", router, ("none", "codebook")),
+        ("train.codes", train.codes, codes),
+        ("train.reseed_every", train.reseed_every, (0,) if several else None),
+        ("train.chunks", train.chunks, ("random",) if several else None),
+        ("train.differentiate", train.differentiate, ("envelope",)),
     ):
-        if bad:
+        if allowed is not None and value not in allowed:
             raise ValueError(
                 f"{key}: {value!r} of {len(names)} signals that were not measured alike; "
-                f"allowed: {allowed}"
+                f"allowed: {', '.join(map(str, allowed))}"
             )
