@@ -164,7 +164,8 @@ def choose(
 
 
 def _held_out(count, groups):
-    """Which of the signals are held out, bool [S], and the group of each [S]."""
+    """Which of the signals are held out, bool [S], and the group of each [S]: by their numbers, as
+    in `prior.fit_prior`, whatever the seed of k-means."""
     groups = np.arange(count) if groups is None else np.asarray(groups)
     if groups.shape != (count,):
         raise ArgumentError("groups", groups.shape, f"({count},)")

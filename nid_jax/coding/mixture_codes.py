@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from nid_jax import numerics
-from nid_jax.coding import gram, least_squares, prior, ridge
+from nid_jax.coding import gram, least_squares, posterior, ridge
 from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.coding.solution import Result, Solution
@@ -46,9 +46,9 @@ class MixtureCodes(NamedTuple):
 
 
 def under_prior(equations, known: GaussianPrior, noise) -> Solution:
-    """Codes under the mixture of a prior where it has one, else as `prior.gaussian`."""
+    """Codes under the mixture of a prior where it has one, else as `posterior.gaussian`."""
     if known.mixture is None:
-        return prior.gaussian(equations, known, noise)
+        return posterior.gaussian(equations, known, noise)
     return most_probable(equations, known, noise)
 
 
@@ -56,13 +56,13 @@ def most_probable(equations, known: GaussianPrior, noise) -> Solution:
     """The codes of measurements under the mixture of a prior.
 
     equations: of either kind; known: a prior of E coefficients with its mixture; noise: as in
-    `prior.gaussian`. stats as there, and 'component', the one of most evidence, with its
+    `posterior.gaussian`. stats as there, and 'component', the one of most evidence, with its
     'component_share'. Raises ArgumentError for a prior of another dictionary and a bad noise.
     """
-    variance, by_evidence = prior.resolve_noise(equations, known.alone(), noise)
+    variance, by_evidence = posterior.resolve_noise(equations, known.alone(), noise)
     found = solve(equations, known, variance)
     share = found.responsibility
-    stats = prior.noise_stats(variance, by_evidence) | {
+    stats = posterior.noise_stats(variance, by_evidence) | {
         "linear_error": found.error,
         "component": share.argmax(1).astype(jnp.int32),
         "component_share": share.max(1),
@@ -95,7 +95,7 @@ def _one_by_one(equations, known, noise):
     """`solve` by a factorisation of each component's whole covariance, in float64."""
     weights = known.mixture.weights
     found = [
-        prior.solve_posterior(equations, known.component(k), noise) for k in range(len(weights))
+        posterior.solve_posterior(equations, known.component(k), noise) for k in range(len(weights))
     ]
     evidences = jnp.stack([one.evidence for one in found], 1) + jnp.log(weights)
     share = jax.nn.softmax(evidences, axis=1)

@@ -18,14 +18,14 @@ from jaxtyping import Array, Float
 from nid_jax import numerics
 from nid_jax.coding import gram, mixture_codes
 from nid_jax.coding.orthonormal import OrthonormalEquations
-from nid_jax.coding.prior import (
-    GaussianPrior,
+from nid_jax.coding.posterior import (
     extended,
     precision_matrix,
     resolve_noise,
     scaled_rows,
     solve_posterior,
 )
+from nid_jax.coding.prior import GaussianPrior
 from nid_jax.fields.dictionary import Dictionary
 
 # Numbers of the rows of signals with matrices of their own that are held at a time.

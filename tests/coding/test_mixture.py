@@ -235,7 +235,7 @@ def test_the_mean_over_components_is_nearer_than_the_best_one_and_than_one_gauss
     given = (Table(atoms), sample(points), measured[..., None], seen.astype(np.float32))
     equations = Problem(*given).equations()
     found = mixture_codes.solve(equations, known, 0.05**2)
-    one = mixture_codes.prior.gaussian(equations, known.alone(), 0.05**2).codes
+    one = mixture_codes.posterior.gaussian(equations, known.alone(), 0.05**2).codes
     best = known.mixture.means[np.asarray(found.responsibility.argmax(1))]
     errors = [np.square(np.asarray(c) - unseen).mean() for c in (found.codes, one, best)]
     assert errors[0] < 0.9 * errors[1]
