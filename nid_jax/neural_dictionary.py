@@ -275,7 +275,8 @@ class NeuralDictionary(Trained):
         names: of the signals to fit, the first of `measured`. weights [M] or [S, M], on top of
         those that `measured` has. refinement: what `Fit.refine` takes; uncertainty: also
         `Fit.deviation`. The signals of at most one batch are in memory. Signals of one way share a
-        factorisation. -> `Fit`. Raises ArgumentError for weights of signals of several ways.
+        factorisation; those that share none are solved in one program for each of few lengths, all
+        in memory. -> `Fit`. Raises ArgumentError for weights of signals of several ways.
         """
         if len(measured.ways) > 1:
             if weights is not None:

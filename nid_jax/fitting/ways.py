@@ -97,8 +97,8 @@ def by_way(
             alone.setdefault((form_of(operator), length), []).append(int(which[0]))
         else:
             found.append((_of_signals(measured, which, (operator,)), which))
-    for (_, length), which in alone.items():
-        found.append((_stacked(measured, which, length), np.array(which)))
+    for (_, length), numbers in alone.items():
+        found.append((_stacked(measured, numbers, length), np.array(numbers)))
     return found
 
 
