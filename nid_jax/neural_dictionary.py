@@ -227,8 +227,9 @@ class NeuralDictionary(Trained):
             size = -(-size // self.mesh.shape["data"]) * self.mesh.shape["data"]
         parts = []
         for first in range(0, count, size):
-            # The last batch is filled up with its last signal, so that it compiles nothing new.
-            chosen = np.minimum(np.arange(first, first + size), count - 1)
+            # The last batch is filled up, so that it compiles nothing new; with the first signals,
+            # so that what signals choose together, such as a noise, is not chosen by one of them.
+            chosen = np.arange(first, first + size) % count
             found = solve(problem_of(chosen))
             valid = min(size, count - first)
             parts.append(found if valid == size else found[:valid])

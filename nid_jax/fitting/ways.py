@@ -40,6 +40,19 @@ def count_seen(measured: Any, index: int) -> int:
     return found
 
 
+def in_words(measured: Any, count: int) -> str:
+    """How signals were measured."""
+    different = len({measured.way_of(index) for index in range(count)})
+    words = "one way" if different == 1 else f"{different} ways"
+    return words if measured.weights is None else f"{words}, weights of their own"
+
+
+def parts_of(numbers: Int[np.ndarray, " S"]) -> list[Int[np.ndarray, " n"]]:
+    """Places of equal numbers, the least number first, places in their order."""
+    order = np.argsort(numbers, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else []
+
+
 def padded_length(count: int) -> int:
     """The next length of a geometric series, so that there are few of them."""
     steps = math.ceil(math.log(max(count / _LEAST_LENGTH, 1), _LENGTH_STEP) - 1e-9)
@@ -90,8 +103,8 @@ def by_way(
     of = np.array([measured.way_of(index) for index in range(count)])
     found: list[tuple[Any, Any]] = []
     alone: dict[Any, list[int]] = {}
-    for way in np.unique(of):
-        which, operator = np.flatnonzero(of == way), measured.ways[way]
+    for which in parts_of(of):
+        operator = measured.ways[of[which[0]]]
         if together and len(which) == 1 and operator.run_length is not None:
             length = padded_length(count_seen(measured, int(which[0])))
             alone.setdefault((form_of(operator), length), []).append(int(which[0]))

@@ -1,7 +1,7 @@
 """What a config asks of training, checked before any work begins: one line that names the key."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -180,23 +180,48 @@ def check_router(config: ConfigDict, measured: Any) -> None:
         )
 
 
-def check_alike(config: Any, measured: Any, names: Sequence[str]) -> None:
+def check_alike(
+    config: Any, measured: Any, names: Sequence[str], typed: Collection[str] = ()
+) -> None:
     """Raise ValueError, naming the key, for what signals that were not measured alike do not
-    allow."""
+    allow.
+
+    typed: keys that a person gave; the config's own may also be for signals measured alike.
+    """
     if measured.alike:
         return
     router, several = config.router.kind, len(measured.ways) > 1
     train = config.train
-    codes = tuple(name for name in CODES if name != "surface")
-    for key, value, allowed in (
-        ("router.kind", router, ("none", "codebook")),
-        ("train.codes", train.codes, codes),
-        ("train.reseed_every", train.reseed_every, (0,) if several else None),
-        ("train.chunks", train.chunks, ("random",) if several else None),
-        ("train.differentiate", train.differentiate, ("envelope",)),
+    codes = ", ".join(name for name in CODES if name != "surface")
+    for bad, key, value, allowed in (
+        (router not in ("none", "codebook"), "router.kind", router, "none, codebook"),
+        (train.codes == "surface", "train.codes", "surface", codes),
+        (several and train.reseed_every, "train.reseed_every", train.reseed_every, "0"),
+        (several and train.chunks == "exhaustive", "train.chunks", "exhaustive", "random"),
+        (train.differentiate == "solve", "train.differentiate", "solve", "envelope"),
+        *_of_rounds(config, typed),
     ):
-        if allowed is not None and value not in allowed:
+        if bad:
             raise ValueError(
                 f"{key}: {value!r} of {len(names)} signals that were not measured alike; "
-                f"allowed: {', '.join(map(str, allowed))}"
+                f"allowed: {allowed}"
             )
+
+
+def _of_rounds(config, typed):
+    """What rounds of expectation maximisation do not allow, as rows of `check_alike`."""
+    prior, components = config.prior, config.dictionary.components
+    by_rounds = config.dictionary.heads == "components"
+    whole = by_rounds and components.shrinkage >= 1
+    yield whole, "dictionary.components.shrinkage", components.shrinkage, "below 1"
+    if not prior.num_signals:
+        return
+    yield prior.shrinkage >= 1, "prior.shrinkage", prior.shrinkage, "below 1"
+    # The Gaussian that gave the heads is the prior.
+    given = by_rounds and not config.train.steps and "prior.shrinkage" in typed
+    allowed = "0, as dictionary.components.shrinkage is that of both"
+    yield given and prior.shrinkage, "prior.shrinkage", prior.shrinkage, allowed
+    allowed = "none typed, as no codes are solved for: the prior comes by rounds"
+    yield "prior.lam" in typed, "prior.lam", prior.lam, allowed
+    codes = "prior.keep_codes" in typed and prior.keep_codes
+    yield codes, "prior.keep_codes", True, "False, as the prior comes by rounds, without codes"

@@ -52,6 +52,18 @@ def test_distances(tmp_path, name, smoke):
 
 
 @pytest.mark.slow
+def test_accelerator(tmp_path, smoke):
+    smoke("accelerator", tmp_path)
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["left"] == []
+    assert len(found["parts"]) == 6
+    assert found["parts"]["Dispatch"]["compiled again, s"] == 0
+    for part, values in found["parts"].items():
+        numbers = [value for value in values.values() if isinstance(value, float)]
+        assert all(map(math.isfinite, numbers)), part
+
+
+@pytest.mark.slow
 def test_robust_pca(tmp_path, smoke):
     smoke("robust_pca", tmp_path)
     names = {"table.md", "metrics.json", "figure.png", "frames.png"}

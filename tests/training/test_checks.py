@@ -179,3 +179,31 @@ def test_the_largest_seed_is_a_seed():
     config = image.base()
     config.seed = 2**32 - 1
     checks.check(config)
+
+
+class ByWay:
+    """Signals of two ways."""
+
+    alike, ways = False, (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("dictionary.components.shrinkage", 1.0, "1.0 of 3 signals .* allowed: below 1"),
+        ("prior.shrinkage", 1.0, "1.0 of 3 signals .* allowed: below 1"),
+        ("prior.shrinkage", 0.2, "0.2 of 3 signals .* allowed: 0, as dictionary.components.shri"),
+        ("prior.lam", 1e-3, "0.001 of 3 signals .* allowed: none typed"),
+        ("prior.keep_codes", True, "True of 3 signals .* allowed: False"),
+    ],
+)
+def test_what_rounds_do_not_read_is_refused_where_it_was_typed(key, value, words):
+    config = image.base()
+    config.dictionary.heads = "components"
+    config.train.steps = 0
+    checks.check_alike(config, ByWay, "abc")
+    config.update_from_flattened_dict({key: value})
+    if value != 1:
+        checks.check_alike(config, ByWay, "abc")
+    with pytest.raises(ValueError, match=f"^{key}: {words}"):
+        checks.check_alike(config, ByWay, "abc", {key})
