@@ -70,7 +70,7 @@ class ExportedFit:
     def __call__(
         self,
         measurements: Float[Array | np.ndarray, "S *grid C"],
-        weights: Float[Array | np.ndarray, "S *grid"] | None = None,
+        weights: Float[Array | np.ndarray, "S ..."] | None = None,
     ) -> dict[str, Array]:
         """What the file's `call` gives, float32 as `inputs` and `outputs` say. weights: where the
         function was exported with weights at call."""
@@ -140,6 +140,7 @@ def export(
     """
     if not isinstance(dictionary, Trained):
         raise ArgumentError("dictionary", dictionary, "what nid.learn or nid.load gives")
+    _check_platforms(platforms)
     model, basis = dictionary.model, dictionary.model.dictionary
     shape = model.grid_shape if shape is None else _checked_grid("shape", shape, basis.dims)
     render = shape if render is None else _checked_grid("render", render, basis.dims)
@@ -181,6 +182,12 @@ def _checked_grid(name, shape, dims):
     if sides.dtype.kind not in "iu" or sides.shape != (dims,) or sides.min() < 1:
         raise ArgumentError(name, shape, allowed)
     return tuple(int(side) for side in sides)
+
+
+def _check_platforms(platforms):
+    listed = isinstance(platforms, list | tuple) and len(platforms)
+    if not listed or not set(platforms) <= set(PLATFORMS):
+        raise ArgumentError("platforms", platforms, f"some of {', '.join(PLATFORMS)}")
 
 
 def _penalty(dictionary, solver, partial, at_call):
@@ -305,11 +312,10 @@ def _renderer(dictionary: Dictionary, shape: tuple[int, ...]) -> Callable[[Array
 
 
 def _traced(coded, drawn, each, dictionary, platforms, at_call):
-    """`jax.export.Exported` of what codes measurements and what draws them. each: the shape of one
-    signal's measurements. Raises ArgumentError for other platforms."""
-    listed = not isinstance(platforms, str) and isinstance(platforms, Sequence)
-    if not listed or not platforms or not set(platforms) <= set(PLATFORMS):
-        raise ArgumentError("platforms", platforms, f"some of {', '.join(PLATFORMS)}")
+    """`jax.export.Exported` of what codes measurements and what draws them.
+
+    each: the shape of one signal's measurements.
+    """
     experts, channels = dictionary.num_experts, dictionary.channels
 
     def nid_jax_fit(measurements, **weights):
