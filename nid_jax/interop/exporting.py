@@ -136,7 +136,7 @@ def export(
       `ExportedFit`.
 
     Raises:
-      ArgumentError: naming the argument, for what cannot be exported.
+      ValueError: naming the argument, for what cannot be exported (`ArgumentError` mostly).
     """
     if not isinstance(dictionary, Trained):
         raise ArgumentError("dictionary", dictionary, "what nid.learn or nid.load gives")
@@ -157,9 +157,11 @@ def export(
     penalty = _penalty(dictionary, solver, partial, at_call)
     numbers = given.values.size * (basis.num_experts + basis.channels)
     if numbers > _MOST_NUMBERS:
-        what = f"{given.values.size} values x {basis.num_experts + basis.channels} coefficients"
         name = "shape" if operator is None else "operator"
-        raise ArgumentError(name, what, f"at most {_MOST_NUMBERS} numbers of the map")
+        raise ValueError(
+            f"{name}: {numbers} numbers of the map; allowed: at most {_MOST_NUMBERS}, of fewer "
+            "measurements, or of fewer atoms (first)"
+        )
     known = jnp.ones(given.values.shape[1], jnp.float32) if fixed is None else fixed
     shared, stats = conjugate.factorised(
         basis, given.operator, given.values, known, penalty, exact=True

@@ -33,7 +33,7 @@ def faces():
 
 @pytest.mark.slow
 def test_the_page(faces, tmp_path, monkeypatch):
-    export, server, says = SNIPPETS
+    export, server, says, _ = SNIPPETS
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(nid, "load", lambda path: faces)
     exec(compile(export, "docs/export.md", "exec"), {})
