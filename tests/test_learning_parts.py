@@ -52,6 +52,20 @@ def test_what_is_missing_is_learned_from_others(masked):
 
 
 @pytest.mark.slow
+def test_drawn_signals_have_levels_like_those_learned_from(masked):
+    signals, _, dictionary = masked
+    drawn = dictionary.sample(2000, seed=1).render()[..., 0]
+    ours, theirs = (some.mean((1, 2)) for some in (drawn, signals))
+    assert ours.mean() == pytest.approx(theirs.mean(), abs=0.03)
+    assert ours.std() == pytest.approx(theirs.std(), rel=0.3)
+    # Levels go with codes: the corner is brighter where the whole is.
+    ours, theirs = (
+        np.corrcoef(some.mean((1, 2)), some[:, 0, 0])[0, 1] for some in (drawn, signals)
+    )
+    assert ours == pytest.approx(theirs, abs=0.25)
+
+
+@pytest.mark.slow
 def test_nan_is_what_seen_says(masked):
     signals, seen, dictionary = masked
     with pytest.warns(Notice, match="of the samples are NaN; taken as missing"):

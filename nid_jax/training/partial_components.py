@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from nid_jax import numerics
 from nid_jax.coding import gram, operators
+from nid_jax.coding.drawing import level_of_moments
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
@@ -77,7 +78,8 @@ def partial_heads(
     )
     if found.round < rounds.SPECTRUM_ROUNDS + count:
         return None
-    kernel, bias, prior = columns.heads(found, dictionary.num_experts)
+    levels = rounds.levels(columns, measured, found.gaussian, len(names))
+    kernel, bias, prior = columns.heads(found, levels, dictionary.num_experts)
     how = f"{rounds.names_of_ways(measured, len(names))}; {found.round} rounds, noise "
     how += f"{float(np.sqrt(found.gaussian.noise)):.2g}"
     heads = Heads(kernel, bias, float(found.share or 0), len(names), 0.0, how=how)
@@ -129,7 +131,7 @@ class FeatureColumns:
         return measurements @ self.colours
 
     def heads(
-        self, state: rounds.State, experts: int
+        self, state: rounds.State, levels: rounds.Levels, experts: int
     ) -> tuple[Float[np.ndarray, "F C E"], Float[np.ndarray, "E C"], GaussianPrior]:
         """Kernel, bias and prior of the leading directions of the Gaussian."""
         means_of, covariances, noise = (np.asarray(leaf, np.float64) for leaf in state.gaussian)
@@ -159,7 +161,11 @@ class FeatureColumns:
             noise + left,
             share,
         )
-        return kernel, bias, _filled(prior, experts)
+        slopes = [levels.slope[b, :, 0] @ directions[b][:, at] for b, at in zip(blocks, places)]
+        slope = np.sqrt(count) * np.array(slopes)[:, None] * self.colours[:, blocks].T
+        spread = self.colours @ levels.covariance @ self.colours.T
+        level = level_of_moments(np.diag(variance), self.colours @ levels.mean, spread, slope)
+        return kernel, bias, _filled(prior._replace(level=level), experts)
 
 
 def _colours(measured, count, channels):
@@ -178,7 +184,9 @@ def _filled(prior, experts):
     """The prior of a dictionary of more experts than directions were found: those have none."""
     more = experts - len(prior.mean)
     least = jnp.full(more, _LEAST_VARIANCE * prior.diagonal.mean())
+    slope = np.pad(prior.level.slope, ((0, more), (0, 0)))
     return prior._replace(
+        level=prior.level._replace(slope=slope),
         mean=jnp.pad(prior.mean, (0, more)),
         factor=jnp.pad(prior.factor, ((0, more), (0, 0))),
         diagonal=jnp.concatenate([prior.diagonal, least]),
