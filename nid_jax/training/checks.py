@@ -142,11 +142,14 @@ def check_alike(config: Any, measured: Any, names: Sequence[str]) -> None:
     if measured.alike:
         return
     router, several = config.router.kind, len(measured.ways) > 1
+    by_rounds, errors = config.dictionary.heads == "components", config.dictionary.components.errors
     for bad, key, value, allowed in (
         (router not in ("none", "codebook"), "router.kind", router, "none, codebook"),
         (config.train.codes == "surface", "train.codes", "surface", "joint, varpro"),
         (several and config.train.reseed_every, "train.reseed_every", "above 0", "0"),
         (several and config.train.chunks == "exhaustive", "train.chunks", "exhaustive", "random"),
+        (by_rounds and errors == "log", "dictionary.components.errors", errors, "square, ''"),
+        (config.prior.components > 1, "prior.components", config.prior.components, "0, 1"),
         (config.train.differentiate == "solve", "train.differentiate", "solve", "envelope"),
     ):
         if bad:

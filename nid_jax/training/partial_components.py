@@ -148,8 +148,8 @@ class FeatureColumns:
         chosen = order[:experts]
         blocks, places = np.divmod(chosen, axes.shape[1])
         pairs = zip(blocks, places, strict=True)
-        basis = np.stack([directions[block][:, at] for block, at in pairs], -1)
-        basis = basis[:, None, :] * self.colours[:, blocks]
+        axis_of = np.stack([directions[block][:, at] for block, at in pairs])
+        basis = axis_of.T[:, None, :] * self.colours[:, blocks]
         kernel, bias = self.span.heads(basis.reshape(-1, len(chosen)))
         count, share = self.span.count, max(float(state.share or 0), _LEAST_VARIANCE)
         variance = np.maximum(joined[chosen], _LEAST_VARIANCE * joined[chosen].mean()) / count
@@ -161,8 +161,8 @@ class FeatureColumns:
             noise + left,
             share,
         )
-        slopes = [levels.slope[b, :, 0] @ directions[b][:, at] for b, at in zip(blocks, places)]
-        slope = np.sqrt(count) * np.array(slopes)[:, None] * self.colours[:, blocks].T
+        slopes = np.sqrt(count) * np.einsum("ef,ef->e", levels.slope[blocks, :, 0], axis_of)
+        slope = slopes[:, None] * self.colours[:, blocks].T
         spread = self.colours @ levels.covariance @ self.colours.T
         level = level_of_moments(np.diag(variance), self.colours @ levels.mean, spread, slope)
         return kernel, bias, _filled(prior._replace(level=level), experts)
