@@ -144,3 +144,21 @@ def test_collections_that_make_no_sense_name_the_signal(values, words):
     ways = [operators.sample((2, 2))]
     with pytest.raises(ValueError, match=words):
         data.WaysCollection(values, ways, [0, 0], (2, 2), "ab", "sensors")
+
+
+@pytest.mark.slow
+def test_an_array_with_nan_on_the_command_line(call, tmp_path):
+    signals = waves(20, side=12, seed=0)
+    signals[np.random.default_rng(1).uniform(size=signals.shape) < 0.3] = np.nan
+    np.save(tmp_path / "x.npy", signals)
+    result = call(
+        "--config=image:smoke",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.name=array",
+        f"--config.data.root={tmp_path / 'x.npy'}",
+        "--config.dictionary.heads=components",
+        "--config.train.steps=0",
+    )
+    assert result.code == 0, result.err
+    assert "% of the samples are NaN, in 20 of 20 signals; taken as not measured" in result.err
+    assert "gaussian" in result.out

@@ -52,7 +52,7 @@ class ArrayCollection:
     value_range: (low, high) that become 0 and 1 on access, so that a memory-mapped file is never
     copied whole; what lies outside is cut off. None keeps floats as they are, and takes whole
     numbers by their type. bounds: (lowest, highest) that signals may have. shown: bool [S, *grid],
-    False where values are missing; the collection then has .seen(i), bool [*grid].
+    False where values are missing and read as 0; the collection then has .seen(i), bool [*grid].
     Raises ValueError, starting with the title, for NaN or infinity, an array without signals, or
     names that are not S distinct ones.
     """
@@ -99,7 +99,8 @@ class ArrayCollection:
         return len(self.values)
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
-        return self._scaled(self.values[position(index, len(self))])
+        at = position(index, len(self))
+        return self._shown_of(at, self._scaled(self.values[at]), ())
 
     def _seen(self, index):
         """bool [*grid], False where a signal is missing."""
@@ -109,7 +110,14 @@ class ArrayCollection:
         self, index: int, corner: Sequence[int], size: Sequence[int]
     ) -> Float[np.ndarray, "*size C"]:
         """The part [*size, C] of a signal that begins at `corner`; no more of a file is read."""
-        return self._scaled(self.values[position(index, len(self))][window_slices(corner, size)])
+        at, where = position(index, len(self)), window_slices(corner, size)
+        return self._shown_of(at, self._scaled(self.values[at][where]), where)
+
+    def _shown_of(self, index, part, where):
+        """Part of a signal, 0 where it is missing."""
+        if not hasattr(self, "shown"):
+            return part
+        return np.where(self.shown[index][where][..., None], part, np.float32(0))
 
     def _scaled(self, part):
         if self.value_range is None:
@@ -193,11 +201,18 @@ class ShapedCollection:
                 raise ValueError(images.size_complaint(collection.title, grid, size))
         if gray and channels not in (1, 3):
             raise ValueError(f"{collection.title}: data.gray needs 1 or 3 channels, not {channels}")
+        if tuple(grid) != tuple(size) and holed(collection):
+            raise ValueError(
+                f"data.size={tuple(size)}: signals of {collection.title} are {grid} and have "
+                "missing values, which resizing would mix with others; allowed: ()"
+            )
         self.collection = collection
         self.crop = crop
         self.names = list(collection.names)
         self.title = collection.title
         self.shape = (*size, 1 if gray else channels)
+        if holed(collection):
+            self.seen = collection.seen
 
     def __len__(self) -> int:
         return len(self.collection)

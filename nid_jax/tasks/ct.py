@@ -45,9 +45,13 @@ def open_split(config: ConfigDict, split: str) -> data.Collection:
     if split == "test" and config.data.sinograms:
         return _read(config)
     collection = data.open_collection(config.data, split, config.seed)
-    if split == "train" and config.train.views:
-        return Projected(collection, config)
-    return collection
+    projected = config.train.views if split == "train" else True
+    if projected and data.holed(collection):
+        raise ValueError(
+            f"data.name: {config.data.name!r} of {collection.title}, parts of which are missing, "
+            "so that no ray is known; allowed: whole slices, or data.sinograms=FILE"
+        )
+    return Projected(collection, config) if split == "train" and projected else collection
 
 
 def _read(config):

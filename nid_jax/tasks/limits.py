@@ -56,6 +56,7 @@ def settled(
     for survey, split in ((there.learned, "train"), (there.held_out, config.fit.split)):
         if survey is not None:
             _fit_signals(limits, survey, split)
+            _fit_holes(limits, survey, split)
     sizes = [survey for survey in (there.learned, there.held_out) if survey is not None]
     shapes = _fit_shapes(limits, sizes[0]) if sizes else ()
     copies = pieces = None
@@ -143,6 +144,18 @@ class _Limits:
 
 def _fit_signals(limits, survey, split):
     limits.most(f"data.num_{split}", survey.count, f"the signals to {split} on")
+
+
+def _fit_holes(limits, survey, split):
+    """What is missing is not moved about, and filled by what the prior knows."""
+    if not survey.holed:
+        return
+    key, solver = "data.augment.warps", "fit.solver"
+    if split == "train" and limits.get(key) and key not in limits.typed:
+        limits.give_way(key, 0)
+    known = limits.get("prior.num_signals") and limits.get(solver) == "ridge"
+    if split != "train" and known and solver not in limits.typed:
+        limits.give_way(solver, "gaussian")
 
 
 def _chosen(config, survey, split):

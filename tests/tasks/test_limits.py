@@ -235,6 +235,17 @@ def test_limits_follow_one_another():
     assert found.fit.gaussian.neighbours == 430
 
 
+def test_what_is_missing_is_not_moved_and_is_filled_by_the_prior():
+    config = load("image", "cpu")
+    holed = surveyed(80, ((25, 25),))._replace(holed=True)
+    found, line = limits.settled(config, limits.Available(holed, holed._replace(count=20)))
+    assert (found.data.augment.warps, found.fit.solver) == (0, "gaussian")
+    assert "data.augment.warps 49 -> 0, fit.solver ridge -> gaussian" in line
+    typed = {"data.augment.warps", "fit.solver"}
+    found, _ = limits.settled(config, limits.Available(holed, holed), typed)
+    assert (found.data.augment.warps, found.fit.solver) == (49, "ridge")
+
+
 def test_patches_are_counted():
     config = load("image", "cpu")
     config.data.patch.size = 16
