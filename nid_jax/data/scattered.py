@@ -16,7 +16,7 @@ from nid_jax.coding.operators import Operator, sample
 from nid_jax.data import tables
 from nid_jax.data.frames import Frame, Scale
 from nid_jax.data.listing import find_files
-from nid_jax.data.roles import check_angles, roles_of, turned_into, unit_of
+from nid_jax.data.roles import check_angles, roles_of, say_far, turned_into, unit_of
 from nid_jax.data.splitting import configured_size, split_of_names
 from nid_jax.data.ways import WaysCollection
 from nid_jax.errors import ArgumentError
@@ -150,6 +150,7 @@ def _read(config) -> Table:
     moments = _since(columns, roles, config.points)
     coordinates = {name: _without_moments(own, moments, roles) for name, own in coordinates.items()}
     coordinates = check_angles(roles.coordinates, coordinates, str(root))
+    say_far(roles.coordinates, coordinates, str(root))
     frame = _pairs("frame", config.points.frame, len(roles.coordinates))
     if frame is not None:
         coordinates = turned_into(frame, roles.coordinates, coordinates)
