@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Num, Shaped
 
 from nid_jax.data import images
 
@@ -226,7 +226,7 @@ class ShapedCollection:
 
 # The eight symmetries of a square: rows and columns exchanged, then rows, columns turned round. The
 # first two, itself and its mirror image, are those of any signal.
-_IMAGES = (
+IMAGES = (
     (False, False, False),
     (False, False, True),
     (False, True, False),
@@ -287,10 +287,10 @@ class AugmentedCollection:
         self.shape = tuple(collection.shape)
         self.title = collection.title
         self._known_offsets = {}
-        # One entry a copy of the whole collection: (image of _IMAGES, shift, 0 for none).
-        images = len(_IMAGES) if turns else 2 if mirror else 1
+        # One entry a copy of the whole collection: (image of IMAGES, shift, 0 for none).
+        images = len(IMAGES) if turns else 2 if mirror else 1
         self.variants = [(i, s) for s in range(shifts + 1) for i in range(images)]
-        words = ["", "/mirror", *(f"/turn{image}" for image in range(2, len(_IMAGES)))]
+        words = image_names(images)
         suffixes = [words[i] + (f"/shift{s}" if s else "") for i, s in self.variants]
         self.names = [name + suffix for suffix in suffixes for name in collection.names]
 
@@ -303,7 +303,7 @@ class AugmentedCollection:
 
     def _copy(self, signal, original, variant):
         image, shift = self.variants[variant]
-        signal = _image(signal, image)
+        signal = image_of(signal, image)
         if shift:
             signal = shifted(signal, self._offsets(original, image)[shift - 1])
         return np.ascontiguousarray(signal)
@@ -349,7 +349,7 @@ class AugmentedCollection:
 
     def _part(self, original, image, low, extent):
         """The part of an image of a signal that begins at `low` inside of it."""
-        swapped, *flipped = _IMAGES[image]
+        swapped, *flipped = IMAGES[image]
         sides = [False] * (len(low) - 2) + flipped if len(low) > 1 else flipped[1:]
         counts = self.shape[:-1]
         corner = [
@@ -358,7 +358,7 @@ class AugmentedCollection:
         ]
         if swapped:
             corner, extent = corner[::-1], extent[::-1]
-        return _image(self.collection.window(original, corner, extent), image)
+        return image_of(self.collection.window(original, corner, extent), image)
 
     def _offsets(self, original, image):
         """The shifts of one signal, [shifts, grid rank] samples; a function of the seed alone."""
@@ -375,9 +375,14 @@ class AugmentedCollection:
         return offsets
 
 
-def _image(signal, image):
-    """One of `_IMAGES` of a signal [*grid, C]."""
-    swapped, rows, columns = _IMAGES[image]
+def image_names(count: int) -> list[str]:
+    """What the first of `IMAGES` are called behind a signal's name; '' is itself."""
+    return ["", "/mirror", *(f"/turn{image}" for image in range(2, count))][:count]
+
+
+def image_of(signal: Shaped[np.ndarray, "*grid C"], image: int) -> Shaped[np.ndarray, "*turned C"]:
+    """One of `IMAGES`, by its number, of a signal [*grid, C]."""
+    swapped, rows, columns = IMAGES[image]
     if swapped:
         signal = signal.swapaxes(-3, -2)
     if rows:

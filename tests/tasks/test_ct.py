@@ -97,7 +97,7 @@ def test_a_folder_of_sinograms_of_several_geometries(call, tmp_path):
         np.savez(tmp_path / "scans" / f"s{number}.npz", sinogram=values, angles=angles)
     options = (
         *(f"--config={CONFIG}:own", f"--workdir={tmp_path / 'run'}"),
-        *(f"--config.data.root={tmp_path / 'scans'}", "--config.dictionary.num_experts=8"),
+        *(f"--config.data.root={tmp_path / 'scans'}", "--config.dictionary.num_experts=20"),
         *("--config.dictionary.embedding.counts=(5,5)", "--config.dictionary.components.rounds=2"),
     )
     result = call(*options, "--mode=train")

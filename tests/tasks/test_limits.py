@@ -339,6 +339,28 @@ def test_pictures_of_another_size_or_of_several():
     assert found.data.size == (32, 32)
 
 
+def test_pictures_of_several_sizes_are_mirrored_and_no_more():
+    config = load("image", "cpu")
+    config.data.update({"name": "folder", "size": ()})
+    several = limits.Available(surveyed(9, ((20, 30), (40, 40))), surveyed(3, ((20, 30),)))
+    found, _ = limits.settled(config, several)
+    assert (found.data.size, found.data.resize) == ((), False)
+    assert (found.data.augment.mirror, found.data.augment.warps) == (True, 0)
+    assert found.prior.num_signals == 18
+    config.data.augment.update({"mirror": False, "turns": True})
+    found, _ = limits.settled(config, several)
+    assert (found.data.augment.mirror, found.data.augment.turns) == (True, False)
+    found, _ = limits.settled(config, several, {"data.augment.turns"})
+    assert found.data.augment.turns
+    assert found.prior.num_signals == 72
+    # Copies that need a common grid, and are wanted, bring pictures to one.
+    found, _ = limits.settled(config, several, {"data.augment.warps"})
+    assert found.data.resize
+    config.data.patch.size = 8
+    found, _ = limits.settled(config, several)
+    assert not any(found.data.augment[key] for key in ("mirror", "turns", "shifts", "warps"))
+
+
 def test_gray_gives_way_to_channels_that_are_no_colours():
     config = load("video", "cpu")
     found, line = limits.settled(config, limits.Available(surveyed(60, channels=4)))
