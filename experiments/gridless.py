@@ -211,8 +211,11 @@ def _blocks(shape, draw):
 def draw(rows):
     """PSNR of every method, a panel for each kind of signals."""
     contests = list(dict.fromkeys(row.contest for row in rows))
-    figure, axes = command.panels(1, len(contests), 3.4, 3.0)
-    for axis, contest in zip(axes[0], contests, strict=True):
+    columns = min(len(contests), 2)
+    figure, axes = command.panels(-(-len(contests) // columns), columns, 6.0, 2.0)
+    for axis in axes.flat[len(contests) :]:
+        axis.remove()
+    for axis, contest in zip(axes.flat, contests, strict=False):
         own = [row for row in rows if row.contest == contest][::-1]
         colours = ["C0" if row.method.startswith("NID") else "C7" for row in own]
         axis.barh([row.method for row in own], [row.psnr for row in own], color=colours)

@@ -1,9 +1,9 @@
 from . import data, metrics, tasks
 from .coding import operators, solvers
+from .coding.factorisation import Factorisation
 from .coding.low_rank import LowRank
 from .coding.prior import GaussianPrior
 from .coding.problem import Problem
-from .coding.ridge import Factorisation
 from .coding.solution import Result, Solution
 from .coding.solvers import (
     IHT,

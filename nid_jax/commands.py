@@ -27,7 +27,7 @@ from nid_jax.neural_dictionary import load as load_dictionary
 from nid_jax.reporting import announcing, movies, panels, pictures, samples, tables
 from nid_jax.reporting.fits import storage_line, write_fit
 from nid_jax.reporting.report import write_report
-from nid_jax.storage import artefacts
+from nid_jax.storage import artefacts, config_json
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import limits
 
@@ -142,7 +142,7 @@ def on_stored_data(context: Context) -> Context:
     with config.unlocked(), config.ignore_type():
         for key in {"data", "seed"} - context.typed:
             config[key] = stored[key]
-    source, given = _source_of(config), _source_of(context.config)
+    source, given = _source_of(config), _source_of(config_json.located(context.config))
     if source != given:
         notices.say(
             f"{workdir.root}: fitting the signals of {what}, {source}, as no data.KEY was typed; "
@@ -162,8 +162,8 @@ def _source_of(config):
 def as_fitted(context: Context) -> Context:
     """The context with the config that the fit fit.name was made with, and over it what was typed.
 
-    As it is where there is no such fit. Raises ValueError for a fit of another task, and for a
-    typed key that its config does not have.
+    As it is where there is no such fit. Raises ValueError for a fit of another task, for a typed
+    key that its config does not have, and for one that would score it on what it has seen.
     """
     name = context.config.fit.name
     stored = context.workdir.load_fit_config(name)
@@ -174,6 +174,8 @@ def as_fitted(context: Context) -> Context:
             f"--config: task {context.config.task}, but the fit {name!r} is of task {stored.task}; "
             f"allowed: --config={stored.task}"
         )
+    # What the fit did not see, to be scored there.
+    unseen = ("fit.held_out", "seed") if stored.fit.get("held_out") else ("fit.held_out",)
     with stored.unlocked(), stored.ignore_type():
         for key in (*sorted(context.typed), "fit.name"):
             *path, last = key.split(".")
@@ -182,6 +184,11 @@ def as_fitted(context: Context) -> Context:
                 group, typed = group.get(word), typed[word]
             if not isinstance(group, ConfigDict):
                 raise ValueError(f"{key}: the config of the fit {name!r} has no such key")
+            if key in unseen and group[last] != typed[last]:
+                raise ValueError(
+                    f"{key}: {typed[last]}; allowed: {group[last]}, as the fit {name!r} was made; "
+                    "another would score it on what it has seen"
+                )
             group[last] = typed[last]
     return dataclasses.replace(context, config=stored)
 

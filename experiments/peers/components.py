@@ -10,7 +10,8 @@ import scipy.linalg
 
 from nid_jax.coding.gram import NormalEquations
 from nid_jax.coding.neighbours import local_gaussian
-from nid_jax.coding.prior import GaussianPrior, gaussian
+from nid_jax.coding.posterior import gaussian
+from nid_jax.coding.prior import GaussianPrior
 from nid_jax.fitting.rounds import held_out
 from nid_jax.tasks.sdf import surface_weights
 

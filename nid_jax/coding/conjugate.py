@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from nid_jax import numerics
-from nid_jax.coding import checks, conjugate_gradients, gram, operators, prior, ridge
+from nid_jax.coding import checks, conjugate_gradients, gram, operators, posterior, ridge
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.coding.solution import Solution, finished
 
@@ -88,7 +88,7 @@ def weighted_codes(problem, penalty, iterations=ITERATIONS, tolerance=TOLERANCE)
 
     Returns:
       Solution; residual is weighted, `converged` says that the tolerance was met. stats as those of
-      `ridge.ridge` or `prior.gaussian`, with 'descent_error', the residual of the equations.
+      `ridge.ridge` or `posterior.gaussian`, with 'descent_error', the residual of the equations.
 
     Raises:
       ArgumentError: for a prior of another dictionary or a bad noise.
@@ -101,7 +101,7 @@ def weighted_codes(problem, penalty, iterations=ITERATIONS, tolerance=TOLERANCE)
     checks.not_negative("lam", penalty.lam)
     if known is not None:
         known = known.alone()
-        noise, by_evidence = prior.resolve_noise(equations, known, penalty.noise)
+        noise, by_evidence = posterior.resolve_noise(equations, known, penalty.noise)
     graphdef, state = nnx.split(dictionary)
     chunk = max(16, _CHUNK_NUMBERS // dictionary.num_experts)
     shared = _factorised(
@@ -123,7 +123,7 @@ def weighted_codes(problem, penalty, iterations=ITERATIONS, tolerance=TOLERANCE)
     if known is None:
         stats |= {"lam": shared.lam, "asked_lam": jnp.asarray(penalty.lam, jnp.float32)}
     else:
-        stats |= prior.noise_stats(noise, by_evidence)
+        stats |= posterior.noise_stats(noise, by_evidence)
     codes, bias = coefficients[:, :experts], coefficients[:, experts:]
     return finished(codes, bias, residual, error <= tolerance, counts, stats=stats)
 
@@ -136,7 +136,7 @@ def _factorised(graphdef, state, operator, equations, known, noise, lam, chunk):
     size = experts + channels
     pieces, function = gram.measured_features(dictionary, operator, chunk)
     with gram.working_precision("float64"):
-        matrix, _, _ = prior.extended(equations, size)
+        matrix, _, _ = posterior.extended(equations, size)
         mean, penalty = jnp.zeros(size, matrix.dtype), jnp.zeros_like(matrix)
         if known is None:
             typical = ridge.mean_diagonal(equations.wide()[0])
@@ -145,7 +145,7 @@ def _factorised(graphdef, state, operator, equations, known, noise, lam, chunk):
         else:
             spoken = len(known.mean)
             mean = mean.at[:spoken].set(gram.wide(known.mean)[0])
-            precision, _ = prior.precision_matrix(known)
+            precision, _ = posterior.precision_matrix(known)
             penalty = penalty.at[:spoken, :spoken].set(noise * precision)
         zero = jnp.zeros((), matrix.dtype)
         factor, scale, _, _ = numerics.scaled_cholesky(matrix + penalty, zero)

@@ -39,8 +39,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nid_jax import numerics
-from nid_jax.coding import checks, gram, operators, prior, ridge
+from nid_jax.coding import checks, gram, operators, posterior, ridge
 from nid_jax.coding.orthonormal import OrthonormalEquations, orthonormal_equations
+from nid_jax.coding.prior import GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
@@ -105,13 +106,13 @@ class _Support(NamedTuple):
 class _Gaussian(NamedTuple):
     """A prior and the variance of the noise."""
 
-    prior: prior.GaussianPrior
+    prior: GaussianPrior
     noise: jax.Array
     follows: None = None
 
     def solve(self, equations):
         """-> codes [S, E], bias [S, C]."""
-        found = prior.solve_posterior(equations, self.prior, self.noise)
+        found = posterior.solve_posterior(equations, self.prior, self.noise)
         return found.codes, found.bias
 
     def homogeneous(self):
@@ -203,28 +204,28 @@ def gaussian_codes(
     operator: operators.Operator,
     measurements: Float[Array | np.ndarray, "S M C"],
     weights: Float[Array | np.ndarray, "..."] | None,
-    known: prior.GaussianPrior,
+    known: GaussianPrior,
     noise: float | str | Float[Array, ""] | None = None,
     equations: gram.NormalEquations | OrthonormalEquations | None = None,
 ) -> Codes:
-    """The most probable codes under a Gaussian prior, as `prior.gaussian`, differentiable.
+    """The most probable codes under a Gaussian prior, as `posterior.gaussian`, differentiable.
 
-    known: `prior.GaussianPrior`, with or without the bias among its coefficients; noise: the
-    variance of a measured value, or None or 'estimate' as in `prior.gaussian` (outside jit). Both
-    are constants, an estimated noise too although it depends on the measurements. The rest as in
-    `ridge_codes`.
+    known: `GaussianPrior`, with or without the bias among its coefficients; noise: the
+    variance of a measured value, or None or 'estimate' as in `posterior.gaussian` (outside jit).
+    Both are constants, an estimated noise too although it depends on the measurements. The rest as
+    in `ridge_codes`.
 
     Raises:
       ArgumentError: a derivative with respect to the prior or the noise is asked for.
-      ValueError: as `prior.gaussian`.
+      ValueError: as `posterior.gaussian`.
     """
     theta, graphdef = _theta(dictionary, operator, measurements, weights)
     equations = _equations(dictionary, operator, measurements, weights, equations)
     known = _constant("prior", known.alone())
     if noise is None or isinstance(noise, str):
-        noise, _ = prior.resolve_noise(equations, known, noise)
+        noise, _ = posterior.resolve_noise(equations, known, noise)
     system = _Gaussian(known, _constant("noise", jnp.asarray(noise, jnp.float32)))
-    found = jax.custom_batching.sequential_vmap(prior.solve_posterior)(equations, *system[:2])
+    found = jax.custom_batching.sequential_vmap(posterior.solve_posterior)(equations, *system[:2])
     codes = _differentiable(graphdef, theta, equations, system, (found.codes, found.bias))
     return codes._replace(error=found.error)
 
@@ -339,7 +340,9 @@ def _attached_backward(graphdef, saved, cotangents):
     equations, system = _adjoint(equations, *cotangents), system.homogeneous()
     known = jax.lax.stop_gradient((equations, system))
     nothing = theta._replace(measurements=jnp.zeros_like(theta.measurements))
-    held = _attached(graphdef, nothing, cotangents, known, _solved(*known[::-1]))
+    # Solvers give float32, whatever the cotangents are made of.
+    solved = jax.tree.map(lambda v, c: v.astype(c.dtype), _solved(*known[::-1]), cotangents)
+    held = _attached(graphdef, nothing, cotangents, known, solved)
     _, back = jax.vjp(
         lambda theta: _pairing(graphdef, theta, (codes, bias), held, system.follows), theta
     )

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from nid_jax import numerics
-from nid_jax.coding import checks, gram, least_squares, prior, ridge
+from nid_jax.coding import checks, gram, least_squares, posterior, ridge
 from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.solution import Result, Solution
 from nid_jax.errors import ArgumentError
@@ -41,11 +41,11 @@ def check_neighbours(neighbours, blend, known):
 def local_gaussian(equations, known, noise, neighbours, blend=0.1) -> Solution:
     """The most probable codes under the Gaussian of each signal's nearest training codes.
 
-    equations: of either kind; known: `prior.GaussianPrior` of E coefficients with its
-    training codes; noise: as in `prior.gaussian`; neighbours: K; blend: share of the covariance of
-    all training codes (its K largest directions) in that of the neighbours. stats as
-    `prior.gaussian`. Raises ArgumentError for a prior without codes, or of another dictionary, and
-    for options out of range.
+    equations: of either kind; known: `GaussianPrior` of E coefficients with its training codes;
+    noise: as in `posterior.gaussian`; neighbours: K; blend: share of the covariance of all training
+    codes (its K largest directions) in that of the neighbours. stats as `posterior.gaussian`.
+    Raises ArgumentError for a prior without codes, or of another dictionary, and for options out of
+    range.
     """
     codes = known.codes
     check_neighbours(neighbours, blend, 0 if codes is None else len(codes))
@@ -53,7 +53,7 @@ def local_gaussian(equations, known, noise, neighbours, blend=0.1) -> Solution:
     if codes.shape[1] != experts:
         allowed = f"those of {experts} experts, as this dictionary has"
         raise ArgumentError("prior.codes", codes.shape, allowed)
-    noise, by_evidence = prior.resolve_noise(equations, known, noise)
+    noise, by_evidence = posterior.resolve_noise(equations, known, noise)
     signals = len(equations.target_mean)
     size = signals if equations.shared else max(1, _BATCH_NUMBERS // (experts * len(codes)))
     parts = [equations.of_signals(slice(i, i + size)) for i in range(0, signals, size)]
@@ -64,7 +64,7 @@ def local_gaussian(equations, known, noise, neighbours, blend=0.1) -> Solution:
         found,
         error < _TOLERANCE,
         otherwise=Result.INEXACT,
-        stats=prior.noise_stats(noise, by_evidence) | {"linear_error": error},
+        stats=posterior.noise_stats(noise, by_evidence) | {"linear_error": error},
     )
 
 
@@ -80,7 +80,7 @@ def _solve(equations, known, codes, noise, blend, neighbours):
         codes, factor, diagonal, energy, noise, blend = gram.wide(
             codes, known.factor, known.diagonal, equations.energy, noise, blend
         )
-        precision, _ = prior.precision_matrix(known)
+        precision, _ = posterior.precision_matrix(known)
         common = _largest_columns(factor, diagonal, neighbours)
         one = matrix.ndim == 2
         shared = _metric(matrix, codes, noise, precision) if one else None
@@ -149,7 +149,7 @@ def _orthonormal_solve(equations, known, codes, noise, blend, neighbours):
         return mean + found.codes[0] @ spread, found.error[0]
 
     equations = equations.reduced()
-    scaled = prior.scaled_rows(equations, known)[0]
+    scaled = posterior.scaled_rows(equations, known)[0]
     root, z = equations.root, equations.projected
     if equations.shared:
         both = whitened(root, z, scaled)

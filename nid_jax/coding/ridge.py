@@ -9,10 +9,9 @@ So `lam` is a pure number: it does not change with the number of points, the sca
 that of the atoms. The experts of a trunk are nearly dependent, and float32 normal equations lose
 the small eigenvalues that a good fit lives on (their Cholesky factor fails below lam 1e-5). So the
 equations are those of `orthonormal`, which `least_squares` solves in float32; of normal equations
-the E x E matrix is factorised in float64. So are the matrices of `Factorisation`, once for any
-number of fits: an inverse that is held has no residual to be corrected by. And so are those of a
-training step (`training.strategies`), summed in float32: their condition number may reach 2e6,
-where a float32 factor fails.
+the E x E matrix is factorised in float64. So are those of a training step
+(`training.strategies`), summed in float32: their condition number may reach 2e6, where a float32
+factor fails.
 """
 
 import functools
@@ -21,15 +20,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from nid_jax import numerics
-from nid_jax.coding import checks, gram, least_squares, operators
+from nid_jax.coding import checks, gram, least_squares
 from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.solution import Result, Solution, finished
-from nid_jax.errors import ArgumentError
-from nid_jax.fields.dictionary import Dictionary
 
 LAMBDA = 1e-6
 """The default regularisation for signals measured on more values than there are experts."""
@@ -40,8 +36,6 @@ LAMBDAS = tuple(float(10.0**power) for power in np.arange(-10, 2.01, 0.25))
 # Gram matrices summed in float32 carry errors of this many roundings of their largest eigenvalue.
 _SINGLE_ROUNDINGS = 4
 _TOLERANCE = 1e-4
-# Numbers of the map from measurements to codes that are computed at a time.
-_MAP_CHUNK_NUMBERS = 2**22
 
 
 class Solved(NamedTuple):
@@ -140,7 +134,8 @@ def words(stats: dict) -> str:
         return f"ridge, lambda {lam}, weights of every signal's own by conjugate gradients"
     text = f"ridge, lambda {_span(stats['lam'])}"
     if np.any(_raised(stats)):
-        text += f" (raised from {_span(stats['asked_lam'])}: the normal equations are singular)"
+        text += f" (raised from {_span(stats['asked_lam'])}: less is lost in the rounding of the "
+        text += "equations; lam of so much or more is taken as it is)"
     return text
 
 
@@ -451,149 +446,3 @@ def _orthonormal_on_support(equations, places, empty, lam):
     inputs = jax.tree.map(lambda leaf: numerics.cut(leaf, size), inputs)
     codes = numerics.joined(jax.lax.map(some, inputs), len(places))
     return jnp.where(empty, 0, codes)
-
-
-class Factorisation:
-    """What the fits of all signals measured in one way share: made once, used for any number.
-
-    Belongs to one dictionary, operator, weights [M] or None, and lam. Where 2 E M C numbers may be
-    held it keeps the map from measurements to codes itself, and the measured atoms: a fit is then
-    one product with each, the second for the residual. Otherwise moments are streamed.
-
-    Attributes: equations, `gram.NormalEquations` of zero measurements, for what does not depend on
-    them; lam, the one used.
-    """
-
-    def __init__(
-        self,
-        dictionary: Dictionary,
-        operator: operators.Operator,
-        weights: Float[Array | np.ndarray, " M"] | None = None,
-        lam: float = LAMBDA,
-        map_numbers: int = 2**27,
-    ):
-        """map_numbers: the largest 2 E M C held. Raises ArgumentError for weights [S, M]."""
-        checks.not_negative("lam", lam, known=True)
-        combined = operators.combined_weights(operator, weights)
-        if combined is not None and combined.ndim == 2:
-            allowed = f"({operator.num_measurements},): own masks share no factorisation"
-            raise ArgumentError("weights", combined.shape, allowed)
-        count, channels = operator.num_measurements, dictionary.channels
-        self.dictionary, self.operator, self.weights = dictionary, operator, weights
-        self.asked = float(lam)
-        nothing = jnp.zeros((1, count, channels), jnp.float32)
-        self.equations = gram.normal_equations(dictionary, operator, nothing, weights)
-        self._weights = jnp.ones(count, jnp.float32) if combined is None else combined
-        self._map = None
-        inverse, used = _inverse(self.equations, jnp.asarray(lam, jnp.float32))
-        self.lam = float(used)
-        if 2 * dictionary.num_experts * count * channels <= map_numbers:
-            self._map = _code_map(
-                *nnx.split(dictionary), operator, self._weights, self.equations, inverse
-            )
-
-    def solve(self, measurements: Float[Array | np.ndarray, "S M C"]) -> Solution:
-        """Ridge codes of measurements [S, M, C]. -> Solution, as `ridge` gives.
-
-        Values of weight 0 are not read. Raises ArgumentError for another shape.
-        """
-        measurements = jnp.asarray(measurements, jnp.float32)
-        expected = (self.operator.num_measurements, self.dictionary.channels)
-        if measurements.ndim != 3 or measurements.shape[1:] != expected:
-            allowed = f"(signals, {expected[0]}, {expected[1]})"
-            raise ArgumentError("measurements", measurements.shape, allowed)
-        if self._map is None:
-            equations = gram.normal_equations(
-                self.dictionary, self.operator, measurements, self.weights
-            )
-            return ridge(equations, self.asked)
-        codes, bias, residual = _apply_map(*self._map, self._weights, self.equations, measurements)
-        good = jnp.isfinite(codes).all(-1)
-        stats = {"lam": jnp.float32(self.lam), "asked_lam": jnp.float32(self.asked)}
-        return finished(codes, bias, residual, good, 1, stats=stats)
-
-    def affine(self) -> tuple[Float[Array, "M C E"], Float[Array, "M C C"]]:
-        """Codes and bias as maps of the measurements y [M, C]: sums over M and C of y kernel.
-
-        -> (kernel [M, C, E], kernel of the bias [M, C, C]). Raises ArgumentError where the map is
-        not held.
-        """
-        if self._map is None:
-            values = 2 * self.dictionary.num_experts * self._weights.size * self.dictionary.channels
-            raise ArgumentError("map_numbers", "less", f"{values} or more for a map of its own")
-        return _affine(self._map[0], self._map[2], self._weights, self.equations)
-
-
-@jax.jit
-def _affine(code_map, constant, weights, equations):
-    """The code map with the bias' own part of the measurements taken out, and that of the bias."""
-    experts, channels = equations.atom_mean.shape
-    kernel = code_map.reshape(len(constant), channels, experts)
-    to_mean = numerics.safe_divide(weights * constant, equations.bias_weight)
-    response = numerics.einsum("m,mce->ce", constant, kernel)
-    kernel = kernel - to_mean[:, None, None] * response
-    mean = to_mean[:, None, None] * jnp.eye(channels, dtype=kernel.dtype)
-    return kernel, mean - numerics.einsum("mce,ed->mcd", kernel, equations.atom_mean)
-
-
-@jax.jit
-def _inverse(equations, lam):
-    """(gram + shift I)^-1 in float64 as its two float32 parts, and lam as used."""
-    with gram.working_precision("float64"):
-        matrix, _ = equations.wide()
-        mean = mean_diagonal(matrix)
-        shift = jnp.maximum(gram.wide(lam)[0], least_lambda(equations, matrix)) * mean
-        factor, scale, shift, _ = numerics.scaled_cholesky(matrix, shift)
-        identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-        inverse = numerics.solve_scaled_cholesky(factor, scale, identity)
-        return gram.split(inverse), (shift / mean).astype(jnp.float32)
-
-
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _code_map(graphdef, state, operator, weights, equations, inverse):
-    """Map to codes [M C, E], centred atoms [M C, E] and the response to the constant [M].
-
-    The map is as well conditioned as the square root of the inverse, so float32 may hold it.
-    """
-    dictionary = nnx.merge(graphdef, state)
-    experts, channels = equations.atom_mean.shape
-    count = operator.num_measurements
-    size = min(count, max(16, _MAP_CHUNK_NUMBERS // (experts * channels)))
-    pieces, measure = gram.measured_features(dictionary, operator, size)
-    with gram.working_precision("float64"):
-        inverse = jnp.add(*gram.wide(*inverse))
-        mean = gram.wide(equations.atom_mean)[0]
-
-        def columns(_, piece):
-            values, weight = piece
-            values, constant = measure(values)
-            atoms = gram.measured_atoms(dictionary, values, constant)
-            atoms, one, weight = gram.wide(atoms, constant, weight)
-            atoms = (atoms - one[:, None, None] * mean).swapaxes(1, 2)
-            part = weight[:, None, None] * numerics.einsum("mce,ef->mcf", atoms, inverse)
-            return None, (part.astype(jnp.float32), atoms.astype(jnp.float32), constant)
-
-        _, (parts, atoms, constant) = jax.lax.scan(
-            columns, None, (pieces, numerics.cut(weights, size))
-        )
-    parts, atoms = (
-        value.reshape(-1, channels, experts)[:count].reshape(count * channels, experts)
-        for value in (parts, atoms)
-    )
-    return parts, atoms, constant.reshape(-1)[:count]
-
-
-@jax.jit
-def _apply_map(code_map, atoms, constant, weights, equations, measurements):
-    """-> codes [S, E], bias [S, C], mean squared residual [S]."""
-    measurements = jnp.where(weights[:, None] > 0, measurements, 0)
-    target_mean = numerics.einsum("m,m,smc->sc", weights, constant, measurements)
-    target_mean = numerics.safe_divide(target_mean, equations.bias_weight)
-    centred = measurements - constant[:, None] * target_mean[:, None]
-    signals, _, channels = measurements.shape
-    codes = numerics.einsum("sm,me->se", centred.reshape(signals, -1), code_map)
-    rendered = numerics.einsum("se,me->sm", codes, atoms).reshape(centred.shape)
-    residual = numerics.einsum("m,smc->s", weights, jnp.square(centred - rendered))
-    bias = target_mean - numerics.einsum("se,ec->sc", codes, equations.atom_mean)
-    values = jnp.broadcast_to(equations.count * channels, residual.shape)
-    return codes, bias, numerics.safe_divide(residual, values)

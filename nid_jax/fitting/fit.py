@@ -264,9 +264,11 @@ class Fit:
         noises = np.asarray(self.solution.stats["noise_variance"])
         prior, found = problem.prior._replace(codes=None), []
         prior = prior if self.solver.mixes(prior) else prior.alone()
+        if not np.isfinite(noises).all():
+            bad = int(np.argmin(np.isfinite(noises)))
+            raise ArgumentError("noise_variance", f"{noises[bad]} of signal {bad}", "finite")
         # Signals solved in batches may have been given a noise each.
-        for noise in np.unique(noises):
-            some = np.flatnonzero(noises == noise)
+        for noise, some in _groups(noises):
             variance = posterior_variance(
                 self.dictionary,
                 grid(shape),
@@ -497,6 +499,12 @@ def _codes(path: Path, stored: dict[str, np.ndarray]) -> Float[np.ndarray, "S E"
             if found is None or len(found) != values.shape[1]:
                 raise ValueError(f"{path}: damaged: {name!r} is not of {values.shape[1]} numbers")
     return rounding.Rounded(values, step, centre).codes()
+
+
+def _groups(values: Float[np.ndarray, " S"]) -> list[tuple[float, Int[np.ndarray, " n"]]]:
+    """Every distinct value, and where it is."""
+    distinct, number = np.unique(values, return_inverse=True)
+    return [(value, np.flatnonzero(number == i)) for i, value in enumerate(distinct)]
 
 
 def _leafy() -> list[str]:

@@ -460,7 +460,11 @@ class Signals:
 
 def held_out(names: Sequence[str]) -> Bool[np.ndarray, " S"]:
     """Which signals are held out: every fifth original with its copies, the last of fewer; none of
-    one alone."""
+    one alone.
+
+    By their order and without a seed: a run that goes on, in another process too, holds out the
+    same ones, and what is chosen by them differs by no draw. Signals in an order of period five
+    should be shuffled by their owner."""
     groups = originals(names)
     folds = min(_FOLDS, groups.max(initial=0) + 1)
     return groups % folds == folds - 1 if folds > 1 else np.zeros(len(names), bool)

@@ -91,9 +91,10 @@ def _of_signals(measured, which, operators):
     def renumbered(known):
         return None if known is None else lambda index: known(int(which[index]))
 
-    names = ("values", "weights", "truth", "cloud")
+    names = ("values", "weights", "truth", "cloud", "mesh")
     changed = {name: renumbered(getattr(measured, name)) for name in names}
-    return dataclasses.replace(measured, ways=operators, way=None, **changed)
+    # Holes are of whole signals, which some of the patches do not make.
+    return dataclasses.replace(measured, ways=operators, way=None, hole=None, **changed)
 
 
 def _alone(measured, index):

@@ -6,10 +6,35 @@ JSON knows one sequence; configs hold tuples, so an array is a tuple and a list 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
+
+PATHS = (
+    "data.root",
+    "data.sinograms",
+    "data.angles",
+    "data.kspace",
+    "data.kspace_mask",
+    "data.cache",
+    "eval.lpips",
+)
+"""Keys that name a file or folder, where they are not ''."""
+
+
+def located(config: ConfigDict) -> ConfigDict:
+    """A copy whose PATHS are absolute: later commands may be typed in another folder."""
+    found = config.copy_and_resolve_references()
+    for key in PATHS:
+        section, name = key.split(".")
+        group = found.get(section)
+        path = group.get(name) if isinstance(group, ConfigDict) else None
+        if isinstance(path, str) and path:
+            with group.unlocked():
+                group[name] = str(Path(path).expanduser().absolute())
+    return found
 
 
 def encoded(config: ConfigDict) -> dict[str, Any]:

@@ -11,10 +11,15 @@ from nid_jax.coding.operators import Operator
 from nid_jax.fitting.checks import check_experts
 from nid_jax.reporting import tables
 from nid_jax.training import heads
+from nid_jax.training.components import MOST_COEFFICIENTS
+from nid_jax.training.optimisers import OPTIMISERS
 from nid_jax.training.strategies import build_strategy
 
 # Float64 numbers for each pair of experts that `coding.canonical` holds at once.
 _CANONICAL_NUMBERS = 6
+# Bytes that `components.Span` holds at its peak for each feature of each measurement: three copies
+# in float32 and two in float64.
+_SPAN_BYTES = 28
 
 
 def check(config: ConfigDict) -> None:
@@ -40,6 +45,11 @@ def check(config: ConfigDict) -> None:
         value = config[group][key]
         if value < least:
             raise ValueError(f"{group}.{key}: {value}; allowed: {least} or more")
+    if config.train.steps and config.train.optimizer.name == "none":
+        raise ValueError(
+            f"train.optimizer.name: 'none' moves nothing in train.steps={config.train.steps}; "
+            f"allowed: {', '.join(OPTIMISERS[:-1])}, or train.steps=0"
+        )
     check_prior(config.prior)
     dictionary = config.dictionary
     if dictionary.get("skip") and (dictionary.kind != "shared" or dictionary.num_layers == 1):
@@ -110,6 +120,29 @@ def check_canonical(config: ConfigDict, there: int) -> None:
             f"dictionary.num_experts: {experts}; allowed: at most {most}, whose covariances and "
             f"products fit into the {tables.format_bytes(there)} there are; these take "
             f"{tables.format_bytes(needed)}"
+        )
+
+
+def check_components(config: ConfigDict, features: int, measured: Any, there: int) -> None:
+    """Raise ValueError, naming the keys, for components whose features at all measurements of a
+    signal take more bytes than there are.
+
+    features: F of the dictionary; measured: `tasks.Measured`; there: 0 is not known.
+    """
+    held = features * measured.channels <= MOST_COEFFICIENTS or not measured.alike
+    if not (there and held and config.dictionary.heads == "components"):
+        return
+    count = math.prod(measured.grid_shape)
+    if measured.alike:
+        count = measured.operator.num_measurements
+    needed = _SPAN_BYTES * count * features
+    if needed > there:
+        raise ValueError(
+            f"dictionary.heads: 'components' of {features} features at {count} measurements of a "
+            f"signal takes {tables.format_bytes(needed)}, more than the "
+            f"{tables.format_bytes(there)} there are; allowed: smaller signals, such as "
+            "data.patch.size=32 or data.crops=160 with data.size=(32,32), fewer features, such as "
+            "dictionary.embedding.counts=(16,16), or dictionary.heads=drawn"
         )
 
 

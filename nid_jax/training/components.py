@@ -117,8 +117,9 @@ def component_heads(
     held = held_out(names)
     covariance = signals.covariance(np.flatnonzero(~held), weights.values)
     left = {}
-    if shrinkage is None and held.any():
-        for share in SHRINKAGES:
+    if held.any():
+        # Of one that was given too: what signals held out lose is said either way.
+        for share in SHRINKAGES if shrinkage is None else (shrinkage,):
             basis = span.leading(covariance, share, dictionary.num_experts)
             left[share] = weights.mean_error(basis, np.flatnonzero(held))
     # With one signal alone there is nothing to choose by, and much that it does not tell.
@@ -231,7 +232,9 @@ class Span:
         return np.einsum("fle,cl->fce", found, colours).reshape(features * channels, -1)
 
     def heads(self, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Kernel [F, C, E] and bias [E, C] of atoms of mean square 1 without a constant part."""
+        """Kernel [F, C, E] and bias [E, C] of atoms of energy 1 a point without a constant part.
+
+        Energy a point: squares summed over channels, in the mean over points."""
         directions = basis.reshape(len(self.root), self.channels, -1) * np.sqrt(self.count)
         kernel = np.einsum("fg,gce->fce", self.root, directions, optimize=True)
         bias = -np.einsum("f,fce->ec", np.asarray(self.mean), kernel, optimize=True)

@@ -53,7 +53,7 @@ def check(config: ConfigDict) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class FoundHeads:
     """Words on heads that were found, and what finding them left: the signals in them, or the prior
     of their codes."""
 
@@ -69,7 +69,7 @@ def find(
     config: ConfigDict,
     path: Path,
     go_on: Callable[[], bool] = lambda: True,
-) -> Found | None:
+) -> FoundHeads | None:
     """Give a dictionary the heads that config.dictionary.heads asks for.
 
     measured: what training sees of the collection, as a task's `learned_from` gives. Components are
@@ -80,7 +80,7 @@ def find(
     """
     if config.dictionary.heads == "waves":
         names, top_k = collection.names, config.router.top_k
-        return Found(wave_heads(dictionary, measured, names, top_k, config.seed))
+        return FoundHeads(wave_heads(dictionary, measured, names, top_k, config.seed))
     if not measured.alike:
         return _by_rounds(dictionary, measured, collection, config, path, go_on)
     wanted = config.dictionary.components
@@ -96,7 +96,7 @@ def find(
         shrinkage = None if wanted.shrinkage < 0 else wanted.shrinkage
         names = collection.names
         found = component_heads(dictionary, measured, names, errors, shrinkage)
-    return Found(put_heads(dictionary, found), found.coded)
+    return FoundHeads(put_heads(dictionary, found), found.coded)
 
 
 def _by_rounds(dictionary, measured, collection, config, path, go_on):
@@ -120,4 +120,4 @@ def _by_rounds(dictionary, measured, collection, config, path, go_on):
     )
     if made is None:
         return None
-    return Found(put_heads(dictionary, made[0]), prior=made[1])
+    return FoundHeads(put_heads(dictionary, made[0]), prior=made[1])

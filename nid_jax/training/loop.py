@@ -146,6 +146,8 @@ class Trainer:
             build_model, config, self.signal_shape, len(collection), config.seed
         )
         model = nnx.eval_shape(build)
+        features = getattr(model.dictionary, "num_features", 0)  # of shared dictionaries
+        checks.check_components(config, features, self.measured, devices.memory_bytes())
         self.parameters = count_parameters(model)
         self.graphdef, params, *_ = nnx.split(model, nnx.Param, ...)
         layout = map_axes(lambda axes: sharding.named(self.mesh, *axes), params)

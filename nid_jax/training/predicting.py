@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nid_jax.coding import gram, operators, ridge
+from nid_jax.coding.factorisation import Factorisation
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Router
 
@@ -26,7 +27,7 @@ class AffineCodes:
     kernel: Float[Array, "M C E"]
     bias_kernel: Float[Array, "M C C"]
     lam: float
-    """As used: `ridge.Factorisation`."""
+    """As used: `Factorisation`."""
 
 
 def affine_codes(dictionary: Dictionary, operator: operators.Operator, lam: float) -> AffineCodes:
@@ -36,7 +37,7 @@ def affine_codes(dictionary: Dictionary, operator: operators.Operator, lam: floa
     """
     # The router holds as many numbers, so the map is never streamed.
     values = operator.num_measurements * dictionary.channels * dictionary.num_experts
-    known = ridge.Factorisation(dictionary, operator, lam=lam, map_numbers=2 * values)
+    known = Factorisation(dictionary, operator, lam=lam, map_numbers=2 * values)
     return AffineCodes(*known.affine(), known.lam)
 
 
@@ -68,8 +69,10 @@ def find_router(
 ) -> str:
     """Give a router that can be any affine map the one of ridge codes. -> words on it.
 
-    measured: operator and values(i) of the collection's `count` signals; lam: of dense codes;
-    top_k: K of sparse ones, whose regularisation is `support_lambda`.
+    measured: operator and values(i) of the collection's `count` signals; lam: of dense codes,
+    train.lam; top_k: K of sparse ones, whose regularisation is `support_lambda`. The map is made
+    for one of them: that of a fit, fit.router_ridge.lam, is of codes on the supports that it
+    proposes, and changes neither it nor them.
     """
     words = "ridge codes in closed form"
     if top_k:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nid_jax.coding import operators, prior, uncertainty
+from nid_jax.coding import operators, posterior, prior, uncertainty
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import (
     IHT,
@@ -71,9 +71,9 @@ def test_evidence_and_variance_are_those_of_double_precision(bias):
     known = problem.prior.alone()
     pair = [problem.equations(precision) for precision in ("float32", "float64")]
     noises = np.array([1e-4, 1e-2, 1.0], np.float32)
-    few, many = (prior.evidences(equations, known, noises) for equations in pair)
+    few, many = (posterior.evidences(equations, known, noises) for equations in pair)
     np.testing.assert_allclose(few, many, rtol=1e-4, atol=0.02)
-    few, many = (prior.solve_posterior(e, known, jnp.float32(1e-2)).evidence for e in pair)
+    few, many = (posterior.solve_posterior(e, known, jnp.float32(1e-2)).evidence for e in pair)
     np.testing.assert_allclose(few, many, rtol=1e-4, atol=0.02)
     x = problem.operator.points[::7]
     few, many = (

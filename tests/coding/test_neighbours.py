@@ -8,7 +8,8 @@ from flax import nnx
 from nid_jax.coding.gram import normal_equations
 from nid_jax.coding.neighbours import local_gaussian
 from nid_jax.coding.operators import sample
-from nid_jax.coding.prior import fit_prior, gaussian
+from nid_jax.coding.posterior import gaussian
+from nid_jax.coding.prior import fit_prior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Gaussian
 from nid_jax.errors import ArgumentError

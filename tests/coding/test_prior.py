@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.covariance import EmpiricalCovariance
 
-from nid_jax.coding import gram, operators, prior, ridge, uncertainty
+from nid_jax.coding import gram, operators, posterior, prior, ridge, uncertainty
 from nid_jax.fields import coordinates
 from nid_jax.fields.embeddings import GaussianFourier
 from nid_jax.fields.experts import Layers
@@ -76,12 +76,12 @@ def problem(own=True, seed=1, scale=1.0):
 def test_posterior_with_the_bias_in_the_prior(own):
     y, seen, equations = problem(own)
     found = prior.fit_prior(*training_codes(), shrinkage=0.1)
-    solution = prior.gaussian(equations, found, noise=0.2)
+    solution = posterior.gaussian(equations, found, noise=0.2)
     assert solution.converged.all()
     variance = uncertainty.posterior_variance(
         make_dictionary(), coordinates.grid((7, 6)), equations, found, noise=0.2, chunk=17
     )
-    evidence = prior.solve_posterior(equations, found, 0.2).evidence
+    evidence = posterior.solve_posterior(equations, found, 0.2).evidence
     basis = full_basis(make_dictionary(), True)
     for signal in range(3):
         mean, after, log_density = oracle(
@@ -100,7 +100,7 @@ def test_posterior_with_a_free_bias():
     y, seen, equations = problem()
     codes, _ = training_codes()
     found = prior.fit_prior(codes, shrinkage=0.1)
-    solution = prior.gaussian(equations, found, noise=0.2)
+    solution = posterior.gaussian(equations, found, noise=0.2)
     variance = uncertainty.posterior_variance(
         make_dictionary(), coordinates.grid((7, 6)), equations, found, noise=0.2
     )
@@ -118,6 +118,19 @@ def test_posterior_with_a_free_bias():
         np.testing.assert_allclose(variance[signal], spread, rtol=1e-3, atol=1e-4)
 
 
+def test_variance_through_features_is_that_through_atoms():
+    """Many points are worth folding rows through the heads, one is not."""
+    dictionary, (_, _, equations) = make_dictionary(), problem(own=False)
+    found = prior.fit_prior(training_codes()[0], shrinkage=0.1)
+    x = coordinates.grid((7, 6))
+    many = uncertainty.posterior_variance(dictionary, x, equations, found, 0.2, chunk=17)
+    for place in (0, 19):
+        one = uncertainty.posterior_variance(
+            dictionary, x[place : place + 1], equations, found, 0.2
+        )
+        np.testing.assert_allclose(many[:, place : place + 1], one, rtol=1e-4)
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
@@ -128,7 +141,7 @@ def test_optimality(seed, scale, noise):
     y, seen, equations = problem(seed=seed, scale=scale)
     found = prior.fit_prior(*training_codes(scale=scale), shrinkage=0.1)
     noise = noise * scale**2
-    solution = prior.gaussian(equations, found, noise=noise)
+    solution = posterior.gaussian(equations, found, noise=noise)
     basis, sigma = full_basis(make_dictionary(), True), covariance(found)
     for signal in range(3):
         z = np.concatenate([solution.codes[signal], solution.bias[signal]]).astype(np.float64)
@@ -149,13 +162,13 @@ def test_noise_of_highest_evidence():
     for noise in (1e-3, 1.0):
         y = (clean + np.sqrt(noise) * generator.normal(size=clean.shape)).astype(np.float32)
         equations = gram.normal_equations(make_dictionary(), operators.sample((7, 6)), y)
-        assert 0.7 * noise < prior.estimate_noise(equations, found) < 1.4 * noise
-    solution = prior.gaussian(equations, found, noise="estimate")
-    assert "by evidence" in prior.words(solution.stats)
+        assert 0.7 * noise < posterior.estimate_noise(equations, found) < 1.4 * noise
+    solution = posterior.gaussian(equations, found, noise="estimate")
+    assert "by evidence" in posterior.words(solution.stats)
     # Where the training residuals are known, they are the default.
     known = prior.fit_prior(codes, bias, residual=np.full(400, 0.5), shrinkage=1e-3)
-    by_default = prior.gaussian(equations, known)
-    np.testing.assert_allclose(by_default.codes, prior.gaussian(equations, known, 0.5).codes)
+    by_default = posterior.gaussian(equations, known)
+    np.testing.assert_allclose(by_default.codes, posterior.gaussian(equations, known, 0.5).codes)
     np.testing.assert_array_equal(by_default.stats["noise_variance"], 0.5)
     assert not by_default.stats["by_evidence"].any()
 
@@ -167,9 +180,9 @@ def test_evidence_of_many_noises_at_once(own, with_bias):
     codes, bias = training_codes(seed=5)
     found = prior.fit_prior(codes, bias if with_bias else None, shrinkage=0.1)
     noises = np.array([1e-5, 1e-2, 0.3, 40.0])
-    together = prior.evidences(equations, found, noises)
+    together = posterior.evidences(equations, found, noises)
     assert together.shape == (3, 4)
-    one_by_one = [prior.solve_posterior(equations, found, n).evidence for n in noises]
+    one_by_one = [posterior.solve_posterior(equations, found, n).evidence for n in noises]
     np.testing.assert_allclose(together, np.stack(one_by_one, 1), rtol=1e-6)
     if with_bias:
         basis, mean = full_basis(make_dictionary(), True), np.asarray(found.mean)
@@ -242,7 +255,7 @@ def test_prior_fills_in_what_was_not_measured():
         z = np.concatenate([solution.codes, solution.bias], 1)
         return np.square(np.einsum("sn,pcn->spc", z, basis) - y).mean()
 
-    informed, plain = prior.gaussian(equations, found, noise=1e-6), ridge.ridge(equations, 1e-6)
+    informed, plain = posterior.gaussian(equations, found, noise=1e-6), ridge.ridge(equations, 1e-6)
     assert error(informed) < 1e-3 * error(plain)
 
 
@@ -273,7 +286,7 @@ def test_degenerate_problems():
     for name, (operator, y, found) in cases.items():
         equations = gram.normal_equations(dictionary, operator, y)
         for noise in (None, 1e-8, 1e3):
-            solution = prior.gaussian(equations, found, noise)
+            solution = posterior.gaussian(equations, found, noise)
             for values in (solution.codes, solution.bias, solution.residual):
                 assert np.isfinite(values).all(), (name, noise)
         variance = uncertainty.posterior_variance(dictionary, operator.points, equations, found)
@@ -295,11 +308,11 @@ def test_refusals():
             "shrinkage: 0.0; allowed: above 0, at most 1",
         ),
         (lambda: prior.fit_prior(codes, groups=[1, 2]), "groups: "),
-        (lambda: prior.gaussian(equations, other), "this dictionary has 10"),
-        (lambda: prior.gaussian(equations, found, noise=0.0), "above 0"),
-        (lambda: prior.gaussian(equations, found, noise="guess"), "'estimate'"),
+        (lambda: posterior.gaussian(equations, other), "this dictionary has 10"),
+        (lambda: posterior.gaussian(equations, found, noise=0.0), "above 0"),
+        (lambda: posterior.gaussian(equations, found, noise="guess"), "'estimate'"),
     ]
     for call, says in cases:
         with pytest.raises(ValueError, match=says):
             call()
-    assert jnp.isfinite(prior.gaussian(equations, found, noise=1.0).codes).all()
+    assert jnp.isfinite(posterior.gaussian(equations, found, noise=1.0).codes).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nid_jax.coding import gram, operators, prior, ridge, robust, trimmed
+from nid_jax.coding import gram, operators, posterior, prior, ridge, robust, trimmed
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Robust
 from nid_jax.errors import ArgumentError
@@ -135,7 +135,7 @@ def test_the_door_trims_under_the_prior():
     kept = expected_kept(values, pilot, np.ones(values.shape[:2], bool), 3.0, 0.2)
     equations = gram.normal_equations(dictionary(), operators.mask(SHAPE, kept), values)
     np.testing.assert_allclose(
-        rendered(found), rendered(prior.gaussian(equations, known, 0.01)), atol=1e-4
+        rendered(found), rendered(posterior.gaussian(equations, known, 0.01)), atol=1e-4
     )
     assert "then gaussian prior, noise variance 1.0e-02, " in solver.describe(found)
     assert "kept" in solver.describe(found)

@@ -361,6 +361,15 @@ def test_built_in_stations_differ_from_day_to_day():
     assert 0.15 < noise.std() < 0.5
 
 
+def test_as_many_stations_report_as_are_asked_for():
+    """More than the pool has, but where a region is silent."""
+    asked = {"name": "stations", "num_train": 8, "size": (6, 8), "stations": {"count": 400}}
+    found = data.open_collection(data.completed(asked), "train", 0)
+    assert max(len(values) for values in found) == 400
+    fewer = data.open_collection(data.completed(asked | {"stations": {"count": 40}}), "train", 0)
+    assert max(len(values) for values in fewer) == 40
+
+
 def _truth(found, index):
     from nid_jax.data import stations
 

@@ -108,6 +108,7 @@ def test_a_folder_of_sinograms_of_several_geometries(call, tmp_path):
     found = json.loads((tmp_path / "run" / "fits" / "test" / "metrics.json").read_text())
     assert found["signals"] == 2
     assert found["relative_residual"] < 0.3
+    options = (options[0], f"--workdir={tmp_path / 'other'}", *options[2:])
     result = call(*options, "--mode=train", "--config.train.views=5")
     assert "train.views: 5; allowed: 0 for data.name=sinograms" in result.complaint()
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nid_jax import data, tasks
+from nid_jax import commands, data, tasks
 from nid_jax.configs import fields as configs
 from nid_jax.data import frames
 from nid_jax.fitting import checks
 from nid_jax.reporting import maps, panels, samples
+from nid_jax.storage import config_json
+from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import field_panels, fields
 
 FRAME = frames.Frame(
@@ -207,6 +209,30 @@ def test_configs_that_cannot_be(key, value, words):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match=words):
         tasks.build(config)
+
+
+@pytest.mark.parametrize(
+    ("stored", "key", "value", "refused"),
+    [
+        (0.2, "fit.held_out", 0.5, "^fit.held_out: 0.5; allowed: 0.2, as the fit 'test' was made"),
+        (0.2, "seed", 3, "^seed: 3; allowed: 0, as the fit 'test' was made; another would score"),
+        (0.0, "fit.held_out", 0.2, "^fit.held_out: 0.2; allowed: 0.0, as"),
+        (0.2, "fit.held_out", 0.2, ""),
+        (0.0, "seed", 3, ""),
+    ],
+)
+def test_stored_codes_are_not_scored_on_points_that_they_saw(tmp_path, stored, key, value, refused):
+    config, workdir = configs.get_config("smoke"), Workdir(tmp_path)
+    config.fit.held_out = stored
+    described = {"config": config_json.encoded(config)}
+    workdir.write_json(workdir.fit("test") / "metrics.json", described)
+    config.update_from_flattened_dict({key: value})
+    context = commands.Context(tasks.build, config, workdir, workdir, frozenset({key}))
+    if not refused:
+        assert commands.as_fitted(context).config.fit.held_out == stored
+        return
+    with pytest.raises(ValueError, match=refused):
+        commands.as_fitted(context)
 
 
 def test_scores_of_several_channels_have_their_names():

@@ -1,12 +1,19 @@
 """Configs of trainings that cannot be: one line that names the key, before any work."""
 
+import dataclasses
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from nid_jax.configs import image
+import nid_jax as nid
+from nid_jax import devices
+from nid_jax.configs import image, sdf
 from nid_jax.fitting import checks as fit_checks
+from nid_jax.tasks.task import Measured
 from nid_jax.training import checks
+from nid_jax.training.components import MOST_COEFFICIENTS
 
 
 @pytest.mark.parametrize(
@@ -99,6 +106,48 @@ def test_experts_that_no_covariance_of_is_held():
         checks.check_canonical(config, 48 * 10**6 - 1)
     config.prior.num_signals = 0
     checks.check_canonical(config, 1)
+
+
+def test_components_of_signals_too_large_are_refused_before_any_work():
+    """28 bytes for each feature of each measurement, as the peak of its memory was measured."""
+    config = image.base()
+    image.components(config)
+    operator = SimpleNamespace(num_measurements=10**6)
+    measured = Measured((operator,), (1000, 1000), 3, values=None)
+    for features, there in ((1000, 0), (1000, 28 * 10**9), (MOST_COEFFICIENTS, 1)):
+        # The last are found from the signals' products, without features at all points.
+        checks.check_components(config, features, measured, there)
+    words = "^dictionary.heads: 'components' of 1000 features at 1000000 .* takes 26.1 GiB, more th"
+    with pytest.raises(ValueError, match=words) as complaint:
+        checks.check_components(config, 1000, measured, 28 * 10**9 - 1)
+    for advice in ("data.patch.size=", "dictionary.embedding.counts=", "dictionary.heads=drawn"):
+        assert advice in str(complaint.value)
+    several = dataclasses.replace(measured, way=lambda index: 0, grid_shape=(10, 10))
+    checks.check_components(config, 1000, several, 28 * 10**5)
+    with pytest.raises(ValueError, match="at 100 measurements"):
+        checks.check_components(config, 1000, several, 28 * 10**5 - 1)
+    config.dictionary.heads = "drawn"
+    checks.check_components(config, 1000, measured, 1)
+
+
+def test_learning_asks_for_the_memory_that_components_take(monkeypatch):
+    monkeypatch.setattr(devices, "memory_bytes", lambda: 10**6)
+    with pytest.raises(
+        ValueError, match="^dictionary.heads: 'components' of 4095 features at 4096 m"
+    ):
+        nid.learn(np.zeros((2, 64, 64)), num_experts=4, layout="SHW")
+
+
+def test_nothing_descends_without_an_optimiser():
+    config = sdf.get_config("cpu")
+    assert (config.train.steps, config.train.optimizer.name) == (0, "none")
+    checks.check(config)
+    config.train.steps = 3
+    words = "^train.optimizer.name: 'none' moves nothing in train.steps=3; allowed: adam, .* muon,"
+    with pytest.raises(ValueError, match=words):
+        checks.check(config)
+    config.train.optimizer.name = "muon"
+    checks.check(config)
 
 
 def test_the_largest_seed_is_a_seed():

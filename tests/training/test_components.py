@@ -145,6 +145,11 @@ def test_shrinkage_is_chosen_where_signals_are_few():
     assert heads.shrinkage > 0
     assert 0 < heads.held_out < 1
     assert f"of the energy of signals held out {100 * heads.held_out:.2g}% is left" in heads.words()
+    # A share that was given is measured as those to choose from are.
+    given = component_heads(dictionary, seen, names_of(values), "square", heads.shrinkage)
+    assert given.held_out == pytest.approx(heads.held_out, rel=1e-5)
+    least = component_heads(dictionary, seen, names_of(values), "square", 0.0)
+    assert least.held_out > given.held_out
 
 
 def test_a_trunk_beside_its_embedding_spans_both():

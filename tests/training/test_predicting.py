@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from nid_jax.coding import operators
-from nid_jax.coding.ridge import Factorisation
+from nid_jax.coding.factorisation import Factorisation
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.embeddings import CosineLattice

@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nid_jax.coding import checks, conjugate, implicit, mixture_codes, neighbours, prior, ridge
+from nid_jax.coding import (
+    checks,
+    conjugate,
+    implicit,
+    mixture_codes,
+    neighbours,
+    posterior,
+    ridge,
+)
+from nid_jax.coding.prior import GaussianPrior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Solution
 from nid_jax.coding.solvers.base import Solver, no_gradient
@@ -46,7 +55,8 @@ class Ridge(Solver):
         return isinstance(self.lam, str) and self.lam == "gcv"
 
     def _solve(self, problem: Problem) -> Solution:
-        if not isinstance(self.lam, str) and np.ndim(self.lam) == 0 and problem.own_weights():
+        one = not isinstance(self.lam, str) and np.ndim(self.lam) == 0
+        if one and self._descends(problem):
             return conjugate.weighted_codes(problem, conjugate.Penalty(self.lam))
         return ridge.ridge(self._equations(problem), self.lam, self.per_signal)
 
@@ -68,7 +78,7 @@ class Ridge(Solver):
 class Gaussian(Solver):
     """The most probable codes under the Gaussian of the training codes, or their mixture.
 
-    See `coding.prior` and `coding.mixture_codes`.
+    See `coding.posterior` and `coding.mixture_codes`.
     """
 
     name: ClassVar[str] = "gaussian"
@@ -97,7 +107,7 @@ class Gaussian(Solver):
         """With one Gaussian for all; which neighbours or components are near is not."""
         return not self.neighbours
 
-    def mixes(self, known: prior.GaussianPrior) -> bool:
+    def mixes(self, known: GaussianPrior) -> bool:
         """Whether codes are solved for under the mixture of a prior."""
         return self.mixture and not self.neighbours and known.mixture is not None
 
@@ -120,7 +130,7 @@ class Gaussian(Solver):
     def _solve(self, problem: Problem) -> Solution:
         known, mixed = problem.prior, self.mixes(problem.prior)
         one = not mixed and not self.neighbours
-        if self.noise_known and one and problem.own_weights():
+        if self.noise_known and one and self._descends(problem):
             penalty = conjugate.Penalty(prior=known.alone(), noise=self.noise**2)
             return conjugate.weighted_codes(problem, penalty)
         noise = self.noise**2 if self.noise_known else "estimate"
@@ -135,11 +145,11 @@ class Gaussian(Solver):
         problem = dataclasses.replace(problem, prior=problem.prior.alone())
         equations = jax.lax.stop_gradient(self._equations(problem))
         asked = self.noise**2 if self.noise_known else "estimate"
-        noise, by_evidence = prior.resolve_noise(equations, problem.prior, asked)
+        noise, by_evidence = posterior.resolve_noise(equations, problem.prior, asked)
         found = implicit.gaussian_codes(
             *problem.measured(), problem.prior, noise, equations=equations
         )
-        return prior.with_outcome(found, noise, by_evidence)
+        return posterior.with_outcome(found, noise, by_evidence)
 
     def _words(self, solution: Solution) -> str:
-        return prior.words(solution.stats, self.neighbours)
+        return posterior.words(solution.stats, self.neighbours)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from nid_jax.coding import checks, prior, ridge, robust, trimmed
+from nid_jax.coding import checks, posterior, ridge, robust, trimmed
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Solution
 from nid_jax.coding.solvers.base import Solver
@@ -71,7 +71,7 @@ class Robust(Solver):
         words = f"{self.loss} data term, {found} of {len(solution.codes)} signals converged"
         if not self.trim:
             return words
-        second = ridge.words(stats) if "lam" in stats else prior.words(stats)
+        second = ridge.words(stats) if "lam" in stats else posterior.words(stats)
         if "lam" not in stats and not self.trim_noise and not np.any(stats["by_evidence"]):
             second += " of the training signals"
         return f"{words}; then {second}, {100 * np.mean(stats['kept']):.0f}% kept"

@@ -27,6 +27,8 @@ class Surface(Solver):
     name: ClassVar[str] = "surface"
     dense_only: ClassVar[bool] = True
     reads: ClassVar[str] = "clouds"
+    # On the host all is summed in float64, whatever is asked for.
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
 
     on: float = 1.0
     """Weight of f = 0 on the surface."""
@@ -65,6 +67,7 @@ class Surface(Solver):
     """Of the samples."""
 
     def __post_init__(self):
+        checks.one_of("precision", self.precision, self.precisions)
         checks.one_of("method", self.method, surface.METHODS)
         checks.one_of("init", self.init, surface.INITS)
         checks.one_of("truncation_kind", self.truncation_kind, tuple(KINDS))
