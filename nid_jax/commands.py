@@ -112,7 +112,9 @@ def _train(context: Context) -> NeuralDictionary:
             found = dictionary.fit_collection(task, held_out, quick)
             return scoring.evaluate(task, found, held_out, quick.render.chunk)
 
-    dictionary, trained = learning.train(task, config, workdir, evaluate, context.notes)
+    dictionary, trained = learning.train(
+        task, config, workdir, evaluate, context.notes, context.typed
+    )
     if trained.interrupted:
         raise SystemExit(143)
     seconds = trained.summary

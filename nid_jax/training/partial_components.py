@@ -20,10 +20,11 @@ import numpy as np
 from jaxtyping import Float
 
 from nid_jax import numerics
-from nid_jax.coding import gram, operators
+from nid_jax.coding import expectation, gram, operators
 from nid_jax.coding.drawing import level_of_moments
 from nid_jax.coding.expectation import Gaussian
 from nid_jax.coding.prior import GaussianPrior
+from nid_jax.data.originals import held_out
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting import rounds, ways
@@ -43,7 +44,7 @@ def partial_heads(
     measured: Any,
     grid_shape: Sequence[int],
     names: Sequence[str],
-    count: int,
+    num_rounds: int,
     shrinkage: float | None = None,
     state: rounds.State | None = None,
     after: Callable[[rounds.State], bool] = lambda state: True,
@@ -55,7 +56,7 @@ def partial_heads(
       measured: ways, way, values and weights of the signals, see `tasks.Measured`.
       grid_shape: of the grid on which features are made orthonormal.
       names: of the signals; copies, 'name/copy', are held out together.
-      count: of rounds.
+      num_rounds: with covariances.
       shrinkage: of the covariance towards its diagonal, in [0, 1); None chooses.
       state, after: see `rounds.learned`; None where `after` stopped the rounds.
 
@@ -71,20 +72,20 @@ def partial_heads(
     found = rounds.learned(
         columns,
         measured,
-        rounds.held_out(names),
-        columns.roughness,
-        count,
+        held_out(names),
+        expectation.falling(columns.roughness),
+        num_rounds,
         shrinkage,
         state,
         after,
     )
-    if found.round < rounds.SPECTRUM_ROUNDS + count:
+    if found.round < rounds.SPECTRUM_ROUNDS + num_rounds:
         return None
     levels = rounds.levels(columns, measured, found.gaussian, len(names))
     kernel, bias, prior = columns.heads(found, levels, dictionary.num_experts)
-    how = f"{rounds.names_of_ways(measured, len(names))}; {found.round} rounds, deviation of noise "
+    how = f"{ways.in_words(measured, len(names))}; {found.round} rounds, deviation of noise "
     how += f"{float(np.sqrt(found.gaussian.noise)):.2g}"
-    heads = Heads(kernel, bias, float(found.share or 0), len(names), 0.0, how=how)
+    heads = Heads(kernel, bias, float(found.shrinkage or 0), len(names), 0.0, how=how)
     return heads, prior
 
 
@@ -92,7 +93,7 @@ class FeatureColumns:
     """Features orthonormal on a grid, without their means, as columns of `rounds.Columns`."""
 
     def __init__(
-        self, dictionary: SharedDictionary, grid_shape: Sequence[int], measured: Any, count: int
+        self, dictionary: SharedDictionary, grid_shape: Sequence[int], measured: Any, signals: int
     ):
         self.dictionary = dictionary
         self.channels = self.blocks = dictionary.channels
@@ -100,7 +101,7 @@ class FeatureColumns:
         reference = operators.sample(tuple(grid_shape))
         self.span = Span(dictionary, reference)
         self.roughness = self._roughness(reference, tuple(grid_shape))
-        self.colours = _colours(measured, count, self.channels)
+        self.colours = _colours(measured, signals, self.channels)
 
     def _roughness(self, reference, grid_shape):
         """Squared differences of neighbours on the grid as a part of a column's squares [F]."""
@@ -139,7 +140,7 @@ class FeatureColumns:
         found = _leading(state.gaussian, self.span.axes.astype(np.float64), experts)
         basis = np.einsum("nke,ck->nce", found.basis, self.colours)
         kernel, bias = self.span.heads(basis.reshape(-1, basis.shape[-1]))
-        count, share = self.span.count, max(float(state.share or 0), _LEAST_VARIANCE)
+        count, share = self.span.count, max(float(state.shrinkage or 0), _LEAST_VARIANCE)
         variance = np.maximum(found.variances, _LEAST_VARIANCE * found.variances.mean()) / count
         prior = GaussianPrior.single(
             found.mean / np.sqrt(count),
