@@ -214,8 +214,11 @@ def _of_rounds(config, typed):
     by_rounds = config.dictionary.heads == "components"
     whole = by_rounds and components.shrinkage >= 1
     yield whole, "dictionary.components.shrinkage", components.shrinkage, "below 1"
+    squares = by_rounds and components.errors == "log"
+    yield squares, "dictionary.components.errors", components.errors, "square, ''"
     if not prior.num_signals:
         return
+    yield prior.components > 1, "prior.components", prior.components, "0, 1"
     yield prior.shrinkage >= 1, "prior.shrinkage", prior.shrinkage, "below 1"
     # The Gaussian that gave the heads is the prior.
     given = by_rounds and not config.train.steps and "prior.shrinkage" in typed
