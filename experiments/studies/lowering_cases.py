@@ -13,6 +13,7 @@ from measuring import command
 import nid_jax as nid
 from nid_jax import tasks
 from nid_jax.coding import (
+    conjugate,
     expectation,
     factorisation,
     gram,
@@ -324,6 +325,18 @@ def weighted():
     return solve, (state, numbers(SIGNALS, POINTS, 1))
 
 
+def exported():
+    """What `nid.export` makes its map of; what it writes is lowered for all platforms there."""
+    graphdef, state = model_of(config_of())
+
+    def make(state, measurements):
+        dictionary, penalty = nnx.merge(graphdef, state).dictionary, conjugate.Penalty(1e-6)
+        known = sample(GRID), measurements, jnp.ones(POINTS), penalty
+        return conjugate.factorised(dictionary, *known, exact=True)
+
+    return make, (state, numbers(SIGNALS, POINTS, 1))
+
+
 def deviation(equations):
     """The variance of a rendering. equations: the function that makes them."""
     graphdef, state = model_of(config_of())
@@ -440,7 +453,7 @@ def expected():
     gaussian = expectation.Gaussian(numbers(1, EXPERTS), numbers(1, EXPERTS, EXPERTS), numbers())
     values = numbers(SIGNALS, 20, 1)
     rows = expectation.Rows(
-        numbers(20, EXPERTS), numbers(20, 1), values, numbers(SIGNALS, 1), numbers()
+        numbers(20, EXPERTS), numbers(20, 1), values, numbers(SIGNALS, 1), numbers(), numbers()
     )
     return one, (gaussian, rows)
 
@@ -452,6 +465,7 @@ def other_cases():
     cases = [
         Case("Factorisation", factorised),
         Case("own weights together", weighted),
+        Case("nid.export, its map", exported),
         Case("deviation", lambda: deviation(orthonormal_equations)),
         Case("deviation, normal equations", lambda: deviation(gram.normal_equations)),
         Case("render, sparse codes", lambda: rendered(render, "independent", ACTIVE)),

@@ -82,7 +82,7 @@ class Expected(NamedTuple):
         return jax.tree.map(jnp.add, self, other)
 
 
-class _Found(NamedTuple):
+class _Pulled(NamedTuple):
     """Of the rows of one way and one block: u [M, S], P [M, M], and sums over the signals."""
 
     pulled: Array
@@ -112,7 +112,7 @@ def reduced(design: Array, constants: Array, values: Array) -> tuple[Array, Arra
 
 
 def _found(kernel, constants, right, rest, count, signals, noise):
-    """kernel [M, M] without the noise; right [M, S], rest [S], 0 beyond `signals`. -> `_Found`."""
+    """kernel [M, M] without the noise; right [M, S], rest [S], 0 beyond `signals`. -> `_Pulled`."""
     size = len(right)
     factor = jnp.linalg.cholesky(kernel + noise * jnp.eye(size))
     solve = functools.partial(jax.lax.linalg.triangular_solve, factor, left_side=True, lower=True)
@@ -132,7 +132,7 @@ def _found(kernel, constants, right, rest, count, signals, noise):
     quadratic = (right * u).sum() + rest.sum() / noise
     left = noise**2 * jnp.square(u).sum() + rest.sum()
     left += signals * (noise * size - noise**2 * jnp.trace(precision))
-    return _Found(u, precision, left, -0.5 * (signals * determinant + quadratic))
+    return _Pulled(u, precision, left, -0.5 * (signals * determinant + quadratic))
 
 
 @jax.jit
@@ -167,6 +167,52 @@ def expected_apart(gaussian: Gaussian, rows: Rows) -> Expected:
         return total + expected(gaussian, Rows(*one)), None
 
     return jax.lax.scan(add, nothing(*gaussian.mean.shape), tuple(rows))[0]
+
+
+class Levels(NamedTuple):
+    """What is known of the constants' coefficients b of S signals under a Gaussian of the others.
+
+    They are free: b is what it is best taken for. cross is the sum over signals of E[(w - mean) b]
+    in units of the covariance, X^T (...), so that cross / S is the regression of b on w.
+    """
+
+    best: Float[Array, "S K Q"]
+    spare: Float[Array, "K Q Q"]
+    """Sum over signals of the variance that is left of b."""
+    cross: Float[Array, "K N Q"]
+
+
+@jax.jit
+def levels(gaussian: Gaussian, rows: Rows) -> Levels:
+    """Of signals of one way. A constant that is not measured is taken for 0."""
+    signals = len(rows.values)
+    seen = jnp.square(rows.constants).sum(0) > 0
+
+    def block(inputs):
+        mean, covariance, values = inputs
+        design, size = rows.design, len(rows.design)
+        kernel = design @ covariance @ design.T + gaussian.noise * jnp.eye(size)
+        factor = jnp.linalg.cholesky(kernel)
+        solve = functools.partial(jax.lax.linalg.triangular_solve, factor, left_side=True)
+        constants = solve(rows.constants, lower=True)
+        right = solve((values - design @ mean).T, lower=True)
+        inverse = jnp.linalg.inv(constants.T @ constants + jnp.diag(jnp.where(seen, 0.0, 1.0)))
+        inverse = jnp.where(seen[:, None] & seen, inverse, 0.0)
+        best = inverse @ constants.T @ right
+        left = (right - constants @ best) @ best.T - signals * constants @ inverse
+        cross = design.T @ solve(left, lower=True, transpose_a=True)
+        return best.T, signals * inverse, cross
+
+    inputs = (gaussian.mean, gaussian.covariance, jnp.moveaxis(rows.values, -1, 0))
+    best, spare, cross = jax.lax.map(block, inputs)
+    return Levels(best.swapaxes(0, 1), spare, cross)
+
+
+@jax.jit
+def levels_apart(gaussian: Gaussian, rows: Rows) -> Levels:
+    """Of signals each of which has rows of its own, see `expected_apart`."""
+    found = jax.lax.map(lambda one: levels(gaussian, Rows(*one)), tuple(rows))
+    return Levels(found.best[:, 0], found.spare.sum(0), found.cross.sum(0))
 
 
 class Shown(NamedTuple):
