@@ -52,9 +52,9 @@ def smoke(config):
 def cpu(config):
     """80 real faces of 25x25 pixels and copies of them moved a little; fits 20 unseen ones.
 
-    Reaches 27.91 dB, SSIM 0.927; heads in 2.5 s on one core, 2026-11-28, jax 0.10.2.
-    cpu-sparse, 32 of 256 waves active, 22.68 dB. Descended, 2026-11-22: cpu-independent 27.35 dB,
-    cpu-joint 25.39 dB.
+    Reaches 27.90 dB, SSIM 0.927; heads in 2.5 s on one core, 2026-11-28, jax 0.10.2.
+    cpu-sparse, 32 of 256 waves active, 22.65 to 22.67 dB. Descended, 2026-11-22: cpu-independent
+    27.35 dB, cpu-joint 25.39 dB.
     Heads in closed form are not trained further: 60 steps of descent leave them as good.
     Departs from the paper: heads and codes are solved, nothing descends, no router.
     """
@@ -167,7 +167,7 @@ def joint(config):
 def sparse(config):
     """K active experts: of a pool of waves and components those that codes of K use.
 
-    photos-sparse 35.39 dB from 64 of 4096, 27 s on one of two busy cores, 2026-11-28; the 64
+    photos-sparse 35.48 dB from 64 of 4096, 27 s on one of two busy cores, 2026-11-28; the 64
     largest coefficients of a cosine transform 32.35 dB. Descent from there does no better on unseen
     signals, so there is none.
     """

@@ -112,8 +112,8 @@ def lattice(config, counts):
     config.dictionary.components.errors = "square"
     config.dictionary.embedding.update({"kind": "spline", "counts": counts})
     config.train.steps = 0
-    # Nothing descends: no moments to hold and to save.
-    config.train.optimizer.name = "sgd"
+    # As large as the heads, of which there are 0.1 GB and more, moments would be.
+    config.train.optimizer.name = "none"
 
 
 def trunk(config):

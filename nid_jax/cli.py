@@ -74,6 +74,11 @@ def main(argv, values=flags.FLAGS):
         logging.set_verbosity(logging.WARNING)
         logging.get_absl_handler().setFormatter(Formatter("%(levelname)s: %(message)s"))
     try:
+        if values.distributed and values.mode != "train":
+            raise ValueError(
+                f"--distributed: --mode={values.mode} runs in one process; "
+                "allowed with --mode=train"
+            )
         sharding.initialise_distributed(values.distributed)
         devices.use_single_precision()
         cache = values.config.get("compilation_cache", "")

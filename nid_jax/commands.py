@@ -27,7 +27,7 @@ from nid_jax.neural_dictionary import load as load_dictionary
 from nid_jax.reporting import announcing, movies, panels, pictures, samples, tables
 from nid_jax.reporting.fits import storage_line, write_fit
 from nid_jax.reporting.report import write_report
-from nid_jax.storage import artefacts
+from nid_jax.storage import artefacts, config_json
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import limits
 
@@ -112,7 +112,9 @@ def _train(context: Context) -> NeuralDictionary:
             found = dictionary.fit_collection(task, held_out, quick)
             return scoring.evaluate(task, found, held_out, quick.render.chunk)
 
-    dictionary, trained = learning.train(task, config, workdir, evaluate, context.notes)
+    dictionary, trained = learning.train(
+        task, config, workdir, evaluate, context.notes, context.typed
+    )
     if trained.interrupted:
         raise SystemExit(143)
     seconds = trained.summary
@@ -142,7 +144,7 @@ def on_stored_data(context: Context) -> Context:
     with config.unlocked(), config.ignore_type():
         for key in {"data", "seed"} - context.typed:
             config[key] = stored[key]
-    source, given = _source_of(config), _source_of(context.config)
+    source, given = _source_of(config), _source_of(config_json.located(context.config))
     if source != given:
         notices.say(
             f"{workdir.root}: fitting the signals of {what}, {source}, as no data.KEY was typed; "
@@ -162,8 +164,8 @@ def _source_of(config):
 def as_fitted(context: Context) -> Context:
     """The context with the config that the fit fit.name was made with, and over it what was typed.
 
-    As it is where there is no such fit. Raises ValueError for a fit of another task, and for a
-    typed key that its config does not have.
+    As it is where there is no such fit. Raises ValueError for a fit of another task, for a typed
+    key that its config does not have, and for one that would score it on what it has seen.
     """
     name = context.config.fit.name
     stored = context.workdir.load_fit_config(name)
@@ -174,6 +176,8 @@ def as_fitted(context: Context) -> Context:
             f"--config: task {context.config.task}, but the fit {name!r} is of task {stored.task}; "
             f"allowed: --config={stored.task}"
         )
+    # What the fit did not see, to be scored there.
+    unseen = ("fit.held_out", "seed") if stored.fit.get("held_out") else ("fit.held_out",)
     with stored.unlocked(), stored.ignore_type():
         for key in (*sorted(context.typed), "fit.name"):
             *path, last = key.split(".")
@@ -182,6 +186,11 @@ def as_fitted(context: Context) -> Context:
                 group, typed = group.get(word), typed[word]
             if not isinstance(group, ConfigDict):
                 raise ValueError(f"{key}: the config of the fit {name!r} has no such key")
+            if key in unseen and group[last] != typed[last]:
+                raise ValueError(
+                    f"{key}: {typed[last]}; allowed: {group[last]}, as the fit {name!r} was made; "
+                    "another would score it on what it has seen"
+                )
             group[last] = typed[last]
     return dataclasses.replace(context, config=stored)
 
@@ -453,7 +462,7 @@ def sample(context: Context) -> None:
     view = _what_to_render(config.render, {"grid": dictionary.grid_shape})
     context.workdir.prepare()
     target = context.workdir.samples
-    samples.write_samples(target, drawn, path, view, task.surface)
+    samples.write_samples(target, drawn, path, view, task.surface, dictionary.frame)
     prior = dictionary.prior
     kind = "one Gaussian" if prior is None or prior.mixture is None else "a mixture"
     print(f"{tables.counted(len(drawn), 'signal')} drawn from {kind}: {target / samples.SHEET}")

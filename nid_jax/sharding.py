@@ -59,12 +59,33 @@ def make_mesh(data: int = 1, expert: int = 1, devices: Sequence[jax.Device] | No
             f" with several processes all must be used ({_fitting(count)})"
         )
     # Auto: the compiler derives the sharding of intermediate values from those of the inputs.
-    return jax.make_mesh(
+    mesh = jax.make_mesh(
         (data, expert),
         ("data", "expert"),
         axis_types=(jax.sharding.AxisType.Auto,) * 2,
         devices=devices[:needed],
     )
+    check_processes([[device.process_index for device in row] for row in mesh.devices])
+    return mesh
+
+
+def check_processes(processes: Sequence[Sequence[int]]) -> None:
+    """Raises ValueError unless a mesh's processes [data, expert] suit how signals are dealt out.
+
+    `place_batch` gives every process its share by its number: experts of one row must lie in one
+    process, and rows in the order of processes.
+    """
+    rows = [sorted(set(row)) for row in processes]
+    if any(len(row) > 1 for row in rows):
+        raise ValueError(
+            f"mesh.expert={len(processes[0])}: experts cannot be split over processes; allowed: at "
+            f"most as many as one process has devices, with mesh.data over the processes"
+        )
+    if rows != sorted(rows):
+        raise ValueError(
+            f"mesh.data={len(rows)}: devices in the order of processes {[row[0] for row in rows]}; "
+            f"allowed: one process after the other"
+        )
 
 
 def _fitting(count: int) -> str:

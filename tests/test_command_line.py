@@ -527,9 +527,14 @@ def test_evaluate_scores_the_stored_codes_again(call, copied, tiny):
 
 
 @pytest.fixture
-def own_fit(call, copied, tiny, tmp_path):
-    """Options of the workdir of a run on faces that holds a fit, 'mine', of one's own pictures."""
+def own_fit(call, copied, tiny, tmp_path, monkeypatch):
+    """Options of the workdir of a run on faces that holds a fit, 'mine', of one's own pictures.
+
+    Made in the folder of the pictures, which later commands are not typed in.
+    """
     photos = make_photos(tmp_path / "photos", 3)
+    here = os.getcwd()
+    monkeypatch.chdir(photos.parent)
     result = call(
         *tiny,
         f"--workdir={copied}",
@@ -537,10 +542,11 @@ def own_fit(call, copied, tiny, tmp_path):
         "--config.fit.name=mine",
         "--config.fit.solver=ridge",
         "--config.data.name=folder",
-        f"--config.data.root={photos}",
+        f"--config.data.root={photos.name}",
         "--config.data.test_fraction=1.0",
     )
     assert result.code == 0, result.err
+    monkeypatch.chdir(here)
     return (SMOKE, f"--workdir={copied}", "--config.fit.solver=ridge")
 
 

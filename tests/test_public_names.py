@@ -2,6 +2,8 @@
 
 import enum
 import inspect
+import pkgutil
+import types
 
 import pytest
 
@@ -69,3 +71,11 @@ def test_a_parameter_without_annotation_is_found():
 
     assert bare(Example) == ["first", "method.third", "made.fourth"]
     assert bare(lambda x: x) == ["x"]
+
+
+def test_no_module_takes_the_place_of_what_it_is_named_for():
+    """A package has its modules as attributes once they were imported, before its lazy names."""
+    for module in pkgutil.iter_modules(data.__path__):
+        assert module.name not in set(data.__all__) - {"survey"}
+    for name in data.__all__:
+        assert not isinstance(getattr(data, name), types.ModuleType), name

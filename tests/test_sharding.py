@@ -101,6 +101,20 @@ def test_unknown_axes_are_refused():
         sharding.named(mesh, "experts")
 
 
+@pytest.mark.parametrize(
+    ("processes", "message"),
+    [
+        ([[0, 1]], "^mesh.expert=2: experts cannot be split over processes"),
+        ([[0, 0], [0, 1]], "^mesh.expert=2: experts cannot be split over processes"),
+        ([[0], [1], [0], [1]], r"^mesh.data=4: devices in the order of processes \[0, 1, 0, 1\]"),
+    ],
+)
+def test_meshes_that_deal_out_signals_wrongly_are_refused(processes, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.check_processes(processes)
+    sharding.check_processes([[0, 0], [0, 0], [1, 1]])
+
+
 def test_distributed_only_when_asked(monkeypatch):
     calls = []
 
@@ -201,6 +215,12 @@ port, index, directory = sys.argv[1:]
 jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(index))
 mesh = sharding.make_mesh(0, 1)
 assert mesh.shape["data"] == 2
+try:
+    sharding.make_mesh(1, 2)
+except ValueError as error:
+    assert "mesh.expert=2: experts cannot be split over processes" in str(error)
+else:
+    raise AssertionError("experts split over processes")
 values = np.random.default_rng(0).standard_normal((4, 9000)).astype(np.float32)
 tree = {"codes": values, "w": jnp.asarray(values), "key": jax.random.key(7)}
 axes = {"codes": ("signal", None), "w": None, "key": ()}

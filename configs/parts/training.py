@@ -19,7 +19,8 @@ def train():
         "chunks": "random",
         "warmup_epochs": 0,
         "optimizer": {
-            # adam, adamw, sgd, lamb or muon (kernels between layers; the rest by adam)
+            # adam, adamw, sgd, lamb or muon (kernels between layers; the rest by adam); none, with
+            # steps=0, holds and saves no moments
             "name": "adam",
             "learning_rate": 1e-3,
             "schedule": "cosine",

@@ -7,8 +7,8 @@ points, with the constant taken off every atom,
     sum_pc atom_e atom_f = M where e = f, else 0        and        covariance(P a) is diagonal,
 
 largest first: functional principal components (Ramsay & Silverman 2005, chapter 8) within the span
-of the dictionary. An atom's mean square over points is 1, so that a code is of the size of what it
-adds to the signal.
+of the dictionary. An atom's energy a point, its squares summed over channels in the mean over
+points, is 1, so that a code is of the size of what it adds to the signal.
 
 With G = V L V^T the Gram matrix of the centred atoms over M and C the covariance of codes, L^1/2
 V^T C V L^1/2 = U D U^T gives T = V L^-1/2 U, P = U^T L^1/2 V^T. Directions that are rounding of the

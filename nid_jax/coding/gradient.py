@@ -129,7 +129,8 @@ def mean_residual(equations, codes, bias=None):
 
 
 def _unit_atoms(equations):
-    """Equations for atoms scaled to root mean square 1, and the scale [E] that undoes it."""
+    """Equations for atoms of root mean square 1 over points and channels, and the scale [E] that
+    undoes it."""
     energy = jnp.diagonal(equations.gram, axis1=-2, axis2=-1)
     mean = energy / equations.count[..., None] / equations.target_mean.shape[-1]
     # One scale for all signals keeps a shared Gram matrix shared.

@@ -200,7 +200,10 @@ def _foretells(few, more, chunks):
 
 @jax.jit
 def _loss_held_out(atoms, factors, chunks, noise):
-    """Mean Cauchy loss of signals that were held out of the atoms' regressions, in turn."""
+    """Mean Cauchy loss of signals that were held out of the atoms' regressions, in turn.
+
+    Runs of neighbours, without a seed: frames beside one another are alike, and one would foretell
+    the other."""
     values, known = chunks
     count, rank = factors.shape
     width, _ = _biweight_widths(_residual(atoms, factors, chunks), chunks)

@@ -92,7 +92,6 @@ def fit_mixture(
     codes: Float[np.ndarray, "S N"],
     counts: int | Sequence[int] = COUNTS,
     groups: Int[np.ndarray, " S"] | None = None,
-    covariances: Float[np.ndarray, "*S N N"] | None = None,
     seed: int = 0,
 ) -> Mixture | None:
     """The mixture of training codes; None where one Gaussian is as good, if that may be chosen.
@@ -104,12 +103,10 @@ def fit_mixture(
       codes: [S, N], canonical: of falling energy, uncorrelated.
       counts: of components, or those to choose from by held-out likelihood.
       groups: int [S]; signals of one group are held out together. None: all are independent.
-      covariances: of codes of incomplete signals, given their measurements: [N, N] for all or
-        [S, N, N]. None: codes are known.
       seed: of k-means.
 
     Raises:
-      ArgumentError: no codes, a count that is not 1 to S, covariances of another shape.
+      ArgumentError: no codes, a count that is not 1 to S.
     """
     codes = np.asarray(codes, np.float64)
     if codes.ndim != 2 or 0 in codes.shape:
@@ -118,9 +115,7 @@ def fit_mixture(
     for count in counts:
         if not 1 <= checks.whole("components", count, 1) <= len(codes):
             raise ArgumentError("components", count, f"1 to the {len(codes)} training signals")
-    spread = _spread(codes, covariances)
-    leading = _leading(codes)
-    known = _Codes(codes[:, :leading], None if spread is None else spread[:, :leading, :leading])
+    known = codes[:, : _leading(codes)]
     if counts == [1]:
         return None
     count, power, share = choose(known, counts, groups, seed)
@@ -128,31 +123,7 @@ def fit_mixture(
         return None
     found = expectation_maximisation(known, count, seed)
     overlap = found.responsibility(known, power)
-    return moments(codes, spread, found.weights, overlap).mixture(codes.var(0), share)
-
-
-class _Codes(NamedTuple):
-    """values [S, N]; spread: None, or covariances [S or 1, N, N] of what is not known of them."""
-
-    values: np.ndarray
-    spread: np.ndarray | None
-
-    def of(self, which):
-        """Some of the signals."""
-        spread = self.spread
-        spread = spread if spread is None or len(spread) == 1 else spread[which]
-        return _Codes(self.values[which], spread)
-
-
-def _spread(codes, covariances):
-    if covariances is None:
-        return None
-    signals, size = codes.shape
-    found = np.asarray(covariances, np.float64)
-    if found.shape not in ((size, size), (signals, size, size)):
-        allowed = f"({size}, {size}) or ({signals}, {size}, {size})"
-        raise ArgumentError("covariances", found.shape, allowed)
-    return found.reshape(-1, size, size)
+    return moments(codes, found.weights, overlap).mixture(codes.var(0), share)
 
 
 def _leading(codes):
@@ -163,7 +134,7 @@ def _leading(codes):
 
 
 def choose(
-    known: _Codes,
+    known: Float[np.ndarray, "S N"],
     counts: Sequence[int],
     groups: Int[np.ndarray, " S"] | None = None,
     seed: int = 0,
@@ -174,14 +145,14 @@ def choose(
     best of the lesser by more than the standard error of its gain over the groups; two in a row
     that are not end the search. Where nothing can be held out the least number is taken.
     """
-    held, group = _held_out(len(known.values), groups)
+    held, group = _held_out(len(known), groups)
     counts = sorted(set(counts))
     best, before, misses = (counts[0], _POWERS[0], _SHARE), None, 0
     if not held.any():
         return best
-    train, test = known.of(~held), known.of(held)
+    train, test = known[~held], known[held]
     for count in counts:
-        if count > len(train.values) or misses == 2:
+        if count > len(train) or misses == 2:
             break
         way, likelihood = _best_way(train, test, count, seed)
         each = _of_groups(likelihood, group[held])
@@ -193,7 +164,8 @@ def choose(
 
 
 def _held_out(count, groups):
-    """Which of the signals are held out, bool [S], and the group of each [S]."""
+    """Which of the signals are held out, bool [S], and the group of each [S]: by their numbers, as
+    in `prior.fit_prior`, whatever the seed of k-means."""
     groups = np.arange(count) if groups is None else np.asarray(groups)
     if groups.shape != (count,):
         raise ArgumentError("groups", groups.shape, f"({count},)")
@@ -246,15 +218,10 @@ class _Components(NamedTuple):
     roots: np.ndarray
 
     def log_densities(self, known):
-        """log weight_k N(code; mean_k, covariance_k), in expectation where codes are not known
-        for sure. -> [S, K]."""
+        """log weight_k N(code; mean_k, covariance_k). -> [S, K]."""
         found = []
         for weight, mean, root in zip(self.weights, self.means, self.roots, strict=True):
-            inverse = solve_triangular(root, np.eye(len(root)), lower=True)
-            squares = np.square((known.values - mean) @ inverse.T).sum(1)
-            if known.spread is not None:
-                precision = inverse.T @ inverse
-                squares = squares + np.einsum("ij,sij->s", precision, known.spread)
+            squares = np.square(solve_triangular(root, (known - mean).T, lower=True)).sum(0)
             level = 2 * np.log(np.diag(root)).sum() + len(root) * np.log(2 * np.pi)
             found.append(np.log(weight) - 0.5 * (squares + level))
         return np.stack(found, 1)
@@ -272,14 +239,14 @@ class _Components(NamedTuple):
 def expectation_maximisation(known, count, seed=0, share=_SHARE, rounds=_ROUNDS) -> _Components:
     """A mixture of `count` Gaussians of full covariances, each with `share` of that of all codes.
 
-    known: `_Codes`. Components that end up with fewer than two signals are dropped.
+    known [S, N]. Components that end up with fewer than two signals are dropped.
     """
     common = _common(known)
     # Components without a signal are dropped, as all that have hardly any.
     centres = {"minit": "++", "rng": seed, "missing": "warn"}
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.filterwarnings("ignore", "One of the clusters is empty")
-        _, label = kmeans2(known.values, count, _KMEANS_ROUNDS, **centres)
+        _, label = kmeans2(known, count, _KMEANS_ROUNDS, **centres)
     responsibility = np.eye(count)[label]
     before = -np.inf
     for _ in range(rounds if count > 1 else 1):
@@ -295,10 +262,7 @@ def expectation_maximisation(known, count, seed=0, share=_SHARE, rounds=_ROUNDS)
 
 def _common(known):
     """The covariance of all codes [N, N], positive definite."""
-    values = known.values
-    found = np.cov(values.T, bias=True).reshape(values.shape[1], -1)
-    if known.spread is not None:
-        found = found + known.spread.mean(0)
+    found = np.cov(known.T, bias=True).reshape(known.shape[1], -1)
     level = np.trace(found) / len(found) or 1.0
     return found + 1e-9 * level * np.eye(len(found))
 
@@ -308,22 +272,15 @@ def _maximised(known, responsibility, common, share):
     signals = responsibility.sum(0)
     kept = signals >= min(_LEAST_SIGNALS, signals.max())
     responsibility, signals = responsibility[:, kept], signals[kept]
-    means = (responsibility.T @ known.values) / signals[:, None]
+    means = (responsibility.T @ known) / signals[:, None]
     roots = []
     for mean, own, size in zip(means, responsibility.T, signals, strict=True):
         # Most signals belong to one component, and hardly to any other.
         some = own > _LEAST_RESPONSIBILITY
-        centred = known.values[some] - mean
+        centred = known[some] - mean
         covariance = (centred * (own[some] / size)[:, None]).T @ centred
-        if known.spread is not None:
-            covariance = covariance + _mean_spread(known.spread, own / size)
         roots.append(np.linalg.cholesky((1 - share) * covariance + share * common))
     return _Components(signals / signals.sum(), means, np.stack(roots))
-
-
-def _mean_spread(spread, weights):
-    """Under weights [S] of sum 1."""
-    return spread[0] if len(spread) == 1 else np.einsum("s,sij->ij", weights, spread)
 
 
 class Moments(NamedTuple):
@@ -349,14 +306,10 @@ class Moments(NamedTuple):
 
 def moments(
     codes: Float[np.ndarray, "S N"],
-    spread: Float[np.ndarray, "*S N N"] | None,
     weights: Float[np.ndarray, " K"],
     overlap: Float[np.ndarray, "S K"],
 ) -> Moments:
-    """`Moments` of components of weights [K], from how much every signal counts for each.
-
-    spread: of `_Codes`.
-    """
+    """`Moments` of components of weights [K], from how much every signal counts for each."""
     means, factors, left = [], [], []
     rank = min(_MOST_DIRECTIONS, codes.shape[1])
     for own in overlap.T:
@@ -364,9 +317,6 @@ def moments(
         weight, some = weight[weight > 0] / weight.sum(), codes[weight > 0]
         mean = weight @ some
         rows = np.sqrt(weight)[:, None] * (some - mean)
-        if spread is not None:
-            mine = _mean_spread(spread, own / own.sum())
-            rows = np.concatenate([rows, np.linalg.cholesky(mine + 1e-12 * np.eye(len(mine))).T])
         factor = _largest_directions(rows, rank)
         means.append(mean)
         factors.append(factor)

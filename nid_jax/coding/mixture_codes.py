@@ -30,7 +30,7 @@ _TOLERANCE = 1e-4
 _BATCH_NUMBERS = 2**24
 
 
-class Found(NamedTuple):
+class MixtureCodes(NamedTuple):
     """codes [S, E]; error [S], relative residual of the linear systems; evidences [S, K]: log
     density of the measurements and of component k together, so that their log-sum is the evidence
     of the mixture."""
@@ -73,8 +73,8 @@ def most_probable(equations, known: GaussianPrior, noise) -> Solution:
     )
 
 
-def solve(equations, known: GaussianPrior, noise) -> Found:
-    """`Found` for a noise variance []. Raises ArgumentError for a prior of another dictionary."""
+def solve(equations, known: GaussianPrior, noise) -> MixtureCodes:
+    """The codes for a noise variance []. Raises ArgumentError for a prior of another dictionary."""
     experts = equations.atom_mean.shape[-2]
     if known.mixture.means.shape[1] != experts:
         allowed = f"a mixture of {experts} experts, as this dictionary has"
@@ -103,7 +103,7 @@ def _one_by_one(equations, known, noise):
         sum(share[:, k].reshape(-1, *(1,) * (part[0].ndim - 1)) * one for k, one in enumerate(part))
         for part in ([one.codes for one in found], [one.error for one in found])
     )
-    return Found(codes, error, evidences)
+    return MixtureCodes(codes, error, evidences)
 
 
 @gram.batched_by_map
@@ -122,7 +122,7 @@ def _orthonormal(equations, known, noise):
             return jax.tree.map(lambda leaf: leaf[0], found)
 
         codes, error, evidences = jax.lax.map(one, (root, z))
-    return Found(codes, error, evidences - 0.5 * level[:, None])
+    return MixtureCodes(codes, error, evidences - 0.5 * level[:, None])
 
 
 class _Sums(NamedTuple):
@@ -146,7 +146,7 @@ def of_matrix(root, z, mixture, noise):
     atoms, here = factors.whitened(root.T), factors.whitened(z)
 
     def step(sums, component):
-        evidence, error, codes, left = _of_component(atoms, here, *component)
+        evidence, error, codes, left = _of_component(atoms, here, *component)[:4]
         top = jnp.maximum(sums.top, evidence)
         before, now = jnp.exp(sums.top - top), jnp.exp(evidence - top)
         return _Sums(
@@ -169,7 +169,8 @@ def of_matrix(root, z, mixture, noise):
 def _of_component(atoms, here, weight, mean, own):
     """One component, in whitened coordinates. atoms [E, N]; here [S, N]; mean [E]; own [E, R].
 
-    -> evidence [S], error [S], codes of its own directions [S, E], what they leave of z [S, N].
+    -> evidence [S], error [S], codes of its own directions [S, E], what they leave of z [S, N]; and
+    these directions as they are measured [N, R], with the triangle of (them; I).
     """
     image = numerics.einsum("en,er->nr", atoms, own)
     offset = here - numerics.einsum("en,e->n", atoms, mean)
@@ -188,4 +189,59 @@ def _of_component(atoms, here, weight, mean, own):
     before, after = (numerics.einsum("sn,nr->sr", v, image) for v in (offset, left))
     error = jnp.linalg.norm(after - t, axis=1)
     error = numerics.safe_divide(error, jnp.linalg.norm(before, axis=1))
-    return evidence, error, mean + numerics.einsum("sr,er->se", t, own), left
+    codes = mean + numerics.einsum("sr,er->se", t, own)
+    return evidence, error, codes, left, image, found.triangle
+
+
+class Components(NamedTuple):
+    """Codes of S signals of one matrix under each component, and what that leaves open of them.
+
+    evidences [S, K], but for what is the same for all; codes [S, K, E]. Component k has the
+    covariance of rows, common^T common + rows_k^T rows_k: common [U, E], rows [K, R, E].
+    """
+
+    evidences: jax.Array
+    codes: jax.Array
+    common: jax.Array
+    rows: jax.Array
+
+
+def components(equations: OrthonormalEquations, known: GaussianPrior, noise) -> Components:
+    """`Components` for a noise variance [], at the price of `solve`.
+
+    With C what is common, M = B C C^T B^T + noise I, and A what remains of its own directions F:
+
+        covariance = C (I + C^T B^T B C / noise)^-1 C^T + G (I + A^T A)^-1 G^T
+        G = F - C (B C)^T M^-1 B F
+    """
+    equations, mixture = equations.reduced(), known.mixture
+    root, z = equations.root, equations.projected
+    common = numerics.einsum("ne,eu->nu", root, mixture.common)
+    factors = least_squares.damping(common, noise)
+    atoms, here = factors.whitened(root.T), factors.whitened(z)
+
+    def one(component):
+        own = component[2]
+        evidence, _, codes, left, image, triangle = _of_component(atoms, here, *component)
+        along, _ = factors.parts(jnp.concatenate([image.T, left]))
+        back = numerics.einsum("su,eu->se", along, mixture.common)
+        rows = jax.lax.linalg.triangular_solve(
+            triangle, own.T - back[: len(image.T)], left_side=True, lower=False, transpose_a=True
+        )
+        return evidence, codes + back[len(image.T) :], rows
+
+    evidences, codes, rows = jax.lax.map(one, tuple(mixture[:3]))
+    left = left_open(common, mixture.common, noise)
+    return Components(evidences.T, codes.swapaxes(0, 1), left, rows)
+
+
+def left_open(scaled, directions, noise):
+    """Rows R of R^T R = D (I + (B D)^T B D / noise)^-1 D^T, what measuring leaves of D D^T.
+
+    scaled B D [N, U], directions D [E, U], noise variance []. -> [U, E].
+    """
+    eye = jnp.eye(scaled.shape[-1], dtype=scaled.dtype)
+    triangle = jnp.linalg.qr(jnp.concatenate([scaled / jnp.sqrt(noise), eye]), mode="r")
+    return jax.lax.linalg.triangular_solve(
+        triangle, directions.T, left_side=True, lower=False, transpose_a=True
+    )

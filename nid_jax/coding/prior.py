@@ -121,7 +121,8 @@ def fit_prior(
       shrinkage: in (0, 1], or None for the value of highest held-out likelihood.
       groups: int [S]; signals of one group (a picture and its shifted copies) are held out
         together. None: all signals are independent.
-      folds: parts held out in turn.
+      folds: parts held out in turn, each every so many-th group in the order of their numbers: no
+        seed, so that the same codes always have the same prior.
 
     Raises:
       ArgumentError: no codes, codes that are not finite, shapes that differ, or shrinkage outside.

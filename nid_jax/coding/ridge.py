@@ -134,7 +134,8 @@ def words(stats: dict) -> str:
         return f"ridge, lambda {lam}, weights of every signal's own by conjugate gradients"
     text = f"ridge, lambda {_span(stats['lam'])}"
     if np.any(_raised(stats)):
-        text += f" (raised from {_span(stats['asked_lam'])}: the normal equations are singular)"
+        text += f" (raised from {_span(stats['asked_lam'])}: less is lost in the rounding of the "
+        text += "equations; lam of so much or more is taken as it is)"
     return text
 
 

@@ -22,7 +22,7 @@ class Result(enum.IntEnum):
         return member
 
     FOUND = 0, "The solver's own stopping rule was met."
-    RAISED = 1, "The equations are singular at the regularisation asked for, which was raised."
+    RAISED = 1, "Rounding of the equations hides the regularisation asked for, which was raised."
     STOPPED = 2, "The iterations ended before the stopping rule was met."
     INEXACT = 3, "The linear system was not solved to the accuracy that was asked for."
     FEWER = 4, "Fewer experts were of use than were asked for."

@@ -1,12 +1,22 @@
-"""How sure a rendered signal is: the spread of what the codes may be, given the measurements."""
+"""How sure a rendered signal is: the spread of what the codes may be, given the measurements.
+
+What measurements leave open of codes is kept as rows r, whose squares sum up to the covariance, so
+the variance at a point x is the sum of (r . atoms(x))^2. Points are taken chunk by chunk, and their
+atoms once for many signals. Of a shared dictionary the rows may be folded through the heads, as
+codes are: then a point pays for features, not for experts.
+"""
+
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float
 
 from nid_jax import numerics
-from nid_jax.coding import gram
+from nid_jax.coding import gram, mixture_codes
 from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.posterior import (
     extended,
@@ -17,42 +27,25 @@ from nid_jax.coding.posterior import (
 )
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.fields.dictionary import Dictionary
-from nid_jax.fields.routing import Gates
 
-# Components that made a signal by less than this are left out of its variance.
-_LEAST_SHARE = 1e-4
-
-
-def _orthonormal_root(equations, prior, noise):
-    """`_posterior_root` of one matrix: R = T^-T P^T, T^T T = I + (B R)^T B R / noise."""
-    scaled, _, directions = scaled_rows(equations, prior)
-    size = scaled.shape[-1]
-
-    def one(scaled):
-        both = jnp.concatenate([scaled / jnp.sqrt(noise), jnp.eye(size, dtype=scaled.dtype)], 0)
-        triangle = jnp.linalg.qr(both, mode="r")
-        root = jax.lax.linalg.triangular_solve(
-            triangle, directions.T, left_side=True, lower=False, transpose_a=True
-        )
-        return jnp.linalg.qr(root, mode="r")
-
-    return one(scaled) if equations.shared else jax.lax.map(one, scaled)
+# Numbers of the rows of signals with matrices of their own that are held at a time.
+_ROW_NUMBERS = 2**24
 
 
-@gram.batched_by_map
-def _posterior_root(equations, prior, noise):
-    """A matrix R [.., N, N] with R^T R the covariance of the coefficients after measuring."""
-    if isinstance(equations, OrthonormalEquations):
-        return _orthonormal_root(equations, prior, noise)
-    with gram.working_precision("float64"):
-        matrix, _, _ = extended(equations, prior.mean.shape[0])
-        noise = gram.wide(jnp.asarray(noise, jnp.float32))[0]
-        system = matrix / noise + precision_matrix(prior)[0]
-        zero = jnp.zeros(system.shape[:-2], system.dtype)
-        factor, scale, _, _ = numerics.scaled_cholesky(system, zero)
-        identity = jnp.broadcast_to(jnp.eye(system.shape[-1], dtype=system.dtype), system.shape)
-        root = jax.lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
-        return (root * scale[..., None, :]).astype(jnp.float32)
+class Open(NamedTuple):
+    """What measurements of one matrix leave open of S signals.
+
+    The variance of a signal is constant [] and the sum of squares of what rows render: of rows that
+    all share, root [J, E] and level [J, C] times weights [S, J], and of rows of its own, own_root
+    [S, K, E] and own_level [S, K, C]. A row renders root . atoms(x) + level.
+    """
+
+    root: jax.Array
+    level: jax.Array
+    weights: jax.Array
+    own_root: jax.Array
+    own_level: jax.Array
+    constant: jax.Array
 
 
 def posterior_variance(
@@ -60,71 +53,149 @@ def posterior_variance(
     x: Float[Array | np.ndarray, "P D"],
     equations: gram.NormalEquations | OrthonormalEquations,
     prior: GaussianPrior,
-    noise: float | str | None = None,
+    noise: float | str | Float[Array, ""] | None = None,
     chunk: int = 1024,
 ) -> Float[Array, "S P C"]:
     """Variance of the rendered signal at points, given the measurements: where a render is unsure.
 
     x [P, D] -> [S, P, C], or [1, P, C] where all signals are measured alike. noise as in
     `gaussian`. With a prior that leaves the bias free, the bias is taken at its best for each code,
-    and the variance of the measured mean itself is added.
+    and the variance of the measured mean itself is added. chunk: points at a time.
 
     With a mixture, always [S, P, C]: that within the components and that between them, each
-    weighed by its evidence.
+    weighed by its evidence. No gradient flows through it.
     """
     variance, _ = resolve_noise(equations, prior.alone(), noise)
+    known = prior._replace(codes=None, level=None)
+    graphdef, state = nnx.split(dictionary)
     x = jnp.asarray(x, jnp.float32)
+    return _variance(graphdef, state, x, equations, known, variance, chunk=chunk)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "chunk"))
+def _variance(graphdef, state, x, equations, prior, noise, chunk):
+    state, equations, prior = jax.lax.stop_gradient((state, equations, prior))
+    dictionary = nnx.merge(graphdef, state)
+    if equations.shared:
+        found = _open(equations, prior, noise)
+        group = jax.tree.map(lambda leaf: leaf[None], found)
+        return _at(dictionary, x, group, chunk)[0]
+    signals = len(equations.target_mean)
+    shapes = jax.eval_shape(lambda: _open(_one(equations, 0), prior, noise))
+    size = numerics.even_size(signals, max(1, _ROW_NUMBERS // shapes.root.size))
+
+    def some(numbers):
+        every = jax.lax.map(lambda number: _open(_one(equations, number), prior, noise), numbers)
+        return _at(dictionary, x, every, chunk)[:, 0]
+
+    numbers = numerics.cut(jnp.arange(signals), size)
+    return numerics.joined(jax.lax.map(some, numbers), signals)
+
+
+def _one(equations, number):
+    """The equations of one signal, of whose own matrix they are."""
+    shared = ("projected", "rest", "target_mean", "moments", "energy", "moments_low")
+    parts = {}
+    for name, leaf in equations._asdict().items():
+        if leaf is not None:
+            parts[name] = leaf[number][None] if name in shared else leaf[number]
+    return equations._replace(**parts)
+
+
+def _at(dictionary, x, every, chunk):
+    """Variances [G, S, P, C] at points of what is `Open` in G matrices, stacked."""
+    groups, rows, experts = every.root.shape
+    points, features = len(x), dictionary.num_features if gram.is_shared(dictionary) else 0
+    atoms = points * experts * (features + groups * rows)
+    folded = groups * rows * features * (experts + points)
+    fold = gram.is_shared(dictionary) and folded < atoms
+    if fold:
+        heads = dictionary.heads()
+        every = jax.lax.map(lambda one: _folded(one, heads), every)
+
+    def piece(points):
+        values = dictionary.features(points) if fold else dictionary.basis(points)
+
+        def rendered(root, level):
+            """[.., J, C, p]."""
+            if fold:
+                return numerics.einsum("pf,...jfc->...jcp", values, root) + level[..., None]
+            return numerics.einsum("pec,...je->...jcp", values, root) + level[..., None]
+
+        def one(found):
+            shared = jnp.square(rendered(found.root, found.level))
+            own = jnp.square(rendered(found.own_root, found.own_level)).sum(1)
+            within = numerics.einsum("sj,jcp->spc", found.weights, shared)
+            return within + own.swapaxes(1, 2) + found.constant
+
+        return jax.lax.map(one, every)
+
+    pieces = numerics.cut(x, numerics.even_size(points, chunk))
+    # [N, G, S, p, C] with points in front of the rest.
+    found = jnp.moveaxis(jax.lax.map(piece, pieces), 3, 1)
+    return jnp.moveaxis(numerics.joined(found, points), 0, 2)
+
+
+def _folded(found, heads):
+    """The same with rows of features [.., F, C], what they add to heads' biases in the level."""
+
+    def through(root, level):
+        rows = numerics.einsum("...je,fec->...jfc", root, heads)
+        return rows[..., :-1, :], level + rows[..., -1, :]
+
+    root, level = through(found.root, found.level)
+    own_root, own_level = through(found.own_root, found.own_level)
+    return found._replace(root=root, level=level, own_root=own_root, own_level=own_level)
+
+
+def _open(equations, prior, noise) -> Open:
+    """Of equations of one matrix, which all signals share."""
+    experts = equations.atom_mean.shape[0]
     if prior.mixture is not None:
-        return _mixture_variance(dictionary, x, equations, prior, variance, chunk)
-    return _gaussian_variance(dictionary, x, equations, prior.alone(), variance, chunk)
+        parts = _components(equations, prior, noise)
+        shares = jax.nn.softmax(parts.evidences, axis=1)
+        mean = numerics.einsum("sk,ske->se", shares, parts.codes)
+        own = jnp.sqrt(shares)[..., None] * (parts.codes - mean[:, None])
+        root = jnp.concatenate([parts.common, parts.rows.reshape(-1, experts)])
+        ones = jnp.ones((len(own), len(parts.common)), shares.dtype)
+        weights = jnp.concatenate([ones, jnp.repeat(shares, parts.rows.shape[1], axis=1)], 1)
+    else:
+        root = _posterior_root(equations, prior, noise)
+        weights, own = jnp.ones((1, len(root))), jnp.zeros((1, 0, experts))
+    if root.shape[1] > experts:
+        level, constant = root[:, experts:], jnp.float32(0)
+    else:
+        # The best bias follows the code, and is as unsure as the measured mean.
+        level = -numerics.einsum("je,ec->jc", root, equations.atom_mean)
+        constant = noise / equations.bias_weight
+    own_level = -numerics.einsum("ske,ec->skc", own, equations.atom_mean)
+    return Open(root[:, :experts], level, weights, own, own_level, constant)
 
 
-def _mixture_variance(dictionary, x, equations, prior, noise, chunk):
-    """Components one after another, their mean and variance summed as they come (West 1979)."""
+def _components(equations, prior, noise) -> mixture_codes.Components:
+    if isinstance(equations, OrthonormalEquations):
+        return mixture_codes.components(equations, prior, noise)
     weights = prior.mixture.weights
     parts = [prior.component(number) for number in range(len(weights))]
     found = [solve_posterior(equations, part, noise) for part in parts]
     evidences = jnp.stack([one.evidence for one in found], 1) + jnp.log(weights)
-    shares, mass, mean, square = jax.nn.softmax(evidences, 1), 0.0, 0.0, 0.0
-    for part, one, share in zip(parts, found, shares.T, strict=True):
-        if not np.any(share > _LEAST_SHARE):
-            continue
-        within = _gaussian_variance(dictionary, x, equations, part, noise, chunk)
-        gates = Gates(one.codes, None, None, one.bias)
-        pieces = [dictionary.combine(x[i : i + chunk], gates) for i in range(0, len(x), chunk)]
-        step = jnp.concatenate(pieces, 1) - mean
-        share = share[:, None, None]
-        mass = mass + share
-        mean = mean + step * numerics.safe_divide(share, mass)
-        square = square + share * within
-        square = square + share * numerics.safe_divide(mass - share, mass) * jnp.square(step)
-    return square / mass
+    rows = jnp.stack([_posterior_root(equations, part, noise) for part in parts])
+    codes = jnp.stack([one.codes for one in found], 1)
+    return mixture_codes.Components(evidences, codes, jnp.zeros((0, codes.shape[-1])), rows)
 
 
-def _gaussian_variance(dictionary, x, equations, prior, variance, chunk):
-    """`posterior_variance` of one Gaussian."""
-    free_bias = prior.mean.shape[0] == equations.atom_mean.shape[-2]
-    signals = 1 if equations.shared else len(equations.target_mean)
-    variances = []
-    for signal in range(signals):
-        part = equations.of_signals(slice(signal, signal + 1))
-        root, mean, weight = (
-            _posterior_root(part, prior, variance),
-            part.atom_mean,
-            part.bias_weight,
-        )
-        if not equations.shared:
-            root, mean, weight = root[0], mean[0], weight[0]
-
-        def at(points, root=root, mean=mean, weight=weight):
-            basis = dictionary.basis(points)
-            if free_bias:
-                shifted = numerics.einsum("re,pec->prc", root, basis - mean)
-                return jnp.square(shifted).sum(1) + variance / weight
-            experts = basis.shape[1]
-            shifted = numerics.einsum("re,pec->prc", root[:, :experts], basis)
-            return jnp.square(shifted + root[:, experts:]).sum(1)
-
-        pieces = [at(x[i : i + chunk]) for i in range(0, len(x), chunk)]
-        variances.append(jnp.concatenate(pieces))
-    return jnp.stack(variances)
+@gram.batched_by_map
+def _posterior_root(equations, prior, noise):
+    """A matrix R [N, N] with R^T R the covariance of the coefficients after measuring."""
+    if isinstance(equations, OrthonormalEquations):
+        scaled, _, directions = scaled_rows(equations, prior)
+        return jnp.linalg.qr(mixture_codes.left_open(scaled, directions, noise), mode="r")
+    with gram.working_precision("float64"):
+        matrix, _, _ = extended(equations, prior.mean.shape[0])
+        noise = gram.wide(jnp.asarray(noise, jnp.float32))[0]
+        system = matrix / noise + precision_matrix(prior)[0]
+        zero = jnp.zeros(system.shape[:-2], system.dtype)
+        factor, scale, _, _ = numerics.scaled_cholesky(system, zero)
+        identity = jnp.eye(len(system), dtype=system.dtype)
+        root = jax.lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
+        return (root * scale).astype(jnp.float32)

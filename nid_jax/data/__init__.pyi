@@ -15,14 +15,15 @@ from .loading import batches
 from .opening import open_collection
 from .patches import PatchCollection, patch_corners, stitch
 from .phantoms import project
-from .points import Sampling, cloud_batches, point_batches
 from .scattered import PointsCollection, take_frame
+from .sinogram_folder import open_sinograms
 from .sinograms import add_noise, even_angles, read_sinograms, say_doubts
 from .sources import POINTS, SHAPES
 from .splitting import SPLITS, configured_size, wanted
 from .surveying import Survey, survey
 from .video import frame_rate
 from .views import VIEWS, visible_points
+from .volume_batches import Sampling, cloud_batches, point_batches
 from .warps import WarpedVolumes
 from .ways import WaysCollection, pictures_of_sizes
 
@@ -54,6 +55,7 @@ __all__ = [
     "holed",
     "kept_in",
     "open_collection",
+    "open_sinograms",
     "patch_corners",
     "pictures_of_sizes",
     "point_batches",

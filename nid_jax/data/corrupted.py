@@ -294,7 +294,7 @@ def _open_folder(config, root, split):
         if not transparent and len(mask_at) < len(found):
             why = f"{len(truths)} of {len(pictures)} have one"
             raise ValueError(_no_training(config, f"{why}, {len(masks)} have a mask"))
-        _say_trained_on_parts(root, found)
+        _say_trained_on_parts(root, found, "truth/ beside images/, or another data.name,")
     return found
 
 
@@ -422,14 +422,14 @@ def _open_array(config, path, split):
     channels = 1 if config.gray else values.shape[-1]
     found = CorruptedArray(values, names, str(path), channels, value_range)
     if split == "train":
-        _say_trained_on_parts(path, found)
+        _say_trained_on_parts(path, found, "another data.name")
     return found
 
 
-def _say_trained_on_parts(where, collection):
+def _say_trained_on_parts(where, collection, otherwise):
     say(
-        f"{where}: no clean pictures; learned from what is seen of {len(collection)}; truth/ "
-        "beside images/, or another data.name, says otherwise"
+        f"{where}: no clean pictures; learned from what is seen of {len(collection)}; {otherwise} "
+        "says otherwise"
     )
 
 

@@ -5,7 +5,8 @@ the north, a cold ridge, a warm coast, a valley that fills with cold air), a fro
 eddies that are finer in the east than in the west: what learning can know and no smoothness does.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +22,8 @@ FRAME = Frame(
     (Scale("y", "km", 0.0, 300.0), Scale("x", "km", 0.0, 400.0)),
     (Scale("temperature", "degrees C", -20.0, 40.0),),
 )
-# Stations that there are, and of those that report the share that moves about, as ships do.
+# Stations that there are, unless more are to report, and of those that report the share that moves
+# about, as ships do.
 _POOL, _MOVING = 150, 0.15
 # Probability that a region reports nothing, and its radius in [-1, 1].
 _GAPS, _GAP = 0.3, 0.6
@@ -85,9 +87,14 @@ def draw_day(generator: np.random.Generator) -> Day:
 
 
 class StationsCollection(PointsCollection):
-    """Days [S] of stations, whose temperature is known everywhere: truth(i) [*grid, 1]."""
+    """Days [S] of stations, whose temperature is known everywhere: truth(i) [*grid, 1].
 
-    days: list[Day]
+    days: what each is made of; rest: of a `PointsCollection`.
+    """
+
+    def __init__(self, days: Sequence[Day], *rest: Any):
+        super().__init__(*rest)
+        self.days = days
 
     def truth(self, index: int) -> Float[np.ndarray, "*grid 1"]:
         """The temperature of a day on the grid, scaled by the frame."""
@@ -100,36 +107,36 @@ def open_stations(config: ConfigDict, split: str, seed: int) -> StationsCollecti
     """The built-in days of a split: data.num_train 300 and data.num_test 60 where they are 0.
 
     data.stations.count: stations of a day, at most; some of a pool report, some move about, and in
-    some regions on some days there are none. A longer collection begins with the shorter one.
+    some regions on some days there are none. data.stations.noise is a standard deviation, in
+    degrees. A longer collection begins with the shorter one.
     Raises ValueError naming the key.
     """
     options = config.stations
     if not (isinstance(options.count, int) and options.count >= 2):
         raise ValueError(f"data.stations.count: {options.count}; allowed: 2 or more")
     if not options.noise >= 0:
-        raise ValueError(f"data.stations.noise: {options.noise}; allowed: 0 or more")
+        raise ValueError(f"data.stations.noise: {options.noise}; allowed: a deviation, 0 or more")
     count = wanted(config, split) or MADE["stations"][split]
-    pool = np.random.default_rng([seed, 2]).uniform(-1, 1, (_POOL, 2))
+    stay = options.count - round(_MOVING * options.count)
+    pool = np.random.default_rng([seed, 2]).uniform(-1, 1, (max(_POOL, stay), 2))
     days, coordinates, values = [], [], []
     for number in range(count):
         generator = np.random.default_rng([seed, SPLITS.index(split), number])
         day = draw_day(generator)
-        points = _reporting(generator, pool, options.count)
+        points = _reporting(generator, pool, stay, options.count - stay)
         own = temperature(day, points) + options.noise * generator.standard_normal(len(points))
         days.append(day)
         coordinates.append(FRAME.outside(points))
         values.append(own[:, None])
     shape = configured_size(config) or GRIDS[2]
     names = [f"day_{number:04d}" for number in range(count)]
-    found = StationsCollection(coordinates, values, FRAME, shape, names, "weather stations")
-    found.days = days
-    return found
+    return StationsCollection(days, coordinates, values, FRAME, shape, names, "weather stations")
 
 
-def _reporting(generator, pool, count):
-    """Points [P, 2] of the stations of a day."""
-    moving = generator.uniform(-1, 1, (round(_MOVING * count), 2))
-    chosen = generator.permutation(len(pool))[: count - len(moving)]
+def _reporting(generator, pool, stay, move):
+    """Points [P, 2] of the stations of a day: so many of the pool, and so many that move about."""
+    moving = generator.uniform(-1, 1, (move, 2))
+    chosen = generator.permutation(len(pool))[:stay]
     points = np.concatenate([pool[chosen], moving])
     if generator.uniform() < _GAPS:
         centre = generator.uniform(-0.8, 0.8, 2)

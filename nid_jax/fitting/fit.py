@@ -264,9 +264,12 @@ class Fit:
         noises = np.asarray(self.solution.stats["noise_variance"])
         prior, found = problem.prior._replace(codes=None), []
         prior = prior if self.solver.mixes(prior) else prior.alone()
+        if not np.isfinite(noises).all():
+            raise ArgumentError("noise_variance", noises[~np.isfinite(noises)][0], "finite")
         # Signals solved in batches may have been given a noise each.
-        for noise in np.unique(noises):
-            some = np.flatnonzero(noises == noise)
+        distinct, number = np.unique(noises, return_inverse=True)
+        for place, noise in enumerate(distinct):
+            some = np.flatnonzero(number == place)
             variance = posterior_variance(
                 self.dictionary,
                 grid(shape),

@@ -132,6 +132,7 @@ def summarise(
         "task": task.name,
         "dataset": collection.title,
         "solver": config.fit.solver,
+        "precision": fit.solver.precision if fit.solver and fit.solver.precisions[1:] else None,
         "signals": count,
         **means_of(scores),
         "residual": float(np.mean(fit.residual)),
@@ -147,5 +148,5 @@ def summarise(
         "psnr_per_step": psnr_per_step(fit.history),
         **per_signal(scores),
         "versions": devices.versions(),
-        "config": config_json.encoded(config),
+        "config": config_json.encoded(config_json.located(config)),
     }

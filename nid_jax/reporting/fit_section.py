@@ -12,6 +12,7 @@ from markupsafe import Markup
 from nid_jax.reporting import charts, embedding, movies
 from nid_jax.reporting.panels import Score, scores_of
 from nid_jax.reporting.reading import number, read_json, within
+from nid_jax.reporting.tables import counted
 from nid_jax.storage import artefacts
 from nid_jax.storage.artefacts import file_name
 
@@ -19,6 +20,14 @@ COMMON = (
     Score("solver", "Solver"),
     Score("signals", "Signals"),
     Score("active_experts", "Active experts", about="Mean number of codes that are not 0."),
+    Score(
+        "numbers_per_signal",
+        "Numbers",
+        about="Stored of each signal: its code, with sparse codes the places too, and its bias.",
+    ),
+    Score("codes_dtype", "Codes in", about="What each number of a stored code is held in."),
+    Score("bits_per_signal", "Bits", about="Of a stored code and its bias."),
+    Score("precision", "Equations in", about="The numbers that codes were solved in."),
     Score("seconds_per_signal", "Per signal", "s", "Solving, without what was compiled."),
     Score("seconds_compile", "Compile", "s"),
     Score("seconds_total", "Total", "s", "Solving and compiling."),
@@ -100,7 +109,9 @@ class _Pictures:
         )
         self._surfaces()
         self._renders()
-        for path in _newest(self.folder / artefacts.INTERPOLATE, "*.gif")[:_PATHS]:
+        paths = _newest(self.folder / artefacts.INTERPOLATE, "*.gif")
+        self._say_more(len(paths) - _PATHS, "path", artefacts.INTERPOLATE)
+        for path in paths[:_PATHS]:
             caption = "From signal {} to signal {}".format(*(path.stem.split("_") + ["?"])[:2])
             self.found["paths"].append(embedding.movie(path, self.page, caption))
         self._neighbours()
@@ -113,6 +124,13 @@ class _Pictures:
             self.found["notes"].append(str(error))
             return []
         return [] if found is None else [found]
+
+    def _say_more(self, count, what, where):
+        """That files are not on the page, and where they lie."""
+        if count > 0:
+            lie = "lies" if count == 1 else "lie"
+            place = f"fits/{self.folder.name}/{where}"
+            self.found["notes"].append(f"{counted(count, f'more {what}')} {lie} in {place}.")
 
     def _movies(self, folder, stem, caption):
         """The MP4, or the GIF where there is none."""
@@ -141,9 +159,12 @@ class _Pictures:
 
     def _renders(self):
         folders = [path for path in _newest(self.folder / artefacts.RENDER, "*") if path.is_dir()]
+        self._say_more(len(folders) - _RENDERS, "render", artefacts.RENDER)
         for folder in folders[:_RENDERS]:
-            shown = []
-            for path in sorted(folder.glob("*.png"))[:_RENDERED]:
+            shown, found = [], sorted(folder.glob("*.png"))
+            where = f"{artefacts.RENDER}/{folder.name}"
+            self._say_more(len(found) - _RENDERED, "picture", where)
+            for path in found[:_RENDERED]:
                 shown += self._picture(path, path.stem, _RENDER_SIDE)
             stems = sorted(
                 {path.stem for path in folder.glob("*.*") if path.suffix in movies.SUFFIXES}

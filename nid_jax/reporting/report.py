@@ -65,7 +65,7 @@ def write_report(workdir: str | Path) -> Path:
         samples=_samples(workdir),
         timings=[_worded(*fact) for fact in _flat(summary)],
         versions=versions,
-        notes=[note for note in (summary_note, config_note) if note],
+        notes=[note for note in (summary_note, config_note, _aside(workdir)) if note],
         assumed=assumed,
         config=config,
     )
@@ -104,6 +104,17 @@ def _fit_folders(folder: Path, own: Any) -> list[Path]:
         return path.name != own, -made, path.name
 
     return sorted(complete, key=place)
+
+
+def _aside(workdir: Path) -> str:
+    """In words, what lies in the workdir and is not on the page: earlier results and checkpoints
+    that were moved away; '' for nothing."""
+    kept = ("checkpoints/*.damaged", ".old-*", "fits/.old-*", "fits/*/.old-*", "fits/*/*/.old-*")
+    found = [path for pattern in kept for path in workdir.glob(pattern)]
+    if not found:
+        return ""
+    names = ", ".join(sorted(path.relative_to(workdir).as_posix() for path in found))
+    return f"Kept aside, and not on this page: {names}."
 
 
 def _subject(config: Mapping[str, Any], fits: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

@@ -6,10 +6,45 @@ JSON knows one sequence; configs hold tuples, so an array is a tuple and a list 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
+
+PATHS = (
+    "data.root",
+    "data.sinograms",
+    "data.angles",
+    "data.kspace",
+    "data.kspace_mask",
+    "data.cache",
+    "eval.lpips",
+)
+"""Keys that name a file or folder, where they are not ''."""
+
+
+def located(config: ConfigDict) -> ConfigDict:
+    """A copy whose PATHS are absolute: later commands may be typed in another folder."""
+    return _with_paths(config, lambda path: str(path.expanduser().absolute()))
+
+
+def without_folders(config: ConfigDict) -> ConfigDict:
+    """A copy whose PATHS are names alone, for files that are given away: whose folders they lay in
+    is nobody's business."""
+    return _with_paths(config, lambda path: path.name)
+
+
+def _with_paths(config, changed):
+    found = config.copy_and_resolve_references()
+    for key in PATHS:
+        section, name = key.split(".")
+        group = found.get(section)
+        path = group.get(name) if isinstance(group, ConfigDict) else None
+        if isinstance(path, str) and path:
+            with group.unlocked():
+                group[name] = changed(Path(path))
+    return found
 
 
 def encoded(config: ConfigDict) -> dict[str, Any]:

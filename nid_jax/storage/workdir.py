@@ -138,9 +138,12 @@ class Workdir:
     # The config of the run
 
     def save_config(self, config: ConfigDict) -> Path:
-        """Writes `config` so that `load_config` gives back the same, tuples included."""
+        """Writes `config` so that `load_config` gives back the same, tuples included.
+
+        But for paths, which become absolute: see `config_json.located`.
+        """
         self._must_be_writable()
-        text = json.dumps(config_json.encoded(config), indent=2) + "\n"
+        text = json.dumps(config_json.encoded(config_json.located(config)), indent=2) + "\n"
         return artefacts.write_text(self.config, text)
 
     def load_config(self) -> ConfigDict:
@@ -179,7 +182,7 @@ class Workdir:
         """
         if not self.config.exists():
             return
-        saved = self.load_config()
+        saved, config = self.load_config(), config_json.located(config)
         for section in sections:
             here, there = _plain_get(config, section), _plain_get(saved, section)
             difference = _first_difference(section, there, here, frozenset(ignore))

@@ -177,8 +177,9 @@ def set_heads(
     points: Float[np.ndarray, "P D"],
     atoms: Float[np.ndarray, "E P C"],
 ) -> float:
-    """Make heads the least squares approximations of atoms, of root mean square 1, in place.
+    """Make heads the least squares approximations of atoms, in place.
 
+    Atoms are first scaled to root mean square 1 over points and channels.
     -> the share of the atoms' energy that no heads on these features have.
     """
     features = np.asarray(dictionary.features(jnp.asarray(points)), np.float64)

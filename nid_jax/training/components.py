@@ -30,9 +30,10 @@ from jaxtyping import Float, Int
 from nid_jax import numerics
 from nid_jax.coding import gram, operators
 from nid_jax.coding.prior import Coded
+from nid_jax.data.originals import held_out
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
-from nid_jax.fitting.rounds import held_out
+from nid_jax.fitting.rounds import UNCHOSEN_SHRINKAGE
 
 MOST_COEFFICIENTS = 8192
 """F C of a covariance that is held and taken apart as a whole."""
@@ -117,12 +118,13 @@ def component_heads(
     held = held_out(names)
     covariance = signals.covariance(np.flatnonzero(~held), weights.values)
     left = {}
-    if shrinkage is None and held.any():
-        for share in SHRINKAGES:
+    if held.any():
+        # Of one that was given too: what signals held out lose is said either way.
+        for share in SHRINKAGES if shrinkage is None else (shrinkage,):
             basis = span.leading(covariance, share, dictionary.num_experts)
             left[share] = weights.mean_error(basis, np.flatnonzero(held))
     # With one signal alone there is nothing to choose by, and much that it does not tell.
-    given = SHRINKAGES[1] if shrinkage is None else shrinkage
+    given = UNCHOSEN_SHRINKAGE if shrinkage is None else shrinkage
     chosen = min(left, key=left.__getitem__) if left else given
     if held.any():
         covariance = covariance + signals.covariance(np.flatnonzero(held), weights.values)
@@ -231,7 +233,9 @@ class Span:
         return np.einsum("fle,cl->fce", found, colours).reshape(features * channels, -1)
 
     def heads(self, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Kernel [F, C, E] and bias [E, C] of atoms of mean square 1 without a constant part."""
+        """Kernel [F, C, E] and bias [E, C] of atoms of energy 1 a point without a constant part.
+
+        Energy a point: squares summed over channels, in the mean over points."""
         directions = basis.reshape(len(self.root), self.channels, -1) * np.sqrt(self.count)
         kernel = np.einsum("fg,gce->fce", self.root, directions, optimize=True)
         bias = -np.einsum("f,fce->ec", np.asarray(self.mean), kernel, optimize=True)

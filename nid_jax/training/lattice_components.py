@@ -15,11 +15,11 @@ import scipy.linalg
 from jaxtyping import Float
 
 from nid_jax.coding.prior import Coded
+from nid_jax.data.originals import held_out
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.embeddings import Splines
 from nid_jax.fields.shared import SharedDictionary
-from nid_jax.fitting.rounds import held_out
 from nid_jax.training.components import (
     ERRORS,
     ROUNDS,
@@ -73,7 +73,7 @@ def lattice_heads(
     basis, found = _leading(signals, products, weights, experts)
     kernel = axes.heads(basis, channels)
     share = mean_share(left, energy[held], errors == "log")
-    # Atoms have mean square 1. Beside the heads is left what their splines leave, too.
+    # Atoms have energy 1 a point. Beside the heads is left what their splines leave, too.
     numbers = np.prod(grid_shape)
     residual = np.maximum(whole - np.square(found).sum(1), 0) / (numbers * channels)
     # Experts beyond those that the signals tell apart are not used by them.
@@ -178,7 +178,7 @@ class _Axes:
         return found.reshape(-1)
 
     def heads(self, basis: np.ndarray, channels: int) -> Float[np.ndarray, "F C E"]:
-        """Kernel of atoms of mean square 1 from directions [R C, E]."""
+        """Kernel of atoms of energy 1 a point from directions [R C, E]."""
         shape = [base.shape[1] for base in self.bases]
         scale = np.sqrt(np.prod(self.grid_shape))
         values = basis.reshape(*shape, channels * basis.shape[1]) * np.float32(scale)

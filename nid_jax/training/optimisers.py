@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from nid_jax.fields.variables import Basis, Code, Kernel
 
-OPTIMISERS = ("adam", "adamw", "sgd", "lamb", "muon")
+OPTIMISERS = ("adam", "adamw", "sgd", "lamb", "muon", "none")
 SCHEDULES = ("constant", "cosine", "exponential", "linear")
 
 # Root mean square of Adam's steps as Liu et al. 2025 found it, in learning rates.
@@ -50,8 +50,8 @@ def build_optimiser(config: ConfigDict, steps: int) -> optax.GradientTransformat
 
     Weight decay reaches the dictionary's weights only, under muon the kernels between layers only;
     codes move at code_rate times the learning rate (1: the same). muon (Jordan et al. 2024) turns
-    those kernels, in steps as long as Adam's (Liu et al. 2025), and leaves all else to Adam. Raises
-    ValueError naming train.optimizer.name or .schedule.
+    those kernels, in steps as long as Adam's (Liu et al. 2025), and leaves all else to Adam; none
+    moves nothing and has no moments. Raises ValueError naming train.optimizer.name or .schedule.
     """
     if config.name not in OPTIMISERS:
         near = difflib.get_close_matches(str(config.name), OPTIMISERS, 1, 0.0)[0]
@@ -85,6 +85,8 @@ def _optimiser(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTr
             return optax.contrib.muon(schedule, consistent_rms=_ADAM_RMS, **axes, **decay)
         case "sgd":
             return optax.sgd(schedule, momentum=0.9)
+        case "none":
+            return optax.set_to_zero()
     return optax.adam(schedule)
 
 

@@ -69,8 +69,10 @@ def find_router(
 ) -> str:
     """Give a router that can be any affine map the one of ridge codes. -> words on it.
 
-    measured: operator and values(i) of the collection's `count` signals; lam: of dense codes;
-    top_k: K of sparse ones, whose regularisation is `support_lambda`.
+    measured: operator and values(i) of the collection's `count` signals; lam: of dense codes,
+    train.lam; top_k: K of sparse ones, whose regularisation is `support_lambda`. The map is made
+    for one of them: that of a fit, fit.router_ridge.lam, is of codes on the supports that it
+    proposes, and changes neither it nor them.
     """
     words = "ridge codes in closed form"
     if top_k:

@@ -105,6 +105,30 @@ def test_ridge_is_that_of_the_own_gram_matrices(kind):
     np.testing.assert_allclose(rendered(found), rendered(direct), atol=2e-2)
 
 
+def test_weights_of_their_own_in_float64_are_solved_to_its_accuracy():
+    """Of ridge and a prior, beside the tolerance of 1e-3 that conjugate gradients end at."""
+    dictionary, values, weights = problem(SharedDictionary, 1, 6)
+    draw = np.random.default_rng(1)
+    codes = draw.standard_normal((40, EXPERTS)) @ draw.standard_normal((EXPERTS, EXPERTS)) / 3
+    known = prior.fit_prior(codes, shrinkage=0.3)
+    covariance = np.asarray(known.factor, np.float64) @ np.asarray(known.factor).T
+    covariance += np.diag(np.asarray(known.diagonal, np.float64))
+    penalty, mean = np.zeros((EXPERTS + 1, EXPERTS + 1)), np.append(known.mean, 0.0)
+    penalty[:-1, :-1] = 0.01 * np.linalg.inv(covariance)
+    expected, rows = plain(dictionary, values, weights, mean, penalty)
+    measured = Problem(dictionary, OPERATOR, values, weights, known)
+    wanted = np.einsum("sn,mnc->smc", expected, rows)
+
+    def off(solver):
+        found = solver.solve(measured)
+        coefficients = np.concatenate([found.codes, found.bias], 1)
+        rendered = np.einsum("sn,mnc->smc", coefficients, rows)
+        return np.abs(rendered - wanted).max() / np.abs(wanted).max()
+
+    assert off(Gaussian(noise=0.1, precision="float64")) < 1e-5
+    assert off(Gaussian(noise=0.1)) < 1e-2
+
+
 def test_an_iteration_is_not_enough_and_says_so():
     dictionary, values, weights = problem(SharedDictionary, 1, 2)
     found = solved(dictionary, values, weights, iterations=1, tolerance=1e-5)
@@ -134,6 +158,9 @@ def test_where_it_is_taken():
     assert taken(weights)
     assert taken(weights, Ridge(lam=1e-5))
     assert not taken(weights, Ridge(lam="gcv"))
+    # What was asked for in float64 is summed in it, for every signal.
+    assert not taken(weights, Ridge(lam=1e-5, precision="float64"))
+    assert not taken(weights, Gaussian(noise=0.1, precision="float64"))
     assert not taken(None)
     assert not taken(weights[0])
     # Masks, which leave directions undetermined, have their own Gram matrices.

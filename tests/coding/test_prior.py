@@ -118,6 +118,19 @@ def test_posterior_with_a_free_bias():
         np.testing.assert_allclose(variance[signal], spread, rtol=1e-3, atol=1e-4)
 
 
+def test_variance_through_features_is_that_through_atoms():
+    """Many points are worth folding rows through the heads, one is not."""
+    dictionary, (_, _, equations) = make_dictionary(), problem(own=False)
+    found = prior.fit_prior(training_codes()[0], shrinkage=0.1)
+    x = coordinates.grid((7, 6))
+    many = uncertainty.posterior_variance(dictionary, x, equations, found, 0.2, chunk=17)
+    for place in (0, 19):
+        one = uncertainty.posterior_variance(
+            dictionary, x[place : place + 1], equations, found, 0.2
+        )
+        np.testing.assert_allclose(many[:, place : place + 1], one, rtol=1e-4)
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

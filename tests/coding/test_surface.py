@@ -473,7 +473,7 @@ def test_a_solid_takes_the_component_that_its_points_speak_for():
     solved = ridge.ridge(equations, 1e-4)
     known = fit_prior(solved.codes, residual=solved.residual, shrinkage=1e-3)
     codes, own = np.asarray(solved.codes, np.float64), np.repeat(np.eye(2), 15, 0)
-    mixture = moments(codes, None, own.mean(0), own).mixture(codes.var(0), 0.03)
+    mixture = moments(codes, own.mean(0), own).mixture(codes.var(0), 0.03)
     mixed = known._replace(mixture=mixture)
     points, normals = balls([0.3, 0.7], 60, seed=3)
     options = {"truncation": TRUNCATION, "iterations": 0}

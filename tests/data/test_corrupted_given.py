@@ -43,7 +43,7 @@ def test_masks_and_truth_may_be_missing(folder, data_config):
 
 def test_pictures_with_masks_are_trained_on_as_they_are(folder, data_config):
     Image.fromarray(np.full((6, 8), 255, np.uint8)).save(folder / "masks" / "c.png")
-    with pytest.warns(Notice, match="learned from what is seen of 3"):
+    with pytest.warns(Notice, match="seen of 3; truth/ beside images/, or"):
         train = open_corrupted(data_config(root=folder), "train", 0)
     test = open_corrupted(data_config(root=folder), "test", 0)
     for index in range(3):
@@ -184,7 +184,7 @@ def test_nan_is_missing(tmp_path, data_config, dtype):
     assert gray.shape == gray[0].shape == (5, 7, 1)
     with pytest.raises(IndexError):
         collection.seen(3)
-    with pytest.warns(Notice, match="learned from what is seen of 2"):
+    with pytest.warns(Notice, match="seen of 2; another data.name says otherwise"):
         train = open_corrupted(data_config(root=tmp_path / "a.npy", num_train=2), "train", 0)
     np.testing.assert_array_equal(train.seen(1), collection.seen(1))
     with pytest.raises(ValueError, match=r"data\.size=\(4, 4\).*a\.npy is 5x7"):

@@ -164,6 +164,43 @@ def test_active_experts_are_told_of_sparse_fits(workdir, top_k, shown):
     assert facts["Signals"] == "4"
 
 
+def test_the_size_of_a_code_and_the_precision_of_a_fit_are_in_the_tables(workdir):
+    for name, more in (
+        ("ridge", {"numbers_per_signal": 65.0, "codes_dtype": "int8", "bits_per_signal": 544}),
+        ("gradient", {"precision": "float64"}),
+    ):
+        path = workdir / "fits" / name / "metrics.json"
+        artefacts.write_json(path, json.loads(path.read_text()) | more)
+    text = _read(report.write_report(workdir))[0]
+    table = text[text.index("<thead>") : text.index("</table>")]
+    rows = [
+        re.findall(r"<t[dh][^>]*>(?:<a [^>]*>)?([^<]*)", row) for row in table.split("<tr>")[1:]
+    ]
+    found = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
+    wanted = {"Numbers": "65", "Codes in": "int8", "Bits": "544", "Equations in": "–"}
+    assert wanted.items() <= found["ridge"].items()
+    assert found["gradient"]["Equations in"] == "float64"
+    facts = dict(fit_section.section("ridge", workdir / "fits" / "ridge", workdir)["facts"])
+    assert (facts["Numbers"], facts["Codes in"], facts["Bits"]) == ("65", "int8", "544")
+
+
+def test_what_lies_beside_the_page_is_said(workdir):
+    assert "Kept aside" not in _words(_read(report.write_report(workdir))[1])
+    (workdir / "checkpoints" / "20.damaged").mkdir(parents=True)
+    (workdir / "fits" / ".old-1-2-ridge").mkdir()
+    for shape in "abcd":
+        pictures.save_png(workdir / f"fits/ridge/render/{shape}/0.png", np.zeros((2, 2, 1)))
+    for number in range(7):
+        pictures.save_png(workdir / f"fits/ridge/render/a/{number}.png", np.zeros((2, 2, 1)))
+        os.utime(workdir / "fits/ridge/render/a", (2e9, 2e9))
+    words = _words(_read(report.write_report(workdir))[1])
+    aside = "checkpoints/20.damaged, fits/.old-1-2-ridge"
+    assert f"Kept aside, and not on this page: {aside}." in words
+    assert "1 more render lies in fits/ridge/render." in words
+    assert "3 more pictures lie in fits/ridge/render/a." in words
+    assert "more path" not in words
+
+
 def test_the_page_needs_no_network_and_its_ids_are_unique(workdir):
     text, page = _read(report.write_report(workdir))
     assert "http://" not in text

@@ -246,6 +246,33 @@ def test_another_config_names_key_values_and_remedies(tmp_path, change, key, old
         assert text.endswith(f" {prefix}{key}={old}")
 
 
+def test_paths_are_stored_so_that_commands_elsewhere_find_them(tmp_path, monkeypatch):
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    for folder in (home, elsewhere):
+        folder.mkdir()
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = example_config()
+    config.data.update({"root": "photos", "sinograms": "~/s.npy", "angles": "", "name": "folder"})
+    config.eval = ConfigDict({"lpips": "../weights.npz", "num_signals": 3})
+    typed = config.to_dict()
+    Workdir("run").save_config(config)
+    assert config.to_dict() == typed
+    monkeypatch.chdir(elsewhere)
+    workdir = Workdir(home / "run")
+    stored = workdir.load_config()
+    assert stored.data.root == str(home / "photos")
+    assert stored.data.sinograms == str(tmp_path / "s.npy")
+    assert (stored.data.angles, stored.data.name) == ("", "folder")
+    assert Path(stored.eval.lpips).resolve() == tmp_path / "weights.npz"
+    assert stored.eval.num_signals == 3
+    # The same command there is of other pictures, unless it names the first ones.
+    with pytest.raises(ValueError, match=rf"data.root={home}/photos, not data.root={elsewhere}"):
+        workdir.check_same_config(config, SECTIONS)
+    config.data.root = str(home / "photos")
+    workdir.check_same_config(config, SECTIONS)
+
+
 def test_keys_that_came_or_went_count_as_different(tmp_path):
     workdir = Workdir(tmp_path)
     workdir.save_config(example_config(gone=1))

@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from nid_jax import tasks
 from nid_jax.data import open_collection, to_array
 from nid_jax.data.cloud_reading import read_cloud
-from nid_jax.data.points import Sampling, point_batches
 from nid_jax.data.prepared import write_prepared
 from nid_jax.data.shapes import ShapeCollection
+from nid_jax.data.volume_batches import Sampling, point_batches
 from nid_jax.geometry import level_set, primitives
 from nid_jax.geometry.truncation import Truncation
 from nid_jax.metrics.surfaces import nearest_on

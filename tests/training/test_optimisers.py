@@ -136,6 +136,16 @@ def _exact_steps(name, values, gradients, sizes):
     return values
 
 
+def test_none_holds_no_moments_and_moves_nothing():
+    config = _config("none", code_rate=0.25)
+    params = _params(config)
+    optimiser = build_optimiser(config.train.optimizer, 1)
+    state = optimiser.init(params)
+    assert jax.tree.leaves(state) == []
+    steps, _ = optimiser.update(_gradients(params, 0), state, params)
+    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(steps))
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "sgd"])
 def test_steps_against_the_formulas_in_float64(name):
     options = {"learning_rate": 0.1, "weight_decay": 0.3, "clip_norm": 0.5, "code_rate": 0.25}

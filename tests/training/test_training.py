@@ -416,7 +416,7 @@ def test_sparse_training_goes_on_from_waves_and_resumes_bit_for_bit(tmp_path):
     leaves = [jax.tree.leaves(nnx.state(run.model)) for run in (whole, resumed, first)]
     for one, other in zip(leaves[0], leaves[1], strict=True):
         np.testing.assert_array_equal(one, other)
-    # Of whole atoms with a mean square of 1, which steps then moved.
+    # Of whole atoms of root mean square 1, which steps then moved.
     points = tasks.build(config(0)).open("train").shape[:2]
     basis = np.asarray(first.model.dictionary.basis(grid(points)))
     np.testing.assert_allclose(np.square(basis).mean((0, 2)), 1, rtol=1e-3)

@@ -88,7 +88,7 @@ def solver_from_config(config_fit: Any) -> Solver:
     options["precision"] = config_fit.get("precision", PRECISIONS[0])
     with named("fit"):
         _check_top_k(kind, top_k)
-        checks.one_of("precision", options["precision"], PRECISIONS)
+        checks.one_of("precision", options["precision"], kind.precisions)
     if not kind.dense_only:
         options["top_k"] = top_k
     with named(group):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from nid_jax.coding import checks
-from nid_jax.coding.gram import NormalEquations
+from nid_jax.coding.gram import PRECISIONS, NormalEquations
 from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Solution, troubles
@@ -36,6 +36,8 @@ class Solver:
     """Whether it solves under the prior of the training codes."""
     routed: ClassVar[bool] = False
     """Whether it always asks the router."""
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
+    """Those that `precision` may be."""
 
     precision: str = dataclasses.field(default="float32", kw_only=True)
     """Of equations: 'float32', by a square root, or 'float64', the normal equations."""
@@ -44,9 +46,16 @@ class Solver:
         """The problem's equations in this solver's precision."""
         return problem.equations(self.precision)
 
-    def _count(self, field: str, least: int) -> None:
-        """Keep a field as an int; ArgumentError unless it is a whole number of `least` or more."""
-        object.__setattr__(self, field, checks.whole(field, getattr(self, field), least))
+    def _descends(self, problem: Problem) -> bool:
+        """Whether signals of weights of their own are solved together, by conjugate gradients: no
+        normal equations of each are summed then, as 'float64' asks for."""
+        return self.precision == PRECISIONS[0] and problem.own_weights()
+
+    def _count(self, field: str, least: int, where: str = "") -> None:
+        """Keep a field as an int; ArgumentError unless it is a whole number of `least` or more.
+
+        where: for the message, of what."""
+        object.__setattr__(self, field, checks.whole(field, getattr(self, field), least, where))
 
     def __init_subclass__(cls, **options: Any):
         """Every kind of solver is a pytree, also a user's own."""

@@ -55,7 +55,7 @@ class Ridge(Solver):
         return isinstance(self.lam, str) and self.lam == "gcv"
 
     def _solve(self, problem: Problem) -> Solution:
-        if not isinstance(self.lam, str) and np.ndim(self.lam) == 0 and problem.own_weights():
+        if not isinstance(self.lam, str) and np.ndim(self.lam) == 0 and self._descends(problem):
             return conjugate.weighted_codes(problem, conjugate.Penalty(self.lam))
         return ridge.ridge(self._equations(problem), self.lam, self.per_signal)
 
@@ -129,7 +129,7 @@ class Gaussian(Solver):
     def _solve(self, problem: Problem) -> Solution:
         known, mixed = problem.prior, self.mixes(problem.prior)
         one = not mixed and not self.neighbours
-        if self.noise_known and one and problem.own_weights():
+        if self.noise_known and one and self._descends(problem):
             penalty = conjugate.Penalty(prior=known.alone(), noise=self.noise**2)
             return conjugate.weighted_codes(problem, penalty)
         noise = self.noise**2 if self.noise_known else "estimate"

@@ -15,7 +15,11 @@ from nid_jax.errors import ArgumentError
 
 @dataclasses.dataclass(frozen=True)
 class RouterCodes(Solver):
-    """What the router predicts, as it is. For its derivative take `router.gates` itself."""
+    """What the router predicts, as it is. For its derivative take `router.gates` itself.
+
+    One in closed form predicts ridge codes under the regularisation of training, train.lam, or of K
+    the one that the training signals chose (`training.predicting`): a fit has no say in it.
+    """
 
     name: ClassVar[str] = "router"
     routed: ClassVar[bool] = True
@@ -61,16 +65,16 @@ class RouterRidge(Solver):
     sparse: ClassVar[bool] = True
     routed: ClassVar[bool] = True
 
-    top_k: int
-    """K, active experts."""
+    top_k: int = 0
+    """K, active experts, which has to be given: 1 or more."""
     lam: float = ridge.LAMBDA
-    """Regularisation on the support, as `Ridge.lam`."""
+    """Regularisation on the support, as `Ridge.lam`; which support, the router has decided."""
     candidates: int = 0
     """Experts that the router proposes, of which `greedy.omp_codes` takes K by what lowers the
     residual most; K or fewer: the router's own K."""
 
     def __post_init__(self):
-        self._count("top_k", 1)
+        self._count("top_k", 1, "of active experts, such as RouterRidge(top_k=32)")
         checks.not_negative("lam", self.lam)
         self._count("candidates", 0)
 

@@ -63,8 +63,8 @@ class OMP(Solver):
     name: ClassVar[str] = "omp"
     sparse: ClassVar[bool] = True
 
-    top_k: int
-    """K, active experts."""
+    top_k: int = 0
+    """K, active experts, which has to be given: 1 or more."""
     lam: float = ridge.LAMBDA
     """Regularisation on the support, as `Ridge.lam`."""
     atoms_per_step: int = 1
@@ -73,7 +73,7 @@ class OMP(Solver):
     """'correlation' with the residual, or 'gain': what lowers it most."""
 
     def __post_init__(self):
-        self._count("top_k", 1)
+        self._count("top_k", 1, "of active experts, such as OMP(top_k=32)")
         checks.not_negative("lam", self.lam)
         self._count("atoms_per_step", 1)
         checks.one_of("criterion", self.criterion, greedy.CRITERIA)
@@ -116,13 +116,13 @@ class IHT(Solver):
     name: ClassVar[str] = "iht"
     sparse: ClassVar[bool] = True
 
-    top_k: int
-    """K, active experts."""
+    top_k: int = 0
+    """K, active experts, which has to be given: 1 or more."""
     steps: int = 30
     """At most so many."""
 
     def __post_init__(self):
-        self._count("top_k", 1)
+        self._count("top_k", 1, "of active experts, such as IHT(top_k=32)")
         self._count("steps", 1)
 
     def _solve(self, problem: Problem) -> Solution:

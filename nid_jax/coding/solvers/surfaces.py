@@ -19,12 +19,16 @@ class Surface(Solver):
 
     Minimises sum_terms weight sum_i residual_i^2 + noise^2 |t|^2, (code, bias) = mean + root t with
     the prior's mean and covariance root root^T; without a prior t is (code, bias) itself and its
-    factor lam times the mean eigenvalue of the linear terms.
+    factor lam times the mean eigenvalue of the linear terms. Of a mixture every solid takes the one
+    component of most evidence, not the mean over them that `Gaussian` gives: the terms that are not
+    linear need one Gaussian to start from and to stay near.
     """
 
     name: ClassVar[str] = "surface"
     dense_only: ClassVar[bool] = True
     reads: ClassVar[str] = "clouds"
+    # On the host all is summed in float64, whatever is asked for.
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
 
     on: float = 1.0
     """Weight of f = 0 on the surface."""
@@ -63,6 +67,7 @@ class Surface(Solver):
     """Of the samples."""
 
     def __post_init__(self):
+        checks.one_of("precision", self.precision, self.precisions)
         checks.one_of("method", self.method, surface.METHODS)
         checks.one_of("init", self.init, surface.INITS)
         checks.one_of("truncation_kind", self.truncation_kind, tuple(KINDS))

@@ -1,17 +1,13 @@
 """Batches of points: values as in the volumes, in memory or mapped, resumed, near surfaces."""
 
-import pkgutil
-import types
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 
-from nid_jax import data
-from nid_jax.data.points import Sampling, ShuffledGrids, cache_file, point_batches
 from nid_jax.data.shapes import ShapeCollection
+from nid_jax.data.volume_batches import Sampling, ShuffledGrids, cache_file, point_batches
 from nid_jax.fields.coordinates import grid
 from nid_jax.geometry.truncation import Truncation
 
@@ -135,11 +131,3 @@ def test_interpolation_is_linear_between_samples(collection, seed):
 def test_what_is_wrong_names_its_key(collection, near, size):
     with pytest.raises(ValueError, match="train.near" if size == 2 else "train.batch_size"):
         point_batches(collection, Sampling(size, 0, 10, near))
-
-
-def test_no_module_takes_the_place_of_what_it_is_named_for():
-    """A package has its modules as attributes once they were imported, before its lazy names."""
-    for module in pkgutil.iter_modules(data.__path__):
-        assert module.name not in set(data.__all__) - {"survey"}
-    for name in data.__all__:
-        assert not isinstance(getattr(data, name), types.ModuleType), name
