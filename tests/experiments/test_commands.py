@@ -137,3 +137,18 @@ def test_gridless(tmp_path, smoke):
     assert len(found["results"]) == 24
     assert all(np.isfinite([row["psnr"], row["few"]]).all() for row in found["results"])
     assert {"one grid", "1 ways", "4 ways"} == set(found["seconds_by_ways"])
+
+
+@pytest.mark.slow
+def test_feeding(tmp_path, smoke):
+    smoke("feeding", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"table.md", "metrics.json"}
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert [row["source"] for row in found["reading"]] == [
+        *("PNG files", "tfds, array_record", "memory-mapped .npy", "array in memory")
+    ]
+    assert all(row["rate"] > 0 for row in found["reading"])
+    assert found["step_seconds"]["least"] > 0
+    (training,) = found["steps"]
+    for key in ("off", "on", "ratio"):
+        assert 0 < training[key]["least"] <= training[key]["median"] <= training[key]["most"]
