@@ -3,6 +3,7 @@
 import functools
 import json
 import warnings
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from flax import nnx
 import nid_jax as nid
 from nid_jax import learning
 from nid_jax.fields.coordinates import grid
+from nid_jax.fitting import fit as fits
 
 SHAPE = (9, 8)
 
@@ -43,6 +45,29 @@ def unseen():
 
 
 # ---- learning -----------------------------------------------------------------------------------
+
+
+def test_the_last_batch_is_filled_up_with_the_first_signals(monkeypatch):
+    """One signal many times over would choose a noise, or a lambda, for itself alone."""
+    monkeypatch.setattr(fits, "joined", np.concatenate)
+    solved = []
+
+    def solve(problem):
+        solved.append(problem.tolist())
+        return problem
+
+    def in_batches(count, batch_size, devices=1):
+        solved.clear()
+        mesh = SimpleNamespace(shape={"data": devices})
+        known = SimpleNamespace(mesh=mesh)
+        return nid.NeuralDictionary._in_batches(known, lambda c: c, count, batch_size, solve)
+
+    np.testing.assert_array_equal(in_batches(5, 3), np.arange(5))
+    assert solved == [[0, 1, 2], [3, 4, 0]]
+    np.testing.assert_array_equal(in_batches(3, 0, 4), np.arange(3))
+    assert solved == [[0, 1, 2, 0]]
+    np.testing.assert_array_equal(in_batches(1, 0, 4), [0])
+    assert solved == [[0, 0, 0, 0]]
 
 
 def test_sizes_come_from_the_data(gray, colour):

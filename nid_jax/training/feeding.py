@@ -54,8 +54,8 @@ def _obstacle(task, measured, collection, shared):
         return f"{shared} devices share it"
     size, room = 4 * len(collection) * math.prod(collection.shape), _room()
     if size > room:
-        size, room = tables.format_bytes(size), tables.format_bytes(room)
-        return f"of signals of {size} {room} may lie on the device"
+        whole, most = tables.format_bytes(size), tables.format_bytes(room)
+        return f"of signals of {whole} {most} may lie on the device"
     return ""
 
 
@@ -156,3 +156,15 @@ class Feeder:
             return f"feeding     batch by batch: {obstacle}"
         size = tables.format_bytes(self.held_bytes)
         return f"feeding     {len(self.held)} signals on the device, {size}; many steps a program"
+
+
+def mean_of(pending: list[tuple[Terms, int]]) -> dict[str, float]:
+    """Over steps. pending: terms, numbers or [N], and of how many steps."""
+    fetched = jax.device_get([terms for terms, _ in pending])
+    counts = [count for _, count in pending]
+
+    def steps(name):
+        found = (np.reshape(terms[name], -1) for terms in fetched)
+        return np.concatenate([one[:count] for one, count in zip(found, counts, strict=True)])
+
+    return {name: float(np.mean(steps(name))) for name in fetched[0]}

@@ -6,7 +6,7 @@ is one jitted function with donated state; what it reports stays on the device u
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from nid_jax import data, devices, errors, notices, sharding
 from nid_jax.coding.operators import Operator
 from nid_jax.coding.prior import Coded, GaussianPrior
+from nid_jax.data.loading import endless
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import (
     Model,
@@ -38,7 +39,7 @@ from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
 from nid_jax.training import checks, feeding, heads
-from nid_jax.training.batches import way_batches
+from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
 from nid_jax.training.reseeding import reseed
@@ -108,7 +109,14 @@ class Task(Protocol):
 class Trainer:
     """Everything one run of training holds: model, optimiser, data, compiled steps, checkpoints."""
 
-    def __init__(self, task: Task, config: ConfigDict, workdir: Workdir, collection: Any):
+    def __init__(
+        self,
+        task: Task,
+        config: ConfigDict,
+        workdir: Workdir,
+        collection: Any,
+        typed: Collection[str] = (),
+    ):
         checks.check(config)
         checks.check_canonical(config, devices.memory_bytes())
         self.config, self.workdir = config, workdir
@@ -116,23 +124,23 @@ class Trainer:
         sharding.check_divisible(self.mesh, config.dictionary.num_experts, config.train.batch_size)
         self.strategy = build_strategy(config, task.objective)
         measured = task.learned_from(collection)
-        checks.check_alike(config, measured, collection.names)
+        checks.check_alike(config, measured, collection.names, typed)
         self.measured, self.count = measured, len(collection)
         self.batchwise = "no step is taken"
         if config.train.steps:
             self.batchwise = feeding.obstacle(config, task, measured, collection, self.mesh.size)
-        self.batches = self._batches(task, collection)
+        self.batches, per_epoch = self._batches(task, collection)
         self.operator = None if len(measured.ways) > 1 else measured.operator
         self.signal_shape = (*measured.grid_shape, measured.channels)
-        checks.check_training(config, self.operator)
+        checks.check_training(config, measured.ways)
         if measured.alike:
             checks.check_router(config, measured)
         self.per_batch = 1
         if self.operator is not None:
             self.per_batch = chunks_per_batch(config, self.operator.num_measurements)
         self.steps = -(-config.train.steps // self.per_batch) * self.per_batch
-        per_epoch = self.per_batch * max(len(collection) // config.train.batch_size, 1)
-        self.warmup_steps = config.train.warmup_epochs * per_epoch if config.router.top_k else 0
+        warmup = config.train.warmup_epochs if config.router.top_k else 0
+        self.warmup_steps = warmup * self.per_batch * per_epoch
         self.optimizer = build_optimiser(config.train.optimizer, max(self.steps, 1))
         self._build(collection)
         held = None if self.batchwise else data.to_array(collection)
@@ -142,15 +150,16 @@ class Trainer:
         self.compiled_bytes = 0
         self.coded: Coded | None = None
 
-    def _batches(self, task: Task, collection: Sequence) -> Any:
-        """Whole signals as the task reads them; of others what was measured."""
-        if task.order is not None and not self.batchwise:
-            return task.order(collection)
-        if self.measured.alike:
-            return task.batches(collection)
-        processes = jax.process_index(), jax.process_count()
+    def _batches(self, task: Task, collection: Sequence) -> tuple[Any, int]:
+        """Whole signals as the task reads them; of others what was measured. -> (batches, how many
+        are an epoch)."""
         size = self.config.train.batch_size
-        return way_batches(self.measured, self.count, size, self.config.seed, processes)
+        if self.measured.alike:
+            read = task.order if task.order is not None and not self.batchwise else task.batches
+            return read(collection), max(self.count // size, 1)
+        processes = jax.process_index(), jax.process_count()
+        source = WayBatches(self.measured, self.count, size, self.config.seed, processes)
+        return endless(source, 0), sum(source.per_epoch)
 
     def _build(self, collection: Sequence) -> None:
         """The first state, drawn by one compiled function straight to where it is to lie."""
@@ -345,17 +354,20 @@ def train(
     workdir: Workdir,
     evaluate: Callable[[Model], Mapping[str, float]] | None = None,
     notes: Sequence[str] = (),
+    typed: Collection[str] = (),
 ) -> Trained:
     """Train until config.train.steps, from the workdir's latest checkpoint if it holds one.
 
     task: open, batches, learned_from, objective, ranked_by. evaluate(model) -> dict of scalars, of
     which the task's ranked_by ranks the checkpoints; called every train.eval_every steps. notes:
-    lines to say before the first step. Writes checkpoints/, metrics.jsonl, events/, signals.json
+    lines to say before the first step; typed: keys that a person gave.
+
+    Writes checkpoints/, metrics.jsonl, events/, signals.json
     and summary.json. Raises TrainingDiverged where the loss or a gradient was not finite, with the
     last good checkpoint kept, and ValueError for a config that does not fit the signals.
     """
     collection = task.open("train")
-    trainer = Trainer(task, config, workdir, collection)
+    trainer = Trainer(task, config, workdir, collection, typed)
     # Nothing is written before all of the config was found to be good.
     workdir.prepare()
     keep = {"keep_latest": config.checkpoint.keep_latest, "keep_best": config.checkpoint.keep_best}
@@ -495,7 +507,7 @@ class _Loop:
 
     def _log(self, step: int, pending: list[tuple[Terms, int]]) -> None:
         """Write the means of the terms since the last log; the only wait for the device."""
-        clock, values = self.trainer.clock, _mean_of(pending)
+        clock, values = self.trainer.clock, feeding.mean_of(pending)
         self._check_finite()
         rate = clock.signals_per_second()
         self.writer.scalars(step, {**values, "signals_per_second": rate})
@@ -554,18 +566,6 @@ def _due(step: int, every: int) -> bool:
 def _due_within(step: int, every: int, width: int) -> bool:
     """Whether a multiple of `every` lies in (step - width, step]."""
     return every > 0 and step // every > (step - width) // every
-
-
-def _mean_of(pending: list[tuple[Terms, int]]) -> dict[str, float]:
-    """Over steps. pending: terms, numbers or [N], and of how many steps."""
-    fetched = jax.device_get([terms for terms, _ in pending])
-    counts = [count for _, count in pending]
-
-    def steps(name):
-        found = (np.reshape(terms[name], -1) for terms in fetched)
-        return np.concatenate([one[:count] for one, count in zip(found, counts, strict=True)])
-
-    return {name: float(np.mean(steps(name))) for name in fetched[0]}
 
 
 def _summary(trainer: Trainer, step: int) -> dict[str, Any]:

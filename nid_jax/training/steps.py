@@ -35,8 +35,8 @@ class Window(NamedTuple):
     signals: Float[Array, "S *grid C"]
     """Of the whole collection."""
     ids: Int[Array, "N B"]
-    """Numbers of each step's signals; rows after the first `count` are not read."""
-    count: Int[Array, ""]
+    """Numbers of each step's signals; rows after the first `number` are not read."""
+    number: Int[Array, ""]
     """Steps to take."""
 
     def batch(self, at: int | Int[Array, ""]) -> Batch:
@@ -155,13 +155,13 @@ def train_steps(
 
     shapes = jax.eval_shape(first, state)
     terms = jax.tree.map(lambda leaf: jnp.zeros(len(window.ids), leaf.dtype), shapes)
-    return jax.lax.fori_loop(0, window.count, one, (state, terms))
+    return jax.lax.fori_loop(0, window.number, one, (state, terms))
 
 
 @jax.jit
 def last_batch(window: Window) -> Batch:
     """The batch of a window's last step."""
-    return window.batch(window.count - 1)
+    return window.batch(window.number - 1)
 
 
 def _loss(
@@ -206,8 +206,8 @@ def _moved(
 
 def _chosen(
     recipe: Recipe, given: Given, batch: Batch, step: Int[Array, ""]
-) -> Int[Array, " m"] | None:
-    """Which measurements a step sees; None for all of them."""
+) -> Int[Array, "*B m"] | None:
+    """Which measurements a step sees, of every signal or, [B, m], each of its own; None: all."""
     if "weights" in batch:
         count = batch["weights"].shape[1]
     else:
@@ -221,14 +221,19 @@ def _chosen(
         key = jax.random.fold_in(given.key, step // per_batch)
         return exhaustive_chunk(key, count, size, step % per_batch)
     key = jax.random.fold_in(jax.random.fold_in(given.key, step), 0)
+    if "operators" in batch:
+        return own_chunks(key, batch["weights"], size)
     return random_chunk(key, count, size)
 
 
-def shown(batch: Batch, operator: Operator | None, chosen: Int[Array, " m"] | None = None) -> Seen:
+def shown(
+    batch: Batch, operator: Operator | None, chosen: Int[Array, "*B m"] | None = None
+) -> Seen:
     """What a batch shows of its signals.
 
     A batch that brings 'points' [P, D] shows its signals there. Otherwise it shows what its
-    operators measured, or `operator` of whole signals: the measurements `chosen` [m], or all.
+    operators measured, or `operator` of whole signals: the measurements `chosen` [m], or [B, m] of
+    signals with operators of their own, or all.
     """
     signals = batch["signals"]
     if "points" in batch:
@@ -248,6 +253,21 @@ def random_chunk(key: Key[Array, ""], count: int, size: int) -> Int[Array, " siz
     if count > _PERMUTED_POINTS:
         return jax.random.randint(key, (size,), 0, count)
     return jax.random.permutation(key, count)[:size]
+
+
+def own_chunks(
+    key: Key[Array, ""], weights: Float[Array, "B P"], size: int
+) -> Int[Array, "B size"]:
+    """Indices [B, size] of a random chunk of each signal's own measurements, those with a weight,
+    which stand first.
+
+    Each once, where that is cheap; then a signal of fewer sees all, and some without weight.
+    """
+    if weights.shape[1] > _PERMUTED_POINTS:
+        count = (weights > 0).sum(1, keepdims=True)
+        return jax.random.randint(key, (len(weights), size), 0, count)
+    order = jax.random.uniform(key, weights.shape) + (weights > 0)
+    return jax.lax.top_k(order, size)[1]
 
 
 def exhaustive_chunk(

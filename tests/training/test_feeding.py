@@ -60,7 +60,7 @@ def test_a_window_holds_the_batches_of_its_steps_and_no_more_are_read():
         batch = window.batch(step)
         np.testing.assert_array_equal(batch["ids"], wanted[number]["ids"])
         np.testing.assert_array_equal(batch["signals"], wanted[number]["signals"])
-    assert (int(first.count), int(second.count)) == (5, 2)
+    assert (int(first.number), int(second.number)) == (5, 2)
     assert first.ids.shape == second.ids.shape == (20, 4)
 
 
