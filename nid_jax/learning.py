@@ -113,7 +113,8 @@ def _trained(task, config, workdir, notes):
     with data.kept_in(workdir.root / "cache"):
         dictionary, trained = train(task, config, workdir, notes=notes)
     if trained.interrupted:
-        raise KeyboardInterrupt(f"training was stopped at step {trained.step}")
+        again = "the same call goes on" if workdir.kept else "nothing is kept without a workdir"
+        raise KeyboardInterrupt(f"training was stopped at step {trained.step}; {again}")
     return dictionary
 
 

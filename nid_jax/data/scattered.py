@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from nid_jax.coding.operators import Operator, sample
 from nid_jax.data import tables
-from nid_jax.data.frames import Frame, Scale
+from nid_jax.data.frames import Frame, Scale, told_apart
 from nid_jax.data.listing import find_files
 from nid_jax.data.roles import check_angles, roles_of, turned_into, unit_of
 from nid_jax.data.splitting import SPLITS, configured_size, random_split
@@ -362,12 +362,11 @@ def _check_inside(coordinates: Mapping[str, np.ndarray], axes: Sequence[Scale], 
     for name, points in coordinates.items():
         total += len(points)
         for number, axis in enumerate(axes):
-            slack = 1e-9 * axis.span
-            far = (points[:, number] < axis.low - slack) | (points[:, number] > axis.high + slack)
+            far = axis.beyond(points[:, number])
             count += int(far.sum())
             if far.any() and not example:
-                example = f"signal {name!r} has {axis.name} {points[far, number][0]:.6g}"
-                example += f", outside {axis.low:.6g} to {axis.high:.6g}"
+                own, low, high = told_apart(points[far, number][0], axis.low, axis.high)
+                example = f"signal {name!r} has {axis.name} {own}, outside {low} to {high}"
     if count:
         raise ValueError(
             f"data.points.frame: {where}: {example}; {count} coordinates of {total} points are "

@@ -1,5 +1,6 @@
 """The task of fields: what is kept from a fit, its scores, and what is drawn of it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from nid_jax import commands, data, tasks
 from nid_jax.configs import fields as configs
 from nid_jax.data import frames
-from nid_jax.fitting import checks
+from nid_jax.fitting import checks, rendering
 from nid_jax.reporting import maps, panels
 from nid_jax.storage import config_json
 from nid_jax.storage.workdir import Workdir
@@ -50,7 +51,8 @@ class Known:
         return self.collection[self.index][places][None] + self.offset
 
     def render(self, shape):
-        return np.stack([self.collection.truth(i) for i in range(len(self))]) + self.offset
+        own = np.stack([self.collection.truth(i) for i in range(len(self))]) + self.offset
+        return rendering.resampled(own, shape)
 
 
 def test_a_part_of_every_signal_is_kept_from_the_fit(built):
@@ -117,6 +119,23 @@ def test_fields_are_written_over_their_own_axes(tmp_path):
 
 
 @pytest.mark.slow
+def test_pictures_of_signals_are_over_their_own_axes(tmp_path, built):
+    _, task, collection = built
+    own = collection.frame.values(np.stack([collection.truth(0)]))
+    fit = Known(collection, 0.0)
+    fit.known_deviation = np.full((1, 8, 8, 1), 0.1, np.float32)
+    some = type("One", (Known,), {"__len__": lambda self: 1})(collection, 0.0)
+    some.known_deviation = fit.known_deviation
+    shown = field_panels.Shown(collection, task.measure(collection), some, own, own)
+    shown.draw(tmp_path / "a.png", 0)
+    painted = np.asarray(Image.open(tmp_path / "a.png").convert("L"))
+    # No side of it is left blank.
+    inked = np.flatnonzero((painted < 250).any(0))
+    assert inked[0] < 0.05 * painted.shape[1]
+    assert inked[-1] > 0.95 * painted.shape[1]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [1, 3])
 def test_fields_of_other_dimensions_are_drawn(tmp_path, dims):
     axes = [frames.Scale(name, "m", 0.0, 2.0) for name in "zyx"][-dims:]
@@ -143,11 +162,18 @@ def test_pictures_have_their_second_last_axis_upwards(built):
     _, task, collection = built
     truth = np.stack([collection.truth(index) for index in range(len(collection))])
     own = collection.frame.values(truth)
-    rows = field_panels.drawn(
-        collection, task.measure(collection), Known(collection, 0.0), own, own
-    )
+    measured = task.measure(collection)
+    shown = field_panels.Shown(collection, measured, Known(collection, 0.0), own, own)
+    rows = shown.panels()
     assert [row.name for row in rows] == ["truth", "reconstruction", "error"]
-    np.testing.assert_array_equal(rows[0].images[1], own[1][::-1])
+    # 300 km upwards, 400 to the right; every picture on one lattice.
+    assert {np.shape(image) for row in rows for image in row.images} == {(96, 128, 1)}
+    corners = rows[0].images[1][[0, 0, -1, -1], [0, -1, 0, -1], 0]
+    np.testing.assert_allclose(corners, own[1][[-1, -1, 0, 0], [0, -1, 0, -1], 0], atol=1e-4)
+    assert "squares: held out" in rows[1].note
+    whole = dataclasses.replace(measured, weights=None)
+    whole = field_panels.Shown(collection, whole, Known(collection, 0.0), own, own)
+    assert "squares" not in whole.panels()[1].note
     (circles, squares), points = rows[1].marks[0], collection.points(0)
     assert len(circles.places) + len(squares.places) == len(points)
     held = task.measure(collection).weights(0) == 0
@@ -231,7 +257,7 @@ class Waves:
     ("shape", "pictured"),
     [
         ((32,), (64, 128, 1)),
-        ((6, 8), (72, 96, 1)),
+        ((6, 8), (128, 128, 1)),
         ((5, 6, 7), (6, 7, 1)),
         ((3, 5, 6, 7), (6, 7, 1)),
     ],
@@ -245,7 +271,8 @@ def test_fields_of_every_dimension_have_pictures(shape, pictured):
     collection = data.PointsCollection([points], values, frame, shape, ["a"], "one")
     fit = Waves(collection)
     own = frame.values(fit.render(shape))
-    (row,) = field_panels.drawn(collection, fields.learned_from(collection), fit, own, None)
+    shown = field_panels.Shown(collection, fields.learned_from(collection), fit, own, None)
+    (row,) = shown.panels()
     assert row.images[0].shape == pictured
     near = (np.abs(points[:, :-2]) <= 0.2).all(1).sum() if dims > 1 else len(points)
     assert len(row.marks[0][0].places) == near
