@@ -162,7 +162,8 @@ def _draw_map(axes, image, frame, label, colours):
     aspect = frame.proportion() * (extent[1] - extent[0]) / (extent[3] - extent[2])
     shown = axes.imshow(image, extent=extent, aspect=aspect, interpolation="nearest", **colours)
     axes.set(xlabel=right.label, ylabel=up.label)
-    axes.figure.colorbar(shown, ax=axes, label=label)
+    # As high as the map, which is not as high as its place.
+    axes.figure.colorbar(shown, cax=axes.inset_axes((1.03, 0, 0.03, 1)), label=label)
 
 
 def _save(figure, path):
