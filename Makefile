@@ -5,7 +5,7 @@ DEMO ?= runs/demo
 # Two processes fit two cores; loadfile keeps a file's compilations in one of them.
 PYTEST := python -m pytest -n 2 --dist loadfile
 
-.PHONY: install demo test test-all test-oldest lint format bench clean
+.PHONY: install demo test test-all test-oldest lint format bench accelerator clean
 
 install: $(VENV)/installed
 
@@ -44,6 +44,10 @@ format: install
 
 bench: install
 	$(BIN)/python experiments/speed.py --scale=cpu --output=runs/speed
+
+# At most nine minutes on a device; install with its extra first: pip install '.[test,cuda]'.
+accelerator: install
+	$(BIN)/python experiments/accelerator.py --output=runs/accelerator
 
 clean:
 	rm -rf $(VENV) $(VENV)-oldest runs

@@ -112,7 +112,9 @@ def _train(context: Context) -> NeuralDictionary:
             found = dictionary.fit_collection(task, held_out, quick)
             return scoring.evaluate(task, found, held_out, quick.render.chunk)
 
-    dictionary, trained = learning.train(task, config, workdir, evaluate, context.notes)
+    dictionary, trained = learning.train(
+        task, config, workdir, evaluate, context.notes, context.typed
+    )
     if trained.interrupted:
         raise SystemExit(143)
     seconds = trained.summary
@@ -463,7 +465,7 @@ def sample(context: Context) -> None:
     view = _what_to_render(config.render, {"grid": dictionary.grid_shape})
     context.workdir.prepare()
     target = context.workdir.samples
-    samples.write_samples(target, drawn, path, view, task.surface)
+    samples.write_samples(target, drawn, path, view, task.surface, dictionary.frame)
     prior = dictionary.prior
     kind = "one Gaussian"
     if prior is not None and prior.mixture is not None:

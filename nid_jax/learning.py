@@ -5,7 +5,7 @@ import functools
 import math
 import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -140,20 +140,22 @@ def train(
     workdir: Workdir,
     evaluate: Callable[[NeuralDictionary], dict[str, float]] | None = None,
     notes: Sequence[str] = (),
+    typed: Collection[str] = (),
 ) -> tuple[NeuralDictionary, loop.Trained]:
     """Train in a workdir, from its latest checkpoint if it holds one, and learn the prior.
 
     evaluate: scores of the dictionary as it stands, taken every config.train.eval_every steps;
-    notes: lines to say at the start. -> the dictionary, without a prior where a signal to stop
-    came, and how training went: all is saved then, and the same call goes on. Raises ValueError
-    where the workdir holds a run of another config or other signals, and as `training.loop.train`.
+    notes: lines to say at the start; typed: keys that a person gave. -> the dictionary, without a
+    prior where a signal to stop came, and how training went: all is saved then, and the same call
+    goes on. Raises ValueError where the workdir holds a run of another config or other signals, and
+    as `training.loop.train`.
     """
     kept = False
     if workdir.holds_checkpoint():
         workdir.check_same_config(config, SECTIONS, CHANGEABLE)
         kept = not config.train.steps and workdir.load_config().prior == config.prior
     scores = None if evaluate is None else functools.partial(_scores, evaluate, config)
-    trained = loop.train(task, config, workdir, scores, notes)
+    trained = loop.train(task, config, workdir, scores, notes, typed)
     signals = workdir.read_json("signals.json")
     prior, path = None, workdir.root / priors.FILE
     if config.prior.num_signals and not trained.interrupted:

@@ -3,6 +3,7 @@
 import functools
 import json
 import warnings
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from flax import nnx
 import nid_jax as nid
 from nid_jax import learning
 from nid_jax.fields.coordinates import grid
+from nid_jax.fitting import fit as fits
 
 SHAPE = (9, 8)
 
@@ -43,6 +45,29 @@ def unseen():
 
 
 # ---- learning -----------------------------------------------------------------------------------
+
+
+def test_the_last_batch_is_filled_up_with_the_first_signals(monkeypatch):
+    """One signal many times over would choose a noise, or a lambda, for itself alone."""
+    monkeypatch.setattr(fits, "joined", np.concatenate)
+    solved = []
+
+    def solve(problem):
+        solved.append(problem.tolist())
+        return problem
+
+    def in_batches(count, batch_size, devices=1):
+        solved.clear()
+        mesh = SimpleNamespace(shape={"data": devices})
+        known = SimpleNamespace(mesh=mesh)
+        return nid.NeuralDictionary._in_batches(known, lambda c: c, count, batch_size, solve)
+
+    np.testing.assert_array_equal(in_batches(5, 3), np.arange(5))
+    assert solved == [[0, 1, 2], [3, 4, 0]]
+    np.testing.assert_array_equal(in_batches(3, 0, 4), np.arange(3))
+    assert solved == [[0, 1, 2, 0]]
+    np.testing.assert_array_equal(in_batches(1, 0, 4), [0])
+    assert solved == [[0, 0, 0, 0]]
 
 
 def test_sizes_come_from_the_data(gray, colour):
@@ -396,6 +421,17 @@ def test_scores(gray, unseen):
     expected = found.score(as_bytes.astype(np.float32) / 255)["psnr"]
     np.testing.assert_allclose(found.score(as_bytes)["psnr"], expected, rtol=1e-5)
     assert repr(found) == "Fit(5 signals of 9 x 8, 1 channel, solved by ridge)"
+    holed = np.array(unseen, np.float32)
+    holed[0, :2], holed[1] = np.nan, np.nan
+    rendered = np.clip(found.render(), 0, 1)[0, 2:, ..., 0]
+    with pytest.warns(nid.Notice, match=r"^truth: .*% of its values are NaN; scored where it is"):
+        partly = found.score(holed)
+    left = np.square(rendered - np.asarray(unseen, float)[0, 2:].reshape(rendered.shape)).mean()
+    assert partly["psnr"][0] == pytest.approx(-10 * np.log10(left), abs=1e-3)
+    assert np.isnan([partly["psnr"][1], *partly["ssim"][:2]]).all()
+    np.testing.assert_allclose(partly["psnr"][2:], found.score(unseen)["psnr"][2:], rtol=1e-5)
+    with pytest.raises(nid.ArgumentError, match="^truth: nan; allowed: numbers, and NaN for"):
+        found.score(np.full_like(holed, np.nan))
     scores = found.score(unseen)
     error = np.square(np.clip(found.render()[..., 0], 0, 1) - unseen).mean((1, 2))
     np.testing.assert_allclose(scores["psnr"], -10 * np.log10(error), rtol=1e-4)

@@ -12,7 +12,7 @@ from nid_jax.coding.gram import NormalEquations
 from nid_jax.coding.neighbours import local_gaussian
 from nid_jax.coding.posterior import gaussian
 from nid_jax.coding.prior import GaussianPrior
-from nid_jax.fitting.rounds import held_out
+from nid_jax.data.originals import held_out
 from nid_jax.tasks.sdf import surface_weights
 
 # Absolute residuals below it weigh alike, in units of the values.

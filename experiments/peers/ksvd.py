@@ -6,7 +6,7 @@ import scipy.sparse
 
 from nid_jax.coding.gram import NormalEquations
 from nid_jax.coding.greedy import omp_codes
-from nid_jax.fitting.rounds import held_out
+from nid_jax.data.originals import held_out
 from peers.cosines import DCT
 
 # Signals that a pass over the atoms codes, a new choice each time.

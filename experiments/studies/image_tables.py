@@ -142,6 +142,7 @@ def draw(studies):
             dictionary, _, solver = result.family.partition(": ")
             peer = next((mark for name, mark in PEERS.items() if dictionary.startswith(name)), "p")
             shape = SHAPES.get(solver, peer) if dictionary.startswith("NID") else peer
+            shape = "D" if "among" in result.method else shape
             colour = COLOURS.get(dictionary, "gold" if "largest" in result.method else "black")
             look = {"ms": 9, "color": colour, "markeredgewidth": 0.5, "linestyle": "none", **edge}
             axes.plot(result.seconds, result.psnr, shape, label=result.method, **look)

@@ -111,7 +111,7 @@ def basis_case(kind, sizes, _):
 
 def train_config(kind, sizes):
     """configs/image.py with these sizes, the paper's joint training."""
-    config = command.config_of("image", "cpu")
+    config = command.config_of("image", "cpu-joint")
     shared = kind == "shared"
     size = {"num_experts": sizes["E"], "width": sizes["H"], "num_layers": LAYERS}
     activation = "relu" if shared else "sine"

@@ -13,10 +13,11 @@ once for all signals of one way, and is as small as the rows are few: of more ro
 coefficients only the triangle of an orthogonal factorisation is kept.
 
 The covariance is drawn towards a target T, as one under an inverse Wishart prior is:
-(1 - share) S + share T for the expected second moments S. That is the maximum of a likelihood with
-the penalty -nu/2 (log |covariance| + tr(covariance^-1 T)), nu = share / (1 - share) signals, which
-therefore rises from round to round. Before there is a target covariances are diagonal: features of
-variances of their own, uncorrelated, whose likelihood rises as well. These variances are T.
+(1 - shrinkage) S + shrinkage T for the expected second moments S. That is the maximum of a
+likelihood with the penalty -nu/2 (log |covariance| + tr(covariance^-1 T)),
+nu = shrinkage / (1 - shrinkage) signals, which therefore rises from round to round. Before there is
+a target covariances are diagonal: features of variances of their own, uncorrelated, whose
+likelihood rises as well. These variances are T.
 
 Several blocks of coefficients, such as those of channels that were decorrelated, share the rows
 and have a Gaussian each. Letters: K blocks, N coefficients, M rows, Q constants, S signals, P rows
@@ -32,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from nid_jax import numerics
+from nid_jax.coding import least_squares
 
 # Of the measurements' variance. What is too little is made up for in a round or two, what is too
 # much takes many.
@@ -60,6 +61,8 @@ class Rows(NamedTuple):
     """Squares of what no coefficient reaches, beside `values`."""
     count: Float[Array, ""]
     """Measurements of a signal, padding not among them."""
+    signals: Float[Array, ""]
+    """How many signals there are: the values of further ones fill up, and are not looked at."""
 
 
 class Expected(NamedTuple):
@@ -79,7 +82,7 @@ class Expected(NamedTuple):
         return jax.tree.map(jnp.add, self, other)
 
 
-class _Found(NamedTuple):
+class _Pulled(NamedTuple):
     """Of the rows of one way and one block: u [M, S], P [M, M], and sums over the signals."""
 
     pulled: Array
@@ -100,16 +103,17 @@ def reduced(design: Array, constants: Array, values: Array) -> tuple[Array, Arra
     unknowns = design.shape[1] + constants.shape[1]
     if len(design) <= unknowns:
         return design, constants, values, jnp.zeros((len(values), values.shape[-1]))
-    basis, triangle = jnp.linalg.qr(jnp.concatenate([constants, design], 1))
-    turned = numerics.einsum("mn,smk->snk", basis, values)
-    rest = jnp.maximum(jnp.square(values).sum(1) - jnp.square(turned).sum(1), 0)
+    signals, rows, blocks = values.shape
+    right = values.swapaxes(0, 1).reshape(rows, -1)
+    triangle, turned, rest = least_squares.factored(jnp.concatenate([constants, design], 1), right)
     ends = constants.shape[1]
-    return triangle[:, ends:], triangle[:, :ends], turned, rest
+    turned = turned.reshape(unknowns, signals, blocks).swapaxes(0, 1)
+    return triangle[:, ends:], triangle[:, :ends], turned, rest.reshape(signals, blocks)
 
 
-def _found(kernel, constants, right, rest, count, noise):
-    """kernel [M, M] without the noise, right [M, S], rest [S]. -> `_Found`."""
-    size, signals = right.shape
+def _found(kernel, constants, right, rest, count, signals, noise):
+    """kernel [M, M] without the noise; right [M, S], rest [S], 0 beyond `signals`. -> `_Pulled`."""
+    size = len(right)
     factor = jnp.linalg.cholesky(kernel + noise * jnp.eye(size))
     solve = functools.partial(jax.lax.linalg.triangular_solve, factor, left_side=True, lower=True)
     half = solve(jnp.eye(size))
@@ -128,20 +132,22 @@ def _found(kernel, constants, right, rest, count, noise):
     quadratic = (right * u).sum() + rest.sum() / noise
     left = noise**2 * jnp.square(u).sum() + rest.sum()
     left += signals * (noise * size - noise**2 * jnp.trace(precision))
-    return _Found(u, precision, left, -0.5 * (signals * determinant + quadratic))
+    return _Pulled(u, precision, left, -0.5 * (signals * determinant + quadratic))
 
 
 @jax.jit
 def expected(gaussian: Gaussian, rows: Rows) -> Expected:
     """What signals of one way say, under a Gaussian."""
-    signals = len(rows.values)
+    signals = rows.signals
+    real = jnp.arange(len(rows.values)) < signals
 
     def block(inputs):
         mean, covariance, values, rest = inputs
         design = rows.design
-        right = (values - design @ mean).T
+        right = jnp.where(real, (values - design @ mean).T, 0)
+        rest = jnp.where(real, rest, 0)
         kernel = design @ covariance @ design.T
-        found = _found(kernel, rows.constants, right, rest, rows.count, gaussian.noise)
+        found = _found(kernel, rows.constants, right, rest, rows.count, signals, gaussian.noise)
         inner = found.pulled @ found.pulled.T - signals * found.precision
         first = design.T @ found.pulled.sum(1)
         return first, design.T @ (inner @ design), found.squares, found.likelihood
@@ -149,8 +155,6 @@ def expected(gaussian: Gaussian, rows: Rows) -> Expected:
     inputs = (gaussian.mean, gaussian.covariance, jnp.moveaxis(rows.values, -1, 0), rows.rest.T)
     first, second, squares, likelihood = jax.lax.map(block, inputs)
     values = signals * rows.count * rows.values.shape[-1]
-    # A batch is filled up with signals of which nothing was measured.
-    signals = jnp.where(rows.count > 0, float(signals), 0.0)
     return Expected(first, second, squares.sum(), values, likelihood.sum(), signals)
 
 
@@ -163,6 +167,52 @@ def expected_apart(gaussian: Gaussian, rows: Rows) -> Expected:
         return total + expected(gaussian, Rows(*one)), None
 
     return jax.lax.scan(add, nothing(*gaussian.mean.shape), tuple(rows))[0]
+
+
+class Levels(NamedTuple):
+    """What is known of the constants' coefficients b of S signals under a Gaussian of the others.
+
+    They are free: b is what it is best taken for. cross is the sum over signals of E[(w - mean) b]
+    in units of the covariance, X^T (...), so that cross / S is the regression of b on w.
+    """
+
+    best: Float[Array, "S K Q"]
+    spare: Float[Array, "K Q Q"]
+    """Sum over signals of the variance that is left of b."""
+    cross: Float[Array, "K N Q"]
+
+
+@jax.jit
+def levels(gaussian: Gaussian, rows: Rows) -> Levels:
+    """Of signals of one way. A constant that is not measured is taken for 0."""
+    signals = len(rows.values)
+    seen = jnp.square(rows.constants).sum(0) > 0
+
+    def block(inputs):
+        mean, covariance, values = inputs
+        design, size = rows.design, len(rows.design)
+        kernel = design @ covariance @ design.T + gaussian.noise * jnp.eye(size)
+        factor = jnp.linalg.cholesky(kernel)
+        solve = functools.partial(jax.lax.linalg.triangular_solve, factor, left_side=True)
+        constants = solve(rows.constants, lower=True)
+        right = solve((values - design @ mean).T, lower=True)
+        inverse = jnp.linalg.inv(constants.T @ constants + jnp.diag(jnp.where(seen, 0.0, 1.0)))
+        inverse = jnp.where(seen[:, None] & seen, inverse, 0.0)
+        best = inverse @ constants.T @ right
+        left = (right - constants @ best) @ best.T - signals * constants @ inverse
+        cross = design.T @ solve(left, lower=True, transpose_a=True)
+        return best.T, signals * inverse, cross
+
+    inputs = (gaussian.mean, gaussian.covariance, jnp.moveaxis(rows.values, -1, 0))
+    best, spare, cross = jax.lax.map(block, inputs)
+    return Levels(best.swapaxes(0, 1), spare, cross)
+
+
+@jax.jit
+def levels_apart(gaussian: Gaussian, rows: Rows) -> Levels:
+    """Of signals each of which has rows of its own, see `expected_apart`."""
+    found = jax.lax.map(lambda one: levels(gaussian, Rows(*one)), tuple(rows))
+    return Levels(found.best[:, 0], found.spare.sum(0), found.cross.sum(0))
 
 
 class Shown(NamedTuple):
@@ -224,7 +274,7 @@ def pool_added(sums: PoolSums, pool: Pool, shown: Shown, noise: Array) -> PoolSu
             kernel = both * pool.kernels[block][places][:, places]
             right = values[:, block] - roots * pool.offsets[block][places]
             nil = jnp.zeros(1)
-            found = _found(kernel, constants, right[:, None], nil, count, noise)
+            found = _found(kernel, constants, right[:, None], nil, count, 1.0, noise)
             inner = found.pulled @ found.pulled.T - found.precision
             more = jnp.stack([found.squares, count, found.likelihood])
             total = total._replace(
@@ -232,7 +282,7 @@ def pool_added(sums: PoolSums, pool: Pool, shown: Shown, noise: Array) -> PoolSu
                 inner=total.inner.at[block, places[:, None], places].add(both * inner),
                 rest=total.rest + more,
             )
-        return total._replace(signals=total.signals + 1), None
+        return total._replace(signals=total.signals + (count > 0)), None
 
     return jax.lax.scan(add, sums, tuple(shown))[0]
 
@@ -268,12 +318,12 @@ def maximised(
     gaussian: Gaussian,
     sums: Expected,
     target: Float[Array, "K N"] | None,
-    share: float,
+    shrinkage: float,
     least_noise: float,
 ) -> Gaussian:
     """The Gaussian of the next round.
 
-    target: diagonal that the covariance is drawn to by `share`; None: it is diagonal itself.
+    target: diagonal that the covariance is drawn to by `shrinkage`; None: it is diagonal itself.
     least_noise: below which the noise does not go.
     """
     mean, spread = moments(gaussian, sums)
@@ -282,21 +332,23 @@ def maximised(
         floor = np.finfo(np.float64).eps * variance.max()
         covariance = jnp.vectorize(jnp.diag, signature="(n)->(n,n)")(jnp.maximum(variance, floor))
     else:
-        covariance = shrunk(spread, target, share)
+        covariance = shrunk(spread, target, shrinkage)
     return Gaussian(mean, covariance, jnp.maximum(sums.squares / sums.values, least_noise))
 
 
-def shrunk(spread: Array, target: Array, share: float) -> Array:
-    """(1 - share) S + share T."""
-    return (1 - share) * spread + share * jnp.vectorize(jnp.diag, signature="(n)->(n,n)")(target)
+def shrunk(spread: Array, target: Array, shrinkage: float) -> Array:
+    """(1 - shrinkage) S + shrinkage T."""
+    return (1 - shrinkage) * spread + shrinkage * jnp.vectorize(jnp.diag, signature="(n)->(n,n)")(
+        target
+    )
 
 
-def penalty(gaussian: Gaussian, target: Array | None, share: float, signals: int) -> float:
+def penalty(gaussian: Gaussian, target: Array | None, shrinkage: float, signals: int) -> float:
     """What is added to the log likelihood so that `maximised` makes the sum rise."""
-    if target is None or not share:
+    if target is None or not shrinkage:
         return 0.0
     total = float(_distance(gaussian.covariance, target))
-    return -0.5 * signals * share / (1 - share) * total
+    return -0.5 * signals * shrinkage / (1 - shrinkage) * total
 
 
 @jax.jit
@@ -308,20 +360,27 @@ def _distance(covariance, target):
     return 2 * jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)).sum() + jnp.square(half).sum()
 
 
-def started(
-    roughness: Float[np.ndarray, " N"], variances: Float[np.ndarray, " K"], design_energy: float
-) -> Gaussian:
-    """What rounds begin with: no mean, and less variance the rougher a feature is.
+def falling(roughness: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    """A spectrum of less variance the rougher a feature is.
 
     roughness: mean squared difference of neighbouring samples as a part of the feature's mean
-    square; variances: of the measurements of every block; design_energy: mean square of a feature
-    over a signal's measurements. Energies fall as the third power of frequency, a little faster
-    than those of pictures: what few signals show grows to its own in fewer rounds than too much
-    would shrink.
+    square. Energies fall as the third power of frequency, a little faster than those of pictures:
+    what few signals show grows to its own in fewer rounds than too much would shrink.
     """
     roughness = np.asarray(roughness, np.float64)
-    shape = (roughness + 1e-3 * np.max(roughness) + 1e-12) ** -1.5
-    shape /= design_energy * shape.sum()
+    return (roughness + 1e-3 * np.max(roughness) + 1e-12) ** -1.5
+
+
+def started(
+    spectrum: Float[np.ndarray, " N"], variances: Float[np.ndarray, " K"], design_energy: float
+) -> Gaussian:
+    """What rounds begin with: no mean, and variances of coefficients as a spectrum has them.
+
+    variances: of the measurements of every block; design_energy: mean square of a feature over a
+    signal's measurements.
+    """
+    shape = np.asarray(spectrum, np.float64)
+    shape = shape / (design_energy * shape.sum())
     variances = np.asarray(variances, np.float64)
     covariance = np.stack([np.diag(variance * shape) for variance in variances])
     return Gaussian(

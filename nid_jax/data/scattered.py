@@ -16,8 +16,8 @@ from nid_jax.coding.operators import Operator, sample
 from nid_jax.data import tables
 from nid_jax.data.frames import Frame, Scale, told_apart
 from nid_jax.data.listing import find_files
-from nid_jax.data.roles import check_angles, roles_of, turned_into, unit_of
-from nid_jax.data.splitting import SPLITS, configured_size, random_split
+from nid_jax.data.roles import check_angles, roles_of, say_far, turned_into, unit_of
+from nid_jax.data.splitting import configured_size, split_of_names
 from nid_jax.data.ways import WaysCollection
 from nid_jax.errors import ArgumentError
 from nid_jax.notices import say
@@ -121,7 +121,7 @@ def open_points(config: ConfigDict, split: str, seed: int) -> PointsCollection:
     names = list(table.coordinates)
     frame = _frame(table, wanted, config.root)
     shape = configured_size(config, len(frame.axes)) or GRIDS[len(frame.axes)]
-    chosen = _split(names, config, split, seed)
+    chosen = split_of_names(names, config, split, seed)
     names = [names[index] for index in chosen]
     return PointsCollection(
         [table.coordinates[name] for name in names],
@@ -131,19 +131,6 @@ def open_points(config: ConfigDict, split: str, seed: int) -> PointsCollection:
         [name.removeprefix(f"{split}/") for name in names],
         str(config.root),
     )
-
-
-def _split(names, config, split, seed):
-    folders = {name.partition("/")[0] for name in names if "/" in name}
-    if folders and folders <= set(SPLITS) and all("/" in name for name in names):
-        chosen = [index for index, name in enumerate(names) if name.startswith(f"{split}/")]
-        if not chosen:
-            raise ValueError(f"data.root={config.root!r}: has no {split}/, only {folders.pop()}/")
-        return chosen
-    if len(names) == 1 and 0 < config.test_fraction < 1:
-        say(f"{config.root}: one signal, which is both learned from and fitted")
-        return [0]
-    return random_split(len(names), split, config.test_fraction, seed, config.root)
 
 
 # ---- files to signals ---------------------------------------------------------------------------
@@ -160,6 +147,7 @@ def _read(config) -> Table:
     moments = _since(columns, roles, config.points)
     coordinates = {name: _without_moments(own, moments, roles) for name, own in coordinates.items()}
     coordinates = check_angles(roles.coordinates, coordinates, str(root))
+    say_far(roles.coordinates, coordinates, str(root))
     frame = _pairs("frame", config.points.frame, len(roles.coordinates))
     if frame is not None:
         coordinates = turned_into(frame, roles.coordinates, coordinates)

@@ -14,19 +14,18 @@ from ml_collections import ConfigDict
 from nid_jax import numerics
 from nid_jax.coding import gram
 from nid_jax.coding.canonical import Transform, canonical_transform
-from nid_jax.coding.drawing import level_of
+from nid_jax.coding.drawing import level_of, level_of_moments
 from nid_jax.coding.mixture import COUNTS, Mixture, fit_mixture
 from nid_jax.coding.prior import Coded, GaussianPrior, fit_prior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Ridge
-from nid_jax.data.originals import originals
+from nid_jax.data.originals import held_out, originals
 from nid_jax.errors import named
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import Model
 from nid_jax.files import atomic_path
 from nid_jax.fitting import rounds
-from nid_jax.fitting.rounds import held_out
 from nid_jax.notices import say
 from nid_jax.storage import arrays, prior_arrays
 
@@ -66,7 +65,11 @@ def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) ->
     seen = task.learned_from(collection)
     if not seen.alike:
         return _by_rounds(
-            model.dictionary, seen, [collection.names[int(i)] for i in chosen], chosen
+            model.dictionary,
+            seen,
+            [collection.names[int(i)] for i in chosen],
+            chosen,
+            wanted.shrinkage or None,
         )
     codes, biases, residuals = [], [], []
     with named("prior"):
@@ -156,7 +159,7 @@ class _AtomColumns:
 _ROUNDS = 8
 
 
-def _by_rounds(dictionary, measured, names, chosen):
+def _by_rounds(dictionary, measured, names, chosen, shrinkage):
     """The Gaussian of codes by expectation maximisation, of which none is known by itself."""
     some = dataclasses.replace(
         measured,
@@ -166,18 +169,34 @@ def _by_rounds(dictionary, measured, names, chosen):
     )
     columns = _AtomColumns(dictionary)
     # Atoms differ in size: a code varies the less, the larger its atom is.
-    sizes = np.square(np.asarray(dictionary.basis(grid(some.grid_shape)))).mean((0, 2))
-    found = rounds.learned(columns, some, held_out(names), sizes, _ROUNDS, None)
+    spectrum = 1 / _mean_squares(dictionary, some.grid_shape)
+    found = rounds.learned(columns, some, held_out(names), spectrum, _ROUNDS, shrinkage)
     gaussian, target = found.gaussian, np.asarray(found.target)[0]
-    share = float(found.share or 0)
-    values, vectors = np.linalg.eigh(np.asarray(gaussian.covariance[0]) - share * np.diag(target))
-    return GaussianPrior.single(
+    share = float(found.shrinkage or 0)
+    covariance = np.asarray(gaussian.covariance[0])
+    values, vectors = np.linalg.eigh(covariance - share * np.diag(target))
+    prior = GaussianPrior.single(
         gaussian.mean[0],
         vectors * np.sqrt(np.maximum(values, 0)),
         np.maximum(share, 1e-8) * target,
         gaussian.noise,
         share,
     )
+    known = rounds.levels(columns, some, gaussian, len(names))
+    level = level_of_moments(covariance, known.mean, known.covariance, known.slope[0])
+    return prior._replace(level=level)
+
+
+def _mean_squares(dictionary, grid_shape):
+    """Of every atom on a grid [E], of one that is nowhere a little of the mean one."""
+    points = grid(grid_shape)
+    size = max(1, _BATCH_NUMBERS // (dictionary.num_experts * dictionary.channels))
+    total = np.zeros(dictionary.num_experts)
+    for first in range(0, len(points), size):
+        values = np.asarray(dictionary.basis(points[first : first + size]), np.float64)
+        total += np.square(values).sum((0, 2))
+    found = total / (len(points) * dictionary.channels)
+    return np.maximum(found, 1e-6 * found.mean() + np.finfo(np.float32).tiny)
 
 
 def save_prior(path: str | Path, prior: GaussianPrior, step: int) -> None:

@@ -14,19 +14,20 @@ of its own under 624 features. Memory is that of some ten matrices [K, N, N] and
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jaxtyping import Bool, Float, Int
 
 from nid_jax.coding import expectation, gram
 from nid_jax.coding.expectation import Expected, Gaussian, Rows
 from nid_jax.coding.operators import Operator
-from nid_jax.data.originals import originals
+from nid_jax.errors import ArgumentError
 from nid_jax.files import atomic_path
 from nid_jax.fitting import ways
 from nid_jax.notices import say
@@ -34,18 +35,21 @@ from nid_jax.storage import arrays
 
 SPECTRUM_ROUNDS = 6
 """Rounds of variances alone, before covariances are learned."""
-SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Of the target, what the likelihood of signals held out chooses from."""
+SHRINKAGES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Shares of the target, what the likelihood of signals held out chooses from."""
 
-# Every so many originals one is held out.
-_FOLDS = 5
-# Rounds on the signals that are not held out before shares are compared.
+UNCHOSEN_SHRINKAGE = 0.1
+"""Where no signal can be held out."""
+
+# Rounds with covariances on the signals that are not held out before shrinkages are compared.
 _CHOICE_ROUNDS = 3
 # The noise goes no lower than this part of the measurements' variance: full grids of as many
 # features as points would have none.
 _LEAST_NOISE = 1e-5
 # Fewer signals alike are padded to a length that others have, where ways have more sizes.
 _FEW_SIGNALS, _FEW_SHAPES = 16, 8
+# Batches of signals that are measured apart grow by this factor.
+_BATCH_STEP = 8
 # Numbers of kernels of a pool, of rows of a batch, and of rows that are kept from round to round.
 _POOL_NUMBERS, _BATCH_NUMBERS, _KEPT_NUMBERS = 2**26, 2**22, 2**26
 # Measurements that a mean square is taken over, and numbers of a piece of very many: of so many
@@ -61,7 +65,7 @@ _KINDS: dict[str, arrays.Kind] = {
     "noise": ("f", 0),
     "likelihoods": ("f", 1),
     "target": ("f", 2),
-    "share": ("f", 0),
+    "shrinkage": ("f", 0),
     "of": ("iu", 0),
 }
 
@@ -89,7 +93,7 @@ class State:
 
     gaussian: Gaussian
     target: np.ndarray | None = None
-    share: float | None = None
+    shrinkage: float | None = None
     likelihoods: tuple[float, ...] = ()
     """Of every round so far, with the penalty where there is one: of the Gaussian it began with."""
 
@@ -102,7 +106,10 @@ class State:
         """Write as .npz, whole or not at all. of: a number that tells this run from others."""
         found: dict[str, Any] = self.gaussian._asdict()
         if self.target is not None:
-            found |= {"target": np.asarray(self.target), "share": np.float64(self.share or 0)}
+            found |= {
+                "target": np.asarray(self.target),
+                "shrinkage": np.float64(self.shrinkage or 0),
+            }
         with atomic_path(path) as temporary:
             np.savez(temporary, of=np.int64(of), likelihoods=np.array(self.likelihoods), **found)
 
@@ -112,23 +119,23 @@ class State:
         damaged file."""
         if not path.exists():
             return None
-        found = arrays.read(path, _KINDS, optional=("target", "share"))
+        found = arrays.read(path, _KINDS, optional=("target", "shrinkage"))
         if int(found["of"]) != of:
             return None
         with gram.working_precision("float64"):
             names = ("mean", "covariance", "noise")
             gaussian = Gaussian(*(jnp.asarray(found[name]) for name in names))
-        share = float(found["share"]) if "share" in found else None
-        return cls(gaussian, found.get("target"), share, tuple(found["likelihoods"].tolist()))
+        shrinkage = float(found["shrinkage"]) if "shrinkage" in found else None
+        return cls(gaussian, found.get("target"), shrinkage, tuple(found["likelihoods"].tolist()))
 
 
 def learned(
     columns: Columns,
     measured: Any,
     held: Bool[np.ndarray, " S"],
-    roughness: Float[np.ndarray, " N"],
+    spectrum: Float[np.ndarray, " N"],
     rounds: int,
-    share: float | None,
+    shrinkage: float | None,
     state: State | None = None,
     after: Callable[[State], bool] = lambda state: True,
 ) -> State:
@@ -137,71 +144,120 @@ def learned(
     Args:
       columns: what coefficients are weights of.
       measured: ways, way(i), values(i) and weights(i), see `tasks.Measured`.
-      held: bool [S], signals that choose the share; all are learned from in the end.
-      roughness: of the columns, see `expectation.started`.
+      held: bool [S], signals that choose the shrinkage; all are learned from in the end.
+      spectrum: variances of the coefficients to begin with, beside one another.
       rounds: with covariances, after `SPECTRUM_ROUNDS` of variances alone.
-      share: of the target in the covariance, in [0, 1); None chooses.
+      shrinkage: share of the target in the covariance, in [0, 1); None chooses.
       state: to go on from; None begins.
       after: called with the state after every round; False stops.
 
-    The state is the same, bit for bit, whether rounds were interrupted or not.
+    The state is the same, bit for bit, whether rounds were interrupted or not. Raises ArgumentError
+    naming the round after which signals have no likelihood.
     """
     with gram.working_precision("float64"):
-        signals = Signals(columns, measured, held)
-        variances, energy = signals.variances()
-        if state is None:
-            state = State(expectation.started(roughness, variances, energy))
+        signals = SignalsByWay(columns, measured, held)
         everything = np.arange(len(held))
+        start, least_noise = _start(signals, spectrum, everything)
+        state = start if state is None else state
         while state.round < SPECTRUM_ROUNDS + rounds:
             if state.round == SPECTRUM_ROUNDS and state.target is None:
-                diagonal = np.asarray(jnp.diagonal(state.gaussian.covariance, axis1=1, axis2=2))
-                state = dataclasses.replace(state, target=diagonal)
-                chosen = _chosen_share(signals, state, held) if share is None else share
-                state = dataclasses.replace(state, share=chosen)
-            state = _next(signals, state, everything, _LEAST_NOISE * variances.mean())
+                if shrinkage is None:
+                    shrinkage = _chosen_shrinkage(signals, spectrum, held)
+                state = _with_target(state, shrinkage)
+            state = _next(signals, state, everything, least_noise)
             if not after(state):
                 break
     return state
 
 
+class Levels(NamedTuple):
+    """How the level of a signal, the coefficients of its constants, goes with its others.
+
+    mean [L]; covariance [L, L]; slope [K, N, Q], the regression of a block's levels on its
+    coefficients. L = K Q, blocks one after another.
+    """
+
+    mean: Float[np.ndarray, " L"]
+    covariance: Float[np.ndarray, "L L"]
+    slope: Float[np.ndarray, "K N Q"]
+
+
+def levels(columns: Columns, measured: Any, gaussian: Gaussian, count: int) -> Levels:
+    """Of the first `count` signals, of which `learned` found the Gaussian."""
+    with gram.working_precision("float64"):
+        parts = SignalsByWay(columns, measured, np.zeros(count, bool)).levels(gaussian)
+    best = np.concatenate([np.asarray(part.best).reshape(len(part.best), -1) for part in parts])
+    blocks = sum(np.asarray(part.spare) for part in parts) / count
+    covariance = np.cov(best.T, bias=True).reshape(best.shape[1], -1)
+    covariance = covariance + scipy.linalg.block_diag(*blocks)
+    slope = sum(np.asarray(part.cross) for part in parts) / count
+    return Levels(best.mean(0), covariance, slope)
+
+
+def _start(signals, spectrum, which):
+    """Where rounds over some signals begin, and the least noise of theirs."""
+    variances, energy = signals.variances(which)
+    return State(expectation.started(spectrum, variances, energy)), _LEAST_NOISE * variances.mean()
+
+
+def _with_target(state, shrinkage):
+    """The state after rounds of variances alone, which are the target from now on."""
+    diagonal = np.asarray(jnp.diagonal(state.gaussian.covariance, axis1=1, axis2=2))
+    return dataclasses.replace(state, target=diagonal, shrinkage=shrinkage)
+
+
 def _next(signals, state, which, least_noise):
     """The state after one more round over some signals."""
     sums = signals.expected(state.gaussian, which)
-    share = state.share or 0.0
+    shrinkage = state.shrinkage or 0.0
     target = None if state.target is None else jnp.asarray(state.target)
     likelihood = float(sums.likelihood)
-    likelihood += expectation.penalty(state.gaussian, target, share, len(which))
-    gaussian = expectation.maximised(state.gaussian, sums, target, share, least_noise)
+    likelihood += expectation.penalty(state.gaussian, target, shrinkage, len(which))
+    _check_likelihood(likelihood, f"round {state.round + 1}")
+    gaussian = expectation.maximised(state.gaussian, sums, target, shrinkage, least_noise)
     likelihoods = (*state.likelihoods, likelihood)
     return dataclasses.replace(state, gaussian=gaussian, likelihoods=likelihoods)
 
 
-def _chosen_share(signals, state, held):
-    """The share of `SHARES` under which signals held out are most likely."""
+def _check_likelihood(found, where):
+    if not math.isfinite(found):
+        allowed = "a finite one, as of finite measurements in one unit"
+        raise ArgumentError("measurements", f"log likelihood {found} in {where}", allowed)
+
+
+def _chosen_shrinkage(signals, spectrum, held):
+    """The one of `SHRINKAGES` under which signals held out are most likely.
+
+    Rounds of their own, over the others alone: of the held out ones nothing is known to them.
+    """
     if not held.any() or held.all():
-        return SHARES[1]
+        return unchosen_shrinkage()
     others = np.flatnonzero(~held)
-    found = dataclasses.replace(state, share=SHARES[2])
+    state, least_noise = _start(signals, spectrum, others)
+    for _ in range(SPECTRUM_ROUNDS):
+        state = _next(signals, state, others, least_noise)
+    state = _with_target(state, SHRINKAGES[2])
     for _ in range(_CHOICE_ROUNDS):
-        found = _next(signals, found, others, 0.0)
-    mean, spread = expectation.moments(found.gaussian, signals.expected(found.gaussian, others))
+        state = _next(signals, state, others, least_noise)
+    mean, spread = expectation.moments(state.gaussian, signals.expected(state.gaussian, others))
     scores = {}
-    for share in SHARES:
-        covariance = expectation.shrunk(spread, jnp.asarray(state.target), share)
-        gaussian = Gaussian(mean, covariance, found.gaussian.noise)
-        scores[share] = float(signals.expected(gaussian, np.flatnonzero(held)).likelihood)
+    for shrinkage in SHRINKAGES:
+        covariance = expectation.shrunk(spread, jnp.asarray(state.target), shrinkage)
+        gaussian = Gaussian(mean, covariance, state.gaussian.noise)
+        scores[shrinkage] = float(signals.expected(gaussian, np.flatnonzero(held)).likelihood)
+        _check_likelihood(scores[shrinkage], f"signals held out, shrinkage {shrinkage}")
     return max(scores, key=scores.__getitem__)
 
 
-class Signals:
+class SignalsByWay:
     """The signals of a collection by the way in which they were measured."""
 
     def __init__(self, columns: Columns, measured: Any, held: Bool[np.ndarray, " S"]):
         self.columns, self.measured, self.held = columns, measured, held
         self.count = count = len(held)
         self.ways = np.array([measured.way_of(index) for index in range(count)])
-        alike = [(self.ways[index], self._digest(index)) for index in range(count)]
-        self.alike = np.unique(np.array(alike), axis=0, return_inverse=True)[1].reshape(-1)
+        kinds = [(self.ways[index], self._digest(index)) for index in range(count)]
+        self.kinds = np.unique(np.array(kinds), axis=0, return_inverse=True)[1].reshape(-1)
         """Numbers of what measured each signal, weights included."""
         self.kept: dict[Any, Any] = {}
         self.kept_numbers = 0
@@ -224,9 +280,10 @@ class Signals:
         weights = np.ascontiguousarray(self.measured.weights(index))
         return int.from_bytes(hashlib.blake2b(weights.data, digest_size=7).digest(), "big")
 
-    def variances(self) -> tuple[Float[np.ndarray, " K"], float]:
-        """Of the measurements of each block, and the mean square of a column, by some signals."""
-        chosen = np.unique(np.linspace(0, self.count - 1, min(self.count, 64)).astype(int))
+    def variances(self, which: Int[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " K"], float]:
+        """Of the measurements of each block, and the mean square of a column, by some of these."""
+        few = np.unique(np.linspace(0, len(which) - 1, min(len(which), 64)).astype(int))
+        chosen = which[few]
         squares, values, energies = np.zeros(self.columns.blocks), 0, []
         for index in map(int, chosen):
             weights, seen = ways.weights_of(self.measured, index), self.measured.values(index)
@@ -247,16 +304,15 @@ class Signals:
         """Sums over some of the signals."""
         total = expectation.nothing(*gaussian.mean.shape)
         apart: list[int] = []
-        for way in np.unique(self.ways[which]):
-            mine = which[self.ways[which] == way]
-            operator = self.measured.ways[way]
-            groups = [mine[self.alike[mine] == kind] for kind in np.unique(self.alike[mine])]
-            whole = operator.run_length is None
+        for part in ways.parts_of(self.ways[which]):
+            mine = which[part]
+            whole = self.measured.ways[self.ways[mine[0]]].run_length is None
+            groups = [mine[kind] for kind in ways.parts_of(self.kinds[mine])]
             rest: list[int] = []
             for group in groups:
                 many = self.counts[group[0]] * self.columns.coefficients > _PIECE_NUMBERS
-                alike = len(group) >= (2 if self.few_shapes else _FEW_SIGNALS)
-                if alike or whole or many:
+                enough = len(group) >= (2 if self.few_shapes else _FEW_SIGNALS)
+                if enough or whole or many:
                     total = total + self._shared(gaussian, group)
                 else:
                     rest += group.tolist()
@@ -266,22 +322,53 @@ class Signals:
                 apart += rest
         return total + self._apart(gaussian, np.array(apart, int)) if apart else total
 
+    def levels(self, gaussian: Gaussian) -> list[expectation.Levels]:
+        """Of all signals, in parts; each in its own way where it can be cut to what was seen."""
+        found, apart = [], []
+        for way in np.unique(self.ways):
+            mine = np.flatnonzero(self.ways == way)
+            for kind in np.unique(self.alike[mine]):
+                group = mine[self.alike[mine] == kind]
+                many = self.counts[group[0]] * self.columns.coefficients > _PIECE_NUMBERS
+                if len(group) > 1 or many or self.measured.ways[way].run_length is None:
+                    found += [
+                        expectation.levels(gaussian, self._rows_of(some))
+                        for some in self._some(group)
+                    ]
+                else:
+                    apart += group.tolist()
+        for length, some in self._by_length(np.array(apart, int)):
+            found.append(expectation.levels_apart(gaussian, self._rows_apart(some, length)))
+        return found
+
     # ---- one way, alike ---------------------------------------------------------------------
 
     def _shared(self, gaussian, which):
-        size = max(1, _BATCH_NUMBERS // self._values_of(which[0]))
         total = expectation.nothing(*gaussian.mean.shape)
-        for first in range(0, len(which), size):
-            some = which[first : first + size]
+        for some in self._some(which):
+            filled = min(ways.padded_length(len(some)), self._most(which))
             key = ("shared", *some.tolist())
-            total = total + expectation.expected(gaussian, self._known(key, self._rows_of, some))
+            rows = self._known(key, self._rows_of, some, filled)
+            total = total + expectation.expected(gaussian, rows)
         return total
 
-    def _rows_of(self, which):
-        """`Rows` of signals measured alike, reduced, of many measurements some at a time."""
+    def _most(self, which):
+        """How many signals of one way are held at a time."""
+        return max(1, _BATCH_NUMBERS // self._values_of(which[0]))
+
+    def _some(self, which):
+        """Signals of one way, as many at a time as are held."""
+        size = self._most(which)
+        return [which[first : first + size] for first in range(0, len(which), size)]
+
+    def _rows_of(self, which, filled=0):
+        """`Rows` of signals measured alike, reduced, of many measurements some at a time.
+
+        filled: up to so many signals, by some of which nothing is read."""
         operator = ways.operator_of(self.measured, int(which[0]))
         weights = ways.weights_of(self.measured, int(which[0]))
         values = np.stack([self.measured.values(int(index)) for index in which])
+        values = np.pad(values, ((0, max(0, filled - len(which))), (0, 0), (0, 0)))
         count = values.shape[1]
         roots = np.ones(count) if weights is None else np.sqrt(weights)
         columns = self.columns.coefficients
@@ -300,7 +387,8 @@ class Signals:
             rest += more
         seen = (roots > 0).sum() * (y.shape[1] // len(root))
         design, constants, y = known
-        return Rows(design, constants, y, rest, jnp.asarray(np.float64(seen)))
+        numbers = (jnp.asarray(np.float64(number)) for number in (seen, len(which)))
+        return Rows(design, constants, y, rest, *numbers)
 
     def _design(self, operator):
         return expectation.as_float64(self._measure(operator))
@@ -371,17 +459,16 @@ class Signals:
 
     def _by_length(self, which) -> Iterator[tuple[int, np.ndarray]]:
         """Signals by the length that their measurements are padded to, some at a time."""
-        alike: dict[tuple, list[int]] = {}
+        by_form: dict[tuple, list[int]] = {}
         for index in which:
             form = ways.form_of(ways.operator_of(self.measured, int(index)))
             # Those held out are in batches of their own, which serve all as well.
             key = (ways.padded_length(self.counts[index]), bool(self.held[index]), *form)
-            alike.setdefault(key, []).append(int(index))
-        for (length, *_), mine in sorted(alike.items()):
+            by_form.setdefault(key, []).append(int(index))
+        for (length, *_), mine in sorted(by_form.items()):
             numbers = length * (self.columns.coefficients + 2 * self.columns.channels)
-            size = max(1, _BATCH_NUMBERS // int(numbers))
-            for first in range(0, len(mine), size):
-                yield length, np.array(mine[first : first + size])
+            for some in _in_few_sizes(np.array(mine), max(1, _BATCH_NUMBERS // int(numbers))):
+                yield length, some
 
     # ---- each in its own way ----------------------------------------------------------------
 
@@ -408,19 +495,24 @@ class Signals:
             (scale * design, scale * constants, y[:, None]),
         )
         design, constants, y, rest = found
-        return Rows(design, constants, y, rest, jnp.asarray(counts))
+        return Rows(design, constants, y, rest, jnp.asarray(counts), jnp.ones(len(counts)))
 
 
-def held_out(names: Sequence[str]) -> Bool[np.ndarray, " S"]:
-    """Which signals are held out: every fifth original with its copies, the last of fewer; none of
-    one alone.
+def unchosen_shrinkage() -> float:
+    """The shrinkage where there is no signal to choose it by: that is said."""
+    say(f"signals: none to be held out; their shrinkage is taken as {UNCHOSEN_SHRINKAGE:g}")
+    return UNCHOSEN_SHRINKAGE
 
-    By their order and without a seed: a run that goes on, in another process too, holds out the
-    same ones, and what is chosen by them differs by no draw. Signals in an order of period five
-    should be shuffled by their owner."""
-    groups = originals(names)
-    folds = min(_FOLDS, groups.max(initial=0) + 1)
-    return groups % folds == folds - 1 if folds > 1 else np.zeros(len(names), bool)
+
+def _in_few_sizes(which, most):
+    """Signals in batches of 1, 8, 64, .. at most `most` of them: few shapes, and none filled up."""
+    size = _BATCH_STEP ** int(math.log(most, _BATCH_STEP) + 1e-9)
+    first = 0
+    while first < len(which):
+        while size > len(which) - first:
+            size //= _BATCH_STEP
+        yield which[first : first + size]
+        first += size
 
 
 def _cut(operator, count, size):
@@ -438,10 +530,3 @@ def _cut(operator, count, size):
 def _plain(operator):
     """A local operator as one class, so that one compiled function serves all of its kind."""
     return Operator(operator.points, operator.factors, None, operator.run_length)
-
-
-def names_of_ways(measured: Any, count: int) -> str:
-    """How signals were measured, in some words."""
-    different = len({measured.way_of(index) for index in range(count)})
-    words = "one way" if different == 1 else f"{different} ways"
-    return words if measured.weights is None else f"{words}, weights of their own"

@@ -26,6 +26,16 @@ PATHS = (
 
 def located(config: ConfigDict) -> ConfigDict:
     """A copy whose PATHS are absolute: later commands may be typed in another folder."""
+    return _with_paths(config, lambda path: str(path.expanduser().absolute()))
+
+
+def without_folders(config: ConfigDict) -> ConfigDict:
+    """A copy whose PATHS are names alone, for files that are given away: whose folders they lay in
+    is nobody's business."""
+    return _with_paths(config, lambda path: path.name)
+
+
+def _with_paths(config, changed):
     found = config.copy_and_resolve_references()
     for key in PATHS:
         section, name = key.split(".")
@@ -33,7 +43,7 @@ def located(config: ConfigDict) -> ConfigDict:
         path = group.get(name) if isinstance(group, ConfigDict) else None
         if isinstance(path, str) and path:
             with group.unlocked():
-                group[name] = str(Path(path).expanduser().absolute())
+                group[name] = changed(Path(path))
     return found
 
 

@@ -68,7 +68,7 @@ def write(path: str | Path, trained: Trained, dtype: str = "float32") -> Path:
     arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
     content = {
         "version": __version__,
-        "config": config_json.encoded(trained.config),
+        "config": config_json.encoded(config_json.without_folders(trained.config)),
         "signals": trained.signals,
         "prior": None if trained.prior is None else prior_arrays.form_of(trained.prior),
         "arrays": {name: [*_signature(value), crc32(value)] for name, value in arrays.items()},

@@ -12,8 +12,8 @@ from nid_jax.reporting import maps
 from nid_jax.reporting.panels import Marks, Panel
 from nid_jax.tasks.task import Measured
 
-# Samples of the longer side of a picture of two coordinates, at least; rows of that of a curve.
-_FINE, _ROWS = 128, 64
+# Samples of the longer side of a picture of two coordinates, at least.
+_FINE = 128
 # Of more coordinates the middle of the first ones is shown, with measurements this near to it.
 _NEAR = 0.1
 
@@ -134,12 +134,8 @@ class Shown:
         margin = 0.05 * (self.ends[1] - self.ends[0])
         low, high = self.ends[0] - margin, self.ends[1] + margin
 
-        def picture(curve):
-            columns = np.linspace(0, len(curve) - 1, 2 * _ROWS)
-            heights = np.interp(columns, np.arange(len(curve)), curve[:, 0])
-            place = (high - heights) / (high - low) * (_ROWS - 1)
-            away = np.abs(np.arange(_ROWS)[:, None] - place)
-            return np.clip(away, 0, 1)[..., None]
+        def picture(values):
+            return maps.curve(values[:, 0], low, high)
 
         marks = []
         for points, values, held in self.given:

@@ -4,14 +4,13 @@ A batch is of signals of one way, or of padded measurements whose points each si
 ways have too few signals to fill one. So few shapes are compiled however many ways there are.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
-from nid_jax.data.loading import ENDLESS, check_batch_size, endless, share_of
+from nid_jax.data.loading import ENDLESS, check_batch_size, share_of
 from nid_jax.fitting import ways
 
 
@@ -93,9 +92,10 @@ def grouped(
     counts = np.array([ways.count_seen(measured, index) for index in range(count)])
     found: list[tuple[int | None, Any]] = []
     forms: dict[Any, dict[int, list[int]]] = {}
-    for way in np.unique(of):
-        signals, operator = np.flatnonzero(of == way), measured.ways[way]
-        alone = operator.run_length is None or len(np.unique(of)) == 1
+    parts = ways.parts_of(of)
+    for signals in parts:
+        operator = measured.ways[of[signals[0]]]
+        alone = operator.run_length is None or len(parts) == 1
         if alone or len(signals) >= batch_size:
             found.append((None, signals))
             continue
@@ -114,17 +114,3 @@ def grouped(
             waiting = groups.pop()[1] + waiting
         found += groups + ([(max(lengths), waiting)] if waiting else [])
     return [(length, np.array(signals)) for length, signals in found]
-
-
-def way_batches(
-    measured: Any,
-    count: int,
-    batch_size: int,
-    seed: int,
-    processes: tuple[int, int] = (0, 1),
-) -> Iterator[dict[str, Any]]:
-    """An endless, checkpointable iterator over the batches of `WayBatches`.
-
-    processes: (index, count). Raises ValueError naming train.batch_size.
-    """
-    return endless(WayBatches(measured, count, batch_size, seed, processes), 0)

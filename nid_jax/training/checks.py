@@ -1,7 +1,7 @@
 """What a config asks of training, checked before any work begins: one line that names the key."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from nid_jax.reporting import tables
 from nid_jax.training import heads
 from nid_jax.training.components import MOST_COEFFICIENTS
 from nid_jax.training.optimisers import OPTIMISERS
-from nid_jax.training.strategies import build_strategy
+from nid_jax.training.strategies import CODES, build_strategy
 
 # Float64 numbers for each pair of experts that `coding.canonical` holds at once.
 _CANONICAL_NUMBERS = 6
@@ -146,14 +146,25 @@ def check_components(config: ConfigDict, features: int, measured: Any, there: in
         )
 
 
-def check_training(config: ConfigDict, operator: Operator | None) -> None:
-    """Raise ValueError, naming the key, for what these measurements do not allow."""
-    if operator is None:
-        return
-    if operator.run_length is None and config.train.points:
-        raise ValueError("train.points: 0 is wanted where measurements depend on the whole signal")
-    if operator.run_length != 1 and config.train.reseed_every:
-        raise ValueError("train.reseed_every: 0 is wanted where no samples are measured")
+def check_training(config: ConfigDict, ways: Sequence[Operator]) -> None:
+    """Raise ValueError, naming the key, for what the measurements of one of the ways do not
+    allow."""
+    for key, value, fits, words in (
+        (
+            "train.points",
+            config.train.points,
+            lambda operator: operator.run_length is not None,
+            "measurements depend on the whole signal",
+        ),
+        (
+            "train.reseed_every",
+            config.train.reseed_every,
+            lambda operator: operator.run_length == 1,
+            "no samples are measured",
+        ),
+    ):
+        if value and not all(map(fits, ways)):
+            raise ValueError(f"{key}: {value}; allowed: 0 where {words}")
 
 
 def check_router(config: ConfigDict, measured: Any) -> None:
@@ -169,21 +180,51 @@ def check_router(config: ConfigDict, measured: Any) -> None:
         )
 
 
-def check_alike(config: Any, measured: Any, names: Sequence[str]) -> None:
+def check_alike(
+    config: Any, measured: Any, names: Sequence[str], typed: Collection[str] = ()
+) -> None:
     """Raise ValueError, naming the key, for what signals that were not measured alike do not
-    allow."""
+    allow.
+
+    typed: keys that a person gave; the config's own may also be for signals measured alike.
+    """
     if measured.alike:
         return
     router, several = config.router.kind, len(measured.ways) > 1
+    train = config.train
+    codes = ", ".join(name for name in CODES if name != "surface")
     for bad, key, value, allowed in (
         (router not in ("none", "codebook"), "router.kind", router, "none, codebook"),
-        (config.train.codes == "surface", "train.codes", "surface", "joint, varpro"),
-        (several and config.train.reseed_every, "train.reseed_every", "above 0", "0"),
-        (several and config.train.chunks == "exhaustive", "train.chunks", "exhaustive", "random"),
-        (config.train.differentiate == "solve", "train.differentiate", "solve", "envelope"),
+        (train.codes == "surface", "train.codes", "surface", codes),
+        (several and train.reseed_every, "train.reseed_every", train.reseed_every, "0"),
+        (several and train.chunks == "exhaustive", "train.chunks", "exhaustive", "random"),
+        (train.differentiate == "solve", "train.differentiate", "solve", "envelope"),
+        *_of_rounds(config, typed),
     ):
         if bad:
             raise ValueError(
                 f"{key}: {value!r} of {len(names)} signals that were not measured alike; "
                 f"allowed: {allowed}"
             )
+
+
+def _of_rounds(config, typed):
+    """What rounds of expectation maximisation do not allow, as rows of `check_alike`."""
+    prior, components = config.prior, config.dictionary.components
+    by_rounds = config.dictionary.heads == "components"
+    whole = by_rounds and components.shrinkage >= 1
+    yield whole, "dictionary.components.shrinkage", components.shrinkage, "below 1"
+    squares = by_rounds and components.errors == "log"
+    yield squares, "dictionary.components.errors", components.errors, "square, ''"
+    if not prior.num_signals:
+        return
+    yield prior.components > 1, "prior.components", prior.components, "0, 1"
+    yield prior.shrinkage >= 1, "prior.shrinkage", prior.shrinkage, "below 1"
+    # The Gaussian that gave the heads is the prior.
+    given = by_rounds and not config.train.steps and "prior.shrinkage" in typed
+    allowed = "0, as dictionary.components.shrinkage is that of both"
+    yield given and prior.shrinkage, "prior.shrinkage", prior.shrinkage, allowed
+    allowed = "none typed, as no codes are solved for: the prior comes by rounds"
+    yield "prior.lam" in typed, "prior.lam", prior.lam, allowed
+    codes = "prior.keep_codes" in typed and prior.keep_codes
+    yield codes, "prior.keep_codes", True, "False, as the prior comes by rounds, without codes"

@@ -30,9 +30,10 @@ from jaxtyping import Float, Int
 from nid_jax import numerics
 from nid_jax.coding import gram, operators
 from nid_jax.coding.prior import Coded
+from nid_jax.data.originals import held_out
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
-from nid_jax.fitting.rounds import held_out
+from nid_jax.fitting.rounds import UNCHOSEN_SHRINKAGE
 
 MOST_COEFFICIENTS = 8192
 """F C of a covariance that is held and taken apart as a whole."""
@@ -123,7 +124,7 @@ def component_heads(
             basis = span.leading(covariance, share, dictionary.num_experts)
             left[share] = weights.mean_error(basis, np.flatnonzero(held))
     # With one signal alone there is nothing to choose by, and much that it does not tell.
-    given = SHRINKAGES[1] if shrinkage is None else shrinkage
+    given = UNCHOSEN_SHRINKAGE if shrinkage is None else shrinkage
     chosen = min(left, key=left.__getitem__) if left else given
     if held.any():
         covariance = covariance + signals.covariance(np.flatnonzero(held), weights.values)

@@ -15,11 +15,11 @@ import scipy.linalg
 from jaxtyping import Float
 
 from nid_jax.coding.prior import Coded
+from nid_jax.data.originals import held_out
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.embeddings import Splines
 from nid_jax.fields.shared import SharedDictionary
-from nid_jax.fitting.rounds import held_out
 from nid_jax.training.components import (
     ERRORS,
     ROUNDS,

@@ -7,7 +7,7 @@ is one jitted function with donated state; what it reports stays on the device u
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from nid_jax import devices, errors, notices, sharding
 from nid_jax.coding.operators import Operator
 from nid_jax.coding.prior import Coded, GaussianPrior
+from nid_jax.data.loading import endless
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import (
     Model,
@@ -39,7 +40,7 @@ from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
 from nid_jax.training import checks, heads
-from nid_jax.training.batches import way_batches
+from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
 from nid_jax.training.reseeding import reseed
@@ -103,7 +104,14 @@ class Task(Protocol):
 class Trainer:
     """Everything one run of training holds: model, optimiser, data, compiled steps, checkpoints."""
 
-    def __init__(self, task: Task, config: ConfigDict, workdir: Workdir, collection: Any):
+    def __init__(
+        self,
+        task: Task,
+        config: ConfigDict,
+        workdir: Workdir,
+        collection: Any,
+        typed: Collection[str] = (),
+    ):
         checks.check(config)
         checks.check_canonical(config, devices.memory_bytes())
         self.config, self.workdir = config, workdir
@@ -111,20 +119,20 @@ class Trainer:
         sharding.check_divisible(self.mesh, config.dictionary.num_experts, config.train.batch_size)
         self.strategy = build_strategy(config, task.objective)
         measured = task.learned_from(collection)
-        checks.check_alike(config, measured, collection.names)
+        checks.check_alike(config, measured, collection.names, typed)
         self.measured, self.count = measured, len(collection)
-        self.batches = self._batches(task, collection)
+        self.batches, per_epoch = self._batches(task, collection)
         self.operator = None if len(measured.ways) > 1 else measured.operator
         self.signal_shape = (*measured.grid_shape, measured.channels)
-        checks.check_training(config, self.operator)
+        checks.check_training(config, measured.ways)
         if measured.alike:
             checks.check_router(config, measured)
         self.per_batch = 1
         if self.operator is not None:
             self.per_batch = chunks_per_batch(config, self.operator.num_measurements)
         self.steps = -(-config.train.steps // self.per_batch) * self.per_batch
-        per_epoch = self.per_batch * max(len(collection) // config.train.batch_size, 1)
-        self.warmup_steps = config.train.warmup_epochs * per_epoch if config.router.top_k else 0
+        warmup = config.train.warmup_epochs if config.router.top_k else 0
+        self.warmup_steps = warmup * self.per_batch * per_epoch
         self.optimizer = build_optimiser(config.train.optimizer, max(self.steps, 1))
         self._build(collection)
         self.clock = Chronometer()
@@ -132,13 +140,15 @@ class Trainer:
         self.compiled_bytes = 0
         self.coded: Coded | None = None
 
-    def _batches(self, task: Task, collection: Sequence) -> Any:
-        """Whole signals as the task reads them; of others what was measured."""
-        if self.measured.alike:
-            return task.batches(collection)
-        processes = jax.process_index(), jax.process_count()
+    def _batches(self, task: Task, collection: Sequence) -> tuple[Any, int]:
+        """Whole signals as the task reads them; of others what was measured. -> (batches, how many
+        are an epoch)."""
         size = self.config.train.batch_size
-        return way_batches(self.measured, self.count, size, self.config.seed, processes)
+        if self.measured.alike:
+            return task.batches(collection), max(self.count // size, 1)
+        processes = jax.process_index(), jax.process_count()
+        source = WayBatches(self.measured, self.count, size, self.config.seed, processes)
+        return endless(source, 0), sum(source.per_epoch)
 
     def _build(self, collection: Sequence) -> None:
         """The first state, drawn by one compiled function straight to where it is to lie."""
@@ -335,17 +345,20 @@ def train(
     workdir: Workdir,
     evaluate: Callable[[Model], Mapping[str, float]] | None = None,
     notes: Sequence[str] = (),
+    typed: Collection[str] = (),
 ) -> Trained:
     """Train until config.train.steps, from the workdir's latest checkpoint if it holds one.
 
     task: open, batches, learned_from, objective, ranked_by. evaluate(model) -> dict of scalars, of
     which the task's ranked_by ranks the checkpoints; called every train.eval_every steps. notes:
-    lines to say before the first step. Writes checkpoints/, metrics.jsonl, events/, signals.json
+    lines to say before the first step; typed: keys that a person gave.
+
+    Writes checkpoints/, metrics.jsonl, events/, signals.json
     and summary.json. Raises TrainingDiverged where the loss or a gradient was not finite, with the
     last good checkpoint kept, and ValueError for a config that does not fit the signals.
     """
     collection = task.open("train")
-    trainer = Trainer(task, config, workdir, collection)
+    trainer = Trainer(task, config, workdir, collection, typed)
     # Nothing is written before all of the config was found to be good.
     workdir.prepare()
     keep = {"keep_latest": config.checkpoint.keep_latest, "keep_best": config.checkpoint.keep_best}

@@ -20,9 +20,11 @@ import numpy as np
 from jaxtyping import Float
 
 from nid_jax import numerics
-from nid_jax.coding import gram, operators
+from nid_jax.coding import expectation, gram, operators
+from nid_jax.coding.drawing import level_of_moments
 from nid_jax.coding.expectation import Gaussian
 from nid_jax.coding.prior import GaussianPrior
+from nid_jax.data.originals import held_out
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting import rounds, ways
@@ -42,7 +44,7 @@ def partial_heads(
     measured: Any,
     grid_shape: Sequence[int],
     names: Sequence[str],
-    count: int,
+    num_rounds: int,
     shrinkage: float | None = None,
     state: rounds.State | None = None,
     after: Callable[[rounds.State], bool] = lambda state: True,
@@ -54,7 +56,7 @@ def partial_heads(
       measured: ways, way, values and weights of the signals, see `tasks.Measured`.
       grid_shape: of the grid on which features are made orthonormal.
       names: of the signals; copies, 'name/copy', are held out together.
-      count: of rounds.
+      num_rounds: with covariances.
       shrinkage: of the covariance towards its diagonal, in [0, 1); None chooses.
       state, after: see `rounds.learned`; None where `after` stopped the rounds.
 
@@ -70,19 +72,20 @@ def partial_heads(
     found = rounds.learned(
         columns,
         measured,
-        rounds.held_out(names),
-        columns.roughness,
-        count,
+        held_out(names),
+        expectation.falling(columns.roughness),
+        num_rounds,
         shrinkage,
         state,
         after,
     )
-    if found.round < rounds.SPECTRUM_ROUNDS + count:
+    if found.round < rounds.SPECTRUM_ROUNDS + num_rounds:
         return None
-    kernel, bias, prior = columns.heads(found, dictionary.num_experts)
-    how = f"{rounds.names_of_ways(measured, len(names))}; {found.round} rounds, deviation of noise "
+    levels = rounds.levels(columns, measured, found.gaussian, len(names))
+    kernel, bias, prior = columns.heads(found, levels, dictionary.num_experts)
+    how = f"{ways.in_words(measured, len(names))}; {found.round} rounds, deviation of noise "
     how += f"{float(np.sqrt(found.gaussian.noise)):.2g}"
-    heads = Heads(kernel, bias, float(found.share or 0), len(names), 0.0, how=how)
+    heads = Heads(kernel, bias, float(found.shrinkage or 0), len(names), 0.0, how=how)
     return heads, prior
 
 
@@ -90,7 +93,7 @@ class FeatureColumns:
     """Features orthonormal on a grid, without their means, as columns of `rounds.Columns`."""
 
     def __init__(
-        self, dictionary: SharedDictionary, grid_shape: Sequence[int], measured: Any, count: int
+        self, dictionary: SharedDictionary, grid_shape: Sequence[int], measured: Any, signals: int
     ):
         self.dictionary = dictionary
         self.channels = self.blocks = dictionary.channels
@@ -98,7 +101,7 @@ class FeatureColumns:
         reference = operators.sample(tuple(grid_shape))
         self.span = Span(dictionary, reference)
         self.roughness = self._roughness(reference, tuple(grid_shape))
-        self.colours = _colours(measured, count, self.channels)
+        self.colours = _colours(measured, signals, self.channels)
 
     def _roughness(self, reference, grid_shape):
         """Squared differences of neighbours on the grid as a part of a column's squares [F]."""
@@ -131,13 +134,13 @@ class FeatureColumns:
         return measurements @ self.colours
 
     def heads(
-        self, state: rounds.State, experts: int
+        self, state: rounds.State, levels: rounds.Levels, experts: int
     ) -> tuple[Float[np.ndarray, "F C E"], Float[np.ndarray, "E C"], GaussianPrior]:
         """Kernel, bias and prior of the leading directions of the Gaussian, and of its mean."""
         found = _leading(state.gaussian, self.span.axes.astype(np.float64), experts)
         basis = np.einsum("nke,ck->nce", found.basis, self.colours)
         kernel, bias = self.span.heads(basis.reshape(-1, basis.shape[-1]))
-        count, share = self.span.count, max(float(state.share or 0), _LEAST_VARIANCE)
+        count, share = self.span.count, max(float(state.shrinkage or 0), _LEAST_VARIANCE)
         variance = np.maximum(found.variances, _LEAST_VARIANCE * found.variances.mean()) / count
         prior = GaussianPrior.single(
             found.mean / np.sqrt(count),
@@ -146,7 +149,14 @@ class FeatureColumns:
             float(state.gaussian.noise) + found.left / count / self.channels,
             share,
         )
-        return kernel, bias, _filled(prior, experts)
+        # Codes are uncorrelated, so that each has a regression of its own.
+        covariances = np.asarray(state.gaussian.covariance, np.float64)
+        products = np.einsum("knm,km->nk", covariances, levels.slope[..., 0])
+        slope = np.einsum("nke,nk->ek", found.basis, products) / np.sqrt(count)
+        slope = slope / variance[:, None] @ self.colours.T
+        spread = self.colours @ levels.covariance @ self.colours.T
+        level = level_of_moments(np.diag(variance), self.colours @ levels.mean, spread, slope)
+        return kernel, bias, _filled(prior._replace(level=level), experts)
 
 
 class _Leading(NamedTuple):
@@ -211,7 +221,9 @@ def _filled(prior, experts):
     """The prior of a dictionary of more experts than directions were found: those have none."""
     more = experts - len(prior.mean)
     least = jnp.full(more, _LEAST_VARIANCE * prior.diagonal.mean())
+    slope = np.pad(prior.level.slope, ((0, more), (0, 0)))
     return prior._replace(
+        level=prior.level._replace(slope=slope),
         mean=jnp.pad(prior.mean, (0, more)),
         factor=jnp.pad(prior.factor, ((0, more), (0, 0))),
         diagonal=jnp.concatenate([prior.diagonal, least]),

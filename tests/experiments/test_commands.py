@@ -52,6 +52,18 @@ def test_distances(tmp_path, name, smoke):
 
 
 @pytest.mark.slow
+def test_accelerator(tmp_path, smoke):
+    smoke("accelerator", tmp_path)
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["left"] == []
+    assert len(found["parts"]) == 6
+    assert found["parts"]["Dispatch"]["compiled again, s"] == 0
+    for part, values in found["parts"].items():
+        numbers = [value for value in values.values() if isinstance(value, float)]
+        assert all(map(math.isfinite, numbers)), part
+
+
+@pytest.mark.slow
 def test_robust_pca(tmp_path, smoke):
     smoke("robust_pca", tmp_path)
     names = {"table.md", "metrics.json", "figure.png", "frames.png"}
@@ -136,4 +148,23 @@ def test_gridless(tmp_path, smoke):
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert len(found["results"]) == 24
     assert all(np.isfinite([row["psnr"], row["few"]]).all() for row in found["results"])
-    assert {"one grid", "1 ways", "4 ways"} == set(found["seconds_by_ways"])
+    rows = json.loads((tmp_path / "growth.json").read_text())["rows"]
+    assert {(row["kind"], row["ways"]) for row in rows} == {
+        (kind, ways) for kind in ("rounds", "steps") for ways in (0, 1, 16)
+    }
+    for row in rows:
+        assert 0 < row["compile_seconds"] < row["seconds"]
+        assert 0 < row["base_bytes"] <= row["peak_bytes"]
+        assert row["per_second"] is None or row["per_second"] > 0
+    assert (tmp_path / "growth.md").read_text().count("|") > 40
+    assert (tmp_path / "growth.png").is_file()
+    sensed = {row["method"]: row for row in found["results"] if row["each"] is not None}
+    assert set(sensed) == {
+        "NID, each day's own stations",
+        "kriging, day by day",
+        "SIREN, day by day, best in hindsight",
+        "PCA after interpolation",
+        "PCA by alternating imputation",
+    }
+    ours = sensed["NID, each day's own stations"]
+    assert ours["psnr"] > max(row["psnr"] for name, row in sensed.items() if "PCA" in name)

@@ -14,6 +14,7 @@ from nid_jax.tasks.task import Measured
 
 GRID, CHANNELS, SIGNALS = (5,), 2, 24
 MOST = 4
+SPECTRUM = np.arange(1, MOST + 1) ** -3.0
 
 
 class Powers:
@@ -76,8 +77,8 @@ def signals_of(draw, kind):
 
 def learned(measured, **options):
     held = np.arange(SIGNALS) % 5 == 4
-    given = {"rounds": 4, "share": None} | options
-    return rounds.learned(Powers(), measured, held, np.arange(1, MOST + 1) ** 2.0, **given)
+    given = {"rounds": 4, "shrinkage": None} | options
+    return rounds.learned(Powers(), measured, held, SPECTRUM, **given)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def learned(measured, **options):
     ],
 )
 def test_likelihoods_rise_in_every_round_and_rounds_go_on(kind, tmp_path):
-    measured = signals_of(np.random.default_rng(), kind)
+    measured = signals_of(np.random.default_rng(5), kind)
     kept = tmp_path / "rounds.npz"
 
     def after(state):
@@ -98,7 +99,7 @@ def test_likelihoods_rise_in_every_round_and_rounds_go_on(kind, tmp_path):
 
     whole = learned(measured)
     assert whole.round == rounds.SPECTRUM_ROUNDS + 4
-    assert whole.share in rounds.SHARES
+    assert whole.shrinkage in rounds.SHRINKAGES
     for part in np.split(np.array(whole.likelihoods), [rounds.SPECTRUM_ROUNDS]):
         assert (np.diff(part) > -1e-9 * np.abs(part[1:])).all(), part
     stopped = learned(measured, after=after)
@@ -112,10 +113,10 @@ def test_likelihoods_rise_in_every_round_and_rounds_go_on(kind, tmp_path):
 
 @pytest.mark.slow
 def test_ways_of_few_signals_say_what_a_way_for_each_says(monkeypatch):
-    measured = signals_of(np.random.default_rng(), "all")
-    padded = learned(measured, share=0.3)
+    measured = signals_of(np.random.default_rng(6), "all")
+    padded = learned(measured, shrinkage=0.3)
     monkeypatch.setattr(rounds, "_FEW_SIGNALS", 1)
-    each = learned(measured, share=0.3)
+    each = learned(measured, shrinkage=0.3)
     np.testing.assert_allclose(padded.likelihoods, each.likelihoods, rtol=1e-7)
     np.testing.assert_allclose(
         padded.gaussian.covariance, each.gaussian.covariance, rtol=1e-5, atol=1e-8
@@ -123,7 +124,7 @@ def test_ways_of_few_signals_say_what_a_way_for_each_says(monkeypatch):
 
 
 def test_many_measurements_are_read_in_parts(monkeypatch):
-    draw = np.random.default_rng()
+    draw = np.random.default_rng(7)
     points = draw.uniform(-1, 1, (150, 1))
     values = draw.normal(size=(150, CHANNELS)).astype(np.float32)
     weights = (draw.uniform(size=150) < 0.8).astype(np.float32)
@@ -133,11 +134,11 @@ def test_many_measurements_are_read_in_parts(monkeypatch):
     )
     with gram.working_precision("float64"):
         gaussian = expectation.started(np.ones(MOST), np.ones(CHANNELS), 0.5)
-        whole = rounds.Signals(Powers(), measured, np.zeros(2, bool)).expected(
+        whole = rounds.SignalsByWay(Powers(), measured, np.zeros(2, bool)).expected(
             gaussian, np.arange(2)
         )
         monkeypatch.setattr(rounds, "_PIECE_NUMBERS", 32)
-        parts = rounds.Signals(Powers(), measured, np.zeros(2, bool)).expected(
+        parts = rounds.SignalsByWay(Powers(), measured, np.zeros(2, bool)).expected(
             gaussian, np.arange(2)
         )
     assert whole.values == 2 * CHANNELS * weights.sum()
@@ -146,13 +147,13 @@ def test_many_measurements_are_read_in_parts(monkeypatch):
 
 
 def test_signals_of_one_measurement_are_said():
-    draw = np.random.default_rng()
+    draw = np.random.default_rng(8)
     points = [draw.uniform(-1, 1, (count, 1)) for count in (1, 9, 9)]
     values = [draw.normal(size=(len(one), CHANNELS)).astype(np.float32) for one in points]
     known = [operators.sample(one) for one in points]
     measured = Measured(known, GRID, CHANNELS, values.__getitem__, way=lambda index: index)
     with pytest.warns(Notice, match="1 of 3 have 1 measurement"):
-        signals = rounds.Signals(Powers(), measured, np.zeros(3, bool))
+        signals = rounds.SignalsByWay(Powers(), measured, np.zeros(3, bool))
     with gram.working_precision("float64"):
         gaussian = expectation.started(np.ones(MOST), np.ones(CHANNELS), 0.5)
         first, second = (
@@ -162,7 +163,7 @@ def test_signals_of_one_measurement_are_said():
 
 
 def test_a_signal_of_which_nothing_is_known_is_named():
-    measured = signals_of(np.random.default_rng(), "masks")
+    measured = signals_of(np.random.default_rng(9), "masks")
     known = measured.weights
     nothing = dataclasses.replace(measured, weights=lambda i: known(i) * (i != 3))
     with pytest.raises(ArgumentError, match="signal 3"):
@@ -170,7 +171,7 @@ def test_a_signal_of_which_nothing_is_known_is_named():
 
 
 def test_gaussians_come_near_the_truth_from_scattered_points():
-    draw = np.random.default_rng()
+    draw = np.random.default_rng(10)
     spectrum = np.array([1.0, 0.5, 0.25, 0.1])
     places = [draw.uniform(-1, 1, (12, 1)) for _ in range(300)]
     codes = 2 + draw.normal(size=(300, MOST)) * spectrum
@@ -183,10 +184,109 @@ def test_gaussians_come_near_the_truth_from_scattered_points():
     measured = Measured(
         ways, GRID, CHANNELS, values=lambda i: np.float32(values[i]), way=lambda i: i
     )
-    found = rounds.learned(
-        Powers(), measured, np.zeros(300, bool), np.arange(1, MOST + 1) ** 2.0, 12, 0.0
-    ).gaussian
+    found = rounds.learned(Powers(), measured, np.zeros(300, bool), SPECTRUM, 12, 0.0).gaussian
     sample = np.cov(codes.T, bias=True)
     np.testing.assert_allclose(found.mean[0], codes.mean(0), atol=0.02)
     assert np.abs(found.covariance[0] - sample).max() < 0.05 * sample.max()
     np.testing.assert_allclose(found.noise, 0.02**2, rtol=0.2)
+
+
+def joint_posterior(measured, gaussian, index, channel):
+    """Mean and covariance of (coefficients, level) of one signal and channel, by precisions."""
+    operator = measured.ways[measured.way_of(index)]
+    design, constants = (np.asarray(part, np.float64) for part in Powers().rows(operator))
+    rows, values = np.concatenate([design, constants], 1), measured.values(index)[:, channel]
+    if measured.weights is not None:
+        kept = measured.weights(index) > 0
+        rows, values = rows[kept], values[kept]
+    precision = rows.T @ rows / gaussian.noise
+    inverse = np.linalg.inv(gaussian.covariance[channel])
+    precision[:MOST, :MOST] += inverse
+    right = rows.T @ values.astype(np.float64) / gaussian.noise
+    right[:MOST] += inverse @ gaussian.mean[channel]
+    covariance = np.linalg.inv(precision)
+    return covariance @ right, covariance
+
+
+@pytest.mark.parametrize("kind", ["alike", "masks", pytest.param("all", marks=pytest.mark.slow)])
+def test_levels_go_with_coefficients_as_their_joint_posteriors_say(kind):
+    draw = np.random.default_rng()
+    measured = signals_of(draw, kind)
+    roots = draw.normal(size=(CHANNELS, MOST, MOST))
+    covariance = roots @ roots.swapaxes(1, 2) + 0.1 * np.eye(MOST)
+    mean = draw.normal(size=(CHANNELS, MOST))
+    gaussian = expectation.Gaussian(mean, covariance, np.float64(0.05))
+    found = rounds.levels(Powers(), measured, gaussian, SIGNALS)
+    best, spare = np.zeros((SIGNALS, CHANNELS)), np.zeros(CHANNELS)
+    slope = np.zeros((CHANNELS, MOST))
+    for index in range(SIGNALS):
+        for channel in range(CHANNELS):
+            both, left = joint_posterior(measured, gaussian, index, channel)
+            best[index, channel] = both[-1]
+            spare[channel] += left[-1, -1] / SIGNALS
+            cross = (both[:MOST] - mean[channel]) * both[-1] + left[:MOST, -1]
+            slope[channel] += np.linalg.solve(covariance[channel], cross) / SIGNALS
+    np.testing.assert_allclose(found.mean, best.mean(0), rtol=1e-6, atol=1e-8)
+    spread = np.cov(best.T, bias=True) + np.diag(spare)
+    np.testing.assert_allclose(found.covariance, spread, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found.slope[..., 0], slope, rtol=1e-4, atol=1e-6)
+
+
+def test_ways_of_about_as_many_signals_share_what_is_compiled():
+    draw = np.random.default_rng(20)
+    way_of = np.repeat(np.arange(5), np.arange(10, 15))
+    ways = [operators.sample(draw.uniform(-1, 1, (9, 1))) for _ in range(5)]
+    values = draw.normal(size=(len(way_of), 9, CHANNELS)).astype(np.float32)
+    measured = Measured(ways, GRID, CHANNELS, values.__getitem__, way=way_of.__getitem__)
+    with gram.working_precision("float64"):
+        gaussian = expectation.started(SPECTRUM, np.ones(CHANNELS), 0.5)
+        signals = rounds.SignalsByWay(Powers(), measured, np.zeros(len(way_of), bool))
+        before = expectation.expected._cache_size()
+        sums = signals.expected(gaussian, np.arange(len(way_of)))
+        assert expectation.expected._cache_size() - before <= 1
+        assert sums.signals == len(way_of)
+        assert sums.values == len(way_of) * 9 * CHANNELS
+
+
+@pytest.mark.parametrize(
+    ("count", "most"), [(0, 9), (1, 1), (33, 9), (100, 70), (64, 64), (7, 600)]
+)
+def test_batches_of_few_sizes_hold_every_signal_once(count, most):
+    found = list(rounds._in_few_sizes(np.arange(count), most))
+    assert [int(i) for some in found for i in some] == list(range(count))
+    assert {len(some) for some in found} <= {size for size in (1, 8, 64, 512) if size <= most}
+
+
+def test_shrinkage_is_chosen_by_signals_that_nothing_knows():
+    measured = signals_of(np.random.default_rng(21), "alike")
+    seen = []
+
+    class Recorded(rounds.SignalsByWay):
+        def variances(self, which):
+            seen.append(set(which.tolist()))
+            return super().variances(which)
+
+        def expected(self, gaussian, which):
+            seen.append(set(which.tolist()))
+            return super().expected(gaussian, which)
+
+    held = np.arange(SIGNALS) % 5 == 4
+    with gram.working_precision("float64"):
+        chosen = rounds._chosen_shrinkage(Recorded(Powers(), measured, held), SPECTRUM, held)
+    assert chosen in rounds.SHRINKAGES
+    scored, learned_from = seen[-len(rounds.SHRINKAGES) :], seen[: -len(rounds.SHRINKAGES)]
+    assert all(which == set(np.flatnonzero(held)) for which in scored)
+    assert all(which == set(np.flatnonzero(~held)) for which in learned_from)
+    with pytest.warns(Notice, match="none to be held out; their shrinkage is taken as 0.1"):
+        assert rounds._chosen_shrinkage(None, SPECTRUM, 0 * held > 0) == 0.1
+
+
+def test_a_round_without_a_likelihood_is_named_and_not_kept():
+    measured = signals_of(np.random.default_rng(22), "alike")
+    wrong = dataclasses.replace(
+        measured, values=lambda i: measured.values(i) * (np.nan if i == 2 else 1)
+    )
+    kept = []
+    with pytest.raises(ArgumentError, match="log likelihood nan in round 1"):
+        learned(wrong, after=kept.append)
+    assert not kept

@@ -116,6 +116,15 @@ def test_what_was_written_comes_back(tmp_path, router, kind):
     assert one_file.write(path, found).read_bytes() == first
 
 
+def test_a_file_says_no_folders_of_whoever_made_it(tmp_path):
+    trained = example()
+    trained.config.data.root = str(tmp_path / "private" / "photos")
+    path = one_file.write(tmp_path / "d.safetensors", trained)
+    assert one_file.read(path).config.data.root == "photos"
+    assert str(tmp_path).encode() not in path.read_bytes()
+    assert trained.config.data.root.endswith("private/photos")
+
+
 def test_without_a_prior(tmp_path):
     trained = dataclasses.replace(example(), prior=None)
     path = one_file.write(tmp_path / "d.safetensors", trained)

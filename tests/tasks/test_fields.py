@@ -11,7 +11,7 @@ from nid_jax import commands, data, tasks
 from nid_jax.configs import fields as configs
 from nid_jax.data import frames
 from nid_jax.fitting import checks, rendering
-from nid_jax.reporting import maps, panels
+from nid_jax.reporting import maps, panels, samples
 from nid_jax.storage import config_json
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import field_panels, fields
@@ -78,13 +78,57 @@ def test_scores_are_of_what_was_held_out(built):
     np.testing.assert_allclose(scores["psnr"], 40, atol=1e-3)
     np.testing.assert_allclose(scores["rmse"], offset * collection.frame.spans[0], rtol=1e-3)
     np.testing.assert_allclose(scores["psnr_field"], 40, atol=1e-3)
-    squares, left = 0.0, 0.0
-    for index in range(len(collection)):
-        held = task.measure(collection).weights(index) == 0
-        own = collection[index][held].astype(float)
-        squares += np.square(own - own.mean()).sum()
-        left += held.sum() * offset**2
-    np.testing.assert_allclose(scores["r2"], 1 - left / squares, rtol=1e-3)
+    held = [task.measure(collection).weights(index) == 0 for index in range(len(collection))]
+    own = [collection[index].astype(float) for index in range(len(collection))]
+    hidden = np.concatenate([values[some] for values, some in zip(own, held, strict=True)])
+    given = np.concatenate([values[~some] for values, some in zip(own, held, strict=True)])
+    squares = np.square(hidden - given.mean()).sum()
+    np.testing.assert_allclose(scores["r2"], 1 - len(hidden) * offset**2 / squares, rtol=1e-3)
+
+
+def small(values):
+    """Signals of few points each, with the values given: the points are alike in all."""
+    points = [np.array([[45.0, 3.0 * place + 1] for place in range(len(one))]) for one in values]
+    own = [np.array(one, float)[:, None] for one in values]
+    names = [str(number) for number in range(len(values))]
+    return data.PointsCollection(points, own, FRAME, (3, 4), names, "small")
+
+
+def test_signals_of_one_held_out_point_have_a_score_that_means_something():
+    config = configs.get_config("smoke")
+    draw = np.random.default_rng(7)
+    collection = small(draw.uniform(0, 20, (9, 3)))
+    seen = fields.measured(collection, config)
+    assert [int((seen.weights(index) == 0).sum()) for index in range(9)] == [1] * 9
+    known = fields.scores(
+        collection, dataclasses.replace(seen, truth=None), Known(collection, 0.01)
+    )
+    held = np.array([collection[i][seen.weights(i) == 0, 0] for i in range(9)])
+    given = np.array([collection[i][seen.weights(i) > 0, 0] for i in range(9)])
+    expected = 1 - held.size * 0.01**2 / np.square(held - given.mean()).sum()
+    assert known["r2"] == pytest.approx(expected, rel=1e-3)
+    assert 0.5 < known["r2"] < 1
+    # All are as known from the rest: nothing is left to explain.
+    same = small([[5.0, 5.0]] * 4)
+    seen = dataclasses.replace(fields.measured(same, config), truth=None)
+    assert np.isnan(fields.scores(same, seen, Known(same, 0.1))["r2"])
+
+
+def test_stations_that_all_stay_are_signals_like_any():
+    """As the task gives them: alike, and one factorisation serves all."""
+    config = configs.get_config("smoke")
+    collection = small(np.random.default_rng(8).uniform(0, 20, (6, 5)))
+    assert len(collection.ways) == 1
+    learned = fields.learned_from(collection)
+    assert learned.alike
+    assert learned.operator.num_measurements == 5
+    config.train.batch_size = 3
+    batch = next(iter(tasks.build(config).batches(collection)))
+    assert batch["signals"].shape[1:] == (5, 1)
+    np.testing.assert_array_equal(batch["signals"][0], collection[int(batch["ids"][0])])
+    seen = fields.measured(collection, config)
+    np.testing.assert_array_equal(seen.weights(0), seen.weights(5))
+    assert not seen.alike
 
 
 def test_frames_there_and_back():
@@ -98,6 +142,11 @@ def test_frames_there_and_back():
     np.testing.assert_allclose([(axis.low, axis.high) for axis in part.axes], [(40, 45), (10, 15)])
     with pytest.raises(ValueError, match=r"lon, degrees: 20.5; allowed: 0 to 20, the frame"):
         FRAME.inside([[45, 20.5]])
+    # Of what rounding does nothing is refused; and what is refused is told from what is allowed.
+    np.testing.assert_array_equal(FRAME.inside([[50 + 5e-6, -1e-5]]), [[1, -1]])
+    with pytest.raises(ValueError, match=r"lat, degrees: 50.00002; allowed: 40 to 50, the frame"):
+        FRAME.inside([[50.00002, 1]])
+    assert frames.told_apart(45.80304, 45.80301, 47.7469) == ["45.80304", "45.80301", "47.7469"]
 
 
 def test_a_dictionary_of_another_frame_is_refused(built):
@@ -121,12 +170,11 @@ def test_fields_are_written_over_their_own_axes(tmp_path):
 @pytest.mark.slow
 def test_pictures_of_signals_are_over_their_own_axes(tmp_path, built):
     _, task, collection = built
-    own = collection.frame.values(np.stack([collection.truth(0)]))
+    own = collection.frame.values(np.stack([collection.truth(i) for i in range(len(collection))]))
     fit = Known(collection, 0.0)
-    fit.known_deviation = np.full((1, 8, 8, 1), 0.1, np.float32)
-    some = type("One", (Known,), {"__len__": lambda self: 1})(collection, 0.0)
-    some.known_deviation = fit.known_deviation
-    shown = field_panels.Shown(collection, task.measure(collection), some, own, own)
+    fit.known_deviation = np.full((len(own), 8, 8, 1), 0.1, np.float32)
+    shown = field_panels.Shown(collection, task.measure(collection), fit, own, own)
+    assert {np.shape(row.images[0]) for row in shown.panels()} == {(96, 128, 1)}
     shown.draw(tmp_path / "a.png", 0)
     painted = np.asarray(Image.open(tmp_path / "a.png").convert("L"))
     # No side of it is left blank.
@@ -142,6 +190,48 @@ def test_fields_of_other_dimensions_are_drawn(tmp_path, dims):
     frame = frames.Frame(tuple(axes), FRAME.channels)
     values = np.random.default_rng(0).normal(size=(5,) * dims + (1,))
     assert maps.draw_field(tmp_path / "a.png", values, frame, "a").is_file()
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((6,), (64, 128, 1)), ((4, 6), (4, 6, 3)), ((3, 5, 4, 6), (4, 6, 3))]
+)
+def test_fields_of_every_dimension_are_frames(shape, size):
+    values = np.random.default_rng(0).uniform(size=(2, *shape, 1))
+    frames_of = maps.shaded(values)
+    assert frames_of.shape == (2, *size)
+    middle = values[(slice(None), *(side // 2 for side in shape[:-2]))]
+    if len(shape) == 1:
+        # The darkest row of the first and the last column is the value there.
+        found = frames_of[:, :, [0, -1], 0].argmin(1)
+        np.testing.assert_allclose(found, 63 * (1 - values[:, [0, -1], 0]), atol=0.5)
+    else:
+        # Heat is the brighter the higher, and the second last axis runs up.
+        brightest = frames_of.sum(-1).reshape(2, -1).argmax(1)
+        np.testing.assert_array_equal(brightest, middle[:, ::-1, :, 0].reshape(2, -1).argmax(1))
+
+
+class Drawn(Known):
+    """Two fields that were drawn."""
+
+    names = ("a", "b")
+
+    def __len__(self):
+        return 2
+
+    def render(self, shape, window=None):
+        return np.full((2, *shape, 1), 0.25)
+
+    def save(self, path):
+        path.write_bytes(b"codes")
+
+
+def test_fields_that_were_drawn_are_written_in_own_units(tmp_path):
+    drawn = Drawn(None, 0)
+    samples.write_samples(tmp_path / "samples", drawn, drawn, ((4, 6), None), None, FRAME)
+    found = np.load(tmp_path / "samples" / "fields" / "0001_b.npz")
+    np.testing.assert_allclose(found["values"], np.zeros((4, 6, 1)))
+    np.testing.assert_allclose(found["lon"], np.linspace(0, 20, 6))
+    assert (tmp_path / "samples" / samples.SHEET).is_file()
 
 
 def test_marks_are_where_measurements_were():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import nid_jax as nid
 from nid_jax import devices
+from nid_jax.coding import operators
 from nid_jax.configs import image, sdf
 from nid_jax.fitting import checks as fit_checks
 from nid_jax.tasks.task import Measured
@@ -42,6 +44,28 @@ def test_what_cannot_be_names_its_key(key, value, words):
         checks.check(config)
     assert str(complaint.value).startswith(words)
     assert "\n" not in str(complaint.value)
+
+
+class Apart:
+    """Signals of two ways."""
+
+    alike, ways = False, (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("dictionary.components.errors", "log", "'log' of 3 signals .* allowed: square, ''"),
+        ("prior.components", 5, "5 of 3 signals that were not measured alike; allowed: 0, 1"),
+    ],
+)
+def test_what_rounds_do_not_know_is_refused(key, value, words):
+    config = image.base()
+    config.dictionary.heads = "components"
+    checks.check_alike(config, Apart, "abc")
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=f"^{key}: {words}"):
+        checks.check_alike(config, Apart, "abc")
 
 
 def test_a_fit_names_the_experts_too():
@@ -84,6 +108,51 @@ def test_experts_that_no_covariance_of_is_held():
         checks.check_canonical(config, 48 * 10**6 - 1)
     config.prior.num_signals = 0
     checks.check_canonical(config, 1)
+
+
+def unlike(ways):
+    """What was measured of signals of so many ways, each as often, with weights."""
+    return Measured(
+        ways, (4, 4), 1, None, way=lambda index: index % len(ways), weights=lambda index: None
+    )
+
+
+@pytest.mark.parametrize(
+    ("ways", "key", "value", "allowed"),
+    [
+        (1, "router.kind", "conv", "none, codebook"),
+        (1, "train.codes", "surface", "joint, varpro, sparse_varpro"),
+        (2, "train.reseed_every", 250, "0"),
+        (2, "train.chunks", "exhaustive", "random"),
+        (1, "train.differentiate", "solve", "envelope"),
+    ],
+)
+def test_what_signals_that_are_not_alike_do_not_allow(ways, key, value, allowed):
+    config = image.base()
+    config.train.reseed_every = 0
+    measured = unlike([operators.sample((4, 4)), operators.sample((2, 2))][:ways])
+    names = ["a", "b", "c"]
+    checks.check_alike(config, measured, names)
+    config.update_from_flattened_dict({key: value})
+    words = f"{key}: {value!r} of 3 signals that were not measured alike; allowed: {allowed}"
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+        checks.check_alike(config, measured, names)
+    checks.check_alike(config, dataclasses.replace(measured, way=None, weights=None), names)
+    if ways > 1:
+        checks.check_alike(config, dataclasses.replace(measured, ways=measured.ways[:1]), names)
+
+
+@pytest.mark.parametrize("key", ["train.points", "train.reseed_every"])
+def test_one_way_of_many_that_does_not_allow_a_key(key):
+    """Measured by frequencies, which depend on the whole signal."""
+    config = image.base()
+    config.train.update({"points": 0, "reseed_every": 0})
+    ways = [operators.sample((4, 4)), operators.fourier((4, 4))]
+    checks.check_training(config, ways)
+    config.update_from_flattened_dict({key: 64})
+    checks.check_training(config, ways[:1])
+    with pytest.raises(ValueError, match=f"^{key}: 64; allowed: 0 where "):
+        checks.check_training(config, ways)
 
 
 def test_components_of_signals_too_large_are_refused_before_any_work():
@@ -132,3 +201,31 @@ def test_the_largest_seed_is_a_seed():
     config = image.base()
     config.seed = 2**32 - 1
     checks.check(config)
+
+
+class ByWay:
+    """Signals of two ways."""
+
+    alike, ways = False, (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("dictionary.components.shrinkage", 1.0, "1.0 of 3 signals .* allowed: below 1"),
+        ("prior.shrinkage", 1.0, "1.0 of 3 signals .* allowed: below 1"),
+        ("prior.shrinkage", 0.2, "0.2 of 3 signals .* allowed: 0, as dictionary.components.shri"),
+        ("prior.lam", 1e-3, "0.001 of 3 signals .* allowed: none typed"),
+        ("prior.keep_codes", True, "True of 3 signals .* allowed: False"),
+    ],
+)
+def test_what_rounds_do_not_read_is_refused_where_it_was_typed(key, value, words):
+    config = image.base()
+    config.dictionary.heads = "components"
+    config.train.steps = 0
+    checks.check_alike(config, ByWay, "abc")
+    config.update_from_flattened_dict({key: value})
+    if value != 1:
+        checks.check_alike(config, ByWay, "abc")
+    with pytest.raises(ValueError, match=f"^{key}: {words}"):
+        checks.check_alike(config, ByWay, "abc", {key})

@@ -90,7 +90,8 @@ def test_a_field_that_all_signals_share_is_learned():
     assert left["parts"] < dictionary.prior.noise < 0.05 * np.square(centred).mean()
     # Of few samples the deviation foretells the error.
     few = np.random.default_rng(4).uniform(size=SHAPE) < 0.5
-    fit = dictionary.fit(unseen, seen=few)
+    noise = float(np.sqrt(dictionary.prior.noise))
+    fit = dictionary.fit(unseen, seen=few, solver=nid.solvers.Gaussian(noise=noise))
     error = np.sqrt(np.square(fit.render()[..., 0] - unseen)[:, ~few].mean())
     foretold = np.sqrt(np.square(fit.deviation()[..., 0][:, ~few]).mean())
     assert 0.5 < foretold / error < 2

@@ -55,8 +55,7 @@ class Ridge(Solver):
         return isinstance(self.lam, str) and self.lam == "gcv"
 
     def _solve(self, problem: Problem) -> Solution:
-        one = not isinstance(self.lam, str) and np.ndim(self.lam) == 0
-        if one and self._descends(problem):
+        if not isinstance(self.lam, str) and np.ndim(self.lam) == 0 and self._descends(problem):
             return conjugate.weighted_codes(problem, conjugate.Penalty(self.lam))
         return ridge.ridge(self._equations(problem), self.lam, self.per_signal)
 
