@@ -195,8 +195,8 @@ BAD = {
     ),
     "text among numbers": (changed("value", 3, "warm"), r"column 'value' holds '.*allowed: num"),
     "wide": (
-        {"date": table_of()["signal"], **{f"ST{k}": table_of()["value"] for k in range(7)}},
-        r"no column 'signal' says .* data.points.signal=NAME is one of ",
+        {"signal": table_of()["signal"], **{f"ST{k}": table_of()["value"] for k in range(7)}},
+        r"0 coordinates among .*; a column for each place \(ST0, ST1, .* pandas.melt\(table, 's",
     ),
     "no signal": (without("signal"), r"no column 'signal' says .* data.points.signal=NAME"),
     "no values": (without("value"), r"which columns are values\?"),
