@@ -86,7 +86,7 @@ def settle(
     """The context with limits that its signals allow, and a note of what gave way."""
     # What is wrong with a config is said before its signals are looked at.
     context.build_task(config or context.config)
-    there = limits.available(context.config, splits, **known)
+    there = limits.available(config or context.config, splits, **known)
     config, line = limits.settled(config or context.config, there, context.typed)
     notes = (*context.notes, line) if line else context.notes
     return dataclasses.replace(context, config=config, notes=notes)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _said: contextvars.ContextVar[dict[str, None] | None] = contextvars.ContextVar("said", default=None)
@@ -28,7 +29,8 @@ def say(text: str) -> None:
     As a warning it is shown at that line, which called the package, and as this one line: what
     Python shows below a warning, the source there, says nothing of it.
     """
-    caller = frame = sys._getframe(1)
+    caller = sys._getframe(1)
+    frame: FrameType | None = caller
     while frame is not None:
         if frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
             caller = frame.f_back

@@ -68,8 +68,8 @@ class Frame:
         for axis, column in zip(self.axes, given.T, strict=True):
             outside = axis.beyond(column)
             if outside.any():
-                given, low, high = told_apart(column[outside][0], axis.low, axis.high)
-                raise ArgumentError(axis.label, float(given), f"{low} to {high}, the frame")
+                wrong, low, high = told_apart(column[outside][0], axis.low, axis.high)
+                raise ArgumentError(axis.label, float(wrong), f"{low} to {high}, the frame")
         lows, spans = self._ends(self.axes)
         return np.clip(2 * (given - lows) / spans - 1, -1, 1).astype(np.float32)
 
