@@ -32,6 +32,7 @@ def build(config: ConfigDict) -> Task:
         name=config.task,
         open=lambda split: opened(config, split, weights),
         batches=lambda collection: batches(collection, config),
+        order=lambda collection: batches(collection, config, ids_only=True),
         learned_from=sampled,
         measure=lambda collection: measured(collection, config),
         objective=losses.Objective.from_config(config.loss),
@@ -70,14 +71,15 @@ def opened(
     return collection
 
 
-def batches(collection: data.Collection, config: ConfigDict) -> Any:
-    """Shuffled batches of config.train.batch_size training signals."""
+def batches(collection: data.Collection, config: ConfigDict, ids_only: bool = False) -> Any:
+    """Shuffled batches of config.train.batch_size training signals, or their numbers alone."""
     return data.batches(
         collection,
         config.train.batch_size,
         config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        ids_only=ids_only,
     )
 
 

@@ -10,7 +10,7 @@ from nid_jax.coding.checks import MOST_SEED
 from nid_jax.coding.operators import Operator
 from nid_jax.fitting.checks import check_experts
 from nid_jax.reporting import tables
-from nid_jax.training import heads
+from nid_jax.training import feeding, heads
 from nid_jax.training.components import MOST_COEFFICIENTS
 from nid_jax.training.optimisers import OPTIMISERS
 from nid_jax.training.strategies import CODES, build_strategy
@@ -50,6 +50,9 @@ def check(config: ConfigDict) -> None:
             f"train.optimizer.name: 'none' moves nothing in train.steps={config.train.steps}; "
             f"allowed: {', '.join(OPTIMISERS[:-1])}, or train.steps=0"
         )
+    if config.train.scan not in feeding.SCANS:
+        allowed = ", ".join(feeding.SCANS)
+        raise ValueError(f"train.scan: {config.train.scan!r}; allowed: {allowed}")
     check_prior(config.prior)
     dictionary = config.dictionary
     if dictionary.get("skip") and (dictionary.kind != "shared" or dictionary.num_layers == 1):

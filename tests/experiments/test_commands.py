@@ -168,3 +168,18 @@ def test_gridless(tmp_path, smoke):
     }
     ours = sensed["NID, each day's own stations"]
     assert ours["psnr"] > max(row["psnr"] for name, row in sensed.items() if "PCA" in name)
+
+
+@pytest.mark.slow
+def test_feeding(tmp_path, smoke):
+    smoke("feeding", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"table.md", "metrics.json"}
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert [row["source"] for row in found["reading"]] == [
+        *("PNG files", "tfds, array_record", "memory-mapped .npy", "array in memory")
+    ]
+    assert all(row["rate"] > 0 for row in found["reading"])
+    assert found["step_seconds"]["least"] > 0
+    (training,) = found["steps"]
+    for key in ("off", "on", "ratio"):
+        assert 0 < training[key]["least"] <= training[key]["median"] <= training[key]["most"]
