@@ -325,12 +325,11 @@ class SignalsByWay:
     def levels(self, gaussian: Gaussian) -> list[expectation.Levels]:
         """Of all signals, in parts; each in its own way where it can be cut to what was seen."""
         found, apart = [], []
-        for way in np.unique(self.ways):
-            mine = np.flatnonzero(self.ways == way)
-            for kind in np.unique(self.alike[mine]):
-                group = mine[self.alike[mine] == kind]
+        for mine in ways.parts_of(self.ways):
+            whole = self.measured.ways[self.ways[mine[0]]].run_length is None
+            for group in (mine[kind] for kind in ways.parts_of(self.kinds[mine])):
                 many = self.counts[group[0]] * self.columns.coefficients > _PIECE_NUMBERS
-                if len(group) > 1 or many or self.measured.ways[way].run_length is None:
+                if len(group) > 1 or many or whole:
                     found += [
                         expectation.levels(gaussian, self._rows_of(some))
                         for some in self._some(group)
