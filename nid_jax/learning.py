@@ -32,7 +32,7 @@ from nid_jax.training.components import MOST_COEFFICIENTS
 # Features of heads by rounds, each of which factors matrices of so many rows.
 _MOST_OF_ROUNDS = 1024
 # What defines the run of a workdir, and what of it may change when training goes on.
-SECTIONS = ("task", "seed", "data", "dictionary", "router", "loss", "train")
+SECTIONS = ("task", "seed", "data", "dictionary", "numerics", "router", "loss", "train")
 CHANGEABLE = (
     "train.steps",
     "train.log_every",
