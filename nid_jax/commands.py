@@ -86,7 +86,7 @@ def settle(
     """The context with limits that its signals allow, and a note of what gave way."""
     # What is wrong with a config is said before its signals are looked at.
     context.build_task(config or context.config)
-    there = limits.available(context.config, splits, **known)
+    there = limits.available(config or context.config, splits, **known)
     config, line = limits.settled(config or context.config, there, context.typed)
     notes = (*context.notes, line) if line else context.notes
     return dataclasses.replace(context, config=config, notes=notes)
@@ -225,7 +225,10 @@ def load(context: Context, with_prior: bool = False) -> tuple[NeuralDictionary, 
         for section in LEARNED:
             config[section] = dictionary.config.get(section, UNSAID.get(section))
         if dictionary.frame is not None and "points" in config.data:
-            data.take_frame(config.data.points, dictionary.frame)
+            # New data are read as the run's own were, which column tells signals apart too.
+            own = dictionary.config.data.get("points", {}).get("signal", "")
+            typed = "data.points.signal" in context.typed
+            data.take_frame(config.data.points, dictionary.frame, "" if typed else own)
     return dictionary, config
 
 
@@ -462,9 +465,13 @@ def sample(context: Context) -> None:
     view = _what_to_render(config.render, {"grid": dictionary.grid_shape})
     context.workdir.prepare()
     target = context.workdir.samples
-    samples.write_samples(target, drawn, path, view, task.surface)
+    samples.write_samples(target, drawn, path, view, task.surface, dictionary.frame)
     prior = dictionary.prior
-    kind = "one Gaussian" if prior is None or prior.mixture is None else "a mixture"
+    kind = "one Gaussian"
+    if prior is not None and prior.mixture is not None:
+        kind = f"a mixture of {len(prior.mixture.weights)} Gaussians"
+    known = min(dictionary.config.prior.num_signals, dictionary.signals.get("count", 0))
+    kind += f" of the codes of {tables.counted(known, 'signal')}" if known else ""
     print(f"{tables.counted(len(drawn), 'signal')} drawn from {kind}: {target / samples.SHEET}")
     print(f"report: {write_report(context.workdir.root)}")
 

@@ -19,6 +19,8 @@ _VALUES = ("value", "values")
 _SIGNAL = "signal"
 LATITUDES, LONGITUDES = ("lat", "latitude"), ("lon", "lng", "long", "longitude")
 MOST_AXES = 4
+# Names that an error lists; columns of numbers of a table that may have one for each place.
+_SHOWN, _WIDE = 12, 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,24 +32,34 @@ class Roles:
     values: tuple[str, ...]
 
 
-def roles_of(columns: Mapping[str, np.ndarray], config: ConfigDict, where: str) -> Roles:
+def roles_of(
+    columns: Mapping[str, np.ndarray], config: ConfigDict, where: str, one_file: bool = False
+) -> Roles:
     """The roles of a table's columns by data.points, guessed aloud where it does not say.
 
-    config: data.points. Raises ValueError naming a column that is not there or not of numbers, and
-    where no column is obvious.
+    config: data.points; one_file: whether the table holds all signals, so that a column has to tell
+    them apart. Raises ValueError naming a column that is not there or not of numbers, and where no
+    column is obvious.
     """
-    there = ", ".join(columns)
+    there = _listed(columns)
     signal = config.signal or (_SIGNAL if _SIGNAL in columns else "")
     asked = {"coordinates": tuple(config.coordinates), "channels": tuple(config.channels)}
     for key, names in (*asked.items(), ("signal", (signal,) if signal else ())):
         for name in names:
             if name not in columns:
                 raise ValueError(f"{where}: no column {name!r}, data.points.{key}; has {there}")
+    if one_file and not signal:
+        words = [name for name, column in columns.items() if column.dtype.kind != "f"]
+        raise ValueError(
+            f"{where}: no column 'signal' says which signal a row belongs to; data.points.signal="
+            f"NAME is one of {_listed(words or columns)}, and a folder has a file for each signal"
+        )
     coordinates = asked["coordinates"] or _coordinates(columns, {signal, *asked["channels"]})
     if not 1 <= len(coordinates) <= MOST_AXES:
+        named = "data.points.coordinates=('x','y') or the like names them"
         raise ValueError(
             f"{where}: {len(coordinates)} coordinates among its columns {there}; allowed: 1 to "
-            f"{MOST_AXES}, data.points.coordinates=('x','y') or the like names them"
+            f"{MOST_AXES}, {named}{_wide(columns, signal)}"
         )
     values = asked["channels"] or _values(columns, {signal, *coordinates}, where)
     chosen = (*coordinates, *values, *((signal,) if signal else ()))
@@ -91,10 +103,28 @@ def _values(columns, taken, where):
     numbers = [name for name in rest if columns[name].dtype.kind == "f"]
     if named or len(numbers) == 1:
         return tuple(named or numbers)
-    listed = ", ".join(numbers or rest) or "none"
+    listed = _listed(numbers or rest) or "none"
     raise ValueError(
         f"{where}: which columns are values? beside coordinates it has {listed}; "
-        "data.points.channels=('NAME',) names them"
+        f"data.points.channels=('NAME',) names them{_wide(columns, '')}"
+    )
+
+
+def _listed(names):
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _wide(columns, signal):
+    """What to do with a table that has a column for each place, in words; '' where it is none."""
+    numbers = [name for name, column in columns.items() if column.dtype.kind == "f"]
+    if len(numbers) < _WIDE:
+        return ""
+    words = signal or next((name for name in columns if name not in numbers), "signal")
+    return (
+        f"; a column for each place ({numbers[0]}, {numbers[1]}, ...) is turned into rows first: "
+        f"pandas.melt(table, {words!r}), then merged with the places' coordinates (docs/fields.md)"
     )
 
 
@@ -129,6 +159,7 @@ def check_angles(
                     "or the like says which column is which"
                 )
     _check_radians(names, signals, (lat, lon), where)
+    _say_swapped(names, signals, (lat, lon), where)
     every = np.concatenate([points[:, [lat, lon]] for points in signals.values()])
     (south, west), (north, east) = every.min(0), every.max(0)
     small = np.abs(every[:, 0]).max() <= np.pi / 2 and np.abs(every[:, 1]).max() <= np.pi
@@ -190,4 +221,59 @@ def _check_radians(names, signals, axes, where):
                 f"{where}: signal {name!r} has {names[axes[0]]} {ends[0]} and {names[axes[1]]} "
                 f"{ends[1]}, radians where others have degrees ({', '.join(others)}); allowed: "
                 "degrees in all"
+            )
+
+
+def _say_swapped(names, signals, axes, where):
+    """Say which signals lie where others are with latitude and longitude exchanged, and not as
+    they are."""
+    boxes = {
+        name: np.stack([points[:, axes].min(0), points[:, axes].max(0)])
+        for name, points in signals.items()
+    }
+    usual = np.median([box.mean(0) for box in boxes.values()], 0)
+
+    def away(box):
+        return np.abs(box.mean(0) - usual).max()
+
+    turned = {name for name, box in boxes.items() if away(box[:, ::-1]) < away(box) / 4}
+    rest = [box for name, box in boxes.items() if name not in turned]
+    if not turned or not rest:
+        return
+    low, high = (end(rest, axis=(0, 1)) for end in (np.min, np.max))
+    reach = 0.5 * (high - low) + 1
+
+    def among(box):
+        return ((box >= low - reach) & (box <= high + reach)).all()
+
+    found = [name for name in turned if among(boxes[name][:, ::-1]) and not among(boxes[name])]
+    if found:
+        first = min(found)
+        lat, lon = (f"{a:.4g} to {b:.4g}" for a, b in boxes[first].T)
+        say(
+            f"{where}: {len(found)} of {len(signals)} signals ({first!r}, {names[axes[0]]} {lat}, "
+            f"{names[axes[1]]} {lon}) lie where the others do with the two exchanged; taken as "
+            "they are"
+        )
+
+
+# So many times as far from the middle as is usual there is probably another unit.
+_OTHER_UNIT = 50.0
+
+
+def say_far(names: Sequence[str], signals: Mapping[str, np.ndarray], where: str) -> None:
+    """Say which signals [P, D] reach so far beyond all others that their unit is probably another:
+    the frame that holds them leaves the others little room."""
+    for axis, label in enumerate(names):
+        middle = np.median([np.median(points[:, axis]) for points in signals.values()])
+        reach = {name: np.abs(points[:, axis] - middle).max() for name, points in signals.items()}
+        usual = float(np.median(list(reach.values())))
+        far = [name for name, one in reach.items() if one > _OTHER_UNIT * usual > 0]
+        if far:
+            points = signals[far[0]][:, axis]
+            times = reach[far[0]] / usual
+            say(
+                f"{where}: {len(far)} of {len(signals)} signals ({far[0]!r}, {label} "
+                f"{points.min():.4g} to {points.max():.4g}) reach {times:.0f} times as far in "
+                f"{label} as is usual; in another unit? data.points.frame refuses them"
             )

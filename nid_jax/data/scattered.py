@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 
 from nid_jax.coding.operators import Operator, sample
 from nid_jax.data import tables
-from nid_jax.data.frames import Frame, Scale
+from nid_jax.data.frames import Frame, Scale, told_apart
 from nid_jax.data.listing import find_files
-from nid_jax.data.roles import check_angles, roles_of, turned_into, unit_of
-from nid_jax.data.splitting import SPLITS, configured_size, random_split
+from nid_jax.data.roles import check_angles, roles_of, say_far, turned_into, unit_of
+from nid_jax.data.splitting import configured_size, split_of_names
 from nid_jax.data.ways import WaysCollection
 from nid_jax.errors import ArgumentError
 from nid_jax.notices import say
@@ -85,10 +85,11 @@ class PointsCollection(WaysCollection):
         return np.asarray(self.ways[self.way(index)].points)
 
 
-def take_frame(points: ConfigDict, frame: Frame) -> None:
+def take_frame(points: ConfigDict, frame: Frame, signal: str = "") -> None:
     """Let config.data.points read new data in the frame that a dictionary learned in.
 
-    Raises ValueError, naming the key, where it has another frame or range already.
+    signal: the column that told signals apart then; '' leaves what the config has. Raises
+    ValueError, naming the key, where it has another frame or range already.
     """
     learned = {
         "frame": tuple((axis.low, axis.high) for axis in frame.axes),
@@ -104,6 +105,7 @@ def take_frame(points: ConfigDict, frame: Frame) -> None:
     learned["units"] = tuple(one.unit for one in frame.channels)
     with points.unlocked(), points.ignore_type():
         points.update({**learned, "since": days[0] if days else ""})
+        points.signal = signal or points.signal
 
 
 def open_points(config: ConfigDict, split: str, seed: int) -> PointsCollection:
@@ -119,7 +121,7 @@ def open_points(config: ConfigDict, split: str, seed: int) -> PointsCollection:
     names = list(table.coordinates)
     frame = _frame(table, wanted, config.root)
     shape = configured_size(config, len(frame.axes)) or GRIDS[len(frame.axes)]
-    chosen = _split(names, config, split, seed)
+    chosen = split_of_names(names, config, split, seed)
     names = [names[index] for index in chosen]
     return PointsCollection(
         [table.coordinates[name] for name in names],
@@ -131,19 +133,6 @@ def open_points(config: ConfigDict, split: str, seed: int) -> PointsCollection:
     )
 
 
-def _split(names, config, split, seed):
-    folders = {name.partition("/")[0] for name in names if "/" in name}
-    if folders and folders <= set(SPLITS) and all("/" in name for name in names):
-        chosen = [index for index, name in enumerate(names) if name.startswith(f"{split}/")]
-        if not chosen:
-            raise ValueError(f"data.root={config.root!r}: has no {split}/, only {folders.pop()}/")
-        return chosen
-    if len(names) == 1 and 0 < config.test_fraction < 1:
-        say(f"{config.root}: one signal, which is both learned from and fitted")
-        return [0]
-    return random_split(len(names), split, config.test_fraction, seed, config.root)
-
-
 # ---- files to signals ---------------------------------------------------------------------------
 
 
@@ -152,17 +141,13 @@ def _read(config) -> Table:
     root, files = _files(config)
     columns = {name: tables.read_table(path) for name, path in files.items()}
     first, many = next(iter(columns)), len(files) > 1
-    roles = roles_of(columns[first], config.points, str(files[first] if many else root))
-    if not many and not roles.signal:
-        there = ", ".join(columns[first])
-        raise ValueError(
-            f"{root}: no column 'signal' says which signal a row belongs to; data.points.signal="
-            f"NAME is one of {there}, and a folder has a file for each signal"
-        )
+    where = str(files[first] if many else root)
+    roles = roles_of(columns[first], config.points, where, one_file=not many)
     coordinates, values = _signals(columns, files, roles, root)
     moments = _since(columns, roles, config.points)
     coordinates = {name: _without_moments(own, moments, roles) for name, own in coordinates.items()}
     coordinates = check_angles(roles.coordinates, coordinates, str(root))
+    say_far(roles.coordinates, coordinates, str(root))
     frame = _pairs("frame", config.points.frame, len(roles.coordinates))
     if frame is not None:
         coordinates = turned_into(frame, roles.coordinates, coordinates)
@@ -261,7 +246,7 @@ def _rows(table, roles, rows, signal, path):
     if not known.any():
         raise ValueError(
             f"{path}: signal {signal!r} has no value at all, {len(rows)} rows without; allowed: 1 "
-            "or more of each signal"
+            "or more of each signal; its rows left out leave it out"
         )
     return [column[known] for column in own], values[known]
 
@@ -362,12 +347,11 @@ def _check_inside(coordinates: Mapping[str, np.ndarray], axes: Sequence[Scale], 
     for name, points in coordinates.items():
         total += len(points)
         for number, axis in enumerate(axes):
-            slack = 1e-9 * axis.span
-            far = (points[:, number] < axis.low - slack) | (points[:, number] > axis.high + slack)
+            far = axis.beyond(points[:, number])
             count += int(far.sum())
             if far.any() and not example:
-                example = f"signal {name!r} has {axis.name} {points[far, number][0]:.6g}"
-                example += f", outside {axis.low:.6g} to {axis.high:.6g}"
+                own, low, high = told_apart(points[far, number][0], axis.low, axis.high)
+                example = f"signal {name!r} has {axis.name} {own}, outside {low} to {high}"
     if count:
         raise ValueError(
             f"data.points.frame: {where}: {example}; {count} coordinates of {total} points are "

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
-from nid_jax.fitting.rounds import State
+from nid_jax.fitting.rounds import SPECTRUM_ROUNDS, State
 from nid_jax.training.atoms import wave_heads
 from nid_jax.training.components import (
     ERRORS,
@@ -39,9 +39,9 @@ def check(config: ConfigDict) -> None:
     if dictionary.heads == "waves" and not config.router.top_k:
         raise ValueError("router.top_k: 0 is dense; dictionary.heads=waves needs 1 or more")
     wanted = dictionary.components
-    if wanted.errors not in ERRORS:
+    if wanted.errors not in ("", *ERRORS):
         raise ValueError(
-            f"dictionary.components.errors: {wanted.errors!r}; allowed: {', '.join(ERRORS)}"
+            f"dictionary.components.errors: {wanted.errors!r}; allowed: {', '.join(ERRORS)}, or ''"
         )
     if not (isinstance(wanted.rounds, int) and wanted.rounds >= 1):
         raise ValueError(f"dictionary.components.rounds: {wanted.rounds}; allowed: 1 or more")
@@ -68,15 +68,16 @@ def find(
     collection: Any,
     config: ConfigDict,
     path: Path,
-    go_on: Callable[[], bool] = lambda: True,
+    go_on: Callable[[int, int], bool] = lambda done, total: True,
 ) -> FoundHeads | None:
     """Give a dictionary the heads that config.dictionary.heads asks for.
 
     measured: what training sees of the collection, as a task's `learned_from` gives. Components are
     those of a covariance, or of the signals' products where features are too many for one; or come
     by rounds, each of which is kept at `path`, where signals are not alike in what was measured of
-    them. None where `go_on` said no after a round: the same call goes on. Raises ArgumentError for
-    features or signals of which such heads cannot be found.
+    them. None where `go_on`, which is told how many were done of how many, said no after a round:
+    the same call goes on. Raises ArgumentError for features or signals of which such heads cannot
+    be found.
     """
     if config.dictionary.heads == "waves":
         names, top_k = collection.names, config.router.top_k
@@ -84,18 +85,18 @@ def find(
     if not measured.alike:
         return _by_rounds(dictionary, measured, collection, config, path, go_on)
     wanted = config.dictionary.components
-    size = dictionary.num_features * dictionary.channels
+    size, errors = dictionary.num_features * dictionary.channels, wanted.errors or ERRORS[0]
     if size > MOST_COEFFICIENTS:
         # The signals themselves are read, not what was measured of them.
         seen = (*measured.grid_shape, measured.channels)
         if measured.operator.run_length != 1 or tuple(collection.shape) != seen:
             allowed = f"'drawn' for {size} features x channels where no samples are measured"
             raise ArgumentError("heads", "components", allowed)
-        found = lattice_heads(dictionary, collection, wanted.errors, max(wanted.shrinkage, 0.0))
+        found = lattice_heads(dictionary, collection, errors, max(wanted.shrinkage, 0.0))
     else:
         shrinkage = None if wanted.shrinkage < 0 else wanted.shrinkage
         names = collection.names
-        found = component_heads(dictionary, measured, names, wanted.errors, shrinkage)
+        found = component_heads(dictionary, measured, names, errors, shrinkage)
     return FoundHeads(put_heads(dictionary, found), found.coded)
 
 
@@ -106,7 +107,7 @@ def _by_rounds(dictionary, measured, collection, config, path, go_on):
 
     def after(state):
         state.save(path, this_run)
-        return go_on()
+        return go_on(state.round, SPECTRUM_ROUNDS + wanted.rounds)
 
     made = partial_heads(
         dictionary,
