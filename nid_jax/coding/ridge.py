@@ -160,7 +160,8 @@ def least_lambda(
 
 def _rounding(equations, size):
     """The error of a Gram matrix of so many rows, as a part of its largest eigenvalue."""
-    if equations.gram_low is None or not jax.config.jax_enable_x64:
+    (one,) = gram.wide(jnp.ones((), jnp.float32))
+    if equations.gram_low is None or one.dtype == jnp.float32:
         return _SINGLE_ROUNDINGS * jnp.finfo(jnp.float32).eps
     return size * jnp.finfo(jnp.float64).eps
 
