@@ -84,10 +84,11 @@ def settle(
     **known: int | None,
 ) -> Context:
     """The context with limits that its signals allow, and a note of what gave way."""
+    config = config or context.config
     # What is wrong with a config is said before its signals are looked at.
-    context.build_task(config or context.config)
-    there = limits.available(context.config, splits, **known)
-    config, line = limits.settled(config or context.config, there, context.typed)
+    context.build_task(config)
+    there = limits.available(config, splits, **known)
+    config, line = limits.settled(config, there, context.typed)
     notes = (*context.notes, line) if line else context.notes
     return dataclasses.replace(context, config=config, notes=notes)
 
