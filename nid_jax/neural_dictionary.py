@@ -28,7 +28,7 @@ from nid_jax.coding.total_variation import TotalVariation
 from nid_jax.errors import ArgumentError, named
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import Model
-from nid_jax.fitting import checks, priors, refining, ways
+from nid_jax.fitting import apart, checks, priors, refining, ways
 from nid_jax.fitting import fit as fits
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.measurements import Measurements, say_other_scale, say_stretched
@@ -276,7 +276,8 @@ class NeuralDictionary(Trained):
         names: of the signals to fit, the first of `measured`. weights [M] or [S, M], on top of
         those that `measured` has. refinement: what `Fit.refine` takes; uncertainty: also
         `Fit.deviation`. The signals of at most one batch are in memory. Signals of one way share a
-        factorisation. -> `Fit`. Raises ArgumentError for weights of signals of several ways.
+        factorisation; those that share none are solved in one program for each of few lengths, all
+        in memory. -> `Fit`. Raises ArgumentError for weights of signals of several ways.
         """
         if len(measured.ways) > 1:
             if weights is not None:
@@ -289,8 +290,17 @@ class NeuralDictionary(Trained):
                 refinement=refinement,
                 uncertainty=uncertainty,
             )
-            parts = ways.by_way(measured, len(names))
-            found = fits.joined([fit(one, [names[i] for i in which]) for one, which in parts])
+            looked_at = getattr(self.model.router, "reads", "")
+            together = refinement is None and "clouds" not in (solver.reads, looked_at)
+
+            def solved(one, own):
+                if not isinstance(one, ways.Stacked):
+                    return fit(one, own)
+                options = solver, measured.grid_shape, own, uncertainty
+                return apart.fit_apart(self.model, self.prior, one, *options)
+
+            parts = ways.by_way(measured, len(names), together)
+            found = fits.joined([solved(one, [names[i] for i in which]) for one, which in parts])
             return found[np.argsort(np.concatenate([which for _, which in parts])).tolist()]
         looked_at = getattr(self.model.router, "reads", "")
         on_clouds = "clouds" in (solver.reads, looked_at)

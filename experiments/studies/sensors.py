@@ -35,7 +35,11 @@ OMEGAS, STEPS, RATE, WIDTH = (3.0, 8.0), (50, 100, 200, 400), 1e-3, 64
 
 
 class Sensed(NamedTuple):
-    """Unseen days by a method: PSNR of the range from all of their stations, and from few."""
+    """Unseen days by a method: PSNR of the range from all of their stations, and from few.
+
+    seconds: that learning from the other days took, 0 where nothing is learned; each: that fitting
+    and drawing one day took, compilation included.
+    """
 
     contest: str
     method: str
@@ -43,6 +47,7 @@ class Sensed(NamedTuple):
     psnr: float
     few: float
     seconds: float
+    each: float
 
 
 class Days:
@@ -68,14 +73,19 @@ class Days:
         part = [(points[c], values[c]) for (points, values), c in zip(whole, chosen, strict=True)]
         self.given = {"all": whole, "few": part}
 
-    def row(self, method, numbers, found, seconds):
-        """found: 'all' and 'few' -> fields [S, P]."""
+    def row(self, method, numbers, found, learning, fitting):
+        """found: 'all' and 'few' -> fields [S, P]; seconds of learning, and of all these fits."""
         scores = {
             name: float(np.mean(metrics.psnr_from_mse(np.square(fields - self.truth).mean(1))))
             for name, fields in found.items()
         }
-        say(f"{method}: {scores['all']:.2f} dB, {scores['few']:.2f} dB, {seconds:.1f} s")
-        return Sensed(self.contest, method, numbers, scores["all"], scores["few"], seconds)
+        each = fitting / sum(map(len, found.values()))
+        say(
+            f"{method}: {scores['all']:.2f} dB, {scores['few']:.2f} dB, learned in "
+            f"{learning:.1f} s, a day in {each:.3f} s"
+        )
+        both = scores["all"], scores["few"]
+        return Sensed(self.contest, method, numbers, *both, learning, each)
 
 
 def _day(collection, index):
@@ -86,8 +96,8 @@ def by_dictionary(days):
     """Learned from every day's own stations by expectation maximisation."""
     known, seconds = clocked(lambda: nid.learn(days.config))
     task, frame = tasks.build(days.config), days.unseen.frame
-    found = {}
-    for name, given in days.given.items():
+
+    def one(name, given):
         collection = data.PointsCollection(
             [frame.outside(points) for points, _ in given],
             [frame.values(values[:, None]) for _, values in given],
@@ -97,8 +107,10 @@ def by_dictionary(days):
             name,
         )
         fit = known.fit_collection(task, collection, days.config)
-        found[name] = fit.render(days.shape).reshape(len(given), -1)
-    return days.row("NID, each day's own stations", known.num_experts, found, seconds)
+        return fit.render(days.shape).reshape(len(given), -1)
+
+    found, fitting = clocked(lambda: {name: one(name, given) for name, given in days.given.items()})
+    return days.row("NID, each day's own stations", known.num_experts, found, seconds, fitting)
 
 
 def by_kriging(days):
@@ -114,7 +126,7 @@ def by_kriging(days):
             return process.fit(points, values).predict(days.grid)
 
     found, seconds = clocked(lambda: _each(days, one))
-    return days.row("kriging, day by day", 4, found, seconds)
+    return days.row("kriging, day by day", 4, found, 0.0, seconds)
 
 
 def _each(days, one):
@@ -141,7 +153,8 @@ def by_networks(days):
 
     network = siren(days.grid, 1, WIDTH, 3)
     found, seconds = clocked(learned)
-    return days.row("SIREN, day by day, best in hindsight", network.numbers, found, seconds)
+    numbers = network.numbers
+    return days.row("SIREN, day by day, best in hindsight", numbers, found, 0.0, seconds)
 
 
 def _networks(days, given, omega0):
@@ -180,10 +193,9 @@ def by_interpolation(days):
 
     def learned():
         rows = np.stack([one(*_day(days.train, index)) for index in range(len(days.train))])
-        return _components(rows.astype(np.float32), days)
+        return _components(rows.astype(np.float32))
 
-    (found, numbers), seconds = clocked(learned)
-    return days.row("PCA after interpolation", numbers, found, seconds)
+    return _by_components("PCA after interpolation", learned, days)
 
 
 def by_imputation(days):
@@ -201,23 +213,28 @@ def by_imputation(days):
         rows = total / np.maximum(seen, 1)
         filled = imputation.imputed(rows.astype(np.float32), seen > 0)
         fine = _interpolated(filled, days.grid, shape)
-        return _components(fine.astype(np.float32), days)
+        return _components(fine.astype(np.float32))
 
-    (found, numbers), seconds = clocked(learned)
-    return days.row("PCA by alternating imputation", numbers, found, seconds)
+    return _by_components("PCA by alternating imputation", learned, days)
 
 
-def _components(rows, days):
-    """Fields of unseen days, the most probable under the Gaussian of principal components."""
+def _components(rows):
+    """Principal components of days on the grid, and the Gaussian of their codes."""
     known = Components(rows, min(COMPONENTS, len(rows) - 2))
-    prior = prior_of(known, rows)
+    return known, prior_of(known, rows)
+
+
+def _by_components(method, learned, days):
+    """Fields of unseen days, the most probable under the Gaussian of principal components."""
+    (known, prior), seconds = clocked(learned)
 
     def one(points, values):
         axes = _interpolated(np.vstack([known.mean[None], known.axes]), points, days.shape)
         left = (values - axes[0])[None]
         return known.decode(codes_of_few(axes[1:], prior, left))[0]
 
-    return _each(days, one), len(known.axes)
+    found, fitting = clocked(lambda: _each(days, one))
+    return days.row(method, len(known.axes), found, seconds, fitting)
 
 
 def _interpolated(rows, points, shape):

@@ -82,7 +82,7 @@ class Expected(NamedTuple):
         return jax.tree.map(jnp.add, self, other)
 
 
-class _Found(NamedTuple):
+class _Pulled(NamedTuple):
     """Of the rows of one way and one block: u [M, S], P [M, M], and sums over the signals."""
 
     pulled: Array
@@ -112,7 +112,7 @@ def reduced(design: Array, constants: Array, values: Array) -> tuple[Array, Arra
 
 
 def _found(kernel, constants, right, rest, count, signals, noise):
-    """kernel [M, M] without the noise; right [M, S], rest [S], 0 beyond `signals`. -> `_Found`."""
+    """kernel [M, M] without the noise; right [M, S], rest [S], 0 beyond `signals`. -> `_Pulled`."""
     size = len(right)
     factor = jnp.linalg.cholesky(kernel + noise * jnp.eye(size))
     solve = functools.partial(jax.lax.linalg.triangular_solve, factor, left_side=True, lower=True)
@@ -132,7 +132,7 @@ def _found(kernel, constants, right, rest, count, signals, noise):
     quadratic = (right * u).sum() + rest.sum() / noise
     left = noise**2 * jnp.square(u).sum() + rest.sum()
     left += signals * (noise * size - noise**2 * jnp.trace(precision))
-    return _Found(u, precision, left, -0.5 * (signals * determinant + quadratic))
+    return _Pulled(u, precision, left, -0.5 * (signals * determinant + quadratic))
 
 
 @jax.jit

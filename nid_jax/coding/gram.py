@@ -26,8 +26,8 @@ from nid_jax.errors import ArgumentError
 PRECISIONS = ("float32", "float64")
 """What products may be summed in, and equations solved."""
 
-# Numbers of weighted features held at a time (one chunk of measurements).
-_CHUNK_NUMBERS = 2**22
+CHUNK_NUMBERS = 2**22
+"""Numbers of weighted features held at a time, in one chunk of measurements."""
 
 
 class NormalEquations(NamedTuple):
@@ -229,7 +229,9 @@ def normal_equations(
         raise ArgumentError("precision", precision, ", ".join(PRECISIONS))
     measurements, weights = checked(dictionary, operator, measurements, weights)
     graphdef, state = nnx.split(dictionary)
-    return _normal_equations(
+    # Without a float64 scope `vmap` may go through as it is.
+    compute = _normal_equations if precision == "float64" else _single_equations
+    return compute(
         graphdef, state, operator, measurements, weights, chunk=chunk, precision=precision
     )
 
@@ -251,8 +253,7 @@ def checked(dictionary, operator, measurements, weights):
     return measurements, weights
 
 
-@functools.partial(batched_by_map, static=("graphdef", "chunk", "precision"))
-def _normal_equations(graphdef, state, operator, measurements, weights, chunk, precision):
+def _equations(graphdef, state, operator, measurements, weights, chunk, precision):
     # Derivatives would leave the float64 scope below; variable projection needs none.
     state, operator, measurements = jax.lax.stop_gradient((state, operator, measurements))
     dictionary = nnx.merge(graphdef, state)
@@ -262,6 +263,11 @@ def _normal_equations(graphdef, state, operator, measurements, weights, chunk, p
     with working_precision(precision):
         sums, shift, target_shift = _accumulate(dictionary, operator, measurements, weights, chunk)
         return _centred(dictionary, sums, shift, target_shift)
+
+
+_STATIC = ("graphdef", "chunk", "precision")
+_normal_equations = batched_by_map(_equations, _STATIC)
+_single_equations = jax.jit(_equations, static_argnames=_STATIC)
 
 
 def is_shared(dictionary):
@@ -339,7 +345,7 @@ def _chunk_size(dictionary, operator, trunk, signals, chunk):
     if chunk == 0:
         numbers = numbers_per_point(dictionary, trunk)
         numbers *= max(operator.run_length or 1, signals)
-        chunk = max(16, _CHUNK_NUMBERS // numbers)
+        chunk = max(16, CHUNK_NUMBERS // numbers)
     return numerics.even_size(operator.num_measurements, chunk)
 
 

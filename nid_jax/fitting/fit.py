@@ -265,10 +265,11 @@ class Fit:
         prior, found = problem.prior._replace(codes=None), []
         prior = prior if self.solver.mixes(prior) else prior.alone()
         if not np.isfinite(noises).all():
-            bad = int(np.argmin(np.isfinite(noises)))
-            raise ArgumentError("noise_variance", f"{noises[bad]} of signal {bad}", "finite")
+            raise ArgumentError("noise_variance", noises[~np.isfinite(noises)][0], "finite")
         # Signals solved in batches may have been given a noise each.
-        for noise, some in _groups(noises):
+        distinct, number = np.unique(noises, return_inverse=True)
+        for place, noise in enumerate(distinct):
+            some = np.flatnonzero(number == place)
             variance = posterior_variance(
                 self.dictionary,
                 grid(shape),
@@ -499,12 +500,6 @@ def _codes(path: Path, stored: dict[str, np.ndarray]) -> Float[np.ndarray, "S E"
             if found is None or len(found) != values.shape[1]:
                 raise ValueError(f"{path}: damaged: {name!r} is not of {values.shape[1]} numbers")
     return rounding.Rounded(values, step, centre).codes()
-
-
-def _groups(values: Float[np.ndarray, " S"]) -> list[tuple[float, Int[np.ndarray, " n"]]]:
-    """Every distinct value, and where it is."""
-    distinct, number = np.unique(values, return_inverse=True)
-    return [(value, np.flatnonzero(number == i)) for i, value in enumerate(distinct)]
 
 
 def _leafy() -> list[str]:

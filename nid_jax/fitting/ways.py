@@ -2,10 +2,9 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -84,20 +83,43 @@ def padded(
     return Operator(*own), measured.values(index)[places], np.pad(weights[seen], (0, more))
 
 
-def by_way(measured: Any, count: int) -> list[tuple[Any, Int[np.ndarray, " n"]]]:
+class Stacked(NamedTuple):
+    """Signals of one padded length, every array with an axis S in front: what measured each,
+    values [S, L, C] and weights [S, L], 0 where nothing was measured."""
+
+    operator: Operator
+    values: Float[np.ndarray, "S L C"]
+    weights: Float[np.ndarray, "S L"]
+
+
+def by_way(
+    measured: Any, count: int, together: bool = True
+) -> list[tuple[Any, Int[np.ndarray, " n"]]]:
     """The first `count` signals as collections of one way each, and their numbers.
 
-    Signals that nothing shares a way with are padded to one of few lengths where they can be.
+    together: signals that nothing shares a way with are `Stacked`, those of one of few lengths,
+    where they can be.
     """
     of = np.array([measured.way_of(index) for index in range(count)])
-    found = []
+    found: list[tuple[Any, Any]] = []
+    alone: dict[Any, list[int]] = {}
     for which in parts_of(of):
         operator = measured.ways[of[which[0]]]
-        if len(which) == 1 and len(measured.ways) > 1 and operator.run_length is not None:
-            found.append((_alone(measured, int(which[0])), which))
+        if together and len(which) == 1 and operator.run_length is not None:
+            length = padded_length(count_seen(measured, int(which[0])))
+            alone.setdefault((form_of(operator), length), []).append(int(which[0]))
         else:
             found.append((_of_signals(measured, which, (operator,)), which))
+    for (_, length), numbers in alone.items():
+        found.append((_stacked(measured, numbers, length), np.array(numbers)))
     return found
+
+
+def _stacked(measured, which, length):
+    each = [padded(measured, index, length) for index in which]
+    operators, values, weights = zip(*each, strict=True)
+    operator = jax.tree.map(lambda *leaves: np.stack(leaves), *operators)
+    return Stacked(operator, np.stack(values), np.stack(weights).astype(np.float32))
 
 
 def _of_signals(measured, which, operators):
@@ -108,12 +130,3 @@ def _of_signals(measured, which, operators):
     changed = {name: renumbered(getattr(measured, name)) for name in names}
     # Holes are of whole signals, which some of the patches do not make.
     return dataclasses.replace(measured, ways=operators, way=None, hole=None, **changed)
-
-
-def _alone(measured, index):
-    operator, values, weights = padded(measured, index, padded_length(count_seen(measured, index)))
-    operator = jax.tree.map(jnp.asarray, operator)
-    one = _of_signals(measured, np.array([index]), (operator,))
-    return dataclasses.replace(
-        one, values=lambda _: values, weights=lambda _: weights.astype(np.float32)
-    )

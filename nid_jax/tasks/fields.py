@@ -9,6 +9,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
@@ -39,7 +40,7 @@ def build(config: ConfigDict) -> Task:
     return Task(
         name=config.task,
         open=lambda split: data.open_collection(config.data, split, config.seed),
-        batches=_unread,
+        batches=lambda collection: batches(collection, config),
         learned_from=learned_from,
         measure=lambda collection: measured(collection, config),
         objective=losses.Objective.from_config(config.loss),
@@ -60,21 +61,22 @@ def check(config: ConfigDict) -> None:
         raise ValueError(f"fit.held_out: {config.fit.held_out}; allowed: 0 to below 1")
 
 
-def _unread(collection):
-    raise ValueError(
-        f"{collection.title}: all signals were measured at the same points; such are learned from "
-        "as arrays, data.name=array"
-    )
+def batches(collection: data.PointsCollection, config: ConfigDict) -> Any:
+    """Shuffled batches of config.train.batch_size signals that were all measured alike."""
+    processes = jax.process_index(), jax.process_count()
+    size, seed = config.train.batch_size, config.seed
+    # Of points, not of the grid that is drawn, so each is read by itself.
+    return data.batches(collection, size, seed, *processes, in_memory=False)
 
 
 def learned_from(collection: data.PointsCollection) -> Measured:
-    """Every point of every signal."""
+    """Every point of every signal; those of stations that all stay are alike."""
     return Measured(
         collection.ways,
         tuple(collection.shape[:-1]),
         collection.shape[-1],
         values=collection.__getitem__,
-        way=collection.way,
+        way=collection.way if len(collection.ways) > 1 else None,
         truth=getattr(collection, "truth", None),
         whole=False,
     )
@@ -128,25 +130,27 @@ def scores(collection: Any, seen: Measured, fit: Fit) -> dict[str, Any]:
     """Of the points held out, and of the whole field where that is known.
 
     psnr of every signal, of the range of the frame; rmse in own units, or of several channels each
-    alone; r2 of all held-out values together, 1 less squared errors over squares about each
-    signal's mean.
+    alone; r2 of all held-out values together, of each channel about the mean of what the fits were
+    given, and NaN where that explains them already.
     """
     frame, count = collection.frame, len(fit)
     assert seen.values is not None
     errors, spreads = [], []
+    level = _level(seen, count)
     if seen.weights is not None:
         for index in range(count):
             held = seen.weights(index) == 0
             values = seen.values(index)[held]
             errors.append(_at(fit[index], collection.points(index)[held]) - values)
-            spreads.append(values - values.mean(0) if held.any() else values)
+            spreads.append(values - level)
     scored: dict[str, Any] = {}
     if errors and sum(map(len, errors)):
         scored["psnr"] = np.array([_psnr(one) for one in errors])
         rmse = np.array([_rmse(one * frame.spans) for one in errors])
         scored |= _by_channel("rmse", rmse, frame)
         left, spread = np.concatenate(errors), np.concatenate(spreads)
-        scored["r2"] = float(1 - np.square(left).sum() / max(np.square(spread).sum(), 1e-30))
+        squares = np.square(spread).sum()
+        scored["r2"] = float(1 - np.square(left).sum() / squares) if squares else np.nan
     truth = seen.truths(count)
     if truth is not None:
         left = np.asarray(fit.render(seen.grid_shape)) - truth
@@ -155,6 +159,14 @@ def scores(collection: Any, seen: Measured, fit: Fit) -> dict[str, Any]:
         rmse = np.array([_rmse(one * frame.spans) for one in left])
         scored |= _by_channel("rmse_field", rmse, frame)
     return scored
+
+
+def _level(seen, count):
+    """The mean [C] of all values that fits of the first `count` signals were given."""
+    if seen.weights is None:
+        return 0.0
+    given = [seen.values(index)[seen.weights(index) > 0] for index in range(count)]
+    return np.concatenate(given).mean(0, dtype=np.float64)
 
 
 def _at(one, points):

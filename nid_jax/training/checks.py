@@ -13,7 +13,7 @@ from nid_jax.reporting import tables
 from nid_jax.training import heads
 from nid_jax.training.components import MOST_COEFFICIENTS
 from nid_jax.training.optimisers import OPTIMISERS
-from nid_jax.training.strategies import build_strategy
+from nid_jax.training.strategies import CODES, build_strategy
 
 # Float64 numbers for each pair of experts that `coding.canonical` holds at once.
 _CANONICAL_NUMBERS = 6
@@ -146,14 +146,25 @@ def check_components(config: ConfigDict, features: int, measured: Any, there: in
         )
 
 
-def check_training(config: ConfigDict, operator: Operator | None) -> None:
-    """Raise ValueError, naming the key, for what these measurements do not allow."""
-    if operator is None:
-        return
-    if operator.run_length is None and config.train.points:
-        raise ValueError("train.points: 0 is wanted where measurements depend on the whole signal")
-    if operator.run_length != 1 and config.train.reseed_every:
-        raise ValueError("train.reseed_every: 0 is wanted where no samples are measured")
+def check_training(config: ConfigDict, ways: Sequence[Operator]) -> None:
+    """Raise ValueError, naming the key, for what the measurements of one of the ways do not
+    allow."""
+    for key, value, fits, words in (
+        (
+            "train.points",
+            config.train.points,
+            lambda operator: operator.run_length is not None,
+            "measurements depend on the whole signal",
+        ),
+        (
+            "train.reseed_every",
+            config.train.reseed_every,
+            lambda operator: operator.run_length == 1,
+            "no samples are measured",
+        ),
+    ):
+        if value and not all(map(fits, ways)):
+            raise ValueError(f"{key}: {value}; allowed: 0 where {words}")
 
 
 def check_router(config: ConfigDict, measured: Any) -> None:
@@ -180,12 +191,14 @@ def check_alike(
     if measured.alike:
         return
     router, several = config.router.kind, len(measured.ways) > 1
+    train = config.train
+    codes = ", ".join(name for name in CODES if name != "surface")
     for bad, key, value, allowed in (
         (router not in ("none", "codebook"), "router.kind", router, "none, codebook"),
-        (config.train.codes == "surface", "train.codes", "surface", "joint, varpro"),
-        (several and config.train.reseed_every, "train.reseed_every", "above 0", "0"),
-        (several and config.train.chunks == "exhaustive", "train.chunks", "exhaustive", "random"),
-        (config.train.differentiate == "solve", "train.differentiate", "solve", "envelope"),
+        (train.codes == "surface", "train.codes", "surface", codes),
+        (several and train.reseed_every, "train.reseed_every", train.reseed_every, "0"),
+        (several and train.chunks == "exhaustive", "train.chunks", "exhaustive", "random"),
+        (train.differentiate == "solve", "train.differentiate", "solve", "envelope"),
         *_of_rounds(config, typed),
     ):
         if bad:

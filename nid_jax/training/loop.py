@@ -123,7 +123,7 @@ class Trainer:
         self.batches, per_epoch = self._batches(task, collection)
         self.operator = None if len(measured.ways) > 1 else measured.operator
         self.signal_shape = (*measured.grid_shape, measured.channels)
-        checks.check_training(config, self.operator)
+        checks.check_training(config, measured.ways)
         if measured.alike:
             checks.check_router(config, measured)
         self.per_batch = 1

@@ -162,8 +162,8 @@ def _moved(
 
 def _chosen(
     recipe: Recipe, given: Given, batch: Batch, step: Int[Array, ""]
-) -> Int[Array, " m"] | None:
-    """Which measurements a step sees; None for all of them."""
+) -> Int[Array, "*B m"] | None:
+    """Which measurements a step sees, of every signal or, [B, m], each of its own; None: all."""
     if "weights" in batch:
         count = batch["weights"].shape[1]
     else:
@@ -177,14 +177,19 @@ def _chosen(
         key = jax.random.fold_in(given.key, step // per_batch)
         return exhaustive_chunk(key, count, size, step % per_batch)
     key = jax.random.fold_in(jax.random.fold_in(given.key, step), 0)
+    if "operators" in batch:
+        return own_chunks(key, batch["weights"], size)
     return random_chunk(key, count, size)
 
 
-def shown(batch: Batch, operator: Operator | None, chosen: Int[Array, " m"] | None = None) -> Seen:
+def shown(
+    batch: Batch, operator: Operator | None, chosen: Int[Array, "*B m"] | None = None
+) -> Seen:
     """What a batch shows of its signals.
 
     A batch that brings 'points' [P, D] shows its signals there. Otherwise it shows what its
-    operators measured, or `operator` of whole signals: the measurements `chosen` [m], or all.
+    operators measured, or `operator` of whole signals: the measurements `chosen` [m], or [B, m] of
+    signals with operators of their own, or all.
     """
     signals = batch["signals"]
     if "points" in batch:
@@ -204,6 +209,21 @@ def random_chunk(key: Key[Array, ""], count: int, size: int) -> Int[Array, " siz
     if count > _PERMUTED_POINTS:
         return jax.random.randint(key, (size,), 0, count)
     return jax.random.permutation(key, count)[:size]
+
+
+def own_chunks(
+    key: Key[Array, ""], weights: Float[Array, "B P"], size: int
+) -> Int[Array, "B size"]:
+    """Indices [B, size] of a random chunk of each signal's own measurements, those with a weight,
+    which stand first.
+
+    Each once, where that is cheap; then a signal of fewer sees all, and some without weight.
+    """
+    if weights.shape[1] > _PERMUTED_POINTS:
+        count = (weights > 0).sum(1, keepdims=True)
+        return jax.random.randint(key, (len(weights), size), 0, count)
+    order = jax.random.uniform(key, weights.shape) + (weights > 0)
+    return jax.lax.top_k(order, size)[1]
 
 
 def exhaustive_chunk(

@@ -44,7 +44,7 @@ def _basis(dictionary):
 
 def _signals(dictionary, noise=0.1, active=EXPERTS):
     """Measurements [S, P, C] from random codes, and the codes."""
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(101)
     codes = rng.standard_normal((SIGNALS, EXPERTS))
     for row in codes:
         row[rng.permutation(EXPERTS)[active:]] = 0
@@ -194,7 +194,7 @@ def test_top_k_is_exact(dictionary, dense_steps):
 def test_the_strongest_experts_are_kept_by_their_atoms_norm(dictionary):
     values, _ = _signals(dictionary)
     equations = normal_equations(dictionary, sample(GRID), values)
-    codes = np.random.default_rng().standard_normal((SIGNALS, EXPERTS)).astype(np.float32)
+    codes = np.random.default_rng(102).standard_normal((SIGNALS, EXPERTS)).astype(np.float32)
     chosen = np.asarray(gradient.strongest(equations, codes, 5))
     basis = _basis(dictionary)
     norms = np.sqrt(np.square(basis - basis.mean(0)).sum((0, 2)))
@@ -207,7 +207,7 @@ def test_a_step_on_chosen_experts_is_that_of_all_with_the_rest_held_at_zero(
     dictionary, own_weights, monkeypatch
 ):
     values, _ = _signals(dictionary)
-    draw = np.random.default_rng()
+    draw = np.random.default_rng(103)
     weights = draw.uniform(0.5, 1, values.shape[:2]) if own_weights else None
     equations = normal_equations(dictionary, sample(GRID), values, weights)
     codes = jnp.asarray(draw.standard_normal((SIGNALS, EXPERTS)), jnp.float32)
@@ -234,7 +234,7 @@ def test_zero_codes_keep_the_experts_that_fit_best(dictionary):
 
 def test_absolute_error_forgets_outliers(dictionary):
     values, codes = _signals(dictionary, noise=0.0)
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(104)
     wrong = rng.random(values.shape) < 0.1
     values = np.where(wrong, rng.uniform(5, 10, values.shape), values).astype(np.float32)
     options = {"steps": 1500, "learning_rate": 0.1}

@@ -225,7 +225,7 @@ def test_equations_of_some_signals():
 
 @pytest.mark.parametrize("own_weights", [False, True])
 def test_equations_of_experts_of_each_signals_own(own_weights):
-    draw = np.random.default_rng()
+    draw = np.random.default_rng(101)
     dictionary, operator = make_dictionary("independent"), operators.sample((6, 5))
     measurements = draw.normal(size=(3, 30, 2)).astype(np.float32)
     weights = draw.uniform(0.5, 1, (3, 30)) if own_weights else None

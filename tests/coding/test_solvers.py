@@ -67,7 +67,7 @@ def dictionary():
 @pytest.fixture(scope="module")
 def truth(dictionary):
     """Signals [N, M, C] that the dictionary holds exactly, their codes and biases."""
-    generator = np.random.default_rng()
+    generator = np.random.default_rng(101)
     codes = generator.normal(size=(40, EXPERTS)).astype(np.float32)
     bias = generator.normal(size=(40, CHANNELS)).astype(np.float32)
     basis = np.asarray(dictionary.basis(grid(SHAPE)))
@@ -173,7 +173,7 @@ def test_mapping_over_measurements_is_a_loop(solver, problem, truth):
     ids=["ridge", "gaussian", "omp", "lasso"],
 )
 def test_mapping_over_weights_and_over_operators_is_a_loop(solver, problem):
-    draw = np.random.default_rng()
+    draw = np.random.default_rng(102)
     count = problem.operator.num_measurements
     own = jnp.asarray(draw.uniform(size=(2, SIGNALS, count)) < 0.8, jnp.float32)
     points = problem.operator.points + jnp.asarray([[[0.0, 0.01]], [[0.02, 0.0]]])
@@ -398,7 +398,7 @@ def test_trimming_looks_on_the_host(problem):
 
 def test_clouds_are_what_a_solver_of_surfaces_reads():
     solid = SharedDictionary(Identity(2), EXPERTS, 1, Layers(2, 24, "sine", 3.0), rngs=nnx.Rngs(2))
-    angle = np.random.default_rng().uniform(0, 2 * np.pi, 80)
+    angle = np.random.default_rng(103).uniform(0, 2 * np.pi, 80)
     normals = np.stack([np.cos(angle), np.sin(angle)], 1)
     clouds = np.concatenate([0.5 * normals, normals], 1)[None].astype(np.float32)
     problem = Problem(solid, clouds=clouds)

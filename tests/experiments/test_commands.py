@@ -149,3 +149,13 @@ def test_gridless(tmp_path, smoke):
     assert len(found["results"]) == 24
     assert all(np.isfinite([row["psnr"], row["few"]]).all() for row in found["results"])
     assert {"one grid", "1 ways", "4 ways"} == set(found["seconds_by_ways"])
+    sensed = {row["method"]: row for row in found["results"] if row["each"] is not None}
+    assert set(sensed) == {
+        "NID, each day's own stations",
+        "kriging, day by day",
+        "SIREN, day by day, best in hindsight",
+        "PCA after interpolation",
+        "PCA by alternating imputation",
+    }
+    ours = sensed["NID, each day's own stations"]
+    assert ours["psnr"] > max(row["psnr"] for name, row in sensed.items() if "PCA" in name)

@@ -29,7 +29,7 @@ def dictionary(request):
 
 
 def _gates(signals=3, top_k=0):
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(101)
     codes = rng.standard_normal((signals, EXPERTS)).astype(np.float32)
     bias = rng.standard_normal((signals, CHANNELS)).astype(np.float32)
     return routing.gate(jnp.asarray(codes), jnp.asarray(bias), top_k)
@@ -102,7 +102,7 @@ def test_an_empty_shape(dictionary):
 
 
 def _codes(signals, active):
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(102)
     codes = rng.standard_normal((signals, EXPERTS)).astype(np.float32)
     for row in codes:
         row[rng.permutation(EXPERTS)[active:]] = 0

@@ -1,5 +1,6 @@
 """The task of fields: what is kept from a fit, its scores, and what is drawn of it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -76,13 +77,57 @@ def test_scores_are_of_what_was_held_out(built):
     np.testing.assert_allclose(scores["psnr"], 40, atol=1e-3)
     np.testing.assert_allclose(scores["rmse"], offset * collection.frame.spans[0], rtol=1e-3)
     np.testing.assert_allclose(scores["psnr_field"], 40, atol=1e-3)
-    squares, left = 0.0, 0.0
-    for index in range(len(collection)):
-        held = task.measure(collection).weights(index) == 0
-        own = collection[index][held].astype(float)
-        squares += np.square(own - own.mean()).sum()
-        left += held.sum() * offset**2
-    np.testing.assert_allclose(scores["r2"], 1 - left / squares, rtol=1e-3)
+    held = [task.measure(collection).weights(index) == 0 for index in range(len(collection))]
+    own = [collection[index].astype(float) for index in range(len(collection))]
+    hidden = np.concatenate([values[some] for values, some in zip(own, held, strict=True)])
+    given = np.concatenate([values[~some] for values, some in zip(own, held, strict=True)])
+    squares = np.square(hidden - given.mean()).sum()
+    np.testing.assert_allclose(scores["r2"], 1 - len(hidden) * offset**2 / squares, rtol=1e-3)
+
+
+def small(values):
+    """Signals of few points each, with the values given: the points are alike in all."""
+    points = [np.array([[45.0, 3.0 * place + 1] for place in range(len(one))]) for one in values]
+    own = [np.array(one, float)[:, None] for one in values]
+    names = [str(number) for number in range(len(values))]
+    return data.PointsCollection(points, own, FRAME, (3, 4), names, "small")
+
+
+def test_signals_of_one_held_out_point_have_a_score_that_means_something():
+    config = configs.get_config("smoke")
+    draw = np.random.default_rng(7)
+    collection = small(draw.uniform(0, 20, (9, 3)))
+    seen = fields.measured(collection, config)
+    assert [int((seen.weights(index) == 0).sum()) for index in range(9)] == [1] * 9
+    known = fields.scores(
+        collection, dataclasses.replace(seen, truth=None), Known(collection, 0.01)
+    )
+    held = np.array([collection[i][seen.weights(i) == 0, 0] for i in range(9)])
+    given = np.array([collection[i][seen.weights(i) > 0, 0] for i in range(9)])
+    expected = 1 - held.size * 0.01**2 / np.square(held - given.mean()).sum()
+    assert known["r2"] == pytest.approx(expected, rel=1e-3)
+    assert 0.5 < known["r2"] < 1
+    # All are as known from the rest: nothing is left to explain.
+    same = small([[5.0, 5.0]] * 4)
+    seen = dataclasses.replace(fields.measured(same, config), truth=None)
+    assert np.isnan(fields.scores(same, seen, Known(same, 0.1))["r2"])
+
+
+def test_stations_that_all_stay_are_signals_like_any():
+    """As the task gives them: alike, and one factorisation serves all."""
+    config = configs.get_config("smoke")
+    collection = small(np.random.default_rng(8).uniform(0, 20, (6, 5)))
+    assert len(collection.ways) == 1
+    learned = fields.learned_from(collection)
+    assert learned.alike
+    assert learned.operator.num_measurements == 5
+    config.train.batch_size = 3
+    batch = next(iter(tasks.build(config).batches(collection)))
+    assert batch["signals"].shape[1:] == (5, 1)
+    np.testing.assert_array_equal(batch["signals"][0], collection[int(batch["ids"][0])])
+    seen = fields.measured(collection, config)
+    np.testing.assert_array_equal(seen.weights(0), seen.weights(5))
+    assert not seen.alike
 
 
 def test_frames_there_and_back():

@@ -17,7 +17,7 @@ from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting import ways
 from nid_jax.sharding import make_mesh, place_batch
 from nid_jax.tasks.task import Measured
-from nid_jax.training import seen
+from nid_jax.training import seen, steps
 from nid_jax.training.batches import WayBatches, grouped
 from nid_jax.training.losses import Objective
 from nid_jax.training.steps import shown
@@ -112,7 +112,8 @@ def test_what_a_step_sees_of_padded_signals_is_what_each_says_alone():
     def solve(equations):
         return project(equations, 1e-2)
 
-    together, _ = found.solved(dictionary, solve)
+    together, in_turn = solve(found.equations(dictionary)), found.solved(dictionary, solve)[0]
+    np.testing.assert_allclose(together.values, in_turn.values, rtol=1e-3, atol=1e-4)
     codes = jnp.asarray(np.random.default_rng(16).normal(size=(3, EXPERTS)), jnp.float32)
     gates = Gates(codes, None, None, jnp.ones((3, CHANNELS)))
     rendered = found.rendered(dictionary, gates)
@@ -129,8 +130,11 @@ def test_what_a_step_sees_of_padded_signals_is_what_each_says_alone():
             rtol=1e-4,
             atol=1e-5,
         )
-    some = found.of_measurements(jnp.asarray([2, 0]))
-    np.testing.assert_array_equal(some.targets, found.targets[:, jnp.asarray([2, 0])])
+    chosen = np.array([[2, 0], [1, 5], [3, 3]])
+    some = found.of_measurements(jnp.asarray(chosen))
+    for row, places in enumerate(chosen):
+        np.testing.assert_array_equal(some.targets[row], found.targets[row, places])
+        np.testing.assert_array_equal(some.operator.points[row], found.operator.points[row, places])
     assert some.rendered(dictionary, gates).shape == (3, 2, CHANNELS)
 
 
@@ -143,11 +147,40 @@ def test_signals_with_weights_are_solved_some_at_a_time(monkeypatch):
         return project(equations, 1e-2)
 
     wanted = solve(found.equations(dictionary))
-    monkeypatch.setattr(seen, "_MATRIX_NUMBERS", 2 * 9**2)
+    monkeypatch.setattr(seen, "_MATRIX_NUMBERS", 4 * 10**2)
     some, equations = found.solved(dictionary, solve)
     assert equations is None
     np.testing.assert_allclose(some.values, wanted.values, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(some.bias, wanted.bias, rtol=1e-4, atol=1e-5)
+
+
+def test_a_chunk_is_of_what_each_signal_has():
+    """However much longer the longest is."""
+    measured = scattered([3, 40, 300], seed=0)
+    batch = jax.tree.map(jnp.asarray, WayBatches(measured, 3, 3, 0, (0, 1))[0])
+    chosen = np.asarray(steps.own_chunks(jax.random.key(1), batch["weights"], 8))
+    counts = np.array([3, 40, 300])[batch["ids"]]
+    for places, count in zip(chosen, counts, strict=True):
+        assert len(set(places)) == 8
+        assert (places < count).sum() == min(count, 8)
+    other = np.asarray(steps.own_chunks(jax.random.key(2), batch["weights"], 8))
+    assert not np.array_equal(np.sort(chosen, 1), np.sort(other, 1))
+    # A step shows these.
+    found = shown(batch, None, jnp.asarray(chosen))
+    np.testing.assert_array_equal(found.weights.sum(1), np.minimum(counts, 8))
+    for row, index in enumerate(batch["ids"]):
+        own = found.operator.points[row][np.asarray(found.weights[row]) > 0]
+        assert {tuple(one) for one in np.asarray(own)} <= {
+            tuple(one) for one in np.asarray(measured.ways[index].points)
+        }
+
+
+def test_a_chunk_of_many_is_drawn_with_repetition(monkeypatch):
+    monkeypatch.setattr(steps, "_PERMUTED_POINTS", 10)
+    weights = np.arange(20) < np.array([[2], [20]])
+    chosen = np.asarray(steps.own_chunks(jax.random.key(1), jnp.asarray(weights, float), 15))
+    assert set(chosen[0]) == {0, 1}
+    assert chosen[1].max() > 10
 
 
 @pytest.mark.parametrize("make", [lambda: masked(4), lambda: scattered([7, 12, 20, 5])])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import nid_jax as nid
 from nid_jax import devices
+from nid_jax.coding import operators
 from nid_jax.configs import image, sdf
 from nid_jax.fitting import checks as fit_checks
 from nid_jax.tasks.task import Measured
@@ -84,6 +86,51 @@ def test_experts_that_no_covariance_of_is_held():
         checks.check_canonical(config, 48 * 10**6 - 1)
     config.prior.num_signals = 0
     checks.check_canonical(config, 1)
+
+
+def unlike(ways):
+    """What was measured of signals of so many ways, each as often, with weights."""
+    return Measured(
+        ways, (4, 4), 1, None, way=lambda index: index % len(ways), weights=lambda index: None
+    )
+
+
+@pytest.mark.parametrize(
+    ("ways", "key", "value", "allowed"),
+    [
+        (1, "router.kind", "conv", "none, codebook"),
+        (1, "train.codes", "surface", "joint, varpro, sparse_varpro"),
+        (2, "train.reseed_every", 250, "0"),
+        (2, "train.chunks", "exhaustive", "random"),
+        (1, "train.differentiate", "solve", "envelope"),
+    ],
+)
+def test_what_signals_that_are_not_alike_do_not_allow(ways, key, value, allowed):
+    config = image.base()
+    config.train.reseed_every = 0
+    measured = unlike([operators.sample((4, 4)), operators.sample((2, 2))][:ways])
+    names = ["a", "b", "c"]
+    checks.check_alike(config, measured, names)
+    config.update_from_flattened_dict({key: value})
+    words = f"{key}: {value!r} of 3 signals that were not measured alike; allowed: {allowed}"
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+        checks.check_alike(config, measured, names)
+    checks.check_alike(config, dataclasses.replace(measured, way=None, weights=None), names)
+    if ways > 1:
+        checks.check_alike(config, dataclasses.replace(measured, ways=measured.ways[:1]), names)
+
+
+@pytest.mark.parametrize("key", ["train.points", "train.reseed_every"])
+def test_one_way_of_many_that_does_not_allow_a_key(key):
+    """Measured by frequencies, which depend on the whole signal."""
+    config = image.base()
+    config.train.update({"points": 0, "reseed_every": 0})
+    ways = [operators.sample((4, 4)), operators.fourier((4, 4))]
+    checks.check_training(config, ways)
+    config.update_from_flattened_dict({key: 64})
+    checks.check_training(config, ways[:1])
+    with pytest.raises(ValueError, match=f"^{key}: 64; allowed: 0 where "):
+        checks.check_training(config, ways)
 
 
 def test_components_of_signals_too_large_are_refused_before_any_work():
