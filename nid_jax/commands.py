@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nid_jax import data, learning, notices, sharding
+from nid_jax.coding import checks as argument_checks
 from nid_jax.coding.solvers import SOLVERS
 from nid_jax.errors import named
 from nid_jax.fields.coordinates import grid
@@ -460,7 +461,7 @@ def sample(context: Context) -> None:
     with named("sample"):
         drawn = dictionary.sample(wanted.count, wanted.seed)
         path = code_space.path_between(drawn, 0, min(1, len(drawn) - 1), wanted.frames)
-    view = _what_to_render(config.render, {"grid": dictionary.grid_shape})
+    view = _what_to_render(config.render, {"grid": dictionary.grid_shape}, len(drawn))
     context.workdir.prepare()
     target = context.workdir.samples
     samples.write_samples(target, drawn, path, view, task.surface)
@@ -491,8 +492,11 @@ def _render_deviation(folder, task, found, layout, view, scale):
         pictures.save_png(folder / f"{name}_deviation.png", shown)
 
 
-def _what_to_render(wanted, layout):
-    """(samples along each axis, window or None) of config.render; ValueError naming the key."""
+def _what_to_render(wanted, layout, signals=1):
+    """(samples along each axis, window or None) of config.render; ValueError naming the key.
+
+    signals: that are rendered at a time.
+    """
     tile = layout["patch"] if "patch" in layout else layout["grid"]
     shape, window = wanted.shape, wanted.window
     if "patch" in layout and (shape or window):
@@ -506,6 +510,7 @@ def _what_to_render(wanted, layout):
         raise ValueError(
             f"render.shape: {shape}; allowed: {len(tile)} whole numbers, each 1 or more"
         )
+    argument_checks.fits("render.shape", shape, math.prod(shape) * (len(shape) + signals))
     if "patch" in layout:
         return shape, _patch_window(tile, wanted.scale)
     if not window:

@@ -20,8 +20,8 @@ def dictionary():
         "heads": "drawn",
         # errors of signals count by their logarithm (of which decibels are made) or as squares;
         # shrinkage of the covariance, below 0: what leaves least of signals held out; rounds of
-        # expectation maximisation where signals are not all measured alike, as of holes and of
-        # pictures of several sizes: errors do not apply there
+        # expectation maximisation, after 6 of variances alone, where signals are not all measured
+        # alike, as of holes and of pictures of several sizes: errors do not apply there
         "components": {"errors": "log", "shrinkage": -1.0, "rounds": 8},
         "embedding": {
             # identity, positional, fourier, rbf, kernel, cosine or spline

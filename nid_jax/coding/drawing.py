@@ -79,6 +79,7 @@ def drawn(
     count, seed = checks.whole("count", count, 1), checks.whole("seed", seed, 0)
     if known.level is None:
         raise ArgumentError("prior.level", None, "that of a prior which learning left beside it")
+    checks.fits("count", count, count * (known.factor.shape[1] + 3 * len(known.mean)))
     generator = np.random.default_rng(seed)
 
     def normal(*shape):

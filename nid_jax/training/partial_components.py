@@ -81,7 +81,8 @@ def partial_heads(
     if found.round < rounds.SPECTRUM_ROUNDS + num_rounds:
         return None
     kernel, bias, prior = columns.heads(found, dictionary.num_experts)
-    how = f"{ways.in_words(measured, len(names))}; {found.round} rounds, deviation of noise "
+    how = f"{ways.in_words(measured, len(names))}; {num_rounds} rounds after "
+    how += f"{rounds.SPECTRUM_ROUNDS} of variances alone, deviation of noise "
     how += f"{float(np.sqrt(found.gaussian.noise)):.2g}"
     heads = Heads(kernel, bias, float(found.shrinkage or 0), len(names), 0.0, how=how)
     return heads, prior
