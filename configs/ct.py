@@ -3,7 +3,8 @@
     python main.py --config=configs/ct.py[:VARIANT] --workdir=DIR --config.fit.num_views=8
 
 VARIANT is cpu (the default, 64x64), views (the same trained on projections, never seeing a pixel),
-large (128x128), huge (256x256) or smoke. A measured sinogram is fitted with
+large (128x128), huge (256x256), own (your sinograms, each with views and detectors of its own, in a
+folder: --config.data.root=FOLDER) or smoke. A measured sinogram is fitted with
 --config.data.sinograms=FILE.npy and --config.data.angles=ANGLES.npy, in degrees; without it they
 are evenly spaced. That of another program: --config.operator.parallel_beam.convention=skimage.
 """
@@ -114,6 +115,20 @@ def huge(config):
     config.prior.num_signals = 1000
 
 
+def own(config):
+    """A folder of sinograms, each of its own geometry, to learn from and to fit.
+
+    Heads and prior come by rounds of expectation maximisation from the line integrals alone.
+    Departs from the paper: no picture is seen, nothing descends, no router.
+    """
+    config.data.update({"name": "sinograms", "size": (), "num_train": 0, "num_test": 0})
+    config.dictionary.update({"num_experts": 256, "num_layers": 1, "heads": "components"})
+    config.dictionary.embedding.update({"kind": "cosine", "counts": (16, 16)})
+    config.train.update({"steps": 0, "batch_size": 100})
+    config.prior.update({"num_signals": 4000, "keep_codes": False})
+    config.fit.gaussian.update({"noise": 0.0, "neighbours": 0})
+
+
 def smoke(config):
     """Seconds: does every part run?"""
     config.data.update({"size": (16, 16), "num_train": 32, "num_test": 2})
@@ -124,4 +139,4 @@ def smoke(config):
     config.fit.refine.update({"kind": "grid", "steps": 10})
 
 
-VARIANTS = {"cpu": cpu, "views": views, "large": large, "huge": huge, "smoke": smoke}
+VARIANTS = {"cpu": cpu, "views": views, "large": large, "huge": huge, "own": own, "smoke": smoke}

@@ -1,11 +1,13 @@
 """Learning from signals that share no grid, beside what users of one grid do with them.
 
     python experiments/gridless.py --scale=smoke|cpu --output=DIR [--contests=photographs,faces]
+    python experiments/gridless.py --scale=cpu --output=DIR --contests=growth
 
 Photographs of three sizes, faces each of which shows its own fifth of the pixels, faces with holes,
 weather stations that differ from day to day (studies/sensors.py); every dictionary and peer is
 judged by the same unseen whole signals in the same run. Writes DIR/table.md, metrics.json and
-figure.png.
+figure.png. The contest of growth (studies/growth.py) writes DIR/growth.md, growth.json and
+growth.png instead: what learning takes from the same signals in more and more ways.
 """
 
 import dataclasses
@@ -18,11 +20,11 @@ from measuring.command import clocked, say
 from peers import imputation
 from peers.components import Components, codes_of_few, prior_of
 from skimage.transform import resize
-from studies import sensors
+from studies import growth, sensors
 
 import nid_jax as nid
 from nid_jax import data, metrics
-from nid_jax.coding import operators
+from nid_jax.storage import artefacts
 
 SCALES = ("smoke", "cpu")
 # Shares of photographs at full size, at half and at a quarter of it.
@@ -49,14 +51,19 @@ class Size:
     unseen: int
     faces: int
     face_numbers: int
+    grown: tuple[int, int, int, int]
+    """Signals, their side, rounds and steps."""
     ways: tuple[int, ...]
     days: tuple[int, int]
     stations: tuple[tuple[int, int], ...]
 
 
 SIZES = {
-    "smoke": Size(40, 16, 64, 4, 16, 24, (1, 4), (12, 3), ((12, 4),)),
-    "cpu": Size(1000, 32, 1024, 60, 80, 256, (1, 4, 16, 80), (300, 60), ((60, 15), (25, 8))),
+    "smoke": Size(40, 16, 64, 4, 16, 24, (16, 12, 2, 3), (1, 16), (12, 3), ((12, 4),)),
+    "cpu": Size(
+        *(1000, 32, 1024, 60, 80, 256, (256, 24, 8, 100), (1, 4, 16, 64, 256)),
+        *((300, 60), ((60, 15), (25, 8))),
+    ),
 }
 
 
@@ -204,30 +211,6 @@ def _blocks(shape, draw):
     return seen
 
 
-def growth(size):
-    """Seconds of learning from faces on one grid, and measured in so many ways."""
-    whole, _ = _signals("cpu", {"data.augment.mirror": False, "data.augment.warps": 0})
-    whole = whole[: size.faces]
-    grid_shape, names = whole.shape[1:3], range(len(whole))
-    count = int(np.prod(grid_shape))
-    seconds = {"one grid": clocked(lambda: nid.learn(whole, num_experts=size.face_numbers))[1]}
-    for number in size.ways:
-        draw = np.random.default_rng(number)
-        chosen = [np.sort(draw.permutation(count)[: count // 2]) for _ in range(number)]
-        points = operators.sample(grid_shape)
-        ways = [points.of_measurements(one) for one in chosen]
-        way = np.arange(len(whole)) % number
-        values = [
-            picture.reshape(count, -1)[chosen[at]] for picture, at in zip(whole, way, strict=True)
-        ]
-        given = data.WaysCollection(values, ways, way, grid_shape, names, f"{number} ways")
-        seconds[f"{number} ways"] = clocked(
-            lambda given=given: nid.learn(given, num_experts=size.face_numbers)
-        )[1]
-        say(f"{number} ways: {seconds[f'{number} ways']:.1f} s")
-    return seconds
-
-
 def draw(rows):
     """PSNR of every method, a panel for each kind of signals."""
     contests = list(dict.fromkeys(row.contest for row in rows))
@@ -254,24 +237,54 @@ def stations(size):
 CONTESTS = {"photographs": photographs, "faces": faces, "stations": stations}
 
 
-def run(scale, output, contests):
-    """Run the comparison."""
+def grown(scale, output):
+    """How learning grows with the number of ways."""
+    size = SIZES[scale]
+    rows = growth.compared(__file__, scale, size)
+    signals, side, rounds, steps = size.grown
+    note = (
+        f"{signals} gray crops of photographs of {side}x{side} pixels, of which every way shows "
+        f"another half; one grid: all of them. Rounds: {rounds} of expectation maximisation with "
+        f"covariances after {growth.SPECTRUM_ROUNDS} of variances alone, "
+        f"{growth.FUNCTIONS} cosines along each axis (on one grid the heads come in closed form). "
+        f"Steps: {steps} of descent, {growth.BATCH} signals each, a trunk of width {growth.WIDTH}, "
+        f"{growth.EXPERTS} experts. Compiling is lowering and JAX's compiler, peaks are of whole "
+        f"processes. {command.made()}"
+    )
+    table = growth.table(rows)
+    artefacts.write_text(output / "growth.md", f"{table}\n{note}\n")
+    artefacts.write_json(output / "growth.json", {"scale": scale, "rows": rows}, 2)
+    command.save(growth.draw(rows), output / "growth.png")
+    print(table)
+    print(output / "growth.md")
+
+
+def run(scale, output, contests, case):
+    """Run the comparison, or one case of growth in this process, which prints JSON."""
     logging.set_verbosity(logging.WARNING)
     size = SIZES[scale]
+    if case:
+        kind, ways = case
+        signals, side, *counts = size.grown
+        count = counts[growth.KINDS.index(kind)]
+        command.tell(growth.measured(signals, side, kind, int(ways), count))
+        return
     unknown = [name for name in contests if name not in (*CONTESTS, "growth")]
     if unknown:
         raise ValueError(f"--contests={unknown[0]}: allowed: {', '.join(CONTESTS)}, growth")
     rows = [row for name, make in CONTESTS.items() if name in contests for row in make(size)]
-    seconds = growth(size) if "growth" in contests else {}
+    if "growth" in contests:
+        grown(scale, output)
+    if not rows:
+        return
     table = command.table(COLUMNS, rows)
-    grown = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     note = (
-        f"Unseen signals from all of their points by so many numbers, and the most probable from a "
-        f"tenth, of stations from few. Learning of {size.faces} faces, compilation included: "
-        f"{grown or 'not timed'}. {command.made()}"
+        "Unseen signals from all of their points by so many numbers, and the most probable from a "
+        f"tenth, of stations from few. {command.made()}"
     )
-    results = {"results": [row._asdict() for row in rows], "seconds_by_ways": seconds}
-    command.write(output, f"{table}\n{note}", results, draw(rows) if rows else None)
+    command.write(
+        output, f"{table}\n{note}", {"results": [row._asdict() for row in rows]}, draw(rows)
+    )
     print(table)
     print(output / "table.md")
 
@@ -280,4 +293,5 @@ if __name__ == "__main__":
     wanted = flags.DEFINE_list(
         "contests", [*CONTESTS, "growth"], "Some of photographs, faces, stations and growth."
     )
-    command.start(run, "gridless", SCALES, wanted)
+    one = flags.DEFINE_list("case", [], "One case of growth, such as rounds,16; prints JSON.")
+    command.start(run, "gridless", SCALES, wanted, one)

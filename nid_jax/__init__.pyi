@@ -21,6 +21,7 @@ from .coding.solvers import (
 from .coding.total_variation import TotalVariation
 from .errors import ArgumentError
 from .fitting.fit import Fit
+from .interop.exporting import ExportedFit, export
 from .learning import learn
 from .neural_dictionary import NeuralDictionary, load
 from .notices import Notice
@@ -29,6 +30,7 @@ __version__: str
 
 __all__ = [
     "ArgumentError",
+    "ExportedFit",
     "Factorisation",
     "Fit",
     "GaussianPrior",
@@ -51,6 +53,7 @@ __all__ = [
     "Surface",
     "TotalVariation",
     "data",
+    "export",
     "learn",
     "load",
     "metrics",

@@ -464,7 +464,7 @@ def sample(context: Context) -> None:
     view = _what_to_render(config.render, {"grid": dictionary.grid_shape}, len(drawn))
     context.workdir.prepare()
     target = context.workdir.samples
-    samples.write_samples(target, drawn, path, view, task.surface)
+    samples.write_samples(target, drawn, path, view, task.surface, dictionary.frame)
     prior = dictionary.prior
     kind = "one Gaussian" if prior is None or prior.mixture is None else "a mixture"
     print(f"{tables.counted(len(drawn), 'signal')} drawn from {kind}: {target / samples.SHEET}")

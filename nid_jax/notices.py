@@ -25,6 +25,24 @@ def say(text: str) -> None:
 
 
 @contextmanager
+def gathered() -> Iterator[list[str]]:
+    """Notices inside are not said, but in the list: for many inputs of which one line is said."""
+    texts: list[str] = []
+    with warnings.catch_warnings():
+        other = warnings.showwarning
+
+        def keep(message, category, filename, lineno, file=None, line=None):
+            if issubclass(category, Notice):
+                texts.append(str(message))
+            else:
+                other(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = keep
+        warnings.simplefilter("always", Notice)
+        yield texts
+
+
+@contextmanager
 def printed() -> Iterator[None]:
     """Notices inside are lines on standard error, `note: TEXT`, each text once; `printed_lines`
     has them."""

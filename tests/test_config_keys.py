@@ -31,7 +31,7 @@ CHOSEN = {
         f"prior.{name}": ("fitting", ("video", "fields"))
         for name in ("lam", "shrinkage", "components")
     },
-    "sample": ("commands.py", ("video", "fields")),
+    "sample": ("commands.py", ("video",)),
     **{f"data.{name}": ("data", EVERY) for name in ("root", "test_fraction")},
     **{
         f"data.{name}": ("data", PICTURES)

@@ -52,6 +52,20 @@ def test_what_is_missing_is_learned_from_others(masked):
 
 
 @pytest.mark.slow
+def test_drawn_signals_have_levels_like_those_learned_from(masked):
+    signals, _, dictionary = masked
+    drawn = dictionary.sample(2000, seed=1).render()[..., 0]
+    ours, theirs = (some.mean((1, 2)) for some in (drawn, signals))
+    assert ours.mean() == pytest.approx(theirs.mean(), abs=0.03)
+    assert ours.std() == pytest.approx(theirs.std(), rel=0.3)
+    # Levels go with codes: the corner is brighter where the whole is.
+    ours, theirs = (
+        np.corrcoef(some.mean((1, 2)), some[:, 0, 0])[0, 1] for some in (drawn, signals)
+    )
+    assert ours == pytest.approx(theirs, abs=0.25)
+
+
+@pytest.mark.slow
 def test_nan_is_what_seen_says(masked):
     signals, seen, dictionary = masked
     with pytest.warns(Notice, match="of the samples are NaN; taken as missing"):
@@ -172,3 +186,21 @@ def test_collections_that_make_no_sense_name_the_signal(values, words):
     ways = [operators.sample((2, 2))]
     with pytest.raises(ValueError, match=words):
         data.WaysCollection(values, ways, [0, 0], (2, 2), "ab", "sensors")
+
+
+@pytest.mark.slow
+def test_an_array_with_nan_on_the_command_line(call, tmp_path):
+    signals = np.clip(waves(20, side=12, seed=0), 0, 1)
+    signals[np.random.default_rng(1).uniform(size=signals.shape) < 0.3] = np.nan
+    np.save(tmp_path / "x.npy", signals)
+    result = call(
+        "--config=image:smoke",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.name=array",
+        f"--config.data.root={tmp_path / 'x.npy'}",
+        "--config.dictionary.heads=components",
+        "--config.train.steps=0",
+    )
+    assert result.code == 0, result.err
+    assert "% of the samples are NaN, in 20 of 20 signals; taken as not measured" in result.err
+    assert "gaussian" in result.out

@@ -18,11 +18,11 @@ def dictionary():
         # how shared heads begin: drawn, or components, the leading ones of the training signals, or
         # waves, of a pool of cosines and edges what K-sparse codes use; train.steps may then be 0
         "heads": "drawn",
-        # errors of signals count by their logarithm (of which decibels are made) or as squares;
-        # shrinkage of the covariance, below 0: what leaves least of signals held out; rounds of
-        # expectation maximisation, after 6 of variances alone, where signals are not all measured
-        # alike, as of holes and of pictures of several sizes: errors do not apply there
-        "components": {"errors": "log", "shrinkage": -1.0, "rounds": 8},
+        # errors of signals: log, of which decibels are made, or square; '' is log, and square by
+        # rounds; shrinkage of the covariance, below 0: what leaves least of signals held out;
+        # rounds of expectation maximisation, after 6 of variances alone, where signals are not all
+        # measured alike, as of holes and of pictures of several sizes
+        "components": {"errors": "", "shrinkage": -1.0, "rounds": 8},
         "embedding": {
             # identity, positional, fourier, rbf, kernel, cosine or spline
             "kind": "fourier",

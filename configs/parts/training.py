@@ -34,6 +34,9 @@ def train():
         # residuals of the worst-explained signals; 0: never
         "reseed_every": 0,
         "dead_below": 1e-3,
+        # steps between two logs in one program, of signals held on the device: auto (where that can
+        # be), on, off (step by step)
+        "scan": "auto",
         "log_every": 50,
         "eval_every": 0,
         "checkpoint_every": 500,

@@ -12,6 +12,7 @@ class TrainingStep:
     """
 
     def __init__(self, config, collection, dense=True):
+        config.train.scan = "off"
         self.trainer = Trainer(tasks.build(config), config, None, collection)
         self.batch = sharding.place_batch(next(self.trainer.batches), self.trainer.mesh)
         number = 0 if dense else self.trainer.warmup_steps

@@ -64,9 +64,10 @@ class Penalty(NamedTuple):
     noise: float | None = None
 
 
-class _Factorised(NamedTuple):
+class Factorised(NamedTuple):
     """What all signals share. basis Q [M, C, N] and level [M, C], the values at the prior's mean;
-    penalty [N, N] in coordinates of Q; root L^-T [N, N] and mean [N] lead back; lam [] as used."""
+    penalty [N, N] in coordinates of Q; root L^-T [N, N] and mean [N], float64, lead back: code and
+    bias are mean + L^-T z; lam [] as used. Under the mean weights w, Q^T w Q + penalty = I."""
 
     basis: jax.Array
     level: jax.Array
@@ -95,18 +96,7 @@ def weighted_codes(problem, penalty, iterations=ITERATIONS, tolerance=TOLERANCE)
     """
     dictionary, operator, measurements = problem.dictionary, problem.operator, problem.measurements
     weights = operators.combined_weights(operator, problem.weights)
-    # Of these equations the matrix alone is used, which all signals share: one signal will do.
-    equations = gram.normal_equations(dictionary, operator, measurements[:1], weights.mean(0))
-    known, noise = penalty.prior, 0.0
-    checks.not_negative("lam", penalty.lam)
-    if known is not None:
-        known = known.alone()
-        noise, by_evidence = posterior.resolve_noise(equations, known, penalty.noise)
-    graphdef, state = nnx.split(dictionary)
-    chunk = max(16, _CHUNK_NUMBERS // dictionary.num_experts)
-    shared = _factorised(
-        graphdef, state, operator, equations, known, noise, penalty.lam, chunk=chunk
-    )
+    shared, stats = factorised(dictionary, operator, measurements, weights.mean(0), penalty)
     # Weights, values and residuals: three numbers of every measurement.
     size = max(1, _HELD_NUMBERS // (3 * shared.basis[..., 0].size))
     parts = []
@@ -119,17 +109,37 @@ def weighted_codes(problem, penalty, iterations=ITERATIONS, tolerance=TOLERANCE)
         jnp.concatenate(part) for part in zip(*parts, strict=True)
     )
     experts = dictionary.num_experts
-    stats = {"descent_error": error}
-    if known is None:
-        stats |= {"lam": shared.lam, "asked_lam": jnp.asarray(penalty.lam, jnp.float32)}
-    else:
-        stats |= posterior.noise_stats(noise, by_evidence)
+    stats = {"descent_error": error} | stats
     codes, bias = coefficients[:, :experts], coefficients[:, experts:]
     return finished(codes, bias, residual, error <= tolerance, counts, stats=stats)
 
 
-@functools.partial(gram.batched_by_map, static=("graphdef", "chunk"))
-def _factorised(graphdef, state, operator, equations, known, noise, lam, chunk):
+def factorised(dictionary, operator, measurements, weights, penalty, exact=False):
+    """`Factorised` of mean weights [M], and what a solution says of lam or noise in its stats.
+
+    measurements: [S, M, C], of which the first signal's are read where the penalty leaves the noise
+    open. exact: Q is summed in float64 too, for maps that are kept and never refined; its entries
+    are float32 either way. Raises ArgumentError for a prior of another dictionary or a bad noise.
+    """
+    # Of these equations the matrix alone is used, which all signals share: one signal will do.
+    equations = gram.normal_equations(dictionary, operator, measurements[:1], weights)
+    known, noise = penalty.prior, 0.0
+    checks.not_negative("lam", penalty.lam)
+    if known is not None:
+        known = known.alone()
+        noise, by_evidence = posterior.resolve_noise(equations, known, penalty.noise)
+    graphdef, state = nnx.split(dictionary)
+    chunk = max(16, _CHUNK_NUMBERS // dictionary.num_experts)
+    shared = _factorised(
+        graphdef, state, operator, equations, known, noise, penalty.lam, chunk=chunk, exact=exact
+    )
+    if known is None:
+        return shared, {"lam": shared.lam, "asked_lam": jnp.asarray(penalty.lam, jnp.float32)}
+    return shared, posterior.noise_stats(noise, by_evidence)
+
+
+@functools.partial(gram.batched_by_map, static=("graphdef", "chunk", "exact"))
+def _factorised(graphdef, state, operator, equations, known, noise, lam, chunk, exact):
     state, operator, equations = jax.lax.stop_gradient((state, operator, equations))
     dictionary = nnx.merge(graphdef, state)
     experts, channels = dictionary.num_experts, dictionary.channels
@@ -154,20 +164,21 @@ def _factorised(graphdef, state, operator, equations, known, noise, lam, chunk):
         root = scale[:, None] * jax.lax.linalg.triangular_solve(
             factor, identity, left_side=True, lower=True, transpose_a=True
         )
-        columns = jnp.concatenate([root, mean[:, None]], 1).astype(jnp.float32)
+        columns = jnp.concatenate([root, mean[:, None]], 1)
+        columns = columns if exact else columns.astype(jnp.float32)
 
         def rows(_, piece):
             values, constant = function(piece)
             atoms = gram.measured_atoms(dictionary, values, constant)
             ones = constant[:, None, None] * jnp.eye(channels, dtype=jnp.float32)
-            both = jnp.concatenate([atoms, ones], 1)
-            return None, numerics.einsum("mnc,nk->mck", both, columns)
+            both = jnp.concatenate([atoms, ones], 1).astype(columns.dtype)
+            return None, numerics.einsum("mnc,nk->mck", both, columns).astype(jnp.float32)
 
         _, basis = jax.lax.scan(rows, None, pieces)
         basis = basis.reshape(-1, channels, size + 1)[: operator.num_measurements]
         coordinates = (root.T @ penalty @ root).astype(jnp.float32)
         lam = jnp.asarray(lam, jnp.float32)
-        return _Factorised(basis[..., :size], basis[..., size], coordinates, root, mean, lam)
+        return Factorised(basis[..., :size], basis[..., size], coordinates, root, mean, lam)
 
 
 @jax.jit

@@ -64,8 +64,25 @@ def level_of(
     mean = bias.mean(0)
     slope = np.linalg.solve(covariance, centred.T @ (bias - mean) / len(codes))
     left = bias - mean - centred @ slope
-    variances, axes = np.linalg.eigh(np.atleast_2d(left.T @ left / len(codes)))
-    return Level(*map(_single, (mean, slope, axes * np.sqrt(np.maximum(variances, 0)))))
+    return Level(*map(_single, (mean, slope, _root(left.T @ left / len(codes)))))
+
+
+def level_of_moments(
+    covariance: Float[np.ndarray, "E E"],
+    mean: Float[np.ndarray, " C"],
+    spread: Float[np.ndarray, "C C"],
+    slope: Float[np.ndarray, "E C"],
+) -> Level:
+    """The level where codes and biases are not known themselves, of the covariance [E, E] of codes,
+    the mean and covariance `spread` of biases, and their regression `slope` on codes."""
+    left = spread - slope.T @ covariance @ slope
+    return Level(*map(_single, (mean, slope, _root(left))))
+
+
+def _root(covariance):
+    """A factor [C, C]; of what is below 0 by rounding none."""
+    variances, axes = np.linalg.eigh(np.atleast_2d(covariance))
+    return axes * np.sqrt(np.maximum(variances, 0))
 
 
 def drawn(
@@ -78,7 +95,9 @@ def drawn(
     """
     count, seed = checks.whole("count", count, 1), checks.whole("seed", seed, 0)
     if known.level is None:
-        raise ArgumentError("prior.level", None, "that of a prior which learning left beside it")
+        raise ArgumentError(
+            "prior.level", None, "that which learning leaves beside a prior; learn anew"
+        )
     checks.fits("count", count, count * (known.factor.shape[1] + 3 * len(known.mean)))
     generator = np.random.default_rng(seed)
 

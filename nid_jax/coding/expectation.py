@@ -169,6 +169,52 @@ def expected_apart(gaussian: Gaussian, rows: Rows) -> Expected:
     return jax.lax.scan(add, nothing(*gaussian.mean.shape), tuple(rows))[0]
 
 
+class Levels(NamedTuple):
+    """What is known of the constants' coefficients b of S signals under a Gaussian of the others.
+
+    They are free: b is what it is best taken for. cross is the sum over signals of E[(w - mean) b]
+    in units of the covariance, X^T (...), so that cross / S is the regression of b on w.
+    """
+
+    best: Float[Array, "S K Q"]
+    spare: Float[Array, "K Q Q"]
+    """Sum over signals of the variance that is left of b."""
+    cross: Float[Array, "K N Q"]
+
+
+@jax.jit
+def levels(gaussian: Gaussian, rows: Rows) -> Levels:
+    """Of signals of one way. A constant that is not measured is taken for 0."""
+    signals = len(rows.values)
+    seen = jnp.square(rows.constants).sum(0) > 0
+
+    def block(inputs):
+        mean, covariance, values = inputs
+        design, size = rows.design, len(rows.design)
+        kernel = design @ covariance @ design.T + gaussian.noise * jnp.eye(size)
+        factor = jnp.linalg.cholesky(kernel)
+        solve = functools.partial(jax.lax.linalg.triangular_solve, factor, left_side=True)
+        constants = solve(rows.constants, lower=True)
+        right = solve((values - design @ mean).T, lower=True)
+        inverse = jnp.linalg.inv(constants.T @ constants + jnp.diag(jnp.where(seen, 0.0, 1.0)))
+        inverse = jnp.where(seen[:, None] & seen, inverse, 0.0)
+        best = inverse @ constants.T @ right
+        left = (right - constants @ best) @ best.T - signals * constants @ inverse
+        cross = design.T @ solve(left, lower=True, transpose_a=True)
+        return best.T, signals * inverse, cross
+
+    inputs = (gaussian.mean, gaussian.covariance, jnp.moveaxis(rows.values, -1, 0))
+    best, spare, cross = jax.lax.map(block, inputs)
+    return Levels(best.swapaxes(0, 1), spare, cross)
+
+
+@jax.jit
+def levels_apart(gaussian: Gaussian, rows: Rows) -> Levels:
+    """Of signals each of which has rows of its own, see `expected_apart`."""
+    found = jax.lax.map(lambda one: levels(gaussian, Rows(*one)), tuple(rows))
+    return Levels(found.best[:, 0], found.spare.sum(0), found.cross.sum(0))
+
+
 class Shown(NamedTuple):
     """B signals that show some rows of a pool: places int [B, m], roots [B, m] of their weights,
     0 where there is none, values [B, m, K] scaled by them."""

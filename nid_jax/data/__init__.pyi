@@ -16,6 +16,7 @@ from .opening import open_collection
 from .patches import PatchCollection, patch_corners, stitch
 from .phantoms import project
 from .scattered import PointsCollection, take_frame
+from .sinogram_folder import open_sinograms
 from .sinograms import add_noise, even_angles, read_sinograms, say_doubts
 from .sources import POINTS, SHAPES
 from .splitting import SPLITS, configured_size, wanted
@@ -54,6 +55,7 @@ __all__ = [
     "holed",
     "kept_in",
     "open_collection",
+    "open_sinograms",
     "patch_corners",
     "pictures_of_sizes",
     "point_batches",

@@ -35,7 +35,8 @@ def open_array(config: ConfigDict, split: str, seed: int) -> Collection:
     split, named `train` and `test`, `x_train` and `x_test` or the like, or one of signals; labels
     are passed over with a notice. One array is split by data.test_fraction and the seed, unless it
     holds one signal or the frames of a video: both splits are all of it then. An .npy is
-    memory-mapped. Objects are never unpickled.
+    memory-mapped. Objects are never unpickled. NaN is what was not measured: the collection then
+    has .seen(i).
     Raises FileNotFoundError, and ValueError naming the file and what it holds instead.
     """
     path = _array_path(config)
@@ -63,11 +64,12 @@ def array_collection(
     """
     both = f"{where.partition(' [')[0]}, both splits"
     values, letters = _arranged(values, config, where)
-    scale = _range(values, other, config, where, both)
     frames = "T" in letters
+    shown = _shown(values, where, frames)
+    scale = _range(values, other, config, where, both)
     prefix = split if own else "frame" if frames else "signal"
     names = [f"{prefix}_{number:05d}" for number in range(len(values))]
-    collection = ArrayCollection(values, names, where, scale)
+    collection = ArrayCollection(values, names, where, scale, shown)
     if len(values) == 1 and not (own or frames):
         grid = " x ".join(map(str, values.shape[1:-1]))
         say(f"{where}: one signal of {grid}, which is both learned from and fitted")
@@ -75,6 +77,44 @@ def array_collection(
         indices = random_split(len(values), split, config.test_fraction, seed, where)
         collection = SubsetCollection(collection, indices)
     return shaped(collection, config)
+
+
+def _shown(values, where, frames):
+    """bool [S, *grid], False where a channel is NaN; None where nothing is. Says how much is."""
+    if values.dtype.kind != "f" or not any(np.isnan(np.min(signal)) for signal in values):
+        return None
+    shown = np.stack([~np.isnan(signal).any(-1) for signal in values])
+    missing = (~shown).reshape(len(shown), -1).sum(1)
+    share, some = 1 - shown.mean(), np.flatnonzero(missing)
+    if frames:
+        raise ValueError(
+            f"{where}: {share:.1%} of the samples of its frames are NaN; allowed: whole frames"
+        )
+    empty = np.flatnonzero(missing == shown[0].size)
+    if len(empty):
+        raise ValueError(
+            f"{where}: signal {empty[0]} has no value at all, only NaN; allowed: 1 or more of each"
+        )
+    say(
+        f"{where}: {share:.1%} of the samples are NaN, in {len(some)} of {len(values)} signals; "
+        "taken as not measured; what is there alone is learned from"
+    )
+    return shown
+
+
+def _ends(values, where):
+    """[lowest, highest] of what is no NaN, of the values' own type. Raises ValueError for
+    infinity."""
+    if values.dtype.kind != "f":
+        return np.array([values.min(), values.max()])
+    ends = np.array([[end.reduce(one, axis=None) for end in (np.fmin, np.fmax)] for one in values])
+    bad = np.flatnonzero(np.isinf(ends).any(1))
+    if len(bad):
+        raise ValueError(
+            f"{where}: signal {bad[0]} holds infinity; allowed: finite numbers, and NaN for what "
+            "was not measured"
+        )
+    return np.array([ends[:, 0].min(), ends[:, 1].max()], values.dtype)
 
 
 def _range(values, other, config, where, both):
@@ -94,11 +134,10 @@ def _range(values, other, config, where, both):
     alike = other is not None and (
         other.dtype == values.dtype or other.dtype.kind == values.dtype.kind == "f"
     )
+    own = _ends(values, where)
     if other is None or not alike or not other.size:
-        return images.guessed_range(values, where)
-    images.check_finite(values, where)
-    images.check_finite(other, f"{where}, the other split")
-    ends = np.array([end(part) for part in (values, other) for end in (np.min, np.max)])
+        return images.guessed_range(own, where)
+    ends = np.concatenate([own, _ends(other, f"{where}, the other split")])
     low, high = images.guessed_range(ends, both)
     most = (float(ends[1]) - low) / (high - low)
     if ends[3] > ends[1] and most < _FAR_BELOW:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Num, Shaped
 
 from nid_jax.data import images
 
@@ -52,7 +52,7 @@ class ArrayCollection:
     value_range: (low, high) that become 0 and 1 on access, so that a memory-mapped file is never
     copied whole; what lies outside is cut off. None keeps floats as they are, and takes whole
     numbers by their type. bounds: (lowest, highest) that signals may have. shown: bool [S, *grid],
-    False where values are missing; the collection then has .seen(i), bool [*grid].
+    False where values are missing and read as 0; the collection then has .seen(i), bool [*grid].
     Raises ValueError, starting with the title, for NaN or infinity, an array without signals, or
     names that are not S distinct ones.
     """
@@ -99,7 +99,8 @@ class ArrayCollection:
         return len(self.values)
 
     def __getitem__(self, index: int) -> Float[np.ndarray, "*grid C"]:
-        return self._scaled(self.values[position(index, len(self))])
+        at = position(index, len(self))
+        return self._shown_of(at, self._scaled(self.values[at]), ())
 
     def _seen(self, index):
         """bool [*grid], False where a signal is missing."""
@@ -109,7 +110,14 @@ class ArrayCollection:
         self, index: int, corner: Sequence[int], size: Sequence[int]
     ) -> Float[np.ndarray, "*size C"]:
         """The part [*size, C] of a signal that begins at `corner`; no more of a file is read."""
-        return self._scaled(self.values[position(index, len(self))][window_slices(corner, size)])
+        at, where = position(index, len(self)), window_slices(corner, size)
+        return self._shown_of(at, self._scaled(self.values[at][where]), where)
+
+    def _shown_of(self, index, part, where):
+        """Part of a signal, 0 where it is missing."""
+        if not hasattr(self, "shown"):
+            return part
+        return np.where(self.shown[index][where][..., None], part, np.float32(0))
 
     def _scaled(self, part):
         if self.value_range is None:
@@ -193,11 +201,18 @@ class ShapedCollection:
                 raise ValueError(images.size_complaint(collection.title, grid, size))
         if gray and channels not in (1, 3):
             raise ValueError(f"{collection.title}: data.gray needs 1 or 3 channels, not {channels}")
+        if tuple(grid) != tuple(size) and holed(collection):
+            raise ValueError(
+                f"data.size={tuple(size)}: signals of {collection.title} are {grid} and have "
+                "missing values, which resizing would mix with others; allowed: ()"
+            )
         self.collection = collection
         self.crop = crop
         self.names = list(collection.names)
         self.title = collection.title
         self.shape = (*size, 1 if gray else channels)
+        if holed(collection):
+            self.seen = collection.seen
 
     def __len__(self) -> int:
         return len(self.collection)
@@ -211,7 +226,7 @@ class ShapedCollection:
 
 # The eight symmetries of a square: rows and columns exchanged, then rows, columns turned round. The
 # first two, itself and its mirror image, are those of any signal.
-_IMAGES = (
+IMAGES = (
     (False, False, False),
     (False, False, True),
     (False, True, False),
@@ -272,10 +287,10 @@ class AugmentedCollection:
         self.shape = tuple(collection.shape)
         self.title = collection.title
         self._known_offsets = {}
-        # One entry a copy of the whole collection: (image of _IMAGES, shift, 0 for none).
-        images = len(_IMAGES) if turns else 2 if mirror else 1
+        # One entry a copy of the whole collection: (image of IMAGES, shift, 0 for none).
+        images = len(IMAGES) if turns else 2 if mirror else 1
         self.variants = [(i, s) for s in range(shifts + 1) for i in range(images)]
-        words = ["", "/mirror", *(f"/turn{image}" for image in range(2, len(_IMAGES)))]
+        words = image_names(images)
         suffixes = [words[i] + (f"/shift{s}" if s else "") for i, s in self.variants]
         self.names = [name + suffix for suffix in suffixes for name in collection.names]
 
@@ -288,7 +303,7 @@ class AugmentedCollection:
 
     def _copy(self, signal, original, variant):
         image, shift = self.variants[variant]
-        signal = _image(signal, image)
+        signal = image_of(signal, image)
         if shift:
             signal = shifted(signal, self._offsets(original, image)[shift - 1])
         return np.ascontiguousarray(signal)
@@ -334,7 +349,7 @@ class AugmentedCollection:
 
     def _part(self, original, image, low, extent):
         """The part of an image of a signal that begins at `low` inside of it."""
-        swapped, *flipped = _IMAGES[image]
+        swapped, *flipped = IMAGES[image]
         sides = [False] * (len(low) - 2) + flipped if len(low) > 1 else flipped[1:]
         counts = self.shape[:-1]
         corner = [
@@ -343,7 +358,7 @@ class AugmentedCollection:
         ]
         if swapped:
             corner, extent = corner[::-1], extent[::-1]
-        return _image(self.collection.window(original, corner, extent), image)
+        return image_of(self.collection.window(original, corner, extent), image)
 
     def _offsets(self, original, image):
         """The shifts of one signal, [shifts, grid rank] samples; a function of the seed alone."""
@@ -360,9 +375,14 @@ class AugmentedCollection:
         return offsets
 
 
-def _image(signal, image):
-    """One of `_IMAGES` of a signal [*grid, C]."""
-    swapped, rows, columns = _IMAGES[image]
+def image_names(count: int) -> list[str]:
+    """What the first of `IMAGES` are called behind a signal's name; '' is itself."""
+    return ["", "/mirror", *(f"/turn{image}" for image in range(2, count))][:count]
+
+
+def image_of(signal: Shaped[np.ndarray, "*grid C"], image: int) -> Shaped[np.ndarray, "*turned C"]:
+    """One of `IMAGES`, by its number, of a signal [*grid, C]."""
+    swapped, rows, columns = IMAGES[image]
     if swapped:
         signal = signal.swapaxes(-3, -2)
     if rows:

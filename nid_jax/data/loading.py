@@ -40,6 +40,19 @@ class EpochOrder:
         return order[batch * self.batch_size : (batch + 1) * self.batch_size]
 
 
+class EpochIds:
+    """Batch number -> {'ids': int32 [b]}, without end: `EpochBatches` without the signals."""
+
+    def __init__(self, order: EpochOrder, share: slice):
+        self.order, self.share = order, share
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+        return {"ids": self.order[number][self.share]}
+
+
 class EpochBatches:
     """Batch number -> {'ids': int32 [b], 'signals': float32 [b, *grid, C]}, without end.
 
@@ -105,6 +118,7 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
     in_memory: bool | None = None,
+    ids_only: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """An endless, checkpointable iterator over shuffled batches of a collection.
 
@@ -114,11 +128,15 @@ def batches(
     iterator is grain's: next(), get_state(), set_state(), grain.checkpoint.CheckpointSave; after
     set_state the same batches follow, to the bit. A collection of at most 2 GiB as float32 is read
     into memory at once (in_memory=None; True or False decide otherwise), so that a damaged file is
-    found before training; a larger one is read batch by batch on several threads.
+    found before training; a larger one is read batch by batch on several threads. ids_only: the
+    same batches, and the same states, without 'signals', for whoever holds those already.
     Raises ValueError naming train.batch_size.
     """
     count = len(collection)
     check_batch_size(batch_size, count, process_count)
+    if ids_only:
+        share = share_of(batch_size, process_index, process_count)
+        return endless(EpochIds(EpochOrder(count, batch_size, seed), share), 0)
     if in_memory is None:
         in_memory = 4 * count * math.prod(collection.shape) <= IN_MEMORY_BYTES
     source = EpochBatches(collection, batch_size, seed, process_index, process_count, in_memory)

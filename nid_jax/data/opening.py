@@ -9,6 +9,7 @@ from nid_jax.data.defaults import completed
 from nid_jax.data.patches import PatchCollection
 from nid_jax.data.sources import SHAPES
 from nid_jax.data.splitting import SPLITS, limited
+from nid_jax.data.ways import TurnedPictures
 from nid_jax.files import local
 from nid_jax.notices import say
 
@@ -43,10 +44,7 @@ def open_collection(config: ConfigDict, split: str, seed: int, whole: bool = Fal
     moved = augment.warps and config.name not in SHAPES
     mixed = getattr(collection, "mixed", False)
     if mixed and split == "train" and (images or augment.warps):
-        raise ValueError(
-            f"data.augment: {collection.title} have several sizes, and copies are made of those of "
-            "one; allowed: mirror=false, turns=false, shifts=0 and warps=0, or data.crops=N"
-        )
+        return _turned(collection, augment, patch)
     if split == "train" and moved and holed(collection):
         raise ValueError(
             f"data.augment.warps: {augment.warps} of {collection.title}, whose missing parts would "
@@ -64,6 +62,22 @@ def open_collection(config: ConfigDict, split: str, seed: int, whole: bool = Fal
         if split == "train" and holed(collection):
             collection = _with_something_seen(collection)
     return collection
+
+
+def _turned(collection, augment, patch):
+    """Pictures of several sizes and those of their copies that need no common grid."""
+    for bad, key in ((patch.size, "mirror"), (patch.size, "turns"), (1, "shifts"), (1, "warps")):
+        value = augment[key]
+        if bad and value:
+            why = "in patches" if key in ("mirror", "turns") else "by samples of one grid"
+            raise ValueError(
+                f"data.augment.{key}: {value} of {collection.title}, which have several sizes: "
+                f"{why} no copies are made of them; allowed: {False if value is True else 0}, or "
+                "data.crops=N"
+            )
+    if augment.mirror and augment.turns:
+        raise ValueError("data.augment.mirror: True; allowed beside turns, which mirror: False")
+    return TurnedPictures(collection, augment.turns)
 
 
 def _with_something_seen(collection):

@@ -149,6 +149,7 @@ def check_angles(
                     "or the like says which column is which"
                 )
     _check_radians(names, signals, (lat, lon), where)
+    _say_swapped(names, signals, (lat, lon), where)
     every = np.concatenate([points[:, [lat, lon]] for points in signals.values()])
     (south, west), (north, east) = every.min(0), every.max(0)
     small = np.abs(every[:, 0]).max() <= np.pi / 2 and np.abs(every[:, 1]).max() <= np.pi
@@ -211,3 +212,61 @@ def _check_radians(names, signals, axes, where):
                 f"{ends[1]}, radians where others have degrees ({', '.join(others)}); allowed: "
                 "degrees in all"
             )
+
+
+def _say_swapped(names, signals, axes, where):
+    """Say which signals lie where others are with latitude and longitude exchanged, and not as
+    they are."""
+    boxes = {
+        name: np.stack([points[:, axes].min(0), points[:, axes].max(0)])
+        for name, points in signals.items()
+    }
+    usual = np.median([box.mean(0) for box in boxes.values()], 0)
+
+    def away(box):
+        return np.abs(box.mean(0) - usual).max()
+
+    turned = {name for name, box in boxes.items() if away(box[:, ::-1]) < away(box) / 4}
+    rest = [box for name, box in boxes.items() if name not in turned]
+    if not turned or not rest:
+        return
+    low, high = (end(rest, axis=(0, 1)) for end in (np.min, np.max))
+    reach = 0.5 * (high - low) + 1
+
+    def among(box):
+        return ((box >= low - reach) & (box <= high + reach)).all()
+
+    found = [name for name in turned if among(boxes[name][:, ::-1]) and not among(boxes[name])]
+    if found:
+        first = min(found)
+        lat, lon = (f"{a:.4g} to {b:.4g}" for a, b in boxes[first].T)
+        say(
+            f"{where}: {len(found)} of {len(signals)} signals ({first!r}, {names[axes[0]]} {lat}, "
+            f"{names[axes[1]]} {lon}) lie where the others do with the two exchanged; taken as "
+            "they are"
+        )
+
+
+# So many times as far from the middle as is usual there is probably another unit.
+_OTHER_UNIT = 50.0
+
+
+def say_far(names: Sequence[str], signals: Mapping[str, np.ndarray], where: str) -> list[str]:
+    """Say which signals [P, D] reach so far beyond all others that their unit is probably another:
+    the frame that holds them leaves the others little room. -> the names of their coordinates."""
+    said = []
+    for axis, label in enumerate(names):
+        middle = np.median([np.median(points[:, axis]) for points in signals.values()])
+        reach = {name: np.abs(points[:, axis] - middle).max() for name, points in signals.items()}
+        usual = float(np.median(list(reach.values())))
+        far = [name for name, one in reach.items() if one > _OTHER_UNIT * usual > 0]
+        if far:
+            said.append(label)
+            points = signals[far[0]][:, axis]
+            times = reach[far[0]] / usual
+            say(
+                f"{where}: {len(far)} of {len(signals)} signals ({far[0]!r}, {label} "
+                f"{points.min():.4g} to {points.max():.4g}) reach {times:.0f} times as far in "
+                f"{label} as is usual; in another unit? data.points.frame refuses them"
+            )
+    return said

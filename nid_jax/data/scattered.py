@@ -17,8 +17,15 @@ from nid_jax.data import tables
 from nid_jax.data.frames import Frame, Scale
 from nid_jax.data.listing import find_files
 from nid_jax.data.outliers import doubt_of_outliers
-from nid_jax.data.roles import check_angles, check_numbers, roles_of, turned_into, unit_of
-from nid_jax.data.splitting import SPLITS, configured_size, random_split
+from nid_jax.data.roles import (
+    check_angles,
+    check_numbers,
+    roles_of,
+    say_far,
+    turned_into,
+    unit_of,
+)
+from nid_jax.data.splitting import configured_size, split_of_names
 from nid_jax.data.ways import WaysCollection
 from nid_jax.errors import ArgumentError
 from nid_jax.notices import say
@@ -121,7 +128,7 @@ def open_points(config: ConfigDict, split: str, seed: int) -> PointsCollection:
     names = list(table.coordinates)
     frame = _frame(table, wanted, config.root)
     shape = configured_size(config, len(frame.axes)) or GRIDS[len(frame.axes)]
-    chosen = _split(names, config, split, seed)
+    chosen = split_of_names(names, config, split, seed)
     names = [names[index] for index in chosen]
     return PointsCollection(
         [table.coordinates[name] for name in names],
@@ -131,19 +138,6 @@ def open_points(config: ConfigDict, split: str, seed: int) -> PointsCollection:
         [name.removeprefix(f"{split}/") for name in names],
         str(config.root),
     )
-
-
-def _split(names, config, split, seed):
-    folders = {name.partition("/")[0] for name in names if "/" in name}
-    if folders and folders <= set(SPLITS) and all("/" in name for name in names):
-        chosen = [index for index, name in enumerate(names) if name.startswith(f"{split}/")]
-        if not chosen:
-            raise ValueError(f"data.root={config.root!r}: has no {split}/, only {folders.pop()}/")
-        return chosen
-    if len(names) == 1 and 0 < config.test_fraction < 1:
-        say(f"{config.root}: one signal, which is both learned from and fitted")
-        return [0]
-    return random_split(len(names), split, config.test_fraction, seed, config.root)
 
 
 # ---- files to signals ---------------------------------------------------------------------------
@@ -165,6 +159,8 @@ def _read(config) -> Table:
     moments = _since(columns, roles, config.points)
     coordinates = {name: _without_moments(own, moments, roles) for name, own in coordinates.items()}
     coordinates = check_angles(roles.coordinates, coordinates, str(root))
+    said = say_far(roles.coordinates, coordinates, str(root))
+    _say_outliers(coordinates, roles.coordinates, root, "", said)
     frame = _pairs("frame", config.points.frame, len(roles.coordinates))
     if frame is not None:
         coordinates = turned_into(frame, roles.coordinates, coordinates)
@@ -352,7 +348,6 @@ def _frame(table, wanted, where):
         axes.append(Scale(name, unit, float(low), float(high)))
     if asked is not None:
         _check_inside(table.coordinates, axes, where)
-    _say_outliers(table.coordinates, [axis.name for axis in axes], where, "")
     lows, highs = _ends(table.values.values())
     asked = _pairs("range", wanted.range, len(table.channels))
     unknown = "; an empty entry is one that was not measured"
@@ -372,10 +367,14 @@ def _frame(table, wanted, where):
     return Frame(tuple(axes), tuple(channels))
 
 
-def _say_outliers(parts, names, where, advice):
-    """What lies far from everything else, of each coordinate or channel, takes most of its span."""
+def _say_outliers(parts, names, where, advice, known=()):
+    """What lies far from everything else, of each coordinate or channel, takes most of its span.
+
+    known: names that need no word any more.
+    """
     for name, values in zip(names, np.concatenate(list(parts.values())).T, strict=True):
-        if doubt := doubt_of_outliers(values):
+        doubt = "" if name in known else doubt_of_outliers(values)
+        if doubt:
             say(f"{where}: {name}: {doubt}; taken as measured{advice}")
 
 

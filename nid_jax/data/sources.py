@@ -26,11 +26,15 @@ SOURCES = {
     "pointcloud": ("cloud_collection", "open_pointcloud"),
     "points": ("scattered", "open_points"),
     "stations": ("stations", "open_stations"),
+    "sinograms": ("sinogram_folder", "open_sinograms"),
     "celeb_a": ("tfds_source", "open_celeb_a"),
     "cifar10": ("tfds_source", "open_cifar10"),
 }
 # Those that can tell how many signals they have without preparing them.
-COUNTED = {"meshes": ("mesh_collection", "count_meshes")}
+COUNTED = {
+    "meshes": ("mesh_collection", "count_meshes"),
+    "sinograms": ("sinogram_folder", "count_sinograms"),
+}
 # Any data set of tensorflow-datasets, by its name there.
 PREFIX = "tfds:"
 # Those of signed distances, whose keys only configs of shapes have.

@@ -1,9 +1,12 @@
 """Which signals are for training and which for testing, and what the config says about size."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from ml_collections import ConfigDict
 
 from nid_jax.data.collection import ShapedCollection, SubsetCollection
+from nid_jax.notices import say
 
 SPLITS = ("train", "test")
 # Sources that draw as many signals as asked for, and how many those are where 0 are.
@@ -34,6 +37,26 @@ def random_split(count, split, fraction, seed, where):
             f"{where}: data.test_fraction={fraction} of {count} signals leaves none to {split} on"
         )
     return sorted(int(index) for index in chosen)
+
+
+def split_of_names(
+    names: Sequence[str], config: ConfigDict, split: str, seed: int
+) -> Sequence[int]:
+    """Indices of the split's own of names of signals or files below data.root.
+
+    Names all of which begin with train/ or test/ are in that split; one alone is in both, which is
+    said; others are split at random, see `random_split`. Raises ValueError naming data.root.
+    """
+    folders = {name.partition("/")[0] for name in names if "/" in name}
+    if folders and folders <= set(SPLITS) and all("/" in name for name in names):
+        chosen = [index for index, name in enumerate(names) if name.startswith(f"{split}/")]
+        if not chosen:
+            raise ValueError(f"data.root={config.root!r}: has no {split}/, only {folders.pop()}/")
+        return chosen
+    if len(names) == 1 and 0 < config.test_fraction < 1:
+        say(f"{config.root}: one signal, which is both learned from and fitted")
+        return [0]
+    return random_split(len(names), split, config.test_fraction, seed, config.root)
 
 
 def every_eighth(count, split):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from nid_jax.data import folder, sources
+from nid_jax.data.collection import holed
 from nid_jax.data.crops import crop_size
 from nid_jax.data.defaults import completed
 from nid_jax.data.splitting import MADE
@@ -25,6 +26,8 @@ class Survey(NamedTuple):
     """C, with all their colours; 0: not known."""
     dims: int = 0
     """Coordinates of signals that share no grid; 0 of others."""
+    holed: bool = False
+    """Whether parts of signals are missing."""
 
 
 def survey(config_data: ConfigDict, split: str, seed: int) -> Survey:
@@ -56,4 +59,4 @@ def survey(config_data: ConfigDict, split: str, seed: int) -> Survey:
     shape = tuple(collection.shape)
     sizes = getattr(collection, "sizes", None) or [shape[:-1]]
     common = [size for size, _ in collections.Counter(sizes).most_common()]
-    return Survey(len(collection), tuple(common), shape[-1])
+    return Survey(len(collection), tuple(common), shape[-1], holed=holed(collection))

@@ -1,13 +1,14 @@
 """Collections whose signals share no grid: what was measured of each, and what measured it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from nid_jax.coding.operators import Operator, areas
 from nid_jax.data import images
-from nid_jax.data.collection import position
+from nid_jax.data.collection import IMAGES, image_names, image_of, position
 
 
 class WaysCollection:
@@ -69,6 +70,44 @@ class WaysCollection:
 
     def way(self, index: int) -> int:
         """The number of the way that measured a signal."""
+        return self._way[position(index, len(self))]
+
+
+class TurnedPictures:
+    """Pictures of several sizes, followed by their mirror images or all of their eight symmetries.
+
+    collection: a Collection of pictures [h, w, C] with .grid(i), their sizes, each of which is
+    means over its own pixels of one on the grid of its shape. A turned picture of h x w is one of w
+    x h: of a way of its own. Names as `AugmentedCollection` has them.
+    """
+
+    def __init__(self, collection: Any, turns: bool):
+        self.collection = collection
+        self.images = range(len(IMAGES) if turns else 2)
+        self.shape, self.title = tuple(collection.shape), collection.title
+        words = image_names(len(self.images))
+        self.names = [name + word for word in words for name in collection.names]
+        grids = [collection.grid(index) for index in range(len(collection))]
+        self._grids = [
+            grid[::-1] if IMAGES[image][0] else grid for image in self.images for grid in grids
+        ]
+        sizes = sorted(set(self._grids))
+        self.ways = [areas(self.shape[:-1], size) for size in sizes]
+        self._way = [sizes.index(grid) for grid in self._grids]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Float[np.ndarray, "h w C"]:
+        image, original = divmod(position(index, len(self)), len(self.collection))
+        return np.ascontiguousarray(image_of(self.collection[original], image))
+
+    def grid(self, index: int) -> tuple[int, int]:
+        """(rows, columns) of a picture."""
+        return self._grids[position(index, len(self))]
+
+    def way(self, index: int) -> int:
+        """The number of the way that a picture is of."""
         return self._way[position(index, len(self))]
 
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from nid_jax import numerics
 from nid_jax.coding import gram
 from nid_jax.coding.canonical import Transform, canonical_transform
-from nid_jax.coding.drawing import level_of
+from nid_jax.coding.drawing import level_of, level_of_moments
 from nid_jax.coding.mixture import COUNTS, Mixture, fit_mixture
 from nid_jax.coding.prior import Coded, GaussianPrior, fit_prior
 from nid_jax.coding.problem import Problem
@@ -173,14 +173,18 @@ def _by_rounds(dictionary, measured, names, chosen, shrinkage):
     found = rounds.learned(columns, some, held_out(names), spectrum, _ROUNDS, shrinkage)
     gaussian, target = found.gaussian, np.asarray(found.target)[0]
     share = float(found.shrinkage or 0)
-    values, vectors = np.linalg.eigh(np.asarray(gaussian.covariance[0]) - share * np.diag(target))
-    return GaussianPrior.single(
+    covariance = np.asarray(gaussian.covariance[0])
+    values, vectors = np.linalg.eigh(covariance - share * np.diag(target))
+    prior = GaussianPrior.single(
         gaussian.mean[0],
         vectors * np.sqrt(np.maximum(values, 0)),
         np.maximum(share, 1e-8) * target,
         gaussian.noise,
         share,
     )
+    known = rounds.levels(columns, some, gaussian, len(names))
+    level = level_of_moments(covariance, known.mean, known.covariance, known.slope[0])
+    return prior._replace(level=level)
 
 
 def _mean_squares(dictionary, grid_shape):

@@ -16,11 +16,12 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jaxtyping import Bool, Float, Int
 
 from nid_jax.coding import expectation, gram
@@ -169,6 +170,30 @@ def learned(
     return state
 
 
+class Levels(NamedTuple):
+    """How the level of a signal, the coefficients of its constants, goes with its others.
+
+    mean [L]; covariance [L, L]; slope [K, N, Q], the regression of a block's levels on its
+    coefficients. L = K Q, blocks one after another.
+    """
+
+    mean: Float[np.ndarray, " L"]
+    covariance: Float[np.ndarray, "L L"]
+    slope: Float[np.ndarray, "K N Q"]
+
+
+def levels(columns: Columns, measured: Any, gaussian: Gaussian, count: int) -> Levels:
+    """Of the first `count` signals, of which `learned` found the Gaussian."""
+    with gram.working_precision("float64"):
+        parts = SignalsByWay(columns, measured, np.zeros(count, bool)).levels(gaussian)
+    best = np.concatenate([np.asarray(part.best).reshape(len(part.best), -1) for part in parts])
+    blocks = sum(np.asarray(part.spare) for part in parts) / count
+    covariance = np.cov(best.T, bias=True).reshape(best.shape[1], -1)
+    covariance = covariance + scipy.linalg.block_diag(*blocks)
+    slope = sum(np.asarray(part.cross) for part in parts) / count
+    return Levels(best.mean(0), covariance, slope)
+
+
 def _start(signals, spectrum, which):
     """Where rounds over some signals begin, and the least noise of theirs."""
     variances, energy = signals.variances(which)
@@ -297,17 +322,43 @@ class SignalsByWay:
                 apart += rest
         return total + self._apart(gaussian, np.array(apart, int)) if apart else total
 
+    def levels(self, gaussian: Gaussian) -> list[expectation.Levels]:
+        """Of all signals, in parts; each in its own way where it can be cut to what was seen."""
+        found, apart = [], []
+        for mine in ways.parts_of(self.ways):
+            whole = self.measured.ways[self.ways[mine[0]]].run_length is None
+            for group in (mine[kind] for kind in ways.parts_of(self.kinds[mine])):
+                many = self.counts[group[0]] * self.columns.coefficients > _PIECE_NUMBERS
+                if len(group) > 1 or many or whole:
+                    found += [
+                        expectation.levels(gaussian, self._rows_of(some))
+                        for some in self._some(group)
+                    ]
+                else:
+                    apart += group.tolist()
+        for length, some in self._by_length(np.array(apart, int)):
+            found.append(expectation.levels_apart(gaussian, self._rows_apart(some, length)))
+        return found
+
     # ---- one way, alike ---------------------------------------------------------------------
 
     def _shared(self, gaussian, which):
-        size = max(1, _BATCH_NUMBERS // self._values_of(which[0]))
         total = expectation.nothing(*gaussian.mean.shape)
-        for first in range(0, len(which), size):
-            some = which[first : first + size]
-            key, filled = ("shared", *some.tolist()), min(ways.padded_length(len(some)), size)
+        for some in self._some(which):
+            filled = min(ways.padded_length(len(some)), self._most(which))
+            key = ("shared", *some.tolist())
             rows = self._known(key, self._rows_of, some, filled)
             total = total + expectation.expected(gaussian, rows)
         return total
+
+    def _most(self, which):
+        """How many signals of one way are held at a time."""
+        return max(1, _BATCH_NUMBERS // self._values_of(which[0]))
+
+    def _some(self, which):
+        """Signals of one way, as many at a time as are held."""
+        size = self._most(which)
+        return [which[first : first + size] for first in range(0, len(which), size)]
 
     def _rows_of(self, which, filled=0):
         """`Rows` of signals measured alike, reduced, of many measurements some at a time.

@@ -12,6 +12,9 @@ from nid_jax.files import atomic_path
 from nid_jax.reporting import pictures
 from nid_jax.storage.artefacts import file_name
 
+# Of the picture of a curve, which is twice as wide.
+_CURVE_ROWS = 64
+
 
 def write_fields(
     folder: str | Path,
@@ -80,10 +83,22 @@ def draw_field(
     return path
 
 
-def shaded(values: Float[np.ndarray, "T H W C"]) -> Float[np.ndarray, "T H W 3"]:
-    """Scaled values of the first channel in colours, 0 black and 1 pale yellow, the first axis
-    upwards. Raises ValueError for other than two axes."""
-    if values.ndim != 4:
-        raise ValueError(f"fields of {values.ndim - 2} coordinates; those of 2 are drawn as frames")
-    colours = pictures.palette("heat")[pictures.to_uint8(values[:, ::-1, :, 0])]
+def shaded(values: Float[np.ndarray, "T *grid C"]) -> Float[np.ndarray, "T H W c"]:
+    """Scaled values of the first channel in colours, 0 black and 1 pale yellow, the second last
+    axis upwards, the middle along those before it; of one axis curves from 0 to 1 upwards."""
+    shown = values[..., 0]
+    while shown.ndim > 3:
+        shown = shown[:, shown.shape[1] // 2]
+    if shown.ndim == 2:
+        return np.stack([curve(one, 0.0, 1.0) for one in shown])
+    colours = pictures.palette("heat")[pictures.to_uint8(shown[:, ::-1])]
     return colours.astype(np.float32) / 255
+
+
+def curve(values: Float[np.ndarray, " N"], low: float, high: float) -> Float[np.ndarray, "H W 1"]:
+    """Values from `low` to `high` upwards as a dark line; beyond, it leaves the picture."""
+    columns = np.linspace(0, len(values) - 1, 2 * _CURVE_ROWS)
+    heights = np.interp(columns, np.arange(len(values)), values)
+    place = (high - heights) / (high - low) * (_CURVE_ROWS - 1)
+    away = np.abs(np.arange(_CURVE_ROWS)[:, None] - place)
+    return np.clip(away, 0, 1)[..., None]

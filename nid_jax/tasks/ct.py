@@ -40,14 +40,31 @@ def open_split(config: ConfigDict, split: str) -> data.Collection:
     """Slices; or sinograms, where training sees projections only or a fit is given files of them.
 
     With config.train.views above 0 training signals are sinograms of so many views, and no pixel
-    is seen. config.data.sinograms names a file to fit instead of config.data's test split.
+    is seen. config.data.sinograms names a file to fit instead of config.data's test split, and
+    config.data.name='sinograms' a folder of sinograms of several geometries to learn from and fit.
     """
     if split == "test" and config.data.sinograms:
         return _read(config)
+    if config.data.name == "sinograms":
+        if config.train.views:
+            raise ValueError(
+                f"train.views: {config.train.views}; allowed: 0 for data.name=sinograms, which "
+                "have views of their own"
+            )
+        given = data.completed(config.data)
+        options = config.operator.parallel_beam
+        with errors.named("operator.parallel_beam", only=("convention",)):
+            return data.open_sinograms(
+                given, split, config.seed, functools.partial(beam, config), options
+            )
     collection = data.open_collection(config.data, split, config.seed)
-    if split == "train" and config.train.views:
-        return Projected(collection, config)
-    return collection
+    projected = config.train.views if split == "train" else True
+    if projected and data.holed(collection):
+        raise ValueError(
+            f"data.name: {config.data.name!r} of {collection.title}, parts of which are missing, "
+            "so that no ray is known; allowed: whole slices, or data.sinograms=FILE"
+        )
+    return Projected(collection, config) if split == "train" and projected else collection
 
 
 def _read(config):
@@ -182,6 +199,8 @@ def measured(collection: Any, config: ConfigDict) -> Measured:
     """Sinograms of config.fit.num_views evenly spaced views, or those of a file."""
     if isinstance(collection, Projected):
         return learned_from(collection)
+    if hasattr(collection, "ways"):
+        return image.sampled(collection)
     if isinstance(collection, Sinograms):
         side, wanted = collection.shape[1], config.operator.parallel_beam.detectors
         if wanted not in (0, side):
@@ -219,7 +238,9 @@ def layout(collection: Any) -> dict[str, Any]:
 
 def advice(collection: Any, unexplained: float) -> str:
     """What a fit that explains little of a file of sinograms may mean; '' for simulated ones."""
-    if not (isinstance(collection, Sinograms) and unexplained > UNEXPLAINED):
+    if unexplained <= UNEXPLAINED:
+        return ""
+    if not (isinstance(collection, Sinograms) or hasattr(collection, "ways")):
         return ""
     return (
         "are they of another program (operator.parallel_beam.convention=skimage), transposed "
@@ -230,7 +251,9 @@ def advice(collection: Any, unexplained: float) -> str:
 
 
 def views_of(collection: Any, config: ConfigDict) -> int:
-    """How many views a fit is given of every signal."""
+    """How many views a fit is given of every signal; 0 where they differ."""
+    if hasattr(collection, "ways"):
+        return 0
     if isinstance(collection, Sinograms | Projected):
         return collection.shape[0]
     return config.fit.num_views

@@ -6,11 +6,12 @@ import numpy as np
 from jaxtyping import Float
 
 from nid_jax.fitting.fit import Fit
+from nid_jax.reporting import maps
 from nid_jax.reporting.panels import Marks, Panel
 from nid_jax.tasks.task import Measured
 
-# Samples of the longer side of a picture of two coordinates, at least; rows of that of a curve.
-_FINE, _ROWS = 96, 64
+# Samples of the longer side of a picture of two coordinates, at least.
+_FINE = 96
 # Of more coordinates the middle of the first ones is shown, with measurements this near to it.
 _NEAR = 0.1
 
@@ -111,12 +112,8 @@ def _curves(frame, fine, truth, given, ends):
     low, high = ends[0] - 0.05 * (ends[1] - ends[0]), ends[1] + 0.05 * (ends[1] - ends[0])
     axis, channel = frame.axes[0], frame.channels[0]
 
-    def picture(curve):
-        columns = np.linspace(0, len(curve) - 1, 2 * _ROWS)
-        heights = np.interp(columns, np.arange(len(curve)), curve[:, 0])
-        place = (high - heights) / (high - low) * (_ROWS - 1)
-        away = np.abs(np.arange(_ROWS)[:, None] - place)
-        return np.clip(away, 0, 1)[..., None]
+    def picture(values):
+        return maps.curve(values[:, 0], low, high)
 
     marks = []
     for points, values, held in given:

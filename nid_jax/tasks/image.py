@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from nid_jax import data, metrics
 from nid_jax.coding import grid_operator, operators
 from nid_jax.metrics import perceptual
+from nid_jax.notices import say
 from nid_jax.reporting.panels import Panel
 from nid_jax.tasks import showing
 from nid_jax.tasks.task import Extras, Measured, Task
@@ -31,6 +32,7 @@ def build(config: ConfigDict) -> Task:
         name=config.task,
         open=lambda split: opened(config, split, weights),
         batches=lambda collection: batches(collection, config),
+        order=lambda collection: batches(collection, config, ids_only=True),
         learned_from=sampled,
         measure=lambda collection: measured(collection, config),
         objective=losses.Objective.from_config(config.loss),
@@ -56,6 +58,11 @@ def opened(
             "what was measured; allowed here: folder and others"
         )
     collection = data.open_collection(config.data, split, config.seed)
+    if split != "train" and data.holed(collection) and config.fit.solver != "gaussian":
+        say(
+            f"{collection.title}: parts of the signals to fit are missing, which fit.solver="
+            f"{config.fit.solver} knows nothing of; fit.solver=gaussian fills them"
+        )
     if weights is not None:
         found = layout(collection)
         for grid in found.get("grids", [found.get("grid")]):
@@ -64,14 +71,15 @@ def opened(
     return collection
 
 
-def batches(collection: data.Collection, config: ConfigDict) -> Any:
-    """Shuffled batches of config.train.batch_size training signals."""
+def batches(collection: data.Collection, config: ConfigDict, ids_only: bool = False) -> Any:
+    """Shuffled batches of config.train.batch_size training signals, or their numbers alone."""
     return data.batches(
         collection,
         config.train.batch_size,
         config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        ids_only=ids_only,
     )
 
 
@@ -91,6 +99,11 @@ def sampled(collection: data.Collection) -> Measured:
         one = np.ones(collection[index].size // channels) if one is None else one.reshape(-1)
         return one.astype(np.float32)
 
+    def truth(index):
+        """Of a signal on a grid, itself where all of it is known."""
+        known = seen is None or seen(index) is None or seen(index).all()
+        return collection[index] if known else None
+
     return Measured(
         ways if len(ways) else (operators.sample(grid_shape),),
         grid_shape,
@@ -98,7 +111,7 @@ def sampled(collection: data.Collection) -> Measured:
         values=lambda index: collection[index].reshape(-1, channels),
         way=collection.way if len(ways) else None,
         weights=weights if seen else None,
-        truth=getattr(collection, "truth", None if len(ways) else collection.__getitem__),
+        truth=getattr(collection, "truth", None if len(ways) else truth),
         whole=not (seen or len(ways)),
     )
 

@@ -41,6 +41,11 @@ def open_split(config: ConfigDict, split: str) -> data.Collection:
     if split == "train" or config.data.name == "corrupted":
         return data.open_collection(config.data, split, config.seed)
     clean = data.open_collection(config.data, split, config.seed, whole=True)
+    if data.holed(clean):
+        raise ValueError(
+            f"data.name: {config.data.name!r} of {clean.title}, parts of which are missing "
+            "already; allowed: data.name=corrupted, which takes NaN of an .npy for holes"
+        )
     corrupted = data.CorruptedCollection(clean, config.data.corrupt, config.seed)
     patch = data.completed(config.data).patch
     if getattr(clean, "mixed", False) and not patch.size:

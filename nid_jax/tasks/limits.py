@@ -56,6 +56,7 @@ def settled(
     for survey, split in ((there.learned, "train"), (there.held_out, config.fit.split)):
         if survey is not None:
             _fit_signals(limits, survey, split)
+            _fit_holes(limits, survey, split)
     sizes = [survey for survey in (there.learned, there.held_out) if survey is not None]
     shapes = _fit_shapes(limits, sizes[0]) if sizes else ()
     copies = pieces = None
@@ -145,6 +146,18 @@ def _fit_signals(limits, survey, split):
     limits.most(f"data.num_{split}", survey.count, f"the signals to {split} on")
 
 
+def _fit_holes(limits, survey, split):
+    """What is missing is not moved about, and filled by what the prior knows."""
+    if not survey.holed:
+        return
+    key, solver = "data.augment.warps", "fit.solver"
+    if split == "train" and limits.get(key) and key not in limits.typed:
+        limits.give_way(key, 0)
+    known = limits.get("prior.num_signals") and limits.get(solver) == "ridge"
+    if split != "train" and known and solver not in limits.typed:
+        limits.give_way(solver, "gaussian")
+
+
 def _chosen(config, survey, split):
     """Signals of a split after data.num_train or data.num_test."""
     return min(data.wanted(data.completed(config.data), split) or survey.count, survey.count)
@@ -175,11 +188,15 @@ def _fit_shapes(limits, survey):
     elif limits.get("data.patch.size") and "data.size" not in limits.typed:
         if wanted:
             limits.give_way("data.size", ())
+        for key, off in (("mirror", False), ("turns", False), ("shifts", 0), ("warps", 0)):
+            key = f"data.augment.{key}"
+            if limits.get(key) and key not in limits.typed:
+                limits.give_way(key, off)
         return survey.sizes
     elif not wanted and _keeps_sizes(limits, survey.sizes):
-        for key, off in (("mirror", False), ("turns", False), ("shifts", 0), ("warps", 0)):
-            if limits.get(f"data.augment.{key}"):
-                limits.give_way(f"data.augment.{key}", off)
+        for key in ("data.augment.shifts", "data.augment.warps"):
+            if limits.get(key):
+                limits.give_way(key, 0)
         return survey.sizes
     elif not {"data.size", "data.resize"} & limits.typed:
         limits.give_way("data.resize", True)
@@ -193,7 +210,8 @@ def _fit_shapes(limits, survey):
 def _keeps_sizes(limits, sizes):
     """Whether pictures of several sizes are learned from as they are, each measured in its way."""
     config = limits.config
-    copied = {key for key in limits.typed if key.startswith("data.augment.")}
+    # Copies of one grid.
+    copied = {"data.augment.shifts", "data.augment.warps"} & limits.typed
     solved = config.task == "image" and config.train.codes == "varpro"
     solved = solved and config.router.kind == "none" and config.operator.kind == "sample"
     small = math.prod(map(max, zip(*sizes, strict=True))) <= _MOST_SAMPLES
@@ -217,13 +235,14 @@ def _fit_grid(limits, shapes):
 
 
 def _fit_turns(limits, shapes):
-    """Signals that are not square have two of its symmetries at least; those of several sizes,
-    which are cut to patches, are not copied."""
+    """Signals that are not square have two of its symmetries at least; those of several sizes that
+    are cut to patches are not copied."""
     square = all(len(shape) == 2 and shape[0] == shape[1] for shape in shapes)
     square = square and len(shapes) == 1
     if limits.get("data.augment.turns") and not square and "data.augment.turns" not in limits.typed:
         limits.give_way("data.augment.turns", False)
-        if len(shapes) == 1 and "data.augment.mirror" not in limits.typed:
+        patched = bool(limits.get("data.patch.size"))
+        if (len(shapes) == 1 or not patched) and "data.augment.mirror" not in limits.typed:
             limits.give_way("data.augment.mirror", True)
 
 

@@ -116,6 +116,9 @@ class Task:
     and the axis 'up'."""
     metrics: Callable
     """(reconstruction, truth, both whole signals, Measured) -> {name: values per signal}."""
+    order: Callable[[Any], Any] | None = None
+    """Collection -> the same iterator of 'ids' alone, where batches are signals of the collection
+    as they are; None: they are drawn or made otherwise."""
     ranked_by: str = "psnr"
     """The metric, of `metrics`, whose highest value makes a checkpoint the best."""
     scores: Sequence[Score] = ()

@@ -10,7 +10,7 @@ from nid_jax.coding.checks import MOST_SEED
 from nid_jax.coding.operators import Operator
 from nid_jax.fitting.checks import check_experts
 from nid_jax.reporting import tables
-from nid_jax.training import heads
+from nid_jax.training import feeding, heads
 from nid_jax.training.components import MOST_COEFFICIENTS
 from nid_jax.training.optimisers import OPTIMISERS
 from nid_jax.training.strategies import CODES, build_strategy
@@ -50,6 +50,9 @@ def check(config: ConfigDict) -> None:
             f"train.optimizer.name: 'none' moves nothing in train.steps={config.train.steps}; "
             f"allowed: {', '.join(OPTIMISERS[:-1])}, or train.steps=0"
         )
+    if config.train.scan not in feeding.SCANS:
+        allowed = ", ".join(feeding.SCANS)
+        raise ValueError(f"train.scan: {config.train.scan!r}; allowed: {allowed}")
     check_prior(config.prior)
     dictionary = config.dictionary
     if dictionary.get("skip") and (dictionary.kind != "shared" or dictionary.num_layers == 1):
@@ -214,8 +217,11 @@ def _of_rounds(config, typed):
     by_rounds = config.dictionary.heads == "components"
     whole = by_rounds and components.shrinkage >= 1
     yield whole, "dictionary.components.shrinkage", components.shrinkage, "below 1"
+    squares = by_rounds and components.errors == "log"
+    yield squares, "dictionary.components.errors", components.errors, "square, ''"
     if not prior.num_signals:
         return
+    yield prior.components > 1, "prior.components", prior.components, "0, 1"
     yield prior.shrinkage >= 1, "prior.shrinkage", prior.shrinkage, "below 1"
     # The Gaussian that gave the heads is the prior.
     given = by_rounds and not config.train.steps and "prior.shrinkage" in typed

@@ -41,9 +41,9 @@ def check(config: ConfigDict) -> None:
     if dictionary.heads == "waves" and not config.router.top_k:
         raise ValueError("router.top_k: 0 is dense; dictionary.heads=waves needs 1 or more")
     wanted = dictionary.components
-    if wanted.errors not in ERRORS:
+    if wanted.errors not in ("", *ERRORS):
         raise ValueError(
-            f"dictionary.components.errors: {wanted.errors!r}; allowed: {', '.join(ERRORS)}"
+            f"dictionary.components.errors: {wanted.errors!r}; allowed: {', '.join(ERRORS)}, or ''"
         )
     if not (isinstance(wanted.rounds, int) and wanted.rounds >= 1):
         raise ValueError(f"dictionary.components.rounds: {wanted.rounds}; allowed: 1 or more")
@@ -86,18 +86,18 @@ def find(
     if not measured.alike:
         return _by_rounds(dictionary, measured, collection, config, path, go_on)
     wanted = config.dictionary.components
-    size = dictionary.num_features * dictionary.channels
+    size, errors = dictionary.num_features * dictionary.channels, wanted.errors or ERRORS[0]
     if size > MOST_COEFFICIENTS:
         # The signals themselves are read, not what was measured of them.
         seen = (*measured.grid_shape, measured.channels)
         if measured.operator.run_length != 1 or tuple(collection.shape) != seen:
             allowed = f"'drawn' for {size} features x channels where no samples are measured"
             raise ArgumentError("heads", "components", allowed)
-        found = lattice_heads(dictionary, collection, wanted.errors, max(wanted.shrinkage, 0.0))
+        found = lattice_heads(dictionary, collection, errors, max(wanted.shrinkage, 0.0))
     else:
         shrinkage = None if wanted.shrinkage < 0 else wanted.shrinkage
         names = collection.names
-        found = component_heads(dictionary, measured, names, wanted.errors, shrinkage)
+        found = component_heads(dictionary, measured, names, errors, shrinkage)
     return FoundHeads(put_heads(dictionary, found), found.coded)
 
 

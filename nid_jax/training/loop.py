@@ -16,7 +16,7 @@ from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
-from nid_jax import devices, errors, notices, sharding
+from nid_jax import data, devices, errors, notices, sharding
 from nid_jax.coding.operators import Operator
 from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.data.loading import endless
@@ -38,7 +38,7 @@ from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training import checks, heads
+from nid_jax.training import checks, feeding, heads
 from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
@@ -49,8 +49,11 @@ from nid_jax.training.steps import (
     Recipe,
     Terms,
     TrainState,
+    Window,
     chunks_per_batch,
+    last_batch,
     train_step,
+    train_steps,
 )
 from nid_jax.training.strategies import build_strategy
 
@@ -91,6 +94,9 @@ class Task(Protocol):
     def batches(self) -> Callable[[Any], Any]: ...
 
     @property
+    def order(self) -> Callable[[Any], Any] | None: ...
+
+    @property
     def learned_from(self) -> Callable[[Any], Any]: ...
 
     @property
@@ -120,6 +126,9 @@ class Trainer:
         measured = task.learned_from(collection)
         checks.check_alike(config, measured, collection.names, typed)
         self.measured, self.count = measured, len(collection)
+        self.batchwise = "no step is taken"
+        if config.train.steps:
+            self.batchwise = feeding.obstacle(config, task, measured, collection, self.mesh.size)
         self.batches, per_epoch = self._batches(task, collection)
         self.operator = None if len(measured.ways) > 1 else measured.operator
         self.signal_shape = (*measured.grid_shape, measured.channels)
@@ -134,6 +143,8 @@ class Trainer:
         self.warmup_steps = warmup * self.per_batch * per_epoch
         self.optimizer = build_optimiser(config.train.optimizer, max(self.steps, 1))
         self._build(collection)
+        held = None if self.batchwise else data.to_array(collection)
+        self.feeder = feeding.Feeder(self.batches, held, self.mesh, self.per_batch, config.train)
         self.clock = Chronometer()
         self.compiled: dict[Any, jax.stages.Compiled] = {}
         self.compiled_bytes = 0
@@ -144,7 +155,8 @@ class Trainer:
         are an epoch)."""
         size = self.config.train.batch_size
         if self.measured.alike:
-            return task.batches(collection), max(self.count // size, 1)
+            read = task.order if task.order is not None and not self.batchwise else task.batches
+            return read(collection), max(self.count // size, 1)
         processes = jax.process_index(), jax.process_count()
         source = WayBatches(self.measured, self.count, size, self.config.seed, processes)
         return endless(source, 0), sum(source.per_epoch)
@@ -185,13 +197,9 @@ class Trainer:
         """Whether a step begins a batch: all chunks of one are seen before the next is read."""
         return step % self.per_batch == 0
 
-    def next_batch(self) -> Batch:
-        """The next batch, laid out over the devices."""
-        return sharding.place_batch(next(self.batches), self.mesh)
-
-    def step_for(self, step: int, batch: Batch) -> jax.stages.Compiled:
-        """The compiled step: dense during warm-up, sparse after it. Compiled on first use,
-        of batches of several shapes for each of them."""
+    def step_for(self, step: int, batch: Batch | Window) -> jax.stages.Compiled:
+        """The compiled step, or steps of a window: dense during warm-up, sparse after it. Compiled
+        on first use, of batches of several shapes for each of them."""
         dense = step < self.warmup_steps
         shapes = jax.tree.map(jnp.shape, batch)
         kind = (dense, jax.tree.structure(batch), tuple(jax.tree.leaves(shapes)))
@@ -208,14 +216,15 @@ class Trainer:
             )
             # Bound, not an argument: what is fixed of features and points is computed only once,
             # by the compiler.
-            function = functools.partial(train_step, recipe, given=self.given)
+            steps = train_steps if isinstance(batch, Window) else train_step
+            function = functools.partial(steps, recipe, given=self.given)
             with self.clock.pause("compile"):
                 jitted = jax.jit(function, donate_argnums=0, out_shardings=(self.layout, None))
                 program = jitted.lower(self.state, batch).compile()
             held = devices.peak_memory_bytes()
             # Beside what this process has already, the signals among it, where that is the same.
-            beside = 0 if "device" in held else held["host"]
-            needed = devices.compiled_bytes(program) + beside
+            beside = 0 if "device" in held else held["host"] - self.feeder.held_bytes
+            needed = devices.compiled_bytes(program) + max(0, beside)
             checks.check_memory(needed, devices.memory_bytes(), self.config)
             self.compiled[kind] = program
             self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
@@ -268,8 +277,9 @@ class Trainer:
             self._put(model)
         return f"router      {words}; {self.clock.seconds('router') - before:.1f} s"
 
-    def reseed(self, batch: Batch) -> int:
-        """Give dead experts the worst-explained signals of a batch. -> how many there were."""
+    def reseed(self, fed: Batch | Window) -> int:
+        """Give dead experts the worst of the last batch. -> how many there were."""
+        batch = last_batch(fed) if isinstance(fed, Window) else fed
         share, seed = self.config.train.dead_below, self.config.seed
         params, usage, count = reseed(self.graphdef, self.state, batch, self.given, share, seed)
         self.state = jax.device_put(
@@ -399,7 +409,8 @@ def _announce(trainer: Trainer, workdir: Workdir, progress: Progress, notes: Seq
     path = workdir.config if workdir.kept else ""
     lines = announcing.device_summary(trainer.mesh, trainer.parameters, config_path=path)
     beyond = _beyond_span(trainer.model().dictionary, bool(trainer.config.router.top_k))
-    for line in [*lines, *notes, *beyond]:
+    fed = [trainer.feeder.words(trainer.batchwise)] if trainer.steps else []
+    for line in [*lines, *fed, *notes, *beyond]:
         progress.message(line)
     headers = ("parameter", "kind", "shape", "numbers")
     logging.info("%s", tables.table(parameter_overview(trainer.model()), headers))
@@ -442,26 +453,25 @@ class _Loop:
         if not trainer.steps and self.saved.latest_step() is None:
             self._save(step, self._evaluated(step))
         while step < trainer.steps:
-            if trainer.at_boundary(step):
-                if self.preemption.requested:
-                    break
-                batch = trainer.next_batch()
-            compiled = trainer.step_for(step, batch)
+            if trainer.at_boundary(step) and self.preemption.requested:
+                break
+            count = self._count(step)
+            fed = trainer.feeder.feed(step, count)
+            program = trainer.step_for(step, fed)
             if step == start:
                 self._tell_memory()
-            trainer.state, terms = compiled(trainer.state, batch)
-            trainer.clock.advance(1, config.batch_size)
-            pending.append(terms)
-            step += 1
+            trainer.state, terms = trainer.feeder.take(program, trainer.state, fed, count)
+            pending.append((terms, count))
+            trainer.clock.advance(count, count * config.batch_size)
+            step += count
             last = step >= trainer.steps
             if _due(step, config.reseed_every) and not last:
-                self.writer.scalars(step, {"reseeded_experts": trainer.reseed(batch)})
+                self.writer.scalars(step, {"reseeded_experts": trainer.reseed(fed)})
             if _due(step, config.log_every) or last:
                 self._log(step, pending)
                 pending = []
             metrics = self._evaluated(step) if _due(step, config.eval_every) or last else {}
-            due = _due_within(step, config.checkpoint_every, trainer.per_batch)
-            if (due and trainer.at_boundary(step)) or last:
+            if self._saves(step) or last:
                 self._save(step, metrics)
         if start < step < trainer.steps:
             self._save(step, {})
@@ -470,14 +480,34 @@ class _Loop:
         jax.block_until_ready(trainer.state)
         return step
 
+    def _count(self, step: int) -> int:
+        """Steps from `step` on that one program takes: until something else is to be done."""
+        trainer = self.trainer
+        end = min(step + trainer.feeder.most(step), trainer.steps)
+        return next((at for at in range(step + 1, end) if self._halts(at)), end) - step
+
+    def _halts(self, step: int) -> bool:
+        """Whether anything but the next step follows on `step`."""
+        config, trainer = self.trainer.config.train, self.trainer
+        every = (config.reseed_every, config.log_every, config.eval_every)
+        asked = self.preemption.requested and trainer.at_boundary(step)
+        due = any(_due(step, number) for number in every) or self._saves(step)
+        return due or asked or step == trainer.warmup_steps
+
+    def _saves(self, step: int) -> bool:
+        """Whether a checkpoint is due: at the end of a batch."""
+        per_batch = self.trainer.per_batch
+        due = _due_within(step, self.trainer.config.train.checkpoint_every, per_batch)
+        return due and self.trainer.at_boundary(step)
+
     def _tell_memory(self) -> None:
         if self.trainer.compiled_bytes:
             memory = tables.format_bytes(self.trainer.compiled_bytes)
             self.progress.message(f"memory      about {memory} at the peak of a step")
 
-    def _log(self, step: int, pending: list[Terms]) -> None:
+    def _log(self, step: int, pending: list[tuple[Terms, int]]) -> None:
         """Write the means of the terms since the last log; the only wait for the device."""
-        clock, values = self.trainer.clock, _mean_of(pending)
+        clock, values = self.trainer.clock, feeding.mean_of(pending)
         self._check_finite()
         rate = clock.signals_per_second()
         self.writer.scalars(step, {**values, "signals_per_second": rate})
@@ -536,11 +566,6 @@ def _due(step: int, every: int) -> bool:
 def _due_within(step: int, every: int, width: int) -> bool:
     """Whether a multiple of `every` lies in (step - width, step]."""
     return every > 0 and step // every > (step - width) // every
-
-
-def _mean_of(pending: list[Terms]) -> dict[str, float]:
-    fetched = jax.device_get(pending)
-    return {name: float(np.mean([terms[name] for terms in fetched])) for name in fetched[0]}
 
 
 def _summary(trainer: Trainer, step: int) -> dict[str, Any]:

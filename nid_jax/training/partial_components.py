@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from nid_jax import numerics
 from nid_jax.coding import expectation, gram, operators
+from nid_jax.coding.drawing import level_of_moments
 from nid_jax.coding.expectation import Gaussian
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.data.originals import held_out
@@ -80,7 +81,8 @@ def partial_heads(
     )
     if found.round < rounds.SPECTRUM_ROUNDS + num_rounds:
         return None
-    kernel, bias, prior = columns.heads(found, dictionary.num_experts)
+    levels = rounds.levels(columns, measured, found.gaussian, len(names))
+    kernel, bias, prior = columns.heads(found, levels, dictionary.num_experts)
     how = f"{ways.in_words(measured, len(names))}; {num_rounds} rounds after "
     how += f"{rounds.SPECTRUM_ROUNDS} of variances alone, deviation of noise "
     how += f"{float(np.sqrt(found.gaussian.noise)):.2g}"
@@ -133,7 +135,7 @@ class FeatureColumns:
         return measurements @ self.colours
 
     def heads(
-        self, state: rounds.State, experts: int
+        self, state: rounds.State, levels: rounds.Levels, experts: int
     ) -> tuple[Float[np.ndarray, "F C E"], Float[np.ndarray, "E C"], GaussianPrior]:
         """Kernel, bias and prior of the leading directions of the Gaussian, and of its mean."""
         found = _leading(state.gaussian, self.span.axes.astype(np.float64), experts)
@@ -148,7 +150,14 @@ class FeatureColumns:
             float(state.gaussian.noise) + found.left / count / self.channels,
             share,
         )
-        return kernel, bias, _filled(prior, experts)
+        # Codes are uncorrelated, so that each has a regression of its own.
+        covariances = np.asarray(state.gaussian.covariance, np.float64)
+        products = np.einsum("knm,km->nk", covariances, levels.slope[..., 0])
+        slope = np.einsum("nke,nk->ek", found.basis, products) / np.sqrt(count)
+        slope = slope / variance[:, None] @ self.colours.T
+        spread = self.colours @ levels.covariance @ self.colours.T
+        level = level_of_moments(np.diag(variance), self.colours @ levels.mean, spread, slope)
+        return kernel, bias, _filled(prior._replace(level=level), experts)
 
 
 class _Leading(NamedTuple):
@@ -213,7 +222,9 @@ def _filled(prior, experts):
     """The prior of a dictionary of more experts than directions were found: those have none."""
     more = experts - len(prior.mean)
     least = jnp.full(more, _LEAST_VARIANCE * prior.diagonal.mean())
+    slope = np.pad(prior.level.slope, ((0, more), (0, 0)))
     return prior._replace(
+        level=prior.level._replace(slope=slope),
         mean=jnp.pad(prior.mean, (0, more)),
         factor=jnp.pad(prior.factor, ((0, more), (0, 0))),
         diagonal=jnp.concatenate([prior.diagonal, least]),

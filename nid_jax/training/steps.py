@@ -29,6 +29,22 @@ all of the batch, or 'operators', one for each, see `batches`."""
 Terms = dict[str, Float[Array, ""]]
 
 
+class Window(NamedTuple):
+    """Batches of several steps, of signals that lie on the device."""
+
+    signals: Float[Array, "S *grid C"]
+    """Of the whole collection."""
+    ids: Int[Array, "N B"]
+    """Numbers of each step's signals; rows after the first `number` are not read."""
+    number: Int[Array, ""]
+    """Steps to take."""
+
+    def batch(self, at: int | Int[Array, ""]) -> Batch:
+        """That of a step of the window."""
+        ids = jax.lax.dynamic_index_in_dim(self.ids, at, keepdims=False)
+        return {"ids": ids, "signals": self.signals[ids]}
+
+
 @dataclasses.dataclass
 class TrainState:
     """All that a step changes."""
@@ -118,6 +134,34 @@ def train_step(
     new = _moved(recipe.optimizer, state, good, params, gradients, used)
     dead = (new.usage < recipe.dead_below * new.usage.mean()).sum()
     return new, {**terms, "gradient_norm": norm, "dead_experts": dead.astype(jnp.float32)}
+
+
+def train_steps(
+    recipe: Recipe, state: TrainState, window: Window, given: Given
+) -> tuple[TrainState, Terms]:
+    """The steps of a window, each as `train_step` takes it. -> terms [N], 0 after the last step.
+
+    Their number is data, not shape: one program takes any, so that what a step gives does not
+    depend on where a run was cut.
+    """
+
+    def one(at, carry):
+        state, terms = carry
+        state, found = train_step(recipe, state, window.batch(at), given)
+        return state, jax.tree.map(lambda all_, value: all_.at[at].set(value), terms, found)
+
+    def first(state):
+        return train_step(recipe, state, window.batch(0), given)[1]
+
+    shapes = jax.eval_shape(first, state)
+    terms = jax.tree.map(lambda leaf: jnp.zeros(len(window.ids), leaf.dtype), shapes)
+    return jax.lax.fori_loop(0, window.number, one, (state, terms))
+
+
+@jax.jit
+def last_batch(window: Window) -> Batch:
+    """The batch of a window's last step."""
+    return window.batch(window.number - 1)
 
 
 def _loss(

@@ -8,6 +8,7 @@ from scipy.io import savemat
 
 from nid_jax.data import open_collection, to_array
 from nid_jax.notices import Notice
+from nid_jax.tasks import image
 
 
 def opened(config, split="train"):
@@ -61,8 +62,8 @@ def test_array_gray_and_resize(tmp_path, data_config):
             np.full((2, 3, 3), 1.25),
             r"x\.npy: values from 1\.25 to 1\.25 .*data\.range=\(low, high\)",
         ),
-        (np.array([[[0.0, np.nan]]] * 2), r"x\.npy: 2 of 4 values are NaN or infinite"),
-        (np.array([[[0.0, np.inf]]] * 2), r"x\.npy: 2 of 4 values are NaN or infinite"),
+        (np.array([[[0.0, np.nan]], [[np.nan] * 2]]), r"x\.npy: signal 1 has no value at all"),
+        (np.array([[[0.0, np.inf]]] * 2), r"x\.npy: signal 0 holds infinity; allowed: finite"),
         (np.full((2, 3, 3), -7), r"x\.npy: values from -7 to -7 of type int64.*data\.range="),
         (np.zeros(6), r"x\.npy: an array of shape \[6\]; expected pictures \[S, H, W\] or"),
         (
@@ -78,6 +79,51 @@ def test_bad_arrays_are_named(tmp_path, data_config, values, message):
     np.save(tmp_path / "x.npy", values, allow_pickle=True)
     with pytest.raises(ValueError, match=message):
         open_collection(data_config(name="array", root=tmp_path / "x.npy"), "train", 0)
+
+
+def test_nan_is_what_was_not_measured(tmp_path, data_config):
+    draw = np.random.default_rng()
+    values = draw.uniform(size=(8, 5, 6, 3)).astype(np.float32)
+    given, missing = values.copy(), draw.uniform(size=(8, 5, 6)) < 0.3
+    missing[:, 0, 0], missing[:, 0, 1] = False, True
+    # One channel is enough.
+    given[missing, draw.integers(3)] = np.nan
+    np.save(tmp_path / "x.npy", given)
+    for gray in (False, True):
+        config = data_config(name="array", root=tmp_path / "x.npy", gray=gray)
+        said = f"{missing.mean():.1%} of the samples are NaN, in 8 of 8 signals; taken as not"
+        with pytest.warns(Notice, match=said):
+            parts = [open_collection(config, split, 0) for split in ("train", "test")]
+        assert [len(part) for part in parts] == [6, 2]
+        for part in parts:
+            for index, name in enumerate(part.names):
+                number = int(name[-5:])
+                np.testing.assert_array_equal(part.seen(index), ~missing[number])
+                found = part[index][~missing[number]]
+                wanted = values[number][~missing[number]]
+                weights = [[0.299], [0.587], [0.114]]
+                np.testing.assert_allclose(found, wanted @ weights if gray else wanted, rtol=1e-5)
+                assert not part[index][missing[number]].any()
+    with pytest.raises(ValueError, match=r"data\.size=\(3, 3\).*missing values, which resizing"):
+        open_collection(
+            data_config(name="array", root=config.root, size=3, resize=True), "train", 0
+        )
+    with pytest.raises(ValueError, match="of its frames are NaN; allowed: whole frames"):
+        open_collection(data_config(name="array", root=config.root, layout="THWC"), "train", 0)
+
+
+def test_what_is_missing_has_no_truth(tmp_path, data_config):
+    values = np.random.default_rng(0).uniform(size=(8, 5, 6))
+    values[::2, 2, 3] = np.nan
+    np.save(tmp_path / "x.npy", values)
+    with pytest.warns(Notice, match="0.* of the samples are NaN, in 4 of 8"):
+        part = open_collection(data_config(name="array", root=tmp_path / "x.npy"), "train", 0)
+    measured = image.sampled(part)
+    for index, name in enumerate(part.names):
+        known = int(name[-5:]) % 2 == 1
+        assert measured.weights(index).sum() == 30 - (not known)
+        assert (measured.truth(index) is not None) == known
+    assert measured.truths(len(part)) is None
 
 
 def test_bad_array_files(tmp_path, data_config):

@@ -256,6 +256,51 @@ def test_gaps_duplicates_and_single_points_are_said(tmp_path):
     assert sorted(set(counts)) == [1, 4, 5] or sorted(set(counts)) == [4, 5]
 
 
+def test_latitude_and_longitude_exchanged_are_said(tmp_path):
+    table = geographic((46, 48), (6, 10))
+    assert not any(
+        "exchanged" in line for line in opened(config_of(write(tmp_path / "a.csv", table)))[1]
+    )
+    own = table["signal"] == 3
+    lat, lon = table["lat"], table["lon"]
+    table["lat"], table["lon"] = np.where(own, lon, lat), np.where(own, lat, lon)
+    _, said = opened(config_of(write(tmp_path / "b.csv", table)))
+    words = "1 of 8 signals ('3', lat "
+    assert sum(words in line and "with the two exchanged" in line for line in said) == 1
+
+
+def test_a_signal_in_another_unit_is_said(tmp_path):
+    table = table_of()
+    _, said = opened(config_of(write(tmp_path / "a.csv", table)))
+    assert not any("another unit" in line for line in said)
+    table["x"] = np.where(table["signal"] == 2, 1000.0, 1.0) * table["x"]
+    _, said = opened(config_of(write(tmp_path / "b.csv", table)))
+    (line,) = (line for line in said if "another unit" in line)
+    assert "1 of 8 signals ('2', x " in line
+    # Degrees beside metres are no degrees.
+    table = geographic((46, 48), (6, 10))
+    table["lat"] = np.where(table["signal"] == 2, 5.1e6, table["lat"])
+    root = write(tmp_path / "c.csv", table)
+    with pytest.raises(
+        ValueError, match=r"signal '2' has lat 5.1e\+06; allowed: -90 to 90 degrees"
+    ):
+        scattered.open_points(config_of(root), "train", 0)
+
+
+@pytest.mark.slow
+def test_a_signal_of_a_million_points(tmp_path):
+    draw = np.random.default_rng(0)
+    counts = [1_000_000, 1, 20]
+    table = {"signal": np.repeat(np.arange(3), counts)}
+    for name in ("x", "y", "value"):
+        table[name] = draw.uniform(size=sum(counts))
+    config = config_of(write(tmp_path / "a.npz", table))
+    config.test_fraction = 0.0
+    found, said = opened(config)
+    assert [len(found[index]) for index in range(3)] == counts
+    assert any("1 of 3 signals have 1 point ('1')" in line for line in said)
+
+
 def test_stations_that_stay_share_a_way():
     points = RNG.uniform(0, 1, (5, 2))
     frame = frames.Frame(

@@ -148,7 +148,16 @@ def test_gridless(tmp_path, smoke):
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert len(found["results"]) == 24
     assert all(np.isfinite([row["psnr"], row["few"]]).all() for row in found["results"])
-    assert {"one grid", "1 ways", "4 ways"} == set(found["seconds_by_ways"])
+    rows = json.loads((tmp_path / "growth.json").read_text())["rows"]
+    assert {(row["kind"], row["ways"]) for row in rows} == {
+        (kind, ways) for kind in ("rounds", "steps") for ways in (0, 1, 16)
+    }
+    for row in rows:
+        assert 0 < row["compile_seconds"] < row["seconds"]
+        assert 0 < row["base_bytes"] <= row["peak_bytes"]
+        assert row["per_second"] is None or row["per_second"] > 0
+    assert (tmp_path / "growth.md").read_text().count("|") > 40
+    assert (tmp_path / "growth.png").is_file()
     sensed = {row["method"]: row for row in found["results"] if row["each"] is not None}
     assert set(sensed) == {
         "NID, each day's own stations",
@@ -159,3 +168,18 @@ def test_gridless(tmp_path, smoke):
     }
     ours = sensed["NID, each day's own stations"]
     assert ours["psnr"] > max(row["psnr"] for name, row in sensed.items() if "PCA" in name)
+
+
+@pytest.mark.slow
+def test_feeding(tmp_path, smoke):
+    smoke("feeding", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"table.md", "metrics.json"}
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert [row["source"] for row in found["reading"]] == [
+        *("PNG files", "tfds, array_record", "memory-mapped .npy", "array in memory")
+    ]
+    assert all(row["rate"] > 0 for row in found["reading"])
+    assert found["step_seconds"]["least"] > 0
+    (training,) = found["steps"]
+    for key in ("off", "on", "ratio"):
+        assert 0 < training[key]["least"] <= training[key]["median"] <= training[key]["most"]

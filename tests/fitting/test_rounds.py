@@ -191,6 +191,47 @@ def test_gaussians_come_near_the_truth_from_scattered_points():
     np.testing.assert_allclose(found.noise, 0.02**2, rtol=0.2)
 
 
+def joint_posterior(measured, gaussian, index, channel):
+    """Mean and covariance of (coefficients, level) of one signal and channel, by precisions."""
+    operator = measured.ways[measured.way_of(index)]
+    design, constants = (np.asarray(part, np.float64) for part in Powers().rows(operator))
+    rows, values = np.concatenate([design, constants], 1), measured.values(index)[:, channel]
+    if measured.weights is not None:
+        kept = measured.weights(index) > 0
+        rows, values = rows[kept], values[kept]
+    precision = rows.T @ rows / gaussian.noise
+    inverse = np.linalg.inv(gaussian.covariance[channel])
+    precision[:MOST, :MOST] += inverse
+    right = rows.T @ values.astype(np.float64) / gaussian.noise
+    right[:MOST] += inverse @ gaussian.mean[channel]
+    covariance = np.linalg.inv(precision)
+    return covariance @ right, covariance
+
+
+@pytest.mark.parametrize("kind", ["alike", "masks", pytest.param("all", marks=pytest.mark.slow)])
+def test_levels_go_with_coefficients_as_their_joint_posteriors_say(kind):
+    draw = np.random.default_rng()
+    measured = signals_of(draw, kind)
+    roots = draw.normal(size=(CHANNELS, MOST, MOST))
+    covariance = roots @ roots.swapaxes(1, 2) + 0.1 * np.eye(MOST)
+    mean = draw.normal(size=(CHANNELS, MOST))
+    gaussian = expectation.Gaussian(mean, covariance, np.float64(0.05))
+    found = rounds.levels(Powers(), measured, gaussian, SIGNALS)
+    best, spare = np.zeros((SIGNALS, CHANNELS)), np.zeros(CHANNELS)
+    slope = np.zeros((CHANNELS, MOST))
+    for index in range(SIGNALS):
+        for channel in range(CHANNELS):
+            both, left = joint_posterior(measured, gaussian, index, channel)
+            best[index, channel] = both[-1]
+            spare[channel] += left[-1, -1] / SIGNALS
+            cross = (both[:MOST] - mean[channel]) * both[-1] + left[:MOST, -1]
+            slope[channel] += np.linalg.solve(covariance[channel], cross) / SIGNALS
+    np.testing.assert_allclose(found.mean, best.mean(0), rtol=1e-6, atol=1e-8)
+    spread = np.cov(best.T, bias=True) + np.diag(spare)
+    np.testing.assert_allclose(found.covariance, spread, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found.slope[..., 0], slope, rtol=1e-4, atol=1e-6)
+
+
 def test_ways_of_about_as_many_signals_share_what_is_compiled():
     draw = np.random.default_rng(20)
     way_of = np.repeat(np.arange(5), np.arange(10, 15))

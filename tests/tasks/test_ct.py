@@ -83,6 +83,36 @@ def test_a_dictionary_learned_from_projections_alone(call, tmp_path):
     assert metrics["psnr"] > 15
 
 
+@pytest.mark.slow
+def test_a_folder_of_sinograms_of_several_geometries(call, tmp_path):
+    draw = np.random.default_rng(0)
+    (tmp_path / "scans").mkdir()
+    for number in range(10):
+        side, views = 10 + 2 * (number % 2), 5 + number % 3
+        angles = np.sort(draw.uniform(0, 180, views))
+        rows, columns = np.mgrid[:side, :side] / (side - 1) * 2 - 1
+        picture = np.exp(-3 * ((rows - draw.normal(0, 0.2)) ** 2 + columns**2))[..., None]
+        beam = grid_operator.on_grid(operators.parallel_beam((side, side), angles), (side, side))
+        values = np.asarray(beam @ picture.astype(np.float32).reshape(-1, 1)).reshape(views, side)
+        np.savez(tmp_path / "scans" / f"s{number}.npz", sinogram=values, angles=angles)
+    options = (
+        *(f"--config={CONFIG}:own", f"--workdir={tmp_path / 'run'}"),
+        *(f"--config.data.root={tmp_path / 'scans'}", "--config.dictionary.num_experts=20"),
+        *("--config.dictionary.embedding.counts=(5,5)", "--config.dictionary.components.rounds=2"),
+    )
+    result = call(*options, "--mode=train")
+    assert result.code == 0, result.err
+    assert "10 to 12 detectors; each sinogram taken as of a picture of as many pixels" in result.err
+    result = call(*options, "--mode=fit")
+    assert result.code == 0, result.err
+    found = json.loads((tmp_path / "run" / "fits" / "test" / "metrics.json").read_text())
+    assert found["signals"] == 2
+    assert found["relative_residual"] < 0.3
+    options = (options[0], f"--workdir={tmp_path / 'other'}", *options[2:])
+    result = call(*options, "--mode=train", "--config.train.views=5")
+    assert "train.views: 5; allowed: 0 for data.name=sinograms" in result.complaint()
+
+
 def test_noise_is_put_on_measurements():
     noisy = config_of(data__noise__kind="gaussian", data__noise__level=0.05)
     clean, task = tasks.build(config_of()), tasks.build(noisy)

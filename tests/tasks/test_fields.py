@@ -11,7 +11,7 @@ from nid_jax import commands, data, tasks
 from nid_jax.configs import fields as configs
 from nid_jax.data import frames
 from nid_jax.fitting import checks
-from nid_jax.reporting import maps, panels
+from nid_jax.reporting import maps, panels, samples
 from nid_jax.storage import config_json
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import field_panels, fields
@@ -168,6 +168,48 @@ def test_fields_of_other_dimensions_are_drawn(tmp_path, dims):
     frame = frames.Frame(tuple(axes), FRAME.channels)
     values = np.random.default_rng(0).normal(size=(5,) * dims + (1,))
     assert maps.draw_field(tmp_path / "a.png", values, frame, "a").is_file()
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((6,), (64, 128, 1)), ((4, 6), (4, 6, 3)), ((3, 5, 4, 6), (4, 6, 3))]
+)
+def test_fields_of_every_dimension_are_frames(shape, size):
+    values = np.random.default_rng(0).uniform(size=(2, *shape, 1))
+    frames_of = maps.shaded(values)
+    assert frames_of.shape == (2, *size)
+    middle = values[(slice(None), *(side // 2 for side in shape[:-2]))]
+    if len(shape) == 1:
+        # The darkest row of the first and the last column is the value there.
+        found = frames_of[:, :, [0, -1], 0].argmin(1)
+        np.testing.assert_allclose(found, 63 * (1 - values[:, [0, -1], 0]), atol=0.5)
+    else:
+        # Heat is the brighter the higher, and the second last axis runs up.
+        brightest = frames_of.sum(-1).reshape(2, -1).argmax(1)
+        np.testing.assert_array_equal(brightest, middle[:, ::-1, :, 0].reshape(2, -1).argmax(1))
+
+
+class Drawn(Known):
+    """Two fields that were drawn."""
+
+    names = ("a", "b")
+
+    def __len__(self):
+        return 2
+
+    def render(self, shape, window=None):
+        return np.full((2, *shape, 1), 0.25)
+
+    def save(self, path):
+        path.write_bytes(b"codes")
+
+
+def test_fields_that_were_drawn_are_written_in_own_units(tmp_path):
+    drawn = Drawn(None, 0)
+    samples.write_samples(tmp_path / "samples", drawn, drawn, ((4, 6), None), None, FRAME)
+    found = np.load(tmp_path / "samples" / "fields" / "0001_b.npz")
+    np.testing.assert_allclose(found["values"], np.zeros((4, 6, 1)))
+    np.testing.assert_allclose(found["lon"], np.linspace(0, 20, 6))
+    assert (tmp_path / "samples" / samples.SHEET).is_file()
 
 
 def test_marks_are_where_measurements_were():

@@ -235,6 +235,17 @@ def test_limits_follow_one_another():
     assert found.fit.gaussian.neighbours == 430
 
 
+def test_what_is_missing_is_not_moved_and_is_filled_by_the_prior():
+    config = load("image", "cpu")
+    holed = surveyed(80, ((25, 25),))._replace(holed=True)
+    found, line = limits.settled(config, limits.Available(holed, holed._replace(count=20)))
+    assert (found.data.augment.warps, found.fit.solver) == (0, "gaussian")
+    assert "data.augment.warps 49 -> 0, fit.solver ridge -> gaussian" in line
+    typed = {"data.augment.warps", "fit.solver"}
+    found, _ = limits.settled(config, limits.Available(holed, holed), typed)
+    assert (found.data.augment.warps, found.fit.solver) == (49, "ridge")
+
+
 def test_patches_are_counted():
     config = load("image", "cpu")
     config.data.patch.size = 16
@@ -326,6 +337,28 @@ def test_pictures_of_another_size_or_of_several():
     config.data.resize = True
     found, _ = limits.settled(config, one)
     assert found.data.size == (32, 32)
+
+
+def test_pictures_of_several_sizes_are_mirrored_and_no_more():
+    config = load("image", "cpu")
+    config.data.update({"name": "folder", "size": ()})
+    several = limits.Available(surveyed(9, ((20, 30), (40, 40))), surveyed(3, ((20, 30),)))
+    found, _ = limits.settled(config, several)
+    assert (found.data.size, found.data.resize) == ((), False)
+    assert (found.data.augment.mirror, found.data.augment.warps) == (True, 0)
+    assert found.prior.num_signals == 18
+    config.data.augment.update({"mirror": False, "turns": True})
+    found, _ = limits.settled(config, several)
+    assert (found.data.augment.mirror, found.data.augment.turns) == (True, False)
+    found, _ = limits.settled(config, several, {"data.augment.turns"})
+    assert found.data.augment.turns
+    assert found.prior.num_signals == 72
+    # Copies that need a common grid, and are wanted, bring pictures to one.
+    found, _ = limits.settled(config, several, {"data.augment.warps"})
+    assert found.data.resize
+    config.data.patch.size = 8
+    found, _ = limits.settled(config, several)
+    assert not any(found.data.augment[key] for key in ("mirror", "turns", "shifts", "warps"))
 
 
 def test_gray_gives_way_to_channels_that_are_no_colours():

@@ -46,6 +46,28 @@ def test_what_cannot_be_names_its_key(key, value, words):
     assert "\n" not in str(complaint.value)
 
 
+class Apart:
+    """Signals of two ways."""
+
+    alike, ways = False, (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("dictionary.components.errors", "log", "'log' of 3 signals .* allowed: square, ''"),
+        ("prior.components", 5, "5 of 3 signals that were not measured alike; allowed: 0, 1"),
+    ],
+)
+def test_what_rounds_do_not_know_is_refused(key, value, words):
+    config = image.base()
+    config.dictionary.heads = "components"
+    checks.check_alike(config, Apart, "abc")
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=f"^{key}: {words}"):
+        checks.check_alike(config, Apart, "abc")
+
+
 def test_a_fit_names_the_experts_too():
     config = image.base()
     config.dictionary.num_experts = -4

@@ -17,7 +17,7 @@ from nid_jax import tasks
 from nid_jax.coding.factorisation import Factorisation
 from nid_jax.fields.coordinates import grid
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training import checks, loop, steps
+from nid_jax.training import checks, feeding, loop, steps
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -234,6 +234,39 @@ def test_a_resumed_run_is_the_uninterrupted_one(case, tmp_path):
     assert len(set(losses[0])) == 12
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow if case in SLOW else ())
+        for case, changes in RESUMED.items()
+        if "given" not in changes
+    ],
+)
+def test_many_steps_in_one_program_are_the_steps_one_by_one(case, tmp_path):
+    changes = {key: value for key, value in RESUMED[case].items() if "__" in key}
+    changes |= {"train__log_every": 4, "train__eval_every": 5, "train__checkpoint_every": 6}
+    whole, trained = train(make_config(train__scan="off", **changes), tmp_path / "whole")
+    config = make_config(train__scan="on", **changes)
+    cut, stopped = train(config, tmp_path / "cut", stop_at=1)
+    per_batch = steps.chunks_per_batch(config, 625)
+    assert stopped.interrupted
+    assert stopped.step == -(-5 // per_batch) * per_batch < trained.step == 12
+    train(config, tmp_path / "cut")
+
+    (step, arrays, iterator), again = final_state(whole), final_state(cut)
+    assert (again[0], again[2]) == (step, iterator)
+    for name, value in arrays.items():
+        assert value.tobytes() == again[1][name].tobytes(), name
+    kept = [sorted(path.name for path in w.checkpoints.iterdir()) for w in (whole, cut)]
+    assert kept[0] == kept[1]
+    # What is logged differs only by the mean over the steps that the cut falls into.
+    logs = [[e for e in curve(w) if not any("test_" in key for key in e)] for w in (whole, cut)]
+    assert [e["step"] for e in logs[0]] == [e["step"] for e in logs[1]]
+    same = [a == b for a, b in zip(*logs, strict=True)]
+    assert same[0]
+    assert same[-1]
+
+
 # The loop
 
 
@@ -264,7 +297,7 @@ def test_warm_up_epochs_are_dense_and_the_rest_is_sparse(tmp_path):
 
 
 def test_a_step_that_is_not_finite_changes_nothing(tmp_path):
-    config = make_config(train__steps=3, train__optimizer__learning_rate=1e20)
+    config = make_config(train__steps=3, train__optimizer__learning_rate=1e20, train__scan="off")
     task = tasks.build(config)
     collection = task.open("train")
     trainer = loop.Trainer(task, config, Workdir(tmp_path), collection)
@@ -280,8 +313,8 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path):
         assert np.isfinite(after).all()
 
 
-@pytest.mark.parametrize("explicit", [True, False])
-def test_a_loop_moves_nothing_in_silence(explicit, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("scan", "explicit"), [("on", True), ("off", True), ("off", False)])
+def test_a_loop_moves_nothing_in_silence(scan, explicit, tmp_path, monkeypatch):
     run = loop._Loop.run
 
     def guarded(self, start):
@@ -290,7 +323,7 @@ def test_a_loop_moves_nothing_in_silence(explicit, tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop._Loop, "run", guarded)
     if not explicit:
-        monkeypatch.setattr(loop.Trainer, "next_batch", lambda self: next(self.batches))
+        monkeypatch.setattr(feeding.sharding, "place_batch", lambda batch, mesh: batch)
     config = make_config(
         router__top_k=2,
         train__points=100,
@@ -299,6 +332,7 @@ def test_a_loop_moves_nothing_in_silence(explicit, tmp_path, monkeypatch):
         train__warmup_epochs=1,
         train__reseed_every=3,
         train__dead_below=0.9,
+        train__scan=scan,
     )
     if explicit:
         workdir, trained = train(config, tmp_path)

@@ -26,8 +26,9 @@ class Robust(Solver):
     lam: float = 1e-4
     """Regularisation without a prior, as `Ridge.lam`."""
     use_prior: bool = True
-    """Whether to take the prior where the problem has one: one Gaussian, and with trim, in the
-    second solve, its mixture where it has one."""
+    """Whether to take the prior where the problem has one: one Gaussian, as evidence by squares,
+    which outliers decide, cannot tell a mixture's components apart; with trim, in the second solve,
+    which has none of them, its mixture where it has one."""
     delta: float = 0.0
     """Huber's threshold, in units of the measurements; 0: 1.345 times the noise."""
     noise: float = 0.0

@@ -19,7 +19,9 @@ class Surface(Solver):
 
     Minimises sum_terms weight sum_i residual_i^2 + noise^2 |t|^2, (code, bias) = mean + root t with
     the prior's mean and covariance root root^T; without a prior t is (code, bias) itself and its
-    factor lam times the mean eigenvalue of the linear terms.
+    factor lam times the mean eigenvalue of the linear terms. Of a mixture every solid takes the one
+    component of most evidence, not the mean over them that `Gaussian` gives: the terms that are not
+    linear need one Gaussian to start from and to stay near.
     """
 
     name: ClassVar[str] = "surface"

@@ -1,0 +1,213 @@
+"""Exported functions give what fits give, from a file that JAX alone reads, on any platform."""
+
+import re
+import sys
+
+import jax
+import jax.export
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+import nid_jax as nid
+from nid_jax.coding.prior import fit_prior
+from nid_jax.errors import ArgumentError
+from nid_jax.fields.coordinates import grid
+from nid_jax.fields.embeddings import GaussianFourier
+from nid_jax.fields.experts import Layers
+from nid_jax.fields.independent import IndependentDictionary
+from nid_jax.fields.model import Model
+from nid_jax.fields.shared import SharedDictionary
+from nid_jax.interop import exporting
+
+SHAPE, EXPERTS = (6, 5), 7
+COUNT = SHAPE[0] * SHAPE[1]
+
+
+def made(kind=SharedDictionary, channels=1, with_bias=False):
+    """A dictionary drawn at random, with a prior."""
+    rngs = nnx.Rngs(3)
+    embedding = GaussianFourier(2, 12, 2.0, rngs=rngs)
+    basis = kind(embedding, EXPERTS, channels, Layers(2, 10, "relu", 1.0), rngs=rngs)
+    draw = np.random.default_rng(4)
+    codes = draw.standard_normal((40, EXPERTS)) @ draw.standard_normal((EXPERTS, EXPERTS)) / 3
+    bias = draw.standard_normal((40, channels)) if with_bias else None
+    known = fit_prior(codes, bias, shrinkage=0.2)
+    return nid.NeuralDictionary(Model(basis, None, 0, SHAPE), ConfigDict(), {}, known)
+
+
+@pytest.fixture(scope="module")
+def dictionary():
+    return made()
+
+
+@pytest.fixture(scope="module")
+def whole(dictionary):
+    return nid.export(dictionary, solver=nid.Ridge(lam=1e-4))
+
+
+@pytest.fixture(scope="module")
+def at_call(dictionary):
+    return nid.export(dictionary, solver=nid.Gaussian(noise=0.1), weights="at call")
+
+
+@pytest.fixture
+def draw():
+    return np.random.default_rng()
+
+
+def values(draw, count, *shape):
+    return draw.uniform(0, 1, (count, *shape)).astype(np.float32)
+
+
+def same(found, fit, shape):
+    """Codes, bias and picture of an exported function are those of a fit."""
+    pairs = {"codes": fit.codes, "bias": fit.bias, "picture": fit.render(shape)}
+    for name, expected in pairs.items():
+        size = max(1, np.abs(expected).max())
+        np.testing.assert_allclose(found[name], expected, atol=1e-5 * size, err_msg=name)
+
+
+def test_one_file_takes_any_number_of_signals(dictionary, whole, draw, tmp_path):
+    path = whole.save(tmp_path / "deep" / "fit.jaxexport")
+    read = jax.export.deserialize(path.read_bytes())
+    for count in (1, 3, 7):
+        y = values(draw, count, *SHAPE, 1)
+        same(read.call(measurements=y), dictionary.fit(y, solver=nid.Ridge(lam=1e-4)), SHAPE)
+
+
+def test_codes_are_those_of_the_equations_in_float64(dictionary, draw):
+    seen = draw.uniform(size=SHAPE) < 0.8
+    noise = 0.2
+    function = nid.export(dictionary, solver=nid.Gaussian(noise=noise), weights=seen)
+    y = values(draw, 2, *SHAPE, 1)
+    y[:, ~seen] = np.nan
+    found = function(y)
+    rows = np.asarray(dictionary.dictionary.basis(grid(SHAPE)), np.float64)[seen.ravel(), :, 0]
+    rows = np.concatenate([rows, np.ones((len(rows), 1))], 1)
+    known, penalty = dictionary.prior, np.zeros((EXPERTS + 1, EXPERTS + 1))
+    factor, diagonal, mean = (
+        np.asarray(part, np.float64) for part in (known.factor, known.diagonal, known.mean)
+    )
+    mean = np.append(mean, 0)
+    penalty[:EXPERTS, :EXPERTS] = noise**2 * np.linalg.inv(factor @ factor.T + np.diag(diagonal))
+    right = y[:, seen, 0].astype(np.float64) @ rows + penalty @ mean
+    expected = np.linalg.solve(rows.T @ rows + penalty, right.T).T
+    np.testing.assert_allclose(found["codes"], expected[:, :-1], atol=1e-5)
+    np.testing.assert_allclose(found["bias"], expected[:, -1:], atol=1e-5)
+
+
+def test_masks_of_every_signal_at_call(dictionary, at_call, draw):
+    for count in (1, 3):
+        y = values(draw, count, *SHAPE, 1)
+        seen = draw.uniform(size=(count, *SHAPE)) < 0.6
+        y[~seen] = np.nan
+        found = at_call(y, seen.astype(np.float32))
+        same(found, dictionary.fit(y, seen=seen, solver=nid.Gaussian(noise=0.1)), SHAPE)
+        assert found["error"].max() < 1e-6
+
+
+def test_a_signal_that_was_not_seen_is_the_mean(dictionary, at_call, draw):
+    found = at_call(values(draw, 1, *SHAPE, 1), np.zeros((1, *SHAPE), np.float32))
+    np.testing.assert_allclose(found["codes"][0], dictionary.prior.mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [SharedDictionary, IndependentDictionary])
+def test_operator_weights_and_a_picture_that_is_evaluated(kind, draw, monkeypatch):
+    monkeypatch.setattr(exporting, "BAKED_NUMBERS", 0)
+    dictionary = made(kind, channels=2, with_bias=True)
+    mixing = draw.standard_normal((9, COUNT)) / COUNT
+    operator = nid.operators.matrix(mixing) @ nid.operators.sample(SHAPE)
+    weights = draw.uniform(0, 2, 9)
+    solver = nid.Gaussian(noise=0.3)
+    function = nid.export(
+        dictionary, solver=solver, operator=operator, weights=weights, render=(4, 9)
+    )
+    assert function.inputs["measurements"].shape[1:] == (9, 2)
+    y = values(draw, 2, 9, 2)
+    fit = dictionary.fit(y, operator=operator, weights=weights, solver=solver)
+    same(function(y), fit, (4, 9))
+
+
+@pytest.mark.parametrize("name", ["whole", "at_call"])
+def test_every_platform_gets_products_of_float32(name, request):
+    program = request.getfixturevalue(name).program
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    text = program.mlir_module()
+    assert "f64" not in text
+    # No library of a platform: what is called says that S is wrong.
+    assert set(re.findall(r"custom_call @(\w+)", text)) == {"shape_assertion"}
+    products = re.findall(r"stablehlo.dot_general.*", text)
+    assert len(products) >= 2
+    # The default of a TPU is one pass of bfloat16.
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
+def test_the_file_says_what_it_takes_and_gives(whole, at_call):
+    read = jax.export.deserialize(at_call.serialize())
+    again = exporting.ExportedFit(read)
+    assert str(again) == str(at_call)
+    text = "measurements f32[S,6,5,1], weights f32[S,6,5] -> bias f32[S,1], codes f32[S,7], "
+    assert text + "error f32[S], picture f32[S,6,5,1]; cpu, cuda, tpu" in str(again)
+    assert set(whole.inputs) == {"measurements"}
+    assert set(whole.outputs) == {"codes", "bias", "picture"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shape": (6,)}, "shape: (6,); allowed: 2 whole numbers"),
+        ({"shape": (6, 0)}, "shape: (6, 0); allowed: 2 whole numbers"),
+        ({"render": (6, 2.5)}, "render: (6, 2.5); allowed: 2 whole numbers"),
+        ({"platforms": "tpu"}, "platforms: 'tpu'; allowed: some of cpu, cuda, rocm, tpu"),
+        ({"platforms": ("gpu",)}, "platforms: ('gpu',); allowed: some of"),
+        ({"platforms": ()}, "platforms: (); allowed: some of"),
+        ({"operator": "radon"}, "operator: 'radon'; allowed: an operator"),
+        ({"weights": "later"}, "weights: 'later'; allowed: numbers or 'at call'"),
+        ({"weights": np.ones((6, 4))}, "weights: (6, 4); allowed: (6, 5) for all"),
+        ({"weights": np.zeros(SHAPE)}, "weights: 0; allowed: 1 or more of the 30"),
+        ({"weights": "at call", "solver": nid.Ridge()}, "solver: 'ridge'; allowed: Gaussian"),
+        ({"solver": nid.Ridge(lam="gcv")}, "solver.lam: 'gcv'; allowed: one number"),
+        ({"solver": nid.Ridge(lam=np.ones(2))}, "solver.lam: [1. 1.]; allowed: one number"),
+        ({"solver": nid.OMP(3)}, "solver: 'omp'; allowed: Ridge, Gaussian"),
+        ({"solver": "ridge"}, "solver: 'ridge'; allowed: Ridge, Gaussian"),
+        ({"solver": nid.Gaussian()}, "solver.noise: 0.0; allowed: one number above 0"),
+        ({"weights": np.eye(6)[:, :5]}, "solver.noise: 0.0; allowed: one number above 0"),
+        (
+            {"solver": nid.Gaussian(noise=1.0, neighbours=3)},
+            "solver.neighbours: 3; allowed: 0",
+        ),
+    ],
+)
+def test_what_cannot_be_exported(dictionary, options, message):
+    with pytest.raises(ArgumentError) as caught:
+        nid.export(dictionary, **options)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_arguments_that_cannot_be(dictionary, draw, monkeypatch):
+    with pytest.raises(ArgumentError, match="^dictionary: .*; allowed: what nid.learn"):
+        nid.export(dictionary.dictionary)
+    bare = nid.NeuralDictionary(dictionary.model, dictionary.config, {})
+    with pytest.raises(ArgumentError, match="^prior: None; allowed: that of the training"):
+        nid.export(bare, solver=nid.Gaussian(noise=1.0))
+    operator = nid.operators.mask(SHAPE, draw.uniform(size=(3, *SHAPE)) < 0.8)
+    with pytest.raises(ArgumentError, match=r"^weights: \(3, 30\); allowed: those of one signal"):
+        nid.export(dictionary, operator=operator)
+    monkeypatch.setattr(exporting, "_MOST_NUMBERS", 10)
+    with pytest.raises(ValueError, match="^shape: 240 numbers of the map; allowed: at most 10"):
+        nid.export(dictionary)
+
+
+def test_a_raised_lambda_is_said(dictionary):
+    with pytest.warns(nid.Notice, match="^solver.lam: 0.0e[+]00, at which .*; taken as"):
+        nid.export(dictionary, (1, 3), nid.Ridge(lam=0.0))
+
+
+def test_flatbuffers_that_are_not_there(whole, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    monkeypatch.delitem(sys.modules, "jax._src.export.serialization", raising=False)
+    with pytest.raises(ValueError, match="^nid.export: needs flatbuffers.*; pip install"):
+        whole.serialize()
