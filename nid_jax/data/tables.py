@@ -128,7 +128,7 @@ def _parquet(path):
     names = table.column_names
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: {_repeated(names)}; expected distinct names")
-    written = {}
+    written: dict[str, np.ndarray] = {}
     for name, column in zip(names, table.columns, strict=True):
         if name.startswith("__index_level"):
             continue
@@ -147,7 +147,7 @@ def _repeated(names):
 
 
 def _npz(path):
-    written = {}
+    written: dict[str, np.ndarray] = {}
     for name, values in arrayfiles.load(path).items():
         if values is None:
             raise ValueError(f"{path}: {name} holds objects, which are never unpickled")
