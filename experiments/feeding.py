@@ -56,7 +56,7 @@ class Scale:
     paper: dict
 
 
-SCALES = {"smoke": Scale(9, 0.01, 2, 6, 1, 40, SMALL), "cpu": Scale(300, 5.0, 9, 100, 4, 60000, {})}
+SCALES = {"smoke": Scale(9, 0.01, 2, 6, 1, 40, SMALL), "cpu": Scale(300, 3.0, 9, 100, 3, 60000, {})}
 NOTES = """\
 Reading: signals a second alone, batches of {batch} at {size}, on {cores} processors. PNG files and
 tfds hold {rows}x{columns} pictures, decoded, cropped and resized at each access; arrays hold
@@ -206,7 +206,6 @@ def contests(scale):
         (f"{scale.many} of 28x28, {small}, codes solved", "smoke", solved, noise),
         (f"16 faces, {small}, joint", "smoke-joint", tiny, faces),
         ("16 faces, 32 experts of width 32, joint", "smoke-joint", {}, faces),
-        ("the same, codes solved", "smoke", {}, faces),
     ]
     return [contest(*case, scale) for case in cases[: scale.trainings]]
 

@@ -227,7 +227,10 @@ def load(context: Context, with_prior: bool = False) -> tuple[NeuralDictionary, 
         for section in LEARNED:
             config[section] = dictionary.config[section]
         if dictionary.frame is not None and "points" in config.data:
-            data.take_frame(config.data.points, dictionary.frame)
+            # New data are read as the run's own were, which column tells signals apart too.
+            own = dictionary.config.data.get("points", {}).get("signal", "")
+            typed = "data.points.signal" in context.typed
+            data.take_frame(config.data.points, dictionary.frame, "" if typed else own)
     return dictionary, config
 
 
@@ -466,7 +469,11 @@ def sample(context: Context) -> None:
     target = context.workdir.samples
     samples.write_samples(target, drawn, path, view, task.surface, dictionary.frame)
     prior = dictionary.prior
-    kind = "one Gaussian" if prior is None or prior.mixture is None else "a mixture"
+    kind = "one Gaussian"
+    if prior is not None and prior.mixture is not None:
+        kind = f"a mixture of {len(prior.mixture.weights)} Gaussians"
+    known = min(dictionary.config.prior.num_signals, dictionary.signals.get("count", 0))
+    kind += f" of the codes of {tables.counted(known, 'signal')}" if known else ""
     print(f"{tables.counted(len(drawn), 'signal')} drawn from {kind}: {target / samples.SHEET}")
     print(f"report: {write_report(context.workdir.root)}")
 

@@ -31,6 +31,8 @@ from nid_jax.training.components import MOST_COEFFICIENTS
 
 # Features of heads by rounds, each of which factors matrices of so many rows.
 _MOST_OF_ROUNDS = 1024
+# Numbers of signals that an error lists.
+_LISTED = 20
 # What defines the run of a workdir, and what of it may change when training goes on.
 SECTIONS = ("task", "seed", "data", "dictionary", "router", "loss", "train")
 CHANGEABLE = (
@@ -114,7 +116,8 @@ def _trained(task, config, workdir, notes):
     with data.kept_in(workdir.root / "cache"):
         dictionary, trained = train(task, config, workdir, notes=notes)
     if trained.interrupted:
-        raise KeyboardInterrupt(f"training was stopped at step {trained.step}")
+        again = "the same call goes on" if workdir.kept else "nothing is kept without a workdir"
+        raise KeyboardInterrupt(f"training was stopped at step {trained.step}; {again}")
     return dictionary
 
 
@@ -322,7 +325,14 @@ def _shown(values, given):
     empty = np.flatnonzero(~shown.reshape(len(shown), -1).any(1))
     if len(empty):
         name = "signals" if given is None else "seen"
-        raise ArgumentError(name, 0, f"1 or more samples seen of signal {empty[0]}{part}")
+        listed = empty[:_LISTED].tolist()
+        more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
+        beside = "" if given is None or given.ndim < shown.ndim else " and of seen"
+        allowed = (
+            f"1 or more samples seen of signal {empty[0]}{part}; numpy.delete(signals, {listed}, 0)"
+            f"{beside} leaves out what nothing is seen of{more}"
+        )
+        raise ArgumentError(name, 0, allowed)
     if shown.all():
         return None
     if given is None or part:

@@ -4,11 +4,15 @@ In Python it is a warning of its own category, for filters; the command line pri
 """
 
 import contextvars
+import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 
+_PACKAGE = str(Path(__file__).parent) + os.sep
 _said: contextvars.ContextVar[dict[str, None] | None] = contextvars.ContextVar("said", default=None)
 
 
@@ -20,8 +24,32 @@ class Notice(UserWarning):
 
 
 def say(text: str) -> None:
-    """Say one line, once a process for the same text."""
-    warnings.warn(text, Notice, stacklevel=2)
+    """Say one line, once for the same text and line of the caller's.
+
+    As a warning it is shown at that line, which called the package, and as this one line: what
+    Python shows below a warning, the source there, says nothing of it.
+    """
+    caller = sys._getframe(1)
+    frame: FrameType | None = caller
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
+            caller = frame.f_back
+        frame = frame.f_back
+    where, known = caller.f_globals, caller.f_globals.setdefault("__warningregistry__", {})
+    module, path = where.get("__name__", "<string>"), caller.f_code.co_filename
+    before, warnings.formatwarning = warnings.formatwarning, _formatted
+    try:
+        warnings.warn_explicit(Notice(text), None, path, caller.f_lineno, module, known)
+    finally:
+        warnings.formatwarning = before
+
+
+def _formatted(message, category, filename, lineno, line=None):
+    source = "" if issubclass(category, Notice) else line
+    return _format(message, category, filename, lineno, source)
+
+
+_format = warnings.formatwarning
 
 
 @contextmanager

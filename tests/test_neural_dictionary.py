@@ -421,6 +421,17 @@ def test_scores(gray, unseen):
     expected = found.score(as_bytes.astype(np.float32) / 255)["psnr"]
     np.testing.assert_allclose(found.score(as_bytes)["psnr"], expected, rtol=1e-5)
     assert repr(found) == "Fit(5 signals of 9 x 8, 1 channel, solved by ridge)"
+    holed = np.array(unseen, np.float32)
+    holed[0, :2], holed[1] = np.nan, np.nan
+    rendered = np.clip(found.render(), 0, 1)[0, 2:, ..., 0]
+    with pytest.warns(nid.Notice, match=r"^truth: .*% of its values are NaN; scored where it is"):
+        partly = found.score(holed)
+    left = np.square(rendered - np.asarray(unseen, float)[0, 2:].reshape(rendered.shape)).mean()
+    assert partly["psnr"][0] == pytest.approx(-10 * np.log10(left), abs=1e-3)
+    assert np.isnan([partly["psnr"][1], *partly["ssim"][:2]]).all()
+    np.testing.assert_allclose(partly["psnr"][2:], found.score(unseen)["psnr"][2:], rtol=1e-5)
+    with pytest.raises(nid.ArgumentError, match="^truth: nan; allowed: numbers, and NaN for"):
+        found.score(np.full_like(holed, np.nan))
     scores = found.score(unseen)
     error = np.square(np.clip(found.render()[..., 0], 0, 1) - unseen).mean((1, 2))
     np.testing.assert_allclose(scores["psnr"], -10 * np.log10(error), rtol=1e-4)

@@ -1,5 +1,7 @@
 """One line for what was assumed: a warning in Python, a line of its own on the command line."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -10,6 +12,21 @@ from nid_jax import notices
 def test_a_notice_is_a_warning_of_its_own_category():
     with pytest.warns(notices.Notice, match="taken for degrees"):
         notices.say("angles.npy: taken for degrees")
+
+
+def test_in_python_a_notice_is_one_line_at_the_line_that_called_the_package(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import warnings\nfrom nid_jax.data.frames import Frame, Scale\n"
+        "from nid_jax.data import roles\n"
+        "spots = {'a': __import__('numpy').zeros((1, 2))}\n"
+        "for _ in range(2):\n    roles.check_angles(['lat', 'lon'], spots, 'mine.csv')\n"
+        "warnings.warn('of mine')\n"
+    )
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    notice, other, source = ran.stderr.splitlines()
+    assert notice.startswith(f"{script}:6: Notice: mine.csv: lat 0 to 0 and lon 0 to 0 taken as")
+    assert (other, source) == (f"{script}:7: UserWarning: of mine", "  warnings.warn('of mine')")
 
 
 @pytest.mark.filterwarnings("ignore:of another library")

@@ -342,7 +342,9 @@ def all_dictionaries(study):
     routed = study.train("support_router", routed)
     all_solved(study, "NID sparse, linear router", routed, sparse=("router+ridge",))
     chosen = study.solver("router+ridge", study.top_k)
-    among = dataclasses.replace(chosen, candidates=PROPOSED * study.top_k)
+    among = dataclasses.replace(
+        chosen, candidates=min(PROPOSED * study.top_k, study.base.dictionary.num_experts)
+    )
     solved(study, "NID sparse, linear router", routed, among)
 
     config = study.config("joint", "codebook", setting.joint)

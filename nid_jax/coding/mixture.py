@@ -90,7 +90,7 @@ def _single(values):
 
 def fit_mixture(
     codes: Float[np.ndarray, "S N"],
-    counts: int | Sequence[int] = COUNTS,
+    counts: int | Sequence[int] | None = None,
     groups: Int[np.ndarray, " S"] | None = None,
     seed: int = 0,
 ) -> Mixture | None:
@@ -101,7 +101,8 @@ def fit_mixture(
 
     Args:
       codes: [S, N], canonical: of falling energy, uncorrelated.
-      counts: of components, or those to choose from by held-out likelihood.
+      counts: of components, or those to choose from by held-out likelihood; None: `COUNTS`, as far
+        as there are codes.
       groups: int [S]; signals of one group are held out together. None: all are independent.
       seed: of k-means.
 
@@ -111,6 +112,8 @@ def fit_mixture(
     codes = np.asarray(codes, np.float64)
     if codes.ndim != 2 or 0 in codes.shape:
         raise ArgumentError("codes", codes.shape, "(signals, experts), 1 or more")
+    if counts is None:
+        counts = [count for count in COUNTS if count <= len(codes)]
     counts = [counts] if np.ndim(counts) == 0 else list(counts)
     for count in counts:
         if not 1 <= checks.whole("components", count, 1) <= len(codes):

@@ -9,12 +9,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 
 from nid_jax.errors import ArgumentError
 
-# Of a range, what rounding may put a point outside.
-_SLACK = 1e-9
+# What rounding may put a point outside: of a side, as coordinates are often printed, and of numbers
+# that are far from 0.
+_SLACK, _ROUNDING = 1e-6, 1e-9
+
+
+def told_apart(*numbers: float) -> list[str]:
+    """Numbers with 6 digits, or as many more as tell different ones apart."""
+    different = len(set(map(float, numbers)))
+    for digits in range(6, 18):
+        words = [f"{number:.{digits}g}" for number in numbers]
+        if len(set(words)) == different:
+            break
+    return words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +47,11 @@ class Scale:
         """high - low."""
         return self.high - self.low
 
+    def beyond(self, numbers: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Which lie outside by more than rounding, or are no numbers."""
+        slack = max(_SLACK * self.span, _ROUNDING * max(abs(self.low), abs(self.high)))
+        return ~((numbers >= self.low - slack) & (numbers <= self.high + slack))
+
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
@@ -50,11 +66,10 @@ class Frame:
         if given.ndim != 2 or given.shape[1] != len(self.axes):
             raise ArgumentError("coordinates", given.shape, f"(P, {len(self.axes)})")
         for axis, column in zip(self.axes, given.T, strict=True):
-            slack = _SLACK * max(abs(axis.low), abs(axis.high), axis.span)
-            outside = ~((column >= axis.low - slack) & (column <= axis.high + slack))
+            outside = axis.beyond(column)
             if outside.any():
-                allowed = f"{axis.low:.6g} to {axis.high:.6g}, the frame"
-                raise ArgumentError(axis.label, float(f"{column[outside][0]:.6g}"), allowed)
+                wrong, low, high = told_apart(column[outside][0], axis.low, axis.high)
+                raise ArgumentError(axis.label, float(wrong), f"{low} to {high}, the frame")
         lows, spans = self._ends(self.axes)
         return np.clip(2 * (given - lows) / spans - 1, -1, 1).astype(np.float32)
 
@@ -99,6 +114,14 @@ class Frame:
             for axis, (low, high) in zip(self.axes, ends.T, strict=True)
         )
         return dataclasses.replace(self, axes=tuple(axes))
+
+    def proportion(self) -> float:
+        """How high a map of the last two axes is as a part of its width: as their spans are where
+        they have one unit, and both sides alike otherwise, or where one is over 4 times the other.
+        """
+        up, right = self.axes[-2:]
+        found = up.span / right.span if up.unit == right.unit else 1.0
+        return found if 0.25 <= found <= 4 else 1.0
 
     def as_json(self) -> dict[str, Any]:
         """In JSON types."""

@@ -21,6 +21,8 @@ _VALUES = ("value", "values")
 _SIGNAL = "signal"
 LATITUDES, LONGITUDES = ("lat", "latitude"), ("lon", "lng", "long", "longitude")
 MOST_AXES = 4
+# Names that an error lists; columns of numbers of a table that may have one for each place.
+_SHOWN, _WIDE = 12, 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,24 +34,32 @@ class Roles:
     values: tuple[str, ...]
 
 
-def roles_of(columns: Columns, config: ConfigDict, where: str) -> Roles:
+def roles_of(columns: Columns, config: ConfigDict, where: str, one_file: bool = False) -> Roles:
     """The roles of a table's columns by data.points, guessed aloud where it does not say.
 
-    config: data.points. Raises ValueError naming a column that is not there or not of numbers, and
-    where no column is obvious.
+    config: data.points; one_file: whether the table holds all signals, so that a column has to tell
+    them apart. Raises ValueError naming a column that is not there or not of numbers, and where no
+    column is obvious.
     """
-    there = ", ".join(columns)
+    there = _listed(columns)
     signal = config.signal or (_SIGNAL if _SIGNAL in columns else "")
     asked = {"coordinates": tuple(config.coordinates), "channels": tuple(config.channels)}
     for key, names in (*asked.items(), ("signal", (signal,) if signal else ())):
         for name in names:
             if name not in columns:
                 raise ValueError(f"{where}: no column {name!r}, data.points.{key}; has {there}")
+    if one_file and not signal:
+        words = [name for name, column in columns.items() if column.dtype.kind != "f"]
+        raise ValueError(
+            f"{where}: no column 'signal' says which signal a row belongs to; data.points.signal="
+            f"NAME is one of {_listed(words or columns)}, and a folder has a file for each signal"
+        )
     coordinates = asked["coordinates"] or _coordinates(columns, {signal, *asked["channels"]})
     if not 1 <= len(coordinates) <= MOST_AXES:
+        named = "data.points.coordinates=('x','y') or the like names them"
         raise ValueError(
             f"{where}: {len(coordinates)} coordinates among its columns {there}; allowed: 1 to "
-            f"{MOST_AXES}, data.points.coordinates=('x','y') or the like names them"
+            f"{MOST_AXES}, {named}{_wide(columns, signal)}"
         )
     check_distinct((*coordinates, *((signal,) if signal else ())), where)
     values = asked["channels"] or _values(columns, {signal, *coordinates}, where)
@@ -111,10 +121,29 @@ def _values(columns, taken, where):
         )
     if named or len(numbers) == 1:
         return tuple(named or numbers)
-    listed = ", ".join(numbers or rest) or "none"
+    listed = _listed(numbers or rest) or "none"
     raise ValueError(
         f"{where}: which columns are values? beside coordinates it has {listed}; "
-        "data.points.channels=('NAME',) names them"
+        f"data.points.channels=('NAME',) names them{_wide(columns, '')}"
+    )
+
+
+def _listed(names):
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _wide(columns, signal):
+    """What to do with a table that has a column for each place, in words; '' where it is none."""
+    every = [name for name, column in columns.items() if column.dtype.kind == "f"]
+    numbers = [name for name in every if name != signal]
+    if len(numbers) < _WIDE:
+        return ""
+    words = signal or next((name for name in columns if name not in numbers), "signal")
+    return (
+        f"; a column for each place ({numbers[0]}, {numbers[1]}, ...) is turned into rows first: "
+        f"pandas.melt(table, {words!r}), then merged with the places' coordinates (docs/fields.md)"
     )
 
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from nid_jax.coding.operators import Operator, sample
 from nid_jax.data import tables
-from nid_jax.data.frames import Frame, Scale
+from nid_jax.data.frames import Frame, Scale, told_apart
 from nid_jax.data.listing import find_files
 from nid_jax.data.outliers import doubt_of_outliers
 from nid_jax.data.roles import (
@@ -94,10 +94,11 @@ class PointsCollection(WaysCollection):
         return np.asarray(self.ways[self.way(index)].points)
 
 
-def take_frame(points: ConfigDict, frame: Frame) -> None:
+def take_frame(points: ConfigDict, frame: Frame, signal: str = "") -> None:
     """Let config.data.points read new data in the frame that a dictionary learned in.
 
-    Raises ValueError, naming the key, where it has another frame or range already.
+    signal: the column that told signals apart then; '' leaves what the config has. Raises
+    ValueError, naming the key, where it has another frame or range already.
     """
     learned = {
         "frame": tuple((axis.low, axis.high) for axis in frame.axes),
@@ -113,6 +114,7 @@ def take_frame(points: ConfigDict, frame: Frame) -> None:
     learned["units"] = tuple(one.unit for one in frame.channels)
     with points.unlocked(), points.ignore_type():
         points.update({**learned, "since": days[0] if days else ""})
+        points.signal = signal or points.signal
 
 
 def open_points(config: ConfigDict, split: str, seed: int) -> PointsCollection:
@@ -148,13 +150,8 @@ def _read(config) -> Table:
     root, files = _files(config)
     columns = {name: tables.read_table(path) for name, path in files.items()}
     first, many = next(iter(columns)), len(files) > 1
-    roles = roles_of(columns[first], config.points, str(files[first] if many else root))
-    if not many and not roles.signal:
-        there = ", ".join(columns[first])
-        raise ValueError(
-            f"{root}: no column 'signal' says which signal a row belongs to; data.points.signal="
-            f"NAME is one of {there}, and a folder has a file for each signal"
-        )
+    where = str(files[first] if many else root)
+    roles = roles_of(columns[first], config.points, where, one_file=not many)
     coordinates, values = _signals(columns, files, roles, root)
     moments = _since(columns, roles, config.points)
     coordinates = {name: _without_moments(own, moments, roles) for name, own in coordinates.items()}
@@ -266,7 +263,7 @@ def _rows(table, roles, rows, signal, path):
     if not known.any():
         raise ValueError(
             f"{path}: signal {signal!r} has no value at all, {len(rows)} rows without; allowed: 1 "
-            "or more of each signal"
+            "or more of each signal; its rows left out leave it out"
         )
     return [column[known] for column in own], values[known]
 
@@ -384,12 +381,11 @@ def _check_inside(coordinates: Mapping[str, np.ndarray], axes: Sequence[Scale], 
     for name, points in coordinates.items():
         total += len(points)
         for number, axis in enumerate(axes):
-            slack = 1e-9 * axis.span
-            far = (points[:, number] < axis.low - slack) | (points[:, number] > axis.high + slack)
+            far = axis.beyond(points[:, number])
             count += int(far.sum())
             if far.any() and not example:
-                example = f"signal {name!r} has {axis.name} {points[far, number][0]:.6g}"
-                example += f", outside {axis.low:.6g} to {axis.high:.6g}"
+                own, low, high = told_apart(points[far, number][0], axis.low, axis.high)
+                example = f"signal {name!r} has {axis.name} {own}, outside {low} to {high}"
     if count:
         raise ValueError(
             f"data.points.frame: {where}: {example}; {count} coordinates of {total} points are "

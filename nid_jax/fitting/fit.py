@@ -311,8 +311,10 @@ class Fit:
     def score(self, truth: Float[Array | np.ndarray, "S *grid C"]) -> dict[str, np.ndarray]:
         """PSNR in dB and, of pictures, SSIM against the truth, clipped to [0, 1]: values [S].
 
-        truth [S, *grid] or [S, *grid, C]; the grid may be finer than that of the fit. Raises
-        ArgumentError for another number of signals or channels.
+        truth [S, *grid] or [S, *grid, C]; the grid may be finer than that of the fit. Where it is
+        NaN it is not known, which is said: PSNR is of the rest, and SSIM of whole pictures alone,
+        nan of others. Raises ArgumentError for another number of signals or channels, and where
+        nothing is known.
         """
         _check_known("score", self.dictionary, self.solution, truth)
         known = np.asarray(as_floats(as_array(truth, "truth"), "truth"))
@@ -321,9 +323,19 @@ class Fit:
         if known.ndim != dims + 2 or (len(known), known.shape[-1]) != (len(self), self.channels):
             raise ArgumentError("truth", known.shape, f"({len(self)}, *grid, {self.channels})")
         found = np.clip(self.render(known.shape[1:-1]), 0, 1)
-        scores = {"psnr": np.asarray(metrics.psnr(found, known))}
+        there = ~np.isnan(known)
+        share = there.reshape(len(known), -1).mean(1)
+        if not share.any():
+            raise ArgumentError("truth", np.nan, "numbers, and NaN for what is not known")
+        if not there.all():
+            notices.say(
+                f"truth: {1 - share.mean():.1%} of its values are NaN; scored where it is known, "
+                "SSIM of whole pictures alone"
+            )
+        known = np.where(there, known, found)
+        scores = {"psnr": np.asarray(metrics.psnr_from_mse(metrics.mse(found, known) / share))}
         if dims == 2:
-            scores["ssim"] = np.asarray(metrics.ssim(found, known))
+            scores["ssim"] = np.where(share == 1, np.asarray(metrics.ssim(found, known)), np.nan)
         return scores
 
     def refine(self, refinement: TotalVariation | LowRank, on_grid: Operator | None = None) -> Fit:

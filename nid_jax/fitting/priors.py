@@ -15,7 +15,7 @@ from nid_jax import numerics
 from nid_jax.coding import gram
 from nid_jax.coding.canonical import Transform, canonical_transform
 from nid_jax.coding.drawing import level_of, level_of_moments
-from nid_jax.coding.mixture import COUNTS, Mixture, fit_mixture
+from nid_jax.coding.mixture import Mixture, fit_mixture
 from nid_jax.coding.prior import Coded, GaussianPrior, fit_prior
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Ridge
@@ -106,7 +106,7 @@ def prior_of(model: Model, coded: Coded, wanted: ConfigDict) -> GaussianPrior:
             groups=groups,
         )
         prior = prior._replace(level=level_of(prior, codes, coded.bias[chosen]))
-        counts = wanted.components or COUNTS
+        counts = wanted.components or None
         if counts != 1:
             prior = prior._replace(mixture=mixture_of(model, prior, codes, counts, groups))
     return prior._replace(codes=codes) if wanted.keep_codes else prior
@@ -116,7 +116,7 @@ def mixture_of(
     model: Model,
     prior: GaussianPrior,
     codes: Float[np.ndarray, "S E"],
-    counts: int | Sequence[int] = COUNTS,
+    counts: int | Sequence[int] | None = None,
     groups: Int[np.ndarray, " S"] | None = None,
 ) -> Mixture | None:
     """The mixture of codes of a model's dictionary, in the coordinates of which the prior speaks.

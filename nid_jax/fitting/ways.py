@@ -13,6 +13,8 @@ from nid_jax.errors import ArgumentError
 
 # Lengths grow by this factor, from this one on.
 _LENGTH_STEP, _LEAST_LENGTH = 1.25, 16
+# Runs of no more points than this are filled up to a square number: 1, 4, 9, 16.
+_SHORT_RUN = 16
 
 
 def operator_of(measured: Any, index: int) -> Operator:
@@ -60,8 +62,14 @@ def padded_length(count: int) -> int:
 
 
 def form_of(operator: Operator) -> tuple[int | None, bool]:
-    """What operators must share to be stacked, once they are of one length."""
-    return operator.run_length, operator.factors is None
+    """What operators must share to be stacked, once they are of one length and run."""
+    run = operator.run_length
+    return run and _padded_run(run), operator.factors is None and run == _padded_run(run or 1)
+
+
+def _padded_run(count):
+    """The length that runs are filled up to: pictures of several sizes have many."""
+    return math.ceil(math.sqrt(count)) ** 2 if count <= _SHORT_RUN else count
 
 
 def padded(
@@ -79,7 +87,13 @@ def padded(
     count = operator.run_length or 1
     points = np.asarray(operator.points).reshape(len(weights), count, -1)[places]
     factors = None if operator.factors is None else np.asarray(operator.factors)[places]
-    own: Any = (points.reshape(length * count, -1), factors, None, operator.run_length)
+    wider = _padded_run(count) - count
+    if wider:
+        points = np.pad(points, ((0, 0), (0, wider), (0, 0)), "edge")
+        factors = np.ones((length, count), np.float32) if factors is None else factors
+        factors = np.pad(factors, ((0, 0), (0, wider)))
+    run = None if operator.run_length is None else count + wider
+    own: Any = (points.reshape(length * (count + wider), -1), factors, None, run)
     return Operator(*own), measured.values(index)[places], np.pad(weights[seen], (0, more))
 
 

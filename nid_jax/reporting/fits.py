@@ -57,7 +57,7 @@ def write_fit(
             extras = task.extras(collection, measured, fit, reconstruction, truth)
             metrics |= extras.metrics
             unit = extras.unit
-            _write_panels(folder, extras.panels, extras.columns, names, not extras.frames)
+            _write_panels(folder, extras, names)
             if extras.frames:
                 metrics["frames_per_second"] = extras.frame_rate or None
                 formats = config.fit.get("movies", ())
@@ -129,19 +129,23 @@ def write_plain(
                 np.save(target.with_name(f"{target.name}.npy"), np.asarray(signal, np.float32))
 
 
-def _write_panels(folder, rows, columns, names, signals):
+def _write_panels(folder, extras, names):
     """comparison.png, and of panels whose columns are signals pictures/ and each kept panel's."""
+    rows = extras.panels
     if not rows:
         return
-    columns = list(columns or names)
+    columns = list(extras.columns or names)
     shown = range(min(panels.COLUMNS, max(len(panel.images) for panel in rows)))
     panels.write_sheet(folder / artefacts.COMPARISON, [panel.of(shown) for panel in rows], columns)
-    if not signals:
+    if extras.frames:
         return
     for index, name in enumerate(columns[: max(len(panel.images) for panel in rows)]):
         file = f"{file_name(index, name)}.png"
-        one = [panel.of([index]) for panel in rows]
-        panels.write_sheet(folder / artefacts.PICTURES / file, one, [name])
+        if extras.draw is None:
+            one = [panel.of([index]) for panel in rows]
+            panels.write_sheet(folder / artefacts.PICTURES / file, one, [name])
+        else:
+            extras.draw(folder / artefacts.PICTURES / file, index)
         for panel in rows:
             if panel.kept and index < len(panel.images):
                 image = panel.painted(index)

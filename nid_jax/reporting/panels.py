@@ -24,6 +24,8 @@ COLUMNS = 10
 """Signals of one sheet, at most."""
 MISSING = (221, 206, 231)
 """The colour of what is not there (NaN): pale violet."""
+# Columns of pixels of a sheet, at least: notes are broken into lines of its width.
+_LEAST_WIDTH = 480
 # Rows of pixels of a panel that need not be square, at least.
 _LEAST_HEIGHT = 96
 # Half the side of a mark in pixels, and the colour of its edge.
@@ -173,9 +175,13 @@ def _laid_out(panels, names):
     rows = [height + (TEXT + 2 if panel.captions else 0) + GAP for panel, height in zip(
         panels, heights, strict=True
     )]  # fmt: skip
-    notes = [line for panel in panels for line in _notes(panel)]
-    widest = max((math.ceil(small.getlength(note)) for note in notes), default=0)
-    total = max(left + columns * (column + GAP), widest + 2 * GAP)
+    total = max(left + columns * (column + GAP), _LEAST_WIDTH)
+    notes = [
+        line
+        for panel in panels
+        for note in _notes(panel)
+        for line in _broken(note, total - 2 * GAP, small)
+    ]
     height = top + sum(rows) + (TEXT + 4) * len(notes) + GAP
     sheet = Image.new("RGB", (total, height), PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -215,6 +221,18 @@ def _size(shape, square):
     if not square and rows < _LEAST_HEIGHT:
         rows = shape[0] * math.ceil(_LEAST_HEIGHT / shape[0])
     return rows, columns
+
+
+def _broken(text, width, font):
+    """Lines of whole words that are no wider than so many pixels, if one word is not."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(f"  {word}")
+        else:
+            lines[-1] = longer if len(lines) == 1 else f"{lines[-1]} {word}"
+    return lines
 
 
 def _notes(panel):

@@ -209,5 +209,5 @@ def extras(
     if not count:
         return Extras(named, unit=False)
     some = None if truth is None else truth[:count]
-    panels = field_panels.drawn(collection, measured, fit[:count], reconstruction[:count], some)
-    return Extras(named, panels, unit=False)
+    shown = field_panels.Shown(collection, measured, fit[:count], reconstruction[:count], some)
+    return Extras(named, shown.panels(), draw=shown.draw, unit=False)

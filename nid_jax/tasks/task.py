@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,8 @@ class Extras:
     """Name -> [T, H, W, C] in [0, 1]: written as pictures, and side by side as a movie."""
     frame_rate: float = 0.0
     """Frames a second of their movie; 0: not known."""
+    draw: Callable[[Path, int], Any] | None = None
+    """Writes pictures/ of a signal, (path, index), where they are other than its panels."""
     unit: bool = True
     """Whether values are those of pictures, from 0 (black) to 1 (white)."""
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
-from nid_jax.fitting.rounds import State
+from nid_jax.fitting.rounds import SPECTRUM_ROUNDS, State
 from nid_jax.notices import say
 from nid_jax.training.atoms import wave_heads
 from nid_jax.training.components import (
@@ -70,15 +70,16 @@ def find(
     collection: Any,
     config: ConfigDict,
     path: Path,
-    go_on: Callable[[], bool] = lambda: True,
+    go_on: Callable[[int, int], bool] = lambda done, total: True,
 ) -> FoundHeads | None:
     """Give a dictionary the heads that config.dictionary.heads asks for.
 
     measured: what training sees of the collection, as a task's `learned_from` gives. Components are
     those of a covariance, or of the signals' products where features are too many for one; or come
     by rounds, each of which is kept at `path`, where signals are not alike in what was measured of
-    them. None where `go_on` said no after a round: the same call goes on. Raises ArgumentError for
-    features or signals of which such heads cannot be found.
+    them. None where `go_on`, which is told how many were done of how many, said no after a round:
+    the same call goes on. Raises ArgumentError for features or signals of which such heads cannot
+    be found.
     """
     if config.dictionary.heads == "waves":
         names, top_k = collection.names, config.router.top_k
@@ -112,7 +113,7 @@ def _by_rounds(dictionary, measured, collection, config, path, go_on):
 
     def after(state):
         state.save(path, this_run)
-        return go_on()
+        return go_on(state.round, SPECTRUM_ROUNDS + wanted.rounds)
 
     made = partial_heads(
         dictionary,

@@ -6,6 +6,7 @@ is one jitted function with donated state; what it reports stays on the device u
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -230,7 +231,7 @@ class Trainer:
             self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
         return self.compiled[kind]
 
-    def find_heads(self, collection: Any, go_on: Callable[[], bool]) -> str:
+    def find_heads(self, collection: Any, go_on: Callable[[int, int], bool]) -> str:
         """Heads from what training sees of the signals, undrawn. -> words on them; '' where `go_on`
         said no before they were found. The prior that came with them is kept, as heads are that
         nothing descends from."""
@@ -391,8 +392,9 @@ def train(
             _announce(trainer, workdir, progress, notes)
             words = "drawn"
             if fresh and config.dictionary.heads != "drawn":
-                words = trainer.find_heads(collection, lambda: not preemption.requested)
-                progress.message(words or f"{preemption.signal_name}: the same command resumes")
+                with _Rounds(preemption) as rounds:
+                    words = trainer.find_heads(collection, rounds.go_on)
+                progress.message(words or f"{preemption.signal_name}: {_kept(workdir)}")
             step = start
             if words:
                 step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
@@ -403,6 +405,11 @@ def train(
     stopped = step < trainer.steps or not words
     coded, prior = (None, None) if step or stopped else (trainer.coded, trainer.prior())
     return Trained(trainer.model(), step, stopped, summary, coded, prior)
+
+
+def _kept(workdir):
+    """What becomes of a run that was stopped, in words."""
+    return "the same command resumes" if workdir.kept else "nothing is kept without a workdir"
 
 
 def _announce(trainer: Trainer, workdir: Workdir, progress: Progress, notes: Sequence[str]) -> None:
@@ -431,6 +438,33 @@ def _beyond_span(dictionary: Dictionary, sparse: bool) -> list[str]:
         f"{most} dimensions at most; {-(-dictionary.num_experts // dictionary.channels)} features "
         "by dictionary.width, dictionary.skip or dictionary.embedding lift that"
     ]
+
+
+class _Rounds:
+    """A line that says how far rounds are, none where heads come without."""
+
+    def __init__(self, preemption: Preemption):
+        self.preemption = preemption
+        self.line: Progress | None = None
+        self.first, self.start = 0, 0.0
+
+    def go_on(self, done: int, total: int) -> bool:
+        """Whether another round may begin."""
+        now = time.monotonic()
+        if self.line is None:
+            # The first one is beside what is compiled and measured once.
+            self.line = Progress(total, label="round", active=jax.process_index() == 0)
+            self.first, self.start = done, now
+        each = (now - self.start) / max(done - self.first, 1)
+        self.line.update(done, eta=each * (total - done) if done > self.first else None)
+        return not self.preemption.requested
+
+    def __enter__(self) -> "_Rounds":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.line is not None:
+            self.line.close()
 
 
 @dataclasses.dataclass
@@ -476,7 +510,8 @@ class _Loop:
         if start < step < trainer.steps:
             self._save(step, {})
             name = self.preemption.signal_name
-            self.progress.message(f"{name}: saved step {step}; the same command resumes")
+            words = f"saved step {step}; " if self.trainer.workdir.kept else ""
+            self.progress.message(f"{name}: {words}{_kept(self.trainer.workdir)}")
         jax.block_until_ready(trainer.state)
         return step
 

@@ -189,7 +189,7 @@ def gradients(graphdef, theta, parts, **options):
         return tuple(jax.tree.map(np.asarray, tree) for tree in (mine, truth))
 
 
-TOLERANCE = {"float32": 5e-6, "float64": 1e-6}
+TOLERANCE = {"float32": 1e-5, "float64": 1e-6}
 """Codes solved in float32 are a few roundings off, and their cotangents as many."""
 
 
@@ -210,12 +210,12 @@ def compare(graphdef, theta, rng, precision="float64", **options):
         ("shared", "sample", None, "float64"),
         pytest.param("independent", "masks", None, "float64", marks=pytest.mark.slow),
         pytest.param("shared", "rays", "one", "float32", marks=pytest.mark.slow),
-        pytest.param("independent", "fourier", None, "float64", marks=pytest.mark.slow),
+        pytest.param("independent", "fourier", None, "float32", marks=pytest.mark.slow),
         pytest.param("independent", "sample", "own", "float32", marks=pytest.mark.slow),
         pytest.param("shared", "sample", "own", "float64", marks=pytest.mark.slow),
         pytest.param("shared", "mask", "one", "float64", marks=pytest.mark.slow),
         pytest.param("shared", "masks", "own", "float32", marks=pytest.mark.slow),
-        pytest.param("shared", "fourier", "one", "float64", marks=pytest.mark.slow),
+        pytest.param("shared", "fourier", "one", "float32", marks=pytest.mark.slow),
         pytest.param("independent", "rays", "own", "float64", marks=pytest.mark.slow),
     ],
 )

@@ -121,6 +121,9 @@ def test_new_data_take_the_frame_that_was_learned_in(tmp_path):
     config = config_of(write(tmp_path / "b.csv", smaller))
     data.take_frame(config.points, found.frame)
     assert scattered.open_points(config, "train", 0).frame == found.frame
+    data.take_frame(config.points, found.frame, "day")
+    assert config.points.signal == "day"
+    config.points.signal = ""
     config.root = str(write(tmp_path / "c.csv", {**smaller, "x": smaller["x"] + 30}))
     with pytest.raises(ValueError, match=r"data.points.frame: .*has x .*, outside .*points are"):
         scattered.open_points(config, "train", 0)
@@ -193,6 +196,10 @@ BAD = {
     "text among numbers": (
         changed("value", 3, "warm"),
         r"value holds 'warm' in line 5; allowed: num",
+    ),
+    "wide": (
+        {"signal": table_of()["signal"], **{f"ST{k}": table_of()["value"] for k in range(7)}},
+        r"0 coordinates among .*; a column for each place \(ST0, ST1, .* pandas.melt\(table, 's",
     ),
     "no signal": (without("signal"), r"no column 'signal' says .* data.points.signal=NAME"),
     "no values": (without("value"), r"which columns are values\?"),

@@ -22,6 +22,28 @@ from nid_jax.tasks.task import Measured
 EXPERTS, CHANNELS, GRID, COUNTS = 6, 2, (5, 4), (3, 16, 9, 20)
 
 
+def test_pictures_of_several_sizes_are_brought_to_few_forms():
+    """By runs that are filled up, which measure what they did."""
+    signal = np.random.default_rng(2).normal(size=(12 * 12, 1)).astype(np.float32)
+
+    def of(points):
+        places = np.round((np.asarray(points) + 1) / 2 * 11).astype(int)
+        return signal[places @ [12, 1]]
+
+    forms = set()
+    for size in ((12, 7), (7, 12), (7, 9), (12, 4), (5, 5)):
+        operator = operators.areas((12, 12), size)
+        count = operator.num_measurements
+        values = np.zeros((count, 1), np.float32)
+        measured = Measured((operator,), (12, 12), 1, lambda index, values=values: values)
+        wider, _, weights = ways.padded(measured, 0, count + 3)
+        forms.add(ways.form_of(operator))
+        assert (wider.run_length, wider.factors is None) == ways.form_of(operator)
+        found = wider.measure(of(wider.points)[None])[0, weights > 0]
+        np.testing.assert_allclose(found, operator.measure(of(operator.points)[None])[0], atol=1e-6)
+    assert forms == {(4, False), (9, False)}
+
+
 @pytest.fixture(scope="module")
 def known():
     """(model, prior, signals at points of their own)."""

@@ -10,7 +10,7 @@ from PIL import Image
 from nid_jax import commands, data, tasks
 from nid_jax.configs import fields as configs
 from nid_jax.data import frames
-from nid_jax.fitting import checks
+from nid_jax.fitting import checks, rendering
 from nid_jax.reporting import maps, panels, samples
 from nid_jax.storage import config_json
 from nid_jax.storage.workdir import Workdir
@@ -51,7 +51,8 @@ class Known:
         return self.collection[self.index][places][None] + self.offset
 
     def render(self, shape):
-        return np.stack([self.collection.truth(i) for i in range(len(self))]) + self.offset
+        own = np.stack([self.collection.truth(i) for i in range(len(self))]) + self.offset
+        return rendering.resampled(own, shape)
 
 
 def test_a_part_of_every_signal_is_kept_from_the_fit(built):
@@ -141,6 +142,11 @@ def test_frames_there_and_back():
     np.testing.assert_allclose([(axis.low, axis.high) for axis in part.axes], [(40, 45), (10, 15)])
     with pytest.raises(ValueError, match=r"lon, degrees: 20.5; allowed: 0 to 20, the frame"):
         FRAME.inside([[45, 20.5]])
+    # Of what rounding does nothing is refused; and what is refused is told from what is allowed.
+    np.testing.assert_array_equal(FRAME.inside([[50 + 5e-6, -1e-5]]), [[1, -1]])
+    with pytest.raises(ValueError, match=r"lat, degrees: 50.00002; allowed: 40 to 50, the frame"):
+        FRAME.inside([[50.00002, 1]])
+    assert frames.told_apart(45.80304, 45.80301, 47.7469) == ["45.80304", "45.80301", "47.7469"]
 
 
 def test_a_dictionary_of_another_frame_is_refused(built):
@@ -159,6 +165,22 @@ def test_fields_are_written_over_their_own_axes(tmp_path):
     np.testing.assert_allclose(found["lat"], np.linspace(40, 50, 4))
     np.testing.assert_allclose(found["lon"], np.linspace(0, 20, 6))
     assert min(Image.open(tmp_path / "0001_b.png").size) > 300
+
+
+@pytest.mark.slow
+def test_pictures_of_signals_are_over_their_own_axes(tmp_path, built):
+    _, task, collection = built
+    own = collection.frame.values(np.stack([collection.truth(i) for i in range(len(collection))]))
+    fit = Known(collection, 0.0)
+    fit.known_deviation = np.full((len(own), 8, 8, 1), 0.1, np.float32)
+    shown = field_panels.Shown(collection, task.measure(collection), fit, own, own)
+    assert {np.shape(row.images[0]) for row in shown.panels()} == {(96, 128, 1)}
+    shown.draw(tmp_path / "a.png", 0)
+    painted = np.asarray(Image.open(tmp_path / "a.png").convert("L"))
+    # No side of it is left blank.
+    inked = np.flatnonzero((painted < 250).any(0))
+    assert inked[0] < 0.05 * painted.shape[1]
+    assert inked[-1] > 0.95 * painted.shape[1]
 
 
 @pytest.mark.slow
@@ -230,11 +252,18 @@ def test_pictures_have_their_second_last_axis_upwards(built):
     _, task, collection = built
     truth = np.stack([collection.truth(index) for index in range(len(collection))])
     own = collection.frame.values(truth)
-    rows = field_panels.drawn(
-        collection, task.measure(collection), Known(collection, 0.0), own, own
-    )
+    measured = task.measure(collection)
+    shown = field_panels.Shown(collection, measured, Known(collection, 0.0), own, own)
+    rows = shown.panels()
     assert [row.name for row in rows] == ["truth", "reconstruction", "error"]
-    np.testing.assert_array_equal(rows[0].images[1], own[1][::-1])
+    # 300 km upwards, 400 to the right; every picture on one lattice.
+    assert {np.shape(image) for row in rows for image in row.images} == {(96, 128, 1)}
+    corners = rows[0].images[1][[0, 0, -1, -1], [0, -1, 0, -1], 0]
+    np.testing.assert_allclose(corners, own[1][[-1, -1, 0, 0], [0, -1, 0, -1], 0], atol=1e-4)
+    assert "squares: held out" in rows[1].note
+    whole = dataclasses.replace(measured, weights=None)
+    whole = field_panels.Shown(collection, whole, Known(collection, 0.0), own, own)
+    assert "squares" not in whole.panels()[1].note
     (circles, squares), points = rows[1].marks[0], collection.points(0)
     assert len(circles.places) + len(squares.places) == len(points)
     held = task.measure(collection).weights(0) == 0
@@ -318,7 +347,7 @@ class Waves:
     ("shape", "pictured"),
     [
         ((32,), (64, 128, 1)),
-        ((6, 8), (72, 96, 1)),
+        ((6, 8), (128, 128, 1)),
         ((5, 6, 7), (6, 7, 1)),
         ((3, 5, 6, 7), (6, 7, 1)),
     ],
@@ -332,7 +361,8 @@ def test_fields_of_every_dimension_have_pictures(shape, pictured):
     collection = data.PointsCollection([points], values, frame, shape, ["a"], "one")
     fit = Waves(collection)
     own = frame.values(fit.render(shape))
-    (row,) = field_panels.drawn(collection, fields.learned_from(collection), fit, own, None)
+    shown = field_panels.Shown(collection, fields.learned_from(collection), fit, own, None)
+    (row,) = shown.panels()
     assert row.images[0].shape == pictured
     near = (np.abs(points[:, :-2]) <= 0.2).all(1).sum() if dims > 1 else len(points)
     assert len(row.marks[0][0].places) == near
