@@ -20,7 +20,7 @@ from nid_jax.coding import checks as argument_checks
 from nid_jax.coding.solvers import SOLVERS
 from nid_jax.errors import named
 from nid_jax.fields.coordinates import grid
-from nid_jax.fields.model import count_parameters
+from nid_jax.fields.model import UNSAID, count_parameters
 from nid_jax.files import atomic_folder
 from nid_jax.fitting import checks, code_space, rendering, scoring
 from nid_jax.neural_dictionary import NeuralDictionary, open_workdir
@@ -33,7 +33,7 @@ from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import limits
 
 # What belongs to the dictionary, so comes from its workdir; the rest is the caller's.
-LEARNED = ("dictionary", "router", "loss", "train")
+LEARNED = ("dictionary", "numerics", "router", "loss", "train")
 # Float32 numbers of rendered signals held at a time: 64 MB.
 _RENDERED_NUMBERS = 2**24
 # Signals of at most this size are read once before training, to find those that cannot be.
@@ -225,7 +225,7 @@ def load(context: Context, with_prior: bool = False) -> tuple[NeuralDictionary, 
     config = context.config.copy_and_resolve_references()
     with config.unlocked():
         for section in LEARNED:
-            config[section] = dictionary.config[section]
+            config[section] = dictionary.config.get(section, UNSAID.get(section))
         if dictionary.frame is not None and "points" in config.data:
             # New data are read as the run's own were, which column tells signals apart too.
             own = dictionary.config.data.get("points", {}).get("signal", "")

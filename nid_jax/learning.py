@@ -34,7 +34,7 @@ _MOST_OF_ROUNDS = 1024
 # Numbers of signals that an error lists.
 _LISTED = 20
 # What defines the run of a workdir, and what of it may change when training goes on.
-SECTIONS = ("task", "seed", "data", "dictionary", "router", "loss", "train")
+SECTIONS = ("task", "seed", "data", "dictionary", "numerics", "router", "loss", "train")
 CHANGEABLE = (
     "train.steps",
     "train.log_every",

@@ -110,6 +110,56 @@ def einsum(subscripts: str, *operands: Float[Array, "..."]) -> Float[Array, "...
     return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
 
 
+MATMULS = ("float32", "bfloat16_3x", "tf32", "bfloat16")
+"""Precisions of `product`, numbers are always float32: operands in full, as the sum of two bfloat16
+of which the product of the small parts is left out, with 10 bits of mantissa, with 7."""
+
+_BITS = {"bfloat16_3x": 7, "tf32": 10, "bfloat16": 7}
+_PRESETS = {
+    "bfloat16_3x": jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X3,
+    "tf32": jax.lax.DotAlgorithmPreset.TF32_TF32_F32,
+    "bfloat16": jax.lax.DotAlgorithmPreset.BF16_BF16_F32,
+}
+# What a TPU has: three bfloat16 passes or one. Others may compute more precisely than asked.
+_PASSES = {
+    "bfloat16_3x": jax.lax.Precision.HIGH,
+    "tf32": jax.lax.Precision.HIGH,
+    "bfloat16": jax.lax.Precision.DEFAULT,
+}
+
+
+def product(
+    subscripts: str, left: Float[Array, "..."], right: Float[Array, "..."], matmul: str
+) -> Float[Array, "..."]:
+    """`einsum` of two arrays whose operands may be rounded: one of `MATMULS`, sums in float32.
+
+    On GPUs NVIDIA's matrix units do so, on a TPU `tf32` is three bfloat16 passes, and on CPU the
+    operands are rounded to the nearest first: it costs time there, and shows what others would get.
+    """
+    if matmul == "float32" or left.dtype != jnp.float32 or right.dtype != jnp.float32:
+        return einsum(subscripts, left, right)
+    of = functools.partial(jnp.einsum, subscripts)
+    return jax.lax.platform_dependent(
+        left,
+        right,
+        cpu=functools.partial(_emulated, subscripts, matmul),
+        cuda=functools.partial(of, precision=_PRESETS[matmul]),
+        default=functools.partial(of, precision=_PASSES[matmul]),
+    )
+
+
+def _emulated(subscripts, matmul, left, right):
+    def rounded(x):
+        return jax.lax.reduce_precision(x, 8, _BITS[matmul])
+
+    high, wide = rounded(left), rounded(right)
+    values = einsum(subscripts, high, wide)
+    if matmul != "bfloat16_3x":
+        return values
+    low, narrow = rounded(left - high), rounded(right - wide)
+    return values + (einsum(subscripts, high, narrow) + einsum(subscripts, low, wide))
+
+
 def safe_divide(
     numerator: float | Float[Array, "..."], denominator: Float[Array, "..."]
 ) -> Float[Array, "..."]:

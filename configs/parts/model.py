@@ -1,4 +1,4 @@
-"""Groups of `dictionary`, `router` and `loss`: what is learned, and what for."""
+"""Groups of `dictionary`, `numerics`, `router` and `loss`: what is learned, and what for."""
 
 
 def dictionary():
@@ -42,6 +42,14 @@ def dictionary():
             # spline: degree of the pieces
             "degree": 3,
         },
+    }
+
+
+def numerics():
+    """In what precision layers and heads are multiplied; equations and solves always in full."""
+    return {
+        # float32, bfloat16_3x, tf32 or bfloat16: docs/results/precision/matmul.md
+        "matmul": "float32",
     }
 
 

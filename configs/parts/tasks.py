@@ -18,6 +18,7 @@ def config(task, data):
             "compilation_cache": "",
             "data": data,
             "dictionary": model.dictionary(),
+            "numerics": model.numerics(),
             "router": model.router(),
             "loss": model.loss(),
             "train": training.train(),

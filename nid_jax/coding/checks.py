@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 
 from nid_jax.devices import memory_bytes
@@ -143,3 +144,17 @@ def one_of(argument: str, value: Any, allowed: Sequence[str]) -> None:
     """Raise ArgumentError unless value is one of the allowed words."""
     if not isinstance(value, str) or value not in allowed:
         raise ArgumentError(argument, value, ", ".join(allowed))
+
+
+def traced(*trees) -> bool:
+    """Whether a transformation of JAX is looking on: then nothing may leave for NumPy."""
+    leaves = jax.tree.leaves([nnx.state(t) if isinstance(t, nnx.Module) else t for t in trees])
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+
+
+def values_known(what: str, *trees) -> None:
+    """ValueError where values are traced: a derivative would stop at NumPy, and look like zero."""
+    if traced(*trees):
+        raise ValueError(
+            f"{what}: traced values; allowed: outside of jax.jit, jax.vmap and jax.grad alone"
+        )

@@ -136,8 +136,7 @@ def _listed(names):
 
 def _wide(columns, signal):
     """What to do with a table that has a column for each place, in words; '' where it is none."""
-    every = [name for name, column in columns.items() if column.dtype.kind == "f"]
-    numbers = [name for name in every if name != signal]
+    numbers = [name for name in columns if name != signal and columns[name].dtype.kind == "f"]
     if len(numbers) < _WIDE:
         return ""
     words = signal or next((name for name in columns if name not in numbers), "signal")

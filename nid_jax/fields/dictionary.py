@@ -20,23 +20,18 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from nid_jax import numerics
+from nid_jax import numerics, platforms
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.embeddings import Embedding
-from nid_jax.fields.experts import Layers
+from nid_jax.fields.experts import Layers, check_matmul
 from nid_jax.fields.routing import Gates
 
-# Float32 numbers of one activation kept at a time when an independent stack is evaluated. On CPU
-# two megabytes stay in cache and are not paged in anew by every step; an accelerator wants more.
-_CHUNK_NUMBERS = {"cpu": 2**19}
-_CHUNK_NUMBERS_ACCELERATOR = 2**27
 # Reading a gathered number costs about this many matrix operations.
 GATHER_COST = 50
 
 
 def points_at_a_time(numbers_per_point: int) -> int:
-    numbers = _CHUNK_NUMBERS.get(jax.default_backend(), _CHUNK_NUMBERS_ACCELERATOR)
-    return max(32, numbers // numbers_per_point)
+    return max(32, platforms.sizes().activations // numbers_per_point)
 
 
 def over_points(
@@ -79,7 +74,8 @@ class Dictionary(nnx.Module):
     """E experts with D coordinates in and C channels out; see the module's text.
 
     `dictionary(x)` is the basis, `dictionary(x, codes, bias)` renders. Attributes: kind,
-    num_experts (E), channels (C), dims (D), embedding, and width, activation, omega0 of the layers.
+    num_experts (E), channels (C), dims (D), embedding, and width, activation, omega0, matmul of the
+    layers.
     """
 
     kind: str
@@ -109,6 +105,7 @@ class Dictionary(nnx.Module):
         self.num_experts, self.channels = num_experts, channels
         self.width, self.activation = layers.width, layers.activation
         self.omega0 = float(layers.omega0)
+        self.matmul = layers.matmul
         self.sizes = (embedding.size, *[layers.width] * (layers.num_layers - 1))
         self._make(rngs)
 
@@ -171,6 +168,16 @@ class Dictionary(nnx.Module):
     def num_networks(self) -> int:
         """Of which the atoms are made: the num_experts of a config that describes it."""
         return self.num_experts
+
+    def multiplied(self, matmul: str) -> "Dictionary":
+        """The same with products of its layers in a precision, one of `numerics.MATMULS`.
+
+        This one stays as it is. Raises ArgumentError for another value.
+        """
+        check_matmul(matmul)
+        other = nnx.clone(self)
+        other.matmul = matmul
+        return other
 
     def mixed(
         self, mixing: Float[np.ndarray, "E N"], level: Float[np.ndarray, "N C"]

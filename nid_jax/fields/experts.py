@@ -26,26 +26,34 @@ class Layers:
     """The shape of an expert, or of the trunk that experts share.
 
     num_layers: linear layers, the last one included; 1 or more. width: H of those between.
-    activation: one of `ACTIVATIONS`; omega0: the factor inside of a sine. Raises ArgumentError for
-    other values.
+    activation: one of `ACTIVATIONS`; omega0: the factor inside of a sine; matmul: one of
+    `numerics.MATMULS`. Raises ArgumentError for other values.
     """
 
     num_layers: int
     width: int
     activation: str
     omega0: float
+    matmul: str = "float32"
 
     def __post_init__(self) -> None:
         for name, least in (("num_layers", 1), ("width", 1)):
             if getattr(self, name) < least:
                 raise ArgumentError(name, getattr(self, name), f"{least} or more")
         check_activation(self.activation)
+        check_matmul(self.matmul)
 
 
 def check_activation(activation: str) -> None:
     """Raise ArgumentError unless `activation` is one of `ACTIVATIONS`."""
     if activation not in ACTIVATIONS:
         raise ArgumentError("activation", activation, ", ".join(ACTIVATIONS))
+
+
+def check_matmul(matmul: str) -> None:
+    """Raise ArgumentError unless `matmul` is one of `numerics.MATMULS`."""
+    if matmul not in numerics.MATMULS:
+        raise ArgumentError("matmul", matmul, ", ".join(numerics.MATMULS))
 
 
 def activate(z: Float[Array, "... H"], activation: str, omega0: float) -> Float[Array, "... H"]:
@@ -60,19 +68,21 @@ def apply_layers(
     x: Float[Array, "P inputs"],
     activation: str,
     omega0: float,
+    matmul: str,
     final: bool = True,
 ) -> Float[Array, "P outputs"]:
     """Evaluate a network. x [P, in] -> [P, out].
 
     layers: sequence of (kernel [in, out], bias [out]). With `final` the last layer is linear,
-    otherwise every layer is activated (a trunk whose linear heads are kept elsewhere).
+    otherwise every layer is activated (a trunk whose linear heads are kept elsewhere). matmul: of
+    the products, one of `numerics.MATMULS`.
     """
     hidden = layers[:-1] if final else layers
     for kernel, bias in hidden:
-        x = activate(numerics.einsum("pi,io->po", x, kernel) + bias, activation, omega0)
+        x = activate(numerics.product("pi,io->po", x, kernel, matmul) + bias, activation, omega0)
     if final:
         kernel, bias = layers[-1]
-        x = numerics.einsum("pi,io->po", x, kernel) + bias
+        x = numerics.product("pi,io->po", x, kernel, matmul) + bias
     return x
 
 

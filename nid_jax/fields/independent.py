@@ -63,14 +63,22 @@ class IndependentDictionary(Dictionary):
         self, layers: experts.Network, embedded: Float[Array, "P F"]
     ) -> Float[Array, "P K C"]:
         """Networks stacked along [K] at embedded points [P, in] -> [P, K, C]."""
-        one = functools.partial(
-            experts.apply_layers, activation=self.activation, omega0=self.omega0
-        )
+        one = self._network()
         if embedded.shape[-1] > _COPIED_FEATURES:
             return jax.vmap(one, in_axes=(0, None), out_axes=1)(layers, embedded)
         count = layers[0][0].shape[0]
         copies = jnp.broadcast_to(embedded, (count, *embedded.shape))
         return jax.vmap(one, out_axes=1)(layers, copies)
+
+    def _network(self, **options):
+        """`experts.apply_layers` as the networks are made."""
+        return functools.partial(
+            experts.apply_layers,
+            activation=self.activation,
+            omega0=self.omega0,
+            matmul=self.matmul,
+            **options,
+        )
 
     def basis(self, x: Float[Array, "P D"]) -> Float[Array, "P E C"]:
         return over_points(lambda p: self._mixed(self._networks(p)), x, self._chunk())
@@ -146,9 +154,7 @@ class IndependentDictionary(Dictionary):
             raise ArgumentError("dictionary", "mixed", "one whose atoms are its networks")
         size = jnp.sqrt(jnp.square(self.basis(x)).mean())
         layers = self._draw(key, len(indices))
-        hidden = functools.partial(
-            experts.apply_layers, activation=self.activation, omega0=self.omega0, final=False
-        )
+        hidden = self._network(final=False)
         features = jax.vmap(hidden, in_axes=(0, None))(layers[:-1], self.embedding(x))
         solved = jax.vmap(lambda h, t: last_layer(h, t[:, None], size)[:, 0])(features, targets)
         layers = (*layers[:-1], (solved[:, :-1], solved[:, -1]))

@@ -13,6 +13,9 @@ from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routers import build_router
 from nid_jax.fields.routing import Gates, Router
 
+UNSAID = {"numerics": {"matmul": "float32"}}
+"""Groups of a config that dictionaries of before have not, and what they were learned with."""
+
 
 class Model(nnx.Module):
     """A dictionary of experts with its router (None where codes are only ever solved).
@@ -73,13 +76,19 @@ def build_model(
 ) -> Model:
     """The model that `config.dictionary` and `config.router` describe, freshly drawn.
 
+    Products are of `config.numerics.matmul`, in float32 where a config has no such group.
     signal_shape: (*grid, C); num_signals: size of the training collection, for a codebook. Raises
     ValueError naming the key that is wrong.
     """
     *grid_shape, channels = signal_shape
     rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(seed), 0))
     dictionary = dictionaries.build_dictionary(
-        config.dictionary, channels, len(grid_shape), tuple(grid_shape), rngs
+        config.dictionary,
+        channels,
+        len(grid_shape),
+        tuple(grid_shape),
+        rngs,
+        config.get("numerics", UNSAID["numerics"])["matmul"],
     )
     router = build_router(
         config.router,

@@ -80,7 +80,9 @@ class SharedDictionary(Dictionary):
         """What all experts share. x [P, D] -> [P, F], the trunk's first."""
         layers = [(k[...], b[...]) for k, b in zip(self.kernels, self.biases, strict=True)]
         embedded = self.embedding(x)
-        trunk = experts.apply_layers(layers, embedded, self.activation, self.omega0, final=False)
+        trunk = experts.apply_layers(
+            layers, embedded, self.activation, self.omega0, self.matmul, final=False
+        )
         return jnp.concatenate([trunk, embedded], -1) if self.skip else trunk
 
     def heads(self) -> Float[Array, "F+1 E C"]:
@@ -91,7 +93,7 @@ class SharedDictionary(Dictionary):
     def _read(self, x: Float[Array, "P D"], kernel: Float[Array, "F C A"]) -> Float[Array, "P A C"]:
         """What heads without a bias give at points."""
         if not self.local:
-            return numerics.einsum("ph,hca->pac", self.features(x), kernel)
+            return numerics.product("ph,hca->pac", self.features(x), kernel, self.matmul)
         places, values = self.embedding.local(x)
 
         # One neighbour of all points after another: rows are read and added, never held together.
@@ -193,5 +195,5 @@ class SharedDictionary(Dictionary):
         # The product with the dense codes, zeros included: one matrix product is faster than
         # gathering K columns per signal unless K is below about E / 100.
         kernel, bias = self._folded(codes)
-        values = numerics.einsum("ph,hcs->pcs", features, kernel)
+        values = numerics.product("ph,hcs->pcs", features, kernel, self.matmul)
         return values.transpose(2, 0, 1) + bias[:, None, :]

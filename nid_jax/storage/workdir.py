@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from nid_jax.fields.model import UNSAID
 from nid_jax.files import local, refusals_named
 from nid_jax.storage import artefacts, config_json
 
@@ -198,7 +199,7 @@ class Workdir:
 
 
 def _plain_get(config: ConfigDict, key: str) -> Any:
-    value = config.get(key, _ABSENT)
+    value = config.get(key, UNSAID.get(key, _ABSENT))
     return value.to_dict() if isinstance(value, ConfigDict) else value
 
 

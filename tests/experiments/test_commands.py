@@ -141,6 +141,14 @@ def test_precision(tmp_path, smoke):
 
 
 @pytest.mark.slow
+def test_matmul(tmp_path, smoke):
+    smoke("matmul", tmp_path)
+    (row,) = json.loads((tmp_path / "matmul.json").read_text())["rows"]
+    assert row["bfloat16 atoms"] > row["tf32 atoms"] > row["bfloat16_3x atoms"] > 0
+    assert abs(row["bfloat16_3x fitted"]) < 0.1
+
+
+@pytest.mark.slow
 def test_gridless(tmp_path, smoke):
     smoke("gridless", tmp_path)
     names = {"table.md", "metrics.json", "figure.png"}
