@@ -14,11 +14,14 @@ import numpy as np
 from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 
+from nid_jax.devices import memory_bytes
 from nid_jax.errors import ArgumentError
 from nid_jax.files import local
 
 MOST_SEED = 2**32 - 1
 """jax.random.key drops what is above 32 bits: keys of larger seeds are those of smaller ones."""
+# Any machine has memory for so many.
+_FEW_NUMBERS = 2**24
 _TOP_LEVEL = get_opaque_trace_state()
 
 
@@ -106,6 +109,21 @@ def whole(argument: str, value: Any, least: int, where: str = "", most: int | No
     if isinstance(value, bool | np.bool_) or number < least or above:
         raise ArgumentError(argument, value, allowed)
     return number
+
+
+def fits(argument: str, value: Any, count: int) -> None:
+    """Raise ArgumentError where what a value asks for, so many numbers, is more than memory holds.
+
+    Of 8 bytes each, as they are made in float64 first.
+    """
+    if count < _FEW_NUMBERS:
+        return
+    held, gib = memory_bytes(), 2.0**30
+    if held and 8 * count > held:
+        allowed = (
+            f"what fits into the {held / gib:.3g} GiB there are; this takes {8 * count / gib:.3g}"
+        )
+        raise ArgumentError(argument, value, f"{allowed} GiB")
 
 
 def flag(argument: str, value: Any) -> None:
