@@ -96,8 +96,8 @@ def blur(shape: Sequence[int], sigma: float = 1.0, radius: int = 0) -> Blur:
     positive("sigma", sigma, known=True)
     given = whole("radius", radius, 0)
     radius = given or int(np.ceil(3 * sigma))
-    blamed = ("radius", radius) if given else ("sigma", sigma)
-    fits(*blamed, len(shape) * math.prod(shape) * (2 * radius + 1) ** len(shape))
+    count = len(shape) * math.prod(shape) * (2 * radius + 1) ** len(shape)
+    fits("radius" if given else "sigma", given or sigma, count)
     reach = np.arange(-radius, radius + 1)
     places = [np.arange(side)[:, None] + reach for side in shape]
     one = np.exp(-0.5 * (reach / sigma) ** 2)
