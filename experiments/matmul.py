@@ -50,7 +50,7 @@ ROWS = {
         "smoke",
         {"dictionary.num_layers": 3, "dictionary.width": 64, "dictionary.heads": "drawn"}
         | {"dictionary.embedding.kind": "fourier", "dictionary.embedding.size": 64}
-        | {"train.steps": 20},
+        | {"train.steps": 20, "train.optimizer.name": "adam"},
     ),
 }
 SCALES = {"smoke": ("smoke",), "cpu": tuple(name for name in ROWS if name != "smoke")}
