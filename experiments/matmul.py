@@ -43,7 +43,13 @@ ROWS = {
         | {"dictionary.embedding.size": 256},
     ),
     "photographs cosines": ("image", "photos", FEWER),
-    "CT of 8 views": ("ct", "cpu", FEWER | {"train.steps": 20}),
+    "CT of 32x32 from 8 views": (
+        "ct",
+        "cpu",
+        FEWER
+        | {"data.size": (32, 32), "dictionary.num_experts": 256, "dictionary.width": 256}
+        | {"dictionary.embedding.size": 256, "train.steps": 20},
+    ),
     "shapes splines": ("sdf", "smoke", {}),
     "shapes relu trunk on Fourier": (
         "sdf",
