@@ -61,7 +61,8 @@ NOTES = """\
 Reading: signals a second alone, batches of {batch} at {size}, on {cores} processors. PNG files and
 tfds hold {rows}x{columns} pictures, decoded, cropped and resized at each access; arrays hold
 signals of the final size. A step, {step}, needs {needed:.0f} signals a second; times of it: how
-often over a source keeps up. Signals of at most 2 GiB are read once, before the first step."""
+often over a source keeps up. The configuration's batch is {whole}; here at most half the {pictures}
+pictures. Signals of at most 2 GiB are read once, before the first step."""
 STEPS_NOTES = """\
 Milliseconds a step, median (least..most) over {rounds} rounds of {steps} steps of each in turn.
 Step by step: a batch gathered on the host, put on the device, one call. One program: numbers of
@@ -232,6 +233,8 @@ def run(scale_name, output):
     size = "x".join(map(str, config.data.size))
     notes = NOTES.format(
         batch=batch,
+        whole=command.config_of("image", "paper").train.batch_size,
+        pictures=scale.pictures,
         size=size,
         cores=len(os.sched_getaffinity(0)),
         rows=STORED[0],

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from nid_jax import data, learning, notices, sharding
+from nid_jax.coding import checks as argument_checks
 from nid_jax.coding.solvers import SOLVERS
 from nid_jax.errors import named
 from nid_jax.fields.coordinates import grid
@@ -84,10 +85,11 @@ def settle(
     **known: int | None,
 ) -> Context:
     """The context with limits that its signals allow, and a note of what gave way."""
+    config = config or context.config
     # What is wrong with a config is said before its signals are looked at.
-    context.build_task(config or context.config)
-    there = limits.available(config or context.config, splits, **known)
-    config, line = limits.settled(config or context.config, there, context.typed)
+    context.build_task(config)
+    there = limits.available(config, splits, **known)
+    config, line = limits.settled(config, there, context.typed)
     notes = (*context.notes, line) if line else context.notes
     return dataclasses.replace(context, config=config, notes=notes)
 
@@ -462,7 +464,7 @@ def sample(context: Context) -> None:
     with named("sample"):
         drawn = dictionary.sample(wanted.count, wanted.seed)
         path = code_space.path_between(drawn, 0, min(1, len(drawn) - 1), wanted.frames)
-    view = _what_to_render(config.render, {"grid": dictionary.grid_shape})
+    view = _what_to_render(config.render, {"grid": dictionary.grid_shape}, len(drawn))
     context.workdir.prepare()
     target = context.workdir.samples
     samples.write_samples(target, drawn, path, view, task.surface, dictionary.frame)
@@ -497,8 +499,11 @@ def _render_deviation(folder, task, found, layout, view, scale):
         pictures.save_png(folder / f"{name}_deviation.png", shown)
 
 
-def _what_to_render(wanted, layout):
-    """(samples along each axis, window or None) of config.render; ValueError naming the key."""
+def _what_to_render(wanted, layout, signals=1):
+    """(samples along each axis, window or None) of config.render; ValueError naming the key.
+
+    signals: that are rendered at a time.
+    """
     tile = layout["patch"] if "patch" in layout else layout["grid"]
     shape, window = wanted.shape, wanted.window
     if "patch" in layout and (shape or window):
@@ -512,6 +517,7 @@ def _what_to_render(wanted, layout):
         raise ValueError(
             f"render.shape: {shape}; allowed: {len(tile)} whole numbers, each 1 or more"
         )
+    argument_checks.fits("render.shape", shape, math.prod(shape) * (len(shape) + signals))
     if "patch" in layout:
         return shape, _patch_window(tile, wanted.scale)
     if not window:

@@ -61,7 +61,8 @@ def learn(
         become so), a list of pictures [h, w] or [h, w, C] of several sizes, a collection
         of `nid_jax.data`, or a config, such as those of
         `nid_jax.configs`, which says all there is to say and names its data.
-      seen: bool, what is known of an array: [*grid] of all signals, or [S, *grid]; so are values
+      seen: bool, what is known of an array: [*grid] of all signals, or [S, *grid], axes in the
+        order of the array's; so are values
         that are not NaN. What is missing is learned from the others.
       steps: of descent; None: the config's, or none, as heads begin in closed form
         (`training.components`).
@@ -219,24 +220,29 @@ def _collection(signals, letters, seen=None):
         letters = layouts.checked(letters, values.shape)
     else:
         letters = layouts.guessed(values.shape, "signals", "layout='{}'", lines=True)
+    given = _arranged_seen(seen, values.shape, letters)
     values = np.ascontiguousarray(layouts.arranged(values, letters))
-    shown = _shown(values, seen)
+    shown = _shown(values, given)
     known = values if shown is None else np.where(shown[..., None], values, 0)
     bad = np.flatnonzero(~np.isfinite(known).reshape(len(values), -1).all(1))
     if len(bad):
-        allowed = f"finite numbers, and NaN for what is missing; signal {bad[0]} holds others"
+        allowed = f"finite numbers of float32, NaN where missing; signal {bad[0]} holds others"
         raise ArgumentError("signals", np.inf, allowed)
     names = [f"{number:05d}" for number in range(len(values))]
     # The title tells two arrays apart: a run goes on with its own.
     crc = zlib.crc32(known.data if shown is None else shown.data, zlib.crc32(known.data))
     collection = data.ArrayCollection(known, names, f"an array, CRC {crc:08x}", None, shown)
-    low, high = collection.bounds
+    _say_scale(*collection.bounds)
+    return collection
+
+
+def _say_scale(low, high):
+    """A notice of values that are not about 0 to 1."""
     if max(-low, high) > OTHER_SCALE:
         say(
             f"signals: values from {low:g} to {high:g}; taken as they are, while scores suppose 0 "
             "to 1; signals / 255 or the like says otherwise"
         )
-    return collection
 
 
 def _pictures(signals, letters, seen):
@@ -245,51 +251,94 @@ def _pictures(signals, letters, seen):
         if value is not None:
             raise ArgumentError(argument, value, "None for pictures of several sizes")
     pictures = [np.asarray(as_floats(as_array(one, "signals"), "signals")) for one in signals]
-    ranks = {one.ndim for one in pictures}
-    if len(ranks) > 1 or not ranks <= {2, 3} or any(0 in one.shape for one in pictures):
-        shapes = sorted({one.shape for one in pictures})[:4]
-        raise ArgumentError("signals", shapes, "pictures [h, w], or [h, w, C] of one C")
+    _check_pictures(pictures, {str(one.dtype) for one in signals})
     pictures = [one[..., None] if one.ndim == 2 else one for one in pictures]
     names = [f"{number:05d}" for number in range(len(pictures))]
     crc = 0
     for one in pictures:
         crc = zlib.crc32(np.ascontiguousarray(one).data, crc)
     title = f"pictures of several sizes, CRC {crc:08x}"
-    try:
-        return data.pictures_of_sizes(pictures, names, title)
-    except ValueError as error:
-        raise ArgumentError("signals", str(error), "pictures of one number of channels") from error
+    collection = data.pictures_of_sizes(pictures, names, title)
+    _say_scale(*collection.bounds)
+    return collection
 
 
-def _shown(values, seen):
-    """What is known of signals [S, *grid, C], bool [S, *grid]; None where all is. Says how much."""
-    shown = ~np.isnan(values).any(-1)
-    if seen is not None:
-        given = np.asarray(as_array(seen, "seen"))
-        grid_shape = shown.shape[1:]
-        if given.shape not in (grid_shape, shown.shape) or given.dtype.kind not in "biuf":
-            allowed = f"booleans {list(shown.shape)}, or {list(grid_shape)} for all signals"
-            raise ArgumentError("seen", f"{given.dtype}{list(given.shape)}", allowed)
+def _check_pictures(pictures, types):
+    """Raise ArgumentError for arrays that are no pictures of several sizes. types: they had."""
+    ranks = {one.ndim for one in pictures}
+    if len(ranks) > 1 or not ranks <= {2, 3} or any(0 in one.shape for one in pictures):
+        shapes = sorted({one.shape for one in pictures})[:4]
+        raise ArgumentError("signals", shapes, "pictures [h, w], or [h, w, C] of one C")
+    if ranks == {3}:
+        shapes = sorted({one.shape for one in pictures})[:4]
+        first, last = ({one.shape[axis] for one in pictures} for axis in (0, -1))
+        most = layouts.MOST_CHANNELS
+        if len(first) == 1 and max(first) <= most < max(last):
+            allowed = "channels last, [h, w, C]; np.moveaxis(one, 0, -1) puts them there"
+            raise ArgumentError("signals", shapes, allowed)
+        if len(last) > 1:
+            raise ArgumentError("signals", shapes, "pictures [h, w, C] of one C")
+    bad = [number for number, one in enumerate(pictures) if not np.isfinite(one).all()]
+    if bad:
+        odd = pictures[bad[0]][~np.isfinite(pictures[bad[0]])][0]
+        allowed = f"finite numbers in pictures of several sizes; signal {bad[0]} holds others"
+        raise ArgumentError("signals", odd, allowed)
+    largest = max(float(np.abs(one).max()) for one in pictures)
+    if types & {"uint8", "uint16"} and largest > OTHER_SCALE:
+        allowed = f"one range for all; whole numbers become 0 to 1, and others reach {largest:g}"
+        raise ArgumentError("signals", " beside ".join(sorted(types)), allowed)
+
+
+def _arranged_seen(seen, shape, letters):
+    """What a caller says is known of an array, in the order of its axes: as [S, *grid], or [*grid]
+    of all signals. None where nothing is said."""
+    if seen is None:
+        return None
+    given = np.asarray(as_array(seen, "seen"))
+    sides = dict(zip(letters, shape, strict=True))
+    forms = [[axis for axis in letters if axis not in absent] for absent in ("C", "STC")]
+    every, grid = ([sides[axis] for axis in form] for form in forms)
+    if list(given.shape) not in (every, grid) or given.dtype.kind not in "biuf":
+        allowed = f"booleans {every}, or {grid} for all signals, axes as those of the signals"
+        raise ArgumentError("seen", f"{given.dtype}{list(given.shape)}", allowed)
+    if list(given.shape) == every:
+        return layouts.arranged(given, "".join(forms[0]))[..., 0]
+    return layouts.arranged(given, "".join(forms[1]))[0, ..., 0]
+
+
+def _shown(values, given):
+    """What is known of signals [S, *grid, C], bool [S, *grid]; None where all is. Says how much.
+
+    given: what a caller says of it, [S, *grid] or [*grid].
+    """
+    missing = np.isnan(values)
+    shown = ~missing.any(-1)
+    part = (
+        "; a pixel counts only where all its channels are known"
+        if (missing.any(-1) & ~missing.all(-1)).any()
+        else ""
+    )
+    if given is not None:
         if not np.isin(given, (0, 1)).all():
             raise ArgumentError("seen", given[~np.isin(given, (0, 1))][0], "booleans, or 0 and 1")
         shown &= given.astype(bool)
     empty = np.flatnonzero(~shown.reshape(len(shown), -1).any(1))
     if len(empty):
-        name = "signals" if seen is None else "seen"
+        name = "signals" if given is None else "seen"
         listed = empty[:_LISTED].tolist()
         more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
-        beside = "" if seen is None or given.ndim < shown.ndim else " and of seen"
+        beside = "" if given is None or given.ndim < shown.ndim else " and of seen"
         allowed = (
-            f"1 or more samples seen of signal {empty[0]}; numpy.delete(signals, {listed}, 0)"
+            f"1 or more samples seen of signal {empty[0]}{part}; numpy.delete(signals, {listed}, 0)"
             f"{beside} leaves out what nothing is seen of{more}"
         )
         raise ArgumentError(name, 0, allowed)
     if shown.all():
         return None
-    if seen is None:
+    if given is None or part:
         say(
             f"signals: {1 - shown.mean():.1%} of the samples are NaN; taken as missing; "
-            "learned from what is seen of each signal"
+            f"learned from what is seen of each signal{part}"
         )
     return np.ascontiguousarray(shown)
 

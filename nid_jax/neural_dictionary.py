@@ -209,7 +209,7 @@ class NeuralDictionary(Trained):
             raise ArgumentError("solver", solver, "an object of nid.solvers, such as nid.Ridge()")
         solve = functools.partial(fits.fit_problem, solver=solver, grid_shape=grid_shape)
         found = self._in_batches(problem_of, count, batch_size, solve)
-        if found.problem is None and not fits.traced(found.solution):
+        if found.problem is None and not argument_checks.traced(found.solution):
             # In batches for the solver's sake; what was measured is in memory all the same.
             found = dataclasses.replace(found, problem=problem_of(np.arange(count)))
         return dataclasses.replace(found, names=tuple(f"{n:05d}" for n in range(count)))

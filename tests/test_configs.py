@@ -39,7 +39,7 @@ CASES = [(path, variant) for path in CONFIGS for variant in variants(path)]
 
 def signal_shape(config):
     """Shape of one signal; from the config where the data may not be on this machine."""
-    if config.data.name == "points":
+    if config.data.name in ("points", "sinograms"):
         return (32, 32, 1)
     if config.data.name in ("faces", "photos", "phantoms", "clip", "shapes", "stations"):
         task = tasks.build(config)

@@ -15,6 +15,7 @@ ORDER = (
     "files",
     "ffmpeg",
     "numerics",
+    "platforms",
     "devices",
     "geometry",
     "fields",
@@ -39,13 +40,14 @@ APART = {
     ("notices", "errors"),
     ("ffmpeg", "errors"),
     ("ffmpeg", "files"),
-    *((room, "notices") for room in ("files", "ffmpeg", "numerics", "devices")),
+    *((room, "notices") for room in ("files", "ffmpeg", "numerics", "platforms", "devices")),
     *(
         (room, "configs")
         for room in (
             "errors",
             "ffmpeg",
             "numerics",
+            "platforms",
             "devices",
             "geometry",
             "fields",
@@ -55,6 +57,7 @@ APART = {
     ),
     ("numerics", "errors"),
     ("numerics", "files"),
+    *(("platforms", room) for room in ("errors", "files", "ffmpeg", "numerics")),
     ("devices", "errors"),
     ("devices", "numerics"),
     ("data", "metrics"),

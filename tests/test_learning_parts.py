@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import nid_jax as nid
-from nid_jax import data
+from nid_jax import data, learning
 from nid_jax.coding import operators
 from nid_jax.errors import ArgumentError
 from nid_jax.notices import Notice
@@ -114,13 +114,55 @@ def test_points_that_all_signals_share_need_be_no_grid():
     assert left(nid.learn(known, num_experts=8), waves(10, 12)) < 0.03
 
 
+def test_what_is_seen_has_the_axes_of_the_signals():
+    draw = np.random.default_rng(7)
+    values, seen = draw.uniform(size=(5, 4, 6)), draw.uniform(size=(5, 4, 6)) < 0.7
+    expected = learning._collection(values, "SHW", seen)
+    for letters, axes in (("SWH", (0, 2, 1)), ("HWS", (1, 2, 0)), ("WSH", (2, 0, 1))):
+        found = learning._collection(values.transpose(axes), letters, seen.transpose(axes))
+        assert found.title == expected.title
+        np.testing.assert_array_equal(found.seen(2), expected.seen(2))
+    one = learning._collection(values.transpose(0, 2, 1), "SWH", seen[0].T)
+    np.testing.assert_array_equal(one.seen(3), seen[0])
+
+
+def test_channels_that_are_missing_and_scales_are_said():
+    values = np.full((4, 5, 5, 3), 0.5)
+    values[:, 2, 2, 1] = np.nan
+    with pytest.warns(Notice, match="4.0% of the samples .* only where all its channels are known"):
+        learning._collection(values, "")
+    pictures = [np.full((3, 3), 200.0), np.full((3, 4), 9.0)]
+    with pytest.warns(Notice, match="values from 9 to 200; taken as they are"):
+        learning._collection(pictures, "")
+
+
 @pytest.mark.parametrize(
     ("signals", "options", "words"),
     [
         (waves(9), {"seen": np.ones((2, 2))}, r"float64\[2, 2\]"),
         (waves(9), {"seen": np.zeros((9, *SHAPE), bool)}, "1 or more samples seen of signal 0"),
         (waves(9), {"seen": np.full(SHAPE, 2)}, "booleans, or 0 and 1"),
-        (waves(9) * np.inf, {}, "NaN for what is missing"),
+        (
+            waves(9),
+            {"seen": np.ones((6, 9)), "layout": "SWH"},
+            r"booleans \[9, 6, 6\], or \[6, 6\]",
+        ),
+        (waves(9) * np.inf, {}, "NaN where missing"),
+        (
+            waves(9).astype(np.float64) * 1e39,
+            {},
+            "signals: -?inf; allowed: finite numbers of float32",
+        ),
+        (waves(9).astype("m8[s]"), {}, r"signals: timedelta64\[s\]; allowed: real numbers"),
+        (np.where(np.arange(3) == 0, np.nan, np.ones((2, 4, 4, 3))), {}, "where all its channels"),
+        (
+            [np.full((3, 3), 9, np.uint8), np.full((3, 4), 200.0)],
+            {},
+            "'float64 beside uint8'; allowed: one range for all; .* others reach 200",
+        ),
+        ([np.ones((3, 3)), np.full((3, 4), np.nan)], {}, "signals: nan; allowed: .*; signal 1 "),
+        ([np.ones((3, 6, 6)), np.ones((3, 5, 7))], {}, r"allowed: channels last, \[h, w, C\]"),
+        ([np.ones((6, 6, 3)), np.ones((5, 7, 1))], {}, r"pictures \[h, w, C\] of one C"),
         ([np.ones((3, 3)), np.ones((3, 3, 2))], {}, r"pictures \[h, w\]"),
         ([np.ones((3, 3)), np.ones((4, 3))], {"seen": np.ones(3)}, "seen: "),
     ],

@@ -11,13 +11,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 
+from nid_jax.devices import memory_bytes
 from nid_jax.errors import ArgumentError
 from nid_jax.files import local
 
 MOST_SEED = 2**32 - 1
 """jax.random.key drops what is above 32 bits: keys of larger seeds are those of smaller ones."""
+# Any machine has memory for so many.
+_FEW_NUMBERS = 2**24
 _TOP_LEVEL = get_opaque_trace_state()
 
 
@@ -107,6 +111,21 @@ def whole(argument: str, value: Any, least: int, where: str = "", most: int | No
     return number
 
 
+def fits(argument: str, value: Any, count: int) -> None:
+    """Raise ArgumentError where what a value asks for, so many numbers, is more than memory holds.
+
+    Of 8 bytes each, as they are made in float64 first.
+    """
+    if count < _FEW_NUMBERS:
+        return
+    held, gib = memory_bytes(), 2.0**30
+    if held and 8 * count > held:
+        allowed = (
+            f"what fits into the {held / gib:.3g} GiB there are; this takes {8 * count / gib:.3g}"
+        )
+        raise ArgumentError(argument, value, f"{allowed} GiB")
+
+
 def flag(argument: str, value: Any) -> None:
     """Raise ArgumentError unless value is True or False."""
     if not isinstance(value, bool | np.bool_):
@@ -125,3 +144,17 @@ def one_of(argument: str, value: Any, allowed: Sequence[str]) -> None:
     """Raise ArgumentError unless value is one of the allowed words."""
     if not isinstance(value, str) or value not in allowed:
         raise ArgumentError(argument, value, ", ".join(allowed))
+
+
+def traced(*trees) -> bool:
+    """Whether a transformation of JAX is looking on: then nothing may leave for NumPy."""
+    leaves = jax.tree.leaves([nnx.state(t) if isinstance(t, nnx.Module) else t for t in trees])
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+
+
+def values_known(what: str, *trees) -> None:
+    """ValueError where values are traced: a derivative would stop at NumPy, and look like zero."""
+    if traced(*trees):
+        raise ValueError(
+            f"{what}: traced values; allowed: outside of jax.jit, jax.vmap and jax.grad alone"
+        )

@@ -66,14 +66,15 @@ class Penalty(NamedTuple):
 
 class Factorised(NamedTuple):
     """What all signals share. basis Q [M, C, N] and level [M, C], the values at the prior's mean;
-    penalty [N, N] in coordinates of Q; root L^-T [N, N] and mean [N], float64, lead back: code and
-    bias are mean + L^-T z; lam [] as used. Under the mean weights w, Q^T w Q + penalty = I."""
+    penalty [N, N] in coordinates of Q; root L^-T [N, N] and mean [N] lead back, each with what
+    float32 rounded off: code and bias are mean + L^-T z; lam [] as used. Under the mean weights w,
+    Q^T w Q + penalty = I."""
 
     basis: jax.Array
     level: jax.Array
     penalty: jax.Array
-    root: jax.Array
-    mean: jax.Array
+    root: tuple[jax.Array, jax.Array]
+    mean: tuple[jax.Array, jax.Array]
     lam: jax.Array
 
 
@@ -141,44 +142,51 @@ def factorised(dictionary, operator, measurements, weights, penalty, exact=False
 @functools.partial(gram.batched_by_map, static=("graphdef", "chunk", "exact"))
 def _factorised(graphdef, state, operator, equations, known, noise, lam, chunk, exact):
     state, operator, equations = jax.lax.stop_gradient((state, operator, equations))
+    made = functools.partial(_made, graphdef, chunk=chunk, exact=exact)
+    return gram.in_float64(made, state, operator, equations, (known, noise, lam))
+
+
+def _made(graphdef, state, operator, equations, held, chunk, exact):
+    """`_factorised` in the widest type of the scope. held: (known, noise, lam)."""
+    known, noise, lam = held
     dictionary = nnx.merge(graphdef, state)
     experts, channels = dictionary.num_experts, dictionary.channels
     size = experts + channels
     pieces, function = gram.measured_features(dictionary, operator, chunk)
-    with gram.working_precision("float64"):
-        matrix, _, _ = posterior.extended(equations, size)
-        mean, penalty = jnp.zeros(size, matrix.dtype), jnp.zeros_like(matrix)
-        if known is None:
-            typical = ridge.mean_diagonal(equations.wide()[0])
-            lam = jnp.maximum(lam, ridge.least_lambda(equations, matrix))
-            penalty = penalty.at[jnp.arange(experts), jnp.arange(experts)].set(lam * typical)
-        else:
-            spoken = len(known.mean)
-            mean = mean.at[:spoken].set(gram.wide(known.mean)[0])
-            precision, _ = posterior.precision_matrix(known)
-            penalty = penalty.at[:spoken, :spoken].set(noise * precision)
-        zero = jnp.zeros((), matrix.dtype)
-        factor, scale, _, _ = numerics.scaled_cholesky(matrix + penalty, zero)
-        identity = jnp.eye(size, dtype=matrix.dtype)
-        # matrix + penalty = D F F^T D: L = D F, and L^-T = D^-1 F^-T.
-        root = scale[:, None] * jax.lax.linalg.triangular_solve(
-            factor, identity, left_side=True, lower=True, transpose_a=True
-        )
-        columns = jnp.concatenate([root, mean[:, None]], 1)
-        columns = columns if exact else columns.astype(jnp.float32)
+    matrix, _, _ = posterior.extended(equations, size)
+    mean, penalty = jnp.zeros(size, matrix.dtype), jnp.zeros_like(matrix)
+    if known is None:
+        typical = ridge.mean_diagonal(equations.wide()[0])
+        lam = jnp.maximum(lam, ridge.least_lambda(equations, matrix))
+        penalty = penalty.at[jnp.arange(experts), jnp.arange(experts)].set(lam * typical)
+    else:
+        spoken = len(known.mean)
+        mean = mean.at[:spoken].set(gram.wide(known.mean)[0])
+        precision, _ = posterior.precision_matrix(known)
+        penalty = penalty.at[:spoken, :spoken].set(noise * precision)
+    zero = jnp.zeros((), matrix.dtype)
+    factor, scale, _, _ = numerics.scaled_cholesky(matrix + penalty, zero)
+    identity = jnp.eye(size, dtype=matrix.dtype)
+    # matrix + penalty = D F F^T D: L = D F, and L^-T = D^-1 F^-T.
+    root = scale[:, None] * jax.lax.linalg.triangular_solve(
+        factor, identity, left_side=True, lower=True, transpose_a=True
+    )
+    columns = jnp.concatenate([root, mean[:, None]], 1)
+    columns = columns if exact else columns.astype(jnp.float32)
 
-        def rows(_, piece):
-            values, constant = function(piece)
-            atoms = gram.measured_atoms(dictionary, values, constant)
-            ones = constant[:, None, None] * jnp.eye(channels, dtype=jnp.float32)
-            both = jnp.concatenate([atoms, ones], 1).astype(columns.dtype)
-            return None, numerics.einsum("mnc,nk->mck", both, columns).astype(jnp.float32)
+    def rows(_, piece):
+        values, constant = function(piece)
+        atoms = gram.measured_atoms(dictionary, values, constant)
+        ones = constant[:, None, None] * jnp.eye(channels, dtype=jnp.float32)
+        both = jnp.concatenate([atoms, ones], 1).astype(columns.dtype)
+        return None, numerics.einsum("mnc,nk->mck", both, columns).astype(jnp.float32)
 
-        _, basis = jax.lax.scan(rows, None, pieces)
-        basis = basis.reshape(-1, channels, size + 1)[: operator.num_measurements]
-        coordinates = (root.T @ penalty @ root).astype(jnp.float32)
-        lam = jnp.asarray(lam, jnp.float32)
-        return Factorised(basis[..., :size], basis[..., size], coordinates, root, mean, lam)
+    _, basis = jax.lax.scan(rows, None, pieces)
+    basis = basis.reshape(-1, channels, size + 1)[: operator.num_measurements]
+    coordinates = (root.T @ penalty @ root).astype(jnp.float32)
+    back = gram.split(root), gram.split(mean)
+    lam = jnp.asarray(lam, jnp.float32)
+    return Factorised(basis[..., :size], basis[..., size], coordinates, *back, lam)
 
 
 @jax.jit
@@ -210,10 +218,12 @@ def _descend(shared, measurements, weights, iterations, tolerance):
     )
     squares = jnp.square(measurements - level - rendered(z))
     residual = numerics.safe_divide((weights * squares).sum(-1), weights.sum(-1))
-    with gram.working_precision("float64"):
-        root, mean = gram.wide(shared.root, shared.mean)
-        found = mean + gram.wide(z)[0] @ root.T
-        found = found.astype(jnp.float32)
+
+    def back(root, mean, z):
+        root, mean = (jnp.add(*gram.wide(*pair)) for pair in (root, mean))
+        return (mean + gram.wide(z)[0] @ root.T).astype(jnp.float32)
+
+    found = gram.in_float64(back, shared.root, shared.mean, z)
     return found, residual, jnp.full(len(z), count), error[:, 0]
 
 

@@ -98,6 +98,7 @@ def drawn(
         raise ArgumentError(
             "prior.level", None, "that which learning leaves beside a prior; learn anew"
         )
+    checks.fits("count", count, count * (known.factor.shape[1] + 3 * len(known.mean)))
     generator = np.random.default_rng(seed)
 
     def normal(*shape):

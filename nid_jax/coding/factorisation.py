@@ -1,7 +1,8 @@
 """What the ridge fits of all signals measured in one way share, made once.
 
 The inverse of the regularised Gram matrix is computed in float64: an inverse that is held has no
-residual to be corrected by.
+residual to be corrected by. On a TPU it is kept as two factors instead, of the singular values of a
+square root, whose condition number is the root of the matrix's.
 """
 
 import functools
@@ -12,8 +13,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from nid_jax import numerics
+from nid_jax import numerics, platforms
 from nid_jax.coding import checks, gram, operators, ridge
+from nid_jax.coding.orthonormal import orthonormal_equations
 from nid_jax.coding.solution import Solution, finished
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import Dictionary
@@ -54,12 +56,12 @@ class Factorisation:
         self.equations = gram.normal_equations(dictionary, operator, nothing, weights)
         self._weights = jnp.ones(count, jnp.float32) if combined is None else combined
         self._map = None
-        inverse, used = _inverse(self.equations, jnp.asarray(lam, jnp.float32))
+        split = nnx.split(dictionary)
+        given = self.equations, self._weights, jnp.asarray(lam, jnp.float32)
+        inverse, used = _inverse(*split, operator, *given)
         self.lam = float(used)
         if 2 * dictionary.num_experts * count * channels <= map_numbers:
-            self._map = _code_map(
-                *nnx.split(dictionary), operator, self._weights, self.equations, inverse
-            )
+            self._map = _code_map(*split, operator, self._weights, self.equations, inverse)
 
     def solve(self, measurements: Float[Array | np.ndarray, "S M C"]) -> Solution:
         """Ridge codes of measurements [S, M, C]. -> Solution, as `ridge.ridge` gives.
@@ -105,17 +107,51 @@ def _affine(code_map, constant, weights, equations):
     return kernel, mean - numerics.einsum("mce,ed->mcd", kernel, equations.atom_mean)
 
 
-@jax.jit
-def _inverse(equations, lam):
-    """(gram + shift I)^-1 in float64 as its two float32 parts, and lam as used."""
-    with gram.working_precision("float64"):
-        matrix, _ = equations.wide()
-        mean = ridge.mean_diagonal(matrix)
-        shift = jnp.maximum(gram.wide(lam)[0], ridge.least_lambda(equations, matrix)) * mean
-        factor, scale, shift, _ = numerics.scaled_cholesky(matrix, shift)
-        identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-        inverse = numerics.solve_scaled_cholesky(factor, scale, identity)
-        return gram.split(inverse), (shift / mean).astype(jnp.float32)
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _inverse(graphdef, state, operator, equations, weights, lam):
+    """(gram + shift I)^-1 as two float32 matrices, and lam as used.
+
+    Its rounding and what that leaves, which are to be added; on a TPU two factors.
+    """
+
+    def double(state, operator, equations, weights, lam):
+        with gram.working_precision("float64"):
+            return _of_products(equations, lam)
+
+    def single(state, operator, equations, weights, lam):
+        dictionary = nnx.merge(graphdef, state)
+        nothing = jnp.zeros((1, operator.num_measurements, dictionary.channels), jnp.float32)
+        return _of_root(orthonormal_equations(dictionary, operator, nothing, weights), lam)
+
+    return platforms.by_float64(double, single, state, operator, equations, weights, lam)
+
+
+def _of_products(equations, lam):
+    """`_inverse` by Cholesky's factor of the Gram matrix, in the widest type of the scope."""
+    matrix, _ = equations.wide()
+    mean = ridge.mean_diagonal(matrix)
+    shift = jnp.maximum(gram.wide(lam)[0], ridge.least_lambda(equations, matrix)) * mean
+    factor, scale, shift, _ = numerics.scaled_cholesky(matrix, shift)
+    identity = jnp.eye(len(matrix), dtype=matrix.dtype)
+    inverse = numerics.solve_scaled_cholesky(factor, scale, identity)
+    return gram.split(inverse), (shift / mean).astype(jnp.float32)
+
+
+def _of_root(equations, lam):
+    """`_inverse` by the singular values of the root B, in float32: V diag(1 / (s^2 + shift)), V^T.
+
+    Rounded as a whole its error, of 1 / shift, would lie in what atoms see best. Directions that
+    atoms do not see are left out: a product with them is rounding alone.
+    """
+    equations = equations.reduced()
+    _, values, right = jnp.linalg.svd(equations.root, full_matrices=False)
+    lam = jnp.maximum(lam, ridge.orthonormal_least(equations))
+    shift = lam * ridge.orthonormal_scale(equations)
+    seen = values > 4 * float(jnp.finfo(jnp.float32).eps) * values[0]
+    scale = jnp.where(seen, 1 / (jnp.square(values) + shift), 0.0)
+    right = jnp.pad(right, ((0, right.shape[1] - len(right)), (0, 0)))
+    scale = jnp.pad(scale, (0, len(right) - len(scale)))
+    return (right.T * scale, right), lam
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
@@ -124,27 +160,47 @@ def _code_map(graphdef, state, operator, weights, equations, inverse):
 
     The map is as well conditioned as the square root of the inverse, so float32 may hold it.
     """
+
+    def double(*arrays):
+        with gram.working_precision("float64"):
+            return _columns(graphdef, *arrays, lambda atoms: _by_sum(atoms, inverse))
+
+    def single(*arrays):
+        return _columns(graphdef, *arrays, lambda atoms: _by_factors(atoms, inverse))
+
+    return platforms.by_float64(double, single, state, operator, weights, equations)
+
+
+def _by_sum(atoms, inverse):
+    """Atoms [.., E] times the inverse, as the sum of its parts."""
+    return numerics.einsum("mce,ef->mcf", atoms, jnp.add(*gram.wide(*inverse)))
+
+
+def _by_factors(atoms, inverse):
+    """Atoms [.., E] times the inverse, as the product of its factors."""
+    left, right = inverse
+    return numerics.einsum("mck,kf->mcf", numerics.einsum("mce,ek->mck", atoms, left), right)
+
+
+def _columns(graphdef, state, operator, weights, equations, times_inverse):
+    """`_code_map` with products in the widest type of the scope."""
     dictionary = nnx.merge(graphdef, state)
     experts, channels = equations.atom_mean.shape
     count = operator.num_measurements
     size = min(count, max(16, _MAP_CHUNK_NUMBERS // (experts * channels)))
     pieces, measure = gram.measured_features(dictionary, operator, size)
-    with gram.working_precision("float64"):
-        inverse = jnp.add(*gram.wide(*inverse))
-        mean = gram.wide(equations.atom_mean)[0]
+    mean = gram.wide(equations.atom_mean)[0]
 
-        def columns(_, piece):
-            values, weight = piece
-            values, constant = measure(values)
-            atoms = gram.measured_atoms(dictionary, values, constant)
-            atoms, one, weight = gram.wide(atoms, constant, weight)
-            atoms = (atoms - one[:, None, None] * mean).swapaxes(1, 2)
-            part = weight[:, None, None] * numerics.einsum("mce,ef->mcf", atoms, inverse)
-            return None, (part.astype(jnp.float32), atoms.astype(jnp.float32), constant)
+    def columns(_, piece):
+        values, weight = piece
+        values, constant = measure(values)
+        atoms = gram.measured_atoms(dictionary, values, constant)
+        atoms, one, weight = gram.wide(atoms, constant, weight)
+        atoms = (atoms - one[:, None, None] * mean).swapaxes(1, 2)
+        part = weight[:, None, None] * times_inverse(atoms)
+        return None, (part.astype(jnp.float32), atoms.astype(jnp.float32), constant)
 
-        _, (parts, atoms, constant) = jax.lax.scan(
-            columns, None, (pieces, numerics.cut(weights, size))
-        )
+    _, (parts, atoms, constant) = jax.lax.scan(columns, None, (pieces, numerics.cut(weights, size)))
     parts, atoms = (
         value.reshape(-1, channels, experts)[:count].reshape(count * channels, experts)
         for value in (parts, atoms)

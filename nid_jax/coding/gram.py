@@ -13,13 +13,13 @@ a whole.
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nid_jax import numerics
+from nid_jax import numerics, platforms
 from nid_jax.coding import checks, operators
 from nid_jax.errors import ArgumentError
 
@@ -37,7 +37,8 @@ class NormalEquations(NamedTuple):
     atom_mean [E, C] or [S, E, C]; target_mean [S, C]; count [] or [S]: the sum of weights, which is
     the number of measurements per channel; bias_weight [] or [S]: the weight of the bias in the
     squared error of one channel, equal to count where the operator samples.
-    gram_low, moments_low: what float32 rounded off, or None: gram + gram_low is known to 1e-14.
+    gram_low, moments_low: what float32 rounded off, or None: gram + gram_low is known to 1e-14;
+    zeros where a TPU summed.
     Atoms of a trunk are nearly dependent, and much of a good fit lies in what float32 rounds off.
 
     With Phi, y free of the constant: gram = sum w Phi Phi^T, moments = sum w Phi y,
@@ -152,6 +153,25 @@ def working_precision(precision):
     return jax.enable_x64(precision == "float64")
 
 
+def in_float64(function: Callable, *arrays: Any) -> Any:
+    """function(*arrays) in the scope of float64, and in float32 where a TPU is to run it.
+
+    A TPU has float64 in emulation alone, and no factorisation of it. arrays: pytrees. The function
+    computes in what `wide` gives; what it returns is of the same types in both.
+    """
+
+    def double(*arrays):
+        with working_precision("float64"):
+            return function(*arrays)
+
+    def single(*arrays):
+        # A TPU's own products of float32 have the 8 bits of bfloat16.
+        with working_precision("float32"), jax.default_matmul_precision("highest"):
+            return function(*arrays)
+
+    return platforms.by_float64(double, single, *arrays)
+
+
 def batched_by_map(function: Callable, static: Sequence[str] = ()) -> Callable:
     """Jit a function that has a float64 scope inside; `vmap` goes through it as a loop.
 
@@ -183,12 +203,14 @@ def _constant(leaf):
 
 @batched_by_map
 def _exact_residual(equations, codes):
-    with working_precision("float64"):
+    def residual(equations, codes):
         gram, moments = equations.wide()
-        codes, energy = wide(jax.lax.stop_gradient(codes), equations.energy)
+        codes, energy = wide(codes, equations.energy)
         product = _apply(gram, codes)
         value = energy + numerics.einsum("se,se->s", codes, product - 2 * moments)
         return jnp.maximum(value, 0).astype(jnp.float32)
+
+    return in_float64(residual, equations, jax.lax.stop_gradient(codes))
 
 
 def wide(*arrays):
@@ -198,10 +220,8 @@ def wide(*arrays):
 
 
 def split(array):
-    """array -> its float32 rounding and the float32 rounding of the rest (None of float32)."""
+    """array -> its float32 rounding and the float32 rounding of the rest."""
     high = array.astype(jnp.float32)
-    if array.dtype == jnp.float32:
-        return high, None
     return high, (array - high).astype(jnp.float32)
 
 
@@ -256,13 +276,20 @@ def checked(dictionary, operator, measurements, weights):
 def _equations(graphdef, state, operator, measurements, weights, chunk, precision):
     # Derivatives would leave the float64 scope below; variable projection needs none.
     state, operator, measurements = jax.lax.stop_gradient((state, operator, measurements))
-    dictionary = nnx.merge(graphdef, state)
     if weights is None:
         weights = jnp.ones(operator.num_measurements, jnp.float32)
     measurements = jnp.where(weights[..., None] > 0, measurements, 0)
-    with working_precision(precision):
+
+    def summed(state, operator, measurements, weights):
+        dictionary = nnx.merge(graphdef, state)
         sums, shift, target_shift = _accumulate(dictionary, operator, measurements, weights, chunk)
         return _centred(dictionary, sums, shift, target_shift)
+
+    arrays = (state, operator, measurements, weights)
+    if precision == "float64":
+        return in_float64(summed, *arrays)
+    with working_precision("float32"):
+        return summed(*arrays)._replace(gram_low=None, moments_low=None)
 
 
 _STATIC = ("graphdef", "chunk", "precision")

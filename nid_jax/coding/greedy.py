@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nid_jax import numerics
+from nid_jax import numerics, platforms
 from nid_jax.coding import checks
 from nid_jax.errors import ArgumentError
 
@@ -20,8 +20,6 @@ CRITERIA = ("correlation", "gain")
 RANK_TOLERANCE = 1e-5
 # Correlations below this cosine with the signal are rounding of the float32 moments.
 _SILENCE = 1e-6
-# On CPU a few signals at a time keep their basis in the second-level cache: half the time.
-_CPU_BLOCK = 8
 # The rows grow in stages, so that early steps do not read those of later ones: a third of the time,
 # for as many times the compilation. Not worth it for few numbers.
 _STAGES = 4
@@ -75,7 +73,7 @@ def omp_codes(
         raise ArgumentError("atoms_per_step", atoms_per_step, f"1 to top_k={top_k}")
     checks.one_of("criterion", criterion, CRITERIA)
     if not block:
-        block = _CPU_BLOCK if jax.default_backend() == "cpu" else equations.moments.shape[0]
+        block = platforms.sizes().pursued or equations.moments.shape[0]
     return _omp(equations, candidates, top_k, atoms_per_step, criterion, block)
 
 

@@ -75,28 +75,33 @@ def _solve(equations, known, codes, noise, blend, neighbours):
     noise, blend = jnp.float32(noise), jnp.float32(blend)
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_solve(equations, known, codes, noise, blend, neighbours)
-    with gram.working_precision("float64"):
-        matrix, moments = equations.wide()
-        codes, factor, diagonal, energy, noise, blend = gram.wide(
-            codes, known.factor, known.diagonal, equations.energy, noise, blend
-        )
-        precision, _ = posterior.precision_matrix(known)
-        common = _largest_columns(factor, diagonal, neighbours)
-        one = matrix.ndim == 2
-        shared = _metric(matrix, codes, noise, precision) if one else None
+    solve = functools.partial(_normal_solve, neighbours=neighbours)
+    return gram.in_float64(solve, equations, known, codes, noise, blend)
 
-        def solve(signal):
-            own, moment, power = signal
-            gram_matrix = matrix if one else own
-            metric = shared if one else _metric(gram_matrix, codes, noise, precision)
-            distance = _distances(metric, codes, moment, power)
-            negative, chosen = jax.lax.top_k(-distance, neighbours)
-            mean, spread = _gaussian_of(-negative, codes[chosen], common, blend)
-            return _most_probable(gram_matrix, moment, mean, spread, noise)
 
-        own = jnp.zeros(len(moments)) if one else matrix
-        found, error = jax.lax.map(solve, (own, moments, energy))
-        return found.astype(jnp.float32), error.astype(jnp.float32)
+def _normal_solve(equations, known, codes, noise, blend, neighbours):
+    """`_solve` of normal equations, in the widest type of the scope."""
+    matrix, moments = equations.wide()
+    codes, factor, diagonal, energy, noise, blend = gram.wide(
+        codes, known.factor, known.diagonal, equations.energy, noise, blend
+    )
+    precision, _ = posterior.precision_matrix(known)
+    common = _largest_columns(factor, diagonal, neighbours)
+    one = matrix.ndim == 2
+    shared = _metric(matrix, codes, noise, precision) if one else None
+
+    def solve(signal):
+        own, moment, power = signal
+        gram_matrix = matrix if one else own
+        metric = shared if one else _metric(gram_matrix, codes, noise, precision)
+        distance = _distances(metric, codes, moment, power)
+        negative, chosen = jax.lax.top_k(-distance, neighbours)
+        mean, spread = _gaussian_of(-negative, codes[chosen], common, blend)
+        return _most_probable(gram_matrix, moment, mean, spread, noise)
+
+    own = jnp.zeros(len(moments)) if one else matrix
+    found, error = jax.lax.map(solve, (own, moments, energy))
+    return found.astype(jnp.float32), error.astype(jnp.float32)
 
 
 def _largest_columns(factor, diagonal, neighbours):

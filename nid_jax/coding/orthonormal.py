@@ -160,9 +160,11 @@ _products = jax.jit(least_squares.products)
 
 @gram.batched_by_map
 def _exact_products(root):
-    with gram.working_precision("float64"):
+    def products(root):
         (root,) = gram.wide(root)
         return gram.split(numerics.einsum("...ne,...nf->...ef", root, root))
+
+    return gram.in_float64(products, root)
 
 
 def orthonormal_equations(

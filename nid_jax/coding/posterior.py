@@ -171,26 +171,30 @@ def evidences(
 @gram.batched_by_map
 def _evidences(equations, prior, noises):
     equations, prior = jax.lax.stop_gradient((equations, prior))
-    size, (experts, channels) = prior.mean.shape[0], equations.atom_mean.shape[-2:]
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_evidences(equations, prior, noises)
-    with gram.working_precision("float64"):
-        matrix, moments, energy = extended(equations, size)
-        mean, noises, count = gram.wide(prior.mean, noises, equations.count)
-        one = "ef" if matrix.ndim == 2 else "sef"
-        offset = moments - numerics.einsum(f"f,{one}->{one[:-1]}", mean, matrix)
-        misfit = energy - moments @ mean - offset @ mean
-        root = _root(prior)
-        eigenvalues, vectors = jnp.linalg.eigh(root.T @ matrix @ root)
-        eigenvalues = jnp.maximum(eigenvalues, 0)[..., None, :] + noises[:, None]
-        rotated = numerics.einsum(f"se,{one}->sf", offset @ root, vectors)
-        explained = (jnp.square(rotated)[:, None] / eigenvalues).sum(-1)
-        quadratic = jnp.maximum(misfit[:, None] - explained, 0) / noises
-        values = (count - (0 if size > experts else 1)) * channels
-        values = jnp.broadcast_to(values, misfit.shape)[:, None]
-        determinant = jnp.log(eigenvalues).sum(-1) + (values - size) * jnp.log(noises)
-        evidence = -0.5 * (quadratic + determinant + values * math.log(2 * math.pi))
-        return evidence.astype(jnp.float32)
+    return gram.in_float64(_normal_evidences, equations, prior, noises)
+
+
+def _normal_evidences(equations, prior, noises):
+    """`_evidences` of normal equations, in the widest type of the scope."""
+    size, (experts, channels) = prior.mean.shape[0], equations.atom_mean.shape[-2:]
+    matrix, moments, energy = extended(equations, size)
+    mean, noises, count = gram.wide(prior.mean, noises, equations.count)
+    one = "ef" if matrix.ndim == 2 else "sef"
+    offset = moments - numerics.einsum(f"f,{one}->{one[:-1]}", mean, matrix)
+    misfit = energy - moments @ mean - offset @ mean
+    root = _root(prior)
+    eigenvalues, vectors = jnp.linalg.eigh(root.T @ matrix @ root)
+    eigenvalues = jnp.maximum(eigenvalues, 0)[..., None, :] + noises[:, None]
+    rotated = numerics.einsum(f"se,{one}->sf", offset @ root, vectors)
+    explained = (jnp.square(rotated)[:, None] / eigenvalues).sum(-1)
+    quadratic = jnp.maximum(misfit[:, None] - explained, 0) / noises
+    values = (count - (0 if size > experts else 1)) * channels
+    values = jnp.broadcast_to(values, misfit.shape)[:, None]
+    determinant = jnp.log(eigenvalues).sum(-1) + (values - size) * jnp.log(noises)
+    evidence = -0.5 * (quadratic + determinant + values * math.log(2 * math.pi))
+    return evidence.astype(jnp.float32)
 
 
 def _root(prior):
@@ -339,26 +343,30 @@ def solve_posterior(
     noise = jnp.asarray(noise, jnp.float32)
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_posterior(equations, prior, noise)
-    with gram.working_precision("float64"):
-        matrix, moments, energy = extended(equations, size)
-        precision, log_covariance = precision_matrix(prior)
-        mean, noise, count = gram.wide(prior.mean, noise, equations.count)
-        one = "ef" if matrix.ndim == 2 else "sef"
-        product = numerics.einsum(f"f,{one}->{one[:-1]}", mean, matrix)
-        offset = moments - product
-        misfit = energy - moments @ mean - offset @ mean
-        system = matrix + noise * precision
-        zero = jnp.zeros(system.shape[:-2], system.dtype)
-        factor, scale, shift, _ = numerics.scaled_cholesky(system, zero)
-        step, error = ridge.refined(system, shift, factor, scale, offset)
-        channels = equations.target_mean.shape[1]
-        values = (count - (0 if size > experts else 1)) * channels
-        quadratic = jnp.maximum(misfit - (offset * step).sum(-1), 0) / noise
-        determinant = _log_determinant(factor, scale) + log_covariance
-        determinant = determinant + (values - size) * jnp.log(noise)
-        evidence = -0.5 * (quadratic + determinant + values * math.log(2 * math.pi))
-        rounded = [value.astype(jnp.float32) for value in (mean + step, error, evidence)]
-    coefficients, error, evidence = rounded
+    coefficients, error, evidence = gram.in_float64(_normal_posterior, equations, prior, noise)
     codes, bias = coefficients[:, :experts], coefficients[:, experts:]
     bias = bias if size > experts else equations.bias(codes)
     return Posterior(codes, bias, error, evidence)
+
+
+def _normal_posterior(equations, prior, noise):
+    """Coefficients, error and evidence by normal equations, in the widest type of the scope."""
+    size, experts = prior.mean.shape[0], equations.atom_mean.shape[-2]
+    matrix, moments, energy = extended(equations, size)
+    precision, log_covariance = precision_matrix(prior)
+    mean, noise, count = gram.wide(prior.mean, noise, equations.count)
+    one = "ef" if matrix.ndim == 2 else "sef"
+    product = numerics.einsum(f"f,{one}->{one[:-1]}", mean, matrix)
+    offset = moments - product
+    misfit = energy - moments @ mean - offset @ mean
+    system = matrix + noise * precision
+    zero = jnp.zeros(system.shape[:-2], system.dtype)
+    factor, scale, shift, _ = numerics.scaled_cholesky(system, zero)
+    step, error = ridge.refined(system, shift, factor, scale, offset)
+    channels = equations.target_mean.shape[1]
+    values = (count - (0 if size > experts else 1)) * channels
+    quadratic = jnp.maximum(misfit - (offset * step).sum(-1), 0) / noise
+    determinant = _log_determinant(factor, scale) + log_covariance
+    determinant = determinant + (values - size) * jnp.log(noise)
+    evidence = -0.5 * (quadratic + determinant + values * math.log(2 * math.pi))
+    return tuple(value.astype(jnp.float32) for value in (mean + step, error, evidence))

@@ -160,7 +160,8 @@ def least_lambda(
 
 def _rounding(equations, size):
     """The error of a Gram matrix of so many rows, as a part of its largest eigenvalue."""
-    if equations.gram_low is None:
+    (one,) = gram.wide(jnp.ones((), jnp.float32))
+    if equations.gram_low is None or one.dtype == jnp.float32:
         return _SINGLE_ROUNDINGS * jnp.finfo(jnp.float32).eps
     return size * jnp.finfo(jnp.float64).eps
 
@@ -190,13 +191,18 @@ def on_support(
     return block, mean, _rounding(equations, size) * numerics.spectral_bound(block) / mean
 
 
+@gram.batched_by_map
 def least_on_support(
     equations: gram.NormalEquations | OrthonormalEquations, indices: Int[Array, "S K"]
 ) -> Float[Array, " S"]:
     """The least lam of every signal that its equations bear on a support, as `on_support` has."""
     if isinstance(equations, OrthonormalEquations):
         return jnp.full(len(indices), orthonormal_least(equations), jnp.float32)
-    return on_support(equations, indices)[-1]
+
+    def least(equations, indices):
+        return on_support(equations, indices)[-1].astype(jnp.float32)
+
+    return gram.in_float64(least, equations, indices)
 
 
 def orthonormal_scale(equations: OrthonormalEquations) -> Float[Array, "*S"]:
@@ -260,17 +266,21 @@ def solve_dense(
     equations, given = jax.lax.stop_gradient((equations, jnp.asarray(lam, jnp.float32)))
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_dense(equations, given)
-    with gram.working_precision("float64"):
-        matrix, moments = equations.wide()
-        asked = gram.wide(given)[0]
-        if asked.ndim and equations.shared:
-            return _solve_spectrally(equations, asked)
-        mean = mean_diagonal(matrix)
-        shift = jnp.maximum(asked, least_lambda(equations, matrix)) * mean
-        factor, scale, shift, _ = numerics.scaled_cholesky(matrix, shift)
-        codes, error = refined(matrix, shift, factor, scale, moments)
-        used = jnp.broadcast_to(shift / mean, moments.shape[:1])
-        return Solved(*(value.astype(jnp.float32) for value in (codes, used, error)))
+    return gram.in_float64(_normal_dense, equations, given)
+
+
+def _normal_dense(equations, lam):
+    """`solve_dense` of normal equations, in the widest type of the scope."""
+    matrix, moments = equations.wide()
+    asked = gram.wide(lam)[0]
+    if asked.ndim and equations.shared:
+        return _solve_spectrally(equations, asked)
+    mean = mean_diagonal(matrix)
+    shift = jnp.maximum(asked, least_lambda(equations, matrix)) * mean
+    factor, scale, shift, _ = numerics.scaled_cholesky(matrix, shift)
+    codes, error = refined(matrix, shift, factor, scale, moments)
+    used = jnp.broadcast_to(shift / mean, moments.shape[:1])
+    return Solved(*(value.astype(jnp.float32) for value in (codes, used, error)))
 
 
 def refined(
@@ -307,7 +317,7 @@ def _spectrum(equations):
 
 
 def _solve_spectrally(equations, lam, spectrum=None):
-    """Ridge codes with one lam for every signal [S]; needs the float64 scope. -> Solved."""
+    """Ridge codes with one lam for every signal [S], in the widest type of the scope. -> Solved."""
     matrix, _ = equations.wide()
     values, vectors, moments = _spectrum(equations) if spectrum is None else spectrum
     lam = jnp.maximum(lam, least_lambda(equations, matrix))
@@ -333,30 +343,35 @@ def solve_by_validation(
     equations = jax.lax.stop_gradient(equations)
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_validated(equations, per_signal, lambdas)
-    with gram.working_precision("float64"):
-        matrix, _ = equations.wide()
-        spectrum = _spectrum(equations)
-        values, _, moments = spectrum
-        mean, least = mean_diagonal(matrix), least_lambda(equations, matrix)
-        energy, count = gram.wide(equations.energy, equations.count)
-        channels = equations.target_mean.shape[-1]
+    validated = functools.partial(_normal_validated, per_signal=per_signal, lambdas=lambdas)
+    return gram.in_float64(validated, equations)
 
-        def score(lam):
-            used = jnp.maximum(lam, least)
-            lifted = values + (used * mean)[..., None]
-            fitted = (moments**2 * (2 * lifted - values) / lifted**2).sum(-1)
-            freedom = (count - 1) * channels - (values / lifted).sum(-1)
-            # Less than a thousandth of the values left to judge by says nothing.
-            enough = freedom > 1e-3 * count * channels
-            residual = jnp.maximum(energy - fitted, 0)
-            return jnp.where(enough, residual / jnp.where(enough, freedom, 1.0) ** 2, jnp.inf)
 
-        # Relative to the signal: every signal counts alike, whatever its scale.
-        relative = jax.lax.map(score, jnp.asarray(lambdas, jnp.float64))
-        relative = (relative / jnp.where(energy > 0, energy, 1.0) * count).astype(jnp.float32)
+def _normal_validated(equations, per_signal, lambdas):
+    """`solve_by_validation` of normal equations, in the widest type of the scope."""
+    matrix, _ = equations.wide()
+    spectrum = _spectrum(equations)
+    values, _, moments = spectrum
+    mean, least = mean_diagonal(matrix), least_lambda(equations, matrix)
+    energy, count = gram.wide(equations.energy, equations.count)
+    channels = equations.target_mean.shape[-1]
+
+    def score(lam):
+        used = jnp.maximum(lam, least)
+        lifted = values + (used * mean)[..., None]
+        fitted = (moments**2 * (2 * lifted - values) / lifted**2).sum(-1)
+        freedom = (count - 1) * channels - (values / lifted).sum(-1)
+        # Less than a thousandth of the values left to judge by says nothing.
+        enough = freedom > 1e-3 * count * channels
+        residual = jnp.maximum(energy - fitted, 0)
+        return jnp.where(enough, residual / jnp.where(enough, freedom, 1.0) ** 2, jnp.inf)
+
+    # Relative to the signal: every signal counts alike, whatever its scale.
+    choice = jnp.asarray(lambdas)
+    relative = jax.lax.map(score, choice)
+    relative = (relative / jnp.where(energy > 0, energy, 1.0) * count).astype(jnp.float32)
     chosen = _least_scores(relative, per_signal)
-    with gram.working_precision("float64"):
-        return _solve_spectrally(equations, jnp.asarray(lambdas, jnp.float64)[chosen], spectrum)
+    return _solve_spectrally(equations, choice[chosen], spectrum)
 
 
 def _orthonormal_validated(equations, per_signal, lambdas):
@@ -393,7 +408,8 @@ def _least_scores(scores, per_signal):
         total = jnp.where(says, scores, 0).sum(-1, keepdims=True)
         scores = jnp.broadcast_to(jnp.where(says.any(), total, jnp.inf), scores.shape)
     undecided = ~jnp.isfinite(scores).any(0)
-    return jnp.where(undecided, scores.shape[0] - 1, jnp.argmin(scores, 0))
+    # In a scope of float64 jnp.argmin counts in int64, which does not leave it.
+    return jnp.where(undecided, scores.shape[0] - 1, jax.lax.argmin(scores, 0, jnp.int32))
 
 
 @gram.batched_by_map
@@ -417,15 +433,21 @@ def solve_on_support(
     if isinstance(equations, OrthonormalEquations):
         values = _orthonormal_on_support(equations, places, empty, lam)
         return jnp.zeros((signals, num_experts), jnp.float32).at[rows, places].add(values)
-    with gram.working_precision("float64"):
-        block, mean, least = on_support(equations, indices)
-        parts = [p for p in (equations.moments, equations.moments_low) if p is not None]
-        moments = jnp.where(empty, 0, sum(gram.wide(*(part[rows, places] for part in parts))))
-        shift = jnp.maximum(gram.wide(lam)[0], least) * mean
-        factor, scale, shift, _ = numerics.scaled_cholesky(block, shift)
-        values, _ = refined(block, shift, factor, scale, moments)
-        values = jnp.where(empty, 0, values).astype(jnp.float32)
+    values = gram.in_float64(_normal_on_support, equations, indices, lam)
     return jnp.zeros((signals, num_experts), jnp.float32).at[rows, places].add(values)
+
+
+def _normal_on_support(equations, indices, lam):
+    """Codes [S, K] of normal equations at places [S, K], 0 where empty."""
+    rows, empty = jnp.arange(len(indices))[:, None], indices < 0
+    places = jnp.where(empty, 0, indices)
+    block, mean, least = on_support(equations, indices)
+    parts = [p for p in (equations.moments, equations.moments_low) if p is not None]
+    moments = jnp.where(empty, 0, sum(gram.wide(*(part[rows, places] for part in parts))))
+    shift = jnp.maximum(gram.wide(lam)[0], least) * mean
+    factor, scale, shift, _ = numerics.scaled_cholesky(block, shift)
+    values, _ = refined(block, shift, factor, scale, moments)
+    return jnp.where(empty, 0, values).astype(jnp.float32)
 
 
 def _orthonormal_on_support(equations, places, empty, lam):

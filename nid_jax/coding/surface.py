@@ -362,45 +362,53 @@ def _gauss_newton(system, s, iterations, tolerance):
 @functools.partial(jax.jit, static_argnames=("graphdef", "plan"))
 def _solve(graphdef, state, signal, coordinates, numbers, plan):
     """One signal. -> code and bias [E + 1], mean of f^2 on the cloud, converged, count, curve."""
-    dictionary = nnx.merge(graphdef, jax.lax.stop_gradient(state))
-    with gram.working_precision("float64"):
-        system = _assemble(dictionary, signal, coordinates, numbers, plan.relative)
-        mean, root = gram.wide(coordinates.mean, coordinates.root)
-        s = system.linear() if plan.init == "linear" else jnp.zeros(root.shape[1])
-        if plan.init in ("zero", "router"):
-            # The start in these coordinates: exact in f where the coordinates span it.
-            slopes, level, given = gram.wide(coordinates.slopes, coordinates.level, signal.start)
-            gap = slopes.T @ (given - level)
-            s = system.solve(slopes.T @ slopes, gap)
-        if plan.method == "gauss-newton":
-            s, converged, count, history = _gauss_newton(
-                system, s, plan.iterations, numbers.tolerance
-            )
-        else:
-            s, history = gradient.descend(
-                lambda s: system.objective(s)[None], s, plan.steps, numbers.learning_rate
-            )
-            history = history[:, 0]
-            converged, count = jnp.isfinite(history[-1]), jnp.int32(plan.steps)
-        coefficients = (mean + root @ s).astype(jnp.float32)
-        features = _features(dictionary, signal.cloud[:, : dictionary.dims]).astype(s.dtype)
-        slopes, level = gram.wide(coordinates.slopes, coordinates.level)
-        residual = jnp.square(features @ (level + slopes @ s)).mean().astype(jnp.float32)
-        return coefficients, residual, converged, count, history.astype(jnp.float32)
+    solve = functools.partial(_solved, graphdef, plan=plan)
+    return gram.in_float64(solve, jax.lax.stop_gradient(state), signal, coordinates, numbers)
+
+
+def _solved(graphdef, state, signal, coordinates, numbers, plan):
+    """`_solve` in the widest type of the scope."""
+    dictionary = nnx.merge(graphdef, state)
+    system = _assemble(dictionary, signal, coordinates, numbers, plan.relative)
+    mean, root = gram.wide(coordinates.mean, coordinates.root)
+    s = system.linear() if plan.init == "linear" else jnp.zeros(root.shape[1])
+    if plan.init in ("zero", "router"):
+        # The start in these coordinates: exact in f where the coordinates span it.
+        slopes, level, given = gram.wide(coordinates.slopes, coordinates.level, signal.start)
+        gap = slopes.T @ (given - level)
+        s = system.solve(slopes.T @ slopes, gap)
+    if plan.method == "gauss-newton":
+        s, converged, count, history = _gauss_newton(system, s, plan.iterations, numbers.tolerance)
+    else:
+        s, history = gradient.descend(
+            lambda s: system.objective(s)[None], s, plan.steps, numbers.learning_rate
+        )
+        history = history[:, 0]
+        converged, count = jnp.isfinite(history[-1]), jnp.int32(plan.steps)
+    coefficients = (mean + root @ s).astype(jnp.float32)
+    features = _features(dictionary, signal.cloud[:, : dictionary.dims]).astype(s.dtype)
+    slopes, level = gram.wide(coordinates.slopes, coordinates.level)
+    residual = jnp.square(features @ (level + slopes @ s)).mean().astype(jnp.float32)
+    return coefficients, residual, converged, count, history.astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
 def _evidences(graphdef, state, signal, coordinates, numbers, inside):
     """Of every component of a mixture in these coordinates [K], from the linear terms."""
-    dictionary = nnx.merge(graphdef, jax.lax.stop_gradient(state))
-    with gram.working_precision("float64"):
+
+    def measured(state, signal, coordinates, numbers):
+        dictionary = nnx.merge(graphdef, state)
         system = _assemble(dictionary, signal, coordinates, numbers, False)
         matrix, moments = system.matrix, system.moments
         # B^T B is the matrix and B^T z the moments: as if B t had been measured.
-        level = 1e-10 * jnp.trace(matrix) * jnp.eye(len(matrix))
+        lift = max(1e-10, 4 * float(jnp.finfo(matrix.dtype).eps))
+        level = lift * jnp.trace(matrix) * jnp.eye(len(matrix))
         factor = jnp.linalg.cholesky(matrix + level)
         z = jax.lax.linalg.triangular_solve(factor, moments[:, None], left_side=True, lower=True)
-        root, z = factor.T.astype(jnp.float32), z[:, 0].astype(jnp.float32)
+        return factor.T.astype(jnp.float32), z[:, 0].astype(jnp.float32)
+
+    state = jax.lax.stop_gradient(state)
+    root, z = gram.in_float64(measured, state, signal, coordinates, numbers)
     return of_matrix(root, z[None], inside, numbers.penalty)[2][0]
 
 

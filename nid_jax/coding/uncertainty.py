@@ -190,12 +190,16 @@ def _posterior_root(equations, prior, noise):
     if isinstance(equations, OrthonormalEquations):
         scaled, _, directions = scaled_rows(equations, prior)
         return jnp.linalg.qr(mixture_codes.left_open(scaled, directions, noise), mode="r")
-    with gram.working_precision("float64"):
-        matrix, _, _ = extended(equations, prior.mean.shape[0])
-        noise = gram.wide(jnp.asarray(noise, jnp.float32))[0]
-        system = matrix / noise + precision_matrix(prior)[0]
-        zero = jnp.zeros(system.shape[:-2], system.dtype)
-        factor, scale, _, _ = numerics.scaled_cholesky(system, zero)
-        identity = jnp.eye(len(system), dtype=system.dtype)
-        root = jax.lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
-        return (root * scale).astype(jnp.float32)
+    return gram.in_float64(_normal_root, equations, prior, jnp.asarray(noise, jnp.float32))
+
+
+def _normal_root(equations, prior, noise):
+    """`_posterior_root` by normal equations, in the widest type of the scope."""
+    matrix, _, _ = extended(equations, prior.mean.shape[0])
+    noise = gram.wide(noise)[0]
+    system = matrix / noise + precision_matrix(prior)[0]
+    zero = jnp.zeros(system.shape[:-2], system.dtype)
+    factor, scale, _, _ = numerics.scaled_cholesky(system, zero)
+    identity = jnp.eye(len(system), dtype=system.dtype)
+    root = jax.lax.linalg.triangular_solve(factor, identity, left_side=True, lower=True)
+    return (root * scale).astype(jnp.float32)

@@ -54,6 +54,8 @@ def load(
     except _DAMAGED as error:
         said = error.args[0] if isinstance(error, tokenize.TokenError) else error
         reason = " ".join(str(said).split())
+        # What NumPy advises for a file that is none of its own.
+        reason = "it is none" if "allow_pickle" in reason else reason
         kind = "an array file" if suffix in (".npy", ".npz", ".mat") else f"a {suffix} file"
         raise ValueError(f"{where or path}: cannot be read as {kind} ({reason})") from error
 

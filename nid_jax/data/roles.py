@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from nid_jax.data.tables import Columns
 from nid_jax.notices import say
 
 # Names of coordinates, in the order of the axes: the last is drawn to the right.
@@ -32,9 +34,7 @@ class Roles:
     values: tuple[str, ...]
 
 
-def roles_of(
-    columns: Mapping[str, np.ndarray], config: ConfigDict, where: str, one_file: bool = False
-) -> Roles:
+def roles_of(columns: Columns, config: ConfigDict, where: str, one_file: bool = False) -> Roles:
     """The roles of a table's columns by data.points, guessed aloud where it does not say.
 
     config: data.points; one_file: whether the table holds all signals, so that a column has to tell
@@ -61,15 +61,11 @@ def roles_of(
             f"{where}: {len(coordinates)} coordinates among its columns {there}; allowed: 1 to "
             f"{MOST_AXES}, {named}{_wide(columns, signal)}"
         )
+    check_distinct((*coordinates, *((signal,) if signal else ())), where)
     values = asked["channels"] or _values(columns, {signal, *coordinates}, where)
     chosen = (*coordinates, *values, *((signal,) if signal else ()))
-    if len(set(chosen)) != len(chosen):
-        raise ValueError(f"{where}: a column has two roles among {', '.join(chosen)}; allowed: 1")
-    for name in (*coordinates, *values):
-        kind = columns[name].dtype.kind
-        if kind not in ("fM" if name in coordinates else "f"):
-            odd = next(str(one) for one in columns[name] if not _number(one))
-            raise ValueError(f"{where}: column {name!r} holds {odd!r}; allowed: numbers")
+    check_distinct(chosen, where)
+    check_numbers(columns, coordinates, values, where)
     if not (asked["coordinates"] and asked["channels"]):
         passed = [name for name in columns if name not in chosen]
         rest = f"; passed over: {', '.join(passed)}" if passed else ""
@@ -81,12 +77,26 @@ def roles_of(
     return Roles(signal, coordinates, values)
 
 
-def _number(one):
-    try:
-        float(one)
-    except (TypeError, ValueError):
-        return False
-    return True
+def check_distinct(names: Sequence[str], where: str) -> None:
+    """Raise ValueError for a column of two roles."""
+    if len(set(names)) != len(names):
+        raise ValueError(f"{where}: a column has two roles among {', '.join(names)}; allowed: 1")
+
+
+def check_numbers(
+    columns: Columns, coordinates: Sequence[str], values: Sequence[str], where: str | Path
+) -> None:
+    """Raise ValueError for coordinates that are no numbers or moments, and values no numbers."""
+    for name in (*coordinates, *values):
+        kind = columns[name].dtype.kind
+        if kind == "M" and name in values:
+            raise ValueError(f"{where}: {name} holds moments; allowed: numbers")
+        if found := columns.odd(name):
+            moments = ", or moments of the years 1678 to 2261" if name in coordinates else ""
+            text, place = found
+            raise ValueError(
+                f"{where}: {name} holds {text!r} in {place}; allowed: numbers{moments}"
+            )
 
 
 def _coordinates(columns, taken):
@@ -101,6 +111,14 @@ def _values(columns, taken, where):
     rest = [name for name in columns if name not in taken]
     named = [name for name in rest if name.strip().lower().partition("_")[0] in _VALUES]
     numbers = [name for name in rest if columns[name].dtype.kind == "f"]
+    texts = [name for name in rest if columns[name].dtype.kind == "U"]
+    spoilt = [name for name in texts if columns.mostly_numbers(name) or rest == texts == [name]]
+    if spoilt and not named:
+        text, place = columns.odd(spoilt[0])
+        raise ValueError(
+            f"{where}: {spoilt[0]} holds {text!r} in {place}; allowed: numbers; "
+            "data.points.channels=('NAME',) names other columns of values"
+        )
     if named or len(numbers) == 1:
         return tuple(named or numbers)
     listed = _listed(numbers or rest) or "none"
@@ -118,7 +136,7 @@ def _listed(names):
 
 def _wide(columns, signal):
     """What to do with a table that has a column for each place, in words; '' where it is none."""
-    numbers = [name for name, column in columns.items() if column.dtype.kind == "f"]
+    numbers = [name for name in columns if name != signal and columns[name].dtype.kind == "f"]
     if len(numbers) < _WIDE:
         return ""
     words = signal or next((name for name in columns if name not in numbers), "signal")
@@ -261,15 +279,17 @@ def _say_swapped(names, signals, axes, where):
 _OTHER_UNIT = 50.0
 
 
-def say_far(names: Sequence[str], signals: Mapping[str, np.ndarray], where: str) -> None:
+def say_far(names: Sequence[str], signals: Mapping[str, np.ndarray], where: str) -> list[str]:
     """Say which signals [P, D] reach so far beyond all others that their unit is probably another:
-    the frame that holds them leaves the others little room."""
+    the frame that holds them leaves the others little room. -> the names of their coordinates."""
+    said = []
     for axis, label in enumerate(names):
         middle = np.median([np.median(points[:, axis]) for points in signals.values()])
         reach = {name: np.abs(points[:, axis] - middle).max() for name, points in signals.items()}
         usual = float(np.median(list(reach.values())))
         far = [name for name, one in reach.items() if one > _OTHER_UNIT * usual > 0]
         if far:
+            said.append(label)
             points = signals[far[0]][:, axis]
             times = reach[far[0]] / usual
             say(
@@ -277,3 +297,4 @@ def say_far(names: Sequence[str], signals: Mapping[str, np.ndarray], where: str)
                 f"{points.min():.4g} to {points.max():.4g}) reach {times:.0f} times as far in "
                 f"{label} as is usual; in another unit? data.points.frame refuses them"
             )
+    return said

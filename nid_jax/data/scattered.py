@@ -16,7 +16,15 @@ from nid_jax.coding.operators import Operator, sample
 from nid_jax.data import tables
 from nid_jax.data.frames import Frame, Scale, told_apart
 from nid_jax.data.listing import find_files
-from nid_jax.data.roles import check_angles, roles_of, say_far, turned_into, unit_of
+from nid_jax.data.outliers import doubt_of_outliers
+from nid_jax.data.roles import (
+    check_angles,
+    check_numbers,
+    roles_of,
+    say_far,
+    turned_into,
+    unit_of,
+)
 from nid_jax.data.splitting import configured_size, split_of_names
 from nid_jax.data.ways import WaysCollection
 from nid_jax.errors import ArgumentError
@@ -24,6 +32,7 @@ from nid_jax.notices import say
 
 GRIDS = {1: (256,), 2: (32, 32), 3: (16, 16, 16), 4: (8, 8, 8, 8)}
 """What signals of D coordinates are drawn on where data.size does not say."""
+_MOST = float(np.finfo(np.float32).max) / 2
 _DAY, _DAYS = np.timedelta64(1, "D"), "days since "
 
 
@@ -147,7 +156,8 @@ def _read(config) -> Table:
     moments = _since(columns, roles, config.points)
     coordinates = {name: _without_moments(own, moments, roles) for name, own in coordinates.items()}
     coordinates = check_angles(roles.coordinates, coordinates, str(root))
-    say_far(roles.coordinates, coordinates, str(root))
+    said = say_far(roles.coordinates, coordinates, str(root))
+    _say_outliers(coordinates, roles.coordinates, root, "", said)
     frame = _pairs("frame", config.points.frame, len(roles.coordinates))
     if frame is not None:
         coordinates = turned_into(frame, roles.coordinates, coordinates)
@@ -194,6 +204,7 @@ def _signals(columns, files, roles, root):
         absent = [one for one in (*roles.coordinates, *roles.values) if one not in table]
         if absent:
             raise ValueError(f"{path}: no column {absent[0]!r}; has {', '.join(table)}")
+        check_numbers(table, roles.coordinates, roles.values, path)
         for signal, places in _groups(table, roles, name, len(files) > 1, path).items():
             coordinates[signal], values[signal] = _rows(table, roles, places, signal, path)
             rows += len(places)
@@ -208,25 +219,25 @@ def _groups(table, roles, name, many, path):
     if not roles.signal or (many and roles.signal not in table):
         count = len(next(iter(table.values())))
         return {name: np.arange(count)}
-    labels = table[roles.signal]
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise ValueError(
-            f"{path}: {roles.signal} is missing in row {int(np.isnan(labels).argmax())}"
-        )
+    labels = table.labels(roles.signal)
+    if not labels.all():
+        missing = table.place(int((labels == "").argmax()))
+        raise ValueError(f"{path}: {roles.signal} is missing in {missing}; allowed: a label")
     distinct, of = np.unique(labels, return_inverse=True)
     order = np.argsort(of, kind="stable")
     parts = np.split(order, np.cumsum(np.bincount(of))[:-1])
-    whole = labels.dtype.kind == "f" and (distinct == np.round(distinct)).all()
-    words = [str(int(one)) if whole else _word(one) for one in distinct]
     prefix = f"{name}/" if many else ""
-    return {f"{prefix}{word}": rows for word, rows in zip(words, parts, strict=True)}
+    named = zip(distinct.tolist(), parts, strict=True)
+    return {f"{prefix}{word}": rows for word, rows in sorted(named, key=_in_order(distinct))}
 
 
-def _word(label):
-    """A label as a name; of moments no more than they say."""
-    if isinstance(label, np.datetime64):
-        return str(label.astype("datetime64[s]")).removesuffix("T00:00:00")
-    return str(label)
+def _in_order(words):
+    """Of (word, ..) the key to sort by: numbers by their size, where all words are."""
+    try:
+        numbers = {word: int(word) if word.isdecimal() else float(word) for word in words.tolist()}
+    except ValueError:
+        return lambda named: named[0]
+    return lambda named: (numbers[named[0]], named[0])
 
 
 def _rows(table, roles, rows, signal, path):
@@ -237,11 +248,17 @@ def _rows(table, roles, rows, signal, path):
         bad = np.isnat(column) if column.dtype.kind == "M" else ~np.isfinite(column)
         if bad.any():
             raise ValueError(
-                f"{path}: signal {signal!r} has {name} {column[bad][0]} in row "
-                f"{int(rows[bad.argmax()])}; allowed: finite numbers"
+                f"{path}: signal {signal!r} has {name} {column[bad][0]} in "
+                f"{table.place(int(rows[bad.argmax()]))}; allowed: finite numbers"
             )
-    if np.isinf(values).any():
-        raise ValueError(f"{path}: signal {signal!r} has infinite values; allowed: finite, or NaN")
+    # Of what is rendered in own units float32 is the type.
+    far = np.abs(values) > _MOST
+    if far.any():
+        row, channel = np.argwhere(far)[0]
+        raise ValueError(
+            f"{path}: signal {signal!r} has {roles.values[channel]} {values[row, channel]} in "
+            f"{table.place(int(rows[row]))}; allowed: numbers up to {_MOST:.2g}, or NaN"
+        )
     known = ~np.isnan(values).any(-1)
     if not known.any():
         raise ValueError(
@@ -253,19 +270,20 @@ def _rows(table, roles, rows, signal, path):
 
 def _since(columns, roles, wanted):
     """Of columns of moments the day that they are counted from."""
+    try:
+        given = np.datetime64(wanted.since) if wanted.since else None
+    except ValueError:
+        given = np.datetime64("NaT")
+    if given is not None and np.isnat(given):
+        allowed = "a day such as '2026-11-28', or ''"
+        raise ArgumentError("data.points.since", wanted.since, allowed)
     found = {}
     for name in roles.coordinates:
         every = [table[name] for table in columns.values()]
         kinds = {column.dtype.kind for column in every}
         if kinds == {"M"}:
             first = min(column.min() for column in every)
-            given = wanted.since or str(first.astype("datetime64[D]"))
-            try:
-                found[name] = np.datetime64(given)
-            except ValueError:
-                raise ValueError(
-                    f"data.points.since: {given!r}; allowed: a day such as '2026-11-28', or ''"
-                ) from None
+            found[name] = np.datetime64(first, "D") if given is None else given
         elif "M" in kinds:
             raise ValueError(f"column {name!r}: moments in some files, numbers in others")
     return found
@@ -329,16 +347,32 @@ def _frame(table, wanted, where):
         _check_inside(table.coordinates, axes, where)
     lows, highs = _ends(table.values.values())
     asked = _pairs("range", wanted.range, len(table.channels))
+    unknown = "; an empty entry is one that was not measured"
+    _say_outliers(table.values, table.channels, where, unknown)
+    units = tuple(wanted.units)
+    if len(units) > len(table.channels):
+        allowed = f"at most {len(table.channels)}, of {', '.join(table.channels)}"
+        raise ArgumentError("data.points.units", units, allowed)
     channels = []
     for number, name in enumerate(table.channels):
         low, high = (lows[number], highs[number]) if asked is None else asked[number]
         if low == high:
             say(f"{where}: {name} is {low:.6g} everywhere")
             high = low + 1
-        units = tuple(wanted.units)
         unit = str(units[number]) if number < len(units) else ""
         channels.append(Scale(name, unit, float(low), float(high)))
     return Frame(tuple(axes), tuple(channels))
+
+
+def _say_outliers(parts, names, where, advice, known=()):
+    """What lies far from everything else, of each coordinate or channel, takes most of its span.
+
+    known: names that need no word any more.
+    """
+    for name, values in zip(names, np.concatenate(list(parts.values())).T, strict=True):
+        doubt = "" if name in known else doubt_of_outliers(values)
+        if doubt:
+            say(f"{where}: {name}: {doubt}; taken as measured{advice}")
 
 
 def _check_inside(coordinates: Mapping[str, np.ndarray], axes: Sequence[Scale], where: str) -> None:
@@ -369,11 +403,12 @@ def _pairs(key, given, count):
     given = tuple(given or ())
     if not given:
         return None
-    allowed = f"{count} pairs (low, high), low < high, or ()"
+    allowed = f"{count} pairs (low, high) of finite numbers, low < high, or ()"
     try:
         pairs = np.array(given, np.float64)
-    except ValueError:
+    except (TypeError, ValueError):
         raise ArgumentError(f"data.points.{key}", given, allowed) from None
-    if pairs.shape != (count, 2) or not (pairs[:, 0] < pairs[:, 1]).all():
+    good = pairs.shape == (count, 2) and (np.abs(pairs) <= _MOST).all()
+    if not good or not (pairs[:, 0] < pairs[:, 1]).all():
         raise ArgumentError(f"data.points.{key}", given, allowed)
     return pairs.tolist()

@@ -20,23 +20,18 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from nid_jax import numerics
+from nid_jax import numerics, platforms
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.embeddings import Embedding
 from nid_jax.fields.experts import Layers, check_matmul
 from nid_jax.fields.routing import Gates
 
-# Float32 numbers of one activation kept at a time when an independent stack is evaluated. On CPU
-# two megabytes stay in cache and are not paged in anew by every step; an accelerator wants more.
-_CHUNK_NUMBERS = {"cpu": 2**19}
-_CHUNK_NUMBERS_ACCELERATOR = 2**27
 # Reading a gathered number costs about this many matrix operations.
 GATHER_COST = 50
 
 
 def points_at_a_time(numbers_per_point: int) -> int:
-    numbers = _CHUNK_NUMBERS.get(jax.default_backend(), _CHUNK_NUMBERS_ACCELERATOR)
-    return max(32, numbers // numbers_per_point)
+    return max(32, platforms.sizes().activations // numbers_per_point)
 
 
 def over_points(

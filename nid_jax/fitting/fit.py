@@ -196,13 +196,13 @@ class Fit:
         Raises ArgumentError for points of another dimension.
         """
         points, chunk = self._checked_points(points), checks.whole("chunk", chunk, 0)
-        if traced(self.dictionary, self.codes, points):
+        if checks.traced(self.dictionary, self.codes, points):
             values = self.dictionary.combine(points, self._gates())
         else:
             values = rendering.render_points(self.dictionary, self._gates(), points, chunk)
         if self.correction is None:
             return values
-        if traced(values, points):
+        if checks.traced(values, points):
             return values + rendering.interpolation(self.correction)(points)
         return values + rendering.interpolated(self.correction, points)
 
@@ -214,7 +214,7 @@ class Fit:
         chunk: points at a time; 0 chooses. Raises ArgumentError for points of another dimension.
         """
         points, chunk = self._checked_points(points), checks.whole("chunk", chunk, 0)
-        if traced(self.dictionary, self.codes, points):
+        if checks.traced(self.dictionary, self.codes, points):
             slopes = rendering.derivatives(self.dictionary, self._gates(), points)
         else:
             slopes = rendering.render_derivatives(self.dictionary, self._gates(), points, chunk)
@@ -242,7 +242,7 @@ class Fit:
         checked_operator(operator)
         if self.correction is not None:
             return operator.measure(jnp.asarray(self.at(operator.points)))
-        if traced(self.dictionary, self.codes, operator):
+        if checks.traced(self.dictionary, self.codes, operator):
             return operator.measure(self.dictionary.combine(operator.points, self._gates()))
         return rendering.measured(self.dictionary, self._gates(), operator)
 
@@ -257,9 +257,9 @@ class Fit:
             return self.known_deviation
         if not isinstance(self.solver, Gaussian):
             raise ArgumentError("solver", getattr(self.solver, "name", None), "gaussian")
-        _check_known("deviation", self.dictionary, self.solution)
+        checks.values_known("deviation", self.dictionary, self.solution)
         problem = self._measured()
-        _check_known("deviation", problem.operator, problem.weights)
+        checks.values_known("deviation", problem.operator, problem.weights)
         shape = self.grid_shape if shape is None else self._checked_shape(shape)
         noises = np.asarray(self.solution.stats["noise_variance"])
         prior, found = problem.prior._replace(codes=None), []
@@ -300,7 +300,7 @@ class Fit:
                 f"{self.dictionary.dims} coordinates and {self.channels} channels",
                 "signed distances: 3 coordinates and 1 channel",
             )
-        _check_known("mesh", self.dictionary, self.codes)
+        checks.values_known("mesh", self.dictionary, self.codes)
         # Libraries that only surfaces need, and that take long to come.
         from nid_jax.fitting import meshing
 
@@ -316,7 +316,7 @@ class Fit:
         nan of others. Raises ArgumentError for another number of signals or channels, and where
         nothing is known.
         """
-        _check_known("score", self.dictionary, self.solution, truth)
+        checks.values_known("score", self.dictionary, self.solution, truth)
         known = np.asarray(as_floats(as_array(truth, "truth"), "truth"))
         dims = self.dictionary.dims
         known = known[..., None] if known.ndim == dims + 1 else known
@@ -348,9 +348,9 @@ class Fit:
         """
         if not isinstance(refinement, TotalVariation | LowRank):
             raise ArgumentError("refinement", refinement, "nid.TotalVariation() or nid.LowRank()")
-        _check_known("refine", self.dictionary, self.solution)
+        checks.values_known("refine", self.dictionary, self.solution)
         problem = self._measured()
-        _check_known("refine", problem.measurements)
+        checks.values_known("refine", problem.measurements)
         start = time.perf_counter()
         with devices.CompileTime() as compiling:
             found = refining.correction(
@@ -371,7 +371,7 @@ class Fit:
 
         Residual, message and history stay those of the codes that were solved for.
         """
-        _check_known("rounded", self.codes)
+        checks.values_known("rounded", self.codes)
         codes = rounding.rounded(self.codes, dtype).codes()
         return dataclasses.replace(self, solution=self.solution._replace(codes=codes))
 
@@ -389,7 +389,7 @@ class Fit:
         path = checks.path("path", path)
         if path.suffix != ".npz":
             raise ArgumentError("path", str(path), "a file that ends in .npz")
-        _check_known("save", self.codes)
+        checks.values_known("save", self.codes)
         stored = rounding.rounded(self.codes, dtype)
         held: dict[str, Any] = {
             "codes": stored.values,
@@ -480,7 +480,7 @@ class Fit:
         return self.problem
 
     def _gates(self) -> Gates:
-        if traced(self.codes, self.bias):
+        if checks.traced(self.codes, self.bias):
             return Gates(jnp.asarray(self.codes), None, None, jnp.asarray(self.bias))
         return rendering.gates_of(self.codes, self.bias)
 
@@ -525,20 +525,6 @@ def _digest(dictionary: Dictionary) -> int:
     return digest([[list(leaf.shape), crc32(leaf)] for leaf in leaves])
 
 
-def traced(*trees) -> bool:
-    """Whether a transformation of JAX is looking on: then nothing may leave for NumPy."""
-    leaves = jax.tree.leaves([nnx.state(t) if isinstance(t, nnx.Module) else t for t in trees])
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-
-
-def _check_known(what: str, *trees) -> None:
-    """ValueError where values are traced: a derivative would stop at NumPy, and look like zero."""
-    if traced(*trees):
-        raise ValueError(
-            f"{what}: traced values; allowed: outside of jax.jit, jax.vmap and jax.grad alone"
-        )
-
-
 def _unknown(codes: Float[np.ndarray, "S E"], bias: Float[np.ndarray, "S C"]) -> Solution:
     """A solution of which only the codes are known."""
     nothing = np.full(len(codes), np.nan)
@@ -559,12 +545,12 @@ def fit_problem(
     start = time.perf_counter()
     with devices.CompileTime() as compiling:
         solution = solver.solve(problem)
-        if not traced(solution):
+        if not checks.traced(solution):
             solution = jax.device_get(solution)
     seconds = time.perf_counter() - start
     if names is None:
         names = [f"{number:05d}" for number in range(len(solution.codes))]
-    if traced(solution):
+    if checks.traced(solution):
         # What was measured would be copied out with every call, and times are those of tracing.
         return Fit(problem.dictionary, solution, tuple(grid_shape), tuple(names), solver)
     return Fit(
@@ -585,7 +571,7 @@ def joined(fits: Sequence[Fit]) -> Fit:
     if len(fits) == 1:
         return first
     solutions = [fit.solution for fit in fits]
-    _check_known("batch_size", first.dictionary, solutions)
+    checks.values_known("batch_size", first.dictionary, solutions)
 
     def rows(*arrays):
         return np.concatenate(arrays)

@@ -16,6 +16,10 @@ from nid_jax.notices import say
 
 # Signals that differ by more than this factor from those of the training have other units.
 OTHER_SCALE = 16
+# Coordinates beyond -1 and 1 that are not said: a pixel or so of a coarse picture.
+_OUTSIDE = 1.2
+# Their squares are float32 still.
+_MOST_WEIGHT = 1e18
 
 
 def say_other_scale(
@@ -69,14 +73,17 @@ def as_floats(values: Any, argument: str) -> Float[Array, "..."]:
     for kind, most in ((np.uint8, 255), (np.uint16, 65535)):
         if values.dtype == kind:
             return values.astype(np.float32) / most
-    whole = jnp.issubdtype(values.dtype, jnp.integer)
+    # Differences of moments are whole numbers to numpy.
+    whole = jnp.issubdtype(values.dtype, jnp.integer) and values.dtype.kind != "m"
     # Not numpy's word for it: bfloat16 is no number there.
     if not (whole or jnp.issubdtype(values.dtype, jnp.floating) or values.dtype == bool):
         raise ArgumentError(argument, values.dtype, "real numbers")
     if whole and (isinstance(values, jax.core.Tracer) or not np.isin(values, (0, 1)).all()):
         allowed = "uint8 or uint16, which become 0 to 1, or floating-point numbers"
         raise ArgumentError(argument, values.dtype, allowed)
-    return values.astype(np.float32)
+    # What is infinite then is refused where it was seen.
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def checked_operator(operator: Any) -> operators.Operator:
@@ -107,11 +114,30 @@ class Measurements:
             values = _on_grid(values, model.dictionary)
             grid_shape = tuple(values.shape[1:-1])
             operator = operators.sample(grid_shape)
+        else:
+            _check_points(checked_operator(operator), model.dictionary.dims)
         values, each = _flat(values, checked_operator(operator), model.channels)
         weights = _weights(values, each, seen, weights)
         whole = grid_shape == model.grid_shape and len(each) == len(grid_shape)
         whole = whole and weights is None and isinstance(operator, operators.Sample)
         return cls(values, operator, weights, grid_shape, whole)
+
+
+def _check_points(operator, dims):
+    """Raise ArgumentError for points of another number of coordinates; a notice for those where no
+    signal was learned."""
+    points = operator.points
+    if points.shape[-1] != dims:
+        raise ArgumentError("operator", f"{points.shape[-1]} coordinates", str(dims))
+    if isinstance(points, jax.core.Tracer):
+        return
+    reach = float(jnp.abs(points).max(initial=0))
+    if reach > _OUTSIDE:
+        outside = int((jnp.abs(points) > _OUTSIDE).any(-1).sum())
+        say(
+            f"operator: {outside} of {len(points)} points lie outside of [-1, 1], up to {reach:g}, "
+            "where nothing was learned; taken as they are"
+        )
 
 
 def _on_grid(values, dictionary):
@@ -152,7 +178,14 @@ def _weights(values, each, seen, weights):
     if concrete:
         missing = np.isnan(values).any(-1)
         if np.isinf(values).any():
-            raise ArgumentError("measurements", np.inf, "finite numbers; NaN is what is missing")
+            allowed = "finite numbers, of float32; NaN is what is missing"
+            raise ArgumentError("measurements", np.inf, allowed)
+        some = int((missing & ~np.isnan(values).all(-1)).sum())
+        if some:
+            say(
+                f"measurements: {some} of {missing.size} have NaN in some of their channels; one "
+                "counts only where all its channels are known"
+            )
         found = None if not missing.any() else ~missing
     for argument, given in (("seen", seen), ("weights", weights)):
         if given is None:
@@ -174,9 +207,10 @@ def _weights(values, each, seen, weights):
         if concrete and argument == "seen" and not np.isin(given, (0, 1)).all():
             odd = given[~np.isin(given, (0, 1))][0]
             raise ArgumentError("seen", odd, "booleans, or 0 and 1")
-        if concrete and not (np.isfinite(given).all() and (np.asarray(given) >= 0).all()):
-            odd = np.asarray(given).ravel()[~(np.asarray(given).ravel() >= 0)]
-            raise ArgumentError(argument, (*odd, np.inf)[0], "finite numbers, 0 or more")
+        good = not concrete or (given >= 0) & (given <= _MOST_WEIGHT)
+        if not np.all(good):
+            odd = np.asarray(given)[~np.asarray(good)][0]
+            raise ArgumentError(argument, odd, f"finite numbers, 0 to {_MOST_WEIGHT:g}")
         found, blamed = given if found is None else found * given, argument
     if found is None:
         return None

@@ -9,6 +9,7 @@ import trimesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from nid_jax import platforms
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
 from nid_jax.fitting.rendering import render_derivatives, render_points
@@ -16,9 +17,6 @@ from nid_jax.geometry import level_set
 from nid_jax.geometry.writing import EXPORTED, export_mesh
 from nid_jax.storage.artefacts import file_name
 
-# Points given to the dictionary at a time. Every call has this size, and so one compilation.
-_CHUNK = {"cpu": 2**12}
-_CHUNK_ACCELERATOR = 2**16
 # Signals whose first level is held at a time, in numbers.
 _COARSE_NUMBERS = 2**25
 
@@ -41,7 +39,7 @@ def meshes_of(
     normals are the function's unit gradient (outward). A signal without a surface has a mesh
     without vertices. Raises ValueError naming the signal where a function is not finite.
     """
-    chunk = chunk or _CHUNK.get(jax.default_backend(), _CHUNK_ACCELERATOR)
+    chunk = chunk or platforms.sizes().mesh_points
     search = level_set.Search(coarse, lipschitz, truncation)
     points = level_set.coarse_points(resolution, window, search)
     signals = len(gates.bias)
@@ -92,7 +90,7 @@ def values_at(
 
     A few points are padded to a whole chunk, and cost as much.
     """
-    chunk = chunk or _CHUNK.get(jax.default_backend(), _CHUNK_ACCELERATOR)
+    chunk = chunk or platforms.sizes().mesh_points
     points = np.asarray(points, np.float32)
     padded = np.pad(points, ((0, max(0, chunk - len(points))), (0, 0)), mode="edge")
     return render_points(dictionary, gates, padded, chunk)[:, : len(points), 0]

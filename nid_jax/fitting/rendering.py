@@ -8,14 +8,9 @@ import numpy as np
 import scipy.ndimage
 from flax import nnx
 
-from nid_jax import numerics
+from nid_jax import numerics, platforms
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.routing import Gates
-
-# Float32 numbers of one layer held at a time where no chunk is given. On CPU 8 MB: more leaves the
-# cache and is paged in anew by every chunk, which costs a third of the time.
-_CHUNK_NUMBERS = {"cpu": 2**21}
-_CHUNK_NUMBERS_ACCELERATOR = 2**24
 
 
 def gates_of(codes, bias):
@@ -34,8 +29,7 @@ def gates_of(codes, bias):
 
 def points_at_once(dictionary, gates):
     """Points of which the widest of what is computed, from embedding to values, fits at once."""
-    numbers = _CHUNK_NUMBERS.get(jax.default_backend(), _CHUNK_NUMBERS_ACCELERATOR)
-    return numbers // max(gates.bias.size, *dictionary.sizes)
+    return platforms.sizes().layers // max(gates.bias.size, *dictionary.sizes)
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")

@@ -187,10 +187,10 @@ def levels(columns: Columns, measured: Any, gaussian: Gaussian, count: int) -> L
     with gram.working_precision("float64"):
         parts = SignalsByWay(columns, measured, np.zeros(count, bool)).levels(gaussian)
     best = np.concatenate([np.asarray(part.best).reshape(len(part.best), -1) for part in parts])
-    blocks = sum(np.asarray(part.spare) for part in parts) / count
+    blocks = np.sum([np.asarray(part.spare) for part in parts], 0) / count
     covariance = np.cov(best.T, bias=True).reshape(best.shape[1], -1)
     covariance = covariance + scipy.linalg.block_diag(*blocks)
-    slope = sum(np.asarray(part.cross) for part in parts) / count
+    slope = np.sum([np.asarray(part.cross) for part in parts], 0) / count
     return Levels(best.mean(0), covariance, slope)
 
 

@@ -231,7 +231,8 @@ class _Arrays(NamedTuple):
     @classmethod
     def of(cls, shared, weights):
         """Of `conjugate.Factorised` and its weights [M]."""
-        basis, level, penalty, root, mean = map(np.asarray, shared[:5])
+        basis, level, penalty = map(np.asarray, shared[:3])
+        root, mean = (np.add(*np.asarray(pair, np.float64)) for pair in (shared.root, shared.mean))
         values = np.repeat(np.asarray(weights), level.shape[1])
         return cls(basis.reshape(len(values), -1), level.ravel(), penalty, root, mean, values)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import jax
 
+from nid_jax.fields.dictionary import Dictionary
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.reporting import tables
 
 
@@ -34,3 +36,20 @@ def device_summary(
     if config_path:
         lines.append(f"config      {config_path}")
     return lines
+
+
+def beyond_span(dictionary: Dictionary, sparse: bool) -> list[str]:
+    """What to say of more experts than their features can tell apart, if anything.
+
+    Of sparse codes more atoms than dimensions are wanted.
+    """
+    if not isinstance(dictionary, SharedDictionary) or sparse:
+        return []
+    most = dictionary.channels * (dictionary.num_features + 1)
+    if dictionary.num_experts <= most:
+        return []
+    return [
+        f"note        {dictionary.num_experts} experts on {dictionary.num_features} features span "
+        f"{most} dimensions at most; {-(-dictionary.num_experts // dictionary.channels)} features "
+        "by dictionary.width, dictionary.skip or dictionary.embedding lift that"
+    ]

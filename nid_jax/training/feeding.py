@@ -168,3 +168,13 @@ def mean_of(pending: list[tuple[Terms, int]]) -> dict[str, float]:
         return np.concatenate([one[:count] for one, count in zip(found, counts, strict=True)])
 
     return {name: float(np.mean(steps(name))) for name in fetched[0]}
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something is to be done at a step; every: 0 for never."""
+    return every > 0 and step % every == 0
+
+
+def due_within(step: int, every: int, width: int) -> bool:
+    """Whether a multiple of `every` lies in (step - width, step]."""
+    return every > 0 and step // every > (step - width) // every

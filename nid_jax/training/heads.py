@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting.rounds import SPECTRUM_ROUNDS, State
+from nid_jax.notices import say
 from nid_jax.training.atoms import wave_heads
 from nid_jax.training.components import (
     ERRORS,
@@ -103,7 +105,11 @@ def find(
 def _by_rounds(dictionary, measured, collection, config, path, go_on):
     wanted, names = config.dictionary.components, collection.names
     sections = [repr(config[name]) for name in ("dictionary", "data", "seed")]
-    this_run = zlib.crc32(repr((sections, collection.title, len(names))).encode())
+    said = (sections, collection.title, list(names))
+    this_run = _checksum(measured, len(names), zlib.crc32(repr(said).encode()))
+    state = State.load(path, this_run)
+    if state is None and path.exists():
+        say(f"{path}: rounds of other signals, or of another config; begun anew")
 
     def after(state):
         state.save(path, this_run)
@@ -116,9 +122,25 @@ def _by_rounds(dictionary, measured, collection, config, path, go_on):
         names,
         wanted.rounds,
         None if wanted.shrinkage < 0 else wanted.shrinkage,
-        State.load(path, this_run),
+        state,
         after,
     )
     if made is None:
         return None
     return FoundHeads(put_heads(dictionary, made[0]), prior=made[1])
+
+
+def _checksum(measured, count, start):
+    """A number that tells what was measured of signals, and how, from anything else. start: of
+    what else is to be told apart."""
+    found = start
+    for operator in measured.ways:
+        found = zlib.crc32(np.ascontiguousarray(operator.points).data, found)
+    for index in range(count):
+        found = zlib.crc32(repr(measured.way_of(index)).encode(), found)
+        parts = [measured.values(index)]
+        if measured.weights is not None:
+            parts.append(measured.weights(index))
+        for part in parts:
+            found = zlib.crc32(np.ascontiguousarray(part).data, found)
+    return found

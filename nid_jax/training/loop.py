@@ -21,7 +21,6 @@ from nid_jax import data, devices, errors, notices, sharding
 from nid_jax.coding.operators import Operator
 from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.data.loading import endless
-from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import (
     Model,
     build_model,
@@ -415,29 +414,12 @@ def _kept(workdir):
 def _announce(trainer: Trainer, workdir: Workdir, progress: Progress, notes: Sequence[str]) -> None:
     path = workdir.config if workdir.kept else ""
     lines = announcing.device_summary(trainer.mesh, trainer.parameters, config_path=path)
-    beyond = _beyond_span(trainer.model().dictionary, bool(trainer.config.router.top_k))
+    beyond = announcing.beyond_span(trainer.model().dictionary, bool(trainer.config.router.top_k))
     fed = [trainer.feeder.words(trainer.batchwise)] if trainer.steps else []
     for line in [*lines, *fed, *notes, *beyond]:
         progress.message(line)
     headers = ("parameter", "kind", "shape", "numbers")
     logging.info("%s", tables.table(parameter_overview(trainer.model()), headers))
-
-
-def _beyond_span(dictionary: Dictionary, sparse: bool) -> list[str]:
-    """What to say of more experts than their features can tell apart, if anything.
-
-    Of sparse codes more atoms than dimensions are wanted.
-    """
-    if not isinstance(dictionary, SharedDictionary) or sparse:
-        return []
-    most = dictionary.channels * (dictionary.num_features + 1)
-    if dictionary.num_experts <= most:
-        return []
-    return [
-        f"note        {dictionary.num_experts} experts on {dictionary.num_features} features span "
-        f"{most} dimensions at most; {-(-dictionary.num_experts // dictionary.channels)} features "
-        "by dictionary.width, dictionary.skip or dictionary.embedding lift that"
-    ]
 
 
 class _Rounds:
@@ -499,12 +481,12 @@ class _Loop:
             trainer.clock.advance(count, count * config.batch_size)
             step += count
             last = step >= trainer.steps
-            if _due(step, config.reseed_every) and not last:
+            if feeding.due(step, config.reseed_every) and not last:
                 self.writer.scalars(step, {"reseeded_experts": trainer.reseed(fed)})
-            if _due(step, config.log_every) or last:
+            if feeding.due(step, config.log_every) or last:
                 self._log(step, pending)
                 pending = []
-            metrics = self._evaluated(step) if _due(step, config.eval_every) or last else {}
+            metrics = self._evaluated(step) if feeding.due(step, config.eval_every) or last else {}
             if self._saves(step) or last:
                 self._save(step, metrics)
         if start < step < trainer.steps:
@@ -526,13 +508,13 @@ class _Loop:
         config, trainer = self.trainer.config.train, self.trainer
         every = (config.reseed_every, config.log_every, config.eval_every)
         asked = self.preemption.requested and trainer.at_boundary(step)
-        due = any(_due(step, number) for number in every) or self._saves(step)
+        due = any(feeding.due(step, number) for number in every) or self._saves(step)
         return due or asked or step == trainer.warmup_steps
 
     def _saves(self, step: int) -> bool:
         """Whether a checkpoint is due: at the end of a batch."""
         per_batch = self.trainer.per_batch
-        due = _due_within(step, self.trainer.config.train.checkpoint_every, per_batch)
+        due = feeding.due_within(step, self.trainer.config.train.checkpoint_every, per_batch)
         return due and self.trainer.at_boundary(step)
 
     def _tell_memory(self) -> None:
@@ -592,15 +574,6 @@ class _Loop:
             f"the loss or a gradient was not finite at step {bad}; {where}; try a smaller "
             f"train.optimizer.learning_rate={rate} or a train.optimizer.clip_norm"
         )
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
-
-
-def _due_within(step: int, every: int, width: int) -> bool:
-    """Whether a multiple of `every` lies in (step - width, step]."""
-    return every > 0 and step // every > (step - width) // every
 
 
 def _summary(trainer: Trainer, step: int) -> dict[str, Any]:

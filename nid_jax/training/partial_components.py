@@ -83,7 +83,8 @@ def partial_heads(
         return None
     levels = rounds.levels(columns, measured, found.gaussian, len(names))
     kernel, bias, prior = columns.heads(found, levels, dictionary.num_experts)
-    how = f"{ways.in_words(measured, len(names))}; {found.round} rounds, deviation of noise "
+    how = f"{ways.in_words(measured, len(names))}; {num_rounds} rounds after "
+    how += f"{rounds.SPECTRUM_ROUNDS} of variances alone, deviation of noise "
     how += f"{float(np.sqrt(found.gaussian.noise)):.2g}"
     heads = Heads(kernel, bias, float(found.shrinkage or 0), len(names), 0.0, how=how)
     return heads, prior

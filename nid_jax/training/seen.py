@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from nid_jax import numerics
+from nid_jax import numerics, platforms
 from nid_jax.coding.gram import (
     CHUNK_NUMBERS,
     NormalEquations,
@@ -79,9 +79,8 @@ class Seen(NamedTuple):
             return solve(equations), equations
         count = len(self.targets)
         most = max(1, _MATRIX_NUMBERS // self._numbers(dictionary))
-        if self.apart and jax.default_backend() == "cpu":
-            # Whose caches hold the matrix of one: 64 signals, 256 experts 0.22 s, together 0.41 s.
-            most = 1
+        if self.apart:
+            most = platforms.sizes().matrices or most
         size = numerics.even_size(count, most)
 
         def some(places):

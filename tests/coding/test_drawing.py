@@ -85,3 +85,11 @@ def test_refusals():
         drawing.drawn(found, 0)
     with pytest.raises(ArgumentError, match="without the bias"):
         drawing.level_of(found, values[:, :2], values[:, 3:])
+
+
+def test_more_than_memory_holds_is_one_line():
+    for count in (10**12, 10**20):
+        with pytest.raises(
+            ArgumentError, match=f"count: {count}; allowed: what fits into the .* GiB"
+        ):
+            drawing.drawn(known()[0], count)

@@ -262,3 +262,24 @@ def test_areas_are_means_over_pixels_of_another_size():
     assert operators.areas((4, 4), (8, 8)).run_length == 1
     with pytest.raises(ArgumentError, match="size: .*2 whole numbers"):
         operators.areas((4, 4), (8,))
+
+
+HUGE = {
+    "shape": lambda: operators.areas((10**6, 10**6), (1, 1)),
+    "size": lambda: operators.areas((6, 6), (10**6, 10**6)),
+    "sigma": lambda: operators.blur((6, 6), 1e9),
+    "radius": lambda: operators.blur((6, 6), 1, 10**6),
+    "samples_per_side": lambda: operators.downsample((6, 6), 2, 10**6),
+}
+
+
+@pytest.mark.parametrize("argument", HUGE)
+def test_what_memory_does_not_hold_is_one_line(argument):
+    with pytest.raises(ArgumentError, match=f"^{argument}: .*; allowed: what fits into the .* GiB"):
+        HUGE[argument]()
+
+
+@pytest.mark.parametrize("size", [(0, 3), (3.5, 3), ("3", "3"), None, (True, 3)])
+def test_a_size_that_is_none_is_called_so(size):
+    with pytest.raises(ArgumentError, match="^size: .* positive whole numbers"):
+        operators.areas((6, 6), size)

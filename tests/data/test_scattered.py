@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from nid_jax import data
-from nid_jax.data import frames, scattered, tables
+from nid_jax.data import frames, outliers, scattered, tables
 from nid_jax.notices import Notice
 
 RNG = np.random.default_rng(3)
@@ -188,12 +188,15 @@ def without(name):
 
 
 BAD = {
-    "a coordinate that is missing": (changed("x", 4, "nan"), r"signal '0' has x nan in row 4"),
+    "a coordinate that is missing": (changed("x", 4, "nan"), r"signal '0' has x nan in line 6"),
     "a signal without values": (
         {**table_of(), "value": np.where(np.arange(48) < 6, np.nan, 1.0 + np.arange(48))},
         r"signal '0' has no value at all, 6 rows",
     ),
-    "text among numbers": (changed("value", 3, "warm"), r"column 'value' holds '.*allowed: num"),
+    "text among numbers": (
+        changed("value", 3, "warm"),
+        r"value holds 'warm' in line 5; allowed: num",
+    ),
     "wide": (
         {"signal": table_of()["signal"], **{f"ST{k}": table_of()["value"] for k in range(7)}},
         r"0 coordinates among .*; a column for each place \(ST0, ST1, .* pandas.melt\(table, 's",
@@ -226,6 +229,11 @@ def test_what_cannot_be_is_one_line(tmp_path, name):
         ({"channels": ("salt",)}, "no column 'salt', data.points.channels; has signal, x, y"),
         ({"frame": ((0, 1),)}, r"data.points.frame: .*allowed: 2 pairs \(low, high\)"),
         ({"range": ((5, 1),)}, r"data.points.range: .*allowed: 1 pairs"),
+        ({"range": ((0, np.inf),)}, r"data.points.range: .*allowed: 1 pairs .* finite"),
+        ({"frame": ((0, 1), (-np.inf, 9))}, r"data.points.frame: .*allowed: 2 pairs .* finite"),
+        ({"units": ("m", "K")}, r"data.points.units: \('m', 'K'\); allowed: at most 1, of value"),
+        ({"since": "yesterday"}, r"data.points.since: 'yesterday'; allowed: a day"),
+        ({"coordinates": ("x", "x")}, r"a column has two roles among x, x, signal"),
         ({"frame": ((-3, 3), (0, 20))}, r"signal .* has x .*, outside 0 to 20; \d+ coordinates"),
     ],
 )
@@ -331,7 +339,10 @@ def test_text_tables(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "names columns"),
+        ("", "is empty"),
+        ("x,y,value\n1,2,3\0\n", "line 2 holds a byte 0"),
+        ('x,y,"value\n(m)"\n1,2,3\n1,2\n', "line 4 has 2 columns; expected 3"),
+        ("x,,value\n1,2,3\n", "column 2 has no name"),
         ("x,y,value\n", "no rows"),
         ("x,y,value\n1,2\n", "line 2 has 2 columns; expected 3"),
         ("x,x,value\n1,2,3\n", "distinct names"),
@@ -343,6 +354,141 @@ def test_text_that_is_no_table(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(ValueError, match=words):
         tables.read_table(path)
+
+
+LARGE = 2**60 + np.repeat(np.arange(8), 6)
+LABELS = {
+    "whole numbers beyond 2^53": (LARGE, [str(2**60 + day) for day in range(8)]),
+    "unsigned ones": (
+        LARGE.astype(np.uint64) + np.uint64(2**63),
+        [str(2**63 + 2**60 + day) for day in range(8)],
+    ),
+    "bytes": (np.repeat([b"b", b"a"], 24), ["a", "b"]),
+}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npz", ".parquet"])
+@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.filterwarnings("ignore::nid_jax.notices.Notice")
+def test_labels_are_as_the_file_has_them(tmp_path, name, suffix):
+    labels, expected = LABELS[name]
+    if suffix == ".csv" and labels.dtype.kind == "S":
+        labels = labels.astype(str)
+    root = write(tmp_path / f"a{suffix}", table_of(signal=labels))
+    config = config_of(root)
+    config.test_fraction = 0.5
+    names = [scattered.open_points(config, split, 0).names for split in ("train", "test")]
+    assert sorted(sum(names, [])) == sorted(expected)
+
+
+def test_labels_of_text_that_looks_like_numbers(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = [f"{label},{k},{k * k}" for k, label in enumerate(["1e20", "00", "000", "7", "10"])]
+    path.write_text("\n".join(["signal,x,value", *rows]))
+    with pytest.warns(Notice):
+        table = scattered._read(config_of(path))
+    assert list(table.coordinates) == ["00", "000", "7", "10", "1e20"]
+    path.write_text("\n".join(["signal,x,value", *rows[:2], ",3,4"]))
+    with pytest.warns(Notice), pytest.raises(ValueError, match="signal is missing in line 4"):
+        scattered._read(config_of(path))
+
+
+def test_a_label_that_is_missing(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    for kind, labels in (("int", [1, 2**60, None]), ("text", ["a", "b", None])):
+        path = tmp_path / f"{kind}.parquet"
+        columns = {"signal": labels, "x": [1.0, 2, 3], "value": [4.0, 5, 6]}
+        parquet.write_table(pyarrow.table(columns), path)
+        with pytest.warns(Notice), pytest.raises(ValueError, match="signal is missing in row 3"):
+            scattered._read(config_of(path))
+
+
+@pytest.mark.parametrize(
+    ("cells", "odd"),
+    [
+        (["1", "12.3 C", "2"], "12.3 C"),
+        (["1", '"1,234.5"', "2"], "1,234.5"),
+        (["True", "False", "True"], "True"),
+    ],
+)
+def test_one_bad_cell_is_named(tmp_path, cells, odd):
+    path = tmp_path / "a.csv"
+    line = 4 if odd != "True" else 2
+    rows = [f"d{k},{k},{cell}" for k, cell in enumerate(cells)]
+    path.write_text("\n".join(["signal,x,temp", rows[0], "", *rows[1:]]))
+    with pytest.raises(ValueError, match=f"temp holds '{odd}' in line {line}; allowed: numbers"):
+        scattered._read(config_of(path))
+
+
+def test_decimals_are_numbers_and_columns_have_one_name(tmp_path):
+    import decimal
+
+    import pyarrow
+    from pyarrow import parquet
+
+    path, value = tmp_path / "a.parquet", [decimal.Decimal("1.25"), decimal.Decimal("2.5")]
+    parquet.write_table(pyarrow.table({"x": [1.0, 2.0], "temp": value}), path)
+    assert tables.read_table(path)["temp"].tolist() == [1.25, 2.5]
+    arrays = [pyarrow.array([1.0, 2.0])] * 2
+    parquet.write_table(pyarrow.Table.from_arrays(arrays, names=["x", "x"]), path)
+    with pytest.raises(ValueError, match="two columns 'x'; expected distinct names"):
+        tables.read_table(path)
+
+
+@pytest.mark.filterwarnings("ignore::nid_jax.notices.Notice")
+def test_text_in_another_file_of_a_folder(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y,temp\n1,2,3\n2,3,4\n")
+    (tmp_path / "b.csv").write_text("x,y,temp\n1,2,3\n2,3,abc\n")
+    with pytest.raises(ValueError, match=r"b.csv: temp holds 'abc' in line 3; allowed: numbers"):
+        scattered._read(config_of(tmp_path))
+    (tmp_path / "b.csv").write_text("x,y,temp\n1,2,3\n2E,3,4\n")
+    with pytest.raises(ValueError, match=r"b.csv: x holds '2E' in line 3; allowed: numbers, or"):
+        scattered._read(config_of(tmp_path))
+
+
+def test_moments_with_zones_and_far_away(tmp_path, recwarn):
+    path = tmp_path / "a.csv"
+    moments = ["2026-01-01T01:00+02:00", "2026-01-01 00:30:00.25Z", "2026-01-02", "-"]
+    path.write_text("\n".join(["time,value", *(f"{one},1" for one in moments)]))
+    found = tables.read_table(path)["time"]
+    expected = ["2025-12-31T23:00", "2026-01-01T00:30:00.25", "2026-01-02", "NaT"]
+    np.testing.assert_array_equal(found, np.array(expected, "datetime64[ns]"))
+    assert [str(one.message) for one in recwarn] == [
+        f"{path}: time: moments with a zone, such as '2026-01-01T01:00+02:00'; taken as universal "
+        "time"
+    ]
+    path.write_text("signal,time,value\na,2026-01-01,1\nb,2500-01-01,2\n")
+    with pytest.raises(ValueError, match=r"time holds '2500-01-01' in line 3; .* 1678 to 2261"):
+        scattered._read(config_of(path))
+
+
+@pytest.mark.filterwarnings("ignore::nid_jax.notices.Notice")
+def test_values_that_no_render_could_show(tmp_path):
+    root = write(tmp_path / "a.csv", changed("value", 3, "1e300"))
+    with pytest.raises(ValueError, match=r"signal '0' has value 1e\+300 in line 5; allowed"):
+        scattered._read(config_of(root))
+
+
+@pytest.mark.parametrize("odd", [-9999.0, -999.9, 1e30])
+def test_what_lies_far_from_everything_is_said(tmp_path, odd):
+    _, said = opened(config_of(write(tmp_path / "a.csv", changed("value", 3, odd))))
+    assert any(f"value: 1 of 48 lies far from the others, {odd:.6g}" in line for line in said)
+    table = geographic((44, 48), (6, 10))
+    table["lat"][5] = 0.79
+    _, said = opened(config_of(write(tmp_path / "b.csv", table)))
+    assert any("lat: 1 of 48 lies far from the others, 0.79" in line for line in said)
+
+
+def test_numbers_far_from_others():
+    usual = RNG.normal(size=1000)
+    for values in (usual, np.exp(usual), usual > 0.9, np.maximum(usual, 0), [1.0, 5.0], [3.0] * 9):
+        assert outliers.doubt_of_outliers(np.asarray(values, float)) == ""
+    two = np.concatenate([usual, usual + 90])
+    assert outliers.doubt_of_outliers(two) == ""
+    gaps = outliers.doubt_of_outliers(np.concatenate([usual, [-9999.0] * 400]))
+    assert gaps.startswith("400 of 1400 lie far from the others, -9999, while these are -")
 
 
 def test_files_of_other_kinds(tmp_path):

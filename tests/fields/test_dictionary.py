@@ -1,5 +1,7 @@
 """Dictionaries against numpy in float64, and the three orders of one product against each other."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from nid_jax import numerics
+from nid_jax import numerics, platforms
 from nid_jax.fields import dictionaries, independent, routing
 from nid_jax.fields import dictionary as base
 from nid_jax.fields.variables import Basis
@@ -326,7 +328,8 @@ def test_orders_in_chunks_equal_orders_in_one_piece(monkeypatch, kind, order, to
     whole = _rendered(dictionary, x, gates, order)
     assert dictionary._chunk() > len(x)
     # The least chunk is 32 points: four pieces of 26, the last one padded.
-    monkeypatch.setattr(base, "_CHUNK_NUMBERS", {jax.default_backend(): 1})
+    least = dataclasses.replace(platforms.sizes(), activations=1)
+    monkeypatch.setattr(platforms, "sizes", lambda: least)
     assert dictionary._chunk() == 32
     cut = _rendered(dictionary, x, gates, order)
     np.testing.assert_allclose(cut[0], whole[0], atol=1e-5)

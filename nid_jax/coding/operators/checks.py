@@ -1,5 +1,6 @@
 """What arguments of operators must be, and the arrays that they become."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nid_jax import errors
-from nid_jax.coding.checks import as_array, real
+from nid_jax.coding.checks import as_array, fits, real
 
 T = TypeVar("T")
 
@@ -23,14 +24,19 @@ def register(cls: type[T]) -> type[T]:
     return jax.tree_util.register_dataclass(cls)
 
 
-def checked_shape(shape: Iterable[int]) -> tuple[int, ...]:
-    """A grid's shape as whole numbers. Raises ArgumentError naming `shape` for what is none."""
+def checked_shape(shape: Iterable[int], argument: str = "shape") -> tuple[int, ...]:
+    """A grid's shape as whole numbers. Raises ArgumentError naming the argument for what is none,
+    and for a grid whose points memory does not hold."""
     allowed = "a grid's shape, positive whole numbers"
-    sides = as_array("shape", shape, allowed)
+    sides = as_array(argument, shape, allowed)
     whole = real(sides.dtype) and np.array_equal(sides, np.floor(sides))
     if sides.ndim != 1 or not len(sides) or not whole or not (sides >= 1).all():
-        raise errors.ArgumentError("shape", shape, allowed)
-    return tuple(int(side) for side in sides)
+        raise errors.ArgumentError(argument, shape, allowed)
+    if any(isinstance(side, bool | np.bool_) for side in shape):
+        raise errors.ArgumentError(argument, shape, allowed)
+    found = tuple(int(side) for side in sides)
+    fits(argument, found, len(found) * math.prod(found))
+    return found
 
 
 def checked_picture(shape: Iterable[int]) -> tuple[int, ...]:

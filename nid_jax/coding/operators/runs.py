@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nid_jax.coding.checks import positive, whole
+from nid_jax.coding.checks import fits, positive, whole
 from nid_jax.coding.operators import checks
 from nid_jax.coding.operators.base import Operator
 from nid_jax.errors import ArgumentError
@@ -47,6 +47,8 @@ def downsample(shape: Sequence[int], factor: int = 2, samples_per_side: int = 0)
     if any(side % factor for side in shape):
         raise ArgumentError("factor", factor, f"what divides the signals' {list(shape)}")
     per_side = whole("samples_per_side", samples_per_side, 0) or factor
+    count = len(shape) * math.prod(side // factor * per_side for side in shape)
+    fits("samples_per_side", per_side, count)
     inside = (np.arange(per_side) + 0.5) * factor / per_side - 0.5
     places = [np.arange(side // factor)[:, None] * factor + inside for side in shape]
     run_length = per_side ** len(shape)
@@ -65,11 +67,12 @@ def areas(shape: Sequence[int], size: Sequence[int]) -> Areas:
     of another number of axes.
     """
     shape = checks.checked_shape(shape)
-    size = checks.checked_shape(size)
+    size = checks.checked_shape(size, "size")
     if len(size) != len(shape):
         raise ArgumentError("size", size, f"{len(shape)} whole numbers, as the grid {shape} has")
     ratios = [side / count for side, count in zip(shape, size, strict=True)]
     per_side = [max(1, math.ceil(ratio - 1e-9)) for ratio in ratios]
+    fits("size", size, len(size) * math.prod(size) * math.prod(per_side))
     places = [
         (np.arange(count)[:, None] + (np.arange(n) + 0.5) / n) * ratio - 0.5
         for count, n, ratio in zip(size, per_side, ratios, strict=True)
@@ -91,7 +94,10 @@ def blur(shape: Sequence[int], sigma: float = 1.0, radius: int = 0) -> Blur:
     """
     shape = checks.checked_shape(shape)
     positive("sigma", sigma, known=True)
-    radius = whole("radius", radius, 0) or int(np.ceil(3 * sigma))
+    given = whole("radius", radius, 0)
+    radius = given or int(np.ceil(3 * sigma))
+    count = len(shape) * math.prod(shape) * (2 * radius + 1) ** len(shape)
+    fits("radius" if given else "sigma", given or sigma, count)
     reach = np.arange(-radius, radius + 1)
     places = [np.arange(side)[:, None] + reach for side in shape]
     one = np.exp(-0.5 * (reach / sigma) ** 2)

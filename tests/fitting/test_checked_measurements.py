@@ -1,0 +1,65 @@
+"""What a caller hands to a fit, before any of it is solved for."""
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from nid_jax.coding import operators
+from nid_jax.errors import ArgumentError
+from nid_jax.fitting.measurements import Measurements, as_floats
+from nid_jax.notices import Notice
+
+MODEL = SimpleNamespace(
+    grid_shape=(4, 5), channels=1, dictionary=SimpleNamespace(dims=2, channels=1)
+)
+
+
+def checked(values, operator=None, model=MODEL, **others):
+    return Measurements.of(model, values, operator, others.get("seen"), others.get("weights"))
+
+
+def test_an_operator_of_another_number_of_coordinates():
+    with pytest.raises(ArgumentError, match="operator: '3 coordinates'; allowed: 2"):
+        checked(np.zeros((2, 3)), operators.sample(np.zeros((3, 3))))
+    with pytest.raises(ArgumentError, match="operator: '1 coordinates'; allowed: 2"):
+        checked(np.zeros((2, 6)), operators.sample((6,)))
+
+
+def test_points_where_nothing_was_learned_are_said(recwarn):
+    inside = operators.sample([[1.0, -1.0], [0.3, 1.05]])
+    assert checked(np.zeros((2, 2)), inside).operator is inside
+    assert not recwarn
+    with pytest.warns(Notice, match=r"operator: 1 of 2 points lie outside of \[-1, 1\], up to 50"):
+        checked(np.zeros((2, 2)), operators.sample([[50.0, 0.0], [0.0, 0.0]]))
+
+
+def test_channels_that_are_missing_are_said():
+    model = SimpleNamespace(
+        grid_shape=(4, 5), channels=3, dictionary=SimpleNamespace(dims=2, channels=3)
+    )
+    values = np.zeros((2, 4, 5, 3))
+    values[0, 1, 1, 2] = np.nan
+    values[1, 2, 2] = np.nan
+    with pytest.warns(Notice, match="measurements: 1 of 40 have NaN in some of their channels"):
+        found = checked(values, model=model)
+    assert found.weights.sum() == 38
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_float32_has_not():
+    with pytest.raises(
+        ArgumentError, match="measurements: inf; allowed: finite numbers, of float32"
+    ):
+        checked(np.full((2, 4, 5), 1e39))
+    with pytest.raises(ArgumentError, match=r"values: timedelta64\[s\]; allowed: real numbers"):
+        as_floats(np.zeros(3, "m8[s]"), "values")
+
+
+@pytest.mark.parametrize("odd", [1e38, np.inf, np.nan, -1.0])
+def test_weights_that_no_equations_hold(odd):
+    weights = np.ones(20)
+    weights[3] = odd
+    with pytest.raises(ArgumentError, match=rf"weights: {re.escape(str(odd))}; allowed: finite"):
+        checked(np.zeros((2, 4, 5)), weights=weights)
