@@ -1,6 +1,6 @@
 """Fits and renderings with layers multiplied in fewer bits, beside float32: numerics.matmul.
 
-    python experiments/matmul.py --scale=smoke|cpu --output=DIR --only=shapes,smoke
+    python experiments/matmul.py --scale=smoke|cpu --output=DIR --only='shapes splines,smoke'
 
 A dictionary is learned in float32 and its own fit of unseen signals taken in every precision: of
 what is rendered only, the codes being those of float32, and of features in the equations too. On
@@ -43,8 +43,21 @@ ROWS = {
         | {"dictionary.embedding.size": 256},
     ),
     "photographs cosines": ("image", "photos", FEWER),
-    "CT of 8 views": ("ct", "cpu", FEWER | {"train.steps": 20}),
-    "shapes": ("sdf", "smoke", {}),
+    "CT of 32x32 from 8 views": (
+        "ct",
+        "cpu",
+        FEWER
+        | {"data.size": (32, 32), "dictionary.num_experts": 256, "dictionary.width": 256}
+        | {"dictionary.embedding.size": 256, "train.steps": 20},
+    ),
+    "shapes splines": ("sdf", "smoke", {}),
+    "shapes relu trunk on Fourier": (
+        "sdf",
+        "smoke",
+        {"dictionary.num_layers": 3, "dictionary.width": 64, "dictionary.heads": "drawn"}
+        | {"dictionary.embedding.kind": "fourier", "dictionary.embedding.size": 64}
+        | {"train.steps": 20, "train.optimizer.name": "adam"},
+    ),
 }
 SCALES = {"smoke": ("smoke",), "cpu": tuple(name for name in ROWS if name != "smoke")}
 
