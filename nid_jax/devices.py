@@ -61,7 +61,7 @@ def peak_memory_bytes() -> dict[str, int]:
 
 
 def _host_peak_bytes() -> int:
-    # Linux's getrusage counts what the process that started this one held then: its own count first.
+    # First of Linux itself: its getrusage counts what the process that started this one held.
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text(encoding="utf-8").splitlines():

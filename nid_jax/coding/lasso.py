@@ -138,7 +138,7 @@ class _Norm:
         return numerics.einsum("sg,eg->se", values, self.membership)
 
     def __call__(self, codes):
-        return self.magnitudes(codes) @ self.weights
+        return numerics.einsum("...g,g->...", self.magnitudes(codes), self.weights)
 
     def dual(self, correlations):
         """The smallest penalty at which these correlations are balanced. [S, E] -> [S]."""
@@ -203,7 +203,8 @@ def _atom_norms(equations, membership):
     if square.ndim == 2:
         square = square.mean(0)
     if membership is not None:
-        square = membership @ ((square @ membership) / membership.sum(0))
+        means = numerics.einsum("e,eg->g", square, membership) / membership.sum(0)
+        square = numerics.einsum("eg,g->e", membership, means)
     return jnp.sqrt(square)
 
 

@@ -126,7 +126,7 @@ def _gaussian_of(distances, near, common, blend):
     # Equal distances leave no weight: then all count alike.
     weight = jnp.where(weight.sum() > 0, weight, 1.0)
     weight = weight / weight.sum()
-    mean = weight @ near
+    mean = numerics.einsum("k,ke->e", weight, near)
     spread = jnp.sqrt((1 - blend) * weight)[:, None] * (near - mean)
     return mean, jnp.concatenate([spread, jnp.sqrt(blend) * common])
 
@@ -151,7 +151,7 @@ def _orthonormal_solve(equations, known, codes, noise, blend, neighbours):
         image = numerics.einsum("ne,ke->nk", root, spread)
         offset = (z - numerics.einsum("ne,e->n", root, mean))[None]
         found = least_squares.damped_codes(image, offset, noise)
-        return mean + found.codes[0] @ spread, found.error[0]
+        return mean + numerics.einsum("k,ke->e", found.codes[0], spread), found.error[0]
 
     equations = equations.reduced()
     scaled = posterior.scaled_rows(equations, known)[0]
@@ -175,7 +175,7 @@ def _metric(matrix, codes, noise, precision):
 
     -> measured codes G a [N, E], K^-1 G a [N, E], factor of K = G + noise Sigma^-1.
     """
-    measured = codes @ matrix
+    measured = numerics.einsum("ne,ef->nf", codes, matrix)
     zero = jnp.zeros((), matrix.dtype)
     factor, scale, _, _ = numerics.scaled_cholesky(matrix + noise * precision, zero)
     solved = numerics.solve_scaled_cholesky(factor, scale, measured.T).T
@@ -196,10 +196,11 @@ def _distances(metric, codes, moment, power):
 
 def _most_probable(matrix, moment, mean, spread, noise):
     """Code under N(mean, spread^T spread); spread [N, E]. -> code [E], relative residual []."""
-    image = spread @ matrix
-    system = image @ spread.T + noise * jnp.eye(len(spread), dtype=matrix.dtype)
-    right = spread @ (moment - matrix @ mean)
+    image = numerics.einsum("ke,ef->kf", spread, matrix)
+    system = numerics.einsum("kf,lf->kl", image, spread)
+    system = system + noise * jnp.eye(len(spread), dtype=matrix.dtype)
+    right = numerics.einsum("ke,e->k", spread, moment - numerics.einsum("ef,f->e", matrix, mean))
     zero = jnp.zeros((), matrix.dtype)
     factor, scale, shift, _ = numerics.scaled_cholesky(system, zero)
     part, error = ridge.refined(system, shift, factor, scale, right[None])
-    return mean + part[0] @ spread, error[0]
+    return mean + numerics.einsum("k,ke->e", part[0], spread), error[0]

@@ -251,10 +251,18 @@ class _Model:
         return jnp.broadcast_to(self.weights > 0, like.shape)
 
     def true_bias(self, codes, bias):
-        return bias if self.head_bias is None else bias - codes @ self.head_bias
+        return (
+            bias
+            if self.head_bias is None
+            else bias - numerics.einsum("...e,ec->...c", codes, self.head_bias)
+        )
 
     def inner_bias(self, codes, bias):
-        return bias if self.head_bias is None else bias + codes @ self.head_bias
+        return (
+            bias
+            if self.head_bias is None
+            else bias + numerics.einsum("...e,ec->...c", codes, self.head_bias)
+        )
 
     def _mean_response(self, codes):
         """[S, E] -> [S, C]."""
