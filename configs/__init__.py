@@ -111,8 +111,8 @@ def _checked_key(config, key, typed):
         if not isinstance(group, ConfigDict):
             _refuse(typed, f"{above} is a value, not a group of keys")
         if name not in group:
-            near = difflib.get_close_matches(name, group, 1)
-            found = [repr(near[0])] if near else _elsewhere(config, key.split(".")[0], name)
+            near = [repr(one) for one in difflib.get_close_matches(name, group, 1)]
+            found = _elsewhere(config, key.split(".")[0], name) or near
             guess = f", did you mean {' or '.join(found)}?" if found else ""
             _refuse(typed, f"the config has no key {name!r}{guess}")
         group, above = group[name], f"{above}.{name}".strip(".")

@@ -183,7 +183,7 @@ def test_another_scale_is_said(gray, unseen):
         (
             np.full((3, 5, 5), np.inf),
             {},
-            "signals: inf; allowed: finite numbers, and NaN for what",
+            "signals: inf; allowed: finite numbers of float32, NaN where missing",
         ),
         (np.full((3, 5, 5), 200), {}, "signals: int64; allowed: uint8 or uint16, which become 0"),
         (np.zeros((0, 4, 4)), {}, "signals: (0, 4, 4); allowed: (S, *grid)"),

@@ -68,8 +68,8 @@ def apply_layers(
     x: Float[Array, "P inputs"],
     activation: str,
     omega0: float,
-    matmul: str,
     final: bool = True,
+    matmul: str = "float32",
 ) -> Float[Array, "P outputs"]:
     """Evaluate a network. x [P, in] -> [P, out].
 

@@ -81,7 +81,7 @@ class SharedDictionary(Dictionary):
         layers = [(k[...], b[...]) for k, b in zip(self.kernels, self.biases, strict=True)]
         embedded = self.embedding(x)
         trunk = experts.apply_layers(
-            layers, embedded, self.activation, self.omega0, self.matmul, final=False
+            layers, embedded, self.activation, self.omega0, final=False, matmul=self.matmul
         )
         return jnp.concatenate([trunk, embedded], -1) if self.skip else trunk
 

@@ -289,7 +289,7 @@ def test_surface_terms_are_the_official_codes(official_surface, with_normals):
 
     def loss(network):
         def f(x):
-            return experts.apply_layers(network, x, "sine", 30.0, "float32")[:, 0]
+            return experts.apply_layers(network, x, "sine", 30.0)[:, 0]
 
         on, off = (jnp.asarray(data[f"{kind}_surface_coords"]) for kind in ("on", "off"))
         slopes = jax.grad(lambda x: f(x).sum())(on)
