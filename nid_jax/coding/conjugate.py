@@ -131,23 +131,23 @@ def factorised(dictionary, operator, measurements, weights, penalty, exact=False
         noise, by_evidence = posterior.resolve_noise(equations, known, penalty.noise)
     graphdef, state = nnx.split(dictionary)
     chunk = max(16, _CHUNK_NUMBERS // dictionary.num_experts)
-    shared = _factorised(
-        graphdef, state, operator, equations, known, noise, penalty.lam, chunk=chunk, exact=exact
-    )
+    held = known, noise, penalty.lam
+    shared = _factorised(graphdef, state, operator, equations, held, chunk=chunk, exact=exact)
     if known is None:
         return shared, {"lam": shared.lam, "asked_lam": jnp.asarray(penalty.lam, jnp.float32)}
     return shared, posterior.noise_stats(noise, by_evidence)
 
 
 @functools.partial(gram.batched_by_map, static=("graphdef", "chunk", "exact"))
-def _factorised(graphdef, state, operator, equations, known, noise, lam, chunk, exact):
+def _factorised(graphdef, state, operator, equations, held, chunk, exact):
+    """held: (known, noise, lam)."""
     state, operator, equations = jax.lax.stop_gradient((state, operator, equations))
     made = functools.partial(_made, graphdef, chunk=chunk, exact=exact)
-    return gram.in_float64(made, state, operator, equations, (known, noise, lam))
+    return gram.in_float64(made, state, operator, equations, held)
 
 
 def _made(graphdef, state, operator, equations, held, chunk, exact):
-    """`_factorised` in the widest type of the scope. held: (known, noise, lam)."""
+    """`_factorised` in the widest type of the scope."""
     known, noise, lam = held
     dictionary = nnx.merge(graphdef, state)
     experts, channels = dictionary.num_experts, dictionary.channels

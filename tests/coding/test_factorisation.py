@@ -1,37 +1,11 @@
 """Fits of signals measured in one way share a factorisation: the codes of ridge."""
 
-import functools
-
 import numpy as np
 import pytest
-from flax import nnx
 
 from nid_jax.coding import gram, operators, ridge
 from nid_jax.coding.factorisation import Factorisation
-from nid_jax.fields.embeddings import GaussianFourier
-from nid_jax.fields.experts import Layers
-from nid_jax.fields.shared import SharedDictionary
-
-EXPERTS, CHANNELS = 12, 2
-
-
-@functools.cache
-def _split(experts, width):
-    rngs = nnx.Rngs(0)
-    embedding = GaussianFourier(2, 16, 3.0, rngs=rngs)
-    return nnx.split(
-        SharedDictionary(embedding, experts, CHANNELS, Layers(2, width, "relu", 1.0), rngs=rngs)
-    )
-
-
-def make_dictionary(experts=EXPERTS, width=16):
-    return nnx.merge(*_split(experts, width), copy=True)
-
-
-def measure(dictionary, operator, signals=3, seed=0, scale=1.0):
-    generator = np.random.default_rng(seed)
-    shape = (signals, operator.num_measurements, dictionary.channels)
-    return (scale * generator.normal(0.5, 1, shape)).astype(np.float32)
+from tests.coding.test_ridge import make_dictionary, measure
 
 
 @pytest.mark.parametrize("held", [True, False])
