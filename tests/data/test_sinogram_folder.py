@@ -1,25 +1,16 @@
 """Folders of sinograms: files with views and detectors of their own, their angles, odd ones."""
 
-import ml_collections
 import numpy as np
 import pytest
 
 from nid_jax import data
 from nid_jax.coding import operators
+from nid_jax.configs import ct
 from nid_jax.data import open_collection, sinogram_folder
 from nid_jax.notices import Notice
 
-OPTIONS = ml_collections.ConfigDict({"convention": "ours", "offset": 0.0, "spacing": 1.0})
-KEYS = {
-    "angles": "",
-    "angle_units": "",
-    "sinogram_layout": "",
-    "transmission": False,
-    "open_beam": 0.0,
-    "pixel_size": 1.0,
-    "test_fraction": 0.25,
-    "name": "sinograms",
-}
+CONFIG = ct.get_config("own")
+OPTIONS = CONFIG.operator.parallel_beam
 
 
 def beam(shape, degrees, detectors):
@@ -27,7 +18,8 @@ def beam(shape, degrees, detectors):
 
 
 def opened(root, split="train", **changes):
-    config = data.completed(KEYS | {"root": str(root)} | changes)
+    given = {"test_fraction": 0.25, "root": str(root)} | changes
+    config = data.completed(CONFIG.data.to_dict() | given)
     return sinogram_folder.open_sinograms(config, split, 0, beam, OPTIONS)
 
 
