@@ -34,14 +34,20 @@ _PLACES = 8
 _LEAST = 1e-4
 
 
+def suit(grid_shape: Sequence[int], channels: int) -> bool:
+    """Whether `pool` has waves for such signals."""
+    return math.prod(grid_shape) * channels <= MOST_VALUES and len(grid_shape) <= 2
+
+
 def check_size(grid_shape: Sequence[int], channels: int) -> None:
     """Raise ArgumentError for signals that `pool` has no waves for, before any is read."""
+    if suit(grid_shape, channels):
+        return
     values = math.prod(grid_shape) * channels
     if values > MOST_VALUES:
         allowed = f"drawn or components for signals of {values} values: the most is {MOST_VALUES}"
         raise ArgumentError("heads", "waves", allowed)
-    if len(grid_shape) > 2:
-        raise ArgumentError("heads", "waves", "signals of one or two axes; drawn for others")
+    raise ArgumentError("heads", "waves", "signals of one or two axes; drawn for others")
 
 
 def pool(

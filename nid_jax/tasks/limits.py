@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import data
 from nid_jax.errors import ArgumentError
+from nid_jax.fields import waves
 from nid_jax.reporting.tables import counted
 
 
@@ -67,6 +68,7 @@ def settled(
         _fit_grid(limits, [(sizes[0].count, *shape) if together else shape for shape in shapes])
         pieces = min(_pieces(limits.config, shape) for shape in shapes)
         _fit_turns(limits, shapes)
+        _fit_heads(limits, shapes, sizes[0].channels)
     if there.learned is not None:
         copies = _copies(limits.config) * (pieces or 1)
         copies *= _chosen(limits.config, there.learned, "train")
@@ -244,6 +246,17 @@ def _fit_turns(limits, shapes):
         patched = bool(limits.get("data.patch.size"))
         if (len(shapes) == 1 or not patched) and "data.augment.mirror" not in limits.typed:
             limits.give_way("data.augment.mirror", True)
+
+
+def _fit_heads(limits, shapes, channels):
+    """Pools of waves are of small signals of one or two axes; there are components of any."""
+    key, patch = "dictionary.heads", limits.get("data.patch.size")
+    if limits.get(key) != "waves" or key in limits.typed:
+        return
+    channels = 1 if limits.get("data.gray") else channels or 3
+    grids = [(patch,) * len(shape) if patch else shape for shape in shapes]
+    if not all(waves.suit(grid, channels) for grid in grids):
+        limits.give_way(key, "components")
 
 
 def _copies(config):

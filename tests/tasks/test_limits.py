@@ -120,6 +120,17 @@ def check_run(result):
     assert "report: " in result.out
 
 
+@pytest.mark.parametrize(("size", "kept"), [((20, 30), True), ((64, 64), False)])
+def test_pools_of_waves_give_way_to_components_of_large_signals(signals, size, kept):
+    config = load("image", "cpu-sparse")
+    config.data.update({"name": "array", "root": str(signals(5, size, 3))})
+    found, line = made_to_fit(config)
+    assert found.dictionary.heads == ("waves" if kept else "components")
+    assert ("dictionary.heads waves -> components" in line) is not kept
+    found, _ = made_to_fit(config, typed={"dictionary.heads"})
+    assert found.dictionary.heads == "waves"
+
+
 # Each way on three kinds, and between them every kind of signals.
 CHOSEN = [
     (name, variant, *KINDS[(7 * place + 5 * turn) % len(KINDS)])
