@@ -17,12 +17,11 @@ extensions = [
     "sphinx.ext.napoleon",
     "myst_nb",
     "sphinx_copybutton",
-    "config_keys",
+    "directives",
     "docstrings",
     "mathml",
-    "public_names",
 ]
-exclude_patterns = ["build", "extensions", "results/own_inputs/README.md"]
+exclude_patterns = ["extensions"]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 # Notebooks are committed with their outputs, and run by a test.

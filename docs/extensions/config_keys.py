@@ -1,23 +1,13 @@
-"""Every key of the configs with its value and the comment that stands beside it in configs/.
-
-    ```{config-keys} dictionary
-    ```
-
-is a table of the keys of that group: the reference is what the configs themselves say.
-"""
+"""Every key of the configs with its value and the comment that stands beside it in configs/."""
 
 import ast
 import dataclasses
 import importlib
 import io
-import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-from docutils import nodes
-from docutils.parsers.rst import Directive
-from docutils.statemachine import StringList
 from ml_collections import ConfigDict
 
 from nid_jax import configs
@@ -105,11 +95,11 @@ def _of_statement(node: ast.AST, function: str, lines: dict[int, str]) -> Iterat
     elif isinstance(node, ast.Return):
         for literal in _outermost(node.value):
             yield from _of_literal(literal, function, lines)
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        if node.func.attr == "update" and isinstance(node.func.value, ast.Attribute):
-            for argument in node.args:
-                if isinstance(argument, ast.Dict):
-                    yield from _of_literal(argument, node.func.value.attr, lines)
+    elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "update":
+        holder = getattr(node.func.value, "attr", "")
+        for literal in node.args:
+            if isinstance(literal, ast.Dict):
+                yield from _of_literal(literal, holder, lines)
 
 
 def _outermost(value: ast.expr | None) -> list[ast.Dict]:
@@ -162,41 +152,3 @@ def _comment_lines(source: str) -> dict[int, str]:
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT and token.line.strip().startswith("#")
     }
-
-
-class ConfigKeys(Directive):
-    """`config-keys` GROUP: a table of the keys that begin with GROUP, or stand alone."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        """Nodes of the table."""
-        group, said = self.arguments[0], comments()
-        rows = []
-        for path, values in keys().items():
-            if path.split(".")[0] == group or (group == "top" and "." not in path):
-                rows.append(_row(path, values, said[path]))
-        table = ["| key | value | what |", "|---|---|---|", *rows]
-        holder = nodes.container()
-        self.state.nested_parse(StringList(table, "config keys"), 0, holder)
-        return holder.children
-
-
-def _row(path: str, values: dict[str, object], comment: str) -> str:
-    usual: dict[str, list[str]] = {}
-    for name, value in values.items():
-        usual.setdefault(repr(value), []).append(name)
-    said = [
-        f"`{value}`" + ("" if len(usual) == 1 else f" {', '.join(names)}")
-        for value, names in usual.items()
-    ]
-    everywhere = len(values) == len(configs.names())
-    where = "" if everywhere or len(usual) > 1 else f" ({', '.join(values)})"
-    text = re.sub(r"([\\*_|<\[{$])", r"\\\1", comment)
-    return f"| `{path}` | {'; '.join(said)}{where} | {text} |"
-
-
-def setup(app) -> dict[str, bool]:
-    """Registers the directive."""
-    app.add_directive("config-keys", ConfigKeys)
-    return {"parallel_read_safe": True}
