@@ -494,7 +494,7 @@ def _trace_sums(dictionary, shift, values, constant, weights):
     else:
         squares = numerics.einsum("m,mce->", both, jnp.square(values))
     means = numerics.einsum("pm,m,maf->paf", weights, constant, values)
-    return squares, means, weights @ jnp.square(constant)
+    return squares, means, numerics.einsum("pm,m->p", weights, jnp.square(constant))
 
 
 def _trace(dictionary, shift, squares, means, total):
