@@ -72,7 +72,8 @@ def held_bytes() -> int:
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         return int((device.memory_stats() or {}).get("bytes_in_use", 0))
-    return _status_bytes("VmRSS") or _host_peak_bytes()
+    # Without pages of files, which are given back when others need the memory.
+    return _status_bytes("RssAnon") or _host_peak_bytes()
 
 
 def free_bytes() -> int:

@@ -453,7 +453,8 @@ class _Loop:
             program = trainer.step_for(step, fed)
             if step == start:
                 # What follows a warm-up is found not to fit now, not after it.
-                trainer.step_for(max(step, trainer.warmup_steps), fed)
+                if step < trainer.warmup_steps < trainer.steps:
+                    trainer.step_for(trainer.warmup_steps, fed)
                 self._tell_memory()
             trainer.state, terms = trainer.feeder.take(program, trainer.state, fed, count)
             pending.append((terms, count))
