@@ -120,7 +120,7 @@ def test_batches_come_ahead_and_their_state_does_not():
     assert threading.main_thread() not in asked
     assert feeder.batches.get_state() == reference.get_state()
     feeder.close()
-    other = brought(batches(collection, 4, 0), mesh)
+    other = brought(batches(collection, 4, 3), mesh)
     other.batches.set_state(reference.get_state())
     np.testing.assert_array_equal(other.feed(0, 1)["ids"], next(reference)["ids"])
     other.close()

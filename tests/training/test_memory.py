@@ -44,13 +44,13 @@ def test_a_step_is_what_is_held_and_what_it_adds(machine):
     state = memory.Held(50 * MIB)
     check(state, 60 * MIB, 50 * MIB, 900 * MIB, 50 * MIB)
     words = r"^train\.batch_size, train\.points: a step of 1000 .* at all points takes about "
-    with pytest.raises(ValueError, match=words + r"1001\.0 MiB .* 1000\.0 MiB .*data\.crops"):
+    with pytest.raises(ValueError, match=words + r"1001 MiB .* 1000 MiB .*data\.crops"):
         check(state, 60 * MIB, 51 * MIB, 900 * MIB, 50 * MIB)
     # Batches that come ahead, and other devices of the same memory.
-    with pytest.raises(ValueError, match="takes about 1001.0 MiB"):
+    with pytest.raises(ValueError, match="takes about 1001 MiB"):
         check(memory.Held(50 * MIB, 0, MIB), 60 * MIB, 0, 900 * MIB)
     check(state, 40 * MIB, 0, 450 * MIB, devices_=2)
-    with pytest.raises(ValueError, match="takes about 1002.0 MiB"):
+    with pytest.raises(ValueError, match="takes about 1002 MiB"):
         check(state, 40 * MIB, 0, 451 * MIB, devices_=2)
     # Where nothing tells, nothing is refused.
     machine["memory_bytes"] = 0
@@ -59,10 +59,10 @@ def test_a_step_is_what_is_held_and_what_it_adds(machine):
 
 def test_the_key_is_that_of_the_larger_part(machine):
     machine["held_bytes"] = 800 * MIB
-    words = r"^dictionary\.num_experts: 4096 experts of dictionary\.width=512, .* 1100\.0 MiB"
+    words = r"^dictionary\.num_experts: 4096 experts of dictionary\.width=512, .* 1\.1 GiB"
     with pytest.raises(ValueError, match=words):
         check(memory.Held(700 * MIB), 750 * MIB, 0, 300 * MIB)
-    with pytest.raises(ValueError, match=r"allowed: fewer .*train\.scan=off, .* 200\.0 MiB less"):
+    with pytest.raises(ValueError, match=r"allowed: fewer .*train\.scan=off, .* 200 MiB less"):
         check(memory.Held(50 * MIB, 200 * MIB), 750 * MIB, 0, 300 * MIB)
     with pytest.raises(ValueError, match="allowed: fewer") as refused:
         check(memory.Held(50 * MIB, 99 * MIB), 750 * MIB, 0, 300 * MIB)
@@ -76,7 +76,7 @@ def test_memory_that_others_hold_is_said(machine):
         machine["free_bytes"] = 400 * MIB
         check(memory.Held(MIB), MIB, 0, 500 * MIB)
     assert len(said) == 1
-    assert "500.0 MiB of memory more, of which 400.0 MiB are free" in said[0]
+    assert "500 MiB of memory more, of which 400 MiB are free" in said[0]
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_drawn(monkeypatch):
@@ -93,9 +93,9 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_drawn(monkeypatch):
 
 
 def test_the_compiler_is_asked():
-    compiled = jax.jit(lambda x: (x @ x.T).sum()).lower(jnp.ones((512, 2))).compile()
+    compiled = jax.jit(lambda x: jnp.sort(x @ x.T).sum()).lower(jnp.ones((512, 2))).compile()
     # x is an argument of 4 KiB, its product of 1 MiB is held on the way.
-    assert 512 * 512 * 4 <= devices.added_bytes(compiled) < 2**21
+    assert 2**20 <= devices.added_bytes(compiled) < 2**22
     assert devices.compiled_bytes(compiled) == devices.added_bytes(compiled) + 4096
     there = devices.memory_bytes()
     assert 2**27 < there < 2**45
