@@ -176,7 +176,7 @@ def test_killed_and_run_again(environment, prepare, tmp_path):
     assert 0 < len(done_before) < 6
     for path in done_before:
         assert read_prepared(path, keys=DTYPES).sdf.shape == (64,) * 3
-    (output / f".tmp-{process.pid}-00-x.npz.part").write_text("half")
+    (output / f".tmp-{process.pid}-00000000-x.npz").write_text("half")
     done = prepare(*arguments)
     assert done.returncode == 0, done.stderr
     prepared, present = 6 - len(done_before), len(done_before)
