@@ -114,7 +114,9 @@ def ask(number: int) -> None:
     number: of the signal. To be called in the main thread, as handlers are. `Stopped` is raised
     once: what unwinds is not to be broken off by the next signal.
     """
-    before, _command.asked = _command.asked, _command.asked or number
+    before = _command.asked
+    if _command.room:
+        _command.asked = before or number
     if _waiting:
         _waiting[-1].ask(number)
     elif not before:
@@ -162,6 +164,7 @@ def command() -> Iterator[None]:
             if signal.getsignal(number) is _on_signal:
                 signal.signal(number, signal.SIG_DFL)
         if _command.asked:
+            _end_children()
             _later(os._exit, status())
 
 
@@ -175,9 +178,8 @@ def _handle() -> dict[int, Any]:
 
 def _on_signal(number: int, frame: Any) -> None:
     del frame
-    if _command.room == "starting":
-        _leave(number, ENDED)
-    ask(number)
+    if _command.room != "starting":  # which the other thread ends
+        ask(number)
 
 
 def _watch(reader: int) -> None:
@@ -203,9 +205,18 @@ def _later(function: Callable[..., Any], *arguments: Any) -> None:
 
 
 def _leave(number: int, words: str) -> None:
-    """One line, and the process is gone."""
-    _say(number, words)
+    """One line, unless it was said, and the process is gone."""
+    if _command.room != "ending":
+        _say(number, words)
+    _end_children()
     os._exit(128 + number)
+
+
+def _end_children() -> None:
+    """Processes that worked for this one would wait for it, or finish what nobody needs."""
+    module = sys.modules.get("multiprocessing")
+    for process in module.active_children() if module else ():
+        process.terminate()
 
 
 def _say(number: int, words: str) -> None:

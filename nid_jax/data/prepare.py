@@ -25,6 +25,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -209,6 +210,13 @@ def _in_worker(threads):
     # A terminal sends Ctrl-C to all; the one that gave the work says so, and ends the others.
     for number in stopping.ASKING:
         signal.signal(number, signal.SIG_DFL)
+    # Without it there is nobody to work for.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 class _Pool:
@@ -259,9 +267,6 @@ class _Pool:
                         yield running.pop(future), *future.result()
             except (KeyboardInterrupt, GeneratorExit):
                 executor.shutdown(wait=False, cancel_futures=True)
-                # What they write is whole or gone; a mesh under way may take them minutes.
-                for process in multiprocessing.active_children():
-                    process.terminate()
                 raise
         return []
 
