@@ -3,8 +3,8 @@
     python experiments/faults_workdir.py --scale=smoke|cpu [--only=PART,...] --output=DIR
 
 Whole commands, in processes of their own, of one small training that goes on bit for bit. Moments
-are drawn, the same ones each time. PARTS: name -> function(Size, folder) -> Row. table.md is
-written again after every part.
+are drawn, the same ones each time. PARTS: name -> function(Size, folder) -> Row. table.md and
+metrics.json are written again after every part.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 from measuring import command
 
-from nid_jax.storage import manifest
+from nid_jax.storage import artefacts, manifest
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
 # Seconds after which a process is taken for one that hangs.
@@ -268,6 +268,7 @@ def run(scale, folder, only):
         rows.append(dataclasses.replace(row, seconds=time.monotonic() - begun))
         command.say(f"{row.part}: {row.good} of {row.trials}; {row.words}. {row.wrong}")
         (folder / "table.md").write_text(table(rows) + f"\n\n{command.made()}\n", encoding="utf-8")
+        artefacts.write_json(folder / "metrics.json", {"scale": scale, "rows": rows})
 
 
 def table(rows):

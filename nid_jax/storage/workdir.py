@@ -7,6 +7,7 @@ fits/NAME/{codes.npz, metrics.json, comparison.png, pictures/} samples/{codes.np
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -92,7 +93,9 @@ class Workdir:
         locks = {*self.root.glob(".*.lock"), *self.fits.glob(".*.lock")} - {_lock_of(place)}
         others = [lock.is_held(path) for path in locks]
         if not any(others):
-            recover(self.root, lambda process, name: not running(process))
+            for folder in (self.root, self.root / "cache"):
+                # One of this process's number is from before: it is writing nothing yet.
+                recover(folder, lambda process, _: process == os.getpid() or not running(process))
 
     def __repr__(self) -> str:
         return f"Workdir({str(self.root)!r}, read_only={self.read_only})"

@@ -8,11 +8,13 @@ import os
 import re
 from pathlib import Path
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from nid_jax.storage import manifest
 from nid_jax.storage.artefacts import file_name, read_json, write_json
 from nid_jax.storage.workdir import Workdir
 
@@ -335,12 +337,12 @@ def test_what_killed_writers_left_is_put_right(tmp_path):
     (fits / f".old-{gone}-{mark}-ridge").mkdir()
     for path in (omp / f".tmp-{gone}-{mark}-metrics.json", tmp_path / f".tmp-{gone}-{mark}-a.png"):
         path.write_text("half")
-    mine = tmp_path / f".tmp-{os.getpid()}-{mark}-report.html"
-    mine.write_text("under way")
+    others = tmp_path / f".tmp-{os.getppid()}-{mark}-report.html"
+    others.write_text("under way")
     with workdir.writing(workdir.samples):
         pass
     assert not (tmp_path / f".tmp-{gone}-{mark}-a.png").exists()
-    assert mine.exists()
+    assert others.exists()
     (omp / "codes.npz").write_text("later")
     with workdir.writing(omp):
         pass
@@ -359,3 +361,24 @@ def test_what_killed_writers_left_is_put_right(tmp_path):
         left.write_text("half")
         with workdir.writing(workdir.samples):
             assert left.exists()
+
+
+def test_of_several_processes_the_first_has_the_lock(tmp_path, monkeypatch):
+    workdir, agreed = Workdir(tmp_path), []
+
+    def everywhere(good):
+        agreed.append(good)
+        return all(agreed)
+
+    monkeypatch.setattr(manifest, "everywhere", everywhere)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with workdir.writing(workdir.checkpoints):
+        assert os.listdir(tmp_path) == []
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    with workdir.writing(workdir.checkpoints):
+        with pytest.raises(ValueError, match="a training is under way"):
+            write_nothing(Workdir(tmp_path))
+        monkeypatch.setattr(jax, "process_index", lambda: 1)
+        with pytest.raises(ValueError, match="refused to the first process"):
+            write_nothing(Workdir(tmp_path))
+    assert agreed == [True, True, False, True]
