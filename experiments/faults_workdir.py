@@ -83,12 +83,7 @@ def arguments(size, folder, workdir, mode):
 
 
 def start(words):
-    """A process of the command line, with signals as a terminal leaves them."""
-
-    def unignored():
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-
+    """A process of the command line."""
     environment = {**os.environ, "PYTHONPATH": str(MAIN.parent)}
     return subprocess.Popen(
         [sys.executable, str(MAIN), *words],
@@ -96,7 +91,6 @@ def start(words):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=unignored,
     )
 
 
@@ -257,6 +251,8 @@ def run(scale, folder, only):
         if name not in PARTS:
             raise ValueError(f"--only={name}: allowed: {', '.join(PARTS)}")
     folder.mkdir(parents=True, exist_ok=True)
+    # What a shell's background job ignores, its children would ignore too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rows = []
     for name in chosen:
         begun = time.monotonic()
