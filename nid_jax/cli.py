@@ -84,8 +84,6 @@ def main(argv, values=flags.FLAGS):
         cache = values.config.get("compilation_cache", "")
         devices.use_compilation_cache(local(cache, "compilation_cache") if cache else "")
         workdir = source = Workdir(values.workdir, argument="--workdir")
-        if values.mode in commands.LEARNING and not values.distributed:
-            workdir.check_free(workdir.checkpoints)
         if values.checkpoint:
             if values.mode in commands.LEARNING:
                 others = ", ".join(mode for mode in commands.MODES if mode not in commands.LEARNING)

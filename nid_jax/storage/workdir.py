@@ -75,9 +75,10 @@ class Workdir:
             yield
 
     def check_free(self, place: Path) -> None:
-        """Raises ValueError where `writing` would refuse now; for one process, which is told then
-        before it looks at any signal."""
-        lock.check_free(_lock_of(place), self.root, *self._doing(place))
+        """Raises ValueError where `writing` would refuse now, before anything is looked at. Several
+        processes of one run are not refused here, as the first may have the lock already."""
+        if jax.process_count() == 1:
+            lock.check_free(_lock_of(place), self.root, *self._doing(place))
 
     def _doing(self, place: Path) -> tuple[str, str]:
         """(what is done there, what else may be typed), in words."""
