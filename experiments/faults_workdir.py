@@ -150,6 +150,12 @@ def reference_of(size, folder, mode):
     return workdir, whole(arguments(size, folder, workdir, mode)).seconds
 
 
+def judge(wrongs, wrong, what):
+    """Add what was wrong with a trial, '' for nothing, and say it."""
+    wrongs.append(wrong)
+    command.say(f"{len(wrongs)}  {what}: {wrong or 'as it should be'}")
+
+
 def row_of(part, wrongs, words):
     """A row: wrongs has a text for each trial, '' where all was as it should be."""
     first = next(filter(None, wrongs), "")
@@ -175,7 +181,8 @@ def two_trainings(size, folder):
         both = [ended(second, after), ended(first, begun)]
         refused, trained = sorted(both, key=lambda one: one.code == 0)
         waits.append(refused.seconds)
-        wrongs.append(_pair_wrong(refused, trained) or compared(workdir, reference))
+        wrong = _pair_wrong(refused, trained) or compared(workdir, reference)
+        judge(wrongs, wrong, f"refused after {refused.seconds:.1f} s")
     return row_of(
         "two trainings at once", wrongs, f"refused {np.median(waits):.1f} s after its start"
     )
@@ -196,10 +203,11 @@ def killed(size, folder):
     for trial in range(size.kills):
         workdir = folder / f"killed-{trial}"
         words = arguments(size, folder, workdir, "train")
-        struck(words, signal.SIGKILL, draw.uniform(0.2, 1) * seconds)
+        moment = draw.uniform(0.2, 1) * seconds
+        struck(words, signal.SIGKILL, moment)
         saved += any((workdir / "checkpoints").glob("[0-9]*"))
         whole(words)
-        wrongs.append(compared(workdir, reference))
+        judge(wrongs, compared(workdir, reference), f"killed at {moment:.1f} s")
     return row_of("kill -9 in training, one process", wrongs, f"{saved} had saved a step before")
 
 
@@ -222,9 +230,9 @@ def interrupted(size, folder):
             wrong = compared(workdir, reference)
             count += 1
             workdir = folder / f"interrupted-{count}"
-        wrongs.append(wrong)
+        judge(wrongs, wrong, f"exit status {found.code} {waits[-1]:.2f} s after {moment:.2f} s")
     whole(arguments(size, folder, workdir, "run"))
-    wrongs.append(compared(workdir, reference))
+    judge(wrongs, compared(workdir, reference), "to the end")
     words = f"gone after {np.median(waits):.2f} s, {max(waits):.1f} s at most"
     return row_of("Ctrl-C in a run, from 50 ms on", wrongs, f"{words}; {late} had ended before")
 
