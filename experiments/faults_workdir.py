@@ -41,7 +41,7 @@ class Size:
     steps: int
 
 
-SIZES = {"smoke": Size(1, 1, 2, 40), "cpu": Size(20, 8, 24, 400)}
+SIZES = {"smoke": Size(1, 1, 2, 40), "cpu": Size(20, 6, 16, 200)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +70,14 @@ def arguments(size, folder, workdir, mode):
     changes = {
         "data.num_train": 8,
         "data.num_test": 2,
+        "dictionary.kind": "shared",
+        "dictionary.activation": "relu",
+        "dictionary.num_layers": 3,
         "dictionary.num_experts": 8,
         "dictionary.width": 8,
+        "dictionary.embedding.size": 8,
+        "router.kind": "codebook",
+        "train.codes": "joint",
         "train.steps": size.steps,
         "train.batch_size": 4,
         "train.checkpoint_every": max(size.steps // 20, 1),
@@ -126,9 +132,11 @@ def state_of(workdir):
     """What is to be the same bit for bit: checksums of the last checkpoint and the prior."""
     steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
     items = manifest.read(workdir / "checkpoints" / str(max(steps)))["items"]
-    with np.load(workdir / "prior.npz") as stored:
-        prior = {name: stored[name].tobytes() for name in stored.files}
-    return max(steps), items, prior
+    path = workdir / "prior.npz"
+    if not path.exists():
+        return max(steps), items, {}
+    with np.load(path) as stored:
+        return max(steps), items, {name: stored[name].tobytes() for name in stored.files}
 
 
 def left_in(workdir):
