@@ -53,7 +53,7 @@ def test_a_step_is_what_is_held_and_what_it_adds(machine):
     with pytest.raises(ValueError, match="takes about 1002 MiB"):
         check(state, 40 * MIB, 0, 451 * MIB, devices_=2)
     # Where nothing tells, nothing is refused.
-    machine["memory_bytes"] = 0
+    machine.update(memory_bytes=0, free_bytes=0)
     check(state, 60 * MIB, 0, 800 * 1024 * MIB)
 
 
