@@ -42,6 +42,7 @@ from nid_jax.training import checks, feeding, heads
 from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
+from nid_jax.training.preemption import preemption_of_all
 from nid_jax.training.reseeding import reseed
 from nid_jax.training.steps import (
     Batch,
@@ -372,7 +373,7 @@ def train(
     keep["best_metric"] = task.ranked_by
     with (
         checkpoints.Checkpoints(workdir.checkpoints, **keep) as saved,
-        Preemption() as preemption,
+        preemption_of_all() as preemption,
     ):
         fresh = saved.latest_step() is None
         start = trainer.restore(saved)
@@ -437,7 +438,7 @@ class _Rounds:
             self.first, self.start = done, now
         each = (now - self.start) / max(done - self.first, 1)
         self.line.update(done, eta=each * (total - done) if done > self.first else None)
-        return not self.preemption.requested
+        return not self.preemption.reached()
 
     def __enter__(self) -> "_Rounds":
         return self
@@ -467,7 +468,7 @@ class _Loop:
         if not trainer.steps and self.saved.latest_step() is None:
             self._save(step, self._evaluated(step))
         while step < trainer.steps:
-            if trainer.at_boundary(step) and self.preemption.requested:
+            if trainer.at_boundary(step) and self.preemption.reached():
                 break
             count = self._count(step)
             fed = trainer.feeder.feed(step, count)
@@ -489,7 +490,7 @@ class _Loop:
                 self._save(step, metrics)
         if start < step < trainer.steps:
             self._save(step, {})
-        if self.preemption.requested:
+        if self.preemption.ended():
             name, workdir = self.preemption.signal_name, self.trainer.workdir
             words = f"saved step {step}; " if workdir.kept and step else ""
             self.progress.message(f"{name}: {words}{_kept(workdir)}")
