@@ -21,8 +21,8 @@ _HEARTBEAT, _ARRIVAL, _TOGETHER = 30, 300, 5.0
 TRY_AGAIN = 75
 # What Gloo, NCCL, MPI and the service that joins processes say of one that does not answer.
 _GONE = re.compile(
-    r"gloo|nccl|mpi_|coordination service|heartbeat|socket closed|connection (reset|closed|refused)"
-    r"|closed by peer|barrier (failed|timed out)|remote task|unhealthy",
+    r"gloo|nccl.*(remote|peer|abort)|coordination service|heartbeat|socket closed"
+    r"|connection (reset|closed|refused)|closed by peer|barrier (failed|timed out)|unhealthy",
     re.IGNORECASE,
 )
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/]+):(\d{1,5})")
@@ -112,9 +112,9 @@ def joined(where: Place | None) -> Iterator[None]:
         neighbours.of_this_run()
         yield
     except Exception as error:
-        if _others_are_gone(error):
+        if reason := _others_are_gone(error):
             sys.stdout.flush()
-            os.write(2, f"error: {sifting.LOST}\n".encode())
+            os.write(2, f"error: {sifting.LOST} ({reason})\n".encode())
             os._exit(TRY_AGAIN)
         # Others end for the same reason, or wait for this process until it is gone.
         _leave_soon(2 if isinstance(error, ValueError | OSError) else 1)
@@ -147,13 +147,14 @@ def _address(where):
     return where.coordinator or "the address that the cluster gives"
 
 
-def _others_are_gone(error: BaseException | None) -> bool:
+def _others_are_gone(error: BaseException | None) -> str:
+    """What the transport says where an error is of a process that does not answer; else ''."""
     while error is not None:
-        runtime = isinstance(error, jax.errors.JaxRuntimeError | ValueError | RuntimeError)
-        if runtime and _GONE.search(str(error)):
-            return True
+        text = " ".join(str(error).split())
+        if isinstance(error, RuntimeError | ValueError) and _GONE.search(text):
+            return text[:120]
         error = error.__cause__ or error.__context__
-    return False
+    return ""
 
 
 def _leave_soon(status: int) -> None:

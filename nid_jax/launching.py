@@ -136,7 +136,7 @@ def _start(command: list[str], number: int, alive: int, shown: _Shown) -> subpro
 
 
 def _wait(processes: Sequence[subprocess.Popen], preemption: Preemption, shown: _Shown) -> int:
-    status, forwarded, gone_at = 0, False, float("inf")
+    status, forwarded, gone, gone_at = 0, False, "", float("inf")
     running = dict(enumerate(processes))
     while running:
         if preemption.requested and not forwarded:
@@ -157,12 +157,16 @@ def _wait(processes: Sequence[subprocess.Popen], preemption: Preemption, shown: 
                 _send(running, by)
             elif by not in _ASKED:
                 shown.errors(number)
+                gone = gone or f"process {number} {_ending(code)}"
                 gone_at = min(gone_at, time.monotonic())
         if running and time.monotonic() > gone_at + _GRACE:
             _send(running, signal.SIGKILL)
             gone_at = float("inf")
         time.sleep(_LOOK)
-    _say_killed(processes, shown)
+    for reader in shown.readers.values():
+        reader.join(_GRACE)
+    if gone and not shown.wrong():
+        shown.write(f"error: {gone}; the same command goes on from the last checkpoint\n".encode())
     return status
 
 
@@ -171,13 +175,5 @@ def _send(running: Mapping[int, subprocess.Popen], number: int) -> None:
         process.send_signal(number)
 
 
-def _say_killed(processes: Sequence[subprocess.Popen], shown: _Shown) -> None:
-    for reader in shown.readers.values():
-        reader.join(_GRACE)
-    killed = [(n, -p.returncode) for n, p in enumerate(processes) if p.returncode < 0]
-    killed = [(number, by) for number, by in killed if by not in _ASKED]
-    if killed and not shown.wrong():
-        number, by = killed[0]
-        name = signal.Signals(by).name
-        line = f"error: process {number} was ended by {name}; the same command goes on from the "
-        shown.write(f"{line}last checkpoint\n".encode())
+def _ending(code: int) -> str:
+    return f"left with status {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"

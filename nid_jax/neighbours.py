@@ -43,11 +43,13 @@ class Neighbours:
         self._calls = _NOT_TRAINING
         self._until: int | None = None
         self._trainings = 0
+        self._told = False
         threading.Thread(target=self._listen, daemon=True).start()
 
     def tell(self, number: int) -> None:
         """This process was asked to end by that signal. To be called by a handler, so without the
         lock that its thread may hold."""
+        self._told = True
         self._set(_ASKED, number)
         if self._calls == _NOT_TRAINING:
             self._set(f"{_PLACE}/{self._index}", _NOT_TRAINING)
@@ -101,7 +103,7 @@ class Neighbours:
                     self.number, self._until = number, max(calls) + 1
         except jax.errors.JaxRuntimeError:
             return  # a process is gone, or this one is at its end
-        if together:
+        if together or self._told and not training:
             return
         if training:
             stopping.leave(number)
