@@ -41,7 +41,7 @@ class Size:
     steps: int
 
 
-SIZES = {"smoke": Size(1, 1, 2, 40), "cpu": Size(20, 8, 24, 400)}
+SIZES = {"smoke": Size(1, 1, 2, 40), "cpu": Size(20, 6, 16, 200)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +70,14 @@ def arguments(size, folder, workdir, mode):
     changes = {
         "data.num_train": 8,
         "data.num_test": 2,
+        "dictionary.kind": "shared",
+        "dictionary.activation": "relu",
+        "dictionary.num_layers": 3,
         "dictionary.num_experts": 8,
         "dictionary.width": 8,
+        "dictionary.embedding.size": 8,
+        "router.kind": "codebook",
+        "train.codes": "joint",
         "train.steps": size.steps,
         "train.batch_size": 4,
         "train.checkpoint_every": max(size.steps // 20, 1),
@@ -83,12 +89,7 @@ def arguments(size, folder, workdir, mode):
 
 
 def start(words):
-    """A process of the command line, with signals as a terminal leaves them."""
-
-    def unignored():
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-
+    """A process of the command line."""
     environment = {**os.environ, "PYTHONPATH": str(MAIN.parent)}
     return subprocess.Popen(
         [sys.executable, str(MAIN), *words],
@@ -96,7 +97,6 @@ def start(words):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=unignored,
     )
 
 
@@ -132,9 +132,11 @@ def state_of(workdir):
     """What is to be the same bit for bit: checksums of the last checkpoint and the prior."""
     steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
     items = manifest.read(workdir / "checkpoints" / str(max(steps)))["items"]
-    with np.load(workdir / "prior.npz") as stored:
-        prior = {name: stored[name].tobytes() for name in stored.files}
-    return max(steps), items, prior
+    path = workdir / "prior.npz"
+    if not path.exists():
+        return max(steps), items, {}
+    with np.load(path) as stored:
+        return max(steps), items, {name: stored[name].tobytes() for name in stored.files}
 
 
 def left_in(workdir):
@@ -154,6 +156,12 @@ def reference_of(size, folder, mode):
     whole(arguments(size, folder, folder / "compiling", mode))
     workdir = folder / "undisturbed"
     return workdir, whole(arguments(size, folder, workdir, mode)).seconds
+
+
+def judge(wrongs, wrong, what):
+    """Add what was wrong with a trial, '' for nothing, and say it."""
+    wrongs.append(wrong)
+    command.say(f"{len(wrongs)}  {what}: {wrong or 'as it should be'}")
 
 
 def row_of(part, wrongs, words):
@@ -181,7 +189,8 @@ def two_trainings(size, folder):
         both = [ended(second, after), ended(first, begun)]
         refused, trained = sorted(both, key=lambda one: one.code == 0)
         waits.append(refused.seconds)
-        wrongs.append(_pair_wrong(refused, trained) or compared(workdir, reference))
+        wrong = _pair_wrong(refused, trained) or compared(workdir, reference)
+        judge(wrongs, wrong, f"refused after {refused.seconds:.1f} s")
     return row_of(
         "two trainings at once", wrongs, f"refused {np.median(waits):.1f} s after its start"
     )
@@ -202,10 +211,11 @@ def killed(size, folder):
     for trial in range(size.kills):
         workdir = folder / f"killed-{trial}"
         words = arguments(size, folder, workdir, "train")
-        struck(words, signal.SIGKILL, draw.uniform(0.2, 1) * seconds)
+        moment = draw.uniform(0.2, 1) * seconds
+        struck(words, signal.SIGKILL, moment)
         saved += any((workdir / "checkpoints").glob("[0-9]*"))
         whole(words)
-        wrongs.append(compared(workdir, reference))
+        judge(wrongs, compared(workdir, reference), f"killed at {moment:.1f} s")
     return row_of("kill -9 in training, one process", wrongs, f"{saved} had saved a step before")
 
 
@@ -228,9 +238,9 @@ def interrupted(size, folder):
             wrong = compared(workdir, reference)
             count += 1
             workdir = folder / f"interrupted-{count}"
-        wrongs.append(wrong)
+        judge(wrongs, wrong, f"exit status {found.code} {waits[-1]:.2f} s after {moment:.2f} s")
     whole(arguments(size, folder, workdir, "run"))
-    wrongs.append(compared(workdir, reference))
+    judge(wrongs, compared(workdir, reference), "to the end")
     words = f"gone after {np.median(waits):.2f} s, {max(waits):.1f} s at most"
     return row_of("Ctrl-C in a run, from 50 ms on", wrongs, f"{words}; {late} had ended before")
 
@@ -262,6 +272,8 @@ def run_parts(parts, size, scale, folder, only):
         if name not in parts:
             raise ValueError(f"--only={name}: allowed: {', '.join(parts)}")
     folder.mkdir(parents=True, exist_ok=True)
+    # What a shell's background job ignores, its children would ignore too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rows = []
     for name in chosen:
         begun = time.monotonic()

@@ -59,6 +59,7 @@ class Context:
 
 def run(context: Context) -> dict[str, Any]:
     """Train, fit the split of config.fit.split, write the report."""
+    context.workdir.check_free(context.workdir.checkpoints)
     context = settle(context, {"train", context.config.fit.split})
     # A bad file among the signals to fit should not come to light after hours of training.
     task = context.build_task(context.config)
@@ -96,6 +97,7 @@ def settle(
 
 def train(context: Context) -> NeuralDictionary:
     """Train the dictionary; a workdir that holds a checkpoint of the same config goes on."""
+    context.workdir.check_free(context.workdir.checkpoints)
     splits = {"train", context.config.fit.split} if context.config.train.eval_every else {"train"}
     return _train(settle(context, splits))
 

@@ -79,6 +79,12 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
+def check_free(path: Path, place: Path, what: str, instead: str) -> None:
+    """Raises Busy as `held` does, which is what takes the file: to be told before much is done."""
+    if is_held(path):
+        raise Busy(f"{place}: {what} is under way {_who(_read(path))}; {instead}")
+
+
 def is_held(path: Path) -> bool:
     """Whether another process, or another part of this one, has the file `path`; one that nobody
     has goes."""

@@ -74,6 +74,12 @@ class Workdir:
                 raise refusal or ValueError(f"{self.root}: refused to the first process")
             yield
 
+    def check_free(self, place: Path) -> None:
+        """Raises ValueError where `writing` would refuse now, before anything is looked at. Several
+        processes of one run are not refused here, as the first may have the lock already."""
+        if jax.process_count() == 1:
+            lock.check_free(_lock_of(place), self.root, *self._doing(place))
+
     def _doing(self, place: Path) -> tuple[str, str]:
         """(what is done there, what else may be typed), in words."""
         typed = self.argument.startswith("--")

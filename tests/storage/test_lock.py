@@ -55,6 +55,8 @@ def test_the_second_is_refused_and_told_whom_to_wait_for(path):
         content = json.loads(path.read_text())
         assert {"host", "process", "started"} <= set(content)
         text = refused(path)
+        with pytest.raises(lock.Busy, match=re.escape(text)):
+            lock.check_free(path, path.parent, "a training", "wait for it")
         since = rf"in process {os.getpid()} since \d+-\d\d-\d\d \d\d:\d\d:\d\d"
         assert re.fullmatch(rf"{path.parent}: a training is under way {since}; wait for it", text)
         assert json.loads(path.read_text()) == content
