@@ -43,13 +43,15 @@ class Neighbours:
         self._calls = _NOT_TRAINING
         self._until: int | None = None
         self._trainings = 0
+        self.asked = False
+        """Whether this process knows of a signal to one of them; others may not yet."""
         self._told = False
         threading.Thread(target=self._listen, daemon=True).start()
 
     def tell(self, number: int) -> None:
         """This process was asked to end by that signal. To be called by a handler, so without the
         lock that its thread may hold."""
-        self._told = True
+        self.asked = self._told = True
         self._set(_ASKED, number)
         if self._calls == _NOT_TRAINING:
             self._set(f"{_PLACE}/{self._index}", _NOT_TRAINING)
@@ -93,6 +95,7 @@ class Neighbours:
     def _listen(self) -> None:
         try:
             number = self._asked()
+            self.asked = True
             with self._lock:
                 training = self._calls != _NOT_TRAINING
                 self._set(f"{_PLACE}/{self._index}", self._calls)

@@ -78,6 +78,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self.number = 0
+        """Of the signal that the run ends by, known to all of its processes; 0: of none."""
         self._previous: dict[int, Any] = {}
 
     @property

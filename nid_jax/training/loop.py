@@ -392,12 +392,14 @@ def train(
             if fresh and config.dictionary.heads != "drawn":
                 with _Rounds(preemption) as rounds:
                     words = trainer.find_heads(collection, rounds.go_on)
+                if not words:
+                    preemption.ended()
                 progress.message(words or f"{preemption.signal_name}: {_kept(workdir)}")
             step = start
             if words:
                 step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
                 (workdir.root / ROUNDS_FILE).unlink(missing_ok=True)
-        stopped = preemption.requested
+        stopped = preemption.number != 0
     assumed = [*map(notices.plain, notes), *notices.printed_lines()]
     summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
     workdir.write_json("summary.json", summary)
@@ -438,7 +440,7 @@ class _Rounds:
             self.first, self.start = done, now
         each = (now - self.start) / max(done - self.first, 1)
         self.line.update(done, eta=each * (total - done) if done > self.first else None)
-        return not self.preemption.reached()
+        return not self.preemption.requested
 
     def __enter__(self) -> "_Rounds":
         return self
@@ -507,9 +509,9 @@ class _Loop:
         """Whether anything but the next step follows on `step`."""
         config, trainer = self.trainer.config.train, self.trainer
         every = (config.reseed_every, config.log_every, config.eval_every)
-        asked = self.preemption.requested and trainer.at_boundary(step)
+        asked = self.preemption.number and trainer.at_boundary(step)
         due = any(feeding.due(step, number) for number in every) or self._saves(step)
-        return due or asked or step == trainer.warmup_steps
+        return due or bool(asked) or step == trainer.warmup_steps
 
     def _saves(self, step: int) -> bool:
         """Whether a checkpoint is due: at the end of a batch."""

@@ -16,6 +16,11 @@ class Together(Preemption):
         self._neighbours.begin()
         return self
 
+    @property
+    def requested(self) -> bool:
+        """Whether this process knows of a signal: for what it does alone, while others wait."""
+        return self.number != 0 or self._neighbours.asked
+
     def ask(self, number: int) -> None:
         """The run is to end, by that signal, once all of them know."""
         self._neighbours.tell(number)
@@ -24,13 +29,13 @@ class Together(Preemption):
         """Whether all leave now."""
         if not self.number and self._neighbours.reached():
             self._leave()
-        return self.requested
+        return self.number != 0
 
     def ended(self) -> bool:
         """Whether a signal came before the end, to which all have come now; alike in all."""
         if self._neighbours.end() and not self.number:
             self._leave()
-        return self.requested
+        return self.number != 0
 
     def _leave(self) -> None:
         self.number = self._neighbours.number
