@@ -13,14 +13,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from nid_jax.stopping import Preemption
+from nid_jax.stopping import ASKING, Preemption
 
 PARENT = "NID_JAX_PARENT"
 """Environment variable: the descriptor that closes when whoever started this process is gone."""
 _OPTION = re.compile(r"--?local_processes(=.*)?", re.DOTALL)
 # Seconds: that others have to say what they know once one is gone; between two looks.
 _GRACE, _LOOK = 10.0, 0.05
-_ASKED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
 
 
 def command_of(words: Sequence[str], count: int, number: int, port: int) -> list[str]:
@@ -151,16 +150,17 @@ def _wait(processes: Sequence[subprocess.Popen], preemption: Preemption, shown: 
             if code == 0:
                 continue
             by = -code if code < 0 else code - 128
-            if by in _ASKED and not forwarded:
+            if by in ASKING and not forwarded:
                 # Before it was joined to the others: they would wait for it.
                 forwarded = True
                 _send(running, by)
-            elif by not in _ASKED:
+            elif by not in ASKING:
                 shown.errors(number)
                 gone = gone or f"process {number} {_ending(code)}"
                 gone_at = min(gone_at, time.monotonic())
         if running and time.monotonic() > gone_at + _GRACE:
-            _send(running, signal.SIGKILL)
+            for process in running.values():
+                process.kill()
             gone_at = float("inf")
         time.sleep(_LOOK)
     for reader in shown.readers.values():

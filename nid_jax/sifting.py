@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -31,6 +30,8 @@ _GREETING = b"[Gloo] Rank"
 
 def start() -> None:
     """From now on standard error of this process goes through the sieve, and no core is left."""
+    import resource  # Windows has none
+
     limit = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, limit[1]))
     sys.stderr.flush()
