@@ -37,7 +37,7 @@ class Size:
     steps: int
 
 
-SIZES = {"smoke": Size(1, 1, 40), "cpu": Size(20, 20, 400)}
+SIZES = {"smoke": Size(1, 1, 40), "cpu": Size(20, 20, 200)}
 
 
 def arguments(size, folder, workdir, processes):
