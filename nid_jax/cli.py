@@ -106,9 +106,7 @@ def _place(values):
     if count is not None and count < 1:
         raise ValueError(f"--local_processes={count}: allowed: whole numbers from 1")
     if count is not None and where is not None:
-        raise ValueError(
-            f"--local_processes={count}: not beside --distributed, which it gives them"
-        )
+        raise ValueError(f"--local_processes={count}: allowed without --distributed")
     several = "--distributed" if where is not None else f"--local_processes={count}"
     if values.mode != "train" and (where is not None or count is not None):
         raise ValueError(
