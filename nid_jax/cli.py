@@ -15,8 +15,10 @@ from nid_jax.files import REFUSALS, local
 from nid_jax.storage.workdir import Workdir
 
 EXAMPLE = "such as --config=image"
-OPTIONS = ("config", "workdir", "checkpoint", "mode", "distributed")
-OPTIONS += ("coordinator", "num_processes", "process_id", "local_processes")
+OPTIONS = (
+    *("config", "workdir", "checkpoint", "mode", "distributed"),
+    *("coordinator", "num_processes", "process_id", "local_processes"),
+)
 # Errors of the system that whoever typed the command can do something about.
 MENDABLE = {None, errno.ENOENT, *REFUSALS}
 # What a parser of flags says, and what a person needs to hear.

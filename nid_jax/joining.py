@@ -83,7 +83,7 @@ def _checked(given, said):
         raise ValueError(f"{said['coordinator']}: allowed: HOST:PORT of process 0")
     if set(said) == {"coordinator"}:
         return Place(given["coordinator"])
-    numbers = []
+    numbers: list[int] = []
     for name, least in (("num_processes", 1), ("process_id", 0)):
         text = str(given[name])
         most = "" if not numbers else f" to {numbers[0] - 1}, below the number of processes"
