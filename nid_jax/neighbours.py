@@ -15,6 +15,7 @@ alone, takes it from Python, and is moved by the numbers of steps that orbax tel
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -28,8 +29,10 @@ from nid_jax import stopping
 
 _ASKED, _PLACE = "nid_jax/asked", "nid_jax/place"
 _NOT_TRAINING = -1
-# Milliseconds: between two looks, for the others to say where they are, and to come to the end.
-_LOOK, _ANSWER, _END = 3_600_000, 60_000, 24 * 3_600_000
+# Seconds between two looks whether another one was asked.
+_LOOK = 1.0
+# Milliseconds: for the others to say where they are, and to come to the end.
+_ANSWER, _END = 60_000, 24 * 3_600_000
 
 
 class Neighbours:
@@ -46,7 +49,11 @@ class Neighbours:
         self.asked = False
         """Whether this process knows of a signal to one of them; others may not yet."""
         self._told = False
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._closed = threading.Event()
+        self._listening = threading.Thread(target=self._listen, daemon=True)
+        self._listening.start()
+        # Python aborts where a thread is still inside of the client as it closes.
+        atexit.register(self._close)
 
     def tell(self, number: int) -> None:
         """This process was asked to end by that signal. To be called by a handler, so without the
@@ -94,7 +101,9 @@ class Neighbours:
 
     def _listen(self) -> None:
         try:
-            number = self._asked()
+            number = self._heard()
+            if number == 0:
+                return
             self.asked = True
             with self._lock:
                 training = self._calls != _NOT_TRAINING
@@ -113,13 +122,19 @@ class Neighbours:
         ignored = signal.getsignal(number) == signal.SIG_IGN
         os.kill(os.getpid(), signal.SIGTERM if ignored else number)
 
-    def _asked(self) -> int:
-        while True:
+    def _heard(self) -> int:
+        """The signal that one of them was asked to end by, once there is one; 0 at the end."""
+        while not self._closed.wait(_LOOK):
             try:
-                return int(self._client.blocking_key_value_get(_ASKED, _LOOK))
+                return int(self._client.key_value_try_get(_ASKED))
             except jax.errors.JaxRuntimeError as error:
-                if "DEADLINE_EXCEEDED" not in str(error):
+                if "NOT_FOUND" not in str(error):
                     raise
+        return 0
+
+    def _close(self) -> None:
+        self._closed.set()
+        self._listening.join()
 
 
 _known: Neighbours | None = None
