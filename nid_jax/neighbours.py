@@ -46,9 +46,9 @@ class Neighbours:
         self._calls = _NOT_TRAINING
         self._until: int | None = None
         self._trainings = 0
-        self.asked = False
-        """Whether this process knows of a signal to one of them; others may not yet."""
-        self._told = False
+        self.asked = 0
+        """The signal to one of them, once this process knows; others may not yet."""
+        self._told = self._ending = False
         self._closed = threading.Event()
         self._listening = threading.Thread(target=self._listen, daemon=True)
         self._listening.start()
@@ -58,7 +58,7 @@ class Neighbours:
     def tell(self, number: int) -> None:
         """This process was asked to end by that signal. To be called by a handler, so without the
         lock that its thread may hold."""
-        self.asked = self._told = True
+        self.asked, self._told = self.asked or number, True
         self._set(_ASKED, number)
         if self._calls == _NOT_TRAINING:
             self._set(f"{_PLACE}/{self._index}", _NOT_TRAINING)
@@ -76,6 +76,8 @@ class Neighbours:
 
     def end(self) -> bool:
         """The training has ended, in all processes. -> whether a signal came before."""
+        with self._lock:
+            self._ending = True
         self._trainings += 1
         here = f"nid_jax/trained/{self._trainings}"
         self._client.wait_at_barrier(here, _END)
@@ -92,7 +94,7 @@ class Neighbours:
     def cut(self) -> None:
         """The training has ended in this process."""
         with self._lock:
-            self._calls = _NOT_TRAINING
+            self._calls, self._ending = _NOT_TRAINING, False
 
     def _set(self, key: str, value: int) -> None:
         # It was said before, or the store is gone with the first process, which is seen elsewhere.
@@ -104,9 +106,9 @@ class Neighbours:
             number = self._heard()
             if number == 0:
                 return
-            self.asked = True
+            self.asked = number
             with self._lock:
-                training = self._calls != _NOT_TRAINING
+                training, ending = self._calls != _NOT_TRAINING, self._ending or self.number
                 self._set(f"{_PLACE}/{self._index}", self._calls)
                 wait = self._client.blocking_key_value_get
                 calls = [int(wait(f"{_PLACE}/{n}", _ANSWER)) for n in range(self._count)]
@@ -115,7 +117,8 @@ class Neighbours:
                     self.number, self._until = number, max(calls) + 1
         except jax.errors.JaxRuntimeError:
             return  # a process is gone, or this one is at its end
-        if together or self._told and not training:
+        # At the end of a training its own thread looks at `asked`.
+        if together or ending or (self._told and not training):
             return
         if training:
             stopping.leave(number)

@@ -19,7 +19,7 @@ class Together(Preemption):
     @property
     def requested(self) -> bool:
         """Whether this process knows of a signal: for what it does alone, while others wait."""
-        return self.number != 0 or self._neighbours.asked
+        return self.number != 0 or self._neighbours.asked != 0
 
     def ask(self, number: int) -> None:
         """The run is to end, by that signal, once all of them know."""
@@ -44,6 +44,10 @@ class Together(Preemption):
     def __exit__(self, *error: object) -> None:
         self._neighbours.cut()
         super().__exit__(*error)
+        # One that came too late for all to leave by it is that of a process that works.
+        if error[0] is None and not self.number and self._neighbours.asked:
+            stopping.asked_elsewhere(self._neighbours.asked)
+            raise stopping.Stopped(self._neighbours.asked)
 
 
 def preemption_of_all() -> Preemption:
