@@ -77,7 +77,7 @@ def test_all_leave_at_the_same_place(all_of_them, which):
                 own.tell(signal.SIGUSR1)
             if own.reached():
                 return place, own.number
-            threading.Event().wait(0.0005 * index)
+            threading.Event().wait(0.0005 * (index + 1))
         return None
 
     places = together(train, all_of_them)
