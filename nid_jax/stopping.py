@@ -5,7 +5,7 @@ A command goes through three rooms, and what a signal does depends on which one 
 - it starts, from `begin()` on, and imports: nothing was begun, so it says one line and is gone;
 - it works, `with command():`: `Stopped` is raised in the main thread, so that temporary files go;
   one that is deep in a library and does not come out in a few seconds is left there. What a process
-  left half-written goes when its workdir is next written to (`storage.lock`);
+  left half-written goes when its workdir is next written to (`Workdir.writing`);
 - it trains, `with Preemption() as preemption:`: `preemption.requested` is set; the loop looks at it
   between steps, saves and leaves.
 
@@ -184,10 +184,6 @@ def command() -> Iterator[None]:
         raise SystemExit(status()) from None
     finally:
         _command.room = "ending"
-        # While the interpreter closes there is nobody to catch anything.
-        for number in ASKING:
-            if signal.getsignal(number) is _on_signal:
-                signal.signal(number, signal.SIG_DFL)
         if _command.asked:
             _end_children()
             _later(os._exit, status())
@@ -203,7 +199,7 @@ def _handle() -> dict[int, Any]:
 
 def _on_signal(number: int, frame: Any) -> None:
     del frame
-    if _command.room != "starting":  # which the other thread ends
+    if _command.room not in ("starting", "ending"):  # which the other thread ends
         ask(number)
 
 
@@ -215,7 +211,7 @@ def _watch(reader: int) -> None:
             if number not in ASKING:
                 continue
             _command.interrupts += number == signal.SIGINT
-            if _command.room == "starting":
+            if _command.room in ("starting", "ending"):
                 _leave(number, ENDED)
             elif _command.interrupts > 1:
                 _leave(number, "left at once; the same command may be given again")
@@ -231,7 +227,7 @@ def _later(function: Callable[..., Any], *arguments: Any) -> None:
 
 def _leave(number: int, words: str) -> None:
     """One line, unless it was said, and the process is gone."""
-    if _command.room != "ending":
+    if _command.room != "ending" or not _command.asked:
         _say(number, words)
     _end_children()
     os._exit(128 + number)

@@ -183,6 +183,16 @@ with stopping.command(), stopping.Preemption() as preemption:
     assert seconds < 5
 
 
+def test_while_the_interpreter_closes_it_is_one_line_too():
+    closing = """
+import atexit
+atexit.register(slow)
+with stopping.command():
+    pass
+"""
+    assert stopped(closing, signal.SIGINT)[:2] == (130, "SIGINT" + ENDED)
+
+
 def test_an_error_is_still_an_error():
     code, err, _ = stopped(
         "ready()\nwith stopping.command():\n    time.sleep(0.1)\n    raise KeyError('mine')",
