@@ -18,8 +18,11 @@ from nid_jax.devices import memory_bytes
 from nid_jax.errors import ArgumentError
 from nid_jax.files import local
 
+MOST_WHOLE = 2**31 - 1
+"""What an int32 holds, which JAX counts in."""
 MOST_SEED = 2**32 - 1
 """jax.random.key drops what is above 32 bits: keys of larger seeds are those of smaller ones."""
+_LARGEST = float(np.finfo(np.float32).max)
 # Any machine has memory for so many.
 _FEW_NUMBERS = 2**24
 _TOP_LEVEL = get_opaque_trace_state()
@@ -72,8 +75,12 @@ def numbers(
     if array.ndim > rank:
         most = f"at most {rank} axes" if rank else "one number"
         raise ArgumentError(argument, f"an array {list(array.shape)}", f"{most}, {allowed}")
-    if not traced and not (np.isfinite(array).all() and np.all(holds(array))):
+    if traced:
+        return
+    if not (np.isfinite(array).all() and np.all(holds(array))):
         raise ArgumentError(argument, value, allowed)
+    if np.abs(array).max(initial=0) > _LARGEST:
+        raise ArgumentError(argument, value, f"{allowed}, at most {_LARGEST:.3g}, as of float32")
 
 
 def not_negative(argument: str, value: Any, rank: int = 0, known: bool = False) -> None:
@@ -94,7 +101,8 @@ def share(argument: str, value: Any, rank: int = 0, known: bool = False) -> None
 def whole(argument: str, value: Any, least: int, where: str = "", most: int | None = None) -> int:
     """The value as an int. Raises ArgumentError unless it is a whole number, `least` to `most`.
 
-    where: for the message, under what condition; most: None is no end.
+    where: for the message, under what condition; most: None is `MOST_WHOLE`, which only what is
+    above it is told.
     """
     span = f"{least} or more" if most is None else f"{least} to {most}"
     allowed = f"a whole number, {span}{where and ' '}{where}"
@@ -105,9 +113,10 @@ def whole(argument: str, value: Any, least: int, where: str = "", most: int | No
         number = operator.index(value)
     except TypeError as error:
         raise ArgumentError(argument, value, allowed) from error
-    above = most is not None and number > most
-    if isinstance(value, bool | np.bool_) or number < least or above:
+    if isinstance(value, bool | np.bool_) or number < least:
         raise ArgumentError(argument, value, allowed)
+    if number > (MOST_WHOLE if most is None else most):
+        raise ArgumentError(argument, value, allowed.replace("or more", f"to {MOST_WHOLE}"))
     return number
 
 
