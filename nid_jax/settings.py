@@ -11,8 +11,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from nid_jax import errors
 from nid_jax.coding import checks
+from nid_jax.coding.low_rank import LowRank
 from nid_jax.coding.solvers import check_groups
+from nid_jax.coding.total_variation import TotalVariation
 from nid_jax.errors import ArgumentError
 from nid_jax.fields import dictionaries, embeddings, experts, kernels, routers
 from nid_jax.fields.point_encoder import POOLS as POINT_POOLS
@@ -24,6 +27,8 @@ Rule = Callable[[str, Any], Any]
 
 # More layers than any network has.
 _MOST_LAYERS = 1000
+# An hour of the built-in clip.
+_MOST_FRAMES = 100_000
 # More than can be seen to move.
 _MOST_OBJECTS = 1000
 
@@ -145,7 +150,7 @@ RULES: dict[str, Rule] = {
     "data.noise.kind": _words_of("sinograms", "NOISE_KINDS"),
     "data.noise.level": _WEIGHT,
     "data.phantom.jitter": _WEIGHT,
-    "data.clip.num_frames": _ONE,
+    "data.clip.num_frames": _whole(1, _MOST_FRAMES),
     "data.clip.objects": _whole(1, _MOST_OBJECTS),
     "data.clip.noise": _SHARE,
     "data.video.start": _COUNT,
@@ -275,6 +280,13 @@ RULES: dict[str, Rule] = {
 """Dotted key -> what raises ArgumentError for a value that it cannot have."""
 
 
+REFINEMENTS = {
+    "grid": (TotalVariation, ("tv", "lam", "steps")),
+    "atoms": (LowRank, ("rank", "share", "steps")),
+}
+"""fit.refine.kind, besides 'none' -> its class, and the keys that are its fields."""
+
+
 def check(config: ConfigDict) -> None:
     """Raise ArgumentError, naming the key, for a value that cannot be, used or not.
 
@@ -284,8 +296,13 @@ def check(config: ConfigDict) -> None:
     for key, value in leaves(config):
         if key in RULES:
             RULES[key](key, value)
-    if "fit" in config:
-        check_groups(config.fit)
+    if "fit" not in config:
+        return
+    check_groups(config.fit)
+    refine = config.fit.get("refine", {})
+    with errors.named("fit.refine"):
+        for kind, fields in REFINEMENTS.values():
+            checks.one_by_one(kind, {key: refine[key] for key in fields if key in refine})
 
 
 def leaves(group: Mapping[str, Any] | ConfigDict, above: str = "") -> Iterator[tuple[str, Any]]:

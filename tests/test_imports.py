@@ -24,6 +24,7 @@ ORDER = (
     "metrics",
     "data",
     "storage",
+    "settings",
     "fitting",
     "reporting",
     "training",

@@ -17,7 +17,6 @@ import signal
 import time
 import traceback
 import unittest.mock
-import warnings
 from pathlib import Path
 
 from absl import flags, logging
@@ -220,9 +219,7 @@ def _stopping():
     signal.alarm(_PATIENCE)
     try:
         with unittest.mock.patch.object(Trainer, "_draw", side_effect=_GoesOn):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)
-                yield
+            yield
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)

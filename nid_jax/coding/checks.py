@@ -5,7 +5,7 @@ Numbers that are being traced by jit or vmap are not known yet; their type and s
 
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ MOST_WHOLE = 2**31 - 1
 """What an int32 holds, which JAX counts in."""
 MOST_SEED = 2**32 - 1
 """jax.random.key drops what is above 32 bits: keys of larger seeds are those of smaller ones."""
-_LARGEST = float(np.finfo(np.float32).max)
+# Squares of such numbers, and sums of them, are numbers of float32 yet.
+_LARGEST = 1e18
 # Any machine has memory for so many.
 _FEW_NUMBERS = 2**24
 _TOP_LEVEL = get_opaque_trace_state()
@@ -80,7 +81,7 @@ def numbers(
     if not (np.isfinite(array).all() and np.all(holds(array))):
         raise ArgumentError(argument, value, allowed)
     if np.abs(array).max(initial=0) > _LARGEST:
-        raise ArgumentError(argument, value, f"{allowed}, at most {_LARGEST:.3g}, as of float32")
+        raise ArgumentError(argument, value, f"{allowed}, at most {_LARGEST:g}")
 
 
 def not_negative(argument: str, value: Any, rank: int = 0, known: bool = False) -> None:
@@ -152,7 +153,18 @@ def path(argument: str, value: Any) -> Path:
 def one_of(argument: str, value: Any, allowed: Sequence[str]) -> None:
     """Raise ArgumentError unless value is one of the allowed words."""
     if not isinstance(value, str) or value not in allowed:
-        raise ArgumentError(argument, value, ", ".join(allowed))
+        raise ArgumentError(argument, value, ", ".join(word or "''" for word in allowed))
+
+
+def one_by_one(kind: Callable, options: Mapping[str, Any], **given: Any) -> None:
+    """Raise ArgumentError for the first of a dataclass's options that it refuses, each beside
+    `given` and the others' defaults: what options are beside one another is not looked at."""
+    for name, value in options.items():
+        try:
+            kind(**given, **{name: value})
+        except ArgumentError as error:
+            if error.argument == name:
+                raise
 
 
 def traced(*trees) -> bool:

@@ -41,6 +41,8 @@ class Layers:
             if getattr(self, name) < least:
                 raise ArgumentError(name, getattr(self, name), f"{least} or more")
         check_activation(self.activation)
+        if not 0 < self.omega0 < math.inf:
+            raise ArgumentError("omega0", self.omega0, "finite, above 0")
         check_matmul(self.matmul)
 
 

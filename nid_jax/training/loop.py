@@ -38,7 +38,7 @@ from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training import checks, feeding, heads
+from nid_jax.training import checks, feeding, heads, sizes
 from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
@@ -165,10 +165,12 @@ class Trainer:
     def _plan(self, collection: Sequence) -> None:
         """The model's shapes, and where each number is to lie. Nothing is drawn."""
         config = self.config
-        self.build = functools.partial(
-            build_model, config, self.signal_shape, len(collection), config.seed
-        )
-        model = nnx.eval_shape(self.build)
+
+        def build(config: ConfigDict) -> Model:
+            return build_model(config, self.signal_shape, len(collection), config.seed)
+
+        self.build = functools.partial(build, config)
+        model = sizes.check(config, build, devices.memory_bytes())
         features = getattr(model.dictionary, "num_features", 0)  # of shared dictionaries
         checks.check_components(config, features, self.measured, devices.memory_bytes())
         self.parameters = count_parameters(model)

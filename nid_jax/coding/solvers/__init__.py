@@ -94,14 +94,9 @@ def check_groups(config_fit: Any) -> None:
     """Raise ArgumentError, naming the key, for an option that its solver cannot have, whichever is
     chosen. What options are beside one another only the chosen one has to say."""
     for name, kind in SOLVERS.items():
-        given = {"top_k": 1} if kind.sparse else {}
-        for option, value in _options(config_fit, kind).items():
-            try:
-                kind(**given, **{option: value})
-            except ArgumentError as error:
-                if error.argument == option:
-                    key = f"{config_group(name)}.{option}"
-                    raise ArgumentError(key, error.value, error.allowed) from error
+        given, options = {"top_k": 1} if kind.sparse else {}, _options(config_fit, kind)
+        with named(config_group(name)):
+            checks.one_by_one(kind, options, **given)
 
 
 def _options(config_fit, kind):
