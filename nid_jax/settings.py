@@ -69,14 +69,11 @@ def _words_of(module: str, name: str, *more: str) -> Rule:
 
 
 def _sides(argument: str, value: Any) -> None:
-    """() or whole numbers of 1 or more."""
-    allowed = "(), or whole numbers, each 1 or more, one for each axis"
-    whole = isinstance(value, tuple | list) and all(
-        isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in value
-    )
-    if not whole:
-        raise ArgumentError(argument, value, allowed)
-    checks.fits(argument, value, math.prod(value))
+    """() or whole numbers of 1 or more; of a config in Python also one of them, or None."""
+    sides = (value,) if isinstance(value, int) and value else value or ()
+    if not all(isinstance(side, int) and side is not True and side >= 1 for side in sides):
+        raise ArgumentError(argument, value, "(), or whole numbers, each 1 or more, of each axis")
+    checks.fits(argument, value, math.prod(sides))
 
 
 def _is_pair(value: Any) -> bool:
@@ -90,13 +87,13 @@ def _is_pair(value: Any) -> bool:
 
 def _pair(argument: str, value: Any) -> None:
     """() or a pair."""
-    if len(value) and not _is_pair(value):
+    if value and not _is_pair(value):
         raise ArgumentError(argument, value, "(), or (low, high), finite numbers with low < high")
 
 
 def _pairs(argument: str, value: Any) -> None:
     """() or pairs."""
-    if not all(map(_is_pair, value)):
+    if not all(map(_is_pair, value or ())):
         allowed = (
             "(), or pairs (low, high), one for each, finite numbers with low < high, such as "
             "((-1,0),(-1,0))"

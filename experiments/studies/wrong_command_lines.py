@@ -8,12 +8,14 @@ nothing where it would have written; one that goes on is among `RIGHT`, each wit
 import collections
 import contextlib
 import dataclasses
+import fnmatch
 import importlib
 import io
-import os
 import random
 import re
+import shutil
 import signal
+import tempfile
 import time
 import traceback
 import unittest.mock
@@ -22,6 +24,9 @@ from pathlib import Path
 from absl import flags, logging
 
 from nid_jax import cli
+from nid_jax.fitting import code_space, scoring
+from nid_jax.fitting.fit import Fit
+from nid_jax.neural_dictionary import NeuralDictionary
 from nid_jax.training.loop import Trainer
 
 CONFIGS = tuple(
@@ -72,6 +77,45 @@ PAIRS = (
     ("sdf:smoke", "fit.surface.truncation=0.001", "fit.solver=surface"),
     ("sdf:smoke", "router.kind=point", "train.steps=5"),
 )
+# What goes on, and rightly so: a pattern of keys, one of kinds, and why.
+RIGHT = (
+    ("*", "* zero", "0 is off, all, none, or as many as there are"),
+    ("*seed", "int huge", "any seed is one"),
+    ("train.*_every", "int huge", "never, within the steps there are"),
+    ("train.optimizer.lr_warmup_steps", "int huge", "warms up all the time"),
+    ("train.steps", "int huge", "as long as one likes; it may be stopped and resumed"),
+    ("train.warmup_epochs", "int huge", "dense all the time"),
+    ("dictionary.components.rounds", "int huge", "may be stopped and resumed"),
+    ("fit.*.*steps", "int huge", "at most so many; it may be stopped"),
+    ("fit.surface.iterations", "int huge", "at most so many"),
+    ("fit.refine.rank", "int huge", "at most as many as there are signals"),
+    ("fit.num_pictures", "int huge", "at most as many as there are signals"),
+    ("checkpoint.keep_*", "int huge", "all are kept"),
+    ("render.chunk", "int huge", "all points at a time, at most those there are"),
+    ("data.video.st[oe]p", "int huge", "at most the frames there are"),
+    ("data.augment.max_shift", "int huge", "at most what the picture has"),
+    ("data.corrupt.colour_shift", "float negative", "darker"),
+    ("operator.parallel_beam.offset", "float negative", "to the other side"),
+    ("operator.parallel_beam.centre", "tuple *", "(row, column), anywhere"),
+    ("dictionary.components.shrinkage", "float negative", "below 0 chooses"),
+    ("data.range", "tuple negative", "(low, high) with low < high"),
+    ("fit.refine.bounds", "tuple negative", "(low, high) with low < high"),
+    ("data.size", "tuple one", "one number stands for every axis"),
+    ("data.size", "tuple number", "one number stands for every axis"),
+    ("dictionary.embedding.counts", "tuple reversed", "functions along each axis"),
+    ("data.crop", "str empty", "none"),
+    ("data.root", "str empty", "of a source without files"),
+    ("data.layout", "str empty", "guesses"),
+    ("data.kspace*", "str empty", "guesses"),
+    ("data.sinogram*", "str empty", "guesses"),
+    ("data.angle*", "str empty", "guesses"),
+    ("data.cache", "str *", "a folder"),
+    ("dictionary.components.errors", "str empty", "chooses"),
+    ("loss.compat", "str empty", "none"),
+    ("eval.lpips", "str empty", "without"),
+)
+# Compiled programs would be kept in whatever folder it names, of all that runs here afterwards.
+_NOT_TYPED = ("compilation_cache",)
 # Seconds after which a command counts as one that hangs.
 _PATIENCE = 20
 
@@ -99,6 +143,17 @@ class Outcome:
     what: str
     said: str
     seconds: float
+
+
+# Where work begins.
+_BEGINNINGS = (
+    (Trainer, "_draw"),
+    (NeuralDictionary, "fit_collection"),
+    (NeuralDictionary, "sample"),
+    (Fit, "render"),
+    (code_space, "nearest"),
+    (scoring, "reconstruct"),
+)
 
 
 class _GoesOn(BaseException):
@@ -133,6 +188,8 @@ def every_case(names=CONFIGS):
     """All cases there are, in order."""
     for name in names:
         for key, value in keys_of(config_of(name)):
+            if key in _NOT_TYPED:
+                continue
             for kind, typed in KINDS[type(value)].items():
                 yield Case(name, (f"--config.{key}={typed}",), f"{type(value).__name__} {kind}")
             yield Case(name, (f"--config.{key}x=1",), "unknown key")
@@ -175,9 +232,74 @@ def drawn(count, seed=0, names=CONFIGS):
     return found
 
 
+def trained_cases():
+    """Cases for a workdir that holds a run of image:smoke: values of other modes than run."""
+    config = config_of("image:smoke")
+    for mode, groups in (
+        ("fit", ("fit", "data", "render", "mesh")),
+        ("render", ("render",)),
+        ("interpolate", ("fit.interpolate", "render")),
+        ("nearest", ("fit.nearest",)),
+        ("sample", ("sample", "render")),
+        ("eval", ("fit",)),
+    ):
+        for key, value in keys_of(config):
+            if any(key.startswith(f"{group}.") for group in groups):
+                for kind, typed in KINDS[type(value)].items():
+                    words = (f"--mode={mode}", f"--config.{key}={typed}")
+                    yield Case("image:smoke", words, f"{type(value).__name__} {kind}")
+
+
+def reason(outcome):
+    """Why a command goes on rightly, '' where it does not."""
+    case = outcome.case
+    if f" {case.key} " in outcome.said.replace(",", " ").replace(";", " "):
+        return "said not to be used"
+    for keys, kinds, why in RIGHT:
+        if fnmatch.fnmatchcase(case.key, keys) and fnmatch.fnmatchcase(case.kind, kinds):
+            return why
+    return ""
+
+
+def faults(outcomes):
+    """Those that were neither refused in one line nor go on rightly."""
+    wrong = [one for one in outcomes if one.what not in ("refused", "goes on")]
+    return wrong + [one for one in outcomes if one.what == "goes on" and not reason(one)]
+
+
+def part(count=600, seed=0):
+    """Draws cases and tries them, in a folder of its own. -> outcomes."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for number, case in enumerate(drawn(count, seed)):
+            place = Path(folder) / f"{number}"
+            place.mkdir()
+            found.append(outcome(case, place))
+            shutil.rmtree(place)
+    return found
+
+
+def part_of_trained(count=200, seed=0):
+    """Trains a small run, and tries cases of other modes on it. -> outcomes."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        words = ["--config=image:smoke", f"--workdir={folder}/run"]
+        values = flags.FlagValues()
+        cli.define_flags(values, ["main.py", *words])
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            cli.main(cli.parse(["main.py", *words], values), values)
+        cases = list(trained_cases())
+        random.Random(seed).shuffle(cases)
+        return [outcome(case, Path(folder)) for case in cases[:count]]
+
+
+def _files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
 def outcome(case, folder):
-    """What becomes of a command line whose workdir is in an empty folder."""
+    """What becomes of a command line with the workdir folder/run."""
     argv = ["main.py", f"--config={case.config}", f"--workdir={folder / 'run'}", *case.words]
+    before = _files(folder)
     values = flags.FlagValues()
     out, err = io.StringIO(), io.StringIO()
     start, what, said = time.perf_counter(), "done", ""
@@ -203,14 +325,15 @@ def outcome(case, folder):
         logging.set_verbosity(verbosity)
     if what == "goes on":
         said = "; ".join(line for line in err.getvalue().splitlines() if line.startswith("note: "))
-    if what == "refused" and os.listdir(folder):
-        what, said = "wrote", f"{said} {os.listdir(folder)}"
+    changed = {path.name for path, _ in set(_files(folder).items()) ^ set(before.items())}
+    if what == "refused" and changed:
+        what, said = "wrote", f"{said} {sorted(changed)}"
     return Outcome(case, what, said, time.perf_counter() - start)
 
 
 @contextlib.contextmanager
 def _stopping():
-    """Commands inside end where the first number of a model would be drawn, or after a while."""
+    """Commands inside end where work would begin, or after a while."""
 
     def too_long(number, frame):
         raise _Hangs
@@ -218,8 +341,27 @@ def _stopping():
     before = signal.signal(signal.SIGALRM, too_long)
     signal.alarm(_PATIENCE)
     try:
-        with unittest.mock.patch.object(Trainer, "_draw", side_effect=_GoesOn):
+        with contextlib.ExitStack() as stack:
+            for place, name in _BEGINNINGS:
+                stack.enter_context(unittest.mock.patch.object(place, name, side_effect=_GoesOn))
             yield
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def summary(outcomes):
+    """(what, how many) of outcomes, those that go on told apart by whether rightly."""
+    wrong = faults(outcomes)
+    counts = collections.Counter(
+        "goes on, wrongly" if one.what == "goes on" and one in wrong else one.what
+        for one in outcomes
+    )
+    return sorted(counts.items())
+
+
+if __name__ == "__main__":
+    for tried in (part(), part_of_trained()):
+        print(len(tried), "command lines:", summary(tried))
+        for one in faults(tried):
+            print(one.what, one.case.config, *one.case.words, "|", one.said[:200])

@@ -164,10 +164,10 @@ class Trainer:
 
     def _plan(self, collection: Sequence) -> None:
         """The model's shapes, and where each number is to lie. Nothing is drawn."""
-        config = self.config
+        config, seed = self.config, self.config.seed
 
         def build(config: ConfigDict) -> Model:
-            return build_model(config, self.signal_shape, len(collection), config.seed)
+            return build_model(config, self.signal_shape, len(collection), seed)
 
         self.build = functools.partial(build, config)
         model = sizes.check(config, build, devices.memory_bytes())
@@ -183,17 +183,16 @@ class Trainer:
 
     def _draw(self) -> None:
         """The first state, drawn by one compiled function straight to where it is to lie."""
-        config = self.config
 
         def draw() -> tuple[TrainState, nnx.State]:
             _, params, *rest = nnx.split(self.build(), nnx.Param, ...)
-            usage = jnp.zeros(config.dictionary.num_experts, jnp.float32)
+            usage = jnp.zeros(self.config.dictionary.num_experts, jnp.float32)
             moments = self.optimizer.init(params)
             return TrainState(params, moments, jnp.int32(0), jnp.int32(-1), usage), rest[0]
 
         everywhere: Any = sharding.named(self.mesh)
         self.state, constants = jax.jit(draw, out_shardings=(self.layout, everywhere))()
-        key = jax.random.fold_in(jax.random.key(config.seed), 1)
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
         self.given = Given(constants, self.operator, key)
 
     def model(self) -> Model:
