@@ -99,7 +99,8 @@ def settle(
 
 def _say_unused(context: Context, config: ConfigDict) -> None:
     """A notice of what was typed and is not read."""
-    if line := unused.line(config, context.typed, context.mode):
+    asked = None if context.mode in LEARNING else context.config
+    if line := unused.line(config, context.typed, context.mode, asked):
         notices.say(line)
 
 

@@ -17,14 +17,14 @@ from nid_jax.coding.low_rank import LowRank
 from nid_jax.coding.solvers import check_groups
 from nid_jax.coding.total_variation import TotalVariation
 from nid_jax.errors import ArgumentError
-from nid_jax.fields import dictionaries, embeddings, experts, kernels, routers
+from nid_jax.fields import embeddings, kernels
 from nid_jax.fields.point_encoder import POOLS as POINT_POOLS
 from nid_jax.fields.router_networks import POOLS
 from nid_jax.geometry.truncation import KINDS as TRUNCATIONS
-from nid_jax.numerics import MATMULS
 
 Rule = Callable[[str, Any], Any]
 
+# Words that are always read, kinds of things above all, are checked by what reads them.
 # More layers than any network has.
 _MOST_LAYERS = 1000
 # An hour of the built-in clip.
@@ -183,11 +183,9 @@ RULES: dict[str, Rule] = {
     "operator.fourier.share": _between(0, 1, "(]"),
     "operator.fourier.low": _SHARE,
     "operator.fourier.seed": _SEED,
-    "dictionary.kind": _words(*dictionaries.KINDS),
     "dictionary.num_experts": _ONE,
     "dictionary.num_layers": _whole(1, _MOST_LAYERS),
     "dictionary.width": _ONE,
-    "dictionary.activation": _words(*experts.ACTIVATIONS),
     "dictionary.omega0": _POSITIVE,
     "dictionary.components.rounds": _ONE,
     "dictionary.components.shrinkage": functools.partial(
@@ -204,8 +202,6 @@ RULES: dict[str, Rule] = {
     "dictionary.embedding.counts": _sides,
     "dictionary.embedding.band": _words(*embeddings.BANDS),
     "dictionary.embedding.degree": _whole(0, embeddings.MAX_DEGREE),
-    "numerics.matmul": _words(*MATMULS),
-    "router.kind": _words(*routers.KINDS),
     "router.top_k": _COUNT,
     "router.max_norm": _WEIGHT,
     "router.width": _ONE,

@@ -5,14 +5,14 @@ from collections.abc import Collection, Iterator
 
 from ml_collections import ConfigDict
 
-from nid_jax import data
+from nid_jax import data, settings
 from nid_jax.coding.solvers import SOLVERS, config_group
 from nid_jax.settings import REFINEMENTS
 
-# Modes in which signals are fitted, and those that draw.
-_FITTING = ("run", "train", "fit")
+# Modes that draw at any size, and those that make a dictionary.
 _DRAWING = ("render", "interpolate", "sample")
 _LEARNING = ("run", "train")
+_LEARNED = ("dictionary", "numerics", "router", "loss", "train")
 # Keys of dictionary.embedding that each of its kinds reads.
 _EMBEDDINGS = {
     "identity": (),
@@ -47,11 +47,17 @@ _OF_SOURCES = {
 _STEPS = ("optimizer.*", "chunks", "scan", "reseed_every", "dead_below", "differentiate", "near")
 
 
-def line(config: ConfigDict, typed: Collection[str], mode: str = "") -> str:
+def line(
+    config: ConfigDict, typed: Collection[str], mode: str = "", asked: ConfigDict | None = None
+) -> str:
     """What was typed and is not read, and what says so; '' where all of it is.
 
-    typed: dotted keys; mode: of the command, '' for none.
+    typed: dotted keys; mode: of the command, '' for none; asked: the config before a dictionary's
+    own groups took their places in it, of which only what differs is told.
     """
+    if asked is not None:
+        theirs, own = dict(settings.leaves(asked)), dict(settings.leaves(config))
+        typed = [k for k in typed if k.split(".")[0] not in _LEARNED or theirs[k] != own.get(k)]
     rows = list(_rows(config, mode))
     found: dict[str, list[str]] = {}
     for key in sorted(typed):
@@ -65,25 +71,18 @@ def line(config: ConfigDict, typed: Collection[str], mode: str = "") -> str:
 def _rows(config: ConfigDict, mode: str) -> Iterator[tuple[str, str]]:
     """(pattern of keys that are not read, what says so)."""
     if mode:
-        yield from _of_mode(config, mode)
+        yield from _of_mode(mode)
     yield from _of_data(data.completed(config.data))
     yield from _of_dictionary(config)
     yield from _of_training(config)
     yield from _of_fit(config.fit)
 
 
-def _of_mode(config, mode):
+def _of_mode(mode):
     why = f"--mode={mode}"
     if mode not in _LEARNING:
-        for group in ("dictionary", "numerics", "router", "loss", "train", "checkpoint", "prior"):
+        for group in _LEARNED:
             yield f"{group}.*", f"{why} takes the dictionary as it was learned"
-        yield "eval.num_signals", why
-    fits = mode in _FITTING and (mode != "train" or config.train.eval_every > 0)
-    if not fits:
-        for name in SOLVERS:
-            yield f"{config_group(name)}.*", why
-        for key in ("solver", "precision", "top_k", "uncertainty", "refine.*"):
-            yield f"fit.{key}", why
     if mode not in _DRAWING:
         for key in ("shape", "scale", "window"):
             yield f"render.{key}", why
