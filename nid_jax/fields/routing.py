@@ -252,10 +252,9 @@ class Codebook(Router):
     ):
         if num_signals < 1:
             raise ValueError(f"router.kind: codebook needs at least 1 signal, got {num_signals}")
-        if max_norm < 0 or scale < 0:
-            raise ValueError(
-                f"router.max_norm, router.scale: {max_norm}, {scale}; allowed: 0 or more"
-            )
+        for name, value in (("max_norm", max_norm), ("scale", scale)):
+            if not 0 <= value < math.inf:
+                raise ArgumentError(name, value, "finite, 0 or more")
         self.num_experts = num_experts
         self.channels = channels
         self.max_norm = float(max_norm)
