@@ -27,8 +27,8 @@ Rule = Callable[[str, Any], Any]
 # Words that are always read, kinds of things above all, are checked by what reads them.
 # More layers than any network has.
 _MOST_LAYERS = 1000
-# An hour of the built-in clip.
-_MOST_FRAMES = 100_000
+# More of the built-in clip than anybody watches.
+_MOST_FRAMES = 10_000
 # More than can be seen to move.
 _MOST_OBJECTS = 1000
 

@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -56,8 +57,12 @@ def line(
     own groups took their places in it, of which only what differs is told.
     """
     if asked is not None:
-        theirs, own = dict(settings.leaves(asked)), dict(settings.leaves(config))
-        typed = [k for k in typed if k.split(".")[0] not in _LEARNED or theirs[k] != own.get(k)]
+        theirs, own = (dict(settings.leaves(one)) for one in (asked, config))
+        typed = [
+            key
+            for key in typed
+            if key.split(".")[0] not in _LEARNED or not _same(theirs.get(key), own.get(key))
+        ]
     rows = list(_rows(config, mode))
     found: dict[str, list[str]] = {}
     for key in sorted(typed):
@@ -68,13 +73,20 @@ def line(
     return f"typed, but not used: {'; '.join(parts)}" if parts else ""
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are one; JSON's lists are tuples of configs."""
+    lists = isinstance(one, tuple | list) and isinstance(other, tuple | list)
+    return tuple(one) == tuple(other) if lists else one == other
+
+
 def _rows(config: ConfigDict, mode: str) -> Iterator[tuple[str, str]]:
     """(pattern of keys that are not read, what says so)."""
     if mode:
         yield from _of_mode(mode)
     yield from _of_data(data.completed(config.data))
-    yield from _of_dictionary(config)
-    yield from _of_training(config)
+    if mode in ("", *_LEARNING):
+        yield from _of_dictionary(config)
+        yield from _of_training(config)
     yield from _of_fit(config.fit)
 
 

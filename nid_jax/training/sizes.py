@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.model import Model
+from nid_jax.reporting import tables
 
 # What each of these is made to ask how much of the whole is due to it.
 _LEAST = {
@@ -54,12 +55,11 @@ def check(config: ConfigDict, build: Callable[[ConfigDict], Model], there: int) 
         if smaller is not None:
             without[key] = least_bytes(smaller, nnx.eval_shape(lambda c=smaller: build(c)))
     key = min(without, key=without.__getitem__)
-    gib = 2.0**30
     raise ArgumentError(
         key,
         _value(config, key),
-        f"what fits into the {there / gib:.3g} GiB there are; weights, gradients, moments and "
-        f"products of atoms take {needed / gib:.3g} GiB",
+        f"what fits into the {tables.format_bytes(there)} there are; weights, gradients, moments "
+        f"and products of atoms take {tables.format_bytes(needed)}",
     )
 
 
