@@ -62,7 +62,7 @@ def test_lines_that_were_accepted_once(words, expected, tmp_path):
 
 
 def test_some_lines_of_all_kinds():
-    outcomes = lines.part(50, seed=11)
+    outcomes = lines.part(30, seed=11)
     assert lines.faults(outcomes) == []
     assert not Path("run").exists()
 

@@ -217,16 +217,17 @@ def every_case(names=CONFIGS):
 
 
 def drawn(count, seed=0, names=CONFIGS):
-    """So many different cases, the rarest kinds before the others."""
+    """So many different cases, of every kind about as many."""
     generator = random.Random(seed)
     kinds = collections.defaultdict(list)
     for case in every_case(names):
         kinds[case.kind].append(case)
     for cases in kinds.values():
         generator.shuffle(cases)
-    found = []
-    while len(found) < count and any(kinds.values()):
-        for cases in kinds.values():
+    found, turns = [], list(kinds.values())
+    generator.shuffle(turns)
+    while len(found) < count and any(turns):
+        for cases in turns:
             if cases and len(found) < count:
                 found.append(cases.pop())
     return found
