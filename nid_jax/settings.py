@@ -16,6 +16,7 @@ from nid_jax.coding import checks
 from nid_jax.coding.low_rank import LowRank
 from nid_jax.coding.solvers import check_groups
 from nid_jax.coding.total_variation import TotalVariation
+from nid_jax.data.splitting import MADE
 from nid_jax.errors import ArgumentError
 from nid_jax.fields import embeddings, kernels
 from nid_jax.fields.point_encoder import POOLS as POINT_POOLS
@@ -29,6 +30,8 @@ Rule = Callable[[str, Any], Any]
 _MOST_LAYERS = 1000
 # More of the built-in clip than anybody watches.
 _MOST_FRAMES = 10_000
+# More stations, or blocks and stripes in one picture, than say anything new.
+_MOST_DRAWN = 10_000
 # More than can be seen to move.
 _MOST_OBJECTS = 1000
 
@@ -159,12 +162,12 @@ RULES: dict[str, Rule] = {
     "data.points.units": _names,
     "data.points.frame": _pairs,
     "data.points.range": _pairs,
-    "data.stations.count": _whole(2),
+    "data.stations.count": _whole(2, _MOST_DRAWN),
     "data.stations.noise": _WEIGHT,
     "data.masks.hidden": _words("black", "white"),
     "data.corrupt.share": _between(0, 1, "(]"),
-    "data.corrupt.count": _ONE,
-    "data.corrupt.stripes": _ONE,
+    "data.corrupt.count": _whole(1, _MOST_DRAWN),
+    "data.corrupt.stripes": _whole(1, _MOST_DRAWN),
     "data.corrupt.colour_scale": _POSITIVE,
     "data.corrupt.colour_shift": _between(-1, 1),
     "data.angle_units": _words_of("sinograms", "UNITS", ""),
@@ -289,6 +292,8 @@ def check(config: ConfigDict) -> None:
     for key, value in leaves(config):
         if key in RULES:
             RULES[key](key, value)
+    if "data" in config:
+        _check_made(config.data)
     if "fit" not in config:
         return
     check_groups(config.fit)
@@ -296,6 +301,17 @@ def check(config: ConfigDict) -> None:
     with errors.named("fit.refine"):
         for kind, fields in REFINEMENTS.values():
             checks.one_by_one(kind, {key: refine[key] for key in fields if key in refine})
+
+
+def _check_made(signals: Any) -> None:
+    """Raise ArgumentError, naming the key, for more signals to be made than memory holds."""
+    if signals.get("name") not in MADE:
+        return
+    size = signals.get("size") or ()
+    points = math.prod((size,) if isinstance(size, int) else size)
+    for key in ("num_train", "num_test"):
+        count = signals.get(key, 0)
+        checks.fits(f"data.{key}", count, count * points)
 
 
 def leaves(group: Mapping[str, Any] | ConfigDict, above: str = "") -> Iterator[tuple[str, Any]]:
