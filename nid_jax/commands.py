@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from nid_jax import data, learning, notices, sharding, stopping
 from nid_jax.coding import checks as argument_checks
 from nid_jax.coding.solvers import SOLVERS
-from nid_jax.errors import named
+from nid_jax.errors import ArgumentError, named
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import UNSAID, count_parameters
 from nid_jax.files import atomic_folder
@@ -538,25 +538,16 @@ def _what_to_render(wanted, layout, signals=1):
     if "patch" in layout and (shape or window):
         raise ValueError("render.shape, render.window: signals in patches take render.scale only")
     shape = tuple(shape) or tuple(side * wanted.scale for side in tile)
-    whole = all(isinstance(side, int) and side > 0 for side in shape)
-    if len(shape) != len(tile) or not whole:
-        raise ValueError(
-            f"render.shape: {shape}; allowed: {len(tile)} whole numbers, each 1 or more"
-        )
+    if len(shape) != len(tile):
+        raise ArgumentError("render.shape", shape, f"{len(tile)} whole numbers, each 1 or more")
     argument_checks.fits("render.shape", shape, math.prod(shape) * (len(shape) + signals))
     if "patch" in layout:
         return shape, _patch_window(tile, wanted.scale)
     if not window:
         return shape, None
-    pairs = len(window) == len(tile) and all(
-        isinstance(pair, tuple | list) and len(pair) == 2 for pair in window
-    )
-    numbers = pairs and all(isinstance(end, int | float) for pair in window for end in pair)
-    if not numbers or not all(low < high for low, high in window):
-        raise ValueError(
-            f"render.window: {window}; allowed: {len(tile)} pairs (low, high) with low < high, "
-            "such as ((-1,0),(-1,0)), where an axis spans -1 to 1"
-        )
+    if len(window) != len(tile):
+        allowed = f"{len(tile)} pairs (low, high), where an axis spans -1 to 1"
+        raise ArgumentError("render.window", window, allowed)
     return shape, window
 
 
