@@ -11,7 +11,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nid_jax import commands, configs, data, devices, joining, launching, notices, tasks
+from nid_jax import commands, configs, data, devices, joining, launching, notices, settings, tasks
 from nid_jax.files import REFUSALS, local
 from nid_jax.storage.workdir import Workdir
 
@@ -147,7 +147,9 @@ def _work(values):
             )
         source = _source(values.checkpoint)
     typed = frozenset(config_flags.get_override_values(values["config"]))
-    context = commands.Context(tasks.build, values.config, workdir, source, typed)
+    context = commands.Context(tasks.build, values.config, workdir, source, typed, mode=values.mode)
+    # Before a dictionary is read, where there is one.
+    settings.check(values.config)
     with notices.printed(), data.kept_in(workdir.root / "cache"):
         commands.MODES[values.mode](context)
 

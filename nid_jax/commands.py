@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from nid_jax import data, learning, notices, sharding, stopping
 from nid_jax.coding import checks as argument_checks
 from nid_jax.coding.solvers import SOLVERS
-from nid_jax.errors import named
+from nid_jax.errors import ArgumentError, named
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import UNSAID, count_parameters
 from nid_jax.files import atomic_folder
@@ -30,7 +30,7 @@ from nid_jax.reporting.fits import storage_line, write_fit
 from nid_jax.reporting.report import write_report
 from nid_jax.storage import artefacts, config_json
 from nid_jax.storage.workdir import Workdir
-from nid_jax.tasks import limits
+from nid_jax.tasks import limits, unused
 
 # What belongs to the dictionary, so comes from its workdir; the rest is the caller's.
 LEARNED = ("dictionary", "numerics", "router", "loss", "train")
@@ -55,6 +55,8 @@ class Context:
     """Keys of the config that a person gave: only these are refused for being too much."""
     notes: tuple[str, ...] = ()
     """Lines to say once it is sure that the command can be done."""
+    mode: str = ""
+    """The command, one of `MODES`; '' where none was typed."""
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -91,8 +93,16 @@ def settle(
     context.build_task(config)
     there = limits.available(config, splits, **known)
     config, line = limits.settled(config, there, context.typed)
+    _say_unused(context, config)
     notes = (*context.notes, line) if line else context.notes
     return dataclasses.replace(context, config=config, notes=notes)
+
+
+def _say_unused(context: Context, config: ConfigDict) -> None:
+    """A notice of what was typed and is not read."""
+    asked = None if context.mode in LEARNING else context.config
+    if line := unused.line(config, context.typed, context.mode, asked):
+        notices.say(line)
 
 
 def train(context: Context) -> NeuralDictionary:
@@ -319,6 +329,7 @@ def render(context: Context) -> None:
     """
     dictionary, config = load(context)
     task = context.build_task(config)
+    _say_unused(context, config)
     folder = context.workdir.fit(config.fit.name)
     found = dictionary.load_fit(folder / artefacts.CODES)
     layout = context.workdir.read_json(folder / artefacts.METRICS)["layout"]
@@ -452,6 +463,7 @@ def nearest(context: Context) -> None:
     """The signals most like each of a fit, by what their codes render: nearest.json and a table."""
     dictionary, config = load(context)
     wanted = config.fit.nearest
+    _say_unused(context, config)
     folder = context.workdir.fit(config.fit.name)
     among = context.workdir.fit(wanted.among or config.fit.name)
     found, known = (dictionary.load_fit(path / artefacts.CODES) for path in (folder, among))
@@ -477,6 +489,7 @@ def sample(context: Context) -> None:
     """
     dictionary, config = load(context, with_prior=True)
     task, wanted = context.build_task(config), config.sample
+    _say_unused(context, config)
     with named("sample"):
         drawn = dictionary.sample(wanted.count, wanted.seed)
         path = code_space.path_between(drawn, 0, min(1, len(drawn) - 1), wanted.frames)
@@ -524,29 +537,17 @@ def _what_to_render(wanted, layout, signals=1):
     shape, window = wanted.shape, wanted.window
     if "patch" in layout and (shape or window):
         raise ValueError("render.shape, render.window: signals in patches take render.scale only")
-    for key, least in (("scale", 1), ("chunk", 0)):
-        if wanted[key] < least:
-            raise ValueError(f"render.{key}: {wanted[key]}; allowed: {least} or more")
     shape = tuple(shape) or tuple(side * wanted.scale for side in tile)
-    whole = all(isinstance(side, int) and side > 0 for side in shape)
-    if len(shape) != len(tile) or not whole:
-        raise ValueError(
-            f"render.shape: {shape}; allowed: {len(tile)} whole numbers, each 1 or more"
-        )
+    if len(shape) != len(tile):
+        raise ArgumentError("render.shape", shape, f"{len(tile)} whole numbers, each 1 or more")
     argument_checks.fits("render.shape", shape, math.prod(shape) * (len(shape) + signals))
     if "patch" in layout:
         return shape, _patch_window(tile, wanted.scale)
     if not window:
         return shape, None
-    pairs = len(window) == len(tile) and all(
-        isinstance(pair, tuple | list) and len(pair) == 2 for pair in window
-    )
-    numbers = pairs and all(isinstance(end, int | float) for pair in window for end in pair)
-    if not numbers or not all(low < high for low, high in window):
-        raise ValueError(
-            f"render.window: {window}; allowed: {len(tile)} pairs (low, high) with low < high, "
-            "such as ((-1,0),(-1,0)), where an axis spans -1 to 1"
-        )
+    if len(window) != len(tile):
+        allowed = f"{len(tile)} pairs (low, high), where an axis spans -1 to 1"
+        raise ArgumentError("render.window", window, allowed)
     return shape, window
 
 

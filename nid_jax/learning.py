@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax import data, tasks
+from nid_jax import data, settings, tasks
 from nid_jax.coding import checks
 from nid_jax.coding.canonical import canonical_transform
 from nid_jax.configs import image as image_config
@@ -89,6 +89,7 @@ def learn(
         ):
             if value is not None:
                 raise ArgumentError(argument, value, "None beside a config, which says it itself")
+        settings.check(signals)
         # A config's limits are at most what there is, as on the command line.
         config, line = limits.settled(signals, limits.available(signals, {"train"}))
         notes = (line,) if line else ()

@@ -29,6 +29,7 @@ ORDER = (
     "metrics",
     "data",
     "storage",
+    "settings",
     "fitting",
     "reporting",
     "training",

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
+from nid_jax.errors import ArgumentError
 from nid_jax.fields.variables import Code, RouterParam
 
 # Noise starts small beside logits of order one and never reaches zero, which the load divides by.
@@ -156,9 +157,9 @@ def expert_weights(num_experts: int, base: float = 1.0, cap: float = 1e4) -> Flo
     unless base and cap are positive and finite.
     """
     if not (base > 0 and math.isfinite(base)):
-        raise ValueError(f"loss.l1_base: {base}; allowed: a finite number above 0")
+        raise ArgumentError("base", base, "a finite number above 0")
     if not (cap > 0 and math.isfinite(cap)):
-        raise ValueError(f"cap: {cap}; allowed: a finite number above 0")
+        raise ArgumentError("cap", cap, "a finite number above 0")
     # In logs, because the power itself overflows before it could be capped.
     logs = np.minimum(-np.arange(num_experts) * math.log(base), math.log(cap))
     return jnp.asarray(np.exp(logs), jnp.float32)
@@ -251,10 +252,9 @@ class Codebook(Router):
     ):
         if num_signals < 1:
             raise ValueError(f"router.kind: codebook needs at least 1 signal, got {num_signals}")
-        if max_norm < 0 or scale < 0:
-            raise ValueError(
-                f"router.max_norm, router.scale: {max_norm}, {scale}; allowed: 0 or more"
-            )
+        for name, value in (("max_norm", max_norm), ("scale", scale)):
+            if not 0 <= value < math.inf:
+                raise ArgumentError(name, value, "finite, 0 or more")
         self.num_experts = num_experts
         self.channels = channels
         self.max_norm = float(max_norm)

@@ -4,6 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from nid_jax import settings
 from nid_jax.coding.solvers import SOLVERS, Gaussian, Solver, config_group, solver_from_config
 from nid_jax.errors import named
 from nid_jax.fields.dictionary import Dictionary
@@ -20,16 +21,13 @@ def check(config: ConfigDict) -> Solver:
     Of the rest of the config dictionary.num_experts and router.kind are read.
     """
     wanted, router = config.fit, config.router.kind
-    check_experts(config.dictionary.num_experts)
+    settings.check(config)
     solver = solver_from_config(wanted)
     group = config_group(solver.name)
     with named("fit", only=["top_k"]), named(group, only=["candidates"]):
         solver.check_experts(config.dictionary.num_experts)
     if wanted.split not in SPLITS:
         raise ValueError(f"fit.split: {wanted.split!r}; allowed: {', '.join(SPLITS)}")
-    for key in ("num_signals", "batch_size", "num_pictures", "numbers"):
-        if wanted[key] < 0:
-            raise ValueError(f"fit.{key}: {wanted[key]}; allowed: 0 or more")
     with named("fit"):
         rounding.check(wanted.codes_dtype)
     if wanted.numbers > config.dictionary.num_experts:
@@ -57,12 +55,6 @@ def check(config: ConfigDict) -> Solver:
             "--config.router.kind=linear"
         )
     return solver
-
-
-def check_experts(count: int) -> None:
-    """Raise ValueError, naming the key, for a dictionary of no experts."""
-    if count < 1:
-        raise ValueError(f"dictionary.num_experts: {count}; allowed: 1 or more")
 
 
 def check_measured(config: ConfigDict, measured: Any) -> None:

@@ -57,8 +57,6 @@ def check(config: ConfigDict) -> None:
     """Raise ValueError, naming the key, for fields that cannot be."""
     if config.data.name not in data.POINTS:
         raise ValueError(f"data.name: {config.data.name!r}; allowed: {', '.join(data.POINTS)}")
-    if not 0 <= config.fit.held_out < 1:
-        raise ValueError(f"fit.held_out: {config.fit.held_out}; allowed: 0 to below 1")
 
 
 def batches(collection: data.PointsCollection, config: ConfigDict) -> Any:

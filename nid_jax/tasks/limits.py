@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from ml_collections import ConfigDict
 
 from nid_jax import data
+from nid_jax.coding import checks
 from nid_jax.errors import ArgumentError
 from nid_jax.fields import waves
 from nid_jax.reporting.tables import counted
@@ -72,6 +73,7 @@ def settled(
     if there.learned is not None:
         copies = _copies(limits.config) * (pieces or 1)
         copies *= _chosen(limits.config, there.learned, "train")
+        _check_copies(limits.config, copies)
         copies = 1 if limits.config.data.get("time") == "coordinate" else copies
         _fit_training(limits, copies)
     _fit_supports(limits)
@@ -90,6 +92,8 @@ def settled(
 
 # Pictures of several sizes whose largest has so many samples are small.
 _MOST_SAMPLES = 4096
+# A name, and its place in lists and orders, in numbers of 8 bytes.
+_NUMBERS_OF_A_NAME = 16
 # Functions along each of D axes, so that their covariance is found in a minute or so.
 _FUNCTIONS = {1: 64, 2: 20, 3: 8, 4: 5}
 
@@ -264,6 +268,13 @@ def _copies(config):
     augment = data.completed(config.data).augment
     images = 8 if augment.turns else 1 + augment.mirror
     return images * math.prod(1 + max(augment[key], 0) for key in ("warps", "shifts"))
+
+
+def _check_copies(config, count):
+    """Raise ArgumentError for more copies than memory holds the names of."""
+    augment = data.completed(config.data).augment
+    key = max(("shifts", "warps"), key=lambda name: augment[name])
+    checks.fits(f"data.augment.{key}", augment[key], _NUMBERS_OF_A_NAME * count)
 
 
 def _pieces(config, shape):

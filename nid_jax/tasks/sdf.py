@@ -81,12 +81,6 @@ def check(config: ConfigDict) -> None:
             raise ValueError(f"{key}: {value!r}; allowed for shapes: {allowed}")
     if wanted.seen not in SEEN:
         raise ValueError(f"fit.samples.seen: {wanted.seen!r}; allowed: {', '.join(SEEN)}")
-    if not 0 < wanted.fraction <= 1:
-        raise ValueError(f"fit.samples.fraction: {wanted.fraction}; allowed: above 0, to 1")
-    if not 0 <= wanted.focus < np.inf:
-        raise ValueError(
-            f"fit.samples.focus: {wanted.focus}; allowed: 0 (all samples alike) or more"
-        )
     if wanted.cloud_points and wanted.cloud_points < surface.LEAST_POINTS:
         raise ValueError(
             f"fit.samples.cloud_points: {wanted.cloud_points}; allowed: 0 (all), "

@@ -1,7 +1,6 @@
 """How the heads of a shared dictionary begin: dictionary.heads."""
 
 import dataclasses
-import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -44,13 +43,6 @@ def check(config: ConfigDict) -> None:
     if wanted.errors not in ("", *ERRORS):
         raise ValueError(
             f"dictionary.components.errors: {wanted.errors!r}; allowed: {', '.join(ERRORS)}, or ''"
-        )
-    if not (isinstance(wanted.rounds, int) and wanted.rounds >= 1):
-        raise ValueError(f"dictionary.components.rounds: {wanted.rounds}; allowed: 1 or more")
-    if not -math.inf < wanted.shrinkage <= 1:
-        raise ValueError(
-            f"dictionary.components.shrinkage: {wanted.shrinkage}; allowed: at most 1, finite, "
-            "below 0 chooses"
         )
 
 

@@ -38,7 +38,7 @@ from nid_jax.stopping import Preemption
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training import checks, feeding, heads, memory
+from nid_jax.training import checks, feeding, heads, memory, sizes
 from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
@@ -143,7 +143,8 @@ class Trainer:
         warmup = config.train.warmup_epochs if config.router.top_k else 0
         self.warmup_steps = warmup * self.per_batch * per_epoch
         self.optimizer = build_optimiser(config.train.optimizer, max(self.steps, 1))
-        self._build(collection)
+        self._plan(collection)
+        self._draw()
         held = None if self.batchwise else data.to_array(collection)
         self.feeder = feeding.Feeder(batches, held, self.mesh, self.per_batch, config.train)
         self.clock = Chronometer()
@@ -162,13 +163,15 @@ class Trainer:
         source = WayBatches(self.measured, self.count, size, self.config.seed, processes)
         return endless(source, 0), sum(source.per_epoch)
 
-    def _build(self, collection: Sequence) -> None:
-        """The first state, drawn by one compiled function straight to where it is to lie."""
-        config = self.config
-        build = functools.partial(
-            build_model, config, self.signal_shape, len(collection), config.seed
-        )
-        model = nnx.eval_shape(build)
+    def _plan(self, collection: Sequence) -> None:
+        """The model's shapes, and where each number is to lie. Nothing is drawn."""
+        config, seed = self.config, self.config.seed
+
+        def build(config: ConfigDict) -> Model:
+            return build_model(config, self.signal_shape, len(collection), seed)
+
+        self.build = functools.partial(build, config)
+        model = sizes.check(config, build, devices.memory_bytes())
         features = getattr(model.dictionary, "num_features", 0)  # of shared dictionaries
         checks.check_components(config, features, self.measured, devices.memory_bytes())
         self.parameters = count_parameters(model)
@@ -179,16 +182,20 @@ class Trainer:
         moments = sharding.moments_layout(moments, layout, self.mesh)
         self.layout = TrainState(layout, moments, everywhere, everywhere, everywhere)
 
+    def _draw(self) -> None:
+        """The first state, drawn by one compiled function straight to where it is to lie."""
+
         def draw() -> tuple[TrainState, nnx.State]:
-            _, params, *rest = nnx.split(build(), nnx.Param, ...)
-            usage = jnp.zeros(config.dictionary.num_experts, jnp.float32)
+            _, params, *rest = nnx.split(self.build(), nnx.Param, ...)
+            usage = jnp.zeros(self.config.dictionary.num_experts, jnp.float32)
             moments = self.optimizer.init(params)
             return TrainState(params, moments, jnp.int32(0), jnp.int32(-1), usage), rest[0]
 
+        everywhere: Any = sharding.named(self.mesh)
         drawn = jax.jit(draw, out_shardings=(self.layout, everywhere)).lower().compile()
-        memory.check_state(config, drawn, self.mesh)
+        memory.check_state(self.config, drawn, self.mesh)
         self.state, constants = drawn()
-        key = jax.random.fold_in(jax.random.key(config.seed), 1)
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
         self.given = Given(constants, self.operator, key)
 
     def model(self) -> Model:

@@ -472,7 +472,7 @@ def test_sparse_training_goes_on_from_waves_and_resumes_bit_for_bit(tmp_path):
         ({"dictionary__components__errors": "l1"}, "components.errors: 'l1'; allowed: log, square"),
         (
             {"dictionary__components__shrinkage": 2.0},
-            "components.shrinkage: 2.0; allowed: at most 1",
+            "components.shrinkage: 2.0; allowed: finite, at most 1",
         ),
         ({"train__steps": 0}, "train.steps: 0; allowed: 1 or more"),
         (
