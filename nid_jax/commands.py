@@ -313,7 +313,7 @@ def render(context: Context) -> None:
     task = context.build_task(config)
     folder = context.workdir.fit(config.fit.name)
     found = dictionary.load_fit(folder / artefacts.CODES)
-    layout = context.workdir.read_json(folder / artefacts.METRICS)["layout"]
+    layout = context.workdir.read_layout(config.fit.name)
     start = time.perf_counter()
     shape, window = _what_to_render(config.render, layout)
     target = folder / artefacts.RENDER / _view_name(shape, layout, config.render)
@@ -409,7 +409,7 @@ def interpolate(context: Context) -> None:
     found = dictionary.load_fit(folder / artefacts.CODES)
     config = settle(context, (), config, fitted=len(found)).config
     task, wanted = context.build_task(config), config.fit.interpolate
-    layout = context.workdir.read_json(folder / artefacts.METRICS)["layout"]
+    layout = context.workdir.read_layout(config.fit.name)
     if "patch" in layout:
         raise ValueError("data.patch.size: signals in patches have several codes each; allowed: 0")
     with named("fit.interpolate"):

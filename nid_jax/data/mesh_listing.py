@@ -2,11 +2,11 @@
 
 import dataclasses
 import difflib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from nid_jax import json_files
 from nid_jax.data.listing import find_files
 from nid_jax.geometry.reading import mesh_formats, missing_formats
 
@@ -214,10 +214,7 @@ def read_split(path: str | Path) -> dict[tuple[str, str], str]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"--split={path}: no such file")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"--split={path}: is not valid JSON: {error}") from error
+    content = json_files.read(path)
     parts = {}
     for part, synset, model in _entries(content, "", ""):
         if not part:

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from nid_jax.data import images
+from nid_jax import array_files
+from nid_jax.data import arrayfiles, images
 from nid_jax.data.collection import ArrayCollection, Collection
 from nid_jax.data.folder import ImageFiles, data_root, open_files
 from nid_jax.data.picturefiles import PictureFile
@@ -69,11 +70,11 @@ def open_olivetti(config: ConfigDict, split: str, seed: int) -> Collection:
 def _olivetti_faces(root, shown):
     """(faces [S, H, W], path) from whichever of the three files is in `root`."""
     if (path := root / "olivetti_faces.npy").is_file():
-        return np.load(path, allow_pickle=False), path
+        return _only(array_files.read(path), "", path), path
     if (path := root / "olivettifaces.mat").is_file():
-        from scipy.io import loadmat
-
-        columns = loadmat(path)["faces"]
+        columns = _only(arrayfiles.load(path), "faces", path)
+        if columns.ndim != 2 or len(columns) != 64 * 64:
+            raise ValueError(f"{path}: faces is {list(columns.shape)}; expected [4096, 400]")
         return columns.T.reshape(-1, 64, 64).transpose(0, 2, 1), path
     if (path := root / "olivetti_py3.pkz").is_file():
         try:
@@ -87,6 +88,15 @@ def _olivetti_faces(root, shown):
         f"data.root={shown!r}: holds no Olivetti faces; expected olivetti_faces.npy, "
         "olivettifaces.mat or olivetti_py3.pkz"
     )
+
+
+def _only(arrays, name, path):
+    """An array of numbers of a file."""
+    found = arrays.get(name)
+    if found is None or found.dtype.kind not in "biuf":
+        kind = "is missing" if found is None else f"is of type {found.dtype}"
+        raise ValueError(f"{path}: {name or 'its array'} {kind}; expected numbers")
+    return found
 
 
 def is_celeba_directory(root: str) -> bool:
@@ -105,11 +115,16 @@ def open_celeba(config: ConfigDict, split: str) -> Collection:
     root = data_root(config)
     table = root / "list_eval_partition.txt"
     names = []
-    for number, line in enumerate(table.read_text().splitlines(), start=1):
+    for number, line in enumerate(table.read_text(encoding="utf-8", errors="backslashreplace").splitlines(), start=1):
         fields = line.split()
         if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
             raise ValueError(
                 f"{table}, line {number}: {line!r}; expected a file name and 0, 1 or 2"
+            )
+        if Path(fields[0]).name != fields[0]:
+            raise ValueError(
+                f"{table}, line {number}: {fields[0]!r}; expected the name of a file in "
+                "img_align_celeba, without folders"
             )
         if fields[1] == CELEBA_PARTS[split]:
             names.append(fields[0])

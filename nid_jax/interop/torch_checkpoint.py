@@ -10,6 +10,7 @@ PyTorch is not needed, and nothing in the file is executed. See docs/official.md
 import functools
 import math
 import re
+import reprlib
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,20 +119,25 @@ def read_checkpoint(path):
         )
     epoch = 0 if bare else found.get("current_epoch", 0)
     if not isinstance(epoch, int) or epoch < 0:
-        raise ValueError(f"{path}: current_epoch is {epoch!r}; a whole number, 0 or more")
+        shown = reprlib.repr(epoch)
+        raise ValueError(f"{path}: current_epoch is {shown}; a whole number, 0 or more")
     adam, step, notes = None, 0, ()
     if not bare and found.get("optimizer"):
         try:
             adam, step, notes = _read_adam(found["optimizer"], weights)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise ValueError(f"{path}: optimizer: is not the state of torch's Adam") from error
+    if not 0 <= step < 2**31:
+        raise ValueError(f"{path}: optimizer: {step} steps; allowed: 0 to 2^31")
     return Official(weights, adam, step, epoch, notes)
 
 
 def _read_adam(optimizer, weights):
     """({'mu': {name: array}, 'nu': ...} or None, steps taken, notes)."""
     state, (group,) = optimizer["state"], optimizer["param_groups"]
-    other = [f"{key}={group[key]}" for key, value in _ADAM.items() if group.get(key) != value]
+    other = [
+        f"{key}={reprlib.repr(group[key])}" for key, value in _ADAM.items() if group.get(key) != value
+    ]
     if other:
         return None, 0, (f"Adam's moments start anew: {', '.join(other)} is not taken over",)
     if not state:

@@ -54,17 +54,6 @@ def write_json(path: str | Path, value: Any, indent: int | None = 2) -> Path:
     return write_text(path, json.dumps(plain(value), indent=indent, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Reads JSON; FileNotFoundError if there is no such file, ValueError if it is damaged."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: is not valid JSON: {error}") from error
-
-
 def plain(value: Any) -> Any:
     """The same value in types JSON knows: arrays as lists, NaN and infinities as None.
 

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from nid_jax import __version__
+from nid_jax import __version__, json_files
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.files import atomic_path, local
@@ -155,7 +155,7 @@ def _stored(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def _content(text: str) -> dict[str, Any]:
     try:
-        stored = json.loads(text)
+        stored = json_files.parsed(text, KEY)
         if not isinstance(stored, dict) or "format" not in stored:
             raise ValueError("it has no format number")
         if stored["format"] != FORMAT:
