@@ -17,9 +17,8 @@ from absl import flags
 from measuring import command
 from measuring.dictionaries import changed, learned
 
-from nid_jax import numerics, tasks
+from nid_jax import json_files, numerics, tasks
 from nid_jax.fields.coordinates import grid
-from nid_jax import json_files
 from nid_jax.storage import artefacts
 
 REDUCED = numerics.MATMULS[1:]

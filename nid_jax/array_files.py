@@ -5,7 +5,9 @@ Nothing is unpickled.
 
 from __future__ import annotations
 
+import io
 import math
+import tokenize
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
@@ -21,6 +23,7 @@ _READERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 _PIECE = 2**20
+_MOST_HEADER = 2**16
 _WORDS = {"b": "truth values", "f": "numbers", "U": "texts", "u": "whole numbers"}
 
 
@@ -68,10 +71,12 @@ def _unreadable(where, error):
 
 def reason(error: BaseException) -> str:
     """What a library says is wrong, in one line of no great length."""
-    words = " ".join(str(error.args[0] if error.args else error).split())[:200]
     if isinstance(error, RecursionError | MemoryError):
-        words = "nested too deeply" if isinstance(error, RecursionError) else "too large"
-    return words or type(error).__name__
+        return "nested too deeply" if isinstance(error, RecursionError) else "too large"
+    said: object = error.args[0] if isinstance(error, tokenize.TokenError) else error
+    if isinstance(error, OSError) and error.strerror:
+        said = error.strerror
+    return " ".join(str(said).split())[:200] or type(error).__name__
 
 
 def member_names(path: str | Path) -> list[str]:
@@ -137,7 +142,11 @@ def _header(file: BinaryIO) -> _Header:
     version = np.lib.format.read_magic(file)
     if version not in _READERS:
         raise ValueError(f"version {version} of .npy; allowed: 1.0 and 2.0")
-    shape, columns, dtype = _READERS[version](file)
+    length = file.read(version[0] * 2)
+    size = int.from_bytes(length, "little")
+    if size > _MOST_HEADER:
+        raise ValueError(f"damaged: a header of {size} bytes")
+    shape, columns, dtype = _READERS[version](io.BytesIO(length + file.read(size)))
     if not all(type(side) is int and side >= 0 for side in shape) or len(shape) > 64:
         raise ValueError(f"damaged: an array of shape {list(shape)[:8]}")
     # Axes without numbers between others that are too long for NumPy.

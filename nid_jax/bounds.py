@@ -45,24 +45,25 @@ def _memory() -> int:
         return 8 * _GIB
 
 
-def check(wanted: int, there: int = 0, what: str = "it") -> None:
+def check(wanted: int, there: int = 0, what: str = "its values") -> None:
     """Raise ValueError where `wanted` bytes are beyond the bound, and beyond what is there.
 
-    there: bytes of the file itself, as far as they are not packed. what: that asks for them, as
-    the line begins; the file's name belongs before it.
+    there: bytes of the file itself, as far as they are not packed. what: takes them, as the line
+    begins; the file's name belongs before it.
     """
     most = max(most_bytes(), there)
     if wanted > most:
         raise ValueError(
-            f"{what} asks for {_gib(wanted)} of memory, more than the {_gib(most)} that a file may "
+            f"{what}: {_shown(wanted)} of memory, more than the {_shown(most)} that a file may "
             f"unfold to; {VARIABLE}=N allows N GiB"
         )
 
 
-def _gib(count: int) -> str:
+def _shown(count: int) -> str:
     # Of what a header says there may be more than a float holds.
-    tenths = 10 * count // _GIB
-    return f"{tenths // 10}.{tenths % 10} GiB" if tenths < 10**9 else "over 10^8 GiB"
+    if count < _GIB:
+        return f"{-(-count // 2**20)} MiB"
+    return f"{count / _GIB:.1f} GiB" if count < 10**8 * _GIB else "over 10^8 GiB"
 
 
 def check_members(members: Iterable[zipfile.ZipInfo], there: int) -> None:

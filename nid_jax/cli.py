@@ -46,7 +46,7 @@ def define_flags(values=flags.FLAGS, argv=None):
 
 def complain(message):
     """One line on standard error, and the exit status of a command that was typed wrong."""
-    print("error:", *str(message).split(), file=sys.stderr)
+    print("error:", notices.line(message), file=sys.stderr)
     sys.exit(2)
 
 
@@ -139,6 +139,9 @@ def _first_line(function):
 def run():
     """The command: reads sys.argv, leaves with 0, or with 2 and one line."""
     define_flags()
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may hold bytes that no text has.
+        stream.reconfigure(errors="backslashreplace")
     if any(word.lstrip("-").startswith("help") for word in sys.argv[1:]):
         sys.modules["__main__"].__doc__ = guide()
     app.run(main, flags_parser=parse)

@@ -6,6 +6,7 @@ In Python it is a warning of its own category, for filters; the command line pri
 import contextvars
 import os
 import sys
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,32 @@ def say(text: str) -> None:
         warnings.warn_explicit(Notice(text), None, path, caller.f_lineno, module, known)
     finally:
         warnings.formatwarning = before
+
+
+def line(text: object) -> str:
+    """A text as one line for a terminal: runs of white space as a blank, and what would move the
+    cursor, colour, ring, turn the writing round or cannot be encoded as its number, \\x1b.
+
+    Names of files may hold anything but a slash.
+    """
+    words = " ".join(str(text).split())
+    if words.isascii() and words.isprintable():
+        return words
+    return "".join(one if _harmless(one) else _escaped(one) for one in words)
+
+
+def _harmless(letter: str) -> bool:
+    # Controls, formats such as a turn of direction, surrogates, private and unassigned ones.
+    return not unicodedata.category(letter).startswith("C")
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 2**16 else f"\\U{code:08x}"
+    )
 
 
 def _formatted(message, category, filename, lineno, line=None):
@@ -84,7 +111,7 @@ def printed() -> Iterator[None]:
                 other(message, category, filename, lineno, file, line)
             elif str(message) not in said:
                 said[str(message)] = None
-                print("note:", *str(message).split(), file=sys.stderr)
+                print("note:", line(message), file=sys.stderr)
 
         warnings.showwarning = show
         warnings.simplefilter("always", Notice)
@@ -96,7 +123,7 @@ def printed() -> Iterator[None]:
 
 def printed_lines() -> list[str]:
     """What was said so far within `printed`; none outside of it."""
-    return [" ".join(text.split()) for text in _said.get() or ()]
+    return [line(text) for text in _said.get() or ()]
 
 
 def plain(line: str) -> str:

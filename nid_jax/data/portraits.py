@@ -115,11 +115,12 @@ def open_celeba(config: ConfigDict, split: str) -> Collection:
     root = data_root(config)
     table = root / "list_eval_partition.txt"
     names = []
-    for number, line in enumerate(table.read_text(encoding="utf-8", errors="backslashreplace").splitlines(), start=1):
+    text = table.read_text(encoding="utf-8", errors="backslashreplace")
+    for number, line in enumerate(text.splitlines(), start=1):
         fields = line.split()
         if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
             raise ValueError(
-                f"{table}, line {number}: {line!r}; expected a file name and 0, 1 or 2"
+                f"{table}, line {number}: {line[:80]!r}; expected a file name and 0, 1 or 2"
             )
         if Path(fields[0]).name != fields[0]:
             raise ValueError(

@@ -317,8 +317,10 @@ def _check_accessors(path):
     with open(path, "rb") as file:
         start = file.read(20)
         if start[:4] == b"glTF":
-            length = int.from_bytes(start[12:16], "little")
-            content = file.read(min(length, path.stat().st_size))
+            length, there = int.from_bytes(start[12:16], "little"), path.stat().st_size
+            if length > there:
+                raise ValueError(f"its JSON is said to have {length} bytes; the file has {there}")
+            content = file.read(length)
         else:
             content = start + file.read()
     described = json_files.parsed(content, "its JSON", {})

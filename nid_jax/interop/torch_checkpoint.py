@@ -24,7 +24,7 @@ from absl import app, flags, logging
 from flax import nnx
 from ml_collections import config_flags
 
-from nid_jax import configs, devices
+from nid_jax import configs, devices, notices
 from nid_jax.errors import named
 from nid_jax.fields import experts
 from nid_jax.fields.model import build_model, count_parameters
@@ -136,7 +136,9 @@ def _read_adam(optimizer, weights):
     """({'mu': {name: array}, 'nu': ...} or None, steps taken, notes)."""
     state, (group,) = optimizer["state"], optimizer["param_groups"]
     other = [
-        f"{key}={reprlib.repr(group[key])}" for key, value in _ADAM.items() if group.get(key) != value
+        f"{key}={reprlib.repr(group[key])}"
+        for key, value in _ADAM.items()
+        if group.get(key) != value
     ]
     if other:
         return None, 0, (f"Adam's moments start anew: {', '.join(other)} is not taken over",)
@@ -496,7 +498,7 @@ def _underscored(word):
 
 def complain(message):
     """One line on standard error, and the exit status of a command that was typed wrong."""
-    print("error:", *str(message).split(), file=sys.stderr)
+    print("error:", notices.line(message), file=sys.stderr)
     sys.exit(2)
 
 
@@ -553,7 +555,7 @@ def main(argv, values=flags.FLAGS):
 
 def _announce(workdir, config, notes, typed):
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {notices.line(note)}", file=sys.stderr)
     dictionary, router = config.dictionary, config.router
     print(
         f"{dictionary.num_experts} experts, {dictionary.num_layers} layers of {dictionary.width}, "

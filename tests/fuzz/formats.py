@@ -19,7 +19,6 @@ from PIL import Image
 
 from nid_jax import ffmpeg
 from nid_jax.data import (
-
     cloud_reading,
     dicomfile,
     idx,
@@ -30,7 +29,6 @@ from nid_jax.data import (
     portraits,
     prepared,
     tables,
-
     video_files,
 )
 from nid_jax.data.array import open_array
@@ -39,6 +37,7 @@ from nid_jax.interop import official
 from nid_jax.interop.torch_checkpoint import read_checkpoint
 from nid_jax.metrics import perceptual
 from nid_jax.reporting.metrics_log import read_metrics
+
 
 class Format(NamedTuple):
     """A kind of file: its name, what writes an honest one, and what reads any."""
@@ -49,11 +48,14 @@ class Format(NamedTuple):
     weight: float = 1.0
     """Share of mutated files in relation to others: less of what is slow to read."""
 
+
 def _rng():
     return np.random.default_rng(0)
 
+
 def _bytes(*shape):
     return _rng().integers(0, 256, shape, np.uint8)
+
 
 def data_config(root: Path | str, **more: Any) -> ConfigDict:
     """The `data` part of a config with every key present."""
@@ -73,7 +75,9 @@ def data_config(root: Path | str, **more: Any) -> ConfigDict:
     }
     return ConfigDict(base | more)
 
+
 # ---- pictures ---------------------------------------------------------------------------------
+
 
 def _picture(suffix, shape=(9, 7, 3), **options):
     def make(path):
@@ -81,17 +85,22 @@ def _picture(suffix, shape=(9, 7, 3), **options):
 
     return Format(f"a{suffix}", make, _read_picture)
 
+
 def _read_picture(path):
     return picturefiles.read_header(path), picturefiles.read_image(path)
+
 
 def _png16(path):
     Image.fromarray(_bytes(9, 7).astype(np.uint16) * 257).save(path)
 
+
 def _netpbm(content):
     return lambda path: path.write_bytes(content)
 
+
 def _tiff(values, **options):
     return lambda path: tifffile.imwrite(path, values, **options)
+
 
 def _heif(path):
     import pillow_heif
@@ -99,10 +108,12 @@ def _heif(path):
     pillow_heif.register_heif_opener()
     Image.fromarray(_bytes(16, 16, 3)).save(path, format="HEIF")
 
+
 def _qoi(path):
     content = b"qoif" + struct.pack(">IIBB", 7, 9, 3, 0)
     pixels = b"".join(b"\xfe" + bytes(pixel) for pixel in _bytes(63, 3))
     path.write_bytes(content + pixels + bytes(7) + b"\1")
+
 
 _PICTURES = {
     "bmp": _picture(".bmp"),
@@ -134,18 +145,23 @@ _PICTURES = {
 
 # ---- videos -----------------------------------------------------------------------------------
 
+
 def _frames(path):
     return len(list(video_files.read_frames(path))), video_files.frame_rate(path)
+
 
 def _animated(path):
     first, *rest = [Image.fromarray(one) for one in _bytes(3, 9, 7, 3)]
     first.save(path, save_all=True, append_images=rest, duration=40)
 
+
 def _stack(path):
     tifffile.imwrite(path, _bytes(3, 9, 7), imagej=True, metadata={"axes": "TYX"})
 
+
 def _film(path):
     ffmpeg.write(path, _bytes(3, 16, 16, 3), 10.0)
+
 
 _VIDEOS = {
     "animated gif": Format("v.gif", _animated, _frames),
@@ -158,41 +174,52 @@ _VIDEOS = {
 
 # ---- arrays and tables ------------------------------------------------------------------------
 
+
 def _read_array(path):
     found = open_array(data_config(path), "train", 0)
     return [found[index] for index in range(len(found))]
+
 
 def _read_measured(path):
     arrays = measurements.read_arrays(path, f"data.kspace={str(path)!r}")
     return {name: array.sum() for name, array in arrays.items()}
 
+
 def _read_kspace(path):
     return kspace.read_kspace(path)
+
 
 def _npz(path):
     np.savez_compressed(path, x_train=_bytes(4, 6, 5), x_test=_bytes(2, 6, 5), y_train=np.arange(4))
 
+
 def _mat(path, **options):
     scipy.io.savemat(path, {"k": _rng().random((6, 5)), "words": "a", "cell": {"a": 1}}, **options)
+
 
 def _kspace(path):
     np.savez(path, kspace=np.fft.fft2(_rng().random((8, 8))), mask=np.ones((8, 8), np.uint8))
 
+
 def _idx(path):
     path.write_bytes(b"\0\0\x08\3" + struct.pack(">3I", 4, 6, 5) + _bytes(120).tobytes())
+
 
 def _idx_gz(path):
     _idx(path)
     path.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
 
+
 def _read_idx(path):
     return idx.open_idx(data_config(path), "train", 0)[0]
+
 
 def _table(path, separator=","):
     rows = [["place", "time", "height"]]
     rows += [[f"p{n}", f"2020-01-0{n + 1}", f"{n}.5"] for n in range(5)]
     with path.open("w", newline="") as file:
         csv.writer(file, delimiter=separator).writerows(rows)
+
 
 def _parquet(path):
     import pyarrow
@@ -201,9 +228,11 @@ def _parquet(path):
     table = pyarrow.table({"x": [1.0, None, 3.0], "n": [1, 2, None], "name": ["a", "b", None]})
     parquet.write_table(table, path)
 
+
 def _read_table(path):
     found = tables.read_table(path)
     return [(found[name], found.labels(name), found.odd(name)) for name in found]
+
 
 _ARRAYS = {
     "npy": Format("a.npy", lambda path: np.save(path, _bytes(4, 6, 5)), _read_array),
@@ -221,14 +250,19 @@ _ARRAYS = {
     "tsv": Format("t.tsv", lambda path: _table(path, "\t"), _read_table),
     "parquet": Format("t.parquet", _parquet, _read_table),
     "table npz": Format(
-        "t.npz", lambda path: np.savez(path, x=np.arange(4.0), w=np.array(list("abcd"))), _read_table
+        "t.npz",
+        lambda path: np.savez(path, x=np.arange(4.0), w=np.array(list("abcd"))),
+        _read_table,
     ),
 }
+
 
 def _mat4(path):
     scipy.io.savemat(path, {"k": _rng().random((6, 5))}, format="4")
 
+
 # ---- scanners ---------------------------------------------------------------------------------
+
 
 def _dicom(path, frames=1, compress=""):
     from tests.data import dicomfiles
@@ -249,42 +283,49 @@ def _dicom(path, frames=1, compress=""):
         file.compress(compress)
     file.save_as(path, enforce_file_format=True)
 
+
 def _read_dicom(path):
     try:
         return dicomfile.read_slices(path, sure=True)
     except dicomfile.PassedOver as reason:
         return reason
 
+
 _SCANS = {
     "dicom": Format("a.dcm", _dicom, _read_dicom),
     "dicom of frames": Format("b.dcm", lambda path: _dicom(path, 3), _read_dicom),
-    "dicom rle": Format(
-        "c.dcm", lambda path: _dicom(path, 2, "1.2.840.10008.1.2.5"), _read_dicom
-    ),
+    "dicom rle": Format("c.dcm", lambda path: _dicom(path, 2, "1.2.840.10008.1.2.5"), _read_dicom),
 }
 
 # ---- shapes -----------------------------------------------------------------------------------
 
+
 def _sphere():
     return trimesh.creation.icosphere(1)
+
 
 def _mesh(**options):
     return lambda path: _sphere().export(path, **options)
 
+
 def _dae(path):
     path.write_bytes(trimesh.exchange.dae.export_collada(_sphere()))
+
 
 def _gltf(path):
     files = trimesh.Scene(_sphere()).export(file_type="gltf", merge_buffers=True)
     for name, content in files.items():
         (path if name.endswith(".gltf") else path.with_name(name)).write_bytes(content)
 
+
 def _3mf(path):
     path.write_bytes(trimesh.exchange.threemf.export_3MF(_sphere()))
+
 
 def _text_cloud(path):
     points = _sphere().vertices
     np.savetxt(path, np.concatenate([points, points], 1), header="x y z nx ny nz")
+
 
 def _ply_cloud(path, text=False):
     from plyfile import PlyData, PlyElement
@@ -294,14 +335,17 @@ def _ply_cloud(path, text=False):
     rows = np.array([tuple(row) for row in np.concatenate([points, points], 1)], names)
     PlyData([PlyElement.describe(rows, "vertex")], text=text).write(path)
 
+
 def _xaml(path):
     mesh = _sphere()
     places = " ".join(f"{x:g},{y:g},{z:g}" for x, y, z in mesh.vertices)
     corners = " ".join(map(str, mesh.faces.ravel()))
+    space = "http://schemas.microsoft.com/winfx/2006/xaml/presentation"
     path.write_text(
-        '<Model3DGroup xmlns="http://schemas.microsoft.com/winfx/2006/xaml/presentation"><'
-        f'MeshGeometry3D Positions="{places}" TriangleIndices="{corners}"/></Model3DGroup>'
+        f'<Model3DGroup xmlns="{space}"><GeometryModel3D><MeshGeometry3D Positions="{places}" '
+        f'Normals="{places}" TriangleIndices="{corners}"/></GeometryModel3D></Model3DGroup>'
     )
+
 
 def _prepared(path):
     mesh = _sphere()
@@ -319,13 +363,16 @@ def _prepared(path):
     }
     prepared.write_prepared(path, source="a.obj", settings={"up": "y"}, **arrays)
 
+
 def _read_prepared(path):
     found = prepared.read_prepared(path, prepared.KEYS)
     return found.settings.get("up"), found.sdf.sum()
 
+
 def _split(path):
     parts = {"train": {"03001627": ["a", "b"]}, "test": {"03001627": ["c"]}}
     path.write_text(json.dumps(parts))
+
 
 _SHAPES = {
     "obj": Format("a.obj", _mesh(), load_mesh),
@@ -348,6 +395,7 @@ _SHAPES = {
 
 # ---- lists, weights, checkpoints of others -----------------------------------------------------
 
+
 def _celeba(path):
     path.write_text("a.jpg 0\nb.jpg 2\n")
     pictures = path.with_name("img_align_celeba")
@@ -355,23 +403,29 @@ def _celeba(path):
     for name in ("a.jpg", "b.jpg"):
         Image.fromarray(_bytes(9, 9, 3)).save(pictures / name)
 
+
 def _read_celeba(path):
     found = portraits.open_celeba(data_config(path.parent, name="celeb_a", size=(8, 8)), "train")
     return found[0]
 
+
 def _olivetti(path):
     np.save(path, _bytes(8, 64, 64))
+
 
 def _read_olivetti(path):
     return portraits.open_olivetti(data_config(path.parent, name="olivetti"), "train", 0)[0]
 
+
 def _olivetti_mat(path):
     scipy.io.savemat(path, {"faces": _bytes(4096, 8)})
+
 
 def _lpips(path):
     shapes = perceptual.expected_shapes("alex")
     arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     np.savez_compressed(path, network="alex", **arrays)
+
 
 def official_state() -> dict[str, Any]:
     """An official state dict: a codebook of 5 rows, 7 experts of 1 channel, two layers."""
@@ -384,6 +438,7 @@ def official_state() -> dict[str, Any]:
         "gate_generator.codebook.weight": (5, 8),
     }
     return {name: rng.normal(size=shape).astype("f4") for name, shape in shapes.items()}
+
 
 def _checkpoint(path):
     from tests.interop.conftest import write
@@ -398,6 +453,7 @@ def _checkpoint(path):
     optimizer = {"state": state, "param_groups": [group]}
     write(path, {"model": weights, "optimizer": optimizer, "current_epoch": 3})
 
+
 def _read_official(path):
     saved = read_checkpoint(path)
     try:
@@ -406,9 +462,11 @@ def _read_official(path):
         # As the importer says it.
         raise ValueError(f"{path}: {error}") from error
 
+
 def _lines(path):
     rows = [{"step": step, "time": 0.5 * step, "loss": 1 / step} for step in range(1, 5)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
 
 _OTHERS = {
     "celeba": Format("list_eval_partition.txt", _celeba, _read_celeba),
@@ -434,6 +492,7 @@ PLAIN: dict[str, Format] = {
 }
 """Formats whose file is all that is read."""
 
+
 def zipped(members: dict[str, bytes], kind: int = zipfile.ZIP_DEFLATED) -> bytes:
     """A zip of members by name."""
     stream = io.BytesIO()
@@ -442,9 +501,9 @@ def zipped(members: dict[str, bytes], kind: int = zipfile.ZIP_DEFLATED) -> bytes
             archive.writestr(zipfile.ZipInfo(name), content, kind)
     return stream.getvalue()
 
+
 def npy(header: str, content: bytes = b"") -> bytes:
     """An .npy of any header."""
     text = header.encode("latin-1")
     text += b" " * (-(len(text) + 11) % 64) + b"\n"
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text + content
-
