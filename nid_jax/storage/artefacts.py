@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nid_jax.files import atomic_path
+from nid_jax.files import atomic_path, short_name
 
 # Of the folder of a fit; a signal's own files in folders there are named by `file_name`.
 CODES, METRICS, EVALUATION, NEAREST = "codes.npz", "metrics.json", "evaluation.json", "nearest.json"
@@ -23,22 +23,14 @@ VIEWED = 3
 """Surfaces that the page can turn; the view also holds its program, 0.7 MB."""
 RENDER, INTERPOLATE = "render", "interpolate"
 """Folders of renders, one for each shape and window, and of paths between two signals."""
-# Of names of files, of which systems take 255 with what is put before and behind them.
-_NAME_BYTES = 160
 SIDE_BY_SIDE = "side_by_side"
 """Stem of the movie of all frames."""
 
 
 def file_name(index: int, name: str) -> str:
     """A name for the picture of signal `index`: 0007_face_087, whatever its own name holds."""
-    return f"{index:04d}_{safe_name(re.sub(r'[.][A-Za-z]{3,4}$', '', name))}"
-
-
-def safe_name(name: str) -> str:
-    """A name without its odd letters, of a length that every file system takes."""
-    safe = re.sub(r"[^\w.=+-]+", "_", name)
-    # Letters of other scripts take up to four bytes each.
-    return safe[:80].encode()[:_NAME_BYTES].decode(errors="ignore")
+    safe = re.sub(r"[^\w.=+-]+", "_", re.sub(r"\.[A-Za-z]{3,4}$", "", name))
+    return f"{index:04d}_{short_name(safe[:80])}"
 
 
 def view_name(shape: Sequence[int], window: Sequence[tuple[float, float]] = ()) -> str:

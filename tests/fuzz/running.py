@@ -53,8 +53,10 @@ def limits(seconds: int = SECONDS) -> Iterator[None]:
         signal.signal(signal.SIGALRM, handler)
 
 
-def outcome(read: Callable[[Path], Any], path: Path, seconds: int = SECONDS) -> Outcome:
-    """What reading a file comes to."""
+def outcome(
+    read: Callable[[Path], Any], path: Path, seconds: int = SECONDS, named: str = ""
+) -> Outcome:
+    """What reading a file comes to. named: what a message may name instead of it."""
     try:
         with warnings.catch_warnings(), limits(seconds):
             warnings.simplefilter("ignore")
@@ -66,7 +68,7 @@ def outcome(read: Callable[[Path], Any], path: Path, seconds: int = SECONDS) -> 
         words = str(error)
         if "\n" in words or len(words) > 2000:
             return Outcome("fault", f"several lines: {words[:300]!r}")
-        if path.name not in words and path.stem not in words:
+        if not any(name and name in words for name in (path.name, path.stem, named)):
             where = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{os.path.basename(where.filename)}:{where.lineno}"
             return Outcome("fault", f"names no file: {type(error).__name__} at {place}: {words}")
