@@ -39,9 +39,10 @@ def cases(count: int, seed: int = 0, only: str = "") -> list[Case]:
 
     only: part of the names of formats and files.
     """
-    from tests.fuzz import formats, hostile
+    from tests.fuzz import formats, hostile, workdirs
 
-    weights = {name: one.weight for name, one in formats.PLAIN.items()} | workdir_weights()
+    every = formats.PLAIN | workdirs.files()
+    weights = {name: one.weight for name, one in every.items()}
     total = sum(weights.values())
     found = [
         Case(name, seed + copy)
@@ -50,16 +51,6 @@ def cases(count: int, seed: int = 0, only: str = "") -> list[Case]:
     ]
     found += [Case("hostile", name) for name in hostile.CASES]
     return [case for case in found if only in case.format or only in str(case.what)]
-
-
-def workdir_weights() -> dict[str, float]:
-    """Weights of the files of a workdir, by their names."""
-    with tempfile.TemporaryDirectory() as folder:
-        from tests.fuzz import workdirs
-
-        return {
-            name: one.weight for name, one in workdirs.files(workdirs.make(Path(folder))).items()
-        }
 
 
 class Reader:
@@ -72,7 +63,7 @@ class Reader:
         self.honest: dict[str, bytes] = {}
         self.plain = formats.PLAIN
         self.run = workdirs.make(folder / "honest")
-        self.files = workdirs.files(self.run)
+        self.files = workdirs.files()
         for name, one in self.plain.items():
             path = folder / "made" / one.file
             path.parent.mkdir(exist_ok=True)
@@ -92,6 +83,9 @@ class Reader:
                 root = Path(shutil.copytree(self.run, place / workdirs.RUN))
                 found = self.files[case.format]
                 path = root / found.file
+                if case.format == workdirs.CHECKPOINT:
+                    paths = workdirs.checkpoint_files(root)
+                    path = paths[case.what % len(paths)]
                 done, content = self.content(path.read_bytes(), case.what)
             else:
                 name = hostile.CASES[str(case.what)][0] if case.format == "hostile" else case.format
@@ -175,8 +169,7 @@ def measure(count: int = 5000, seed: int = 0, only: str = "") -> list[dict[str, 
         process = Process(Path(folder))
         for case in cases(count, seed, only):
             kind, words, done = process.read(case)
-            group = case.format.partition(":")[0]
-            rows.setdefault(group, collections.Counter())[kind] += 1
+            rows.setdefault(case.format, collections.Counter())[kind] += 1
             if kind == "fault":
                 print(f"{case.format}, {case.what} ({done}): {words}", flush=True)
         process.stop()

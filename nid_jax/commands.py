@@ -239,12 +239,16 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     workdir = context.workdir
     if not announced:
         context = on_stored_data(context)
-    dictionary, config = load(context, with_prior=True)
+    # What is not asked for cannot be damaged.
+    known = SOLVERS[context.config.fit.solver].takes_prior
+    dictionary, config = load(context, with_prior=known)
     if not announced:
-        prior = dictionary.prior
-        kept = 0 if prior is None or prior.codes is None else len(prior.codes)
-        context = settle(context, {config.fit.split}, config, codes=kept)
-        config = context.config
+        settled = _settled(context, dictionary, config)
+        if SOLVERS[settled.config.fit.solver].takes_prior and not known:
+            # A solver that gave way to one that knows the prior.
+            dictionary, _ = load(context, with_prior=True)
+            settled = _settled(context, dictionary, config)
+        context, config = settled, settled.config
     task = context.build_task(config)
     collection = check_fit(context, task, config)
     checks.check_signals(dictionary.dictionary, task.measure(collection), collection.title)
@@ -265,6 +269,12 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
         print(line)
     print(f"report: {write_report(workdir.root)}")
     return metrics
+
+
+def _settled(context, dictionary, config):
+    prior = dictionary.prior
+    kept = 0 if prior is None or prior.codes is None else len(prior.codes)
+    return settle(context, {config.fit.split}, config, codes=kept)
 
 
 def evaluate(context: Context) -> dict[str, Any]:

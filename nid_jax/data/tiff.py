@@ -309,8 +309,11 @@ def _check_size(page, window=None):
 def _segment_size(page):
     """(rows, columns) of a strip or tile."""
     if page.is_tiled:
+        if min(page.tilelength, page.tilewidth) < 1:
+            raise Unsupported(f"is damaged: tiles of {page.tilelength}x{page.tilewidth} pixels")
         return page.tilelength, page.tilewidth
-    return max(1, min(page.rowsperstrip or page.imagelength, page.imagelength)), page.imagewidth
+    rows = max(1, min(page.rowsperstrip or page.imagelength, page.imagelength))
+    return rows, max(1, page.imagewidth)
 
 
 def _stored_window(page, window, turn):

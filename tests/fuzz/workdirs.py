@@ -86,9 +86,14 @@ def _no_make(path):
     raise AssertionError(f"{path} is made with its workdir")
 
 
-def files(root: Path) -> dict[str, Format]:
+CHECKPOINT = "checkpoint"
+"""Name of a format, any of the files of one."""
+
+
+def files() -> dict[str, Format]:
     """What of a workdir is mutated: path from the workdir's own and reader, by a name."""
-    found = {
+    return {
+        CHECKPOINT: Format("", _no_make, _load, 2.0),
         "config.json": Format("config.json", _no_make, _config, 0.35),
         "signals.json": Format("signals.json", _no_make, _load, 0.35),
         "prior.npz": Format(priors.FILE, _no_make, _prior, 1),
@@ -101,9 +106,9 @@ def files(root: Path) -> dict[str, Format]:
         "usage.json": Format("usage.json", _no_make, _report, 0.15),
         "metrics.jsonl of a run": Format("metrics.jsonl", _no_make, _report, 0.15),
     }
+
+
+def checkpoint_files(root: Path) -> list[Path]:
+    """All files of the one checkpoint, some of which have other names in every run."""
     (step,) = [path for path in (root / "checkpoints").iterdir() if path.name.isdecimal()]
-    for path in sorted(step.rglob("*")):
-        if path.is_file():
-            name = path.relative_to(root).as_posix()
-            found[f"checkpoint: {name}"] = Format(name, _no_make, _load, 0.08)
-    return found
+    return sorted(path for path in step.rglob("*") if path.is_file())
