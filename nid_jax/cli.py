@@ -46,7 +46,7 @@ def define_flags(values=flags.FLAGS, argv=None):
 
 def complain(message):
     """One line on standard error, and the exit status of a command that was typed wrong."""
-    print("error:", notices.line(message), file=sys.stderr)
+    print("error:", notices.one_line(message), file=sys.stderr)
     sys.exit(2)
 
 

@@ -45,7 +45,7 @@ def say(text: str) -> None:
         warnings.formatwarning = before
 
 
-def line(text: object) -> str:
+def one_line(text: object) -> str:
     """A text as one line for a terminal: runs of white space as a blank, and what would move the
     cursor, colour, ring, turn the writing round or cannot be encoded as its number, \\x1b.
 
@@ -111,7 +111,7 @@ def printed() -> Iterator[None]:
                 other(message, category, filename, lineno, file, line)
             elif str(message) not in said:
                 said[str(message)] = None
-                print("note:", line(message), file=sys.stderr)
+                print("note:", one_line(message), file=sys.stderr)
 
         warnings.showwarning = show
         warnings.simplefilter("always", Notice)
@@ -123,7 +123,7 @@ def printed() -> Iterator[None]:
 
 def printed_lines() -> list[str]:
     """What was said so far within `printed`; none outside of it."""
-    return [line(text) for text in _said.get() or ()]
+    return [one_line(text) for text in _said.get() or ()]
 
 
 def plain(line: str) -> str:

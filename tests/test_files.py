@@ -150,3 +150,12 @@ def test_places_elsewhere_are_refused(tmp_path, monkeypatch, path):
 def test_paths_of_this_machine(path):
     assert files.local(path, "--workdir") == Path(path)
     assert files.local("~/x", "--workdir") == Path.home() / "x"
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [("chair 1 é", "chair 1 é"), ("../a\n\x1b[1m", ".._a__[1m"), ("\udcffa", "_a"), ("", "")],
+)
+def test_short_names_are_harmless(name, short):
+    assert files.short_name(name) == short
+    assert len(files.short_name("\N{MATHEMATICAL BOLD CAPITAL A}" * 300).encode()) == 160

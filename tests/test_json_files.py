@@ -43,7 +43,7 @@ def test_what_does_not_is_one_line(tmp_path, changes, line):
     path = tmp_path / "a.json"
     value = {name: one for name, one in (GOOD | changes).items() if one is not ...}
     path.write_text(json.dumps(value))
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="a.json: ") as caught:
         json_files.read(path, SCHEMA)
     assert str(caught.value).startswith(f"{path}: {line}")
 
@@ -61,7 +61,7 @@ def test_what_does_not_is_one_line(tmp_path, changes, line):
 def test_what_is_no_object_is_one_line(tmp_path, text, words):
     path = tmp_path / "a.json"
     path.write_bytes(text)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="a.json: ") as caught:
         json_files.read(path, SCHEMA)
     assert str(caught.value).startswith(f"{path}: {words}")
     assert "\n" not in str(caught.value)

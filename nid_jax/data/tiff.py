@@ -289,6 +289,14 @@ def _by_segments(page):
     return meant and packed and page.compression in (_UNCOMPRESSED, *_LIBTIFF)
 
 
+def check_memory(wanted: int, there: int, what: str) -> None:
+    """`bounds.check`, whose line says of a file that it is whole but not read."""
+    try:
+        bounds.check(wanted, there, what)
+    except ValueError as error:
+        raise Unsupported(str(error)) from error
+
+
 def _check_size(page, window=None):
     """Raise ValueError where a page, or a window of it, takes more memory than is allowed."""
     rows, columns = (window or (0, 0, page.imagelength, page.imagewidth))[2:]
@@ -299,11 +307,11 @@ def _check_size(page, window=None):
     bits = max(1, int(page.bitspersample or 1))
     there = there * 8 * sample // bits
     pixels = int(rows) * int(columns) * int(page.samplesperpixel)
-    bounds.check(pixels * sample, there, f"a page of {rows}x{columns} pixels")
+    check_memory(pixels * sample, there, f"a page of {rows}x{columns} pixels")
     tall, wide = _segment_size(page)
     if packed:
         line = int(wide) * int(page.samplesperpixel) * max(8, bits) // 8
-        bounds.check(int(tall) * line, 0, f"a strip or tile of {tall}x{wide} pixels")
+        check_memory(int(tall) * line, 0, f"a strip or tile of {tall}x{wide} pixels")
 
 
 def _segment_size(page):

@@ -17,11 +17,6 @@ from nid_jax.data import tiff
 from nid_jax.data.images import Pixels
 from nid_jax.notices import say
 
-# What Pillow and tifffile raise for contents that they cannot decode.
-_UNDECODABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, RuntimeError, TypeError),
-    *(tifffile.TiffFileError, MemoryError),
-)
 # Axes of a stack that may be time, in this order: T, then pages of no kind, then depth.
 _TIMES = "TIQZ"
 
@@ -48,7 +43,7 @@ def read_frames(path: Path) -> Iterator[Pixels]:
                     yield channels[0]._replace(colours=colours)
         except tiff.Unsupported as error:
             raise ValueError(f"{path}: {error}") from error
-        except _UNDECODABLE as error:
+        except Exception as error:  # of damaged files decoders raise what they lead them to
             if str(error).startswith(str(path)):
                 raise
             raise ValueError(
@@ -73,7 +68,7 @@ def read_array(path: Path, where: str) -> Num[np.ndarray, "..."]:
                 return np.stack([tiff.stored(page) for page in pages]).reshape(series.shape)
         except tiff.Unsupported as error:
             raise ValueError(f"{where}: {error}") from error
-        except _UNDECODABLE as error:
+        except Exception as error:
             reason = array_files.reason(error)
             raise ValueError(f"{where}: cannot be read as a .tif file ({reason})") from error
 
@@ -82,7 +77,7 @@ def _check_stack(stream, series, page):
     """Raise ValueError where a stack takes more memory than is allowed."""
     there = bounds.size_of(stream) if int(page.compression) == 1 else 0
     wanted = math.prod(map(int, series.shape)) * series.dtype.itemsize
-    bounds.check(wanted, there, f"a stack {' x '.join(map(str, series.shape))}")
+    tiff.check_memory(wanted, there, f"a stack {' x '.join(map(str, series.shape))}")
 
 
 def _page(series, number):

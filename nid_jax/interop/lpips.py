@@ -111,7 +111,7 @@ def _command(values):
 
 
 def _complain(message):
-    print("error:", notices.line(message), file=sys.stderr)
+    print("error:", notices.one_line(message), file=sys.stderr)
     sys.exit(2)
 
 

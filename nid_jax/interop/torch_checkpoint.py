@@ -498,7 +498,7 @@ def _underscored(word):
 
 def complain(message):
     """One line on standard error, and the exit status of a command that was typed wrong."""
-    print("error:", notices.line(message), file=sys.stderr)
+    print("error:", notices.one_line(message), file=sys.stderr)
     sys.exit(2)
 
 
@@ -555,7 +555,7 @@ def main(argv, values=flags.FLAGS):
 
 def _announce(workdir, config, notes, typed):
     for note in notes:
-        print(f"note: {notices.line(note)}", file=sys.stderr)
+        print(f"note: {notices.one_line(note)}", file=sys.stderr)
     dictionary, router = config.dictionary, config.router
     print(
         f"{dictionary.num_experts} experts, {dictionary.num_layers} layers of {dictionary.width}, "

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nid_jax.notices import line
+from nid_jax.notices import one_line
 
 
 def format_count(number: float) -> str:
@@ -59,7 +59,7 @@ def format_value(value: Any) -> str:
         if 1000 <= abs(value) < 1e6:
             return f"{value:.0f}"
         return f"{value:#.4g}".rstrip(".") if 1e-3 <= abs(value) < 1e3 else f"{value:.4g}"
-    return line(value)
+    return one_line(value)
 
 
 def _cells(

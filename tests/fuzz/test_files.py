@@ -15,7 +15,12 @@ SLOW = {
     *("npz of a GiB of zeros", "mat of a GiB of zeros", "idx gz of a GiB", "dicom that unfolds"),
     *("3mf that unfolds", "dae that unfolds", "checkpoint that unfolds", "npz packed by lzma"),
     *("csv of 1e5 columns", "csv of one long word", "checkpoint of 10^7 steps"),
-    *("png of a GiB of text", "png of a profile that unfolds", "text of one long number"),
+    *(
+        "checkpoint of many views",
+        "png of a GiB of text",
+        "png of a profile that unfolds",
+        "text of one long number",
+    ),
 }
 # Harmless as they are, and read: what they say too much is not looked at.
 READ = {
