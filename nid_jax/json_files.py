@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ class Key(NamedTuple):
     needed: bool = True
     each: Key | None = None
     shortest: int = 0
+    longest: float = math.inf
     """Of a list or text."""
 
 
@@ -90,8 +92,9 @@ def _check_value(value, key, where):
     known = any(_is(value, word) for word in words)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     low = known and number and key.least is not None and not value >= key.least
-    short = known and isinstance(value, list | str) and len(value) < key.shortest
-    if not known or low or short:
+    counted = known and isinstance(value, list | str)
+    other = counted and not key.shortest <= len(value) <= key.longest
+    if not known or low or other:
         raise ValueError(f"{where}: {_shown(value)}; allowed: {_allowed(key)}")
     if key.each is not None and isinstance(value, list):
         for number, entry in enumerate(value):
@@ -108,7 +111,8 @@ def _allowed(key):
     if key.least is not None:
         words += f" of {key.least:g} or more"
     if key.shortest:
-        words += f" of {key.shortest} or more entries"
+        more = "" if key.longest == key.shortest else " or more"
+        words += f" of {key.shortest}{more} entries"
     return f"{words}, each a {_allowed(key.each)}" if key.each is not None else words
 
 

@@ -10,7 +10,7 @@ SIGNALS: Schema = {
     "count": Key("whole number", least=1),
     "title": Key("text"),
     "ranked_by": Key("text", needed=False),
-    "bounds": Key("list or null", needed=False, each=Key("number")),
+    "bounds": Key("list or null", needed=False, each=Key("number"), shortest=2, longest=2),
     "frame": Key("object or null", needed=False),
 }
 """signals.json: what a dictionary was learned from."""

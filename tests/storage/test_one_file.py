@@ -314,9 +314,9 @@ CHANGES = [
     (no_experts, "its config has dictionary.num_experts=None, its arrays 6$"),
     (words_for_width, "its config has dictionary.width='wide', its arrays 7$"),
     (bare_config, "its config is none"),
-    (bare_signals, "signals are not described"),
-    (shapeless, r"signals.shape: \['4', 5\]; allowed"),
-    (untitled, "signals.title: None; allowed: text"),
+    (bare_signals, "signals: 5; allowed: a JSON object"),
+    (shapeless, r'signals.shape\[0\]: "4"; allowed: whole number'),
+    (untitled, "has no 'signals.title'; allowed: text"),
 ]
 
 
