@@ -48,10 +48,9 @@ def open_olivetti(config: ConfigDict, split: str, seed: int) -> Collection:
     """The 400 Olivetti faces, 64x64 gray, below data.root; numbers 1, 9, 17, ... are for testing.
 
     data.root is a directory with one of: olivetti_faces.npy [400, 64, 64]; olivettifaces.mat, the
-    published file, whose `faces` [4096, 400] hold each face column by column; olivetti_py3.pkz, as
-    scikit-learn's fetch_olivetti_faces(data_home=root) leaves it (read through scikit-learn).
-    Values are stretched to [0, 1] over the whole collection, as scikit-learn does.
-    Raises FileNotFoundError when none is there.
+    published file, whose `faces` [4096, 400] hold each face column by column. Values are stretched
+    to [0, 1] over the whole collection, as scikit-learn does. Raises FileNotFoundError when none is
+    there, and ValueError for the pickle of scikit-learn alone, which is not opened.
     """
     del seed
     root = data_root(config)
@@ -77,16 +76,13 @@ def _olivetti_faces(root, shown):
             raise ValueError(f"{path}: faces is {list(columns.shape)}; expected [4096, 400]")
         return columns.T.reshape(-1, 64, 64).transpose(0, 2, 1), path
     if (path := root / "olivetti_py3.pkz").is_file():
-        try:
-            from sklearn.datasets import fetch_olivetti_faces
-        except ImportError as error:
-            raise ValueError(
-                f"{path}: needs scikit-learn, which is not installed: pip install scikit-learn"
-            ) from error
-        return fetch_olivetti_faces(data_home=root, download_if_missing=False).images, path
+        raise ValueError(
+            f"{path}: is a pickle, which can hold any program and is never run; allowed: what "
+            "np.save('olivetti_faces.npy', sklearn.datasets.fetch_olivetti_faces().images) writes"
+        )
     raise FileNotFoundError(
-        f"data.root={shown!r}: holds no Olivetti faces; expected olivetti_faces.npy, "
-        "olivettifaces.mat or olivetti_py3.pkz"
+        f"data.root={shown!r}: holds no Olivetti faces; expected olivetti_faces.npy or "
+        "olivettifaces.mat"
     )
 
 

@@ -392,3 +392,10 @@ def test_a_dictionary_of_the_default_size_is_there_at_once(tmp_path):
     start = time.perf_counter()
     one_file.read(path)
     assert time.perf_counter() - start < 1
+
+
+def test_signals_need_not_say_what_ranked_them(tmp_path):
+    """Those of an imported dictionary do not."""
+    signals = {name: one for name, one in DESCRIPTION.items() if name != "ranked_by"}
+    trained = dataclasses.replace(example(), signals=signals)
+    assert one_file.read(one_file.write(tmp_path / "d.safetensors", trained)).signals == signals
