@@ -4,6 +4,7 @@ nid_jax --config=NAME[:VARIANT] --workdir=DIR [--mode=MODE] [--config.SECTION.KE
 """
 
 import errno
+import io
 import sys
 from logging import Formatter
 
@@ -141,7 +142,8 @@ def run():
     define_flags()
     for stream in (sys.stdout, sys.stderr):
         # Names of files may hold bytes that no text has.
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if any(word.lstrip("-").startswith("help") for word in sys.argv[1:]):
         sys.modules["__main__"].__doc__ = guide()
     app.run(main, flags_parser=parse)

@@ -193,12 +193,14 @@ def _text(path):
     if len(set(names)) != len(names):
         raise ValueError(f"{path}: {_repeated(names)}; expected distinct names")
     rows, lines = rows[1:], lines[1:]
+    if not rows:
+        raise ValueError(f"{path}: no rows")
     for row, line in zip(rows, lines, strict=True):
         if len(row) != len(names):
             raise ValueError(f"{path}: line {line} has {len(row)} columns; expected {len(names)}")
     if all(_number(name) is not None for name in names):
         raise ValueError(f"{path}: its first line holds numbers; expected names of columns")
-    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    columns = zip(*rows, strict=True)
     written = {
         name: _texts([one.strip() for one in column], f"{path}: {name}")
         for name, column in zip(names, columns, strict=True)

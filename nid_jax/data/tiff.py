@@ -307,6 +307,8 @@ def _check_size(page, window=None):
     bits = max(1, int(page.bitspersample or 1))
     there = there * 8 * sample // bits
     pixels = int(rows) * int(columns) * int(page.samplesperpixel)
+    if pixels < 1:
+        raise Unsupported(f"is damaged: a page of {rows}x{columns} pixels")
     check_memory(pixels * sample, there, f"a page of {rows}x{columns} pixels")
     tall, wide = _segment_size(page)
     if packed:

@@ -176,7 +176,7 @@ def _described(content: dict[str, Any]) -> tuple[ConfigDict, dict[str, Any]]:
         config = config_json.decoded(content.get("config"))
     except (TypeError, AttributeError) as error:
         raise ValueError(f"its config is none ({error})") from error
-    signals = content.get("signals")
+    signals: Any = content.get("signals")
     json_files.check(signals, schemas.SIGNALS, "its description", "signals")
     return config, signals
 
