@@ -34,9 +34,9 @@ from nid_jax.reporting import announcing, tables
 from nid_jax.reporting.chronometer import Chronometer
 from nid_jax.reporting.metrics_log import MetricWriter
 from nid_jax.reporting.progress import Progress
+from nid_jax.stopping import Preemption
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
-from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
 from nid_jax.training import checks, feeding, heads
 from nid_jax.training.batches import WayBatches
@@ -368,8 +368,6 @@ def train(
     """
     collection = task.open("train")
     trainer = Trainer(task, config, workdir, collection, typed)
-    # Nothing is written before all of the config was found to be good.
-    workdir.prepare()
     keep = {"keep_latest": config.checkpoint.keep_latest, "keep_best": config.checkpoint.keep_best}
     keep["best_metric"] = task.ranked_by
     with (
@@ -398,10 +396,10 @@ def train(
             if words:
                 step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
                 (workdir.root / ROUNDS_FILE).unlink(missing_ok=True)
+        stopped = preemption.requested
     assumed = [*map(notices.plain, notes), *notices.printed_lines()]
     summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
     workdir.write_json("summary.json", summary)
-    stopped = step < trainer.steps or not words
     coded, prior = (None, None) if step or stopped else (trainer.coded, trainer.prior())
     return Trained(trainer.model(), step, stopped, summary, coded, prior)
 
@@ -491,9 +489,10 @@ class _Loop:
                 self._save(step, metrics)
         if start < step < trainer.steps:
             self._save(step, {})
-            name = self.preemption.signal_name
-            words = f"saved step {step}; " if self.trainer.workdir.kept else ""
-            self.progress.message(f"{name}: {words}{_kept(self.trainer.workdir)}")
+        if self.preemption.requested:
+            name, workdir = self.preemption.signal_name, self.trainer.workdir
+            words = f"saved step {step}; " if workdir.kept and step else ""
+            self.progress.message(f"{name}: {words}{_kept(workdir)}")
         jax.block_until_ready(trainer.state)
         return step
 
