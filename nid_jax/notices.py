@@ -5,6 +5,7 @@ In Python it is a warning of its own category, for filters; the command line pri
 
 import contextvars
 import os
+import re
 import sys
 import unicodedata
 import warnings
@@ -14,6 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
+# Controls but for tabs and ends of lines, marks of direction, and halves of letters.
+_MOVING = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _said: contextvars.ContextVar[dict[str, None] | None] = contextvars.ContextVar("said", default=None)
 
 
@@ -43,6 +46,12 @@ def say(text: str) -> None:
         warnings.warn_explicit(Notice(text), None, path, caller.f_lineno, module, known)
     finally:
         warnings.formatwarning = before
+
+
+def shown(text: str) -> str:
+    """A text of many lines of which no letter moves a cursor or turns the writing round: their
+    numbers stand for them."""
+    return _MOVING.sub(lambda found: _escaped(found[0]), text)
 
 
 def one_line(text: object) -> str:
