@@ -193,8 +193,8 @@ def test_a_loss_that_is_not_finite(call, tmp_path, tiny):
 def test_a_damaged_prior_stands_in_the_way_of_those_who_ask_for_it_alone(copied, call, tiny):
     (copied / "prior.npz").write_bytes(b"PK\3\4")
     command = *tiny, f"--workdir={copied}", "--mode=fit", "--config.fit.name=again"
-    for solver in ("ridge", "omp"):
-        result = call(*command, f"--config.fit.solver={solver}", "--config.fit.top_k=2")
+    for options in (["ridge"], ["omp", "--config.fit.top_k=2"]):
+        result = call(*command, f"--config.fit.solver={options[0]}", *options[1:])
         assert (result.code, "prior.npz" in result.err) == (0, False), result.err
     result = call(*command, "--config.fit.solver=gaussian")
     assert result.code == 2
