@@ -149,13 +149,11 @@ def _stored(file, path):
     """Stored values [F, H, W] as they lie in the file."""
     try:
         sides = [int(file.get(keyword) or 1) for keyword in _SIDES]
-        there = path.stat().st_size
-        if not file.file_meta.TransferSyntaxUID.is_encapsulated:
-            bounds.check(math.prod(sides) // 8, there, "its Rows, Columns and frames")
-        else:
-            bounds.check(math.prod(sides) // 8, 0, "its Rows, Columns and frames")
+        packed = file.file_meta.TransferSyntaxUID.is_encapsulated
+        there = 0 if packed else path.stat().st_size
+        bounds.check(math.prod(sides) // 8, there, "its Rows, Columns and frames")
         # Padding may use the bits that are none of a pixel's.
-        if file.file_meta.TransferSyntaxUID.is_encapsulated:
+        if packed:
             pixels = np.asarray(file.pixel_array)
         else:
             decoder = import_pydicom().pixels.get_decoder(file.file_meta.TransferSyntaxUID)
@@ -163,7 +161,8 @@ def _stored(file, path):
     except Exception as error:  # damaged pixels, or no decoder: decoders raise what they like
         syntax = file.file_meta.TransferSyntaxUID
         reason = array_files.reason(error)
-        needed = getattr(syntax, "is_compressed", False) and not isinstance(error, ValueError)
+        # What is wrong with values is no lack of a decoder; of an unknown syntax nothing is known.
+        needed = not isinstance(error, ValueError) and syntax.is_compressed
         if needed and "truncated" not in reason.lower():
             raise ValueError(
                 f"{path}: its pixels are compressed as {syntax.name}, which needs {_DECODERS} "

@@ -387,6 +387,10 @@ CASES: dict[str, tuple[str, Made]] = {
     "dicom of 2^31 frames": ("dicom", lambda: _dicom(NumberOfFrames=2**31 - 1)),
     "dicom of 4 GB in a tag": ("dicom", _long_element),
     "dicom that unfolds": ("dicom", _deflated),
+    "dicom of no syntax": (
+        "dicom",
+        lambda: _dicom().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"),
+    ),
     "dicom without rows": ("dicom", lambda: _dicom(Rows=None)),
     # shapes
     "ply of 10^12 points": (
