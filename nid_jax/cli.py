@@ -4,6 +4,7 @@ nid_jax --config=NAME[:VARIANT] --workdir=DIR [--mode=MODE] [--config.SECTION.KE
 """
 
 import errno
+import io
 import sys
 from logging import Formatter
 
@@ -65,7 +66,7 @@ def define_flags(values=flags.FLAGS, argv=None):
 
 def complain(message):
     """One line on standard error, and the exit status of a command that was typed wrong."""
-    print("error:", *str(message).split(), file=sys.stderr)
+    print("error:", notices.one_line(message), file=sys.stderr)
     sys.exit(2)
 
 
@@ -187,6 +188,10 @@ def _first_line(function):
 def run():
     """The command: reads sys.argv, leaves with 0, or with 2 and one line."""
     define_flags()
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may hold bytes that no text has.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if any(word.lstrip("-").startswith("help") for word in sys.argv[1:]):
         sys.modules["__main__"].__doc__ = guide()
     app.run(main, flags_parser=parse)

@@ -20,7 +20,7 @@ from nid_jax.coding import checks as argument_checks
 from nid_jax.coding.solvers import SOLVERS
 from nid_jax.errors import ArgumentError, named
 from nid_jax.fields.coordinates import grid
-from nid_jax.fields.model import UNSAID, count_parameters
+from nid_jax.fields.model import UNSAID
 from nid_jax.files import atomic_folder
 from nid_jax.fitting import checks, code_space, rendering, scoring
 from nid_jax.neural_dictionary import NeuralDictionary, open_workdir
@@ -251,18 +251,23 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     workdir = context.workdir
     if not announced:
         context = on_stored_data(context)
-    dictionary, config = load(context, with_prior=True)
+    known = SOLVERS[context.config.fit.solver].takes_prior
+    dictionary, config = load(context, known)  # what is not asked for cannot be damaged
     if not announced:
-        prior = dictionary.prior
-        kept = 0 if prior is None or prior.codes is None else len(prior.codes)
-        context = settle(context, {config.fit.split}, config, codes=kept)
-        config = context.config
+        settled = _settled(context, dictionary, config)
+        if SOLVERS[settled.config.fit.solver].takes_prior and not known:
+            dictionary, _ = load(context, True)  # it gave way to one that does
+            settled = _settled(context, dictionary, config)
+        context, config = settled, settled.config
     task = context.build_task(config)
     collection = check_fit(context, task, config)
     checks.check_signals(dictionary.dictionary, task.measure(collection), collection.title)
     with workdir.writing(workdir.fit(config.fit.name)):
         if not announced:
-            _announce(context, dictionary)
+            source = context.source
+            path = source.config if isinstance(source, Workdir) else source
+            mesh = cast(Mesh, dictionary.mesh)  # `load` has laid it out on one
+            announcing.start(dictionary.model, mesh, path, context.notes)
         found = dictionary.fit_collection(task, collection, config)
         metrics = write_fit(task, found, collection, config, workdir, context.notes)
         _write_usage(workdir, dictionary.model, found)
@@ -273,15 +278,10 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     return metrics
 
 
-def _announce(context, dictionary):
-    """Devices, sizes, where the dictionary comes from, and what gave way, on standard error."""
-    counts, source = count_parameters(dictionary.model), context.source
-    described = source.config if isinstance(source, Workdir) else source
-    mesh = cast(Mesh, dictionary.mesh)  # `load` has laid it out on one
-    for line in announcing.device_summary(mesh, counts, config_path=described):
-        print(line, file=sys.stderr)
-    for line in context.notes:
-        print(line, file=sys.stderr)
+def _settled(context, dictionary, config):
+    prior = dictionary.prior
+    kept = 0 if prior is None or prior.codes is None else len(prior.codes)
+    return settle(context, {config.fit.split}, config, codes=kept)
 
 
 def evaluate(context: Context) -> dict[str, Any]:
@@ -332,7 +332,7 @@ def render(context: Context) -> None:
     _say_unused(context, config)
     folder = context.workdir.fit(config.fit.name)
     found = dictionary.load_fit(folder / artefacts.CODES)
-    layout = context.workdir.read_json(folder / artefacts.METRICS)["layout"]
+    layout = context.workdir.read_layout(config.fit.name)
     start = time.perf_counter()
     shape, window = _what_to_render(config.render, layout)
     target = folder / artefacts.RENDER / _view_name(shape, layout, config.render)
@@ -428,7 +428,7 @@ def interpolate(context: Context) -> None:
     found = dictionary.load_fit(folder / artefacts.CODES)
     config = settle(context, (), config, fitted=len(found)).config
     task, wanted = context.build_task(config), config.fit.interpolate
-    layout = context.workdir.read_json(folder / artefacts.METRICS)["layout"]
+    layout = context.workdir.read_layout(config.fit.name)
     if "patch" in layout:
         raise ValueError("data.patch.size: signals in patches have several codes each; allowed: 0")
     with named("fit.interpolate"):

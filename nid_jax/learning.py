@@ -163,7 +163,7 @@ def _train(task, config, workdir, evaluate, notes, typed):
         kept = not config.train.steps and workdir.load_config().prior == config.prior
     scores = None if evaluate is None else functools.partial(_scores, evaluate, config)
     trained = loop.train(task, config, workdir, scores, notes, typed)
-    signals = workdir.read_json("signals.json")
+    signals = workdir.read_signals()
     prior, path = None, workdir.root / priors.FILE
     if config.prior.num_signals and not trained.interrupted:
         prior = trained.prior
@@ -198,7 +198,7 @@ def _scores(evaluate, config, model):
 
 
 def _check_same_signals(workdir, task):
-    there = workdir.read_json("signals.json")
+    there = workdir.read_signals()
     here = loop.signals_of(task, task.open("train"))
     for key in ("shape", "title"):
         if there.get(key) != here[key]:

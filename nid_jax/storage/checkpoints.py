@@ -93,7 +93,8 @@ class Checkpoints:
             if not read_only:
                 self.directory.mkdir(parents=True, exist_ok=True)
             self._manager = self._open()
-        except OSError as error:
+        # Of damaged descriptions of checkpoints storage raises what they lead it to.
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             self._quiet.remove()
             raise CheckpointError(f"{self.directory}: {_reason(error)}") from error
 

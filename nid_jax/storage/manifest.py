@@ -11,6 +11,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from nid_jax import json_files
+from nid_jax.json_files import Key
+from nid_jax.storage import schemas
 from nid_jax.storage.checksums import crc32, digest
 from nid_jax.storage.trees import paths
 
@@ -71,15 +74,15 @@ def read(folder: Path) -> dict[str, Any]:
     """The content of the manifest in the folder of a step. Raises Damaged."""
     path = folder / NAME / "metadata"
     try:
-        stored = json.loads(path.read_bytes())
+        stored = json_files.read(path, {"content": Key("object"), "crc32": Key("whole number")})
         content = stored["content"]
-        intact = digest(content) == stored["crc32"]
+        if digest(content) != stored["crc32"]:
+            raise Damaged("its manifest has changed since it was written")
+        json_files.check(content, schemas.MANIFEST, path, "content")
     except FileNotFoundError as error:
         raise Damaged("its manifest is missing") from error
-    except (ValueError, KeyError, TypeError, NotADirectoryError) as error:
+    except (ValueError, RecursionError, NotADirectoryError) as error:
         raise Damaged("its manifest cannot be read") from error
-    if not intact:
-        raise Damaged("its manifest has changed since it was written")
     return content
 
 
@@ -129,7 +132,7 @@ def iterator_state(folder: Path, content: dict) -> Any:
         )
     path = folder / ITERATOR / f"process_{index}-of-{count}.json"
     try:
-        state = json.loads(path.read_bytes())
+        state = json_files.read(path)
     except (OSError, ValueError) as error:
         raise Damaged("the state of the data iterator cannot be read") from error
     if digest(state) != content["iterator"][index]:

@@ -81,8 +81,12 @@ def load_model(
     checkpoint.
     """
     config = workdir.load_config()
-    signals = workdir.read_json("signals.json")
-    graphdef, template = skeleton(config, signals, mesh)
+    signals = workdir.read_signals()
+    try:
+        graphdef, template = skeleton(config, signals, mesh)
+    except (AttributeError, KeyError, TypeError, ArithmeticError) as error:
+        words = " ".join(str(error.args[0] if error.args else type(error).__name__).split())
+        raise ValueError(f"{workdir.config}: describes no model ({words[:200]})") from error
     ranked_by = signals.get("ranked_by", "psnr")
     with checkpoints.Checkpoints(
         workdir.checkpoints, read_only=True, best_metric=ranked_by

@@ -210,6 +210,11 @@ def _fit_shapes(limits, survey):
             limits.give_way("data.size", most_common)
         if not config.crop and "data.crop" not in limits.typed:
             limits.give_way("data.crop", "center")
+    elif not wanted:
+        # Each at its own size, as was typed: no copies of one grid.
+        for key in ("data.augment.shifts", "data.augment.warps"):
+            if limits.get(key) and key not in limits.typed:
+                limits.give_way(key, 0)
     return (wanted or most_common,)
 
 

@@ -372,6 +372,18 @@ def test_pictures_of_several_sizes_are_mirrored_and_no_more():
     assert not any(found.data.augment[key] for key in ("mirror", "turns", "shifts", "warps"))
 
 
+def test_warps_of_a_config_give_way_where_own_sizes_were_typed():
+    several = limits.Available(surveyed(9, ((10, 8), (8, 9))), surveyed(3, ((10, 8),)))
+    config = load("image", "cpu-sparse")
+    config.data.update({"name": "folder", "size": ()})
+    assert config.data.augment.warps
+    found, line = limits.settled(config, several, {"data.name", "data.size"})
+    assert (found.data.augment.warps, found.data.resize, found.data.size) == (0, False, ())
+    assert "data.augment.warps 49 -> 0" in line
+    found, _ = limits.settled(config, several, {"data.name", "data.size", "data.augment.warps"})
+    assert found.data.augment.warps == 49
+
+
 def test_gray_gives_way_to_channels_that_are_no_colours():
     config = load("video", "cpu")
     found, line = limits.settled(config, limits.Available(surveyed(60, channels=4)))
