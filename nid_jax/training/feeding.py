@@ -125,7 +125,8 @@ class Feeder:
         per_batch: int,
         train: ConfigDict,
     ):
-        self.batches, self.mesh, self.per_batch = batches, mesh, per_batch
+        self.batches: Any = batches
+        self.mesh, self.per_batch = mesh, per_batch
         self.held = None if held is None else jax.device_put(held, sharding.named(mesh))
         if held is None:
             placed = _Placed(batches, mesh)
