@@ -25,7 +25,7 @@ class Shapes:
     def answer(self, number: int, other: int, samples: int, between: float) -> tuple[Any, ...]:
         """A file of the mesh `between` one shape and another, each fitted from as many samples of
         its distances, and of both together; and a line."""
-        count = SAMPLES[int(samples)]
+        count = min(SAMPLES[int(samples)], len(self.points))
         chosen = np.random.default_rng(0).choice(len(self.points), count, replace=False)
         operator = nid.operators.sample(self.points[chosen])
         both = self.grids[[int(number) - 1, int(other) - 1]].reshape(2, -1, 1)[:, chosen]
