@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Missing pixels, and where the result is unsure
 #
-# The codes of the training signals have a Gaussian distribution of their own. Under it, few pixels are enough for a
-# most probable face, and for a deviation of every point of it.
+# The codes of the training signals have a Gaussian distribution of their own. Under it, few pixels
+# are enough for a most probable face, and for a deviation of every point of it.
 
 # %%
 import matplotlib.pyplot as plt
@@ -49,8 +49,8 @@ print(f"dictionary {psnr(fit.render()):.2f} dB, biharmonic {psnr(biharmonic[...,
 # %% [markdown]
 # ## Where it is unsure
 #
-# The deviation is small near pixels that were seen and where all faces agree. Is it honest? About two thirds of the
-# truth should lie within one deviation of the result.
+# The deviation is small near pixels that were seen and where all faces agree. Is it honest? About
+# two thirds of the truth should lie within one deviation of the result.
 
 # %%
 unsure = fit.deviation()
@@ -77,8 +77,9 @@ plt.show()
 # %% [markdown]
 # ## A mixture
 #
-# Faces are more than one Gaussian. The prior of a mixture weighs its components by how well each explains what was
-# measured; how many there are is chosen by signals held out (`prior.components=0` in a config).
+# Faces are more than one Gaussian. The prior of a mixture weighs its components by how well each
+# explains what was measured; how many there are is chosen by signals held out
+# (`prior.components=0` in a config).
 
 # %%
 from nid_jax.configs import image

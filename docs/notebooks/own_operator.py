@@ -9,11 +9,11 @@
 # %% [markdown]
 # # Bring your own operator
 #
-# Whatever is linear in the signal can be measured: name the points at which the signal is needed, and how values there
-# become measurements. Here: a camera without a lens that sums the picture under random masks.
+# Whatever is linear in the signal can be measured: name the points at which the signal is needed,
+# and how values there become measurements. Here: a camera without a lens that sums the picture
+# under random masks.
 
 # %%
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from skimage.data import lfw_subset
@@ -42,8 +42,9 @@ print(f"120 sums of 625 pixels: {fit.score(images[80:])['psnr'].mean():.2f} dB")
 # %% [markdown]
 # ## Points of one's own
 #
-# A camera that shakes: every pixel is the mean along a path of the continuous signal. Its points are named, T to a
-# measurement, and nothing else: such a local operator streams, whatever its size.
+# A camera that shakes: every pixel is the mean along a path of the continuous signal. Its points
+# are named, T to a measurement, and nothing else: such a local operator streams, whatever its
+# size.
 
 # %%
 T = 8

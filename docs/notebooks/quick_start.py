@@ -9,7 +9,8 @@
 # %% [markdown]
 # # Quick start
 #
-# A dictionary is learned once from signals of a kind. Any other signal of that kind is then one code, solved for.
+# A dictionary is learned once from signals of a kind. Any other signal of that kind is then one
+# code, solved for.
 
 # %%
 import matplotlib.pyplot as plt
@@ -23,7 +24,8 @@ SMALL = False  # smaller sizes, for a test of this page
 # %% [markdown]
 # ## Learn
 #
-# 80 real faces of 25x25 pixels. `learn` takes an array, a list of pictures, a folder's collection or a config.
+# 80 real faces of 25x25 pixels. `learn` takes an array, a list of pictures, a folder's collection
+# or a config.
 
 # %%
 images = lfw_subset()[:100]
@@ -33,7 +35,8 @@ faces
 # %% [markdown]
 # ## Fit
 #
-# The codes of 20 faces that it has never seen, in closed form. `fit.message` says how they were found.
+# The codes of 20 faces that it has never seen, in closed form. `fit.message` says how they were
+# found.
 
 # %%
 fit = faces.fit(images[80:])

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Shapes from points
 #
-# A signed distance function is a signal of three coordinates. From a few samples of the distance, or from oriented
-# points alone, its code gives the whole surface.
+# A signed distance function is a signal of three coordinates. From a few samples of the distance,
+# or from oriented points alone, its code gives the whole surface.
 
 # %%
 import matplotlib.pyplot as plt

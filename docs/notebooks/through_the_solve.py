@@ -9,8 +9,9 @@
 # %% [markdown]
 # # Training through the solve
 #
-# Codes in closed form are a function that JAX differentiates: with respect to what was measured, to the operator and to
-# the dictionary. Here a dictionary is improved for a purpose of its own: faces from every third pixel.
+# Codes in closed form are a function that JAX differentiates: with respect to what was measured,
+# to the operator and to the dictionary. Here a dictionary is improved for a purpose of its own:
+# faces from every third pixel.
 
 # %%
 import jax
@@ -40,8 +41,9 @@ def psnr(trained):
 print(f"{psnr(faces):.2f} dB before")
 
 # %% [markdown]
-# The loss is of the pixels that the fit did not see. `with_dictionary` puts the dictionary of this step in place; the
-# gradient goes through the solve by the implicit function theorem, not through its steps.
+# The loss is of the pixels that the fit did not see. `with_dictionary` puts the dictionary of this
+# step in place; the gradient goes through the solve by the implicit function theorem, not through
+# its steps.
 
 # %%
 graph, state = nnx.split(faces.dictionary)

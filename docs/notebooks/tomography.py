@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Slices from few views
 #
-# What was measured of a signal is an operator. The rays of a scanner integrate the continuous signal; a fit solves for
-# the code along them.
+# What was measured of a signal is an operator. The rays of a scanner integrate the continuous
+# signal; a fit solves for the code along them.
 
 # %%
 import matplotlib.pyplot as plt
