@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
+from ml_collections import ConfigDict
 
 # Logical axis of an array -> axis of the mesh. None: not split.
 RULES: dict[str | None, str | None] = {"signal": "data", "expert": "expert", None: None}
@@ -59,33 +60,12 @@ def make_mesh(data: int = 1, expert: int = 1, devices: Sequence[jax.Device] | No
             f" with several processes all must be used ({_fitting(count)})"
         )
     # Auto: the compiler derives the sharding of intermediate values from those of the inputs.
-    mesh = jax.make_mesh(
+    return jax.make_mesh(
         (data, expert),
         ("data", "expert"),
         axis_types=(jax.sharding.AxisType.Auto,) * 2,
         devices=devices[:needed],
     )
-    check_processes([[device.process_index for device in row] for row in mesh.devices])
-    return mesh
-
-
-def check_processes(processes: Sequence[Sequence[int]]) -> None:
-    """Raises ValueError unless a mesh's processes [data, expert] suit how signals are dealt out.
-
-    `place_batch` gives every process its share by its number: experts of one row must lie in one
-    process, and rows in the order of processes.
-    """
-    rows = [sorted(set(row)) for row in processes]
-    if any(len(row) > 1 for row in rows):
-        raise ValueError(
-            f"mesh.expert={len(processes[0])}: experts cannot be split over processes; allowed: at "
-            f"most as many as one process has devices, with mesh.data over the processes"
-        )
-    if rows != sorted(rows):
-        raise ValueError(
-            f"mesh.data={len(rows)}: devices in the order of processes {[row[0] for row in rows]}; "
-            f"allowed: one process after the other"
-        )
 
 
 def _fitting(count: int) -> str:
@@ -154,12 +134,44 @@ def place(tree: PyTree, axes: PyTree, mesh: Mesh) -> PyTree[Array]:
     return jax.tree.map(_put, tree, shardings(tree, axes, mesh))
 
 
-def place_batch(batch: PyTree, mesh: Mesh) -> PyTree[Array]:
-    """Global arrays [B, ...] split along 'signal' from what this process has read.
+def own_rows(processes: Sequence[Sequence[int]], process: int) -> Int[np.ndarray, " R"]:
+    """Rows of a mesh's processes [data, expert] in which a process has a device, ascending."""
+    return np.flatnonzero((np.asarray(processes) == process).any(1))
 
-    In one process that is the whole batch; in several, each gives its own part of B. What a dict
-    holds under 'points' [P, D] or 'way' is common to all signals: every device gets the whole.
-    Raises ValueError if B is no multiple of mesh.data.
+
+def places(mesh: Mesh, size: int) -> Int[np.ndarray, " b"]:
+    """Which of the `size` signals of a batch this process reads, in the order of `place_batch`.
+
+    Processes whose devices lie in one row of the mesh read the same. Where mesh.data does not
+    divide the batch, the first signals come again at its end, see `cut`.
+    """
+    rows = own_rows(_processes(mesh), jax.process_index())
+    each = -(-size // mesh.shape["data"])
+    return (rows[:, None] * each + np.arange(each)).reshape(-1) % size
+
+
+def places_of(config: ConfigDict) -> Int[np.ndarray, " b"]:
+    """`places` of the training that a config describes."""
+    return places(make_mesh(config.mesh.data, config.mesh.expert), config.train.batch_size)
+
+
+def _processes(mesh):
+    return [[device.process_index for device in row] for row in mesh.devices]
+
+
+def cut(batch: PyTree, size: int) -> PyTree[Array]:
+    """A placed batch without the signals that only fill it up, inside of a jitted function: there
+    arrays may be split unevenly."""
+    common = {"points", "way"} & set(batch)
+    rows = {name: leaf for name, leaf in batch.items() if name not in common}
+    return {**jax.tree.map(lambda leaf: leaf[:size], rows), **{k: batch[k] for k in common}}
+
+
+def place_batch(batch: PyTree, mesh: Mesh) -> PyTree[Array]:
+    """Global arrays [B, ...] split along 'signal' from what this process has read: its `places`.
+
+    What a dict holds under 'points' [P, D] or 'way' is common to all signals: every device gets the
+    whole. Raises ValueError if B is no multiple of mesh.data.
     """
     common = {"points", "way"} & set(batch if isinstance(batch, dict) else ())
     if common:
@@ -167,20 +179,46 @@ def place_batch(batch: PyTree, mesh: Mesh) -> PyTree[Array]:
         everywhere = {name: batch[name] for name in common}
         placed = jax.tree.map(lambda leaf: _put(np.asarray(leaf), named(mesh)), everywhere)
         return {**place_batch(rest, mesh), **placed}
-    sharding = named(mesh, "signal")
+    sharding, rows = named(mesh, "signal"), own_rows(_processes(mesh), jax.process_index())
+    each_of = {int(row): number for number, row in enumerate(rows)}
 
     def put(leaf):
         leaf = np.asarray(leaf)
-        size = leaf.shape[0] * jax.process_count()
-        if size % mesh.shape["data"]:
+        if len(leaf) % len(rows):
             raise ValueError(
-                f"a batch of {size} signals cannot be dealt out over mesh.data={mesh.shape['data']}"
+                f"a batch of {len(leaf)} signals cannot be dealt out over the {len(rows)} places "
+                f"that this process has of mesh.data={mesh.shape['data']}"
             )
         if jax.process_count() == 1:
             return jax.device_put(leaf, sharding)
-        return jax.make_array_from_process_local_data(sharding, leaf)
+        each = len(leaf) // len(rows)
+
+        def part(index):
+            own = each_of[(index[0].start or 0) // each]
+            return leaf[own * each : (own + 1) * each]
+
+        shape = (each * mesh.shape["data"], *leaf.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
 
     return jax.tree.map(put, batch)
+
+
+def put(tree: PyTree, layout: PyTree) -> PyTree[Array]:
+    """`tree` laid out as `layout`, a tree of NamedSharding; as `place`."""
+    return jax.tree.map(_put, tree, layout)
+
+
+def own(tree: PyTree) -> PyTree:
+    """The same with whole copies, on this process's first device, of what lies over several
+    processes; all of them are to ask for it."""
+    leaves, structure = jax.tree.flatten(tree)
+    far = [n for n, leaf in enumerate(leaves) if not getattr(leaf, "is_fully_addressable", True)]
+    if far:
+        everywhere = named(leaves[far[0]].sharding.mesh)
+        whole = jax.jit(lambda some: some, out_shardings=everywhere)([leaves[n] for n in far])
+        for number, leaf in zip(far, whole, strict=True):
+            leaves[number] = leaf.addressable_data(0)
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:

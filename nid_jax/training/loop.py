@@ -157,8 +157,8 @@ class Trainer:
         if self.measured.alike:
             read = task.order if task.order is not None and not self.batchwise else task.batches
             return read(collection), max(self.count // size, 1)
-        processes = jax.process_index(), jax.process_count()
-        source = WayBatches(self.measured, self.count, size, self.config.seed, processes)
+        share = sharding.places(self.mesh, size)
+        source = WayBatches(self.measured, self.count, size, self.config.seed, share)
         return endless(source, 0), sum(source.per_epoch)
 
     def _build(self, collection: Sequence) -> None:
@@ -189,9 +189,10 @@ class Trainer:
         self.given = Given(constants, self.operator, key)
 
     def model(self) -> Model:
-        """The model as it stands. Its arrays are copies: the next step gives the old ones away."""
-        params = jax.tree.map(jnp.copy, self.state.params)
-        return nnx.merge(self.graphdef, params, self.given.constants, copy=True)
+        """The model as it stands, in several processes each one's own. Its arrays are copies: the
+        next step gives the old ones away."""
+        params = jax.tree.map(jnp.copy, sharding.own(self.state.params))
+        return nnx.merge(self.graphdef, params, sharding.own(self.given.constants), copy=True)
 
     def at_boundary(self, step: int) -> bool:
         """Whether a step begins a batch: all chunks of one are seen before the next is read."""
@@ -217,9 +218,11 @@ class Trainer:
             # Bound, not an argument: what is fixed of features and points is computed only once,
             # by the compiler.
             steps = train_steps if isinstance(batch, Window) else train_step
-            function = functools.partial(steps, recipe, given=self.given)
+            given = self.given._replace(constants=sharding.own(self.given.constants))
+            function = functools.partial(steps, recipe, given=given)
+            layout = self.layout, sharding.named(self.mesh)
             with self.clock.pause("compile"):
-                jitted = jax.jit(function, donate_argnums=0, out_shardings=(self.layout, None))
+                jitted = jax.jit(function, donate_argnums=0, out_shardings=layout)
                 program = jitted.lower(self.state, batch).compile()
             held = devices.peak_memory_bytes()
             # Beside what this process has already, the signals among it, where that is the same.
@@ -259,7 +262,7 @@ class Trainer:
     def _put(self, model: Model) -> None:
         """Go on with the numbers of a model."""
         params = nnx.state(model, nnx.Param)
-        self.state = jax.device_put(dataclasses.replace(self.state, params=params), self.layout)
+        self.state = dataclasses.replace(self.state, params=sharding.put(params, self.layout.params))
 
     def find_router(self) -> str:
         """The router in closed form for the dictionary as it stands. -> words; '' where it
