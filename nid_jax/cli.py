@@ -10,7 +10,7 @@ from logging import Formatter
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nid_jax import commands, configs, data, devices, notices, sharding, tasks
+from nid_jax import commands, configs, data, devices, notices, processes, sharding, tasks
 from nid_jax.files import REFUSALS, local
 from nid_jax.storage.workdir import Workdir
 
@@ -74,11 +74,6 @@ def main(argv, values=flags.FLAGS):
         logging.set_verbosity(logging.WARNING)
         logging.get_absl_handler().setFormatter(Formatter("%(levelname)s: %(message)s"))
     try:
-        if values.distributed and values.mode != "train":
-            raise ValueError(
-                f"--distributed: --mode={values.mode} runs in one process; "
-                "allowed with --mode=train"
-            )
         sharding.initialise_distributed(values.distributed)
         devices.use_single_precision()
         cache = values.config.get("compilation_cache", "")
@@ -94,7 +89,7 @@ def main(argv, values=flags.FLAGS):
             source = _source(values.checkpoint)
         typed = frozenset(config_flags.get_override_values(values["config"]))
         context = commands.Context(tasks.build, values.config, workdir, source, typed)
-        with notices.printed(), data.kept_in(workdir.root / "cache"):
+        with processes.heard(), notices.printed(), data.kept_in(workdir.root / "cache"):
             commands.MODES[values.mode](context)
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in MENDABLE:

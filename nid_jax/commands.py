@@ -15,18 +15,17 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from nid_jax import data, learning, notices, sharding
+from nid_jax import data, learning, notices, processes, sharding
 from nid_jax.coding import checks as argument_checks
 from nid_jax.coding.solvers import SOLVERS
 from nid_jax.errors import named
-from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import UNSAID, count_parameters
 from nid_jax.files import atomic_folder
 from nid_jax.fitting import checks, code_space, rendering, scoring
 from nid_jax.neural_dictionary import NeuralDictionary, open_workdir
 from nid_jax.neural_dictionary import load as load_dictionary
 from nid_jax.reporting import announcing, movies, panels, pictures, samples, tables
-from nid_jax.reporting.fits import storage_line, write_fit
+from nid_jax.reporting.fits import storage_line, write_fit, write_usage
 from nid_jax.reporting.report import write_report
 from nid_jax.storage import artefacts, config_json
 from nid_jax.storage.workdir import Workdir
@@ -72,8 +71,8 @@ def run(context: Context) -> dict[str, Any]:
     read = seen.cloud if seen.values is None else held_out.__getitem__
     count = context.config.fit.num_signals or len(held_out)
     if 4 * count * math.prod(held_out.shape) <= _READ_BYTES:
-        for index in range(min(count, len(held_out))):
-            read(index)
+        mine = processes.own_part(min(count, len(held_out)))
+        processes.together(lambda: [read(index) for index in mine])
     _train(context)
     return fit(context, announced=True)
 
@@ -112,7 +111,9 @@ def _train(context: Context) -> NeuralDictionary:
 
         def evaluate(dictionary):
             found = dictionary.fit_collection(task, held_out, quick)
-            return scoring.evaluate(task, found, held_out, quick.render.chunk)
+            return processes.once(
+                lambda: scoring.evaluate(task, found, held_out, quick.render.chunk)
+            )
 
     dictionary, trained = learning.train(
         task, config, workdir, evaluate, context.notes, context.typed
@@ -248,7 +249,7 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     task = context.build_task(config)
     collection = check_fit(context, task, config)
     checks.check_signals(dictionary.dictionary, task.measure(collection), collection.title)
-    workdir.prepare()
+    processes.once(workdir.prepare)
     if not announced:
         counts = count_parameters(dictionary.model)
         source = context.source
@@ -258,13 +259,17 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
         for line in (*lines, *context.notes):
             print(line, file=sys.stderr)
     found = dictionary.fit_collection(task, collection, config)
-    metrics = write_fit(task, found, collection, config, workdir, context.notes)
-    _write_usage(workdir, dictionary.model, found)
-    _print_scores(config.fit.name, metrics)
-    if line := storage_line(metrics):
-        print(line)
-    print(f"report: {write_report(workdir.root)}")
-    return metrics
+
+    def written():
+        metrics = write_fit(task, found, collection, config, workdir, context.notes)
+        write_usage(workdir, dictionary.model, found)
+        _print_scores(config.fit.name, metrics)
+        if line := storage_line(metrics):
+            print(line)
+        print(f"report: {write_report(workdir.root)}")
+        return metrics
+
+    return processes.once(written)
 
 
 def evaluate(context: Context) -> dict[str, Any]:
@@ -275,6 +280,10 @@ def evaluate(context: Context) -> dict[str, Any]:
     context = as_fitted(context)
     dictionary, config = load(context)
     context = settle(context, {config.fit.split}, config)
+    return processes.once(lambda: _evaluate(context, dictionary))
+
+
+def _evaluate(context, dictionary):
     config = context.config
     task = context.build_task(config)
     path = context.workdir.fit(config.fit.name) / artefacts.CODES
@@ -309,7 +318,11 @@ def render(context: Context) -> None:
 
     Each shape and window has a folder of its own, FIT/render/128x128.
     """
-    dictionary, config = load(context)
+    loaded = load(context)
+    processes.once(lambda: _render(context, *loaded))
+
+
+def _render(context, dictionary, config):
     task = context.build_task(config)
     folder = context.workdir.fit(config.fit.name)
     found = dictionary.load_fit(folder / artefacts.CODES)
@@ -404,7 +417,11 @@ def _together(pieces, values_each):
 
 def interpolate(context: Context) -> None:
     """Signals between two of a fit: frames, or meshes, and a movie of them."""
-    dictionary, config = load(context)
+    loaded = load(context)
+    processes.once(lambda: _interpolate(context, *loaded))
+
+
+def _interpolate(context, dictionary, config):
     folder = context.workdir.fit(config.fit.name)
     found = dictionary.load_fit(folder / artefacts.CODES)
     config = settle(context, (), config, fitted=len(found)).config
@@ -435,7 +452,11 @@ def interpolate(context: Context) -> None:
 
 def nearest(context: Context) -> None:
     """The signals most like each of a fit, by what their codes render: nearest.json and a table."""
-    dictionary, config = load(context)
+    loaded = load(context)
+    processes.once(lambda: _nearest(context, *loaded))
+
+
+def _nearest(context, dictionary, config):
     wanted = config.fit.nearest
     folder = context.workdir.fit(config.fit.name)
     among = context.workdir.fit(wanted.among or config.fit.name)
@@ -459,7 +480,11 @@ def sample(context: Context) -> None:
 
     In WORKDIR/samples.
     """
-    dictionary, config = load(context, with_prior=True)
+    loaded = load(context, with_prior=True)
+    processes.once(lambda: _sample(context, *loaded))
+
+
+def _sample(context, dictionary, config):
     task, wanted = context.build_task(config), config.sample
     with named("sample"):
         drawn = dictionary.sample(wanted.count, wanted.seed)
@@ -542,21 +567,6 @@ def _patch_window(tile, scale):
     """
     reach = [1 + (1 - 1 / scale) / max(side - 1, 1) for side in tile]
     return tuple((-end, end) for end in reach)
-
-
-def _write_usage(workdir, model, found):
-    """usage.json and atoms.png: how often and how much experts serve, and what they look like."""
-    importance = np.abs(found.codes).mean(0)
-    usage = (found.codes != 0).mean(0)
-    workdir.write_json("usage.json", {"usage": usage, "importance": importance})
-    if len(model.grid_shape) != 2:
-        return
-    order = np.argsort(-importance)[:32].astype(np.int32)
-    atoms = model.dictionary.basis_of(grid(model.grid_shape), order)
-    images = np.moveaxis(np.asarray(atoms), 1, 0).reshape(len(order), *model.grid_shape, -1)
-    # Where codes are dense every expert serves every signal.
-    shares = usage[order] if usage.min() < 1 else None
-    pictures.atoms_sheet(workdir.atoms, images, usage=shares, experts=order.tolist())
 
 
 def _print_scores(name, metrics):

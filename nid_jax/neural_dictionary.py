@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax import data
+from nid_jax import data, processes
 from nid_jax.coding import checks as argument_checks
 from nid_jax.coding import grid_operator
 from nid_jax.coding.canonical import Transform, canonical_transform, is_canonical
@@ -32,7 +32,7 @@ from nid_jax.fitting import apart, checks, priors, refining, ways
 from nid_jax.fitting import fit as fits
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.measurements import Measurements, say_other_scale, say_stretched
-from nid_jax.sharding import place_batch
+from nid_jax.sharding import place_batch, places
 from nid_jax.storage import hub, models, one_file
 from nid_jax.storage.models import Trained
 from nid_jax.storage.workdir import Workdir
@@ -47,7 +47,8 @@ class NeuralDictionary(Trained):
     """
 
     mesh: Mesh | None = None
-    """Devices that fits are dealt out over; None: the first."""
+    """Devices that fits are dealt out over; None: the first. Where they are of several processes,
+    all of these fit the same signals together, and each holds the model and gets all codes."""
 
     @property
     def dictionary(self) -> Dictionary:
@@ -209,7 +210,8 @@ class NeuralDictionary(Trained):
             raise ArgumentError("solver", solver, "an object of nid.solvers, such as nid.Ridge()")
         solve = functools.partial(fits.fit_problem, solver=solver, grid_shape=grid_shape)
         found = self._in_batches(problem_of, count, batch_size, solve)
-        if found.problem is None and not argument_checks.traced(found.solution):
+        far = self.mesh is not None and self.mesh.is_multi_process
+        if found.problem is None and not far and not argument_checks.traced(found.solution):
             # In batches for the solver's sake; what was measured is in memory all the same.
             found = dataclasses.replace(found, problem=problem_of(np.arange(count)))
         return dataclasses.replace(found, names=tuple(f"{n:05d}" for n in range(count)))
@@ -230,7 +232,9 @@ class NeuralDictionary(Trained):
             # The last batch is filled up, so that it compiles nothing new; with the first signals,
             # so that what signals choose together, such as a noise, is not chosen by one of them.
             chosen = np.arange(first, first + size) % count
-            found = solve(problem_of(chosen))
+            if self.mesh is not None:
+                chosen = chosen[places(self.mesh, size)]
+            found = solve(processes.together(lambda mine=chosen: problem_of(mine)))
             valid = min(size, count - first)
             parts.append(found if valid == size else found[:valid])
         return fits.joined(parts)
@@ -445,7 +449,8 @@ def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -
     """
     path = argument_checks.path("path", path)
     if path.suffix == ".safetensors" or path.is_file():
-        return NeuralDictionary._of(one_file.read(path, mesh), mesh)
+        far = mesh is not None and mesh.is_multi_process
+        return NeuralDictionary._of(one_file.read(path, None if far else mesh), mesh)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such workdir, and no such file")
     return open_workdir(Workdir(path, read_only=True, argument="path"), step, mesh)

@@ -5,8 +5,10 @@ same order, as `jax.distributed` wants it; an error in one of them is raised in 
 would otherwise wait for it.
 """
 
+import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TypeVar, cast
 
 import jax
@@ -19,6 +21,16 @@ T = TypeVar("T")
 def first() -> bool:
     """Whether this process is the one that writes and prints."""
     return jax.process_index() == 0
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """What is printed inside is printed once, by the first process; errors are everybody's."""
+    if first():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def own_part(count: int) -> range:
@@ -75,7 +87,8 @@ def _attempt(work):
 
 def _raise_together(error):
     """Raise the error of the first process that has one."""
-    said = b"" if error is None else pickle.dumps((isinstance(error, ValueError | OSError), f"{error}"))
+    mendable = isinstance(error, ValueError | OSError)
+    said = b"" if error is None else pickle.dumps((mendable, str(error)))
     sizes = _numbers(len(said))
     if not any(sizes):
         return

@@ -126,6 +126,17 @@ def moments_layout(moments: PyTree, layout: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree_util.tree_map_with_path(one, moments)
 
 
+def fitting(tree: PyTree, layout: PyTree) -> PyTree[NamedSharding]:
+    """The layout, with what it cannot split evenly whole on every device."""
+
+    def one(leaf: Any, where: NamedSharding) -> NamedSharding:
+        axes = zip(leaf.shape, where.spec, strict=False)
+        even = all(axis is None or size % where.mesh.shape[axis] == 0 for size, axis in axes)
+        return where if even else named(where.mesh)
+
+    return jax.tree.map(one, tree, layout)
+
+
 def place(tree: PyTree, axes: PyTree, mesh: Mesh) -> PyTree[Array]:
     """`tree` with every leaf laid out over `mesh` as `axes` says; values are unchanged.
 
@@ -183,7 +194,7 @@ def place_batch(batch: PyTree, mesh: Mesh) -> PyTree[Array]:
     each_of = {int(row): number for number, row in enumerate(rows)}
 
     def put(leaf):
-        leaf = np.asarray(leaf)
+        leaf = _host(leaf)
         if len(leaf) % len(rows):
             raise ValueError(
                 f"a batch of {len(leaf)} signals cannot be dealt out over the {len(rows)} places "
@@ -226,11 +237,17 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
         return jax.device_put(leaf, sharding)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         impl = jax.random.key_impl(leaf)
         # Key data has one more dimension than the keys, never split.
         data = _put(jax.random.key_data(leaf), sharding)
         return jax.jit(lambda x: jax.random.wrap_key_data(x, impl=impl))(data)
     # device_put of a jax.Array across processes leaves it without its addressable shards.
-    value = np.asarray(leaf)
+    value = _host(leaf)
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def _host(leaf: Any) -> np.ndarray:
+    """As NumPy has it, of a type that devices hold."""
+    value = np.asarray(leaf)
+    return value.astype(jax.dtypes.canonicalize_dtype(value.dtype), copy=False)

@@ -17,6 +17,7 @@ ORDER = (
     "numerics",
     "platforms",
     "devices",
+    "processes",
     "geometry",
     "fields",
     "sharding",

@@ -236,8 +236,8 @@ def point_batches(
     """An endless, checkpointable iterator over `PointBatches` of a collection of volumes.
 
     sampling: of no clouds where cloud_points is 0; cache: folder for the file of values where they
-    take more than `memory` bytes, '' for the collection's own; share as `data.batches`. Raises ValueError naming
-    train.batch_size, train.near or data.cache.
+    take more than `memory` bytes, '' for the collection's own; share as `data.batches`. Raises
+    ValueError naming train.batch_size, train.near or data.cache.
     """
     check_batch_size(sampling.batch_size, len(collection))
     if not 0 <= sampling.near <= 1:

@@ -33,7 +33,7 @@ from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
 from nid_jax.files import atomic_path
-from nid_jax.fitting import refining, rendering, rounding
+from nid_jax.fitting import refining, rendering, rounding, spread
 from nid_jax.fitting.measurements import as_array, as_floats, checked_operator
 from nid_jax.storage import arrays
 from nid_jax.storage.checksums import crc32, digest
@@ -544,7 +544,7 @@ def fit_problem(
     """
     start = time.perf_counter()
     with devices.CompileTime() as compiling:
-        solution = solver.solve(problem)
+        solution, known = spread.solved(problem, solver)
         if not checks.traced(solution):
             solution = jax.device_get(solution)
     seconds = time.perf_counter() - start
@@ -559,7 +559,7 @@ def fit_problem(
         tuple(grid_shape),
         tuple(names),
         solver,
-        problem,
+        known,
         seconds=seconds,
         compile_seconds=min(compiling.seconds, seconds),
     )

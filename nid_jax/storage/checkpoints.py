@@ -339,7 +339,9 @@ class Checkpoints:
         if data_iterator is not None:
             # Not through grain, which wants as many processes as have saved it.
             found = json.dumps(state, indent=4).encode()
-            data_iterator.set_state(found if isinstance(data_iterator.get_state(), bytes) else state)
+            data_iterator.set_state(
+                found if isinstance(data_iterator.get_state(), bytes) else state
+            )
         return items, content
 
     def _read_items(self, step, templates, content) -> dict[str, Any]:

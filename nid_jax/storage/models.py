@@ -76,9 +76,9 @@ def load_model(
 ) -> Trained:
     """The trained model of a workdir, without its prior. Reads no signals.
 
-    step: 'best', 'latest' or a number; mesh: devices to lay the model out on; without it, the
-    first one. Raises CheckpointError or FileNotFoundError where the workdir holds no good
-    checkpoint.
+    step: 'best', 'latest' or a number; mesh: devices to lay the model out on; without it, or where
+    they are of several processes, the first one. Raises CheckpointError or FileNotFoundError where
+    the workdir holds no good checkpoint.
     """
     config = workdir.load_config()
     signals = workdir.read_json("signals.json")
@@ -88,6 +88,6 @@ def load_model(
         workdir.checkpoints, read_only=True, best_metric=ranked_by
     ) as saved:
         restored = saved.restore({"model": template}, step=step)
-    items = restored.items["model"]
+    items = sharding.own(restored.items["model"])
     model = nnx.merge(graphdef, items["params"], items["constants"])
     return Trained(model, config, signals, step=restored.step)

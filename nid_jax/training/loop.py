@@ -6,9 +6,8 @@ is one jitted function with donated state; what it reports stays on the device u
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
-from nid_jax import data, devices, errors, notices, sharding
+from nid_jax import data, devices, errors, notices, processes, sharding
 from nid_jax.coding.operators import Operator
 from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.data.loading import endless
@@ -43,6 +42,7 @@ from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
 from nid_jax.training.reseeding import reseed
+from nid_jax.training.rounds_line import RoundsLine
 from nid_jax.training.steps import (
     Batch,
     Given,
@@ -59,6 +59,9 @@ from nid_jax.training.strategies import build_strategy
 
 ROUNDS_FILE = "components.npz"
 """Rounds of expectation maximisation so far, in a workdir; gone once heads are found."""
+
+
+T = TypeVar("T")
 
 
 class TrainingDiverged(ValueError):
@@ -240,16 +243,19 @@ class Trainer:
         model = self.model()
         assert isinstance(model.dictionary, SharedDictionary), "check() refuses other kinds"
         path = self.workdir.root / ROUNDS_FILE
+        given = self.measured, collection, self.config, path, go_on
+
+        def find():
+            found = heads.find(model.dictionary, *given)
+            if found is not None and found.prior is not None and not self.steps:
+                priors.save_prior(self.workdir.root / priors.FILE, found.prior, 0)
+            return found
+
         with self.clock.pause("heads"), errors.named("dictionary"):
-            found = heads.find(
-                model.dictionary, self.measured, collection, self.config, path, go_on
-            )
+            found = self._changed(model, find)
         if found is None:
             return ""
-        self._put(model)
         self.coded = found.coded
-        if found.prior is not None and not self.steps:
-            priors.save_prior(self.workdir.root / priors.FILE, found.prior, 0)
         return f"heads       {found.words}; {self.clock.seconds('heads'):.1f} s"
 
     def prior(self) -> GaussianPrior | None:
@@ -259,10 +265,21 @@ class Trainer:
             return None
         return priors.load_prior(self.workdir.root / priors.FILE)
 
-    def _put(self, model: Model) -> None:
-        """Go on with the numbers of a model."""
-        params = nnx.state(model, nnx.Param)
-        self.state = dataclasses.replace(self.state, params=sharding.put(params, self.layout.params))
+    def _changed(self, model: Model, work: Callable[[], T]) -> T:
+        """Go on with the numbers that `work` gives a model, in the first process for all. -> what
+        it returns; None where nothing changed."""
+
+        def changed():
+            return work(), jax.tree.leaves(nnx.state(model, nnx.Param))
+
+        found, numbers = processes.once(changed)
+        if found is None:
+            return found
+        params = jax.tree.unflatten(jax.tree.structure(nnx.state(model, nnx.Param)), numbers)
+        self.state = dataclasses.replace(
+            self.state, params=sharding.put(params, self.layout.params)
+        )
+        return found
 
     def find_router(self) -> str:
         """The router in closed form for the dictionary as it stands. -> words; '' where it
@@ -274,10 +291,8 @@ class Trainer:
         top_k = self.config.router.top_k if train.codes == "sparse_varpro" else 0
         before = self.clock.seconds("router")
         with self.clock.pause("router"):
-            words = find_router(
-                model.router, model.dictionary, self.measured, self.count, train.lam, top_k
-            )
-            self._put(model)
+            given = model.dictionary, self.measured, self.count, train.lam, top_k
+            words = self._changed(model, lambda: find_router(model.router, *given))
         return f"router      {words}; {self.clock.seconds('router') - before:.1f} s"
 
     def reseed(self, fed: Batch | Window) -> int:
@@ -285,8 +300,10 @@ class Trainer:
         batch = last_batch(fed) if isinstance(fed, Window) else fed
         share, seed = self.config.train.dead_below, self.config.seed
         params, usage, count = reseed(self.graphdef, self.state, batch, self.given, share, seed)
-        self.state = jax.device_put(
-            dataclasses.replace(self.state, params=params, usage=usage), self.layout
+        self.state = dataclasses.replace(
+            self.state,
+            params=sharding.put(params, self.layout.params),
+            usage=sharding.put(usage, self.layout.usage),
         )
         return count
 
@@ -372,7 +389,7 @@ def train(
     collection = task.open("train")
     trainer = Trainer(task, config, workdir, collection, typed)
     # Nothing is written before all of the config was found to be good.
-    workdir.prepare()
+    processes.once(workdir.prepare)
     keep = {"keep_latest": config.checkpoint.keep_latest, "keep_best": config.checkpoint.keep_best}
     keep["best_metric"] = task.ranked_by
     with (
@@ -382,11 +399,12 @@ def train(
         fresh = saved.latest_step() is None
         start = trainer.restore(saved)
         # Not before: a run that does not go on must not lose its own.
-        workdir.save_config(config)
-        workdir.write_json("signals.json", signals_of(task, collection))
+        processes.once(lambda: workdir.save_config(config))
+        described = signals_of(task, collection)
+        processes.once(lambda: workdir.write_json("signals.json", described))
         with (
-            MetricWriter(workdir.root, active=jax.process_index() == 0) as writer,
-            Progress(trainer.steps, active=jax.process_index() == 0) as progress,
+            MetricWriter(workdir.root, active=processes.first()) as writer,
+            Progress(trainer.steps, active=processes.first()) as progress,
         ):
             writer.truncate_after(start)
             if start:
@@ -394,16 +412,17 @@ def train(
             _announce(trainer, workdir, progress, notes)
             words = "drawn"
             if fresh and config.dictionary.heads != "drawn":
-                with _Rounds(preemption) as rounds:
+                with RoundsLine(preemption) as rounds:
                     words = trainer.find_heads(collection, rounds.go_on)
                 progress.message(words or f"{preemption.signal_name}: {_kept(workdir)}")
             step = start
             if words:
                 step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
-                (workdir.root / ROUNDS_FILE).unlink(missing_ok=True)
+                if processes.first():
+                    (workdir.root / ROUNDS_FILE).unlink(missing_ok=True)
     assumed = [*map(notices.plain, notes), *notices.printed_lines()]
     summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
-    workdir.write_json("summary.json", summary)
+    processes.once(lambda: workdir.write_json("summary.json", summary))
     stopped = step < trainer.steps or not words
     coded, prior = (None, None) if step or stopped else (trainer.coded, trainer.prior())
     return Trained(trainer.model(), step, stopped, summary, coded, prior)
@@ -423,33 +442,6 @@ def _announce(trainer: Trainer, workdir: Workdir, progress: Progress, notes: Seq
         progress.message(line)
     headers = ("parameter", "kind", "shape", "numbers")
     logging.info("%s", tables.table(parameter_overview(trainer.model()), headers))
-
-
-class _Rounds:
-    """A line that says how far rounds are, none where heads come without."""
-
-    def __init__(self, preemption: Preemption):
-        self.preemption = preemption
-        self.line: Progress | None = None
-        self.first, self.start = 0, 0.0
-
-    def go_on(self, done: int, total: int) -> bool:
-        """Whether another round may begin."""
-        now = time.monotonic()
-        if self.line is None:
-            # The first one is beside what is compiled and measured once.
-            self.line = Progress(total, label="round", active=jax.process_index() == 0)
-            self.first, self.start = done, now
-        each = (now - self.start) / max(done - self.first, 1)
-        self.line.update(done, eta=each * (total - done) if done > self.first else None)
-        return not self.preemption.requested
-
-    def __enter__(self) -> "_Rounds":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.line is not None:
-            self.line.close()
 
 
 @dataclasses.dataclass

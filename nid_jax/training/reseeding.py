@@ -31,9 +31,9 @@ def reseed(
     dead = np.flatnonzero(usage < share * mean)[: len(batch["signals"])]
     if not len(dead):
         return state.params, state.usage, 0
-    params = _refit(graphdef, state.params, batch, given, jax.device_put(dead), state.step, seed)
+    params = _refit(graphdef, state.params, batch, given, dead, state.step, seed)
     usage[dead] = mean
-    return params, jax.device_put(usage), len(dead)
+    return params, usage, len(dead)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "seed"))
