@@ -213,20 +213,23 @@ class NeuralDictionary(Trained):
         far = self.mesh is not None and self.mesh.is_multi_process
         if found.problem is None and not far and not argument_checks.traced(found.solution):
             # In batches for the solver's sake; what was measured is in memory all the same.
-            found = dataclasses.replace(found, problem=problem_of(np.arange(count)))
+            everyone = np.arange(count)
+            if self.mesh is not None:
+                everyone = everyone[places(self.mesh, count)]
+            problem = problem_of(everyone).of_signals(slice(count))
+            found = dataclasses.replace(found, problem=problem)
         return dataclasses.replace(found, names=tuple(f"{n:05d}" for n in range(count)))
 
     def _in_batches(self, problem_of, count, batch_size, solve):
         """The fit of `count` signals, solved in batches of one size.
 
-        problem_of: numbers of signals -> Problem; solve: Problem -> Fit.
+        problem_of: numbers of signals -> Problem, laid out over the devices, where the first come
+        again at its end if they do not divide; solve: (Problem, count) -> Fit of its first signals.
         """
         batch_size = argument_checks.whole("batch_size", batch_size, 0)
         if count < 1:
             raise ArgumentError("measurements", f"{count} signals", "1 or more")
         size = min(batch_size or count, count)
-        if self.mesh is not None:
-            size = -(-size // self.mesh.shape["data"]) * self.mesh.shape["data"]
         parts = []
         for first in range(0, count, size):
             # The last batch is filled up, so that it compiles nothing new; with the first signals,
@@ -234,7 +237,8 @@ class NeuralDictionary(Trained):
             chosen = np.arange(first, first + size) % count
             if self.mesh is not None:
                 chosen = chosen[places(self.mesh, size)]
-            found = solve(processes.together(lambda mine=chosen: problem_of(mine)))
+            problem = processes.together(lambda mine=chosen: problem_of(mine))
+            found = solve(problem, count=size)
             valid = min(size, count - first)
             parts.append(found if valid == size else found[:valid])
         return fits.joined(parts)
@@ -329,8 +333,8 @@ class NeuralDictionary(Trained):
             clouds = stacked(measured.cloud, chosen) if on_clouds else None
             return self._problem(measured.operator, values, own, signals=signals, clouds=clouds)
 
-        def solve(problem):
-            found = fits.fit_problem(problem, solver, measured.grid_shape)
+        def solve(problem, count):
+            found = fits.fit_problem(problem, solver, measured.grid_shape, count=count)
             if refinement is not None:
                 found = found.refine(refinement, on_grid)
             if uncertainty:

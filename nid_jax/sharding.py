@@ -73,19 +73,15 @@ def _fitting(count: int) -> str:
     return f"mesh.data x mesh.expert that use all: {', '.join(pairs)}"
 
 
-def check_divisible(mesh: Mesh, num_experts: int, batch_size: int) -> None:
-    """Raises ValueError if experts or signals cannot be dealt out evenly over `mesh`."""
+def check_enough(mesh: Mesh, num_experts: int, batch_size: int) -> None:
+    """Raises ValueError if there are fewer experts or signals than devices to split them over."""
     for axis, key, size in (
         ("expert", "dictionary.num_experts", num_experts),
         ("data", "train.batch_size", batch_size),
     ):
         parts = mesh.shape[axis]
-        if size % parts:
-            below = size // parts * parts
-            near = f"{below} or {below + parts}" if below else f"{parts}"
-            raise ValueError(
-                f"{key}={size} must be a multiple of mesh.{axis}={parts}, such as {near}"
-            )
+        if size < parts:
+            raise ValueError(f"{key}={size}: allowed: mesh.{axis}={parts} or more, one a device")
 
 
 def named(mesh: Mesh, *axes: str | None) -> NamedSharding:
@@ -126,12 +122,44 @@ def moments_layout(moments: PyTree, layout: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree_util.tree_map_with_path(one, moments)
 
 
+def filled(tree: PyTree, layout: PyTree) -> PyTree[Array]:
+    """Arrays with zeros at the ends of axes that the layout could not split evenly; see `emptied`.
+
+    Inside of a jitted function, where arrays may lie unevenly: the same numbers lie on the same
+    devices before and after, and nothing is computed of what only fills up.
+    """
+
+    def one(leaf, where):
+        wanted = filled_shape(leaf.shape, where)
+        more = [(0, size - own) for size, own in zip(wanted, leaf.shape, strict=True)]
+        return jnp.pad(leaf, more) if wanted != leaf.shape else leaf
+
+    return jax.tree.map(one, tree, layout)
+
+
+def emptied(tree: PyTree, shapes: PyTree) -> PyTree[Array]:
+    """`filled` arrays without what fills them up; shapes: a tree of what has the shapes wanted."""
+
+    def one(leaf, wanted):
+        if leaf.shape == wanted.shape:
+            return leaf
+        return leaf[tuple(slice(size) for size in wanted.shape)]
+
+    return jax.tree.map(one, tree, shapes)
+
+
+def filled_shape(shape: Sequence[int], where: NamedSharding) -> tuple[int, ...]:
+    """The next larger shape that a sharding splits evenly."""
+    parts = [1 if axis is None else where.mesh.shape[axis] for axis in where.spec]
+    parts += [1] * (len(shape) - len(parts))
+    return tuple(-(-size // part) * part for size, part in zip(shape, parts, strict=True))
+
+
 def fitting(tree: PyTree, layout: PyTree) -> PyTree[NamedSharding]:
     """The layout, with what it cannot split evenly whole on every device."""
 
     def one(leaf: Any, where: NamedSharding) -> NamedSharding:
-        axes = zip(leaf.shape, where.spec, strict=False)
-        even = all(axis is None or size % where.mesh.shape[axis] == 0 for size, axis in axes)
+        even = filled_shape(leaf.shape, where) == tuple(leaf.shape)
         return where if even else named(where.mesh)
 
     return jax.tree.map(one, tree, layout)
@@ -235,6 +263,8 @@ def own(tree: PyTree) -> PyTree:
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     if jax.process_count() == 1:
         return jax.device_put(leaf, sharding)
+    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+        return leaf
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -102,17 +102,25 @@ def test_unknown_axes_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("processes", "message"),
+    ("processes", "rows"),
     [
-        ([[0, 1]], "^mesh.expert=2: experts cannot be split over processes"),
-        ([[0, 0], [0, 1]], "^mesh.expert=2: experts cannot be split over processes"),
-        ([[0], [1], [0], [1]], r"^mesh.data=4: devices in the order of processes \[0, 1, 0, 1\]"),
+        ([[0, 1]], ([0], [0])),  # experts of one row over both
+        ([[0, 0], [1, 1]], ([0], [1])),
+        ([[0, 0, 1], [1, 2, 2]], ([0], [0, 1], [1])),
+        ([[0], [1], [0], [1]], ([0, 2], [1, 3])),
     ],
 )
-def test_meshes_that_deal_out_signals_wrongly_are_refused(processes, message):
-    with pytest.raises(ValueError, match=message):
-        sharding.check_processes(processes)
-    sharding.check_processes([[0, 0], [0, 0], [1, 1]])
+def test_a_process_reads_the_rows_it_has_devices_in(processes, rows):
+    for process, expected in enumerate(rows):
+        np.testing.assert_array_equal(sharding.own_rows(processes, process), expected)
+
+
+def test_places_fill_up_what_does_not_divide():
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    np.testing.assert_array_equal(sharding.places(mesh, 5), np.arange(5))
+    batch = {"ids": np.arange(6), "points": np.ones((2, 3)), "way": np.ones(4)}
+    found = sharding.cut(batch, 5)
+    assert {name: len(leaf) for name, leaf in found.items()} == {"ids": 5, "points": 2, "way": 4}
 
 
 def test_distributed_only_when_asked(monkeypatch):
@@ -215,19 +223,36 @@ port, index, directory = sys.argv[1:]
 jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(index))
 mesh = sharding.make_mesh(0, 1)
 assert mesh.shape["data"] == 2
-try:
-    sharding.make_mesh(1, 2)
-except ValueError as error:
-    assert "mesh.expert=2: experts cannot be split over processes" in str(error)
-else:
-    raise AssertionError("experts split over processes")
 values = np.random.default_rng(0).standard_normal((4, 9000)).astype(np.float32)
 tree = {"codes": values, "w": jnp.asarray(values), "key": jax.random.key(7)}
 axes = {"codes": ("signal", None), "w": None, "key": ()}
 placed = sharding.place(tree, axes, mesh)
-batch = sharding.place_batch(values[2 * int(index) : 2 * int(index) + 2], mesh)
+batch = sharding.place_batch(values[sharding.places(mesh, 4)], mesh)
 assert batch.shape == (4, 9000)
 assert float(jax.jit(jnp.max)(batch)) == values.max()
+np.testing.assert_array_equal(sharding.own(batch), values)
+# Experts of one row over both: each reads the whole batch, and replicas are the same.
+rows = sharding.make_mesh(1, 2)
+np.testing.assert_array_equal(sharding.places(rows, 3), [0, 1, 2])
+whole = sharding.place_batch({"codes": values[:3]}, rows)["codes"]
+experts = sharding.place({"w": values}, {"w": ("expert",)}, rows)["w"]
+assert [shard.data.shape for shard in experts.addressable_shards] == [(2, 9000)]
+product = jax.jit(lambda a, b: a @ b.T, out_shardings=sharding.named(rows))(whole, experts)
+jax.experimental.multihost_utils.assert_equal(np.asarray(product), "replicas differ")
+np.testing.assert_allclose(product, values[:3] @ values.T, rtol=1e-4, atol=1e-2)
+# What one does for all, what each does of its part, and errors that all hear of.
+from nid_jax import processes
+mine = int(index)
+assert processes.once(lambda: {"a": np.arange(3.0), "from": mine})["from"] == 0
+parts = processes.gathered(lambda: [mine] * (mine * 5000))
+assert parts == [[], [1] * 5000]
+assert [list(processes.own_part(n)) for n in (5, 1)] == ([[0, 1], []], [[2, 3, 4], [0]])[mine]
+for work in (processes.together, processes.gathered):
+    try:
+        work(lambda: 1 if mine == 0 else int("2.png is damaged"))
+        raise SystemExit("an error of the other process was not heard")
+    except ValueError as error:
+        assert "2.png is damaged" in str(error), error
 placed["batch"] = batch
 with Checkpoints(directory) as checkpoints:
     for step in (1, 2):

@@ -537,14 +537,16 @@ def fit_problem(
     solver: Solver,
     grid_shape: Sequence[int],
     names: Sequence[str] | None = None,
+    count: int = 0,
 ) -> Fit:
-    """Solve one problem. -> `Fit`, in NumPy unless a transformation of JAX is looking on.
+    """Solve one problem, or of its signals the first `count`. -> `Fit`, in NumPy unless a
+    transformation of JAX is looking on.
 
     Raises ArgumentError for what the solver cannot solve.
     """
     start = time.perf_counter()
     with devices.CompileTime() as compiling:
-        solution, known = spread.solved(problem, solver)
+        solution, known = spread.solved(problem, solver, count)
         if not checks.traced(solution):
             solution = jax.device_get(solution)
     seconds = time.perf_counter() - start

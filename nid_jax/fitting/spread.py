@@ -1,4 +1,4 @@
-"""Solving problems whose signals lie on devices of several processes."""
+"""Solving problems whose signals lie on several devices, of one process or of several."""
 
 from typing import Any
 
@@ -6,39 +6,52 @@ import jax
 from flax import nnx
 
 from nid_jax import sharding
+from nid_jax.coding import checks
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Solution
 from nid_jax.coding.solvers import Solver
 from nid_jax.fields.model import map_axes
 
 
-def solved(problem: Problem, solver: Solver) -> tuple[Solution, Problem | None]:
+def solved(problem: Problem, solver: Solver, count: int = 0) -> tuple[Solution, Problem | None]:
     """`solver.solve`, and the problem as far as this process knows it.
 
-    Of signals that lie over several processes all of these solve in one program, in which the
-    experts are split as the mesh says; each gets all of the solution, and none keeps the problem.
+    Signals that lie on several devices are solved in one program, in which experts are split as the
+    mesh says; every process gets all of the solution. count: how many of the signals there are, the
+    rest fills up the devices; 0: all.
     """
-    rows = jax.tree.leaves((problem.measurements, problem.clouds, problem.signals))
-    far = [row for row in rows if not getattr(row, "is_fully_addressable", True)]
-    if not far:
+    mesh = _mesh((problem.measurements, problem.clouds, problem.signals))
+    if mesh is None:
         return solver.solve(problem), problem
-    mesh = far[0].sharding.mesh
+    some = slice(count or None)
+
+    def solve(solver: Solver, problem: Problem) -> Solution:
+        return solver.solve(problem.of_signals(some))
+
     known = everywhere((solver, problem), mesh)
-    program = jax.jit(
-        lambda solver, problem: solver.solve(problem), out_shardings=sharding.named(mesh)
-    )
-    return program(*known), None
+    solution = jax.jit(solve, out_shardings=sharding.named(mesh))(*known)
+    return solution, None if mesh.is_multi_process else problem.of_signals(some)
+
+
+def _mesh(rows):
+    """The devices that signals lie on; None where that is one."""
+    for row in jax.tree.leaves(rows):
+        where = row.sharding if isinstance(row, jax.Array) and not checks.traced(row) else None
+        if isinstance(where, jax.sharding.NamedSharding) and where.mesh.size > 1:
+            return where.mesh
+    return None
 
 
 def everywhere(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-    """The tree on a mesh: experts of dictionaries split, signals as they lie, all else whole."""
+    """The tree on a mesh: experts of dictionaries split, what lies there as it does, the rest
+    whole."""
 
     def one(node):
         if isinstance(node, nnx.Module):
             graphdef, state = nnx.split(node)
             layout = map_axes(lambda axes: sharding.named(mesh, *axes), state)
             return nnx.merge(graphdef, sharding.put(state, sharding.fitting(state, layout)))
-        if not getattr(node, "is_fully_addressable", True):
+        if _mesh(node) is not None:
             return node
         return sharding.put(node, sharding.named(mesh))
 

@@ -28,7 +28,7 @@ from nid_jax.fields.model import (
     parameter_overview,
 )
 from nid_jax.fields.shared import SharedDictionary
-from nid_jax.fitting import priors
+from nid_jax.fitting import priors, spread
 from nid_jax.reporting import announcing, tables
 from nid_jax.reporting.chronometer import Chronometer
 from nid_jax.reporting.metrics_log import MetricWriter
@@ -40,6 +40,7 @@ from nid_jax.storage.workdir import Workdir
 from nid_jax.training import checks, feeding, heads
 from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
+from nid_jax.training.placing import StateLayout
 from nid_jax.training.predicting import find_router
 from nid_jax.training.reseeding import reseed
 from nid_jax.training.rounds_line import RoundsLine
@@ -124,7 +125,7 @@ class Trainer:
         checks.check_canonical(config, devices.memory_bytes())
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
-        sharding.check_divisible(self.mesh, config.dictionary.num_experts, config.train.batch_size)
+        sharding.check_enough(self.mesh, config.dictionary.num_experts, config.train.batch_size)
         self.strategy = build_strategy(config, task.objective)
         measured = task.learned_from(collection)
         checks.check_alike(config, measured, collection.names, typed)
@@ -179,7 +180,7 @@ class Trainer:
         everywhere: Any = sharding.named(self.mesh)
         moments = jax.eval_shape(self.optimizer.init, params)
         moments = sharding.moments_layout(moments, layout, self.mesh)
-        self.layout = TrainState(layout, moments, everywhere, everywhere, everywhere)
+        held = TrainState(layout, moments, everywhere, everywhere, everywhere)
 
         def draw() -> tuple[TrainState, nnx.State]:
             _, params, *rest = nnx.split(build(), nnx.Param, ...)
@@ -187,14 +188,20 @@ class Trainer:
             moments = self.optimizer.init(params)
             return TrainState(params, moments, jnp.int32(0), jnp.int32(-1), usage), rest[0]
 
-        self.state, constants = jax.jit(draw, out_shardings=(self.layout, everywhere))()
+        self.layout = StateLayout(jax.eval_shape(draw)[0], held)
+
+        def drawn() -> tuple[TrainState, nnx.State]:
+            state, constants = draw()
+            return self.layout.filled(state), constants
+
+        self.state, constants = jax.jit(drawn, out_shardings=(held, everywhere))()
         key = jax.random.fold_in(jax.random.key(config.seed), 1)
         self.given = Given(constants, self.operator, key)
 
     def model(self) -> Model:
         """The model as it stands, in several processes each one's own. Its arrays are copies: the
         next step gives the old ones away."""
-        params = jax.tree.map(jnp.copy, sharding.own(self.state.params))
+        params = jax.tree.map(jnp.copy, sharding.own(self.layout.give(self.state).params))
         return nnx.merge(self.graphdef, params, sharding.own(self.given.constants), copy=True)
 
     def at_boundary(self, step: int) -> bool:
@@ -222,8 +229,14 @@ class Trainer:
             # by the compiler.
             steps = train_steps if isinstance(batch, Window) else train_step
             given = self.given._replace(constants=sharding.own(self.given.constants))
-            function = functools.partial(steps, recipe, given=given)
-            layout = self.layout, sharding.named(self.mesh)
+            size = train.batch_size
+
+            def function(state, batch):
+                batch = batch if isinstance(batch, Window) else sharding.cut(batch, size)
+                state, terms = steps(recipe, self.layout.emptied(state), batch, given)
+                return self.layout.filled(state), terms
+
+            layout = self.layout.held, sharding.named(self.mesh)
             with self.clock.pause("compile"):
                 jitted = jax.jit(function, donate_argnums=0, out_shardings=layout)
                 program = jitted.lower(self.state, batch).compile()
@@ -276,9 +289,8 @@ class Trainer:
         if found is None:
             return found
         params = jax.tree.unflatten(jax.tree.structure(nnx.state(model, nnx.Param)), numbers)
-        self.state = dataclasses.replace(
-            self.state, params=sharding.put(params, self.layout.params)
-        )
+        state = self.layout.give(self.state)
+        self.state = self.layout.take(dataclasses.replace(state, params=params))
         return found
 
     def find_router(self) -> str:
@@ -297,22 +309,25 @@ class Trainer:
 
     def reseed(self, fed: Batch | Window) -> int:
         """Give dead experts the worst of the last batch. -> how many there were."""
+        train, size, given = self.config.train, self.config.train.batch_size, self.given
         batch = last_batch(fed) if isinstance(fed, Window) else fed
-        share, seed = self.config.train.dead_below, self.config.seed
-        params, usage, count = reseed(self.graphdef, self.state, batch, self.given, share, seed)
-        self.state = dataclasses.replace(
-            self.state,
-            params=sharding.put(params, self.layout.params),
-            usage=sharding.put(usage, self.layout.usage),
-        )
+        if size % self.mesh.shape["data"]:
+            everywhere = sharding.named(self.mesh)
+            batch = jax.jit(lambda b: sharding.cut(b, size), out_shardings=everywhere)(batch)
+        if self.mesh.is_multi_process:
+            given = spread.everywhere(given, self.mesh)
+        state, seed = self.layout.give(self.state), self.config.seed
+        params, usage, count = reseed(self.graphdef, state, batch, given, train.dead_below, seed)
+        self.state = self.layout.take(dataclasses.replace(state, params=params, usage=usage))
         return count
 
     def items(self) -> dict[str, Any]:
         """What a checkpoint holds: the model, for fits, and the rest, to go on training."""
-        model = {"params": self.state.params, "constants": self.given.constants}
+        state = self.layout.give(self.state)
+        model = {"params": state.params, "constants": self.given.constants}
         # Not dataclasses.asdict: it takes the Variables inside apart.
         names = ("optimizer", "step", "bad_step", "usage")
-        return {"model": model, "training": {name: getattr(self.state, name) for name in names}}
+        return {"model": model, "training": {name: getattr(state, name) for name in names}}
 
     def restore(self, saved: checkpoints.Checkpoints) -> int:
         """Go on from the latest good checkpoint, if there is one. -> the step to go on from."""
@@ -320,13 +335,8 @@ class Trainer:
             return 0
         restored = saved.restore(_templates(self.items()), data_iterator=self.batches)
         training = restored.items["training"]
-        self.state = TrainState(
-            restored.items["model"]["params"],
-            training["optimizer"],
-            training["step"],
-            training["bad_step"],
-            training["usage"],
-        )
+        state = TrainState(restored.items["model"]["params"], **training)
+        self.state = self.layout.take(state)
         self.given = self.given._replace(constants=restored.items["model"]["constants"])
         self.clock.restore(restored.meta["clock"])
         return restored.step
