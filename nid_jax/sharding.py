@@ -73,17 +73,6 @@ def _fitting(count: int) -> str:
     return f"mesh.data x mesh.expert that use all: {', '.join(pairs)}"
 
 
-def check_enough(mesh: Mesh, num_experts: int, batch_size: int) -> None:
-    """Raises ValueError if there are fewer experts or signals than devices to split them over."""
-    for axis, key, size in (
-        ("expert", "dictionary.num_experts", num_experts),
-        ("data", "train.batch_size", batch_size),
-    ):
-        parts = mesh.shape[axis]
-        if size < parts:
-            raise ValueError(f"{key}={size}: allowed: mesh.{axis}={parts} or more, one a device")
-
-
 def named(mesh: Mesh, *axes: str | None) -> NamedSharding:
     """Sharding of an array whose leading dimensions have the logical `axes`.
 

@@ -85,14 +85,29 @@ class FakeMesh:
         self.shape = {"data": data, "expert": expert}
 
 
-def test_check_divisible_names_the_key_and_what_fits():
-    sharding.check_divisible(FakeMesh(4, 2), num_experts=256, batch_size=8)
-    with pytest.raises(ValueError, match=r"dictionary\.num_experts=7 .* mesh\.expert=2.* 6 or 8"):
-        sharding.check_divisible(FakeMesh(1, 2), num_experts=7, batch_size=8)
-    with pytest.raises(ValueError, match=r"train\.batch_size=10 .* mesh\.data=4.* 8 or 12"):
-        sharding.check_divisible(FakeMesh(4, 2), num_experts=8, batch_size=10)
-    with pytest.raises(ValueError, match=r"train\.batch_size=3 .* such as 4$"):
-        sharding.check_divisible(FakeMesh(4, 1), num_experts=8, batch_size=3)
+class FakeSharding:
+    def __init__(self, mesh, *spec):
+        self.mesh, self.spec = mesh, spec
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec", "wanted"),
+    [
+        ((8, 5), ("expert", None), (8, 5)),
+        ((7, 5), ("expert",), (8, 5)),
+        ((9, 7), ("data", "expert"), (12, 8)),
+        ((1, 5), ("data",), (4, 5)),
+        ((), (), ()),
+    ],
+)
+def test_what_does_not_divide_is_filled_up_and_emptied(shape, spec, wanted):
+    where = FakeSharding(FakeMesh(4, 2), *spec)
+    assert sharding.filled_shape(shape, where) == wanted
+    values = jnp.asarray(np.random.default_rng(0).standard_normal(shape))
+    held = sharding.filled([values], [where])
+    assert held[0].shape == wanted
+    assert float(jnp.abs(held[0]).sum()) == pytest.approx(float(jnp.abs(values).sum()), rel=1e-6)
+    np.testing.assert_array_equal(sharding.emptied(held, [values])[0], values)
 
 
 def test_unknown_axes_are_refused():

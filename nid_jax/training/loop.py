@@ -125,7 +125,6 @@ class Trainer:
         checks.check_canonical(config, devices.memory_bytes())
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
-        sharding.check_enough(self.mesh, config.dictionary.num_experts, config.train.batch_size)
         self.strategy = build_strategy(config, task.objective)
         measured = task.learned_from(collection)
         checks.check_alike(config, measured, collection.names, typed)

@@ -269,14 +269,6 @@ def test_patches_are_counted():
     assert found.train.batch_size == 3
 
 
-def test_a_batch_is_dealt_out_over_devices():
-    config = load("image", "cpu")
-    config.data.augment.update({"mirror": False, "warps": 0})
-    config.mesh.data = 4
-    found, _ = limits.settled(config, limits.Available(surveyed(43), surveyed(5)))
-    assert found.train.batch_size == 40
-
-
 def test_turns_of_what_is_not_square_are_mirror_images():
     config = load("image", "photos")
     there = limits.Available(surveyed(30, ((20, 30),)), surveyed(5, ((20, 30),)))
