@@ -243,7 +243,7 @@ def own(tree: PyTree) -> PyTree:
     far = [n for n, leaf in enumerate(leaves) if not getattr(leaf, "is_fully_addressable", True)]
     if far:
         everywhere = named(leaves[far[0]].sharding.mesh)
-        whole = jax.jit(lambda some: some, out_shardings=everywhere)([leaves[n] for n in far])
+        whole = jax.jit(_same, out_shardings=everywhere)([leaves[n] for n in far])
         for number, leaf in zip(far, whole, strict=True):
             leaves[number] = leaf.addressable_data(0)
     return jax.tree.unflatten(structure, leaves)
@@ -255,7 +255,7 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
         return leaf
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
+        return jax.jit(_same, out_shardings=sharding)(leaf)
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         impl = jax.random.key_impl(leaf)
         # Key data has one more dimension than the keys, never split.
@@ -264,6 +264,11 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     # device_put of a jax.Array across processes leaves it without its addressable shards.
     value = _host(leaf)
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def _same(tree):
+    """For jit, which knows a function that it has compiled by its name."""
+    return tree
 
 
 def _host(leaf: Any) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Solving problems whose signals lie on several devices, of one process or of several."""
 
+import functools
 from typing import Any
 
 import jax
@@ -23,14 +24,19 @@ def solved(problem: Problem, solver: Solver, count: int = 0) -> tuple[Solution, 
     mesh = _mesh((problem.measurements, problem.clouds, problem.signals))
     if mesh is None:
         return solver.solve(problem), problem
-    some = slice(count or None)
+    count = count or len(jax.tree.leaves((problem.measurements, problem.clouds))[0])
+    solution = _program(sharding.named(mesh), count)(*everywhere((solver, problem), mesh))
+    return solution, None if mesh.is_multi_process else problem.of_signals(slice(count))
+
+
+@functools.lru_cache(maxsize=16)
+def _program(where, count):
+    """Solves the first `count` signals of a problem, for whole solutions on every device."""
 
     def solve(solver: Solver, problem: Problem) -> Solution:
-        return solver.solve(problem.of_signals(some))
+        return solver.solve(problem.of_signals(slice(count)))
 
-    known = everywhere((solver, problem), mesh)
-    solution = jax.jit(solve, out_shardings=sharding.named(mesh))(*known)
-    return solution, None if mesh.is_multi_process else problem.of_signals(some)
+    return jax.jit(solve, out_shardings=where)
 
 
 def _mesh(rows):

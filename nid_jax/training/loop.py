@@ -312,7 +312,8 @@ class Trainer:
         batch = last_batch(fed) if isinstance(fed, Window) else fed
         if size % self.mesh.shape["data"]:
             everywhere = sharding.named(self.mesh)
-            batch = jax.jit(lambda b: sharding.cut(b, size), out_shardings=everywhere)(batch)
+            cut = jax.jit(sharding.cut, static_argnums=1, out_shardings=everywhere)
+            batch = cut(batch, size)
         if self.mesh.is_multi_process:
             given = spread.everywhere(given, self.mesh)
         state, seed = self.layout.give(self.state), self.config.seed

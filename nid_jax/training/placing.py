@@ -18,6 +18,8 @@ class StateLayout:
         # An array of uneven parts cannot leave a program, so outside it lies everywhere.
         self.outside = sharding.fitting(shapes, held)
         self.even = jax.tree.leaves(self.outside) == jax.tree.leaves(held)
+        self._take = jax.jit(self.filled, out_shardings=held)
+        self._give = jax.jit(self.emptied, out_shardings=self.outside)
 
     def filled(self, state: TrainState) -> TrainState:
         """As it is held; inside of a jitted function."""
@@ -30,8 +32,8 @@ class StateLayout:
     def take(self, state: TrainState) -> TrainState:
         """A state that lies anywhere, as it is held. In several processes as `sharding.place`."""
         state = sharding.put(state, self.outside)
-        return state if self.even else jax.jit(self.filled, out_shardings=self.held)(state)
+        return state if self.even else self._take(state)
 
     def give(self, state: TrainState) -> TrainState:
         """A state that is held, as it is."""
-        return state if self.even else jax.jit(self.emptied, out_shardings=self.outside)(state)
+        return state if self.even else self._give(state)
