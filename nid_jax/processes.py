@@ -9,6 +9,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextvars import ContextVar
 from typing import TypeVar, cast
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 T = TypeVar("T")
+_by_itself_now: ContextVar[bool] = ContextVar("by_itself", default=False)
 
 
 def first() -> bool:
@@ -33,21 +35,26 @@ def heard() -> Iterator[None]:
         yield
 
 
+def alone() -> bool:
+    """Whether no other process takes part: there is none, or this is the first within `once`."""
+    return jax.process_count() == 1 or _by_itself_now.get()
+
+
 def own_part(count: int) -> range:
     """Which of `count` things are this process's: as many in a row as others have, or one more."""
-    index, processes = jax.process_index(), jax.process_count()
+    index, processes = (0, 1) if alone() else (jax.process_index(), jax.process_count())
     return range(index * count // processes, (index + 1) * count // processes)
 
 
 def once(work: Callable[[], T]) -> T:
-    """What `work` gives in the first process, in all of them.
+    """What `work` gives in the first process, in all of them; within it that one is alone.
 
     Of arrays, each gets its own on its first device. Raises what `work` raises; in other processes
     a ValueError or RuntimeError of the same words.
     """
-    if jax.process_count() == 1:
+    if alone():
         return work()
-    value, error = _attempt(work) if first() else (None, None)
+    value, error = _attempt(lambda: _by_itself(work)) if first() else (None, None)
     _raise_together(error)
     sent = pickle.dumps(value) if first() else b""
     size = max(_numbers(len(sent)))
@@ -58,7 +65,7 @@ def once(work: Callable[[], T]) -> T:
 
 def gathered(work: Callable[[], T]) -> list[T]:
     """What `work` gives in every process, in their order. Raises as `once`."""
-    if jax.process_count() == 1:
+    if alone():
         return [work()]
     value, error = _attempt(work)
     _raise_together(error)
@@ -71,11 +78,19 @@ def gathered(work: Callable[[], T]) -> list[T]:
 
 def together(work: Callable[[], T]) -> T:
     """This process's own `work`, once it went well in all of them. Raises as `once`."""
-    if jax.process_count() == 1:
+    if alone():
         return work()
     value, error = _attempt(work)
     _raise_together(error)
     return cast(T, value)
+
+
+def _by_itself(work):
+    token = _by_itself_now.set(True)
+    try:
+        return work()
+    finally:
+        _by_itself_now.reset(token)
 
 
 def _attempt(work):

@@ -259,6 +259,7 @@ np.testing.assert_allclose(product, values[:3] @ values.T, rtol=1e-4, atol=1e-2)
 from nid_jax import processes
 mine = int(index)
 assert processes.once(lambda: {"a": np.arange(3.0), "from": mine})["from"] == 0
+assert processes.once(lambda: processes.gathered(lambda: mine)) == [0]
 parts = processes.gathered(lambda: [mine] * (mine * 5000))
 assert parts == [[], [1] * 5000]
 assert [list(processes.own_part(n)) for n in (5, 1)] == ([[0, 1], []], [[2, 3, 4], [0]])[mine]

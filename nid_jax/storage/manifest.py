@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from nid_jax import processes
 from nid_jax.storage.checksums import crc32, digest
 from nid_jax.storage.trees import paths
 
@@ -139,7 +140,7 @@ def iterator_state(folder: Path, content: dict) -> Any:
 
 def _gathered(value: int) -> list[int]:
     """One number of each process, in the order of the processes."""
-    if jax.process_count() == 1:
+    if processes.alone():
         return [value]
     values = multihost_utils.process_allgather(np.uint32(value))
     return [int(v) for v in np.ravel(values)]
