@@ -151,6 +151,11 @@ def train(
     goes on. Raises ValueError where the workdir holds a run of another config or other signals, and
     as `training.loop.train`.
     """
+    with workdir.writing(workdir.checkpoints):
+        return _train(task, config, workdir, evaluate, notes, typed)
+
+
+def _train(task, config, workdir, evaluate, notes, typed):
     kept = False
     if workdir.holds_checkpoint():
         workdir.check_same_config(config, SECTIONS, CHANGEABLE)
@@ -197,8 +202,8 @@ def _dense(config, model):
 def _scores(evaluate, config, model):
     """Scores of a model in training: of several processes together."""
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
-    mesh = mesh if mesh.is_multi_process else None
-    return evaluate(NeuralDictionary(model, config, {}, mesh=mesh))
+    several = mesh if mesh.is_multi_process else None
+    return evaluate(NeuralDictionary(model, config, {}, mesh=several))
 
 
 def _check_same_signals(workdir, task):

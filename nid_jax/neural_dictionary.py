@@ -237,7 +237,7 @@ class NeuralDictionary(Trained):
             chosen = np.arange(first, first + size) % count
             if self.mesh is not None:
                 chosen = chosen[places(self.mesh, size)]
-            problem = processes.together(lambda mine=chosen: problem_of(mine))
+            problem = processes.together(functools.partial(problem_of, chosen))
             found = solve(problem, count=size)
             valid = min(size, count - first)
             parts.append(found if valid == size else found[:valid])

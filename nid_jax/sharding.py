@@ -149,7 +149,7 @@ def fitting(tree: PyTree, layout: PyTree) -> PyTree[NamedSharding]:
 
     def one(leaf: Any, where: NamedSharding) -> NamedSharding:
         even = filled_shape(leaf.shape, where) == tuple(leaf.shape)
-        return where if even else named(where.mesh)
+        return where if even else NamedSharding(where.mesh, PartitionSpec())
 
     return jax.tree.map(one, tree, layout)
 

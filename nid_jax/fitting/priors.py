@@ -76,7 +76,8 @@ def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) ->
 
     # Codes of one signal do not depend on the others.
     parts = [part for own in processes.gathered(solved) for part in own]
-    coded = Coded(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)), names)
+    codes, bias, residual = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    coded = Coded(codes, bias, residual, names)
     return processes.once(lambda: prior_of(model, coded, wanted))
 
 

@@ -33,9 +33,9 @@ from nid_jax.reporting import announcing, tables
 from nid_jax.reporting.chronometer import Chronometer
 from nid_jax.reporting.metrics_log import MetricWriter
 from nid_jax.reporting.progress import Progress
+from nid_jax.stopping import Preemption
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
-from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
 from nid_jax.training import checks, feeding, heads
 from nid_jax.training.batches import WayBatches
@@ -253,12 +253,13 @@ class Trainer:
         said no before they were found. The prior that came with them is kept, as heads are that
         nothing descends from."""
         model = self.model()
-        assert isinstance(model.dictionary, SharedDictionary), "check() refuses other kinds"
+        dictionary = model.dictionary
+        assert isinstance(dictionary, SharedDictionary), "check() refuses other kinds"
         path = self.workdir.root / ROUNDS_FILE
         given = self.measured, collection, self.config, path, go_on
 
         def find():
-            found = heads.find(model.dictionary, *given)
+            found = heads.find(dictionary, *given)
             if found is not None and found.prior is not None and not self.steps:
                 priors.save_prior(self.workdir.root / priors.FILE, found.prior, 0)
             return found
@@ -277,7 +278,7 @@ class Trainer:
             return None
         return priors.load_prior(self.workdir.root / priors.FILE)
 
-    def _changed(self, model: Model, work: Callable[[], T]) -> T:
+    def _changed(self, model: Model, work: Callable[[], T | None]) -> T | None:
         """Go on with the numbers that `work` gives a model, in the first process for all. -> what
         it returns; None where nothing changed."""
 
@@ -297,13 +298,14 @@ class Trainer:
         descends."""
         model, train = self.model(), self.config.train
         solved = train.codes in ("varpro", "sparse_varpro")
-        if not solved or model.router is None or not model.router.affine:
+        router = model.router
+        if not solved or router is None or not router.affine:
             return ""
         top_k = self.config.router.top_k if train.codes == "sparse_varpro" else 0
         before = self.clock.seconds("router")
         with self.clock.pause("router"):
             given = model.dictionary, self.measured, self.count, train.lam, top_k
-            words = self._changed(model, lambda: find_router(model.router, *given))
+            words = self._changed(model, lambda: find_router(router, *given))
         return f"router      {words}; {self.clock.seconds('router') - before:.1f} s"
 
     def reseed(self, fed: Batch | Window) -> int:
@@ -398,8 +400,6 @@ def train(
     """
     collection = task.open("train")
     trainer = Trainer(task, config, workdir, collection, typed)
-    # Nothing is written before all of the config was found to be good.
-    processes.once(workdir.prepare)
     keep = {"keep_latest": config.checkpoint.keep_latest, "keep_best": config.checkpoint.keep_best}
     keep["best_metric"] = task.ranked_by
     with (
@@ -430,10 +430,10 @@ def train(
                 step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
                 if processes.first():
                     (workdir.root / ROUNDS_FILE).unlink(missing_ok=True)
+        stopped = preemption.requested
     assumed = [*map(notices.plain, notes), *notices.printed_lines()]
     summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
     processes.once(lambda: workdir.write_json("summary.json", summary))
-    stopped = step < trainer.steps or not words
     coded, prior = (None, None) if step or stopped else (trainer.coded, trainer.prior())
     return Trained(trainer.model(), step, stopped, summary, coded, prior)
 
@@ -496,9 +496,10 @@ class _Loop:
                 self._save(step, metrics)
         if start < step < trainer.steps:
             self._save(step, {})
-            name = self.preemption.signal_name
-            words = f"saved step {step}; " if self.trainer.workdir.kept else ""
-            self.progress.message(f"{name}: {words}{_kept(self.trainer.workdir)}")
+        if self.preemption.requested:
+            name, workdir = self.preemption.signal_name, self.trainer.workdir
+            words = f"saved step {step}; " if workdir.kept and step else ""
+            self.progress.message(f"{name}: {words}{_kept(workdir)}")
         jax.block_until_ready(trainer.state)
         return step
 

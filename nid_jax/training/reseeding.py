@@ -18,7 +18,7 @@ _LAMBDA = 1e-3
 
 def reseed(
     graphdef: nnx.GraphDef, state: TrainState, batch: Batch, given: Given, share: float, seed: int
-) -> tuple[nnx.State, Float[Array, " E"], int]:
+) -> tuple[nnx.State, Float[Array | np.ndarray, " E"], int]:
     """Experts whose usage is below `share` of the mean become residuals of the batch.
 
     The worst-explained signals, one per dead expert, are fitted by the expert's last layer (see

@@ -5,7 +5,7 @@ from typing import Any
 
 from nid_jax import processes
 from nid_jax.reporting.progress import Progress
-from nid_jax.storage.preemption import Preemption
+from nid_jax.stopping import Preemption
 
 
 class RoundsLine:
