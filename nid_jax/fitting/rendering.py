@@ -13,7 +13,6 @@ from nid_jax import numerics, platforms
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.routing import Gates
 
-
 # Float32 numbers of rendered signals held at a time: 64 MB.
 _RENDERED_NUMBERS = 2**24
 
