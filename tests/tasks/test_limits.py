@@ -84,7 +84,7 @@ def test_no_signals_are_refused(name, variant, signals):
         assert line.count("\n") == 0
         task = tasks.build(config)
         train, held_out = task.open("train"), task.open("test")
-        check_batch_size(config.train.batch_size, len(train), 1)
+        check_batch_size(config.train.batch_size, len(train))
         check_training(config)
         checks.check(config)
         checks.check_measured(config, task.measure(held_out))
@@ -423,7 +423,7 @@ def test_no_volumes_are_refused(variant, count, tmp_path):
     config.data.update({"name": "volumes", "root": str(root)})
     config, _ = made_to_fit(config)
     task = tasks.build(config)
-    check_batch_size(config.train.batch_size, len(task.open("train")), 1)
+    check_batch_size(config.train.batch_size, len(task.open("train")))
     assert config.prior.num_signals <= len(task.open("train"))
     checks.check_measured(config, task.measure(task.open("test")))
 
