@@ -236,7 +236,7 @@ class Trainer:
                 return self.layout.filled(state), terms
 
             layout = self.layout.held, sharding.named(self.mesh)
-            with self.clock.pause("compile"):
+            with self.clock.pause("compile"), jax.set_mesh(self.mesh):
                 jitted = jax.jit(function, donate_argnums=0, out_shardings=layout)
                 program = jitted.lower(self.state, batch).compile()
             held = devices.peak_memory_bytes()

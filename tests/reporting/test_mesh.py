@@ -101,7 +101,7 @@ def options(kind, workdir, **changes):
         "dictionary.num_layers": 2,
         "dictionary.width": 8,
         "router.kind": "codebook",
-        "router.top_k": 4,
+        "router.top_k": 3,
         "train.codes": "joint",
         "train.steps": 10,
         "train.batch_size": 8,
