@@ -213,12 +213,13 @@ for a, b in zip(jax.tree.leaves(placed), jax.tree.leaves(other), strict=True):
 import re
 from nid_jax.fields.routing import largest
 for rows, experts in ((8, 64), (5, 63)):
-    sizes = jnp.round(3 * jnp.asarray(rng.standard_normal((rows, experts)), jnp.float32))
+    drawn = np.round(3 * rng.standard_normal((rows, experts))).astype(np.float32)
+    sizes = jax.device_put(drawn, sharding.named(mesh))
     with jax.set_mesh(mesh):
         program = jax.jit(largest, static_argnums=1).lower(sizes, 6).compile()
     np.testing.assert_array_equal(program(sizes), jax.lax.top_k(sizes, 6)[1])
     gathered = re.findall(r"= .32\\[\\d+,(\\d+)\\]\\S* all-gather", program.as_text())
-    assert gathered and set(gathered) == {"12"}, gathered
+    assert max(map(int, gathered)) == 12, gathered
 print("all good")
 """
 
