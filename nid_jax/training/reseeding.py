@@ -19,7 +19,7 @@ _LAMBDA = 1e-3
 
 def reseed(
     graphdef: nnx.GraphDef, state: TrainState, batch: Batch, given: Given, share: float, seed: int
-) -> tuple[nnx.State, Float[Array | np.ndarray, " E"], int]:
+) -> tuple[nnx.State, Float[Array, " E"], int]:
     """Experts whose usage is below `share` of the mean become residuals of the batch.
 
     The worst-explained signals, one per dead expert, are fitted by the expert's last layer (see
@@ -35,7 +35,7 @@ def reseed(
     chosen = sharding.put(dead, state.usage.sharding)
     params = _refit(graphdef, state.params, batch, given, chosen, state.step, seed)
     usage[dead] = mean
-    return params, usage, len(dead)
+    return params, jax.device_put(usage), len(dead)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "seed"))
