@@ -10,15 +10,19 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each may import what stands before it.
 ORDER = (
     "stopping",
+    "sifting",
+    "neighbours",
+    "joining",
+    "launching",
     "configs",
     "errors",
     "notices",
     "files",
     "ffmpeg",
     "numerics",
-    "platforms",
     "devices",
     "processes",
+    "platforms",
     "geometry",
     "fields",
     "sharding",
@@ -39,6 +43,8 @@ ORDER = (
 )
 # Neighbours that know nothing of one another.
 APART = {
+    ("sifting", "stopping"),
+    *(("launching", room) for room in ("sifting", "neighbours", "joining")),
     ("files", "errors"),
     ("notices", "errors"),
     ("ffmpeg", "errors"),

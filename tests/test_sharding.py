@@ -138,20 +138,6 @@ def test_places_fill_up_what_does_not_divide():
     assert {name: len(leaf) for name, leaf in found.items()} == {"ids": 5, "points": 2, "way": 4}
 
 
-def test_distributed_only_when_asked(monkeypatch):
-    calls = []
-
-    def initialize():
-        calls.append(1)
-        raise RuntimeError("no coordinator")
-
-    monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    sharding.initialise_distributed(False)
-    assert calls == []
-    with pytest.raises(RuntimeError, match="no coordinator"):
-        sharding.initialise_distributed(True)
-
-
 EIGHT = """
 import jax, jax.numpy as jnp, numpy as np
 from nid_jax import sharding

@@ -4,20 +4,19 @@ The loop knows no task: signals, objective and pictures come in with the `task` 
 is one jitted function with donated state; what it reports stays on the device until a log is due.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
 from nid_jax import data, devices, errors, notices, processes, sharding
-from nid_jax.coding.operators import Operator
 from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.data.loading import endless
 from nid_jax.fields.model import (
@@ -32,18 +31,19 @@ from nid_jax.fitting import priors, spread
 from nid_jax.reporting import announcing, tables
 from nid_jax.reporting.chronometer import Chronometer
 from nid_jax.reporting.metrics_log import MetricWriter
-from nid_jax.reporting.progress import Progress
+from nid_jax.reporting.progress import Progress, RoundsProgress
 from nid_jax.stopping import Preemption
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training import checks, feeding, heads
+from nid_jax.training import checks, feeding, heads, memory
+from nid_jax.training.asked import Task
 from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.placing import StateLayout
 from nid_jax.training.predicting import find_router
+from nid_jax.training.preemption import preemption_of_all
 from nid_jax.training.reseeding import reseed
-from nid_jax.training.rounds_line import RoundsLine
 from nid_jax.training.steps import (
     Batch,
     Given,
@@ -69,47 +69,6 @@ class TrainingDiverged(ValueError):
     """The loss or a gradient was not finite."""
 
 
-class Measured(Protocol):
-    """What training asks of measured signals; `tasks.Measured` says what each is."""
-
-    @property
-    def operator(self) -> Operator: ...
-
-    @property
-    def values(self) -> Callable[[int], np.ndarray]: ...
-
-    @property
-    def grid_shape(self) -> tuple: ...
-
-    @property
-    def whole(self) -> bool: ...
-
-    @property
-    def alike(self) -> bool: ...
-
-
-class Task(Protocol):
-    """What training asks of a task; `tasks.Task` says what each is."""
-
-    @property
-    def open(self) -> Callable[[str], Any]: ...
-
-    @property
-    def batches(self) -> Callable[[Any], Any]: ...
-
-    @property
-    def order(self) -> Callable[[Any], Any] | None: ...
-
-    @property
-    def learned_from(self) -> Callable[[Any], Any]: ...
-
-    @property
-    def objective(self) -> Callable: ...
-
-    @property
-    def ranked_by(self) -> str: ...
-
-
 class Trainer:
     """Everything one run of training holds: model, optimiser, data, compiled steps, checkpoints."""
 
@@ -132,7 +91,7 @@ class Trainer:
         self.batchwise = "no step is taken"
         if config.train.steps:
             self.batchwise = feeding.obstacle(config, task, measured, collection, self.mesh.size)
-        self.batches, per_epoch = self._batches(task, collection)
+        batches, per_epoch = self._batches(task, collection)
         self.operator = None if len(measured.ways) > 1 else measured.operator
         self.signal_shape = (*measured.grid_shape, measured.channels)
         checks.check_training(config, measured.ways)
@@ -147,7 +106,7 @@ class Trainer:
         self.optimizer = build_optimiser(config.train.optimizer, max(self.steps, 1))
         self._build(collection)
         held = None if self.batchwise else data.to_array(collection)
-        self.feeder = feeding.Feeder(self.batches, held, self.mesh, self.per_batch, config.train)
+        self.feeder = feeding.Feeder(batches, held, self.mesh, self.per_batch, config.train)
         self.clock = Chronometer()
         self.compiled: dict[Any, jax.stages.Compiled] = {}
         self.compiled_bytes = 0
@@ -189,11 +148,13 @@ class Trainer:
 
         self.layout = StateLayout(jax.eval_shape(draw)[0], held)
 
-        def drawn() -> tuple[TrainState, nnx.State]:
+        def filled() -> tuple[TrainState, nnx.State]:
             state, constants = draw()
             return self.layout.filled(state), constants
 
-        self.state, constants = jax.jit(drawn, out_shardings=(held, everywhere))()
+        drawn = jax.jit(filled, out_shardings=(held, everywhere)).lower().compile()
+        memory.check_state(config, drawn, self.mesh)
+        self.state, constants = drawn()
         key = jax.random.fold_in(jax.random.key(config.seed), 1)
         self.given = Given(constants, self.operator, key)
 
@@ -239,11 +200,12 @@ class Trainer:
             with self.clock.pause("compile"), jax.set_mesh(self.mesh):
                 jitted = jax.jit(function, donate_argnums=0, out_shardings=layout)
                 program = jitted.lower(self.state, batch).compile()
-            held = devices.peak_memory_bytes()
-            # Beside what this process has already, the signals among it, where that is the same.
-            beside = 0 if "device" in held else held["host"] - self.feeder.held_bytes
-            needed = devices.compiled_bytes(program) + max(0, beside)
-            checks.check_memory(needed, devices.memory_bytes(), self.config)
+            held = memory.Held(
+                devices.bytes_of(self.state),
+                self.feeder.held_bytes,
+                self.feeder.coming_bytes(batch),
+            )
+            memory.check_step(self.config, program, self.mesh, held)
             self.compiled[kind] = program
             self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
         return self.compiled[kind]
@@ -335,7 +297,7 @@ class Trainer:
         """Go on from the latest good checkpoint, if there is one. -> the step to go on from."""
         if saved.latest_step() is None:
             return 0
-        restored = saved.restore(_templates(self.items()), data_iterator=self.batches)
+        restored = saved.restore(_templates(self.items()), data_iterator=self.feeder.batches)
         training = restored.items["training"]
         state = TrainState(restored.items["model"]["params"], **training)
         self.state = self.layout.take(state)
@@ -404,17 +366,18 @@ def train(
     keep["best_metric"] = task.ranked_by
     with (
         checkpoints.Checkpoints(workdir.checkpoints, **keep) as saved,
-        Preemption() as preemption,
+        preemption_of_all() as preemption,
+        contextlib.closing(trainer.feeder),
     ):
-        fresh = saved.latest_step() is None
+        fresh, main = saved.latest_step() is None, jax.process_index() == 0
         start = trainer.restore(saved)
         # Not before: a run that does not go on must not lose its own.
         processes.once(lambda: workdir.save_config(config))
         described = signals_of(task, collection)
         processes.once(lambda: workdir.write_json("signals.json", described))
         with (
-            MetricWriter(workdir.root, active=processes.first()) as writer,
-            Progress(trainer.steps, active=processes.first()) as progress,
+            MetricWriter(workdir.root, active=main) as writer,
+            Progress(trainer.steps, active=main) as progress,
         ):
             writer.truncate_after(start)
             if start:
@@ -422,15 +385,17 @@ def train(
             _announce(trainer, workdir, progress, notes)
             words = "drawn"
             if fresh and config.dictionary.heads != "drawn":
-                with RoundsLine(preemption) as rounds:
+                with RoundsProgress(lambda: preemption.requested, main) as rounds:
                     words = trainer.find_heads(collection, rounds.go_on)
+                if not words:
+                    preemption.ended()
                 progress.message(words or f"{preemption.signal_name}: {_kept(workdir)}")
             step = start
             if words:
                 step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
-                if processes.first():
+                if main:
                     (workdir.root / ROUNDS_FILE).unlink(missing_ok=True)
-        stopped = preemption.requested
+        stopped = preemption.number != 0
     assumed = [*map(notices.plain, notes), *notices.printed_lines()]
     summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
     processes.once(lambda: workdir.write_json("summary.json", summary))
@@ -474,12 +439,15 @@ class _Loop:
         if not trainer.steps and self.saved.latest_step() is None:
             self._save(step, self._evaluated(step))
         while step < trainer.steps:
-            if trainer.at_boundary(step) and self.preemption.requested:
+            if trainer.at_boundary(step) and self.preemption.reached():
                 break
             count = self._count(step)
             fed = trainer.feeder.feed(step, count)
             program = trainer.step_for(step, fed)
             if step == start:
+                # What follows a warm-up is found not to fit now, not after it.
+                if step < trainer.warmup_steps < trainer.steps:
+                    trainer.step_for(trainer.warmup_steps, fed)
                 self._tell_memory()
             trainer.state, terms = trainer.feeder.take(program, trainer.state, fed, count)
             pending.append((terms, count))
@@ -496,7 +464,7 @@ class _Loop:
                 self._save(step, metrics)
         if start < step < trainer.steps:
             self._save(step, {})
-        if self.preemption.requested:
+        if self.preemption.ended():
             name, workdir = self.preemption.signal_name, self.trainer.workdir
             words = f"saved step {step}; " if workdir.kept and step else ""
             self.progress.message(f"{name}: {words}{_kept(workdir)}")
@@ -513,9 +481,9 @@ class _Loop:
         """Whether anything but the next step follows on `step`."""
         config, trainer = self.trainer.config.train, self.trainer
         every = (config.reseed_every, config.log_every, config.eval_every)
-        asked = self.preemption.requested and trainer.at_boundary(step)
+        asked = self.preemption.number and trainer.at_boundary(step)
         due = any(feeding.due(step, number) for number in every) or self._saves(step)
-        return due or asked or step == trainer.warmup_steps
+        return due or bool(asked) or step == trainer.warmup_steps
 
     def _saves(self, step: int) -> bool:
         """Whether a checkpoint is due: at the end of a batch."""
@@ -525,8 +493,8 @@ class _Loop:
 
     def _tell_memory(self) -> None:
         if self.trainer.compiled_bytes:
-            memory = tables.format_bytes(self.trainer.compiled_bytes)
-            self.progress.message(f"memory      about {memory} at the peak of a step")
+            most = tables.format_bytes(self.trainer.compiled_bytes)
+            self.progress.message(f"memory      about {most} at the peak of a step")
 
     def _log(self, step: int, pending: list[tuple[Terms, int]]) -> None:
         """Write the means of the terms since the last log; the only wait for the device."""
@@ -566,7 +534,7 @@ class _Loop:
         trainer = self.trainer
         with trainer.clock.pause("checkpoint"):
             meta = {"clock": trainer.clock.state(), "step": step}
-            self.saved.save(step, trainer.items(), trainer.batches, metrics, meta)
+            self.saved.save(step, trainer.items(), trainer.feeder.batches, metrics, meta)
 
     def _check_finite(self) -> None:
         bad = int(jax.device_get(self.trainer.state.bad_step))
