@@ -12,7 +12,18 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nid_jax import commands, configs, data, devices, joining, launching, notices, settings, tasks
+from nid_jax import (
+    commands,
+    configs,
+    data,
+    devices,
+    joining,
+    launching,
+    notices,
+    processes,
+    settings,
+    tasks,
+)
 from nid_jax.files import REFUSALS, local
 from nid_jax.storage.workdir import Workdir
 
@@ -125,11 +136,6 @@ def _place(values):
         raise ValueError(f"--local_processes={count}: allowed: whole numbers from 1")
     if count is not None and where is not None:
         raise ValueError(f"--local_processes={count}: allowed without --distributed")
-    several = "--distributed" if where is not None else f"--local_processes={count}"
-    if values.mode != "train" and (where is not None or count is not None):
-        raise ValueError(
-            f"{several}: --mode={values.mode} runs in one process; allowed with --mode=train"
-        )
     return where
 
 
@@ -151,7 +157,7 @@ def _work(values):
     context = commands.Context(tasks.build, values.config, workdir, source, typed, mode=values.mode)
     # Before a dictionary is read, where there is one.
     settings.check(values.config)
-    with notices.printed(), data.kept_in(workdir.root / "cache"):
+    with processes.heard(), notices.printed(), data.kept_in(workdir.root / "cache"):
         commands.MODES[values.mode](context)
 
 

@@ -15,18 +15,17 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from nid_jax import data, learning, notices, sharding, stopping
+from nid_jax import data, learning, notices, processes, sharding, stopping
 from nid_jax.coding import checks as argument_checks
 from nid_jax.coding.solvers import SOLVERS
 from nid_jax.errors import ArgumentError, named
-from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import UNSAID
 from nid_jax.files import atomic_folder
 from nid_jax.fitting import checks, code_space, rendering, scoring
 from nid_jax.neural_dictionary import NeuralDictionary, open_workdir
 from nid_jax.neural_dictionary import load as load_dictionary
 from nid_jax.reporting import announcing, movies, panels, pictures, samples, tables
-from nid_jax.reporting.fits import storage_line, write_fit
+from nid_jax.reporting.fits import storage_line, write_fit, write_usage
 from nid_jax.reporting.report import write_report
 from nid_jax.storage import artefacts, config_json
 from nid_jax.storage.workdir import Workdir
@@ -34,8 +33,6 @@ from nid_jax.tasks import limits, unused
 
 # What belongs to the dictionary, so comes from its workdir; the rest is the caller's.
 LEARNED = ("dictionary", "numerics", "router", "loss", "train")
-# Float32 numbers of rendered signals held at a time: 64 MB.
-_RENDERED_NUMBERS = 2**24
 # Signals of at most this size are read once before training, to find those that cannot be.
 _READ_BYTES = 2**28
 # Keys of `data` that say where signals come from.
@@ -75,8 +72,8 @@ def run(context: Context) -> dict[str, Any]:
     read = seen.cloud if seen.values is None else held_out.__getitem__
     count = context.config.fit.num_signals or len(held_out)
     if 4 * count * math.prod(held_out.shape) <= _READ_BYTES:
-        for index in range(min(count, len(held_out))):
-            read(index)
+        mine = processes.own_part(min(count, len(held_out)))
+        processes.together(lambda: [read(index) for index in mine])
     _train(context)
     return fit(context, announced=True)
 
@@ -124,7 +121,9 @@ def _train(context: Context) -> NeuralDictionary:
 
         def evaluate(dictionary):
             found = dictionary.fit_collection(task, held_out, quick)
-            return scoring.evaluate(task, found, held_out, quick.render.chunk)
+            return processes.once(
+                lambda: scoring.evaluate(task, found, held_out, quick.render.chunk)
+            )
 
     dictionary, trained = learning.train(
         task, config, workdir, evaluate, context.notes, context.typed
@@ -269,8 +268,16 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
             mesh = cast(Mesh, dictionary.mesh)  # `load` has laid it out on one
             announcing.start(dictionary.model, mesh, path, context.notes)
         found = dictionary.fit_collection(task, collection, config)
-        metrics = write_fit(task, found, collection, config, workdir, context.notes)
-        _write_usage(workdir, dictionary.model, found)
+        return processes.once(
+            lambda: _written(context, task, dictionary, found, collection, config)
+        )
+
+
+def _written(context, task, dictionary, found, collection, config):
+    """A fit's scores, pictures and report. -> its metrics."""
+    workdir = context.workdir
+    metrics = write_fit(task, found, collection, config, workdir, context.notes)
+    write_usage(workdir, dictionary.model, found)
     _print_scores(config.fit.name, metrics)
     if line := storage_line(metrics):
         print(line)
@@ -292,6 +299,10 @@ def evaluate(context: Context) -> dict[str, Any]:
     context = as_fitted(context)
     dictionary, config = load(context)
     context = settle(context, {config.fit.split}, config)
+    return processes.once(lambda: _evaluate(context, dictionary))
+
+
+def _evaluate(context, dictionary):
     config = context.config
     task = context.build_task(config)
     path = context.workdir.fit(config.fit.name) / artefacts.CODES
@@ -327,7 +338,11 @@ def render(context: Context) -> None:
 
     Each shape and window has a folder of its own, FIT/render/128x128.
     """
-    dictionary, config = load(context)
+    loaded = load(context)
+    processes.once(lambda: _render(context, *loaded))
+
+
+def _render(context, dictionary, config):
     task = context.build_task(config)
     _say_unused(context, config)
     folder = context.workdir.fit(config.fit.name)
@@ -375,7 +390,7 @@ def _render_fields(folder, task, found, layout, config, view):
     from nid_jax.reporting import maps
 
     shape, window = view
-    for start, stop in _together([1] * len(found), math.prod(shape) * found.channels):
+    for start, stop in rendering.together([1] * len(found), math.prod(shape) * found.channels):
         values = found[start:stop].render(shape, window, config.render.chunk)
         fields = task.assemble(values, layout, scale=config.render.scale, first=start)
         maps.write_fields(folder, fields, layout, window, start)
@@ -387,7 +402,7 @@ def _render_pictures(folder, task, found, layout, config, view):
     shape, window = view
     pieces = layout.get("pieces") or [1] * len(found)
     first = 0
-    for start, stop in _together(pieces, math.prod(shape) * found.channels):
+    for start, stop in rendering.together(pieces, math.prod(shape) * found.channels):
         chosen = found[first : first + sum(pieces[start:stop])]
         first += len(chosen)
         if not len(chosen):
@@ -408,22 +423,13 @@ def _render_pictures(folder, task, found, layout, config, view):
     return f"{tables.counted(count + 1, 'signal')} of {sides}"
 
 
-def _together(pieces, values_each):
-    """(first, beyond last) of as many whole signals at a time as make up to 64 MB."""
-    start = 0
-    while start < len(pieces):
-        stop = start + 1
-        while (
-            stop < len(pieces) and sum(pieces[start : stop + 1]) * values_each <= _RENDERED_NUMBERS
-        ):
-            stop += 1
-        yield start, stop
-        start = stop
-
-
 def interpolate(context: Context) -> None:
     """Signals between two of a fit: frames, or meshes, and a movie of them."""
-    dictionary, config = load(context)
+    loaded = load(context)
+    processes.once(lambda: _interpolate(context, *loaded))
+
+
+def _interpolate(context, dictionary, config):
     folder = context.workdir.fit(config.fit.name)
     found = dictionary.load_fit(folder / artefacts.CODES)
     config = settle(context, (), config, fitted=len(found)).config
@@ -461,7 +467,11 @@ def _write_path(target, task, path, layout, wanted, view):
 
 def nearest(context: Context) -> None:
     """The signals most like each of a fit, by what their codes render: nearest.json and a table."""
-    dictionary, config = load(context)
+    loaded = load(context)
+    processes.once(lambda: _nearest(context, *loaded))
+
+
+def _nearest(context, dictionary, config):
     wanted = config.fit.nearest
     _say_unused(context, config)
     folder = context.workdir.fit(config.fit.name)
@@ -487,7 +497,11 @@ def sample(context: Context) -> None:
 
     In WORKDIR/samples.
     """
-    dictionary, config = load(context, with_prior=True)
+    loaded = load(context, with_prior=True)
+    processes.once(lambda: _sample(context, *loaded))
+
+
+def _sample(context, dictionary, config):
     task, wanted = context.build_task(config), config.sample
     _say_unused(context, config)
     with named("sample"):
@@ -559,21 +573,6 @@ def _patch_window(tile, scale):
     """
     reach = [1 + (1 - 1 / scale) / max(side - 1, 1) for side in tile]
     return tuple((-end, end) for end in reach)
-
-
-def _write_usage(workdir, model, found):
-    """usage.json and atoms.png: how often and how much experts serve, and what they look like."""
-    importance = np.abs(found.codes).mean(0)
-    usage = (found.codes != 0).mean(0)
-    workdir.write_json("usage.json", {"usage": usage, "importance": importance})
-    if len(model.grid_shape) != 2:
-        return
-    order = np.argsort(-importance)[:32].astype(np.int32)
-    atoms = model.dictionary.basis_of(grid(model.grid_shape), order)
-    images = np.moveaxis(np.asarray(atoms), 1, 0).reshape(len(order), *model.grid_shape, -1)
-    # Where codes are dense every expert serves every signal.
-    shares = usage[order] if usage.min() < 1 else None
-    pictures.atoms_sheet(workdir.atoms, images, usage=shares, experts=order.tolist())
 
 
 def _print_scores(name, metrics):

@@ -24,6 +24,7 @@ ORDER = (
     "ffmpeg",
     "numerics",
     "devices",
+    "processes",
     "platforms",
     "geometry",
     "fields",

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from nid_jax.errors import ArgumentError
@@ -83,7 +84,7 @@ def gate(
     if noise_scale is not None and key is not None:
         noisy = logits + noise_scale * jax.random.normal(key, logits.shape, logits.dtype)
     magnitudes = jnp.abs(noisy)
-    _, indices = jax.lax.top_k(jax.lax.stop_gradient(magnitudes), top_k)
+    indices = largest(jax.lax.stop_gradient(magnitudes), top_k)
     rows = jnp.arange(logits.shape[0])[:, None]
     kept = jnp.zeros(logits.shape, bool).at[rows, indices].set(True)
     values = jnp.where(kept, noisy, 0)
@@ -92,6 +93,34 @@ def gate(
     if noise_scale is not None and key is not None:
         load = selection_probability(logits, noise_scale, magnitudes, kept, top_k)
     return Gates(values, indices, weights, bias, load)
+
+
+def largest(sizes: Float[Array, "B E"], count: int) -> Int[Array, "B K"]:
+    """Places of the `count` largest numbers of every row, by size; of equal ones the first.
+
+    On the mesh of `jax.set_mesh`, where rows are split along 'data' and experts along 'expert',
+    every part finds its own, and the largest of these are taken: parts x K numbers of a row travel
+    instead of all rows and experts, as `jax.lax.top_k` alone has it.
+    """
+    mesh, rows, experts = jax.sharding.get_abstract_mesh(), *sizes.shape
+    parts = dict(mesh.shape).get("expert", 1)
+    each = -(-experts // parts)
+    if mesh.empty or mesh.size == 1 or count >= each:
+        return jax.lax.top_k(sizes, count)[1]
+    more = -rows % mesh.shape["data"], parts * each - experts
+    filled = jnp.pad(sizes, [(0, number) for number in more], constant_values=-jnp.inf)
+
+    def own(part):
+        values, places = jax.lax.top_k(part, count)
+        places = places + each * jax.lax.axis_index("expert")
+        # Parts in order, each by size with equal ones in order: the first of equal ones is first.
+        both = values, places
+        values, places = (jax.lax.all_gather(x, "expert", axis=1, tiled=True) for x in both)
+        return jnp.take_along_axis(places, jax.lax.top_k(values, count)[1], 1)
+
+    split, whole = PartitionSpec("data", "expert"), PartitionSpec("data", None)
+    found = jax.shard_map(own, in_specs=split, out_specs=whole, check_vma=False)(filled)
+    return found[:rows]
 
 
 def selection_probability(

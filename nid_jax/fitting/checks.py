@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from nid_jax import settings
@@ -45,6 +46,15 @@ def check(config: ConfigDict) -> Solver:
         raise ValueError(
             f"fit.uncertainty: true, but fit.solver={wanted.solver}; allowed: fit.solver=gaussian"
         )
+    refinement = "none" if "refine" not in wanted else wanted.refine.kind
+    for key, value, plain in (
+        ("uncertainty", wanted.uncertainty, False),
+        ("refine.kind", refinement, "none"),
+    ):
+        if value != plain and jax.process_count() > 1:
+            raise ValueError(
+                f"fit.{key}: {value!r}; allowed in several processes (--distributed): {plain!r}"
+            )
     if solver.uses_router and router in _UNPREDICTING:
         asking = f"fit.solver={solver.name}"
         if not solver.routed:

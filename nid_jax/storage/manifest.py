@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from nid_jax import json_files
+from nid_jax import json_files, processes
 from nid_jax.json_files import Key
 from nid_jax.storage import schemas
 from nid_jax.storage.checksums import crc32, digest
@@ -54,7 +54,10 @@ def make(
     if data_iterator is not None:
         state = data_iterator.get_state()
         state = json.loads(state) if isinstance(state, bytes) else state
+        # A place in the order of batches, of which each process reads its part.
         iterator = _gathered(digest(state))
+        if len(set(iterator)) > 1:
+            raise CheckpointError(f"step {step}: processes are at different batches")
     content = {
         "step": int(step),
         "items": leaves,
@@ -118,24 +121,18 @@ def verify(name: str, tree: Any, content: dict) -> None:
 
 
 def iterator_state(folder: Path, content: dict) -> Any:
-    """This process's saved iterator state, verified.
+    """The saved iterator state, verified; the same for however many processes saved it.
 
-    Raises CheckpointError where none was saved, or by another number of processes; Damaged.
+    Raises CheckpointError where none was saved; Damaged.
     """
     if content["iterator"] is None:
         raise CheckpointError(f"{folder}: holds no state of the data iterator")
-    index, count = jax.process_index(), jax.process_count()
-    if len(content["iterator"]) != count:
-        raise CheckpointError(
-            f"{folder}: its data order was saved by {len(content['iterator'])} processes and"
-            f" {count} are running: start as many as before"
-        )
-    path = folder / ITERATOR / f"process_{index}-of-{count}.json"
+    path = folder / ITERATOR / f"process_0-of-{len(content['iterator'])}.json"
     try:
         state = json_files.read(path)
     except (OSError, ValueError) as error:
         raise Damaged("the state of the data iterator cannot be read") from error
-    if digest(state) != content["iterator"][index]:
+    if digest(state) != content["iterator"][0]:
         raise Damaged("the state of the data iterator has changed since it was written")
     return state
 
@@ -145,7 +142,7 @@ def iterator_state(folder: Path, content: dict) -> Any:
 
 def _gathered(value: int) -> list[int]:
     """One number of each process, in the order of the processes."""
-    if jax.process_count() == 1:
+    if processes.alone():
         return [value]
     values = multihost_utils.process_allgather(np.uint32(value))
     return [int(v) for v in np.ravel(values)]

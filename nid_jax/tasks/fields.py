@@ -9,12 +9,11 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax import data, metrics
+from nid_jax import data, metrics, sharding
 from nid_jax.data.frames import Frame
 from nid_jax.fitting import ways
 from nid_jax.fitting.fit import Fit
@@ -61,10 +60,9 @@ def check(config: ConfigDict) -> None:
 
 def batches(collection: data.PointsCollection, config: ConfigDict) -> Any:
     """Shuffled batches of config.train.batch_size signals that were all measured alike."""
-    processes = jax.process_index(), jax.process_count()
-    size, seed = config.train.batch_size, config.seed
+    size, seed, share = config.train.batch_size, config.seed, sharding.places_of(config)
     # Of points, not of the grid that is drawn, so each is read by itself.
-    return data.batches(collection, size, seed, *processes, in_memory=False)
+    return data.batches(collection, size, seed, share, in_memory=False)
 
 
 def learned_from(collection: data.PointsCollection) -> Measured:

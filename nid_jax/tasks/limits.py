@@ -289,11 +289,8 @@ def _pieces(config, shape):
 
 
 def _fit_training(limits, count):
-    # A batch is dealt out evenly over devices.
-    devices = max(1, limits.config.mesh.data)
-    whole = count - count % devices or count
     what = f"of {count} signals to learn from, copies and patches among them"
-    limits.most("train.batch_size", whole, what)
+    limits.most("train.batch_size", count, what)
     limits.most("prior.num_signals", count, what)
     signals = limits.config.prior.num_signals
     if signals > 0:

@@ -3,11 +3,10 @@
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from nid_jax import data, metrics
+from nid_jax import data, metrics, sharding
 from nid_jax.coding import operators, surface
 from nid_jax.fields.coordinates import grid
 from nid_jax.reporting.panels import Score
@@ -99,7 +98,6 @@ def batches(collection: Any, config: ConfigDict) -> Any:
     naming prior.num_signals and train.codes where none is known, and train.cloud_points.
     """
     wanted = config.train
-    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     sampling = data.Sampling(
         wanted.batch_size, config.seed, wanted.points, wanted.near, wanted.cloud_points
     )
@@ -117,9 +115,10 @@ def batches(collection: Any, config: ConfigDict) -> Any:
         raise ValueError(
             f"train.cloud_points: {wanted.cloud_points}; router.kind=point wants 1 or more"
         )
+    share = sharding.places_of(config)
     if wanted.codes == "surface":
-        return data.cloud_batches(collection, sampling, **processes)
-    return data.point_batches(collection, sampling, config.data.cache, **processes)
+        return data.cloud_batches(collection, sampling, share)
+    return data.point_batches(collection, sampling, config.data.cache, share=share)
 
 
 def learned_from(collection: Any, config: ConfigDict) -> Measured:

@@ -38,7 +38,7 @@ _AHEAD = 2
 def obstacle(config: ConfigDict, task: Any, measured: Any, collection: Any, shared: int) -> str:
     """Why signals are brought batch by batch, in a few words; '' where they lie on the device.
 
-    task: `loop.Task`; measured: what training sees of the collection; shared: by how many devices
+    task: `asked.Task`; measured: what training sees of the collection; shared: by how many devices
     a batch is. Raises ValueError naming train.scan, which was 'on' where that cannot be.
     """
     wanted = config.train.scan

@@ -8,17 +8,15 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
-from nid_jax import data, devices, errors, notices, sharding
-from nid_jax.coding.operators import Operator
+from nid_jax import data, devices, errors, notices, processes, sharding
 from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.data.loading import endless
 from nid_jax.fields.model import (
@@ -29,7 +27,7 @@ from nid_jax.fields.model import (
     parameter_overview,
 )
 from nid_jax.fields.shared import SharedDictionary
-from nid_jax.fitting import priors
+from nid_jax.fitting import priors, spread
 from nid_jax.reporting import announcing, tables
 from nid_jax.reporting.chronometer import Chronometer
 from nid_jax.reporting.metrics_log import MetricWriter
@@ -39,8 +37,10 @@ from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.workdir import Workdir
 from nid_jax.training import checks, feeding, heads, memory, sizes
+from nid_jax.training.asked import Task
 from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
+from nid_jax.training.placing import StateLayout
 from nid_jax.training.predicting import find_router
 from nid_jax.training.preemption import preemption_of_all
 from nid_jax.training.reseeding import reseed
@@ -62,49 +62,11 @@ ROUNDS_FILE = "components.npz"
 """Rounds of expectation maximisation so far, in a workdir; gone once heads are found."""
 
 
+T = TypeVar("T")
+
+
 class TrainingDiverged(ValueError):
     """The loss or a gradient was not finite."""
-
-
-class Measured(Protocol):
-    """What training asks of measured signals; `tasks.Measured` says what each is."""
-
-    @property
-    def operator(self) -> Operator: ...
-
-    @property
-    def values(self) -> Callable[[int], np.ndarray]: ...
-
-    @property
-    def grid_shape(self) -> tuple: ...
-
-    @property
-    def whole(self) -> bool: ...
-
-    @property
-    def alike(self) -> bool: ...
-
-
-class Task(Protocol):
-    """What training asks of a task; `tasks.Task` says what each is."""
-
-    @property
-    def open(self) -> Callable[[str], Any]: ...
-
-    @property
-    def batches(self) -> Callable[[Any], Any]: ...
-
-    @property
-    def order(self) -> Callable[[Any], Any] | None: ...
-
-    @property
-    def learned_from(self) -> Callable[[Any], Any]: ...
-
-    @property
-    def objective(self) -> Callable: ...
-
-    @property
-    def ranked_by(self) -> str: ...
 
 
 class Trainer:
@@ -122,7 +84,6 @@ class Trainer:
         checks.check_canonical(config, devices.memory_bytes())
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
-        sharding.check_divisible(self.mesh, config.dictionary.num_experts, config.train.batch_size)
         self.strategy = build_strategy(config, task.objective)
         measured = task.learned_from(collection)
         checks.check_alike(config, measured, collection.names, typed)
@@ -159,8 +120,8 @@ class Trainer:
         if self.measured.alike:
             read = task.order if task.order is not None and not self.batchwise else task.batches
             return read(collection), max(self.count // size, 1)
-        processes = jax.process_index(), jax.process_count()
-        source = WayBatches(self.measured, self.count, size, self.config.seed, processes)
+        share = sharding.places(self.mesh, size)
+        source = WayBatches(self.measured, self.count, size, self.config.seed, share)
         return endless(source, 0), sum(source.per_epoch)
 
     def _plan(self, collection: Sequence) -> None:
@@ -180,7 +141,7 @@ class Trainer:
         everywhere: Any = sharding.named(self.mesh)
         moments = jax.eval_shape(self.optimizer.init, params)
         moments = sharding.moments_layout(moments, layout, self.mesh)
-        self.layout = TrainState(layout, moments, everywhere, everywhere, everywhere)
+        self.where = TrainState(layout, moments, everywhere, everywhere, everywhere)
 
     def _draw(self) -> None:
         """The first state, drawn by one compiled function straight to where it is to lie."""
@@ -192,16 +153,23 @@ class Trainer:
             return TrainState(params, moments, jnp.int32(0), jnp.int32(-1), usage), rest[0]
 
         everywhere: Any = sharding.named(self.mesh)
-        drawn = jax.jit(draw, out_shardings=(self.layout, everywhere)).lower().compile()
+        self.layout = StateLayout(jax.eval_shape(draw)[0], self.where)
+
+        def filled() -> tuple[TrainState, nnx.State]:
+            state, constants = draw()
+            return self.layout.filled(state), constants
+
+        drawn = jax.jit(filled, out_shardings=(self.where, everywhere)).lower().compile()
         memory.check_state(self.config, drawn, self.mesh)
         self.state, constants = drawn()
         key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
         self.given = Given(constants, self.operator, key)
 
     def model(self) -> Model:
-        """The model as it stands. Its arrays are copies: the next step gives the old ones away."""
-        params = jax.tree.map(jnp.copy, self.state.params)
-        return nnx.merge(self.graphdef, params, self.given.constants, copy=True)
+        """The model as it stands, in several processes each one's own. Its arrays are copies: the
+        next step gives the old ones away."""
+        params = jax.tree.map(jnp.copy, sharding.own(self.layout.give(self.state).params))
+        return nnx.merge(self.graphdef, params, sharding.own(self.given.constants), copy=True)
 
     def at_boundary(self, step: int) -> bool:
         """Whether a step begins a batch: all chunks of one are seen before the next is read."""
@@ -227,9 +195,17 @@ class Trainer:
             # Bound, not an argument: what is fixed of features and points is computed only once,
             # by the compiler.
             steps = train_steps if isinstance(batch, Window) else train_step
-            function = functools.partial(steps, recipe, given=self.given)
-            with self.clock.pause("compile"):
-                jitted = jax.jit(function, donate_argnums=0, out_shardings=(self.layout, None))
+            given = self.given._replace(constants=sharding.own(self.given.constants))
+            size = train.batch_size
+
+            def function(state, batch):
+                batch = batch if isinstance(batch, Window) else sharding.cut(batch, size)
+                state, terms = steps(recipe, self.layout.emptied(state), batch, given)
+                return self.layout.filled(state), terms
+
+            layout = self.layout.held, sharding.named(self.mesh)
+            with self.clock.pause("compile"), jax.set_mesh(self.mesh):
+                jitted = jax.jit(function, donate_argnums=0, out_shardings=layout)
                 program = jitted.lower(self.state, batch).compile()
             held = memory.Held(
                 devices.bytes_of(self.state),
@@ -246,18 +222,22 @@ class Trainer:
         said no before they were found. The prior that came with them is kept, as heads are that
         nothing descends from."""
         model = self.model()
-        assert isinstance(model.dictionary, SharedDictionary), "check() refuses other kinds"
+        dictionary = model.dictionary
+        assert isinstance(dictionary, SharedDictionary), "check() refuses other kinds"
         path = self.workdir.root / ROUNDS_FILE
+        given = self.measured, collection, self.config, path, go_on
+
+        def find():
+            found = heads.find(dictionary, *given)
+            if found is not None and found.prior is not None and not self.steps:
+                priors.save_prior(self.workdir.root / priors.FILE, found.prior, 0)
+            return found
+
         with self.clock.pause("heads"), errors.named("dictionary"):
-            found = heads.find(
-                model.dictionary, self.measured, collection, self.config, path, go_on
-            )
+            found = self._changed(model, find)
         if found is None:
             return ""
-        self._put(model)
         self.coded = found.coded
-        if found.prior is not None and not self.steps:
-            priors.save_prior(self.workdir.root / priors.FILE, found.prior, 0)
         return f"heads       {found.words}; {self.clock.seconds('heads'):.1f} s"
 
     def prior(self) -> GaussianPrior | None:
@@ -267,43 +247,58 @@ class Trainer:
             return None
         return priors.load_prior(self.workdir.root / priors.FILE)
 
-    def _put(self, model: Model) -> None:
-        """Go on with the numbers of a model."""
-        params = nnx.state(model, nnx.Param)
-        self.state = jax.device_put(dataclasses.replace(self.state, params=params), self.layout)
+    def _changed(self, model: Model, work: Callable[[], T | None]) -> T | None:
+        """Go on with the numbers that `work` gives a model, in the first process for all. -> what
+        it returns; None where nothing changed."""
+
+        def changed():
+            return work(), jax.tree.leaves(nnx.state(model, nnx.Param))
+
+        found, numbers = processes.once(changed)
+        if found is None:
+            return found
+        params = jax.tree.unflatten(jax.tree.structure(nnx.state(model, nnx.Param)), numbers)
+        state = self.layout.give(self.state)
+        self.state = self.layout.take(dataclasses.replace(state, params=params))
+        return found
 
     def find_router(self) -> str:
         """The router in closed form for the dictionary as it stands. -> words; '' where it
         descends."""
         model, train = self.model(), self.config.train
         solved = train.codes in ("varpro", "sparse_varpro")
-        if not solved or model.router is None or not model.router.affine:
+        router = model.router
+        if not solved or router is None or not router.affine:
             return ""
         top_k = self.config.router.top_k if train.codes == "sparse_varpro" else 0
         before = self.clock.seconds("router")
         with self.clock.pause("router"):
-            words = find_router(
-                model.router, model.dictionary, self.measured, self.count, train.lam, top_k
-            )
-            self._put(model)
+            given = model.dictionary, self.measured, self.count, train.lam, top_k
+            words = self._changed(model, lambda: find_router(router, *given))
         return f"router      {words}; {self.clock.seconds('router') - before:.1f} s"
 
     def reseed(self, fed: Batch | Window) -> int:
         """Give dead experts the worst of the last batch. -> how many there were."""
+        train, size, given = self.config.train, self.config.train.batch_size, self.given
         batch = last_batch(fed) if isinstance(fed, Window) else fed
-        share, seed = self.config.train.dead_below, self.config.seed
-        params, usage, count = reseed(self.graphdef, self.state, batch, self.given, share, seed)
-        self.state = jax.device_put(
-            dataclasses.replace(self.state, params=params, usage=usage), self.layout
-        )
+        if size % self.mesh.shape["data"]:
+            everywhere = sharding.named(self.mesh)
+            cut = jax.jit(sharding.cut, static_argnums=1, out_shardings=everywhere)
+            batch = cut(batch, size)
+        if self.mesh.is_multi_process:
+            given = spread.everywhere(given, self.mesh)
+        state, seed = self.layout.give(self.state), self.config.seed
+        params, usage, count = reseed(self.graphdef, state, batch, given, train.dead_below, seed)
+        self.state = self.layout.take(dataclasses.replace(state, params=params, usage=usage))
         return count
 
     def items(self) -> dict[str, Any]:
         """What a checkpoint holds: the model, for fits, and the rest, to go on training."""
-        model = {"params": self.state.params, "constants": self.given.constants}
+        state = self.layout.give(self.state)
+        model = {"params": state.params, "constants": self.given.constants}
         # Not dataclasses.asdict: it takes the Variables inside apart.
         names = ("optimizer", "step", "bad_step", "usage")
-        return {"model": model, "training": {name: getattr(self.state, name) for name in names}}
+        return {"model": model, "training": {name: getattr(state, name) for name in names}}
 
     def restore(self, saved: checkpoints.Checkpoints) -> int:
         """Go on from the latest good checkpoint, if there is one. -> the step to go on from."""
@@ -311,13 +306,8 @@ class Trainer:
             return 0
         restored = saved.restore(_templates(self.items()), data_iterator=self.feeder.batches)
         training = restored.items["training"]
-        self.state = TrainState(
-            restored.items["model"]["params"],
-            training["optimizer"],
-            training["step"],
-            training["bad_step"],
-            training["usage"],
-        )
+        state = TrainState(restored.items["model"]["params"], **training)
+        self.state = self.layout.take(state)
         self.given = self.given._replace(constants=restored.items["model"]["constants"])
         self.clock.restore(restored.meta["clock"])
         return restored.step
@@ -389,8 +379,9 @@ def train(
         fresh, main = saved.latest_step() is None, jax.process_index() == 0
         start = trainer.restore(saved)
         # Not before: a run that does not go on must not lose its own.
-        workdir.save_config(config)
-        workdir.write_json("signals.json", signals_of(task, collection))
+        processes.once(lambda: workdir.save_config(config))
+        described = signals_of(task, collection)
+        processes.once(lambda: workdir.write_json("signals.json", described))
         with (
             MetricWriter(workdir.root, active=main) as writer,
             Progress(trainer.steps, active=main) as progress,
@@ -409,11 +400,12 @@ def train(
             step = start
             if words:
                 step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
-                (workdir.root / ROUNDS_FILE).unlink(missing_ok=True)
+                if main:
+                    (workdir.root / ROUNDS_FILE).unlink(missing_ok=True)
         stopped = preemption.number != 0
     assumed = [*map(notices.plain, notes), *notices.printed_lines()]
     summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
-    workdir.write_json("summary.json", summary)
+    processes.once(lambda: workdir.write_json("summary.json", summary))
     coded, prior = (None, None) if step or stopped else (trainer.coded, trainer.prior())
     return Trained(trainer.model(), step, stopped, summary, coded, prior)
 

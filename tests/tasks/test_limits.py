@@ -84,7 +84,7 @@ def test_no_signals_are_refused(name, variant, signals):
         assert line.count("\n") == 0
         task = tasks.build(config)
         train, held_out = task.open("train"), task.open("test")
-        check_batch_size(config.train.batch_size, len(train), 1)
+        check_batch_size(config.train.batch_size, len(train))
         check_training(config)
         checks.check(config)
         checks.check_measured(config, task.measure(held_out))
@@ -269,14 +269,6 @@ def test_patches_are_counted():
     assert found.train.batch_size == 3
 
 
-def test_a_batch_is_dealt_out_over_devices():
-    config = load("image", "cpu")
-    config.data.augment.update({"mirror": False, "warps": 0})
-    config.mesh.data = 4
-    found, _ = limits.settled(config, limits.Available(surveyed(43), surveyed(5)))
-    assert found.train.batch_size == 40
-
-
 def test_turns_of_what_is_not_square_are_mirror_images():
     config = load("image", "photos")
     there = limits.Available(surveyed(30, ((20, 30),)), surveyed(5, ((20, 30),)))
@@ -443,7 +435,7 @@ def test_no_volumes_are_refused(variant, count, tmp_path):
     config.data.update({"name": "volumes", "root": str(root)})
     config, _ = made_to_fit(config)
     task = tasks.build(config)
-    check_batch_size(config.train.batch_size, len(task.open("train")), 1)
+    check_batch_size(config.train.batch_size, len(task.open("train")))
     assert config.prior.num_signals <= len(task.open("train"))
     checks.check_measured(config, task.measure(task.open("test")))
 
