@@ -32,8 +32,7 @@ SMOKE = {"data.num_train": 24, "data.num_test": 2, "dictionary.num_experts": 12}
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is learned: a config and changes to it; what is said of the data; shares of the samples
-    that fits see; how the dictionary is used; changes that make it tiny."""
+    """What is learned, and what is said of it."""
 
     config: tuple[str, str]
     changes: dict
