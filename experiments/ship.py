@@ -51,7 +51,7 @@ FACES = Setting(
     "The first 80 of the 100 faces in `skimage.data.lfw_subset`, 25x25 in gray, each mirrored and "
     "moved a little 49 times. The other 20 were not seen.",
     "",
-    "scikit-image distributes the faces, a subset of Labeled Faces in the Wild (Huang et al. 2012), "
+    "scikit-image distributes the faces, of Labeled Faces in the Wild (Huang et al. 2012), "
     "whose pictures are from news on the web; neither states a licence of the pictures. What is "
     "stored are averages over all of them, no face. For research, as the data set itself; do not "
     "recognise people with it.",
