@@ -5,7 +5,7 @@ DEMO ?= runs/demo
 # Two processes fit two cores; loadfile keeps a file's compilations in one of them.
 PYTEST := python -m pytest -n 2 --dist loadfile
 
-.PHONY: install demo test test-all test-oldest lint format bench accelerator dist clean
+.PHONY: install demo docs test test-all test-oldest lint format bench accelerator dist clean
 
 install: $(VENV)/installed
 
@@ -17,6 +17,11 @@ $(VENV)/installed: setup.cfg pyproject.toml
 
 demo: install
 	$(BIN)/python main.py --config=configs/image.py:cpu --workdir=$(DEMO)
+
+# A site of docs/, in build/docs; any warning is an error.
+docs: install
+	$(BIN)/python -m pip install --quiet '.[docs]'
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
 test: install
 	$(BIN)/$(PYTEST) -m "not slow"

@@ -25,6 +25,7 @@ def get_config(variant="cpu"):
             "truncation": 0.1,
             # clip (cut off there) or tanh (levelled out without a kink)
             "truncation_kind": "clip",
+            # built in: chairs, tables, lamps, planes, all, or several with a comma between
             "shapes": {"families": "chairs"},
             # volumes: folder of the file of grids that memory cannot hold; '' is beside them
             "cache": "",
@@ -38,7 +39,12 @@ def get_config(variant="cpu"):
     )
     # copies of every training shape, the pieces of each axis stretched by exp(strength x normal)
     config.data.augment = {"warps": 0, "strength": 0.2, "pieces": 4}
-    config.router.update({"point_features": 6})
+    config.router.update(
+        {
+            # point: numbers of every point that it reads, position and normal
+            "point_features": 6,
+        }
+    )
     # of the grid, from which the prior's codes are solved; 0: all
     config.prior.points = 0
     config.train.update(
@@ -49,6 +55,7 @@ def get_config(variant="cpu"):
             "cloud_points": 0,
         }
     )
+    # router.kind=point, train.codes=surface: weights of the terms of fit.surface
     config.loss.surface = {"on": 3000.0, "off": 100.0, "normal": 100.0, "eikonal": 50.0}
     config.fit.samples = {
         # grid, view (what one side shows) or cloud (oriented points and nothing else)
@@ -71,7 +78,9 @@ def get_config(variant="cpu"):
         # gauss-newton or gradient, from linear, mean, zero or router
         "method": "gauss-newton",
         "init": "linear",
+        # of Gauss-Newton, or steps of the gradient
         "iterations": 10,
+        # those of data, unless others are given
         "truncation": config.data.get_ref("truncation"),
         "truncation_kind": config.data.get_ref("truncation_kind"),
     }

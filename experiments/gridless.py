@@ -252,7 +252,7 @@ def grown(scale, output):
         f"processes. {command.made()}"
     )
     table = growth.table(rows)
-    artefacts.write_text(output / "growth.md", f"{table}\n{note}\n")
+    command.write_page(output / "growth.md", f"{table}\n{note}")
     artefacts.write_json(output / "growth.json", {"scale": scale, "rows": rows}, 2)
     command.save(growth.draw(rows), output / "growth.png")
     print(table)

@@ -114,7 +114,7 @@ def run(scale, output, only):
     for name in only or SCALES[scale]:
         rows[name] = compared(name)
         table = command.table(COLUMNS, rows.values())
-        artefacts.write_text(output / "matmul.md", f"{table}\n\n{command.made()}.\n")
+        command.write_page(output / "matmul.md", f"{table}\n\n{command.made()}.")
         artefacts.write_json(record, {"rows": list(rows.values())})
     print(table)
 

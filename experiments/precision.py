@@ -107,7 +107,7 @@ def run(scale, output, only):
     rows = [row for name in names for row in compared(name, steps)]
     output.mkdir(parents=True, exist_ok=True)
     table = command.table(COLUMNS, rows)
-    artefacts.write_text(output / "table.md", f"{table}\n\n{command.made()}.\n")
+    command.write_page(output / "table.md", f"{table}\n\n{command.made()}.")
     artefacts.write_json(output / "metrics.json", {"scale": scale, "rows": rows})
     print(table)
 

@@ -215,7 +215,7 @@ def run_codings(folder):
         print(row, flush=True)
     table = command.table(video_codings.COLUMNS, rows)
     note = f"Rank and threshold as chosen, from a truncated SVD. {command.made()}"
-    artefacts.write_text(folder / "codings.md", f"{table}\n{note}\n")
+    command.write_page(folder / "codings.md", f"{table}\n{note}")
     artefacts.write_json(folder / "codings.json", {"results": rows}, 2)
     print(table)
 

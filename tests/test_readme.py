@@ -15,5 +15,10 @@ def test_the_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(example, "README.md", "exec"), names)
+    # What docs/solvers.md shows goes on from there.
+    page = (README.parent / "docs" / "solvers.md").read_text(encoding="utf-8")
+    for number, snippet in enumerate(re.findall(r"```python\n(.*?)```", page, re.DOTALL)):
+        exec(compile(snippet, f"docs/solvers.md, snippet {number}", "exec"), names)
+    assert (names["fit"].codes != 0).sum(-1).max() <= 32
     assert names["large"].shape == (20, 100, 100, 1)
     assert (tmp_path / "faces.safetensors").exists()

@@ -35,13 +35,16 @@ SOURCES = {
 def signals(name):
     """Where signals come from, and which of them are for training."""
     return {
+        # a source of nid_jax.data: docs/formats.md
         "name": name,
+        # a file or folder; '' where the source needs none
         "root": "",
         # () keeps the signals' own size; samples along each axis otherwise
         "size": (),
-        # at most; 0: all
+        # signals to learn from and to fit, at most; 0: all
         "num_train": 0,
         "num_test": 0,
+        # share of the signals that are fitted, where a source has no split of its own
         "test_fraction": 0.2,
     }
 
@@ -49,9 +52,11 @@ def signals(name):
 def shaping():
     """How pictures are brought to one size and kind."""
     return {
+        # to `size`, where signals are of other sizes
         "resize": False,
         # center: the largest part of the aspect of `size`
         "crop": "",
+        # colour is turned to its luminance
         "gray": False,
         # array: a letter for each axis, S signals, T frames, D depth, H rows, W columns, C channels
         # in any order, such as SCHW; '' guesses
@@ -78,6 +83,7 @@ def pictures(name, *sources):
 def augment():
     """Copies of training signals, beside the mirrored and shifted the turned and the warped."""
     return {
+        # also left and right exchanged
         "mirror": False,
         # square pictures: all eight of their symmetries
         "turns": False,
@@ -95,9 +101,18 @@ def augment():
 
 def patches():
     """Signals cut to patches; size 0: whole signals."""
-    return {"size": 0, "overlap": 0}
+    return {
+        # samples along a side, and those that neighbours share
+        "size": 0,
+        "overlap": 0,
+    }
 
 
 def noise():
-    """Of measurements that an operator simulates: none, gaussian or poisson."""
-    return {"kind": "none", "level": 0.0}
+    """Of measurements that an operator simulates."""
+    return {
+        # none, gaussian or poisson
+        "kind": "none",
+        # gaussian: standard deviation, relative to the largest; poisson: photons for every ray
+        "level": 0.0,
+    }

@@ -6,6 +6,7 @@ def fit():
     return {
         # names the folder of the results, WORKDIR/fits/NAME
         "name": "test",
+        # which signals are fitted: test or train
         "split": "test",
         # ridge, gaussian, lasso, omp, iht, robust, gradient, router or router+ridge
         "solver": "ridge",
@@ -19,7 +20,9 @@ def fit():
         "codes_dtype": "float32",
         # at most; 0: all
         "num_signals": 0,
+        # signals solved at a time; 0 chooses
         "batch_size": 0,
+        # signals whose pictures and maps are written, at most
         "num_pictures": 10,
         # solver gaussian: also where the result is unsure, under the prior of all codes
         "uncertainty": False,
@@ -41,19 +44,39 @@ def solvers():
         # mixture (prior.components) is taken where there is one
         "gaussian": {"noise": 0.0, "neighbours": 0, "blend": 0.1, "mixture": True},
         "lasso": {
+            # penalty of the absolute codes, as a share of the one that leaves none
             "fraction": 0.001,
+            # expert e costs this to the power -e
             "weights_base": 1.0,
+            # where it ends: the duality gap, as a part of the objective
             "tolerance": 1e-3,
+            # at most
             "steps": 1000,
         },
-        "omp": {"lam": 1e-6, "atoms_per_step": 1, "criterion": "correlation"},
-        "iht": {"steps": 30},
+        "omp": {
+            # regularisation on the support
+            "lam": 1e-6,
+            # experts taken at once: cheaper, a little worse
+            "atoms_per_step": 1,
+            # correlation with what is left, or gain: what lowers it most
+            "criterion": "correlation",
+        },
+        "iht": {
+            # at most
+            "steps": 30,
+        },
         "robust": {
+            # data term: l1 or huber
             "loss": "l1",
+            # regularisation where there is no prior
             "lam": 1e-4,
+            # the prior of the training codes is in it
             "use_prior": True,
+            # huber: where squares become lines; 0: 1.345 times the noise
             "delta": 0.0,
+            # standard deviation of what is no outlier; 0 estimates it
             "noise": 0.0,
+            # at most
             "steps": 500,
             # above 0: what is more than so many median residuals off, averaged over `reach`
             # in coordinates, is left out of a second solve for a noise of deviation
@@ -63,12 +86,15 @@ def solvers():
             "trim_noise": 0.0,
         },
         "router_ridge": {
+            # regularisation on the support
             "lam": 1e-6,
             # experts that the router proposes, of which matching pursuit takes top_k; 0: top_k
             "candidates": 0,
         },
         "gradient": {
+            # so many are taken
             "steps": 1000,
+            # Adam's, at the start of a cosine to a tenth
             "learning_rate": 0.003,
             # zero, or router: from its prediction
             "init": "zero",
@@ -76,6 +102,7 @@ def solvers():
             "variables": "codes",
             # before the top_k experts are chosen
             "dense_steps": 0,
+            # data term: l2 or l1
             "data": "l2",
         },
     }
@@ -95,13 +122,20 @@ def refine():
         # and foretell signals held out
         "rank": 0,
         "share": 0.001,
+        # atoms: at most
         "steps": 100,
     }
 
 
 def sample():
-    """What --mode=sample draws: so many signals, and the frames from the first to the second."""
-    return {"count": 16, "seed": 0, "frames": 9}
+    """What --mode=sample draws."""
+    return {
+        # signals, and the seed that they come of
+        "count": 16,
+        "seed": 0,
+        # from the first signal to the second
+        "frames": 9,
+    }
 
 
 def render():
@@ -109,6 +143,7 @@ def render():
     return {
         # () renders at `scale` times the signals' own size
         "shape": (),
+        # times the own size, where no shape is given
         "scale": 4,
         # rows and columns ((low, high), (low, high)) in [-1, 1]; () is everything
         "window": (),

@@ -11,7 +11,9 @@ def config(task, data):
     """The config of a task whose `data` group is given, with the values that tasks share."""
     return ConfigDict(
         {
+            # what nid_jax.tasks has of this name
             "task": task,
+            # of everything that is drawn
             "seed": 0,
             # compiled programs are kept for the next run: '' in the user's cache folder, off, or a
             # folder

@@ -136,9 +136,18 @@ def save(figure, path):
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
 
 
+def write_page(path, text):
+    """A page of results; one without a title of its own has the first line of its script's."""
+    text = text.strip() + "\n"
+    if not text.startswith("# "):
+        title = (sys.modules["__main__"].__doc__ or path.stem).strip().splitlines()[0].rstrip(".")
+        text = f"# {title}\n\n{text}"
+    artefacts.write_text(path, text)
+
+
 def write(folder, table, metrics, figure=None, indent=2):
     """table.md, metrics.json with the versions, and figure.png where there is one."""
-    artefacts.write_text(folder / "table.md", table.strip() + "\n")
+    write_page(folder / "table.md", table)
     record = {"versions": devices.versions(), **metrics}
     artefacts.write_json(folder / "metrics.json", record, indent)
     if figure is not None:

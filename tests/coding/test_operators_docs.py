@@ -31,6 +31,14 @@ def test_snippets_run_in_order():
     assert by_name.shape == (9, 18)
 
 
+def test_snippets_of_the_geometry_run():
+    page = Path(__file__).resolve().parents[2] / "docs" / "geometry.md"
+    snippets = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert snippets
+    for number, snippet in enumerate(snippets):
+        exec(compile(snippet, f"docs/geometry.md, snippet {number}", "exec"), {})
+
+
 def test_an_operator_of_ones_own_is_about_twenty_lines():
     own = next(snippet for snippet in SNIPPETS if "class CodedExposure" in snippet)
     assert len([line for line in own.splitlines() if line.strip()]) <= 24
