@@ -88,17 +88,17 @@ filled = photos.fit(crops, seen=seen).render()""",
     {"dictionary.embedding.counts": (5, 5)},
 )
 PHANTOMS = Setting(
-    ("image", "photos"),
+    ("ct", "cpu"),
     {
-        "data.name": "phantoms",
-        "data.size": (64, 64),
-        "data.phantom.jitter": 0.7,
         "data.num_train": 6000,
-        "data.num_test": 20,
-        "data.augment.turns": False,
         "dictionary.num_experts": 384,
+        "dictionary.num_layers": 1,
+        "dictionary.heads": "components",
+        "dictionary.embedding.kind": "cosine",
         "dictionary.embedding.counts": (44, 44),
         "dictionary.embedding.band": "ball",
+        "train.steps": 0,
+        "prior.num_signals": 6000,
     },
     PICTURES,
     "6000 random relatives of the Shepp-Logan head, 64x64, drawn by `nid_jax.data.phantoms`; the "
