@@ -1,6 +1,6 @@
 """The command line from a clone: python main.py is the installed command nid_jax."""
 
-from nid_jax.cli import run
+from nid_jax.__main__ import run
 
 if __name__ == "__main__":
     run()

@@ -7,6 +7,7 @@ import errno
 import sys
 from logging import Formatter
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -19,6 +20,13 @@ EXAMPLE = "such as --config=image"
 OPTIONS = ("config", "workdir", "checkpoint", "mode", "distributed")
 # Errors of the system that whoever typed the command can do something about.
 MENDABLE = {None, errno.ENOENT, *REFUSALS}
+# What takes less memory, by mode.
+SMALLER = {
+    "train": "train.batch_size, train.points, dictionary.num_experts",
+    "sample": "sample.count, render.chunk",
+    **dict.fromkeys(("render", "interpolate"), "render.chunk, render.scale"),
+}
+SMALLER["run"] = f"{SMALLER['train']}, fit.batch_size"
 # What a parser of flags says, and what a person needs to hear.
 WANTED = {
     "invalid literal for int": "a whole number is wanted",
@@ -98,6 +106,13 @@ def main(argv, values=flags.FLAGS):
         context = commands.Context(tasks.build, values.config, workdir, source, typed)
         with notices.printed(), data.kept_in(workdir.root / "cache"):
             commands.MODES[values.mode](context)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        words = devices.exhausted(error)
+        if not words:
+            raise
+        logging.info("traceback", exc_info=True)
+        smaller = SMALLER.get(values.mode, "fit.batch_size, fit.num_signals")
+        complain(f"{smaller}: memory does not hold what they ask for: {words}; allowed: less")
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in MENDABLE:
             raise

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from nid_jax import data, learning, notices, sharding
+from nid_jax import data, learning, notices, sharding, stopping
 from nid_jax.coding import checks as argument_checks
 from nid_jax.coding.solvers import SOLVERS
 from nid_jax.errors import named
@@ -59,6 +59,7 @@ class Context:
 
 def run(context: Context) -> dict[str, Any]:
     """Train, fit the split of config.fit.split, write the report."""
+    context.workdir.check_free(context.workdir.checkpoints)
     context = settle(context, {"train", context.config.fit.split})
     # A bad file among the signals to fit should not come to light after hours of training.
     task = context.build_task(context.config)
@@ -96,6 +97,7 @@ def settle(
 
 def train(context: Context) -> NeuralDictionary:
     """Train the dictionary; a workdir that holds a checkpoint of the same config goes on."""
+    context.workdir.check_free(context.workdir.checkpoints)
     splits = {"train", context.config.fit.split} if context.config.train.eval_every else {"train"}
     return _train(settle(context, splits))
 
@@ -118,7 +120,7 @@ def _train(context: Context) -> NeuralDictionary:
         task, config, workdir, evaluate, context.notes, context.typed
     )
     if trained.interrupted:
-        raise SystemExit(143)
+        raise SystemExit(stopping.status())
     seconds = trained.summary
     spent, compiled = (f"{seconds[f'{key}_seconds']:.1f} s" for key in ("train", "compile"))
     if trained.step:
@@ -248,23 +250,28 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     task = context.build_task(config)
     collection = check_fit(context, task, config)
     checks.check_signals(dictionary.dictionary, task.measure(collection), collection.title)
-    workdir.prepare()
-    if not announced:
-        counts = count_parameters(dictionary.model)
-        source = context.source
-        described = source.config if isinstance(source, Workdir) else source
-        mesh = cast(Mesh, dictionary.mesh)  # `load` has laid it out on one
-        lines = announcing.device_summary(mesh, counts, config_path=described)
-        for line in (*lines, *context.notes):
-            print(line, file=sys.stderr)
-    found = dictionary.fit_collection(task, collection, config)
-    metrics = write_fit(task, found, collection, config, workdir, context.notes)
-    _write_usage(workdir, dictionary.model, found)
+    with workdir.writing(workdir.fit(config.fit.name)):
+        if not announced:
+            _announce(context, dictionary)
+        found = dictionary.fit_collection(task, collection, config)
+        metrics = write_fit(task, found, collection, config, workdir, context.notes)
+        _write_usage(workdir, dictionary.model, found)
     _print_scores(config.fit.name, metrics)
     if line := storage_line(metrics):
         print(line)
     print(f"report: {write_report(workdir.root)}")
     return metrics
+
+
+def _announce(context, dictionary):
+    """Devices, sizes, where the dictionary comes from, and what gave way, on standard error."""
+    counts, source = count_parameters(dictionary.model), context.source
+    described = source.config if isinstance(source, Workdir) else source
+    mesh = cast(Mesh, dictionary.mesh)  # `load` has laid it out on one
+    for line in announcing.device_summary(mesh, counts, config_path=described):
+        print(line, file=sys.stderr)
+    for line in context.notes:
+        print(line, file=sys.stderr)
 
 
 def evaluate(context: Context) -> dict[str, Any]:
@@ -299,7 +306,8 @@ def evaluate(context: Context) -> dict[str, Any]:
     metrics |= scoring.means_of(scores)
     metrics |= scoring.per_signal(scores)
     metrics["scores"] = panels.described(task.scores, metrics)
-    context.workdir.write_json(path.with_name(artefacts.EVALUATION), metrics)
+    with context.workdir.writing(path.parent):
+        context.workdir.write_json(path.with_name(artefacts.EVALUATION), metrics)
     _print_scores(config.fit.name, metrics)
     return metrics
 
@@ -326,7 +334,7 @@ def render(context: Context) -> None:
         draw = _render_surfaces
     elif "frame" in layout:
         draw = _render_fields
-    with atomic_folder(target) as temporary:
+    with context.workdir.writing(folder), atomic_folder(target) as temporary:
         what = draw(temporary, task, found, layout, config, (shape, window))
     print(f"{what} rendered in {time.perf_counter() - start:.2f} s: {target}")
     print(f"report: {write_report(context.workdir.root)}")
@@ -415,22 +423,29 @@ def interpolate(context: Context) -> None:
     with named("fit.interpolate"):
         path = code_space.path_between(found, wanted.start, wanted.end, wanted.frames)
     target = folder / artefacts.INTERPOLATE / f"{wanted.start:04d}_{wanted.end:04d}"
-    shape, window = _what_to_render(config.render, layout)
+    view = _what_to_render(config.render, layout)
+    with context.workdir.writing(folder):
+        _write_path(target, task, path, layout, config.render, view)
+    print(f"{wanted.frames} signals from {wanted.start} to {wanted.end}: {target}")
+    print(f"report: {write_report(context.workdir.root)}")
+
+
+def _write_path(target, task, path, layout, wanted, view):
+    """The signals of a path, and a movie of them."""
+    shape, window = view
     if "surface" in layout:
         from nid_jax.reporting import surfaces
 
         surfaces.write_sequence(target, path, shape, layout)
-    else:
-        values = path.render(shape, window, config.render.chunk)
-        if "frame" in layout:
-            from nid_jax.reporting import maps
+        return
+    values = path.render(shape, window, wanted.chunk)
+    if "frame" in layout:
+        from nid_jax.reporting import maps
 
-            frames = maps.shaded(np.asarray(values))
-        else:
-            frames = task.assemble(values, layout, scale=config.render.scale)
-        _save_frames(target, frames, ("gif",))
-    print(f"{wanted.frames} signals from {wanted.start} to {wanted.end}: {target}")
-    print(f"report: {write_report(context.workdir.root)}")
+        frames = maps.shaded(np.asarray(values))
+    else:
+        frames = task.assemble(values, layout, scale=wanted.scale)
+    _save_frames(target, frames, ("gif",))
 
 
 def nearest(context: Context) -> None:
@@ -447,7 +462,8 @@ def nearest(context: Context) -> None:
         for name, row, ds in zip(found.names, indices, distances, strict=True)
     }
     target = folder / artefacts.NEAREST
-    context.workdir.write_json(target, {"among": among.name, "nearest": near})
+    with context.workdir.writing(folder):
+        context.workdir.write_json(target, {"among": among.name, "nearest": near})
     rows = [[name, *(entry["name"] for entry in entries)] for name, entries in near.items()]
     print(tables.table(rows, ["signal", *(f"{n + 1}." for n in range(indices.shape[1]))]))
     print(f"distances: {target}")
@@ -465,9 +481,9 @@ def sample(context: Context) -> None:
         drawn = dictionary.sample(wanted.count, wanted.seed)
         path = code_space.path_between(drawn, 0, min(1, len(drawn) - 1), wanted.frames)
     view = _what_to_render(config.render, {"grid": dictionary.grid_shape}, len(drawn))
-    context.workdir.prepare()
     target = context.workdir.samples
-    samples.write_samples(target, drawn, path, view, task.surface, dictionary.frame)
+    with context.workdir.writing(target):
+        samples.write_samples(target, drawn, path, view, task.surface, dictionary.frame)
     prior = dictionary.prior
     kind = "one Gaussian"
     if prior is not None and prior.mixture is not None:

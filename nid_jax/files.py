@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +30,9 @@ REFUSALS = {
     )
 }
 
+_LINUX = sys.platform == "linux"
+# What `atomic_path` and `atomic_folder` call their own.
+_LEFT = re.compile(r"\.(tmp|old)-(\d+)-[0-9a-f]{8}(?:-(.+))?")
 # Of several letters: one is a drive of Windows. A Path has already made one slash of two.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
@@ -96,8 +101,10 @@ def _open_as_others(path: Path) -> None:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yields a temporary folder beside `path`, which takes the place of `path` once it is filled.
 
-    If the body fails, the temporary folder goes and what was at `path` stays. Raises ValueError
-    naming `path` where the system refuses to write it.
+    If the body fails, the temporary folder goes and what was at `path` stays. Where the system can,
+    both change places at once; elsewhere a process that is killed between two renames leaves what
+    was there as .old-*, which `recover` puts back. Raises ValueError naming `path` where the system
+    refuses to write it.
     """
     path = local(path, "path")
     mark = f"{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
@@ -106,9 +113,69 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         try:
             temporary.mkdir(parents=True)
             yield temporary
-            if path.exists():
-                path.replace(old)
-            temporary.replace(path)
+            if not path.exists():
+                temporary.replace(path)
+            elif not _exchanged(temporary, path):
+                _replaced(temporary, path, old)
+                _remove(old)
         finally:
-            for folder in (temporary, old):
-                shutil.rmtree(folder, ignore_errors=True)
+            _remove(temporary)
+
+
+def _replaced(new: Path, path: Path, old: Path) -> None:
+    """`new` takes the place of `path`, which becomes `old`: two renames, both or none."""
+    try:
+        path.replace(old)
+        new.replace(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.replace(path)
+        raise
+
+
+def _exchanged(first: Path, second: Path) -> bool:
+    """Whether two paths have changed places, at once; False where the system cannot do that."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if _LINUX else None
+    if function is None:
+        return False
+    names = os.fsencode(first.absolute()), os.fsencode(second.absolute())
+    # linux/fcntl.h, linux/fs.h: AT_FDCWD, RENAME_EXCHANGE.
+    if function(-100, names[0], -100, names[1], ctypes.c_uint(2)) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def recover(folder: Path, gone: Callable[[int, str], bool]) -> None:
+    """Finish what killed processes left in a folder: an earlier .old-* goes back where nothing took
+    its place; the rest goes.
+
+    gone(process, name): whether the process that was to write `name` there is known to be gone.
+    """
+    found = [(path, _LEFT.fullmatch(path.name)) for path in folder.glob(".*-*")]
+    left = [(path, match) for path, match in found if match and gone(int(match[2]), match[3] or "")]
+    for path, (what, _, name) in ((path, match.groups()) for path, match in left):
+        if what == "old" and name and not (folder / name).exists():
+            path.replace(folder / name)
+        else:
+            _remove(path)
+
+
+def running(process: int) -> bool:
+    """Whether there is a process of that number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

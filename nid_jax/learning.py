@@ -151,6 +151,11 @@ def train(
     goes on. Raises ValueError where the workdir holds a run of another config or other signals, and
     as `training.loop.train`.
     """
+    with workdir.writing(workdir.checkpoints):
+        return _train(task, config, workdir, evaluate, notes, typed)
+
+
+def _train(task, config, workdir, evaluate, notes, typed):
     kept = False
     if workdir.holds_checkpoint():
         workdir.check_same_config(config, SECTIONS, CHANGEABLE)

@@ -227,8 +227,8 @@ def test_an_image_fit_imports_no_library_of_other_tasks(copied, tiny, environmen
     """They would cost a third of its time."""
     code = (
         "import sys\n"
-        "from nid_jax import cli\n"
-        "try:\n    cli.run()\n"
+        "from nid_jax.__main__ import run\n"
+        "try:\n    run()\n"
         "finally:\n"
         "    others = 'trimesh igl tensorflow_datasets matplotlib pydicom imageio'.split()\n"
         "    print(*(name for name in others if name in sys.modules), file=sys.stderr)\n"

@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +152,95 @@ def test_places_elsewhere_are_refused(tmp_path, monkeypatch, path):
 def test_paths_of_this_machine(path):
     assert files.local(path, "--workdir") == Path(path)
     assert files.local("~/x", "--workdir") == Path.home() / "x"
+
+
+# Killed at any point
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from nid_jax import files
+
+root = Path(sys.argv[1])
+
+def replace(target, point, together):
+    calls = iter(range(99))
+    def dying(function):
+        def call(*arguments):
+            if next(calls) == point:
+                os._exit(9)
+            found = function(*arguments)
+            if next(calls) == point:
+                os._exit(9)
+            return found
+        return call
+    exchanged = files._exchanged if together else (lambda first, second: False)
+    files._exchanged = dying(exchanged)
+    files._remove = dying(files._remove)
+    Path.replace = dying(Path.replace)
+    with files.atomic_folder(target) as folder:
+        (folder / "codes").write_text("new")
+    os._exit(0)
+
+for together in (True, False):
+    for point in range(20):
+        target = root / f"{together}{point:02d}" / "omp"
+        target.mkdir(parents=True)
+        (target / "codes").write_text("old")
+        child = os.fork()
+        if not child:
+            replace(target, point, together)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+            break
+"""
+
+
+def test_killed_anywhere_the_earlier_folder_or_the_new_one_is_there(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])}
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    subprocess.run(command, env=environment, check=True, timeout=60)
+    held = {}
+    for folder in sorted(tmp_path.iterdir()):
+        before = (folder / "omp").exists()
+        left = len(os.listdir(folder)) - before
+        files.recover(folder, lambda process, name: name == "omp" and not files.running(process))
+        assert os.listdir(folder) == ["omp"]
+        assert os.listdir(folder / "omp") == ["codes"]
+        held.setdefault(folder.name[:-2], []).append(
+            (before, left, (folder / "omp/codes").read_text())
+        )
+    for kind, found in held.items():
+        assert [text for *_, text in found] == sorted((text for *_, text in found), reverse=True)
+        assert {text for *_, text in found} == {"old", "new"}, kind
+        assert found[-1] == (True, 0, "new")  # not killed
+    # Two renames leave a moment without; one exchange does not.
+    assert not all(before for before, *_ in held["False"])
+    if files._exchanged(tmp_path / "True00", tmp_path / "True01"):
+        assert all(before for before, *_ in held["True"])
+
+
+def test_a_second_rename_that_fails_gives_the_earlier_folder_back(tmp_path, monkeypatch):
+    target = tmp_path / "omp"
+    fill_folder(target)
+    (target / "old.png").touch()
+    rename = Path.replace
+
+    def refuse(path, other):
+        if path.name.startswith(".tmp-"):
+            raise OSError(errno.EACCES, "Permission denied")
+        return rename(path, other)
+
+    monkeypatch.setattr(files, "_exchanged", lambda first, second: False)
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(ValueError, match="Permission denied"):
+        fill_folder(target)
+    assert os.listdir(tmp_path) == ["omp"]
+    assert sorted(os.listdir(target)) == ["codes.npz", "old.png"]
+
+
+def test_what_is_not_known_to_be_gone_stays(tmp_path):
+    names = [f".tmp-{os.getpid()}-01234567-x.png", ".tmp-1-0123456-x.png", ".tmp-x", ".old-stuff"]
+    for name in names:
+        (tmp_path / name).touch()
+    files.recover(tmp_path, lambda process, name: not files.running(process))
+    assert sorted(os.listdir(tmp_path)) == sorted(names)

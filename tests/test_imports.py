@@ -9,14 +9,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # Each may import what stands before it.
 ORDER = (
+    "stopping",
     "configs",
     "errors",
     "notices",
     "files",
     "ffmpeg",
     "numerics",
-    "platforms",
     "devices",
+    "platforms",
     "geometry",
     "fields",
     "sharding",
@@ -33,6 +34,7 @@ ORDER = (
     "learning",
     "commands",
     "cli",
+    "__main__",
 )
 # Neighbours that know nothing of one another.
 APART = {
@@ -123,7 +125,7 @@ def test_configs_are_plain_numbers(path):
 
 
 def test_main_knows_the_command_line_only():
-    assert parts_of(imported(ROOT / "main.py")) == {"cli"}
+    assert parts_of(imported(ROOT / "main.py")) == {"__main__"}
 
 
 @pytest.mark.parametrize("room", ["data", "geometry"])

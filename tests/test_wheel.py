@@ -70,7 +70,7 @@ def test_what_the_wheel_holds(wheel):
     assert {name.split("/")[0] for name in names} == {"nid_jax", metadata.split("/")[0]}
     assert "# nid_jax" in described
     assert "Description-Content-Type: text/markdown" in described
-    assert re.search(r"nid_jax\s*=\s*nid_jax\.cli:run", commands)
+    assert re.search(r"nid_jax\s*=\s*nid_jax\.__main__:run", commands)
 
 
 @pytest.mark.slow

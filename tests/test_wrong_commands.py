@@ -1,13 +1,16 @@
 """Command lines and signals that are wrong: the one line there is for each, nothing written."""
 
 import os
+import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
+from nid_jax import commands
 from tests.photos import make_photos
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -217,3 +220,31 @@ def test_an_array_with_an_infinite_value(call, tmp_path, tiny):
     )
     assert "signals.npy: signal 7 holds infinity; allowed: finite numbers" in result.complaint()
     assert os.listdir(tmp_path) == ["signals.npy"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "act", "expected"),
+    [
+        (
+            "train",
+            lambda _: jax.numpy.zeros(2**45).block_until_ready(),
+            r"error: train\.batch_size, train\.points, dictionary\.num_experts: memory does not "
+            r"hold what they ask for: Out of memory allocating \d+ bytes; there are \d+ bytes; al",
+        ),
+        ("render", lambda _: np.zeros(2**50), r"error: render\.chunk, .*Unable to allocate 8\.00 "),
+    ],
+)
+def test_memory_that_runs_out_is_one_line(call, tmp_path, monkeypatch, mode, act, expected):
+    monkeypatch.setitem(commands.MODES, mode, act)
+    found = call(SMOKE, f"--workdir={tmp_path / 'W'}", f"--mode={mode}")
+    assert re.match(expected, found.complaint())
+    assert found.code == 2
+
+
+def test_other_errors_of_a_device_pass(call, tmp_path, monkeypatch):
+    def act(_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a fault")
+
+    monkeypatch.setitem(commands.MODES, "train", act)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a fault"):
+        call(SMOKE, f"--workdir={tmp_path / 'W'}", "--mode=train")

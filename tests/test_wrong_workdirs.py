@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nid_jax.storage import models
+from nid_jax.storage import lock, models
 from nid_jax.storage.workdir import Workdir
 
 
@@ -36,6 +36,25 @@ def test_nothing_was_fitted(call, mode, trained, tiny):
     arguments = [*tiny, f"--workdir={trained}", f"--mode={mode}", "--config.fit.name=ridge"]
     assert "fits/ridge/codes.npz: no such fit" in call(*arguments).complaint()
     assert snapshot(trained) == before
+
+
+def test_a_second_writer_is_refused_and_the_first_unharmed(call, copied, tiny, monkeypatch):
+    monkeypatch.setattr(lock, "_SETTLED", 0.02)
+    first, arguments = Workdir(copied), [*tiny, f"--workdir={copied}"]
+    with first.writing(first.checkpoints), first.writing(first.fit("test")):
+        before = snapshot(copied)
+        complaint = call(*arguments, "--mode=train").complaint()
+        assert f"{copied}: a training is under way in process {os.getpid()} since" in complaint
+        assert complaint.endswith("; give another --workdir, or wait for it")
+        for mode in ("fit", "eval", "render"):
+            complaint = call(*arguments, f"--mode={mode}").complaint()
+            assert f"{copied}: work on the fit 'test' is under way" in complaint
+            assert complaint.endswith("; give another --config.fit.name, or wait for it")
+        assert snapshot(copied) == before
+        result = call(*arguments, "--mode=fit", "--config.fit.name=other")
+        assert result.code == 0, result.err
+    assert first.fit_names() == ["other", "test"]
+    assert not [path for path in copied.rglob("*") if path.name.startswith(".")]
 
 
 def test_another_configs_workdir(call, trained, tiny):

@@ -9,6 +9,11 @@ the same names, and corruption.json. nid_jax.data.corrupted reads them back.
 
 # The package itself must not import this file, or running it as a module would load it twice.
 
+from nid_jax import stopping
+
+if __name__ == "__main__":
+    stopping.begin()  # what follows takes its time
+
 import json
 import re
 import sys
@@ -147,4 +152,5 @@ def _complain(message):
 
 
 if __name__ == "__main__":
-    main()
+    with stopping.command():
+        main()

@@ -13,12 +13,19 @@ Exit status: 0, all is there; 1, some is, the rest was named; 2, mistaken option
 
 # The package itself must not import this file, or running it as a module would load it twice.
 
+from nid_jax import stopping
+
+if __name__ == "__main__":
+    stopping.begin()  # what follows takes its time
+
 import concurrent.futures
 import dataclasses
 import json
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,7 +38,7 @@ from absl import flags
 from nid_jax.data.cloud_writing import CLOUDS, write_cloud
 from nid_jax.data.mesh_listing import LAYOUTS, Source, find_sources
 from nid_jax.data.prepared import DTYPES, read_prepared, write_prepared
-from nid_jax.files import atomic_path, local
+from nid_jax.files import atomic_path, local, recover, running
 from nid_jax.geometry import distance
 from nid_jax.geometry.mesh import (
     MARGIN,
@@ -200,6 +207,16 @@ def _job(source, options, overwrite):
 def _in_worker(threads):
     # libigl's own threads; read when it first queries.
     os.environ["IGL_NUM_THREADS"] = str(threads)
+    # A terminal sends Ctrl-C to all; the one that gave the work says so, and ends the others.
+    for number in stopping.ASKING:
+        signal.signal(number, signal.SIG_DFL)
+    # Without it there is nobody to work for.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 class _Pool:
@@ -271,7 +288,8 @@ def prepare_all(
     """
     output, begun = Path(output), time.perf_counter()
     _make_folder(output)
-    _sweep({source.target.parent for source in sources})
+    for folder in {source.target.parent for source in sources}:
+        recover(folder, lambda process, name: not running(process))
     meshes, failed, cautions, notes = {}, {}, {}, []
     states = {"prepared": 0, "present": 0}
     progress = _Progress(len(sources))
@@ -324,25 +342,6 @@ def _write_summary(output, summary):
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     else:
         (output / "failed.txt").unlink(missing_ok=True)
-
-
-def _sweep(folders):
-    """Remove what a run that was killed left half written."""
-    for folder in folders:
-        for path in folder.glob(".tmp-*"):
-            process = path.name.split("-")[1]
-            if process.isdigit() and not _alive(int(process)):
-                path.unlink(missing_ok=True)
-
-
-def _alive(process):
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class _Progress:
@@ -486,9 +485,6 @@ def command(argv: Sequence[str], values: flags.FlagValues) -> None:
         _complain(f"{error.filename}: {error.strerror}" if error.filename else error)
     except ValueError as error:
         _complain(error)
-    except KeyboardInterrupt:
-        _say("stopped; the same command goes on from here")
-        sys.exit(130)
     done = summary["prepared"] + summary["present"]
     print(
         f"{summary['prepared']} prepared, {summary['present']} already there, "
@@ -510,4 +506,5 @@ def _complain(message):
 
 
 if __name__ == "__main__":
-    main()
+    with stopping.command():
+        main()

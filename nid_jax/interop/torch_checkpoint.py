@@ -7,6 +7,11 @@ Afterwards: nid_jax --config=official:DIR --workdir=DIR --mode=fit|render|train.
 PyTorch is not needed, and nothing in the file is executed. See docs/official.md.
 """
 
+from nid_jax import stopping
+
+if __name__ == "__main__":
+    stopping.begin()  # what follows takes its time
+
 import functools
 import math
 import re
@@ -350,7 +355,8 @@ def convert(path, workdir, base, told, overrides=(), names=()):
     fit = None
     if found.router == "codebook":
         fit = stored_codes(config, model, names)
-    _write(workdir, config, model, saved, found, shape, path, fit)
+    with workdir.writing(workdir.checkpoints):
+        _write(workdir, config, model, saved, found, shape, path, fit)
     return config, saved.notes
 
 
@@ -404,7 +410,6 @@ def _write(workdir, config, model, saved, found, shape, path, fit):
         "bad_step": jnp.int32(-1),
         "usage": jnp.zeros(found.num_experts, jnp.float32),
     }
-    workdir.prepare()
     items = {"model": {"params": params, "constants": constants}, "training": training}
     clock = {"seconds": {"run": 0.0}, "steps": saved.step, "signals": 0}
     # Batches begin anew: their order is not the official one in any case.
@@ -443,7 +448,8 @@ def _write_codes(workdir, config, fit, layout, title):
         "layout": layout,
         "versions": devices.versions(),
     }
-    with atomic_folder(workdir.fit(FIT)) as folder:
+    place = workdir.fit(FIT)
+    with workdir.writing(place), atomic_folder(place) as folder:
         fit.save(folder / artefacts.CODES)
         artefacts.write_json(folder / artefacts.METRICS, metrics)
 
@@ -563,5 +569,6 @@ def _announce(workdir, config, notes, typed):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main, flags_parser=parse)
+    with stopping.command():
+        define_flags()
+        app.run(main, flags_parser=parse)

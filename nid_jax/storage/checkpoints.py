@@ -277,12 +277,15 @@ class Checkpoints:
         """
         skipped: list[str] = []
         damage = None
-        for candidate in self._candidates(step):
+        candidates = self._candidates(step)
+        for candidate in candidates:
             try:
                 items, content = self._restore_step(candidate, templates, data_iterator)
             except PermissionError as error:
                 raise CheckpointError(f"{self.directory}: {_reason(error)}") from error
             except Damaged as found:
+                if self.read_only and isinstance(step, str) and self._others_since(candidates):
+                    return self.restore(templates, step, data_iterator)
                 damage = found
                 line = f"{self.directory / str(candidate)}: damaged checkpoint skipped: {damage}"
                 logging.warning("%s", line)
@@ -298,6 +301,12 @@ class Checkpoints:
             f"{self.directory}: none of its {len(skipped)} checkpoints is good, the last one tried"
             f" says: {damage}; train again in another workdir or remove this folder"
         ) from damage
+
+    def _others_since(self, steps: list[int]) -> bool:
+        """Whether a training beside has saved other steps, and let go of some of these."""
+        self._manager.reload()
+        there = set(self._steps_on_disk())
+        return bool(there - set(steps)) and not there.issuperset(steps)
 
     def _candidates(self, step: int | str) -> list[int]:
         steps = self.all_steps()

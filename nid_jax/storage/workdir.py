@@ -9,22 +9,24 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from nid_jax.fields.model import UNSAID
-from nid_jax.files import local, refusals_named
-from nid_jax.storage import artefacts, config_json
+from nid_jax.files import local, recover, refusals_named, running
+from nid_jax.storage import artefacts, config_json, lock, manifest
 
 _FIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,99}")
 _ABSENT = object()
 
 
 class Workdir:
-    """The folder of one run. Opening it makes nothing; `prepare` does, once all else was checked.
+    """The folder of one run. Opening it makes nothing; `writing` does, and is one at a time.
 
     `argument` is what its owner knows it as: that of a function, or '--workdir'; `kept`: whether
     it is there after the run, so that its path says something. Raises ValueError in one line if
@@ -48,19 +50,58 @@ class Workdir:
         if read_only and not found:
             raise FileNotFoundError(f"{argument}={path}: no such folder, train into it first")
 
-    def prepare(self) -> None:
-        """Makes the folder and tries a file in it; ValueError in one line where that is refused.
+    @contextmanager
+    def writing(self, place: Path) -> Iterator[None]:
+        """Context of the one writer of a place: `checkpoints`, all that training leaves; a `fit`;
+        `samples`. What killed ones left half-written there is put right first.
 
-        A run that cannot write should end here and not after its first hour.
+        Different places are written at the same time, and readers ask nobody. Of several processes
+        of one run the first has the lock. Raises ValueError, in one line, where another process is
+        writing there, and where the folder cannot be written: a run should end here and not after
+        its first hour.
         """
         self._must_be_writable()
-        probe = self.root / f".writable-{os.getpid()}"
-        with refusals_named(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            try:
-                probe.write_bytes(b"\0")
-            finally:
-                probe.unlink(missing_ok=True)
+        what, instead = self._doing(place)
+        with ExitStack() as stack:
+            refusal = None
+            if jax.process_index() == 0:
+                try:
+                    stack.enter_context(lock.held(_lock_of(place), self.root, what, instead))
+                    self._recover(place)
+                except ValueError as error:
+                    refusal = error
+            if not manifest.everywhere(refusal is None):
+                raise refusal or ValueError(f"{self.root}: refused to the first process")
+            yield
+
+    def check_free(self, place: Path) -> None:
+        """Raises ValueError where `writing` would refuse now, before anything is looked at. Several
+        processes of one run are not refused here, as the first may have the lock already."""
+        if jax.process_count() == 1:
+            lock.check_free(_lock_of(place), self.root, *self._doing(place))
+
+    def _doing(self, place: Path) -> tuple[str, str]:
+        """(what is done there, what else may be typed), in words."""
+        typed = self.argument.startswith("--")
+        other = f"give another {self.argument}, or wait for it"
+        if place.parent != self.fits:
+            return ("a training" if place == self.checkpoints else "drawing of samples"), other
+        name = "--config.fit.name" if typed else "fit.name"
+        return f"work on the fit {place.name!r}", f"give another {name}, or wait for it"
+
+    def _recover(self, place: Path) -> None:
+        """What writers that are gone left half-written: in the place, of it, and, where nobody else
+        is writing, in what all of them share."""
+        recover(place.parent, lambda process, name: name == place.name)
+        if place != self.checkpoints:  # which look after themselves
+            for folder in [place, *(path for path in place.rglob("*") if path.is_dir())]:
+                recover(folder, lambda process, name: True)
+        locks = {*self.root.glob(".*.lock"), *self.fits.glob(".*.lock")} - {_lock_of(place)}
+        others = [lock.is_held(path) for path in locks]
+        if not any(others):
+            for folder in (self.root, self.root / "cache"):
+                # One of this process's number is from before: it is writing nothing yet.
+                recover(folder, lambda process, _: process == os.getpid() or not running(process))
 
     def __repr__(self) -> str:
         return f"Workdir({str(self.root)!r}, read_only={self.read_only})"
@@ -196,6 +237,10 @@ class Workdir:
                 f"{self.root}: holds a run with {key}={_typed(old)}, not"
                 f" {key}={_typed(new)}: give another {self.argument}, or {remedy}"
             )
+
+
+def _lock_of(place: Path) -> Path:
+    return place.with_name(f".{place.name}.lock")
 
 
 def _plain_get(config: ConfigDict, key: str) -> Any:

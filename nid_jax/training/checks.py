@@ -94,21 +94,6 @@ def check_prior(wanted: ConfigDict) -> None:
             raise ValueError(f"prior.{key}: {wanted[key]}; allowed: {allowed}")
 
 
-def check_memory(needed: int, there: int, config: ConfigDict) -> None:
-    """Raise ValueError, naming the keys, for a step that takes more bytes than there are."""
-    if not there or needed <= there:
-        return
-    train, of = config.train, config.data.name
-    points = train.points or "all"
-    raise ValueError(
-        f"train.batch_size, train.points: a step of {train.batch_size} signals of {of!r} at "
-        f"{points} points takes about {tables.format_bytes(needed)} with all that is held, more "
-        f"than the {tables.format_bytes(there)} there are; allowed: fewer of either, such as "
-        "train.points=1024, or smaller signals, such as data.crops=160 with data.size=(32,32), or "
-        "data.size with data.resize=true"
-    )
-
-
 def check_canonical(config: ConfigDict, there: int) -> None:
     """Raise ValueError, naming the key, for more experts than the bytes there are take to canonical
     form, which comes after training. there: 0 is not known."""

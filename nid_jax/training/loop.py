@@ -4,9 +4,9 @@ The loop knows no task: signals, objective and pictures come in with the `task` 
 is one jitted function with donated state; what it reports stays on the device until a log is due.
 """
 
+import contextlib
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -33,12 +33,12 @@ from nid_jax.fitting import priors
 from nid_jax.reporting import announcing, tables
 from nid_jax.reporting.chronometer import Chronometer
 from nid_jax.reporting.metrics_log import MetricWriter
-from nid_jax.reporting.progress import Progress
+from nid_jax.reporting.progress import Progress, RoundsProgress
+from nid_jax.stopping import Preemption
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
-from nid_jax.storage.preemption import Preemption
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training import checks, feeding, heads
+from nid_jax.training import checks, feeding, heads, memory
 from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
@@ -129,7 +129,7 @@ class Trainer:
         self.batchwise = "no step is taken"
         if config.train.steps:
             self.batchwise = feeding.obstacle(config, task, measured, collection, self.mesh.size)
-        self.batches, per_epoch = self._batches(task, collection)
+        batches, per_epoch = self._batches(task, collection)
         self.operator = None if len(measured.ways) > 1 else measured.operator
         self.signal_shape = (*measured.grid_shape, measured.channels)
         checks.check_training(config, measured.ways)
@@ -144,7 +144,7 @@ class Trainer:
         self.optimizer = build_optimiser(config.train.optimizer, max(self.steps, 1))
         self._build(collection)
         held = None if self.batchwise else data.to_array(collection)
-        self.feeder = feeding.Feeder(self.batches, held, self.mesh, self.per_batch, config.train)
+        self.feeder = feeding.Feeder(batches, held, self.mesh, self.per_batch, config.train)
         self.clock = Chronometer()
         self.compiled: dict[Any, jax.stages.Compiled] = {}
         self.compiled_bytes = 0
@@ -184,7 +184,9 @@ class Trainer:
             moments = self.optimizer.init(params)
             return TrainState(params, moments, jnp.int32(0), jnp.int32(-1), usage), rest[0]
 
-        self.state, constants = jax.jit(draw, out_shardings=(self.layout, everywhere))()
+        drawn = jax.jit(draw, out_shardings=(self.layout, everywhere)).lower().compile()
+        memory.check_state(config, drawn, self.mesh)
+        self.state, constants = drawn()
         key = jax.random.fold_in(jax.random.key(config.seed), 1)
         self.given = Given(constants, self.operator, key)
 
@@ -221,11 +223,12 @@ class Trainer:
             with self.clock.pause("compile"):
                 jitted = jax.jit(function, donate_argnums=0, out_shardings=(self.layout, None))
                 program = jitted.lower(self.state, batch).compile()
-            held = devices.peak_memory_bytes()
-            # Beside what this process has already, the signals among it, where that is the same.
-            beside = 0 if "device" in held else held["host"] - self.feeder.held_bytes
-            needed = devices.compiled_bytes(program) + max(0, beside)
-            checks.check_memory(needed, devices.memory_bytes(), self.config)
+            held = memory.Held(
+                devices.bytes_of(self.state),
+                self.feeder.held_bytes,
+                self.feeder.coming_bytes(batch),
+            )
+            memory.check_step(self.config, program, self.mesh, held)
             self.compiled[kind] = program
             self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
         return self.compiled[kind]
@@ -298,7 +301,7 @@ class Trainer:
         """Go on from the latest good checkpoint, if there is one. -> the step to go on from."""
         if saved.latest_step() is None:
             return 0
-        restored = saved.restore(_templates(self.items()), data_iterator=self.batches)
+        restored = saved.restore(_templates(self.items()), data_iterator=self.feeder.batches)
         training = restored.items["training"]
         self.state = TrainState(
             restored.items["model"]["params"],
@@ -368,22 +371,21 @@ def train(
     """
     collection = task.open("train")
     trainer = Trainer(task, config, workdir, collection, typed)
-    # Nothing is written before all of the config was found to be good.
-    workdir.prepare()
     keep = {"keep_latest": config.checkpoint.keep_latest, "keep_best": config.checkpoint.keep_best}
     keep["best_metric"] = task.ranked_by
     with (
         checkpoints.Checkpoints(workdir.checkpoints, **keep) as saved,
         Preemption() as preemption,
+        contextlib.closing(trainer.feeder),
     ):
-        fresh = saved.latest_step() is None
+        fresh, main = saved.latest_step() is None, jax.process_index() == 0
         start = trainer.restore(saved)
         # Not before: a run that does not go on must not lose its own.
         workdir.save_config(config)
         workdir.write_json("signals.json", signals_of(task, collection))
         with (
-            MetricWriter(workdir.root, active=jax.process_index() == 0) as writer,
-            Progress(trainer.steps, active=jax.process_index() == 0) as progress,
+            MetricWriter(workdir.root, active=main) as writer,
+            Progress(trainer.steps, active=main) as progress,
         ):
             writer.truncate_after(start)
             if start:
@@ -391,17 +393,17 @@ def train(
             _announce(trainer, workdir, progress, notes)
             words = "drawn"
             if fresh and config.dictionary.heads != "drawn":
-                with _Rounds(preemption) as rounds:
+                with RoundsProgress(lambda: preemption.requested, main) as rounds:
                     words = trainer.find_heads(collection, rounds.go_on)
                 progress.message(words or f"{preemption.signal_name}: {_kept(workdir)}")
             step = start
             if words:
                 step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
                 (workdir.root / ROUNDS_FILE).unlink(missing_ok=True)
+        stopped = preemption.requested
     assumed = [*map(notices.plain, notes), *notices.printed_lines()]
     summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
     workdir.write_json("summary.json", summary)
-    stopped = step < trainer.steps or not words
     coded, prior = (None, None) if step or stopped else (trainer.coded, trainer.prior())
     return Trained(trainer.model(), step, stopped, summary, coded, prior)
 
@@ -420,33 +422,6 @@ def _announce(trainer: Trainer, workdir: Workdir, progress: Progress, notes: Seq
         progress.message(line)
     headers = ("parameter", "kind", "shape", "numbers")
     logging.info("%s", tables.table(parameter_overview(trainer.model()), headers))
-
-
-class _Rounds:
-    """A line that says how far rounds are, none where heads come without."""
-
-    def __init__(self, preemption: Preemption):
-        self.preemption = preemption
-        self.line: Progress | None = None
-        self.first, self.start = 0, 0.0
-
-    def go_on(self, done: int, total: int) -> bool:
-        """Whether another round may begin."""
-        now = time.monotonic()
-        if self.line is None:
-            # The first one is beside what is compiled and measured once.
-            self.line = Progress(total, label="round", active=jax.process_index() == 0)
-            self.first, self.start = done, now
-        each = (now - self.start) / max(done - self.first, 1)
-        self.line.update(done, eta=each * (total - done) if done > self.first else None)
-        return not self.preemption.requested
-
-    def __enter__(self) -> "_Rounds":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.line is not None:
-            self.line.close()
 
 
 @dataclasses.dataclass
@@ -475,6 +450,9 @@ class _Loop:
             fed = trainer.feeder.feed(step, count)
             program = trainer.step_for(step, fed)
             if step == start:
+                # What follows a warm-up is found not to fit now, not after it.
+                if step < trainer.warmup_steps < trainer.steps:
+                    trainer.step_for(trainer.warmup_steps, fed)
                 self._tell_memory()
             trainer.state, terms = trainer.feeder.take(program, trainer.state, fed, count)
             pending.append((terms, count))
@@ -491,9 +469,10 @@ class _Loop:
                 self._save(step, metrics)
         if start < step < trainer.steps:
             self._save(step, {})
-            name = self.preemption.signal_name
-            words = f"saved step {step}; " if self.trainer.workdir.kept else ""
-            self.progress.message(f"{name}: {words}{_kept(self.trainer.workdir)}")
+        if self.preemption.requested:
+            name, workdir = self.preemption.signal_name, self.trainer.workdir
+            words = f"saved step {step}; " if workdir.kept and step else ""
+            self.progress.message(f"{name}: {words}{_kept(workdir)}")
         jax.block_until_ready(trainer.state)
         return step
 
@@ -519,8 +498,8 @@ class _Loop:
 
     def _tell_memory(self) -> None:
         if self.trainer.compiled_bytes:
-            memory = tables.format_bytes(self.trainer.compiled_bytes)
-            self.progress.message(f"memory      about {memory} at the peak of a step")
+            most = tables.format_bytes(self.trainer.compiled_bytes)
+            self.progress.message(f"memory      about {most} at the peak of a step")
 
     def _log(self, step: int, pending: list[tuple[Terms, int]]) -> None:
         """Write the means of the terms since the last log; the only wait for the device."""
@@ -560,7 +539,7 @@ class _Loop:
         trainer = self.trainer
         with trainer.clock.pause("checkpoint"):
             meta = {"clock": trainer.clock.state(), "step": step}
-            self.saved.save(step, trainer.items(), trainer.batches, metrics, meta)
+            self.saved.save(step, trainer.items(), trainer.feeder.batches, metrics, meta)
 
     def _check_finite(self) -> None:
         bad = int(jax.device_get(self.trainer.state.bad_step))

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nid_jax import numerics
 from nid_jax.coding import greedy, implicit, ridge
 from nid_jax.fields.routing import Gates
 from nid_jax.metrics.images import psnr_from_mse
@@ -111,7 +112,7 @@ class Projected:
         rendered = (difference * equations.apply(difference)).sum(-1) / count
         if self.top_k:
             energy = jnp.diagonal(equations.gram) / count
-            rendered = rendered + jnp.square(difference) @ energy
+            rendered = rendered + numerics.einsum("se,e->s", jnp.square(difference), energy)
         mean = equations.bias(predicted.values) - equations.bias(gates.values)
         level = jnp.square(predicted.bias - gates.bias - mean).mean(-1)
         return (rendered + level).mean()

@@ -13,6 +13,7 @@ import pytest
 import trimesh
 from absl import flags
 
+from nid_jax import stopping
 from nid_jax.data import prepare as command
 from nid_jax.data.mesh_listing import CATEGORIES, find_sources, read_split, synset_of
 from nid_jax.data.prepared import DTYPES, read_prepared, write_prepared
@@ -176,12 +177,40 @@ def test_killed_and_run_again(environment, prepare, tmp_path):
     assert 0 < len(done_before) < 6
     for path in done_before:
         assert read_prepared(path, keys=DTYPES).sdf.shape == (64,) * 3
-    (output / f".tmp-{process.pid}-00-x.npz.part").write_text("half")
+    (output / f".tmp-{process.pid}-00000000-x.npz").write_text("half")
     done = prepare(*arguments)
     assert done.returncode == 0, done.stderr
     prepared, present = 6 - len(done_before), len(done_before)
     assert f"{prepared} prepared, {present} already there" in done.stdout
     assert not list(output.glob(".tmp-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_with_its_workers(environment, tmp_path, number):
+    """Ctrl-C goes to the workers too, SIGTERM to the command alone."""
+    # What a shell's background job ignores, its children would ignore too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    root, output = tmp_path / "in", tmp_path / "out"
+    root.mkdir()
+    for name in range(6):
+        trimesh.creation.icosphere(3, 1 + name).export(root / f"{name}.ply")
+    arguments = (root, f"--output={output}", *SMALL, "--resolution=512", "--workers=2")
+    command = [sys.executable, "-m", "nid_jax.data.prepare", *map(str, arguments)]
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    time.sleep(4)
+    assert process.poll() is None
+    send = os.killpg if number == signal.SIGINT else os.kill
+    send(process.pid, number)
+    _, err = process.communicate(timeout=20)  # the workers have its standard error too
+    assert process.returncode == 128 + number
+    assert err == f"{signal.Signals(number).name}: {stopping.ENDED}\n"
 
 
 def shapenet(root, version, models):

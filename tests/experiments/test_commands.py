@@ -56,11 +56,22 @@ def test_accelerator(tmp_path, smoke):
     smoke("accelerator", tmp_path)
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert found["left"] == []
-    assert len(found["parts"]) == 6
+    assert len(found["parts"]) == 7
+    assert not any("not held" in values for values in found["parts"].values())
     assert found["parts"]["Dispatch"]["compiled again, s"] == 0
     for part, values in found["parts"].items():
         numbers = [value for value in values.values() if isinstance(value, float)]
         assert all(map(math.isfinite, numbers)), part
+
+
+@pytest.mark.slow
+def test_lowering(tmp_path, smoke):
+    smoke("lowering", tmp_path)
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    steps = {(row["step"], row["mesh"]) for row in found["steps"]}
+    assert ("varpro, many in one program", "1 x 1") in steps
+    assert ("varpro", "4 x 2") in steps
+    assert any(row["case"].startswith("many training steps") for row in found["functions"])
 
 
 @pytest.mark.slow

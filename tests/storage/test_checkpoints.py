@@ -552,3 +552,29 @@ def test_eight_devices_to_one_and_back(tmp_path):
     np.testing.assert_array_equal(restored.items["model"]["w"], values)
     assert restored.items["model"]["k"] == jax.random.key(3)
     assert len(restored.items["model"]["w"].devices()) == 1
+
+
+def test_a_reader_beside_a_training_takes_what_that_has_saved_since(tmp_path, monkeypatch):
+    """All that the reader found is gone by the time it is read."""
+    weights = {step: {"model": {"w": jnp.full(5, step, jnp.float32)}} for step in range(1, 6)}
+    with Checkpoints(tmp_path, keep_best=0) as writer:
+        for step in (1, 2):
+            writer.save(step, weights[step])
+        writer.wait()
+        read, asked = checkpoints_module.manifest.read, []
+
+        def late(folder):
+            if not asked:
+                asked.append(folder.name)
+                for step in (3, 4, 5):
+                    writer.save(step, weights[step])
+                writer.wait()
+            return read(folder)
+
+        with Checkpoints(tmp_path, read_only=True) as reader:
+            monkeypatch.setattr(checkpoints_module.manifest, "read", late)
+            restored = reader.restore({"model": {"w": jax.ShapeDtypeStruct((5,), jnp.float32)}})
+    assert asked == ["2"]
+    assert restored.step == 5
+    assert restored.skipped == []
+    assert np.all(np.asarray(restored.items["model"]["w"]) == 5)

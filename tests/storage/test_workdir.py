@@ -8,11 +8,13 @@ import os
 import re
 from pathlib import Path
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from nid_jax.storage import manifest
 from nid_jax.storage.artefacts import file_name, read_json, write_json
 from nid_jax.storage.workdir import Workdir
 
@@ -74,14 +76,20 @@ def test_names_of_signals_make_safe_file_names(name, expected):
 # The folder
 
 
+def write_nothing(workdir):
+    with workdir.writing(workdir.checkpoints):
+        pass
+
+
 def test_relative_path_is_made_and_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     workdir = Workdir("runs/one")
     monkeypatch.chdir("/")
     assert workdir.root == tmp_path / "runs" / "one"
     assert not workdir.root.parent.exists()
-    workdir.prepare()
-    assert os.listdir(workdir.root) == []
+    with workdir.writing(workdir.checkpoints):
+        assert os.listdir(workdir.root) == [".checkpoints.lock"]
+    assert not workdir.root.parent.exists()  # as nothing was written
     assert workdir.checkpoints == workdir.root / "checkpoints"
     assert workdir.fit("ridge-1e-3") == workdir.root / "fits" / "ridge-1e-3"
 
@@ -90,7 +98,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "run").write_text("")
     for path in (tmp_path / "run", tmp_path / "run" / "below"):
         with pytest.raises(ValueError, match="run") as excinfo:
-            Workdir(path).prepare()
+            write_nothing(Workdir(path))
         one_line(excinfo)
         assert str(path) in str(excinfo.value)
 
@@ -102,14 +110,14 @@ def test_a_folder_without_permission(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", refuse)
         with pytest.raises(ValueError, match="Permission denied") as excinfo:
-            Workdir(tmp_path / "new").prepare()
+            write_nothing(Workdir(tmp_path / "new"))
     assert one_line(excinfo).startswith(str(tmp_path / "new"))
 
     (tmp_path / "old").mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", refuse)
+        patch.setattr(os, "open", refuse)
         with pytest.raises(ValueError, match="Permission denied"):
-            Workdir(tmp_path / "old").prepare()
+            write_nothing(Workdir(tmp_path / "old"))
     assert os.listdir(tmp_path / "old") == []
 
 
@@ -123,7 +131,7 @@ def test_read_only_makes_nothing(tmp_path):
     with pytest.raises(ValueError, match="reading only"):
         workdir.save_config(example_config())
     with pytest.raises(ValueError, match="reading only"):
-        workdir.prepare()
+        write_nothing(workdir)
     with pytest.raises(FileNotFoundError, match="--checkpoint=absent: no such folder"):
         Workdir("absent", read_only=True, argument="--checkpoint")
     assert os.listdir(tmp_path) == []
@@ -297,3 +305,80 @@ def test_dataclasses_are_written_as_their_fields(tmp_path):
 
     path = write_json(tmp_path / "m.json", {"one": Spread(np.nan, np.arange(2))})
     assert json.loads(path.read_text()) == {"one": {"median": None, "rounds": [0, 1]}}
+
+
+# One writer
+
+
+def test_a_place_has_one_writer_and_places_have_many(tmp_path):
+    first, second = (Workdir(tmp_path / "run", argument="--workdir") for _ in range(2))
+    with first.writing(first.checkpoints), first.writing(first.fit("omp")):
+        for place, words in (
+            (second.checkpoints, "a training is under way in process"),
+            (second.fit("omp"), "work on the fit 'omp' is under way in process"),
+        ):
+            with pytest.raises(ValueError, match=words) as excinfo, second.writing(place):
+                pass
+            assert one_line(excinfo).startswith(f"{tmp_path / 'run'}: {words} {os.getpid()} since")
+        assert "give another --config.fit.name, or wait for it" in str(excinfo.value)
+        with second.writing(second.fit("ridge")), second.writing(second.samples):
+            pass
+    with second.writing(second.checkpoints):
+        pass
+
+
+def test_what_killed_writers_left_is_put_right(tmp_path):
+    workdir = Workdir(tmp_path)
+    gone, mark = 2**22 + 1, "01234567"  # no process has that number
+    fits, omp = workdir.fits, workdir.fit("omp")
+    for folder in (fits / f".old-{gone}-{mark}-omp", omp / "render" / f".old-{gone}-{mark}-8x8"):
+        folder.mkdir(parents=True)
+        (folder / "codes.npz").write_text("earlier")
+    (fits / f".old-{gone}-{mark}-ridge").mkdir()
+    for path in (omp / f".tmp-{gone}-{mark}-metrics.json", tmp_path / f".tmp-{gone}-{mark}-a.png"):
+        path.write_text("half")
+    others = tmp_path / f".tmp-{os.getppid()}-{mark}-report.html"
+    others.write_text("under way")
+    with workdir.writing(workdir.samples):
+        pass
+    assert not (tmp_path / f".tmp-{gone}-{mark}-a.png").exists()
+    assert others.exists()
+    (omp / "codes.npz").write_text("later")
+    with workdir.writing(omp):
+        pass
+    assert (omp / "codes.npz").read_text() == "later"
+    assert (omp / "render" / "8x8" / "codes.npz").read_text() == "earlier"
+    # Another fit's is left to it, which may be under way elsewhere.
+    assert sorted(os.listdir(fits)) == [f".old-{gone}-{mark}-ridge", "omp"]
+    with workdir.writing(workdir.fit("ridge")):
+        assert workdir.fit("ridge").is_dir()
+    assert not list(fits.rglob(".*"))
+    # Shared places are nobody's while anybody writes.
+    left = tmp_path / f".tmp-{gone}-{mark}-a.png"
+    left.write_text("half")
+    with workdir.writing(workdir.fit("other")):
+        assert not left.exists()
+        left.write_text("half")
+        with workdir.writing(workdir.samples):
+            assert left.exists()
+
+
+def test_of_several_processes_the_first_has_the_lock(tmp_path, monkeypatch):
+    workdir, agreed = Workdir(tmp_path), []
+
+    def everywhere(good):
+        agreed.append(good)
+        return all(agreed)
+
+    monkeypatch.setattr(manifest, "everywhere", everywhere)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with workdir.writing(workdir.checkpoints):
+        assert os.listdir(tmp_path) == []
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    with workdir.writing(workdir.checkpoints):
+        with pytest.raises(ValueError, match="a training is under way"):
+            write_nothing(Workdir(tmp_path))
+        monkeypatch.setattr(jax, "process_index", lambda: 1)
+        with pytest.raises(ValueError, match="refused to the first process"):
+            write_nothing(Workdir(tmp_path))
+    assert agreed == [True, True, False, True]

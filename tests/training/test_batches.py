@@ -1,11 +1,14 @@
 """Batches of signals that were not measured alike, and what a step sees of them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from nid_jax import platforms
 from nid_jax.coding import operators
 from nid_jax.coding.gram import normal_equations
 from nid_jax.errors import ArgumentError
@@ -17,7 +20,7 @@ from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting import ways
 from nid_jax.sharding import make_mesh, place_batch
 from nid_jax.tasks.task import Measured
-from nid_jax.training import seen, steps
+from nid_jax.training import steps
 from nid_jax.training.batches import WayBatches, grouped
 from nid_jax.training.losses import Objective
 from nid_jax.training.steps import shown
@@ -147,7 +150,8 @@ def test_signals_with_weights_are_solved_some_at_a_time(monkeypatch):
         return project(equations, 1e-2)
 
     wanted = solve(found.equations(dictionary))
-    monkeypatch.setattr(seen, "_MATRIX_NUMBERS", 4 * 10**2)
+    few = dataclasses.replace(platforms.sizes(), held=4 * 10**2)
+    monkeypatch.setattr(platforms, "sizes", lambda: few)
     some, equations = found.solved(dictionary, solve)
     assert equations is None
     np.testing.assert_allclose(some.values, wanted.values, rtol=1e-4, atol=1e-5)

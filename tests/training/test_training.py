@@ -303,7 +303,7 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path):
     trainer = loop.Trainer(task, config, Workdir(tmp_path), collection)
     states = []
     for step in range(3):
-        batch = jax.tree.map(jax.numpy.asarray, next(trainer.batches))
+        batch = trainer.feeder.feed(step, 1)
         trainer.state, _ = trainer.step_for(step, batch)(trainer.state, batch)
         states.append(jax.tree.map(np.array, jax.tree.leaves(trainer.state.params)))
     assert int(trainer.state.bad_step) == 1

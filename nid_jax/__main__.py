@@ -1,0 +1,16 @@
+"""The command nid_jax, also as python -m nid_jax: takes signals before it imports what is slow."""
+
+from nid_jax import stopping
+
+
+def run() -> None:
+    """The command line of `nid_jax.cli`; a signal to end is one line from the first moment on."""
+    stopping.begin()
+    from nid_jax import cli
+
+    with stopping.command():
+        cli.run()
+
+
+if __name__ == "__main__":
+    run()
