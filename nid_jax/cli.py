@@ -11,13 +11,16 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nid_jax import commands, configs, data, devices, notices, sharding, tasks
+from nid_jax import commands, configs, data, devices, joining, launching, notices, tasks
 from nid_jax.files import REFUSALS, local
 from nid_jax.storage import shipped
 from nid_jax.storage.workdir import Workdir
 
 EXAMPLE = "such as --config=image"
-OPTIONS = ("config", "workdir", "checkpoint", "mode", "distributed")
+OPTIONS = (
+    *("config", "workdir", "checkpoint", "mode", "distributed"),
+    *("coordinator", "num_processes", "process_id", "local_processes"),
+)
 # Errors of the system that whoever typed the command can do something about.
 MENDABLE = {None, errno.ENOENT, *REFUSALS}
 # What takes less memory, by mode.
@@ -48,6 +51,14 @@ def define_flags(values=flags.FLAGS, argv=None):
     )
     flags.DEFINE_enum("mode", "run", list(commands.MODES), "What to do.", **here)
     flags.DEFINE_bool("distributed", False, "Join the other processes of this run.", **here)
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0, where no cluster says.", **here
+    )
+    flags.DEFINE_integer("num_processes", None, "How many there are, beside --coordinator.", **here)
+    flags.DEFINE_integer("process_id", None, "Which this one is, from 0.", **here)
+    flags.DEFINE_integer(
+        "local_processes", None, "Start so many processes here, to try out --distributed.", **here
+    )
     # What --help shows are the options of the module that was started.
     for name in OPTIONS:
         values.register_key_flag_for_module(sys.argv[0], values[name])
@@ -83,29 +94,12 @@ def main(argv, values=flags.FLAGS):
         logging.set_verbosity(logging.WARNING)
         logging.get_absl_handler().setFormatter(Formatter("%(levelname)s: %(message)s"))
     try:
-        if values.distributed and values.mode != "train":
-            raise ValueError(
-                f"--distributed: --mode={values.mode} runs in one process; "
-                "allowed with --mode=train"
-            )
-        sharding.initialise_distributed(values.distributed)
-        devices.use_single_precision()
-        cache = values.config.get("compilation_cache", "")
-        devices.use_compilation_cache(local(cache, "compilation_cache") if cache else "")
-        workdir = source = Workdir(values.workdir, argument="--workdir")
-        if values.checkpoint:
-            if values.mode in commands.LEARNING:
-                others = ", ".join(mode for mode in commands.MODES if mode not in commands.LEARNING)
-                raise ValueError(
-                    f"--checkpoint={values.checkpoint}: --mode={values.mode} learns a dictionary "
-                    f"of its own; allowed with --mode={others}"
-                )
-            with notices.printed():
-                source = _source(values.checkpoint)
-        typed = frozenset(config_flags.get_override_values(values["config"]))
-        context = commands.Context(tasks.build, values.config, workdir, source, typed)
-        with notices.printed(), data.kept_in(workdir.root / "cache"):
-            commands.MODES[values.mode](context)
+        where = _place(values)
+        if values.local_processes:
+            sys.exit(launching.run(values.local_processes))
+        launching.follow_parent()
+        with joining.joined(where):
+            _work(values)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         words = devices.exhausted(error)
         if not words:
@@ -121,6 +115,43 @@ def main(argv, values=flags.FLAGS):
             complain(f"{error.filename}: {error.strerror}")
         else:
             complain(error)
+
+
+def _place(values):
+    """Where this process stands among several; None where it is alone. Raises ValueError."""
+    options = values.coordinator, values.num_processes, values.process_id
+    where, count = joining.place(values.distributed, *options), values.local_processes
+    if count is not None and count < 1:
+        raise ValueError(f"--local_processes={count}: allowed: whole numbers from 1")
+    if count is not None and where is not None:
+        raise ValueError(f"--local_processes={count}: allowed without --distributed")
+    several = "--distributed" if where is not None else f"--local_processes={count}"
+    if values.mode != "train" and (where is not None or count is not None):
+        raise ValueError(
+            f"{several}: --mode={values.mode} runs in one process; allowed with --mode=train"
+        )
+    return where
+
+
+def _work(values):
+    """What --mode says."""
+    devices.use_single_precision()
+    cache = values.config.get("compilation_cache", "")
+    devices.use_compilation_cache(local(cache, "compilation_cache") if cache else "")
+    workdir = source = Workdir(values.workdir, argument="--workdir")
+    if values.checkpoint:
+        if values.mode in commands.LEARNING:
+            others = ", ".join(mode for mode in commands.MODES if mode not in commands.LEARNING)
+            raise ValueError(
+                f"--checkpoint={values.checkpoint}: --mode={values.mode} learns a dictionary "
+                f"of its own; allowed with --mode={others}"
+            )
+        with notices.printed():
+            source = _source(values.checkpoint)
+    typed = frozenset(config_flags.get_override_values(values["config"]))
+    context = commands.Context(tasks.build, values.config, workdir, source, typed)
+    with notices.printed(), data.kept_in(workdir.root / "cache"):
+        commands.MODES[values.mode](context)
 
 
 def _source(path):

@@ -18,16 +18,6 @@ from jaxtyping import Array, PyTree
 RULES: dict[str | None, str | None] = {"signal": "data", "expert": "expert", None: None}
 
 
-def initialise_distributed(flag: bool) -> None:
-    """Joins this process to its cluster if `flag`; call it before anything touches a device.
-
-    Every error of jax.distributed passes through: a run that was asked to be distributed must
-    not go on alone.
-    """
-    if flag:
-        jax.distributed.initialize()
-
-
 def make_mesh(data: int = 1, expert: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Mesh with axes ('data', 'expert') over exactly data * expert devices.
 

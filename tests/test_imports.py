@@ -10,6 +10,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each may import what stands before it.
 ORDER = (
     "stopping",
+    "sifting",
+    "neighbours",
+    "joining",
+    "launching",
     "configs",
     "errors",
     "notices",
@@ -38,6 +42,8 @@ ORDER = (
 )
 # Neighbours that know nothing of one another.
 APART = {
+    ("sifting", "stopping"),
+    *(("launching", room) for room in ("sifting", "neighbours", "joining")),
     ("files", "errors"),
     ("notices", "errors"),
     ("ffmpeg", "errors"),

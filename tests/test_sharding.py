@@ -115,20 +115,6 @@ def test_meshes_that_deal_out_signals_wrongly_are_refused(processes, message):
     sharding.check_processes([[0, 0], [0, 0], [1, 1]])
 
 
-def test_distributed_only_when_asked(monkeypatch):
-    calls = []
-
-    def initialize():
-        calls.append(1)
-        raise RuntimeError("no coordinator")
-
-    monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    sharding.initialise_distributed(False)
-    assert calls == []
-    with pytest.raises(RuntimeError, match="no coordinator"):
-        sharding.initialise_distributed(True)
-
-
 EIGHT = """
 import jax, jax.numpy as jnp, numpy as np
 from nid_jax import sharding

@@ -42,6 +42,7 @@ from nid_jax.training import checks, feeding, heads, memory
 from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.predicting import find_router
+from nid_jax.training.preemption import preemption_of_all
 from nid_jax.training.reseeding import reseed
 from nid_jax.training.steps import (
     Batch,
@@ -375,7 +376,7 @@ def train(
     keep["best_metric"] = task.ranked_by
     with (
         checkpoints.Checkpoints(workdir.checkpoints, **keep) as saved,
-        Preemption() as preemption,
+        preemption_of_all() as preemption,
         contextlib.closing(trainer.feeder),
     ):
         fresh, main = saved.latest_step() is None, jax.process_index() == 0
@@ -395,12 +396,14 @@ def train(
             if fresh and config.dictionary.heads != "drawn":
                 with RoundsProgress(lambda: preemption.requested, main) as rounds:
                     words = trainer.find_heads(collection, rounds.go_on)
+                if not words:
+                    preemption.ended()
                 progress.message(words or f"{preemption.signal_name}: {_kept(workdir)}")
             step = start
             if words:
                 step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
                 (workdir.root / ROUNDS_FILE).unlink(missing_ok=True)
-        stopped = preemption.requested
+        stopped = preemption.number != 0
     assumed = [*map(notices.plain, notes), *notices.printed_lines()]
     summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
     workdir.write_json("summary.json", summary)
@@ -444,7 +447,7 @@ class _Loop:
         if not trainer.steps and self.saved.latest_step() is None:
             self._save(step, self._evaluated(step))
         while step < trainer.steps:
-            if trainer.at_boundary(step) and self.preemption.requested:
+            if trainer.at_boundary(step) and self.preemption.reached():
                 break
             count = self._count(step)
             fed = trainer.feeder.feed(step, count)
@@ -469,7 +472,7 @@ class _Loop:
                 self._save(step, metrics)
         if start < step < trainer.steps:
             self._save(step, {})
-        if self.preemption.requested:
+        if self.preemption.ended():
             name, workdir = self.preemption.signal_name, self.trainer.workdir
             words = f"saved step {step}; " if workdir.kept and step else ""
             self.progress.message(f"{name}: {words}{_kept(workdir)}")
@@ -486,9 +489,9 @@ class _Loop:
         """Whether anything but the next step follows on `step`."""
         config, trainer = self.trainer.config.train, self.trainer
         every = (config.reseed_every, config.log_every, config.eval_every)
-        asked = self.preemption.requested and trainer.at_boundary(step)
+        asked = self.preemption.number and trainer.at_boundary(step)
         due = any(feeding.due(step, number) for number in every) or self._saves(step)
-        return due or asked or step == trainer.warmup_steps
+        return due or bool(asked) or step == trainer.warmup_steps
 
     def _saves(self, step: int) -> bool:
         """Whether a checkpoint is due: at the end of a batch."""
