@@ -25,6 +25,7 @@ from nid_jax import (
     tasks,
 )
 from nid_jax.files import REFUSALS, local
+from nid_jax.storage import shipped
 from nid_jax.storage.workdir import Workdir
 
 EXAMPLE = "such as --config=image"
@@ -58,7 +59,7 @@ def define_flags(values=flags.FLAGS, argv=None):
     configs.define_flag(f"NAME[:VARIANT] of {known}; or FILE.py[:VARIANT].", values, argv)
     flags.DEFINE_string("workdir", None, "Folder: checkpoints, fits, report.html.", **here)
     flags.DEFINE_string(
-        "checkpoint", None, "Workdir or .safetensors of the dictionary; else --workdir.", **here
+        "checkpoint", None, "Workdir, .safetensors or name of a dictionary; else --workdir.", **here
     )
     flags.DEFINE_enum("mode", "run", list(commands.MODES), "What to do.", **here)
     flags.DEFINE_bool("distributed", False, "Join the other processes of this run.", **here)
@@ -152,7 +153,8 @@ def _work(values):
                 f"--checkpoint={values.checkpoint}: --mode={values.mode} learns a dictionary "
                 f"of its own; allowed with --mode={others}"
             )
-        source = _source(values.checkpoint)
+        with notices.printed():
+            source = _source(values.checkpoint)
     typed = frozenset(config_flags.get_override_values(values["config"]))
     context = commands.Context(tasks.build, values.config, workdir, source, typed, mode=values.mode)
     # Before a dictionary is read, where there is one.
@@ -162,10 +164,11 @@ def _work(values):
 
 
 def _source(path):
-    """Where the dictionary lies: one file, or a workdir."""
-    if path.endswith(".safetensors"):
-        return local(path, "--checkpoint")
-    return Workdir(path, read_only=True, argument="--checkpoint")
+    """Where the dictionary lies: a workdir, one file, or that of one that comes with nid_jax."""
+    found = shipped.located(path, "--checkpoint")
+    if found.suffix == ".safetensors":
+        return found
+    return Workdir(found, read_only=True, argument="--checkpoint")
 
 
 def guide() -> str:

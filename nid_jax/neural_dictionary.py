@@ -1,6 +1,7 @@
 """The object that people hold: a trained neural dictionary, with all that belongs to it.
 
-faces = learn(images)                 # or load("runs/faces"), load("faces.safetensors")
+faces = learn(images)                 # or load("runs/faces"), load("faces.safetensors"), or one
+                                      # that comes with the package: load("faces")
 fit = faces.fit(images, seen=mask)    # codes of signals that it has never seen
 fit.render((512, 512))
 """
@@ -33,7 +34,7 @@ from nid_jax.fitting import fit as fits
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.measurements import Measurements, say_other_scale, say_stretched
 from nid_jax.sharding import place_batch, places
-from nid_jax.storage import hub, models, one_file
+from nid_jax.storage import hub, models, one_file, shipped
 from nid_jax.storage.models import Trained
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks.task import Measured, Task
@@ -445,13 +446,16 @@ class NeuralDictionary(Trained):
 
 
 def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -> NeuralDictionary:
-    """A trained dictionary: the workdir of a run, or one file that `save` wrote.
+    """A trained dictionary: the workdir of a run, one file that `save` wrote, or one that comes
+    with the package, by its name: 'chairs', 'faces', 'phantoms' or 'photos'.
 
-    step: of a workdir's checkpoints, 'best', 'latest' or a number. mesh: devices to lay it out on.
+    A run or a file of such a name here comes first; './faces' is always a path. step: of a
+    workdir's checkpoints, 'best', 'latest' or a number. mesh: devices to lay it out on.
     Reads no signals and executes nothing of the file. Raises FileNotFoundError or ValueError, in
     one line that names the file.
     """
-    path = argument_checks.path("path", path)
+    given, path = path, argument_checks.path("path", path)
+    path = shipped.located(given) if isinstance(given, str) else path
     if path.suffix == ".safetensors" or path.is_file():
         far = mesh is not None and mesh.is_multi_process
         return NeuralDictionary._of(one_file.read(path, None if far else mesh), mesh)

@@ -202,3 +202,21 @@ def test_feeding(tmp_path, smoke):
     (training,) = found["steps"]
     for key in ("off", "on", "ratio"):
         assert 0 < training[key]["least"] <= training[key]["median"] <= training[key]["most"]
+
+
+@pytest.mark.slow
+def test_ship(tmp_path, smoke):
+    smoke("ship", tmp_path, "--only=faces,chairs")
+    lines = (tmp_path / "SHA256SUMS").read_text().splitlines()
+    assert [line.split()[1] for line in lines] == [
+        "chairs/model.safetensors",
+        "faces/model.safetensors",
+    ]
+    for name, title in (("chairs", "IoU"), ("faces", "PSNR, dB")):
+        card = (tmp_path / name / "README.md").read_text()
+        scores = card.partition(f"## {title} of 2 unseen signals\n")[2].split("\n## ")[0]
+        rows = [line.split("|")[1:-1] for line in scores.strip().splitlines()[2:]]
+        assert len(rows) == 4
+        stored, whole = np.array([[float(cell) for cell in row[1:3]] for row in rows]).T
+        # Sixteen bits are enough.
+        np.testing.assert_allclose(stored, whole, atol=0.02)
