@@ -41,6 +41,8 @@ ORDER = (
     "interop",
     "neural_dictionary",
     "learning",
+    "command_context",
+    "render_commands",
     "commands",
     "cli",
     "__main__",
