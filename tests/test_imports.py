@@ -45,6 +45,7 @@ ORDER = (
     "render_commands",
     "commands",
     "cli",
+    "demo",
     "__main__",
 )
 # Neighbours that know nothing of one another.
