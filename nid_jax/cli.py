@@ -12,6 +12,7 @@ from ml_collections import config_flags
 
 from nid_jax import commands, configs, data, devices, notices, sharding, tasks
 from nid_jax.files import REFUSALS, local
+from nid_jax.storage import bucket_copy
 from nid_jax.storage.workdir import Workdir
 
 EXAMPLE = "such as --config=image"
@@ -33,7 +34,7 @@ def define_flags(values=flags.FLAGS, argv=None):
     here = {"flag_values": values}
     known = ", ".join(configs.names())
     configs.define_flag(f"NAME[:VARIANT] of {known}; or FILE.py[:VARIANT].", values, argv)
-    flags.DEFINE_string("workdir", None, "Folder: checkpoints, fits, report.html.", **here)
+    flags.DEFINE_string("workdir", None, "Folder of the run, also gs:// or s3://.", **here)
     flags.DEFINE_string(
         "checkpoint", None, "Workdir or .safetensors of the dictionary; else --workdir.", **here
     )
@@ -83,19 +84,14 @@ def main(argv, values=flags.FLAGS):
         devices.use_single_precision()
         cache = values.config.get("compilation_cache", "")
         devices.use_compilation_cache(local(cache, "compilation_cache") if cache else "")
-        workdir = source = Workdir(values.workdir, argument="--workdir")
-        if values.checkpoint:
-            if values.mode in commands.LEARNING:
-                others = ", ".join(mode for mode in commands.MODES if mode not in commands.LEARNING)
-                raise ValueError(
-                    f"--checkpoint={values.checkpoint}: --mode={values.mode} learns a dictionary "
-                    f"of its own; allowed with --mode={others}"
-                )
-            source = _source(values.checkpoint)
-        typed = frozenset(config_flags.get_override_values(values["config"]))
-        context = commands.Context(tasks.build, values.config, workdir, source, typed)
-        with notices.printed(), data.kept_in(workdir.root / "cache"):
-            commands.MODES[values.mode](context)
+        if values.checkpoint and values.mode in commands.LEARNING:
+            others = ", ".join(mode for mode in commands.MODES if mode not in commands.LEARNING)
+            raise ValueError(
+                f"--checkpoint={values.checkpoint}: --mode={values.mode} learns a dictionary "
+                f"of its own; allowed with --mode={others}"
+            )
+        with notices.printed(), bucket_copy.worked_on(values.workdir, "--workdir") as folder:
+            _work(values, Workdir(folder, argument="--workdir"))
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in MENDABLE:
             raise
@@ -106,8 +102,18 @@ def main(argv, values=flags.FLAGS):
             complain(error)
 
 
+def _work(values, workdir):
+    """What --mode says, in a workdir of this machine."""
+    source = _source(values.checkpoint) if values.checkpoint else workdir
+    typed = frozenset(config_flags.get_override_values(values["config"]))
+    context = commands.Context(tasks.build, values.config, workdir, source, typed)
+    with data.kept_in(workdir.root / "cache"):
+        commands.MODES[values.mode](context)
+
+
 def _source(path):
     """Where the dictionary lies: one file, or a workdir."""
+    path = str(bucket_copy.downloaded(path, "--checkpoint"))
     if path.endswith(".safetensors"):
         return local(path, "--checkpoint")
     return Workdir(path, read_only=True, argument="--checkpoint")

@@ -33,7 +33,7 @@ from nid_jax.fitting import fit as fits
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.measurements import Measurements, say_other_scale, say_stretched
 from nid_jax.sharding import place_batch
-from nid_jax.storage import hub, models, one_file
+from nid_jax.storage import bucket_copy, hub, models, one_file
 from nid_jax.storage.models import Trained
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks.task import Measured, Task
@@ -437,13 +437,14 @@ class NeuralDictionary(Trained):
 
 
 def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -> NeuralDictionary:
-    """A trained dictionary: the workdir of a run, or one file that `save` wrote.
+    """A trained dictionary: the workdir of a run, or one file that `save` wrote, also in a bucket,
+    gs:// or s3://, of which a copy is read.
 
     step: of a workdir's checkpoints, 'best', 'latest' or a number. mesh: devices to lay it out on.
     Reads no signals and executes nothing of the file. Raises FileNotFoundError or ValueError, in
     one line that names the file.
     """
-    path = argument_checks.path("path", path)
+    path = argument_checks.path("path", bucket_copy.downloaded(path, "path"))
     if path.suffix == ".safetensors" or path.is_file():
         return NeuralDictionary._of(one_file.read(path, mesh), mesh)
     if not path.exists():

@@ -39,7 +39,7 @@ def test_nothing_was_fitted(call, mode, trained, tiny):
 
 
 def test_a_second_writer_is_refused_and_the_first_unharmed(call, copied, tiny, monkeypatch):
-    monkeypatch.setattr(lock, "_SETTLED", 0.02)
+    monkeypatch.setattr(lock, "SETTLED", 0.02)
     first, arguments = Workdir(copied), [*tiny, f"--workdir={copied}"]
     with first.writing(first.checkpoints), first.writing(first.fit("test")):
         before = snapshot(copied)

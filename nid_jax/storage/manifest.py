@@ -151,3 +151,8 @@ def _gathered(value: int) -> list[int]:
 def everywhere(good: bool) -> bool:
     """Whether it is so in every process."""
     return all(_gathered(int(good)))
+
+
+def alike(value: int) -> bool:
+    """Whether a number, 0 to 2**32 - 1, is the same in every process."""
+    return len(set(_gathered(value))) == 1
