@@ -1,13 +1,14 @@
 """Workdirs in a bucket, by the command line and in Python: memory:// is the bucket here."""
 
 import json
+import time
 
 import fsspec
 import numpy as np
 import pytest
 
 import nid_jax as nid
-from nid_jax.storage import lock
+from nid_jax.storage import bucket_copy, lock
 from nid_jax.training import loop
 
 URL = "memory://pail/run"
@@ -44,29 +45,45 @@ def steps(folder):
     return [{**json.loads(line), "time": 0, "signals_per_second": 0} for line in lines]
 
 
+def killed(call, options, objects, monkeypatch):
+    """Trains on in the bucket to step 5, where the process is gone with whatever it holds, after
+    an upload that has step 3."""
+    with monkeypatch.context() as patch:
+        log, mark = loop._Loop._log, "/pail/run/checkpoints/3/_CHECKPOINT_METADATA"
+        left = {}
+
+        def gone(self, step, pending):
+            log(self, step, pending)
+            until = time.monotonic() + 20
+            while step == 5 and mark not in objects and time.monotonic() < until:
+                time.sleep(0.01)
+            if step == 5:
+                left.update(objects)
+                raise RuntimeError("killed")
+
+        patch.setattr(bucket_copy, "EVERY", 0.02)
+        patch.setattr(loop._Loop, "_log", gone)
+        with pytest.raises(RuntimeError, match="killed"):
+            call(*options, "--mode=train")
+    objects.clear()
+    objects.update(left)
+
+
 def test_killed_and_gone_on_with_on_another_machine(call, trained, objects, on, tiny, monkeypatch):
     options = [*tiny, f"--workdir={URL}"]
     on("first")
-    with monkeypatch.context() as patch:
-        log = loop._Loop._log
-
-        def killed(self, step, pending):
-            log(self, step, pending)
-            if step == 5:
-                raise RuntimeError("killed")
-
-        patch.setattr(loop._Loop, "_log", killed)
-        with pytest.raises(RuntimeError, match="killed"):
-            call(*options, "--mode=train")
-    assert "/pail/run/checkpoints/3/_CHECKPOINT_METADATA" in objects
-    assert not [name for name in objects if "/checkpoints/6" in name or name.endswith("lock")]
+    killed(call, options, objects, monkeypatch)
     second = on("second")
-    result = call(*options)
+    complaint = call(*options).complaint()
+    assert f"{URL}: work there is under way in process" in complaint
+    assert f"go on in 60 s, or remove {URL}/.lock; give another --workdir" in complaint
+    with monkeypatch.context() as patch:
+        patch.setattr(lock, "STALE", 0.0)
+        result = call(*options)
     assert result.code == 0, result.err
     assert f"note: --workdir={URL}: worked on in a copy, {second()}; " in result.err
     assert "resumed from step 3" in result.err
-    left, right = weights(second()), weights(trained)
-    np.testing.assert_array_equal(left, right)
+    np.testing.assert_array_equal(weights(second()), weights(trained))
     assert steps(second()) == steps(trained)
     there = {name.removeprefix("/pail/run/") for name in objects}
     paths = (path for path in trained.rglob("*") if path.is_file())
@@ -118,7 +135,7 @@ def test_what_is_not_uploaded_is_an_error(call, objects, on, tiny, monkeypatch):
 
 def test_learning_in_a_bucket(objects, on):
     on("first")
-    images = np.random.default_rng(0).random((6, 4, 4), np.float32)
+    images = np.random.default_rng(0).random((6, 7, 7), np.float32)
     with pytest.warns(nid.Notice, match="worked on in a copy"):
         learned = nid.learn(images, workdir=URL)
     on("second")
