@@ -5,7 +5,7 @@ DEMO ?= runs/demo
 # Two processes fit two cores; loadfile keeps a file's compilations in one of them.
 PYTEST := python -m pytest -n 2 --dist loadfile
 
-.PHONY: install demo docs test test-all test-oldest lint format bench accelerator clean
+.PHONY: install demo docs test test-all test-oldest lint format bench accelerator dist clean
 
 install: $(VENV)/installed
 
@@ -54,5 +54,14 @@ bench: install
 accelerator: install
 	$(BIN)/python experiments/accelerator.py --output=runs/accelerator
 
+# sdist and wheel of what is committed.
+dist: install
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	rm -rf dist build/source
+	mkdir -p build/source
+	git archive HEAD | tar -x -C build/source
+	$(BIN)/python -m build --outdir dist build/source
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) $(VENV)-oldest runs
+	rm -rf $(VENV) $(VENV)-oldest build dist runs

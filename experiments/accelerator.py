@@ -2,11 +2,12 @@
 
     python experiments/accelerator.py --scale=smoke|full [--minutes=9] --output=DIR
 
-In order: rates of the device; fits that must agree with the figures of a CPU; fits a second at
-128x128 with a factorisation kept; the step of the paper's configuration of CelebA; the cases of
-`experiments/speed.py` beside their floors; compilations and gaps of a small training. table.md and
-metrics.json are written again after every part, so that a run that was stopped keeps what it had;
-parts that no longer fit into --minutes are named. Rates are in full float32 unless they say
+In order: memory and what is computed at a time; rates of the device; compilations and gaps of a
+small training; fits that must agree with the figures of a CPU; fits a second at 128x128 with a
+factorisation kept; the step of the paper's configuration of CelebA; the cases of
+`experiments/speed.py` beside their floors. table.md and metrics.json are written again after every
+part, so that a run that was stopped keeps what it had; parts that the memory does not hold say so,
+and those that no longer fit into --minutes are named. Rates are in full float32 unless they say
 otherwise.
 """
 
@@ -24,7 +25,7 @@ from measuring.training_step import TrainingStep
 from studies.speed_cases import Sweep, build_cases, shared_coordinates_case
 
 import nid_jax as nid
-from nid_jax import data, devices, tasks
+from nid_jax import data, devices, platforms, tasks
 
 # Unseen signals' PSNR on a CPU in float32 (experiments/precision.py, jax 0.10.2), dB.
 KNOWN = {("image", "cpu"): 27.90, ("image", "photos"): 42.75}
@@ -101,6 +102,17 @@ def rates(size):
     found["sines, 1e9/s"] = 1e-9 * machine.sine_rate()
     found["memory, GB/s"] = 1e-9 * machine.bandwidth()
     return found
+
+
+def held(size):
+    """Memory, and what is computed at a time for it."""
+    del size
+    chosen = dataclasses.asdict(platforms.sizes())
+    return {
+        "memory, GB": 1e-9 * devices.memory_bytes(),
+        "held before anything runs, GB": 1e-9 * devices.held_bytes(),
+        **{f"at a time: {name}": number for name, number in chosen.items()},
+    }
 
 
 def agreement(size):
@@ -183,6 +195,7 @@ def dispatch(size):
 
 
 PARTS: dict[str, Callable] = {
+    "Memory and sizes": held,
     "Rates of the device": rates,
     "Dispatch": dispatch,
     "Agreement with the CPU": agreement,
@@ -190,6 +203,17 @@ PARTS: dict[str, Callable] = {
     "The paper's configuration of CelebA": celeba,
     "Beside the floor": cases,
 }
+
+
+def fitting(function, size):
+    """What a part finds, or why the device cannot hold it: the others go on."""
+    try:
+        return function(size)
+    except (ValueError, MemoryError, jax.errors.JaxRuntimeError) as error:
+        words = devices.exhausted(error)
+        if not words and not (isinstance(error, ValueError) and " there are" in str(error)):
+            raise
+        return {"not held": words or str(error)}
 
 
 def text_of(found, left):
@@ -217,7 +241,7 @@ def run(scale, output, minutes):
             left.append(part)
             continue
         command.say(part)
-        values, seconds = command.clocked(function, size)
+        values, seconds = command.clocked(fitting, function, size)
         found[part] = values | {"seconds of this part": seconds}
         command.write(output, text_of(found, left), {"scale": scale, "parts": found, "left": left})
     command.write(output, text_of(found, left), {"scale": scale, "parts": found, "left": left})

@@ -262,10 +262,15 @@ PARTS = {
 
 def run(scale, folder, only):
     """All parts, or those of --only; table.md."""
-    chosen = only or list(PARTS)
+    run_parts(PARTS, SIZES[scale], scale, folder, only)
+
+
+def run_parts(parts, size, scale, folder, only):
+    """All parts, or those in `only`; table.md."""
+    chosen = only or list(parts)
     for name in chosen:
-        if name not in PARTS:
-            raise ValueError(f"--only={name}: allowed: {', '.join(PARTS)}")
+        if name not in parts:
+            raise ValueError(f"--only={name}: allowed: {', '.join(parts)}")
     folder.mkdir(parents=True, exist_ok=True)
     # What a shell's background job ignores, its children would ignore too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -276,7 +281,7 @@ def run(scale, folder, only):
         if place.exists():
             raise ValueError(f"--output={folder}: holds {name} already; give a new folder")
         place.mkdir()
-        row = PARTS[name](SIZES[scale], place)
+        row = parts[name](size, place)
         rows.append(dataclasses.replace(row, seconds=time.monotonic() - begun))
         command.say(f"{row.part}: {row.good} of {row.trials}; {row.words}. {row.wrong}")
         (folder / "table.md").write_text(table(rows) + f"\n\n{command.made()}\n", encoding="utf-8")

@@ -10,6 +10,7 @@ compiled for one CPU device and for a mesh of 4 x 2, in processes of their own: 
 operations of a step, and bytes that each device holds.
 """
 
+import math
 import os
 from unittest import mock
 
@@ -18,14 +19,14 @@ from measuring import command
 from measuring.lowering import CUSTOM_CALLS, PLATFORMS, collectives, lowered
 from studies import lowering_cases, lowering_costs
 
-from nid_jax import devices, sharding, tasks
+from nid_jax import devices, tasks
 from nid_jax.reporting import tables
 from nid_jax.storage import artefacts
 from nid_jax.training.loop import Trainer
 
 # Side of the images, signals of a batch, experts, width; the first words of cases that are taken.
 SCALES = {
-    "smoke": (6, 8, 8, 8, ("training step: joint, dense", "render")),
+    "smoke": (6, 8, 8, 8, ("training step: joint, dense", "many training steps: varpro", "render")),
     "cpu": (25, 32, 256, 64, ("",)),
 }
 MESHES = ((1, 1), (4, 2))
@@ -60,20 +61,22 @@ def cases_of(starts):
     return rows
 
 
-def compiled_step(scale, name, data, expert):
-    """A step of training compiled for a mesh, in this process. -> JSON types."""
+def compiled_step(scale, name, data, expert, scan=False):
+    """A step of training, or many in one program, compiled for a mesh, in this process. -> JSON
+    types."""
     side, signals, experts, width, _ = SCALES[scale]
     config = lowering_cases.config_of()
     config.dictionary.update({"num_experts": experts, "width": width})
     config.train.batch_size = signals
     config.update_from_flattened_dict(STEPS[name])
     config.mesh.update({"data": data, "expert": expert})
+    config.train.scan = "on" if scan else "off"
     collection = command.noise(2 * signals, side, 1)
     trainer = Trainer(tasks.build(config), config, None, collection)
-    batch = sharding.place_batch(next(trainer.batches), trainer.mesh)
-    program = trainer.step_for(trainer.warmup_steps, batch)
+    program = trainer.step_for(trainer.warmup_steps, trainer.feeder.feed(0, 1))
+    trainer.feeder.close()
     return {
-        "step": name,
+        "step": f"{name}, many in one program" if scan else name,
         "mesh": f"{data} x {expert}",
         "collectives": collectives(program.as_text()),
         "bytes": devices.compiled_bytes(program),
@@ -178,7 +181,11 @@ def run(scale, output, mesh, costs):
         write_costs(scale, output)
         return
     if mesh:
-        command.tell([compiled_step(scale, name, *map(int, mesh)) for name in STEPS])
+        sides = tuple(map(int, mesh))
+        # Signals lie on one device only.
+        ways = (False, True) if math.prod(sides) == 1 else (False,)
+        names = ("varpro",) if scale == "smoke" else STEPS
+        command.tell([compiled_step(scale, name, *sides, w) for name in names for w in ways])
         return
     rows, steps = cases_of(SCALES[scale][-1]), steps_of(scale)
     metrics = {

@@ -17,7 +17,7 @@ from absl import flags
 from measuring import command
 from measuring.dictionaries import changed, learned
 
-from nid_jax import numerics, tasks
+from nid_jax import json_files, numerics, tasks
 from nid_jax.fields.coordinates import grid
 from nid_jax.storage import artefacts
 
@@ -108,7 +108,7 @@ for _key in (f"{matmul} {what}" for matmul in REDUCED for what in ("atoms", "ren
 def run(scale, output, only):
     """Measure and write; what was measured before and is not named stays."""
     record = Path(output) / "matmul.json"
-    before = artefacts.read_json(record)["rows"] if only and record.exists() else []
+    before = json_files.read(record)["rows"] if only and record.exists() else []
     rows = {row["what"]: row for row in before}
     output.mkdir(parents=True, exist_ok=True)
     for name in only or SCALES[scale]:

@@ -4,21 +4,44 @@ nid_jax --config=NAME[:VARIANT] --workdir=DIR [--mode=MODE] [--config.SECTION.KE
 """
 
 import errno
+import io
 import sys
 from logging import Formatter
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nid_jax import commands, configs, data, devices, notices, sharding, tasks
+from nid_jax import (
+    commands,
+    configs,
+    data,
+    devices,
+    joining,
+    launching,
+    notices,
+    processes,
+    settings,
+    tasks,
+)
 from nid_jax.files import REFUSALS, local
-from nid_jax.storage import bucket_copy
+from nid_jax.storage import bucket_copy, shipped
 from nid_jax.storage.workdir import Workdir
 
 EXAMPLE = "such as --config=image"
-OPTIONS = ("config", "workdir", "checkpoint", "mode", "distributed")
+OPTIONS = (
+    *("config", "workdir", "checkpoint", "mode", "distributed"),
+    *("coordinator", "num_processes", "process_id", "local_processes"),
+)
 # Errors of the system that whoever typed the command can do something about.
 MENDABLE = {None, errno.ENOENT, *REFUSALS}
+# What takes less memory, by mode.
+SMALLER = {
+    "train": "train.batch_size, train.points, dictionary.num_experts",
+    "sample": "sample.count, render.chunk",
+    **dict.fromkeys(("render", "interpolate"), "render.chunk, render.scale"),
+}
+SMALLER["run"] = f"{SMALLER['train']}, fit.batch_size"
 # What a parser of flags says, and what a person needs to hear.
 WANTED = {
     "invalid literal for int": "a whole number is wanted",
@@ -36,10 +59,18 @@ def define_flags(values=flags.FLAGS, argv=None):
     configs.define_flag(f"NAME[:VARIANT] of {known}; or FILE.py[:VARIANT].", values, argv)
     flags.DEFINE_string("workdir", None, "Folder of the run, also gs:// or s3://.", **here)
     flags.DEFINE_string(
-        "checkpoint", None, "Workdir or .safetensors of the dictionary; else --workdir.", **here
+        "checkpoint", None, "Workdir, .safetensors or name of a dictionary; else --workdir.", **here
     )
     flags.DEFINE_enum("mode", "run", list(commands.MODES), "What to do.", **here)
     flags.DEFINE_bool("distributed", False, "Join the other processes of this run.", **here)
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0, where no cluster says.", **here
+    )
+    flags.DEFINE_integer("num_processes", None, "How many there are, beside --coordinator.", **here)
+    flags.DEFINE_integer("process_id", None, "Which this one is, from 0.", **here)
+    flags.DEFINE_integer(
+        "local_processes", None, "Start so many processes here, to try out --distributed.", **here
+    )
     # What --help shows are the options of the module that was started.
     for name in OPTIONS:
         values.register_key_flag_for_module(sys.argv[0], values[name])
@@ -47,7 +78,7 @@ def define_flags(values=flags.FLAGS, argv=None):
 
 def complain(message):
     """One line on standard error, and the exit status of a command that was typed wrong."""
-    print("error:", *str(message).split(), file=sys.stderr)
+    print("error:", notices.one_line(message), file=sys.stderr)
     sys.exit(2)
 
 
@@ -75,23 +106,19 @@ def main(argv, values=flags.FLAGS):
         logging.set_verbosity(logging.WARNING)
         logging.get_absl_handler().setFormatter(Formatter("%(levelname)s: %(message)s"))
     try:
-        if values.distributed and values.mode != "train":
-            raise ValueError(
-                f"--distributed: --mode={values.mode} runs in one process; "
-                "allowed with --mode=train"
-            )
-        sharding.initialise_distributed(values.distributed)
-        devices.use_single_precision()
-        cache = values.config.get("compilation_cache", "")
-        devices.use_compilation_cache(local(cache, "compilation_cache") if cache else "")
-        if values.checkpoint and values.mode in commands.LEARNING:
-            others = ", ".join(mode for mode in commands.MODES if mode not in commands.LEARNING)
-            raise ValueError(
-                f"--checkpoint={values.checkpoint}: --mode={values.mode} learns a dictionary "
-                f"of its own; allowed with --mode={others}"
-            )
-        with notices.printed(), bucket_copy.worked_on(values.workdir, "--workdir") as folder:
-            _work(values, Workdir(folder, argument="--workdir"))
+        where = _place(values)
+        if values.local_processes:
+            sys.exit(launching.run(values.local_processes))
+        launching.follow_parent()
+        with joining.joined(where):
+            _work(values)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        words = devices.exhausted(error)
+        if not words:
+            raise
+        logging.info("traceback", exc_info=True)
+        smaller = SMALLER.get(values.mode, "fit.batch_size, fit.num_signals")
+        complain(f"{smaller}: memory does not hold what they ask for: {words}; allowed: less")
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in MENDABLE:
             raise
@@ -102,21 +129,52 @@ def main(argv, values=flags.FLAGS):
             complain(error)
 
 
-def _work(values, workdir):
-    """What --mode says, in a workdir of this machine."""
-    source = _source(values.checkpoint) if values.checkpoint else workdir
-    typed = frozenset(config_flags.get_override_values(values["config"]))
-    context = commands.Context(tasks.build, values.config, workdir, source, typed)
-    with data.kept_in(workdir.root / "cache"):
-        commands.MODES[values.mode](context)
+def _place(values):
+    """Where this process stands among several; None where it is alone. Raises ValueError."""
+    options = values.coordinator, values.num_processes, values.process_id
+    where, count = joining.place(values.distributed, *options), values.local_processes
+    if count is not None and count < 1:
+        raise ValueError(f"--local_processes={count}: allowed: whole numbers from 1")
+    if count is not None and where is not None:
+        raise ValueError(f"--local_processes={count}: allowed without --distributed")
+    return where
+
+
+def _work(values):
+    """What --mode says."""
+    devices.use_single_precision()
+    cache = values.config.get("compilation_cache", "")
+    devices.use_compilation_cache(local(cache, "compilation_cache") if cache else "")
+    if values.checkpoint and values.mode in commands.LEARNING:
+        others = ", ".join(mode for mode in commands.MODES if mode not in commands.LEARNING)
+        raise ValueError(
+            f"--checkpoint={values.checkpoint}: --mode={values.mode} learns a dictionary "
+            f"of its own; allowed with --mode={others}"
+        )
+    # Before anything is downloaded, or a dictionary read.
+    settings.check(values.config)
+    with (
+        processes.heard(),
+        notices.printed(),
+        bucket_copy.worked_on(values.workdir, "--workdir") as folder,
+    ):
+        workdir = source = Workdir(folder, argument="--workdir")
+        if values.checkpoint:
+            source = _source(values.checkpoint)
+        typed = frozenset(config_flags.get_override_values(values["config"]))
+        context = commands.Context(
+            tasks.build, values.config, workdir, source, typed, mode=values.mode
+        )
+        with data.kept_in(workdir.root / "cache"):
+            commands.MODES[values.mode](context)
 
 
 def _source(path):
-    """Where the dictionary lies: one file, or a workdir."""
-    path = str(bucket_copy.downloaded(path, "--checkpoint"))
-    if path.endswith(".safetensors"):
-        return local(path, "--checkpoint")
-    return Workdir(path, read_only=True, argument="--checkpoint")
+    """Where the dictionary lies: a workdir, one file, or that of one that comes with nid_jax."""
+    found = shipped.located(str(bucket_copy.downloaded(path, "--checkpoint")), "--checkpoint")
+    if found.suffix == ".safetensors":
+        return found
+    return Workdir(found, read_only=True, argument="--checkpoint")
 
 
 def guide() -> str:
@@ -145,6 +203,10 @@ def _first_line(function):
 def run():
     """The command: reads sys.argv, leaves with 0, or with 2 and one line."""
     define_flags()
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may hold bytes that no text has.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if any(word.lstrip("-").startswith("help") for word in sys.argv[1:]):
         sys.modules["__main__"].__doc__ = guide()
     app.run(main, flags_parser=parse)

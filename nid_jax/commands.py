@@ -15,27 +15,24 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from nid_jax import data, learning, notices, sharding, stopping
+from nid_jax import data, learning, notices, processes, sharding, stopping
 from nid_jax.coding import checks as argument_checks
 from nid_jax.coding.solvers import SOLVERS
-from nid_jax.errors import named
-from nid_jax.fields.coordinates import grid
-from nid_jax.fields.model import UNSAID, count_parameters
+from nid_jax.errors import ArgumentError, named
+from nid_jax.fields.model import UNSAID
 from nid_jax.files import atomic_folder
 from nid_jax.fitting import checks, code_space, rendering, scoring
 from nid_jax.neural_dictionary import NeuralDictionary, open_workdir
 from nid_jax.neural_dictionary import load as load_dictionary
 from nid_jax.reporting import announcing, movies, panels, pictures, samples, tables
-from nid_jax.reporting.fits import storage_line, write_fit
+from nid_jax.reporting.fits import storage_line, write_fit, write_usage
 from nid_jax.reporting.report import write_report
 from nid_jax.storage import artefacts, config_json
 from nid_jax.storage.workdir import Workdir
-from nid_jax.tasks import limits
+from nid_jax.tasks import limits, unused
 
 # What belongs to the dictionary, so comes from its workdir; the rest is the caller's.
 LEARNED = ("dictionary", "numerics", "router", "loss", "train")
-# Float32 numbers of rendered signals held at a time: 64 MB.
-_RENDERED_NUMBERS = 2**24
 # Signals of at most this size are read once before training, to find those that cannot be.
 _READ_BYTES = 2**28
 # Keys of `data` that say where signals come from.
@@ -55,6 +52,8 @@ class Context:
     """Keys of the config that a person gave: only these are refused for being too much."""
     notes: tuple[str, ...] = ()
     """Lines to say once it is sure that the command can be done."""
+    mode: str = ""
+    """The command, one of `MODES`; '' where none was typed."""
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -73,8 +72,8 @@ def run(context: Context) -> dict[str, Any]:
     read = seen.cloud if seen.values is None else held_out.__getitem__
     count = context.config.fit.num_signals or len(held_out)
     if 4 * count * math.prod(held_out.shape) <= _READ_BYTES:
-        for index in range(min(count, len(held_out))):
-            read(index)
+        mine = processes.own_part(min(count, len(held_out)))
+        processes.together(lambda: [read(index) for index in mine])
     _train(context)
     return fit(context, announced=True)
 
@@ -91,8 +90,16 @@ def settle(
     context.build_task(config)
     there = limits.available(config, splits, **known)
     config, line = limits.settled(config, there, context.typed)
+    _say_unused(context, config)
     notes = (*context.notes, line) if line else context.notes
     return dataclasses.replace(context, config=config, notes=notes)
+
+
+def _say_unused(context: Context, config: ConfigDict) -> None:
+    """A notice of what was typed and is not read."""
+    asked = None if context.mode in LEARNING else context.config
+    if line := unused.line(config, context.typed, context.mode, asked):
+        notices.say(line)
 
 
 def train(context: Context) -> NeuralDictionary:
@@ -114,7 +121,9 @@ def _train(context: Context) -> NeuralDictionary:
 
         def evaluate(dictionary):
             found = dictionary.fit_collection(task, held_out, quick)
-            return scoring.evaluate(task, found, held_out, quick.render.chunk)
+            return processes.once(
+                lambda: scoring.evaluate(task, found, held_out, quick.render.chunk)
+            )
 
     dictionary, trained = learning.train(
         task, config, workdir, evaluate, context.notes, context.typed
@@ -241,21 +250,34 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     workdir = context.workdir
     if not announced:
         context = on_stored_data(context)
-    dictionary, config = load(context, with_prior=True)
+    known = SOLVERS[context.config.fit.solver].takes_prior
+    dictionary, config = load(context, known)  # what is not asked for cannot be damaged
     if not announced:
-        prior = dictionary.prior
-        kept = 0 if prior is None or prior.codes is None else len(prior.codes)
-        context = settle(context, {config.fit.split}, config, codes=kept)
-        config = context.config
+        settled = _settled(context, dictionary, config)
+        if SOLVERS[settled.config.fit.solver].takes_prior and not known:
+            dictionary, _ = load(context, True)  # it gave way to one that does
+            settled = _settled(context, dictionary, config)
+        context, config = settled, settled.config
     task = context.build_task(config)
     collection = check_fit(context, task, config)
     checks.check_signals(dictionary.dictionary, task.measure(collection), collection.title)
     with workdir.writing(workdir.fit(config.fit.name)):
         if not announced:
-            _announce(context, dictionary)
+            source = context.source
+            path = source.config if isinstance(source, Workdir) else source
+            mesh = cast(Mesh, dictionary.mesh)  # `load` has laid it out on one
+            announcing.start(dictionary.model, mesh, path, context.notes)
         found = dictionary.fit_collection(task, collection, config)
-        metrics = write_fit(task, found, collection, config, workdir, context.notes)
-        _write_usage(workdir, dictionary.model, found)
+        return processes.once(
+            lambda: _written(context, task, dictionary, found, collection, config)
+        )
+
+
+def _written(context, task, dictionary, found, collection, config):
+    """A fit's scores, pictures and report. -> its metrics."""
+    workdir = context.workdir
+    metrics = write_fit(task, found, collection, config, workdir, context.notes)
+    write_usage(workdir, dictionary.model, found)
     _print_scores(config.fit.name, metrics)
     if line := storage_line(metrics):
         print(line)
@@ -263,15 +285,10 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     return metrics
 
 
-def _announce(context, dictionary):
-    """Devices, sizes, where the dictionary comes from, and what gave way, on standard error."""
-    counts, source = count_parameters(dictionary.model), context.source
-    described = source.config if isinstance(source, Workdir) else source
-    mesh = cast(Mesh, dictionary.mesh)  # `load` has laid it out on one
-    for line in announcing.device_summary(mesh, counts, config_path=described):
-        print(line, file=sys.stderr)
-    for line in context.notes:
-        print(line, file=sys.stderr)
+def _settled(context, dictionary, config):
+    prior = dictionary.prior
+    kept = 0 if prior is None or prior.codes is None else len(prior.codes)
+    return settle(context, {config.fit.split}, config, codes=kept)
 
 
 def evaluate(context: Context) -> dict[str, Any]:
@@ -282,6 +299,10 @@ def evaluate(context: Context) -> dict[str, Any]:
     context = as_fitted(context)
     dictionary, config = load(context)
     context = settle(context, {config.fit.split}, config)
+    return processes.once(lambda: _evaluate(context, dictionary))
+
+
+def _evaluate(context, dictionary):
     config = context.config
     task = context.build_task(config)
     path = context.workdir.fit(config.fit.name) / artefacts.CODES
@@ -317,11 +338,16 @@ def render(context: Context) -> None:
 
     Each shape and window has a folder of its own, FIT/render/128x128.
     """
-    dictionary, config = load(context)
+    loaded = load(context)
+    processes.once(lambda: _render(context, *loaded))
+
+
+def _render(context, dictionary, config):
     task = context.build_task(config)
+    _say_unused(context, config)
     folder = context.workdir.fit(config.fit.name)
     found = dictionary.load_fit(folder / artefacts.CODES)
-    layout = context.workdir.read_json(folder / artefacts.METRICS)["layout"]
+    layout = context.workdir.read_layout(config.fit.name)
     start = time.perf_counter()
     shape, window = _what_to_render(config.render, layout)
     target = folder / artefacts.RENDER / _view_name(shape, layout, config.render)
@@ -364,7 +390,7 @@ def _render_fields(folder, task, found, layout, config, view):
     from nid_jax.reporting import maps
 
     shape, window = view
-    for start, stop in _together([1] * len(found), math.prod(shape) * found.channels):
+    for start, stop in rendering.together([1] * len(found), math.prod(shape) * found.channels):
         values = found[start:stop].render(shape, window, config.render.chunk)
         fields = task.assemble(values, layout, scale=config.render.scale, first=start)
         maps.write_fields(folder, fields, layout, window, start)
@@ -376,7 +402,7 @@ def _render_pictures(folder, task, found, layout, config, view):
     shape, window = view
     pieces = layout.get("pieces") or [1] * len(found)
     first = 0
-    for start, stop in _together(pieces, math.prod(shape) * found.channels):
+    for start, stop in rendering.together(pieces, math.prod(shape) * found.channels):
         chosen = found[first : first + sum(pieces[start:stop])]
         first += len(chosen)
         if not len(chosen):
@@ -397,27 +423,18 @@ def _render_pictures(folder, task, found, layout, config, view):
     return f"{tables.counted(count + 1, 'signal')} of {sides}"
 
 
-def _together(pieces, values_each):
-    """(first, beyond last) of as many whole signals at a time as make up to 64 MB."""
-    start = 0
-    while start < len(pieces):
-        stop = start + 1
-        while (
-            stop < len(pieces) and sum(pieces[start : stop + 1]) * values_each <= _RENDERED_NUMBERS
-        ):
-            stop += 1
-        yield start, stop
-        start = stop
-
-
 def interpolate(context: Context) -> None:
     """Signals between two of a fit: frames, or meshes, and a movie of them."""
-    dictionary, config = load(context)
+    loaded = load(context)
+    processes.once(lambda: _interpolate(context, *loaded))
+
+
+def _interpolate(context, dictionary, config):
     folder = context.workdir.fit(config.fit.name)
     found = dictionary.load_fit(folder / artefacts.CODES)
     config = settle(context, (), config, fitted=len(found)).config
     task, wanted = context.build_task(config), config.fit.interpolate
-    layout = context.workdir.read_json(folder / artefacts.METRICS)["layout"]
+    layout = context.workdir.read_layout(config.fit.name)
     if "patch" in layout:
         raise ValueError("data.patch.size: signals in patches have several codes each; allowed: 0")
     with named("fit.interpolate"):
@@ -450,8 +467,13 @@ def _write_path(target, task, path, layout, wanted, view):
 
 def nearest(context: Context) -> None:
     """The signals most like each of a fit, by what their codes render: nearest.json and a table."""
-    dictionary, config = load(context)
+    loaded = load(context)
+    processes.once(lambda: _nearest(context, *loaded))
+
+
+def _nearest(context, dictionary, config):
     wanted = config.fit.nearest
+    _say_unused(context, config)
     folder = context.workdir.fit(config.fit.name)
     among = context.workdir.fit(wanted.among or config.fit.name)
     found, known = (dictionary.load_fit(path / artefacts.CODES) for path in (folder, among))
@@ -475,8 +497,13 @@ def sample(context: Context) -> None:
 
     In WORKDIR/samples.
     """
-    dictionary, config = load(context, with_prior=True)
+    loaded = load(context, with_prior=True)
+    processes.once(lambda: _sample(context, *loaded))
+
+
+def _sample(context, dictionary, config):
     task, wanted = context.build_task(config), config.sample
+    _say_unused(context, config)
     with named("sample"):
         drawn = dictionary.sample(wanted.count, wanted.seed)
         path = code_space.path_between(drawn, 0, min(1, len(drawn) - 1), wanted.frames)
@@ -524,29 +551,17 @@ def _what_to_render(wanted, layout, signals=1):
     shape, window = wanted.shape, wanted.window
     if "patch" in layout and (shape or window):
         raise ValueError("render.shape, render.window: signals in patches take render.scale only")
-    for key, least in (("scale", 1), ("chunk", 0)):
-        if wanted[key] < least:
-            raise ValueError(f"render.{key}: {wanted[key]}; allowed: {least} or more")
     shape = tuple(shape) or tuple(side * wanted.scale for side in tile)
-    whole = all(isinstance(side, int) and side > 0 for side in shape)
-    if len(shape) != len(tile) or not whole:
-        raise ValueError(
-            f"render.shape: {shape}; allowed: {len(tile)} whole numbers, each 1 or more"
-        )
+    if len(shape) != len(tile):
+        raise ArgumentError("render.shape", shape, f"{len(tile)} whole numbers, each 1 or more")
     argument_checks.fits("render.shape", shape, math.prod(shape) * (len(shape) + signals))
     if "patch" in layout:
         return shape, _patch_window(tile, wanted.scale)
     if not window:
         return shape, None
-    pairs = len(window) == len(tile) and all(
-        isinstance(pair, tuple | list) and len(pair) == 2 for pair in window
-    )
-    numbers = pairs and all(isinstance(end, int | float) for pair in window for end in pair)
-    if not numbers or not all(low < high for low, high in window):
-        raise ValueError(
-            f"render.window: {window}; allowed: {len(tile)} pairs (low, high) with low < high, "
-            "such as ((-1,0),(-1,0)), where an axis spans -1 to 1"
-        )
+    if len(window) != len(tile):
+        allowed = f"{len(tile)} pairs (low, high), where an axis spans -1 to 1"
+        raise ArgumentError("render.window", window, allowed)
     return shape, window
 
 
@@ -558,21 +573,6 @@ def _patch_window(tile, scale):
     """
     reach = [1 + (1 - 1 / scale) / max(side - 1, 1) for side in tile]
     return tuple((-end, end) for end in reach)
-
-
-def _write_usage(workdir, model, found):
-    """usage.json and atoms.png: how often and how much experts serve, and what they look like."""
-    importance = np.abs(found.codes).mean(0)
-    usage = (found.codes != 0).mean(0)
-    workdir.write_json("usage.json", {"usage": usage, "importance": importance})
-    if len(model.grid_shape) != 2:
-        return
-    order = np.argsort(-importance)[:32].astype(np.int32)
-    atoms = model.dictionary.basis_of(grid(model.grid_shape), order)
-    images = np.moveaxis(np.asarray(atoms), 1, 0).reshape(len(order), *model.grid_shape, -1)
-    # Where codes are dense every expert serves every signal.
-    shares = usage[order] if usage.min() < 1 else None
-    pictures.atoms_sheet(workdir.atoms, images, usage=shares, experts=order.tolist())
 
 
 def _print_scores(name, metrics):

@@ -21,6 +21,8 @@ from nid_jax.files import user_cache
 
 # Of the cache in the user's folder. A program of CPU takes some 6 kB, one of a GPU ten times that.
 _CACHE_BYTES = 2**29
+# How XLA's errors of memory begin.
+_EXHAUSTED = "RESOURCE_EXHAUSTED"
 
 
 def compiled_bytes(compiled: jax.stages.Compiled) -> int:
@@ -28,8 +30,21 @@ def compiled_bytes(compiled: jax.stages.Compiled) -> int:
     analysis = compiled.memory_analysis()
     if analysis is None:
         return 0
-    held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
-    return int(held + analysis.temp_size_in_bytes - analysis.alias_size_in_bytes)
+    return int(analysis.argument_size_in_bytes) + added_bytes(compiled)
+
+
+def added_bytes(compiled: jax.stages.Compiled) -> int:
+    """What a call holds on each device beside its arguments, by XLA's estimate; 0 without one."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return 0
+    outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return int(outputs + analysis.temp_size_in_bytes)
+
+
+def bytes_of(tree: Any) -> int:
+    """What arrays hold on the first of this process's devices that they lie on."""
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
 
 def memory_bytes() -> int:
@@ -37,9 +52,12 @@ def memory_bytes() -> int:
 
     Of a CPU the machine's memory, or less where the container is given less.
     """
-    stats = jax.local_devices()[0].memory_stats() or {}
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"])
+    if device.platform != "cpu":
+        return 0
     try:
         found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     except (ValueError, OSError, AttributeError):
@@ -49,6 +67,34 @@ def memory_bytes() -> int:
         text = path.read_text().strip() if path.is_file() else ""
         found += [int(text)] if text.isdigit() else []
     return min(found)
+
+
+def held_bytes() -> int:
+    """What is held on the first device of this process now; of a CPU by all of the process."""
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        return int((device.memory_stats() or {}).get("bytes_in_use", 0))
+    # Without pages of files, which are given back when others need the memory.
+    return _status_bytes("RssAnon") or _host_peak_bytes()
+
+
+def free_bytes() -> int:
+    """What the machine's other processes leave of its memory now; 0 where nothing tells."""
+    path = Path("/proc/meminfo")
+    return _field_bytes(path, "MemAvailable") if path.exists() else 0
+
+
+def exhausted(error: BaseException) -> str:
+    """What a device's memory or the machine's did not hold, in words; '' of any other error."""
+    # What follows is a table of buffers.
+    first = next(iter(str(error).splitlines()), "")
+    if isinstance(error, MemoryError):
+        return first or "the machine's memory ran out"
+    if not isinstance(error, jax.errors.JaxRuntimeError) or _EXHAUSTED not in first:
+        return ""
+    words = first[first.index(_EXHAUSTED) + len(_EXHAUSTED) :].lstrip(": ").rstrip(".")
+    there = memory_bytes()
+    return f"{words}; there are {there} bytes" if there else words
 
 
 def peak_memory_bytes() -> dict[str, int]:
@@ -64,15 +110,25 @@ def peak_memory_bytes() -> dict[str, int]:
 
 def _host_peak_bytes() -> int:
     # First of Linux itself: its getrusage counts what the process that started this one held.
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="utf-8").splitlines():
-            name, _, value = line.partition(":")
-            if name == "VmHWM":
-                return int(value.split()[0]) * 1024
+    if found := _status_bytes("VmHWM"):
+        return found
     # In bytes on macOS and in KiB elsewhere.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _status_bytes(name: str) -> int:
+    path = Path("/proc/self/status")
+    return _field_bytes(path, name) if path.exists() else 0
+
+
+def _field_bytes(path: Path, name: str) -> int:
+    """The value of a line `NAME: 123 kB` in a file of Linux; 0 where there is none."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        found, _, value = line.partition(":")
+        if found == name:
+            return int(value.split()[0]) * 1024
+    return 0
 
 
 def versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import math
 import re
 import subprocess
 import tempfile
@@ -17,6 +18,8 @@ from typing import IO, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
+
+from nid_jax import bounds
 
 _STREAM = re.compile(r"^\s*(?:\[info\]\s*)?Stream #0:\d+.*?: (\w+):", re.MULTILINE)
 _RATE = re.compile(r"Stream #0:\d+.*?: Video:.*?, ([\d.]+) fps")
@@ -53,7 +56,7 @@ def read(path: Path, heard: list[Heard]) -> Generator[UInt8[np.ndarray, "H W 4"]
     Turned as the file says; the last channel is alpha. heard: what was said of the file is added
     to it, once the frames have been read or no more are wanted. Raises `Unreadable`.
     """
-    command = [program(), "-nostdin", "-hide_banner", "-loglevel", "level+info", "-i", str(path)]
+    command = [program(), "-nostdin", "-hide_banner", "-loglevel", "level+info", *_input(path)]
     # V: pictures of a cover are no video. A frame's time decides nothing.
     command += ["-map", "0:V:0", "-fps_mode", "passthrough"]
     command += ["-f", "image2pipe", "-c:v", "pam", "-pix_fmt", "rgba", "-"]
@@ -75,12 +78,21 @@ def read(path: Path, heard: list[Heard]) -> Generator[UInt8[np.ndarray, "H W 4"]
 
 def frame_rate(path: Path) -> float:
     """Frames a second that a file says of its first video stream; 0 where it says none."""
-    command = [program(), "-nostdin", "-hide_banner", "-i", str(path)]
+    command = [program(), "-nostdin", "-hide_banner", *_input(path)]
     with _started(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         # Without an output the program says what there is, and fails.
         said = process.communicate()[1].decode(errors="replace")
     found = _RATE.search(said)
     return float(found[1]) if found else 0.0
+
+
+def _input(path: Path) -> list[str]:
+    """Options that name a file: itself, whatever its name looks like, and no other that it names.
+
+    Memory that it asks for is bounded.
+    """
+    most = str(min(bounds.most_bytes(), 2**31 - 1))
+    return ["-max_alloc", most, "-protocol_whitelist", "file", "-i", f"file:{path}"]
 
 
 def _picture(stream: IO[bytes]) -> UInt8[np.ndarray, "H W 4"] | None:
@@ -93,8 +105,11 @@ def _picture(stream: IO[bytes]) -> UInt8[np.ndarray, "H W 4"] | None:
         header += line
     fields = dict(line.split(maxsplit=1) for line in header.splitlines() if b" " in line)
     shape = int(fields[b"HEIGHT"]), int(fields[b"WIDTH"]), int(fields[b"DEPTH"])
-    pixels = stream.read(int(np.prod(shape)))
-    if len(pixels) < np.prod(shape):
+    size = math.prod(shape)
+    if size > bounds.most_bytes():
+        raise Unreadable
+    pixels = stream.read(size)
+    if len(pixels) < size:
         return None
     return np.frombuffer(pixels, np.uint8).reshape(shape)
 

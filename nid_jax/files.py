@@ -33,6 +33,8 @@ REFUSALS = {
 _LINUX = sys.platform == "linux"
 # What `atomic_path` and `atomic_folder` call their own.
 _LEFT = re.compile(r"\.(tmp|old)-(\d+)-[0-9a-f]{8}(?:-(.+))?")
+# Of names, of which systems take 255 with what is put before and behind them.
+_NAME_BYTES = 160
 # Of several letters: one is a drive of Windows. A Path has already made one slash of two.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
@@ -61,6 +63,16 @@ def local(path: str | Path, name: str) -> Path:
             "allowed: a path of this machine, such as where it is mounted"
         )
     return Path(path).expanduser()
+
+
+def short_name(name: str) -> str:
+    """A name for a file or folder, of letters that print and of a length that every system takes.
+
+    What moves a cursor or is no text becomes _, as does a slash.
+    """
+    safe = "".join(one if one.isprintable() and one not in "/\\" else "_" for one in name)
+    # Letters of other scripts take up to four bytes each.
+    return safe.encode()[:_NAME_BYTES].decode(errors="ignore")
 
 
 @contextmanager

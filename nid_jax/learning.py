@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax import data, tasks
+from nid_jax import data, processes, settings, sharding, tasks
 from nid_jax.coding import checks
 from nid_jax.coding.canonical import canonical_transform
 from nid_jax.configs import image as image_config
@@ -90,6 +90,7 @@ def learn(
         ):
             if value is not None:
                 raise ArgumentError(argument, value, "None beside a config, which says it itself")
+        settings.check(signals)
         # A config's limits are at most what there is, as on the command line.
         config, line = limits.settled(signals, limits.available(signals, {"train"}))
         notes = (line,) if line else ()
@@ -164,28 +165,36 @@ def _train(task, config, workdir, evaluate, notes, typed):
         kept = not config.train.steps and workdir.load_config().prior == config.prior
     scores = None if evaluate is None else functools.partial(_scores, evaluate, config)
     trained = loop.train(task, config, workdir, scores, notes, typed)
-    signals = workdir.read_json("signals.json")
+    signals = workdir.read_signals()
     prior, path = None, workdir.root / priors.FILE
     if config.prior.num_signals and not trained.interrupted:
         prior = trained.prior
         if trained.coded is not None:
-            prior = priors.prior_of(trained.model, trained.coded, config.prior)
+            coded = trained.coded
+            prior = processes.once(lambda: priors.prior_of(trained.model, coded, config.prior))
         elif prior is None and kept:
             # Heads that nothing descends from are as they were, and so is all that is of them.
             prior = priors.load_prior(path)
         if prior is None:
             prior = priors.learn_prior(task, trained.model, task.open("train"), config)
-        priors.save_prior(path, prior, trained.step)
+        found = prior
+        processes.once(lambda: priors.save_prior(path, found, trained.step))
     elif not config.prior.num_signals:
         # That of an earlier training is not this dictionary's.
-        path.unlink(missing_ok=True)
-        (workdir.root / priors.TRANSFORM_FILE).unlink(missing_ok=True)
+        for name in (priors.FILE, priors.TRANSFORM_FILE):
+            processes.once(functools.partial((workdir.root / name).unlink, missing_ok=True))
     dictionary = NeuralDictionary(trained.model, config, signals, prior)
     if prior is not None and _dense(config, trained.model):
-        transform = canonical_transform(dictionary.dictionary, dictionary.grid_shape, prior)
-        priors.save_transform(workdir.root / priors.TRANSFORM_FILE, transform, trained.step)
+        transform = processes.once(lambda: _transform(dictionary, workdir, trained.step))
         dictionary = dictionary.transformed(transform)
     return dictionary, trained
+
+
+def _transform(dictionary, workdir, step):
+    """The way to canonical form, saved."""
+    transform = canonical_transform(dictionary.dictionary, dictionary.grid_shape, dictionary.prior)
+    priors.save_transform(workdir.root / priors.TRANSFORM_FILE, transform, step)
+    return transform
 
 
 def _dense(config, model):
@@ -194,12 +203,14 @@ def _dense(config, model):
 
 
 def _scores(evaluate, config, model):
-    """Scores of a model in training."""
-    return evaluate(NeuralDictionary(model, config, {}))
+    """Scores of a model in training: of several processes together."""
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
+    several = mesh if mesh.is_multi_process else None
+    return evaluate(NeuralDictionary(model, config, {}, mesh=several))
 
 
 def _check_same_signals(workdir, task):
-    there = workdir.read_json("signals.json")
+    there = workdir.read_signals()
     here = loop.signals_of(task, task.open("train"))
     for key in ("shape", "title"):
         if there.get(key) != here[key]:

@@ -1,6 +1,7 @@
 """The object that people hold: a trained neural dictionary, with all that belongs to it.
 
-faces = learn(images)                 # or load("runs/faces"), load("faces.safetensors")
+faces = learn(images)                 # or load("runs/faces"), load("faces.safetensors"), or one
+                                      # that comes with the package: load("faces")
 fit = faces.fit(images, seen=mask)    # codes of signals that it has never seen
 fit.render((512, 512))
 """
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax import data
+from nid_jax import data, processes
 from nid_jax.coding import checks as argument_checks
 from nid_jax.coding import grid_operator
 from nid_jax.coding.canonical import Transform, canonical_transform, is_canonical
@@ -32,8 +33,8 @@ from nid_jax.fitting import apart, checks, priors, refining, ways
 from nid_jax.fitting import fit as fits
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.measurements import Measurements, say_other_scale, say_stretched
-from nid_jax.sharding import place_batch
-from nid_jax.storage import bucket_copy, hub, models, one_file
+from nid_jax.sharding import place_batch, places
+from nid_jax.storage import bucket_copy, hub, models, one_file, shipped
 from nid_jax.storage.models import Trained
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks.task import Measured, Task
@@ -47,7 +48,8 @@ class NeuralDictionary(Trained):
     """
 
     mesh: Mesh | None = None
-    """Devices that fits are dealt out over; None: the first."""
+    """Devices that fits are dealt out over; None: the first. Where they are of several processes,
+    all of these fit the same signals together, and each holds the model and gets all codes."""
 
     @property
     def dictionary(self) -> Dictionary:
@@ -209,28 +211,35 @@ class NeuralDictionary(Trained):
             raise ArgumentError("solver", solver, "an object of nid.solvers, such as nid.Ridge()")
         solve = functools.partial(fits.fit_problem, solver=solver, grid_shape=grid_shape)
         found = self._in_batches(problem_of, count, batch_size, solve)
-        if found.problem is None and not argument_checks.traced(found.solution):
+        far = self.mesh is not None and self.mesh.is_multi_process
+        if found.problem is None and not far and not argument_checks.traced(found.solution):
             # In batches for the solver's sake; what was measured is in memory all the same.
-            found = dataclasses.replace(found, problem=problem_of(np.arange(count)))
+            everyone = np.arange(count)
+            if self.mesh is not None:
+                everyone = everyone[places(self.mesh, count)]
+            problem = problem_of(everyone).of_signals(slice(count))
+            found = dataclasses.replace(found, problem=problem)
         return dataclasses.replace(found, names=tuple(f"{n:05d}" for n in range(count)))
 
     def _in_batches(self, problem_of, count, batch_size, solve):
         """The fit of `count` signals, solved in batches of one size.
 
-        problem_of: numbers of signals -> Problem; solve: Problem -> Fit.
+        problem_of: numbers of signals -> Problem, laid out over the devices, where the first come
+        again at its end if they do not divide; solve: (Problem, count) -> Fit of its first signals.
         """
         batch_size = argument_checks.whole("batch_size", batch_size, 0)
         if count < 1:
             raise ArgumentError("measurements", f"{count} signals", "1 or more")
         size = min(batch_size or count, count)
-        if self.mesh is not None:
-            size = -(-size // self.mesh.shape["data"]) * self.mesh.shape["data"]
         parts = []
         for first in range(0, count, size):
             # The last batch is filled up, so that it compiles nothing new; with the first signals,
             # so that what signals choose together, such as a noise, is not chosen by one of them.
             chosen = np.arange(first, first + size) % count
-            found = solve(problem_of(chosen))
+            if self.mesh is not None:
+                chosen = chosen[places(self.mesh, size)]
+            problem = processes.together(functools.partial(problem_of, chosen))
+            found = solve(problem, count=size)
             valid = min(size, count - first)
             parts.append(found if valid == size else found[:valid])
         return fits.joined(parts)
@@ -325,8 +334,8 @@ class NeuralDictionary(Trained):
             clouds = stacked(measured.cloud, chosen) if on_clouds else None
             return self._problem(measured.operator, values, own, signals=signals, clouds=clouds)
 
-        def solve(problem):
-            found = fits.fit_problem(problem, solver, measured.grid_shape)
+        def solve(problem, count):
+            found = fits.fit_problem(problem, solver, measured.grid_shape, count=count)
             if refinement is not None:
                 found = found.refine(refinement, on_grid)
             if uncertainty:
@@ -437,16 +446,21 @@ class NeuralDictionary(Trained):
 
 
 def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -> NeuralDictionary:
-    """A trained dictionary: the workdir of a run, or one file that `save` wrote, also in a bucket,
-    gs:// or s3://, of which a copy is read.
+    """A trained dictionary: the workdir of a run, one file that `save` wrote, or one that comes
+    with the package, by its name: 'chairs', 'faces', 'phantoms' or 'photos'. Of a run or a file in
+    a bucket, gs:// or s3://, a copy is read.
 
-    step: of a workdir's checkpoints, 'best', 'latest' or a number. mesh: devices to lay it out on.
+    A run or a file of such a name here comes first; './faces' is always a path. step: of a
+    workdir's checkpoints, 'best', 'latest' or a number. mesh: devices to lay it out on.
     Reads no signals and executes nothing of the file. Raises FileNotFoundError or ValueError, in
     one line that names the file.
     """
-    path = argument_checks.path("path", bucket_copy.downloaded(path, "path"))
+    given = bucket_copy.downloaded(path, "path")
+    path = argument_checks.path("path", given)
+    path = shipped.located(given) if isinstance(given, str) else path
     if path.suffix == ".safetensors" or path.is_file():
-        return NeuralDictionary._of(one_file.read(path, mesh), mesh)
+        far = mesh is not None and mesh.is_multi_process
+        return NeuralDictionary._of(one_file.read(path, None if far else mesh), mesh)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such workdir, and no such file")
     return open_workdir(Workdir(path, read_only=True, argument="path"), step, mesh)

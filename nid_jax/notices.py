@@ -5,7 +5,9 @@ In Python it is a warning of its own category, for filters; the command line pri
 
 import contextvars
 import os
+import re
 import sys
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
+# Controls but for tabs and ends of lines, marks of direction, and halves of letters.
+_MOVING = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _said: contextvars.ContextVar[dict[str, None] | None] = contextvars.ContextVar("said", default=None)
 
 
@@ -42,6 +46,38 @@ def say(text: str) -> None:
         warnings.warn_explicit(Notice(text), None, path, caller.f_lineno, module, known)
     finally:
         warnings.formatwarning = before
+
+
+def shown(text: str) -> str:
+    """A text of many lines of which no letter moves a cursor or turns the writing round: their
+    numbers stand for them."""
+    return _MOVING.sub(lambda found: _escaped(found[0]), text)
+
+
+def one_line(text: object) -> str:
+    """A text as one line for a terminal: runs of white space as a blank, and what would move the
+    cursor, colour, ring, turn the writing round or cannot be encoded as its number, \\x1b.
+
+    Names of files may hold anything but a slash.
+    """
+    words = " ".join(str(text).split())
+    if words.isascii() and words.isprintable():
+        return words
+    return "".join(one if _harmless(one) else _escaped(one) for one in words)
+
+
+def _harmless(letter: str) -> bool:
+    # Controls, formats such as a turn of direction, surrogates, private and unassigned ones.
+    return not unicodedata.category(letter).startswith("C")
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 2**16 else f"\\U{code:08x}"
+    )
 
 
 def _formatted(message, category, filename, lineno, line=None):
@@ -84,7 +120,7 @@ def printed() -> Iterator[None]:
                 other(message, category, filename, lineno, file, line)
             elif str(message) not in said:
                 said[str(message)] = None
-                print("note:", *str(message).split(), file=sys.stderr)
+                print("note:", one_line(message), file=sys.stderr)
 
         warnings.showwarning = show
         warnings.simplefilter("always", Notice)
@@ -96,7 +132,7 @@ def printed() -> Iterator[None]:
 
 def printed_lines() -> list[str]:
     """What was said so far within `printed`; none outside of it."""
-    return [" ".join(text.split()) for text in _said.get() or ()]
+    return [one_line(text) for text in _said.get() or ()]
 
 
 def plain(line: str) -> str:

@@ -1,14 +1,17 @@
 """What differs between kinds of device: how many numbers are held at a time, and float64.
 
-The one place that asks for the kind of device at hand, or names one.
+The one place that chooses by the kind of device at hand, or names one.
 """
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+
+from nid_jax import devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,24 +24,67 @@ class Sizes:
     """Of one layer of what is rendered."""
     mesh_points: int
     """Points that a surface is looked for at."""
+    chunk: int
+    """Of one chunk of measurements, as equations are summed over them."""
+    held: int
+    """Of matrices of the signals' own, and of what a pursuit has chosen for all of its signals."""
     pursued: int
-    """Signals of one block of a matching pursuit; 0: all."""
+    """Signals of one block of a matching pursuit at most; 0: as many as are held."""
     matrices: int
-    """Signals with operators of their own whose equations are solved together; 0: what is held."""
+    """Signals with operators of their own whose equations are solved together at most; 0: as many
+    as are held."""
 
 
 # On CPU 2 and 8 MB stay in cache and are not paged in anew by every step, nor is the basis of a few
 # signals: a third of the time of rendering, half of that of a pursuit. So does the matrix of one
 # signal: of 64 with 256 experts 0.22 s, together 0.41 s.
-_CPU = Sizes(activations=2**19, layers=2**21, mesh_points=2**12, pursued=8, matrices=1)
-_ACCELERATOR = Sizes(activations=2**27, layers=2**24, mesh_points=2**16, pursued=0, matrices=0)
+_CPU = Sizes(
+    activations=2**19,
+    layers=2**21,
+    mesh_points=2**12,
+    chunk=2**22,
+    held=2**25,
+    pursued=8,
+    matrices=1,
+)
+# Of an accelerator's memory one activation is this part at most: a backward pass holds some 16 of
+# them, a quarter of the memory.
+_PART = 64
+# What an accelerator is taken to have that does not say.
+_UNTOLD_BYTES = 2**34
 
 _single = False
 
 
 def sizes() -> Sizes:
-    """What suits the devices at hand."""
-    return _CPU if jax.default_backend() == "cpu" else _ACCELERATOR
+    """What suits the devices at hand: a CPU's caches, or an accelerator's memory."""
+    if jax.default_backend() == "cpu":
+        return _CPU
+    return of_memory(devices.memory_bytes() or _UNTOLD_BYTES)
+
+
+@functools.cache
+def of_memory(there: int) -> Sizes:
+    """What an accelerator of so many bytes holds at a time.
+
+    Powers of two, so that devices that differ by little compile the same programs; never less than
+    a mebibyte, or 256 points.
+    """
+    activations = 2 ** max(21, (there // (4 * _PART)).bit_length() - 1)
+    return Sizes(
+        activations=activations,
+        layers=activations // 8,
+        mesh_points=activations // 2**11,
+        chunk=activations // 8,
+        held=activations,
+        pursued=0,
+        matrices=0,
+    )
+
+
+def has_float64() -> bool:
+    """Whether the device at hand computes in float64: all but a TPU do."""
+    return not _single and jax.default_backend() != "tpu"
 
 
 def by_float64(double: Callable, single: Callable, *arrays: Any) -> Any:

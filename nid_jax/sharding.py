@@ -12,20 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
+from ml_collections import ConfigDict
 
 # Logical axis of an array -> axis of the mesh. None: not split.
 RULES: dict[str | None, str | None] = {"signal": "data", "expert": "expert", None: None}
-
-
-def initialise_distributed(flag: bool) -> None:
-    """Joins this process to its cluster if `flag`; call it before anything touches a device.
-
-    Every error of jax.distributed passes through: a run that was asked to be distributed must
-    not go on alone.
-    """
-    if flag:
-        jax.distributed.initialize()
 
 
 def make_mesh(data: int = 1, expert: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -59,53 +50,17 @@ def make_mesh(data: int = 1, expert: int = 1, devices: Sequence[jax.Device] | No
             f" with several processes all must be used ({_fitting(count)})"
         )
     # Auto: the compiler derives the sharding of intermediate values from those of the inputs.
-    mesh = jax.make_mesh(
+    return jax.make_mesh(
         (data, expert),
         ("data", "expert"),
         axis_types=(jax.sharding.AxisType.Auto,) * 2,
         devices=devices[:needed],
     )
-    check_processes([[device.process_index for device in row] for row in mesh.devices])
-    return mesh
-
-
-def check_processes(processes: Sequence[Sequence[int]]) -> None:
-    """Raises ValueError unless a mesh's processes [data, expert] suit how signals are dealt out.
-
-    `place_batch` gives every process its share by its number: experts of one row must lie in one
-    process, and rows in the order of processes.
-    """
-    rows = [sorted(set(row)) for row in processes]
-    if any(len(row) > 1 for row in rows):
-        raise ValueError(
-            f"mesh.expert={len(processes[0])}: experts cannot be split over processes; allowed: at "
-            f"most as many as one process has devices, with mesh.data over the processes"
-        )
-    if rows != sorted(rows):
-        raise ValueError(
-            f"mesh.data={len(rows)}: devices in the order of processes {[row[0] for row in rows]}; "
-            f"allowed: one process after the other"
-        )
 
 
 def _fitting(count: int) -> str:
     pairs = [f"{count // e}x{e}" for e in range(1, count + 1) if count % e == 0]
     return f"mesh.data x mesh.expert that use all: {', '.join(pairs)}"
-
-
-def check_divisible(mesh: Mesh, num_experts: int, batch_size: int) -> None:
-    """Raises ValueError if experts or signals cannot be dealt out evenly over `mesh`."""
-    for axis, key, size in (
-        ("expert", "dictionary.num_experts", num_experts),
-        ("data", "train.batch_size", batch_size),
-    ):
-        parts = mesh.shape[axis]
-        if size % parts:
-            below = size // parts * parts
-            near = f"{below} or {below + parts}" if below else f"{parts}"
-            raise ValueError(
-                f"{key}={size} must be a multiple of mesh.{axis}={parts}, such as {near}"
-            )
 
 
 def named(mesh: Mesh, *axes: str | None) -> NamedSharding:
@@ -146,6 +101,49 @@ def moments_layout(moments: PyTree, layout: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree_util.tree_map_with_path(one, moments)
 
 
+def filled(tree: PyTree, layout: PyTree) -> PyTree[Array]:
+    """Arrays with zeros at the ends of axes that the layout could not split evenly; see `emptied`.
+
+    Inside of a jitted function, where arrays may lie unevenly: the same numbers lie on the same
+    devices before and after, and nothing is computed of what only fills up.
+    """
+
+    def one(leaf, where):
+        wanted = filled_shape(leaf.shape, where)
+        more = [(0, size - own) for size, own in zip(wanted, leaf.shape, strict=True)]
+        return jnp.pad(leaf, more) if wanted != leaf.shape else leaf
+
+    return jax.tree.map(one, tree, layout)
+
+
+def emptied(tree: PyTree, shapes: PyTree) -> PyTree[Array]:
+    """`filled` arrays without what fills them up; shapes: a tree of what has the shapes wanted."""
+
+    def one(leaf, wanted):
+        if leaf.shape == wanted.shape:
+            return leaf
+        return leaf[tuple(slice(size) for size in wanted.shape)]
+
+    return jax.tree.map(one, tree, shapes)
+
+
+def filled_shape(shape: Sequence[int], where: NamedSharding) -> tuple[int, ...]:
+    """The next larger shape that a sharding splits evenly."""
+    parts = [1 if axis is None else where.mesh.shape[axis] for axis in where.spec]
+    parts += [1] * (len(shape) - len(parts))
+    return tuple(-(-size // part) * part for size, part in zip(shape, parts, strict=True))
+
+
+def fitting(tree: PyTree, layout: PyTree) -> PyTree[NamedSharding]:
+    """The layout, with what it cannot split evenly whole on every device."""
+
+    def one(leaf: Any, where: NamedSharding) -> NamedSharding:
+        even = filled_shape(leaf.shape, where) == tuple(leaf.shape)
+        return where if even else NamedSharding(where.mesh, PartitionSpec())
+
+    return jax.tree.map(one, tree, layout)
+
+
 def place(tree: PyTree, axes: PyTree, mesh: Mesh) -> PyTree[Array]:
     """`tree` with every leaf laid out over `mesh` as `axes` says; values are unchanged.
 
@@ -154,12 +152,44 @@ def place(tree: PyTree, axes: PyTree, mesh: Mesh) -> PyTree[Array]:
     return jax.tree.map(_put, tree, shardings(tree, axes, mesh))
 
 
-def place_batch(batch: PyTree, mesh: Mesh) -> PyTree[Array]:
-    """Global arrays [B, ...] split along 'signal' from what this process has read.
+def own_rows(processes: Sequence[Sequence[int]], process: int) -> Int[np.ndarray, " R"]:
+    """Rows of a mesh's processes [data, expert] in which a process has a device, ascending."""
+    return np.flatnonzero((np.asarray(processes) == process).any(1))
 
-    In one process that is the whole batch; in several, each gives its own part of B. What a dict
-    holds under 'points' [P, D] or 'way' is common to all signals: every device gets the whole.
-    Raises ValueError if B is no multiple of mesh.data.
+
+def places(mesh: Mesh, size: int) -> Int[np.ndarray, " b"]:
+    """Which of the `size` signals of a batch this process reads, in the order of `place_batch`.
+
+    Processes whose devices lie in one row of the mesh read the same. Where mesh.data does not
+    divide the batch, the first signals come again at its end, see `cut`.
+    """
+    rows = own_rows(_processes(mesh), jax.process_index())
+    each = -(-size // mesh.shape["data"])
+    return (rows[:, None] * each + np.arange(each)).reshape(-1) % size
+
+
+def places_of(config: ConfigDict) -> Int[np.ndarray, " b"]:
+    """`places` of the training that a config describes."""
+    return places(make_mesh(config.mesh.data, config.mesh.expert), config.train.batch_size)
+
+
+def _processes(mesh):
+    return [[device.process_index for device in row] for row in mesh.devices]
+
+
+def cut(batch: PyTree, size: int) -> PyTree[Array]:
+    """A placed batch without the signals that only fill it up, inside of a jitted function: there
+    arrays may be split unevenly."""
+    common = {"points", "way"} & set(batch)
+    rows = {name: leaf for name, leaf in batch.items() if name not in common}
+    return {**jax.tree.map(lambda leaf: leaf[:size], rows), **{k: batch[k] for k in common}}
+
+
+def place_batch(batch: PyTree, mesh: Mesh) -> PyTree[Array]:
+    """Global arrays [B, ...] split along 'signal' from what this process has read: its `places`.
+
+    What a dict holds under 'points' [P, D] or 'way' is common to all signals: every device gets the
+    whole. Raises ValueError if B is no multiple of mesh.data.
     """
     common = {"points", "way"} & set(batch if isinstance(batch, dict) else ())
     if common:
@@ -167,32 +197,71 @@ def place_batch(batch: PyTree, mesh: Mesh) -> PyTree[Array]:
         everywhere = {name: batch[name] for name in common}
         placed = jax.tree.map(lambda leaf: _put(np.asarray(leaf), named(mesh)), everywhere)
         return {**place_batch(rest, mesh), **placed}
-    sharding = named(mesh, "signal")
+    sharding, rows = named(mesh, "signal"), own_rows(_processes(mesh), jax.process_index())
+    each_of = {int(row): number for number, row in enumerate(rows)}
 
     def put(leaf):
-        leaf = np.asarray(leaf)
-        size = leaf.shape[0] * jax.process_count()
-        if size % mesh.shape["data"]:
+        leaf = _host(leaf)
+        if len(leaf) % len(rows):
             raise ValueError(
-                f"a batch of {size} signals cannot be dealt out over mesh.data={mesh.shape['data']}"
+                f"a batch of {len(leaf)} signals cannot be dealt out over the {len(rows)} places "
+                f"that this process has of mesh.data={mesh.shape['data']}"
             )
         if jax.process_count() == 1:
             return jax.device_put(leaf, sharding)
-        return jax.make_array_from_process_local_data(sharding, leaf)
+        each = len(leaf) // len(rows)
+
+        def part(index):
+            own = each_of[(index[0].start or 0) // each]
+            return leaf[own * each : (own + 1) * each]
+
+        shape = (each * mesh.shape["data"], *leaf.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
 
     return jax.tree.map(put, batch)
+
+
+def put(tree: PyTree, layout: PyTree) -> PyTree[Array]:
+    """`tree` laid out as `layout`, a tree of NamedSharding; as `place`."""
+    return jax.tree.map(_put, tree, layout)
+
+
+def own(tree: PyTree) -> PyTree:
+    """The same with whole copies, on this process's first device, of what lies over several
+    processes; all of them are to ask for it."""
+    leaves, structure = jax.tree.flatten(tree)
+    far = [n for n, leaf in enumerate(leaves) if not getattr(leaf, "is_fully_addressable", True)]
+    if far:
+        everywhere = named(leaves[far[0]].sharding.mesh)
+        whole = jax.jit(_same, out_shardings=everywhere)([leaves[n] for n in far])
+        for number, leaf in zip(far, whole, strict=True):
+            leaves[number] = leaf.addressable_data(0)
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     if jax.process_count() == 1:
         return jax.device_put(leaf, sharding)
+    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+        return leaf
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.jit(_same, out_shardings=sharding)(leaf)
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         impl = jax.random.key_impl(leaf)
         # Key data has one more dimension than the keys, never split.
         data = _put(jax.random.key_data(leaf), sharding)
         return jax.jit(lambda x: jax.random.wrap_key_data(x, impl=impl))(data)
     # device_put of a jax.Array across processes leaves it without its addressable shards.
-    value = np.asarray(leaf)
+    value = _host(leaf)
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def _same(tree):
+    """For jit, which knows a function that it has compiled by its name."""
+    return tree
+
+
+def _host(leaf: Any) -> np.ndarray:
+    """As NumPy has it, of a type that devices hold."""
+    value = np.asarray(leaf)
+    return value.astype(jax.dtypes.canonicalize_dtype(value.dtype), copy=False)

@@ -14,8 +14,8 @@ signals as they come, while Python calls handlers only between two of its own in
 ends with exit status 128 + its number. Signals that were ignored when the process began, as under
 nohup, stay so.
 
-Several processes: `ask(number)` does here what the signal would do; call it in the main thread of a
-process whose neighbour got one. In Python, outside of a command, `Preemption` alone catches signals
+Several processes: whichever gets a signal tells the others (`ask_others`, which `neighbours` sets);
+they leave together. In Python, outside of a command, `Preemption` alone catches signals
 and gives them back; the second Ctrl-C is a KeyboardInterrupt then.
 
 Imports nothing but the standard library, as it comes before every other import.
@@ -62,6 +62,8 @@ class _Command:
 
 
 _command = _Command()
+ask_others: Callable[[int], None] | None = None
+"""Tells the other processes of this run, where there are some, of a signal that came here."""
 # Those that wait for a signal themselves, the innermost last.
 _waiting: list[Preemption] = []
 
@@ -76,6 +78,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self.number = 0
+        """Of the signal that the run ends by, known to all of its processes; 0: of none."""
         self._previous: dict[int, Any] = {}
 
     @property
@@ -87,6 +90,15 @@ class Preemption:
     def signal_name(self) -> str:
         """Of the first signal that came, such as 'SIGTERM'; '' where none did."""
         return signal.Signals(self.number).name if self.number else ""
+
+    def reached(self) -> bool:
+        """Whether to leave now. To be called wherever a run can be left, in several processes by
+        all of them alike."""
+        return self.requested
+
+    def ended(self) -> bool:
+        """Whether a signal came before the end, to which all have come now."""
+        return self.requested
 
     def ask(self, number: int) -> None:
         """The run is to end, by that signal; the first one names it."""
@@ -120,7 +132,20 @@ def ask(number: int) -> None:
     if _waiting:
         _waiting[-1].ask(number)
     elif not before:
+        if ask_others is not None:
+            ask_others(number)
         raise Stopped(number)
+
+
+def asked_elsewhere(number: int) -> None:
+    """This run ends by a signal that came to another process: the exit status is that one's."""
+    if _command.room:
+        _command.asked = _command.asked or number
+
+
+def leave(number: int) -> None:
+    """Leave at once, from whatever thread, with the line of a run that has nothing to save."""
+    _leave(number, ENDED)
 
 
 def status() -> int:

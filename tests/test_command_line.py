@@ -114,15 +114,18 @@ def test_render_any_shape_window_and_scale(call, copied, tiny):
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        ("shape=(0,3)", "render.shape: (0, 3); allowed: 2 whole numbers, each 1 or more"),
+        ("shape=(0,3)", "render.shape: (0, 3); allowed: (), or whole numbers, each 1 or more"),
         ("shape=512", "render.shape: (512,); allowed: 2 whole numbers"),
-        ("shape=(5.5,5)", "render.shape: (5.5, 5); allowed: 2 whole numbers"),
+        ("shape=(5.5,5)", "render.shape: (5.5, 5); allowed: (), or whole numbers"),
         ("shape=(8,8,8)", "render.shape: (8, 8, 8); allowed: 2 whole numbers"),
-        ("window=((0,-1),(0,1))", "render.window: ((0, -1), (0, 1)); allowed: 2 pairs (low, high)"),
-        ("window=(0,1)", "render.window: (0, 1); allowed: 2 pairs"),
-        ("window=(('a','b'),(0,1))", "allowed: 2 pairs"),
-        ("scale=0", "render.scale: 0; allowed: 1 or more"),
-        ("chunk=-1", "render.chunk: -1; allowed: 0 or more"),
+        (
+            "window=((0,-1),(0,1))",
+            "render.window: ((0, -1), (0, 1)); allowed: (), or pairs (low, high)",
+        ),
+        ("window=(0,1)", "render.window: (0, 1); allowed: (), or pairs"),
+        ("window=(('a','b'),(0,1))", "allowed: (), or pairs"),
+        ("scale=0", "render.scale: 0; allowed: a whole number, 1 or more"),
+        ("chunk=-1", "render.chunk: -1; allowed: a whole number, 0 or more"),
     ],
 )
 def test_renders_that_cannot_be(call, trained, option, expected, tiny):

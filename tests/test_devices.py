@@ -11,10 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import logging
-from ml_collections import ConfigDict
 
 from nid_jax import devices
-from nid_jax.training import checks
 
 SETTINGS = (
     "jax_compilation_cache_dir",
@@ -158,11 +156,15 @@ def test_a_second_process_compiles_nothing(environment):
     assert counts[1] == 0
 
 
-def test_a_step_beyond_the_memory_is_refused_with_the_keys_to_change():
-    config = ConfigDict({"train": {"batch_size": 1000, "points": 0}, "data": {"name": "folder"}})
-    checks.check_memory(2**30, 2**30, config)
-    checks.check_memory(2**30, 0, config)
-    with pytest.raises(ValueError, match=r"train\.points: a step of 1000 .*2\.0 GiB.*data\.crops"):
-        checks.check_memory(2**31, 2**30, config)
-    there = devices.memory_bytes()
-    assert 2**27 < there < 2**45
+def test_errors_of_memory_are_words():
+    """One that XLA raises by itself, and one of NumPy."""
+    with pytest.raises(jax.errors.JaxRuntimeError) as raised:
+        jax.block_until_ready(jax.numpy.zeros(2**45, jax.numpy.float32))
+    words = devices.exhausted(raised.value)
+    assert re.fullmatch(r"Out of memory allocating \d+ bytes; there are \d+ bytes", words)
+    with pytest.raises(MemoryError) as raised:
+        np.zeros(2**50)
+    assert devices.exhausted(raised.value).startswith("Unable to allocate 8.00 PiB")
+    assert devices.exhausted(MemoryError()) == "the machine's memory ran out"
+    assert devices.exhausted(jax.errors.JaxRuntimeError("INTERNAL: something")) == ""
+    assert devices.exhausted(ValueError("RESOURCE_EXHAUSTED: not of a device")) == ""

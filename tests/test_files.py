@@ -154,6 +154,15 @@ def test_paths_of_this_machine(path):
     assert files.local("~/x", "--workdir") == Path.home() / "x"
 
 
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [("chair 1 é", "chair 1 é"), ("../a\n\x1b[1m", ".._a__[1m"), ("\udcffa", "_a"), ("", "")],
+)
+def test_short_names_are_harmless(name, short):
+    assert files.short_name(name) == short
+    assert len(files.short_name("\N{MATHEMATICAL BOLD CAPITAL A}" * 300).encode()) == 160
+
+
 # Killed at any point
 
 KILLED = """

@@ -10,14 +10,22 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each may import what stands before it.
 ORDER = (
     "stopping",
+    "sifting",
+    "neighbours",
+    "joining",
+    "launching",
     "configs",
     "errors",
     "notices",
+    "bounds",
+    "array_files",
+    "json_files",
     "files",
     "ffmpeg",
     "numerics",
-    "platforms",
     "devices",
+    "processes",
+    "platforms",
     "geometry",
     "fields",
     "sharding",
@@ -25,6 +33,7 @@ ORDER = (
     "metrics",
     "data",
     "storage",
+    "settings",
     "fitting",
     "reporting",
     "training",
@@ -38,6 +47,8 @@ ORDER = (
 )
 # Neighbours that know nothing of one another.
 APART = {
+    ("sifting", "stopping"),
+    *(("launching", room) for room in ("sifting", "neighbours", "joining")),
     ("files", "errors"),
     ("notices", "errors"),
     ("ffmpeg", "errors"),

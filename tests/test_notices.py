@@ -51,3 +51,10 @@ def test_lines_that_were_printed_are_known_once_and_only_there():
         assert notices.printed_lines() == ["first", "second word"]
     assert notices.printed_lines() == []
     assert notices.plain("note        3 signals: a 2 -> 1") == "3 signals: a 2 -> 1"
+
+
+def test_one_line_shows_what_would_do_something_to_a_terminal():
+    odd = "a\n\tb\x1b[31m\u202e\udcff\x07 é 中 \N{GRINNING FACE}"
+    assert notices.one_line(odd) == r"a b\x1b[31m\u202e\xff\x07 é 中 " + "\N{GRINNING FACE}"
+    assert notices.one_line("as it is: 'x'") == "as it is: 'x'"
+    notices.one_line(odd).encode()  # no half of a letter is left

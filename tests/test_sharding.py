@@ -85,14 +85,29 @@ class FakeMesh:
         self.shape = {"data": data, "expert": expert}
 
 
-def test_check_divisible_names_the_key_and_what_fits():
-    sharding.check_divisible(FakeMesh(4, 2), num_experts=256, batch_size=8)
-    with pytest.raises(ValueError, match=r"dictionary\.num_experts=7 .* mesh\.expert=2.* 6 or 8"):
-        sharding.check_divisible(FakeMesh(1, 2), num_experts=7, batch_size=8)
-    with pytest.raises(ValueError, match=r"train\.batch_size=10 .* mesh\.data=4.* 8 or 12"):
-        sharding.check_divisible(FakeMesh(4, 2), num_experts=8, batch_size=10)
-    with pytest.raises(ValueError, match=r"train\.batch_size=3 .* such as 4$"):
-        sharding.check_divisible(FakeMesh(4, 1), num_experts=8, batch_size=3)
+class FakeSharding:
+    def __init__(self, mesh, *spec):
+        self.mesh, self.spec = mesh, spec
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec", "wanted"),
+    [
+        ((8, 5), ("expert", None), (8, 5)),
+        ((7, 5), ("expert",), (8, 5)),
+        ((9, 7), ("data", "expert"), (12, 8)),
+        ((1, 5), ("data",), (4, 5)),
+        ((), (), ()),
+    ],
+)
+def test_what_does_not_divide_is_filled_up_and_emptied(shape, spec, wanted):
+    where = FakeSharding(FakeMesh(4, 2), *spec)
+    assert sharding.filled_shape(shape, where) == wanted
+    values = jnp.asarray(np.random.default_rng(0).standard_normal(shape))
+    held = sharding.filled([values], [where])
+    assert held[0].shape == wanted
+    assert float(jnp.abs(held[0]).sum()) == pytest.approx(float(jnp.abs(values).sum()), rel=1e-6)
+    np.testing.assert_array_equal(sharding.emptied(held, [values])[0], values)
 
 
 def test_unknown_axes_are_refused():
@@ -102,31 +117,25 @@ def test_unknown_axes_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("processes", "message"),
+    ("processes", "rows"),
     [
-        ([[0, 1]], "^mesh.expert=2: experts cannot be split over processes"),
-        ([[0, 0], [0, 1]], "^mesh.expert=2: experts cannot be split over processes"),
-        ([[0], [1], [0], [1]], r"^mesh.data=4: devices in the order of processes \[0, 1, 0, 1\]"),
+        ([[0, 1]], ([0], [0])),  # experts of one row over both
+        ([[0, 0], [1, 1]], ([0], [1])),
+        ([[0, 0, 1], [1, 2, 2]], ([0], [0, 1], [1])),
+        ([[0], [1], [0], [1]], ([0, 2], [1, 3])),
     ],
 )
-def test_meshes_that_deal_out_signals_wrongly_are_refused(processes, message):
-    with pytest.raises(ValueError, match=message):
-        sharding.check_processes(processes)
-    sharding.check_processes([[0, 0], [0, 0], [1, 1]])
+def test_a_process_reads_the_rows_it_has_devices_in(processes, rows):
+    for process, expected in enumerate(rows):
+        np.testing.assert_array_equal(sharding.own_rows(processes, process), expected)
 
 
-def test_distributed_only_when_asked(monkeypatch):
-    calls = []
-
-    def initialize():
-        calls.append(1)
-        raise RuntimeError("no coordinator")
-
-    monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    sharding.initialise_distributed(False)
-    assert calls == []
-    with pytest.raises(RuntimeError, match="no coordinator"):
-        sharding.initialise_distributed(True)
+def test_places_fill_up_what_does_not_divide():
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    np.testing.assert_array_equal(sharding.places(mesh, 5), np.arange(5))
+    batch = {"ids": np.arange(6), "points": np.ones((2, 3)), "way": np.ones(4)}
+    found = sharding.cut(batch, 5)
+    assert {name: len(leaf) for name, leaf in found.items()} == {"ids": 5, "points": 2, "way": 4}
 
 
 EIGHT = """
@@ -185,6 +194,18 @@ jax.process_count = lambda: 1
 for a, b in zip(jax.tree.leaves(placed), jax.tree.leaves(other), strict=True):
     assert a.sharding.is_equivalent_to(b.sharding, a.ndim), (a.sharding, b.sharding)
     assert bool(jnp.all(a == b))
+
+# The largest of experts that are split, with ties and of sizes that do not divide.
+import re
+from nid_jax.fields.routing import largest
+for rows, experts in ((8, 64), (5, 63)):
+    drawn = np.round(3 * rng.standard_normal((rows, experts))).astype(np.float32)
+    sizes = jax.device_put(drawn, sharding.named(mesh))
+    with jax.set_mesh(mesh):
+        program = jax.jit(largest, static_argnums=1).lower(sizes, 6).compile()
+    np.testing.assert_array_equal(program(sizes), jax.lax.top_k(sizes, 6)[1])
+    gathered = re.findall(r"= .32\\[\\d+,(\\d+)\\]\\S* all-gather", program.as_text())
+    assert max(map(int, gathered)) == 12, gathered
 print("all good")
 """
 
@@ -215,19 +236,37 @@ port, index, directory = sys.argv[1:]
 jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(index))
 mesh = sharding.make_mesh(0, 1)
 assert mesh.shape["data"] == 2
-try:
-    sharding.make_mesh(1, 2)
-except ValueError as error:
-    assert "mesh.expert=2: experts cannot be split over processes" in str(error)
-else:
-    raise AssertionError("experts split over processes")
 values = np.random.default_rng(0).standard_normal((4, 9000)).astype(np.float32)
 tree = {"codes": values, "w": jnp.asarray(values), "key": jax.random.key(7)}
 axes = {"codes": ("signal", None), "w": None, "key": ()}
 placed = sharding.place(tree, axes, mesh)
-batch = sharding.place_batch(values[2 * int(index) : 2 * int(index) + 2], mesh)
+batch = sharding.place_batch(values[sharding.places(mesh, 4)], mesh)
 assert batch.shape == (4, 9000)
 assert float(jax.jit(jnp.max)(batch)) == values.max()
+np.testing.assert_array_equal(sharding.own(batch), values)
+# Experts of one row over both: each reads the whole batch, and replicas are the same.
+rows = sharding.make_mesh(1, 2)
+np.testing.assert_array_equal(sharding.places(rows, 3), [0, 1, 2])
+whole = sharding.place_batch({"codes": values[:3]}, rows)["codes"]
+experts = sharding.place({"w": values}, {"w": ("expert",)}, rows)["w"]
+assert [shard.data.shape for shard in experts.addressable_shards] == [(2, 9000)]
+product = jax.jit(lambda a, b: a @ b.T, out_shardings=sharding.named(rows))(whole, experts)
+jax.experimental.multihost_utils.assert_equal(np.asarray(product), "replicas differ")
+np.testing.assert_allclose(product, values[:3] @ values.T, rtol=1e-4, atol=1e-2)
+# What one does for all, what each does of its part, and errors that all hear of.
+from nid_jax import processes
+mine = int(index)
+assert processes.once(lambda: {"a": np.arange(3.0), "from": mine})["from"] == 0
+assert processes.once(lambda: processes.gathered(lambda: mine)) == [0]
+parts = processes.gathered(lambda: [mine] * (mine * 5000))
+assert parts == [[], [1] * 5000]
+assert [list(processes.own_part(n)) for n in (5, 1)] == ([[0, 1], []], [[2, 3, 4], [0]])[mine]
+for work in (processes.together, processes.gathered):
+    try:
+        work(lambda: 1 if mine == 0 else int("2.png is damaged"))
+        raise SystemExit("an error of the other process was not heard")
+    except ValueError as error:
+        assert "2.png is damaged" in str(error), error
 placed["batch"] = batch
 with Checkpoints(directory) as checkpoints:
     for step in (1, 2):

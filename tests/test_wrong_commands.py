@@ -1,13 +1,16 @@
 """Command lines and signals that are wrong: the one line there is for each, nothing written."""
 
 import os
+import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
+from nid_jax import commands
 from tests.photos import make_photos
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,9 +99,9 @@ WRONG_VALUES = [
     ("data.size=(25,", "--config.data.size=(25,: numbers in parentheses are wanted"),
     # Values, which the part that takes them sees to.
     ("task=imag", "task: 'imag' is unknown, did you mean 'image'?"),
-    ("seed=-1", "seed: -1; allowed: 0 to 4294967295"),
+    ("seed=-1", "seed: -1; allowed: a whole number, 0 to 4294967295"),
     ("data.name=facess", "data.name='facess' is unknown; did you mean 'faces'?"),
-    ("data.size=(25.5,25)", "data.size=(25.5, 25): must be (rows, columns)"),
+    ("data.size=(25.5,25)", "data.size: (25.5, 25); allowed: (), or whole numbers"),
     ("data.size=(30,30)", "is 25x25 (rows x columns), expected 30x30; set data.resize=true"),
     ("data.num_train=99", "data.num_train: 99; allowed: at most 80, the signals to train on"),
     (
@@ -109,23 +112,23 @@ WRONG_VALUES = [
         "dictionary.kind=sharde",
         "dictionary.kind: 'sharde'; allowed: independent, shared",
     ),
-    ("dictionary.num_experts=0", "dictionary.num_experts: 0; allowed: 1 or more"),
+    ("dictionary.num_experts=0", "dictionary.num_experts: 0; allowed: a whole number, 1 or more"),
     ("dictionary.activation=sin", "dictionary.activation: 'sin'; allowed: sine, relu"),
     ("dictionary.embedding.kind=fouri", "did you mean fourier?"),
     ("router.kind=codebok", "router.kind: 'codebok' is unknown, did you mean 'codebook'?"),
     ("router.top_k=9", "router.top_k: 9; allowed: at most 8, the experts of dictionary.num_exp"),
-    ("loss.data=l3", "loss.data: 'l3' is unknown; allowed: l2, l1"),
+    ("loss.data=l3", "loss.data: 'l3'; allowed: l2, l1"),
     ("train.codes=joined", "train.codes: 'joined' is unknown, did you mean 'joint'?"),
     ("train.steps=0", "train.steps: 0; allowed: 1 or more"),
-    ("train.points=-1", "train.points: -1; allowed: 0 or more"),
+    ("train.points=-1", "train.points: -1; allowed: a whole number, 0 or more"),
     ("train.batch_size=9", "train.batch_size: 9; allowed: at most 8, of 8 signals to learn from"),
-    ("train.chunks=all", "train.chunks: 'all' is unknown; allowed: random, exhaustive"),
+    ("train.chunks=all", "train.chunks: 'all'; allowed: random, exhaustive"),
     ("train.optimizer.name=adma", "train.optimizer.name: 'adma' is unknown, did you mean 'adam'?"),
     ("train.optimizer.schedule=cos", "train.optimizer.schedule: 'cos' is unknown"),
-    ("train.optimizer.learning_rate=nan", "train.optimizer.learning_rate: nan; allowed: 0 or more"),
-    ("checkpoint.keep_latest=0", "checkpoint.keep_latest: 0; allowed: 1 or more"),
+    ("train.optimizer.learning_rate=nan", "train.optimizer.learning_rate: nan; allowed: finite, 0"),
+    ("checkpoint.keep_latest=0", "checkpoint.keep_latest: 0; allowed: a whole number, 1 or more"),
     ("mesh.data=64", "mesh.data=64 times mesh.expert=1 needs 64 devices"),
-    ("mesh.expert=0", "mesh.expert=0 must be at least 1"),
+    ("mesh.expert=0", "mesh.expert: 0; allowed: a whole number, 1 or more"),
     # What is only needed after training, but would be a pity to learn then.
     ("prior.num_signals=9", "prior.num_signals: 9; allowed: at most 8, of 8 signals to learn from"),
     ("fit.num_signals=3", "fit.num_signals: 3; allowed: at most 2, the signals to fit"),
@@ -138,7 +141,7 @@ WRONG_VALUES = [
     ("fit.top_k=9", "fit.top_k: 9; allowed: at most 8, the experts of dictionary.num_experts"),
     ("fit.name=a/b", "fit.name='a/b': letters, digits"),
     ("fit.split=dev", "fit.split: 'dev'; allowed: train, test"),
-    ("fit.num_signals=-1", "fit.num_signals: -1; allowed: 0 or more"),
+    ("fit.num_signals=-1", "fit.num_signals: -1; allowed: a whole number, 0 or more"),
 ]
 
 
@@ -217,3 +220,31 @@ def test_an_array_with_an_infinite_value(call, tmp_path, tiny):
     )
     assert "signals.npy: signal 7 holds infinity; allowed: finite numbers" in result.complaint()
     assert os.listdir(tmp_path) == ["signals.npy"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "act", "expected"),
+    [
+        (
+            "train",
+            lambda _: jax.numpy.zeros(2**45).block_until_ready(),
+            r"error: train\.batch_size, train\.points, dictionary\.num_experts: memory does not "
+            r"hold what they ask for: Out of memory allocating \d+ bytes; there are \d+ bytes; al",
+        ),
+        ("render", lambda _: np.zeros(2**50), r"error: render\.chunk, .*Unable to allocate 8\.00 "),
+    ],
+)
+def test_memory_that_runs_out_is_one_line(call, tmp_path, monkeypatch, mode, act, expected):
+    monkeypatch.setitem(commands.MODES, mode, act)
+    found = call(SMOKE, f"--workdir={tmp_path / 'W'}", f"--mode={mode}")
+    assert re.match(expected, found.complaint())
+    assert found.code == 2
+
+
+def test_other_errors_of_a_device_pass(call, tmp_path, monkeypatch):
+    def act(_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a fault")
+
+    monkeypatch.setitem(commands.MODES, "train", act)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a fault"):
+        call(SMOKE, f"--workdir={tmp_path / 'W'}", "--mode=train")

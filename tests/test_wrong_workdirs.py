@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -186,3 +187,15 @@ def test_a_loss_that_is_not_finite(call, tmp_path, tiny):
     assert os.listdir(workdir / "checkpoints") == ["1"]
     model = models.load_model(Workdir(workdir)).model
     assert np.isfinite(model.dictionary.head_kernel[...]).all()
+
+
+@pytest.mark.slow
+def test_a_damaged_prior_stands_in_the_way_of_those_who_ask_for_it_alone(copied, call, tiny):
+    (copied / "prior.npz").write_bytes(b"PK\3\4")
+    command = *tiny, f"--workdir={copied}", "--mode=fit", "--config.fit.name=again"
+    for options in (["ridge"], ["omp", "--config.fit.top_k=2"]):
+        result = call(*command, f"--config.fit.solver={options[0]}", *options[1:])
+        assert (result.code, "prior.npz" in result.err) == (0, False), result.err
+    result = call(*command, "--config.fit.solver=gaussian")
+    assert result.code == 2
+    assert re.search(r"error: \S+prior\.npz: cannot be read as an array file", result.err)

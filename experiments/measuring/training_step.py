@@ -1,7 +1,7 @@
 """One step of training as the trainer compiles it, to be timed again and again."""
 
 from measuring.command import clocked
-from nid_jax import sharding, tasks
+from nid_jax import tasks
 from nid_jax.training.loop import Trainer
 
 
@@ -14,7 +14,7 @@ class TrainingStep:
     def __init__(self, config, collection, dense=True):
         config.train.scan = "off"
         self.trainer = Trainer(tasks.build(config), config, None, collection)
-        self.batch = sharding.place_batch(next(self.trainer.batches), self.trainer.mesh)
+        self.batch = self.trainer.feeder.feed(0, 1)
         number = 0 if dense else self.trainer.warmup_steps
         self._program, self.compile_seconds = clocked(self.trainer.step_for, number, self.batch)
 

@@ -31,7 +31,7 @@ from nid_jax.fitting import rendering
 from nid_jax.metrics import images
 from nid_jax.training import components, reseeding
 from nid_jax.training.optimisers import build_optimiser
-from nid_jax.training.steps import Given, Recipe, TrainState, train_step
+from nid_jax.training.steps import Given, Recipe, TrainState, Window, train_step, train_steps
 from nid_jax.training.strategies import build_strategy
 
 SIGNALS, EXPERTS, ACTIVE = 4, 8, 2
@@ -85,8 +85,9 @@ def model_of(config, grid=GRID):
 # ---- training -----------------------------------------------------------------------------------
 
 
-def training_step(config, grid=GRID, dense=True, extra=()):
-    """A step of training. extra: of the batch, beside signals and ids. -> function, arguments."""
+def training_step(config, grid=GRID, dense=True, extra=(), scan=False):
+    """A step of training, or many of signals on the device. extra: of the batch, beside signals and
+    ids. -> function, arguments."""
     strategy = build_strategy(config, tasks.build(config).objective)
     optimizer = build_optimiser(config.train.optimizer, 10)
     graphdef, params, constants = nnx.split(nnx.merge(*model_of(config, grid)), nnx.Param, ...)
@@ -100,9 +101,13 @@ def training_step(config, grid=GRID, dense=True, extra=()):
         **dict(extra),
     }
 
+    if scan:
+        ids = numbers(5, SIGNALS, dtype=jnp.int32)
+        batch = Window(numbers(12, *grid, 1), ids, numbers(dtype=jnp.int32))
+
     def step(state, batch, constants):
         given = Given(constants, sample(grid), jax.random.key(0))
-        return train_step(recipe, state, batch, given)
+        return (train_steps if scan else train_step)(recipe, state, batch, given)
 
     return step, (state, batch, constants)
 
@@ -138,6 +143,16 @@ def training_cases():
             ),
         )
         for name, kind, changes, more in wanted
+    ]
+    cases += [
+        Case(
+            f"many training steps: {name}",
+            lambda kind=kind, changes=changes, more=more: training_step(
+                config_of(kind, **changes), scan=True, **more
+            ),
+        )
+        for name, kind, changes, more in wanted
+        if not more.get("extra")
     ]
     return [*cases, Case("training step: surface", surface_step)]
 

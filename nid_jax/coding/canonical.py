@@ -65,15 +65,13 @@ class Transform(NamedTuple):
         return found.astype(np.float32), (bias + found @ self.level).astype(np.float32)
 
     def prior(self, prior: GaussianPrior) -> GaussianPrior:
-        """The same Gaussian over canonical codes: its covariance is diagonal.
+        """The same Gaussian over canonical codes: its covariance is the diagonal alone.
 
         Raises ArgumentError for a prior that holds the bias beside the codes.
         """
         _covariance(prior, len(self.inverse))
-        share = float(prior.shrinkage)
         least = _LEAST_VARIANCE * max(self.energies.mean(), np.finfo(np.float32).tiny)
         variance = np.maximum(self.energies, least)
-        share = min(max(share, _LEAST_VARIANCE), 1.0)
         codes = prior.codes
         if codes is not None:
             codes = (np.asarray(codes, np.float64) @ self.inverse.T).astype(np.float32)
@@ -85,8 +83,9 @@ class Transform(NamedTuple):
             level = level.transformed(self.mixing, self.level, mean)
         return prior._replace(
             mean=_single(mean),
-            factor=_single(np.diag(np.sqrt((1 - share) * variance))),
-            diagonal=_single(share * variance),
+            # No directions beside the codes themselves: solvers pay for each, and files hold it.
+            factor=jnp.zeros((len(mean), 0), jnp.float32),
+            diagonal=_single(variance),
             codes=codes,
             mixture=mixture,
             level=level,

@@ -5,7 +5,7 @@ Numbers that are being traced by jit or vmap are not known yet; their type and s
 
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,12 @@ from nid_jax.devices import memory_bytes
 from nid_jax.errors import ArgumentError
 from nid_jax.files import local
 
+MOST_WHOLE = 2**31 - 1
+"""What an int32 holds, which JAX counts in."""
 MOST_SEED = 2**32 - 1
 """jax.random.key drops what is above 32 bits: keys of larger seeds are those of smaller ones."""
+# Squares of such numbers, and sums of them, are numbers of float32 yet.
+_LARGEST = 1e18
 # Any machine has memory for so many.
 _FEW_NUMBERS = 2**24
 _TOP_LEVEL = get_opaque_trace_state()
@@ -72,8 +76,12 @@ def numbers(
     if array.ndim > rank:
         most = f"at most {rank} axes" if rank else "one number"
         raise ArgumentError(argument, f"an array {list(array.shape)}", f"{most}, {allowed}")
-    if not traced and not (np.isfinite(array).all() and np.all(holds(array))):
+    if traced:
+        return
+    if not (np.isfinite(array).all() and np.all(holds(array))):
         raise ArgumentError(argument, value, allowed)
+    if np.abs(array).max(initial=0) > _LARGEST:
+        raise ArgumentError(argument, value, f"{allowed}, at most {_LARGEST:g}")
 
 
 def not_negative(argument: str, value: Any, rank: int = 0, known: bool = False) -> None:
@@ -94,7 +102,8 @@ def share(argument: str, value: Any, rank: int = 0, known: bool = False) -> None
 def whole(argument: str, value: Any, least: int, where: str = "", most: int | None = None) -> int:
     """The value as an int. Raises ArgumentError unless it is a whole number, `least` to `most`.
 
-    where: for the message, under what condition; most: None is no end.
+    where: for the message, under what condition; most: None is `MOST_WHOLE`, which only what is
+    above it is told.
     """
     span = f"{least} or more" if most is None else f"{least} to {most}"
     allowed = f"a whole number, {span}{where and ' '}{where}"
@@ -105,9 +114,10 @@ def whole(argument: str, value: Any, least: int, where: str = "", most: int | No
         number = operator.index(value)
     except TypeError as error:
         raise ArgumentError(argument, value, allowed) from error
-    above = most is not None and number > most
-    if isinstance(value, bool | np.bool_) or number < least or above:
+    if isinstance(value, bool | np.bool_) or number < least:
         raise ArgumentError(argument, value, allowed)
+    if number > (MOST_WHOLE if most is None else most):
+        raise ArgumentError(argument, value, allowed.replace("or more", f"to {MOST_WHOLE}"))
     return number
 
 
@@ -143,7 +153,18 @@ def path(argument: str, value: Any) -> Path:
 def one_of(argument: str, value: Any, allowed: Sequence[str]) -> None:
     """Raise ArgumentError unless value is one of the allowed words."""
     if not isinstance(value, str) or value not in allowed:
-        raise ArgumentError(argument, value, ", ".join(allowed))
+        raise ArgumentError(argument, value, ", ".join(word or "''" for word in allowed))
+
+
+def one_by_one(kind: Callable, options: Mapping[str, Any], **given: Any) -> None:
+    """Raise ArgumentError for the first of a dataclass's options that it refuses, each beside
+    `given` and the others' defaults: what options are beside one another is not looked at."""
+    for name, value in options.items():
+        try:
+            kind(**given, **{name: value})
+        except ArgumentError as error:
+            if error.argument == name:
+                raise
 
 
 def traced(*trees) -> bool:

@@ -20,9 +20,6 @@ from nid_jax.coding.solution import Solution, finished
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import Dictionary
 
-# Numbers of the map from measurements to codes that are computed at a time.
-_MAP_CHUNK_NUMBERS = 2**22
-
 
 class Factorisation:
     """What the fits of all signals measured in one way share: made once, used for any number.
@@ -187,7 +184,7 @@ def _columns(graphdef, state, operator, weights, equations, times_inverse):
     dictionary = nnx.merge(graphdef, state)
     experts, channels = equations.atom_mean.shape
     count = operator.num_measurements
-    size = min(count, max(16, _MAP_CHUNK_NUMBERS // (experts * channels)))
+    size = min(count, max(16, platforms.sizes().chunk // (experts * channels)))
     pieces, measure = gram.measured_features(dictionary, operator, size)
     mean = gram.wide(equations.atom_mean)[0]
 

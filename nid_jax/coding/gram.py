@@ -26,9 +26,6 @@ from nid_jax.errors import ArgumentError
 PRECISIONS = ("float32", "float64")
 """What products may be summed in, and equations solved."""
 
-CHUNK_NUMBERS = 2**22
-"""Numbers of weighted features held at a time, in one chunk of measurements."""
-
 
 class NormalEquations(NamedTuple):
     """All that a quadratic solver needs to know of a dictionary, an operator and measurements.
@@ -372,7 +369,7 @@ def _chunk_size(dictionary, operator, trunk, signals, chunk):
     if chunk == 0:
         numbers = numbers_per_point(dictionary, trunk)
         numbers *= max(operator.run_length or 1, signals)
-        chunk = max(16, CHUNK_NUMBERS // numbers)
+        chunk = max(16, platforms.sizes().chunk // numbers)
     return numerics.even_size(operator.num_measurements, chunk)
 
 

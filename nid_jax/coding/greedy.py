@@ -73,8 +73,15 @@ def omp_codes(
         raise ArgumentError("atoms_per_step", atoms_per_step, f"1 to top_k={top_k}")
     checks.one_of("criterion", criterion, CRITERIA)
     if not block:
-        block = platforms.sizes().pursued or equations.moments.shape[0]
+        block = _block(equations, top_k)
     return _omp(equations, candidates, top_k, atoms_per_step, criterion, block)
+
+
+def _block(equations, top_k):
+    """Signals at a time: each holds rows [k, E], and a matrix [E, E] where it has its own."""
+    sizes, (signals, experts) = platforms.sizes(), equations.moments.shape
+    numbers = experts * (top_k if equations.shared else top_k + experts)
+    return sizes.pursued or numerics.even_size(signals, max(1, sizes.held // numbers))
 
 
 @functools.partial(jax.jit, static_argnames=("top_k", "atoms_per_step", "criterion", "block"))

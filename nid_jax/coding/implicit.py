@@ -38,7 +38,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from nid_jax import numerics
+from nid_jax import numerics, platforms
 from nid_jax.coding import checks, gram, operators, posterior, ridge
 from nid_jax.coding.orthonormal import OrthonormalEquations, orthonormal_equations
 from nid_jax.coding.prior import GaussianPrior
@@ -46,8 +46,6 @@ from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
 
-# Numbers of a chunk of measurements that are held at a time.
-_CHUNK_NUMBERS = 2**22
 # A regularisation that came back larger than this times the one asked for was raised.
 _RAISED = 1 + 1e-5
 
@@ -417,7 +415,7 @@ def _sum(graphdef, theta, add):
     dictionary, operator = nnx.merge(graphdef, theta.state), theta.operator
     signals, count, channels = theta.measurements.shape
     numbers = (operator.run_length or 1) * gram.numbers_per_point(dictionary)
-    size = max(16, _CHUNK_NUMBERS // (numbers + 3 * signals * channels))
+    size = max(16, platforms.sizes().chunk // (numbers + 3 * signals * channels))
     size = numerics.even_size(count, size)
     pieces, measure = gram.measured_features(dictionary, operator, size)
     weights = jnp.atleast_2d(theta.weights)
@@ -496,7 +494,7 @@ def _trace_sums(dictionary, shift, values, constant, weights):
     else:
         squares = numerics.einsum("m,mce->", both, jnp.square(values))
     means = numerics.einsum("pm,m,maf->paf", weights, constant, values)
-    return squares, means, weights @ jnp.square(constant)
+    return squares, means, numerics.einsum("pm,m->p", weights, jnp.square(constant))
 
 
 def _trace(dictionary, shift, squares, means, total):

@@ -15,10 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from nid_jax import numerics
-
-CHUNK_NUMBERS = 2**22
-"""Numbers of matrices that are factored together."""
+from nid_jax import numerics, platforms
 
 _EPS = float(jnp.finfo(jnp.float32).eps)
 # Products are good enough where refinement leaves so many roundings of the right-hand side,
@@ -109,7 +106,7 @@ def reduced(
 def _in_batches(function, arrays):
     """Apply a function to matrices of the signals' own, arrays [S, ..], some of them at a time."""
     signals = len(arrays[0])
-    size = numerics.even_size(signals, max(1, CHUNK_NUMBERS // arrays[0][0].size))
+    size = numerics.even_size(signals, max(1, platforms.sizes().chunk // arrays[0][0].size))
     values = jax.lax.map(lambda a: function(*a), [numerics.cut(a, size) for a in arrays])
     return jax.tree.map(lambda value: numerics.joined(value, signals), values)
 

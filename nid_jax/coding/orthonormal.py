@@ -28,7 +28,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from nid_jax import numerics
+from nid_jax import numerics, platforms
 from nid_jax.coding import gram, least_squares, operators
 from nid_jax.fields.dictionary import Dictionary
 
@@ -334,7 +334,7 @@ def _factored(dictionary, operator, measurements, weights, chunk, trunk):
         values, u, y, root = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), (*values, y, root))
         return _rows(trunk, values, u, y - u[:, None, None] * shift, root)
 
-    batch_size = max(1, least_squares.CHUNK_NUMBERS // (columns * size * group))
+    batch_size = max(1, platforms.sizes().chunk // (columns * size * group))
 
     def step(known, inputs):
         more = rows(inputs)
@@ -353,9 +353,9 @@ def _sizes(dictionary, operator, columns, chunk):
     count = operator.num_measurements
     if chunk == 0:
         numbers = max(gram.numbers_per_point(dictionary) * (operator.run_length or 1), columns)
-        chunk = max(16, least_squares.CHUNK_NUMBERS // numbers)
+        chunk = max(16, platforms.sizes().chunk // numbers)
     size = numerics.even_size(count, chunk)
-    wanted = max(_ROWS_PER_COLUMN * columns, least_squares.CHUNK_NUMBERS // columns)
+    wanted = max(_ROWS_PER_COLUMN * columns, platforms.sizes().chunk // columns)
     return size, min(-(-count // size), -(-wanted // size))
 
 

@@ -31,11 +31,12 @@ _LEAST_VARIANCE = 1e-8
 class GaussianPrior(NamedTuple):
     """Mean and covariance of codes, factor factor^T + diag(diagonal).
 
-    N = E, or E + C with the bias. mean [N]; factor [N, R]; diagonal [N], positive; noise []: mean
-    squared residual of the training signals, the default noise variance (0 where not known);
-    shrinkage []: the share used. codes [S, E] or None: the training codes themselves, for priors
-    of neighbours. mixture: `mixture.Mixture` or None: where more than one Gaussian is known. level:
-    `drawing.Level` or None: the bias of a code.
+    N = E, or E + C with the bias. mean [N]; factor [N, R], R = 0 where the covariance is diagonal,
+    as of canonical codes; diagonal [N], positive; noise []: mean squared residual of the training
+    signals, the default noise variance (0 where not known); shrinkage []: the share used. codes [S,
+    E] or None: the training codes themselves, for priors of neighbours. mixture: `mixture.Mixture`
+    or None: where more than one Gaussian is known. level: `drawing.Level` or None: the bias of a
+    code.
     """
 
     mean: jax.Array

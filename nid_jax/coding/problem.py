@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nid_jax import notices, platforms
 from nid_jax.coding import checks, conjugate, gram
 from nid_jax.coding.orthonormal import OrthonormalEquations, orthonormal_equations
 from nid_jax.errors import ArgumentError
@@ -81,6 +82,11 @@ class Problem:
         checks.one_of("precision", precision, gram.PRECISIONS)
         if precision == "float32":
             return orthonormal_equations(*self.measured())
+        if not platforms.has_float64():
+            notices.say(
+                "precision: 'float64', which a TPU has not; equations are summed and solved in "
+                "float32; fit.precision=float32, by a square root, is more exact there"
+            )
         return gram.normal_equations(*self.measured())
 
     def measured(self) -> tuple[Any, Any, Any, Any]:

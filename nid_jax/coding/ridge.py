@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from nid_jax import numerics
+from nid_jax import numerics, platforms
 from nid_jax.coding import checks, gram, least_squares
 from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.solution import Result, Solution, finished
@@ -454,7 +454,7 @@ def _orthonormal_on_support(equations, places, empty, lam):
     """Codes [S, K] at places [S, K], 0 where empty."""
     shift = jnp.maximum(lam, orthonormal_least(equations)) * orthonormal_scale(equations)
     shift = jnp.broadcast_to(shift, (len(places),))
-    size = least_squares.CHUNK_NUMBERS // (equations.root.shape[-2] * places.shape[1])
+    size = platforms.sizes().chunk // (equations.root.shape[-2] * places.shape[1])
     size = numerics.even_size(len(places), max(1, size))
 
     def some(inputs):

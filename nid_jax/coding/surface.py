@@ -28,7 +28,7 @@ import numpy as np
 from flax import nnx
 from scipy.spatial import cKDTree
 
-from nid_jax import numerics
+from nid_jax import numerics, platforms
 from nid_jax.coding import gradient, gram
 from nid_jax.coding.mixture_codes import of_matrix
 from nid_jax.coding.prior import check_size
@@ -53,7 +53,6 @@ _NEAREST_SHARE = 0.9
 _FREE_BIAS = 1e2
 # Error of a value where neither the prior nor the caller knows one.
 _NOISE = 1e-2
-_CHUNK_NUMBERS = 2**22
 
 
 class Terms(NamedTuple):
@@ -275,7 +274,7 @@ def _assemble(dictionary, signal, coordinates, numbers, relative):
     dims = dictionary.dims
     points, normals = cloud[:, :dims], cloud[:, dims:]
     held = (dictionary.num_experts + dictionary.dims * coordinates.root.shape[1]) * 2
-    chunk = max(32, _CHUNK_NUMBERS // held)
+    chunk = max(32, platforms.sizes().chunk // held)
     level, slopes = gram.wide(coordinates.level, coordinates.slopes)
 
     def rows(function, x):

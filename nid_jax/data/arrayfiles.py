@@ -1,22 +1,21 @@
 """Arrays and tables of numbers as files: .npy, .npz, .mat and text. Nothing is unpickled."""
 
 import itertools
+import math
 import re
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Num
 
-# What NumPy and SciPy raise for files that are damaged or something else.
-_DAMAGED = (
-    *(ValueError, TypeError, IndexError, KeyError, OSError, EOFError, MemoryError),
-    *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-)
+from nid_jax import array_files, bounds
 
+# Classes of MATLAB that are arrays of numbers.
+_NUMERIC = {"double", "single", "logical"}
+_NUMERIC |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+# A double with its imaginary part.
+_MATLAB_BYTES = 16
 _SEPARATORS = re.compile(r"[,;\s]+")
 _WIDE_SEPARATORS = re.compile(r"[;\s]+")
 _DECIMAL_COMMA = re.compile(r"^[-+]?\d*,\d+([eE][-+]?\d+)?$")
@@ -36,50 +35,36 @@ def load(
     with path.open("rb"):
         pass  # a file that may not be read is reported as such, not as damaged
     suffix = path.suffix.lower()
+    if suffix in (".npy", ".npz"):
+        return array_files.read(path, where=where, mmap=mmap)
     try:
-        if suffix == ".mat":
-            return _matlab(path)
-        if suffix not in (".npy", ".npz"):
-            return {"": _table(path)}
-        found = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return {"": found}
-        with found as archive:
-            return {name: _unless_objects(archive, name) for name in archive.files}
+        return _matlab(path) if suffix == ".mat" else {"": _table(path)}
     except NotImplementedError as error:  # what SciPy says of HDF5 inside
         raise ValueError(
             f"{where or path}: a .mat of version 7.3 is HDF5; save(..., '-v7') in MATLAB, or "
             "np.save('x.npy', h5py.File(FILE)[KEY][:])"
         ) from error
-    except _DAMAGED as error:
-        said = error.args[0] if isinstance(error, tokenize.TokenError) else error
-        reason = " ".join(str(said).split())
-        # What NumPy advises for a file that is none of its own.
-        reason = "it is none" if "allow_pickle" in reason else reason
-        kind = "an array file" if suffix in (".npy", ".npz", ".mat") else f"a {suffix} file"
+    except Exception as error:  # of damaged files SciPy raises what they lead it to
+        reason = array_files.reason(error)
+        kind = "an array file" if suffix == ".mat" else f"a {suffix} file"
         raise ValueError(f"{where or path}: cannot be read as {kind} ({reason})") from error
 
 
-def _unless_objects(archive, name):
-    try:
-        return archive[name]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        return None
-
-
 def _matlab(path):
+    """Arrays of numbers of a .mat; None for what else it holds, which is not unpacked."""
     import scipy.io
 
-    try:
-        found = scipy.io.loadmat(path)
-    except scipy.io.matlab.MatReadError as error:
-        raise ValueError(str(error)) from error
+    with bounds.Clamped(path) as file:
+        there = scipy.io.whosmat(file)
+        numeric = [(name, shape) for name, shape, kind in there if kind in _NUMERIC]
+        wanted = sum(_MATLAB_BYTES * math.prod(map(int, shape)) for _, shape in numeric)
+        bounds.check(wanted, _MATLAB_BYTES * bounds.size_of(file))
+        file.seek(0)
+        found = scipy.io.loadmat(file, variable_names=[name for name, _ in numeric])
+    arrays = {name: found.get(name) for name, *_ in there}
     return {
         name: values if isinstance(values, np.ndarray) and values.dtype.kind in "biufc" else None
-        for name, values in found.items()
-        if not name.startswith("__")
+        for name, values in arrays.items()
     }
 
 

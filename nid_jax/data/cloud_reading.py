@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from plyfile import PlyData, PlyParseError
+from plyfile import PlyData
 
+from nid_jax import array_files
 from nid_jax.data import arrayfiles
+from nid_jax.geometry import plyfiles
 from nid_jax.geometry.orientation import facing
 from nid_jax.notices import say
 
@@ -88,14 +90,15 @@ def _outward(points, normals, wanted, path):
 
 def _read_ply(path):
     try:
+        plyfiles.check_counts(path)
         data = PlyData.read(path)
         vertices = data["vertex"].data if "vertex" in data else np.empty(0, [])
         names = list(vertices.dtype.names or ())
         columns = _named(names)
         if None not in columns:
             rows = [np.asarray(vertices[names[column]], np.float64) for column in columns]
-    except (PlyParseError, ValueError, OverflowError, MemoryError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # of damaged files plyfile raises what they lead it to
+        reason = array_files.reason(error)
         raise ValueError(f"{path}: cannot be read as PLY ({reason})") from error
     if None in columns:
         what, wanted = ("points", "x, y, z") if None in columns[:3] else ("normals", "nx, ny, nz")

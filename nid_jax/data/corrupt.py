@@ -147,7 +147,7 @@ def _command(values):
 
 
 def _complain(message):
-    print("error:", *str(message).split(), file=sys.stderr)
+    print("error:", notices.one_line(message), file=sys.stderr)
     sys.exit(2)
 
 

@@ -5,6 +5,9 @@ for the tables of values, C.7.6.16 for what differs between the frames of one fi
 """
 
 import dataclasses
+import math
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Num
 
+from nid_jax import array_files, bounds
+
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
+# Whose product is what pixels take, in bits.
+_SIDES = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated")
+_META = 128 + 4  # where tags begin
+_PACKED = "1.2.840.10008.1.2.1.99"  # all of a file but its first tags is deflated
 _DIRECTORY = "1.2.840.10008.1.3.10"  # the class of a DICOMDIR
 # What decodes compressed pixels that pydicom does not.
 _DECODERS = "pip install 'pylibjpeg[all]'"
@@ -93,12 +102,14 @@ def _opened(path, sure):
         start = stream.read(132)
     whole = start[128:] == b"DICM"
     try:
-        file = pydicom.dcmread(path, force=not whole)
+        with bounds.Clamped(path) as stream:
+            _check_deflated(stream, whole)
+            file = pydicom.dcmread(stream, force=not whole)
         known = "SOPClassUID" in file or any(keyword in file for keyword in _PIXELS)
     except Exception as error:  # of bytes that are no DICOM, pydicom raises what they lead it to
         if not (sure or whole):
             raise PassedOver("no DICOM") from error
-        reason = " ".join(str(error).split())
+        reason = array_files.reason(error)
         raise ValueError(f"{path}: cannot be read as a DICOM slice ({reason})") from error
     if getattr(file.file_meta, "MediaStorageSOPClassUID", "") == _DIRECTORY:
         raise PassedOver("DICOMDIR")
@@ -114,19 +125,45 @@ def _opened(path, sure):
     return file
 
 
+def _check_deflated(stream, whole):
+    """Raise ValueError where what is deflated unfolds to more than is allowed."""
+    if not whole:
+        return
+    stream.seek(_META)
+    start = stream.read(4096)
+    if _PACKED.encode() in start and len(start) > 12:
+        # The first tag is the length of those that are not deflated.
+        stream.seek(_META + 12 + struct.unpack("<I", start[8:12])[0])
+        _check_unpacked(stream)
+    stream.seek(0)
+
+
+def _check_unpacked(stream):
+    most, total, unpack = bounds.most_bytes(), 0, zlib.decompressobj(-zlib.MAX_WBITS)
+    while (piece := stream.read(2**16)) and total <= most:
+        total += len(unpack.decompress(piece))
+    bounds.check(total, 0, "what it has deflated")
+
+
 def _stored(file, path):
     """Stored values [F, H, W] as they lie in the file."""
     try:
+        sides = [int(file.get(keyword) or 1) for keyword in _SIDES]
+        packed = file.file_meta.TransferSyntaxUID.is_encapsulated
+        there = 0 if packed else path.stat().st_size
+        bounds.check(math.prod(sides) // 8, there, "its Rows, Columns and frames")
         # Padding may use the bits that are none of a pixel's.
-        if file.file_meta.TransferSyntaxUID.is_encapsulated:
+        if packed:
             pixels = np.asarray(file.pixel_array)
         else:
             decoder = import_pydicom().pixels.get_decoder(file.file_meta.TransferSyntaxUID)
             pixels, _ = decoder.as_array(file, correct_unused_bits=False)
     except Exception as error:  # damaged pixels, or no decoder: decoders raise what they like
         syntax = file.file_meta.TransferSyntaxUID
-        reason = " ".join(str(error).split())
-        if syntax.is_compressed and "truncated" not in reason.lower():
+        reason = array_files.reason(error)
+        # What is wrong with values is no lack of a decoder; of an unknown syntax nothing is known.
+        needed = not isinstance(error, ValueError) and syntax.is_compressed
+        if needed and "truncated" not in reason.lower():
             raise ValueError(
                 f"{path}: its pixels are compressed as {syntax.name}, which needs {_DECODERS} "
                 f"({reason})"

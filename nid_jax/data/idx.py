@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Num
 from ml_collections import ConfigDict
 
+from nid_jax import bounds
 from nid_jax.data.array import array_collection
 from nid_jax.data.collection import Collection
 from nid_jax.data.listing import find_files
@@ -120,6 +121,16 @@ def _read(path: Path) -> Num[np.ndarray, "..."]:
         values = np.memmap(path, header.kind, "r", header.start, header.shape)
     else:
         with _opened(path) as file:
+            there = path.stat().st_size
+            if header.size > bounds.DEFLATED * there:
+                raise ValueError(
+                    f"{path}: damaged, or no idx file: {there} packed bytes, where its header, of "
+                    f"shape {list(header.shape)}, says {header.size}"
+                )
+            try:
+                bounds.check(header.size)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
             # No more is unpacked than there should be.
             content = _bytes_of(path, file, header.start + header.size + 1)
         _check_size(path, header, len(content) - header.start)

@@ -14,6 +14,10 @@ from nid_jax.data.collection import Collection, to_array
 # A random-access source needs a length; this one outlasts any run.
 ENDLESS = 2**60
 
+Share = slice | Int[np.ndarray, " b"]
+"""Which places of a batch a process reads."""
+EVERYTHING = slice(None)
+
 IN_MEMORY_BYTES = 2**31
 """Collections of at most this size, in float32, are read at once for training."""
 
@@ -43,7 +47,7 @@ class EpochOrder:
 class EpochIds:
     """Batch number -> {'ids': int32 [b]}, without end: `EpochBatches` without the signals."""
 
-    def __init__(self, order: EpochOrder, share: slice):
+    def __init__(self, order: EpochOrder, share: Share):
         self.order, self.share = order, share
 
     def __len__(self) -> int:
@@ -57,8 +61,7 @@ class EpochBatches:
     """Batch number -> {'ids': int32 [b], 'signals': float32 [b, *grid, C]}, without end.
 
     Whole batches are drawn at once: one lookup of ids and one gather, where a pipeline of single
-    signals pays for each of them. Every process of process_count takes its own share
-    b = batch_size / process_count of each batch; the shares are disjoint.
+    signals pays for each of them. share: the places in each batch that are read.
     """
 
     def __init__(
@@ -66,14 +69,13 @@ class EpochBatches:
         collection: Collection,
         batch_size: int,
         seed: int,
-        process_index: int,
-        process_count: int,
+        share: Share,
         in_memory: bool | None,
     ):
         self.collection = collection
         self.values = to_array(collection) if in_memory else None
         self.order = EpochOrder(len(collection), batch_size, seed)
-        self.share = share_of(batch_size, process_index, process_count)
+        self.share = share
 
     def __len__(self) -> int:
         return ENDLESS
@@ -87,21 +89,11 @@ class EpochBatches:
         return {"ids": ids, "signals": signals}
 
 
-def share_of(batch_size: int, process_index: int, process_count: int) -> slice:
-    """The part of a batch that one process of several takes, as a slice."""
-    share = batch_size // process_count
-    return slice(process_index * share, (process_index + 1) * share)
-
-
-def check_batch_size(batch_size: int, count: int, process_count: int) -> None:
+def check_batch_size(batch_size: int, count: int) -> None:
     """Raise ValueError, naming train.batch_size, for one that `count` signals do not allow."""
     if not 1 <= batch_size <= count:
         raise ValueError(
             f"train.batch_size={batch_size}: must be from 1 to {count}, the number of signals"
-        )
-    if batch_size % process_count:
-        raise ValueError(
-            f"train.batch_size={batch_size}: must be a multiple of the {process_count} processes"
         )
 
 
@@ -115,15 +107,15 @@ def batches(
     collection: Collection,
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = EVERYTHING,
     in_memory: bool | None = None,
     ids_only: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """An endless, checkpointable iterator over shuffled batches of a collection.
 
-    Yields {'ids': int32 [b], 'signals': float32 [b, *grid, C]} with b = batch_size /
-    process_count; ids are positions in the collection. Every epoch is shuffled anew and gives
+    Yields {'ids': int32 [b], 'signals': float32 [b, *grid, C]}; ids are positions in the
+    collection. share: of several processes, the places in a batch that this one reads
+    (`sharding.places`); b is batch_size where it reads all. Every epoch is shuffled anew and gives
     S // batch_size batches; the signals that do not fill a batch are others each time. The
     iterator is grain's: next(), get_state(), set_state(), grain.checkpoint.CheckpointSave; after
     set_state the same batches follow, to the bit. A collection of at most 2 GiB as float32 is read
@@ -133,13 +125,12 @@ def batches(
     Raises ValueError naming train.batch_size.
     """
     count = len(collection)
-    check_batch_size(batch_size, count, process_count)
+    check_batch_size(batch_size, count)
     if ids_only:
-        share = share_of(batch_size, process_index, process_count)
         return endless(EpochIds(EpochOrder(count, batch_size, seed), share), 0)
     if in_memory is None:
         in_memory = 4 * count * math.prod(collection.shape) <= IN_MEMORY_BYTES
-    source = EpochBatches(collection, batch_size, seed, process_index, process_count, in_memory)
+    source = EpochBatches(collection, batch_size, seed, share, in_memory)
     # A gather costs less than handing a batch between threads; reading files does not.
     threads = 0 if in_memory else min(8, os.cpu_count() or 1)
     return endless(source, threads)

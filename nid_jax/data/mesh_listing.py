@@ -2,12 +2,13 @@
 
 import dataclasses
 import difflib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from nid_jax import json_files
 from nid_jax.data.listing import find_files
+from nid_jax.files import short_name
 from nid_jax.geometry.reading import mesh_formats, missing_formats
 
 LAYOUTS = ("auto", "plain", "shapenet1", "shapenet2")
@@ -124,7 +125,7 @@ def _plain(path, output):
     What an earlier run wrote to `output` within the folder is not taken.
     """
     if path.is_file():
-        return [_Model(path, path.stem, "", path.stem)]
+        return [_Model(path, short_name(path.stem), "", path.stem)]
     endings = {f".{name}" for name in mesh_formats()}
     needs = {f".{kind}": package for kind, package in missing_formats().items()}
     earlier = [] if path == output else [output.resolve()]
@@ -135,7 +136,7 @@ def _plain(path, output):
     ]
     relative = [p.relative_to(path) for p in files]
     return [
-        _Model(p, "-".join((*r.parts[:-1], r.stem)), "", r.stem)
+        _Model(p, short_name("-".join((*r.parts[:-1], r.stem))), "", r.stem)
         for p, r in zip(files, relative, strict=True)
     ]
 
@@ -153,7 +154,8 @@ def _shapenet(root, kind, synsets):
             missing.append(f"{root / synset}: no model of category {_category(synset)!r}")
         for file in files:
             model = file.relative_to(root / synset).parts[0]
-            found.append(_Model(file, f"{_category(synset)}-{model}", synset, model))
+            name = short_name(f"{_category(synset)}-{model}")
+            found.append(_Model(file, name, synset, model))
     return found, missing
 
 
@@ -214,10 +216,7 @@ def read_split(path: str | Path) -> dict[tuple[str, str], str]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"--split={path}: no such file")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"--split={path}: is not valid JSON: {error}") from error
+    content = json_files.read(path)
     parts = {}
     for part, synset, model in _entries(content, "", ""):
         if not part:

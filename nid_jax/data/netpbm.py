@@ -7,6 +7,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from nid_jax import bounds
 from nid_jax.data.images import Pixels
 
 # Magic number -> channels, and whether numbers are text.
@@ -53,6 +54,8 @@ def read_header(stream: BinaryIO) -> Header | None:
         columns, rows, white = int(words[0]), int(words[1]), float(words[2])
     except ValueError:
         return None
+    if not (0 < columns < 2**31 and 0 < rows < 2**31):
+        return None
     if magic in _FLOATS:
         kind = "<f4" if white < 0 else ">f4"
         return Header(columns, rows, _FLOATS[magic], abs(white), place + 1, kind, False)
@@ -66,6 +69,11 @@ def read_pixels(stream: BinaryIO, header: Header) -> Pixels:
     """The pixels of a file with this header. Raises ValueError where values are missing."""
     shape = header.rows, header.columns, header.channels
     count, kind = header.rows * header.columns * header.channels, np.dtype(header.kind)
+    there = bounds.size_of(stream) - header.place
+    # Of text a value takes two bytes at least, with what separates it.
+    least = 2 * count - 1 if header.text else count * kind.itemsize
+    if there < least:
+        raise ValueError(f"{there} bytes of values, where {count} values take {least}")
     stream.seek(header.place)
     if header.text:
         lines = stream.read().split(b"\n")

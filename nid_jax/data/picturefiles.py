@@ -11,7 +11,6 @@ import io
 import itertools
 import struct
 import threading
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -20,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import ExifTags, Image, ImageOps, features
 
+from nid_jax import array_files
 from nid_jax.data import images, netpbm, tiff
 from nid_jax.data.images import Pixels
 from nid_jax.data.tiff import Header, TooLarge
@@ -47,21 +47,6 @@ EXTENSIONS = tuple(
 NEEDS = {name: what for what, (names, here) in _OPTIONAL.items() if not here for name in names}
 """Extension of a kind that cannot be read here -> what reading it needs."""
 
-
-# What Pillow and tifffile raise for contents they cannot decode. Files are opened before, so
-# missing files and permissions are not among them.
-_UNDECODABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    KeyError,
-    IndexError,
-    RuntimeError,
-    TypeError,
-    struct.error,
-    zlib.error,
-)
 
 _GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _KINDS = {"1": "bool", "I": "int32", "F": "float32"}
@@ -280,14 +265,14 @@ def _opened(path: str | Path) -> Iterator[tuple[BinaryIO, bytes]]:
             raise
         except tiff.Unsupported as error:
             raise ValueError(f"{path}: {error}") from error
-        except _UNDECODABLE as error:
+        except Exception as error:  # of damaged files decoders raise what they lead them to
             raise _undecodable(path, start, error) from error
 
 
 def _undecodable(path, start, error):
     if _is_heif(start) and ".heic" in NEEDS:
         return ValueError(f"{path}: is HEIC, which needs {NEEDS['.heic']}")
-    reason = "it is empty" if not start else " ".join(str(error).split())
+    reason = "it is empty" if not start else array_files.reason(error)
     reason = "it is no picture" if "cannot identify" in reason else reason
     return ValueError(
         f"{path}: cannot be read as an image, truncated or damaged ({reason}); "

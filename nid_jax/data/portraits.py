@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from nid_jax.data import images
+from nid_jax import array_files
+from nid_jax.data import arrayfiles, images
 from nid_jax.data.collection import ArrayCollection, Collection
 from nid_jax.data.folder import ImageFiles, data_root, open_files
 from nid_jax.data.picturefiles import PictureFile
@@ -47,10 +48,9 @@ def open_olivetti(config: ConfigDict, split: str, seed: int) -> Collection:
     """The 400 Olivetti faces, 64x64 gray, below data.root; numbers 1, 9, 17, ... are for testing.
 
     data.root is a directory with one of: olivetti_faces.npy [400, 64, 64]; olivettifaces.mat, the
-    published file, whose `faces` [4096, 400] hold each face column by column; olivetti_py3.pkz, as
-    scikit-learn's fetch_olivetti_faces(data_home=root) leaves it (read through scikit-learn).
-    Values are stretched to [0, 1] over the whole collection, as scikit-learn does.
-    Raises FileNotFoundError when none is there.
+    published file, whose `faces` [4096, 400] hold each face column by column. Values are stretched
+    to [0, 1] over the whole collection, as scikit-learn does. Raises FileNotFoundError when none is
+    there, and ValueError for the pickle of scikit-learn alone, which is not opened.
     """
     del seed
     root = data_root(config)
@@ -69,24 +69,30 @@ def open_olivetti(config: ConfigDict, split: str, seed: int) -> Collection:
 def _olivetti_faces(root, shown):
     """(faces [S, H, W], path) from whichever of the three files is in `root`."""
     if (path := root / "olivetti_faces.npy").is_file():
-        return np.load(path, allow_pickle=False), path
+        return _only(array_files.read(path), "", path), path
     if (path := root / "olivettifaces.mat").is_file():
-        from scipy.io import loadmat
-
-        columns = loadmat(path)["faces"]
+        columns = _only(arrayfiles.load(path), "faces", path)
+        if columns.ndim != 2 or len(columns) != 64 * 64:
+            raise ValueError(f"{path}: faces is {list(columns.shape)}; expected [4096, 400]")
         return columns.T.reshape(-1, 64, 64).transpose(0, 2, 1), path
     if (path := root / "olivetti_py3.pkz").is_file():
-        try:
-            from sklearn.datasets import fetch_olivetti_faces
-        except ImportError as error:
-            raise ValueError(
-                f"{path}: needs scikit-learn, which is not installed: pip install scikit-learn"
-            ) from error
-        return fetch_olivetti_faces(data_home=root, download_if_missing=False).images, path
+        raise ValueError(
+            f"{path}: is a pickle, which can hold any program and is never run; allowed: what "
+            "np.save('olivetti_faces.npy', sklearn.datasets.fetch_olivetti_faces().images) writes"
+        )
     raise FileNotFoundError(
-        f"data.root={shown!r}: holds no Olivetti faces; expected olivetti_faces.npy, "
-        "olivettifaces.mat or olivetti_py3.pkz"
+        f"data.root={shown!r}: holds no Olivetti faces; expected olivetti_faces.npy or "
+        "olivettifaces.mat"
     )
+
+
+def _only(arrays, name, path):
+    """An array of numbers of a file."""
+    found = arrays.get(name)
+    if found is None or found.dtype.kind not in "biuf":
+        kind = "is missing" if found is None else f"is of type {found.dtype}"
+        raise ValueError(f"{path}: {name or 'its array'} {kind}; expected numbers")
+    return found
 
 
 def is_celeba_directory(root: str) -> bool:
@@ -105,11 +111,17 @@ def open_celeba(config: ConfigDict, split: str) -> Collection:
     root = data_root(config)
     table = root / "list_eval_partition.txt"
     names = []
-    for number, line in enumerate(table.read_text().splitlines(), start=1):
+    text = table.read_text(encoding="utf-8", errors="backslashreplace")
+    for number, line in enumerate(text.splitlines(), start=1):
         fields = line.split()
         if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
             raise ValueError(
-                f"{table}, line {number}: {line!r}; expected a file name and 0, 1 or 2"
+                f"{table}, line {number}: {line[:80]!r}; expected a file name and 0, 1 or 2"
+            )
+        if Path(fields[0]).name != fields[0]:
+            raise ValueError(
+                f"{table}, line {number}: {fields[0]!r}; expected the name of a file in "
+                "img_align_celeba, without folders"
             )
         if fields[1] == CELEBA_PARTS[split]:
             names.append(fields[0])

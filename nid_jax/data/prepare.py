@@ -49,7 +49,7 @@ from nid_jax.geometry.mesh import (
     watertight_mesh,
 )
 from nid_jax.geometry.writing import export_mesh
-from nid_jax.notices import Notice, printed
+from nid_jax.notices import Notice, one_line, printed
 
 __all__ = ["Options", "Source", "main", "prepare", "prepare_all"]
 
@@ -497,11 +497,11 @@ def command(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def _say(text):
-    print(text, file=sys.stderr, flush=True)
+    print(one_line(text), file=sys.stderr, flush=True)
 
 
 def _complain(message):
-    print("error:", *str(message).split(), file=sys.stderr)
+    print("error:", one_line(message), file=sys.stderr)
     sys.exit(2)
 
 

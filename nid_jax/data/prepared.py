@@ -8,14 +8,13 @@ its name; settings, JSON of how it was made; version, of this format.
 """
 
 import json
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nid_jax import array_files, json_files
 from nid_jax.files import atomic_path
 
 VERSION = 1
@@ -33,7 +32,16 @@ DTYPES = {
 }
 """Numerical arrays of a file, and the types each may have; the first is the default."""
 KEYS = (*DTYPES, "source", "settings", "version")
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+# Letters of NumPy's kinds, and how many axes: a grid, a list of points or of numbers, or one value.
+_FORMS = {
+    "sdf": ("f", (3,)),
+    "truncation": ("f", (0,)),
+    "distances": ("f", (1,)),
+    "faces": ("i", (2,)),
+    **dict.fromkeys(("source", "settings"), ("U", (0,))),
+    "version": ("iu", (0,)),
+}
+_FORMS |= {key: ("f", (2,)) for key in KEYS if key not in _FORMS}
 
 
 class Prepared:
@@ -57,14 +65,14 @@ class Prepared:
 
 
 def _read(path, key):
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            value = file[key]
-    except _DAMAGE as error:
-        raise ValueError(f"{path}: damaged: {key!r} cannot be read") from error
-    if key in ("source", "settings"):
-        return json.loads(str(value)) if key == "settings" else str(value)
-    return value.item() if value.ndim == 0 else value
+    value = array_files.read(path, names=(key,)).get(key)
+    kind, rank = _FORMS[key]
+    if value is None or value.dtype.kind not in kind or value.ndim not in rank:
+        shown = "missing" if value is None else f"{value.dtype}{list(value.shape)}"
+        raise ValueError(f"{path}: damaged: {key!r} is {shown}")
+    if key == "settings":
+        return json_files.parsed(str(value), f"{path}: settings", {})
+    return str(value) if key == "source" else value.item() if value.ndim == 0 else value
 
 
 def read_prepared(path: str | Path, keys: Iterable[str] | None = None) -> Prepared:
@@ -79,11 +87,8 @@ def read_prepared(path: str | Path, keys: Iterable[str] | None = None) -> Prepar
     unknown = [key for key in keys or () if key not in KEYS]
     if unknown:
         raise ValueError(f"{path}: no array {unknown[0]!r}; there are {', '.join(KEYS)}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            absent = [key for key in KEYS if key not in file.files]
-    except (*_DAMAGE, AttributeError) as error:
-        raise ValueError(f"{path}: is not a prepared shape, or damaged") from error
+    there = array_files.member_names(path)
+    absent = [key for key in KEYS if key not in there]
     if absent:
         raise ValueError(f"{path}: is not a prepared shape: has no array {absent[0]!r}")
     shape = Prepared(path)

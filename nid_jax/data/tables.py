@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
+from nid_jax import array_files, bounds
 from nid_jax.data import arrayfiles
 from nid_jax.notices import say
 
@@ -121,9 +122,10 @@ def _parquet(path):
 
     try:
         with parquet.ParquetFile(path) as file:
+            _check_parquet(file.metadata)
             table = file.read()
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        reason = " ".join(str(error).split())
+    except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
+        reason = array_files.reason(error)
         raise ValueError(f"{path}: cannot be read as a .parquet file ({reason})") from error
     names = table.column_names
     if len(set(names)) < len(names):
@@ -139,6 +141,16 @@ def _parquet(path):
         if zone not in (None, "UTC", "Z", "+00:00"):
             say(f"{path}: {name} is of the time zone {zone}; taken as universal time")
     return Columns({name: _typed(column) for name, column in written.items()}, written)
+
+
+def _check_parquet(metadata):
+    """Raise ValueError where columns unfold to more than is allowed: a value that repeats takes no
+    room in the file."""
+    unpacked = sum(
+        metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)
+    )
+    numbers = 8 * metadata.num_rows * metadata.num_columns
+    bounds.check(max(unpacked, numbers), 0, f"{metadata.num_rows} rows")
 
 
 def _repeated(names):
@@ -181,19 +193,31 @@ def _text(path):
     if len(set(names)) != len(names):
         raise ValueError(f"{path}: {_repeated(names)}; expected distinct names")
     rows, lines = rows[1:], lines[1:]
+    if not rows:
+        raise ValueError(f"{path}: no rows")
     for row, line in zip(rows, lines, strict=True):
         if len(row) != len(names):
             raise ValueError(f"{path}: line {line} has {len(row)} columns; expected {len(names)}")
     if all(_number(name) is not None for name in names):
         raise ValueError(f"{path}: its first line holds numbers; expected names of columns")
-    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    columns = zip(*rows, strict=True)
     written = {
-        name: np.array([one.strip() for one in column], str)
+        name: _texts([one.strip() for one in column], f"{path}: {name}")
         for name, column in zip(names, columns, strict=True)
     }
     comma = separator == ";"
     parsed = {name: _parsed(column, comma, f"{path}: {name}") for name, column in written.items()}
     return Columns(parsed, written, lines)
+
+
+def _texts(words, where):
+    """Words as an array, in which each takes the room of the longest."""
+    longest = max(map(len, words), default=0)
+    try:
+        bounds.check(4 * longest * len(words), 0, f"{len(words)} texts of up to {longest} letters")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return np.array(words, str)
 
 
 def _rows(text):

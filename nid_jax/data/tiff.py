@@ -17,6 +17,7 @@ import tifffile
 from jaxtyping import Num
 from PIL import Image, ImageOps
 
+from nid_jax import bounds
 from nid_jax.data.images import Pixels, from_pillow
 
 
@@ -135,6 +136,7 @@ def page_pixels(
     window: as in `read_pixels`; usual: the orientation of a page that says none. Raises what
     `read_pixels` does.
     """
+    _check_size(page, window)
     if not _by_segments(page):
         if window is not None:
             raise Unsupported("is compressed so that no parts of it can be read")
@@ -156,6 +158,7 @@ def stored(page: Any) -> Num[np.ndarray, "..."]:
 
     Raises Unsupported, and what tifffile and Pillow raise for damaged files.
     """
+    _check_size(page)
     if not _by_segments(page):
         return _decoded_by_tifffile(page)
     values = _samples(page, _stored_window(page, None, 1))
@@ -286,11 +289,41 @@ def _by_segments(page):
     return meant and packed and page.compression in (_UNCOMPRESSED, *_LIBTIFF)
 
 
+def check_memory(wanted: int, there: int, what: str) -> None:
+    """`bounds.check`, whose line says of a file that it is whole but not read."""
+    try:
+        bounds.check(wanted, there, what)
+    except ValueError as error:
+        raise Unsupported(str(error)) from error
+
+
+def _check_size(page, window=None):
+    """Raise ValueError where a page, or a window of it, takes more memory than is allowed."""
+    rows, columns = (window or (0, 0, page.imagelength, page.imagewidth))[2:]
+    sample = np.dtype(page.dtype or "uint8").itemsize
+    packed = page.compression != _UNCOMPRESSED
+    there = 0 if packed else bounds.size_of(page.parent.filehandle)
+    # Of fewer than 8 bits there are as many samples to a byte.
+    bits = max(1, int(page.bitspersample or 1))
+    there = there * 8 * sample // bits
+    pixels = int(rows) * int(columns) * int(page.samplesperpixel)
+    if pixels < 1:
+        raise Unsupported(f"is damaged: a page of {rows}x{columns} pixels")
+    check_memory(pixels * sample, there, f"a page of {rows}x{columns} pixels")
+    tall, wide = _segment_size(page)
+    if packed:
+        line = int(wide) * int(page.samplesperpixel) * max(8, bits) // 8
+        check_memory(int(tall) * line, 0, f"a strip or tile of {tall}x{wide} pixels")
+
+
 def _segment_size(page):
     """(rows, columns) of a strip or tile."""
     if page.is_tiled:
+        if min(page.tilelength, page.tilewidth) < 1:
+            raise Unsupported(f"is damaged: tiles of {page.tilelength}x{page.tilewidth} pixels")
         return page.tilelength, page.tilewidth
-    return max(1, min(page.rowsperstrip or page.imagelength, page.imagelength)), page.imagewidth
+    rows = max(1, min(page.rowsperstrip or page.imagelength, page.imagelength))
+    return rows, max(1, page.imagewidth)
 
 
 def _stored_window(page, window, turn):
@@ -350,7 +383,8 @@ def _segment(page, index, rows, tall):
         # Of a strip that may be all of a large picture, only those rows.
         offset, count = offset + rows.start * line, (rows.stop - rows.start) * line
     file.seek(offset)
-    content = file.read(count)
+    # Not more than there is, or room would be made for it.
+    content = file.read(min(count, max(0, bounds.size_of(file) - offset)))
     if len(content) < count:
         raise EOFError(f"{len(content)} of {count} bytes of strip or tile {index}")
     if page.compression == _UNCOMPRESSED:

@@ -12,15 +12,11 @@ import numpy as np
 import tifffile
 from jaxtyping import Num
 
+from nid_jax import array_files, bounds
 from nid_jax.data import tiff
 from nid_jax.data.images import Pixels
 from nid_jax.notices import say
 
-# What Pillow and tifffile raise for contents that they cannot decode.
-_UNDECODABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, RuntimeError, TypeError),
-    *(tifffile.TiffFileError, MemoryError),
-)
 # Axes of a stack that may be time, in this order: T, then pages of no kind, then depth.
 _TIMES = "TIQZ"
 
@@ -38,6 +34,8 @@ def read_frames(path: Path) -> Iterator[Pixels]:
                 page = _page(series, 0)
                 order = _frames_of(series, page, path)
                 _say(path, file, page)
+                if math.prod(series.shape) != len(series.pages) * math.prod(page.shape):
+                    _check_stack(stream, series, page)
                 pixels = _reader(stream, series, page)
                 for places in order:
                     channels = [pixels(int(place)) for place in places]
@@ -45,12 +43,12 @@ def read_frames(path: Path) -> Iterator[Pixels]:
                     yield channels[0]._replace(colours=colours)
         except tiff.Unsupported as error:
             raise ValueError(f"{path}: {error}") from error
-        except _UNDECODABLE as error:
+        except Exception as error:  # of damaged files decoders raise what they lead them to
             if str(error).startswith(str(path)):
                 raise
             raise ValueError(
                 f"{path}: cannot be read as a stack of pictures, cut short or damaged "
-                f"({' '.join(str(error).split())})"
+                f"({array_files.reason(error)})"
             ) from error
 
 
@@ -64,14 +62,22 @@ def read_array(path: Path, where: str) -> Num[np.ndarray, "..."]:
             with tifffile.TiffFile(stream) as file:
                 series = file.series[0]
                 pages = [_page(series, number) for number in range(len(series.pages))]
+                _check_stack(stream, series, pages[0])
                 if len(pages) * math.prod(pages[0].shape) != math.prod(series.shape):
                     return series.asarray()  # one page stands for all
                 return np.stack([tiff.stored(page) for page in pages]).reshape(series.shape)
         except tiff.Unsupported as error:
             raise ValueError(f"{where}: {error}") from error
-        except _UNDECODABLE as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:
+            reason = array_files.reason(error)
             raise ValueError(f"{where}: cannot be read as a .tif file ({reason})") from error
+
+
+def _check_stack(stream, series, page):
+    """Raise ValueError where a stack takes more memory than is allowed."""
+    there = bounds.size_of(stream) if int(page.compression) == 1 else 0
+    wanted = math.prod(map(int, series.shape)) * series.dtype.itemsize
+    tiff.check_memory(wanted, there, f"a stack {' x '.join(map(str, series.shape))}")
 
 
 def _page(series, number):

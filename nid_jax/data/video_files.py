@@ -20,12 +20,6 @@ ANIMATIONS = (".gif", ".webp", ".png", ".apng")
 STACKS = (".tif", ".tiff")
 ARRAYS = (".npy", ".npz")
 
-# What Pillow raises for contents that it cannot decode.
-_UNDECODABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, RuntimeError),
-    Image.DecompressionBombError,
-)
-
 
 def read_frames(path: Path) -> Iterator[Pixels]:
     """The frames of a file as they are stored, read as they are asked for.
@@ -58,6 +52,15 @@ def frame_rate(path: Path) -> float:
         return 0.0
     if suffix not in ANIMATIONS:
         return ffmpeg.frame_rate(path)
+    try:
+        count, lasting = _durations(path)
+    except Exception as error:
+        raise _unreadable(path) from error
+    return count / lasting if lasting else 0.0
+
+
+def _durations(path):
+    """(frames, seconds that they last) of an animation."""
     with Image.open(path) as picture:
         first = int(getattr(picture, "default_image", False))
         count = getattr(picture, "n_frames", 1) - first
@@ -66,7 +69,7 @@ def frame_rate(path: Path) -> float:
             picture.seek(number)
             picture.load()
             lasting += picture.info.get("duration", 0) / 1000
-    return count / lasting if lasting else 0.0
+    return count, lasting
 
 
 def _unreadable(path):
@@ -84,7 +87,7 @@ def _animation(path) -> Iterator[Pixels]:
             for number in range(first, getattr(picture, "n_frames", 1)):
                 picture.seek(number)
                 yield rgba(np.asarray(picture.convert("RGBA")))
-    except _UNDECODABLE as error:
+    except Exception as error:  # of damaged files decoders raise what they lead them to
         raise _unreadable(path) from error
 
 

@@ -18,14 +18,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from nid_jax import array_files
 from nid_jax.data.collection import Collection
 from nid_jax.data.loading import (
     ENDLESS,
+    EVERYTHING,
     IN_MEMORY_BYTES,
     EpochOrder,
+    Share,
     check_batch_size,
     endless,
-    share_of,
 )
 from nid_jax.fields.coordinates import grid
 from nid_jax.files import atomic_path
@@ -77,8 +79,8 @@ class ShuffledGrids:
                 self._fill(collection, values)
                 values.flush()
                 del values
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-        if values.shape != shape or values.dtype != np.float32:
+        values = array_files.read(path, mmap=True).get("")
+        if values is None or values.shape != shape or values.dtype != np.float32:
             raise ValueError(f"{path}: not the volumes of {collection.title}; remove it")
         return values
 
@@ -136,7 +138,7 @@ class PointBatches:
     """
 
     def __init__(
-        self, collection: Collection, grids: ShuffledGrids, sampling: Sampling, share: slice
+        self, collection: Collection, grids: ShuffledGrids, sampling: Sampling, share: Share
     ):
         size = sampling.batch_size
         self.collection, self.grids = collection, grids
@@ -192,7 +194,7 @@ class CloudBatches:
     the cube, and nothing is known there.
     """
 
-    def __init__(self, collection: Collection, sampling: Sampling, share: slice):
+    def __init__(self, collection: Collection, sampling: Sampling, share: Share):
         self.collection = collection
         self.order = EpochOrder(len(collection), sampling.batch_size, sampling.seed)
         self.num_points, self.cloud_points = sampling.num_points, sampling.cloud_points
@@ -230,23 +232,21 @@ def point_batches(
     sampling: Sampling,
     cache: str = "",
     memory: int = IN_MEMORY_BYTES,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = EVERYTHING,
 ) -> Iterator[dict[str, np.ndarray]]:
     """An endless, checkpointable iterator over `PointBatches` of a collection of volumes.
 
     sampling: of no clouds where cloud_points is 0; cache: folder for the file of values where they
-    take more than `memory` bytes, '' for the collection's own. Raises ValueError naming
-    train.batch_size, train.near or data.cache.
+    take more than `memory` bytes, '' for the collection's own; share as `data.batches`. Raises
+    ValueError naming train.batch_size, train.near or data.cache.
     """
-    check_batch_size(sampling.batch_size, len(collection), process_count)
+    check_batch_size(sampling.batch_size, len(collection))
     if not 0 <= sampling.near <= 1:
         raise ValueError(f"train.near: {sampling.near}; allowed: 0 (grid only) to 1")
     path = None
     if 4 * len(collection) * math.prod(collection.shape) > memory:
         path = cache_file(collection, sampling.seed, cache)
     grids = ShuffledGrids(collection, sampling.seed, path)
-    share = share_of(sampling.batch_size, process_index, process_count)
     source = PointBatches(collection, grids, sampling, share)
     # Reading files, sampling and interpolating go on while the step computes.
     return endless(source, min(4, os.cpu_count() or 1))
@@ -255,19 +255,18 @@ def point_batches(
 def cloud_batches(
     collection: Collection,
     sampling: Sampling,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = EVERYTHING,
 ) -> Iterator[dict[str, np.ndarray]]:
     """An endless, checkpointable iterator over `CloudBatches` of a collection of shapes.
 
-    Raises ValueError naming train.batch_size, train.points or train.cloud_points.
+    share as `data.batches`. Raises ValueError naming train.batch_size, train.points or
+    train.cloud_points.
     """
-    check_batch_size(sampling.batch_size, len(collection), process_count)
+    check_batch_size(sampling.batch_size, len(collection))
     wanted = {"points": sampling.num_points, "cloud_points": sampling.cloud_points}
     for key, value in wanted.items():
         if value < 1:
             raise ValueError(f"train.{key}: {value}; train.codes=surface wants 1 or more")
-    share = share_of(sampling.batch_size, process_index, process_count)
     source = CloudBatches(collection, sampling, share)
     return endless(source, min(4, os.cpu_count() or 1))
 

@@ -38,9 +38,11 @@ class Layers:
 
     def __post_init__(self) -> None:
         for name, least in (("num_layers", 1), ("width", 1)):
-            if getattr(self, name) < least:
+            if not getattr(self, name) >= least:
                 raise ArgumentError(name, getattr(self, name), f"{least} or more")
         check_activation(self.activation)
+        if not 0 < self.omega0 < math.inf:
+            raise ArgumentError("omega0", self.omega0, "finite, above 0")
         check_matmul(self.matmul)
 
 

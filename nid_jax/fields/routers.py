@@ -6,6 +6,7 @@ from typing import Any
 from flax import nnx
 from ml_collections import ConfigDict
 
+from nid_jax import errors
 from nid_jax.fields import router_networks, routing
 from nid_jax.fields.point_encoder import PointEncoder
 
@@ -41,9 +42,10 @@ def build_router(
         return None
     if kind == "codebook":
         limits = {"max_norm": value("max_norm", 0.0), "scale": value("scale", 0.0)}
-        return routing.Codebook(
-            num_signals, num_experts, channels, **limits, noise=noise, rngs=rngs
-        )
+        with errors.named("router", only=limits):
+            return routing.Codebook(
+                num_signals, num_experts, channels, **limits, noise=noise, rngs=rngs
+            )
     if kind == "linear":
         return router_networks.Linear(num_experts, channels, grid_shape, noise, rngs=rngs)
     if kind == "conv":

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
+from nid_jax.errors import ArgumentError
 from nid_jax.fields.variables import Code, RouterParam
 
 # Noise starts small beside logits of order one and never reaches zero, which the load divides by.
@@ -82,7 +84,7 @@ def gate(
     if noise_scale is not None and key is not None:
         noisy = logits + noise_scale * jax.random.normal(key, logits.shape, logits.dtype)
     magnitudes = jnp.abs(noisy)
-    _, indices = jax.lax.top_k(jax.lax.stop_gradient(magnitudes), top_k)
+    indices = largest(jax.lax.stop_gradient(magnitudes), top_k)
     rows = jnp.arange(logits.shape[0])[:, None]
     kept = jnp.zeros(logits.shape, bool).at[rows, indices].set(True)
     values = jnp.where(kept, noisy, 0)
@@ -91,6 +93,34 @@ def gate(
     if noise_scale is not None and key is not None:
         load = selection_probability(logits, noise_scale, magnitudes, kept, top_k)
     return Gates(values, indices, weights, bias, load)
+
+
+def largest(sizes: Float[Array, "B E"], count: int) -> Int[Array, "B K"]:
+    """Places of the `count` largest numbers of every row, by size; of equal ones the first.
+
+    On the mesh of `jax.set_mesh`, where rows are split along 'data' and experts along 'expert',
+    every part finds its own, and the largest of these are taken: parts x K numbers of a row travel
+    instead of all rows and experts, as `jax.lax.top_k` alone has it.
+    """
+    mesh, rows, experts = jax.sharding.get_abstract_mesh(), *sizes.shape
+    parts = dict(mesh.shape).get("expert", 1)
+    each = -(-experts // parts)
+    if mesh.empty or mesh.size == 1 or count >= each:
+        return jax.lax.top_k(sizes, count)[1]
+    more = -rows % mesh.shape["data"], parts * each - experts
+    filled = jnp.pad(sizes, [(0, number) for number in more], constant_values=-jnp.inf)
+
+    def own(part):
+        values, places = jax.lax.top_k(part, count)
+        places = places + each * jax.lax.axis_index("expert")
+        # Parts in order, each by size with equal ones in order: the first of equal ones is first.
+        both = values, places
+        values, places = (jax.lax.all_gather(x, "expert", axis=1, tiled=True) for x in both)
+        return jnp.take_along_axis(places, jax.lax.top_k(values, count)[1], 1)
+
+    split, whole = PartitionSpec("data", "expert"), PartitionSpec("data", None)
+    found = jax.shard_map(own, in_specs=split, out_specs=whole, check_vma=False)(filled)
+    return found[:rows]
 
 
 def selection_probability(
@@ -156,9 +186,9 @@ def expert_weights(num_experts: int, base: float = 1.0, cap: float = 1e4) -> Flo
     unless base and cap are positive and finite.
     """
     if not (base > 0 and math.isfinite(base)):
-        raise ValueError(f"loss.l1_base: {base}; allowed: a finite number above 0")
+        raise ArgumentError("base", base, "a finite number above 0")
     if not (cap > 0 and math.isfinite(cap)):
-        raise ValueError(f"cap: {cap}; allowed: a finite number above 0")
+        raise ArgumentError("cap", cap, "a finite number above 0")
     # In logs, because the power itself overflows before it could be capped.
     logs = np.minimum(-np.arange(num_experts) * math.log(base), math.log(cap))
     return jnp.asarray(np.exp(logs), jnp.float32)
@@ -251,10 +281,9 @@ class Codebook(Router):
     ):
         if num_signals < 1:
             raise ValueError(f"router.kind: codebook needs at least 1 signal, got {num_signals}")
-        if max_norm < 0 or scale < 0:
-            raise ValueError(
-                f"router.max_norm, router.scale: {max_norm}, {scale}; allowed: 0 or more"
-            )
+        for name, value in (("max_norm", max_norm), ("scale", scale)):
+            if not 0 <= value < math.inf:
+                raise ArgumentError(name, value, "finite, 0 or more")
         self.num_experts = num_experts
         self.channels = channels
         self.max_norm = float(max_norm)

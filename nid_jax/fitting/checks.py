@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
+from nid_jax import settings
 from nid_jax.coding.solvers import SOLVERS, Gaussian, Solver, config_group, solver_from_config
 from nid_jax.errors import named
 from nid_jax.fields.dictionary import Dictionary
@@ -20,16 +22,13 @@ def check(config: ConfigDict) -> Solver:
     Of the rest of the config dictionary.num_experts and router.kind are read.
     """
     wanted, router = config.fit, config.router.kind
-    check_experts(config.dictionary.num_experts)
+    settings.check(config)
     solver = solver_from_config(wanted)
     group = config_group(solver.name)
     with named("fit", only=["top_k"]), named(group, only=["candidates"]):
         solver.check_experts(config.dictionary.num_experts)
     if wanted.split not in SPLITS:
         raise ValueError(f"fit.split: {wanted.split!r}; allowed: {', '.join(SPLITS)}")
-    for key in ("num_signals", "batch_size", "num_pictures", "numbers"):
-        if wanted[key] < 0:
-            raise ValueError(f"fit.{key}: {wanted[key]}; allowed: 0 or more")
     with named("fit"):
         rounding.check(wanted.codes_dtype)
     if wanted.numbers > config.dictionary.num_experts:
@@ -47,6 +46,15 @@ def check(config: ConfigDict) -> Solver:
         raise ValueError(
             f"fit.uncertainty: true, but fit.solver={wanted.solver}; allowed: fit.solver=gaussian"
         )
+    refinement = "none" if "refine" not in wanted else wanted.refine.kind
+    for key, value, plain in (
+        ("uncertainty", wanted.uncertainty, False),
+        ("refine.kind", refinement, "none"),
+    ):
+        if value != plain and jax.process_count() > 1:
+            raise ValueError(
+                f"fit.{key}: {value!r}; allowed in several processes (--distributed): {plain!r}"
+            )
     if solver.uses_router and router in _UNPREDICTING:
         asking = f"fit.solver={solver.name}"
         if not solver.routed:
@@ -57,12 +65,6 @@ def check(config: ConfigDict) -> Solver:
             "--config.router.kind=linear"
         )
     return solver
-
-
-def check_experts(count: int) -> None:
-    """Raise ValueError, naming the key, for a dictionary of no experts."""
-    if count < 1:
-        raise ValueError(f"dictionary.num_experts: {count}; allowed: 1 or more")
 
 
 def check_measured(config: ConfigDict, measured: Any) -> None:

@@ -33,7 +33,7 @@ from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
 from nid_jax.files import atomic_path
-from nid_jax.fitting import refining, rendering, rounding
+from nid_jax.fitting import refining, rendering, rounding, spread
 from nid_jax.fitting.measurements import as_array, as_floats, checked_operator
 from nid_jax.storage import arrays
 from nid_jax.storage.checksums import crc32, digest
@@ -537,14 +537,16 @@ def fit_problem(
     solver: Solver,
     grid_shape: Sequence[int],
     names: Sequence[str] | None = None,
+    count: int = 0,
 ) -> Fit:
-    """Solve one problem. -> `Fit`, in NumPy unless a transformation of JAX is looking on.
+    """Solve one problem, or of its signals the first `count`. -> `Fit`, in NumPy unless a
+    transformation of JAX is looking on.
 
     Raises ArgumentError for what the solver cannot solve.
     """
     start = time.perf_counter()
     with devices.CompileTime() as compiling:
-        solution = solver.solve(problem)
+        solution, known = spread.solved(problem, solver, count)
         if not checks.traced(solution):
             solution = jax.device_get(solution)
     seconds = time.perf_counter() - start
@@ -559,7 +561,7 @@ def fit_problem(
         tuple(grid_shape),
         tuple(names),
         solver,
-        problem,
+        known,
         seconds=seconds,
         compile_seconds=min(compiling.seconds, seconds),
     )

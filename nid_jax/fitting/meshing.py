@@ -152,12 +152,5 @@ def write_meshes(
 
 def check(config_mesh: ConfigDict) -> None:
     """Raise ValueError, naming the key, for meshes that cannot be."""
-    if config_mesh.resolution < 0 or config_mesh.resolution == 1:
-        raise ValueError(
-            f"fit.mesh.resolution: {config_mesh.resolution}; allowed: 0 (the signals'), 2 or more"
-        )
     if config_mesh.format not in EXPORTED:
         raise ValueError(f"fit.mesh.format: {config_mesh.format!r}; allowed: {', '.join(EXPORTED)}")
-    for key in ("threshold", "samples"):
-        if config_mesh[key] <= 0:
-            raise ValueError(f"fit.mesh.{key}: {config_mesh[key]}; allowed: above 0")

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from nid_jax import numerics
+from nid_jax import numerics, processes
 from nid_jax.coding import gram
 from nid_jax.coding.canonical import Transform, canonical_transform
 from nid_jax.coding.drawing import level_of, level_of_moments
@@ -63,28 +63,34 @@ def learn_prior(task: Any, model: Model, collection: Any, config: ConfigDict) ->
     count = min(wanted.num_signals, len(collection))
     chosen = np.unique(np.linspace(0, len(collection) - 1, count).astype(int))
     seen = task.learned_from(collection)
+    names = [collection.names[int(index)] for index in chosen]
     if not seen.alike:
-        return _by_rounds(
-            model.dictionary,
-            seen,
-            [collection.names[int(i)] for i in chosen],
-            chosen,
-            wanted.shrinkage or None,
-        )
-    codes, biases, residuals = [], [], []
+        given = model.dictionary, seen, names, chosen, wanted.shrinkage or None
+        return processes.once(lambda: _by_rounds(*given))
     with named("prior"):
         solver = Ridge(lam=wanted.lam)
+
+    def solved():
+        mine = chosen[list(processes.own_part(len(chosen)))]
+        return _solved(model.dictionary, seen, mine, solver)
+
+    # Codes of one signal do not depend on the others.
+    parts = [part for own in processes.gathered(solved) for part in own]
+    codes, bias, residual = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    coded = Coded(codes, bias, residual, names)
+    return processes.once(lambda: prior_of(model, coded, wanted))
+
+
+def _solved(dictionary, seen, chosen, solver):
+    """(codes, bias, residual) of as many of the chosen signals at a time as memory takes."""
     size = max(1, _BATCH_NUMBERS // (seen.operator.num_measurements * seen.channels))
+    found = []
     for first in range(0, len(chosen), size):
         some = chosen[first : first + size]
         measurements = np.stack([seen.values(int(index)) for index in some])
-        solution = solver.solve(Problem(model.dictionary, seen.operator, measurements))
-        codes.append(np.asarray(solution.codes))
-        biases.append(np.asarray(solution.bias))
-        residuals.append(np.asarray(solution.residual))
-    names = [collection.names[int(index)] for index in chosen]
-    coded = Coded(np.concatenate(codes), np.concatenate(biases), np.concatenate(residuals), names)
-    return prior_of(model, coded, wanted)
+        solution = solver.solve(Problem(dictionary, seen.operator, measurements))
+        found.append(tuple(map(np.asarray, (solution.codes, solution.bias, solution.residual))))
+    return found
 
 
 def prior_of(model: Model, coded: Coded, wanted: ConfigDict) -> GaussianPrior:

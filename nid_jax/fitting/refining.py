@@ -17,10 +17,7 @@ from nid_jax.coding.total_variation import TotalVariation
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.routing import Gates
 from nid_jax.fitting import rendering
-
-KINDS = {"grid": TotalVariation, "atoms": LowRank}
-"""Of config.fit.refine.kind, besides 'none'."""
-_FIELDS = {"grid": ("tv", "lam", "steps"), "atoms": ("rank", "share", "steps")}
+from nid_jax.settings import REFINEMENTS
 
 
 def from_config(wanted: ConfigDict | None) -> TotalVariation | LowRank | None:
@@ -31,12 +28,13 @@ def from_config(wanted: ConfigDict | None) -> TotalVariation | LowRank | None:
     with errors.named("fit.refine"):
         if wanted is None or wanted.kind == "none":
             return None
-        if wanted.kind not in KINDS:
-            raise ArgumentError("kind", wanted.kind, ", ".join(("none", *KINDS)))
-        options = {key: wanted[key] for key in _FIELDS[wanted.kind]}
+        if wanted.kind not in REFINEMENTS:
+            raise ArgumentError("kind", wanted.kind, ", ".join(("none", *REFINEMENTS)))
+        kind, fields = REFINEMENTS[wanted.kind]
+        options = {key: wanted[key] for key in fields}
         if wanted.kind == "grid":
             options["bounds"] = tuple(wanted.bounds) or None
-        return KINDS[wanted.kind](**options)
+        return kind(**options)
 
 
 def check(config_fit: ConfigDict) -> None:

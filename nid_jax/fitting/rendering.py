@@ -1,6 +1,7 @@
 """Rendering: codes to values at any points, at any resolution and in any window, in chunks."""
 
 import functools
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,25 @@ from flax import nnx
 from nid_jax import numerics, platforms
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.routing import Gates
+
+# Float32 numbers of rendered signals held at a time: 64 MB.
+_RENDERED_NUMBERS = 2**24
+
+
+def together(pieces: Sequence[int], values_each: int) -> Iterator[tuple[int, int]]:
+    """(first, beyond last) of as many whole signals at a time as make up to 64 MB.
+
+    pieces: how many each is made of; values_each: numbers of a piece.
+    """
+    start = 0
+    while start < len(pieces):
+        stop = start + 1
+        while (
+            stop < len(pieces) and sum(pieces[start : stop + 1]) * values_each <= _RENDERED_NUMBERS
+        ):
+            stop += 1
+        yield start, stop
+        start = stop
 
 
 def gates_of(codes, bias):

@@ -117,9 +117,9 @@ class Search:
 
     def __post_init__(self):
         for name in ("coarse", "lipschitz", "chunk"):
-            if not getattr(self, name) > 0:
-                raise ArgumentError(name, getattr(self, name), "above 0")
-        if self.bound is not None and not self.bound > 0:
+            if not 0 < getattr(self, name) < np.inf:
+                raise ArgumentError(name, getattr(self, name), "above 0, finite")
+        if self.bound is not None and not 0 < self.bound < np.inf:
             raise ArgumentError("bound", self.bound, "above 0, or None for a function without one")
 
 

@@ -16,6 +16,7 @@ import scipy.sparse
 import trimesh
 from jaxtyping import Float, Int
 
+from nid_jax import array_files
 from nid_jax.geometry.orientation import outward
 from nid_jax.geometry.reading import Shape as ReadShape
 from nid_jax.geometry.reading import mesh_formats, missing_formats, read
@@ -53,8 +54,7 @@ def load_mesh(path: str | Path) -> trimesh.Trimesh:
     try:
         found = read(path)
     except Exception as error:  # whatever a parser stumbles over in a foreign file
-        words = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: cannot be read: {words or type(error).__name__}") from error
+        raise ValueError(f"{path}: cannot be read: {array_files.reason(error)}") from error
     if not len(found.faces):
         what = "points only" if len(found.vertices) else "nothing that is a mesh"
         raise ValueError(f"{path}: has no faces: {what}")

@@ -15,6 +15,8 @@ import trimesh
 from jaxtyping import Float, Int
 from plyfile import PlyData, PlyParseError
 
+from nid_jax import bounds, json_files
+from nid_jax.geometry import plyfiles
 from nid_jax.geometry.polygons import Polygons, triangulated
 
 UP = {
@@ -28,6 +30,8 @@ _NEEDS = {"3mf": ("lxml", "networkx"), "dae": ("collada",), "ctm": ("openctm",)}
 _UNITS = {"glb": "metres", "gltf": "metres"}
 _SINGLES = ("stl", "glb", "gltf")
 _STRIP_END = -1
+# Of an entry of an array of a glTF, at most: a matrix of singles.
+_ACCESSED = 64
 
 
 @dataclasses.dataclass
@@ -74,6 +78,7 @@ def read(path: str | Path) -> Shape:
     """
     path = Path(path)
     kind = path.suffix.lower().lstrip(".")
+    bounds.check_zip(path)
     reader: Callable[[Path], Shape] = _READERS.get(kind, _read_triangles)
     return reader(path)
 
@@ -173,6 +178,7 @@ def _off_header(rows):
 
 
 def _read_ply(path):
+    plyfiles.check_counts(path)
     try:
         data = PlyData.read(path, mmap="r", known_list_len=_triangles_of(path))
     except PlyParseError:
@@ -281,6 +287,8 @@ def _read_dae(path):
 
 
 def _read_triangles(path):
+    if path.suffix.lower() in (".glb", ".gltf"):
+        _check_accessors(path)
     loaded = trimesh.load(path, process=False)
     kind = path.suffix.lower().lstrip(".")
     parts = stored = [loaded]
@@ -299,6 +307,28 @@ def _read_triangles(path):
     if kind in _SINGLES and all(_single(part.vertices) for part in stored):
         shape.spacing = max((_spacing(part.vertices) for part in stored), default=0.0)
     return shape
+
+
+def _check_accessors(path):
+    """Raise ValueError where arrays of a glTF are said to hold more than is allowed.
+
+    Those that refer to no bytes are zeros, of any length.
+    """
+    with open(path, "rb") as file:
+        start = file.read(20)
+        if start[:4] == b"glTF":
+            length, there = int.from_bytes(start[12:16], "little"), path.stat().st_size
+            if length > there:
+                raise ValueError(f"its JSON is said to have {length} bytes; the file has {there}")
+            content = file.read(length)
+        else:
+            content = start + file.read()
+    described = json_files.parsed(content, "its JSON", {})
+    accessors = described.get("accessors", [])
+    counts = [one.get("count", 0) for one in accessors] if isinstance(accessors, list) else []
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError("an accessor has a count that is no whole number")
+    bounds.check(_ACCESSED * sum(counts), _ACCESSED * path.stat().st_size, "its accessors")
 
 
 def _single(vertices):

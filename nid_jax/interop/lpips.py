@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nid_jax import notices
 from nid_jax.files import atomic_path, local
 from nid_jax.interop import torch_file
 from nid_jax.metrics import perceptual
@@ -115,7 +116,7 @@ def _command(values):
 
 
 def _complain(message):
-    print("error:", *str(message).split(), file=sys.stderr)
+    print("error:", notices.one_line(message), file=sys.stderr)
     sys.exit(2)
 
 

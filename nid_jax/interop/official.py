@@ -84,6 +84,8 @@ OMEGA0 = 30.0
 # Signals of more channels than this are no pictures; it tells channels from experts.
 MOST_CHANNELS = 4
 
+# Letters of a value in a message.
+_SHOWN = 60
 _LINE = re.compile(r"(?:--)?([A-Za-z][\w-]*)(?:\s*[=:]\s*|\s+|$)(.*)")
 
 
@@ -108,9 +110,11 @@ def read_options(path):
             continue
         found = _LINE.fullmatch(line)
         if not found:
-            raise ValueError(f"{path}, line {number}: {line!r} is no option; name = value is one")
+            shown = line[:_SHOWN]
+            raise ValueError(f"{path}, line {number}: {shown!r} is no option; name = value is one")
         name, text = found[1].replace("-", "_"), found[2].strip().strip("'\"")
         if name not in DEFAULTS:
+            name = name[:_SHOWN]
             near = difflib.get_close_matches(name, DEFAULTS, 1)
             hint = f", did you mean {near[0]!r}?" if near else ""
             raise ValueError(
@@ -122,22 +126,24 @@ def read_options(path):
 
 def _value(name, text, where):
     default = DEFAULTS[name]
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
     if isinstance(default, bool):
         words = {"": True, "true": True, "1": True, "false": False, "0": False}
         if text.lower() not in words:
-            raise ValueError(f"{where}: {name}={text!r}; allowed: true, false")
+            raise ValueError(f"{where}: {name}={shown!r}; allowed: true, false")
         return words[text.lower()]
     if isinstance(default, int | float):
         try:
             value = type(default)(text)
-        except ValueError:
+            value = value if math.isfinite(value) else math.inf
+        except (ValueError, OverflowError):
             kind = "whole number" if isinstance(default, int) else "number"
-            raise ValueError(f"{where}: {name}={text!r}; a {kind} is wanted") from None
+            raise ValueError(f"{where}: {name}={shown!r}; a {kind} is wanted") from None
         if not math.isfinite(value):
-            raise ValueError(f"{where}: {name}={text!r}; a finite number is wanted")
+            raise ValueError(f"{where}: {name}={shown!r}; a finite number is wanted")
         return value
     if name in CHOICES and text not in CHOICES[name]:
-        raise ValueError(f"{where}: {name}={text!r}; allowed: {', '.join(CHOICES[name])}")
+        raise ValueError(f"{where}: {name}={shown!r}; allowed: {', '.join(CHOICES[name])}")
     return text
 
 

@@ -15,6 +15,7 @@ if __name__ == "__main__":
 import functools
 import math
 import re
+import reprlib
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from absl import app, flags, logging
 from flax import nnx
 from ml_collections import config_flags
 
-from nid_jax import configs, devices
+from nid_jax import configs, devices, notices
 from nid_jax.errors import named
 from nid_jax.fields import experts
 from nid_jax.fields.model import build_model, count_parameters
@@ -123,20 +124,27 @@ def read_checkpoint(path):
         )
     epoch = 0 if bare else found.get("current_epoch", 0)
     if not isinstance(epoch, int) or epoch < 0:
-        raise ValueError(f"{path}: current_epoch is {epoch!r}; a whole number, 0 or more")
+        shown = reprlib.repr(epoch)
+        raise ValueError(f"{path}: current_epoch is {shown}; a whole number, 0 or more")
     adam, step, notes = None, 0, ()
     if not bare and found.get("optimizer"):
         try:
             adam, step, notes = _read_adam(found["optimizer"], weights)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise ValueError(f"{path}: optimizer: is not the state of torch's Adam") from error
+    if not 0 <= step < 2**31:
+        raise ValueError(f"{path}: optimizer: {step} steps; allowed: 0 to 2^31")
     return Official(weights, adam, step, epoch, notes)
 
 
 def _read_adam(optimizer, weights):
     """({'mu': {name: array}, 'nu': ...} or None, steps taken, notes)."""
     state, (group,) = optimizer["state"], optimizer["param_groups"]
-    other = [f"{key}={group[key]}" for key, value in _ADAM.items() if group.get(key) != value]
+    other = [
+        f"{key}={reprlib.repr(group[key])}"
+        for key, value in _ADAM.items()
+        if group.get(key) != value
+    ]
     if other:
         return None, 0, (f"Adam's moments start anew: {', '.join(other)} is not taken over",)
     if not state:
@@ -496,7 +504,7 @@ def _underscored(word):
 
 def complain(message):
     """One line on standard error, and the exit status of a command that was typed wrong."""
-    print("error:", *str(message).split(), file=sys.stderr)
+    print("error:", notices.one_line(message), file=sys.stderr)
     sys.exit(2)
 
 
@@ -553,7 +561,7 @@ def main(argv, values=flags.FLAGS):
 
 def _announce(workdir, config, notes, typed):
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {notices.one_line(note)}", file=sys.stderr)
     dictionary, router = config.dictionary, config.router
     print(
         f"{dictionary.num_experts} experts, {dictionary.num_layers} layers of {dictionary.width}, "

@@ -6,9 +6,9 @@ storage N. A pickle can name any function of any module, so this reader knows a 
 gives each a meaning of its own, and refuses the rest; no name is ever looked up.
 """
 
-import io
 import math
 import pickle
+import reprlib
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from nid_jax import bounds
+from nid_jax.interop import plain_pickle
+from nid_jax.interop.plain_pickle import Refused
 
 # Kind of storage -> (type of its numbers in the file, what they become).
 STORAGES = {
@@ -35,6 +39,8 @@ STORAGES = {
 # any amount of memory.
 _REPEATED_BYTES = 2**26
 _MOST_AXES = 32
+# What zipfile and zlib raise.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError)
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
@@ -57,10 +63,6 @@ class _Kind(NamedTuple):
     name: str
 
 
-class _Refused(ValueError):
-    """The file asks for something that is not numbers in containers."""
-
-
 def read_torch(path):
     """The object that torch.save wrote to `path`, its tensors as NumPy arrays.
 
@@ -81,73 +83,82 @@ def read_torch(path):
     try:
         with zipfile.ZipFile(path) as archive:
             return _read_archive(archive)
-    except _Refused as error:
+    except Refused as error:
         raise ValueError(f"{path}: {error}") from None
     except RecursionError:
         raise ValueError(f"{path}: is damaged: its containers are nested too deeply") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
-        raise ValueError(f"{path}: is damaged: {error}") from error
+    except (*_DAMAGE, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: is damaged: {' '.join(str(error).split())}") from error
 
 
 def _read_archive(archive):
+    bounds.check_members(archive.infolist(), bounds.size_of(archive.fp))
     names = set(archive.namelist())
     folders = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
     if len(folders) != 1:
-        raise _Refused("is a zip, but no file of torch.save: it holds no data.pkl")
+        raise Refused("is a zip, but no file of torch.save: it holds no data.pkl")
     (folder,) = folders
     order = "little"
     if f"{folder}byteorder" in names:
         order = archive.read(f"{folder}byteorder").decode("ascii", "replace")
         if order not in ("little", "big"):
-            raise _Refused(f"its byteorder is {order!r}; allowed: little, big")
-    unpickler = _Unpickler(io.BytesIO(archive.read(f"{folder}data.pkl")))
-    try:
-        found = unpickler.load()
-    except _Refused:
-        raise
-    # A damaged pickle makes its reader raise nearly anything.
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise _Refused(f"is damaged: its data.pkl cannot be read: {reason}") from error
+            raise Refused(f"its byteorder is {order!r}; allowed: little, big")
+    if archive.getinfo(f"{folder}data.pkl").file_size > plain_pickle.MOST_BYTES:
+        raise Refused(f"its data.pkl has more than {plain_pickle.MOST_BYTES} bytes")
+    meaning = _Meanings()
+    content = archive.read(f"{folder}data.pkl")
+    found, _ = plain_pickle.load(content, meaning.found, meaning.storage)
     return _Reader(archive, folder, "<" if order == "little" else ">").resolved(found)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds containers, and records in the place of tensors."""
+class _Meanings:
+    """What the names in a pickle mean: containers, and records in the place of tensors."""
 
-    def find_class(self, module, name):
+    def found(self, module, name):
+        """What stands for a name. Raises Refused for one that is not known."""
         if module in ("torch", "torch.storage") and name in STORAGES:
             return _Kind(name)
         meanings = {
-            ("collections", "OrderedDict"): OrderedDict,
+            ("collections", "OrderedDict"): self.ordered,
             ("torch._utils", "_rebuild_tensor_v2"): self.tensor,
             ("torch._utils", "_rebuild_parameter"): self.parameter,
             ("torch", "Size"): self.size,
         }
         if (module, name) not in meanings:
-            raise _Refused(
+            raise Refused(
                 f"asks for {module}.{name}, which is refused: only tensors, numbers, strings and "
                 "containers of them are read"
             )
         return meanings[module, name]
 
-    def persistent_load(self, reference):
+    def storage(self, reference):
+        """A storage of numbers as the pickle refers to it."""
         known = isinstance(reference, tuple) and len(reference) == 5 and reference[0] == "storage"
         if not known or not isinstance(reference[1], _Kind):
-            raise _Refused("refers to something that is no storage of numbers")
+            raise Refused("refers to something that is no storage of numbers")
         _, kind, key, _, count = reference
         if not isinstance(key, str) or not isinstance(count, int) or count < 0:
-            raise _Refused(f"refers to a storage {key!r} of {count!r} numbers")
+            told = f"{reprlib.repr(key)} of {reprlib.repr(count)} numbers"
+            raise Refused(f"refers to a storage {told}")
         return _Storage(kind.name, key, count)
 
     def tensor(self, storage, offset, shape, stride, *_):
         """A tensor as the pickle describes it; nothing is read yet."""
+        if not isinstance(shape, tuple | list) or not isinstance(stride, tuple | list):
+            raise Refused("holds a tensor whose shape or stride is no tuple")
         numbers = (offset, *shape, *stride)
         whole = all(isinstance(number, int) and number >= 0 for number in numbers)
         same = len(shape) == len(stride) <= _MOST_AXES
         if not isinstance(storage, _Storage) or not whole or not same:
-            raise _Refused(f"holds a tensor of shape {shape}, stride {stride} and offset {offset}")
+            told = f"{reprlib.repr(shape)}, stride {reprlib.repr(stride)}"
+            raise Refused(f"holds a tensor of shape {told} and offset {reprlib.repr(offset)}")
         return _Tensor(storage, offset, tuple(shape), tuple(stride))
+
+    def ordered(self, pairs=()):
+        """A dict; protocol 2 fills it afterwards, older ones give its pairs."""
+        if not isinstance(pairs, list | tuple) or not all(map(_is_pair, pairs)):
+            raise Refused("holds an OrderedDict of something else than pairs")
+        return OrderedDict(pairs)
 
     def parameter(self, data, *_):
         """A trained tensor is a tensor."""
@@ -158,6 +169,10 @@ class _Unpickler(pickle.Unpickler):
         return tuple(values)
 
 
+def _is_pair(value):
+    return isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], str | int)
+
+
 class _Reader:
     """Puts arrays in the place of the records, reading every storage once."""
 
@@ -165,6 +180,7 @@ class _Reader:
         self.archive, self.folder, self.order = archive, folder, order
         self.storages = {}
         self.done = {}
+        self.copied = 0
 
     def resolved(self, value):
         # The same container may be met again, also inside itself.
@@ -183,10 +199,12 @@ class _Reader:
             filled.extend(map(self.resolved, value))
             return filled
         if type(value) is tuple:
-            return tuple(map(self.resolved, value))
+            found = tuple(map(self.resolved, value))
+            self.done[id(value)] = value, found
+            return found
         if value is None or isinstance(value, bool | int | float | str):
             return value
-        raise _Refused(f"holds a {type(value).__name__.strip('_')} where a value is wanted")
+        raise Refused(f"holds a {type(value).__name__.strip('_')} where a value is wanted")
 
     def array(self, tensor):
         numbers = self.storage(tensor.storage)
@@ -194,17 +212,19 @@ class _Reader:
         pairs = list(zip(tensor.shape, tensor.stride, strict=True))
         last = tensor.offset + sum((size - 1) * step for size, step in pairs)
         if count and last >= len(numbers):
-            raise _Refused(
+            raise Refused(
                 f"is damaged: a tensor of shape {list(tensor.shape)} reaches number {last} of "
                 f"storage {tensor.storage.key}, which has {len(numbers)}"
             )
         if count * numbers.itemsize > max(numbers.nbytes, _REPEATED_BYTES):
-            raise _Refused(
+            raise Refused(
                 f"a tensor of shape {list(tensor.shape)} repeats the {len(numbers)} numbers of "
                 f"storage {tensor.storage.key} beyond what is read"
             )
         if not count:
             return self.empty(tensor.shape, numbers.dtype)
+        self.copied += count * numbers.itemsize
+        bounds.check(self.copied, 4 * bounds.size_of(self.archive.fp), "a copy of its tensors")
         # The step along an axis of one number is never taken, and may be any number.
         strides = [step * numbers.itemsize * (size > 1) for size, step in pairs]
         view = np.lib.stride_tricks.as_strided(
@@ -215,7 +235,7 @@ class _Reader:
     def empty(self, shape, kind):
         """An array without numbers; no axis of it may be too long for NumPy."""
         if max(shape) >= 2**31:
-            raise _Refused(f"holds an empty tensor of shape {list(shape)}")
+            raise Refused(f"holds an empty tensor of shape {list(shape)}")
         return np.zeros(shape, kind)
 
     def storage(self, storage):
@@ -229,9 +249,9 @@ class _Reader:
         try:
             entry = self.archive.getinfo(f"{self.folder}data/{storage.key}")
         except KeyError:
-            raise _Refused(f"is damaged: storage {storage.key} is missing") from None
+            raise Refused(f"is damaged: storage {storage.key} is missing") from None
         if entry.file_size != storage.count * stored.itemsize:
-            raise _Refused(
+            raise Refused(
                 f"is damaged: storage {storage.key} has {entry.file_size} bytes, "
                 f"{storage.count} numbers of {stored.itemsize} bytes are wanted"
             )
@@ -249,20 +269,41 @@ def _read_legacy(path):
             f"{path}: is of a PyTorch older than 1.6; pip install 'nid_jax[torch]' to read it, or "
             "save it again with a newer one: torch.save(torch.load(FILE, 'cpu'), FILE)"
         ) from None
+    _check_legacy(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path}: PyTorch cannot read it: {reason}") from error
-    return _without_torch(found, torch)
+    return _without_torch(found, torch, {})
 
 
-def _without_torch(value: Any, torch):
+def _check_legacy(path):
+    """Raise ValueError where one of the pickles that a file begins with is not plain."""
+    content, place = path.read_bytes(), 0
+    try:
+        # A magic number, the protocol, the machine, and what was saved.
+        for _ in range(4):
+            _, place = plain_pickle.load(
+                content, lambda module, name: lambda *_: None, lambda reference: None, place
+            )
+    except Refused as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _without_torch(value: Any, torch, done):
+    if id(value) in done:
+        return done[id(value)]
+    done[id(value)] = found = _plain(value, torch, done)
+    return found
+
+
+def _plain(value, torch, done):
     if isinstance(value, torch.Tensor):
         value = value.detach()
         return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     if isinstance(value, dict):
-        return {key: _without_torch(entry, torch) for key, entry in value.items()}
+        return {key: _without_torch(entry, torch, done) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_without_torch(entry, torch) for entry in value)
+        return type(value)(_without_torch(entry, torch, done) for entry in value)
     return value

@@ -10,7 +10,6 @@ Axis letters: S images, H x W pixels, C channels.
 import dataclasses
 import functools
 import itertools
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from nid_jax import array_files
 
 # ImageNet's mean and standard deviation of RGB in [0, 1], carried over to [-1, 1]: rounded so in
 # the package, and part of what its weights were trained with.
@@ -132,14 +133,14 @@ def load_weights(path: str | Path) -> LpipsWeights:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; {_COMMAND} writes one")
     other = f"{path}: is not a file of LPIPS weights; {_COMMAND} writes one"
-    if not zipfile.is_zipfile(path):
-        raise ValueError(other)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            named = {name: file[name] for name in file.files}
-        network = str(named.pop("network"))
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(other) from error
+        found = array_files.read(path)
+    except ValueError as error:
+        raise ValueError(f"{other} ({str(error).removeprefix(f'{path}: ')})") from error
+    named = {name: value for name, value in found.items() if value is not None}
+    if "network" not in named:
+        raise ValueError(other)
+    network = str(named.pop("network"))
     check_network(network, f"{path}: network")
     # On the device once, and not with every batch of images.
     return jax.tree.map(jnp.asarray, weights_from_arrays(network, named, path))

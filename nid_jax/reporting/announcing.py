@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 
 from nid_jax.fields.dictionary import Dictionary
+from nid_jax.fields.model import Model, count_parameters
 from nid_jax.fields.shared import SharedDictionary
 from nid_jax.reporting import tables
 
@@ -36,6 +38,15 @@ def device_summary(
     if config_path:
         lines.append(f"config      {config_path}")
     return lines
+
+
+def start(
+    model: Model, mesh: jax.sharding.Mesh, config_path: str | Path, notes: Sequence[str]
+) -> None:
+    """Devices, sizes, where the dictionary comes from, and notes, on standard error."""
+    lines = device_summary(mesh, count_parameters(model), config_path=config_path)
+    for line in (*lines, *notes):
+        print(line, file=sys.stderr)
 
 
 def beyond_span(dictionary: Dictionary, sparse: bool) -> list[str]:

@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from nid_jax import notices
+from nid_jax.fields.coordinates import grid
+from nid_jax.fields.model import Model
 from nid_jax.files import atomic_folder, refusals_named
 from nid_jax.fitting import rounding, scoring
 from nid_jax.fitting.fit import Fit
@@ -67,6 +69,21 @@ def write_fit(
         metrics["assumed"] = [*map(notices.plain, notes), *notices.printed_lines()]
         write_json(folder / artefacts.METRICS, metrics)
     return metrics
+
+
+def write_usage(workdir: Workdir, model: Model, found: Fit) -> None:
+    """usage.json and atoms.png: how often and how much experts serve, and what they look like."""
+    importance = np.abs(found.codes).mean(0)
+    usage = (found.codes != 0).mean(0)
+    workdir.write_json("usage.json", {"usage": usage, "importance": importance})
+    if len(model.grid_shape) != 2:
+        return
+    order = np.argsort(-importance)[:32].astype(np.int32)
+    atoms = model.dictionary.basis_of(grid(model.grid_shape), order)
+    images = np.moveaxis(np.asarray(atoms), 1, 0).reshape(len(order), *model.grid_shape, -1)
+    # Where codes are dense every expert serves every signal.
+    shares = usage[order] if usage.min() < 1 else None
+    pictures.atoms_sheet(workdir.atoms, images, usage=shares, experts=order.tolist())
 
 
 def _storage(task, exact, fit, truth, collection, config):

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from nid_jax.data.frames import Frame
 from nid_jax.files import atomic_path
+from nid_jax.notices import one_line
 from nid_jax.reporting import pictures
 from nid_jax.reporting.panels import Panel
 from nid_jax.storage.artefacts import file_name
@@ -170,6 +171,11 @@ def _draw_map(axes, image, frame, label, colours):
 
 
 def _save(figure, path):
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        # Names are no formulas, whatever they hold.
+        text.set(parse_math=False, text=one_line(text.get_text()))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
     return path

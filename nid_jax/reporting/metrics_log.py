@@ -13,6 +13,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from nid_jax import json_files
 from nid_jax.files import refusals_named
 from nid_jax.reporting.pictures import displayed, to_uint8
 from nid_jax.storage.artefacts import plain, write_text
@@ -34,13 +35,12 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     entries = []
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
+            entry = json_files.parsed(line, f"{path}, line {number}")
+        except ValueError:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
-        if not isinstance(entry, dict):
-            raise ValueError(f"{path}, line {number}: a metric is a JSON object, not {line[:40]}")
+            raise
+        json_files.check(entry, {}, f"{path}, line {number}")
         entries.append(entry)
     return entries
 

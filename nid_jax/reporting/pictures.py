@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from nid_jax.files import atomic_path
+from nid_jax.notices import one_line
 
 # One style for every picture and for the report's page.
 INK, QUIET, GRID, PAPER = "#1f2933", "#616e7c", "#e4e7eb", "#ffffff"
@@ -85,7 +86,8 @@ def font_of(size: int = TEXT) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def shortened(text: str, width: float, font: Any) -> str:
-    """`text`, cut with an ellipsis to `width` pixels."""
+    """`text` in one line, cut with an ellipsis to `width` pixels."""
+    text = one_line(text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

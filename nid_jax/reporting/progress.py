@@ -94,3 +94,33 @@ class Progress:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+class RoundsProgress:
+    """A line that says how far rounds are, none where there are none.
+
+    stopped: whether no further round may begin; active=False prints nothing.
+    """
+
+    def __init__(self, stopped: Callable[[], bool], active: bool = True):
+        self._stopped, self._active = stopped, active
+        self._line: Progress | None = None
+        self._first, self._start = 0, 0.0
+
+    def go_on(self, done: int, total: int) -> bool:
+        """Whether another round may begin."""
+        now = time.monotonic()
+        if self._line is None:
+            # The first one is beside what is compiled and measured once.
+            self._line = Progress(total, label="round", active=self._active)
+            self._first, self._start = done, now
+        each = (now - self._start) / max(done - self._first, 1)
+        self._line.update(done, eta=each * (total - done) if done > self._first else None)
+        return not self._stopped()
+
+    def __enter__(self) -> RoundsProgress:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._line is not None:
+            self._line.close()

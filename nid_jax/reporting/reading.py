@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nid_jax import json_files
+
 
 def read_json(path: Path) -> tuple[dict[str, Any], str]:
     """The object in a file, {} where there is none, and what is wrong with it, '' if nothing."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json_files.read(path)
     except FileNotFoundError:
         return {}, ""
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        return {}, f"{path.name} cannot be read: {error}."
+    except (ValueError, OSError) as error:
+        return {}, f"{path.name} cannot be read: {str(error).removeprefix(f'{path}: ')}."
     if not isinstance(value, dict):
         return {}, f"{path.name} holds no JSON object."
     return value, ""

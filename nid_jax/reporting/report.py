@@ -13,6 +13,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from nid_jax.notices import shown
 from nid_jax.reporting import charts, embedding, fit_section, pictures, samples
 from nid_jax.reporting.metrics_log import read_metrics
 from nid_jax.reporting.panels import Score
@@ -69,7 +70,7 @@ def write_report(workdir: str | Path) -> Path:
         assumed=assumed,
         config=config,
     )
-    return write_text(workdir / "report.html", page)
+    return write_text(workdir / "report.html", shown(page))
 
 
 def _template() -> jinja2.Template:

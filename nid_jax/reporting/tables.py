@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from nid_jax.notices import one_line
+
 
 def format_count(number: float) -> str:
     """A number in three digits: 950, 12.3k, 4.56M."""
@@ -57,7 +59,7 @@ def format_value(value: Any) -> str:
         if 1000 <= abs(value) < 1e6:
             return f"{value:.0f}"
         return f"{value:#.4g}".rstrip(".") if 1e-3 <= abs(value) < 1e3 else f"{value:.4g}"
-    return str(value)
+    return one_line(value)
 
 
 def _cells(
@@ -80,8 +82,8 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     lines, numeric = _cells(rows, headers)
     widths = [max(len(line[c]) for line in lines) for c in range(len(headers))]
 
-    def aligned(line: Sequence[str]) -> str:
-        cells = zip(line, widths, numeric, strict=True)
+    def aligned(row: Sequence[str]) -> str:
+        cells = zip(row, widths, numeric, strict=True)
         return "  ".join(t.rjust(w) if n else t.ljust(w) for t, w, n in cells).rstrip()
 
     rule = "  ".join("-" * width for width in widths)

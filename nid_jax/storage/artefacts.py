@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nid_jax.files import atomic_path
+from nid_jax.files import atomic_path, short_name
 
 # Of the folder of a fit; a signal's own files in folders there are named by `file_name`.
 CODES, METRICS, EVALUATION, NEAREST = "codes.npz", "metrics.json", "evaluation.json", "nearest.json"
@@ -30,7 +30,7 @@ SIDE_BY_SIDE = "side_by_side"
 def file_name(index: int, name: str) -> str:
     """A name for the picture of signal `index`: 0007_face_087, whatever its own name holds."""
     safe = re.sub(r"[^\w.=+-]+", "_", re.sub(r"\.[A-Za-z]{3,4}$", "", name))
-    return f"{index:04d}_{safe[:80]}"
+    return f"{index:04d}_{short_name(safe[:80])}"
 
 
 def view_name(shape: Sequence[int], window: Sequence[tuple[float, float]] = ()) -> str:
@@ -40,9 +40,9 @@ def view_name(shape: Sequence[int], window: Sequence[tuple[float, float]] = ()) 
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes `text` as UTF-8, whole or not at all."""
+    """Writes `text` as UTF-8, whole or not at all; bytes of names that are none as \\udcff."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 
@@ -52,17 +52,6 @@ def write_json(path: str | Path, value: Any, indent: int | None = 2) -> Path:
     indent: spaces a level; None for one line.
     """
     return write_text(path, json.dumps(plain(value), indent=indent, allow_nan=False) + "\n")
-
-
-def read_json(path: str | Path) -> Any:
-    """Reads JSON; FileNotFoundError if there is no such file, ValueError if it is damaged."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: is not valid JSON: {error}") from error
 
 
 def plain(value: Any) -> Any:

@@ -10,7 +10,6 @@ its size and time here, and its fingerprint there, when both were the same.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import threading
@@ -22,12 +21,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import logging
 
+from nid_jax import json_files, processes
 from nid_jax.files import user_cache
 from nid_jax.notices import say
-from nid_jax.storage import bucket_lock, lock, manifest
+from nid_jax.storage import bucket_lock, lock
 from nid_jax.storage.artefacts import write_json
 from nid_jax.storage.bucket import Bucket, BucketError, is_remote
 
@@ -64,15 +63,13 @@ def worked_on(path: Any, argument: str) -> Iterator[Any]:
     bucket = Bucket(path, argument)
     folder = _folder("workdirs", bucket)
     with ExitStack() as stack:
-        refusal = None
-        if jax.process_index() == 0:
-            try:
+
+        def begin() -> None:
+            if processes.first():
                 stack.enter_context(_kept_up(bucket, folder, argument))
-            except ValueError as error:
-                refusal = error
-        if not manifest.everywhere(refusal is None):
-            raise refusal or ValueError(f"{bucket.url}: refused to the first process")
-        if not manifest.alike(_who_holds(folder)):
+
+        processes.together(begin)
+        if len(set(processes.gathered(lambda: _who_holds(folder)))) > 1:
             raise ValueError(
                 f"{argument}={path}: not all processes see its copy {folder}; allowed: "
                 "$XDG_CACHE_HOME in a folder that they share"
@@ -195,7 +192,7 @@ class _Copy:
         self.bucket, self.folder, self.argument = bucket, folder, argument
         self._record = folder.parent / "record.json"
         try:
-            known = json.loads(self._record.read_bytes())
+            known = json_files.read(self._record, {})
         except (FileNotFoundError, ValueError):
             known = {}
         self.name: str = known.get("copy") or secrets.token_hex(8)

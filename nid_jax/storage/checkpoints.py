@@ -11,6 +11,7 @@ one copy from the device, which the save needs anyway. Writing goes on in the ba
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
@@ -93,7 +94,8 @@ class Checkpoints:
             if not read_only:
                 self.directory.mkdir(parents=True, exist_ok=True)
             self._manager = self._open()
-        except OSError as error:
+        # Of damaged descriptions of checkpoints storage raises what they lead it to.
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             self._quiet.remove()
             raise CheckpointError(f"{self.directory}: {_reason(error)}") from error
 
@@ -344,12 +346,11 @@ class Checkpoints:
         # One process alone must not walk back: the others would wait for it forever.
         if not manifest.everywhere(failure is None):
             raise failure or Damaged("damaged for another process")
-        if state is not None:
-            self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    **{manifest.ITERATOR: grain.checkpoint.CheckpointRestore(data_iterator)}
-                ),
+        if data_iterator is not None:
+            # Not through grain, which wants as many processes as have saved it.
+            found = json.dumps(state, indent=4).encode()
+            data_iterator.set_state(
+                found if isinstance(data_iterator.get_state(), bytes) else state
             )
         return items, content
 

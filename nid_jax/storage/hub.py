@@ -28,11 +28,9 @@ WEIGHTS = "model.safetensors"
 CARD = "README.md"
 """Names of the files in a folder."""
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_USE = """```python
-import nid_jax as nid
+_USE = """import nid_jax as nid
 
-dictionary = nid.NeuralDictionary.from_pretrained({name})
-```"""
+dictionary = nid.NeuralDictionary.from_pretrained({name})"""
 
 
 def save_pretrained(
@@ -41,27 +39,27 @@ def save_pretrained(
     *,
     repo_id: str = "",
     dtype: str = "float32",
-    scores: Mapping[str, Any] | None = None,
     pictures: Mapping[str, str | Path] | None = None,
+    **about: Any,
 ) -> Path:
     """Writes FOLDER/model.safetensors and the card FOLDER/README.md. -> the folder.
 
     repo_id: what the card tells people to load; '' for the folder's own name. dtype: of the
-    weights, see `one_file.write`. scores: name -> number, for the card. pictures: caption -> a PNG,
-    which is copied into the folder and shown on the card. Raises as `one_file.write` does, and
-    FileNotFoundError for a picture that is not there.
+    weights, see `one_file.write`. pictures: caption -> a PNG, which is copied into the folder and
+    shown on the card. about: scores, licence, sections and use, as in `model_card`. Raises as
+    `one_file.write` does, and FileNotFoundError for a picture that is not there.
     """
     folder = local(folder, "folder")
     found = {caption: Path(path) for caption, path in (pictures or {}).items()}
     for path in found.values():
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such picture")
+    shown = {caption: path.name for caption, path in found.items()}
+    card = model_card(trained, repo_id or folder.absolute().name, shown, **about)
     one_file.write(folder / WEIGHTS, trained, dtype)
     for path in found.values():
         with atomic_path(folder / path.name) as temporary:
             shutil.copyfile(path, temporary)
-    shown = {caption: path.name for caption, path in found.items()}
-    card = model_card(trained, repo_id or folder.absolute().name, scores or {}, shown)
     write_text(folder / CARD, card)
     return folder
 
@@ -111,8 +109,8 @@ def push_to_hub(
 ) -> str:
     """Writes what `save_pretrained` does to a repository, which is made if need be. -> its URL.
 
-    card: dtype, scores and pictures, as there. Raises as there, and ValueError of one line where
-    the Hub refuses.
+    card: dtype, pictures, scores, licence, sections and use, as there. Raises as there, and
+    ValueError of one line where the Hub refuses.
     """
     hub = _library(repo_id)
     with tempfile.TemporaryDirectory() as folder:
@@ -131,10 +129,19 @@ def push_to_hub(
 def model_card(
     trained: Trained,
     name: str,
-    scores: Mapping[str, Any],
-    pictures: Mapping[str, str],
+    pictures: Mapping[str, str] | None = None,
+    *,
+    scores: Mapping[str, Any] | None = None,
+    licence: str = "",
+    sections: Mapping[str, str] | None = None,
+    use: str = "",
 ) -> str:
-    """The card in Markdown. name: what to load; pictures: caption -> file beside the card."""
+    """The card in Markdown.
+
+    name: what to load; pictures: caption -> file beside the card; scores: name -> number; licence:
+    the Hub's identifier of one, such as 'cc0-1.0'; sections: heading -> Markdown; use: Python that
+    shows how it is used, '' loads it.
+    """
     config, signals = trained.config, trained.signals
     *grid, channels = signals["shape"]
     active = config.router.top_k or "all"
@@ -148,17 +155,20 @@ def model_card(
         "made with": f"nid_jax {__version__}",
     }
     front = {"library_name": "nid_jax", "tags": ["implicit-neural-representation", "dictionary"]}
+    front |= {"license": licence} if licence else {}
     parts = [
         # JSON is YAML, whatever the values hold.
         "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---"]),
         f"# A neural implicit dictionary: {_plain(signals['title'])}",
         "Any new signal of this kind is one small code, solved for and not trained.",
-        _USE.format(name=json.dumps(name)),
+        f"```python\n{use.strip() or _USE.format(name=json.dumps(name))}\n```",
         _table(rows),
     ]
     if scores:
         parts += ["## Scores", _table(scores)]
-    parts += [f"![{_plain(caption)}]({file})" for caption, file in pictures.items()]
+    for heading, text in (sections or {}).items():
+        parts += [f"## {_plain(heading)}", text.strip()]
+    parts += [f"![{_plain(caption)}]({file})" for caption, file in (pictures or {}).items()]
     return "\n\n".join(parts) + "\n"
 
 

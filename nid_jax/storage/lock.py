@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from nid_jax import json_files
 from nid_jax.files import refusals_named
 
 try:
@@ -186,7 +187,7 @@ def _written(file: int) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """What the file says; {} where it says nothing, or is not there."""
     try:
-        found = json.loads(path.read_bytes())
+        found = json_files.read(path)
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

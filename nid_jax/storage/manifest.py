@@ -11,6 +11,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from nid_jax import json_files, processes
+from nid_jax.json_files import Key
+from nid_jax.storage import schemas
 from nid_jax.storage.checksums import crc32, digest
 from nid_jax.storage.trees import paths
 
@@ -51,7 +54,10 @@ def make(
     if data_iterator is not None:
         state = data_iterator.get_state()
         state = json.loads(state) if isinstance(state, bytes) else state
+        # A place in the order of batches, of which each process reads its part.
         iterator = _gathered(digest(state))
+        if len(set(iterator)) > 1:
+            raise CheckpointError(f"step {step}: processes are at different batches")
     content = {
         "step": int(step),
         "items": leaves,
@@ -71,15 +77,15 @@ def read(folder: Path) -> dict[str, Any]:
     """The content of the manifest in the folder of a step. Raises Damaged."""
     path = folder / NAME / "metadata"
     try:
-        stored = json.loads(path.read_bytes())
+        stored = json_files.read(path, {"content": Key("object"), "crc32": Key("whole number")})
         content = stored["content"]
-        intact = digest(content) == stored["crc32"]
+        if digest(content) != stored["crc32"]:
+            raise Damaged("its manifest has changed since it was written")
+        json_files.check(content, schemas.MANIFEST, path, "content")
     except FileNotFoundError as error:
         raise Damaged("its manifest is missing") from error
-    except (ValueError, KeyError, TypeError, NotADirectoryError) as error:
+    except (ValueError, RecursionError, NotADirectoryError) as error:
         raise Damaged("its manifest cannot be read") from error
-    if not intact:
-        raise Damaged("its manifest has changed since it was written")
     return content
 
 
@@ -115,24 +121,18 @@ def verify(name: str, tree: Any, content: dict) -> None:
 
 
 def iterator_state(folder: Path, content: dict) -> Any:
-    """This process's saved iterator state, verified.
+    """The saved iterator state, verified; the same for however many processes saved it.
 
-    Raises CheckpointError where none was saved, or by another number of processes; Damaged.
+    Raises CheckpointError where none was saved; Damaged.
     """
     if content["iterator"] is None:
         raise CheckpointError(f"{folder}: holds no state of the data iterator")
-    index, count = jax.process_index(), jax.process_count()
-    if len(content["iterator"]) != count:
-        raise CheckpointError(
-            f"{folder}: its data order was saved by {len(content['iterator'])} processes and"
-            f" {count} are running: start as many as before"
-        )
-    path = folder / ITERATOR / f"process_{index}-of-{count}.json"
+    path = folder / ITERATOR / f"process_0-of-{len(content['iterator'])}.json"
     try:
-        state = json.loads(path.read_bytes())
+        state = json_files.read(path)
     except (OSError, ValueError) as error:
         raise Damaged("the state of the data iterator cannot be read") from error
-    if digest(state) != content["iterator"][index]:
+    if digest(state) != content["iterator"][0]:
         raise Damaged("the state of the data iterator has changed since it was written")
     return state
 
@@ -142,7 +142,7 @@ def iterator_state(folder: Path, content: dict) -> Any:
 
 def _gathered(value: int) -> list[int]:
     """One number of each process, in the order of the processes."""
-    if jax.process_count() == 1:
+    if processes.alone():
         return [value]
     values = multihost_utils.process_allgather(np.uint32(value))
     return [int(v) for v in np.ravel(values)]
@@ -151,8 +151,3 @@ def _gathered(value: int) -> list[int]:
 def everywhere(good: bool) -> bool:
     """Whether it is so in every process."""
     return all(_gathered(int(good)))
-
-
-def alike(value: int) -> bool:
-    """Whether a number, 0 to 2**32 - 1, is the same in every process."""
-    return len(set(_gathered(value))) == 1

@@ -49,7 +49,8 @@ def skeleton(
 
     -> (graphdef, {'params', 'constants'} of jax.ShapeDtypeStruct); with a mesh, laid out on it.
     atoms: how many are stored as sums of an independent dictionary's networks; 0: none are.
-    Raises ValueError for a config that describes none, or one that does not divide by the mesh.
+    Experts that a mesh does not divide lie on every device. Raises ValueError for a config that
+    describes none.
     """
 
     def build() -> Model:
@@ -64,8 +65,8 @@ def skeleton(
 
     graphdef, *states = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
     if mesh is not None:
-        sharding.check_divisible(mesh, config.dictionary.num_experts, mesh.shape["data"])
         layouts = map_axes(lambda axes: sharding.named(mesh, *axes), states)
+        layouts = sharding.fitting(states, layouts)
         states = jax.tree.map(abstract, states, layouts)
     params, constants = states
     return graphdef, {"params": params, "constants": constants}
@@ -76,18 +77,22 @@ def load_model(
 ) -> Trained:
     """The trained model of a workdir, without its prior. Reads no signals.
 
-    step: 'best', 'latest' or a number; mesh: devices to lay the model out on; without it, the
-    first one. Raises CheckpointError or FileNotFoundError where the workdir holds no good
-    checkpoint.
+    step: 'best', 'latest' or a number; mesh: devices to lay the model out on; without it, or where
+    they are of several processes, the first one. Raises CheckpointError or FileNotFoundError where
+    the workdir holds no good checkpoint.
     """
     config = workdir.load_config()
-    signals = workdir.read_json("signals.json")
-    graphdef, template = skeleton(config, signals, mesh)
+    signals = workdir.read_signals()
+    try:
+        graphdef, template = skeleton(config, signals, mesh)
+    except (AttributeError, KeyError, TypeError, ArithmeticError) as error:
+        words = " ".join(str(error.args[0] if error.args else type(error).__name__).split())
+        raise ValueError(f"{workdir.config}: describes no model ({words[:200]})") from error
     ranked_by = signals.get("ranked_by", "psnr")
     with checkpoints.Checkpoints(
         workdir.checkpoints, read_only=True, best_metric=ranked_by
     ) as saved:
         restored = saved.restore({"model": template}, step=step)
-    items = restored.items["model"]
+    items = sharding.own(restored.items["model"])
     model = nnx.merge(graphdef, items["params"], items["constants"])
     return Trained(model, config, signals, step=restored.step)

@@ -28,11 +28,11 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from nid_jax import __version__
+from nid_jax import __version__, json_files
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.files import atomic_path, local
-from nid_jax.storage import config_json, models, prior_arrays, trees
+from nid_jax.storage import config_json, models, prior_arrays, schemas, trees
 from nid_jax.storage.checksums import crc32, digest
 from nid_jax.storage.models import Trained
 
@@ -155,7 +155,7 @@ def _stored(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def _content(text: str) -> dict[str, Any]:
     try:
-        stored = json.loads(text)
+        stored = json_files.parsed(text, KEY)
         if not isinstance(stored, dict) or "format" not in stored:
             raise ValueError("it has no format number")
         if stored["format"] != FORMAT:
@@ -176,22 +176,8 @@ def _described(content: dict[str, Any]) -> tuple[ConfigDict, dict[str, Any]]:
         config = config_json.decoded(content.get("config"))
     except (TypeError, AttributeError) as error:
         raise ValueError(f"its config is none ({error})") from error
-    signals = content.get("signals")
-    if not isinstance(signals, dict):
-        raise ValueError("its signals are not described by a JSON object")
-    shape = signals.get("shape")
-    sides = shape if isinstance(shape, list) and len(shape) > 1 else [None]
-    for key, numbers in (("shape", sides), ("count", [signals.get("count")])):
-        if not all(type(number) is int and number > 0 for number in numbers):
-            raise ValueError(f"signals.{key}: {signals.get(key)!r}; allowed: numbers above 0")
-    for key in ("title", "ranked_by"):
-        if not isinstance(signals.get(key), str):
-            raise ValueError(f"signals.{key}: {signals.get(key)!r}; allowed: text")
-    bounds = signals.get("bounds", [0, 1])
-    if not (
-        isinstance(bounds, list) and [type(end) in (int, float) for end in bounds] == [True] * 2
-    ):
-        raise ValueError(f"signals.bounds: {bounds!r}; allowed: two numbers")
+    signals: Any = content.get("signals")
+    json_files.check(signals, schemas.SIGNALS, "its description", "signals")
     return config, signals
 
 

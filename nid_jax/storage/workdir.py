@@ -17,9 +17,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from nid_jax import json_files
 from nid_jax.fields.model import UNSAID
 from nid_jax.files import local, recover, refusals_named, running
-from nid_jax.storage import artefacts, config_json, lock, manifest
+from nid_jax.json_files import Schema
+from nid_jax.storage import artefacts, config_json, lock, manifest, schemas
 
 _FIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,99}")
 _ABSENT = object()
@@ -165,9 +167,27 @@ class Workdir:
         self._must_be_writable()
         return artefacts.write_json(self.root / path, value)
 
-    def read_json(self, path: str | Path) -> Any:
-        """Reads `path`, relative to this folder; see artefacts.read_json."""
-        return artefacts.read_json(self.root / path)
+    def read_json(self, path: str | Path, schema: Schema | None = None) -> Any:
+        """Reads `path`, relative to this folder; see json_files.read."""
+        return json_files.read(self.root / path, schema)
+
+    def read_signals(self) -> dict[str, Any]:
+        """What the dictionary was learned from. Raises as `json_files.read`."""
+        found = self.read_json("signals.json", schemas.SIGNALS)
+        if found.get("frame"):
+            _check_frame(found["frame"], self.root / "signals.json", "frame")
+        return found
+
+    def read_layout(self, name: str) -> dict[str, Any]:
+        """How the codes of the fit `name` make signals. Raises as `json_files.read`."""
+        path = self.fit(name) / artefacts.METRICS
+        layout = json_files.read(path, schemas.FIT)["layout"]
+        json_files.check(layout, schemas.LAYOUT, path, "layout")
+        if "surface" in layout:
+            json_files.check(layout["surface"], schemas.SURFACE, path, "layout.surface")
+        if "frame" in layout:
+            _check_frame(layout["frame"], path, "layout.frame")
+        return layout
 
     def _must_be_writable(self) -> None:
         if self.read_only:
@@ -196,7 +216,7 @@ class Workdir:
                 "train into it first"
             )
         try:
-            return config_json.decoded(artefacts.read_json(self.config))
+            return config_json.decoded(json_files.read(self.config, {}))
         except TypeError as error:
             raise ValueError(f"{self.config}: is not the config of a run") from error
 
@@ -208,7 +228,7 @@ class Workdir:
         path = self.fit(name) / artefacts.METRICS
         if not path.exists():
             return None
-        metrics = artefacts.read_json(path)
+        metrics = json_files.read(path, {})
         try:
             return config_json.decoded(metrics["config"]) if "config" in metrics else None
         except TypeError as error:
@@ -237,6 +257,17 @@ class Workdir:
                 f"{self.root}: holds a run with {key}={_typed(old)}, not"
                 f" {key}={_typed(new)}: give another {self.argument}, or {remedy}"
             )
+
+
+def _check_frame(frame, path, inside):
+    json_files.check(frame, schemas.FRAME, path, inside)
+    for kind in schemas.FRAME:
+        for number, scale in enumerate(frame[kind]):
+            where = f"{inside}.{kind}[{number}]"
+            json_files.check(scale, schemas.SCALE, path, where)
+            if set(scale) - set(schemas.SCALE):
+                allowed = ", ".join(schemas.SCALE)
+                raise ValueError(f"{path}: {where}: {', '.join(scale)}; allowed: {allowed}")
 
 
 def _lock_of(place: Path) -> Path:

@@ -5,6 +5,7 @@ import importlib
 
 from ml_collections import ConfigDict
 
+from nid_jax import settings
 from nid_jax.files import local
 from nid_jax.tasks.task import Task
 
@@ -23,6 +24,7 @@ def build(config: ConfigDict) -> Task:
         )
     for key, text in _texts(config):
         local(text, key)
+    settings.check(config)
     return importlib.import_module(f"nid_jax.tasks.{config.task}").build(config)
 
 

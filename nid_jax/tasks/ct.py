@@ -122,8 +122,6 @@ class Projected:
 
     def __init__(self, slices, config):
         views = config.train.views
-        if views < 0:
-            raise errors.ArgumentError("train.views", views, "0, or a number of views")
         angles = operators.checked_angles(int(views))
         self.grid_shape = tuple(slices.shape[:-1])
         self.operator = beam(config, self.grid_shape, angles)

@@ -9,12 +9,11 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax import data, metrics
+from nid_jax import data, metrics, sharding
 from nid_jax.data.frames import Frame
 from nid_jax.fitting import ways
 from nid_jax.fitting.fit import Fit
@@ -57,16 +56,13 @@ def check(config: ConfigDict) -> None:
     """Raise ValueError, naming the key, for fields that cannot be."""
     if config.data.name not in data.POINTS:
         raise ValueError(f"data.name: {config.data.name!r}; allowed: {', '.join(data.POINTS)}")
-    if not 0 <= config.fit.held_out < 1:
-        raise ValueError(f"fit.held_out: {config.fit.held_out}; allowed: 0 to below 1")
 
 
 def batches(collection: data.PointsCollection, config: ConfigDict) -> Any:
     """Shuffled batches of config.train.batch_size signals that were all measured alike."""
-    processes = jax.process_index(), jax.process_count()
-    size, seed = config.train.batch_size, config.seed
+    size, seed, share = config.train.batch_size, config.seed, sharding.places_of(config)
     # Of points, not of the grid that is drawn, so each is read by itself.
-    return data.batches(collection, size, seed, *processes, in_memory=False)
+    return data.batches(collection, size, seed, share, in_memory=False)
 
 
 def learned_from(collection: data.PointsCollection) -> Measured:

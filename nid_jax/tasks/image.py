@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from nid_jax import data, metrics
+from nid_jax import data, metrics, sharding
 from nid_jax.coding import grid_operator, operators
 from nid_jax.metrics import perceptual
 from nid_jax.notices import say
@@ -77,8 +77,7 @@ def batches(collection: data.Collection, config: ConfigDict, ids_only: bool = Fa
         collection,
         config.train.batch_size,
         config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        share=sharding.places_of(config),
         ids_only=ids_only,
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from ml_collections import ConfigDict
 
 from nid_jax import data
+from nid_jax.coding import checks
 from nid_jax.errors import ArgumentError
 from nid_jax.fields import waves
 from nid_jax.reporting.tables import counted
@@ -72,6 +73,7 @@ def settled(
     if there.learned is not None:
         copies = _copies(limits.config) * (pieces or 1)
         copies *= _chosen(limits.config, there.learned, "train")
+        _check_copies(limits.config, copies)
         copies = 1 if limits.config.data.get("time") == "coordinate" else copies
         _fit_training(limits, copies)
     _fit_supports(limits)
@@ -90,6 +92,8 @@ def settled(
 
 # Pictures of several sizes whose largest has so many samples are small.
 _MOST_SAMPLES = 4096
+# A name, and its place in lists and orders, in numbers of 8 bytes.
+_NUMBERS_OF_A_NAME = 16
 # Functions along each of D axes, so that their covariance is found in a minute or so.
 _FUNCTIONS = {1: 64, 2: 20, 3: 8, 4: 5}
 
@@ -206,6 +210,11 @@ def _fit_shapes(limits, survey):
             limits.give_way("data.size", most_common)
         if not config.crop and "data.crop" not in limits.typed:
             limits.give_way("data.crop", "center")
+    elif not wanted:
+        # Each at its own size, as was typed: no copies of one grid.
+        for key in ("data.augment.shifts", "data.augment.warps"):
+            if limits.get(key) and key not in limits.typed:
+                limits.give_way(key, 0)
     return (wanted or most_common,)
 
 
@@ -266,6 +275,13 @@ def _copies(config):
     return images * math.prod(1 + max(augment[key], 0) for key in ("warps", "shifts"))
 
 
+def _check_copies(config, count):
+    """Raise ArgumentError for more copies than memory holds the names of."""
+    augment = data.completed(config.data).augment
+    key = max(("shifts", "warps"), key=lambda name: augment[name])
+    checks.fits(f"data.augment.{key}", augment[key], _NUMBERS_OF_A_NAME * count)
+
+
 def _pieces(config, shape):
     """Patches of one signal."""
     patch = data.completed(config.data).patch
@@ -273,11 +289,8 @@ def _pieces(config, shape):
 
 
 def _fit_training(limits, count):
-    # A batch is dealt out evenly over devices.
-    devices = max(1, limits.config.mesh.data)
-    whole = count - count % devices or count
     what = f"of {count} signals to learn from, copies and patches among them"
-    limits.most("train.batch_size", whole, what)
+    limits.most("train.batch_size", count, what)
     limits.most("prior.num_signals", count, what)
     signals = limits.config.prior.num_signals
     if signals > 0:

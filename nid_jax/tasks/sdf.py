@@ -3,11 +3,10 @@
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from nid_jax import data, metrics
+from nid_jax import data, metrics, sharding
 from nid_jax.coding import operators, surface
 from nid_jax.fields.coordinates import grid
 from nid_jax.reporting.panels import Score
@@ -81,12 +80,6 @@ def check(config: ConfigDict) -> None:
             raise ValueError(f"{key}: {value!r}; allowed for shapes: {allowed}")
     if wanted.seen not in SEEN:
         raise ValueError(f"fit.samples.seen: {wanted.seen!r}; allowed: {', '.join(SEEN)}")
-    if not 0 < wanted.fraction <= 1:
-        raise ValueError(f"fit.samples.fraction: {wanted.fraction}; allowed: above 0, to 1")
-    if not 0 <= wanted.focus < np.inf:
-        raise ValueError(
-            f"fit.samples.focus: {wanted.focus}; allowed: 0 (all samples alike) or more"
-        )
     if wanted.cloud_points and wanted.cloud_points < surface.LEAST_POINTS:
         raise ValueError(
             f"fit.samples.cloud_points: {wanted.cloud_points}; allowed: 0 (all), "
@@ -105,7 +98,6 @@ def batches(collection: Any, config: ConfigDict) -> Any:
     naming prior.num_signals and train.codes where none is known, and train.cloud_points.
     """
     wanted = config.train
-    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     sampling = data.Sampling(
         wanted.batch_size, config.seed, wanted.points, wanted.near, wanted.cloud_points
     )
@@ -123,9 +115,10 @@ def batches(collection: Any, config: ConfigDict) -> Any:
         raise ValueError(
             f"train.cloud_points: {wanted.cloud_points}; router.kind=point wants 1 or more"
         )
+    share = sharding.places_of(config)
     if wanted.codes == "surface":
-        return data.cloud_batches(collection, sampling, **processes)
-    return data.point_batches(collection, sampling, config.data.cache, **processes)
+        return data.cloud_batches(collection, sampling, share)
+    return data.point_batches(collection, sampling, config.data.cache, share=share)
 
 
 def learned_from(collection: Any, config: ConfigDict) -> Measured:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,8 +103,6 @@ def check(config: ConfigDict) -> None:
             "fit.refine.kind: 'atoms' compares many signals, and data.time=coordinate makes all "
             "frames one; allowed here: none, grid"
         )
-    if not (math.isfinite(config.fit.threshold) and config.fit.threshold >= 0):
-        raise ValueError(f"fit.threshold: {config.fit.threshold}; allowed: 0 or more")
     for suffix in config.fit.movies:
         if suffix not in MOVIES:
             raise ValueError(f"fit.movies: {suffix!r}; allowed: {', '.join(MOVIES)}")

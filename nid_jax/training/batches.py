@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from nid_jax.data.loading import ENDLESS, check_batch_size, share_of
+from nid_jax.data.loading import ENDLESS, Share, check_batch_size
 from nid_jax.fitting import ways
 
 
@@ -20,19 +20,17 @@ class WayBatches:
     With 'way', the operator of all of the batch, where there are several ways that fill a batch, or
     'operators', one for each signal, every array with an axis b in front. Each epoch visits the
     signals of every group in a random order, and the groups' batches in one too; a group too small
-    for a batch repeats its signals, and others leave out what does not fill one. Every process
-    takes its share, as `data.batches`.
+    for a batch repeats its signals, and others leave out what does not fill one. share as
+    `data.batches`.
 
     measured: `tasks.Measured` of `count` signals. Raises ArgumentError naming a signal of which
     nothing was measured.
     """
 
-    def __init__(
-        self, measured: Any, count: int, batch_size: int, seed: int, processes: tuple[int, int]
-    ):
-        check_batch_size(batch_size, count, processes[1])
+    def __init__(self, measured: Any, count: int, batch_size: int, seed: int, share: Share):
+        check_batch_size(batch_size, count)
         self.measured, self.batch_size, self.seed = measured, batch_size, seed
-        self.share = share_of(batch_size, *processes)
+        self.share = share
         self.groups = grouped(measured, count, batch_size)
         self.per_epoch = [max(1, len(signals) // batch_size) for _, signals in self.groups]
         self._latest: tuple[Any, Any] = (None, None)

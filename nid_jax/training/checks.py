@@ -6,13 +6,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from nid_jax.coding.checks import MOST_SEED
+from nid_jax import settings
+from nid_jax.coding.checks import one_of
 from nid_jax.coding.operators import Operator
-from nid_jax.fitting.checks import check_experts
+from nid_jax.errors import ArgumentError
 from nid_jax.reporting import tables
 from nid_jax.training import feeding, heads
 from nid_jax.training.components import MOST_COEFFICIENTS
 from nid_jax.training.optimisers import OPTIMISERS
+from nid_jax.training.steps import CHUNKS
 from nid_jax.training.strategies import CODES, build_strategy
 
 # Float64 numbers for each pair of experts that `coding.canonical` holds at once.
@@ -24,27 +26,12 @@ _SPAN_BYTES = 28
 
 def check(config: ConfigDict) -> None:
     """Raise ValueError, naming the key, for a training that cannot be."""
-    if not 0 <= config.seed <= MOST_SEED:
-        raise ValueError(f"seed: {config.seed}; allowed: 0 to {MOST_SEED}, whose keys differ")
-    check_experts(config.dictionary.num_experts)
+    settings.check(config)
     build_strategy(config, None)
     heads.check(config)
-    found = config.dictionary.heads != "drawn"
-    for group, key, least in (
-        ("train", "steps", 0 if found else 1),
-        ("train", "points", 0),
-        ("train", "warmup_epochs", 0),
-        ("train", "log_every", 0),
-        ("train", "eval_every", 0),
-        ("train", "checkpoint_every", 0),
-        ("train", "reseed_every", 0),
-        ("train", "dead_below", 0),
-        ("checkpoint", "keep_latest", 1),
-        ("checkpoint", "keep_best", 0),
-    ):
-        value = config[group][key]
-        if value < least:
-            raise ValueError(f"{group}.{key}: {value}; allowed: {least} or more")
+    if config.dictionary.heads == "drawn" and not config.train.steps:
+        raise ArgumentError("train.steps", 0, "1 or more, as dictionary.heads=drawn are to learn")
+    one_of("train.chunks", config.train.chunks, CHUNKS)
     if config.train.steps and config.train.optimizer.name == "none":
         raise ValueError(
             f"train.optimizer.name: 'none' moves nothing in train.steps={config.train.steps}; "
@@ -53,7 +40,6 @@ def check(config: ConfigDict) -> None:
     if config.train.scan not in feeding.SCANS:
         allowed = ", ".join(feeding.SCANS)
         raise ValueError(f"train.scan: {config.train.scan!r}; allowed: {allowed}")
-    check_prior(config.prior)
     dictionary = config.dictionary
     if dictionary.get("skip") and (dictionary.kind != "shared" or dictionary.num_layers == 1):
         raise ValueError(
@@ -77,36 +63,6 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             "train.reseed_every: 0 is wanted by train.codes=surface: no value is known"
         )
-
-
-def check_prior(wanted: ConfigDict) -> None:
-    """Raise ValueError, naming the key, for a prior that cannot be learned.
-
-    wanted: config.prior.
-    """
-    for key, fits, allowed in (
-        ("num_signals", wanted.num_signals >= 0, "0 (none) or more"),
-        ("lam", 0 <= wanted.lam < math.inf, "a finite number, 0 or more"),
-        ("shrinkage", 0 <= wanted.shrinkage <= 1, "0 (chooses) to 1"),
-        ("components", wanted.components >= 0, "0 (chooses) or more"),
-    ):
-        if not fits:
-            raise ValueError(f"prior.{key}: {wanted[key]}; allowed: {allowed}")
-
-
-def check_memory(needed: int, there: int, config: ConfigDict) -> None:
-    """Raise ValueError, naming the keys, for a step that takes more bytes than there are."""
-    if not there or needed <= there:
-        return
-    train, of = config.train, config.data.name
-    points = train.points or "all"
-    raise ValueError(
-        f"train.batch_size, train.points: a step of {train.batch_size} signals of {of!r} at "
-        f"{points} points takes about {tables.format_bytes(needed)} with all that is held, more "
-        f"than the {tables.format_bytes(there)} there are; allowed: fewer of either, such as "
-        "train.points=1024, or smaller signals, such as data.crops=160 with data.size=(32,32), or "
-        "data.size with data.resize=true"
-    )
 
 
 def check_canonical(config: ConfigDict, there: int) -> None:

@@ -2,15 +2,17 @@
 
 Signals that fit lie on the device from the start. Steps gather their batches there and run many in
 one program, which costs one call for all of them. Others are brought batch by batch, for one step
-each; the device computes while the next one is read.
+each; the device computes while a thread reads the next ones and puts them there.
 """
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import grain
 import jax
 import numpy as np
 from jaxtyping import Float
@@ -28,12 +30,15 @@ _SHARE = 1 / 4
 _SECONDS = 1.0
 # More steps in one program save nothing that could be measured.
 _MOST_STEPS = 1000
+# Batches on the device before their steps begin, and steps under way: what one more needs is there
+# when the one before it ends, and no more of either is held.
+_AHEAD = 2
 
 
 def obstacle(config: ConfigDict, task: Any, measured: Any, collection: Any, shared: int) -> str:
     """Why signals are brought batch by batch, in a few words; '' where they lie on the device.
 
-    task: `loop.Task`; measured: what training sees of the collection; shared: by how many devices
+    task: `asked.Task`; measured: what training sees of the collection; shared: by how many devices
     a batch is. Raises ValueError naming train.scan, which was 'on' where that cannot be.
     """
     wanted = config.train.scan
@@ -90,11 +95,26 @@ class Pace:
         self._limit = max(1, min(int(_SECONDS / max(seconds, 1e-9)), 8 * count))
 
 
+class _Placed:
+    """Batches on the device, with the state of the iterator that they come from."""
+
+    def __init__(self, batches: Any, mesh: jax.sharding.Mesh):
+        self.batches, self.mesh = batches, mesh
+        self.get_state, self.set_state = batches.get_state, batches.set_state
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return sharding.place_batch(next(self.batches), self.mesh)
+
+
 class Feeder:
     """What the next steps are given, on the device.
 
-    batches: iterator; held: all signals [S, *grid, C], of which the batches say the numbers alone,
-    or None; per_batch: steps that are taken on a batch.
+    batches: grain's iterator; held: all signals [S, *grid, C], of which the batches say the numbers
+    alone, or None; per_batch: steps that are taken on a batch. The feeder's own `batches` is the
+    iterator whose state goes with the steps that were fed.
     """
 
     def __init__(
@@ -105,19 +125,35 @@ class Feeder:
         per_batch: int,
         train: ConfigDict,
     ):
-        self.batches, self.mesh, self.per_batch = batches, mesh, per_batch
+        self.batches: Any = batches
+        self.mesh, self.per_batch = mesh, per_batch
         self.held = None if held is None else jax.device_put(held, sharding.named(mesh))
+        if held is None:
+            placed = _Placed(batches, mesh)
+            self.batches = grain.experimental.ThreadPrefetchDatasetIterator(placed, _AHEAD)
         # No more than ever lie between two things to do.
         every = (train.log_every, train.eval_every, train.reseed_every, train.steps, _MOST_STEPS)
         width = min(number for number in every if number > 0)
         self.pace = Pace(width, per_batch)
         self._shape = width, train.batch_size
         self._batch: Batch = {}
+        self._under_way: deque[Terms] = deque()
+
+    def close(self) -> None:
+        """Read no further."""
+        if self.held is None:
+            self.batches.close()
 
     @property
     def held_bytes(self) -> int:
         """Of the signals on the device."""
         return 0 if self.held is None else self.held.nbytes
+
+    def coming_bytes(self, fed: Batch | Window) -> int:
+        """Of batches like this one on a device, ahead of steps and of steps under way."""
+        if self.held is not None:
+            return 0
+        return 2 * _AHEAD * devices.bytes_of(fed)
 
     def most(self, step: int) -> int:
         """Steps from `step` on that one program takes at most."""
@@ -127,7 +163,7 @@ class Feeder:
         """Batches of `count` steps: all steps on a batch are given the same."""
         if self.held is None:
             if step % self.per_batch == 0:
-                self._batch = sharding.place_batch(next(self.batches), self.mesh)
+                self._batch = next(self.batches)
             return self._batch
         ids = np.zeros(self._shape, np.int32)
         for at in range(count):
@@ -142,11 +178,15 @@ class Feeder:
     ) -> tuple[TrainState, Terms]:
         """So many steps. -> (state, terms, numbers or [N], of which the first `count` are known).
 
-        One step goes on while the next is prepared; several are waited for, so that no more than
-        one program is under way when the run is told to stop.
+        Single steps go on while the next are prepared; a program of several is waited for, so that
+        no more than one is under way when the run is told to stop.
         """
         if self.held is None:
-            return program(state, fed)
+            state, terms = program(state, fed)
+            self._under_way.append(terms)
+            if len(self._under_way) > _AHEAD:
+                jax.block_until_ready(self._under_way.popleft())
+            return state, terms
         with self.pace.timed(count):
             return jax.block_until_ready(program(state, fed))
 

@@ -1,7 +1,6 @@
 """How the heads of a shared dictionary begin: dictionary.heads."""
 
 import dataclasses
-import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -45,13 +44,6 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             f"dictionary.components.errors: {wanted.errors!r}; allowed: {', '.join(ERRORS)}, or ''"
         )
-    if not (isinstance(wanted.rounds, int) and wanted.rounds >= 1):
-        raise ValueError(f"dictionary.components.rounds: {wanted.rounds}; allowed: 1 or more")
-    if not -math.inf < wanted.shrinkage <= 1:
-        raise ValueError(
-            f"dictionary.components.shrinkage: {wanted.shrinkage}; allowed: at most 1, finite, "
-            "below 0 chooses"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +67,11 @@ def find(
     """Give a dictionary the heads that config.dictionary.heads asks for.
 
     measured: what training sees of the collection, as a task's `learned_from` gives. Components are
-    those of a covariance, or of the signals' products where features are too many for one; or come
-    by rounds, each of which is kept at `path`, where signals are not alike in what was measured of
-    them. None where `go_on`, which is told how many were done of how many, said no after a round:
-    the same call goes on. Raises ArgumentError for features or signals of which such heads cannot
-    be found.
+    those of a covariance, or of the signals' products where features are too many for one, or
+    local; or come by rounds, each of which is kept at `path`, where signals are not alike in what
+    was measured of them. None where `go_on`, which is told how many were done of how many, said no
+    after a round: the same call goes on. Raises ArgumentError for features or signals of which such
+    heads cannot be found.
     """
     if config.dictionary.heads == "waves":
         names, top_k = collection.names, config.router.top_k
@@ -88,7 +80,8 @@ def find(
         return _by_rounds(dictionary, measured, collection, config, path, go_on)
     wanted = config.dictionary.components
     size, errors = dictionary.num_features * dictionary.channels, wanted.errors or ERRORS[0]
-    if size > MOST_COEFFICIENTS:
+    # Of local features that many more are never computed at a point, as a covariance needs them.
+    if size > MOST_COEFFICIENTS or dictionary.local:
         # The signals themselves are read, not what was measured of them.
         seen = (*measured.grid_shape, measured.channels)
         if measured.operator.run_length != 1 or tuple(collection.shape) != seen:

@@ -4,21 +4,19 @@ The loop knows no task: signals, objective and pictures come in with the `task` 
 is one jitted function with donated state; what it reports stays on the device until a log is due.
 """
 
+import contextlib
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
-from nid_jax import data, devices, errors, notices, sharding
-from nid_jax.coding.operators import Operator
+from nid_jax import data, devices, errors, notices, processes, sharding
 from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.data.loading import endless
 from nid_jax.fields.model import (
@@ -29,19 +27,22 @@ from nid_jax.fields.model import (
     parameter_overview,
 )
 from nid_jax.fields.shared import SharedDictionary
-from nid_jax.fitting import priors
+from nid_jax.fitting import priors, spread
 from nid_jax.reporting import announcing, tables
 from nid_jax.reporting.chronometer import Chronometer
 from nid_jax.reporting.metrics_log import MetricWriter
-from nid_jax.reporting.progress import Progress
+from nid_jax.reporting.progress import Progress, RoundsProgress
 from nid_jax.stopping import Preemption
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training import checks, feeding, heads
+from nid_jax.training import checks, feeding, heads, memory, sizes
+from nid_jax.training.asked import Task
 from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
+from nid_jax.training.placing import StateLayout
 from nid_jax.training.predicting import find_router
+from nid_jax.training.preemption import preemption_of_all
 from nid_jax.training.reseeding import reseed
 from nid_jax.training.steps import (
     Batch,
@@ -61,49 +62,11 @@ ROUNDS_FILE = "components.npz"
 """Rounds of expectation maximisation so far, in a workdir; gone once heads are found."""
 
 
+T = TypeVar("T")
+
+
 class TrainingDiverged(ValueError):
     """The loss or a gradient was not finite."""
-
-
-class Measured(Protocol):
-    """What training asks of measured signals; `tasks.Measured` says what each is."""
-
-    @property
-    def operator(self) -> Operator: ...
-
-    @property
-    def values(self) -> Callable[[int], np.ndarray]: ...
-
-    @property
-    def grid_shape(self) -> tuple: ...
-
-    @property
-    def whole(self) -> bool: ...
-
-    @property
-    def alike(self) -> bool: ...
-
-
-class Task(Protocol):
-    """What training asks of a task; `tasks.Task` says what each is."""
-
-    @property
-    def open(self) -> Callable[[str], Any]: ...
-
-    @property
-    def batches(self) -> Callable[[Any], Any]: ...
-
-    @property
-    def order(self) -> Callable[[Any], Any] | None: ...
-
-    @property
-    def learned_from(self) -> Callable[[Any], Any]: ...
-
-    @property
-    def objective(self) -> Callable: ...
-
-    @property
-    def ranked_by(self) -> str: ...
 
 
 class Trainer:
@@ -121,7 +84,6 @@ class Trainer:
         checks.check_canonical(config, devices.memory_bytes())
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
-        sharding.check_divisible(self.mesh, config.dictionary.num_experts, config.train.batch_size)
         self.strategy = build_strategy(config, task.objective)
         measured = task.learned_from(collection)
         checks.check_alike(config, measured, collection.names, typed)
@@ -129,7 +91,7 @@ class Trainer:
         self.batchwise = "no step is taken"
         if config.train.steps:
             self.batchwise = feeding.obstacle(config, task, measured, collection, self.mesh.size)
-        self.batches, per_epoch = self._batches(task, collection)
+        batches, per_epoch = self._batches(task, collection)
         self.operator = None if len(measured.ways) > 1 else measured.operator
         self.signal_shape = (*measured.grid_shape, measured.channels)
         checks.check_training(config, measured.ways)
@@ -142,9 +104,10 @@ class Trainer:
         warmup = config.train.warmup_epochs if config.router.top_k else 0
         self.warmup_steps = warmup * self.per_batch * per_epoch
         self.optimizer = build_optimiser(config.train.optimizer, max(self.steps, 1))
-        self._build(collection)
+        self._plan(collection)
+        self._draw()
         held = None if self.batchwise else data.to_array(collection)
-        self.feeder = feeding.Feeder(self.batches, held, self.mesh, self.per_batch, config.train)
+        self.feeder = feeding.Feeder(batches, held, self.mesh, self.per_batch, config.train)
         self.clock = Chronometer()
         self.compiled: dict[Any, jax.stages.Compiled] = {}
         self.compiled_bytes = 0
@@ -157,17 +120,19 @@ class Trainer:
         if self.measured.alike:
             read = task.order if task.order is not None and not self.batchwise else task.batches
             return read(collection), max(self.count // size, 1)
-        processes = jax.process_index(), jax.process_count()
-        source = WayBatches(self.measured, self.count, size, self.config.seed, processes)
+        share = sharding.places(self.mesh, size)
+        source = WayBatches(self.measured, self.count, size, self.config.seed, share)
         return endless(source, 0), sum(source.per_epoch)
 
-    def _build(self, collection: Sequence) -> None:
-        """The first state, drawn by one compiled function straight to where it is to lie."""
-        config = self.config
-        build = functools.partial(
-            build_model, config, self.signal_shape, len(collection), config.seed
-        )
-        model = nnx.eval_shape(build)
+    def _plan(self, collection: Sequence) -> None:
+        """The model's shapes, and where each number is to lie. Nothing is drawn."""
+        config, seed = self.config, self.config.seed
+
+        def build(config: ConfigDict) -> Model:
+            return build_model(config, self.signal_shape, len(collection), seed)
+
+        self.build = functools.partial(build, config)
+        model = sizes.check(config, build, devices.memory_bytes())
         features = getattr(model.dictionary, "num_features", 0)  # of shared dictionaries
         checks.check_components(config, features, self.measured, devices.memory_bytes())
         self.parameters = count_parameters(model)
@@ -176,22 +141,35 @@ class Trainer:
         everywhere: Any = sharding.named(self.mesh)
         moments = jax.eval_shape(self.optimizer.init, params)
         moments = sharding.moments_layout(moments, layout, self.mesh)
-        self.layout = TrainState(layout, moments, everywhere, everywhere, everywhere)
+        self.where = TrainState(layout, moments, everywhere, everywhere, everywhere)
+
+    def _draw(self) -> None:
+        """The first state, drawn by one compiled function straight to where it is to lie."""
 
         def draw() -> tuple[TrainState, nnx.State]:
-            _, params, *rest = nnx.split(build(), nnx.Param, ...)
-            usage = jnp.zeros(config.dictionary.num_experts, jnp.float32)
+            _, params, *rest = nnx.split(self.build(), nnx.Param, ...)
+            usage = jnp.zeros(self.config.dictionary.num_experts, jnp.float32)
             moments = self.optimizer.init(params)
             return TrainState(params, moments, jnp.int32(0), jnp.int32(-1), usage), rest[0]
 
-        self.state, constants = jax.jit(draw, out_shardings=(self.layout, everywhere))()
-        key = jax.random.fold_in(jax.random.key(config.seed), 1)
+        everywhere: Any = sharding.named(self.mesh)
+        self.layout = StateLayout(jax.eval_shape(draw)[0], self.where)
+
+        def filled() -> tuple[TrainState, nnx.State]:
+            state, constants = draw()
+            return self.layout.filled(state), constants
+
+        drawn = jax.jit(filled, out_shardings=(self.where, everywhere)).lower().compile()
+        memory.check_state(self.config, drawn, self.mesh)
+        self.state, constants = drawn()
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
         self.given = Given(constants, self.operator, key)
 
     def model(self) -> Model:
-        """The model as it stands. Its arrays are copies: the next step gives the old ones away."""
-        params = jax.tree.map(jnp.copy, self.state.params)
-        return nnx.merge(self.graphdef, params, self.given.constants, copy=True)
+        """The model as it stands, in several processes each one's own. Its arrays are copies: the
+        next step gives the old ones away."""
+        params = jax.tree.map(jnp.copy, sharding.own(self.layout.give(self.state).params))
+        return nnx.merge(self.graphdef, params, sharding.own(self.given.constants), copy=True)
 
     def at_boundary(self, step: int) -> bool:
         """Whether a step begins a batch: all chunks of one are seen before the next is read."""
@@ -217,15 +195,24 @@ class Trainer:
             # Bound, not an argument: what is fixed of features and points is computed only once,
             # by the compiler.
             steps = train_steps if isinstance(batch, Window) else train_step
-            function = functools.partial(steps, recipe, given=self.given)
-            with self.clock.pause("compile"):
-                jitted = jax.jit(function, donate_argnums=0, out_shardings=(self.layout, None))
+            given = self.given._replace(constants=sharding.own(self.given.constants))
+            size = train.batch_size
+
+            def function(state, batch):
+                batch = batch if isinstance(batch, Window) else sharding.cut(batch, size)
+                state, terms = steps(recipe, self.layout.emptied(state), batch, given)
+                return self.layout.filled(state), terms
+
+            layout = self.layout.held, sharding.named(self.mesh)
+            with self.clock.pause("compile"), jax.set_mesh(self.mesh):
+                jitted = jax.jit(function, donate_argnums=0, out_shardings=layout)
                 program = jitted.lower(self.state, batch).compile()
-            held = devices.peak_memory_bytes()
-            # Beside what this process has already, the signals among it, where that is the same.
-            beside = 0 if "device" in held else held["host"] - self.feeder.held_bytes
-            needed = devices.compiled_bytes(program) + max(0, beside)
-            checks.check_memory(needed, devices.memory_bytes(), self.config)
+            held = memory.Held(
+                devices.bytes_of(self.state),
+                self.feeder.held_bytes,
+                self.feeder.coming_bytes(batch),
+            )
+            memory.check_step(self.config, program, self.mesh, held)
             self.compiled[kind] = program
             self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
         return self.compiled[kind]
@@ -235,18 +222,22 @@ class Trainer:
         said no before they were found. The prior that came with them is kept, as heads are that
         nothing descends from."""
         model = self.model()
-        assert isinstance(model.dictionary, SharedDictionary), "check() refuses other kinds"
+        dictionary = model.dictionary
+        assert isinstance(dictionary, SharedDictionary), "check() refuses other kinds"
         path = self.workdir.root / ROUNDS_FILE
+        given = self.measured, collection, self.config, path, go_on
+
+        def find():
+            found = heads.find(dictionary, *given)
+            if found is not None and found.prior is not None and not self.steps:
+                priors.save_prior(self.workdir.root / priors.FILE, found.prior, 0)
+            return found
+
         with self.clock.pause("heads"), errors.named("dictionary"):
-            found = heads.find(
-                model.dictionary, self.measured, collection, self.config, path, go_on
-            )
+            found = self._changed(model, find)
         if found is None:
             return ""
-        self._put(model)
         self.coded = found.coded
-        if found.prior is not None and not self.steps:
-            priors.save_prior(self.workdir.root / priors.FILE, found.prior, 0)
         return f"heads       {found.words}; {self.clock.seconds('heads'):.1f} s"
 
     def prior(self) -> GaussianPrior | None:
@@ -256,57 +247,67 @@ class Trainer:
             return None
         return priors.load_prior(self.workdir.root / priors.FILE)
 
-    def _put(self, model: Model) -> None:
-        """Go on with the numbers of a model."""
-        params = nnx.state(model, nnx.Param)
-        self.state = jax.device_put(dataclasses.replace(self.state, params=params), self.layout)
+    def _changed(self, model: Model, work: Callable[[], T | None]) -> T | None:
+        """Go on with the numbers that `work` gives a model, in the first process for all. -> what
+        it returns; None where nothing changed."""
+
+        def changed():
+            return work(), jax.tree.leaves(nnx.state(model, nnx.Param))
+
+        found, numbers = processes.once(changed)
+        if found is None:
+            return found
+        params = jax.tree.unflatten(jax.tree.structure(nnx.state(model, nnx.Param)), numbers)
+        state = self.layout.give(self.state)
+        self.state = self.layout.take(dataclasses.replace(state, params=params))
+        return found
 
     def find_router(self) -> str:
         """The router in closed form for the dictionary as it stands. -> words; '' where it
         descends."""
         model, train = self.model(), self.config.train
         solved = train.codes in ("varpro", "sparse_varpro")
-        if not solved or model.router is None or not model.router.affine:
+        router = model.router
+        if not solved or router is None or not router.affine:
             return ""
         top_k = self.config.router.top_k if train.codes == "sparse_varpro" else 0
         before = self.clock.seconds("router")
         with self.clock.pause("router"):
-            words = find_router(
-                model.router, model.dictionary, self.measured, self.count, train.lam, top_k
-            )
-            self._put(model)
+            given = model.dictionary, self.measured, self.count, train.lam, top_k
+            words = self._changed(model, lambda: find_router(router, *given))
         return f"router      {words}; {self.clock.seconds('router') - before:.1f} s"
 
     def reseed(self, fed: Batch | Window) -> int:
         """Give dead experts the worst of the last batch. -> how many there were."""
+        train, size, given = self.config.train, self.config.train.batch_size, self.given
         batch = last_batch(fed) if isinstance(fed, Window) else fed
-        share, seed = self.config.train.dead_below, self.config.seed
-        params, usage, count = reseed(self.graphdef, self.state, batch, self.given, share, seed)
-        self.state = jax.device_put(
-            dataclasses.replace(self.state, params=params, usage=usage), self.layout
-        )
+        if size % self.mesh.shape["data"]:
+            everywhere = sharding.named(self.mesh)
+            cut = jax.jit(sharding.cut, static_argnums=1, out_shardings=everywhere)
+            batch = cut(batch, size)
+        if self.mesh.is_multi_process:
+            given = spread.everywhere(given, self.mesh)
+        state, seed = self.layout.give(self.state), self.config.seed
+        params, usage, count = reseed(self.graphdef, state, batch, given, train.dead_below, seed)
+        self.state = self.layout.take(dataclasses.replace(state, params=params, usage=usage))
         return count
 
     def items(self) -> dict[str, Any]:
         """What a checkpoint holds: the model, for fits, and the rest, to go on training."""
-        model = {"params": self.state.params, "constants": self.given.constants}
+        state = self.layout.give(self.state)
+        model = {"params": state.params, "constants": self.given.constants}
         # Not dataclasses.asdict: it takes the Variables inside apart.
         names = ("optimizer", "step", "bad_step", "usage")
-        return {"model": model, "training": {name: getattr(self.state, name) for name in names}}
+        return {"model": model, "training": {name: getattr(state, name) for name in names}}
 
     def restore(self, saved: checkpoints.Checkpoints) -> int:
         """Go on from the latest good checkpoint, if there is one. -> the step to go on from."""
         if saved.latest_step() is None:
             return 0
-        restored = saved.restore(_templates(self.items()), data_iterator=self.batches)
+        restored = saved.restore(_templates(self.items()), data_iterator=self.feeder.batches)
         training = restored.items["training"]
-        self.state = TrainState(
-            restored.items["model"]["params"],
-            training["optimizer"],
-            training["step"],
-            training["bad_step"],
-            training["usage"],
-        )
+        state = TrainState(restored.items["model"]["params"], **training)
+        self.state = self.layout.take(state)
         self.given = self.given._replace(constants=restored.items["model"]["constants"])
         self.clock.restore(restored.meta["clock"])
         return restored.step
@@ -372,16 +373,18 @@ def train(
     keep["best_metric"] = task.ranked_by
     with (
         checkpoints.Checkpoints(workdir.checkpoints, **keep) as saved,
-        Preemption() as preemption,
+        preemption_of_all() as preemption,
+        contextlib.closing(trainer.feeder),
     ):
-        fresh = saved.latest_step() is None
+        fresh, main = saved.latest_step() is None, jax.process_index() == 0
         start = trainer.restore(saved)
         # Not before: a run that does not go on must not lose its own.
-        workdir.save_config(config)
-        workdir.write_json("signals.json", signals_of(task, collection))
+        processes.once(lambda: workdir.save_config(config))
+        described = signals_of(task, collection)
+        processes.once(lambda: workdir.write_json("signals.json", described))
         with (
-            MetricWriter(workdir.root, active=jax.process_index() == 0) as writer,
-            Progress(trainer.steps, active=jax.process_index() == 0) as progress,
+            MetricWriter(workdir.root, active=main) as writer,
+            Progress(trainer.steps, active=main) as progress,
         ):
             writer.truncate_after(start)
             if start:
@@ -389,17 +392,20 @@ def train(
             _announce(trainer, workdir, progress, notes)
             words = "drawn"
             if fresh and config.dictionary.heads != "drawn":
-                with _Rounds(preemption) as rounds:
+                with RoundsProgress(lambda: preemption.requested, main) as rounds:
                     words = trainer.find_heads(collection, rounds.go_on)
+                if not words:
+                    preemption.ended()
                 progress.message(words or f"{preemption.signal_name}: {_kept(workdir)}")
             step = start
             if words:
                 step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
-                (workdir.root / ROUNDS_FILE).unlink(missing_ok=True)
-        stopped = preemption.requested
+                if main:
+                    (workdir.root / ROUNDS_FILE).unlink(missing_ok=True)
+        stopped = preemption.number != 0
     assumed = [*map(notices.plain, notes), *notices.printed_lines()]
     summary = {**_summary(trainer, step), **({"assumed": assumed} if assumed else {})}
-    workdir.write_json("summary.json", summary)
+    processes.once(lambda: workdir.write_json("summary.json", summary))
     coded, prior = (None, None) if step or stopped else (trainer.coded, trainer.prior())
     return Trained(trainer.model(), step, stopped, summary, coded, prior)
 
@@ -418,33 +424,6 @@ def _announce(trainer: Trainer, workdir: Workdir, progress: Progress, notes: Seq
         progress.message(line)
     headers = ("parameter", "kind", "shape", "numbers")
     logging.info("%s", tables.table(parameter_overview(trainer.model()), headers))
-
-
-class _Rounds:
-    """A line that says how far rounds are, none where heads come without."""
-
-    def __init__(self, preemption: Preemption):
-        self.preemption = preemption
-        self.line: Progress | None = None
-        self.first, self.start = 0, 0.0
-
-    def go_on(self, done: int, total: int) -> bool:
-        """Whether another round may begin."""
-        now = time.monotonic()
-        if self.line is None:
-            # The first one is beside what is compiled and measured once.
-            self.line = Progress(total, label="round", active=jax.process_index() == 0)
-            self.first, self.start = done, now
-        each = (now - self.start) / max(done - self.first, 1)
-        self.line.update(done, eta=each * (total - done) if done > self.first else None)
-        return not self.preemption.requested
-
-    def __enter__(self) -> "_Rounds":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.line is not None:
-            self.line.close()
 
 
 @dataclasses.dataclass
@@ -467,12 +446,15 @@ class _Loop:
         if not trainer.steps and self.saved.latest_step() is None:
             self._save(step, self._evaluated(step))
         while step < trainer.steps:
-            if trainer.at_boundary(step) and self.preemption.requested:
+            if trainer.at_boundary(step) and self.preemption.reached():
                 break
             count = self._count(step)
             fed = trainer.feeder.feed(step, count)
             program = trainer.step_for(step, fed)
             if step == start:
+                # What follows a warm-up is found not to fit now, not after it.
+                if step < trainer.warmup_steps < trainer.steps:
+                    trainer.step_for(trainer.warmup_steps, fed)
                 self._tell_memory()
             trainer.state, terms = trainer.feeder.take(program, trainer.state, fed, count)
             pending.append((terms, count))
@@ -489,7 +471,7 @@ class _Loop:
                 self._save(step, metrics)
         if start < step < trainer.steps:
             self._save(step, {})
-        if self.preemption.requested:
+        if self.preemption.ended():
             name, workdir = self.preemption.signal_name, self.trainer.workdir
             words = f"saved step {step}; " if workdir.kept and step else ""
             self.progress.message(f"{name}: {words}{_kept(workdir)}")
@@ -506,9 +488,9 @@ class _Loop:
         """Whether anything but the next step follows on `step`."""
         config, trainer = self.trainer.config.train, self.trainer
         every = (config.reseed_every, config.log_every, config.eval_every)
-        asked = self.preemption.requested and trainer.at_boundary(step)
+        asked = self.preemption.number and trainer.at_boundary(step)
         due = any(feeding.due(step, number) for number in every) or self._saves(step)
-        return due or asked or step == trainer.warmup_steps
+        return due or bool(asked) or step == trainer.warmup_steps
 
     def _saves(self, step: int) -> bool:
         """Whether a checkpoint is due: at the end of a batch."""
@@ -518,8 +500,8 @@ class _Loop:
 
     def _tell_memory(self) -> None:
         if self.trainer.compiled_bytes:
-            memory = tables.format_bytes(self.trainer.compiled_bytes)
-            self.progress.message(f"memory      about {memory} at the peak of a step")
+            most = tables.format_bytes(self.trainer.compiled_bytes)
+            self.progress.message(f"memory      about {most} at the peak of a step")
 
     def _log(self, step: int, pending: list[tuple[Terms, int]]) -> None:
         """Write the means of the terms since the last log; the only wait for the device."""
@@ -559,7 +541,7 @@ class _Loop:
         trainer = self.trainer
         with trainer.clock.pause("checkpoint"):
             meta = {"clock": trainer.clock.state(), "step": step}
-            self.saved.save(step, trainer.items(), trainer.batches, metrics, meta)
+            self.saved.save(step, trainer.items(), trainer.feeder.batches, metrics, meta)
 
     def _check_finite(self) -> None:
         bad = int(jax.device_get(self.trainer.state.bad_step))

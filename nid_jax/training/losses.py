@@ -1,7 +1,6 @@
 """What training minimises: a data term, sparsity of the codes, and balanced use of the experts."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import NamedTuple, Self
 
@@ -10,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from nid_jax import errors
+from nid_jax.coding import checks
 from nid_jax.fields.routing import Gates, expert_weights, importance, load
 from nid_jax.metrics.images import psnr_from_mse
 
@@ -79,7 +80,8 @@ class Objective:
     The load enters for sparse codes only: dense ones are loaded evenly by definition. compat
     'official' makes the official PyTorch code's choices: importance sums signed values, load counts
     the positive ones, sparse codes have no sparsity term, and "psnr" is of whatever the data term
-    is, so of the mean absolute error under l1. Raises ValueError for values outside those allowed.
+    is, so of the mean absolute error under l1. Raises ArgumentError, naming the field, for values
+    outside those allowed.
     """
 
     data: str = "l2"
@@ -90,29 +92,21 @@ class Objective:
     compat: str = ""
 
     def __post_init__(self) -> None:
-        allowed = {
-            "data": DATA_TERMS,
-            "importance": ("magnitude", "signed"),
-            "compat": ("", "official"),
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                listed = ", ".join(value or "''" for value in values)
-                raise ValueError(
-                    f"loss.{name}: {getattr(self, name)!r} is unknown; allowed: {listed}"
-                )
+        checks.one_of("data", self.data, DATA_TERMS)
+        checks.one_of("importance", self.importance, ("magnitude", "signed"))
+        checks.one_of("compat", self.compat, ("", "official"))
         for name in ("l1", "balance"):
-            weight = getattr(self, name)
-            if not (weight >= 0 and math.isfinite(weight)):
-                raise ValueError(f"loss.{name}: {weight}; allowed: a finite number, 0 or more")
-        expert_weights(1, self.l1_base)
+            checks.not_negative(name, getattr(self, name))
+        checks.positive("l1_base", self.l1_base)
 
     @classmethod
     def from_config(cls, config_loss: ConfigDict) -> Self:
-        """Objective from `config.loss`; keys it lacks keep their defaults."""
+        """Objective from `config.loss`; keys it lacks keep their defaults. Raises ArgumentError
+        naming the key."""
         names = [field.name for field in dataclasses.fields(cls)]
         given = {name: getattr(config_loss, name, None) for name in names}
-        return cls(**{name: value for name, value in given.items() if value is not None})
+        with errors.named("loss"):
+            return cls(**{name: value for name, value in given.items() if value is not None})
 
     def __call__(
         self,

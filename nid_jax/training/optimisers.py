@@ -59,9 +59,6 @@ def build_optimiser(config: ConfigDict, steps: int) -> optax.GradientTransformat
             f"train.optimizer.name: {config.name!r} is unknown, did you mean {near!r}? "
             f"allowed: {', '.join(OPTIMISERS)}"
         )
-    for key in ("learning_rate", "weight_decay", "clip_norm", "code_rate"):
-        if not 0 <= config[key] < float("inf"):
-            raise ValueError(f"train.optimizer.{key}: {config[key]}; allowed: 0 or more")
     parts = [_optimiser(config, build_schedule(config, steps))]
     if config.clip_norm:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))

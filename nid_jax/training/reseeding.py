@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from nid_jax import sharding
 from nid_jax.coding.ridge import solve_dense
 from nid_jax.fields.routing import Gates
 from nid_jax.training.steps import Batch, Given, TrainState, shown
@@ -31,7 +32,8 @@ def reseed(
     dead = np.flatnonzero(usage < share * mean)[: len(batch["signals"])]
     if not len(dead):
         return state.params, state.usage, 0
-    params = _refit(graphdef, state.params, batch, given, jax.device_put(dead), state.step, seed)
+    chosen = sharding.put(dead, state.usage.sharding)
+    params = _refit(graphdef, state.params, batch, given, chosen, state.step, seed)
     usage[dead] = mean
     return params, jax.device_put(usage), len(dead)
 

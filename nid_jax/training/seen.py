@@ -9,7 +9,6 @@ from jaxtyping import Array, Float, Int
 
 from nid_jax import numerics, platforms
 from nid_jax.coding.gram import (
-    CHUNK_NUMBERS,
     NormalEquations,
     is_shared,
     normal_equations,
@@ -17,9 +16,6 @@ from nid_jax.coding.gram import (
 )
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
-
-# Numbers of matrices of signals with weights or operators of their own that are held at a time.
-_MATRIX_NUMBERS = 2**25
 
 
 class Seen(NamedTuple):
@@ -78,9 +74,10 @@ class Seen(NamedTuple):
             equations = self.equations(dictionary)
             return solve(equations), equations
         count = len(self.targets)
-        most = max(1, _MATRIX_NUMBERS // self._numbers(dictionary))
+        sizes = platforms.sizes()
+        most = max(1, sizes.held // self._numbers(dictionary))
         if self.apart:
-            most = platforms.sizes().matrices or most
+            most = sizes.matrices or most
         size = numerics.even_size(count, most)
 
         def some(places):
@@ -105,7 +102,7 @@ class Seen(NamedTuple):
             return matrix
         # Signals that share no points have atoms of their own too, measured in chunks.
         atoms = self.operator.points.shape[1] * numbers_per_point(dictionary)
-        return max(matrix, min(atoms, CHUNK_NUMBERS))
+        return max(matrix, min(atoms, platforms.sizes().chunk))
 
     def of_measurements(self, chosen: Int[Array, "*B m"] | None) -> "Seen":
         """Some of the measurements, by index [m], or [B, m] of signals with operators of their own;

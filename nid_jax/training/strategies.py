@@ -24,7 +24,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nid_jax.coding import greedy, implicit, ridge
+from nid_jax import errors, numerics
+from nid_jax.coding import checks, greedy, implicit, ridge
 from nid_jax.fields.routing import Gates
 from nid_jax.metrics.images import psnr_from_mse
 from nid_jax.training import losses
@@ -62,6 +63,12 @@ class Projected:
     top_k: int = 0
     atoms_per_step: int = 1
     differentiate: str = "envelope"
+
+    def __post_init__(self):
+        checks.positive("lam", self.lam)
+        checks.whole("top_k", self.top_k, 0)
+        checks.whole("atoms_per_step", self.atoms_per_step, 1)
+        checks.one_of("differentiate", self.differentiate, DIFFERENTIATE)
 
     def prepare(self, model, batch, seen):
         """Solve the batch. -> (Gates, NormalEquations or None), constants to the gradient."""
@@ -111,7 +118,7 @@ class Projected:
         rendered = (difference * equations.apply(difference)).sum(-1) / count
         if self.top_k:
             energy = jnp.diagonal(equations.gram) / count
-            rendered = rendered + jnp.square(difference) @ energy
+            rendered = rendered + numerics.einsum("se,e->s", jnp.square(difference), energy)
         mean = equations.bias(predicted.values) - equations.bias(gates.values)
         level = jnp.square(predicted.bias - gates.bias - mean).mean(-1)
         return (rendered + level).mean()
@@ -198,9 +205,6 @@ def _surface_weights(config):
     """config.loss.surface, checked. Raises ValueError naming a key."""
     if "surface" not in config.loss:
         raise ValueError("train.codes: 'surface' is for shapes, such as configs/sdf.py has")
-    for key, weight in config.loss.surface.items():
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"loss.surface.{key}: {weight}; allowed: a finite number, 0 or more")
     return config.loss.surface.to_dict()
 
 
@@ -212,9 +216,7 @@ def build_strategy(config, objective):
         raise ValueError(
             f"train.codes: {codes!r} is unknown, did you mean {near!r}? allowed: {', '.join(CODES)}"
         )
-    if differentiate not in DIFFERENTIATE:
-        allowed = ", ".join(DIFFERENTIATE)
-        raise ValueError(f"train.differentiate: {differentiate!r}; allowed: {allowed}")
+    checks.one_of("train.differentiate", differentiate, DIFFERENTIATE)
     if codes in ("joint", "surface"):
         if differentiate == "solve":
             raise ValueError(
@@ -231,12 +233,11 @@ def build_strategy(config, objective):
             f"router.kind: a codebook stores codes, train.codes={codes} solves them; "
             "allowed: none, linear, conv, resnet, point"
         )
-    if config.train.lam <= 0:
-        raise ValueError(f"train.lam: {config.train.lam}; allowed: above 0")
-    if codes == "varpro":
-        return Projected(objective, config.train.lam, differentiate=differentiate)
-    if not router.top_k:
-        raise ValueError("router.top_k: 0 is dense; train.codes=sparse_varpro needs 1 or more")
-    return Projected(
-        objective, config.train.lam, router.top_k, config.train.atoms_per_step, differentiate
-    )
+    with errors.named("train"):
+        if codes == "varpro":
+            return Projected(objective, config.train.lam, differentiate=differentiate)
+        if not router.top_k:
+            raise ValueError("router.top_k: 0 is dense; train.codes=sparse_varpro needs 1 or more")
+        return Projected(
+            objective, config.train.lam, router.top_k, config.train.atoms_per_step, differentiate
+        )

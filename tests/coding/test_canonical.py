@@ -85,6 +85,7 @@ def test_a_prior_goes_along_and_is_diagonal(case):
     inverse = transform.inverse
     wanted = inverse @ whole(prior) @ inverse.T
     np.testing.assert_allclose(whole(found), wanted, atol=1e-5 * wanted.max())
+    assert found.factor.shape == (len(codes[0]), 0)
     np.testing.assert_allclose(found.mean, found.codes.mean(0), atol=1e-4)
     np.testing.assert_allclose(found.codes, codes @ inverse.T.astype("f4"), atol=1e-3)
     first = found.first(3)

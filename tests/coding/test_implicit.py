@@ -1,5 +1,7 @@
 """Derivatives of codes in closed form, against autodiff of dense float64 solves."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nid_jax import platforms
 from nid_jax.coding import gram, implicit, operators, posterior, prior, ridge
 from nid_jax.coding.orthonormal import orthonormal_equations
 from nid_jax.errors import ArgumentError
@@ -433,7 +436,8 @@ def test_chunks_of_measurements_add_up(monkeypatch):
     graphdef, theta, rng = problem("shared", "sample", "own")
     value = scalar(ours, forms(rng), graphdef)
     whole = jax.grad(value)(theta)
-    monkeypatch.setattr(implicit, "_CHUNK_NUMBERS", 1)
+    least = dataclasses.replace(platforms.sizes(), chunk=1)
+    monkeypatch.setattr(platforms, "sizes", lambda: least)
     assert_same(jax.grad(value)(theta), jax.tree.map(np.asarray, whole), 1e-5)
 
 

@@ -71,12 +71,12 @@ def test_signals_left_out_differ_between_epochs():
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_numbers_alone_are_those_of_the_batches_and_have_their_states(in_memory):
     collection = make_collection()
-    iterator = batches(collection, 4, 5, 1, 2, in_memory=in_memory)
-    numbers = batches(collection, 4, 5, 1, 2, ids_only=True)
+    iterator = batches(collection, 4, 5, slice(2, 4), in_memory=in_memory)
+    numbers = batches(collection, 4, 5, slice(2, 4), ids_only=True)
     for batch, alone in zip(take(iterator, 13), take(numbers, 13), strict=True):
         assert alone.keys() == {"ids"}
         np.testing.assert_array_equal(alone["ids"], batch["ids"])
-    resumed = batches(collection, 4, 5, 1, 2, ids_only=True)
+    resumed = batches(collection, 4, 5, slice(2, 4), ids_only=True)
     resumed.set_state(iterator.get_state())
     np.testing.assert_array_equal(next(resumed)["ids"], next(numbers)["ids"])
 
@@ -112,20 +112,15 @@ def test_state_goes_through_an_orbax_checkpoint(tmp_path):
     assert_same(take(resumed, 6), expected)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_processes_share_each_batch(processes):
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_share_is_those_places_of_each_batch(in_memory):
     collection = make_collection()
     whole = take(batches(collection, 6, 2), 9)
-    shares = [
-        take(batches(collection, 6, 2, process_index=i, process_count=processes), 9)
-        for i in range(processes)
-    ]
-    for number, batch in enumerate(whole):
-        parts = [share[number] for share in shares]
-        np.testing.assert_array_equal(np.concatenate([p["ids"] for p in parts]), batch["ids"])
-        np.testing.assert_array_equal(
-            np.concatenate([p["signals"] for p in parts]), batch["signals"]
-        )
+    places = np.array([4, 5, 0, 0])
+    share = take(batches(collection, 6, 2, places, in_memory), 9)
+    for batch, part in zip(whole, share, strict=True):
+        for name in ("ids", "signals"):
+            np.testing.assert_array_equal(part[name], batch[name][places])
 
 
 def test_bad_batch_sizes_are_named():
@@ -133,8 +128,6 @@ def test_bad_batch_sizes_are_named():
     for size in (0, -1, 6):
         with pytest.raises(ValueError, match=rf"train\.batch_size={size}: must be from 1 to 5"):
             batches(collection, size, 0)
-    with pytest.raises(ValueError, match=r"train\.batch_size=3: .*multiple of the 2 processes"):
-        batches(collection, 3, 0, process_count=2)
 
 
 def test_damage_is_found_before_the_first_batch(tmp_path, data_config):

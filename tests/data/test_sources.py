@@ -1,6 +1,5 @@
 """Named sources: faces, photographs, folders, arrays, Yale, Olivetti and CelebA as published."""
 
-import joblib
 import numpy as np
 import pytest
 import tifffile
@@ -268,12 +267,11 @@ def test_olivetti_from_each_of_its_files(tmp_path, data_config):
     faces = np.random.default_rng(0).integers(0, 256, (400, 64, 64))
     faces[0, 0, :2] = [0, 255]
     columns = faces.transpose(0, 2, 1).reshape(400, -1).T
-    layouts = {name: tmp_path / name for name in ("npy", "mat", "pkz")}
+    layouts = {name: tmp_path / name for name in ("npy", "mat")}
     for path in layouts.values():
         path.mkdir()
     np.save(layouts["npy"] / "olivetti_faces.npy", faces / 255)
     savemat(layouts["mat"] / "olivettifaces.mat", {"faces": columns.astype(np.uint8)})
-    joblib.dump(columns.T.astype(np.float64), layouts["pkz"] / "olivetti_py3.pkz")
     for root in layouts.values():
         config = data_config(name="olivetti", root=root, num_test=50)
         test = open_collection(config, "test", 0)
@@ -281,6 +279,12 @@ def test_olivetti_from_each_of_its_files(tmp_path, data_config):
     train = open_collection(config, "train", 0)
     assert (len(train), train.shape) == (350, (64, 64, 1))
     assert not set(train.names) & set(test.names)
+
+
+def test_a_pickle_of_faces_is_not_opened(tmp_path, data_config):
+    (tmp_path / "olivetti_py3.pkz").write_bytes(b"cos\nabort\n(tR.")
+    with pytest.raises(ValueError, match=r"olivetti_py3\.pkz: is a pickle.*np\.save"):
+        open_collection(data_config(name="olivetti", root=tmp_path), "train", 0)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("yale", "subject01"), ("olivetti", "olivetti_")])

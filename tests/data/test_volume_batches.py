@@ -93,8 +93,8 @@ def test_iteration_goes_on_where_its_state_was_taken(collection):
 def test_processes_share_points_and_divide_signals(collection):
     whole = next(point_batches(collection, Sampling(4, 5, 60, 0.5)))
     parts = [
-        next(point_batches(collection, Sampling(4, 5, 60, 0.5), process_index=i, process_count=2))
-        for i in range(2)
+        next(point_batches(collection, Sampling(4, 5, 60, 0.5), share=np.array(places)))
+        for places in ([0, 1], [2, 3])
     ]
     for part in parts:
         np.testing.assert_array_equal(part["points"], whole["points"])

@@ -56,11 +56,22 @@ def test_accelerator(tmp_path, smoke):
     smoke("accelerator", tmp_path)
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert found["left"] == []
-    assert len(found["parts"]) == 6
+    assert len(found["parts"]) == 7
+    assert not any("not held" in values for values in found["parts"].values())
     assert found["parts"]["Dispatch"]["compiled again, s"] == 0
     for part, values in found["parts"].items():
         numbers = [value for value in values.values() if isinstance(value, float)]
         assert all(map(math.isfinite, numbers)), part
+
+
+@pytest.mark.slow
+def test_lowering(tmp_path, smoke):
+    smoke("lowering", tmp_path)
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    steps = {(row["step"], row["mesh"]) for row in found["steps"]}
+    assert ("varpro, many in one program", "1 x 1") in steps
+    assert ("varpro", "4 x 2") in steps
+    assert any(row["case"].startswith("many training steps") for row in found["functions"])
 
 
 @pytest.mark.slow
@@ -191,3 +202,21 @@ def test_feeding(tmp_path, smoke):
     (training,) = found["steps"]
     for key in ("off", "on", "ratio"):
         assert 0 < training[key]["least"] <= training[key]["median"] <= training[key]["most"]
+
+
+@pytest.mark.slow
+def test_ship(tmp_path, smoke):
+    smoke("ship", tmp_path, "--only=faces,chairs")
+    lines = (tmp_path / "SHA256SUMS").read_text().splitlines()
+    assert [line.split()[1] for line in lines] == [
+        "chairs/model.safetensors",
+        "faces/model.safetensors",
+    ]
+    for name, title in (("chairs", "IoU"), ("faces", "PSNR, dB")):
+        card = (tmp_path / name / "README.md").read_text()
+        scores = card.partition(f"## {title} of 2 unseen signals\n")[2].split("\n## ")[0]
+        rows = [line.split("|")[1:-1] for line in scores.strip().splitlines()[2:]]
+        assert len(rows) == 4
+        stored, whole = np.array([[float(cell) for cell in row[1:3]] for row in rows]).T
+        # Sixteen bits are enough.
+        np.testing.assert_allclose(stored, whole, atol=0.02)

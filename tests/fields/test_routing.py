@@ -223,7 +223,7 @@ def test_codebook_errors():
     with pytest.raises(ValueError, match="ids"):
         book(None, jnp.zeros((1, 2, 2, 2)))
     assert np.isnan(book(jnp.asarray([5]))[0]).all()
-    with pytest.raises(ValueError, match=r"router\.max_norm"):
+    with pytest.raises(ValueError, match=r"^max_norm: -1.0; allowed"):
         routing.Codebook(2, 2, 1, max_norm=-1.0, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="at least 1"):
         routing.Codebook(0, 2, 1, rngs=nnx.Rngs(0))

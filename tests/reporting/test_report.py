@@ -269,7 +269,7 @@ def test_what_is_damaged_is_said(workdir, content, said):
 def test_a_damaged_line_of_metrics_is_named(workdir):
     lines = (workdir / "metrics.jsonl").read_text()
     (workdir / "metrics.jsonl").write_text("nonsense\n" + lines)
-    assert "line 1: not JSON" in _words(_read(report.write_report(workdir))[1])
+    assert "line 1: is not valid JSON" in _words(_read(report.write_report(workdir))[1])
 
 
 @pytest.mark.parametrize(

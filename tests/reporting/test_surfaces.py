@@ -23,12 +23,8 @@ def test_what_is_allowed(suffix, resolution):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"resolution": 1}, r"fit\.mesh\.resolution: 1; allowed: 0 \(the signals'\), 2 or more"),
-        ({"resolution": -4}, r"fit\.mesh\.resolution: -4"),
         ({"format": "vrml"}, r"fit\.mesh\.format: 'vrml'; allowed: ply, obj, glb, stl, off"),
         ({"format": ".ply"}, r"fit\.mesh\.format: '\.ply'"),
-        ({"threshold": 0.0}, r"fit\.mesh\.threshold: 0\.0; allowed: above 0"),
-        ({"samples": -1}, r"fit\.mesh\.samples: -1; allowed: above 0"),
     ],
 )
 def test_what_is_refused(changes, expected):

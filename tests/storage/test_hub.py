@@ -78,6 +78,16 @@ def test_a_folder_comes_back_and_tells_what_is_in_it(tmp_path, contents):
     assert all(re.fullmatch(r"\|.*\|", line) for line in card.splitlines() if line[:1] == "|")
 
 
+def test_a_card_of_ones_own_words(contents):
+    card = hub.model_card(
+        contents, "faces", licence="mit", sections={"Rights": "All *mine*."}, use="print(1)\n"
+    )
+    assert '\nlicense: "mit"\n---\n' in card
+    assert card.endswith("\n## Rights\n\nAll *mine*.\n")
+    assert "```python\nprint(1)\n```" in card
+    assert "from_pretrained" not in card
+
+
 def test_fewer_bits_and_another_name(tmp_path, contents):
     whole = hub.save_pretrained(tmp_path / "a", contents) / hub.WEIGHTS
     half = hub.save_pretrained(tmp_path / "b", contents, dtype="float16", repo_id="me/faces")

@@ -314,9 +314,9 @@ CHANGES = [
     (no_experts, "its config has dictionary.num_experts=None, its arrays 6$"),
     (words_for_width, "its config has dictionary.width='wide', its arrays 7$"),
     (bare_config, "its config is none"),
-    (bare_signals, "signals are not described"),
-    (shapeless, r"signals.shape: \['4', 5\]; allowed"),
-    (untitled, "signals.title: None; allowed: text"),
+    (bare_signals, "signals: 5; allowed: a JSON object"),
+    (shapeless, r'signals.shape\[0\]: "4"; allowed: whole number'),
+    (untitled, "has no 'signals.title'; allowed: text"),
 ]
 
 
@@ -392,3 +392,10 @@ def test_a_dictionary_of_the_default_size_is_there_at_once(tmp_path):
     start = time.perf_counter()
     one_file.read(path)
     assert time.perf_counter() - start < 1
+
+
+def test_signals_need_not_say_what_ranked_them(tmp_path):
+    """Those of an imported dictionary do not."""
+    signals = {name: one for name, one in DESCRIPTION.items() if name != "ranked_by"}
+    trained = dataclasses.replace(example(), signals=signals)
+    assert one_file.read(one_file.write(tmp_path / "d.safetensors", trained)).signals == signals

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from nid_jax import json_files
 from nid_jax.storage import manifest
-from nid_jax.storage.artefacts import file_name, read_json, write_json
+from nid_jax.storage.artefacts import file_name, write_json
 from nid_jax.storage.workdir import Workdir
 
 
@@ -47,15 +48,15 @@ def test_json_round_trip(tmp_path):
         "bad": math.nan,
     }
     path = write_json(tmp_path / "m.json", value)
-    assert read_json(path) == {"psnr": 25.5, "signals": 3, "list": [0, 1], "bad": None}
+    assert json_files.read(path) == {"psnr": 25.5, "signals": 3, "list": [0, 1], "bad": None}
 
 
 def test_reading_json_that_is_damaged_or_absent(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.json"):
-        read_json(tmp_path / "absent.json")
+        json_files.read(tmp_path / "absent.json")
     (tmp_path / "m.json").write_text('{"a": ')
     with pytest.raises(ValueError, match=r"m\.json: is not valid JSON") as excinfo:
-        read_json(tmp_path / "m.json")
+        json_files.read(tmp_path / "m.json")
     one_line(excinfo)
 
 
@@ -294,7 +295,7 @@ def test_config_file_is_plain_json(tmp_path):
     workdir = Workdir(tmp_path)
     workdir.save_config(example_config())
     assert json.loads(workdir.config.read_text())["data"]["size"] == [25, 25]
-    assert read_json(workdir.config)["dictionary"]["num_experts"] == 256
+    assert json_files.read(workdir.config)["dictionary"]["num_experts"] == 256
 
 
 def test_dataclasses_are_written_as_their_fields(tmp_path):

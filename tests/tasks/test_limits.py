@@ -84,7 +84,7 @@ def test_no_signals_are_refused(name, variant, signals):
         assert line.count("\n") == 0
         task = tasks.build(config)
         train, held_out = task.open("train"), task.open("test")
-        check_batch_size(config.train.batch_size, len(train), 1)
+        check_batch_size(config.train.batch_size, len(train))
         check_training(config)
         checks.check(config)
         checks.check_measured(config, task.measure(held_out))
@@ -269,14 +269,6 @@ def test_patches_are_counted():
     assert found.train.batch_size == 3
 
 
-def test_a_batch_is_dealt_out_over_devices():
-    config = load("image", "cpu")
-    config.data.augment.update({"mirror": False, "warps": 0})
-    config.mesh.data = 4
-    found, _ = limits.settled(config, limits.Available(surveyed(43), surveyed(5)))
-    assert found.train.batch_size == 40
-
-
 def test_turns_of_what_is_not_square_are_mirror_images():
     config = load("image", "photos")
     there = limits.Available(surveyed(30, ((20, 30),)), surveyed(5, ((20, 30),)))
@@ -372,6 +364,18 @@ def test_pictures_of_several_sizes_are_mirrored_and_no_more():
     assert not any(found.data.augment[key] for key in ("mirror", "turns", "shifts", "warps"))
 
 
+def test_warps_of_a_config_give_way_where_own_sizes_were_typed():
+    several = limits.Available(surveyed(9, ((10, 8), (8, 9))), surveyed(3, ((10, 8),)))
+    config = load("image", "cpu-sparse")
+    config.data.update({"name": "folder", "size": ()})
+    assert config.data.augment.warps
+    found, line = limits.settled(config, several, {"data.name", "data.size"})
+    assert (found.data.augment.warps, found.data.resize, found.data.size) == (0, False, ())
+    assert "data.augment.warps 49 -> 0" in line
+    found, _ = limits.settled(config, several, {"data.name", "data.size", "data.augment.warps"})
+    assert found.data.augment.warps == 49
+
+
 def test_gray_gives_way_to_channels_that_are_no_colours():
     config = load("video", "cpu")
     found, line = limits.settled(config, limits.Available(surveyed(60, channels=4)))
@@ -431,7 +435,7 @@ def test_no_volumes_are_refused(variant, count, tmp_path):
     config.data.update({"name": "volumes", "root": str(root)})
     config, _ = made_to_fit(config)
     task = tasks.build(config)
-    check_batch_size(config.train.batch_size, len(task.open("train")), 1)
+    check_batch_size(config.train.batch_size, len(task.open("train")))
     assert config.prior.num_signals <= len(task.open("train"))
     checks.check_measured(config, task.measure(task.open("test")))
 

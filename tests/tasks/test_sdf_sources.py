@@ -461,7 +461,7 @@ def test_clouds_are_told_how_they_are_fitted(call, tmp_path):
         ("train.cloud_points=0", "train.cloud_points: 0; train.codes=surface wants 1 or more"),
         ("train.points=0", "train.points: 0; train.codes=surface wants 1 or more"),
         ("train.codes=joint", "point clouds hold no distances"),
-        ("loss.surface.on=-1", "loss.surface.on: -1.0; allowed: a finite number, 0 or more"),
+        ("loss.surface.on=-1", "loss.surface.on: -1.0; allowed: finite, 0 or more"),
         ("train.reseed_every=5", "train.reseed_every: 0 is wanted by train.codes=surface"),
         ("prior.num_signals=1", "prior.num_signals: 1; allowed for data.name=pointcloud"),
     ):

@@ -1,11 +1,14 @@
 """Batches of signals that were not measured alike, and what a step sees of them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from nid_jax import platforms
 from nid_jax.coding import operators
 from nid_jax.coding.gram import normal_equations
 from nid_jax.errors import ArgumentError
@@ -17,7 +20,7 @@ from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting import ways
 from nid_jax.sharding import make_mesh, place_batch
 from nid_jax.tasks.task import Measured
-from nid_jax.training import seen, steps
+from nid_jax.training import steps
 from nid_jax.training.batches import WayBatches, grouped
 from nid_jax.training.losses import Objective
 from nid_jax.training.steps import shown
@@ -70,9 +73,9 @@ def test_ways_that_fill_no_batch_are_padded_to_few_lengths():
 def test_a_batch_holds_what_was_measured_of_its_signals():
     counts = [3, 7, 12, 20, 33]
     measured = scattered(counts)
-    source = WayBatches(measured, 5, 2, 0, (0, 1))
+    source = WayBatches(measured, 5, 2, 0, slice(None))
     for number in range(4):
-        batch, again = source[number], WayBatches(measured, 5, 2, 0, (0, 1))[number]
+        batch, again = source[number], WayBatches(measured, 5, 2, 0, slice(None))[number]
         for row, index in enumerate(batch["ids"]):
             count = counts[index]
             weights = batch["weights"][row]
@@ -82,7 +85,7 @@ def test_a_batch_holds_what_was_measured_of_its_signals():
             points = batch["operators"].points[row, :count]
             np.testing.assert_array_equal(points, measured.ways[index].points)
             np.testing.assert_array_equal(batch["ids"], again["ids"])
-    halves = [WayBatches(measured, 5, 2, 0, (part, 2))[1]["ids"] for part in (0, 1)]
+    halves = [WayBatches(measured, 5, 2, 0, slice(part, part + 1))[1]["ids"] for part in (0, 1)]
     np.testing.assert_array_equal(np.concatenate(halves), source[1]["ids"])
 
 
@@ -93,7 +96,7 @@ def test_ways_that_fill_batches_keep_their_operator():
     measured = Measured(
         (operators.sample(GRID), coarse), GRID, CHANNELS, values.__getitem__, lambda i: i % 2
     )
-    source = WayBatches(measured, 8, 4, 3, (0, 1))
+    source = WayBatches(measured, 8, 4, 3, slice(None))
     both = [source[number] for number in range(2)]
     assert sorted(batch["signals"].shape[1] for batch in both) == [6, 20]
     for batch in both:
@@ -105,7 +108,7 @@ def test_ways_that_fill_batches_keep_their_operator():
 @pytest.mark.slow
 def test_what_a_step_sees_of_padded_signals_is_what_each_says_alone():
     measured, model = scattered([6, 9, 15]), model_of()
-    batch = WayBatches(measured, 3, 3, 0, (0, 1))[0]
+    batch = WayBatches(measured, 3, 3, 0, slice(None))[0]
     found = shown(jax.tree.map(jnp.asarray, batch), None)
     dictionary = model.dictionary
 
@@ -140,14 +143,15 @@ def test_what_a_step_sees_of_padded_signals_is_what_each_says_alone():
 
 def test_signals_with_weights_are_solved_some_at_a_time(monkeypatch):
     measured, dictionary = masked(6), model_of().dictionary
-    batch = jax.tree.map(jnp.asarray, WayBatches(measured, 6, 6, 0, (0, 1))[0])
+    batch = jax.tree.map(jnp.asarray, WayBatches(measured, 6, 6, 0, slice(None))[0])
     found = shown(batch, measured.ways[0])
 
     def solve(equations):
         return project(equations, 1e-2)
 
     wanted = solve(found.equations(dictionary))
-    monkeypatch.setattr(seen, "_MATRIX_NUMBERS", 4 * 10**2)
+    few = dataclasses.replace(platforms.sizes(), held=4 * 10**2)
+    monkeypatch.setattr(platforms, "sizes", lambda: few)
     some, equations = found.solved(dictionary, solve)
     assert equations is None
     np.testing.assert_allclose(some.values, wanted.values, rtol=1e-4, atol=1e-5)
@@ -157,7 +161,7 @@ def test_signals_with_weights_are_solved_some_at_a_time(monkeypatch):
 def test_a_chunk_is_of_what_each_signal_has():
     """However much longer the longest is."""
     measured = scattered([3, 40, 300], seed=0)
-    batch = jax.tree.map(jnp.asarray, WayBatches(measured, 3, 3, 0, (0, 1))[0])
+    batch = jax.tree.map(jnp.asarray, WayBatches(measured, 3, 3, 0, slice(None))[0])
     chosen = np.asarray(steps.own_chunks(jax.random.key(1), batch["weights"], 8))
     counts = np.array([3, 40, 300])[batch["ids"]]
     for places, count in zip(chosen, counts, strict=True):
@@ -186,7 +190,7 @@ def test_a_chunk_of_many_is_drawn_with_repetition(monkeypatch):
 @pytest.mark.parametrize("make", [lambda: masked(4), lambda: scattered([7, 12, 20, 5])])
 def test_gradients_know_nothing_of_what_was_not_measured(make):
     measured, model = make(), model_of()
-    batch = WayBatches(measured, 4, 4, 0, (0, 1))[0]
+    batch = WayBatches(measured, 4, 4, 0, slice(None))[0]
     strategy, operator = Projected(Objective(), 1e-3), measured.ways[0]
     graphdef, params = nnx.split(model)
 

@@ -21,19 +21,19 @@ from nid_jax.training.components import MOST_COEFFICIENTS
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("seed", 2**32, "seed: 4294967296; allowed: 0 to 4294967295"),
-        ("seed", 2**70, f"seed: {2**70}; allowed: 0 to 4294967295"),
-        ("seed", -1, "seed: -1; allowed: 0 to 4294967295"),
-        ("dictionary.num_experts", -4, "dictionary.num_experts: -4; allowed: 1 or more"),
+        ("seed", 2**32, "seed: 4294967296; allowed: a whole number, 0 to 4294967295"),
+        ("seed", 2**70, f"seed: {2**70}; allowed: a whole number, 0 to 4294967295"),
+        ("seed", -1, "seed: -1; allowed: a whole number, 0 to 4294967295"),
+        ("dictionary.num_experts", -4, "dictionary.num_experts: -4; allowed: a whole number, 1"),
         ("dictionary.components.shrinkage", -math.inf, "dictionary.components.shrinkage: -inf; al"),
         ("dictionary.components.shrinkage", math.nan, "dictionary.components.shrinkage: nan; allo"),
-        ("prior.num_signals", -1, "prior.num_signals: -1; allowed: 0 (none) or more"),
-        ("prior.lam", -1e-3, "prior.lam: -0.001; allowed: a finite number, 0 or more"),
-        ("prior.lam", math.nan, "prior.lam: nan; allowed: a finite number, 0 or more"),
-        ("prior.shrinkage", -0.5, "prior.shrinkage: -0.5; allowed: 0 (chooses) to 1"),
-        ("prior.shrinkage", 1.5, "prior.shrinkage: 1.5; allowed: 0 (chooses) to 1"),
-        ("prior.shrinkage", math.nan, "prior.shrinkage: nan; allowed: 0 (chooses) to 1"),
-        ("prior.components", -2, "prior.components: -2; allowed: 0 (chooses) or more"),
+        ("prior.num_signals", -1, "prior.num_signals: -1; allowed: a whole number, 0 or more"),
+        ("prior.lam", -1e-3, "prior.lam: -0.001; allowed: finite, 0 or more"),
+        ("prior.lam", math.nan, "prior.lam: nan; allowed: finite, 0 or more"),
+        ("prior.shrinkage", -0.5, "prior.shrinkage: -0.5; allowed: 0 to 1"),
+        ("prior.shrinkage", 1.5, "prior.shrinkage: 1.5; allowed: 0 to 1"),
+        ("prior.shrinkage", math.nan, "prior.shrinkage: nan; allowed: 0 to 1"),
+        ("prior.components", -2, "prior.components: -2; allowed: a whole number, 0 or more"),
     ],
 )
 def test_what_cannot_be_names_its_key(key, value, words):
@@ -71,7 +71,9 @@ def test_what_rounds_do_not_know_is_refused(key, value, words):
 def test_a_fit_names_the_experts_too():
     config = image.base()
     config.dictionary.num_experts = -4
-    with pytest.raises(ValueError, match="^dictionary.num_experts: -4; allowed: 1 or more$"):
+    with pytest.raises(
+        ValueError, match="^dictionary.num_experts: -4; allowed: a whole number, 1 or more$"
+    ):
         fit_checks.check(config)
 
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 
 from nid_jax.data import ArrayCollection
 from nid_jax.errors import ArgumentError
@@ -11,7 +12,9 @@ from nid_jax.fields.coordinates import grid
 from nid_jax.fields.embeddings import CosineLattice, Splines
 from nid_jax.fields.experts import Layers
 from nid_jax.fields.shared import SharedDictionary
-from nid_jax.training.components import put_heads
+from nid_jax.tasks import image
+from nid_jax.training import heads as heads_of
+from nid_jax.training.components import MOST_COEFFICIENTS, put_heads
 from nid_jax.training.lattice_components import lattice_heads
 
 SHAPE = (7, 6, 8)
@@ -92,6 +95,19 @@ def test_fewer_signals_than_experts_leave_the_others_as_drawn():
     heads = lattice_heads(dictionary, collection(4), "square")
     assert heads.kernel.shape[-1] <= 4
     assert np.isfinite(heads.kernel).all()
+
+
+def test_splines_of_which_few_are_read_at_a_point_go_by_the_signals(tmp_path):
+    """Their features are never computed, however few more than those of a covariance they are."""
+    signals, dictionary = collection(6), dictionary_on(Splines((15, 15, 15)), 4)
+    assert dictionary.local
+    assert dictionary.num_features < MOST_COEFFICIENTS
+    components = {"errors": "square", "shrinkage": -1.0, "rounds": 8}
+    config = ConfigDict({"dictionary": {"heads": "components", "components": components}})
+    found = heads_of.find(dictionary, image.sampled(signals), signals, config, tmp_path / "state")
+    expected = lattice_heads(dictionary, signals, "square")
+    np.testing.assert_array_equal(dictionary.head_kernel[...], expected.kernel)
+    np.testing.assert_array_equal(found.coded.codes, expected.coded.codes)
 
 
 @pytest.mark.parametrize(

@@ -406,11 +406,3 @@ def test_surfaces_are_learned_by_descending_their_terms():
     found = [merged.dictionary.combine(cloud[:, :2], gates) for cloud in batch["clouds"]]
     sizes = np.abs(found).mean((2, 3))
     assert (sizes.argmin(1) == np.arange(3)).all()
-
-
-@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
-def test_weights_of_surface_terms_are_finite(weight):
-    settings = config("surface", "codebook")
-    settings.loss = {"surface": {"on": 1.0, "normal": weight}}
-    with pytest.raises(ValueError, match=r"loss\.surface\.normal: .*; allowed: a finite number"):
-        build_strategy(settings, Objective())

@@ -303,7 +303,7 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path):
     trainer = loop.Trainer(task, config, Workdir(tmp_path), collection)
     states = []
     for step in range(3):
-        batch = jax.tree.map(jax.numpy.asarray, next(trainer.batches))
+        batch = trainer.feeder.feed(step, 1)
         trainer.state, _ = trainer.step_for(step, batch)(trainer.state, batch)
         states.append(jax.tree.map(np.array, jax.tree.leaves(trainer.state.params)))
     assert int(trainer.state.bad_step) == 1
@@ -472,7 +472,7 @@ def test_sparse_training_goes_on_from_waves_and_resumes_bit_for_bit(tmp_path):
         ({"dictionary__components__errors": "l1"}, "components.errors: 'l1'; allowed: log, square"),
         (
             {"dictionary__components__shrinkage": 2.0},
-            "components.shrinkage: 2.0; allowed: at most 1",
+            "components.shrinkage: 2.0; allowed: finite, at most 1",
         ),
         ({"train__steps": 0}, "train.steps: 0; allowed: 1 or more"),
         (

@@ -33,6 +33,7 @@ __all__ = [
     "RouterRidge",
     "Solver",
     "Surface",
+    "check_groups",
     "config_group",
     "no_gradient",
     "solver_from_config",
@@ -71,20 +72,14 @@ def solver_from_config(config_fit: Any) -> Solver:
     Raises ValueError, naming the key, for a solver that is not there, codes that it cannot give,
     and options that it does not take.
     """
-    name, top_k = config_fit.solver, config_fit.top_k
+    name = config_fit.solver
     if name not in SOLVERS:
         near = difflib.get_close_matches(str(name), SOLVERS, 1, 0.0)[0]
         raise ValueError(
             f"fit.solver: {name!r} is unknown, did you mean {near!r}? allowed: {', '.join(SOLVERS)}"
         )
     kind = SOLVERS[name]
-    group = config_group(name)
-    options = dict(config_fit.get(group.removeprefix("fit."), {}))
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.name not in _SHARED}
-    for option in options:
-        if option not in fields:
-            raise ArgumentError(f"{group}.{option}", options[option], f"keys {', '.join(fields)}")
-    options = {key: _number(value, fields[key]) for key, value in options.items()}
+    group, options, top_k = config_group(name), _options(config_fit, kind), config_fit.top_k
     options["precision"] = config_fit.get("precision", PRECISIONS[0])
     with named("fit"):
         _check_top_k(kind, top_k)
@@ -93,6 +88,26 @@ def solver_from_config(config_fit: Any) -> Solver:
         options["top_k"] = top_k
     with named(group):
         return kind(**options)
+
+
+def check_groups(config_fit: Any) -> None:
+    """Raise ArgumentError, naming the key, for an option that its solver cannot have, whichever is
+    chosen. What options are beside one another only the chosen one has to say."""
+    for name, kind in SOLVERS.items():
+        given, options = {"top_k": 1} if kind.sparse else {}, _options(config_fit, kind)
+        with named(config_group(name)):
+            checks.one_by_one(kind, options, **given)
+
+
+def _options(config_fit, kind):
+    """A solver's options as a config has them; ArgumentError for one that it does not know."""
+    group = config_group(kind.name)
+    options = dict(config_fit.get(group.removeprefix("fit."), {}))
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.name not in _SHARED}
+    for option in options:
+        if option not in fields:
+            raise ArgumentError(f"{group}.{option}", options[option], f"keys {', '.join(fields)}")
+    return {key: _number(value, fields[key]) for key, value in options.items()}
 
 
 def _check_top_k(kind, top_k):

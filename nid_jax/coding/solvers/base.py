@@ -34,6 +34,8 @@ class Solver:
     """'measurements', or 'clouds': the part of a problem that it cannot do without."""
     needs_prior: ClassVar[bool] = False
     """Whether it solves under the prior of the training codes."""
+    takes_prior: ClassVar[bool] = False
+    """Whether it looks at that prior where there is one."""
     routed: ClassVar[bool] = False
     """Whether it always asks the router."""
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS

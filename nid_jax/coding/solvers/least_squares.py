@@ -82,6 +82,7 @@ class Gaussian(Solver):
 
     name: ClassVar[str] = "gaussian"
     needs_prior: ClassVar[bool] = True
+    takes_prior: ClassVar[bool] = True
     dense_only: ClassVar[bool] = True
 
     noise: float = 0.0

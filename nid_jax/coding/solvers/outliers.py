@@ -19,6 +19,7 @@ class Robust(Solver):
     """
 
     name: ClassVar[str] = "robust"
+    takes_prior: ClassVar[bool] = True
     dense_only: ClassVar[bool] = True
 
     loss: str = "l1"

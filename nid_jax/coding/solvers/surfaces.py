@@ -25,6 +25,7 @@ class Surface(Solver):
     """
 
     name: ClassVar[str] = "surface"
+    takes_prior: ClassVar[bool] = True
     dense_only: ClassVar[bool] = True
     reads: ClassVar[str] = "clouds"
     # On the host all is summed in float64, whatever is asked for.

@@ -1,0 +1,111 @@
+"""Faces of which a part is missing: brushed over, or all but some pixels."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from skimage.restoration import inpaint_biharmonic
+
+import nid_jax as nid
+from nid_jax.demo import pictures, signals
+
+
+class Faces:
+    """What the dictionary makes of a face from the pixels that are seen."""
+
+    def __init__(self, dictionary: nid.NeuralDictionary, faces: Float[np.ndarray, "S H W C"]):
+        self.dictionary, self.faces = dictionary, faces[..., 0]
+
+    def answer(
+        self, face: Float[np.ndarray, "H W"], seen: Bool[np.ndarray, "H W"]
+    ) -> tuple[Any, ...]:
+        """Pictures of what is seen, the most probable face, where it is unsure, and biharmonic
+        inpainting; and a line of both errors. Raises ValueError where nothing is seen."""
+        if not seen.any():
+            raise ValueError("nothing of the face is seen: brush less")
+        fit = self.dictionary.fit(face[None], seen=seen, solver=nid.Gaussian())
+        shape = pictures.fine(face.shape)
+        peer = inpaint_biharmonic(np.where(seen, face, 0), ~seen) if not seen.all() else face
+        psnr = [pictures.decibels(one, face) for one in (np.asarray(fit.render()[0, ..., 0]), peer)]
+        unsure = fit.deviation()[0, ..., 0]
+        words = (
+            f"{seen.mean():.0%} of the pixels seen; dictionary {psnr[0]:.1f} dB, biharmonic "
+            f"{psnr[1]:.1f} dB"
+        )
+        return (
+            pictures.gray(face, ~seen),
+            pictures.gray(np.asarray(fit.render(shape)[0, ..., 0])),
+            pictures.heat(unsure, 0.2),
+            pictures.gray(peer),
+            words,
+        )
+
+    def of_canvas(
+        self, number: int, share: float, canvas: dict[str, Any] | None, file: str | None
+    ) -> tuple[Any, ...]:
+        """`answer` for a face by its number or a file, what share of its pixels is kept, and what
+        was brushed over on the canvas."""
+        face = self.face(number, file)
+        kept = np.random.default_rng(int(number)).random(face.shape) < share / 100
+        return self.answer(face, kept & ~brushed(canvas, face.shape))
+
+    def face(self, number: int, file: str | None) -> Float[np.ndarray, "H W"]:
+        """One of the unseen faces, or that of a file."""
+        if file:
+            return signals.own(file, self.dictionary.grid_shape)[..., 0]
+        return self.faces[int(number) - 1]
+
+
+def brushed(canvas: dict[str, Any] | None, shape: tuple[int, ...]) -> Bool[np.ndarray, "H W"]:
+    """Pixels that any layer of the canvas covers for half or more."""
+    covered = np.zeros(shape, bool)
+    for layer in (canvas or {}).get("layers") or []:
+        alpha = np.asarray(layer)[..., 3] / 255
+        rows, columns = (np.arange(side + 1) for side in shape)
+        rows, columns = rows * alpha.shape[0] // shape[0], columns * alpha.shape[1] // shape[1]
+        sums = np.add.reduceat(np.add.reduceat(alpha, rows[:-1], 0), columns[:-1], 1)
+        covered |= sums / np.outer(np.diff(rows), np.diff(columns)) > 0.5
+    return covered
+
+
+def tab(gr: Any, faces: Faces) -> None:
+    """Draws the tab."""
+    first = pictures.gray(faces.faces[0])
+    with gr.Row():
+        with gr.Column():
+            number = gr.Slider(1, len(faces.faces), 1, step=1, label="face it has never seen")
+            share = gr.Slider(2, 100, 20, step=1, label="pixels kept, %")
+            file = gr.File(label="or your own picture, or .npy", type="filepath", height=90)
+        canvas = gr.ImageEditor(
+            value={"background": first, "layers": [], "composite": first},
+            label="brush over what is to be missing",
+            image_mode="RGBA",
+            sources=[],
+            transforms=[],
+            brush=gr.Brush(default_size=40, colors=["#26468c"], color_mode="fixed"),
+            layers=False,
+            canvas_size=first.shape[1::-1],
+            fixed_canvas=True,
+            elem_id="faces_canvas",
+        )
+    with gr.Row():
+        labels = ("what is seen", "dictionary", "where it is unsure", "biharmonic")
+        shown = [gr.Image(label=label, interactive=False, format="png") for label in labels]
+    line = gr.Textbox(label="", elem_id="faces_line", interactive=False)
+
+    def newly_shown(number: int, file: str | None) -> Any:
+        try:
+            picture = pictures.gray(faces.face(number, file))
+        except (ValueError, OSError):
+            return gr.skip()
+        return {"background": picture, "layers": [], "composite": picture}
+
+    answer = pictures.answering(faces.of_canvas, len(shown))
+    given = [number, share, canvas, file]
+    for event in (share.change, canvas.change):
+        event(answer, given, [*shown, line], show_progress="hidden", trigger_mode="always_last")
+    for event in (number.change, file.change):
+        event(newly_shown, [number, file], canvas, show_progress="hidden").then(
+            answer, given, [*shown, line], show_progress="hidden"
+        )
+    number.attach_load_event(lambda: 1, None)

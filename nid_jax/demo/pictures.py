@@ -1,0 +1,69 @@
+"""Arrays as pictures of one size in the browser, and what was wrong as one line."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from nid_jax import metrics
+
+SIDE = 320
+"""Pixels along the longer side of every picture."""
+DRAWN = 100
+"""Samples along the longer side of a picture of the continuous signal, at most."""
+
+
+def gray(
+    values: Float[np.ndarray, "H W"], hidden: np.ndarray | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Values of 0 to 1 as gray, pixels as squares; what is hidden is blue."""
+    picture = np.repeat((np.clip(values, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1)
+    if hidden is not None:
+        picture[hidden] = (38, 70, 140)
+    return enlarged(picture)
+
+
+def heat(values: Float[np.ndarray, "H W"], highest: float) -> UInt8[np.ndarray, "h w 3"]:
+    """Values from 0 to `highest` in colours from dark to bright."""
+    colours = matplotlib.colormaps["magma"](np.clip(values / max(highest, 1e-12), 0, 1))
+    return enlarged((colours[..., :3] * 255).astype(np.uint8))
+
+
+def enlarged(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Whole times as large, so that a pixel stays a square."""
+    times = max(SIDE // max(picture.shape[:2]), 1)
+    return picture.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def fine(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Samples of a picture that is drawn from the continuous signal, in tens of milliseconds."""
+    times = max(DRAWN // max(shape), 1)
+    return tuple(times * side for side in shape)
+
+
+def decibels(found: Float[np.ndarray, "H W"], truth: Float[np.ndarray, "H W"]) -> float:
+    """PSNR of a picture, clipped to [0, 1]."""
+    one, other = (values[None, ..., None] for values in (np.clip(found, 0, 1), truth))
+    return float(metrics.psnr(one, other)[0])
+
+
+def answering(
+    answer: Callable[..., tuple[Any, ...]], pictures: int
+) -> Callable[..., tuple[Any, ...]]:
+    """`answer` with a last line beside its pictures: how long it took, or what was wrong."""
+
+    @functools.wraps(answer)
+    def answered(*values: Any) -> tuple[Any, ...]:
+        start = time.perf_counter()
+        try:
+            *found, words = answer(*values)
+        except (ValueError, OSError) as error:
+            return (*[None] * pictures, "error: " + " ".join(str(error).split()))
+        milliseconds = 1e3 * (time.perf_counter() - start)
+        return (*found, f"{words}; {milliseconds:.0f} ms")
+
+    return answered

@@ -1,0 +1,57 @@
+"""Zoom without end: the pixels of a signal beside the continuous signal of its code."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+import nid_jax as nid
+from nid_jax.demo import pictures
+
+SAMPLES = 160
+
+
+class Zoom:
+    """Windows into fitted signals."""
+
+    def __init__(self, dictionary: nid.NeuralDictionary, signals: Float[np.ndarray, "S H W C"]):
+        self.signals, self.fit = signals, dictionary.fit(signals)
+
+    def answer(self, number: int, power: float, row: float, column: float) -> tuple[Any, ...]:
+        """Pictures of the window 2^power times as near around (row, column): pixels, and signal."""
+        chosen, half = int(number) - 1, 2.0**-power
+        middle = np.clip((row, column), -1 + half, 1 - half)
+        window = [(float(m - half), float(m + half)) for m in middle]
+        drawn = np.asarray(self.fit[chosen : chosen + 1].render((SAMPLES, SAMPLES), window)[0])
+        signal = self.signals[chosen]
+        places = [
+            np.rint((np.linspace(*part, SAMPLES) + 1) / 2 * (side - 1)).astype(int)
+            for part, side in zip(window, signal.shape, strict=False)
+        ]
+        pixels = signal[np.ix_(*places)]
+        words = f"{2**power:.3g} times as near, {SAMPLES}x{SAMPLES} points of the same code"
+        return _picture(pixels), _picture(drawn), words
+
+
+def _picture(values: Float[np.ndarray, "H W C"]) -> np.ndarray:
+    values = values if values.shape[-1] == 3 else values[..., :1].repeat(3, axis=-1)
+    return pictures.enlarged((np.clip(values, 0, 1) * 255).astype(np.uint8))
+
+
+def tab(gr: Any, zoom: Zoom) -> None:
+    """Draws the tab."""
+    with gr.Row():
+        number = gr.Slider(1, len(zoom.signals), 1, step=1, label="signal it has never seen")
+        power = gr.Slider(0, 10, 0, step=0.1, label="nearness, powers of 2")
+        row = gr.Slider(-1, 1, 0, step=0.01, label="row")
+        column = gr.Slider(-1, 1, 0, step=0.01, label="column")
+    with gr.Row():
+        labels = ("its pixels", "the continuous signal")
+        shown = [gr.Image(label=label, interactive=False, format="png") for label in labels]
+    line = gr.Textbox(label="", elem_id="zoom_line", interactive=False)
+    answer = pictures.answering(zoom.answer, len(shown))
+    given = [number, power, row, column]
+    for one in given:
+        one.change(
+            answer, given, [*shown, line], show_progress="hidden", trigger_mode="always_last"
+        )
