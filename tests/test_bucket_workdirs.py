@@ -142,12 +142,3 @@ def test_learning_in_a_bucket(objects, on):
     with pytest.warns(nid.Notice, match="read from a copy"):
         loaded = nid.load(URL)
     np.testing.assert_array_equal(learned.fit(images).codes, loaded.fit(images).codes)
-
-
-@pytest.mark.parametrize("option", ["workdir=ftp://host/run", "checkpoint=hf+x://host/run"])
-def test_other_schemes(call, on, tiny, option, tmp_path):
-    on("first")
-    mode = "--mode=fit"
-    complaint = call(*tiny, f"--workdir={tmp_path / 'run'}", f"--{option}", mode).complaint()
-    assert complaint.startswith(f"error: --{option}: ")
-    assert complaint.endswith("gs://BUCKET/FOLDER, s3://BUCKET/FOLDER")

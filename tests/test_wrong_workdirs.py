@@ -122,9 +122,10 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(call, copied, tiny):
 @pytest.mark.parametrize(
     "option",
     [
-        "workdir=gs://bucket/run",
-        "checkpoint=s3://bucket/run",
+        "workdir=ftp://host/run",
+        "checkpoint=hf+x://host/run",
         "checkpoint=file:///tmp/faces.safetensors",
+        "config.data.root=gs://bucket/pictures",
         "config.data.root=memory://pictures",
         "config.compilation_cache=gs://bucket/xla",
         "config.eval.lpips=https://host/alex.npz",

@@ -354,8 +354,13 @@ class _Copy:
         return found
 
     def _write_record(self) -> None:
-        known = {"bucket": self.bucket.url, "copy": self.name, "last": self._last}
-        known |= {"files": self._same, "begun": self._begun}
+        known = {
+            "bucket": self.bucket.url,
+            "copy": self.name,
+            "last": self._last,
+            "files": self._same,
+            "begun": self._begun,
+        }
         write_json(self._record, known, indent=None)
 
 
