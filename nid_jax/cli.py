@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from nid_jax import (
+    command_context,
     commands,
     configs,
     data,
@@ -145,8 +146,8 @@ def _work(values):
     devices.use_single_precision()
     cache = values.config.get("compilation_cache", "")
     devices.use_compilation_cache(local(cache, "compilation_cache") if cache else "")
-    if values.checkpoint and values.mode in commands.LEARNING:
-        others = ", ".join(mode for mode in commands.MODES if mode not in commands.LEARNING)
+    if values.checkpoint and values.mode in command_context.LEARNING:
+        others = ", ".join(mode for mode in commands.MODES if mode not in command_context.LEARNING)
         raise ValueError(
             f"--checkpoint={values.checkpoint}: --mode={values.mode} learns a dictionary "
             f"of its own; allowed with --mode={others}"
@@ -162,7 +163,7 @@ def _work(values):
         if values.checkpoint:
             source = _source(values.checkpoint)
         typed = frozenset(config_flags.get_override_values(values["config"]))
-        context = commands.Context(
+        context = command_context.Context(
             tasks.build, values.config, workdir, source, typed, mode=values.mode
         )
         with data.kept_in(workdir.root / "cache"):
