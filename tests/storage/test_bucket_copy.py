@@ -192,14 +192,17 @@ class Down:
 
 def failure(names, then=lambda: None):
     """(the one line that comes of work that wrote these files, its copy)."""
-    try:
+    copies = []
+
+    def work():
         with worked_on(URL, "--workdir") as folder:
+            copies.append(folder)
             put(folder, **dict.fromkeys(names, "{}"))
             then()
-    except ValueError as error:
-        assert len(str(error).splitlines()) == 1
-        return str(error), folder
-    raise AssertionError("all of it was uploaded")
+
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        work()
+    return str(error.value), copies[0]
 
 
 @pytest.mark.parametrize("after", range(5))
