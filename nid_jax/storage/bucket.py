@@ -60,14 +60,15 @@ class Bucket:
         try:
             import fsspec
 
-            with self._asking("cannot be opened"):
-                # Listings that are remembered would miss what others write.
-                self._system = fsspec.filesystem(kind, use_listings_cache=False)
+            system = fsspec.get_filesystem_class(kind)
         except ImportError as error:
             raise ValueError(
                 f"{argument}={path}: needs the package {PACKAGES[kind]}: "
                 "pip install 'nid_jax[remote]'"
             ) from error
+        with self._asking("cannot be opened"):
+            # Listings that are remembered would miss what others write.
+            self._system = system(use_listings_cache=False)
         self._root = self._system._strip_protocol(self.url)
 
     @property
@@ -84,7 +85,7 @@ class Bucket:
     def _asking(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (BucketError, ImportError):
+        except BucketError:
             raise
         except Exception as error:  # every store, and every way to it, has errors of its own
             lines = str(error).strip().splitlines() or [""]

@@ -53,8 +53,10 @@ def held(bucket: Bucket, copy: str, instead: str) -> Iterator[Callable[[], None]
 
 def _take(bucket: Bucket, content: dict[str, Any], instead: str) -> None:
     written = json.dumps(content).encode()
-    if not bucket.create(NAME, written):
-        before = _read(bucket)
+    # Looked at first: some stores overwrite what is only to be created.
+    before = _read(bucket)
+    if before or not bucket.create(NAME, written):
+        before = before or _read(bucket)
         if before and before.get("copy") != content["copy"] and _alive(bucket):
             raise Busy(
                 f"{bucket.url}: work there is under way {lock.who(before)}, it seems; if it is "
