@@ -315,7 +315,11 @@ def test_it_is_uploaded_while_work_goes_on(on, objects, monkeypatch):
 @pytest.mark.parametrize("exclusive", [True, False])
 def test_a_second_writer_is_refused(on, monkeypatch, exclusive):
     if not exclusive:  # as some stores are
-        create = lambda self, *object: self.write(*object) or True  # noqa: E731
+
+        def create(self, name, content):
+            self.write(name, content)
+            return True
+
         monkeypatch.setattr(bucket.Bucket, "create", create)
     with worked_on(URL, "--workdir") as folder:
         put(folder, a="1")
