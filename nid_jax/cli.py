@@ -12,19 +12,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nid_jax import (
-    commands,
-    configs,
-    data,
-    devices,
-    joining,
-    launching,
-    notices,
-    processes,
-    settings,
-    tasks,
-)
+from nid_jax import commands, configs, data, devices, notices, settings, tasks
 from nid_jax.files import REFUSALS, local
+from nid_jax.running import joining, launching, processes
 from nid_jax.storage import shipped
 from nid_jax.storage.workdir import Workdir
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from nid_jax import data, learning, notices, processes, sharding, stopping
+from nid_jax import data, learning, notices, sharding
 from nid_jax.coding import checks as argument_checks
 from nid_jax.coding.solvers import SOLVERS
 from nid_jax.errors import ArgumentError, named
@@ -27,6 +27,7 @@ from nid_jax.neural_dictionary import load as load_dictionary
 from nid_jax.reporting import announcing, movies, panels, pictures, samples, tables
 from nid_jax.reporting.fits import storage_line, write_fit, write_usage
 from nid_jax.reporting.report import write_report
+from nid_jax.running import processes, stopping
 from nid_jax.storage import artefacts, config_json
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import limits, unused

@@ -7,7 +7,7 @@ Afterwards: nid_jax --config=official:DIR --workdir=DIR --mode=fit|render|train.
 PyTorch is not needed, and nothing in the file is executed. See docs/official.md.
 """
 
-from nid_jax import stopping
+from nid_jax.running import stopping
 
 if __name__ == "__main__":
     stopping.begin()  # what follows takes its time

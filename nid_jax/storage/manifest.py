@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from nid_jax import json_files, processes
+from nid_jax import json_files
 from nid_jax.json_files import Key
+from nid_jax.running import processes
 from nid_jax.storage import schemas
 from nid_jax.storage.checksums import crc32, digest
 from nid_jax.storage.trees import paths

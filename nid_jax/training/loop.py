@@ -16,7 +16,7 @@ from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
-from nid_jax import data, devices, errors, notices, processes, sharding
+from nid_jax import data, devices, errors, notices, sharding
 from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.data.loading import endless
 from nid_jax.fields.model import (
@@ -32,7 +32,8 @@ from nid_jax.reporting import announcing, tables
 from nid_jax.reporting.chronometer import Chronometer
 from nid_jax.reporting.metrics_log import MetricWriter
 from nid_jax.reporting.progress import Progress, RoundsProgress
-from nid_jax.stopping import Preemption
+from nid_jax.running import processes
+from nid_jax.running.stopping import Preemption
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.workdir import Workdir

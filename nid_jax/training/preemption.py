@@ -2,8 +2,8 @@
 
 import jax
 
-from nid_jax import neighbours, stopping
-from nid_jax.stopping import Preemption
+from nid_jax.running import neighbours, stopping
+from nid_jax.running.stopping import Preemption
 
 
 class Together(Preemption):
