@@ -33,6 +33,7 @@ from nid_jax.reporting.chronometer import Chronometer
 from nid_jax.reporting.metrics_log import MetricWriter
 from nid_jax.reporting.progress import Progress, RoundsProgress
 from nid_jax.running import processes
+from nid_jax.running.preemption import preemption_of_all
 from nid_jax.running.stopping import Preemption
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
@@ -43,7 +44,6 @@ from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.placing import StateLayout
 from nid_jax.training.predicting import find_router
-from nid_jax.training.preemption import preemption_of_all
 from nid_jax.training.reseeding import reseed
 from nid_jax.training.steps import (
     Batch,
