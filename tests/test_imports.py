@@ -15,7 +15,7 @@ ORDER = (
     "errors",
     "notices",
     "bounds",
-    "array_files",
+    "npy_files",
     "json_files",
     "files",
     "ffmpeg",

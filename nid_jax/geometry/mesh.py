@@ -16,7 +16,7 @@ import scipy.sparse
 import trimesh
 from jaxtyping import Float, Int
 
-from nid_jax import array_files
+from nid_jax import errors
 from nid_jax.geometry.orientation import outward
 from nid_jax.geometry.reading import Shape as ReadShape
 from nid_jax.geometry.reading import mesh_formats, missing_formats, read
@@ -54,7 +54,7 @@ def load_mesh(path: str | Path) -> trimesh.Trimesh:
     try:
         found = read(path)
     except Exception as error:  # whatever a parser stumbles over in a foreign file
-        raise ValueError(f"{path}: cannot be read: {array_files.reason(error)}") from error
+        raise ValueError(f"{path}: cannot be read: {errors.reason(error)}") from error
     if not len(found.faces):
         what = "points only" if len(found.vertices) else "nothing that is a mesh"
         raise ValueError(f"{path}: has no faces: {what}")
