@@ -169,16 +169,6 @@ class Normalisation:
         centre = tuple(map(float, low / 2 + high / 2))
         return cls(centre, float(2 * (1 - margin) / (high - low).max()))
 
-    @classmethod
-    def from_matrix(cls, matrix: Float[np.ndarray, "4 4"]) -> "Normalisation":
-        """From matrix() [4, 4]; ValueError where it is more than a shift and a scale."""
-        matrix = np.asarray(matrix, float)
-        scale = matrix[0, 0]
-        found = cls(tuple(map(float, -matrix[:3, 3] / scale)), float(scale))
-        if not np.allclose(found.matrix(), matrix, rtol=1e-9):
-            raise ValueError("normalise: is not a shift and a scale")
-        return found
-
     def apply(self, shape: Shape) -> Shape:
         """From original to normalised: points [P, 3], or a mesh (a copy)."""
         return _moved(shape, lambda points: (points - np.array(self.centre)) * self.scale)

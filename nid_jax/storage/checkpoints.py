@@ -140,11 +140,6 @@ class Checkpoints:
         steps = self.all_steps()
         return steps[-1] if steps else None
 
-    def best_step(self) -> int | None:
-        """The step with the best metric (the latest where none has any), or None."""
-        steps = self._ranking.best_first(self.all_steps())
-        return steps[0] if steps else None
-
     def _metrics_of(self, step: int) -> dict[str, float]:
         if step not in self._metrics:
             try:

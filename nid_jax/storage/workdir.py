@@ -121,10 +121,6 @@ class Workdir:
         return self.root / "metrics.jsonl"
 
     @property
-    def events(self) -> Path:
-        return self.root / "events"
-
-    @property
     def atoms(self) -> Path:
         return self.root / "atoms.png"
 
