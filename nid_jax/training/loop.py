@@ -377,7 +377,7 @@ def train(
         preemption_of_all() as preemption,
         contextlib.closing(trainer.feeder),
     ):
-        fresh, main = saved.latest_step() is None, jax.process_index() == 0
+        fresh, main = saved.latest_step() is None, processes.first()
         start = trainer.restore(saved)
         # Not before: a run that does not go on must not lose its own.
         processes.once(lambda: workdir.save_config(config))
