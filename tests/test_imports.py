@@ -37,8 +37,11 @@ ORDER = (
     "interop",
     "neural_dictionary",
     "learning",
+    "command_context",
+    "render_commands",
     "commands",
     "cli",
+    "demo",
     "__main__",
 )
 # Neighbours that know nothing of one another.
