@@ -37,8 +37,6 @@ ORDER = (
     "interop",
     "neural_dictionary",
     "learning",
-    "command_context",
-    "render_commands",
     "commands",
     "cli",
     "demo",

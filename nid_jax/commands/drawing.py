@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from nid_jax.coding import checks as argument_checks
-from nid_jax.command_context import Context, load, say_unused, settle
+from nid_jax.commands.context import Context, load, say_unused, settle
 from nid_jax.errors import ArgumentError, named
 from nid_jax.files import atomic_folder
 from nid_jax.fitting import code_space, rendering
