@@ -13,11 +13,12 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from nid_jax import commands, configs, data, devices, notices, settings, tasks
-from nid_jax.commands.context import LEARNING, Context
+from nid_jax.commands.context import Context
 from nid_jax.files import REFUSALS, local
 from nid_jax.running import joining, launching, processes
 from nid_jax.storage import shipped
 from nid_jax.storage.workdir import Workdir
+from nid_jax.tasks.unused import LEARNING
 
 EXAMPLE = "such as --config=image"
 OPTIONS = (

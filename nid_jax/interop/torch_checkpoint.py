@@ -47,10 +47,9 @@ CONFIG = "official:images"
 FIT = "official"
 # Groups of the config that the checkpoint decides.
 DECIDED = ("dictionary", "router")
-# What the official code's datasets are called here, with the size of their images.
 # Optimisers whose moments are those of torch's Adam.
 WITH_ADAM_MOMENTS = ("adam", "adamw", "lamb")
-
+# What the official code's datasets are called here, with the size of their images.
 DATASETS = {
     "celeba": {"name": "celeb_a", "size": (128, 128), "crop": "center"},
     "cifar10": {"name": "cifar10", "size": (32, 32)},
