@@ -12,22 +12,13 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nid_jax import (
-    command_context,
-    commands,
-    configs,
-    data,
-    devices,
-    joining,
-    launching,
-    notices,
-    processes,
-    settings,
-    tasks,
-)
+from nid_jax import commands, configs, data, devices, notices, settings, tasks
+from nid_jax.commands.context import Context
 from nid_jax.files import REFUSALS, local
+from nid_jax.running import joining, launching, processes
 from nid_jax.storage import bucket_copy, shipped
 from nid_jax.storage.workdir import Workdir
+from nid_jax.tasks.unused import LEARNING
 
 EXAMPLE = "such as --config=image"
 OPTIONS = (
@@ -146,8 +137,8 @@ def _work(values):
     devices.use_single_precision()
     cache = values.config.get("compilation_cache", "")
     devices.use_compilation_cache(local(cache, "compilation_cache") if cache else "")
-    if values.checkpoint and values.mode in command_context.LEARNING:
-        others = ", ".join(mode for mode in commands.MODES if mode not in command_context.LEARNING)
+    if values.checkpoint and values.mode in LEARNING:
+        others = ", ".join(mode for mode in commands.MODES if mode not in LEARNING)
         raise ValueError(
             f"--checkpoint={values.checkpoint}: --mode={values.mode} learns a dictionary "
             f"of its own; allowed with --mode={others}"
@@ -163,9 +154,7 @@ def _work(values):
         if values.checkpoint:
             source = _source(values.checkpoint)
         typed = frozenset(config_flags.get_override_values(values["config"]))
-        context = command_context.Context(
-            tasks.build, values.config, workdir, source, typed, mode=values.mode
-        )
+        context = Context(tasks.build, values.config, workdir, source, typed, mode=values.mode)
         with data.kept_in(workdir.root / "cache"):
             commands.MODES[values.mode](context)
 

@@ -15,11 +15,8 @@ from nid_jax.neural_dictionary import load as load_dictionary
 from nid_jax.storage import config_json
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import limits, unused
+from nid_jax.tasks.unused import LEARNED, LEARNING
 
-# What belongs to the dictionary, so comes from its workdir; the rest is the caller's.
-LEARNED = ("dictionary", "numerics", "router", "loss", "train")
-LEARNING = ("run", "train")
-"""Modes that make a dictionary; the others take one."""
 # Keys of `data` that say where signals come from.
 _SOURCES = ("name", "root", "sinograms", "angles", "kspace")
 
