@@ -121,9 +121,8 @@ def step_bytes(kind, s):
     if s.data > 1:
         found["features' gradient", "data", "all-reduce"] = s.points * f
         found["heads' gradient", "data", "all-reduce"] = (f + 1) * c * e
-    if kind != "varpro":
-        if s.data > 1:
-            found["codebook's gradient", "data", "all-reduce"] = s.collection * (e + c)
+    if kind != "varpro" and s.data > 1:
+        found["codebook's gradient", "data", "all-reduce"] = s.collection * (e + c)
     if kind == "joint, sparse" and s.expert > 1:
         # Numbers and places of every part's K largest.
         candidates = 2 * s.own_signals * s.active * s.expert

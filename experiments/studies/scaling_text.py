@@ -1,6 +1,8 @@
 """The page of experiments/scaling.py."""
 
 from measuring import command
+
+from nid_jax.reporting import tables
 from studies.scaling_costs import (
     CHIPS,
     fit_seconds,
@@ -12,8 +14,6 @@ from studies.scaling_costs import (
     step_solves,
     wire_bytes,
 )
-
-from nid_jax.reporting import tables
 
 
 def _beside(name, form):
