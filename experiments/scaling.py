@@ -25,12 +25,13 @@ from studies.scaling_costs import KINDS, Sizes, step_bytes, step_memory, step_pr
 
 from nid_jax import devices, joining
 
-# (side, signals, experts, width) of shapes; meshes of the first, of the others; steps to time.
+# (side, signals, experts, width) of shapes; meshes.
 SHAPES = {"small": (25, 32, 256, 64), "larger": (32, 128, 1024, 128), "timed": (16, 64, 64, 32)}
 MESHES = ((1, 1), (2, 1), (1, 2), (4, 2), (8, 1), (1, 8))
+# Meshes of shapes and kinds of steps that are compiled; kinds that are timed, steps of each.
 SCALES = {
-    "smoke": ({"small": ((1, 1), (2, 1))}, ("joint, dense",), 5),
-    "cpu": ({"small": MESHES, "larger": ((1, 1), (4, 2))}, KINDS, 100),
+    "smoke": ({"small": ((1, 1), (2, 1))}, ("joint, dense",), ("joint, dense",), 5),
+    "cpu": ({"small": MESHES, "larger": ((1, 1), (4, 2))}, KINDS, ("joint, dense", "varpro"), 50),
 }
 LAYERS, ACTIVE, EMBEDDED = 3, 4, 8
 # Processes, mesh, parts of the batch.
@@ -79,7 +80,7 @@ def compiled(kind, shape, sizes):
 
 def compiled_rows(scale):
     """`compiled` of every shape, mesh and kind, in this process, which has devices for all."""
-    shapes, kinds, _ = SCALES[scale]
+    shapes, kinds, *_ = SCALES[scale]
     return [
         compiled(kind, shape, sizes_of(shape, *mesh))
         for shape, meshes in shapes.items()
@@ -141,7 +142,7 @@ def joined_rows(scale, processes, mesh, parts):
 
 def run_joined(scale, port, processes, number, data, expert, *parts):
     """What one of several processes does. -> rows."""
-    _, kinds, steps = SCALES[scale]
+    *_, kinds, steps = SCALES[scale]
     where = joining.Place(f"127.0.0.1:{port}", processes, number)
     with joining.joined(where if processes > 1 else None):
         return [timed(kind, steps, (data, expert), part) for part in parts for kind in kinds]

@@ -72,7 +72,11 @@ def _seconds(row, chip):
     arithmetic, links = step_seconds(row["kind"], row["sizes"], chip)
     if row["held"] > chip.memory:
         return "does not fit"
-    return f"{1e3 * arithmetic:.2g} ms, {1e3 * links:.2g} ms"
+    return f"{_milliseconds(arithmetic)}, {_milliseconds(links)}"
+
+
+def _milliseconds(seconds):
+    return f"{1e3 * seconds:.0f} ms" if seconds > 0.01 else f"{1e3 * seconds:.2g} ms"
 
 
 def _paper():
