@@ -74,14 +74,13 @@ def step_products(kind, s):
     if kind != "varpro":
         return found
     f, e, c = s.features, s.experts, s.channels
-    devices = s.data * s.expert
     found["moments"] = head * (s.points + s.own_experts)
     if s.through_trunk:
         found["Gram of features"] = 2 * s.points * f**2
-        found["heads of Gram"] = 2 * c * (f**2 * e + f * e**2) / devices
+        found["heads of Gram"] = 2 * c * (f**2 * e + f * e**2) / s.expert
     else:
         found["atoms"] = 2 * s.points * f * c * s.own_experts
-        found["Gram of atoms"] = 2 * s.points * c * e**2 / devices
+        found["Gram of atoms"] = 2 * s.points * c * e**2 / s.expert
         found["moments"] = 2 * s.own_signals * s.points * c * s.own_experts
     found["correction"] = 2 * e**2 * s.own_signals / s.expert
     return found
@@ -139,20 +138,22 @@ def step_bytes(kind, s):
 
 
 def _solve_bytes(s):
-    """Of the normal equations: the matrix and both sides of its solves, whole on every device."""
+    """Of the normal equations: the matrix, where experts are split, and both sides of its solves,
+    whole on every device."""
     if s.data * s.expert == 1:
         return {}
     axis = "expert" if s.data == 1 else "data" if s.expert == 1 else "both"
-    found = {}
+    right = 2 * s.solve_bytes * s.signals * s.experts
+    found = {("right-hand sides", axis, "all-gather"): right}
     if s.expert > 1:
+        heads = _FLOAT * s.features * s.channels * s.experts
+        found["heads, whole", axis, "all-gather"] = heads
         codes = s.solve_bytes * s.own_signals * s.experts
-        found["heads, whole", axis, "all-gather"] = _FLOAT * s.features * s.channels * s.experts
         found["correction", "expert", "all-reduce"] = codes
-    # In the first try and, in the program's text, in those after a factor that failed.
-    matrix = s.solve_bytes * s.experts**2
-    found["Gram", axis, "all-gather"] = matrix
-    found["Gram, again", axis, "all-gather"] = matrix
-    found["right-hand sides", axis, "all-gather"] = 2 * s.solve_bytes * s.signals * s.experts
+        # In the first try and, in the program's text, in those after a factor that failed.
+        matrix = s.solve_bytes * s.experts**2
+        found["Gram", "expert", "all-gather"] = matrix
+        found["Gram, again", "expert", "all-gather"] = matrix
     return found
 
 
@@ -183,9 +184,9 @@ def step_memory(kind, s):
     }
     found = {name: _FLOAT * numbers for name, numbers in found.items()}
     if kind == "varpro":
-        # The matrix and its low part, in float32; whole, scaled and as its factor, where it is
-        # solved, and what the retries would hold.
-        found["Gram"] = (2 * _FLOAT + 4 * s.solve_bytes) * s.experts**2
+        # A part of it twice in float32 and as it is solved; whole, scaled and as its factor.
+        part = (2 * _FLOAT + s.solve_bytes) * s.experts * s.own_experts
+        found["Gram"] = part + 2 * s.solve_bytes * s.experts**2
         found["codes"] = 6 * s.solve_bytes * s.signals * s.experts
     return found
 
