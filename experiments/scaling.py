@@ -23,7 +23,8 @@ from measuring.training_step import TrainingStep
 from studies import lowering_cases, scaling_text
 from studies.scaling_costs import KINDS, Sizes, step_bytes, step_memory, step_products
 
-from nid_jax import devices, joining
+from nid_jax import devices
+from nid_jax.running import joining
 
 # (side, signals, experts, width) of shapes; meshes.
 SHAPES = {"small": (25, 32, 256, 64), "larger": (32, 128, 1024, 128), "timed": (16, 64, 64, 32)}
