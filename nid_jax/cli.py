@@ -85,7 +85,7 @@ def complain(message):
 def parse(argv, values=flags.FLAGS):
     """Read the command line; an unknown flag, key or value is one line, with the nearest name."""
     try:
-        rest = values(argv)
+        rest = _read(argv, values)
         if values.config is None:
             complain(f"--config is missing; {EXAMPLE}")
         if not values.workdir:
@@ -97,6 +97,14 @@ def parse(argv, values=flags.FLAGS):
     if len(rest) > 1:
         complain(f"unexpected argument {rest[1]!r}; options are --name=value")
     return rest
+
+
+def _read(argv, values):
+    try:
+        return values(argv)
+    except SystemExit:
+        # absl leaves with 1 once it has shown --help, which is what was asked for.
+        sys.exit(0)
 
 
 def main(argv, values=flags.FLAGS):

@@ -39,3 +39,12 @@ def test_shapes_that_memory_does_not_hold():
     assert commands._what_to_render(wanted, {"grid": (4, 4)}) == ((2048, 2048), None)
     with pytest.raises(ValueError, match="render.shape"):
         commands._what_to_render(wanted, {"grid": (4, 4)}, signals=10**7)
+
+
+def test_a_fit_is_scored_on_the_devices_of_now(monkeypatch, tmp_path):
+    stored, here = (fields.get_config("smoke") for _ in range(2))
+    stored.mesh.data, stored.fit.batch_size = 8, 3
+    monkeypatch.setattr(Workdir, "load_fit_config", lambda self, name: stored)
+    workdir = Workdir(tmp_path, read_only=True)
+    found = commands.as_fitted(commands.Context(None, here, workdir, workdir)).config
+    assert (found.mesh.data, found.fit.batch_size) == (here.mesh.data, 3)
