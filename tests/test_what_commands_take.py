@@ -1,5 +1,7 @@
 """What verbs of the command line ask of signals and sizes before they begin."""
 
+import json
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -48,3 +50,16 @@ def test_a_fit_is_scored_on_the_devices_of_now(monkeypatch, tmp_path):
     workdir = Workdir(tmp_path, read_only=True)
     found = commands.as_fitted(commands.Context(None, here, workdir, workdir)).config
     assert (found.mesh.data, found.fit.batch_size) == (here.mesh.data, 3)
+
+
+@pytest.mark.parametrize("key", ["task", "data", "fit", ""])
+def test_a_fit_whose_config_is_of_another_shape(tmp_path, key):
+    written = tmp_path / "fits" / "test" / "metrics.json"
+    written.parent.mkdir(parents=True)
+    config = {"task": "fields", "data": {}, "fit": {}}
+    written.write_text(json.dumps({"config": {**config, key: [1]} if key else {}}))
+    workdir = Workdir(tmp_path, read_only=True)
+    context = commands.Context(None, fields.get_config("smoke"), workdir, workdir)
+    for verb in (commands.as_fitted, commands.on_stored_data):
+        with pytest.raises(ValueError, match="metrics.json: is not that of a fit"):
+            verb(context)
