@@ -93,7 +93,7 @@ def test_signals_of_another_kind_than_the_dictionary(call, trained, tmp_path, ti
 
 def test_a_dictionary_in_one_file_of_another_kind(call, tmp_path, tiny):
     result = call(*tiny, f"--workdir={tmp_path / 'run'}", "--checkpoint=chairs", "--mode=fit")
-    note, error = result.err.splitlines()
+    note, *_, error = result.err.splitlines()
     assert "chairs/model.safetensors: its dictionary was learned for task sdf, from " in note
     assert error.endswith("has 3 coordinates and 1 channels")  # colour is not what differs
 
