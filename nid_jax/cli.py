@@ -77,7 +77,7 @@ def complain(message):
 def parse(argv, values=flags.FLAGS):
     """Read the command line; an unknown flag, key or value is one line, with the nearest name."""
     try:
-        rest = values(argv)
+        rest = _read(argv, values)
         if values.config is None:
             complain(f"--config is missing; {EXAMPLE}")
         if not values.workdir:
@@ -89,6 +89,14 @@ def parse(argv, values=flags.FLAGS):
     if len(rest) > 1:
         complain(f"unexpected argument {rest[1]!r}; options are --name=value")
     return rest
+
+
+def _read(argv, values):
+    try:
+        return values(argv)
+    except SystemExit:
+        # absl leaves with 1 once it has shown --help, which is what was asked for.
+        sys.exit(0)
 
 
 def main(argv, values=flags.FLAGS):
@@ -123,13 +131,14 @@ def main(argv, values=flags.FLAGS):
 
 def _place(values):
     """Where this process stands among several; None where it is alone. Raises ValueError."""
-    options = values.coordinator, values.num_processes, values.process_id
-    where, count = joining.place(values.distributed, *options), values.local_processes
+    places, count = ("coordinator", "num_processes", "process_id"), values.local_processes
     if count is not None and count < 1:
         raise ValueError(f"--local_processes={count}: allowed: whole numbers from 1")
-    if count is not None and where is not None:
-        raise ValueError(f"--local_processes={count}: allowed without --distributed")
-    return where
+    given = ["distributed"] * values.distributed
+    given += [name for name in places if values[name].value is not None]
+    if count is not None and given:
+        raise ValueError(f"--local_processes={count}: allowed without --{given[0]}")
+    return joining.place(values.distributed, *(values[name].value for name in places))
 
 
 def _work(values):

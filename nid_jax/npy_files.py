@@ -95,8 +95,8 @@ def _npy(path, file, mmap):
 
 def _npz(file, names):
     found: dict[str, np.ndarray | None] = {}
+    chosen = [pair for pair in _members(file) if names is None or pair[0] in names]
     with zipfile.ZipFile(file) as archive:
-        chosen = [pair for pair in _members(file) if names is None or pair[0] in names]
         bounds.check_members([info for _, info in chosen], bounds.size_of(file))
         for name, info in chosen:
             try:

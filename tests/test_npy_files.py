@@ -50,6 +50,12 @@ def test_one_array_comes_back(tmp_path, name, mmap):
     assert isinstance(found, np.memmap) == (mmap and ARRAYS[name].size > 0)
 
 
+@pytest.mark.parametrize(("content", "words"), [(b"", "is empty"), (b"PK\3\4ab", "cut off")])
+def test_what_is_wrong_is_said_in_our_words(tmp_path, content, words):
+    (tmp_path / "a.npz").write_bytes(content)
+    refused(tmp_path / "a.npz", words)
+
+
 def test_objects_are_never_unpickled(tmp_path):
     objects = np.array([{}, 1], object)
     np.save(tmp_path / "a.npy", objects, allow_pickle=True)

@@ -1,12 +1,14 @@
 """What verbs of the command line ask of signals and sizes before they begin."""
 
+import json
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from nid_jax import data
 from nid_jax.commands import drawing
-from nid_jax.commands.context import Context, settle
+from nid_jax.commands.context import Context, as_fitted, on_stored_data, settle
 from nid_jax.configs import fields
 from nid_jax.data.frames import Frame, Scale
 from nid_jax.storage.workdir import Workdir
@@ -41,3 +43,25 @@ def test_shapes_that_memory_does_not_hold():
     assert drawing._what_to_render(wanted, {"grid": (4, 4)}) == ((2048, 2048), None)
     with pytest.raises(ValueError, match="render.shape"):
         drawing._what_to_render(wanted, {"grid": (4, 4)}, signals=10**7)
+
+
+def test_a_fit_is_scored_on_the_devices_of_now(monkeypatch, tmp_path):
+    stored, here = (fields.get_config("smoke") for _ in range(2))
+    stored.mesh.data, stored.fit.batch_size = 8, 3
+    monkeypatch.setattr(Workdir, "load_fit_config", lambda self, name: stored)
+    workdir = Workdir(tmp_path, read_only=True)
+    found = as_fitted(Context(None, here, workdir, workdir)).config
+    assert (found.mesh.data, found.fit.batch_size) == (here.mesh.data, 3)
+
+
+@pytest.mark.parametrize("key", ["task", "data", "fit", ""])
+def test_a_fit_whose_config_is_of_another_shape(tmp_path, key):
+    written = tmp_path / "fits" / "test" / "metrics.json"
+    written.parent.mkdir(parents=True)
+    config = {"task": "fields", "data": {}, "fit": {}}
+    written.write_text(json.dumps({"config": {**config, key: [1]} if key else {}}))
+    workdir = Workdir(tmp_path, read_only=True)
+    given = Context(None, fields.get_config("smoke"), workdir, workdir)
+    for verb in (as_fitted, on_stored_data):
+        with pytest.raises(ValueError, match="metrics.json: is not that of a fit"):
+            verb(given)

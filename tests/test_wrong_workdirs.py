@@ -91,6 +91,13 @@ def test_signals_of_another_kind_than_the_dictionary(call, trained, tmp_path, ti
     assert os.listdir(tmp_path) == []
 
 
+def test_a_dictionary_in_one_file_of_another_kind(call, tmp_path, tiny):
+    result = call(*tiny, f"--workdir={tmp_path / 'run'}", "--checkpoint=chairs", "--mode=fit")
+    note, *_, error = result.err.splitlines()
+    assert "chairs/model.safetensors: its dictionary was learned for task sdf, from " in note
+    assert error.endswith("has 3 coordinates and 1 channels")  # colour is not what differs
+
+
 def damage(workdir, step):
     """Flip one bit of the largest file of a checkpoint's weights."""
     files = (workdir / "checkpoints" / str(step) / "model").rglob("d/*")

@@ -226,8 +226,14 @@ class Workdir:
         if not path.exists():
             return None
         metrics = json_files.read(path, {})
+        if "config" not in metrics:
+            return None
         try:
-            return config_json.decoded(metrics["config"]) if "config" in metrics else None
+            config = config_json.decoded(metrics["config"])
+            kinds = {"task": str, "data": ConfigDict, "fit": ConfigDict}
+            if not all(isinstance(config.get(key), kind) for key, kind in kinds.items()):
+                raise TypeError(f"allowed: {', '.join(kinds)}")
+            return config
         except TypeError as error:
             raise ValueError(f"{path}: is not that of a fit") from error
 
