@@ -18,8 +18,8 @@ from studies import fault_damage, fault_modes, fault_signals, fault_soak, fault_
 
 # The readers' cases and the command lines are those of the tests, beside this folder.
 sys.path.insert(0, str(fault_trials.ROOT))
-import mutated_files  # noqa: E402
-from studies import wrong_command_lines  # noqa: E402
+import mutated_files
+from studies import wrong_command_lines
 
 
 def files_that_lie(size, folder):
@@ -71,7 +71,7 @@ PARTS = {
 
 
 def run(scale, folder, only, count, minutes):
-    """All parts, or those of --only; table.md. count, minutes: instead of the scale's, 0 for those."""
+    """All parts, or those of --only; table.md. count, minutes: 0 for those of the scale."""
     size = fault_trials.SIZES[scale]
     if count:
         names = [one.name for one in dataclasses.fields(size) if one.type is int]

@@ -15,16 +15,16 @@ import shutil
 
 import numpy as np
 from absl import flags, logging
-from studies import fault_modes
-from studies import fault_trials as trials
 
 from nid_jax import cli
+from studies import fault_modes
+from studies import fault_trials as trials
 
 _STEPS, _FURTHER = 6, 9
 MODES = {
     "train": (f"--config.train.steps={_FURTHER}",),
     "fit": ("--config.fit.name=again",),
-    **{mode: () for mode in ("eval", "render", "interpolate", "nearest", "sample")},
+    **dict.fromkeys(("eval", "render", "interpolate", "nearest", "sample"), ()),
 }
 KINDS = ("half", "none", "flipped", "wrong JSON")
 _SKIPPED = "damaged checkpoint skipped"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import numpy as np
+
 from studies import fault_trials as trials
 
 MODES = ("run", "eval", "render", "interpolate", "nearest", "sample")
@@ -136,7 +137,8 @@ def modes(size, folder):
         for mode, status in zip(MODES, statuses, strict=True):
             wrong = f"{mode}: exit status {status}: {err[-300:]}" if status else ""
             trials.judge(wrongs, wrong, f"mesh {name}, {mode}")
-        trials.judge(wrongs, "" if far <= _TOLERANCE else f"{place}: {far:.1e}", f"farthest {far:.1e}")
+        wrong = "" if far <= _TOLERANCE else f"{place}: {far:.1e}"
+        trials.judge(wrongs, wrong, f"mesh {name}, {place}")
         words = f"{len(MODES)} modes and {len(mine)} arrays and numbers, farthest {far:.1e}"
         rows.append(trials.row_of(f"every mode, mesh {name}", hold, wrongs, words))
     return rows

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from studies import fault_trials as trials
 
 # The part of the undisturbed run's seconds from which moments are drawn: among the imports before.

@@ -7,11 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 from measuring import command
-from studies import fault_damage
-from studies import fault_trials as trials
 
 import nid_jax as nid
 from nid_jax.fitting.fit import Fit
+from studies import fault_damage
+from studies import fault_trials as trials
 
 _EXPERTS, _SIGNALS = 32, 4
 _PAGE_MIB = 4096 / 2**20

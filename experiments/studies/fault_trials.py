@@ -171,8 +171,8 @@ def row_of(test, to_hold, wrongs, words=""):
 def run_parts(parts, size, scale, folder, only):
     """All parts, or those in `only`; table.md and metrics.json, written after each.
 
-    parts: name -> function(size, folder) -> rows. Rows of other parts that the folder's metrics.json
-    holds stay. What a part made is kept where something did not hold.
+    parts: name -> function(size, folder) -> rows. Rows of other parts in the folder's metrics.json
+    stay. What a part made is kept where something did not hold.
     """
     chosen = only or list(parts)
     for name in chosen:
