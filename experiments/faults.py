@@ -39,11 +39,15 @@ def wrong_settings(size, folder):
     del folder
     hold = "exit status 2 and one line, nothing written; what goes on is right, each with a reason"
     return [
-        _lines_row("wrong command lines", hold, wrong_command_lines.part(size.lines)),
+        _lines_row(
+            "wrong command lines",
+            hold,
+            wrong_command_lines.part(size.lines, minutes=size.most_minutes),
+        ),
         _lines_row(
             "wrong command lines for a run that stands",
             hold,
-            wrong_command_lines.part_of_trained(size.lines_of_runs),
+            wrong_command_lines.part_of_trained(size.lines_of_runs, minutes=size.most_minutes),
         ),
     ]
 
@@ -78,12 +82,12 @@ def run(scale, folder, only, count, minutes):
         changes = dict.fromkeys(set(names) - {"steps"}, count)
         size = dataclasses.replace(size, **changes)
     if minutes:
-        size = dataclasses.replace(size, minutes=minutes)
+        size = dataclasses.replace(size, minutes=minutes, most_minutes=minutes)
     fault_trials.run_parts(PARTS, size, scale, folder, only)
 
 
 if __name__ == "__main__":
     ONLY = flags.DEFINE_list("only", [], "Names of parts; all where none is given.")
     COUNT = flags.DEFINE_integer("count", 0, "Trials of each part, instead of the scale's.")
-    MINUTES = flags.DEFINE_float("minutes", 0, "Of the soak, instead of the scale's.")
+    MINUTES = flags.DEFINE_float("minutes", 0, "Of the soak, and of each other part at most.")
     command.start(run, "faults", fault_trials.SIZES, ONLY, COUNT, MINUTES)

@@ -156,7 +156,8 @@ def damage(size, folder):
     cases = [(path, kind, mode) for path in files for kind in KINDS for mode in MODES]
     random.Random(4).shuffle(cases)
     wrongs, refused, skipped = {kind: [] for kind in KINDS}, 0, 0
-    for number, (path, kind, mode) in enumerate(cases[: size.damages]):
+    tried = trials.within(size.most_minutes, cases[: size.damages])
+    for number, (path, kind, mode) in enumerate(tried):
         place = shutil.copytree(honest, folder / "damaged")
         name = path.relative_to(honest)
         (place / name).write_bytes(damaged(path.read_bytes(), kind))

@@ -92,7 +92,7 @@ def _ended(size, folder, processes, number, count):
     reference, seconds = trials.reference_of(words_of, folder)
     draw = random.Random(10 * processes + number)
     wrongs, waits, saved, late = [], [], 0, 0
-    for trial in range(count):
+    for trial in trials.within(size.most_minutes, range(count)):
         workdir = folder / f"trial-{trial}"
         words = words_of(workdir)
         moment = draw.uniform(_FIRST, 1) * seconds
@@ -138,7 +138,7 @@ def two_trainings(size, folder):
     words_of = functools.partial(_arguments, size, folder, 1)
     reference, seconds = trials.reference_of(words_of, folder)
     draw, wrongs, waits = random.Random(1), [], []
-    for pair in range(size.pairs):
+    for pair in trials.within(size.most_minutes, range(size.pairs)):
         workdir = folder / f"pair-{pair}"
         begun = time.monotonic()
         first = trials.start(words_of(workdir))
@@ -173,7 +173,7 @@ def interrupted(size, folder):
     reference, seconds = trials.reference_of(words_of, folder)
     draw, wrongs, late, waits = random.Random(3), [], 0, []
     workdir, count = folder / "interrupted-0", 0
-    for trial in range(size.interrupts):
+    for trial in trials.within(size.most_minutes, range(size.interrupts)):
         # Half of them among the imports.
         span = (_EARLIEST, seconds / 3) if trial % 2 else (seconds / 3, seconds)
         moment = draw.uniform(*span) if trial else _EARLIEST

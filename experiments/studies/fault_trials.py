@@ -6,6 +6,7 @@ The training goes on bit for bit, so that a run that was disturbed is held to on
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -29,7 +30,8 @@ _LEFT = (".tmp-*", ".old-*", ".*.lock*")
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Of one --scale: how often each part tries, steps of the training, minutes of the soak."""
+    """Of one --scale: how often each part tries, steps of the training, minutes of the soak, and
+    after how many minutes the others try no more."""
 
     pairs: int = 20
     terms: int = 20
@@ -41,6 +43,7 @@ class Size:
     lines_of_runs: int = 200
     minutes: float = 10.0
     steps: int = 200
+    most_minutes: float = math.inf
 
 
 SIZES = {"smoke": Size(1, 1, 1, 2, 6, 60, 6, 4, 0.1, 40), "cpu": Size()}
@@ -154,6 +157,15 @@ def compared(workdir, reference):
     if left := left_in(workdir):
         return f"left: {', '.join(left)}"
     return "" if state_of(workdir) == state_of(reference) else "not bit for bit the undisturbed run"
+
+
+def within(minutes, cases):
+    """Cases, the first and as many more as begin within the minutes."""
+    begun = time.monotonic()
+    for number, case in enumerate(cases):
+        if number and time.monotonic() - begun > 60 * minutes:
+            return
+        yield case
 
 
 def judge(wrongs, wrong, what):
