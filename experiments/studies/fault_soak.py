@@ -13,7 +13,7 @@ from nid_jax.fitting.fit import Fit
 from studies import fault_damage
 from studies import fault_trials as trials
 
-_EXPERTS, _SIGNALS = 32, 4
+_EXPERTS, _SIGNALS = 16, 4
 _PAGE_MIB = 4096 / 2**20
 # MiB a minute that memory may grow.
 _MOST_GROWTH = 1.0
@@ -34,12 +34,12 @@ class Compilations:
 def _dictionary(folder):
     """One that was learned with a router, and has a prior."""
     changes = {
-        "data.num_train": 32,
+        "data.num_train": 16,
         "data.num_test": _SIGNALS,
         "dictionary.num_experts": _EXPERTS,
         "router.kind": "conv",
         "train.codes": "joint",
-        "train.steps": 20,
+        "train.steps": 2,
         "train.batch_size": 8,
     }
     words = [f"--config.{key}={value}" for key, value in changes.items()]
