@@ -24,7 +24,9 @@ MESHES = {
 _TOLERANCE = 1e-5
 _PATIENCE = 400
 # What differs from run to run, or says where it ran.
-_ASIDE = ("second", "time", "versions", "devices", "device", "memory", "workdir", "mesh", "rate")
+_ASIDE = ("second", "time", "versions", "device", "memory", "bytes", "workdir", "mesh", "rate")
+# A checksum of a dictionary's bits.
+_CHECKSUM = "dictionary"
 
 
 def words_of(size, folder, workdir, mesh):
@@ -82,7 +84,7 @@ def numbers_of(workdir):
         if path.suffix == ".npz":
             with np.load(path) as stored:
                 for key in stored.files:
-                    if stored[key].dtype.kind in "fiu":
+                    if key != _CHECKSUM and stored[key].dtype.kind in "fiu":
                         found[f"{name}:{key}"] = stored[key].astype(np.float64)
         elif path.suffix == ".json" and path.name != "config.json":
             leaves = dict(_leaves(json.loads(path.read_text(encoding="utf-8"))))
