@@ -106,7 +106,7 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
         if SOLVERS[settled.config.fit.solver].takes_prior and not known:
             dictionary, _ = load(context, True)  # it gave way to one that does
             settled = settled_fit(context, dictionary, config)
-        context, config = settled_fit, settled.config
+        context, config = settled, settled.config
     task = context.build_task(config)
     collection = check_fit(context, task, config)
     checks.check_signals(dictionary.dictionary, task.measure(collection), collection.title)

@@ -123,7 +123,8 @@ def soak(size, folder):
     slope = float(np.polyfit(times[half:], memory[half:], 1)[0])
     compiled = [f"round {n}: {count}" if count else "" for n, count in enumerate(anew)][1:]
     grown = "" if slope <= _MOST_GROWTH else f"{slope:.1f} MiB a minute"
-    few = 2 * int(np.log2(experts)) + 1
+    # Two for each of the sizes 1, 2, 3, 4, 6, ..., experts / 2, and all of them.
+    few = 2 * (2 * int(np.log2(experts)) - 1)
     many = "" if sparse_anew[0] <= few and not any(sparse_anew[1:]) else f"{sparse_anew[:4]}"
     spent = f"{times[-1]:.1f} minutes, {number} rounds of {len(_solvers())} solvers"
     test = "all solvers and renders in one process"
