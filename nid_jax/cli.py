@@ -12,22 +12,13 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nid_jax import (
-    command_context,
-    commands,
-    configs,
-    data,
-    devices,
-    joining,
-    launching,
-    notices,
-    processes,
-    settings,
-    tasks,
-)
+from nid_jax import commands, configs, data, devices, notices, settings, tasks
+from nid_jax.commands.context import Context
 from nid_jax.files import REFUSALS, local
+from nid_jax.running import joining, launching, processes
 from nid_jax.storage import bucket_copy, shipped
 from nid_jax.storage.workdir import Workdir
+from nid_jax.tasks.unused import LEARNING
 
 EXAMPLE = "such as --config=image"
 OPTIONS = (
@@ -86,7 +77,7 @@ def complain(message):
 def parse(argv, values=flags.FLAGS):
     """Read the command line; an unknown flag, key or value is one line, with the nearest name."""
     try:
-        rest = values(argv)
+        rest = _read(argv, values)
         if values.config is None:
             complain(f"--config is missing; {EXAMPLE}")
         if not values.workdir:
@@ -98,6 +89,14 @@ def parse(argv, values=flags.FLAGS):
     if len(rest) > 1:
         complain(f"unexpected argument {rest[1]!r}; options are --name=value")
     return rest
+
+
+def _read(argv, values):
+    try:
+        return values(argv)
+    except SystemExit:
+        # absl leaves with 1 once it has shown --help, which is what was asked for.
+        sys.exit(0)
 
 
 def main(argv, values=flags.FLAGS):
@@ -132,13 +131,14 @@ def main(argv, values=flags.FLAGS):
 
 def _place(values):
     """Where this process stands among several; None where it is alone. Raises ValueError."""
-    options = values.coordinator, values.num_processes, values.process_id
-    where, count = joining.place(values.distributed, *options), values.local_processes
+    places, count = ("coordinator", "num_processes", "process_id"), values.local_processes
     if count is not None and count < 1:
         raise ValueError(f"--local_processes={count}: allowed: whole numbers from 1")
-    if count is not None and where is not None:
-        raise ValueError(f"--local_processes={count}: allowed without --distributed")
-    return where
+    given = ["distributed"] * values.distributed
+    given += [name for name in places if values[name].value is not None]
+    if count is not None and given:
+        raise ValueError(f"--local_processes={count}: allowed without --{given[0]}")
+    return joining.place(values.distributed, *(values[name].value for name in places))
 
 
 def _work(values):
@@ -146,8 +146,8 @@ def _work(values):
     devices.use_single_precision()
     cache = values.config.get("compilation_cache", "")
     devices.use_compilation_cache(local(cache, "compilation_cache") if cache else "")
-    if values.checkpoint and values.mode in command_context.LEARNING:
-        others = ", ".join(mode for mode in commands.MODES if mode not in command_context.LEARNING)
+    if values.checkpoint and values.mode in LEARNING:
+        others = ", ".join(mode for mode in commands.MODES if mode not in LEARNING)
         raise ValueError(
             f"--checkpoint={values.checkpoint}: --mode={values.mode} learns a dictionary "
             f"of its own; allowed with --mode={others}"
@@ -163,9 +163,7 @@ def _work(values):
         if values.checkpoint:
             source = _source(values.checkpoint)
         typed = frozenset(config_flags.get_override_values(values["config"]))
-        context = command_context.Context(
-            tasks.build, values.config, workdir, source, typed, mode=values.mode
-        )
+        context = Context(tasks.build, values.config, workdir, source, typed, mode=values.mode)
         with data.kept_in(workdir.root / "cache"):
             commands.MODES[values.mode](context)
 

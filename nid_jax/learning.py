@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax import data, processes, settings, sharding, tasks
+from nid_jax import data, settings, sharding, tasks
 from nid_jax.coding import checks
 from nid_jax.coding.canonical import canonical_transform
 from nid_jax.configs import image as image_config
@@ -23,6 +23,7 @@ from nid_jax.fitting import priors
 from nid_jax.fitting.measurements import OTHER_SCALE, as_array, as_floats
 from nid_jax.neural_dictionary import NeuralDictionary
 from nid_jax.notices import say
+from nid_jax.running import processes
 from nid_jax.storage.bucket_copy import worked_on
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import limits

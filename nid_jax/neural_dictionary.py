@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax import data, processes
+from nid_jax import data
 from nid_jax.coding import checks as argument_checks
 from nid_jax.coding import grid_operator
 from nid_jax.coding.canonical import Transform, canonical_transform, is_canonical
@@ -33,6 +33,7 @@ from nid_jax.fitting import apart, checks, priors, refining, ways
 from nid_jax.fitting import fit as fits
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.measurements import Measurements, say_other_scale, say_stretched
+from nid_jax.running import processes
 from nid_jax.sharding import place_batch, places
 from nid_jax.storage import bucket_copy, hub, models, one_file, shipped
 from nid_jax.storage.models import Trained

@@ -64,7 +64,7 @@ def test_slurm_script():
     subprocess.run(["bash", "-n", path], check=True)
     command = next(line for line in path.read_text().splitlines() if line.startswith("exec srun"))
     words = shlex.split(command)
-    assert options(words[words.index("nid_jax") :]) == ["mode", "distributed", "config.mesh.data"]
+    assert options(words[words.index("nid_jax") :]) == ["distributed", "config.mesh.data"]
 
 
 def test_dockerfile():

@@ -22,7 +22,7 @@ def test_faults_are_told_from_what_is_right():
     assert lines.faults(right) == []
     noted = "note: typed, but not used: fit.lasso.steps (fit.solver=ridge)"
     assert lines.faults([Outcome(steps, "goes on", noted, 0.1)]) == []
-    wrong = [Outcome(steps, what, "", 0.1) for what in ("goes on", "hangs", "traceback", "wrote")]
+    wrong = [Outcome(steps, what, "", 0.1) for what in ("hangs", "traceback", "wrote", "goes on")]
     assert lines.faults(wrong) == wrong
     assert dict(lines.summary([*right, *wrong])) == {
         "goes on": 1,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Training over the GPUs of several nodes, one process for each node:
 #   sbatch docs/accelerators/slurm.sh --config=image --workdir=/shared/runs/image
-# Fits run in one process afterwards: nid_jax ... --mode=fit
+# Other modes run in the same way: --mode=fit, or --mode=run for all.
 #SBATCH --job-name=nid_jax
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -13,4 +13,4 @@
 #SBATCH --requeue
 set -euo pipefail
 # JAX finds coordinator, count and number of processes in Slurm's variables.
-exec srun --kill-on-bad-exit=1 nid_jax --mode=train --distributed --config.mesh.data=0 "$@"
+exec srun --kill-on-bad-exit=1 nid_jax --distributed --config.mesh.data=0 "$@"

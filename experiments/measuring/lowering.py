@@ -103,3 +103,25 @@ _COLLECTIVE = re.compile(
 def collectives(compiled: str) -> dict[str, int]:
     """How many collective operations a compiled program holds, by kind. compiled: its HLO."""
     return dict(Counter(_COLLECTIVE.findall(compiled)))
+
+
+_RESULT = re.compile(r"= (.*?) " + _COLLECTIVE.pattern.lstrip())
+_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+))\[([\d,]*)\]")
+
+
+def collective_bytes(compiled: str) -> dict[str, int]:
+    """Bytes of the results of collective operations on a device, by kind. compiled: a program's
+    HLO; what is inside of a loop counts once. An operation that is started apart from its end
+    raises ValueError: its result holds its operands too."""
+    found: Counter[str] = Counter()
+    for line in compiled.splitlines():
+        if not (match := _RESULT.search(line)):
+            continue
+        if f" {match[2]}-start(" in line:
+            raise ValueError(f"{match[2]}-start: allowed: operations that end where they start")
+        for _, bits, sides in _ARRAY.findall(match[1]):
+            size = int(bits or 8) // 8
+            for side in filter(None, sides.split(",")):
+                size *= int(side)
+            found[match[2]] += size
+    return dict(found)

@@ -16,10 +16,10 @@ class TrainingStep:
         self.trainer = Trainer(tasks.build(config), config, None, collection)
         self.batch = self.trainer.feeder.feed(0, 1)
         number = 0 if dense else self.trainer.warmup_steps
-        self._program, self.compile_seconds = clocked(self.trainer.step_for, number, self.batch)
+        self.program, self.compile_seconds = clocked(self.trainer.step_for, number, self.batch)
 
     def __call__(self):
         # The trainer lets go of the state, as its loop does, so that the step may write over it.
         state, self.trainer.state = self.trainer.state, None
-        self.trainer.state, terms = self._program(state, self.batch)
+        self.trainer.state, terms = self.program(state, self.batch)
         return terms

@@ -208,7 +208,6 @@ def every_case(names=CONFIGS):
         ("--mode=nearest", "nothing there"),
         ("--mode=sample", "nothing there"),
         ("--checkpoint=nowhere", "flag of another mode"),
-        ("--distributed", "flag of another mode"),
         ("--modes=run", "unknown flag"),
         ("--config.train", "group"),
         ("--config.train=5", "group"),

@@ -180,7 +180,8 @@ def _array_path(config):
             f"data.root={config.root!r}: data.name='array' reads .npy, .npz and .mat files{hint}"
         )
     if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "no such file"
+        kind = "folder" if path.is_dir() else "pipe or a device"
+        what = f"is a {kind}, not a file" if path.exists() else "no such file"
         raise FileNotFoundError(f"data.root={config.root!r}: {what}")
     return path
 

@@ -90,10 +90,11 @@ def check_signals(dictionary: Dictionary, measured: Any, title: str) -> None:
     """Raise ValueError for signals that are no functions of the dictionary's kind."""
     dims, channels = len(measured.grid_shape), measured.channels
     if (dims, channels) != (dictionary.dims, dictionary.channels):
+        gray = dims == dictionary.dims and dictionary.channels == 1 and channels == 3
         raise ValueError(
             f"data.name: signals of {title} are {[*measured.grid_shape, channels]}, the "
-            f"dictionary has {dictionary.dims} coordinates and {dictionary.channels} channels; "
-            "data.gray=true turns colour to gray"
+            f"dictionary has {dictionary.dims} coordinates and {dictionary.channels} channels"
+            + ("; data.gray=true turns colour to gray" if gray else "")
         )
 
 

@@ -30,7 +30,7 @@ from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import Dictionary, over_points, points_at_a_time
 from nid_jax.fields.routing import Gates
 from nid_jax.files import atomic_path
-from nid_jax.fitting.measurements import Measurements, checked_operator
+from nid_jax.fitting.measurements import Measurements, checked_operator, say_stretched
 from nid_jax.notices import say
 from nid_jax.storage.models import Trained
 
@@ -147,6 +147,9 @@ def export(
     at_call = isinstance(weights, str)
     if at_call and weights != AT_CALL:
         raise ArgumentError("weights", weights, f"numbers or {AT_CALL!r}")
+    if operator is None:
+        advice = "signals cut to patches of that size, or resized, would not be"
+        say_stretched(tuple(shape), model.grid_shape, "shape", advice)
     each = shape if operator is None else (checked_operator(operator).num_measurements,)
     nothing = np.zeros((1, *each, basis.channels), np.float32)
     given = Measurements.of(model, nothing, operator, None, None if at_call else weights)

@@ -23,9 +23,10 @@ from typing import Any
 
 from absl import logging
 
-from nid_jax import json_files, processes
+from nid_jax import json_files
 from nid_jax.files import user_cache
 from nid_jax.notices import say
+from nid_jax.running import processes
 from nid_jax.storage import bucket_lock, lock
 from nid_jax.storage.artefacts import write_json
 from nid_jax.storage.bucket import Bucket, BucketError, is_remote

@@ -75,8 +75,11 @@ def write(path: str | Path, trained: Trained, dtype: str = "float32") -> Path:
     }
     content = json.loads(json.dumps(content))  # as it will be read: tuples are lists
     text = json.dumps({"format": FORMAT, "crc32": digest(content), "content": content})
-    with atomic_path(path) as temporary:
-        save_file(arrays, temporary, metadata={KEY: text})
+    try:
+        with atomic_path(path) as temporary:
+            save_file(arrays, temporary, metadata={KEY: text})
+    except SafetensorError as error:
+        raise ValueError(f"{path}: cannot be written: {error}") from error
     return Path(path)
 
 

@@ -88,7 +88,7 @@ def test_refusals():
 
 
 def test_more_than_memory_holds_is_one_line():
-    for count in (10**12, 10**20):
+    for count in (10**9, 2**31 - 1):
         with pytest.raises(
             ArgumentError, match=f"count: {count}; allowed: what fits into the .* GiB"
         ):

@@ -49,6 +49,8 @@ def test_the_table_and_the_figure_are_written(tmp_path):
     }
     table = robust_pca.write(tmp_path, {"clip": scores}, "a note")
     assert len(table.splitlines()) == 2 + len(results)
-    assert (tmp_path / "table.md").read_text() == f"{table}\na note\n"
+    written = (tmp_path / "table.md").read_text()
+    assert written.startswith("# ")
+    assert written.endswith(f"\n\n{table}\na note\n")
     assert json.loads((tmp_path / "metrics.json").read_text())["results"]["clip"] == scores
     assert (tmp_path / "figure.png").stat().st_size > 1000

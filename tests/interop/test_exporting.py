@@ -201,9 +201,12 @@ def test_other_arguments_that_cannot_be(dictionary, draw, monkeypatch):
         nid.export(dictionary)
 
 
-def test_a_raised_lambda_is_said(dictionary):
-    with pytest.warns(nid.Notice, match="^solver.lam: 0.0e[+]00, at which .*; taken as"):
+def test_another_grid_and_a_raised_lambda_are_said(dictionary):
+    with pytest.warns(nid.Notice) as said:
         nid.export(dictionary, (1, 3), nid.Ridge(lam=0.0))
+    grid, lam = (str(warning.message) for warning in said)
+    assert grid.startswith(f"shape: 1x3, learned on {SHAPE[0]}x{SHAPE[1]}, which is stretched")
+    assert re.match("solver.lam: 0.0e[+]00, at which .*; taken as", lam)
 
 
 def test_flatbuffers_that_are_not_there(whole, monkeypatch):

@@ -116,6 +116,16 @@ def test_what_was_written_comes_back(tmp_path, router, kind):
     assert one_file.write(path, found).read_bytes() == first
 
 
+def test_a_file_that_cannot_be_written(tmp_path, monkeypatch):
+    def full(arrays, path, metadata):
+        raise one_file.SafetensorError("No space left on device")
+
+    monkeypatch.setattr(one_file, "save_file", full)
+    with pytest.raises(ValueError, match="d.safetensors: cannot be written: No space left"):
+        one_file.write(tmp_path / "d.safetensors", example())
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_file_says_no_folders_of_whoever_made_it(tmp_path):
     trained = example()
     trained.config.data.root = str(tmp_path / "private" / "photos")

@@ -310,7 +310,7 @@ def test_bad_input_is_one_line(call, trained, tmp_path):
             "parallel_beam.convention: 'sk'",
         ),
         (("--config.operator.parallel_beam.convention=sk",), "parallel_beam.convention: 'sk'"),
-        ((*files, "--config.data.angle_units=turns"), "data.angle_units='turns'"),
+        ((*files, "--config.data.angle_units=turns"), "data.angle_units: 'turns'"),
         ((f"--config.data.sinograms={tmp_path / 'infinite.npy'}",), "infinite"),
         ((f"--config.data.sinograms={tmp_path / 'none.npy'}",), "no such file"),
         ((*files, "--config.operator.parallel_beam.detectors=9"), "detectors: 9"),

@@ -5,14 +5,14 @@ import time
 
 import numpy as np
 
-from nid_jax import processes
 from nid_jax.coding import checks as argument_checks
-from nid_jax.command_context import Context, load, say_unused, settle
+from nid_jax.commands.context import Context, load, say_unused, settle
 from nid_jax.errors import ArgumentError, named
 from nid_jax.files import atomic_folder
 from nid_jax.fitting import code_space, rendering
 from nid_jax.reporting import movies, pictures, samples, tables
 from nid_jax.reporting.report import write_report
+from nid_jax.running import processes
 from nid_jax.storage import artefacts
 
 

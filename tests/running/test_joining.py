@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from nid_jax import joining, launching, sifting
+from nid_jax.running import joining, launching, sifting
 
 
 def refused(*given, environment=None):
@@ -60,6 +60,10 @@ def test_variables_are_named_where_they_are_wrong():
     [
         (["--local_processes=0"], "--local_processes=0: allowed: whole numbers from 1"),
         (["--local_processes=2", "--distributed"], "--local_processes=2: allowed without"),
+        (
+            ["--local_processes=2", "--process_id=0"],
+            "--local_processes=2: allowed without --process_id",
+        ),
         (["--num_processes=2"], "--num_processes=2: allowed with --distributed"),
     ],
 )

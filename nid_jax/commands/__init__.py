@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from jax.sharding import Mesh
 
-from nid_jax import learning, processes, stopping
-from nid_jax.coding.solvers import SOLVERS
-from nid_jax.command_context import (
+from nid_jax import learning
+from nid_jax.coding.solvers import SOLVERS, solver_kind
+from nid_jax.commands.context import (
     Context,
     as_fitted,
     check_fit,
@@ -21,13 +21,14 @@ from nid_jax.command_context import (
     settle,
     settled_fit,
 )
+from nid_jax.commands.drawing import interpolate, render, sample
 from nid_jax.errors import named
 from nid_jax.fitting import checks, code_space, scoring
 from nid_jax.neural_dictionary import NeuralDictionary
-from nid_jax.render_commands import interpolate, render, sample
 from nid_jax.reporting import announcing, panels, tables
 from nid_jax.reporting.fits import storage_line, write_fit, write_usage
 from nid_jax.reporting.report import write_report
+from nid_jax.running import processes, stopping
 from nid_jax.storage import artefacts
 from nid_jax.storage.workdir import Workdir
 
@@ -99,7 +100,7 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     workdir = context.workdir
     if not announced:
         context = on_stored_data(context)
-    known = SOLVERS[context.config.fit.solver].takes_prior
+    known = solver_kind(context.config.fit.solver).takes_prior
     dictionary, config = load(context, known)  # what is not asked for cannot be damaged
     if not announced:
         settled = settled_fit(context, dictionary, config)

@@ -15,11 +15,8 @@ from nid_jax.neural_dictionary import load as load_dictionary
 from nid_jax.storage import config_json
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import limits, unused
+from nid_jax.tasks.unused import LEARNED, LEARNING
 
-# What belongs to the dictionary, so comes from its workdir; the rest is the caller's.
-LEARNED = ("dictionary", "numerics", "router", "loss", "train")
-LEARNING = ("run", "train")
-"""Modes that make a dictionary; the others take one."""
 # Keys of `data` that say where signals come from.
 _SOURCES = ("name", "root", "sinograms", "angles", "kspace")
 
@@ -118,6 +115,7 @@ def as_fitted(context: Context) -> Context:
     # What the fit did not see, to be scored there.
     unseen = ("fit.held_out", "seed") if stored.fit.get("held_out") else ("fit.held_out",)
     with stored.unlocked(), stored.ignore_type():
+        stored.mesh = context.config.mesh  # of the devices that are here now
         for key in (*sorted(context.typed), "fit.name"):
             *path, last = key.split(".")
             group, typed = stored, context.config
@@ -153,9 +151,9 @@ def load(context: Context, with_prior: bool = False) -> tuple[NeuralDictionary, 
         dictionary = load_dictionary(context.source, mesh=mesh)
     learned, task = dictionary.config.task, context.config.task
     if learned != task:
-        source = getattr(context.source, "root", context.source)
+        path = context.source.root if isinstance(context.source, Workdir) else context.source
         notices.say(
-            f"{source}: its dictionary was learned for task {learned}, from "
+            f"{path}: its dictionary was learned for task {learned}, from "
             f"{dictionary.signals.get('title')}; taken for signals of task {task}; "
             "--checkpoint=DIR takes another"
         )
