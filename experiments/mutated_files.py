@@ -8,8 +8,10 @@ names it is a fault, and listed.
 """
 
 import collections
+import math
 import multiprocessing
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -162,12 +164,21 @@ class Process:
             self.child = None
 
 
-def measure(count: int = 5000, seed: int = 0, only: str = "") -> list[dict[str, Any]]:
-    """Rows of a table by format: files, read, refused in one line, faults; faults are printed."""
+def measure(
+    count: int = 5000, seed: int = 0, only: str = "", minutes: float = math.inf
+) -> list[dict[str, Any]]:
+    """Rows of a table by format: files, read, refused in one line, faults; faults are printed.
+
+    minutes: after which no more are read; they are read in an order that is drawn.
+    """
     rows: dict[str, collections.Counter] = {}
+    drawn, until = cases(count, seed, only), time.monotonic() + 60 * minutes
+    random.Random(seed).shuffle(drawn)
     with tempfile.TemporaryDirectory() as folder:
         process = Process(Path(folder))
-        for case in cases(count, seed, only):
+        for case in drawn:
+            if time.monotonic() > until:
+                break
             kind, words, done = process.read(case)
             rows.setdefault(case.format, collections.Counter())[kind] += 1
             if kind == "fault":
@@ -179,7 +190,7 @@ def measure(count: int = 5000, seed: int = 0, only: str = "") -> list[dict[str, 
             "files": found.total(),
             **{k: found[k] for k in ("read", "refused", "fault")},
         }
-        for name, found in rows.items()
+        for name, found in sorted(rows.items())
     ]
 
 

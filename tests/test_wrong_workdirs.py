@@ -39,6 +39,11 @@ def test_nothing_was_fitted(call, mode, trained, tiny):
     assert snapshot(trained) == before
 
 
+def test_a_solver_that_is_not_there(call, trained, tiny):
+    result = call(*tiny, f"--workdir={trained}", "--mode=fit", "--config.fit.solver=rigde")
+    assert "fit.solver: 'rigde' is unknown, did you mean 'ridge'?" in result.complaint()
+
+
 def test_a_second_writer_is_refused_and_the_first_unharmed(call, copied, tiny, monkeypatch):
     monkeypatch.setattr(lock, "SETTLED", 0.02)
     first, arguments = Workdir(copied), [*tiny, f"--workdir={copied}"]

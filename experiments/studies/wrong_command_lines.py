@@ -11,6 +11,7 @@ import dataclasses
 import fnmatch
 import importlib
 import io
+import math
 import random
 import re
 import shutil
@@ -267,11 +268,14 @@ def faults(outcomes):
     return wrong + [one for one in outcomes if one.what == "goes on" and not reason(one)]
 
 
-def part(count=600, seed=0):
-    """Draws cases and tries them, in a folder of its own. -> outcomes."""
+def part(count=600, seed=0, minutes=math.inf):
+    """Draws cases and tries them in a folder of its own, for so long. -> outcomes."""
     found = []
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        begun = time.monotonic()
         for number, case in enumerate(drawn(count, seed)):
+            if time.monotonic() - begun > 60 * minutes:
+                break
             place = Path(folder) / f"{number}"
             place.mkdir()
             found.append(outcome(case, place))
@@ -279,8 +283,8 @@ def part(count=600, seed=0):
     return found
 
 
-def part_of_trained(count=200, seed=0):
-    """Trains a small run, and tries cases of other modes on it. -> outcomes."""
+def part_of_trained(count=200, seed=0, minutes=math.inf):
+    """Trains a small run, and tries cases of other modes on it, as `part` does. -> outcomes."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         words = ["--config=image:smoke", f"--workdir={folder}/run"]
         values = flags.FlagValues()
@@ -289,7 +293,12 @@ def part_of_trained(count=200, seed=0):
             cli.main(cli.parse(["main.py", *words], values), values)
         cases = list(trained_cases())
         random.Random(seed).shuffle(cases)
-        return [outcome(case, Path(folder)) for case in cases[:count]]
+        found, begun = [], time.monotonic()
+        for case in cases[:count]:
+            if time.monotonic() - begun > 60 * minutes:
+                break
+            found.append(outcome(case, Path(folder)))
+        return found
 
 
 def _files(folder):

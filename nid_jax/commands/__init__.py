@@ -10,7 +10,7 @@ from typing import Any, cast
 from jax.sharding import Mesh
 
 from nid_jax import learning
-from nid_jax.coding.solvers import SOLVERS
+from nid_jax.coding.solvers import SOLVERS, solver_kind
 from nid_jax.commands.context import (
     Context,
     as_fitted,
@@ -100,7 +100,7 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     workdir = context.workdir
     if not announced:
         context = on_stored_data(context)
-    known = SOLVERS[context.config.fit.solver].takes_prior
+    known = solver_kind(context.config.fit.solver).takes_prior
     dictionary, config = load(context, known)  # what is not asked for cannot be damaged
     if not announced:
         settled = settled_fit(context, dictionary, config)

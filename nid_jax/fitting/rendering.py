@@ -36,15 +36,24 @@ def together(pieces: Sequence[int], values_each: int) -> Iterator[tuple[int, int
 def gates_of(codes, bias):
     """Solved codes as gates: with their active experts listed where most are zero.
 
-    codes [S, E], bias [S, C], NumPy or jax -> Gates. K is the largest number of non-zero codes.
+    codes [S, E], bias [S, C], NumPy or jax -> Gates. K is the largest number of non-zero codes, or
+    a little more: `_listed`.
     """
     codes, bias = np.asarray(codes), np.asarray(bias)
-    active = int((codes != 0).sum(-1).max(initial=0))
+    active = _listed(int((codes != 0).sum(-1).max(initial=0)))
     if active == 0 or active > codes.shape[-1] // 2:
         return Gates(jnp.asarray(codes), None, None, jnp.asarray(bias))
     indices = np.argsort(-np.abs(codes), axis=-1, kind="stable")[:, :active].astype(np.int32)
     weights = np.take_along_axis(codes, indices, -1)
     return Gates(*map(jnp.asarray, (codes, indices, weights, bias)))
+
+
+def _listed(active):
+    """The next of 0, 1, 2, 3, 4, 6, 8, 12, 16, ...: as few programs as these serve any number."""
+    if active < 3:
+        return active
+    power = 1 << (active - 1).bit_length()
+    return power * 3 // 4 if active <= power * 3 // 4 else power
 
 
 def points_at_once(dictionary, gates):

@@ -130,6 +130,21 @@ def test_sparse_codes_list_their_experts(active):
     np.testing.assert_array_equal(added, codes)
 
 
+def test_few_programs_serve_any_number_of_active_experts():
+    codes = np.zeros((1, 400), np.float32)
+    listed = []
+    for active in range(1, 201):
+        codes[0, active - 1] = active
+        gates = rendering.gates_of(codes, np.zeros((1, 1), np.float32))
+        if gates.indices is not None:
+            listed.append(gates.indices.shape[-1])
+            assert active <= listed[-1] < 1.5 * active
+            np.testing.assert_array_equal(np.sort(gates.weights[0])[-active:], range(1, active + 1))
+            assert len(set(np.asarray(gates.indices[0]))) == listed[-1]
+    assert sorted(set(listed)) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192]
+    assert len(listed) == 192
+
+
 @pytest.mark.parametrize("active", [0, 5, EXPERTS])
 def test_dense_and_empty_codes_list_none(active):
     codes, bias = _codes(4, active)

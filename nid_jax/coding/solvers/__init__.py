@@ -37,6 +37,7 @@ __all__ = [
     "config_group",
     "no_gradient",
     "solver_from_config",
+    "solver_kind",
 ]
 
 SOLVERS: dict[str, type[Solver]] = {
@@ -66,6 +67,16 @@ def config_group(name: str) -> str:
     return f"fit.{name.replace('+', '_')}"
 
 
+def solver_kind(name: str) -> type[Solver]:
+    """The class of fit.solver. Raises ValueError, naming the key, for one that is not there."""
+    if name not in SOLVERS:
+        near = difflib.get_close_matches(str(name), SOLVERS, 1, 0.0)[0]
+        raise ValueError(
+            f"fit.solver: {name!r} is unknown, did you mean {near!r}? allowed: {', '.join(SOLVERS)}"
+        )
+    return SOLVERS[name]
+
+
 def solver_from_config(config_fit: Any) -> Solver:
     """The solver of a config's section `fit`: fit.solver with fit.top_k and the group of its name.
 
@@ -73,12 +84,7 @@ def solver_from_config(config_fit: Any) -> Solver:
     and options that it does not take.
     """
     name = config_fit.solver
-    if name not in SOLVERS:
-        near = difflib.get_close_matches(str(name), SOLVERS, 1, 0.0)[0]
-        raise ValueError(
-            f"fit.solver: {name!r} is unknown, did you mean {near!r}? allowed: {', '.join(SOLVERS)}"
-        )
-    kind = SOLVERS[name]
+    kind = solver_kind(name)
     group, options, top_k = config_group(name), _options(config_fit, kind), config_fit.top_k
     options["precision"] = config_fit.get("precision", PRECISIONS[0])
     with named("fit"):
