@@ -43,6 +43,7 @@ ORDER = (
     "learning",
     "commands",
     "cli",
+    "demo",
     "__main__",
 )
 # Neighbours that know nothing of one another.
