@@ -83,7 +83,6 @@ def tab(gr: Any, faces: Faces) -> None:
             sources=[],
             transforms=[],
             brush=gr.Brush(default_size=40, colors=["#26468c"], color_mode="fixed"),
-            layers=False,
             canvas_size=first.shape[1::-1],
             fixed_canvas=True,
             elem_id="faces_canvas",
