@@ -111,6 +111,7 @@ def waves():
     return nid.learn(made, num_experts=8), made
 
 
+@pytest.mark.slow
 def test_a_slice_from_few_views(waves):
     tab = tomography.Tomography(*waves)
     *drawn, words = tab.answer(1, 6, 0.0)
@@ -123,6 +124,7 @@ def test_a_slice_from_few_views(waves):
     assert np.abs(noisy[1].astype(int) - drawn[1]).max() > 0
 
 
+@pytest.mark.slow
 def test_a_ball_has_a_surface():
     points = np.asarray(grid((10, 10, 10))).reshape(10, 10, 10, 3)
     radii = np.linspace(0.4, 0.7, 6)
