@@ -1,6 +1,6 @@
 """The command nid_jax, also as python -m nid_jax: takes signals before it imports what is slow."""
 
-from nid_jax import stopping
+from nid_jax.running import stopping
 
 
 def run() -> None:

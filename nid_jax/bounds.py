@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from nid_jax.errors import reason
+
 VARIABLE = "NID_JAX_READ_GIB"
 """Of the environment: the bound in GiB. Without it 4, or half of the machine's memory if less."""
 _GIB = 2**30
@@ -93,7 +95,7 @@ def check_zip(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-        raise ValueError(f"damaged: {' '.join(str(error).split())}") from error
+        raise ValueError(f"damaged: {reason(error)}") from error
     check_members(members, path.stat().st_size)
 
 

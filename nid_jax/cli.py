@@ -12,21 +12,13 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from nid_jax import (
-    commands,
-    configs,
-    data,
-    devices,
-    joining,
-    launching,
-    notices,
-    processes,
-    settings,
-    tasks,
-)
+from nid_jax import commands, configs, data, devices, notices, settings, tasks
+from nid_jax.commands.context import Context
 from nid_jax.files import REFUSALS, local
-from nid_jax.storage import shipped
+from nid_jax.running import joining, launching, processes
+from nid_jax.storage import bucket_copy, shipped
 from nid_jax.storage.workdir import Workdir
+from nid_jax.tasks.unused import LEARNING
 
 EXAMPLE = "such as --config=image"
 OPTIONS = (
@@ -57,7 +49,7 @@ def define_flags(values=flags.FLAGS, argv=None):
     here = {"flag_values": values}
     known = ", ".join(configs.names())
     configs.define_flag(f"NAME[:VARIANT] of {known}; or FILE.py[:VARIANT].", values, argv)
-    flags.DEFINE_string("workdir", None, "Folder: checkpoints, fits, report.html.", **here)
+    flags.DEFINE_string("workdir", None, "Folder of the run, also gs:// or s3://.", **here)
     flags.DEFINE_string(
         "checkpoint", None, "Workdir, .safetensors or name of a dictionary; else --workdir.", **here
     )
@@ -145,27 +137,31 @@ def _work(values):
     devices.use_single_precision()
     cache = values.config.get("compilation_cache", "")
     devices.use_compilation_cache(local(cache, "compilation_cache") if cache else "")
-    workdir = source = Workdir(values.workdir, argument="--workdir")
-    if values.checkpoint:
-        if values.mode in commands.LEARNING:
-            others = ", ".join(mode for mode in commands.MODES if mode not in commands.LEARNING)
-            raise ValueError(
-                f"--checkpoint={values.checkpoint}: --mode={values.mode} learns a dictionary "
-                f"of its own; allowed with --mode={others}"
-            )
-        with notices.printed():
-            source = _source(values.checkpoint)
-    typed = frozenset(config_flags.get_override_values(values["config"]))
-    context = commands.Context(tasks.build, values.config, workdir, source, typed, mode=values.mode)
-    # Before a dictionary is read, where there is one.
+    if values.checkpoint and values.mode in LEARNING:
+        others = ", ".join(mode for mode in commands.MODES if mode not in LEARNING)
+        raise ValueError(
+            f"--checkpoint={values.checkpoint}: --mode={values.mode} learns a dictionary "
+            f"of its own; allowed with --mode={others}"
+        )
+    # Before anything is downloaded, or a dictionary read.
     settings.check(values.config)
-    with processes.heard(), notices.printed(), data.kept_in(workdir.root / "cache"):
-        commands.MODES[values.mode](context)
+    with (
+        processes.heard(),
+        notices.printed(),
+        bucket_copy.worked_on(values.workdir, "--workdir") as folder,
+    ):
+        workdir = source = Workdir(folder, argument="--workdir")
+        if values.checkpoint:
+            source = _source(values.checkpoint)
+        typed = frozenset(config_flags.get_override_values(values["config"]))
+        context = Context(tasks.build, values.config, workdir, source, typed, mode=values.mode)
+        with data.kept_in(workdir.root / "cache"):
+            commands.MODES[values.mode](context)
 
 
 def _source(path):
     """Where the dictionary lies: a workdir, one file, or that of one that comes with nid_jax."""
-    found = shipped.located(path, "--checkpoint")
+    found = shipped.located(str(bucket_copy.downloaded(path, "--checkpoint")), "--checkpoint")
     if found.suffix == ".safetensors":
         return found
     return Workdir(found, read_only=True, argument="--checkpoint")

@@ -17,6 +17,8 @@ from typing import Any
 import jax
 from absl import logging
 
+from nid_jax.files import user_cache
+
 # Of the cache in the user's folder. A program of CPU takes some 6 kB, one of a GPU ten times that.
 _CACHE_BYTES = 2**29
 # How XLA's errors of memory begin.
@@ -171,8 +173,8 @@ def use_compilation_cache(folder: str | Path = "") -> Path | None:
         return None
     # Flags are attributes that JAX adds as it is imported.
     chosen = folder or jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    own = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "nid_jax" / "xla"
-    path, own = (Path(place).expanduser().absolute() for place in (chosen or own, own))
+    own = user_cache() / "xla"
+    path = Path(chosen or own).expanduser().absolute()
     try:
         # What lies there is run: nobody else is to write it.
         path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ A caller in Python reads the argument's own name. Whoever typed a config reads t
 `named` puts the config's section before it.
 """
 
+import tokenize
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
@@ -38,3 +39,13 @@ def named(section: str, only: Collection[str] | None = None) -> Iterator[None]:
             raise
         key = f"{section}.{error.argument}"
         raise ArgumentError(key, error.value, error.allowed) from error
+
+
+def reason(error: BaseException) -> str:
+    """What a library says is wrong, in one line of no great length."""
+    if isinstance(error, RecursionError | MemoryError):
+        return "nested too deeply" if isinstance(error, RecursionError) else "too large"
+    said: object = error.args[0] if isinstance(error, tokenize.TokenError) else error
+    if isinstance(error, OSError) and error.strerror:
+        said = error.strerror
+    return " ".join(str(said).split())[:200] or type(error).__name__

@@ -39,17 +39,28 @@ _NAME_BYTES = 160
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
+def scheme(path: str | Path) -> str:
+    """What stands before :// in a place that is no path of this machine, such as 'gs'; else ''."""
+    found = _SCHEME.match(str(path))
+    return found[0].rstrip(":/") if found else ""
+
+
+def user_cache() -> Path:
+    """The folder of what can be had again: nid_jax in $XDG_CACHE_HOME or ~/.cache."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "nid_jax"
+    return folder.expanduser().absolute()
+
+
 def local(path: str | Path, name: str) -> Path:
     """A path of this machine as Path, ~ expanded.
 
     name: of the flag, key or argument it came by. Raises ValueError, in one line, for one with a
     scheme such as gs:// or file://, of which a folder 'gs:' would be made.
     """
-    found = _SCHEME.match(str(path))
-    if found:
+    if scheme(path):
         raise ValueError(
-            f"{name}={path}: {found[0]} is no place that can be read or written here; allowed: a "
-            "path of this machine, such as where it is mounted"
+            f"{name}={path}: {scheme(path)}:/ is no place that can be read or written here; "
+            "allowed: a path of this machine, such as where it is mounted"
         )
     return Path(path).expanduser()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nid_jax import bounds
+from nid_jax.errors import reason
 
 _LEAST_SHARE = 16
 """Python holds so many times the bytes of a JSON text."""
@@ -66,9 +67,7 @@ def parsed(text: str | bytes, where: str | Path, schema: Schema | None = None) -
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        words = "nested too deeply" if deep else " ".join(str(error).split())[:200]
-        raise ValueError(f"{where}: is not valid JSON: {words}") from error
+        raise ValueError(f"{where}: is not valid JSON: {reason(error)}") from error
     if schema is not None:
         check(value, schema, where)
     return value

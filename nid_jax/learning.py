@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax import data, processes, settings, sharding, tasks
+from nid_jax import data, settings, sharding, tasks
 from nid_jax.coding import checks
 from nid_jax.coding.canonical import canonical_transform
 from nid_jax.configs import image as image_config
@@ -23,6 +23,8 @@ from nid_jax.fitting import priors
 from nid_jax.fitting.measurements import OTHER_SCALE, as_array, as_floats
 from nid_jax.neural_dictionary import NeuralDictionary
 from nid_jax.notices import say
+from nid_jax.running import processes
+from nid_jax.storage.bucket_copy import worked_on
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import limits
 from nid_jax.tasks.task import Task
@@ -70,8 +72,8 @@ def learn(
       num_experts: E; None: as many as a signal has numbers, at most 1024.
       layout: a letter for each axis of an array, 'SCHW' where channels come first, see
         `nid_jax.data.layout`; '' guesses, with a `Notice` where the shape may mean another.
-      workdir: keep the run there, as the command line does; the same call then goes on where it
-        stopped. None keeps nothing on disk.
+      workdir: keep the run there, as the command line does, also in a bucket, gs:// or s3://; the
+        same call then goes on where it stopped. None keeps nothing on disk.
 
     Returns:
       `NeuralDictionary`. Progress is shown on standard error.
@@ -104,10 +106,11 @@ def learn(
         if steps is not None:
             config.train.steps = checks.whole("steps", steps, 0)
     if workdir is not None:
-        kept = Workdir(checks.path("workdir", workdir))
-        if not isinstance(signals, ConfigDict) and kept.holds_checkpoint():
-            _check_same_signals(kept, task)
-        return _trained(task, config, kept, notes)
+        with worked_on(workdir, "workdir") as folder:
+            kept = Workdir(checks.path("workdir", folder))
+            if not isinstance(signals, ConfigDict) and kept.holds_checkpoint():
+                _check_same_signals(kept, task)
+            return _trained(task, config, kept, notes)
     with tempfile.TemporaryDirectory() as folder:
         return _trained(task, config, Workdir(folder, kept=False), notes)
 

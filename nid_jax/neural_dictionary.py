@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax import data, processes
+from nid_jax import data
 from nid_jax.coding import checks as argument_checks
 from nid_jax.coding import grid_operator
 from nid_jax.coding.canonical import Transform, canonical_transform, is_canonical
@@ -33,8 +33,9 @@ from nid_jax.fitting import apart, checks, priors, refining, ways
 from nid_jax.fitting import fit as fits
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.measurements import Measurements, say_other_scale, say_stretched
+from nid_jax.running import processes
 from nid_jax.sharding import place_batch, places
-from nid_jax.storage import hub, models, one_file, shipped
+from nid_jax.storage import bucket_copy, hub, models, one_file, shipped
 from nid_jax.storage.models import Trained
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks.task import Measured, Task
@@ -447,14 +448,16 @@ class NeuralDictionary(Trained):
 
 def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -> NeuralDictionary:
     """A trained dictionary: the workdir of a run, one file that `save` wrote, or one that comes
-    with the package, by its name: 'chairs', 'faces', 'phantoms' or 'photos'.
+    with the package, by its name: 'chairs', 'faces', 'phantoms' or 'photos'. Of a run or a file in
+    a bucket, gs:// or s3://, a copy is read.
 
     A run or a file of such a name here comes first; './faces' is always a path. step: of a
     workdir's checkpoints, 'best', 'latest' or a number. mesh: devices to lay it out on.
     Reads no signals and executes nothing of the file. Raises FileNotFoundError or ValueError, in
     one line that names the file.
     """
-    given, path = path, argument_checks.path("path", path)
+    given = bucket_copy.downloaded(path, "path")
+    path = argument_checks.path("path", given)
     path = shipped.located(given) if isinstance(given, str) else path
     if path.suffix == ".safetensors" or path.is_file():
         far = mesh is not None and mesh.is_multi_process

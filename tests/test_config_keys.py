@@ -31,7 +31,7 @@ CHOSEN = {
         f"prior.{name}": ("fitting", ("video", "fields"))
         for name in ("lam", "shrinkage", "components")
     },
-    "sample": ("commands.py", ("video",)),
+    "sample": ("commands", ("video",)),
     **{f"data.{name}": ("data", EVERY) for name in ("root", "test_fraction")},
     **{
         f"data.{name}": ("data", PICTURES)
@@ -59,12 +59,13 @@ CHOSEN = {
         for name in ("mask", "centred", "origin", "scale")
     },
     **{f"data.{name}": ("data", ("sdf",)) for name in ("margin", "normals")},
+    "fit.refine.bounds": ("fitting/refining.py", PICTURES),
     **{
-        f"fit.refine.{name}": ("fitting/refining.py", PICTURES)
-        for name in ["bounds", "lam", "tv", "rank", "share", "steps"]
+        f"fit.refine.{name}": ("settings.py", PICTURES)
+        for name in ["lam", "tv", "rank", "share", "steps"]
     },
-    "eval": ("commands.py", EVERY),
-    "eval.num_signals": ("commands.py", PICTURES),
+    "eval": ("commands", EVERY),
+    "eval.num_signals": ("commands", PICTURES),
     "fit.surface": ("coding/solvers", ("sdf",)),
     "loss.surface": ("training/strategies.py", ("sdf",)),
     "router.point_features": ("fields", ("sdf",)),

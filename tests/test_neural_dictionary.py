@@ -584,9 +584,9 @@ def test_no_warning_is_given(gray, unseen):
 def test_places_elsewhere_are_refused(gray, unseen, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for act in (
-        lambda: nid.load("gs://bucket/run"),
+        lambda: nid.load("ftp://host/run"),
         lambda: nid.load("file:///tmp/faces.safetensors"),
-        lambda: nid.learn(unseen, steps=1, workdir="s3://bucket/run"),
+        lambda: nid.learn(unseen, steps=1, workdir="ftp://host/run"),
         lambda: gray.save("gs://bucket/faces.safetensors"),
         lambda: gray.save_pretrained("gs://bucket/faces"),
         lambda: nid.NeuralDictionary.from_pretrained("gs://bucket/faces"),

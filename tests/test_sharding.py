@@ -254,7 +254,7 @@ product = jax.jit(lambda a, b: a @ b.T, out_shardings=sharding.named(rows))(whol
 jax.experimental.multihost_utils.assert_equal(np.asarray(product), "replicas differ")
 np.testing.assert_allclose(product, values[:3] @ values.T, rtol=1e-4, atol=1e-2)
 # What one does for all, what each does of its part, and errors that all hear of.
-from nid_jax import processes
+from nid_jax.running import processes
 mine = int(index)
 assert processes.once(lambda: {"a": np.arange(3.0), "from": mine})["from"] == 0
 assert processes.once(lambda: processes.gathered(lambda: mine)) == [0]

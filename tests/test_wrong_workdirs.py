@@ -40,7 +40,7 @@ def test_nothing_was_fitted(call, mode, trained, tiny):
 
 
 def test_a_second_writer_is_refused_and_the_first_unharmed(call, copied, tiny, monkeypatch):
-    monkeypatch.setattr(lock, "_SETTLED", 0.02)
+    monkeypatch.setattr(lock, "SETTLED", 0.02)
     first, arguments = Workdir(copied), [*tiny, f"--workdir={copied}"]
     with first.writing(first.checkpoints), first.writing(first.fit("test")):
         before = snapshot(copied)
@@ -122,9 +122,10 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(call, copied, tiny):
 @pytest.mark.parametrize(
     "option",
     [
-        "workdir=gs://bucket/run",
-        "checkpoint=s3://bucket/run",
+        "workdir=ftp://host/run",
+        "checkpoint=hf+x://host/run",
         "checkpoint=file:///tmp/faces.safetensors",
+        "config.data.root=gs://bucket/pictures",
         "config.data.root=memory://pictures",
         "config.compilation_cache=gs://bucket/xla",
         "config.eval.lpips=https://host/alex.npz",

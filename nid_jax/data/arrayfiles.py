@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Num
 
-from nid_jax import array_files, bounds
+from nid_jax import bounds, errors, npy_files
 
 # Classes of MATLAB that are arrays of numbers.
 _NUMERIC = {"double", "single", "logical"}
@@ -36,7 +36,7 @@ def load(
         pass  # a file that may not be read is reported as such, not as damaged
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
-        return array_files.read(path, where=where, mmap=mmap)
+        return npy_files.read(path, where=where, mmap=mmap)
     try:
         return _matlab(path) if suffix == ".mat" else {"": _table(path)}
     except NotImplementedError as error:  # what SciPy says of HDF5 inside
@@ -45,7 +45,7 @@ def load(
             "np.save('x.npy', h5py.File(FILE)[KEY][:])"
         ) from error
     except Exception as error:  # of damaged files SciPy raises what they lead it to
-        reason = array_files.reason(error)
+        reason = errors.reason(error)
         kind = "an array file" if suffix == ".mat" else f"a {suffix} file"
         raise ValueError(f"{where or path}: cannot be read as {kind} ({reason})") from error
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from plyfile import PlyData
 
-from nid_jax import array_files
+from nid_jax import errors
 from nid_jax.data import arrayfiles
 from nid_jax.geometry import plyfiles
 from nid_jax.geometry.orientation import facing
@@ -98,7 +98,7 @@ def _read_ply(path):
         if None not in columns:
             rows = [np.asarray(vertices[names[column]], np.float64) for column in columns]
     except Exception as error:  # of damaged files plyfile raises what they lead it to
-        reason = array_files.reason(error)
+        reason = errors.reason(error)
         raise ValueError(f"{path}: cannot be read as PLY ({reason})") from error
     if None in columns:
         what, wanted = ("points", "x, y, z") if None in columns[:3] else ("normals", "nx, ny, nz")

@@ -9,7 +9,7 @@ the same names, and corruption.json. nid_jax.data.corrupted reads them back.
 
 # The package itself must not import this file, or running it as a module would load it twice.
 
-from nid_jax import stopping
+from nid_jax.running import stopping
 
 if __name__ == "__main__":
     stopping.begin()  # what follows takes its time

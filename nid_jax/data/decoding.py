@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from nid_jax import array_files
+from nid_jax import npy_files
 from nid_jax.data.collection import ArrayCollection, Collection
 from nid_jax.files import atomic_path
 from nid_jax.notices import say
@@ -108,7 +108,7 @@ def _on_disk(collection, dtype):
         for other in folder.glob(f"{_PREFIX}*.npy"):
             if other != path:
                 other.unlink(missing_ok=True)
-    values = array_files.read(path, mmap=True).get("")
+    values = npy_files.read(path, mmap=True).get("")
     # Of pictures that are no bytes there are floats, whatever was looked for.
     if values is None or values.shape != shape or values.dtype not in (np.uint8, np.float32):
         raise ValueError(f"{path}: damaged, or of other pictures: remove it, it is made again")

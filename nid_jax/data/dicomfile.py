@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Num
 
-from nid_jax import array_files, bounds
+from nid_jax import bounds, errors
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
@@ -109,7 +109,7 @@ def _opened(path, sure):
     except Exception as error:  # of bytes that are no DICOM, pydicom raises what they lead it to
         if not (sure or whole):
             raise PassedOver("no DICOM") from error
-        reason = array_files.reason(error)
+        reason = errors.reason(error)
         raise ValueError(f"{path}: cannot be read as a DICOM slice ({reason})") from error
     if getattr(file.file_meta, "MediaStorageSOPClassUID", "") == _DIRECTORY:
         raise PassedOver("DICOMDIR")
@@ -160,7 +160,7 @@ def _stored(file, path):
             pixels, _ = decoder.as_array(file, correct_unused_bits=False)
     except Exception as error:  # damaged pixels, or no decoder: decoders raise what they like
         syntax = file.file_meta.TransferSyntaxUID
-        reason = array_files.reason(error)
+        reason = errors.reason(error)
         # What is wrong with values is no lack of a decoder; of an unknown syntax nothing is known.
         needed = not isinstance(error, ValueError) and syntax.is_compressed
         if needed and "truncated" not in reason.lower():

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import ExifTags, Image, ImageOps, features
 
-from nid_jax import array_files
+from nid_jax import errors
 from nid_jax.data import images, netpbm, tiff
 from nid_jax.data.images import Pixels
 from nid_jax.data.tiff import Header, TooLarge
@@ -272,7 +272,7 @@ def _opened(path: str | Path) -> Iterator[tuple[BinaryIO, bytes]]:
 def _undecodable(path, start, error):
     if _is_heif(start) and ".heic" in NEEDS:
         return ValueError(f"{path}: is HEIC, which needs {NEEDS['.heic']}")
-    reason = "it is empty" if not start else array_files.reason(error)
+    reason = "it is empty" if not start else errors.reason(error)
     reason = "it is no picture" if "cannot identify" in reason else reason
     return ValueError(
         f"{path}: cannot be read as an image, truncated or damaged ({reason}); "

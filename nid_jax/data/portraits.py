@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from nid_jax import array_files
+from nid_jax import npy_files
 from nid_jax.data import arrayfiles, images
 from nid_jax.data.collection import ArrayCollection, Collection
 from nid_jax.data.folder import ImageFiles, data_root, open_files
@@ -69,7 +69,7 @@ def open_olivetti(config: ConfigDict, split: str, seed: int) -> Collection:
 def _olivetti_faces(root, shown):
     """(faces [S, H, W], path) from whichever of the three files is in `root`."""
     if (path := root / "olivetti_faces.npy").is_file():
-        return _only(array_files.read(path), "", path), path
+        return _only(npy_files.read(path), "", path), path
     if (path := root / "olivettifaces.mat").is_file():
         columns = _only(arrayfiles.load(path), "faces", path)
         if columns.ndim != 2 or len(columns) != 64 * 64:

@@ -13,7 +13,7 @@ Exit status: 0, all is there; 1, some is, the rest was named; 2, mistaken option
 
 # The package itself must not import this file, or running it as a module would load it twice.
 
-from nid_jax import stopping
+from nid_jax.running import stopping
 
 if __name__ == "__main__":
     stopping.begin()  # what follows takes its time

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nid_jax import array_files, json_files
+from nid_jax import json_files, npy_files
 from nid_jax.files import atomic_path
 
 VERSION = 1
@@ -65,7 +65,7 @@ class Prepared:
 
 
 def _read(path, key):
-    value = array_files.read(path, names=(key,)).get(key)
+    value = npy_files.read(path, names=(key,)).get(key)
     kind, rank = _FORMS[key]
     if value is None or value.dtype.kind not in kind or value.ndim not in rank:
         shown = "missing" if value is None else f"{value.dtype}{list(value.shape)}"
@@ -87,7 +87,7 @@ def read_prepared(path: str | Path, keys: Iterable[str] | None = None) -> Prepar
     unknown = [key for key in keys or () if key not in KEYS]
     if unknown:
         raise ValueError(f"{path}: no array {unknown[0]!r}; there are {', '.join(KEYS)}")
-    there = array_files.member_names(path)
+    there = npy_files.member_names(path)
     absent = [key for key in KEYS if key not in there]
     if absent:
         raise ValueError(f"{path}: is not a prepared shape: has no array {absent[0]!r}")

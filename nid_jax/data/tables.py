@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from nid_jax import array_files, bounds
+from nid_jax import bounds, errors
 from nid_jax.data import arrayfiles
 from nid_jax.notices import say
 
@@ -125,7 +125,7 @@ def _parquet(path):
             _check_parquet(file.metadata)
             table = file.read()
     except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
-        reason = array_files.reason(error)
+        reason = errors.reason(error)
         raise ValueError(f"{path}: cannot be read as a .parquet file ({reason})") from error
     names = table.column_names
     if len(set(names)) < len(names):

@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 from jaxtyping import Num
 
-from nid_jax import array_files, bounds
+from nid_jax import bounds, errors
 from nid_jax.data import tiff
 from nid_jax.data.images import Pixels
 from nid_jax.notices import say
@@ -48,7 +48,7 @@ def read_frames(path: Path) -> Iterator[Pixels]:
                 raise
             raise ValueError(
                 f"{path}: cannot be read as a stack of pictures, cut short or damaged "
-                f"({array_files.reason(error)})"
+                f"({errors.reason(error)})"
             ) from error
 
 
@@ -69,7 +69,7 @@ def read_array(path: Path, where: str) -> Num[np.ndarray, "..."]:
         except tiff.Unsupported as error:
             raise ValueError(f"{where}: {error}") from error
         except Exception as error:
-            reason = array_files.reason(error)
+            reason = errors.reason(error)
             raise ValueError(f"{where}: cannot be read as a .tif file ({reason})") from error
 
 

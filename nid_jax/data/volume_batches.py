@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from nid_jax import array_files
+from nid_jax import npy_files
 from nid_jax.data.collection import Collection
 from nid_jax.data.loading import (
     ENDLESS,
@@ -79,7 +79,7 @@ class ShuffledGrids:
                 self._fill(collection, values)
                 values.flush()
                 del values
-        values = array_files.read(path, mmap=True).get("")
+        values = npy_files.read(path, mmap=True).get("")
         if values is None or values.shape != shape or values.dtype != np.float32:
             raise ValueError(f"{path}: not the volumes of {collection.title}; remove it")
         return values

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from nid_jax import numerics, processes
+from nid_jax import numerics
 from nid_jax.coding import gram
 from nid_jax.coding.canonical import Transform, canonical_transform
 from nid_jax.coding.drawing import level_of, level_of_moments
@@ -27,6 +27,7 @@ from nid_jax.fields.model import Model
 from nid_jax.files import atomic_path
 from nid_jax.fitting import rounds
 from nid_jax.notices import say
+from nid_jax.running import processes
 from nid_jax.storage import arrays, prior_arrays
 
 _KINDS: dict[str, arrays.Kind] = {

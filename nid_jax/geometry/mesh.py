@@ -16,7 +16,7 @@ import scipy.sparse
 import trimesh
 from jaxtyping import Float, Int
 
-from nid_jax import array_files
+from nid_jax import errors
 from nid_jax.geometry.orientation import outward
 from nid_jax.geometry.reading import Shape as ReadShape
 from nid_jax.geometry.reading import mesh_formats, missing_formats, read
@@ -54,7 +54,7 @@ def load_mesh(path: str | Path) -> trimesh.Trimesh:
     try:
         found = read(path)
     except Exception as error:  # whatever a parser stumbles over in a foreign file
-        raise ValueError(f"{path}: cannot be read: {array_files.reason(error)}") from error
+        raise ValueError(f"{path}: cannot be read: {errors.reason(error)}") from error
     if not len(found.faces):
         what = "points only" if len(found.vertices) else "nothing that is a mesh"
         raise ValueError(f"{path}: has no faces: {what}")
@@ -168,16 +168,6 @@ class Normalisation:
             raise ValueError("all points are one and the same")
         centre = tuple(map(float, low / 2 + high / 2))
         return cls(centre, float(2 * (1 - margin) / (high - low).max()))
-
-    @classmethod
-    def from_matrix(cls, matrix: Float[np.ndarray, "4 4"]) -> "Normalisation":
-        """From matrix() [4, 4]; ValueError where it is more than a shift and a scale."""
-        matrix = np.asarray(matrix, float)
-        scale = matrix[0, 0]
-        found = cls(tuple(map(float, -matrix[:3, 3] / scale)), float(scale))
-        if not np.allclose(found.matrix(), matrix, rtol=1e-9):
-            raise ValueError("normalise: is not a shift and a scale")
-        return found
 
     def apply(self, shape: Shape) -> Shape:
         """From original to normalised: points [P, 3], or a mesh (a copy)."""

@@ -53,20 +53,14 @@ class Camera(NamedTuple):
         meshes: Sequence[trimesh.Trimesh],
         azimuth: float = AZIMUTH,
         elevation: float = ELEVATION,
-        turning: bool = False,
     ) -> "Camera":
-        """A camera that sees all of the meshes; with `turning` from every azimuth, at one scale.
+        """A camera that sees all of the meshes.
 
         azimuth, elevation: degrees. Meshes without faces do not count.
         """
         seen = [np.asarray(m.vertices)[np.unique(m.faces)] for m in meshes if len(m.faces)]
         points = np.concatenate([*seen, np.empty((0, 3))]) if seen else np.eye(3) - 0.5
         axes = _axes(azimuth, elevation)
-        middle = (points.min(0) + points.max(0)) / 2
-        if turning:
-            radius = float(np.linalg.norm((points - middle)[:, [0, 2]], axis=1).max())
-            height = float(np.ptp(points[:, 1])) / 2
-            return cls(axes, middle, 1.15 * max(radius, height), _DISTANCE * 2 * (radius + height))
         places = points @ axes.T
         centre = (places.min(0) + places.max(0)) / 2
         places = places - centre
@@ -226,17 +220,3 @@ def frames(
     """An animation of T meshes seen by one camera -> [T, size, size, 3]."""
     camera = camera or Camera.around(meshes)
     return np.stack([shade(mesh, size, camera, colour) for mesh in meshes])
-
-
-def turntable(
-    mesh: trimesh.Trimesh,
-    count: int = 36,
-    size: int = SIZE,
-    elevation: float = ELEVATION,
-    colour: Colour = CLAY,
-) -> Float[np.ndarray, "T H W 3"]:
-    """A full turn round a mesh in `count` pictures -> [count, size, size, 3]."""
-    start = Camera.around([mesh], elevation=elevation, turning=True)
-    turns = AZIMUTH + np.arange(count) * 360 / count
-    cameras = (start._replace(axes=_axes(turn, elevation)) for turn in turns)
-    return np.stack([shade(mesh, size, camera, colour) for camera in cameras])

@@ -56,6 +56,3 @@ class Truncation:
     def largest_limit(self, known: float) -> float:
         """The largest limit of this kind that distances allow which are known up to `known`."""
         return known / KINDS[self.kind]
-
-
-UNTRUNCATED = Truncation()

@@ -7,7 +7,7 @@ linear file the package's weights/v0.1/alex.pth or vgg.pth (lin0.model.1.weight 
 them is executed. nid_jax.metrics.perceptual.load_weights reads what is written.
 """
 
-from nid_jax import stopping
+from nid_jax.running import stopping
 
 if __name__ == "__main__":
     stopping.begin()  # what follows takes its time

@@ -9,6 +9,8 @@ import pickletools
 from collections.abc import Callable
 from typing import Any
 
+from nid_jax.errors import reason
+
 MOST_BYTES = 2**26
 """Of a pickle; numbers of tensors lie elsewhere."""
 MOST_STEPS = 10**6
@@ -69,8 +71,7 @@ class _Machine:
             raise
         # Of a damaged pickle the parser, an empty stack or an odd value make nearly anything.
         except Exception as error:
-            words = " ".join(str(error).split())[:200] or type(error).__name__
-            raise Refused(f"is damaged: its pickle cannot be read: {words}") from error
+            raise Refused(f"is damaged: its pickle cannot be read: {reason(error)}") from error
         raise Refused("is damaged: its pickle has no end")
 
     def step(self, name, argument):

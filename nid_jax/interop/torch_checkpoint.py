@@ -7,7 +7,7 @@ Afterwards: nid_jax --config=official:DIR --workdir=DIR --mode=fit|render|train.
 PyTorch is not needed, and nothing in the file is executed. See docs/official.md.
 """
 
-from nid_jax import stopping
+from nid_jax.running import stopping
 
 if __name__ == "__main__":
     stopping.begin()  # what follows takes its time
@@ -47,10 +47,9 @@ CONFIG = "official:images"
 FIT = "official"
 # Groups of the config that the checkpoint decides.
 DECIDED = ("dictionary", "router")
-# What the official code's datasets are called here, with the size of their images.
 # Optimisers whose moments are those of torch's Adam.
 WITH_ADAM_MOMENTS = ("adam", "adamw", "lamb")
-
+# What the official code's datasets are called here, with the size of their images.
 DATASETS = {
     "celeba": {"name": "celeb_a", "size": (128, 128), "crop": "center"},
     "cifar10": {"name": "cifar10", "size": (32, 32)},

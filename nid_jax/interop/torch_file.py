@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nid_jax import bounds
+from nid_jax.errors import reason
 from nid_jax.interop import plain_pickle
 from nid_jax.interop.plain_pickle import Refused
 
@@ -88,7 +89,7 @@ def read_torch(path):
     except RecursionError:
         raise ValueError(f"{path}: is damaged: its containers are nested too deeply") from None
     except (*_DAMAGE, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: is damaged: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path}: is damaged: {reason(error)}") from error
 
 
 def _read_archive(archive):

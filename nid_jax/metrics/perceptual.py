@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nid_jax import array_files
+from nid_jax import npy_files
 
 # ImageNet's mean and standard deviation of RGB in [0, 1], carried over to [-1, 1]: rounded so in
 # the package, and part of what its weights were trained with.
@@ -134,7 +134,7 @@ def load_weights(path: str | Path) -> LpipsWeights:
         raise FileNotFoundError(f"{path}: no such file; {_COMMAND} writes one")
     other = f"{path}: is not a file of LPIPS weights; {_COMMAND} writes one"
     try:
-        found = array_files.read(path)
+        found = npy_files.read(path)
     except ValueError as error:
         raise ValueError(f"{other} ({str(error).removeprefix(f'{path}: ')})") from error
     named = {name: value for name, value in found.items() if value is not None}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nid_jax import array_files
+from nid_jax import npy_files
 
 Kind = tuple[str, int | None]
 """What an array should be: letters of NumPy's `dtype.kind`, and how many axes (None: any)."""
@@ -21,7 +21,7 @@ def read(
     No pickled object is read. Raises FileNotFoundError where there is no file, ValueError of one
     line that names it for another kind of file, a damaged one, and an array of another kind.
     """
-    stored = array_files.read(path, names=wanted)
+    stored = npy_files.read(path, names=wanted)
     found: dict[str, np.ndarray] = {}
     for name, (letters, rank) in wanted.items():
         array = stored.get(name)

@@ -26,6 +26,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
+from nid_jax.running import processes
 from nid_jax.storage import manifest, trees
 from nid_jax.storage.manifest import CheckpointError, Damaged
 from nid_jax.storage.quiet_orbax import QuietOrbax, collect_abandoned_reads
@@ -140,11 +141,6 @@ class Checkpoints:
         steps = self.all_steps()
         return steps[-1] if steps else None
 
-    def best_step(self) -> int | None:
-        """The step with the best metric (the latest where none has any), or None."""
-        steps = self._ranking.best_first(self.all_steps())
-        return steps[0] if steps else None
-
     def _metrics_of(self, step: int) -> dict[str, float]:
         if step not in self._metrics:
             try:
@@ -205,7 +201,7 @@ class Checkpoints:
     def _move_damaged_aside(self) -> None:
         if not self._damaged:
             return
-        if jax.process_index() == 0:
+        if processes.first():
             for step in sorted(self._damaged):
                 source = self.directory / str(step)
                 aside = self.directory / f"{step}.damaged"
@@ -231,7 +227,7 @@ class Checkpoints:
     def _save_failed(self, error: Exception) -> CheckpointError:
         step, self._saving = self._saving, None
         self._metrics.pop(step, None)
-        if jax.process_index() == 0:
+        if processes.first():
             self._remove_half_written(step)
         self._manager.reload()
         return CheckpointError(
@@ -344,7 +340,7 @@ class Checkpoints:
         except Damaged as damage:
             failure = damage
         # One process alone must not walk back: the others would wait for it forever.
-        if not manifest.everywhere(failure is None):
+        if not processes.everywhere(failure is None):
             raise failure or Damaged("damaged for another process")
         if data_iterator is not None:
             # Not through grain, which wants as many processes as have saved it.

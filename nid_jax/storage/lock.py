@@ -6,8 +6,7 @@ machine (shared storage may keep locks to one machine) or where the system has n
 sign of life counts: it touches the file every few seconds, by the clock of the storage, and one
 that has not for a minute is gone.
 
-What is not a path of this machine, such as gs://, would need another `held`; nobody else knows how
-a lock is made.
+Of workdirs in a bucket `bucket_lock` has the lock, by the holder's sign of life alone.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ except ImportError:  # Windows
 # Seconds between two signs of life, and after which their absence means that there is none.
 BEAT, STALE = 15.0, 60.0
 # Seconds in which two that take over the same file see one another.
-_SETTLED = 0.5
+SETTLED = 0.5
 _UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -44,7 +43,7 @@ class Busy(ValueError):
 
 
 @contextmanager
-def held(path: Path, place: Path, what: str, instead: str) -> Iterator[None]:
+def held(path: Path, place: str | Path, what: str, instead: str) -> Iterator[None]:
     """Context in which this process alone has the file `path`; gone afterwards, as are folders that
     were made for it and stayed empty.
 
@@ -83,7 +82,7 @@ def _remove_empty(folders: list[Path]) -> None:
 def check_free(path: Path, place: Path, what: str, instead: str) -> None:
     """Raises Busy as `held` does, which is what takes the file: to be told before much is done."""
     if is_held(path):
-        raise Busy(f"{place}: {what} is under way {_who(_read(path))}; {instead}")
+        raise Busy(f"{place}: {what} is under way {who(_read(path))}; {instead}")
 
 
 def is_held(path: Path) -> bool:
@@ -106,29 +105,29 @@ def is_held(path: Path) -> bool:
 
 def _take(path: Path, what: str, instead: str) -> tuple[int, dict[str, Any]]:
     """(descriptor of the locked file, what was written to it)."""
-    patience = time.monotonic() + _SETTLED
+    patience = time.monotonic() + SETTLED
     while True:
         file = _opened(path)
         try:
             locked = _locked(file)
             before = _read(path)
             if locked is False and time.monotonic() > patience:
-                raise Busy(f"{what} is under way {_who(before)}; {instead}")
+                raise Busy(f"{what} is under way {who(before)}; {instead}")
             if locked is False or not _same(file, path):
                 # Its holder has just ended, or somebody only looked whether there is one.
                 os.close(file)
-                time.sleep(_SETTLED / 20)
+                time.sleep(SETTLED / 20)
                 continue
             if before and _alive(path, before, locked is True):
                 raise Busy(
-                    f"{what} is under way {_who(before)}, it seems; if it is not, go on in "
+                    f"{what} is under way {who(before)}, it seems; if it is not, go on in "
                     f"{STALE:.0f} s, or remove {path}; {instead}"
                 )
             content = _written(file)
             if locked is None or (before and not _here(before)):
-                time.sleep(_SETTLED)
+                time.sleep(SETTLED)
                 if _read(path) != content:
-                    raise Busy(f"{what} has just begun {_who(_read(path))}; {instead}")
+                    raise Busy(f"{what} has just begun {who(_read(path))}; {instead}")
             return file, content
         except BaseException:
             with suppress(OSError):
@@ -166,14 +165,19 @@ def _same(file: int, path: Path) -> bool:
         return False
 
 
-def _written(file: int) -> dict[str, Any]:
-    content = {
+def signature() -> dict[str, Any]:
+    """What a holder says of itself: host, process, since when, and a token that is its own."""
+    return {
         "host": platform.node(),
         "machine": _machine(),
         "process": os.getpid(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "token": secrets.token_hex(8),
     }
+
+
+def _written(file: int) -> dict[str, Any]:
+    content = signature()
     os.ftruncate(file, 0)
     os.lseek(file, 0, os.SEEK_SET)
     os.write(file, json.dumps(content).encode() + b"\n")
@@ -216,7 +220,8 @@ def _alive(path: Path, content: dict[str, Any], locked: bool) -> bool:
         probe.unlink(missing_ok=True)
 
 
-def _who(content: dict[str, Any]) -> str:
+def who(content: dict[str, Any]) -> str:
+    """In words, the holder that a file names."""
     if not content:
         return "in another process"
     place = "" if _here(content) else f" on {content.get('host')}"

@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-from nid_jax import json_files, processes
+from nid_jax import json_files
 from nid_jax.json_files import Key
+from nid_jax.running import processes
 from nid_jax.storage import schemas
 from nid_jax.storage.checksums import crc32, digest
 from nid_jax.storage.trees import paths
@@ -55,7 +55,7 @@ def make(
         state = data_iterator.get_state()
         state = json.loads(state) if isinstance(state, bytes) else state
         # A place in the order of batches, of which each process reads its part.
-        iterator = _gathered(digest(state))
+        iterator = processes.gathered(lambda: digest(state))
         if len(set(iterator)) > 1:
             raise CheckpointError(f"step {step}: processes are at different batches")
     content = {
@@ -135,19 +135,3 @@ def iterator_state(folder: Path, content: dict) -> Any:
     if digest(state) != content["iterator"][0]:
         raise Damaged("the state of the data iterator has changed since it was written")
     return state
-
-
-# Several processes
-
-
-def _gathered(value: int) -> list[int]:
-    """One number of each process, in the order of the processes."""
-    if processes.alone():
-        return [value]
-    values = multihost_utils.process_allgather(np.uint32(value))
-    return [int(v) for v in np.ravel(values)]
-
-
-def everywhere(good: bool) -> bool:
-    """Whether it is so in every process."""
-    return all(_gathered(int(good)))

@@ -21,7 +21,8 @@ from nid_jax import json_files
 from nid_jax.fields.model import UNSAID
 from nid_jax.files import local, recover, refusals_named, running
 from nid_jax.json_files import Schema
-from nid_jax.storage import artefacts, config_json, lock, manifest, schemas
+from nid_jax.running import processes
+from nid_jax.storage import artefacts, config_json, lock, schemas
 
 _FIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,99}")
 _ABSENT = object()
@@ -66,13 +67,13 @@ class Workdir:
         what, instead = self._doing(place)
         with ExitStack() as stack:
             refusal = None
-            if jax.process_index() == 0:
+            if processes.first():
                 try:
                     stack.enter_context(lock.held(_lock_of(place), self.root, what, instead))
                     self._recover(place)
                 except ValueError as error:
                     refusal = error
-            if not manifest.everywhere(refusal is None):
+            if not processes.everywhere(refusal is None):
                 raise refusal or ValueError(f"{self.root}: refused to the first process")
             yield
 
@@ -119,10 +120,6 @@ class Workdir:
     @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
-
-    @property
-    def events(self) -> Path:
-        return self.root / "events"
 
     @property
     def atoms(self) -> Path:

@@ -10,10 +10,12 @@ from nid_jax import data, settings
 from nid_jax.coding.solvers import SOLVERS, config_group
 from nid_jax.settings import REFINEMENTS
 
-# Modes that draw at any size, and those that make a dictionary.
+LEARNING = ("run", "train")
+"""Modes of the command line that make a dictionary; the others take one."""
+LEARNED = ("dictionary", "numerics", "router", "loss", "train")
+"""Groups of a config that belong to the dictionary, and come with one that is taken."""
+# Modes that draw at any size.
 _DRAWING = ("render", "interpolate", "sample")
-_LEARNING = ("run", "train")
-_LEARNED = ("dictionary", "numerics", "router", "loss", "train")
 # Keys of dictionary.embedding that each of its kinds reads.
 _EMBEDDINGS = {
     "identity": (),
@@ -61,7 +63,7 @@ def line(
         typed = [
             key
             for key in typed
-            if key.split(".")[0] not in _LEARNED or not _same(theirs.get(key), own.get(key))
+            if key.split(".")[0] not in LEARNED or not _same(theirs.get(key), own.get(key))
         ]
     rows = list(_rows(config, mode))
     found: dict[str, list[str]] = {}
@@ -84,7 +86,7 @@ def _rows(config: ConfigDict, mode: str) -> Iterator[tuple[str, str]]:
     if mode:
         yield from _of_mode(mode)
     yield from _of_data(data.completed(config.data))
-    if mode in ("", *_LEARNING):
+    if mode in ("", *LEARNING):
         yield from _of_dictionary(config)
         yield from _of_training(config)
     yield from _of_fit(config.fit)
@@ -92,8 +94,8 @@ def _rows(config: ConfigDict, mode: str) -> Iterator[tuple[str, str]]:
 
 def _of_mode(mode):
     why = f"--mode={mode}"
-    if mode not in _LEARNING:
-        for group in _LEARNED:
+    if mode not in LEARNING:
+        for group in LEARNED:
             yield f"{group}.*", f"{why} takes the dictionary as it was learned"
     if mode not in _DRAWING:
         for key in ("shape", "scale", "window"):

@@ -16,7 +16,7 @@ from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
-from nid_jax import data, devices, errors, notices, processes, sharding
+from nid_jax import data, devices, errors, notices, sharding
 from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.data.loading import endless
 from nid_jax.fields.model import (
@@ -32,7 +32,9 @@ from nid_jax.reporting import announcing, tables
 from nid_jax.reporting.chronometer import Chronometer
 from nid_jax.reporting.metrics_log import MetricWriter
 from nid_jax.reporting.progress import Progress, RoundsProgress
-from nid_jax.stopping import Preemption
+from nid_jax.running import processes
+from nid_jax.running.preemption import preemption_of_all
+from nid_jax.running.stopping import Preemption
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.workdir import Workdir
@@ -42,7 +44,6 @@ from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
 from nid_jax.training.placing import StateLayout
 from nid_jax.training.predicting import find_router
-from nid_jax.training.preemption import preemption_of_all
 from nid_jax.training.reseeding import reseed
 from nid_jax.training.steps import (
     Batch,
@@ -376,7 +377,7 @@ def train(
         preemption_of_all() as preemption,
         contextlib.closing(trainer.feeder),
     ):
-        fresh, main = saved.latest_step() is None, jax.process_index() == 0
+        fresh, main = saved.latest_step() is None, processes.first()
         start = trainer.restore(saved)
         # Not before: a run that does not go on must not lose its own.
         processes.once(lambda: workdir.save_config(config))

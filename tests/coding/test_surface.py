@@ -25,7 +25,7 @@ from nid_jax.fields.router_networks import Linear
 from nid_jax.fields.routing import Gates
 from nid_jax.fields.shared import SharedDictionary
 from nid_jax.geometry import primitives
-from nid_jax.geometry.truncation import UNTRUNCATED, Truncation
+from nid_jax.geometry.truncation import Truncation
 
 TRUNCATION = Truncation(0.25)
 EXPERTS = 120
@@ -79,10 +79,9 @@ def made_once(kind, with_bias):
     return dictionary, fit_prior(solved.codes, bias, solved.residual, shrinkage=1e-3)
 
 
-def surface_codes(
-    dictionary, points, normals, prior=None, start=None, truncation=UNTRUNCATED, **options
-):
+def surface_codes(dictionary, points, normals, prior=None, start=None, truncation=None, **options):
     terms = options.pop("terms", surface.Terms())._asdict()
+    truncation = truncation or Truncation()
     limits = {"truncation": truncation.limit, "truncation_kind": truncation.kind}
     clouds = np.concatenate([points, normals], -1)
     return surface.surface_codes(

@@ -13,12 +13,12 @@ import pytest
 import trimesh
 from absl import flags
 
-from nid_jax import stopping
 from nid_jax.data import prepare as command
 from nid_jax.data.mesh_listing import CATEGORIES, find_sources, read_split, synset_of
 from nid_jax.data.prepared import DTYPES, read_prepared, write_prepared
 from nid_jax.geometry import distance
 from nid_jax.geometry.mesh import facts
+from nid_jax.running import stopping
 
 SMALL = ("--resolution=20", "--samples=300", "--near_samples=200", "--workers=1")
 V3 = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nid_jax import commands
+from nid_jax.commands import drawing
 from nid_jax.fields import coordinates
 from nid_jax.fitting import scoring
 
@@ -183,7 +183,7 @@ def test_patches_are_stitched_when_rendered(call, patched):
 @pytest.mark.parametrize("scale", [1, 3, 5])
 def test_finer_patches_meet(scale):
     """Samples of patches side by side, in pixels of the whole: evenly spaced across the border."""
-    window = commands._patch_window((16, 9), scale)
+    window = drawing._patch_window((16, 9), scale)
     axes = coordinates.grid((16 * scale, 9 * scale), window).reshape(16 * scale, 9 * scale, 2)
     rows, columns = axes[:, 0, 0], axes[0, :, 1]
     np.testing.assert_allclose(rows[scale // 2 :: scale], np.linspace(-1, 1, 16), atol=1e-6)

@@ -72,7 +72,10 @@ def test_a_window_is_a_crop_of_the_whole(dictionary, data):
     )
     gates = _gates()
     whole = rendering.render(dictionary, gates, shape, chunk=16)
-    window = coordinates.pixel_window(shape, rows, columns)
+    window = [
+        (2 * first / (n - 1) - 1, 2 * (stop - 1) / (n - 1) - 1)
+        for n, (first, stop) in zip(shape, (rows, columns), strict=True)
+    ]
     size = (rows[1] - rows[0], columns[1] - columns[0])
     crop = rendering.render(dictionary, gates, size, window, chunk=16)
     wanted = whole[:, rows[0] : rows[1], columns[0] : columns[1]]

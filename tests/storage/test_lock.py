@@ -35,7 +35,7 @@ def path(tmp_path):
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(lock, "_SETTLED", 0.02)
+    monkeypatch.setattr(lock, "SETTLED", 0.02)
 
 
 def python(code, *arguments):
@@ -172,7 +172,7 @@ for child in range(3):
     if not os.fork():
         break
 until = time.monotonic() + 0.7
-lock._SETTLED = 0.02
+lock.SETTLED = 0.02
 while time.monotonic() < until:
     try:
         with lock.held(path, path.parent, "", ""):

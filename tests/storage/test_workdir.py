@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from nid_jax import json_files
-from nid_jax.storage import manifest
+from nid_jax.running import processes
 from nid_jax.storage.artefacts import file_name, write_json
 from nid_jax.storage.workdir import Workdir
 
@@ -371,7 +371,7 @@ def test_of_several_processes_the_first_has_the_lock(tmp_path, monkeypatch):
         agreed.append(good)
         return all(agreed)
 
-    monkeypatch.setattr(manifest, "everywhere", everywhere)
+    monkeypatch.setattr(processes, "everywhere", everywhere)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     with workdir.writing(workdir.checkpoints):
         assert os.listdir(tmp_path) == []

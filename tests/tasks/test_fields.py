@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nid_jax import commands, data, tasks
+from nid_jax import data, tasks
+from nid_jax.commands.context import Context, as_fitted
 from nid_jax.configs import fields as configs
 from nid_jax.data import frames
 from nid_jax.fitting import checks, rendering
@@ -301,12 +302,12 @@ def test_stored_codes_are_not_scored_on_points_that_they_saw(tmp_path, stored, k
     described = {"config": config_json.encoded(config)}
     workdir.write_json(workdir.fit("test") / "metrics.json", described)
     config.update_from_flattened_dict({key: value})
-    context = commands.Context(tasks.build, config, workdir, workdir, frozenset({key}))
+    context = Context(tasks.build, config, workdir, workdir, frozenset({key}))
     if not refused:
-        assert commands.as_fitted(context).config.fit.held_out == stored
+        assert as_fitted(context).config.fit.held_out == stored
         return
     with pytest.raises(ValueError, match=refused):
-        commands.as_fitted(context)
+        as_fitted(context)
 
 
 def test_scores_of_several_channels_have_their_names():

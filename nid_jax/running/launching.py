@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from nid_jax.stopping import ASKING, Preemption
+from nid_jax.running.stopping import ASKING, Preemption
 
 PARENT = "NID_JAX_PARENT"
 """Environment variable: the descriptor that closes when whoever started this process is gone."""

@@ -1,16 +1,18 @@
 """When a training is left: one process by its own signals, several together."""
 
+from __future__ import annotations
+
 import jax
 
-from nid_jax import neighbours, stopping
-from nid_jax.stopping import Preemption
+from nid_jax.running import neighbours, stopping
+from nid_jax.running.stopping import Preemption
 
 
 class Together(Preemption):
     """`Preemption` of several processes: a signal to one of them is known to all at the next place
     where all of them can leave, `reached`."""
 
-    def __enter__(self) -> "Together":
+    def __enter__(self) -> Together:
         self._neighbours = neighbours.of_this_run()
         super().__enter__()
         self._neighbours.begin()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from nid_jax import stopping
-from nid_jax.stopping import Preemption
+from nid_jax.running import stopping
+from nid_jax.running.stopping import Preemption
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def signal_self(number):
@@ -79,7 +79,7 @@ def test_a_neighbours_signal_is_as_good_as_ones_own():
 
 BODY = """
 import os, sys, time, hashlib
-from nid_jax import stopping
+from nid_jax.running import stopping
 stopping._GRACE = 0.3
 stopping.begin()
 def ready():

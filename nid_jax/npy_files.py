@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import math
-import tokenize
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from nid_jax import bounds
+from nid_jax.errors import reason
 
 _MAGIC = b"\x93NUMPY"
 _READERS = {
@@ -67,16 +67,6 @@ def read(
 
 def _unreadable(where, error):
     return ValueError(f"{where}: cannot be read as an array file ({reason(error)})")
-
-
-def reason(error: BaseException) -> str:
-    """What a library says is wrong, in one line of no great length."""
-    if isinstance(error, RecursionError | MemoryError):
-        return "nested too deeply" if isinstance(error, RecursionError) else "too large"
-    said: object = error.args[0] if isinstance(error, tokenize.TokenError) else error
-    if isinstance(error, OSError) and error.strerror:
-        said = error.strerror
-    return " ".join(str(said).split())[:200] or type(error).__name__
 
 
 def member_names(path: str | Path) -> list[str]:

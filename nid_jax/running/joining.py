@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import jax
 
-from nid_jax import neighbours, sifting
+from nid_jax.running import neighbours, sifting
 
 # Seconds: without a sign of life, after which a process is gone; for all to arrive; for those that
 # end for the same reason to do so together.

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from nid_jax import array_files, bounds
+from nid_jax import bounds, npy_files
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -25,26 +25,26 @@ ARRAYS = {
 
 def refused(path, match, **options):
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: .*{match}") as caught:
-        array_files.read(path, **options)
+        npy_files.read(path, **options)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_what_numpy_wrote_comes_back(tmp_path, save):
     save(tmp_path / "a.npz", **ARRAYS)
-    found = array_files.read(tmp_path / "a.npz")
-    assert list(found) == list(ARRAYS) == array_files.member_names(tmp_path / "a.npz")
+    found = npy_files.read(tmp_path / "a.npz")
+    assert list(found) == list(ARRAYS) == npy_files.member_names(tmp_path / "a.npz")
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(found[name], array)
         assert found[name].dtype == array.dtype
-    assert list(array_files.read(tmp_path / "a.npz", names=("one", "absent"))) == ["one"]
+    assert list(npy_files.read(tmp_path / "a.npz", names=("one", "absent"))) == ["one"]
 
 
 @pytest.mark.parametrize("mmap", [False, True])
 @pytest.mark.parametrize("name", list(ARRAYS))
 def test_one_array_comes_back(tmp_path, name, mmap):
     np.save(tmp_path / "a.npy", ARRAYS[name])
-    found = array_files.read(tmp_path / "a.npy", mmap=mmap)[""]
+    found = npy_files.read(tmp_path / "a.npy", mmap=mmap)[""]
     np.testing.assert_array_equal(found, ARRAYS[name])
     assert found.dtype == ARRAYS[name].dtype
     assert isinstance(found, np.memmap) == (mmap and ARRAYS[name].size > 0)
@@ -55,7 +55,7 @@ def test_objects_are_never_unpickled(tmp_path):
     np.save(tmp_path / "a.npy", objects, allow_pickle=True)
     np.savez(tmp_path / "a.npz", a=objects, b=np.ones(2))
     refused(tmp_path / "a.npy", "holds objects, which are never unpickled")
-    found = array_files.read(tmp_path / "a.npz")
+    found = npy_files.read(tmp_path / "a.npz")
     assert found["a"] is None
     assert found["b"].sum() == 2
 
@@ -73,12 +73,12 @@ def bomb(path, size):
 def test_what_a_file_unfolds_to_is_bounded(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
     bomb(path, 2**23)
-    assert array_files.read(path)["x"].size == 2**23
+    assert npy_files.read(path)["x"].size == 2**23
     monkeypatch.setenv(bounds.VARIABLE, "0.004")
     refused(path, r"its content: 9 MiB of memory, more than the 5 MiB that a file may unfold to")
     # What is there unpacked is read, however much it is.
     np.savez(path, x=np.zeros(2**20))
-    assert array_files.read(path)["x"].size == 2**20
+    assert npy_files.read(path)["x"].size == 2**20
 
 
 def test_what_a_member_says_of_itself_is_held_to_its_bytes(tmp_path):

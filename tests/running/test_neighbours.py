@@ -7,7 +7,7 @@ import threading
 import jax
 import pytest
 
-from nid_jax import neighbours
+from nid_jax.running import neighbours
 
 
 class Store:

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from nid_jax import joining, launching, sifting
+from nid_jax.running import joining, launching, sifting
 
 
 def refused(*given, environment=None):

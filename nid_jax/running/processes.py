@@ -85,6 +85,11 @@ def together(work: Callable[[], T]) -> T:
     return cast(T, value)
 
 
+def everywhere(good: bool) -> bool:
+    """Whether it is so in every process."""
+    return all(gathered(lambda: good))
+
+
 def _by_itself(work):
     token = _by_itself_now.set(True)
     try:

@@ -25,7 +25,7 @@ from typing import Any
 import jax
 from jax._src import distributed  # the client has no public name
 
-from nid_jax import stopping
+from nid_jax.running import stopping
 
 _ASKED, _PLACE = "nid_jax/asked", "nid_jax/place"
 _NOT_TRAINING = -1
