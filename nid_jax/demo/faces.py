@@ -9,6 +9,9 @@ from skimage.restoration import inpaint_biharmonic
 import nid_jax as nid
 from nid_jax.demo import live, pictures, signals
 
+STROKE = 24
+"""How far, of 255, a colour must be from the picture's below it."""
+
 
 class Faces:
     """What the dictionary makes of a face from the pixels that are seen."""
@@ -57,10 +60,12 @@ class Faces:
 
 
 def brushed(canvas: dict[str, Any] | None, shape: tuple[int, ...]) -> Bool[np.ndarray, "H W"]:
-    """Pixels that any layer of the canvas covers for half or more."""
+    """Pixels that strokes cover for half or more: where the canvas is not its background."""
     covered = np.zeros(shape, bool)
-    for layer in (canvas or {}).get("layers") or []:
-        alpha = np.asarray(layer)[..., 3] / 255
+    ground, seen = ((canvas or {}).get(name) for name in ("background", "composite"))
+    if ground is not None and seen is not None and ground.shape == seen.shape:
+        off = np.abs(ground[..., :3].astype(int) - seen[..., :3]).max(-1)
+        alpha = (off > STROKE).astype(float)
         rows, columns = (np.arange(side + 1) for side in shape)
         rows, columns = rows * alpha.shape[0] // shape[0], columns * alpha.shape[1] // shape[1]
         sums = np.add.reduceat(np.add.reduceat(alpha, rows[:-1], 0), columns[:-1], 1)
@@ -80,6 +85,7 @@ def tab(gr: Any, faces: Faces) -> None:
             value={"background": first, "layers": [], "composite": first},
             label="brush over what is to be missing",
             image_mode="RGBA",
+            format="png",
             sources=[],
             transforms=[],
             brush=gr.Brush(default_size=40, colors=["#26468c"], color_mode="fixed"),

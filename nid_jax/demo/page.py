@@ -34,8 +34,8 @@ def build(dictionaries: dict[str, nid.NeuralDictionary] | None = None) -> Any:
             faces.tab(gr, faces.Faces(given["faces"], unseen))
         with gr.Tab("Tomography"):
             tomography.tab(gr, tomography.Tomography(given["phantoms"], slices))
-        with gr.Tab("Shapes"):
-            shapes.tab(gr, shapes.Shapes(given["chairs"], grids))
+        with gr.Tab("Shapes") as opened:
+            shapes.tab(gr, shapes.Shapes(given["chairs"], grids), opened)
         with gr.Tab("Codes"):
             codes.tab(gr, codes.Codes(given["faces"], learned))
         with gr.Tab("Resolution"):

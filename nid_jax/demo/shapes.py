@@ -47,8 +47,8 @@ class Shapes:
         return str(path), words
 
 
-def tab(gr: Any, shapes: Shapes) -> None:
-    """Draws the tab."""
+def tab(gr: Any, shapes: Shapes, opened: Any) -> None:
+    """Draws the tab, and its mesh anew when it is opened: what is hidden draws none."""
     count = len(shapes.grids)
     with gr.Row():
         with gr.Column():
@@ -58,4 +58,6 @@ def tab(gr: Any, shapes: Shapes) -> None:
             samples = gr.Radio(SAMPLES, value=1000, label="samples of the distance")
         mesh = gr.Model3D(label="its surface", height=420)
     line = live.line(gr, "shapes")
-    live.follow(gr, shapes.answer, [number, other, samples, between], [mesh, line])
+    given = [number, other, samples, between]
+    live.follow(gr, shapes.answer, given, [mesh, line])
+    opened.select(live.timed(shapes.answer, 1), given, [mesh, line], **live.EVENTS)

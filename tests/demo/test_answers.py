@@ -42,20 +42,22 @@ def test_a_face_is_completed(known, unseen):
 
 
 def test_what_is_brushed_over_is_missing():
-    layer = np.zeros((100, 100, 4), np.uint8)
-    layer[40:60, 20:61, 3] = 255
-    covered = faces.brushed({"layers": [layer]}, (25, 25))
+    ground = np.full((100, 100, 4), 200, np.uint8)
+    painted = ground.copy()
+    painted[40:60, 20:61, :3] = 38, 70, 140
+    covered = faces.brushed({"background": ground, "composite": painted}, (25, 25))
     wanted = np.zeros((25, 25), bool)
     wanted[10:15, 5:15] = True
     np.testing.assert_array_equal(covered, wanted)
     assert not faces.brushed(None, (25, 25)).any()
-    assert not faces.brushed({"layers": []}, (25, 25)).any()
+    assert not faces.brushed({"background": ground, "composite": ground}, (25, 25)).any()
 
 
 def test_nothing_seen_is_one_line(known, unseen):
     tab = faces.Faces(known, unseen)
-    layer = np.full((50, 50, 4), 255, np.uint8)
-    *drawn, words = live.timed(tab.of_canvas, 4)(1, 50, {"layers": [layer]}, None)
+    ground = np.zeros((50, 50, 4), np.uint8)
+    canvas = {"background": ground, "composite": ground + 200}
+    *drawn, words = live.timed(tab.of_canvas, 4)(1, 50, canvas, None)
     assert drawn == [None] * 4
     assert words == "error: nothing of the face is seen: brush less"
 
