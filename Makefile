@@ -5,7 +5,7 @@ DEMO ?= runs/demo
 # Two processes fit two cores; loadfile keeps a file's compilations in one of them.
 PYTEST := python -m pytest -n 2 --dist loadfile
 
-.PHONY: install demo docs test test-all test-oldest lint format bench accelerator dist clean
+.PHONY: install demo docs notebooks test test-all test-oldest lint format bench accelerator dist clean
 
 install: $(VENV)/installed
 
@@ -22,6 +22,12 @@ demo: install
 docs: install
 	$(BIN)/python -m pip install --quiet '.[docs]'
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+
+# Runs docs/notebooks/*.py, and keeps what they show beside them.
+notebooks: install
+	$(BIN)/python -m pip install --quiet '.[docs]'
+	cd docs/notebooks && MPLBACKEND=module://matplotlib_inline.backend_inline \
+	  $(abspath $(BIN))/jupytext --to ipynb --execute *.py
 
 test: install
 	$(BIN)/$(PYTEST) -m "not slow"

@@ -21,7 +21,7 @@ extensions = [
     "docstrings",
     "mathml",
 ]
-exclude_patterns = ["extensions"]
+exclude_patterns = ["extensions", "notebooks/*.py"]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 # Notebooks are committed with their outputs, and run by a test.

@@ -52,7 +52,7 @@ def test_the_last_batch_is_filled_up_with_the_first_signals(monkeypatch):
     monkeypatch.setattr(fits, "joined", np.concatenate)
     solved = []
 
-    def solve(problem):
+    def solve(problem, count):
         solved.append(problem.tolist())
         return problem
 

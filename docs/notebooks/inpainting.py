@@ -23,9 +23,8 @@ import nid_jax as nid
 SMALL = False  # smaller sizes, for a test of this page
 
 # %%
-images = lfw_subset()[:100]
-faces = nid.learn(images[:80], num_experts=32 if SMALL else None)
-unseen = images[80:]
+faces = nid.load("faces")  # learned from the first 80 of these 100 faces, and moved copies of them
+unseen = lfw_subset()[80:100]
 
 # %% [markdown]
 # ## From a tenth of the pixels

@@ -50,7 +50,7 @@ print("PSNR", fit.score(images[80:])["psnr"].mean(), "dB")
 
 # %%
 large = fit.render((200, 200))
-near = fit.render((200, 200), window=((-0.5, 0.1), (-0.6, 0.6)))
+near = fit.render((100, 200), window=((-0.5, 0.1), (-0.6, 0.6)))
 figure, axes = plt.subplots(3, 5, figsize=(10, 6))
 for face, column in enumerate(axes.T):
     for axis, picture in zip(column, (images[80 + face], large[face], near[face]), strict=True):

@@ -58,6 +58,7 @@ figure = plt.figure(figsize=(9, 3))
 for place, mesh in enumerate(meshes):
     drawn = figure.add_subplot(1, 3, place + 1, projection="3d")
     if len(mesh.faces):
-        drawn.plot_trisurf(*mesh.vertices.T, triangles=mesh.faces, color="lightsteelblue")
+        upright = mesh.vertices[:, [2, 0, 1]].T  # the second axis points up
+        drawn.plot_trisurf(*upright, triangles=mesh.faces, color="lightsteelblue")
     drawn.set_axis_off()
 plt.show()

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 import nid_jax as nid
-from nid_jax.demo import pictures
+from nid_jax.demo import live, pictures
 
 NUMBERS = 8
 NEAREST = 4
@@ -47,19 +47,8 @@ def tab(gr: Any, codes: Codes) -> None:
                 for place in range(NUMBERS)
             ]
         with gr.Column():
-            drawn = gr.Image(label="the signal of this code", interactive=False, format="png")
+            drawn = live.picture(gr, "the signal of this code")
             with gr.Row():
-                near = [
-                    gr.Image(label=f"nearest {place + 1}", interactive=False, format="png")
-                    for place in range(NEAREST)
-                ]
-    line = gr.Textbox(label="", elem_id="codes_line", interactive=False)
-    answer = pictures.answering(codes.answer, 1 + NEAREST)
-    for slider in sliders:
-        slider.change(
-            answer,
-            sliders,
-            [drawn, *near, line],
-            show_progress="hidden",
-            trigger_mode="always_last",
-        )
+                near = [live.picture(gr, f"nearest {place + 1}") for place in range(NEAREST)]
+    line = live.line(gr, "codes")
+    live.follow(gr, codes.answer, sliders, [drawn, *near, line])

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from skimage.restoration import inpaint_biharmonic
 
 import nid_jax as nid
-from nid_jax.demo import pictures, signals
+from nid_jax.demo import live, pictures, signals
 
 
 class Faces:
@@ -75,7 +75,7 @@ def tab(gr: Any, faces: Faces) -> None:
         with gr.Column():
             number = gr.Slider(1, len(faces.faces), 1, step=1, label="face it has never seen")
             share = gr.Slider(2, 100, 20, step=1, label="pixels kept, %")
-            file = gr.File(label="or your own picture, or .npy", type="filepath", height=90)
+            file = gr.File(label="or your own picture, or .npy", type="filepath", height=150)
         canvas = gr.ImageEditor(
             value={"background": first, "layers": [], "composite": first},
             label="brush over what is to be missing",
@@ -83,15 +83,14 @@ def tab(gr: Any, faces: Faces) -> None:
             sources=[],
             transforms=[],
             brush=gr.Brush(default_size=40, colors=["#26468c"], color_mode="fixed"),
-            layers=False,
             canvas_size=first.shape[1::-1],
             fixed_canvas=True,
             elem_id="faces_canvas",
         )
     with gr.Row():
         labels = ("what is seen", "dictionary", "where it is unsure", "biharmonic")
-        shown = [gr.Image(label=label, interactive=False, format="png") for label in labels]
-    line = gr.Textbox(label="", elem_id="faces_line", interactive=False)
+        shown = [live.picture(gr, label) for label in labels]
+    line = live.line(gr, "faces")
 
     def newly_shown(number: int, file: str | None) -> Any:
         try:
@@ -100,12 +99,6 @@ def tab(gr: Any, faces: Faces) -> None:
             return gr.skip()
         return {"background": picture, "layers": [], "composite": picture}
 
-    answer = pictures.answering(faces.of_canvas, len(shown))
-    given = [number, share, canvas, file]
-    for event in (share.change, canvas.change):
-        event(answer, given, [*shown, line], show_progress="hidden", trigger_mode="always_last")
     for event in (number.change, file.change):
-        event(newly_shown, [number, file], canvas, show_progress="hidden").then(
-            answer, given, [*shown, line], show_progress="hidden"
-        )
-    number.attach_load_event(lambda: 1, None)
+        event(newly_shown, [number, file], canvas, **live.EVENTS)
+    live.follow(gr, faces.of_canvas, [number, share, canvas, file], [*shown, line])

@@ -1,9 +1,4 @@
-"""Arrays as pictures of one size in the browser, and what was wrong as one line."""
-
-import functools
-import time
-from collections.abc import Callable
-from typing import Any
+"""Arrays as pictures of one size in the browser."""
 
 import matplotlib
 import numpy as np
@@ -49,21 +44,3 @@ def decibels(found: Float[np.ndarray, "H W"], truth: Float[np.ndarray, "H W"]) -
     """PSNR of a picture, clipped to [0, 1]."""
     one, other = (values[None, ..., None] for values in (np.clip(found, 0, 1), truth))
     return float(metrics.psnr(one, other)[0])
-
-
-def answering(
-    answer: Callable[..., tuple[Any, ...]], pictures: int
-) -> Callable[..., tuple[Any, ...]]:
-    """`answer` with a last line beside its pictures: how long it took, or what was wrong."""
-
-    @functools.wraps(answer)
-    def answered(*values: Any) -> tuple[Any, ...]:
-        start = time.perf_counter()
-        try:
-            *found, words = answer(*values)
-        except (ValueError, OSError) as error:
-            return (*[None] * pictures, "error: " + " ".join(str(error).split()))
-        milliseconds = 1e3 * (time.perf_counter() - start)
-        return (*found, f"{words}; {milliseconds:.0f} ms")
-
-    return answered

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 import nid_jax as nid
+from nid_jax.demo import live
 
 SAMPLES = (100, 300, 1000, 3000, 10000)
 RESOLUTION = 64
@@ -18,14 +19,14 @@ class Shapes:
 
     def __init__(self, dictionary: nid.NeuralDictionary, grids: Float[np.ndarray, "S D H W C"]):
         self.dictionary, self.grids = dictionary, grids
-        self.folder = Path(tempfile.mkdtemp(prefix="nid_jax_demo_"))
+        self.folder = tempfile.TemporaryDirectory(prefix="nid_jax_demo_")
         axes = [np.linspace(-1, 1, side, dtype=np.float32) for side in grids.shape[1:4]]
         self.points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
 
     def answer(self, number: int, other: int, samples: int, between: float) -> tuple[Any, ...]:
         """A file of the mesh `between` one shape and another, each fitted from as many samples of
         its distances, and of both together; and a line."""
-        count = min(SAMPLES[int(samples)], len(self.points))
+        count = min(samples, len(self.points))
         chosen = np.random.default_rng(0).choice(len(self.points), count, replace=False)
         operator = nid.operators.sample(self.points[chosen])
         both = self.grids[[int(number) - 1, int(other) - 1]].reshape(2, -1, 1)[:, chosen]
@@ -40,7 +41,7 @@ class Shapes:
         mesh = blend.mesh(RESOLUTION)[0]
         if not len(mesh.faces):
             raise ValueError("no surface: take more samples")
-        path = self.folder / "shape.glb"
+        path = Path(self.folder.name) / "shape.glb"
         mesh.export(path)
         words = f"{count} of {len(self.points)} samples each; {len(mesh.faces)} triangles"
         return str(path), words
@@ -54,18 +55,7 @@ def tab(gr: Any, shapes: Shapes) -> None:
             number = gr.Slider(1, count, 1, step=1, label="shape it has never seen")
             other = gr.Slider(1, count, min(2, count), step=1, label="and another")
             between = gr.Slider(0, 1, 0, step=0.05, label="from the one to the other")
-            samples = gr.Slider(
-                0,
-                len(SAMPLES) - 1,
-                2,
-                step=1,
-                label="samples of the distance: " + ", ".join(map(str, SAMPLES)),
-            )
-        mesh = gr.Model3D(label="turn it; download by the arrow", height=420)
-    line = gr.Textbox(label="", elem_id="shapes_line", interactive=False)
-    from nid_jax.demo import pictures
-
-    answer = pictures.answering(shapes.answer, 1)
-    given = [number, other, samples, between]
-    for one in given:
-        one.change(answer, given, [mesh, line], show_progress="hidden", trigger_mode="always_last")
+            samples = gr.Radio(SAMPLES, value=1000, label="samples of the distance")
+        mesh = gr.Model3D(label="its surface", height=420)
+    line = live.line(gr, "shapes")
+    live.follow(gr, shapes.answer, [number, other, samples, between], [mesh, line])

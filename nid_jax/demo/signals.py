@@ -1,4 +1,4 @@
-"""Signals to try: unseen ones of the built-in collections, and a file of one's own."""
+"""Signals to try: those that a dictionary has not seen, those it has, and a file of one's own."""
 
 import importlib
 from collections.abc import Sequence
@@ -7,21 +7,18 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+import nid_jax as nid
 from nid_jax import data
 
 
-def built_in(name: str, size: Sequence[int], count: int) -> Float[np.ndarray, "S *grid C"]:
-    """The first unseen signals of the collection that a config takes by default."""
-    config = importlib.import_module(f"nid_jax.configs.{name}").get_config()
-    config.data.update({"size": tuple(size), "num_test": count})
-    return _all(config, "test", config.seed)
+def unseen(dictionary: nid.NeuralDictionary, count: int) -> Float[np.ndarray, "S *grid C"]:
+    """The first signals of the dictionary's own collection that took no part in its learning."""
+    return _all(dictionary.config, "test")[:count]
 
 
-def learned_from(name: str, size: Sequence[int]) -> Float[np.ndarray, "S *grid C"]:
+def learned_from(dictionary: nid.NeuralDictionary) -> Float[np.ndarray, "S *grid C"]:
     """The training signals of that collection, without copies."""
-    config = importlib.import_module(f"nid_jax.configs.{name}").get_config()
-    config.data.size = tuple(size)
-    return _all(config, "train", config.seed)
+    return _all(dictionary.config, "train")
 
 
 def own(path: str, size: Sequence[int]) -> Float[np.ndarray, "*grid C"]:
@@ -33,14 +30,15 @@ def own(path: str, size: Sequence[int]) -> Float[np.ndarray, "*grid C"]:
     if not array:
         shaped = {"size": tuple(size), "resize": True, "crop": "center", "gray": True}
         config.data.update(shaped)
-    signal = _all(config, "test", 0)[0]
+    signal = _all(config, "test")[0]
     if signal.shape[:-1] != tuple(size):
         raise ValueError(f"{path}: {signal.shape[:-1]}; allowed: {tuple(size)}, the dictionary's")
     return signal
 
 
-def _all(config: ConfigDict, split: str, seed: int) -> np.ndarray:
+def _all(config: ConfigDict, split: str) -> np.ndarray:
+    config = config.copy_and_resolve_references()
     for name in ("mirror", "turns", "shifts", "warps"):
         if name in config.data.augment:
             config.data.augment[name] = type(config.data.augment[name])(0)
-    return np.asarray(data.to_array(data.open_collection(config.data, split, seed)))
+    return np.asarray(data.to_array(data.open_collection(config.data, split, config.seed)))

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from skimage.transform import iradon_sart
 
 import nid_jax as nid
-from nid_jax.demo import pictures
+from nid_jax.demo import live, pictures
 
 VIEWS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
@@ -24,7 +24,7 @@ class Tomography:
         """Pictures of the slice, its sinogram, the most probable slice, where it is unsure, and
         SART; and a line of both errors. noise: standard deviation, in % of the largest value."""
         truth = self.slices[int(number) - 1]
-        operator, finer = self._operator(VIEWS[int(views)])
+        operator, finer = self._operator(views)
         clean = np.asarray(operator.measure(finer @ truth.reshape(-1, 1)))
         deviation = noise / 100 * float(clean.max())
         drawn = np.random.default_rng(int(number)).standard_normal(clean.shape)
@@ -32,15 +32,15 @@ class Tomography:
         solver = nid.Gaussian(noise=max(deviation, 0.05))
         fit = self.dictionary.fit(sinogram[None], operator, solver=solver)
         picture = truth[..., 0]
-        columns = sinogram.reshape(VIEWS[int(views)], -1).T.astype(float)
-        angles = np.arange(VIEWS[int(views)]) * 180 / VIEWS[int(views)]
+        columns = sinogram.reshape(views, -1).T.astype(float)
+        angles = np.arange(views) * 180 / views
         sart = iradon_sart(columns, angles, clip=(0, 1))
         found = np.asarray(fit.render()[0, ..., 0])
         psnr = [pictures.decibels(one, picture) for one in (found, sart)]
         shape = pictures.fine(picture.shape)
         words = (
-            f"{VIEWS[int(views)]} views, {columns.shape[0]} detectors; dictionary "
-            f"{psnr[0]:.1f} dB, SART {psnr[1]:.1f} dB"
+            f"{views} views, {len(columns)} detectors; dictionary {psnr[0]:.1f} dB, "
+            f"SART {psnr[1]:.1f} dB"
         )
         rows = columns.T / max(columns.max(), 1e-6)
         rows = rows.repeat(max(picture.shape[0] // len(rows), 1), axis=0)
@@ -85,20 +85,10 @@ def tab(gr: Any, tomography: Tomography) -> None:
     """Draws the tab."""
     with gr.Row():
         number = gr.Slider(1, len(tomography.slices), 1, step=1, label="slice it has never seen")
-        views = gr.Slider(
-            0, len(VIEWS) - 1, 4, step=1, label="views: " + ", ".join(map(str, VIEWS))
-        )
+        views = gr.Radio(VIEWS, value=8, label="views")
         noise = gr.Slider(0, 10, 0, step=0.5, label="noise, % of the largest value")
     with gr.Row():
         labels = ("slice", "sinogram", "dictionary", "where it is unsure", "SART")
-        shown = [gr.Image(label=label, interactive=False, format="png") for label in labels]
-    line = gr.Textbox(label="", elem_id="tomography_line", interactive=False)
-    answer = pictures.answering(tomography.answer, len(shown))
-    for given in (number, views, noise):
-        given.change(
-            answer,
-            [number, views, noise],
-            [*shown, line],
-            show_progress="hidden",
-            trigger_mode="always_last",
-        )
+        shown = [live.picture(gr, label) for label in labels]
+    line = live.line(gr, "tomography")
+    live.follow(gr, tomography.answer, [number, views, noise], [*shown, line])

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 import nid_jax as nid
-from nid_jax.demo import pictures
+from nid_jax.demo import live, pictures
 
 SAMPLES = 160
 
@@ -47,11 +47,6 @@ def tab(gr: Any, zoom: Zoom) -> None:
         column = gr.Slider(-1, 1, 0, step=0.01, label="column")
     with gr.Row():
         labels = ("its pixels", "the continuous signal")
-        shown = [gr.Image(label=label, interactive=False, format="png") for label in labels]
-    line = gr.Textbox(label="", elem_id="zoom_line", interactive=False)
-    answer = pictures.answering(zoom.answer, len(shown))
-    given = [number, power, row, column]
-    for one in given:
-        one.change(
-            answer, given, [*shown, line], show_progress="hidden", trigger_mode="always_last"
-        )
+        shown = [live.picture(gr, label) for label in labels]
+    line = live.line(gr, "zoom")
+    live.follow(gr, zoom.answer, [number, power, row, column], [*shown, line])

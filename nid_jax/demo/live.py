@@ -1,0 +1,47 @@
+"""Answers that follow what a visitor moves: pictures, and one line below them."""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Answer = Callable[..., tuple[Any, ...]]
+EVENTS = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
+"""Of an answer that is drawn while a slider still moves."""
+
+
+def timed(answer: Answer, pictures: int) -> Answer:
+    """`answer` with a last line beside its pictures: how long it took, or what was wrong."""
+
+    @functools.wraps(answer)
+    def answered(*values: Any) -> tuple[Any, ...]:
+        start = time.perf_counter()
+        try:
+            *found, words = answer(*values)
+        except (ValueError, OSError) as error:
+            return (*[None] * pictures, "error: " + " ".join(str(error).split()))
+        milliseconds = 1e3 * (time.perf_counter() - start)
+        return (*found, f"{words}; {milliseconds:.0f} ms")
+
+    return answered
+
+
+def picture(gr: Any, label: str) -> Any:
+    """Where a picture is drawn."""
+    return gr.Image(label=label, interactive=False, format="png", buttons=[])
+
+
+def line(gr: Any, name: str) -> Any:
+    """Where the last line stands."""
+    return gr.Textbox(show_label=False, container=False, elem_id=f"{name}_line", interactive=False)
+
+
+def follow(gr: Any, answer: Answer, given: Sequence[Any], shown: Sequence[Any]) -> None:
+    """Draws what `answer` says of what is given: once when the page opens, then on any change.
+
+    shown: the pictures, and the line.
+    """
+    answered = timed(answer, len(shown) - 1)
+    # Compiles, so that nobody waits for that before the page.
+    answered(*(one.value if isinstance(one, gr.Slider | gr.Radio) else None for one in given))
+    gr.on(None, answered, list(given), list(shown), **EVENTS)

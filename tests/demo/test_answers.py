@@ -1,0 +1,146 @@
+"""What the demonstration answers: of the faces that come with the package, and tiny others."""
+
+import numpy as np
+import pytest
+
+import nid_jax as nid
+from nid_jax.demo import codes, faces, live, pictures, shapes, signals, tomography, zoom
+from nid_jax.fields.coordinates import grid
+
+COUNT = 3
+
+
+@pytest.fixture(scope="module")
+def known():
+    return nid.load("faces")
+
+
+@pytest.fixture(scope="module")
+def unseen(known):
+    return signals.unseen(known, COUNT)
+
+
+def test_unseen_faces_are_not_among_those_learned_from(known, unseen):
+    learned = signals.learned_from(known)
+    assert unseen.shape == (COUNT, 25, 25, 1)
+    assert learned.shape == (80, 25, 25, 1)
+    distance = np.abs(learned[None] - unseen[:, None]).max((2, 3, 4))
+    assert distance.min() > 0.1
+
+
+def test_a_face_is_completed(known, unseen):
+    tab = faces.Faces(known, unseen)
+    seen, found, unsure, peer, words = tab.of_canvas(1, 50, None, None)
+    assert seen.shape == peer.shape == unsure.shape == (300, 300, 3)
+    assert found.shape == (100 * 3, 100 * 3, 3)
+    assert 40 < int(words.split("%")[0]) < 60
+    decibels = float(words.split("dictionary ")[1].split(" dB")[0])
+    assert decibels > 20
+    # What is not seen is blue, and nothing else is.
+    blue = (seen[::12, ::12] == (38, 70, 140)).all(-1)
+    assert 0.4 < blue.mean() < 0.6
+
+
+def test_what_is_brushed_over_is_missing():
+    layer = np.zeros((100, 100, 4), np.uint8)
+    layer[40:60, 20:61, 3] = 255
+    covered = faces.brushed({"layers": [layer]}, (25, 25))
+    wanted = np.zeros((25, 25), bool)
+    wanted[10:15, 5:15] = True
+    np.testing.assert_array_equal(covered, wanted)
+    assert not faces.brushed(None, (25, 25)).any()
+    assert not faces.brushed({"layers": []}, (25, 25)).any()
+
+
+def test_nothing_seen_is_one_line(known, unseen):
+    tab = faces.Faces(known, unseen)
+    layer = np.full((50, 50, 4), 255, np.uint8)
+    *drawn, words = live.timed(tab.of_canvas, 4)(1, 50, {"layers": [layer]}, None)
+    assert drawn == [None] * 4
+    assert words == "error: nothing of the face is seen: brush less"
+
+
+def test_a_file_that_is_no_picture_is_one_line(known, unseen, tmp_path):
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"no picture")
+    tab = faces.Faces(known, unseen)
+    *drawn, words = live.timed(tab.of_canvas, 4)(1, 50, None, str(path))
+    assert drawn == [None] * 4
+    assert words.startswith("error: ")
+    assert "broken.png" in words
+    assert "\n" not in words
+
+
+def test_an_array_of_ones_own_is_taken(tmp_path):
+    values = np.random.default_rng(0).random((25, 25), np.float32)
+    np.save(tmp_path / "own.npy", values)
+    found = signals.own(str(tmp_path / "own.npy"), (25, 25))
+    np.testing.assert_allclose(found[..., 0], values)
+    with pytest.raises(ValueError, match=r"own\.npy.*\(24, 24\)"):
+        signals.own(str(tmp_path / "own.npy"), (24, 24))
+
+
+def test_a_code_at_the_mean_and_away_from_it(known):
+    tab = codes.Codes(known, signals.learned_from(known)[:8])
+    drawn, *near, words = tab.answer(*[0.0] * codes.NUMBERS)
+    moved, *_ = tab.answer(2.0, *[0.0] * (codes.NUMBERS - 1))
+    assert len(near) == codes.NEAREST
+    assert np.abs(drawn.astype(int) - moved).max() > 20
+    distances = [float(part.split(" at ")[1]) for part in words.split(": ")[1].split(", ")]
+    assert distances == sorted(distances)
+
+
+def test_a_window_is_of_the_pixels_and_of_the_signal(known, unseen):
+    tab = zoom.Zoom(known, unseen)
+    pixels, drawn, words = tab.answer(1, 3.0, 0.0, 0.9)
+    assert pixels.shape == drawn.shape == (320, 320, 3)
+    assert words.startswith("8 times")
+    # An eighth of each axis's 24 steps: at most five pixels a side.
+    assert len(np.unique(pixels)) <= 25
+    assert len(np.unique(drawn)) > 25
+
+
+@pytest.fixture(scope="module")
+def waves():
+    """Eight smooth slices of 12x12, and a dictionary of them."""
+    draw = np.random.default_rng(0)
+    row, column = np.moveaxis(np.asarray(grid((12, 12))).reshape(12, 12, 2), -1, 0)
+    shifts = draw.uniform(0.5, 2, (8, 2, 1, 1))
+    made = 0.5 + 0.4 * np.cos(shifts[:, 0] * row) * np.sin(shifts[:, 1] * column)
+    made = (made * (row**2 + column**2 < 0.9)).astype(np.float32)[..., None]
+    return nid.learn(made, num_experts=8), made
+
+
+@pytest.mark.slow
+def test_a_slice_from_few_views(waves):
+    tab = tomography.Tomography(*waves)
+    *drawn, words = tab.answer(1, 6, 0.0)
+    assert len(drawn) == 5
+    assert drawn[0].shape == (312, 312, 3)
+    assert words.startswith("6 views, 12 detectors")
+    found, sart = (float(part.split()[1]) for part in words.split("; ")[1].split(", "))
+    assert found > sart
+    noisy = tab.answer(1, 6, 10.0)
+    assert np.abs(noisy[1].astype(int) - drawn[1]).max() > 0
+
+
+@pytest.mark.slow
+def test_a_ball_has_a_surface():
+    points = np.asarray(grid((10, 10, 10))).reshape(10, 10, 10, 3)
+    radii = np.linspace(0.4, 0.7, 6)
+    grids = np.stack([np.linalg.norm(points, axis=-1) - radius for radius in radii])[..., None]
+    dictionary = nid.learn(grids.astype(np.float32), num_experts=6)
+    tab = shapes.Shapes(dictionary, grids.astype(np.float32))
+    path, words = tab.answer(1, 6, 300, 0.5)
+    import trimesh
+
+    mesh = trimesh.load(path, force="mesh")
+    assert words.startswith("300 of 1000 samples")
+    np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), 0.55, atol=0.05)
+
+
+def test_pixels_stay_squares():
+    drawn = pictures.gray(np.array([[0.0, 1.0]]), np.array([[True, False]]))
+    assert drawn.shape == (160, 320, 3)
+    assert (drawn[:, :160] == (38, 70, 140)).all()
+    assert (drawn[:, 160:] == 255).all()
