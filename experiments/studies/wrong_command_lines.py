@@ -105,6 +105,7 @@ RIGHT = (
     ("data.size", "tuple number", "one number stands for every axis"),
     ("dictionary.embedding.counts", "tuple reversed", "functions along each axis"),
     ("data.crop", "str empty", "none"),
+    ("fit.name", "str word", "any name"),
     ("data.root", "str empty", "of a source without files"),
     ("data.layout", "str empty", "guesses"),
     ("data.kspace*", "str empty", "guesses"),
