@@ -107,4 +107,7 @@ def tab(gr: Any, faces: Faces) -> None:
 
     for event in (number.change, file.change):
         event(newly_shown, [number, file], canvas, **live.EVENTS)
-    live.follow(gr, faces.of_canvas, [number, share, canvas, file], [*shown, line])
+    given = [number, share, canvas, file]
+    live.follow(gr, faces.of_canvas, given, [*shown, line])
+    # A stroke is an input of the canvas, and no change of it.
+    canvas.input(live.timed(faces.of_canvas, len(shown)), given, [*shown, line], **live.EVENTS)
