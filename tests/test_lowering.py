@@ -26,7 +26,6 @@ FLOAT64_ON_TPU = {"heads by expectation maximisation"}
 QUICK = (
     "training step: varpro, independent",
     "fit: gaussian, normal equations",
-    "derivative of a fit: omp",
     "render, sparse codes",
 )
 
