@@ -201,7 +201,7 @@ def _handle() -> dict[int, Any]:
 
 
 def _ignore() -> None:
-    """All is done, and Python takes its handlers away: a signal would end it with another status."""
+    """All is done, and Python takes its handlers away: a signal would change the exit status."""
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
 
