@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nid_jax.coding import operators
-from nid_jax.fitting import pixels
+from nid_jax.baselines import pixels
 
 
 def phantom(side):
