@@ -85,6 +85,18 @@ def _root(covariance):
     return axes * np.sqrt(np.maximum(variances, 0))
 
 
+def middle(
+    known: GaussianPrior, experts: int
+) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " C"]] | None:
+    """The mean code and bias of the training signals; None where the prior does not know the bias.
+
+    experts: E, of a dictionary that may be the first atoms of the prior's own.
+    """
+    if known.level is None:
+        return None
+    return np.asarray(known.mean)[:experts], np.asarray(known.level.mean)
+
+
 def drawn(
     known: GaussianPrior, count: int, seed: int = 0
 ) -> tuple[Float[Array | np.ndarray, "S E"], Float[Array | np.ndarray, "S C"]]:
