@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from nid_jax.reporting import charts, embedding, movies
+from nid_jax.reporting import charts, comparison, downloads, embedding, movies, panels
 from nid_jax.reporting.panels import Score, scores_of
 from nid_jax.reporting.reading import number, read_json, within
 from nid_jax.reporting.tables import counted
@@ -64,7 +64,13 @@ def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[
         "scores": scores,
         "facts": facts,
         "explained": [(s.label, s.about) for s in scores if s.about and _shown(metrics, s.key)],
-        "message": metrics.get("message") if isinstance(metrics.get("message"), str) else "",
+        "measured": text(metrics.get("measured")),
+        "solved": text(metrics.get("solved")),
+        "message": text(metrics.get("message")),
+        "beside": comparison.section(metrics, scores),
+        "extremes": _extremes(metrics, scores, folder, page),
+        "files": downloads.of_fit(folder, page),
+        "left_out": _left_out(metrics, folder),
         "charts": _charts(metrics),
         "assumed": texts(metrics.get("assumed")),
         "config": config if isinstance(config, dict) else None,
@@ -82,9 +88,44 @@ def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[
     return found
 
 
+def text(value: Any) -> str:
+    """The text; '' where it is none."""
+    return value if isinstance(value, str) else ""
+
+
 def texts(value: Any) -> list[str]:
     """The texts of a list; none where it is no list."""
     return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+
+
+def _extremes(metrics, scores, folder, page):
+    """The lowest and highest signals, each with a link to what was made of it where that lies."""
+    names = names_of(metrics)
+    found = comparison.extremes(metrics, scores, names)
+    if found is None:
+        return None
+    rows = []
+    for words, signals in found["rows"]:
+        linked = []
+        for index, name, value in signals:
+            stem = folder / artefacts.RECONSTRUCTIONS / file_name(index, name)
+            paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".npy")]
+            address = next((downloads.link(p, page) for p in paths if p.is_file()), "")
+            linked.append((name, value, address))
+        rows.append((words, linked))
+    return found | {"rows": rows}
+
+
+def _left_out(metrics, folder):
+    """What of the signals is not pictured on the page, in a sentence; '' for nothing."""
+    count = number(metrics.get("signals"))
+    shown = panels.COLUMNS
+    if count is None or count <= shown or not (folder / artefacts.COMPARISON).is_file():
+        return ""
+    return (
+        f"The sheet shows the first {shown} of {count:.0f} signals; what was made of the others "
+        f"lies in {artefacts.RECONSTRUCTIONS}/."
+    )
 
 
 def _shown(metrics, key):
@@ -212,8 +253,13 @@ def _frames(metrics):
 
 
 def _names(folder):
-    """Names of the signals of a fit, in order."""
-    layout = read_json(folder / artefacts.METRICS)[0].get("layout")
+    """Names of the signals of the fit in a folder, in order."""
+    return names_of(read_json(folder / artefacts.METRICS)[0])
+
+
+def names_of(metrics: Mapping[str, Any]) -> list[str]:
+    """Names of the signals of a fit, in order; none where they are not known."""
+    layout = metrics.get("layout")
     names = layout.get("names") if isinstance(layout, dict) else None
     return [str(name) for name in names] if isinstance(names, list) else []
 

@@ -33,11 +33,11 @@ _NEAREST = "The value of the nearest point that was given. Nothing was learned."
 # Covariances between points given and wanted, of all signals together: some seconds of one core.
 _WORK = 3 * 10**8
 SCORES = (
-    Score("psnr", "PSNR held out", "dB of the range"),
-    Score("rmse", "RMSE held out", "own units"),
-    Score("r2", "R^2 held out"),
-    Score("psnr_field", "PSNR everywhere", "dB of the range"),
-    Score("rmse_field", "RMSE everywhere", "own units"),
+    Score("psnr", "PSNR held out", "dB of the range", better="high"),
+    Score("rmse", "RMSE held out", "own units", better="low"),
+    Score("r2", "R^2 held out", better="high"),
+    Score("psnr_field", "PSNR everywhere", "dB of the range", better="high"),
+    Score("rmse_field", "RMSE everywhere", "own units", better="low"),
     Score("relative_residual", "Residual", "%"),
     Score("values", "Values"),
 )

@@ -16,7 +16,7 @@ from nid_jax.tasks.task import Baseline, Beside, Extras, Measured, Task
 
 SCORES = (
     *showing.SCORES,
-    Score("psnr_hole", "PSNR in the hole", "dB", "That of the hidden pixels alone."),
+    Score("psnr_hole", "PSNR in the hole", "dB", "That of the hidden pixels alone.", better="high"),
     Score("psnr_corrupted", "PSNR as given", "dB", "That of the corrupted pictures themselves."),
     Score("hidden_share", "Hidden", "%", "Of all pixels of all pictures."),
 )

@@ -20,17 +20,45 @@ from nid_jax.training import losses
 SEEN = ("grid", "view", "cloud")
 UPS = ("auto", "x", "y", "z")
 SCORES = (
-    Score("iou", "IoU", about="Volume inside both over volume inside either; 1 where equal."),
-    Score("chamfer", "Chamfer", "of cube -1..1", "Mean distance from each surface to the other."),
-    Score("hausdorff", "Hausdorff", "of cube -1..1", "The largest distance between surfaces."),
-    Score("normal_consistency", "Normals", about="Mean cosine between normals of both surfaces."),
+    Score(
+        "iou",
+        "IoU",
+        about="Volume inside both over volume inside either; 1 where equal.",
+        better="high",
+    ),
+    Score(
+        "chamfer",
+        "Chamfer",
+        "of cube -1..1",
+        "Mean distance from each surface to the other.",
+        better="low",
+    ),
+    Score(
+        "hausdorff",
+        "Hausdorff",
+        "of cube -1..1",
+        "The largest distance between surfaces.",
+        better="low",
+    ),
+    Score(
+        "normal_consistency",
+        "Normals",
+        about="Mean cosine between normals of both surfaces.",
+        better="high",
+    ),
     Score(
         "fscore",
         "F-score",
         "of cube -1..1",
         "Of both surfaces, the share so near the other (harmonic mean).",
+        better="high",
     ),
-    Score("sdf_error", "Distance error", about="Mean error of the signed distance on the grid."),
+    Score(
+        "sdf_error",
+        "Distance error",
+        about="Mean error of the signed distance on the grid.",
+        better="low",
+    ),
     Score("relative_residual", "Misfit", "%", MISFIT),
 )
 """Lengths in units of the cube [-1, 1]^3."""

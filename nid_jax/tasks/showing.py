@@ -27,9 +27,20 @@ SCORES = (
         "PSNR",
         "dB",
         "Peak signal to noise against the truth: 10 dB more, a tenth the squared error.",
+        better="high",
     ),
-    Score("ssim", "SSIM", about="Structural similarity to the truth, 1 where they are equal."),
-    Score("lpips", "LPIPS", about="Perceptual distance from the truth, 0 where they are equal."),
+    Score(
+        "ssim",
+        "SSIM",
+        about="Structural similarity to the truth, 1 where they are equal.",
+        better="high",
+    ),
+    Score(
+        "lpips",
+        "LPIPS",
+        about="Perceptual distance from the truth, 0 where they are equal.",
+        better="low",
+    ),
     Score("relative_residual", "Misfit", "%", about=MISFIT),
 )
 """Of pictures."""

@@ -32,9 +32,11 @@ SCORES = (
         about="Pixels further than this from the background are moving; white is 1.",
     ),
     Score("moving_share", "Moving", "%", "Of all pixels of all frames, those in the mask."),
-    Score("precision", "Precision", about="Of the mask, the share that truly moves."),
-    Score("recall", "Recall", about="Of what truly moves, the share in the mask."),
-    Score("f_measure", "F-measure", about="Harmonic mean of precision and recall."),
+    Score(
+        "precision", "Precision", about="Of the mask, the share that truly moves.", better="high"
+    ),
+    Score("recall", "Recall", about="Of what truly moves, the share in the mask.", better="high"),
+    Score("f_measure", "F-measure", about="Harmonic mean of precision and recall.", better="high"),
     *showing.SCORES,
 )
 # Frames of the sheet, spread over the video.
