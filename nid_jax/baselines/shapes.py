@@ -19,6 +19,8 @@ def interpolated(
 
     Of more samples than `MOST` so many are drawn.
     """
+    # Arrays of JAX cannot be written, which scipy wants of its own.
+    points, values, wanted = (np.array(one, float) for one in (points, values, wanted))
     if len(points) > MOST:
         chosen = np.random.default_rng(seed).permutation(len(points))[:MOST]
         points, values = points[chosen], values[chosen]
@@ -26,7 +28,7 @@ def interpolated(
     if len(points) > points.shape[1] + 1:
         found = LinearNDInterpolator(points, values)(wanted)
     outside = np.isnan(found)
-    found[outside] = np.asarray(values)[KDTree(points).query(wanted[outside])[1]]
+    found[outside] = values[KDTree(points).query(wanted[outside])[1]]
     return found
 
 

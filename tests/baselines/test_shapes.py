@@ -12,6 +12,8 @@ def drawn(count, seed=0):
 def test_planes_between_samples_are_exact_and_beyond_them_the_nearest_counts(monkeypatch):
     points, slope = drawn(60), np.array([0.3, -0.2, 0.5])
     inside = 0.3 * drawn(20, 1)
+    for one in (points, inside):
+        one.flags.writeable = False  # as those of JAX are
     found = shapes.interpolated(points, points @ slope, inside)
     np.testing.assert_allclose(found, inside @ slope, atol=1e-12)
     far = 50 * np.eye(3)
