@@ -108,12 +108,14 @@ def solved(fit: Fit, config: ConfigDict) -> str:
 
 
 def line(metrics: Mapping[str, Any]) -> str:
-    """The first score of every row, in one line for the terminal; '' without baselines."""
+    """The first score of which one way is better, in one line for the terminal; '' without."""
     entry = metrics.get("beside")
     scores = panels.scores_of(metrics)
     if not entry or not scores:
         return ""
-    shared = [s for s in scores if all(s.key in row["scores"] for row in entry["rows"])]
+    shared = [
+        s for s in scores if s.better and all(s.key in row["scores"] for row in entry["rows"])
+    ]
     if not shared:
         return ""
     score = shared[0]

@@ -26,8 +26,8 @@ def section(metrics: Mapping[str, Any], scores: Sequence[Score]) -> dict[str, An
     rows = (
         [_row(one) for one in given if isinstance(one, Mapping)] if isinstance(given, list) else []
     )
-    columns = [s for s in scores if sum(s.key in row["values"] for row in rows) > 1]
-    if len(rows) < 2 or not columns:
+    columns = _columns(scores, rows) if len(rows) > 1 else []
+    if not columns:
         return None
     for row in rows:
         row["cells"] = [_cell(score, row["values"].get(score.key)) for score in columns]
@@ -45,6 +45,16 @@ def section(metrics: Mapping[str, Any], scores: Sequence[Score]) -> dict[str, An
         "leading": leading,
         "chart": None if leading is None else _chart(leading, rows),
     }
+
+
+def _columns(scores, rows):
+    """Scores that the fit and a baseline have: those of which one way is better, all if none is."""
+    known = [
+        score
+        for score in scores
+        if score.key in rows[0]["values"] and any(score.key in row["values"] for row in rows[1:])
+    ]
+    return [score for score in known if score.better] or known
 
 
 def _row(entry):

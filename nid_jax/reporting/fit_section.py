@@ -51,7 +51,9 @@ def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[
     page: the folder of the page; pictured: False leaves out pictures, movies and meshes.
     """
     metrics, note = read_json(folder / artefacts.METRICS)
-    scores = [*scores_of(metrics), *COMMON]
+    own = scores_of(metrics)
+    # A task may have a score by the name of what every fit has.
+    scores = [*own, *(score for score in COMMON if score.key not in {one.key for one in own})]
     facts = [(s.header, s.text(metrics[s.key])) for s in scores if _shown(metrics, s.key)]
     config, units = metrics.get("config"), within(metrics, "layout", "surface", "units")
     if units:

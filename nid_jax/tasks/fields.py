@@ -193,8 +193,10 @@ def told(collection: Any, seen: Measured, count: int) -> str:
     frame = collection.frame
     numbers = [len(collection.points(index)) for index in range(count)]
     held = [len(held_out(collection, seen, index)[1]) for index in range(count)]
-    what = ", ".join(channel.label for channel in frame.channels)
-    where = ", ".join(axis.label for axis in frame.axes)
+    what, where = (
+        ", ".join(f"{one.name} in {one.unit}" if one.unit else one.name for one in scales)
+        for scales in (frame.channels, frame.axes)
+    )
     words = f"{count} signals: {what}, at {_range(numbers)} points of each ({where})"
     if not sum(held):
         return f"{words}, all of which the fit was given."

@@ -103,7 +103,7 @@ def test_too_many_holes_leave_fewer_pictures(pictures, monkeypatch):
 
 
 def test_other_measurements_have_what_is_given_or_descent(pictures):
-    operator = operators.downsample(SHAPE, 1)
+    operator = operators.blur(SHAPE)
     values = np.asarray(operator.measure(pictures.reshape(3, 30, 1).astype(np.float32)))
     seen = measured(operator, values)
     found = comparing.of_pixels(first(pictures), seen, Fit(), None, None)
