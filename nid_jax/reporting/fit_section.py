@@ -280,7 +280,9 @@ def _charts(metrics: Mapping[str, Any]) -> list[str]:
         points = sorted((step, value) for step, value in pairs if None not in (step, value))
         if points:
             xs, ys = zip(*points, strict=True)
-            drawn.append(charts.curves_svg({"psnr": (xs, ys)}, title="PSNR over steps", y="dB"))
+            drawn.append(
+                charts.curves_svg({"psnr": (xs, ys)}, title="PSNR over steps", y="PSNR, dB")
+            )
     for score in scores_of(metrics):
         per_signal = metrics.get(f"{score.key}_per_signal")
         values = [number(v) for v in per_signal] if isinstance(per_signal, list) else []
@@ -294,7 +296,8 @@ def _charts(metrics: Mapping[str, Any]) -> list[str]:
 def _distribution(score, values):
     low, middle, high = (score.text(float(v)) for v in np.quantile(values, [0.0, 0.5, 1.0]))
     scaled = 100 * values if score.unit == "%" else values
-    x = f"{score.unit} (lowest {low}, median {middle}, highest {high})".strip()
+    unit = f"{score.label}, %" if score.unit == "%" else score.header
+    x = f"{unit} (lowest {low}, median {middle}, highest {high})"
     bins = min(20, max(5, len(values) // 3))
     title = f"{score.label} of {len(values)} signals"
     return charts.histogram_svg(list(scaled), title=title, x=x, y="signals", bins=bins)

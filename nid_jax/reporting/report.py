@@ -69,6 +69,7 @@ def write_report(workdir: str | Path) -> Path:
         columns=_columns(fits),
         training=_training(workdir / "metrics.jsonl"),
         fits=fits,
+        source="." if (workdir / "checkpoints").is_dir() else "DICTIONARY",
         dictionary=_dictionary(workdir),
         samples=_samples(workdir),
         timings=[_worded(*fact) for fact in _flat(summary)],
@@ -225,8 +226,8 @@ def _training(path: Path) -> dict[str, Any] | None:
     losses = {name: c for name, c in curves.items() if name == "loss" or name.endswith("_loss")}
     psnrs = {name: c for name, c in curves.items() if "psnr" in name.lower()}
     others = {n: c for n, c in curves.items() if n not in losses and n not in psnrs}
-    drawn = [charts.curves_svg(losses, title="Loss", log=True)] if losses else []
-    drawn += [charts.curves_svg(psnrs, title="PSNR", y="dB")] if psnrs else []
+    drawn = [charts.curves_svg(losses, title="Loss", y="loss", log=True)] if losses else []
+    drawn += [charts.curves_svg(psnrs, title="PSNR", y="PSNR, dB")] if psnrs else []
     more = [
         charts.curves_svg({name: curve}, title=name, size=(400, 220))
         for name, curve in sorted(others.items())
@@ -281,7 +282,8 @@ def _usage(values: list[float], importance: Any) -> tuple[list[tuple[str, str]],
     if isinstance(importance, list) and importance and None not in map(number, importance):
         size = np.sort(np.abs(np.asarray(importance, float)))[::-1]
         x = "experts, most important first"
-        drawn.append(charts.bars_svg(size, title="Mean magnitude of the codes", x=x))
+        title = "Mean magnitude of the codes"
+        drawn.append(charts.bars_svg(size, title=title, x=x, y="|number of a code|"))
     return facts, drawn
 
 

@@ -53,8 +53,9 @@ def measured(
     if seen.whole or (seen.way is None and _sampled(seen)):
         return f"{opening}, of which {_number(numbers, total)} were measured. {noise}".strip()
     what = how or _words(seen)
-    found = f"{opening}. Of each were measured: {what}; {_number(numbers, total)} numbers"
-    return f"{found} for {total} {samples}. {noise}".strip()
+    number, share = _number(numbers, total).split(" ", 1)
+    found = f"{opening}. Of each were measured: {what}; {number} numbers for {total} {samples}"
+    return f"{found} {share}. {noise}".strip()
 
 
 def _number(numbers, total):

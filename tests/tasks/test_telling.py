@@ -45,9 +45,9 @@ def test_operators_say_what_they_measure_and_how_many_numbers():
     words = told(operators.parallel_beam((8, 8), 4), (8, 8), noise="No noise was added.")
     assert words == (
         "3 signals of 8 x 8 pixels. Of each were measured: line integrals along parallel rays; "
-        "32 (50%) numbers for 64 pixels. No noise was added."
+        "32 numbers for 64 pixels (50%). No noise was added."
     )
-    assert "means over the areas of coarser pixels; 16 (25%)" in told(
+    assert "means over the areas of coarser pixels; 16 numbers for 64 pixels (25%)." in told(
         operators.downsample((8, 8), 2), (8, 8)
     )
 
