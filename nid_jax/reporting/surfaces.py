@@ -48,7 +48,8 @@ def surface_metrics(meshes, truths, config_mesh):
 def meshes_of_volumes(volumes: Float[np.ndarray, "S N N N 1"]) -> list[trimesh.Trimesh]:
     """Zero levels of distances that are given on the grid of the cube, between its samples."""
     found = []
-    for volume in volumes[..., 0]:
+    for one in volumes[..., 0]:
+        volume = np.array(one, np.float32)  # Its own: one for all, and JAX's, cannot be written.
         mesh = trimesh.Trimesh()
         if volume.min() < 0 < volume.max():
             vertices, faces, *_ = marching_cubes(volume, 0.0, gradient_direction="ascent")
