@@ -52,7 +52,7 @@ def meshes_of_volumes(volumes: Float[np.ndarray, "S N N N 1"]) -> list[trimesh.T
         volume = np.array(one, np.float32)  # Its own: one for all, and JAX's, cannot be written.
         mesh = trimesh.Trimesh()
         if volume.min() < 0 < volume.max():
-            vertices, faces, *_ = marching_cubes(volume, 0.0, gradient_direction="ascent")
+            vertices, faces, *_ = marching_cubes(volume, 0.0)
             vertices = 2 * vertices / (np.array(volume.shape) - 1) - 1
             mesh = trimesh.Trimesh(vertices, faces, process=False)
         found.append(mesh)

@@ -255,8 +255,10 @@ def algebraic(collection: Any, config: ConfigDict) -> Callable | None:
 
         def make():
             sinograms = np.moveaxis(given.values, -1, 1).reshape(-1, views, detectors)
-            found = [tomography.placed_sart(one, degrees, given.shape, *place) for one in sinograms]
-            found = np.moveaxis(np.reshape(found, (len(given.values), -1, *given.shape)), 1, -1)
+            slices = [
+                tomography.placed_sart(one, degrees, given.shape, *place) for one in sinograms
+            ]
+            found = np.moveaxis(np.reshape(slices, (len(given.values), -1, *given.shape)), 1, -1)
             return found, scored(found)
 
         return Baseline("SART", f"{_SART} {tomography.passes(views)} times.", make)

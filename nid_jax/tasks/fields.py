@@ -218,7 +218,8 @@ def beside(collection: Any, seen: Measured, fit: Fit, prior: Any, most: int) -> 
 
     def every(one):
         """Makes fields by a function of (points given, values, points wanted)."""
-        fields, predicted = [], []
+        assert seen.values is not None
+        rendered, predicted = [], []
         for index in range(count):
             places, wanted = collection.points(index), held_out(collection, seen, index)[0]
             known = np.ones(len(places), bool)
@@ -226,8 +227,8 @@ def beside(collection: Any, seen: Measured, fit: Fit, prior: Any, most: int) -> 
                 known = seen.weights(index) > 0
             found = one(places[known], seen.values(index)[known], np.vstack([wanted, points]))
             predicted.append(found[: len(wanted)])
-            fields.append(found[len(wanted) :].reshape(*seen.grid_shape, -1))
-        fields = np.stack(fields)
+            rendered.append(found[len(wanted) :].reshape(*seen.grid_shape, -1))
+        fields = np.stack(rendered)
         return collection.frame.values(fields), scored(collection, seen, predicted, fields)
 
     found = [

@@ -150,7 +150,7 @@ def _as_given(pictures, some):
     """The damaged pictures themselves."""
 
     def make():
-        found = [np.clip(pictures[index], 0, 1) for index in range(len(some.pieces))]
+        found: Any = [np.clip(pictures[index], 0, 1) for index in range(len(some.pieces))]
         found = found if isinstance(some.truth, list) else np.stack(found)
         return found, some.scored(found)
 

@@ -301,6 +301,7 @@ def told(collection: Any, seen: Measured, count: int, config: ConfigDict) -> str
     """What was measured: samples of the signed distance, or points and normals."""
     del collection
     if seen.values is None:
+        assert seen.cloud is not None
         points = [len(seen.cloud(index)) for index in range(min(count, telling.COUNTED))]
         least, most = min(points), max(points)
         number = str(most) if least == most else f"{least} to {most}"

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nid_jax.baselines import shapes
-from nid_jax.coding.drawing import middle
+from nid_jax.coding.drawing import kept
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.fields.coordinates import grid
 from nid_jax.fitting.fit import Fit
@@ -46,9 +46,13 @@ class Shapes:
         shape, seen = self.measured.grid_shape, self.measured
         some = comparing.First([1] * self.count, None, self.scored)
         found = comparing.mean(some, self.fit, self.prior, shape, "shape")
-        if self._known() is not None:
-            number = min(_CODES, len(self.prior.codes))
-            found.append(Baseline("nearest training shape", _NEAREST.format(number), self.nearest))
+        experts = self.fit.dictionary.num_experts
+        known = None if self.prior is None else kept(self.prior, experts, _CODES)
+        if known is not None:
+            codes, bias = known
+            others = Fit.of_codes(self.fit.dictionary, codes, bias, self.fit.grid_shape)
+            about = _NEAREST.format(len(codes))
+            found.append(Baseline("nearest training shape", about, lambda: self._nearest(others)))
         if seen.values is None and seen.cloud is not None:
             found.append(Baseline("tangent planes", _PLANES, lambda: self.every(self._by_planes)))
         elif seen.values is not None and not seen.whole:
@@ -63,40 +67,31 @@ class Shapes:
         return found, self.scored(found)
 
     def _by_planes(self, index, points):
-        return self.truncation(shapes.by_planes(self.measured.cloud(index), points))
+        return self.truncation(shapes.by_planes(self._cloud(index), points))
 
     def _between(self, index, points):
         places, values, weights = self._samples(index)
         return shapes.interpolated(places[weights > 0], values[weights > 0], points)
 
+    def _cloud(self, index):
+        assert self.measured.cloud is not None
+        return self.measured.cloud(index)
+
     def _samples(self, index):
         """Points, distances and weights of a shape's samples."""
         seen = self.measured
+        assert seen.values is not None
         places, values = np.asarray(seen.operator.points), seen.values(index)[:, 0]
         weights = np.ones(len(values)) if seen.weights is None else seen.weights(index)
         return places, values, weights
 
-    def _known(self):
-        """Codes and biases of some training shapes; None where they were not kept."""
-        found = None if self.prior is None else middle(self.prior, self.fit.dictionary.num_experts)
-        if found is None or self.prior.codes is None:
-            return None
-        codes = np.asarray(self.prior.codes)
-        chosen = np.unique(np.linspace(0, len(codes) - 1, _CODES).round().astype(int))
-        codes = codes[chosen, : len(found[0])]
-        level = self.prior.level
-        slope = np.asarray(level.slope)[: codes.shape[1]]
-        return codes, found[1] + (codes - found[0]) @ slope
-
-    def nearest(self) -> tuple[Any, Mapping[str, Any]]:
-        """The training shape of least misfit, for every one."""
-        fit = self.fit
-        known = Fit.of_codes(fit.dictionary, *self._known(), fit.grid_shape)
+    def _nearest(self, known):
+        """Of fits of training shapes that of least misfit, for every one."""
         draw, chosen = np.random.default_rng(0), []
-        rendered = None
+        rendered = some = None
         for index in range(self.count):
             if self.measured.values is None:
-                places = self.measured.cloud(index)[:, :3]
+                places = self._cloud(index)[:, :3]
                 some = draw.permutation(len(places))[:_POINTS]
                 left = np.abs(np.asarray(known.at(places[some]))[..., 0]).mean(1)
             else:

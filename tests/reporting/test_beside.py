@@ -62,17 +62,26 @@ def test_the_table_has_means_ranges_and_on_how_many_signals_a_fit_is_better():
     metrics, _ = compared(3, 5)
     scores = panels.scores_of(metrics)
     found = comparison.section(metrics, scores)
-    assert [score.key for score in found["columns"]] == ["psnr", "left"]
+    assert [score.key for score in found["columns"]] == ["psnr"]
     assert found["leading"].key == "psnr"
     own, mean, sart = found["rows"]
     assert (own["cells"][0]["text"], own["cells"][0]["range"]) == ("26", "25 to 27")
     assert [row["cells"][0]["best"] for row in found["rows"]] == [True, False, False]
-    assert not any(row["cells"][1]["best"] for row in found["rows"])  # neither way is better
-    assert own["cells"][1]["text"] == "50%"
-    assert mean["cells"][1]["text"] == "–"
     assert (own["wins"], mean["wins"], sart["wins"]) == ("", "3 of 3", "3 of 3")
     assert found["chart"].count("<circle") == 9
     assert "PSNR, dB; further right is better" in found["chart"]
+
+
+def test_without_a_score_that_is_better_one_way_all_shared_ones_are_shown():
+    metrics, _ = compared(3, 5)
+    for row in metrics["beside"]["rows"]:
+        row["scores"].pop("psnr")
+    found = comparison.section(metrics, panels.scores_of(metrics))
+    assert [score.key for score in found["columns"]] == ["left"]
+    assert [row["cells"][0]["text"] for row in found["rows"]] == ["50%", "–", "25%"]
+    assert not any(row["cells"][0]["best"] for row in found["rows"])
+    assert (found["leading"], found["chart"]) == (None, None)
+    assert beside.line(metrics) == ""
 
 
 def test_the_terminal_has_one_line_of_it():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nid_jax.baselines import images
-from nid_jax.coding import operators
+from nid_jax.coding import grid_operator, operators
 from nid_jax.tasks import comparing
 from nid_jax.tasks.task import Measured
 
@@ -104,7 +104,8 @@ def test_too_many_holes_leave_fewer_pictures(pictures, monkeypatch):
 
 def test_other_measurements_have_what_is_given_or_descent(pictures):
     operator = operators.blur(SHAPE)
-    values = np.asarray(operator.measure(pictures.reshape(3, 30, 1).astype(np.float32)))
+    on_grid = grid_operator.on_grid(operator, SHAPE)
+    values = np.asarray(on_grid.measure(pictures.reshape(3, 30, 1).astype(np.float32)))
     seen = measured(operator, values)
     found = comparing.of_pixels(first(pictures), seen, Fit(), None, None)
     assert [one.name for one in found.baselines] == ["mean image", "least squares"]
