@@ -344,3 +344,18 @@ def test_the_sheet_shows_frames_spread_over_the_video():
     panels, _ = video._sheet(stacks, stacks["background"] + 0.1, columns * 8)
     assert [panel.name for panel in panels][2] == "true background"
     assert panels[1].captions[0] == "20.0 dB"
+
+
+def test_a_fit_is_beside_the_median_of_the_frames(finished):
+    metrics = json.loads((finished / "fits" / "test" / "metrics.json").read_text())
+    own, median = metrics["beside"]["rows"]
+    assert (own["name"], median["name"]) == ("this fit", "median")
+    assert own["scores"]["f_measure"] == metrics["f_measure"]
+    assert len(own["scores"]["psnr"]) == len(median["scores"]["psnr"]) == metrics["signals"]
+    frames = video.open_frames(Workdir(finished, read_only=True).load_fit_config("test"), "test")
+    every = np.stack([frames[index] for index in range(len(frames))])
+    residual = every - np.median(every, 0)
+    moving = np.stack([frames.foreground(index) for index in range(len(frames))])
+    expected = video.mask_score(video.moving_mask(residual, 0.1).mask, moving)
+    assert median["scores"]["f_measure"] == pytest.approx(expected["f_measure"])
+    assert metrics["measured"].startswith(f"{len(frames)} frames of ")
