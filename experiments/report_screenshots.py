@@ -36,11 +36,14 @@ RUNS = {
     "fields": ("--config=fields:cpu", "--config.data.num_test=12"),
 }
 SMOKE = {name: (f"--config={name}:smoke",) for name in RUNS}
-WIDTH, NARROW = 1100, 400
+WIDTH, NARROW = 1000, 400
 """Pixels of a window, and of a telephone's."""
-TALLEST = 2400
+TALLEST = 2100
 """A picture ends there."""
-COLOURS = 64
+SHOWN, LARGEST = 760, 95_000
+"""Pixels of a picture's width, and bytes, at most."""
+COLOURS = (128, 64, 32, 16, 8)
+"""Of a palette; as many as leave the picture small."""
 
 
 def run_of(name: str, scale: str, folder: Path) -> Path:
@@ -69,8 +72,12 @@ def pictured(browser, page: Path, width: int) -> Image.Image:
 
 
 def written(path: Path, shown: Image.Image) -> None:
-    """A picture with few colours, which keeps it small."""
-    shown.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    """A picture no wider and no larger than is shown."""
+    shown.thumbnail((SHOWN, shown.height), Image.Resampling.LANCZOS)
+    for colours in COLOURS:
+        shown.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
+        if path.stat().st_size <= LARGEST:
+            break
     command.say(f"{path}: {shown.width} x {shown.height}, {path.stat().st_size / 1e3:.0f} kB")
 
 
