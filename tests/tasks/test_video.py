@@ -336,12 +336,12 @@ def test_the_sheet_shows_frames_spread_over_the_video():
     names = ("background", "foreground", "mask", "cut_out")
     stacks = {name: np.zeros((60, 4, 6, 1)) for name in names}
     stacks["frame"] = np.arange(60.0).reshape(60, 1, 1, 1) * np.ones((1, 4, 6, 1))
-    panels, columns = video._sheet(stacks, None, [str(number) for number in range(60)])
+    panels, columns = video._sheet(stacks, None, [str(number) for number in range(60)], {})
     assert columns == ["0", "8", "17", "25", "34", "42", "51", "59"]
     np.testing.assert_array_equal(panels[0].images[:, 0, 0, 0], np.array(columns, float))
     rows = ["frame", "background", "foreground", "mask", "cut out"]
     assert [panel.name for panel in panels] == rows
-    panels, _ = video._sheet(stacks, stacks["background"] + 0.1, columns * 8)
+    panels, _ = video._sheet(stacks, stacks["background"] + 0.1, columns * 8, {})
     assert [panel.name for panel in panels][2] == "true background"
     assert panels[1].captions[0] == "20.0 dB"
 
