@@ -38,11 +38,11 @@ RUNS = {
 SMOKE = {name: (f"--config={name}:smoke",) for name in RUNS}
 WIDTH, NARROW = 1000, 400
 """Pixels of a window, and of a telephone's."""
-TALLEST = 2100
+TALLEST = 1650
 """A picture ends there."""
 SHOWN, LARGEST = 760, 95_000
 """Pixels of a picture's width, and bytes, at most."""
-COLOURS = (128, 64, 32, 16, 8)
+COLOURS = (128, 96, 64, 48, 32, 24)
 """Of a palette; as many as leave the picture small."""
 
 

@@ -278,7 +278,8 @@ class _Axes:
         across = ticks(*self.across, count=max(2, round((right - left) / 90)))
         # Steps and counts are whole numbers.
         if self.across[1] - self.across[0] < len(across):
-            across = [value for value in across if float(value).is_integer()] or across
+            whole = [value for value in across if float(value).is_integer()]
+            across = whole if len(whole) > 1 else across
         step = across[1] - across[0] if len(across) > 1 else 1.0
         for value in across:
             yield f'<path d="M{self.x(value):.1f} {bottom}v4" stroke="#9aa5b1"/>'

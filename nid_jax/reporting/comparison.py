@@ -13,6 +13,8 @@ from nid_jax.reporting.reading import number
 
 # Signals from which the lowest and the highest are told, and so many of them.
 _MANY, _TOLD = 8, 3
+# Scores of the table, at most: more are wider than the page.
+_COLUMNS = 5
 
 
 def section(metrics: Mapping[str, Any], scores: Sequence[Score]) -> dict[str, Any] | None:
@@ -54,7 +56,7 @@ def _columns(scores, rows):
         for score in scores
         if score.key in rows[0]["values"] and any(score.key in row["values"] for row in rows[1:])
     ]
-    return [score for score in known if score.better] or known
+    return ([score for score in known if score.better] or known)[:_COLUMNS]
 
 
 def _row(entry):

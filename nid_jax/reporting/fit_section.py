@@ -135,6 +135,9 @@ def _shown(metrics, key):
     if key == "active_experts" and dense:
         # It has all of them, whatever rounding makes of its smallest codes.
         return False
+    if key == "precision" and isinstance(metrics.get(key), int | float):
+        # That of a surface, or of a mask, which its task shows where it is asked for.
+        return key in {score.key for score in scores_of(metrics)}
     return metrics.get(key) is not None and not isinstance(metrics[key], dict | list)
 
 
