@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import screenshots
 from absl import flags
 from measuring import command
@@ -71,11 +72,29 @@ def pictured(browser, page: Path, width: int) -> Image.Image:
     return shown.crop((0, 0, width, int(min(end["y"] + end["height"], TALLEST, shown.height))))
 
 
+def palette(shown: Image.Image, colours: int) -> Image.Image:
+    """So many colours, a third of them of what is not gray: points of charts are few pixels."""
+    pixels = np.asarray(shown).reshape(1, -1, 3)
+    bright = pixels[:, np.ptp(pixels[0].astype(int), axis=-1) > 24]
+    counts = (colours // 3, colours - colours // 3) if bright.size else (0, colours)
+    ways = Image.Quantize.MAXCOVERAGE, Image.Quantize.MEDIANCUT
+    found = [255, 255, 255]
+    for some, count, way in zip((bright, pixels), counts, ways, strict=True):
+        if count:
+            image = Image.fromarray(np.ascontiguousarray(some))
+            taken = image.quantize(count, way, dither=Image.Dither.NONE).getpalette() or []
+            found += taken[: 3 * (count - 1)]
+    made = Image.new("P", (1, 1))
+    made.putpalette(found + found[-3:] * (256 - len(found) // 3))
+    return made
+
+
 def written(path: Path, shown: Image.Image) -> None:
     """A picture no wider and no larger than is shown."""
     shown.thumbnail((SHOWN, shown.height), Image.Resampling.LANCZOS)
     for colours in COLOURS:
-        shown.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
+        few = shown.quantize(palette=palette(shown, colours), dither=Image.Dither.NONE)
+        few.save(path, optimize=True)
         if path.stat().st_size <= LARGEST:
             break
     command.say(f"{path}: {shown.width} x {shown.height}, {path.stat().st_size / 1e3:.0f} kB")
