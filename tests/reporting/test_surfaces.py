@@ -71,5 +71,6 @@ def test_volumes_have_their_zero_levels_in_the_cube_and_nothing_where_there_is_n
         np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), 0.6, atol=0.01)
         assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.6**3, rel=0.03)
         outwards = np.einsum("fd,fd->f", mesh.face_normals, mesh.triangles_center)
-        assert (outwards > 0).all()
+        assert (outwards >= 0).all()  # some triangles have no area
+        assert np.median(outwards) > 0.5
     assert len(surfaces.meshes_of_volumes(np.ones((1, 4, 4, 4, 1)))[0].faces) == 0
