@@ -90,13 +90,14 @@ def of_whole(
     numbers: float,
 ) -> Beside | None:
     """Of pictures that were measured whole: the mean, and cosines, so many numbers a piece."""
-    if some.truth is None:
+    truth: Any = some.truth
+    if truth is None:
         return None
 
     def make():
         each = [round(numbers * count) for count in some.pieces]
-        found = [images.cosines(*pair) for pair in zip(some.truth, each, strict=True)]
-        found = found if isinstance(some.truth, list) else np.stack(found)
+        found: Any = [images.cosines(*pair) for pair in zip(truth, each, strict=True)]
+        found = found if isinstance(truth, list) else np.stack(found)
         return found, some.scored(found)
 
     about = (

@@ -77,7 +77,7 @@ def compared(
     return [
         Panel("truth", truth),
         Panel("reconstruction", reconstruction, captions=psnrs([*reconstruction], [*truth])),
-        *(Panel(name, some, captions=psnrs(some, truth[: len(some)])) for name, some in beside),
+        *(Panel(name, some, captions=psnrs(some, [*truth[: len(some)]])) for name, some in beside),
         Panel(
             "error",
             error,
