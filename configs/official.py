@@ -13,11 +13,17 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from nid_jax.configs import image
+from nid_jax.notices import say
 
 
 def get_config(variant="celeba"):
     """The config of a variant, or of the run in a folder."""
     if variant in VARIANTS:
+        if (Path(variant) / "config.json").is_file():
+            say(
+                f"configs/official.py:{variant}: also a folder with a run; taken as the settings "
+                f"of that name; --config=official:./{variant} takes the folder"
+            )
         config = base()
         VARIANTS[variant](config)
         return config

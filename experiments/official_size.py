@@ -8,6 +8,7 @@ Scores therefore say nothing; that the numbers are taken over is checked against
 Every command runs in a process of its own, whose peak is its own. Writes table.md and metrics.json.
 """
 
+import resource
 import shlex
 import subprocess
 import sys
@@ -105,6 +106,12 @@ def pictures(side):
     return np.stack([*found, sources[0][180 : 180 + side, 180 : 180 + side]])[:IMAGES]
 
 
+def processor_seconds():
+    """Of the processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def largest_resident(pid):
     """Bytes that a process has had in memory at once, so far; 0 where it has ended.
 
@@ -118,27 +125,28 @@ def largest_resident(pid):
 
 
 def measured(name, arguments, folder):
-    """Run a command in `folder`. -> {'name', 'command', 'seconds', 'peak_bytes'}."""
+    """Run a command in `folder`. -> its name and words, and what it took."""
     typed = f"python -m {shlex.join(arguments)}"
     say(typed)
     with (folder / "log.txt").open("w+") as log:
-        begun, peak = time.perf_counter(), 0
+        begun, used, peak = time.perf_counter(), processor_seconds(), 0
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments], cwd=folder, stdout=log, stderr=log
         )
         while process.poll() is None:
             peak = max(peak, largest_resident(process.pid))
             time.sleep(0.05)
-        seconds = time.perf_counter() - begun
+        seconds, used = time.perf_counter() - begun, processor_seconds() - used
         log.seek(0)
         told = log.read()
     if process.returncode:
         raise ValueError(f"{typed}: exit status {process.returncode}: {told[-2000:]}")
-    return {"name": name, "command": typed, "seconds": seconds, "peak_bytes": peak}
+    took = {"seconds": seconds, "processor_seconds": used, "peak_bytes": peak}
+    return {"name": name, "command": typed, **took}
 
 
 def farthest(run, state):
-    """Largest difference of the imported basis [P, E, C] from the file's in float64, of its size."""
+    """Largest difference of the imported basis from the file's in float64, of its size."""
     points = np.random.default_rng(2).uniform(-1, 1, (POINTS, 2)).astype(np.float32)
     turns = points.astype(float) @ state["experts.map.B"].astype(float).T
     values = np.concatenate([np.sin(turns), np.cos(turns)], 1)
@@ -195,6 +203,7 @@ def run(scale, output):
     columns = {
         "step": lambda row: row["name"],
         "wall clock": lambda row: f"{row['seconds']:.1f} s",
+        "processor time": lambda row: f"{row['processor_seconds']:.1f} s",
         "peak of the process": lambda row: tables.format_bytes(row["peak_bytes"]),
     }
     numbers = sum(tensor.size for tensor in state.values())
@@ -206,7 +215,8 @@ def run(scale, output):
         f"{side}x{side}. The numbers are random, so that there are no scores here. The basis of "
         f"the imported dictionary at {POINTS} points differs from the file's in float64 by "
         f"{error:.1e} of its largest value at most. Every command is a process of its own, "
-        "compilation included.\n",
+        "compilation included. Wall clock is of a machine that does other work too; processor time "
+        "is the command's own.\n",
         command.table(columns, found),
         "\n".join(["", "    " + "\n    ".join(row["command"] for row in found)]),
     ]

@@ -15,6 +15,7 @@ from absl import flags, logging
 
 from nid_jax.interop import official, torch_checkpoint
 from nid_jax.interop.torch_checkpoint import Told, convert, read_checkpoint
+from nid_jax.notices import Notice
 from nid_jax.storage.workdir import Workdir
 from tests.interop.official_numpy import random_state, shape_of
 
@@ -305,3 +306,18 @@ def test_the_commands_printed_are_those_of_the_docs(tmp_path, name):
     stored = {line for line in documented(folder) if "fit.name" in line}
     assert stored
     assert printed == documented(folder) - (set() if name.startswith("codebook") else stored)
+
+
+def test_a_workdir_by_the_name_of_a_variant_is_told_apart(tmp_path, torch_writer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = random_state(SHAPE, np.random.default_rng(0))
+    torch_writer.write(tmp_path / "a.ckpt", {"model": state, "current_epoch": 0})
+    (tmp_path / "a.txt").write_text(CELEBA)
+    options = ("--checkpoint=a.ckpt", "--workdir=celeba", "--official_config=a.txt")
+    code, out, err = command(*options)
+    assert code == 0, err
+    assert "nid_jax --config=official:./celeba --workdir=celeba --mode=fit" in out
+    get_config = runpy.run_path(str(ROOT / "configs" / "official.py"))["get_config"]
+    with pytest.warns(Notice, match="^configs/official.py:celeba: also a folder with a run; taken"):
+        assert get_config("celeba").dictionary.num_experts == 4096
+    assert get_config("./celeba").dictionary.num_experts == 11
