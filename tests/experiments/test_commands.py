@@ -230,4 +230,4 @@ def test_official_size(tmp_path, smoke):
     assert len(found["commands"]) == 5
     for entry in found["commands"]:
         assert 1e8 < entry["peak_bytes"] < 4e9
-        assert 0 < entry["processor_seconds"]
+        assert entry["processor_seconds"] > 0
