@@ -5,6 +5,7 @@
 VARIANT is celeba (the default), images (the defaults of its command line, on any folder of
 pictures), or a folder that nid_jax.interop.torch_checkpoint made of an official checkpoint: then
 the config is that folder's own, so that fit, eval, render and train take its dictionary as it is.
+A folder called celeba is ./celeba.
 """
 
 import json
@@ -13,17 +14,11 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from nid_jax.configs import image
-from nid_jax.notices import say
 
 
 def get_config(variant="celeba"):
     """The config of a variant, or of the run in a folder."""
     if variant in VARIANTS:
-        if (Path(variant) / "config.json").is_file():
-            say(
-                f"configs/official.py:{variant}: also a folder with a run; taken as the settings "
-                f"of that name; --config=official:./{variant} takes the folder"
-            )
         config = base()
         VARIANTS[variant](config)
         return config

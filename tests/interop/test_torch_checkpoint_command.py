@@ -15,7 +15,6 @@ from absl import flags, logging
 
 from nid_jax.interop import official, torch_checkpoint
 from nid_jax.interop.torch_checkpoint import Told, convert, read_checkpoint
-from nid_jax.notices import Notice
 from nid_jax.storage.workdir import Workdir
 from tests.interop.official_numpy import random_state, shape_of
 
@@ -318,6 +317,5 @@ def test_a_workdir_by_the_name_of_a_variant_is_told_apart(tmp_path, torch_writer
     assert code == 0, err
     assert "nid_jax --config=official:./celeba --workdir=celeba --mode=fit" in out
     get_config = runpy.run_path(str(ROOT / "configs" / "official.py"))["get_config"]
-    with pytest.warns(Notice, match="^configs/official.py:celeba: also a folder with a run; taken"):
-        assert get_config("celeba").dictionary.num_experts == 4096
+    assert get_config("celeba").dictionary.num_experts == 4096
     assert get_config("./celeba").dictionary.num_experts == 11
