@@ -286,7 +286,7 @@ def documented(folder):
     """Commands of docs/official.md on an imported folder, of which the data are left out."""
     text = (ROOT / "docs" / "official.md").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    found = [line for line in lines if line.startswith("nid_jax --config=official:")]
+    found = [line for line in lines if line.startswith("nid_jax --config=official:runs/official ")]
     keys = re.compile(r" --config\.data\.\S+")
     return {keys.sub("", line).replace("runs/official", str(folder)) for line in found}
 
