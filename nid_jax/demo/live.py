@@ -28,20 +28,30 @@ def timed(answer: Answer, pictures: int) -> Answer:
 
 def picture(gr: Any, label: str) -> Any:
     """Where a picture is drawn."""
-    return gr.Image(label=label, interactive=False, format="png", buttons=[])
+    return gr.Image(
+        label=label,
+        interactive=False,
+        format="png",
+        buttons=[],
+        elem_classes="drawn",
+        min_width=140,
+    )
 
 
-def line(gr: Any, name: str) -> Any:
+def line(gr: Any) -> Any:
     """Where the last line stands."""
-    return gr.Textbox(show_label=False, container=False, elem_id=f"{name}_line", interactive=False)
+    return gr.Textbox(show_label=False, container=False, elem_classes="line", interactive=False)
 
 
-def follow(gr: Any, answer: Answer, given: Sequence[Any], shown: Sequence[Any]) -> None:
+def follow(
+    gr: Any, answer: Answer, given: Sequence[Any], shown: Sequence[Any], first: Any = None
+) -> None:
     """Draws what `answer` says of what is given: once when the page opens, then on any change.
 
-    shown: the pictures, and the line.
+    shown: the pictures, and the line. first: the event to draw at, in place of the page's opening.
     """
     answered = timed(answer, len(shown) - 1)
     # Compiles, so that nobody waits for that before the page.
     answered(*(one.value if isinstance(one, gr.Slider | gr.Radio) else None for one in given))
-    gr.on(None, answered, list(given), list(shown), **EVENTS)
+    events = None if first is None else [first, *(one.change for one in given)]
+    gr.on(events, answered, list(given), list(shown), **EVENTS)

@@ -43,12 +43,13 @@ class Shapes:
             raise ValueError("no surface: take more samples")
         path = Path(self.folder.name) / "shape.glb"
         mesh.export(path)
-        words = f"{count} of {len(self.points)} samples each; {len(mesh.faces)} triangles"
+        way = f"{between:.0%} of the way from shape {number} to {other}"
+        words = f"{way}; {count} of {len(self.points)} samples each; {len(mesh.faces)} triangles"
         return str(path), words
 
 
 def tab(gr: Any, shapes: Shapes, opened: Any) -> None:
-    """Draws the tab, and its mesh anew when it is opened: what is hidden draws none."""
+    """Draws the tab, whose mesh is drawn when it is opened."""
     count = len(shapes.grids)
     with gr.Row():
         with gr.Column():
@@ -57,7 +58,7 @@ def tab(gr: Any, shapes: Shapes, opened: Any) -> None:
             between = gr.Slider(0, 1, 0, step=0.05, label="from the one to the other")
             samples = gr.Radio(SAMPLES, value=1000, label="samples of the distance")
         mesh = gr.Model3D(label="its surface", height=420)
-    line = live.line(gr, "shapes")
+    line = live.line(gr)
     given = [number, other, samples, between]
-    live.follow(gr, shapes.answer, given, [mesh, line])
-    opened.select(live.timed(shapes.answer, 1), given, [mesh, line], **live.EVENTS)
+    # Gradio's viewer of meshes never comes if one is there before its tab is opened.
+    live.follow(gr, shapes.answer, given, [mesh, line], opened.select)

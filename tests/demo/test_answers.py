@@ -33,7 +33,8 @@ def test_a_face_is_completed(known, unseen):
     seen, found, unsure, peer, words = tab.of_canvas(1, 50, None, None)
     assert seen.shape == peer.shape == unsure.shape == (300, 300, 3)
     assert found.shape == (100 * 3, 100 * 3, 3)
-    assert 40 < int(words.split("%")[0]) < 60
+    assert words.startswith("face 1, ")
+    assert 40 < float(words.split("%")[0].removeprefix("face 1, ")) < 60
     decibels = float(words.split("dictionary ")[1].split(" dB")[0])
     assert decibels > 20
     # What is not seen is blue, and nothing else is.
@@ -88,6 +89,7 @@ def test_a_code_at_the_mean_and_away_from_it(known):
     moved, *_ = tab.answer(2.0, *[0.0] * (codes.NUMBERS - 1))
     assert len(near) == codes.NEAREST
     assert np.abs(drawn.astype(int) - moved).max() > 20
+    assert words.startswith("the mean code; ")
     distances = [float(part.split(" at ")[1]) for part in words.split(": ")[1].split(", ")]
     assert distances == sorted(distances)
 
@@ -96,7 +98,7 @@ def test_a_window_is_of_the_pixels_and_of_the_signal(known, unseen):
     tab = zoom.Zoom(known, unseen)
     pixels, drawn, words = tab.answer(1, 3.0, 0.0, 0.9)
     assert pixels.shape == drawn.shape == (320, 320, 3)
-    assert words.startswith("8 times")
+    assert words.startswith("face 1, 8 times as near around row 0.00, column 0.88")
     # An eighth of each axis's 24 steps: at most five pixels a side.
     assert len(np.unique(pixels)) <= 25
     assert len(np.unique(drawn)) > 25
@@ -119,8 +121,8 @@ def test_a_slice_from_few_views(waves):
     *drawn, words = tab.answer(1, 6, 0.0)
     assert len(drawn) == 5
     assert drawn[0].shape == (312, 312, 3)
-    assert words.startswith("6 views, 12 detectors")
-    found, sart = (float(part.split()[1]) for part in words.split("; ")[1].split(", "))
+    assert words.startswith("slice 1; 6 views of 12 detectors, noise 0%; ")
+    found, sart = (float(part.split()[1]) for part in words.split("; ")[2].split(", "))
     assert found > sart
     noisy = tab.answer(1, 6, 10.0)
     assert np.abs(noisy[1].astype(int) - drawn[1]).max() > 0
@@ -137,7 +139,7 @@ def test_a_ball_has_a_surface():
     import trimesh
 
     mesh = trimesh.load(path, force="mesh")
-    assert words.startswith("300 of 1000 samples")
+    assert words.startswith("50% of the way from shape 1 to 6; 300 of 1000 samples")
     np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), 0.55, atol=0.05)
 
 
