@@ -92,7 +92,8 @@ def slices():
     """A slice from few views."""
     known, truth = opened("phantoms")
     rays = nid.operators.parallel_beam(known.grid_shape, VIEWS, convention="skimage")
-    sinogram = np.asarray(on_grid(rays, known.grid_shape).measure(truth.reshape(-1, 1)))
+    rays = on_grid(rays, known.grid_shape)
+    sinogram = np.asarray(rays.measure(truth.reshape(-1, 1)))
     fit = known.fit(sinogram[None], rays, solver=nid.Gaussian(noise=0.05))
     views = sinogram.reshape(VIEWS, -1)
     angles = np.arange(VIEWS) * 180 / VIEWS

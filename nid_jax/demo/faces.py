@@ -90,7 +90,7 @@ def tab(gr: Any, faces: Faces) -> None:
             format="png",
             sources=[],
             transforms=[],
-            brush=gr.Brush(default_size=40, colors=["#26468c"], color_mode="fixed"),
+            brush=gr.Brush(default_size=24, colors=["#26468c"], color_mode="fixed"),
             canvas_size=first.shape[1::-1],
             fixed_canvas=True,
             elem_id="faces_canvas",

@@ -1,13 +1,23 @@
 """Answers that follow what a visitor moves: pictures, and one line below them."""
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 Answer = Callable[..., tuple[Any, ...]]
 EVENTS = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 """Of an answer that is drawn while a slider still moves."""
+STYLE = """
+.drawn label[data-testid=block-label] {position: static; border: none; white-space: normal}
+.drawn label[data-testid=block-label] > span {display: none}
+"""
+"""Of the page: what a picture shows is written above it, not over it."""
+_COUNT = itertools.count()
 
 
 def timed(answer: Answer, pictures: int) -> Answer:
@@ -21,9 +31,18 @@ def timed(answer: Answer, pictures: int) -> Answer:
         except (ValueError, OSError) as error:
             return (*[None] * pictures, "error: " + " ".join(str(error).split()))
         milliseconds = 1e3 * (time.perf_counter() - start)
+        found = [_apart(one) if isinstance(one, np.ndarray) else one for one in found]
         return (*found, f"{words}; {milliseconds:.0f} ms")
 
     return answered
+
+
+def _apart(picture: np.ndarray) -> Image.Image:
+    """A picture whose file is its own: gradio names files by their content, and would write one
+    anew while a browser still reads it."""
+    image = Image.fromarray(picture)
+    image.info["number"] = str(next(_COUNT))
+    return image
 
 
 def picture(gr: Any, label: str) -> Any:

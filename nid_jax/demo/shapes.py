@@ -5,13 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import trimesh
 from jaxtyping import Float
 
 import nid_jax as nid
 from nid_jax.demo import live
+from nid_jax.geometry import shading
 
 SAMPLES = (100, 300, 1000, 3000, 10000)
 RESOLUTION = 64
+MATERIAL = trimesh.visual.material.PBRMaterial(
+    baseColorFactor=[*shading.CLAY, 1.0], metallicFactor=0.0, roughnessFactor=0.8, doubleSided=True
+)
 
 
 class Shapes:
@@ -41,8 +46,9 @@ class Shapes:
         mesh = blend.mesh(RESOLUTION)[0]
         if not len(mesh.faces):
             raise ValueError("no surface: take more samples")
+        mesh.visual = trimesh.visual.TextureVisuals(material=MATERIAL)
         path = Path(self.folder.name) / "shape.glb"
-        mesh.export(path)
+        mesh.export(path, include_normals=True)
         way = f"{between:.0%} of the way from shape {number} to {other}"
         words = f"{way}; {count} of {len(self.points)} samples each; {len(mesh.faces)} triangles"
         return str(path), words
@@ -57,7 +63,7 @@ def tab(gr: Any, shapes: Shapes, opened: Any) -> None:
             other = gr.Slider(1, count, min(2, count), step=1, label="and another")
             between = gr.Slider(0, 1, 0, step=0.05, label="from the one to the other")
             samples = gr.Radio(SAMPLES, value=1000, label="samples of the distance")
-        mesh = gr.Model3D(label="its surface", height=420)
+        mesh = gr.Model3D(label="its surface, to turn with the mouse", height=420)
     line = live.line(gr)
     given = [number, other, samples, between]
     # Gradio's viewer of meshes never comes if one is there before its tab is opened.

@@ -47,7 +47,7 @@ class Tomography:
             f"dictionary {psnr[0]:.1f} dB, SART {psnr[1]:.1f} dB"
         )
         rows = columns.T / max(columns.max(), 1e-6)
-        rows = rows.repeat(max(picture.shape[0] // len(rows), 1), axis=0)
+        rows = rows[np.arange(picture.shape[0]) * views // picture.shape[0]]
         return (
             pictures.gray(picture),
             pictures.gray(rows),
