@@ -33,22 +33,22 @@ NUMBERS = 80
 """Of a code that are drawn."""
 FINE = 300
 """Samples along a side of what is drawn of a continuous signal; pixels of a mesh."""
-SHARE, VIEWS, SAMPLES = 0.2, 8, 500
+SHARE, VIEWS, SAMPLES = 0.2, 8, 1000
 HIDDEN = (0.15, 0.27, 0.55)
-SHOWN = {"faces": 5, "phantoms": 2, "chairs": 3}
+SHOWN = {"faces": 3, "phantoms": 2, "chairs": 3}
 """Which of the unseen signals."""
 HEADS = (
-    "signals of one kind",
-    "their dictionary:\ncontinuous experts",
-    "little is measured\nof a new signal",
-    "its code is solved,\nnot trained",
-    "the signal of that code,\nat any size",
-    "the truth",
+    "learned once:\nsignals of one kind",
+    "\u2192 their dictionary:\ncontinuous experts",
+    "then, of a new signal,\nlittle is measured",
+    "\u2192 its code,\nsolved in milliseconds",
+    "\u2192 the signal of that code,\nat any size",
+    "\nwhat it was",
 )
 RATIOS = (1, 1, 1, 1.25, 1, 1)
-DOTS = 150
+DOTS = 140
 """To an inch."""
-TONES = 160
+TONES = 96
 """Of a palette, which keeps the file small."""
 
 
@@ -80,9 +80,9 @@ def faces():
         np.asarray(fit.render((FINE, FINE)))[0, ..., 0],
         truth[..., 0],
         (
-            f"faces of {sides(known)} pixels",
+            f"80 faces of {sides(known)} pixels",
             f"the first {SIDE**2} of {known.num_experts}",
-            f"{SHARE:.0%} of its pixels",
+            f"{SHARE:.0%} of its pixels; blue: the others",
             compared(truth, fit, "biharmonic", peer),
         ),
     )
@@ -106,9 +106,9 @@ def slices():
         np.asarray(fit.render((FINE, FINE)))[0, ..., 0],
         truth[..., 0],
         (
-            f"slices of {sides(known)} pixels",
+            f"3000 slices of {sides(known)} pixels",
             f"the first {SIDE**2} of {known.num_experts}",
-            f"X-rays from {VIEWS} sides",
+            f"X-rays from {VIEWS} sides, a row each",
             compared(truth, fit, "SART", peer),
         ),
     )
@@ -133,10 +133,10 @@ def chairs():
         shading.shade(fit.mesh(128)[0], FINE, camera),
         shading.shade(surface(truth), FINE, camera),
         (
-            f"distances on {sides(known)}",
+            f"400 chairs, {sides(known)} distances",
             f"the first {SIDE**2} of {known.num_experts}, halfway up",
-            f"{SAMPLES} of {len(points)} distances",
-            f"IoU {overlap:.2f}",
+            f"{SAMPLES} of its distances; red: inside",
+            f"overlap (IoU) {overlap:.2f}",
         ),
     )
 
@@ -221,7 +221,12 @@ def drawn(rows):
                 bars(axis, panel)
             else:
                 axis.imshow(panel, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        words = (*row.below[:3], f"the first {NUMBERS} numbers", row.below[3], "never seen before")
+        words = (
+            *row.below[:3],
+            f"the first {NUMBERS} of its numbers",
+            row.below[3],
+            "never seen before",
+        )
         for axis, below in zip(line, words, strict=True):
             axis.set_xlabel(below, fontsize=8, color=QUIET)
     for axis, head in zip(axes[0], HEADS, strict=True):
@@ -233,7 +238,7 @@ def bars(axis, values):
     """A code as bars around zero."""
     axis.bar(np.arange(len(values)), values, width=0.8, color=COLOURS[0])
     axis.axhline(0, color=QUIET, linewidth=0.5)
-    axis.set(box_aspect=0.75, xlim=(-1, len(values)))
+    axis.set(box_aspect=1 / RATIOS[3], xlim=(-1, len(values)))
 
 
 def run(scale, output):
