@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import nid_jax as nid
+from nid_jax.coding.grid_operator import on_grid
 from nid_jax.demo import codes, faces, live, pictures, shapes, signals, tomography, zoom
 from nid_jax.fields.coordinates import grid
 
@@ -83,6 +85,16 @@ def test_an_array_of_ones_own_is_taken(tmp_path):
         signals.own(str(tmp_path / "own.npy"), (24, 24))
 
 
+def test_a_picture_of_ones_own_is_cut_to_a_square_in_gray(tmp_path):
+    half = np.zeros((50, 90, 3), np.uint8)
+    half[:, 45:] = 255, 255, 0
+    Image.fromarray(half).save(tmp_path / "own.png")
+    found = signals.own(str(tmp_path / "own.png"), (25, 25))
+    assert found.shape == (25, 25, 1)
+    np.testing.assert_allclose(found[:, :11], 0, atol=0.01)
+    np.testing.assert_allclose(found[:, 14:], 0.886, atol=0.01)
+
+
 def test_a_code_at_the_mean_and_away_from_it(known):
     tab = codes.Codes(known, signals.learned_from(known)[:8])
     drawn, *near, words = tab.answer(*[0.0] * codes.NUMBERS)
@@ -126,6 +138,28 @@ def test_a_slice_from_few_views(waves):
     assert found > sart
     noisy = tab.answer(1, 6, 10.0)
     assert np.abs(noisy[1].astype(int) - drawn[1]).max() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("views", [1, 5])
+def test_what_rays_tell_of_a_code_is_all_that_they_do(waves, views):
+    dictionary, slices = waves
+    rays = tomography._Rays(dictionary, views)
+    pixels = slices[2].reshape(-1)
+    noise = 0.1 * np.random.default_rng(views).standard_normal(12 * views)
+    sinogram = rays.through @ pixels + noise
+    known = nid.operators.parallel_beam((12, 12), views, convention="skimage")
+    known = on_grid(known, (12, 12))
+    np.testing.assert_allclose(
+        rays.through @ pixels, np.asarray(known.measure(pixels[:, None]))[:, 0], atol=1e-4
+    )
+    solver = nid.Gaussian(noise=0.1)
+    whole = dictionary.fit(np.float32(sinogram)[None], known, solver=solver)
+    told = dictionary.fit(rays.told(sinogram)[None], rays.operator, solver=solver)
+    spread = np.abs(np.asarray(whole.codes)).max()
+    np.testing.assert_allclose(told.codes, whole.codes, atol=1e-3 * spread)
+    np.testing.assert_allclose(told.bias, whole.bias, atol=1e-3 * spread)
+    np.testing.assert_allclose(told.deviation(), whole.deviation(), rtol=1e-2)
 
 
 @pytest.mark.slow
