@@ -228,7 +228,7 @@ def run(scale, output, chromium):
                 act(browser)
                 browser.mesh() if tab == "Shapes" else browser.pictures()
             path = output / f"{tab.lower()}.png"
-            taken = cropped(_pixels(browser.page.screenshot()))
+            taken = cropped(_pixels(browser.page.screenshot(animations="disabled")))
             taken.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
             command.say(f"{path}: {path.stat().st_size / 1e3:.0f} kB; {browser.line()}")
 

@@ -10,7 +10,7 @@ SIDE = 320
 """Pixels along the longer side of every picture."""
 LARGEST = 0.2
 """Standard deviation that is drawn brightest."""
-UNSURE = f"where it is unsure: black 0, bright {LARGEST}"
+UNSURE = f"unsure by 0 (dark) to {LARGEST}"
 """What is written above its picture."""
 DRAWN = 100
 """Samples along the longer side of a picture of the continuous signal, at most."""
