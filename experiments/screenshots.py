@@ -34,7 +34,7 @@ LONGEST = 120
 """Seconds that anything may take to be drawn on a busy machine."""
 PAUSE = 100
 """Milliseconds between two looks."""
-COLOURS = 128
+COLOURS = 255
 """Of a palette, which keeps a picture of a page small."""
 # Every picture of the tab that is open, by its label, as the browser has decoded it; null while it
 # has not.

@@ -53,7 +53,7 @@ def picture(gr: Any, label: str) -> Any:
         format="png",
         buttons=[],
         elem_classes="drawn",
-        min_width=140,
+        min_width=100,
     )
 
 
