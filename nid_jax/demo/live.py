@@ -15,8 +15,10 @@ EVENTS = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibil
 STYLE = """
 .drawn label[data-testid=block-label] {position: static; border: none; white-space: normal}
 .drawn label[data-testid=block-label] > span {display: none}
+input[type=radio]:checked {background-color: #3b82f6 !important; border-color: #3b82f6 !important}
 """
-"""Of the page: what a picture shows is written above it, not over it."""
+"""Of the page: what a picture shows is written above it, not over it; a choice is seen as made also
+where it has no focus."""
 _COUNT = itertools.count()
 
 
