@@ -25,7 +25,13 @@ def options(words):
         if name == "mode":
             assert value in commands.MODES
         if name == "config":
-            assert value in configs.names()
+            task, _, variant = value.partition(":")
+            assert task in configs.names()
+            variants = configs.described(task)[1]
+            known = {
+                f"{one}{way.removeprefix('...')}" for one in variants for way in ("", *variants)
+            }
+            assert not variant or variant in known
     return [name for name, _, _ in found]
 
 

@@ -30,6 +30,7 @@ def test_unseen_faces_are_not_among_those_learned_from(known, unseen):
     assert distance.min() > 0.1
 
 
+@pytest.mark.slow
 def test_a_face_is_completed(known, unseen):
     tab = faces.Faces(known, unseen)
     seen, found, unsure, peer, words = tab.of_canvas(1, 50, None, None)
@@ -95,6 +96,7 @@ def test_a_picture_of_ones_own_is_cut_to_a_square_in_gray(tmp_path):
     np.testing.assert_allclose(found[:, 14:], 0.886, atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_code_at_the_mean_and_away_from_it(known):
     tab = codes.Codes(known, signals.learned_from(known)[:8])
     drawn, *near, words = tab.answer(*[0.0] * codes.NUMBERS)
