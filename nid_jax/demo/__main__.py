@@ -1,5 +1,10 @@
 """`python -m nid_jax.demo [--port=7860]`: the demonstration, on this machine alone."""
 
+from nid_jax.running import stopping
+
+if __name__ == "__main__":
+    stopping.begin()  # what follows takes its time
+
 import argparse
 import importlib.util
 import sys
@@ -13,13 +18,15 @@ def main() -> None:
     if importlib.util.find_spec("gradio") is None:
         print("error: the demo needs gradio: pip install 'nid_jax[demo]'", file=sys.stderr)
         sys.exit(2)
+    print("starting the demo: imports first, then three dictionaries, then programs", flush=True)
     from nid_jax.demo import page
 
-    try:
-        page.serve(port)
-    except OSError as error:
-        print(f"error: --port={port}: {error}", file=sys.stderr)
-        sys.exit(2)
+    with stopping.command():
+        try:
+            page.serve(port)
+        except (OSError, OverflowError) as error:
+            print(f"error: --port={port}: {error}", file=sys.stderr)
+            sys.exit(2)
 
 
 if __name__ == "__main__":

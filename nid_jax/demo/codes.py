@@ -1,5 +1,7 @@
 """The first numbers of a canonical code as sliders, and the training signals that are nearest."""
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,20 +19,22 @@ class Codes:
 
     def __init__(self, dictionary: nid.NeuralDictionary, learned: Float[np.ndarray, "S H W C"]):
         self.dictionary, self.learned = dictionary, learned
-        self.known = dictionary.fit(learned)
-        codes = np.asarray(self.known.codes)
-        self.mean, self.spread = codes.mean(0), codes.std(0) + 1e-12
-        self.bias = np.asarray(self.known.bias).mean(0)
+
+    @cached_property
+    def known(self) -> nid.Fit:
+        """The training signals, fitted when a code is first asked for."""
+        return self.dictionary.fit(self.learned)
 
     def answer(self, *steps: float) -> tuple[Any, ...]:
         """Pictures of the signal whose first numbers are so many deviations from the mean, and of
         the training signals nearest to it; and a line that names them."""
-        moved = np.zeros(len(self.mean), np.float32)
+        known, bias = np.asarray(self.known.codes), np.asarray(self.known.bias).mean(0)
+        moved = np.zeros(known.shape[1], np.float32)
         moved[: len(steps)] = steps
-        code = (self.mean + moved * self.spread).astype(np.float32)
+        code = (known.mean(0) + moved * known.std(0)).astype(np.float32)
         shape = self.dictionary.grid_shape
-        fit = nid.Fit.of_codes(self.dictionary.dictionary, code[None], self.bias[None], shape)
-        distance = np.linalg.norm(np.asarray(self.known.codes) - code, axis=1)
+        fit = nid.Fit.of_codes(self.dictionary.dictionary, code[None], bias[None], shape)
+        distance = np.linalg.norm(known - code, axis=1)
         near = np.argsort(distance)[:NEAREST]
         drawn = pictures.gray(np.asarray(fit.render(pictures.fine(shape))[0, ..., 0]))
         shown = [pictures.gray(self.learned[number][..., 0]) for number in near]
@@ -40,8 +44,9 @@ class Codes:
         return (drawn, *shown, f"{where}; nearest training faces, by distance of codes: {words}")
 
 
-def tab(gr: Any, codes: Codes) -> None:
-    """Draws the tab."""
+def tab(gr: Any, codes: Codes, opened: Any) -> Callable[[], None]:
+    """Draws the tab, first when it is opened. -> what compiles it."""
+    gr.Markdown("Move a slider: it is one number of the code, and every code is a face.")
     with gr.Row():
         with gr.Column():
             sliders = [
@@ -59,4 +64,4 @@ def tab(gr: Any, codes: Codes) -> None:
             with gr.Row():
                 near = [live.picture(gr, f"nearest: {place + 1}") for place in range(NEAREST)]
     line = live.line(gr)
-    live.follow(gr, codes.answer, sliders, [drawn, *near, line])
+    return live.follow(gr, codes.answer, sliders, [drawn, *near, line], [opened])

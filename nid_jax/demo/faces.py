@@ -1,13 +1,14 @@
 """Faces of which a part is missing: brushed over, or all but some pixels."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from skimage.restoration import inpaint_biharmonic
 
 import nid_jax as nid
+from nid_jax.baselines import images
 from nid_jax.demo import live, pictures, signals
 
 STROKE = 24
@@ -29,7 +30,7 @@ class Faces:
             raise ValueError("nothing of the face is seen: brush less")
         fit = self.dictionary.fit(face[None], seen=seen, solver=nid.Gaussian())
         shape = pictures.fine(face.shape)
-        peer = inpaint_biharmonic(np.where(seen, face, 0), ~seen) if not seen.all() else face
+        peer = images.biharmonic(face[..., None], seen)[..., 0] if not seen.all() else face
         psnr = [pictures.decibels(one, face) for one in (np.asarray(fit.render()[0, ..., 0]), peer)]
         unsure = fit.deviation()[0, ..., 0]
         words = (
@@ -75,8 +76,9 @@ def brushed(canvas: dict[str, Any] | None, shape: tuple[int, ...]) -> Bool[np.nd
     return covered
 
 
-def tab(gr: Any, faces: Faces) -> None:
-    """Draws the tab."""
+def tab(gr: Any, faces: Faces, opened: Any) -> Callable[[], None]:
+    """Draws the tab, first when it is opened. -> what compiles it."""
+    gr.Markdown("Brush over the face, or move a slider: what is missing is filled in below.")
     first = pictures.gray(faces.faces[0])
     with gr.Row():
         with gr.Column():
@@ -110,6 +112,5 @@ def tab(gr: Any, faces: Faces) -> None:
     for event in (number.change, file.change):
         event(newly_shown, [number, file], canvas, **live.EVENTS)
     given = [number, share, canvas, file]
-    live.follow(gr, faces.of_canvas, given, [*shown, line])
     # A stroke is an input of the canvas, and no change of it.
-    canvas.input(live.timed(faces.of_canvas, len(shown)), given, [*shown, line], **live.EVENTS)
+    return live.follow(gr, faces.of_canvas, given, [*shown, line], [opened, canvas.input])

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,8 +26,15 @@ _COUNT = itertools.count()
 def timed(answer: Answer, pictures: int) -> Answer:
     """`answer` with a last line beside its pictures: how long it took, or what was wrong."""
 
+    # One at a time: two that come before it is compiled would compile it twice.
+    alone = threading.Lock()
+
     @functools.wraps(answer)
     def answered(*values: Any) -> tuple[Any, ...]:
+        with alone:
+            return _answered(values)
+
+    def _answered(values: tuple[Any, ...]) -> tuple[Any, ...]:
         start = time.perf_counter()
         try:
             *found, words = answer(*values)
@@ -61,18 +69,27 @@ def picture(gr: Any, label: str) -> Any:
 
 def line(gr: Any) -> Any:
     """Where the last line stands."""
-    return gr.Textbox(show_label=False, container=False, elem_classes="line", interactive=False)
+    return gr.Textbox(
+        show_label=False,
+        container=False,
+        elem_classes="line",
+        interactive=False,
+        placeholder="this tab is being compiled, a moment",
+    )
 
 
 def follow(
-    gr: Any, answer: Answer, given: Sequence[Any], shown: Sequence[Any], first: Any = None
-) -> None:
-    """Draws what `answer` says of what is given: once when the page opens, then on any change.
+    gr: Any, answer: Answer, given: Sequence[Any], shown: Sequence[Any], events: Sequence[Any]
+) -> Callable[[], None]:
+    """Draws what `answer` says of what is given, at these events and on any change.
 
-    shown: the pictures, and the line. first: the event to draw at, in place of the page's opening.
+    shown: the pictures, and the line. -> what compiles the answer, so that no visitor waits for it.
     """
     answered = timed(answer, len(shown) - 1)
-    # Compiles, so that nobody waits for that before the page.
-    answered(*(one.value if isinstance(one, gr.Slider | gr.Radio) else None for one in given))
-    events = None if first is None else [first, *(one.change for one in given)]
-    gr.on(events, answered, list(given), list(shown), **EVENTS)
+    gr.on([*events, *(one.change for one in given)], answered, list(given), list(shown), **EVENTS)
+    begun = [one.value if isinstance(one, gr.Slider | gr.Radio) else None for one in given]
+
+    def warm() -> None:
+        answered(*begun)
+
+    return warm

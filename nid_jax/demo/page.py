@@ -1,29 +1,33 @@
 """The page: all tabs, served on this machine alone."""
 
+import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from threading import Event
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
 
 import nid_jax as nid
 from nid_jax.demo import codes, faces, live, shapes, signals, tomography, zoom
+from nid_jax.running import stopping
 
 UNSEEN = 12
 KEPT = (600, 3600)
 """Seconds: how often old pictures are deleted, and how old these are."""
 
 
-def build(dictionaries: dict[str, nid.NeuralDictionary] | None = None) -> Any:
-    """The page as gradio's Blocks. dictionaries: by the name of those that come with the package,
-    which are loaded where they are not given; the shapes' tab needs "chairs" and so on."""
-    given = dictionaries or {name: nid.load(name) for name in ("faces", "phantoms", "chairs")}
-    unseen, slices, grids = (
-        signals.unseen(given[name], UNSEEN) for name in ("faces", "phantoms", "chairs")
-    )
+def build() -> tuple[Any, dict[str, Callable[[], None]]]:
+    """The page as gradio's Blocks, and what compiles each tab, by its name."""
+    given = {name: nid.load(name) for name in ("faces", "phantoms", "chairs")}
+    unseen, slices, grids = (signals.unseen(one, UNSEEN) for one in given.values())
     learned = signals.learned_from(given["faces"])
+    known = given["faces"]
+    warm = {}
     # Nothing is sent to anyone.
     with gr.Blocks(title="nid_jax", analytics_enabled=False, delete_cache=KEPT) as page:
         gr.Markdown(
@@ -31,22 +35,65 @@ def build(dictionaries: dict[str, nid.NeuralDictionary] | None = None) -> Any:
             "was learned from others of its kind."
         )
         with gr.Tab("Faces"):
-            faces.tab(gr, faces.Faces(given["faces"], unseen))
+            warm["Faces"] = faces.tab(gr, faces.Faces(known, unseen), page.load)
         with gr.Tab("Tomography"):
-            tomography.tab(gr, tomography.Tomography(given["phantoms"], slices))
+            made = tomography.Tomography(given["phantoms"], slices)
+            warm["Tomography"] = tomography.tab(gr, made, page.load)
         with gr.Tab("Shapes") as opened:
-            shapes.tab(gr, shapes.Shapes(given["chairs"], grids), opened)
+            # Gradio's viewer of meshes never comes if one is there before its tab is opened.
+            warm["Shapes"] = shapes.tab(gr, shapes.Shapes(given["chairs"], grids), opened.select)
         with gr.Tab("Codes"):
-            codes.tab(gr, codes.Codes(given["faces"], learned))
+            warm["Codes"] = codes.tab(gr, codes.Codes(known, learned), page.load)
         with gr.Tab("Resolution"):
-            zoom.tab(gr, zoom.Zoom(given["faces"], unseen))
-    return page
+            warm["Resolution"] = zoom.tab(gr, zoom.Zoom(known, unseen), page.load)
+    return page, warm
 
 
 @contextmanager
-def served(port: int = 0) -> Iterator[str]:
-    """The page on a port of this machine, 0: a free one. -> its address. Raises OSError."""
-    page = build()
+def served(port: int = 0, say: Callable[[str], None] = lambda _: None) -> Iterator[str]:
+    """The page on a port of this machine, 0: a free one. -> its address. Raises OSError.
+
+    Its first tab is compiled by then, the others go on in a thread. say: is told what is done.
+    """
+    with _folder():
+        page, address = _launched(port, say)
+        try:
+            yield address
+        finally:
+            page.close()
+
+
+def serve(port: int) -> None:
+    """Until a signal ends this command, which has begun. Raises OSError for a port that is taken,
+    OverflowError for one that is none."""
+    say = _Clock()
+    try:
+        # All in a thread: this one is not to be inside of a compiler when the signal comes.
+        with _folder():
+            ThreadPoolExecutor(1).submit(_launched, _free(port), say).result()
+            threading.Event().wait()
+    except stopping.Stopped as end:
+        # Threads with jax inside of them are not to see how Python takes itself apart.
+        stopping.leave(end.number)
+
+
+class _Clock:
+    """Says what is done, and after how many seconds."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+
+    def __call__(self, words: str) -> None:
+        print(f"{time.monotonic() - self.start:4.0f} s: {words}", flush=True)
+
+
+def _launched(port: int, say: Callable[[str], None]) -> tuple[Any, str]:
+    """The page that is served, and its address."""
+    say("loading three dictionaries: faces, phantoms, chairs")
+    page, warm = build()
+    first, *others = warm
+    say(f"compiling {first}")
+    warm[first]()
     _, address, _ = page.launch(
         server_name="127.0.0.1",
         server_port=port or _free(),
@@ -58,20 +105,40 @@ def served(port: int = 0) -> Iterator[str]:
         css=live.STYLE,
         footer_links=[],
     )
-    try:
-        yield address
-    finally:
-        page.close()
+    say(f"open {address} in a browser; Ctrl-C ends; the other tabs are being compiled")
+
+    def rest() -> None:
+        for name in others:
+            warm[name]()
+            say(f"{name} is ready")
+
+    threading.Thread(target=rest, daemon=True).start()
+    return page, address
 
 
-def serve(port: int) -> None:
-    """Until Ctrl-C. Raises OSError for a port that is taken."""
-    with served(port) as address, suppress(KeyboardInterrupt):
-        print(f"open {address} in a browser; Ctrl-C ends", flush=True)
-        Event().wait()
+@contextmanager
+def _folder() -> Iterator[None]:
+    """Where gradio writes what it shows, in a folder that is gone afterwards."""
+    name = "GRADIO_TEMP_DIR"
+    before = os.environ.get(name)
+    # A thread may be writing there to the last.
+    with tempfile.TemporaryDirectory(
+        prefix="nid_jax_demo_", dir=before, ignore_cleanup_errors=True
+    ) as folder:
+        os.environ[name] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
 
 
-def _free() -> int:
+def _free(port: int = 0) -> int:
+    """A port that nobody has: this one, 0: any. Raises OSError."""
     with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+        # As the server does: one that was closed a moment ago is free.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(("127.0.0.1", port))
+        return int(one.getsockname()[1])

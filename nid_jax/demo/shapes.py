@@ -1,6 +1,8 @@
 """Shapes from few samples of their distances or a cloud of points, and between two shapes."""
 
+import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,9 @@ class Shapes:
 
     def __init__(self, dictionary: nid.NeuralDictionary, grids: Float[np.ndarray, "S D H W C"]):
         self.dictionary, self.grids = dictionary, grids
-        self.folder = tempfile.TemporaryDirectory(prefix="nid_jax_demo_")
+        # Inside of the page's own folder, which goes with it.
+        inside = os.environ.get("GRADIO_TEMP_DIR")
+        self.folder = tempfile.TemporaryDirectory(prefix="shapes_", dir=inside)
         axes = [np.linspace(-1, 1, side, dtype=np.float32) for side in grids.shape[1:4]]
         self.points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
 
@@ -54,8 +58,9 @@ class Shapes:
         return str(path), words
 
 
-def tab(gr: Any, shapes: Shapes, opened: Any) -> None:
-    """Draws the tab, whose mesh is drawn when it is opened."""
+def tab(gr: Any, shapes: Shapes, opened: Any) -> Callable[[], None]:
+    """Draws the tab, first when it is opened. -> what compiles it."""
+    gr.Markdown("Move from the one to the other, or turn the mesh with the mouse.")
     count = len(shapes.grids)
     with gr.Row():
         with gr.Column():
@@ -66,5 +71,4 @@ def tab(gr: Any, shapes: Shapes, opened: Any) -> None:
         mesh = gr.Model3D(label="its surface, to turn with the mouse", height=420)
     line = live.line(gr)
     given = [number, other, samples, between]
-    # Gradio's viewer of meshes never comes if one is there before its tab is opened.
-    live.follow(gr, shapes.answer, given, [mesh, line], opened.select)
+    return live.follow(gr, shapes.answer, given, [mesh, line], [opened])

@@ -1,16 +1,20 @@
 """Slices from few views: a slider of views and of noise, and SART beside."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy import sparse
-from skimage.transform import iradon_sart
 
 import nid_jax as nid
+from nid_jax import data
+from nid_jax.baselines import tomography as baselines
+from nid_jax.coding.operators import CONVENTIONS
 from nid_jax.demo import live, pictures
 
 VIEWS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+CONVENTION = "skimage"
 LEAST_NOISE = 0.05
 """Standard deviation that is reckoned with where there is no noise: what a dictionary leaves."""
 
@@ -37,16 +41,17 @@ class Tomography:
         solver = nid.Gaussian(noise=max(deviation, LEAST_NOISE))
         fit = self.dictionary.fit(rays.told(sinogram)[None], rays.operator, solver=solver)
         picture = truth[..., 0]
-        columns = sinogram.reshape(views, -1).T
-        sart = iradon_sart(columns, np.arange(views) * 180 / views, clip=(0, 1))
+        rows = sinogram.reshape(views, -1)
+        place = CONVENTIONS[CONVENTION].placed(picture.shape, rows.shape[1])
+        sart = baselines.placed_sart(rows, data.even_angles(views), picture.shape, *place)
         found = np.asarray(fit.render()[0, ..., 0])
         psnr = [pictures.decibels(one, picture) for one in (found, sart)]
         fine = pictures.fine(picture.shape)
         words = (
-            f"slice {number}; {views} views of {len(columns)} detectors, noise {noise:g}%; "
+            f"slice {number}; {views} views of {rows.shape[1]} detectors, noise {noise:g}%; "
             f"dictionary {psnr[0]:.1f} dB, SART {psnr[1]:.1f} dB"
         )
-        rows = columns.T / max(columns.max(), 1e-6)
+        rows = rows / max(rows.max(), 1e-6)
         rows = rows[np.arange(picture.shape[0]) * views // picture.shape[0]]
         return (
             pictures.gray(picture),
@@ -68,7 +73,7 @@ class _Rays:
 
     def __init__(self, dictionary: nid.NeuralDictionary, views: int):
         shape = dictionary.grid_shape
-        rays = nid.operators.parallel_beam(shape, views, convention="skimage")
+        rays = nid.operators.parallel_beam(shape, views, convention=CONVENTION)
         pixels = nid.operators.sample(shape)
         count, each = rays.num_measurements, rays.run_length or 1
         factors = np.ones((count, each)) if rays.factors is None else np.asarray(rays.factors)
@@ -105,8 +110,9 @@ def _interpolation(points: Float[np.ndarray, "Q 2"], shape: tuple[int, ...]) -> 
     return sparse.csr_matrix((np.concatenate(values), index), size)
 
 
-def tab(gr: Any, tomography: Tomography) -> None:
-    """Draws the tab."""
+def tab(gr: Any, tomography: Tomography, opened: Any) -> Callable[[], None]:
+    """Draws the tab, first when it is opened. -> what compiles it."""
+    gr.Markdown("Choose how many views there are, or add noise: the slice is found from them.")
     with gr.Row():
         number = gr.Slider(1, len(tomography.slices), 1, step=1, label="slice it has never seen")
         views = gr.Radio(VIEWS, value=8, label="views")
@@ -115,4 +121,5 @@ def tab(gr: Any, tomography: Tomography) -> None:
         labels = ("slice", "sinogram, a row a view", "dictionary", pictures.UNSURE, "SART")
         shown = [live.picture(gr, label) for label in labels]
     line = live.line(gr)
-    live.follow(gr, tomography.answer, [number, views, noise], [*shown, line])
+    given = [number, views, noise]
+    return live.follow(gr, tomography.answer, given, [*shown, line], [opened])

@@ -1,5 +1,7 @@
 """Zoom without end: the pixels of a signal beside the continuous signal of its code."""
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,12 @@ class Zoom:
     """Windows into fitted signals."""
 
     def __init__(self, dictionary: nid.NeuralDictionary, signals: Float[np.ndarray, "S H W C"]):
-        self.signals, self.fit = signals, dictionary.fit(signals)
+        self.dictionary, self.signals = dictionary, signals
+
+    @cached_property
+    def fit(self) -> nid.Fit:
+        """Of all signals, when a window is first asked for."""
+        return self.dictionary.fit(self.signals)
 
     def answer(self, number: int, power: float, row: float, column: float) -> tuple[Any, ...]:
         """Pictures of the window 2^power times as near around (row, column): pixels, and signal."""
@@ -42,8 +49,9 @@ def _picture(values: Float[np.ndarray, "H W C"]) -> np.ndarray:
     return pictures.enlarged((np.clip(values, 0, 1) * 255).astype(np.uint8))
 
 
-def tab(gr: Any, zoom: Zoom) -> None:
-    """Draws the tab."""
+def tab(gr: Any, zoom: Zoom, opened: Any) -> Callable[[], None]:
+    """Draws the tab, first when it is opened. -> what compiles it."""
+    gr.Markdown("Move nearer: on the left are pixels, on the right is a continuous signal.")
     with gr.Row():
         number = gr.Slider(1, len(zoom.signals), 1, step=1, label="face it has never seen")
         power = gr.Slider(0, 10, 0, step=0.1, label="how near, powers of 2")
@@ -54,4 +62,5 @@ def tab(gr: Any, zoom: Zoom) -> None:
         labels = (f"its {sides} pixels", "the continuous signal of its code")
         shown = [live.picture(gr, label) for label in labels]
     line = live.line(gr)
-    live.follow(gr, zoom.answer, [number, power, row, column], [*shown, line])
+    given = [number, power, row, column]
+    return live.follow(gr, zoom.answer, given, [*shown, line], [opened])
