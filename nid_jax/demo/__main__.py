@@ -8,6 +8,7 @@ if __name__ == "__main__":
 import argparse
 import importlib.util
 import sys
+import time
 
 
 def main() -> None:
@@ -18,12 +19,17 @@ def main() -> None:
     if importlib.util.find_spec("gradio") is None:
         print("error: the demo needs gradio: pip install 'nid_jax[demo]'", file=sys.stderr)
         sys.exit(2)
-    print("starting the demo: imports first, then three dictionaries, then programs", flush=True)
+    begun = time.monotonic()
+
+    def say(words: str) -> None:
+        print(f"{time.monotonic() - begun:4.0f} s: {words}", flush=True)
+
+    say("starting: imports, three dictionaries, and what the first tab is compiled to")
     from nid_jax.demo import page
 
     with stopping.command():
         try:
-            page.serve(port)
+            page.serve(port, say)
         except (OSError, OverflowError) as error:
             print(f"error: --port={port}: {error}", file=sys.stderr)
             sys.exit(2)

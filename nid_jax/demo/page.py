@@ -4,7 +4,6 @@ import os
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -63,10 +62,9 @@ def served(port: int = 0, say: Callable[[str], None] = lambda _: None) -> Iterat
             page.close()
 
 
-def serve(port: int) -> None:
-    """Until a signal ends this command, which has begun. Raises OSError for a port that is taken,
-    OverflowError for one that is none."""
-    say = _Clock()
+def serve(port: int, say: Callable[[str], None]) -> None:
+    """Until a signal ends this command, which has begun; say: is told what is done. Raises OSError
+    for a port that is taken, OverflowError for one that is none."""
     try:
         # All in a thread: this one is not to be inside of a compiler when the signal comes.
         with _folder():
@@ -75,16 +73,6 @@ def serve(port: int) -> None:
     except stopping.Stopped as end:
         # Threads with jax inside of them are not to see how Python takes itself apart.
         stopping.leave(end.number)
-
-
-class _Clock:
-    """Says what is done, and after how many seconds."""
-
-    def __init__(self) -> None:
-        self.start = time.monotonic()
-
-    def __call__(self, words: str) -> None:
-        print(f"{time.monotonic() - self.start:4.0f} s: {words}", flush=True)
 
 
 def _launched(port: int, say: Callable[[str], None]) -> tuple[Any, str]:

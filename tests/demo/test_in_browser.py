@@ -69,6 +69,13 @@ def differ(one, other):
     return one.shape != other.shape or (one != other).any()
 
 
+def test_the_first_tab_is_drawn_before_anything_is_touched(browser):
+    assert browser.said("^face 1, ").endswith(" ms")
+    for name, picture in browser.pictures().items():
+        assert picture.std() > 1, name
+    assert "Brush over the face" in browser.panel.inner_text()
+
+
 @pytest.mark.parametrize("tab", [name for name in screenshots.ACTS if name != "Shapes"])
 def test_a_tab_draws_and_follows(browser, tab):
     browser.open(tab)
