@@ -5,7 +5,7 @@ DEMO ?= runs/demo
 # Two processes fit two cores; loadfile keeps a file's compilations in one of them.
 PYTEST := python -m pytest -n 2 --dist loadfile
 
-.PHONY: install demo docs notebooks test test-all test-oldest lint format bench accelerator dist clean
+.PHONY: install demo docs notebooks test test-all test-browser test-oldest lint format bench accelerator dist clean
 
 install: $(VENV)/installed
 
@@ -20,12 +20,12 @@ demo: install
 
 # A site of docs/, in build/docs; any warning is an error.
 docs: install
-	$(BIN)/python -m pip install --quiet '.[docs]'
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
 # Runs docs/notebooks/*.py, and keeps what they show beside them.
 notebooks: install
-	$(BIN)/python -m pip install --quiet '.[docs]'
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	cd docs/notebooks && MPLBACKEND=module://matplotlib_inline.backend_inline \
 	  $(abspath $(BIN))/jupytext --to ipynb --execute *.py
 
@@ -34,6 +34,11 @@ test: install
 
 test-all: install
 	$(BIN)/$(PYTEST)
+
+# What a browser shows; Chromium is the system's.
+test-browser: install
+	$(BIN)/python -m pip install --quiet --editable '.[demo,browser]'
+	$(BIN)/python -m pytest tests/demo tests/reporting
 
 # The lowest versions that setup.cfg admits.
 test-oldest:

@@ -146,6 +146,8 @@ def text_of(scale, rows, steps):
             *[f"With float64 on {name}: {count} functions." for name, count in counts.items()],
             "\nFloat64 on a TPU, deliberately:\n",
             *reasons,
+            "\nProducts below float32, deliberately:\n",
+            *[f"- {word}: {why}" for word, why in lowering_cases.SHORT.items()],
             "",
             command.table(COLUMNS, rows),
             "\n## Custom calls\n",

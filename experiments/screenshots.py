@@ -2,7 +2,7 @@
 
     python experiments/screenshots.py --output=docs/screenshots
 
-Needs the extra demo, the package playwright, and Chromium (--chromium=PATH where it is not found).
+Needs the extras demo and browser, and Chromium (--chromium=PATH where it is not found).
 Writes DIR/TAB.png, each after sliders were moved and a face was brushed over. `walk` is what a test
 looks with, too.
 """

@@ -133,6 +133,7 @@ def test_what_is_not_uploaded_is_an_error(call, objects, on, tiny, monkeypatch):
     assert (folder() / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_learning_in_a_bucket(objects, on):
     on("first")
     images = np.random.default_rng(0).random((6, 7, 7), np.float32)

@@ -45,6 +45,7 @@ def test_descent_ends_in_canonical_form(learned):
     assert (np.diff(variance) <= 1e-6 * variance[0]).all()
 
 
+@pytest.mark.slow
 def test_the_first_atoms_are_least_squares_of_them_alone(learned, unseen):
     dictionary, _ = learned
     few = dictionary.first(6)

@@ -26,7 +26,6 @@ FLOAT64_ON_TPU = {"heads by expectation maximisation"}
 QUICK = (
     "training step: varpro, independent",
     "fit: gaussian, normal equations",
-    "derivative of a fit: omp",
     "render, sparse codes",
 )
 
@@ -37,6 +36,7 @@ def check(case):
         assert one.callbacks == 0, platform
         assert not one.unlisted, platform
         assert one.operations > 10
+        assert case.short or not one.short_products, one.short_products
     assert bool(found["tpu"].float64) == bool(case.float64), found["tpu"].float64
 
 

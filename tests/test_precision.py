@@ -39,6 +39,7 @@ def test_no_derivative_is_zero_in_silence(gray, unseen, solver, of):
         jax.grad(lambda y: getattr(gray.fit(y, solver=solver), of).sum())(unseen)
 
 
+@pytest.mark.slow
 def test_codes_of_clouds_have_no_derivative():
     shapes = nid.learn(waves(4, (5, 5, 5))[..., 0], steps=1, num_experts=6)
     cloud = np.random.default_rng(0).normal(size=(1, 20, 6)).astype(np.float32)
@@ -49,6 +50,7 @@ def test_codes_of_clouds_have_no_derivative():
         )
 
 
+@pytest.mark.slow
 def test_what_ends_in_numpy_has_no_derivative(gray, unseen):
     solver = nid.Gaussian(noise=0.01)
     for name, act in (

@@ -55,9 +55,11 @@ def test_style_at_commits_is_that_of_make_lint():
 def test_the_hosted_run_is_the_one_of_the_repository():
     jobs = loaded(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
-    assert commands == [".ci/run", "make dist"]
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
-    assert "dist" in targets
+    allowed = {".ci/run"} | {f"make {target}" for target in targets}
+    mine = {command for command in commands if not command.startswith("sudo apt-get ")}
+    assert ".ci/run" in mine
+    assert mine <= allowed
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o100
 
 

@@ -38,10 +38,12 @@ def children(process):
     return [int(number) for number in path.read_text().split()] if path.exists() else []
 
 
-def struck(words, number, moment, which=None):
-    """A command of which one process gets a signal `moment` seconds after its start.
+def struck(words, number, moment, which=None, saving=None):
+    """A command of which one process gets a signal `moment` seconds after its start. -> Ended, its
+    seconds from the signal on.
 
-    which: its place among those that the command started; None: the command itself.
+    which: its place among those that the command started; None: the command itself. saving: a
+    folder of checkpoints; the moment counts from when one is there.
     """
     begun = time.monotonic()
     process = trials.start(words)
@@ -49,12 +51,20 @@ def struck(words, number, moment, which=None):
     while which is not None and len(found) <= which and process.poll() is None:
         time.sleep(0.01)
         found = children(process)
+    while saving and not saved_in(saving) and process.poll() is None:
+        time.sleep(0.01)
+        begun = time.monotonic()
     time.sleep(max(0.0, moment - (time.monotonic() - begun)))
     if process.poll() is None:
         target = process.pid if which is None else found[which]
         if Path(f"/proc/{target}").exists():
             os.kill(target, number)
-    return trials.ended(process, begun)
+    return trials.ended(process, time.monotonic())
+
+
+def saved_in(checkpoints):
+    """Folders of steps that were saved."""
+    return list(checkpoints.glob("[0-9]*"))
 
 
 def said(err, begins):
@@ -76,7 +86,7 @@ def kill_wrong(found, moment, alone):
     """What is wrong with how a command ended of which a process was killed."""
     if found.code in (0, -signal.SIGKILL if alone else 0):
         return ""
-    if alone or "Traceback" in found.err or found.seconds - moment > _A_MINUTE:
+    if alone or "Traceback" in found.err or found.seconds > _A_MINUTE:
         return (
             f"at {moment:.2f} s: status {found.code}, {found.seconds:.0f} s: {found.err[-300:]!r}"
         )
@@ -95,16 +105,18 @@ def _ended(size, folder, processes, number, count):
     for trial in trials.within(size.most_minutes, range(count)):
         workdir = folder / f"trial-{trial}"
         words = words_of(workdir)
-        moment = draw.uniform(_FIRST, 1) * seconds
+        # Half of them at any moment, half while steps are saved.
+        saving = workdir / "checkpoints" if trial % 2 else None
+        moment = draw.uniform(0, seconds / 3) if saving else draw.uniform(_FIRST, 1) * seconds
         which = None if processes == 1 else draw.randrange(processes)
-        found = struck(words, number, moment, which)
+        found = struck(words, number, moment, which, saving)
         late += found.code == 0
-        waits.append(found.seconds - moment)
+        waits.append(found.seconds)
         if number == signal.SIGTERM:
             wrong = term_wrong(found, moment)
         else:
             wrong = kill_wrong(found, moment, processes == 1)
-        saved += any((workdir / "checkpoints").glob("[0-9]*"))
+        saved += bool(saved_in(workdir / "checkpoints"))
         trials.whole(words)
         wrong = wrong or trials.compared(workdir, reference)
         trials.judge(wrongs, wrong, f"after {moment:.1f} s of {seconds:.1f}")
@@ -179,7 +191,7 @@ def interrupted(size, folder):
         moment = draw.uniform(*span) if trial else _EARLIEST
         found = struck(words_of(workdir), signal.SIGINT, moment)
         late += found.code == 0
-        waits.append(found.seconds - moment)
+        waits.append(found.seconds)
         wrong = "" if found.code == 0 else _interrupt_wrong(found, moment)
         if found.code == 0:
             wrong = trials.compared(workdir, reference)

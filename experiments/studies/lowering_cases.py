@@ -49,6 +49,20 @@ class Case:
     float64: str = ""
     """Why a TPU gets float64 all the same, '' where it does not."""
 
+    @property
+    def short(self):
+        """Why products may be below float32, '' where none may."""
+        return next((why for word, why in SHORT.items() if word in self.name), "")
+
+
+_ROUTER = "convolutions of a router run as they are trained, in the platform's own precision"
+# Part of a name -> why.
+SHORT = {
+    "amortised": _ROUTER,
+    "router": _ROUTER,
+    "muon": "optax's iteration towards an orthogonal factor, which few digits are enough for",
+}
+
 
 def numbers(*shape, dtype=jnp.float32):
     """The shape of an array."""
@@ -439,15 +453,16 @@ def reseeded():
 def projected():
     """Signals in the coordinates of heads in closed form, and their covariance."""
 
-    def accumulate(values, projector, weights, constant, basis):
+    def accumulate(total, values, projector, weights, constant, basis):
         coordinates, energy = components._projected(
             values, projector, weights, constant, jnp.float32(POINTS)
         )
         left = components._left(coordinates, energy, basis)
-        return components._accumulated(basis @ basis.T, coordinates, left)
+        return components._accumulated(total, coordinates, left)
 
     points, size = numbers(POINTS), EXPERTS
     return accumulate, (
+        numbers(size, size),
         numbers(SIGNALS, POINTS, 1),
         numbers(POINTS, size),
         points,

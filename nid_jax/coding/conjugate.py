@@ -210,7 +210,7 @@ def _descend(shared, measurements, weights, iterations, tolerance):
         return numerics.einsum("sm,mk->sk", values, basis)
 
     def apply(z):
-        return gathered(weights * rendered(z)) + z @ penalty
+        return gathered(weights * rendered(z)) + numerics.einsum("sk,kl->sl", z, penalty)
 
     right = gathered(weights * (measurements - level))
     z, error, count = conjugate_gradients.solve(

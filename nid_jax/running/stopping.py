@@ -23,6 +23,7 @@ Imports nothing but the standard library, as it comes before every other import.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -164,6 +165,8 @@ def begin() -> None:
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     sys.unraisablehook = _unraisable
+    # The first that is registered is the last that is called.
+    atexit.register(_ignore)
     _handle()
 
 
@@ -195,6 +198,12 @@ def _handle() -> dict[int, Any]:
         return {}
     taken = [number for number in ASKING if signal.getsignal(number) != signal.SIG_IGN]
     return {number: signal.signal(number, _on_signal) for number in taken}
+
+
+def _ignore() -> None:
+    """All is done, and Python takes its handlers away: a signal would change the exit status."""
+    for number in ASKING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _on_signal(number: int, frame: Any) -> None:

@@ -89,7 +89,9 @@ def test_most_probable_codes(kind, channels, with_bias, seed):
     np.testing.assert_allclose(found.residual, residual, rtol=2e-2)
 
 
-@pytest.mark.parametrize("kind", [SharedDictionary, IndependentDictionary])
+@pytest.mark.parametrize(
+    "kind", [SharedDictionary, pytest.param(IndependentDictionary, marks=pytest.mark.slow)]
+)
 def test_ridge_is_that_of_the_own_gram_matrices(kind):
     dictionary, values, weights = problem(kind, 2, 5)
     found = solved(dictionary, values, weights, lam=1e-6, tolerance=1e-5)

@@ -47,7 +47,11 @@ def a_problem(kind="wide", weights=None, experts=40, bias=True):
     return Problem(dictionary, operator, y.astype(np.float32), weights, known)
 
 
-@pytest.mark.parametrize("weights", [None, (72,), (3, 72)], ids=["all", "mask", "own masks"])
+@pytest.mark.parametrize(
+    "weights",
+    [None, pytest.param((72,), marks=pytest.mark.slow), (3, 72)],
+    ids=["all", "mask", "own masks"],
+)
 @pytest.mark.parametrize("name", SOLVED)
 def test_it_is_the_solution_of_double_precision(name, weights):
     problem = a_problem(weights=weights, bias=name != "neighbours")

@@ -60,7 +60,8 @@ def problem(request):
     return dictionary, operator, y.astype(np.float32)
 
 
-@pytest.mark.parametrize("chunk", [pytest.param(0, marks=pytest.mark.slow), 50])
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", [0, 50])
 def test_residuals_of_ridge_are_those_of_double_precision(problem, chunk):
     dictionary, operator, y = problem
     equations = orthonormal.orthonormal_equations(dictionary, operator, y, chunk=chunk)

@@ -73,8 +73,9 @@ def expected_kept(values, pilot, seen, trim, reach):
     return kept
 
 
-@pytest.mark.parametrize("reach", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
-@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("reach", [0.0, 0.3])
+@pytest.mark.parametrize("masked", [False, True])
 def test_second_fit_is_that_of_what_was_kept(reach, masked):
     values, _, _ = blocked(3)
     rng = np.random.default_rng(4)

@@ -28,6 +28,7 @@ def test_unseen_faces_are_not_among_those_learned_from(known, unseen):
     assert distance.min() > 0.1
 
 
+@pytest.mark.slow
 def test_a_face_is_completed(known, unseen):
     tab = faces.Faces(known, unseen)
     seen, found, unsure, peer, words = tab.of_canvas(1, 50, None, None)
@@ -82,6 +83,7 @@ def test_an_array_of_ones_own_is_taken(tmp_path):
         signals.own(str(tmp_path / "own.npy"), (24, 24))
 
 
+@pytest.mark.slow
 def test_a_code_at_the_mean_and_away_from_it(known):
     tab = codes.Codes(known, signals.learned_from(known)[:8])
     drawn, *near, words = tab.answer(*[0.0] * codes.NUMBERS)

@@ -71,7 +71,9 @@ def stacks(measured):
     return found
 
 
-@pytest.mark.parametrize("solver", [Gaussian(noise=0.2), Lasso(steps=4)])
+@pytest.mark.parametrize(
+    "solver", [Gaussian(noise=0.2), pytest.param(Lasso(steps=4), marks=pytest.mark.slow)]
+)
 def test_codes_are_those_of_each_by_itself(known, solver):
     model, prior, measured = known
     uncertain = isinstance(solver, Gaussian)

@@ -65,7 +65,8 @@ def test_paths_that_cannot_be(arguments, key):
 
 
 @pytest.mark.parametrize(
-    ("kind", "dims", "channels"), [("shared", 3, 1), ("independent", 2, 3), ("shared", 2, 2)]
+    ("kind", "dims", "channels"),
+    [("shared", 2, 2), ("independent", 2, 3), pytest.param("shared", 3, 1, marks=pytest.mark.slow)],
 )
 def test_neighbours_are_those_of_brute_force(monkeypatch, kind, dims, channels):
     seed = int(np.random.default_rng(102).integers(2**31))

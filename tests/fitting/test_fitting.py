@@ -164,6 +164,7 @@ def test_patches_are_fitted_apart_and_scored_together(patched):
     assert len(list((workdir / "fits" / "test" / "pictures").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_patches_are_stitched_when_rendered(call, patched):
     workdir, arguments = patched
     succeed(call(*arguments, "--mode=render", "--config.render.scale=2"))
@@ -192,6 +193,7 @@ def test_finer_patches_meet(scale):
     np.testing.assert_allclose(np.diff(pixels), 1 / scale, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_number_of_signals_counts_whole_ones(call, patched):
     workdir, arguments = patched
     some = ["--mode=fit", "--config.fit.num_signals=1", "--config.fit.name=one"]

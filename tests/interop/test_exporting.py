@@ -113,7 +113,9 @@ def test_a_signal_that_was_not_seen_is_the_mean(dictionary, at_call, draw):
     np.testing.assert_allclose(found["codes"][0], dictionary.prior.mean, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [SharedDictionary, IndependentDictionary])
+@pytest.mark.parametrize(
+    "kind", [SharedDictionary, pytest.param(IndependentDictionary, marks=pytest.mark.slow)]
+)
 def test_operator_weights_and_a_picture_that_is_evaluated(kind, draw, monkeypatch):
     monkeypatch.setattr(exporting, "BAKED_NUMBERS", 0)
     dictionary = made(kind, channels=2, with_bias=True)

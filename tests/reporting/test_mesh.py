@@ -42,6 +42,7 @@ def compared(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_training_curve_is_that_of_one_device(compared, kind):
     one, mesh = compared[kind]["losses"]
@@ -51,6 +52,7 @@ def test_the_training_curve_is_that_of_one_device(compared, kind):
     np.testing.assert_allclose(mesh, one, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_fit_is_that_of_one_device(compared, kind):
     one, mesh = (np.asarray(codes) for codes in compared[kind]["values"])
@@ -58,6 +60,7 @@ def test_the_fit_is_that_of_one_device(compared, kind):
     np.testing.assert_allclose(mesh, one, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_experts_codes_and_moments_are_split_and_the_rest_is_whole(compared, kind):
     for name, whole, part, axes in compared[kind]["trained"]:
@@ -72,10 +75,12 @@ def test_experts_codes_and_moments_are_split_and_the_rest_is_whole(compared, kin
     assert any(whole != part for _, whole, part, _ in compared[kind]["loaded"])
 
 
+@pytest.mark.slow
 def test_another_mesh_takes_the_checkpoint(compared):
     assert compared["resumed"] == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["2x3", "5x1"])
 def test_what_a_mesh_does_not_divide_gives_the_same(compared, mesh):
     """Eight experts over three devices; eight of sixteen signals over five."""

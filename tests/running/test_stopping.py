@@ -104,6 +104,7 @@ def stopped(code, *numbers):
         stderr=subprocess.PIPE,
         text=True,
     )
+    begun = time.monotonic()
     for number in numbers:
         assert process.stdout.read(1) == "."
         time.sleep(0.05)  # two that come at once are one
@@ -227,3 +228,17 @@ def test_an_interrupt_among_the_imports(command):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "SIGINT" + ENDED)
+
+
+def test_one_that_comes_when_all_is_done_changes_nothing():
+    body = """
+class Last:
+    def __del__(self, kill=os.kill, process=os.getpid(), write=os.write, sleep=time.sleep):
+        write(2, b"last")  # after the handlers of Python
+        kill(process, 2)
+        sleep(0.05)
+kept = Last()
+with stopping.command():
+    pass
+"""
+    assert stopped(body)[:2] == (0, "last")

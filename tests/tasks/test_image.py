@@ -25,6 +25,7 @@ def weights(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_fit_reports_lpips_where_the_config_names_weights(call, copied, tiny, weights):
     """Of pictures brought to 31x31, the smallest that the network takes."""
     large = ("--config.data.size=(31,31)", "--config.data.resize=true")

@@ -147,6 +147,7 @@ def test_fits_of_files_with_and_without_their_mask(run, workdir, tmp_path):
     assert "0.png: is 20x25" in damaged.err
 
 
+@pytest.mark.slow
 def test_nan_is_missing_whether_or_not_masks_are_told(run, workdir, tmp_path):
     rng = np.random.default_rng(1)
     values = rng.random((2, 25, 25)).astype(np.float32)

@@ -54,7 +54,7 @@ def centred(values):
 @pytest.mark.parametrize(
     "embedding", [CosineLattice(SHAPE), Splines((8, 7), 3), Splines((5, 4), 2)]
 )
-@pytest.mark.parametrize("experts", [5, 30])
+@pytest.mark.parametrize("experts", [5, pytest.param(30, marks=pytest.mark.slow)])
 def test_heads_are_the_principal_components_in_the_features(embedding, experts):
     values, points = signals_like(60), grid(SHAPE)
     dictionary = dictionary_on(embedding, experts)

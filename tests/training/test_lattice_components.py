@@ -35,7 +35,7 @@ def collection(count=25, channels=1):
     ("counts", "channels"),
     [
         ((5, 5, 6), 1),
-        ((9, 8, 9), 1),
+        pytest.param((9, 8, 9), 1, marks=pytest.mark.slow),
         pytest.param((5, 5, 6), 2, marks=pytest.mark.slow),
         pytest.param((7, 6, 8), 2, marks=pytest.mark.slow),
     ],

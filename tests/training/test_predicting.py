@@ -96,6 +96,7 @@ def sparse_signals(dictionary, seed, count, top_k):
     return values.astype(np.float32), codes != 0
 
 
+@pytest.mark.slow
 def test_supports_are_those_that_signals_were_made_of():
     top_k, count = 4, 12
     dictionary = dictionary_of(5, coherence=1.5)
@@ -115,6 +116,7 @@ def test_supports_are_those_that_signals_were_made_of():
     assert recall > 0.95 > np.take_along_axis(truth, correlated, 1).mean()
 
 
+@pytest.mark.slow
 def test_an_unpooled_convolution_starts_with_the_signal_and_overfits_a_few():
     router = unpooled(8)
     rng = np.random.default_rng(9)

@@ -348,6 +348,7 @@ def surface_problem(seed, count=3):
     return model, batch | {"signals": jnp.zeros((count, 0, 1))}
 
 
+@pytest.mark.slow
 def test_terms_of_surfaces_are_those_taken_by_hand():
     model, batch = surface_problem(int(np.random.default_rng(102).integers(2**31)))
     weights = {"on": 3.0, "off": 0.5, "normal": 2.0, "eikonal": 0.25}
