@@ -25,7 +25,9 @@ def options(words):
         if name == "mode":
             assert value in commands.MODES
         if name == "config":
-            assert value in configs.names()
+            task, _, variant = value.partition(":")
+            assert task in configs.names()
+            assert not variant or variant in configs.described(task)[1]
     return [name for name, _, _ in found]
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Training over the GPUs of several nodes, one process for each node:
-#   sbatch docs/accelerators/slurm.sh --config=image --workdir=/shared/runs/image
-# Other modes run in the same way: --mode=fit, or --mode=run for all.
+#   sbatch slurm.sh --config=image:cpu-joint --workdir=/shared/runs/image
+# Other modes run in the same way: --mode=fit, or --mode=run for all. Add what your cluster asks for (--partition,
+# --account), and activate the environment that nid_jax is installed in, before you call sbatch or below.
 #SBATCH --job-name=nid_jax
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -10,6 +11,7 @@
 #SBATCH --time=04:00:00
 # SIGTERM two minutes before the end: the step is saved, and the same command goes on from there.
 #SBATCH --signal=TERM@120
+# Again by itself after a node failed or the job was preempted; after its time is over, call sbatch again.
 #SBATCH --requeue
 set -euo pipefail
 # JAX finds coordinator, count and number of processes in Slurm's variables.

@@ -234,7 +234,8 @@ def open_corrupted(config: ConfigDict, split: str, seed: int) -> Collection:
 
     The folder holds images/, and where they are known masks/ (white: seen, black: hidden, the other
     way round with data.masks.hidden=white) and truth/, files of one name but for the extension;
-    masks may be .npy and .npz too. Of pictures without masks transparent pixels are missing.
+    masks may be .npy and .npz too. Of pictures without masks transparent pixels are missing; where
+    there are no masks at all, the pictures may lie in the folder itself.
     `python -m nid_jax.data.corrupt` writes such a folder.
     The .npy holds floats [S, H, W] or [S, H, W, C] in [0, 1] and NaN. data.gray, data.num_train and
     data.num_test apply; so do data.size, data.resize and data.crop to pictures without masks; with
@@ -259,10 +260,9 @@ def open_corrupted(config: ConfigDict, split: str, seed: int) -> Collection:
 
 
 def _open_folder(config, root, split):
-    if not (root / "images").is_dir():
-        raise FileNotFoundError(f"data.root={config.root!r}: has no images/ inside")
+    images = _images_of(config, root)
     hidden = holes.hidden_colour(config)
-    pictures, truths = (_files(root / part) for part in ("images", "truth"))
+    pictures, truths = _files(images), _files(root / "truth")
     masks = _files(root / "masks", holes.EXTENSIONS)
     headers = _headers(pictures, masks, truths)
     # One list of files for both, so that pictures and truths agree on size and channels.
@@ -281,7 +281,9 @@ def _open_folder(config, root, split):
         return CorruptedFiles(clean, {}, truths=clean, truth_at=places)
     collection = open_files(paths, names, title, config, range(len(wanted_names)))
     mask_at = {place: masks[name] for place, name in enumerate(wanted_names) if name in masks}
-    transparent = _transparent(root, collection, mask_at, [headers[name] for name in wanted_names])
+    transparent = _transparent(
+        images, collection, mask_at, [headers[name] for name in wanted_names]
+    )
     for place in (*mask_at, *transparent):
         size = headers[wanted_names[place]][:2]
         if collection.grid(place) != size:
@@ -298,7 +300,19 @@ def _open_folder(config, root, split):
     return found
 
 
-def _transparent(root, collection, masks, headers):
+def _images_of(config, root):
+    """The folder of the pictures: images/ inside, or where none of the three is there, all of it."""
+    if (root / "images").is_dir():
+        return root / "images"
+    beside = [part for part in ("masks", "truth") if (root / part).is_dir()]
+    if beside:
+        raise FileNotFoundError(
+            f"data.root={config.root!r}: has {beside[0]}/ and no images/ inside"
+        )
+    return root
+
+
+def _transparent(images, collection, masks, headers):
     """Places of pictures whose transparent pixels are missing: those without a mask.
 
     Raises ValueError where some pictures have masks and others holes, and for one all transparent.
@@ -319,7 +333,7 @@ def _transparent(root, collection, masks, headers):
         )
     if found:
         say(
-            f"{root / 'images'}: {len(found)} of {len(collection)} pictures have transparent "
+            f"{images}: {len(found)} of {len(collection)} pictures have transparent "
             f"pixels ({collection.files[found[0]].path.name}); taken as missing; masks/ says "
             "otherwise"
         )

@@ -221,7 +221,8 @@ def _say_what_is_changed(paths, headers, config):
     # Of corrupted pictures what is transparent is missing.
     changes = (
         (
-            "have an alpha channel; what is transparent is laid on white",
+            "have an alpha channel; what is transparent is laid on white; "
+            "data.name=corrupted takes it for missing",
             lambda header: header.alpha and config.name != "corrupted",
         ),
         (

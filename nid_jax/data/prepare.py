@@ -219,6 +219,9 @@ def _end_with_parent():
     os._exit(1)
 
 
+_UNSAID = "ignore::UserWarning:multiprocessing.resource_tracker"
+
+
 class _Pool:
     """Processes that prepare meshes; one that dies takes down its own mesh only."""
 
@@ -227,6 +230,10 @@ class _Pool:
 
     def _executor(self, workers):
         threads = max(1, (os.cpu_count() or 1) // workers)
+        # A command that is told to end leaves at once. What it shared with its workers is taken away
+        # by Python's own process for that, which would say so.
+        if _UNSAID not in sys.warnoptions:
+            sys.warnoptions.append(_UNSAID)
         return concurrent.futures.ProcessPoolExecutor(
             workers,
             multiprocessing.get_context("spawn"),

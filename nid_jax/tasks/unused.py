@@ -97,6 +97,7 @@ def _of_mode(mode):
     if mode not in LEARNING:
         for group in LEARNED:
             yield f"{group}.*", f"{why} takes the dictionary as it was learned"
+        yield "prior.*", f"{why} takes the prior as it was learned"
     if mode not in _DRAWING:
         for key in ("shape", "scale", "window"):
             yield f"render.{key}", why

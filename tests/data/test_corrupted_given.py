@@ -141,7 +141,7 @@ def no_images(folder):
         (larger_truth, r"truth/b\.png: is 9x8 .*, its picture .*images/b\.png 6x8"),
         (damaged, r"masks/b\.png: cannot be read as an image"),
         (twice, r"images/a\.png: a\.jpg has the same name but for the extension"),
-        (no_images, r"data\.root=.*: has no images/ inside"),
+        (no_images, r"data\.root=.*: has masks/ and no images/ inside"),
     ],
 )
 def test_folders_that_make_no_sense(folder, data_config, harm, message):
@@ -149,6 +149,21 @@ def test_folders_that_make_no_sense(folder, data_config, harm, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         open_corrupted(data_config(root=folder), "test", 0)
     assert "\n" not in str(caught.value)
+
+
+def test_pictures_with_holes_may_lie_in_the_folder_itself(tmp_path, data_config):
+    pixels = np.random.default_rng(8).integers(0, 256, (2, 6, 5, 4)).astype(np.uint8)
+    pixels[..., 3] = np.where(pixels[..., 3] < 99, 0, 255)
+    for name, one in zip("ab", pixels, strict=True):
+        Image.fromarray(one).save(tmp_path / f"{name}.png")
+    with pytest.warns(Notice, match=rf"{tmp_path}: 2 of 2 pictures have transparent pixels"):
+        found = open_corrupted(data_config(root=tmp_path), "test", 0)
+    assert found.names == ["a", "b"]
+    for place, one in enumerate(pixels):
+        np.testing.assert_array_equal(found.seen(place), one[..., 3] > 0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty: holds no images"):
+        open_corrupted(data_config(root=tmp_path / "empty"), "test", 0)
 
 
 def test_roots_that_make_no_sense(tmp_path, data_config):

@@ -51,12 +51,13 @@ def test_what_is_laid_on_white_made_gray_and_made_colour_is_counted(tmp_path, da
     assert found.shape == (6, 7, 3)
     clear = f"{tmp_path}: 1 of 4 pictures (a.png) have an alpha channel; what is transparent is "
     mixed = f"{tmp_path}: 2 of 4 pictures (p0.tif) are gray, others in colour; taken in colour; "
-    assert lines(said) == [f"{clear}laid on white", f"{mixed}data.gray=true takes all in gray"]
+    white = f"{clear}laid on white; data.name=corrupted takes it for missing"
+    assert lines(said) == [white, f"{mixed}data.gray=true takes all in gray"]
     with pytest.warns(Notice) as said:
         found = opened(data_config, tmp_path, gray=True)
     assert found.shape == (6, 7, 1)
     grayed = f"{tmp_path}: 2 of 4 pictures (a.png) are in colour; taken in gray; "
-    assert lines(said) == [f"{clear}laid on white", f"{grayed}data.gray=false says otherwise"]
+    assert lines(said) == [white, f"{grayed}data.gray=false says otherwise"]
 
 
 # Values
