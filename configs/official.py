@@ -5,6 +5,7 @@
 VARIANT is celeba (the default), images (the defaults of its command line, on any folder of
 pictures), or a folder that nid_jax.interop.torch_checkpoint made of an official checkpoint: then
 the config is that folder's own, so that fit, eval, render and train take its dictionary as it is.
+A folder called celeba is ./celeba.
 """
 
 import json

@@ -25,6 +25,7 @@ from peers.networks import siren
 
 import nid_jax as nid
 from nid_jax import data, learning, metrics, operators, tasks
+from nid_jax.baselines import tomography as algebraic
 from nid_jax.coding import grid_operator
 from nid_jax.reporting import tables
 
@@ -225,7 +226,7 @@ def classical_rows(study, tuning, unseen, views, say):
     rays = {"matrix": matrix, "shape": (side, side)}
     methods = {
         "filtered back projection": (tomography.filtered_back_projection, beams, FILTERS),
-        "SART": (tomography.sart, beams, SART),
+        "SART": (algebraic.sart, {"angles": angles}, SART),
         "total variation": (tomography.total_variation, rays, TV),
     }
     rows = {}

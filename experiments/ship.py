@@ -95,6 +95,7 @@ PHANTOMS = Setting(
         "dictionary.num_layers": 1,
         "dictionary.heads": "components",
         "dictionary.embedding.kind": "spline",
+        "dictionary.embedding.degree": 2,
         "train.steps": 0,
         "prior.num_signals": 3000,
     },

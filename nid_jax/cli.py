@@ -82,6 +82,10 @@ def parse(argv, values=flags.FLAGS):
             complain(f"--config is missing; {EXAMPLE}")
         if not values.workdir:
             complain("--workdir is missing; the folder that takes checkpoints, fits and the report")
+        if values.checkpoint == "":
+            complain(
+                "--checkpoint: ''; allowed: a workdir, FILE.safetensors or a dictionary's name"
+            )
     except flags.Error as error:
         text = str(error).strip().removeprefix("flag ")
         wanted = next((WANTED[reason] for reason in WANTED if reason in text), None)

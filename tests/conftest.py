@@ -12,11 +12,13 @@ from logging import StreamHandler
 from pathlib import Path
 from typing import NamedTuple
 
+import fsspec
 import jax
 import pytest
 from absl import flags, logging
 
 from nid_jax import cli
+from nid_jax.storage import lock
 
 # Tests run small arrays once: most of their time is compilation, which these flags make several
 # times quicker. Read when the first array is made; XLA_FLAGS of one's own, also empty, go before.
@@ -154,3 +156,26 @@ def trained(call, tmp_path_factory):
 def copied(trained, tmp_path):
     """A copy of that workdir, to change."""
     return Path(shutil.copytree(trained, tmp_path / "copied"))
+
+
+@pytest.fixture
+def objects(monkeypatch):
+    """The store behind memory://, empty: name -> its file."""
+    monkeypatch.setattr(lock, "SETTLED", 0.01)
+    store = fsspec.filesystem("memory").store
+    store.clear()
+    yield store
+    store.clear()
+
+
+@pytest.fixture
+def on(monkeypatch, tmp_path):
+    """on(NAME): from here on this is another machine, as far as copies of buckets go; it is one
+    called first before that. -> a function that gives its run's folder."""
+
+    def go(name):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+        return lambda: next((tmp_path / name / "nid_jax/buckets/workdirs").glob("*/run"))
+
+    go("first")
+    return go

@@ -27,7 +27,11 @@ def options(words):
         if name == "config":
             task, _, variant = value.partition(":")
             assert task in configs.names()
-            assert not variant or variant in configs.described(task)[1]
+            variants = configs.described(task)[1]
+            known = {
+                f"{one}{way.removeprefix('...')}" for one in variants for way in ("", *variants)
+            }
+            assert not variant or variant in known
     return [name for name, _, _ in found]
 
 

@@ -14,27 +14,6 @@ from nid_jax.training import loop
 URL = "memory://pail/run"
 
 
-@pytest.fixture
-def objects(monkeypatch, tmp_path):
-    """The store, empty; copies lie below tmp_path / NAME, see `on`."""
-    monkeypatch.setattr(lock, "SETTLED", 0.01)
-    store = fsspec.filesystem("memory").store
-    store.clear()
-    yield store
-    store.clear()
-
-
-@pytest.fixture
-def on(monkeypatch, tmp_path):
-    """on(NAME): from here on this is another machine, as far as copies go. -> its run's folder."""
-
-    def go(name):
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
-        return lambda: next((tmp_path / name / "nid_jax/buckets/workdirs").glob("*/run"))
-
-    return go
-
-
 def weights(folder):
     """Of the heads, after the last step."""
     return nid.load(folder, step="latest").dictionary.head_kernel[...]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -268,3 +269,10 @@ def test_sigterm_saves_and_the_same_command_goes_on(call, tmp_path, tiny, enviro
     assert result.out.startswith(f"trained {saved + 2} steps in ")
     steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").open()]
     assert steps == list(range(1, saved + 3))
+
+
+def test_a_checkpoint_of_no_name_is_not_the_workdir(call, tmp_path, tiny):
+    """As of --checkpoint=$NAME where there is no NAME."""
+    result = call(*tiny, f"--workdir={tmp_path}", "--checkpoint=", "--mode=fit")
+    assert result.code == 2
+    assert re.fullmatch("error: --checkpoint: ''; allowed: a workdir, .*\n", result.err)

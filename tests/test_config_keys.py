@@ -26,7 +26,8 @@ CHOSEN = {
     **{f"dictionary.embedding.{name}": ("fields", EVERY) for name in ("counts", "band", "degree")},
     **{f"data.augment.{name}": ("data", STILL) for name in ("rotation", "zoom", "move")},
     **{f"router.{name}": ("fields", EVERY) for name in ("max_norm", "pool")},
-    **{f"train.{name}": ("training", EVERY) for name in ("atoms_per_step", "lam")},
+    **{f"train.{name}": ("training", EVERY) for name in ("atoms_per_step", "lam", "warmup_epochs")},
+    **{f"dictionary.components.{name}": ("training", EVERY) for name in ("rounds", "shrinkage")},
     **{
         f"prior.{name}": ("fitting", ("video", "fields"))
         for name in ("lam", "shrinkage", "components")

@@ -26,7 +26,10 @@ OTHERS = {
     "git": "needs a remote",
 }
 # Needs a folder that is made by a command before it.
-PLACES = {"official:runs/official": "official:images"}
+PLACES = {
+    "official:runs/official": "official:images",
+    "official:runs/celeba": "official:celeba",
+}
 FENCE = re.compile(r"```.*?```", re.DOTALL)
 
 

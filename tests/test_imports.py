@@ -27,6 +27,7 @@ ORDER = (
     "sharding",
     "coding",
     "metrics",
+    "baselines",
     "data",
     "storage",
     "settings",
@@ -68,7 +69,10 @@ APART = {
     *(("platforms", room) for room in ("errors", "files", "ffmpeg", "numerics")),
     ("devices", "errors"),
     ("devices", "numerics"),
+    ("baselines", "metrics"),
     ("data", "metrics"),
+    ("data", "baselines"),
+    ("storage", "baselines"),
     ("storage", "data"),
     ("storage", "metrics"),
 }

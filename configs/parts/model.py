@@ -44,7 +44,8 @@ def dictionary():
             # rbf: bumps, and how narrow they are
             "num_centres": 64,
             "sigma": 4.0,
-            # cosine, spline: functions along each axis, () is as many as the grid has samples;
+            # cosine, spline: functions along each axis, () is as many as the grid has samples, and
+            # 2 more of splines of degree 3, which take on all that lies on the grid;
             # cosine: box or ball, the frequencies that are kept
             "counts": (),
             "band": "box",

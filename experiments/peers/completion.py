@@ -9,8 +9,8 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from skimage.restoration import inpaint_biharmonic
 
+from nid_jax.baselines import images
 from nid_jax.coding.operators import sample
 from nid_jax.coding.total_variation import TotalVariation
 
@@ -22,8 +22,7 @@ def filled(reconstruction, pictures, seen):
 
 def biharmonic(pictures, seen):
     """Biharmonic inpainting (scikit-image)."""
-    rows = zip(pictures, seen, strict=True)
-    return np.stack([inpaint_biharmonic(x, ~s, channel_axis=-1) for x, s in rows])
+    return np.stack([images.biharmonic(*pair) for pair in zip(pictures, seen, strict=True)])
 
 
 def total_variation(pictures, seen, weight, steps=200):

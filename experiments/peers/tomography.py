@@ -1,4 +1,4 @@
-"""Classical reconstructions from projections: filtered back projection, SART, total variation.
+"""Classical reconstructions from projections: filtered back projection and total variation.
 
 Sinograms here are [A, D], angles (degrees, over [0, 180)) and detectors, and geometry is
 scikit-image's: an image of N x N pixels has D = N detectors, and both pixel N//2 along either axis
@@ -8,7 +8,7 @@ matrix of system_matrix(). Reconstructions are float64 in [0, 1].
 
 import numpy as np
 from scipy import sparse
-from skimage.transform import iradon, iradon_sart
+from skimage.transform import iradon
 
 
 def filtered_back_projection(sinogram, angles, size, filter_name="ramp"):
@@ -17,18 +17,6 @@ def filtered_back_projection(sinogram, angles, size, filter_name="ramp"):
         np.asarray(sinogram, float).T, np.asarray(angles, float), size, filter_name=filter_name
     )
     return np.clip(image, 0, 1)
-
-
-def sart(sinogram, angles, size, iterations=1, relaxation=0.15):
-    """Simultaneous algebraic reconstruction (Andersen and Kak 1984); [A, D] -> [size, size].
-
-    iterations: passes over all views; the image is clipped to [0, 1] after every view.
-    """
-    columns, angles = np.asarray(sinogram, float).T, np.asarray(angles, float)
-    image = np.zeros((size, size))
-    for _ in range(iterations):
-        image = iradon_sart(columns, angles, image, clip=(0, 1), relaxation=relaxation)
-    return image
 
 
 def system_matrix(angles, detectors, shape, centre=(0.0, 0.0), offset=0.0, samples_per_pixel=2):

@@ -4,7 +4,6 @@ Every method is judged by the temperature of unseen days on the whole grid, from
 a day and from few of them.
 """
 
-import warnings
 from typing import NamedTuple
 
 import jax
@@ -17,12 +16,10 @@ from peers.components import Components, codes_of_few, prior_of
 from peers.descent import descend
 from peers.networks import siren
 from scipy.interpolate import RBFInterpolator, RegularGridInterpolator
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 import nid_jax as nid
 from nid_jax import data, metrics, tasks
+from nid_jax.baselines import scattered
 from nid_jax.fields.coordinates import grid
 
 # Directions of the Gaussian that is learned, all of its cosines; and principal components, which
@@ -117,13 +114,7 @@ def by_kriging(days):
     """A Gaussian process of each day, its lengths, variance and noise those of highest evidence."""
 
     def one(points, values):
-        kernel = ConstantKernel(1.0) * Matern([0.5, 0.5], (0.05, 20), nu=1.5)
-        kernel += WhiteKernel(0.05, (1e-5, 1))
-        process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
-        with warnings.catch_warnings():
-            # Of few stations some parameters end on their bounds.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            return process.fit(points, values).predict(days.grid)
+        return scattered.kriging(points, values[:, None], days.grid)[:, 0]
 
     found, seconds = clocked(lambda: _each(days, one))
     return days.row("kriging, day by day", 4, found, 0.0, seconds)

@@ -141,12 +141,23 @@ def check_fit(context: Context, task: Any, config: ConfigDict) -> Any:
     return collection
 
 
-def load(context: Context, with_prior: bool = False) -> tuple[NeuralDictionary, ConfigDict]:
-    """The dictionary on the caller's mesh, and the config with its own sections in place."""
+def load(
+    context: Context, with_prior: bool = False, needed: bool = True
+) -> tuple[NeuralDictionary, ConfigDict]:
+    """The dictionary on the caller's mesh, and the config with its own sections in place.
+
+    needed: False goes on without a prior that cannot be read, and says so.
+    """
     mesh = sharding.make_mesh(context.config.mesh.data, context.config.mesh.expert)
     # What the storage found damaged it has said already.
     if isinstance(context.source, Workdir):
-        dictionary = open_workdir(context.source, mesh=mesh, with_prior=with_prior)
+        try:
+            dictionary = open_workdir(context.source, mesh=mesh, with_prior=with_prior)
+        except ValueError as error:
+            if needed or not with_prior:
+                raise
+            dictionary = open_workdir(context.source, mesh=mesh, with_prior=False)
+            notices.say(f"{error}; only the comparison with the mean signal needs it")
     else:
         dictionary = load_dictionary(context.source, mesh=mesh)
     learned, task = dictionary.config.task, context.config.task

@@ -301,14 +301,13 @@ def _open_folder(config, root, split):
 
 
 def _images_of(config, root):
-    """The folder of the pictures: images/ inside, or where none of the three is there, all of it."""
+    """The folder of the pictures: images/ inside, or where none of them is there, all."""
     if (root / "images").is_dir():
         return root / "images"
-    beside = [part for part in ("masks", "truth") if (root / part).is_dir()]
+    beside = next((part for part in ("masks", "truth") if (root / part).is_dir()), "")
     if beside:
-        raise FileNotFoundError(
-            f"data.root={config.root!r}: has {beside[0]}/ and no images/ inside"
-        )
+        why = f"has {beside}/ and no images/ inside"
+        raise FileNotFoundError(f"data.root={config.root!r}: {why}")
     return root
 
 

@@ -230,8 +230,8 @@ class _Pool:
 
     def _executor(self, workers):
         threads = max(1, (os.cpu_count() or 1) // workers)
-        # A command that is told to end leaves at once. What it shared with its workers is taken away
-        # by Python's own process for that, which would say so.
+        # A command that is told to end leaves at once. What it shared with its workers is taken
+        # away by Python's own process for that, which would say so.
         if _UNSAID not in sys.warnoptions:
             sys.warnoptions.append(_UNSAID)
         return concurrent.futures.ProcessPoolExecutor(

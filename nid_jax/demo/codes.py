@@ -35,7 +35,9 @@ class Codes:
         drawn = pictures.gray(np.asarray(fit.render(pictures.fine(shape))[0, ..., 0]))
         shown = [pictures.gray(self.learned[number][..., 0]) for number in near]
         words = ", ".join(f"{number + 1} at {distance[number]:.2f}" for number in near)
-        return (drawn, *shown, f"nearest training signals: {words}")
+        moves = [f"number {at + 1} {step:+.1f}" for at, step in enumerate(steps) if step]
+        where = ", ".join(moves) or "the mean code"
+        return (drawn, *shown, f"{where}; nearest training faces, by distance of codes: {words}")
 
 
 def tab(gr: Any, codes: Codes) -> None:
@@ -43,12 +45,18 @@ def tab(gr: Any, codes: Codes) -> None:
     with gr.Row():
         with gr.Column():
             sliders = [
-                gr.Slider(-4, 4, 0, step=0.1, label=f"number {place + 1}, standard deviations")
+                gr.Slider(
+                    -4,
+                    4,
+                    0,
+                    step=0.1,
+                    label=f"number {place + 1}, standard deviations from the mean",
+                )
                 for place in range(NUMBERS)
             ]
         with gr.Column():
-            drawn = live.picture(gr, "the signal of this code")
+            drawn = live.picture(gr, "the face of this code")
             with gr.Row():
-                near = [live.picture(gr, f"nearest {place + 1}") for place in range(NEAREST)]
-    line = live.line(gr, "codes")
+                near = [live.picture(gr, f"nearest: {place + 1}") for place in range(NEAREST)]
+    line = live.line(gr)
     live.follow(gr, codes.answer, sliders, [drawn, *near, line])

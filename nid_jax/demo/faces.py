@@ -1,5 +1,6 @@
 """Faces of which a part is missing: brushed over, or all but some pixels."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ class Faces:
         self.dictionary, self.faces = dictionary, faces[..., 0]
 
     def answer(
-        self, face: Float[np.ndarray, "H W"], seen: Bool[np.ndarray, "H W"]
+        self, name: str, face: Float[np.ndarray, "H W"], seen: Bool[np.ndarray, "H W"]
     ) -> tuple[Any, ...]:
         """Pictures of what is seen, the most probable face, where it is unsure, and biharmonic
         inpainting; and a line of both errors. Raises ValueError where nothing is seen."""
@@ -32,13 +33,13 @@ class Faces:
         psnr = [pictures.decibels(one, face) for one in (np.asarray(fit.render()[0, ..., 0]), peer)]
         unsure = fit.deviation()[0, ..., 0]
         words = (
-            f"{seen.mean():.0%} of the pixels seen; dictionary {psnr[0]:.1f} dB, biharmonic "
+            f"{name}, {seen.mean():.1%} of its pixels; dictionary {psnr[0]:.1f} dB, biharmonic "
             f"{psnr[1]:.1f} dB"
         )
         return (
             pictures.gray(face, ~seen),
             pictures.gray(np.asarray(fit.render(shape)[0, ..., 0])),
-            pictures.heat(unsure, 0.2),
+            pictures.unsure(unsure),
             pictures.gray(peer),
             words,
         )
@@ -50,7 +51,8 @@ class Faces:
         was brushed over on the canvas."""
         face = self.face(number, file)
         kept = np.random.default_rng(int(number)).random(face.shape) < share / 100
-        return self.answer(face, kept & ~brushed(canvas, face.shape))
+        name = Path(file).name if file else f"face {number}"
+        return self.answer(name, face, kept & ~brushed(canvas, face.shape))
 
     def face(self, number: int, file: str | None) -> Float[np.ndarray, "H W"]:
         """One of the unseen faces, or that of a file."""
@@ -88,15 +90,15 @@ def tab(gr: Any, faces: Faces) -> None:
             format="png",
             sources=[],
             transforms=[],
-            brush=gr.Brush(default_size=40, colors=["#26468c"], color_mode="fixed"),
+            brush=gr.Brush(default_size=24, colors=["#26468c"], color_mode="fixed"),
             canvas_size=first.shape[1::-1],
             fixed_canvas=True,
             elem_id="faces_canvas",
         )
     with gr.Row():
-        labels = ("what is seen", "dictionary", "where it is unsure", "biharmonic")
+        labels = ("what is seen; blue is not", "dictionary", pictures.UNSURE, "biharmonic")
         shown = [live.picture(gr, label) for label in labels]
-    line = live.line(gr, "faces")
+    line = live.line(gr)
 
     def newly_shown(number: int, file: str | None) -> Any:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 import nid_jax as nid
-from nid_jax.demo import codes, faces, shapes, signals, tomography, zoom
+from nid_jax.demo import codes, faces, live, shapes, signals, tomography, zoom
 
 UNSEEN = 12
 KEPT = (600, 3600)
@@ -55,6 +55,7 @@ def served(port: int = 0) -> Iterator[str]:
         quiet=True,
         prevent_thread_lock=True,
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        css=live.STYLE,
         footer_links=[],
     )
     try:

@@ -8,6 +8,10 @@ from nid_jax import metrics
 
 SIDE = 320
 """Pixels along the longer side of every picture."""
+LARGEST = 0.2
+"""Standard deviation that is drawn brightest."""
+UNSURE = f"unsure by 0 (dark) to {LARGEST}"
+"""What is written above its picture."""
 DRAWN = 100
 """Samples along the longer side of a picture of the continuous signal, at most."""
 
@@ -22,9 +26,9 @@ def gray(
     return enlarged(picture)
 
 
-def heat(values: Float[np.ndarray, "H W"], highest: float) -> UInt8[np.ndarray, "h w 3"]:
-    """Values from 0 to `highest` in colours from dark to bright."""
-    colours = matplotlib.colormaps["magma"](np.clip(values / max(highest, 1e-12), 0, 1))
+def unsure(deviation: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Standard deviations from 0 to `LARGEST` in colours from dark to bright."""
+    colours = matplotlib.colormaps["magma"](np.clip(deviation / LARGEST, 0, 1))
     return enlarged((colours[..., :3] * 255).astype(np.uint8))
 
 

@@ -5,13 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import trimesh
 from jaxtyping import Float
 
 import nid_jax as nid
 from nid_jax.demo import live
+from nid_jax.geometry import shading
 
 SAMPLES = (100, 300, 1000, 3000, 10000)
 RESOLUTION = 64
+MATERIAL = trimesh.visual.material.PBRMaterial(
+    baseColorFactor=[*shading.CLAY, 1.0], metallicFactor=0.0, roughnessFactor=0.8, doubleSided=True
+)
 
 
 class Shapes:
@@ -41,14 +46,16 @@ class Shapes:
         mesh = blend.mesh(RESOLUTION)[0]
         if not len(mesh.faces):
             raise ValueError("no surface: take more samples")
+        mesh.visual = trimesh.visual.TextureVisuals(material=MATERIAL)
         path = Path(self.folder.name) / "shape.glb"
-        mesh.export(path)
-        words = f"{count} of {len(self.points)} samples each; {len(mesh.faces)} triangles"
+        mesh.export(path, include_normals=True)
+        way = f"{between:.0%} of the way from shape {number} to {other}"
+        words = f"{way}; {count} of {len(self.points)} samples each; {len(mesh.faces)} triangles"
         return str(path), words
 
 
 def tab(gr: Any, shapes: Shapes, opened: Any) -> None:
-    """Draws the tab, and its mesh anew when it is opened: what is hidden draws none."""
+    """Draws the tab, whose mesh is drawn when it is opened."""
     count = len(shapes.grids)
     with gr.Row():
         with gr.Column():
@@ -56,8 +63,8 @@ def tab(gr: Any, shapes: Shapes, opened: Any) -> None:
             other = gr.Slider(1, count, min(2, count), step=1, label="and another")
             between = gr.Slider(0, 1, 0, step=0.05, label="from the one to the other")
             samples = gr.Radio(SAMPLES, value=1000, label="samples of the distance")
-        mesh = gr.Model3D(label="its surface", height=420)
-    line = live.line(gr, "shapes")
+        mesh = gr.Model3D(label="its surface, to turn with the mouse", height=420)
+    line = live.line(gr)
     given = [number, other, samples, between]
-    live.follow(gr, shapes.answer, given, [mesh, line])
-    opened.select(live.timed(shapes.answer, 1), given, [mesh, line], **live.EVENTS)
+    # Gradio's viewer of meshes never comes if one is there before its tab is opened.
+    live.follow(gr, shapes.answer, given, [mesh, line], opened.select)

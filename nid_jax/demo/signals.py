@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 import nid_jax as nid
 from nid_jax import data
+from nid_jax.data import images, picturefiles
 
 
 def unseen(dictionary: nid.NeuralDictionary, count: int) -> Float[np.ndarray, "S *grid C"]:
@@ -22,14 +23,12 @@ def learned_from(dictionary: nid.NeuralDictionary) -> Float[np.ndarray, "S *grid
 
 
 def own(path: str, size: Sequence[int]) -> Float[np.ndarray, "*grid C"]:
-    """A picture, or an .npy of one, brought to a dictionary's size. Raises ValueError."""
+    """A picture, or an .npy of one, brought to a dictionary's size in gray. Raises ValueError."""
+    if not path.lower().endswith((".npy", ".npz", ".mat")):
+        picture = images.to_channels(picturefiles.read_image(path), 1)
+        return images.resize(images.centre_crop(picture, tuple(size)), tuple(size))
     config = importlib.import_module("nid_jax.configs.image").get_config()
-    array = path.lower().endswith((".npy", ".npz", ".mat"))
-    given = {"name": "array" if array else "folder", "root": path, "test_fraction": 1.0}
-    config.data.update(given)
-    if not array:
-        shaped = {"size": tuple(size), "resize": True, "crop": "center", "gray": True}
-        config.data.update(shaped)
+    config.data.update({"name": "array", "root": path, "test_fraction": 1.0})
     signal = _all(config, "test")[0]
     if signal.shape[:-1] != tuple(size):
         raise ValueError(f"{path}: {signal.shape[:-1]}; allowed: {tuple(size)}, the dictionary's")

@@ -29,7 +29,11 @@ class Zoom:
             for part, side in zip(window, signal.shape, strict=False)
         ]
         pixels = signal[np.ix_(*places)]
-        words = f"{2**power:.3g} times as near, {SAMPLES}x{SAMPLES} points of the same code"
+        words = (
+            f"face {number}, {2**power:.3g} times as near around row {middle[0]:.2f}, column "
+            f"{middle[1]:.2f}; {SAMPLES}x{SAMPLES} points of one code of {self.fit.codes.shape[1]} "
+            "numbers"
+        )
         return _picture(pixels), _picture(drawn), words
 
 
@@ -41,12 +45,13 @@ def _picture(values: Float[np.ndarray, "H W C"]) -> np.ndarray:
 def tab(gr: Any, zoom: Zoom) -> None:
     """Draws the tab."""
     with gr.Row():
-        number = gr.Slider(1, len(zoom.signals), 1, step=1, label="signal it has never seen")
-        power = gr.Slider(0, 10, 0, step=0.1, label="nearness, powers of 2")
-        row = gr.Slider(-1, 1, 0, step=0.01, label="row")
-        column = gr.Slider(-1, 1, 0, step=0.01, label="column")
+        number = gr.Slider(1, len(zoom.signals), 1, step=1, label="face it has never seen")
+        power = gr.Slider(0, 10, 0, step=0.1, label="how near, powers of 2")
+        row = gr.Slider(-1, 1, 0, step=0.01, label="row: top -1, bottom 1")
+        column = gr.Slider(-1, 1, 0, step=0.01, label="column: left -1, right 1")
     with gr.Row():
-        labels = ("its pixels", "the continuous signal")
+        sides = "x".join(map(str, zoom.signals.shape[1:3]))
+        labels = (f"its {sides} pixels", "the continuous signal of its code")
         shown = [live.picture(gr, label) for label in labels]
-    line = live.line(gr, "zoom")
+    line = live.line(gr)
     live.follow(gr, zoom.answer, [number, power, row, column], [*shown, line])

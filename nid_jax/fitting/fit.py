@@ -162,8 +162,16 @@ class Fit:
         return len(self.codes)
 
     def __getitem__(self, which: int | slice | Sequence[int]) -> Fit:
-        """Some of the signals; an int keeps its axis, so that one signal is a fit of one."""
-        chosen = np.arange(len(self))[which]
+        """Some of the signals; an int keeps its axis, so that one signal is a fit of one.
+
+        Raises IndexError for what they do not have.
+        """
+        try:
+            chosen = np.arange(len(self))[which]
+        except IndexError as error:
+            allowed = f"{-len(self)} to {len(self) - 1}, slices, lists of such"
+            # Still an IndexError, by which a loop over a fit ends.
+            raise IndexError(str(ArgumentError("index", which, allowed))) from error
         chosen = np.atleast_1d(chosen)
 
         def rows(array):

@@ -11,6 +11,7 @@ The file is that of `jax.export`: StableHLO with its arrays, the number of signa
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -151,6 +152,17 @@ def export(
         advice = "signals cut to patches of that size, or resized, would not be"
         say_stretched(tuple(shape), model.grid_shape, "shape", advice)
     each = shape if operator is None else (checked_operator(operator).num_measurements,)
+    # Before anything of that size is held.
+    numbers = math.prod(each) * basis.channels * (basis.num_experts + basis.channels)
+    if numbers > _MOST_NUMBERS:
+        name = "shape" if operator is None else "operator"
+        raise ValueError(
+            f"{name}: {numbers} numbers of the map; allowed: at most {_MOST_NUMBERS}, of fewer "
+            "measurements, or of fewer atoms (first)"
+        )
+    if math.prod(render) * basis.dims > _MOST_NUMBERS:
+        allowed = f"at most {_MOST_NUMBERS // basis.dims} points, whose coordinates the file holds"
+        raise ArgumentError("render", render, allowed)
     nothing = np.zeros((1, *each, basis.channels), np.float32)
     given = Measurements.of(model, nothing, operator, None, None if at_call else weights)
     fixed = operators.combined_weights(given.operator, given.weights)
@@ -158,13 +170,6 @@ def export(
         raise ArgumentError("weights", fixed.shape, f"those of one signal, or {AT_CALL!r}")
     partial = operator is not None or at_call or given.weights is not None
     penalty = _penalty(dictionary, solver, partial, at_call)
-    numbers = given.values.size * (basis.num_experts + basis.channels)
-    if numbers > _MOST_NUMBERS:
-        name = "shape" if operator is None else "operator"
-        raise ValueError(
-            f"{name}: {numbers} numbers of the map; allowed: at most {_MOST_NUMBERS}, of fewer "
-            "measurements, or of fewer atoms (first)"
-        )
     known = jnp.ones(given.values.shape[1], jnp.float32) if fixed is None else fixed
     shared, stats = conjugate.factorised(
         basis, given.operator, given.values, known, penalty, exact=True

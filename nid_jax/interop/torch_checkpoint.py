@@ -567,7 +567,9 @@ def _announce(workdir, config, notes, typed):
         f"{dictionary.activation}, {dictionary.embedding.kind} embedding, {router.kind} router, "
         f"{router.top_k} active; step {workdir.read_json('summary.json')['steps']}"
     )
-    command = f"nid_jax --config=official:{typed} --workdir={typed}"
+    # A folder may go by the name of a variant.
+    folder = f"./{typed}" if typed in configs.described("official")[1] else typed
+    command = f"nid_jax --config=official:{folder} --workdir={typed}"
     print(f"fit new signals: {command} --mode=fit")
     print(f"then score them: {command} --mode=eval")
     print(f"and render them: {command} --mode=render")

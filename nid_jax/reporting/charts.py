@@ -22,6 +22,8 @@ _MARKED = 24
 _LEFT, _RIGHT, _TOP, _BOTTOM, _LINE = 64, 14, 12, 40, 20
 # Points of one curve, at most: more than there are pixels.
 _POINTS = 600
+# The height of a row of points, and how many it has, at most.
+_STRIP, _STRIPPED = 34, 200
 
 
 def curves_svg(
@@ -82,6 +84,44 @@ def histogram_svg(
         raise ValueError("no finite values to draw")
     counts, edges = np.histogram(known, bins=bins)
     return _stairs(edges, counts.astype(float), title, x, y, size)
+
+
+def strips_svg(
+    values: Mapping[str, Sequence[float]], *, title: str = "", x: str = "", width: int = SIZE[0]
+) -> str:
+    """A row of points for each name over one abscissa, and a mark at its mean, as SVG text.
+
+    Of more than 200 values a row has so many, from the lowest to the highest. Raises ValueError
+    where there are no finite values.
+    """
+    rows = {name: np.sort(_known(one)) for name, one in values.items()}
+    every = np.concatenate([np.empty(0), *rows.values()])
+    if not every.size:
+        raise ValueError("no finite values to draw")
+    left = min(width // 3, round(20 + 6.6 * max(map(len, rows))))
+    height = _TOP + _LINE * bool(title) + _STRIP * len(rows) + _BOTTOM
+    axes = _Axes((width, height), title, x, "", left=left)
+    axes.span(_padded(every, 0.04), (len(rows), 0), named=list(rows))
+    drawn = []
+    for place, (name, row) in enumerate(rows.items()):
+        colour, y = COLOURS[place % len(COLOURS)], axes.y(place + 0.5)
+        if len(row) > _STRIPPED:
+            row = row[np.linspace(0, len(row) - 1, _STRIPPED).round().astype(int)]
+        drawn += [
+            f'<circle cx="{axes.x(one):.1f}" cy="{y:.1f}" r="4" fill="{colour}" '
+            'fill-opacity="0.45"/>'
+            for one in row
+        ]
+        if len(row):
+            middle = axes.x(float(rows[name].mean()))
+            mark = f"M{middle:.1f} {y - 10:.1f}v20"
+            drawn.append(f'<path d="{mark}" stroke="{colour}" stroke-width="3"/>')
+    return axes.svg(drawn)
+
+
+def _known(values):
+    found = np.array([math.nan if value is None else value for value in values], float)
+    return found[np.isfinite(found)]
 
 
 def _stairs(edges, heights, title, x, y, size):
@@ -182,14 +222,16 @@ def _number(value, step):
 class _Axes:
     """A frame with ticks and words, and where values lie in it."""
 
-    def __init__(self, size, title, x, y, legend=()):
+    def __init__(self, size, title, x, y, legend=(), left=_LEFT):
         self.size, self.title, self.words, self.legend = size, title, (x, y), list(legend)
         width, height = size
         top = _TOP + _LINE * bool(title) + _LINE * bool(legend)
-        self.box = (_LEFT + 16 * bool(y), top, width - _RIGHT, height - _BOTTOM + 14 * (not x))
+        self.box = (left + 16 * bool(y), top, width - _RIGHT, height - _BOTTOM + 14 * (not x))
 
-    def span(self, across, up, logarithmic=False):
+    def span(self, across, up, logarithmic=False, named=None):
+        """Ends of both axes; named: rows upwards from 0 that have names instead of numbers."""
         self.across, self.up, self.logarithmic = across, up, logarithmic
+        self.named = named
 
     def x(self, value):
         left, _, right, _ = self.box
@@ -236,12 +278,19 @@ class _Axes:
         across = ticks(*self.across, count=max(2, round((right - left) / 90)))
         # Steps and counts are whole numbers.
         if self.across[1] - self.across[0] < len(across):
-            across = [value for value in across if float(value).is_integer()] or across
-        up = _log_ticks(*self.up) if self.logarithmic else ticks(*self.up, count=4)
+            whole = [value for value in across if float(value).is_integer()]
+            across = whole if len(whole) > 1 else across
         step = across[1] - across[0] if len(across) > 1 else 1.0
         for value in across:
             yield f'<path d="M{self.x(value):.1f} {bottom}v4" stroke="#9aa5b1"/>'
             yield _text(self.x(value), bottom + 17, _number(value, step), QUIET, "middle")
+        if self.named is not None:
+            for place, name in enumerate(self.named):
+                height = self.y(place + 0.5)
+                yield f'<path d="M{left} {height:.1f}H{right}" stroke="{GRID}"/>'
+                yield _text(left - 8, height + 4, _fitting(name, left - 10), INK, "end")
+            return
+        up = _log_ticks(*self.up) if self.logarithmic else ticks(*self.up, count=4)
         for index, value in enumerate(up):
             height = self.y(value)
             yield f'<path d="M{left} {height:.1f}H{right}" stroke="{GRID}"/>'
@@ -262,6 +311,12 @@ class _Axes:
             parts.append(_text(place + 21, line, name, INK))
             place += 36 + 6.6 * len(name)
         return parts
+
+
+def _fitting(name, width):
+    """A name that is no wider than so many pixels."""
+    most = max(1, int(width / 6.6))
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _text(x, y, words, colour, anchor="start", size=0, more=""):

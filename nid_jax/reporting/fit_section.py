@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from nid_jax.reporting import charts, embedding, movies
+from nid_jax.reporting import charts, comparison, downloads, embedding, movies, panels
 from nid_jax.reporting.panels import Score, scores_of
 from nid_jax.reporting.reading import number, read_json, within
 from nid_jax.reporting.tables import counted
@@ -51,7 +51,9 @@ def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[
     page: the folder of the page; pictured: False leaves out pictures, movies and meshes.
     """
     metrics, note = read_json(folder / artefacts.METRICS)
-    scores = [*scores_of(metrics), *COMMON]
+    own = scores_of(metrics)
+    # A task may have a score by the name of what every fit has.
+    scores = [*own, *(score for score in COMMON if score.key not in {one.key for one in own})]
     facts = [(s.header, s.text(metrics[s.key])) for s in scores if _shown(metrics, s.key)]
     config, units = metrics.get("config"), within(metrics, "layout", "surface", "units")
     if units:
@@ -64,7 +66,13 @@ def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[
         "scores": scores,
         "facts": facts,
         "explained": [(s.label, s.about) for s in scores if s.about and _shown(metrics, s.key)],
-        "message": metrics.get("message") if isinstance(metrics.get("message"), str) else "",
+        "measured": text(metrics.get("measured")),
+        "solved": text(metrics.get("solved")),
+        "message": text(metrics.get("message")),
+        "beside": comparison.section(metrics, scores),
+        "extremes": _extremes(metrics, scores, folder, page),
+        "files": downloads.of_fit(folder, page),
+        "left_out": _left_out(metrics, folder),
         "charts": _charts(metrics),
         "assumed": texts(metrics.get("assumed")),
         "config": config if isinstance(config, dict) else None,
@@ -82,9 +90,44 @@ def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[
     return found
 
 
+def text(value: Any) -> str:
+    """The text; '' where it is none."""
+    return value if isinstance(value, str) else ""
+
+
 def texts(value: Any) -> list[str]:
     """The texts of a list; none where it is no list."""
     return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+
+
+def _extremes(metrics, scores, folder, page):
+    """The lowest and highest signals, each with a link to what was made of it where that lies."""
+    names = names_of(metrics)
+    found = comparison.extremes(metrics, scores, names)
+    if found is None:
+        return None
+    rows = []
+    for words, signals in found["rows"]:
+        linked = []
+        for index, name, value in signals:
+            stem = folder / artefacts.RECONSTRUCTIONS / file_name(index, name)
+            paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".npy")]
+            address = next((downloads.link(p, page) for p in paths if p.is_file()), "")
+            linked.append((name, value, address))
+        rows.append((words, linked))
+    return found | {"rows": rows}
+
+
+def _left_out(metrics, folder):
+    """What of the signals is not pictured on the page, in a sentence; '' for nothing."""
+    count = number(metrics.get("signals"))
+    shown = panels.COLUMNS
+    if count is None or count <= shown or not (folder / artefacts.COMPARISON).is_file():
+        return ""
+    return (
+        f"The sheet shows the first {shown} of {count:.0f} signals; what was made of the others "
+        f"lies in {artefacts.RECONSTRUCTIONS}/."
+    )
 
 
 def _shown(metrics, key):
@@ -92,6 +135,9 @@ def _shown(metrics, key):
     if key == "active_experts" and dense:
         # It has all of them, whatever rounding makes of its smallest codes.
         return False
+    if key == "precision" and isinstance(metrics.get(key), int | float):
+        # That of a surface, or of a mask, which its task shows where it is asked for.
+        return key in {score.key for score in scores_of(metrics)}
     return metrics.get(key) is not None and not isinstance(metrics[key], dict | list)
 
 
@@ -212,8 +258,13 @@ def _frames(metrics):
 
 
 def _names(folder):
-    """Names of the signals of a fit, in order."""
-    layout = read_json(folder / artefacts.METRICS)[0].get("layout")
+    """Names of the signals of the fit in a folder, in order."""
+    return names_of(read_json(folder / artefacts.METRICS)[0])
+
+
+def names_of(metrics: Mapping[str, Any]) -> list[str]:
+    """Names of the signals of a fit, in order; none where they are not known."""
+    layout = metrics.get("layout")
     names = layout.get("names") if isinstance(layout, dict) else None
     return [str(name) for name in names] if isinstance(names, list) else []
 
@@ -232,7 +283,9 @@ def _charts(metrics: Mapping[str, Any]) -> list[str]:
         points = sorted((step, value) for step, value in pairs if None not in (step, value))
         if points:
             xs, ys = zip(*points, strict=True)
-            drawn.append(charts.curves_svg({"psnr": (xs, ys)}, title="PSNR over steps", y="dB"))
+            drawn.append(
+                charts.curves_svg({"psnr": (xs, ys)}, title="PSNR over steps", y="PSNR, dB")
+            )
     for score in scores_of(metrics):
         per_signal = metrics.get(f"{score.key}_per_signal")
         values = [number(v) for v in per_signal] if isinstance(per_signal, list) else []
@@ -246,7 +299,8 @@ def _charts(metrics: Mapping[str, Any]) -> list[str]:
 def _distribution(score, values):
     low, middle, high = (score.text(float(v)) for v in np.quantile(values, [0.0, 0.5, 1.0]))
     scaled = 100 * values if score.unit == "%" else values
-    x = f"{score.unit} (lowest {low}, median {middle}, highest {high})".strip()
+    unit = f"{score.label}, %" if score.unit == "%" else score.header
+    x = f"{unit} (lowest {low}, median {middle}, highest {high})"
     bins = min(20, max(5, len(values) // 3))
     title = f"{score.label} of {len(values)} signals"
     return charts.histogram_svg(list(scaled), title=title, x=x, y="signals", bins=bins)

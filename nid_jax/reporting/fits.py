@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from nid_jax import notices
+from nid_jax.coding.prior import GaussianPrior
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import Model
 from nid_jax.files import atomic_folder, refusals_named
@@ -17,7 +18,7 @@ from nid_jax.fitting import rounding, scoring
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.scoring import reconstruct, summarise
 from nid_jax.notices import say
-from nid_jax.reporting import movies, panels, pictures
+from nid_jax.reporting import beside, movies, panels, pictures
 from nid_jax.storage import artefacts
 from nid_jax.storage.artefacts import file_name, write_json
 from nid_jax.storage.workdir import Workdir
@@ -30,8 +31,12 @@ def write_fit(
     config: ConfigDict,
     workdir: Workdir,
     notes: Sequence[str] = (),
+    prior: GaussianPrior | None = None,
 ) -> dict[str, Any]:
-    """Score a fit and write WORKDIR/fits/NAME. -> the metrics. notes: on what gave way before it.
+    """Score a fit and write WORKDIR/fits/NAME. -> the metrics.
+
+    notes: on what gave way before it; prior: of the training codes, for what the fit is compared
+    with (config.fit.baselines).
 
     codes.npz, metrics.json, reconstructions/ and what the task shows of a fit (`tasks.Extras`):
     comparison.png of the first signals, pictures/ of at most config.fit.num_pictures, frames and
@@ -46,7 +51,10 @@ def write_fit(
     metrics = summarise(task, fit, reconstruction, truth, collection, config)
     metrics |= _storage(task, exact, fit, truth, collection, config)
     metrics["layout"] = layout
+    metrics["measured"] = task.told(collection, measured, len(reconstruction)) if task.told else ""
+    metrics["solved"] = beside.solved(fit, config)
     names = layout["names"][: len(reconstruction)]
+    compared = beside.made(task, collection, measured, fit, prior, config.fit.baselines)
     with atomic_folder(workdir.fit(config.fit.name)) as folder:
         exact.save(folder / artefacts.CODES, dtype)
         unit = True
@@ -54,9 +62,11 @@ def write_fit(
             # Libraries that only runs with surfaces need.
             from nid_jax.reporting import surfaces
 
-            metrics |= surfaces.write_surfaces(folder, fit, measured, layout, config.fit)
+            metrics |= surfaces.write_surfaces(
+                folder, fit, measured, layout, config.fit, compared.shown
+            )
         if task.extras is not None:
-            extras = task.extras(collection, measured, fit, reconstruction, truth)
+            extras = task.extras(collection, measured, fit, reconstruction, truth, compared.shown)
             metrics |= extras.metrics
             unit = extras.unit
             _write_panels(folder, extras, names)
@@ -65,6 +75,7 @@ def write_fit(
                 formats = config.fit.get("movies", ())
                 _write_frames(folder, extras.frames, formats, extras.frame_rate)
         write_plain(folder / artefacts.RECONSTRUCTIONS, reconstruction, names, unit)
+        metrics["beside"] = compared.entry(metrics)
         metrics["scores"] = panels.described(task.scores, metrics)
         metrics["assumed"] = [*map(notices.plain, notes), *notices.printed_lines()]
         write_json(folder / artefacts.METRICS, metrics)
@@ -159,7 +170,7 @@ def _write_panels(folder, extras, names):
     for index, name in enumerate(columns[: max(len(panel.images) for panel in rows)]):
         file = f"{file_name(index, name)}.png"
         if extras.draw is None:
-            one = [panel.of([index]) for panel in rows]
+            one = [panel.of([index]) for panel in rows if panel.has(index)]
             panels.write_sheet(folder / artefacts.PICTURES / file, one, [name])
         else:
             extras.draw(folder / artefacts.PICTURES / file, index)

@@ -1,7 +1,7 @@
 """Meshes side by side on one sheet: truth, reconstruction, and how far one is from the other."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import trimesh
@@ -21,10 +21,12 @@ def mesh_sheet(
     names: Sequence[str] = (),
     size: int = SIZE,
     scale: float = 0.0,
+    others: Mapping[str, Sequence[trimesh.Trimesh]] | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Meshes side by side: truth, reconstruction, and the reconstruction coloured by its error.
 
-    truth, reconstruction: S meshes each; names: one above each column. The error is the distance
+    truth, reconstruction: S meshes each; names: one above each column; others: name -> meshes of a
+    baseline, of S or fewer columns. The error is the distance
     to the truth's surface, coloured from 0 to `scale` (0: a round number that 95% of the error
     lies below). Under each column stands the mean distance. -> uint8 [H, W, 3]. Raises ValueError
     for other than as many reconstructions as truths, at least one.
@@ -33,16 +35,18 @@ def mesh_sheet(
         raise ValueError(f"{len(truth)} true meshes and {len(reconstruction)} reconstructions")
     errors = [_distances(m, t) for m, t in zip(reconstruction, truth, strict=True)]
     scale = scale or _round_scale(np.concatenate([*errors, [0.0]]))
-    rows = {"truth": [], "reconstruction": [], "distance\nto the truth": []}
-    for true, mesh in zip(truth, reconstruction, strict=True):
-        camera = Camera.around([true])
-        pictures = (
-            shade(true, size, camera),
-            shade(mesh, size, camera),
-            shade(mesh, size, camera, lambda points, true=true: _heat(points, true, scale)),
-        )
-        for row, picture in zip(rows.values(), pictures, strict=True):
-            row.append(picture)
+    cameras = [Camera.around([true]) for true in truth]
+
+    def shaded(meshes):
+        pairs = zip(meshes, cameras, strict=False)
+        return [shade(mesh, size, camera) for mesh, camera in pairs]
+
+    rows = {"truth": shaded(truth), "reconstruction": shaded(reconstruction)}
+    rows |= {name.replace(" ", "\n"): shaded(some) for name, some in (others or {}).items()}
+    rows["distance\nto the truth"] = [
+        shade(mesh, size, camera, lambda points, true=true: _heat(points, true, scale))
+        for true, mesh, camera in zip(truth, reconstruction, cameras, strict=True)
+    ]
     captions = [f"{error.mean():.2g}" if len(error) else _NOTHING for error in errors]
     return _laid_out(rows, list(names), captions, scale)
 
@@ -99,17 +103,18 @@ def _laid_out(rows, names, captions, scale):
         draw.multiline_text((left - GAP, middle), label, QUIET, font, anchor="rm", align="right")
         for column, picture in enumerate(pictures):
             pixels = np.round(255 * picture).astype(np.uint8)
-            image.paste(Image.fromarray(pixels), (left + column * (size + GAP), top + row * size))
+            corner = (left + column * (size + GAP), top + row * size)
+            image.paste(Image.fromarray(pixels), corner)
+            if pixels.min() == 255:
+                # A blank tile would look like a fault of the page.
+                place = (corner[0] + size / 2, corner[1] + size / 2)
+                draw.text(place, _NOTHING, QUIET, small, anchor="mm")
     for column, caption in enumerate(captions):
         middle = left + column * (size + GAP) + size / 2
         if column < len(names):
             word = shortened(str(names[column]), size, small)
             draw.text((middle, GAP), word, QUIET, small, "mt")
         draw.text((middle, bottom), caption, INK, font, anchor="mt")
-        if caption == _NOTHING:
-            # A blank tile would look like a fault of the page.
-            for row in range(1, len(rows)):
-                draw.text((middle, top + (row + 0.5) * size), _NOTHING, QUIET, small, anchor="mm")
     draw.text((left - GAP, bottom), "mean distance", QUIET, small, anchor="rt")
     if all(caption == _NOTHING for caption in captions):
         return np.asarray(image)

@@ -42,6 +42,8 @@ class Score:
     """'%' shows a share in hundredths."""
     about: str = ""
     """In a sentence; '' where the name says it all."""
+    better: str = ""
+    """high or low; '' where neither is better."""
 
     def text(self, value: Any) -> str:
         """The value as a table's cell; a dash for none."""
@@ -91,10 +93,15 @@ class Panel:
     marks: Sequence[Sequence[Marks]] = ()
     """Of each column what is drawn over its picture on the sheet."""
 
+    def has(self, index: int) -> bool:
+        """Whether it has a picture of a column."""
+        return len(self.images) == 1 or index < len(self.images)
+
     def of(self, chosen: Sequence[int]) -> Panel:
-        """The same of some columns."""
+        """The same of some columns, those that it has."""
         if len(self.images) == 1:
             return self
+        chosen = [index for index in chosen if self.has(index)]
         captions = [self.captions[i] for i in chosen] if self.captions else ()
         marks = [self.marks[i] for i in chosen] if self.marks else ()
         images = [self.images[i] for i in chosen]

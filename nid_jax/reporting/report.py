@@ -18,7 +18,13 @@ from nid_jax.reporting import charts, embedding, fit_section, pictures, samples
 from nid_jax.reporting.metrics_log import read_metrics
 from nid_jax.reporting.panels import Score
 from nid_jax.reporting.reading import number, read_json, within
-from nid_jax.reporting.tables import format_bytes, format_count, format_duration, format_value
+from nid_jax.reporting.tables import (
+    counted,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_value,
+)
 from nid_jax.storage import artefacts
 from nid_jax.storage.artefacts import write_text
 
@@ -58,10 +64,12 @@ def write_report(workdir: str | Path) -> Path:
         pictured=PICTURED,
         title=f"{task} · {dataset}" if dataset else task,
         subtitle=" · ".join(filter(None, [workdir.resolve().name, date])),
+        learned=_learned(workdir, config),
         figures=_figures(config, summary, fits),
         columns=_columns(fits),
         training=_training(workdir / "metrics.jsonl"),
         fits=fits,
+        source="." if (workdir / "checkpoints").is_dir() else "DICTIONARY",
         dictionary=_dictionary(workdir),
         samples=_samples(workdir),
         timings=[_worded(*fact) for fact in _flat(summary)],
@@ -125,6 +133,17 @@ def _subject(config: Mapping[str, Any], fits: Sequence[Mapping[str, Any]]) -> tu
     return str(task), str(dataset)
 
 
+def _learned(workdir: Path, config: Mapping[str, Any]) -> str:
+    """In a sentence, what the dictionary was learned from; '' where the workdir does not say."""
+    signals, note = read_json(workdir / "signals.json")
+    count, title = number(signals.get("count")), signals.get("title")
+    if note or count is None or not isinstance(title, str):
+        return ""
+    experts = number(within(config, "dictionary", "num_experts"))
+    what = "A dictionary" if experts is None else f"{experts:.0f} continuous basis functions"
+    return f"{what}, learned from {counted(int(count), 'signal')}: {title}."
+
+
 # ---- sections ---------------------------------------------------------------------------------
 
 
@@ -135,6 +154,7 @@ def _figures(
     figures = []
     for fit in fits[:1]:
         scores = [s for s in fit["scores"] if s not in fit_section.COMMON]
+        scores.sort(key=lambda score: not score.better)  # What is good or bad comes first.
         for score in [s for s in scores if s.key in fit["metrics"]][:_HEADLINES]:
             unit = "" if score.unit == "%" else score.unit
             words = ", ".join(filter(None, [unit, fit["name"]]))
@@ -175,10 +195,11 @@ def _split_unit(text: str) -> tuple[str, str]:
 
 def _columns(fits: Sequence[Mapping[str, Any]]) -> list[Score]:
     """The columns of the table of fits: all that any of them has, scores of tasks first."""
-    common = {score.key for score in fit_section.COMMON}
-    own = {score.key: score for fit in fits for score in fit["scores"] if score.key not in common}
+    common = fit_section.COMMON
+    own = {score.key: score for fit in fits for score in fit["scores"] if score not in common}
     there = {key for fit in fits for key, value in fit["metrics"].items() if value is not None}
-    return [score for score in [*own.values(), *fit_section.COMMON] if score.key in there]
+    others = [score for score in common if score.key not in own]
+    return [score for score in [*own.values(), *others] if score.key in there]
 
 
 def _training(path: Path) -> dict[str, Any] | None:
@@ -205,8 +226,8 @@ def _training(path: Path) -> dict[str, Any] | None:
     losses = {name: c for name, c in curves.items() if name == "loss" or name.endswith("_loss")}
     psnrs = {name: c for name, c in curves.items() if "psnr" in name.lower()}
     others = {n: c for n, c in curves.items() if n not in losses and n not in psnrs}
-    drawn = [charts.curves_svg(losses, title="Loss", log=True)] if losses else []
-    drawn += [charts.curves_svg(psnrs, title="PSNR", y="dB")] if psnrs else []
+    drawn = [charts.curves_svg(losses, title="Loss", y="loss", log=True)] if losses else []
+    drawn += [charts.curves_svg(psnrs, title="PSNR", y="PSNR, dB")] if psnrs else []
     more = [
         charts.curves_svg({name: curve}, title=name, size=(400, 220))
         for name, curve in sorted(others.items())
@@ -261,7 +282,8 @@ def _usage(values: list[float], importance: Any) -> tuple[list[tuple[str, str]],
     if isinstance(importance, list) and importance and None not in map(number, importance):
         size = np.sort(np.abs(np.asarray(importance, float)))[::-1]
         x = "experts, most important first"
-        drawn.append(charts.bars_svg(size, title="Mean magnitude of the codes", x=x))
+        title = "Mean magnitude of the codes"
+        drawn.append(charts.bars_svg(size, title=title, x=x, y="|number of a code|"))
     return facts, drawn
 
 

@@ -1,12 +1,14 @@
 """What a fit of shapes leaves besides its codes: meshes, how good they are, pictures of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import trimesh
+from jaxtyping import Float
 from ml_collections import ConfigDict
+from skimage.measure import marching_cubes
 
 from nid_jax import metrics
 from nid_jax.files import atomic_folder
@@ -43,10 +45,31 @@ def surface_metrics(meshes, truths, config_mesh):
     return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
 
 
+def meshes_of_volumes(volumes: Float[np.ndarray, "S N N N 1"]) -> list[trimesh.Trimesh]:
+    """Zero levels of distances that are given on the grid of the cube, between its samples."""
+    found = []
+    for one in volumes[..., 0]:
+        volume = np.array(one, np.float32)  # Its own: one for all, and JAX's, cannot be written.
+        mesh = trimesh.Trimesh()
+        if volume.min() < 0 < volume.max():
+            vertices, faces, *_ = marching_cubes(volume, 0.0)
+            vertices = 2 * vertices / (np.array(volume.shape) - 1) - 1
+            mesh = trimesh.Trimesh(vertices, faces, process=False)
+        found.append(mesh)
+    return found
+
+
 def write_surfaces(
-    folder: Path, fit: Fit, measured: Any, layout: dict, config_fit: ConfigDict
+    folder: Path,
+    fit: Fit,
+    measured: Any,
+    layout: dict,
+    config_fit: ConfigDict,
+    others: Mapping[str, Float[np.ndarray, "n N N N 1"]],
 ) -> dict[str, Any]:
     """meshes/, views/ and shaded.png in a fit's folder. -> numbers for its metrics.json.
+
+    others: name -> distances of a baseline, of the first shapes, which shaded.png shows too.
 
     Meshes are in the units and axes that the shapes came in; shaded.png shows the first shapes
     upright, truth beside reconstruction where the truth is known; views are simplified ones for
@@ -65,7 +88,11 @@ def write_surfaces(
     shown = min(count, config_fit.num_pictures)
     if shown:
         sides = _upright(truths[:shown], layout), _upright(meshes[:shown], layout)
-        pictures.save_png(folder / artefacts.SHADED, _sheet(*sides, names))
+        rows = {
+            name: _upright(meshes_of_volumes(volumes[:shown]), layout)
+            for name, volumes in others.items()
+        }
+        pictures.save_png(folder / artefacts.SHADED, _sheet(*sides, names, rows))
     scores = surface_metrics(meshes, truths, wanted)
     means = {name: float(np.nanmean(values)) for name, values in scores.items()}
     return {
@@ -88,10 +115,10 @@ def _upright(meshes, layout):
     ]
 
 
-def _sheet(truths, meshes, names):
+def _sheet(truths, meshes, names, others):
     """Truth, reconstruction and error, or reconstructions alone where a truth is not known."""
     if all(truth is not None and len(truth.faces) for truth in truths):
-        return mesh_sheet(truths, meshes, names[: len(meshes)])
+        return mesh_sheet(truths, meshes, names[: len(meshes)], others=others)
     return np.concatenate(list(shading.frames(meshes)), 1)
 
 

@@ -8,6 +8,7 @@ Imports nothing but the standard library.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 LOST = (
     "another process of this run is gone; when all have ended, the same command goes on from the "
@@ -29,7 +30,11 @@ _GREETING = b"[Gloo] Rank"
 
 
 def start() -> None:
-    """From now on standard error of this process goes through the sieve, and no core is left."""
+    """From now on standard error of this process goes through the sieve, and no core is left.
+
+    What is below Python and says something on standard output, as Gloo does, says it there too:
+    standard output is Python's alone.
+    """
     import resource  # Windows has none
 
     limit = resource.getrlimit(resource.RLIMIT_CORE)
@@ -44,6 +49,19 @@ def start() -> None:
     sieve.stdin.close()
     # It ends when the last that writes to it does, after this process.
     sieve.returncode = 0
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__:
+        sys.stdout = _apart(sys.stdout)
+
+
+def _apart(stream: io.TextIOWrapper) -> TextIO:
+    """The same as another descriptor; its own becomes that of standard error."""
+    stream.flush()
+    own = os.dup(stream.fileno())
+    os.dup2(2, stream.fileno(), inheritable=True)
+    lines = stream.line_buffering or stream.write_through
+    return io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(own, "w")), stream.encoding, stream.errors, line_buffering=lines
+    )
 
 
 def sift(lines: BinaryIO, out: BinaryIO) -> None:

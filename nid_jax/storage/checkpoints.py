@@ -328,20 +328,17 @@ class Checkpoints:
 
     def _restore_step(self, step, templates, data_iterator) -> tuple[dict[str, Any], dict]:
         folder = self.directory / str(step)
-        content = manifest.read(folder)
-        for name, template in templates.items():
-            manifest.compare(folder, name, template, content)
-        state = None
-        if data_iterator is not None:
-            state = manifest.iterator_state(folder, content)
-        failure = None
-        try:
-            items = self._read_items(step, templates, content)
-        except Damaged as damage:
-            failure = damage
-        # One process alone must not walk back: the others would wait for it forever.
-        if not processes.everywhere(failure is None):
-            raise failure or Damaged("damaged for another process")
+
+        def described():
+            content = manifest.read(folder)
+            for name, template in templates.items():
+                manifest.compare(folder, name, template, content)
+            if data_iterator is None:
+                return content, None
+            return content, manifest.iterator_state(folder, content)
+
+        content, state = _undamaged(described)
+        items = _undamaged(lambda: self._read_items(step, templates, content))
         if data_iterator is not None:
             # Not through grain, which wants as many processes as have saved it.
             found = json.dumps(state, indent=4).encode()
@@ -374,6 +371,24 @@ class Checkpoints:
             items[name] = trees.unnested(template, read[name] if name in wanted else {})
             manifest.verify(name, items[name], content)
         return items
+
+
+def _undamaged(work):
+    """What `work` gives, where it raises Damaged in no process; else Damaged in all of them.
+
+    One alone must not walk back to another step: the others would wait for it forever.
+    """
+
+    def attempt():
+        try:
+            return work(), None
+        except Damaged as damage:
+            return None, damage
+
+    found, damage = processes.together(attempt)
+    if not processes.everywhere(damage is None):
+        raise damage or Damaged("damaged for another process")
+    return found
 
 
 class _Ranking:

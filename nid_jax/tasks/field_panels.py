@@ -1,5 +1,6 @@
 """What is shown of fields: measurements drawn over what was made of them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ class Shown:
     as the frame; of more on the signals' own, of which the middle is shown.
 
     collection, measured, fit: of the signals; reconstruction, truth: on the signals' grid, in own
-    units, truth None where it is not known.
+    units, truth None where it is not known; others: name -> fields of a baseline, of the first
+    signals, likewise.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Shown:
         fit: Fit,
         reconstruction: Float[np.ndarray, "S *grid C"],
         truth: Float[np.ndarray, "S *grid C"] | None,
+        others: Mapping[str, Float[np.ndarray, "n *grid C"]] | None = None,
     ):
         self.frame, self.names = collection.frame, collection.names
         self.channel = self.frame.channels[0]
@@ -45,13 +48,17 @@ class Shown:
         self.reconstruction = reconstruction
         if self.shape != shape:
             self.reconstruction = self.frame.values(fit.render(self.shape))
+        self.others = {name: self._resampled(one) for name, one in (others or {}).items()}
         self.deviation = (
             None if deviation is None else self._resampled(deviation) * (self.frame.spans)
         )
         self.rms: list[float] = []
+        self.others_rms: dict[str, list[float]] = {}
         if truth is not None:
             error = reconstruction - truth
-            self.rms = [float(np.sqrt(np.square(one[..., 0]).mean())) for one in error]
+            self.rms = _rms(error)
+            for name, some in (others or {}).items():
+                self.others_rms[name] = _rms(some - truth[: len(some)])
             truth, error = self._resampled(truth), self._resampled(error)
         self.truth, self.error = truth, error
         self.given = [_given(collection, measured, index) for index in range(len(fit))]
@@ -85,6 +92,9 @@ class Shown:
         note = f"{scale}; circles: what was measured{squares} in the colours of values"
         pictures = _pictures(self.reconstruction)
         rows.append(Panel("reconstruction", pictures, **colours, note=note, marks=marks))
+        for name, some in self.others.items():
+            rms = [f"RMS {one:.3g}" for one in self.others_rms.get(name, [])]
+            rows.append(Panel(name, _pictures(some), **colours, captions=rms))
         if self.deviation is not None:
             deviation = _pictures(self.deviation)
             most = float(np.quantile(np.concatenate([one.ravel() for one in deviation]), 0.995))
@@ -106,14 +116,18 @@ class Shown:
         name = str(self.names[index])
         if len(self.shape) > 1:
             title = f"{name}{self._where()}"
-            panels = [panel.of([index]) for panel in self.panels()]
+            panels = [panel.of([index]) for panel in self.panels() if panel.has(index)]
             maps.draw_panels(path, panels, self.frame, title)
             return
         points, values, held = self.given[index]
-        curves = {"truth": self.truth, "reconstruction": self.reconstruction}
+        curves = {"truth": self.truth, **self.others, "reconstruction": self.reconstruction}
         maps.draw_curves(
             path,
-            {key: one[index, :, 0] for key, one in curves.items() if one is not None},
+            {
+                key: one[index, :, 0]
+                for key, one in curves.items()
+                if one is not None and index < len(one)
+            },
             None if self.deviation is None else self.deviation[index, :, 0],
             (self.frame.outside(points)[:, 0], self.frame.values(values)[:, 0], held),
             self.frame,
@@ -156,7 +170,13 @@ class Shown:
         rows = [Panel("reconstruction", pictures, note=note, marks=marks)]
         if self.truth is not None:
             rows.insert(0, Panel("truth", [picture(one) for one in self.truth]))
+        rows += [Panel(name, list(map(picture, some))) for name, some in self.others.items()]
         return rows
+
+
+def _rms(errors):
+    """Of the first channel of every field."""
+    return [float(np.sqrt(np.square(one[..., 0]).mean())) for one in errors]
 
 
 def _lattice(frame, shape):

@@ -6,7 +6,7 @@ and scored at the others.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,20 +14,30 @@ from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
 from nid_jax import data, metrics, sharding
+from nid_jax.baselines import scattered
 from nid_jax.data.frames import Frame
+from nid_jax.fields.coordinates import grid
 from nid_jax.fitting import ways
 from nid_jax.fitting.fit import Fit
+from nid_jax.fitting.rendering import interpolated
 from nid_jax.reporting.panels import Score
-from nid_jax.tasks import field_panels
-from nid_jax.tasks.task import Extras, Measured, Task
+from nid_jax.tasks import comparing, field_panels
+from nid_jax.tasks.task import Baseline, Beside, Extras, Measured, Task
 from nid_jax.training import losses
 
+_KRIGING = (
+    "A Gaussian process of each signal by itself, whose lengths, variance and noise are those of "
+    "highest evidence. Nothing was learned of other signals."
+)
+_NEAREST = "The value of the nearest point that was given. Nothing was learned."
+# Covariances between points given and wanted, of all signals together: some seconds of one core.
+_WORK = 3 * 10**8
 SCORES = (
-    Score("psnr", "PSNR held out", "dB of the range"),
-    Score("rmse", "RMSE held out", "own units"),
-    Score("r2", "R^2 held out"),
-    Score("psnr_field", "PSNR everywhere", "dB of the range"),
-    Score("rmse_field", "RMSE everywhere", "own units"),
+    Score("psnr", "PSNR held out", "dB of the range", better="high"),
+    Score("rmse", "RMSE held out", "own units", better="low"),
+    Score("r2", "R^2 held out", better="high"),
+    Score("psnr_field", "PSNR everywhere", "dB of the range", better="high"),
+    Score("rmse_field", "RMSE everywhere", "own units", better="low"),
     Score("relative_residual", "Residual", "%"),
     Score("values", "Values"),
 )
@@ -49,6 +59,8 @@ def build(config: ConfigDict) -> Task:
         scores=SCORES,
         held_out=scores,
         extras=functools.partial(extras, config=config),
+        beside=beside,
+        told=told,
     )
 
 
@@ -129,32 +141,111 @@ def scores(collection: Any, seen: Measured, fit: Fit) -> dict[str, Any]:
     alone; r2 of all held-out values together, of each channel about the mean of what the fits were
     given, and NaN where that explains them already.
     """
-    frame, count = collection.frame, len(fit)
+    predicted = [_at(fit[index], held_out(collection, seen, index)[0]) for index in range(len(fit))]
+    known = seen.truths(len(fit)) is not None
+    fields = np.asarray(fit.render(seen.grid_shape)) if known else None
+    return scored(collection, seen, predicted, fields)
+
+
+def held_out(
+    collection: Any, seen: Measured, index: int
+) -> tuple[Float[np.ndarray, "H D"], Float[np.ndarray, "H C"]]:
+    """Points and scaled values of a signal that its fit is not given."""
     assert seen.values is not None
-    errors, spreads = [], []
+    points, values = collection.points(index), seen.values(index)
+    held = np.zeros(len(values), bool) if seen.weights is None else seen.weights(index) == 0
+    return points[held], values[held]
+
+
+def scored(
+    collection: Any,
+    seen: Measured,
+    predicted: Sequence[Float[np.ndarray, "H C"]],
+    fields: Float[np.ndarray, "n *grid C"] | None,
+) -> dict[str, Any]:
+    """The same of any way to the first n signals, scaled: at the points held out of each, and on
+    the grid, which is read where the truth is known."""
+    frame, count = collection.frame, len(predicted)
     level = _level(seen, count)
-    if seen.weights is not None:
-        for index in range(count):
-            held = seen.weights(index) == 0
-            values = seen.values(index)[held]
-            errors.append(_at(fit[index], collection.points(index)[held]) - values)
-            spreads.append(values - level)
-    scored: dict[str, Any] = {}
-    if errors and sum(map(len, errors)):
-        scored["psnr"] = np.array([_psnr(one) for one in errors])
+    held = [held_out(collection, seen, index)[1] for index in range(count)]
+    errors = [one - true for one, true in zip(predicted, held, strict=True)]
+    spreads = [true - level for true in held]
+    found: dict[str, Any] = {}
+    if sum(map(len, errors)):
+        found["psnr"] = np.array([_psnr(one) for one in errors])
         rmse = np.array([_rmse(one * frame.spans) for one in errors])
-        scored |= _by_channel("rmse", rmse, frame)
+        found |= _by_channel("rmse", rmse, frame)
         left, spread = np.concatenate(errors), np.concatenate(spreads)
         squares = np.square(spread).sum()
-        scored["r2"] = float(1 - np.square(left).sum() / squares) if squares else np.nan
+        found["r2"] = float(1 - np.square(left).sum() / squares) if squares else np.nan
     truth = seen.truths(count)
     if truth is not None:
-        left = np.asarray(fit.render(seen.grid_shape)) - truth
+        left = fields - truth
         left = left.reshape(count, -1, left.shape[-1])
-        scored["psnr_field"] = np.array([_psnr(one) for one in left])
+        found["psnr_field"] = np.array([_psnr(one) for one in left])
         rmse = np.array([_rmse(one * frame.spans) for one in left])
-        scored |= _by_channel("rmse_field", rmse, frame)
-    return scored
+        found |= _by_channel("rmse_field", rmse, frame)
+    return found
+
+
+def told(collection: Any, seen: Measured, count: int) -> str:
+    """What was measured: values at points, and how many were kept from the fit."""
+    frame = collection.frame
+    numbers = [len(collection.points(index)) for index in range(count)]
+    held = [len(held_out(collection, seen, index)[1]) for index in range(count)]
+    what, where = (
+        ", ".join(f"{one.name} in {one.unit}" if one.unit else one.name for one in scales)
+        for scales in (frame.channels, frame.axes)
+    )
+    words = f"{count} signals: {what}, at {_range(numbers)} points of each ({where})"
+    if not sum(held):
+        return f"{words}, all of which the fit was given."
+    return (
+        f"{words}, of which {_range(held)} were held out of the fit and are what it is scored at."
+    )
+
+
+def _range(numbers):
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def beside(collection: Any, seen: Measured, fit: Fit, prior: Any, most: int) -> Beside:
+    """Kriging signal by signal, the nearest point's value, and the mean field."""
+    points = grid(seen.grid_shape)
+    work = len(points) * min(len(collection.points(0)), scattered.MOST)
+    count = min(most, len(fit), max(1, _WORK // work))
+
+    def every(one):
+        """Makes fields by a function of (points given, values, points wanted)."""
+        assert seen.values is not None
+        rendered, predicted = [], []
+        for index in range(count):
+            places, wanted = collection.points(index), held_out(collection, seen, index)[0]
+            known = np.ones(len(places), bool)
+            if seen.weights is not None:
+                known = seen.weights(index) > 0
+            found = one(places[known], seen.values(index)[known], np.vstack([wanted, points]))
+            predicted.append(found[: len(wanted)])
+            rendered.append(found[len(wanted) :].reshape(*seen.grid_shape, -1))
+        fields = np.stack(rendered)
+        return collection.frame.values(fields), scored(collection, seen, predicted, fields)
+
+    found = [
+        Baseline("kriging", _KRIGING, lambda: every(scattered.kriging)),
+        Baseline("nearest point", _NEAREST, lambda: every(scattered.nearest), shown=False),
+    ]
+    mean = comparing.mean_signal(fit, prior, seen.grid_shape)
+    if mean is not None:
+        found.append(
+            Baseline(
+                "mean field",
+                "That of the training signals, the same for all.",
+                lambda: every(lambda places, values, wanted: interpolated(mean[None], wanted)[0]),
+                shown=False,
+            )
+        )
+    return Beside(count, found)
 
 
 def _level(seen, count):
@@ -197,6 +288,7 @@ def extras(
     fit: Fit,
     reconstruction: Float[np.ndarray, "S *grid C"],
     truth: Float[np.ndarray, "S *grid C"] | None,
+    others: Mapping[str, Float[np.ndarray, "n *grid C"]],
     config: ConfigDict,
 ) -> Extras:
     """Of the first signals: measurements over the reconstruction, where it is unsure, the truth."""
@@ -205,5 +297,12 @@ def extras(
     if not count:
         return Extras(named, unit=False)
     some = None if truth is None else truth[:count]
-    shown = field_panels.Shown(collection, measured, fit[:count], reconstruction[:count], some)
+    shown = field_panels.Shown(
+        collection,
+        measured,
+        fit[:count],
+        reconstruction[:count],
+        some,
+        {name: fields[:count] for name, fields in others.items()},
+    )
     return Extras(named, shown.panels(), draw=shown.draw, unit=False)

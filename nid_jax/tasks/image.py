@@ -6,7 +6,7 @@ the truth, with noise on request (config.data.noise).
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,8 +19,8 @@ from nid_jax.coding import grid_operator, operators
 from nid_jax.metrics import perceptual
 from nid_jax.notices import say
 from nid_jax.reporting.panels import Panel
-from nid_jax.tasks import showing
-from nid_jax.tasks.task import Extras, Measured, Task
+from nid_jax.tasks import comparing, showing, telling
+from nid_jax.tasks.task import Baseline, Beside, Extras, Measured, Task
 from nid_jax.training import losses
 
 
@@ -41,6 +41,8 @@ def build(config: ConfigDict) -> Task:
         metrics=functools.partial(image_metrics, weights=weights),
         scores=showing.SCORES,
         extras=functools.partial(extras, config=config),
+        beside=functools.partial(beside, config=config, weights=weights),
+        told=functools.partial(telling.measured, noise=_noise(config)),
     )
 
 
@@ -200,12 +202,14 @@ def extras(
     fit: Any,
     reconstruction: Float[np.ndarray, "N *whole C"],
     truth: Float[np.ndarray, "N *whole C"] | None,
+    others: Mapping[str, Any],
     config: ConfigDict,
     views: Callable[[Any], int] | None = None,
 ) -> Extras:
     """What is shown of a fit: measurements where an operator made them, truth, reconstruction.
 
-    views: collection -> views of beams; None: those of config.operator.
+    others: name -> signals of baselines; views: collection -> views of beams; None: those of
+    config.operator.
     """
     # What was not made of pictures here has a scale of its own.
     count, unit = showing.shown_of(config, reconstruction), truth is not None
@@ -222,8 +226,63 @@ def extras(
             seen = views(collection) if views else _views(config)
             before, after, shares = showing.measurements(fit, measured, count, seen)
     some = None if truth is None else truth[:count]
-    rows = showing.compared(reconstruction[:count], some, shares, unit)
+    others = {name: signals[:count] for name, signals in others.items()}
+    rows = showing.compared(reconstruction[:count], some, shares, unit, others)
     return Extras(panels=(*before, *rows, *deviation, *after), unit=unit)
+
+
+def first(
+    collection: data.Collection,
+    measured: Measured,
+    fit: Any,
+    most: int,
+    weights: perceptual.LpipsWeights | None = None,
+) -> comparing.First:
+    """The first whole pictures of a fit, and how they are scored."""
+    how = layout(collection)
+    pieces = list(how.get("pieces") or [1] * len(fit))[:most]
+    truth = measured.truths(sum(pieces))
+
+    known = None if truth is None else assemble(truth, how)
+
+    def scored(pictures):
+        if known is None:
+            return {}
+        return image_metrics(pictures, known[: len(pictures)], measured, weights)
+
+    return comparing.First(pieces, known, scored, lambda values: assemble(values, how))
+
+
+def beside(
+    collection: data.Collection,
+    measured: Measured,
+    fit: Any,
+    prior: Any,
+    most: int,
+    config: ConfigDict,
+    weights: perceptual.LpipsWeights | None = None,
+    alone: Callable[[comparing.Pixels, comparing.Score], Baseline] | None = None,
+) -> Beside | None:
+    """The mean image, and what can be made of the measurements without learning.
+
+    Of whole pictures their cosines; of some of their pixels biharmonic inpainting; of what another
+    operator measured the baseline that `alone` gives, pixels by descent if that is None.
+    """
+    some = first(collection, measured, fit, most, weights)
+    shape = measured.grid_shape
+    if measured.whole and measured.weights is None:
+        each = fit.active * (2 if config.fit.top_k else 1) + fit.channels
+        return comparing.of_whole(some, fit, prior, shape, each)
+    if len(measured.ways) > 1 or len(shape) != 2 or not some.uncut:
+        # Several ways are no picture, and pieces were measured apart.
+        return comparing.of_mean(some, fit, prior, shape)
+    return comparing.of_pixels(some, measured, fit, prior, alone)
+
+
+def _noise(config):
+    """What is said of noise, where an operator measures the truth."""
+    kind = config.get("operator", {}).get("kind", "sample")
+    return "" if kind == "sample" else telling.noise(config)
 
 
 def _views(config):

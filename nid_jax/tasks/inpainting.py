@@ -8,14 +8,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nid_jax import data, metrics
+from nid_jax.baselines import images
 from nid_jax.notices import say
 from nid_jax.reporting.panels import Panel, Score
-from nid_jax.tasks import image, showing
-from nid_jax.tasks.task import Extras, Measured, Task
+from nid_jax.tasks import comparing, image, showing, telling
+from nid_jax.tasks.task import Baseline, Beside, Extras, Measured, Task
 
 SCORES = (
     *showing.SCORES,
-    Score("psnr_hole", "PSNR in the hole", "dB", "That of the hidden pixels alone."),
+    Score("psnr_hole", "PSNR in the hole", "dB", "That of the hidden pixels alone.", better="high"),
     Score("psnr_corrupted", "PSNR as given", "dB", "That of the corrupted pictures themselves."),
     Score("hidden_share", "Hidden", "%", "Of all pixels of all pictures."),
 )
@@ -29,6 +30,8 @@ def build(config: ConfigDict) -> Task:
         measure=lambda collection: measured(collection, config),
         scores=SCORES,
         extras=functools.partial(extras, config=config),
+        beside=functools.partial(beside, config=config),
+        told=functools.partial(told, config=config),
     )
 
 
@@ -85,7 +88,7 @@ def measured(collection: Any, config: ConfigDict) -> Measured:
     return dataclasses.replace(whole, weights=weights, **holes)
 
 
-def extras(collection, measured, fit, reconstruction, truth, config):
+def extras(collection, measured, fit, reconstruction, truth, others, config):
     """Of a fit: pictures as they were given, their masks, and what was made of them.
 
     metrics: psnr_corrupted, the mean over all pictures that were fitted, where the truth is known;
@@ -110,13 +113,56 @@ def extras(collection, measured, fit, reconstruction, truth, config):
     if not count:
         return Extras(scores)
     some = None if truth is None else truth[:count]
+    others = {name: signals[:count] for name, signals in others.items()}
     before = _given(pictures, truth, masks[:count])
     if len(fit) != total:
         # Patches are measured apart, and shown as the whole that they make.
-        return Extras(scores, (*before, *showing.compared(reconstruction[:count], some)))
+        rows = showing.compared(reconstruction[:count], some, others=others)
+        return Extras(scores, (*before, *rows))
     _, after, shares = showing.measurements(fit, measured, count)
-    rows = showing.compared(reconstruction[:count], some, shares)
+    rows = showing.compared(reconstruction[:count], some, shares, others=others)
     return Extras(scores, (*before, *rows, *showing.unsure(fit, count), *after))
+
+
+def beside(collection, measured, fit, prior, most, config):
+    """The mean picture, the pictures as they were given, and biharmonic inpainting of their holes.
+
+    Whole pictures are filled, whatever patches were fitted. Where the fit is not told what is
+    hidden (fit.known_mask=false), that inpainting is, and its name says so.
+    """
+    some = image.first(collection, measured, fit, most)
+    pictures, told = wholes(collection), config.fit.known_mask or collection.unmeasured
+    masks = [pictures.seen(index) for index in range(len(some.pieces))]
+    filled = []
+    if all(seen is not None for seen in masks) and (count := images.affordable(masks)):
+        some, masks = some.fewer(count), masks[:count]
+        given = [np.asarray(pictures[index]) for index in range(count)]
+        filled = [comparing.biharmonic(given, masks, some.scored, told=not told)]
+    if some.truth is None:
+        return None
+    found = comparing.mean(some, fit, prior, measured.grid_shape)
+    if not told:
+        found.append(_as_given(pictures, some))
+    return Beside(len(some.pieces), [*found, *filled])
+
+
+def _as_given(pictures, some):
+    """The damaged pictures themselves."""
+
+    def make():
+        found: Any = [np.clip(pictures[index], 0, 1) for index in range(len(some.pieces))]
+        found = found if isinstance(some.truth, list) else np.stack(found)
+        return found, some.scored(found)
+
+    return Baseline("as given", "The damaged pictures as they are.", make, shown=False)
+
+
+def told(collection, seen, count, config):
+    """What was measured: pixels that are known to be good, or all of damaged pictures."""
+    words = telling.measured(collection, seen, count)
+    if config.fit.known_mask or collection.unmeasured:
+        return words
+    return f"{words} A part of each was painted over; the fit is not told which."
 
 
 def _given(collection, truth, masks):

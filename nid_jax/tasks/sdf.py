@@ -1,6 +1,7 @@
 """Signed distance functions: shapes from grids, samples, one side's view, or oriented points."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -9,25 +10,55 @@ from ml_collections import ConfigDict
 from nid_jax import data, metrics, sharding
 from nid_jax.coding import operators, surface
 from nid_jax.fields.coordinates import grid
+from nid_jax.geometry.truncation import Truncation
 from nid_jax.reporting.panels import Score
+from nid_jax.tasks import shape_baselines, telling
 from nid_jax.tasks.showing import MISFIT
-from nid_jax.tasks.task import Measured, Task
+from nid_jax.tasks.task import Beside, Measured, Task
 from nid_jax.training import losses
 
 SEEN = ("grid", "view", "cloud")
 UPS = ("auto", "x", "y", "z")
 SCORES = (
-    Score("iou", "IoU", about="Volume inside both over volume inside either; 1 where equal."),
-    Score("chamfer", "Chamfer", "of cube -1..1", "Mean distance from each surface to the other."),
-    Score("hausdorff", "Hausdorff", "of cube -1..1", "The largest distance between surfaces."),
-    Score("normal_consistency", "Normals", about="Mean cosine between normals of both surfaces."),
+    Score(
+        "iou",
+        "IoU",
+        about="Volume inside both over volume inside either; 1 where equal.",
+        better="high",
+    ),
+    Score(
+        "chamfer",
+        "Chamfer",
+        "of cube -1..1",
+        "Mean distance from each surface to the other.",
+        better="low",
+    ),
+    Score(
+        "hausdorff",
+        "Hausdorff",
+        "of cube -1..1",
+        "The largest distance between surfaces.",
+        better="low",
+    ),
+    Score(
+        "normal_consistency",
+        "Normals",
+        about="Mean cosine between normals of both surfaces.",
+        better="high",
+    ),
     Score(
         "fscore",
         "F-score",
         "of cube -1..1",
         "Of both surfaces, the share so near the other (harmonic mean).",
+        better="high",
     ),
-    Score("sdf_error", "Distance error", about="Mean error of the signed distance on the grid."),
+    Score(
+        "sdf_error",
+        "Distance error",
+        about="Mean error of the signed distance on the grid.",
+        better="low",
+    ),
     Score("relative_residual", "Misfit", "%", MISFIT),
 )
 """Lengths in units of the cube [-1, 1]^3."""
@@ -51,6 +82,8 @@ def build(config: ConfigDict) -> Task:
         metrics=lambda found, truth, seen: volume_metrics(found, truth, config.data.truncation),
         ranked_by="iou",
         scores=_scores(config.fit.mesh.threshold),
+        beside=functools.partial(beside, config=config),
+        told=functools.partial(told, config=config),
         surface={
             "truncation": float(config.data.truncation),
             "up": _BUILT_IN_UP if config.data.up == "auto" else config.data.up,
@@ -239,6 +272,51 @@ def layout(collection: Any, config: ConfigDict) -> dict[str, Any]:
             "up": [collection.up(i) if up == "auto" else up for i in range(count)],
         },
     }
+
+
+def beside(
+    collection: Any, seen: Measured, fit: Any, prior: Any, most: int, config: ConfigDict
+) -> Beside | None:
+    """The mean shape, the nearest training shape, and what no learning makes of the samples."""
+    del collection
+    count = min(most, len(fit))
+    truth = seen.truths(count)
+    if truth is None:
+        return None
+    truths = [seen.mesh(index) if seen.mesh else None for index in range(count)]
+    # Libraries that only runs with surfaces need.
+    from nid_jax.reporting import surfaces
+
+    def scored(volumes):
+        found = volume_metrics(volumes, truth, config.data.truncation)
+        meshes = surfaces.meshes_of_volumes(volumes)
+        return found | surfaces.surface_metrics(meshes, truths, config.fit.mesh)
+
+    truncation = Truncation.from_config(config.data)
+    shapes = shape_baselines.Shapes(seen, fit, prior, scored, truncation, count)
+    return Beside(count, shapes.baselines())
+
+
+def told(collection: Any, seen: Measured, count: int, config: ConfigDict) -> str:
+    """What was measured: samples of the signed distance, or points and normals."""
+    del collection
+    if seen.values is None:
+        assert seen.cloud is not None
+        points = [len(seen.cloud(index)) for index in range(min(count, telling.COUNTED))]
+        least, most = min(points), max(points)
+        number = str(most) if least == most else f"{least} to {most}"
+        return (
+            f"{count} shapes. Of each were measured: {number} points on the surface with normals."
+        )
+    words = telling.measured(None, seen, count, samples="samples of the signed distance")
+    words = words.replace(" signals of ", " shapes of ", 1)
+    if config.fit.samples.seen == "view":
+        words += f" Only what is seen from the {config.fit.samples.view} was."
+    limit, kind = config.data.truncation, config.data.truncation_kind
+    if limit:
+        how = "levelled out (tanh)" if kind == "tanh" else "cut off"
+        words += f" Distances are {how} at {limit:g}, in units of the cube from -1 to 1."
+    return words
 
 
 def volume_metrics(reconstruction, truth, truncation):

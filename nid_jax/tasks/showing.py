@@ -1,11 +1,11 @@
 """What is shown of a fit of pictures: what was measured of them, what came of it, what is left."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
 from nid_jax import metrics
@@ -16,7 +16,6 @@ from nid_jax.coding.operators import (
     Operator,
     ParallelBeam,
 )
-from nid_jax.fitting import pixels
 from nid_jax.fitting.fit import Fit
 from nid_jax.reporting.panels import Panel, Score
 from nid_jax.tasks.task import Measured
@@ -28,9 +27,20 @@ SCORES = (
         "PSNR",
         "dB",
         "Peak signal to noise against the truth: 10 dB more, a tenth the squared error.",
+        better="high",
     ),
-    Score("ssim", "SSIM", about="Structural similarity to the truth, 1 where they are equal."),
-    Score("lpips", "LPIPS", about="Perceptual distance from the truth, 0 where they are equal."),
+    Score(
+        "ssim",
+        "SSIM",
+        about="Structural similarity to the truth, 1 where they are equal.",
+        better="high",
+    ),
+    Score(
+        "lpips",
+        "LPIPS",
+        about="Perceptual distance from the truth, 0 where they are equal.",
+        better="low",
+    ),
     Score("relative_residual", "Misfit", "%", about=MISFIT),
 )
 """Of pictures."""
@@ -46,25 +56,28 @@ def compared(
     truth: Float[np.ndarray, "N *grid C"] | None,
     misfits: Sequence[float] = (),
     unit: bool = True,
+    others: Mapping[str, Any] | None = None,
 ) -> list[Panel]:
-    """Truth, reconstruction and error; the reconstruction alone where no truth is known.
+    """Truth, reconstruction, those of others, and error; without error where no truth is known.
 
     misfits: shares of what was measured that each leaves, where no row of residuals says them.
     unit: whether values are those of pictures, 0 black and 1 white; otherwise the range shown is
-    that of the values, and is said.
+    that of the values, and is said. others: name -> signals of a baseline, of no more columns.
     """
+    beside = list((others or {}).items())
     low, high = (0.0, 1.0) if unit else _range(reconstruction)
     note = "" if unit else f"black {low:.3g}, white {high:.3g}"
     if truth is None:
         captions = [f"misfit {100 * share:.3g}%" for share in misfits]
         row = Panel("reconstruction", reconstruction, low, high, note=note, captions=captions)
-        return [row]
+        return [row, *(Panel(name, images, low, high) for name, images in beside)]
     pairs = list(zip(reconstruction, truth, strict=True))
     error = [np.abs(np.clip(one, 0, 1) - true).mean(-1, keepdims=True) for one, true in pairs]
     scale = _round_above(np.concatenate([image.ravel() for image in error]))
     return [
         Panel("truth", truth),
         Panel("reconstruction", reconstruction, captions=psnrs([*reconstruction], [*truth])),
+        *(Panel(name, some, captions=psnrs(some, [*truth[: len(some)]])) for name, some in beside),
         Panel(
             "error",
             error,
@@ -100,9 +113,9 @@ def measurements(
 ) -> tuple[list[Panel], list[Panel], list[float]]:
     """Of the first `count` signals: what was measured, what of it the fit leaves, and its share.
 
-    views: of beams. -> (rows before the reconstruction: the measurements, and what pixels alone
-    make of them; the row of the residual; without that row norms of the residuals over those of the
-    measurements, which are its captions otherwise).
+    views: of beams. -> (the row of the measurements, before the reconstruction; the row of the
+    residual; without that row norms of the residuals over those of the measurements, which are its
+    captions otherwise).
     """
     if len(measured.ways) > 1:
         # Measurements of several ways are no rows of one picture.
@@ -128,19 +141,7 @@ def measurements(
     if layout is not None:
         before.append(layout.panel(values, seen))
         after.append(layout.residual(left, seen, [f"{100 * share:.3g}%" for share in shares]))
-    if operator.run_length != 1 and len(measured.grid_shape) > 1:
-        name, images = pixels.reference(operator, measured.grid_shape, values, weights)
-        before.append(_reference(name, images, measured, count, isinstance(operator, Fourier)))
     return before, after, [] if after else shares
-
-
-def _reference(name, images, measured, count, fourier):
-    """The row of what pixels alone make of the measurements."""
-    truth = measured.truths(count)
-    low, high = (0.0, 1.0) if truth is not None else _range(images)
-    note = "zeros for all other frequencies" if fourier else f"{name}, without a dictionary"
-    captions = () if truth is None else psnrs(images, truth)
-    return Panel("without dictionary", images, low, high, note=note, captions=captions)
 
 
 class _Layout:
@@ -175,10 +176,10 @@ class _Layout:
                 lambda values, seen: _with_nan(values, seen).reshape(*coarse, -1),
                 unit=True,
             )
-        places = _places(operator, grid_shape)
-        if places is None:
+        at = places(operator, grid_shape)
+        if at is None:
             return None
-        return cls("measured", "", lambda v, s: _scattered(v, s, places, grid_shape), unit=True)
+        return cls("measured", "", lambda v, s: scattered(v, s, at, grid_shape), unit=True)
 
     def panel(self, values, seen):
         images = [self.picture(*pair) for pair in zip(values, seen, strict=True)]
@@ -219,7 +220,7 @@ def _spectrum(operator, values, seen):
     return np.fft.fftshift(found, axes=(0, 1))
 
 
-def _places(operator, grid_shape):
+def places(operator: Operator, grid_shape: tuple) -> np.ndarray | None:
     """Flat indices [M] of the grid's points that are measured; None for other measurements."""
     points = np.asarray(operator.points, np.float64)
     if len(grid_shape) != 2 or points.shape[1] != 2:
@@ -241,7 +242,13 @@ def _averages(operator):
     return bool(np.allclose(np.asarray(operator.measure(ones)), 1, atol=1e-3))
 
 
-def _scattered(values, seen, places, grid_shape):
+def scattered(
+    values: Float[np.ndarray, "M C"],
+    seen: Bool[np.ndarray, " M"],
+    places: np.ndarray,
+    grid_shape: tuple,
+) -> Float[np.ndarray, "*grid C"]:
+    """The picture of values at flat indices of a grid, NaN where none was seen."""
     found = np.full((int(np.prod(grid_shape)), values.shape[-1]), np.nan)
     found[places] = _with_nan(values, seen)
     return found.reshape(*grid_shape, -1)

@@ -90,6 +90,32 @@ class Extras:
 
 
 @dataclasses.dataclass(frozen=True)
+class Baseline:
+    """A cheap way to the first of the signals that were fitted."""
+
+    name: str
+    """In few words: 'biharmonic', or with more after a comma."""
+    about: str
+    """What it does, and what it knows that the fit does not, in sentences."""
+    make: Callable[[], tuple[Any, Mapping[str, Any]]]
+    """-> whole signals as the reconstruction is, and some of the task's scores: values per signal,
+    or one number of all."""
+    shown: bool = True
+    """Whether its signals are pictured; one that is the same for all of them need not be."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """What a fit is compared with, on the same measurements of the same signals."""
+
+    signals: int
+    """The first so many of the whole signals."""
+    baselines: Sequence[Baseline]
+    own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Scores of the fit on those signals which metrics.json does not have of each."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """A task, as training, fitting and rendering see it.
 
@@ -131,7 +157,13 @@ class Task:
     """(collection, Measured, Fit) -> {name: values per signal, NaN where not known, or one number
     of all}: scores at measurements that the fit was not given."""
     extras: Callable | None = None
-    """(collection, Measured, Fit, reconstruction, truth or None) -> `Extras` of a fit."""
+    """(collection, Measured, Fit, reconstruction, truth or None, {name: signals of a baseline}) ->
+    `Extras` of a fit."""
+    beside: Callable | None = None
+    """(collection, Measured, Fit, prior or None, n) -> `Beside` of the first n whole signals at
+    most: what is cheap and usual in the field."""
+    told: Callable[[Any, Measured, int], str] | None = None
+    """(collection, Measured, number of signals) -> in sentences, what was measured of them."""
     advice: Callable[[Any, float], str] | None = None
     """(collection, relative residual) -> a question: what it may mean that a fit leaves so much of
     the measurements; '' where that is not much, or nothing is known."""

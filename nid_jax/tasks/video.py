@@ -13,8 +13,8 @@ from scipy.special import ndtri
 from nid_jax import data
 from nid_jax.notices import say
 from nid_jax.reporting.panels import Panel, Score
-from nid_jax.tasks import image, showing
-from nid_jax.tasks.task import Extras, Measured, Task
+from nid_jax.tasks import image, showing, telling
+from nid_jax.tasks.task import Baseline, Beside, Extras, Measured, Task
 
 TIMES = ("codes", "coordinate")
 MOVIES = ("mp4", "gif")
@@ -32,13 +32,17 @@ SCORES = (
         about="Pixels further than this from the background are moving; white is 1.",
     ),
     Score("moving_share", "Moving", "%", "Of all pixels of all frames, those in the mask."),
-    Score("precision", "Precision", about="Of the mask, the share that truly moves."),
-    Score("recall", "Recall", about="Of what truly moves, the share in the mask."),
-    Score("f_measure", "F-measure", about="Harmonic mean of precision and recall."),
+    Score(
+        "precision", "Precision", about="Of the mask, the share that truly moves.", better="high"
+    ),
+    Score("recall", "Recall", about="Of what truly moves, the share in the mask.", better="high"),
+    Score("f_measure", "F-measure", about="Harmonic mean of precision and recall.", better="high"),
     *showing.SCORES,
 )
 # Frames of the sheet, spread over the video.
 _SHOWN = 8
+# Frames that a median is taken of, at most.
+_MEDIAN_OF = 200
 # A Gaussian's standard deviation over its median absolute deviation.
 _GAUSSIAN_MAD = 1.4826
 # Of a mask whose threshold is chosen: the least threshold; the share of pixels that exceed it by
@@ -73,15 +77,18 @@ def build(config: ConfigDict) -> Task:
         measure=measured,
         metrics=background_metrics,
         scores=SCORES,
-        extras=lambda collection, known, fit, found, truth: separated(
+        extras=lambda collection, known, fit, found, truth, others: separated(
             collection,
             known,
             fit,
             found,
             truth,
+            others,
             threshold=config.fit.threshold,
             frame_rate=data.frame_rate(config.data),
         ),
+        beside=lambda collection, seen, fit, prior, most: beside(collection, seen, config),
+        told=told,
     )
 
 
@@ -166,7 +173,37 @@ def background_metrics(reconstruction, truth, measured=None):
     return image.image_metrics(reconstruction.reshape(-1, *shape), truth.reshape(-1, *shape))
 
 
-def separated(collection, measured, fit, reconstruction, truth, threshold, frame_rate=0.0):
+def told(collection: Any, seen: Measured, count: int) -> str:
+    """What was measured: all pixels of all frames, of which none is known to be background."""
+    del count
+    frames = frames_of(collection)
+    words = f"{len(frames)} frames of {telling.sides(frames.shape[:-1])} pixels, all of which were"
+    return f"{words} measured. Which of them show the background is not known."
+
+
+def beside(collection: Any, seen: Measured, config: ConfigDict) -> Beside:
+    """The median of every pixel over the frames, and what differs from it as the foreground."""
+    frames = frames_of(collection)
+    count = len(frames)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, _MEDIAN_OF)).round().astype(int))
+
+    def make():
+        middle = np.median(np.stack([frames[index] for index in chosen]), 0)
+        background = np.broadcast_to(middle, (count, *frames.shape))
+        pictures = np.stack([frames[index] for index in range(count)])
+        residual, truth = pictures - background, seen.truths(len(collection))
+        found = {"rank": 1, "explained": _explained(pictures, residual)}
+        found |= _mask_numbers(frames, moving_mask(residual, config.fit.threshold))
+        if truth is not None:
+            found |= background_metrics(background, truth)
+        return background, found
+
+    about = "The median of every pixel over the frames, one background for all of them. What "
+    about += "differs from it moves, by the same rule as for the fit."
+    return Beside(len(collection), [Baseline("median", about, make)])
+
+
+def separated(collection, measured, fit, reconstruction, truth, others, threshold, frame_rate=0.0):
     """Background, foreground and mask of every frame, and numbers: see `Mask`.
 
     rank: of the background; explained: the share of the frames' variation that it explains; noise:
@@ -181,13 +218,10 @@ def separated(collection, measured, fit, reconstruction, truth, threshold, frame
     pictures = np.stack([frames[index] for index in range(count)])
     residual = pictures - background
     found = moving_mask(residual, threshold)
-    spread = np.square(pictures - pictures.mean((0, 1, 2))).sum()
     scores = {
         "rank": numerical_rank(reconstruction.reshape(count, -1)),
-        "explained": float(1 - np.square(residual).sum() / max(spread, 1e-12)),
-        "noise": found.noise,
-        "threshold": found.threshold,
-        "moving_share": float(found.mask.mean()),
+        "explained": _explained(pictures, residual),
+        **_mask_numbers(frames, found),
     }
     if not threshold:
         say(
@@ -195,9 +229,6 @@ def separated(collection, measured, fit, reconstruction, truth, threshold, frame
             f"are foreground (noise {found.noise:.4f}, {found.beside:.4f} more beside what moves); "
             "fit.threshold=VALUE says otherwise"
         )
-    if hasattr(frames, "foreground"):
-        moving = np.stack([frames.foreground(index) for index in range(count)])
-        scores |= mask_score(found.mask, moving)
     shown = {
         "frame": pictures,
         "background": background,
@@ -206,12 +237,31 @@ def separated(collection, measured, fit, reconstruction, truth, threshold, frame
         "cut_out": pictures * found.mask[..., None],
     }
     known = None if truth is None else truth.reshape(background.shape)
-    panels, columns = _sheet(shown, known, frames.names)
+    panels, columns = _sheet(shown, known, frames.names, others)
     return Extras(scores, panels, columns, shown, frame_rate=frame_rate)
 
 
-def _sheet(shown, truth, names):
-    """Rows of some frames spread over the video, and their names."""
+def _explained(pictures, residual):
+    """The share of the frames' variation that is not left."""
+    spread = np.square(pictures - pictures.mean((0, 1, 2))).sum()
+    return float(1 - np.square(residual).sum() / max(spread, 1e-12))
+
+
+def _mask_numbers(frames, found):
+    """What a mask rests on, and its score where it is known what moves."""
+    numbers = {
+        "noise": found.noise,
+        "threshold": found.threshold,
+        "moving_share": float(found.mask.mean()),
+    }
+    if hasattr(frames, "foreground"):
+        moving = np.stack([frames.foreground(index) for index in range(len(found.mask))])
+        numbers |= mask_score(found.mask, moving)
+    return numbers
+
+
+def _sheet(shown, truth, names, others):
+    """Rows of some frames spread over the video, and their names. others: backgrounds by name."""
     count = len(shown["frame"])
     chosen = np.unique(np.linspace(0, count - 1, min(count, _SHOWN)).round().astype(int))
     background = shown["background"][chosen]
@@ -224,12 +274,20 @@ def _sheet(shown, truth, names):
     panels = (
         Panel("frame", shown["frame"][chosen]),
         Panel("background", background, captions=captions),
+        *_others(others, None if truth is None else truth[chosen], chosen),
         *after,
         Panel("foreground", shown["foreground"][chosen], note=note),
         Panel("mask", shown["mask"][chosen], captions=moving, note="white moves; its share below"),
         Panel("cut out", shown["cut_out"][chosen], note="the frame where the mask is white"),
     )
     return panels, [names[index] for index in chosen]
+
+
+def _others(others, truth, chosen):
+    for name, frames in others.items():
+        shown = [frames[index] for index in chosen]
+        captions = [] if truth is None else showing.psnrs(shown, truth)
+        yield Panel(name, shown, captions=captions)
 
 
 class Mask(NamedTuple):

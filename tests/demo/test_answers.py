@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import nid_jax as nid
+from nid_jax.coding.grid_operator import on_grid
 from nid_jax.demo import codes, faces, live, pictures, shapes, signals, tomography, zoom
 from nid_jax.fields.coordinates import grid
 
@@ -34,7 +36,8 @@ def test_a_face_is_completed(known, unseen):
     seen, found, unsure, peer, words = tab.of_canvas(1, 50, None, None)
     assert seen.shape == peer.shape == unsure.shape == (300, 300, 3)
     assert found.shape == (100 * 3, 100 * 3, 3)
-    assert 40 < int(words.split("%")[0]) < 60
+    assert words.startswith("face 1, ")
+    assert 40 < float(words.split("%")[0].removeprefix("face 1, ")) < 60
     decibels = float(words.split("dictionary ")[1].split(" dB")[0])
     assert decibels > 20
     # What is not seen is blue, and nothing else is.
@@ -83,6 +86,16 @@ def test_an_array_of_ones_own_is_taken(tmp_path):
         signals.own(str(tmp_path / "own.npy"), (24, 24))
 
 
+def test_a_picture_of_ones_own_is_cut_to_a_square_in_gray(tmp_path):
+    half = np.zeros((50, 90, 3), np.uint8)
+    half[:, 45:] = 255, 255, 0
+    Image.fromarray(half).save(tmp_path / "own.png")
+    found = signals.own(str(tmp_path / "own.png"), (25, 25))
+    assert found.shape == (25, 25, 1)
+    np.testing.assert_allclose(found[:, :11], 0, atol=0.01)
+    np.testing.assert_allclose(found[:, 14:], 0.886, atol=0.01)
+
+
 @pytest.mark.slow
 def test_a_code_at_the_mean_and_away_from_it(known):
     tab = codes.Codes(known, signals.learned_from(known)[:8])
@@ -90,6 +103,7 @@ def test_a_code_at_the_mean_and_away_from_it(known):
     moved, *_ = tab.answer(2.0, *[0.0] * (codes.NUMBERS - 1))
     assert len(near) == codes.NEAREST
     assert np.abs(drawn.astype(int) - moved).max() > 20
+    assert words.startswith("the mean code; ")
     distances = [float(part.split(" at ")[1]) for part in words.split(": ")[1].split(", ")]
     assert distances == sorted(distances)
 
@@ -98,7 +112,7 @@ def test_a_window_is_of_the_pixels_and_of_the_signal(known, unseen):
     tab = zoom.Zoom(known, unseen)
     pixels, drawn, words = tab.answer(1, 3.0, 0.0, 0.9)
     assert pixels.shape == drawn.shape == (320, 320, 3)
-    assert words.startswith("8 times")
+    assert words.startswith("face 1, 8 times as near around row 0.00, column 0.88")
     # An eighth of each axis's 24 steps: at most five pixels a side.
     assert len(np.unique(pixels)) <= 25
     assert len(np.unique(drawn)) > 25
@@ -121,11 +135,33 @@ def test_a_slice_from_few_views(waves):
     *drawn, words = tab.answer(1, 6, 0.0)
     assert len(drawn) == 5
     assert drawn[0].shape == (312, 312, 3)
-    assert words.startswith("6 views, 12 detectors")
-    found, sart = (float(part.split()[1]) for part in words.split("; ")[1].split(", "))
+    assert words.startswith("slice 1; 6 views of 12 detectors, noise 0%; ")
+    found, sart = (float(part.split()[1]) for part in words.split("; ")[2].split(", "))
     assert found > sart
     noisy = tab.answer(1, 6, 10.0)
     assert np.abs(noisy[1].astype(int) - drawn[1]).max() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("views", [1, 5])
+def test_what_rays_tell_of_a_code_is_all_that_they_do(waves, views):
+    dictionary, slices = waves
+    rays = tomography._Rays(dictionary, views)
+    pixels = slices[2].reshape(-1)
+    noise = 0.1 * np.random.default_rng(views).standard_normal(12 * views)
+    sinogram = rays.through @ pixels + noise
+    known = nid.operators.parallel_beam((12, 12), views, convention="skimage")
+    known = on_grid(known, (12, 12))
+    np.testing.assert_allclose(
+        rays.through @ pixels, np.asarray(known.measure(pixels[:, None]))[:, 0], atol=1e-4
+    )
+    solver = nid.Gaussian(noise=0.1)
+    whole = dictionary.fit(np.float32(sinogram)[None], known, solver=solver)
+    told = dictionary.fit(rays.told(sinogram)[None], rays.operator, solver=solver)
+    spread = np.abs(np.asarray(whole.codes)).max()
+    np.testing.assert_allclose(told.codes, whole.codes, atol=1e-3 * spread)
+    np.testing.assert_allclose(told.bias, whole.bias, atol=1e-3 * spread)
+    np.testing.assert_allclose(told.deviation(), whole.deviation(), rtol=1e-2)
 
 
 @pytest.mark.slow
@@ -139,7 +175,7 @@ def test_a_ball_has_a_surface():
     import trimesh
 
     mesh = trimesh.load(path, force="mesh")
-    assert words.startswith("300 of 1000 samples")
+    assert words.startswith("50% of the way from shape 1 to 6; 300 of 1000 samples")
     np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), 0.55, atol=0.05)
 
 

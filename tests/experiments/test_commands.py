@@ -220,3 +220,14 @@ def test_ship(tmp_path, smoke):
         stored, whole = np.array([[float(cell) for cell in row[1:3]] for row in rows]).T
         # Sixteen bits are enough.
         np.testing.assert_allclose(stored, whole, atol=0.02)
+
+
+@pytest.mark.slow
+def test_official_size(tmp_path, smoke):
+    smoke("official_size", tmp_path)
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["largest_error"] < 1e-4
+    assert len(found["commands"]) == 5
+    for entry in found["commands"]:
+        assert 1e8 < entry["peak_bytes"] < 4e9
+        assert entry["processor_seconds"] > 0

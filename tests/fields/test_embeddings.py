@@ -305,6 +305,19 @@ def test_splines_are_those_of_scipy(seed, degree, more):
     np.testing.assert_allclose(scattered, dense, atol=1e-6)
 
 
+@pytest.mark.parametrize("degree", [0, 1, 2, 3, 4, 5])
+def test_splines_of_no_count_take_on_whatever_lies_on_the_grid(degree):
+    """64 cubic ones on 64 samples would leave out a direction, by a singular value of 4e-6."""
+    sides = (64, 9)
+    found = build_embedding(config(kind="spline", degree=degree), 2, sides, nnx.Rngs(0))
+    for count, samples in zip(found.counts, sides, strict=True):
+        pieces = count - degree
+        knots = (np.arange(count + degree + 1) - degree) * 2 / pieces - 1
+        x = np.linspace(-1, 1, samples)
+        design = BSpline.design_matrix(x, knots, degree).toarray()
+        assert np.linalg.svd(design, compute_uv=False)[samples - 1] > 0.01
+
+
 def test_splines_go_on_beyond_their_ends_as_polynomials():
     x = np.linspace(-1.5, 1.5, 31, dtype=np.float32)[:, None]
     dense = np.asarray(evaluate(Splines((6,), 2), x), np.float64)

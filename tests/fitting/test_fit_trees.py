@@ -69,6 +69,15 @@ def test_a_fit_is_an_argument_of_jit_and_is_mapped_over(found):
     assert len(found.problem.measurements) == SIGNALS
 
 
+@pytest.mark.parametrize(
+    ("which", "shown"), [(3, "3"), (-4, "-4"), ([0, 5], r"\[0, 5\]"), ("a", "'a'")]
+)
+def test_signals_that_a_fit_does_not_have(found, which, shown):
+    with pytest.raises(IndexError, match=f"^index: {shown}; allowed: -3 to 2, slices, lists of"):
+        found[which]
+    assert len(list(found)) == SIGNALS
+
+
 def test_a_solver_is_a_pytree_of_its_arrays():
     assert jax.tree.leaves(nid.Ridge(lam=1e-3)) == []
     solver = nid.Ridge(lam=jnp.float32(2.0))

@@ -203,6 +203,15 @@ def test_other_arguments_that_cannot_be(dictionary, draw, monkeypatch):
         nid.export(dictionary)
 
 
+@pytest.mark.filterwarnings("ignore::nid_jax.notices.Notice")
+def test_what_no_memory_holds_is_refused_before_it_is_made(dictionary):
+    with pytest.raises(ValueError, match="^shape: [0-9]+ numbers of the map; allowed: at most"):
+        nid.export(dictionary, (2**31, 2**31))
+    words = r"^render: \(2147483648, 2147483648\); allowed: at most 134217728 points"
+    with pytest.raises(ArgumentError, match=words):
+        nid.export(dictionary, render=(2**31, 2**31))
+
+
 def test_another_grid_and_a_raised_lambda_are_said(dictionary):
     with pytest.warns(nid.Notice) as said:
         nid.export(dictionary, (1, 3), nid.Ridge(lam=0.0))

@@ -286,7 +286,7 @@ def documented(folder):
     """Commands of docs/official.md on an imported folder, of which the data are left out."""
     text = (ROOT / "docs" / "official.md").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    found = [line for line in lines if line.startswith("nid_jax --config=official:")]
+    found = [line for line in lines if line.startswith("nid_jax --config=official:runs/official ")]
     keys = re.compile(r" --config\.data\.\S+")
     return {keys.sub("", line).replace("runs/official", str(folder)) for line in found}
 
@@ -305,3 +305,17 @@ def test_the_commands_printed_are_those_of_the_docs(tmp_path, name):
     stored = {line for line in documented(folder) if "fit.name" in line}
     assert stored
     assert printed == documented(folder) - (set() if name.startswith("codebook") else stored)
+
+
+def test_a_workdir_by_the_name_of_a_variant_is_told_apart(tmp_path, torch_writer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = random_state(SHAPE, np.random.default_rng(0))
+    torch_writer.write(tmp_path / "a.ckpt", {"model": state, "current_epoch": 0})
+    (tmp_path / "a.txt").write_text(CELEBA)
+    options = ("--checkpoint=a.ckpt", "--workdir=celeba", "--official_config=a.txt")
+    code, out, err = command(*options)
+    assert code == 0, err
+    assert "nid_jax --config=official:./celeba --workdir=celeba --mode=fit" in out
+    get_config = runpy.run_path(str(ROOT / "configs" / "official.py"))["get_config"]
+    assert get_config("celeba").dictionary.num_experts == 4096
+    assert get_config("./celeba").dictionary.num_experts == 11

@@ -126,3 +126,22 @@ def test_nothing_to_draw_is_an_error(draw):
 )
 def test_ticks_are_round(low, high, expected):
     np.testing.assert_allclose(charts.ticks(low, high, 4 if high != 1 else 5), expected)
+
+
+def test_strips_have_a_row_of_points_for_each_name_and_a_mark_at_the_mean():
+    values = {
+        "ours <1>": [1.0, 2.0, 3.0, None],
+        "theirs, of a name that is rather long": [5.0] * 500,
+    }
+    text = charts.strips_svg(values, title="PSNR", x="PSNR, dB")
+    ElementTree.fromstring(text)
+    assert "ours &lt;1&gt;" in text
+    assert "PSNR, dB" in text
+    places = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', text)]
+    assert len(places) == 3 + 200
+    marks = [float(x) for x in re.findall(r'd="M([\d.]+) [\d.]+v20"', text)]
+    assert marks == [places[1], places[3]]
+    rows = {float(y) for y in re.findall(r'<circle cx="[\d.]+" cy="([\d.]+)"', text)}
+    assert len(rows) == 2
+    with pytest.raises(ValueError, match="no finite values"):
+        charts.strips_svg({"a": [None]})

@@ -32,6 +32,18 @@ def test_a_sheet_shows_the_error_in_colour():
     )
 
 
+def test_baselines_have_rows_between_the_reconstruction_and_its_error():
+    plain = mesh_sheet([ball()] * 2, [ball()] * 2, size=48)
+    others = {"mean shape": [ball(0.5)], "planes": [nothing()] * 2}
+    image = mesh_sheet([ball()] * 2, [ball()] * 2, size=48, others=others)
+    assert image.shape[0] == plain.shape[0] + 2 * 48
+    left = image.shape[1] - max(2 * (48 + GAP), 300)
+    tiles = image[GAP : GAP + 5 * 48, left:, :].min(2).reshape(5, 48, -1)[:, :, : 2 * (48 + GAP)]
+    first, second = tiles[:, :, :48], tiles[:, :, 48 + GAP :]
+    assert [(tile < 200).mean() > 0.2 for tile in first] == [True, True, True, False, True]
+    assert [(tile < 200).mean() > 0.2 for tile in second] == [True, True, False, False, True]
+
+
 def test_what_has_no_surface_says_so_and_no_scale_is_drawn():
     image = mesh_sheet([ball()], [nothing()], size=96)
     top = GAP

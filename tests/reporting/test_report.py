@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import urllib.parse
 from html.parser import HTMLParser
 
 import numpy as np
@@ -210,9 +211,11 @@ def test_the_page_needs_no_network_and_its_ids_are_unique(workdir):
     assert len(page.ids) == len(set(page.ids))
     inside = [link for link in page.links if link.startswith("#")]
     assert {link[1:] for link in inside} <= set(page.ids)
-    outside = [link for link in page.links if not link.startswith("#")]
-    assert len(outside) == 3  # two comparisons and the atoms
-    assert all(link.startswith("data:image/png;base64,") for link in outside)
+    drawn = [link for link in page.links if link.startswith("data:image/png;base64,")]
+    assert len(drawn) == 3  # two comparisons and the atoms
+    beside = [link for link in page.links if not link.startswith(("#", "data:"))]
+    assert beside
+    assert all((workdir / link).is_file() for link in beside)
 
 
 def test_it_is_written_again_in_place_and_leaves_nothing_else(workdir):
@@ -360,6 +363,49 @@ def test_a_page_of_many_signals_and_fits_stays_small(workdir):
     assert sum(f"fit_{number}" in words for number in range(8)) == 8
 
 
+@pytest.mark.parametrize("count", [1, 10_000])
+def test_one_and_ten_thousand_signals_make_a_small_page_that_says_what_it_leaves_out(
+    workdir, count
+):
+    folder = workdir / "fits" / "gradient"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    values = np.random.default_rng(0).normal(30, 2, count).round(3).tolist()
+    names = [f"signal <{number}> #{number}?" for number in range(count)]
+    shown = min(count, 10)
+    row = {"about": "How.", "seconds": 0.1, "scores": {"psnr": values[:shown]}}
+    rows = [{"name": "this fit", **row}, {"name": "biharmonic", **row}]
+    metrics |= {
+        "signals": count,
+        "layout": {"names": names},
+        "psnr_per_signal": values,
+        "measured": "What was seen.",
+        "solved": "What was found.",
+        "beside": {"signals": shown, "rows": rows},
+        "scores": panels.described([Score("psnr", "PSNR", "dB", better="high")], {"psnr": 1.0}),
+    }
+    artefacts.write_json(folder / "metrics.json", metrics, None)
+    made = folder / "reconstructions"
+    made.mkdir()
+    best = int(np.argmax(values))
+    for index in {*range(min(count, 500)), best}:
+        (made / f"{artefacts.file_name(index, names[index])}.png").touch()
+    text, page = _read(report.write_report(workdir))
+    words = _words(page)
+    assert len(text) < 200_000
+    assert "What was measured What was seen." in words
+    assert "What was solved What was found." in words
+    assert "biharmonic How." in words
+    assert ("on the one signal" if count == 1 else "on the first 10 signals") in words
+    many = count > 1
+    assert ("The sheet shows the first 10 of 10000 signals" in words) == many
+    assert ("the lowest, the middle and the highest of 10000 signals" in words) == many
+    assert (f"signal <{best}> #{best}? {max(values):#.4g}" in words) == many
+    assert f"{len(list(made.iterdir()))} file" in words
+    links = [urllib.parse.unquote(link) for link in page.links if link.startswith("fits/gradient")]
+    assert len(links) < 30
+    assert all((workdir / link).exists() for link in links)
+
+
 def test_movies_renders_paths_and_neighbours_are_on_the_page(workdir):
     folder = workdir / "fits" / "ridge"
     frames = np.linspace(0, 1, 4 * 8 * 8).reshape(4, 8, 8, 1)
@@ -432,9 +478,9 @@ def test_surfaces_are_measured_pictured_and_can_be_turned(surfaces):
     assert page.tags.count("iframe") == 1
     assert "script" not in page.tags
     assert "0000_ball, 0001_box, 0002_ring. Drag to turn" in words
-    outside = [link for link in page.links if not link.startswith("#")]
-    assert len(outside) == 4
-    assert all(link.startswith("data:image/png;base64,") for link in outside)
+    drawn = [link for link in page.links if link.startswith("data:")]
+    assert len(drawn) == 4
+    assert all(link.startswith("data:image/png;base64,") for link in drawn)
     assert len(text) < 2_000_000
 
 

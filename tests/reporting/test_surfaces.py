@@ -60,3 +60,17 @@ def test_pairs_without_a_surface_do_not_count():
     # Where nothing can be compared, there are no scores at all.
     assert surfaces.surface_metrics([empty], [ball(0.5)], wanted()) == {}
     assert surfaces.surface_metrics([ball(0.5)], [None], wanted()) == {}
+
+
+def test_volumes_have_their_zero_levels_in_the_cube_and_nothing_where_there_is_none():
+    axes = np.meshgrid(*(np.linspace(-1, 1, 21),) * 3, indexing="ij")
+    ball = (np.sqrt(sum(np.square(axis) for axis in axes)) - 0.6)[..., None]
+    volumes = np.broadcast_to(ball, (2, *ball.shape))  # which cannot be written
+    for mesh in surfaces.meshes_of_volumes(volumes):
+        assert mesh.is_watertight
+        np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), 0.6, atol=0.01)
+        assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.6**3, rel=0.03)
+        outwards = np.einsum("fd,fd->f", mesh.face_normals, mesh.triangles_center)
+        assert (outwards >= 0).all()  # some triangles have no area
+        assert np.median(outwards) > 0.5
+    assert len(surfaces.meshes_of_volumes(np.ones((1, 4, 4, 4, 1)))[0].faces) == 0

@@ -1,6 +1,8 @@
-"""Where a process stands among several, and what is left out of what JAX says: no process runs."""
+"""Where a process stands among several, and what is left out of what JAX says: none is joined."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 
@@ -113,3 +115,24 @@ def test_an_abort_is_one_line_unless_python_said_it():
     own = f"error: {sifting.LOST}\n"
     assert sifted(own, FATAL, *stack) == own
     assert sifted(FATAL, own, *stack) == own
+
+
+def test_standard_output_is_pythons_alone(environment):
+    """Gloo greets there, below Python, and others than Gloo may."""
+    code = (
+        "import os\n"
+        "from nid_jax.running import sifting\n"
+        "print('before')\n"
+        "sifting.start()\n"
+        "os.write(1, b'[Gloo] Rank 0 is connected to 1 peer ranks\\n')\n"
+        "os.write(1, b'other\\n')\n"
+        "print('mine \u00e9')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.stdout.decode() == "before\nmine \u00e9\n"
+    assert done.stderr == b"other\n"

@@ -17,7 +17,8 @@ port, index, *words = sys.argv[1:]
 jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(index))
 from nid_jax import cli
 codes = []
-for mode in ("run", "eval", "sample", "fit --config.fit.refine.kind=grid"):
+refused = "fit --config.fit.refine.kind=grid"
+for mode in ("run", "eval", "sample", "nearest", "interpolate", refused):
     argv = ["nid_jax", *words, *f"--mode={mode}".split()]
     values = flags.FlagValues()
     cli.define_flags(values, argv)
@@ -79,15 +80,18 @@ def test_two_processes_do_what_one_does(together, trained):
     mine, theirs = (np.load(place / "prior.npz") for place in (trained, workdir))
     np.testing.assert_allclose(theirs["mean"], mine["mean"], atol=1e-4)
     assert (workdir / "samples").is_dir()
+    assert (workdir / "fits" / name / "nearest.json").is_file()
+    assert list((workdir / "fits" / name / "interpolate").iterdir())
     assert (workdir / "report.html").is_file()
 
 
 @pytest.mark.slow
 def test_the_first_prints_and_both_refuse_in_one_line(together):
     _, ((first, complaint), (second, other)) = together
-    assert first.endswith("codes [0, 0, 0, 2]\n")
-    assert first.count("report: ") == 2
-    assert [line for line in second.splitlines() if "Gloo" not in line] == ["codes [0, 0, 0, 2]"]
+    assert first.endswith("codes [0, 0, 0, 0, 0, 2]\n")
+    assert first.count("report: ") == 4
+    others = [line for line in second.splitlines() if "Gloo" not in line]
+    assert others == ["codes [0, 0, 0, 0, 0, 2]"]
     words = "error: fit.refine.kind: 'grid'; allowed in several processes (--distributed): 'none'"
     assert words in complaint.splitlines()
     assert words in other.splitlines()

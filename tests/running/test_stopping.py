@@ -230,6 +230,25 @@ def test_an_interrupt_among_the_imports(command):
     assert (process.returncode, err) == (130, "SIGINT" + ENDED)
 
 
+@pytest.mark.parametrize("command", [["main.py"], ["-m", "nid_jax"]])
+def test_an_interrupt_among_the_first_imports_is_no_traceback(tmp_path, environment, command):
+    """It comes with the first import behind the one of signals: before that it is Python's own."""
+    interrupt = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)\n"
+    stub = "attach_stub = lambda *_: (None, None, [])\n"
+    (tmp_path / "lazy_loader.py").write_text(interrupt if command == ["main.py"] else stub)
+    (tmp_path / "threading.py").write_text(interrupt)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**environment, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
 def test_one_that_comes_when_all_is_done_changes_nothing():
     body = """
 class Last:

@@ -13,28 +13,10 @@ from nid_jax.storage.bucket_copy import downloaded, worked_on
 
 URL = "memory://pail/run"
 MARK = "checkpoints/3/_CHECKPOINT_METADATA"
-pytestmark = pytest.mark.filterwarnings("ignore::nid_jax.notices.Notice")
-
-
-@pytest.fixture(autouse=True)
-def objects(monkeypatch):
-    """The store, empty: name -> its file."""
-    monkeypatch.setattr(lock, "SETTLED", 0.01)
-    store = fsspec.filesystem("memory").store
-    store.clear()
-    yield store
-    store.clear()
-
-
-@pytest.fixture
-def on(monkeypatch, tmp_path):
-    """on(NAME): from here on this is another machine, as far as copies go."""
-
-    def go(name):
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
-
-    go("first")
-    return go
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::nid_jax.notices.Notice"),
+    pytest.mark.usefixtures("objects"),
+]
 
 
 def names(store):

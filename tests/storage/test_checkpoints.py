@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from absl import logging as absl_logging
 
+from nid_jax.running import processes
 from nid_jax.storage import checkpoints as checkpoints_module
 from nid_jax.storage.checkpoints import CheckpointError, Checkpoints
 
@@ -197,6 +198,37 @@ def test_damaged_iterator_state_walks_back(tmp_path):
     assert restored.step == 1
     assert "data iterator" in restored.skipped[0]
     assert resumed.get_state()["next_index"] == 1
+
+
+@pytest.mark.parametrize("where", ["manifest", "iterator"])
+def test_processes_agree_on_every_kind_of_damage(tmp_path, monkeypatch, where):
+    """One that walked back by itself would leave the others waiting."""
+    iterator = batches()
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"model": model(1)}, data_iterator=iterator)
+    if where == "manifest":
+        remove_manifest(tmp_path / "1")
+    else:
+        (state,) = (tmp_path / "1" / "iterator").glob("process_0*.json")
+        state.unlink()
+    asked = []
+    monkeypatch.setattr(processes, "everywhere", lambda good: asked.append(good) or good)
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(CheckpointError, match="none of its 1 checkpoints is good"),
+    ):
+        checkpoints.restore({"model": abstract(model(1))}, data_iterator=batches())
+    assert asked == [False]
+
+
+def test_what_is_damaged_for_another_process_is_left_here_too(tmp_path, monkeypatch):
+    save_steps(tmp_path, (1, 2))
+    answers = iter([True, False, True, True])
+    monkeypatch.setattr(processes, "everywhere", lambda good: good and next(answers))
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore({"model": abstract(model(1))})
+    assert restored.step == 1
+    assert "damaged for another process" in restored.skipped[0]
 
 
 def test_no_iterator_state_is_another_kind_of_run(tmp_path):

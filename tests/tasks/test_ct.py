@@ -11,10 +11,12 @@ from skimage.transform import radon
 
 import nid_jax
 from nid_jax import tasks
+from nid_jax.baselines import tomography
 from nid_jax.coding import grid_operator, operators
 from nid_jax.data import phantoms
 from nid_jax.errors import ArgumentError
 from nid_jax.notices import Notice
+from nid_jax.tasks import ct
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "ct.py"
 SMOKE = (f"--config={CONFIG}:smoke", "--config.data.num_train=24", "--config.train.steps=4")
@@ -335,3 +337,42 @@ def test_bad_input_is_one_line(call, trained, tmp_path):
         assert result.err.strip().splitlines()[-1].startswith("error: "), result.err
         assert "Traceback" not in result.err
     assert not (trained[0] / "fits" / "wrong").exists()
+
+
+def rows_of(folder):
+    """{name: scores} of what a fit is compared with, and how many signals."""
+    beside = json.loads((folder / "metrics.json").read_text())["beside"]
+    return {row["name"]: row["scores"] for row in beside["rows"]}, beside["signals"]
+
+
+def test_a_fit_is_beside_the_mean_and_sart_of_the_same_sinograms(trained):
+    workdir, _ = trained
+    rows, count = rows_of(workdir / "fits" / "test")
+    assert list(rows) == ["this fit", "mean image", "SART"]
+    assert count == 2
+    assert all(len(scores[key]) == 2 for scores in rows.values() for key in ("psnr", "ssim"))
+    config = config_of(data__num_train=24)
+    task = tasks.build(config)
+    collection = task.open("test")
+    seen = task.measure(collection)
+    given = np.stack([seen.values(index) for index in range(2)])
+    angles = np.arange(8) * 22.5
+    found = [tomography.placed_sart(one.reshape(8, 16), angles, (16, 16)) for one in given]
+    truth = np.stack([collection[index][..., 0] for index in range(2)])
+    expected = -10 * np.log10(np.square(np.array(found) - truth).mean((1, 2)))
+    np.testing.assert_allclose(rows["SART"]["psnr"], expected, atol=1e-3)
+    told = json.loads((workdir / "fits" / "test" / "metrics.json").read_text())["measured"]
+    assert "8 views of 16 detectors; 128 numbers for 256 pixels (50%)" in told
+
+
+def test_sart_is_of_plain_parallel_beams_without_missing_rays():
+    config = config_of()
+    slices = tasks.build(config).open("test")
+    assert ct.algebraic(slices, config) is not None
+    apart = config_of(operator__parallel_beam__spacing=1.5)
+    assert ct.algebraic(slices, apart) is None
+    values = np.ones((1, 4, 16))
+    values[0, 1, 2] = np.nan
+    for sinograms, known in ((np.ones((1, 4, 16)), True), (values, False)):
+        found = ct.Sinograms(sinograms, np.arange(4) * 45.0, "own", (16, 16))
+        assert (ct.algebraic(found, config) is not None) == known

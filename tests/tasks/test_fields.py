@@ -373,3 +373,37 @@ def test_fields_of_every_dimension_have_pictures(shape, pictured):
         while middle.ndim > 3:
             middle = middle[len(middle) // 2]
         assert row.images[0][-1, 0, 0] == pytest.approx(middle[0, 0, 0], abs=1e-6)
+
+
+def test_fields_are_beside_kriging_and_the_nearest_point_at_the_same_points(built, monkeypatch):
+    _, task, collection = built
+    seen, fit = task.measure(collection), Known(collection, 0.01)
+    monkeypatch.setattr(fields.comparing, "mean_signal", lambda *given: np.full((8, 8, 1), 0.5))
+    found = task.beside(collection, seen, fit, None, 2)
+    assert found.signals == 2
+    made = {one.name: one.make() for one in found.baselines}
+    assert list(made) == ["kriging", "nearest point", "mean field"]
+    own, nearest, mean = (one[1] for one in made.values())
+    for scores in (own, nearest, mean):
+        assert {"psnr", "rmse", "psnr_field", "rmse_field"} <= set(scores)
+        assert len(scores["psnr"]) == 2
+    hidden, true = fields.held_out(collection, seen, 1)
+    given = seen.weights(1) > 0
+    away = np.square(collection.points(1)[given][None] - hidden[:, None]).sum(-1).argmin(1)
+    error = collection[1][given][away] - true
+    expected = np.sqrt(np.square(error * collection.frame.spans).mean())
+    assert nearest["rmse"][1] == pytest.approx(expected, rel=1e-4)
+    middle = collection.frame.values(np.array([0.5]))[0]
+    np.testing.assert_allclose(made["mean field"][0], middle, rtol=1e-5)
+    assert own["psnr_field"].mean() > mean["psnr_field"].mean() + 3
+    monkeypatch.setattr(fields, "_WORK", 1)
+    assert task.beside(collection, seen, fit, None, 2).signals == 1
+
+
+def test_what_was_measured_of_fields_is_told(built):
+    _, task, collection = built
+    words = task.told(collection, task.measure(collection), len(collection))
+    assert words.startswith("3 signals: temperature in degrees C, at ")
+    assert " points of each (y in km, x in km), of which 2 were held out of the fit" in words
+    words = task.told(collection, task.learned_from(collection), len(collection))
+    assert words.endswith("all of which the fit was given.")

@@ -215,3 +215,15 @@ def test_photographs_of_several_sizes_are_filled_in_patches(pytestconfig, tmp_pa
     config.data.patch.size = 0
     with pytest.raises(ValueError, match=r"data\.patch\.size=N with data\.size=\(\)"):
         task.open("test")
+
+
+def test_a_fit_is_beside_the_damaged_pictures_and_inpainting_that_is_told_the_hole(run, workdir):
+    del run
+    metrics = json.loads((workdir / "fits" / "test" / "metrics.json").read_text())
+    rows = {row["name"]: row for row in metrics["beside"]["rows"]}
+    assert list(rows) == ["this fit", "mean image", "as given", "biharmonic, told the hole"]
+    assert "which the fit is not" in rows["biharmonic, told the hole"]["about"]
+    assert np.mean(rows["as given"]["scores"]["psnr"]) == pytest.approx(metrics["psnr_corrupted"])
+    assert rows["this fit"]["scores"]["psnr"] == metrics["psnr_per_signal"]
+    assert len(rows["biharmonic, told the hole"]["scores"]["psnr_hole"]) == 3
+    assert "A part of each was painted over; the fit is not told which." in metrics["measured"]

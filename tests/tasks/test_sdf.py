@@ -385,3 +385,18 @@ def test_pictures_are_no_shapes(call, tiny, tmp_path):
     result = call(*tiny, f"--workdir={tmp_path / 'run'}", "--config.data.name=shapes")
     assert "data.name='shapes': is for shapes, as configs/sdf.py has them" in result.complaint()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_fit_is_beside_the_mean_and_the_nearest_shape_and_its_samples(trained, fitted):
+    metrics = json.loads((trained / "fits" / "test" / "metrics.json").read_text())
+    names = [row["name"] for row in metrics["beside"]["rows"]]
+    assert names == ["this fit", "mean shape", "nearest training shape"]
+    own, mean, nearest = (row["scores"] for row in metrics["beside"]["rows"])
+    assert own["iou"] == metrics["iou_per_signal"]
+    assert np.mean(nearest["iou"]) > np.mean(mean["iou"])
+    assert all(len(scores["chamfer"]) == 2 for scores in (own, mean, nearest))
+    few = fitted("few", "fit.samples.fraction=0.1")
+    assert [row["name"] for row in few["beside"]["rows"]][-1] == "between samples"
+    assert "of which 410 (10%) were measured." in few["measured"]
+    none = fitted("alone", "fit.baselines=0")
+    assert none["beside"] is None

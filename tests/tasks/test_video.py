@@ -300,7 +300,7 @@ def test_a_mask_by_a_threshold_is_that_alone():
 def test_what_was_chosen_for_the_mask_is_said():
     frames = data.ArrayCollection(np.full((3, 8, 9, 1), 0.5, np.float32), "abc", "three")
     with pytest.warns(Notice, match=r"fit\.threshold=0: residuals above 0\.050 .*noise 0\.0000"):
-        extras = video.separated(frames, None, None, np.full((3, 8, 9, 1), 0.5), None, 0.0)
+        extras = video.separated(frames, None, None, np.full((3, 8, 9, 1), 0.5), None, {}, 0.0)
     assert extras.metrics["threshold"] == 0.05
     assert extras.metrics["rank"] == 1
     assert extras.frame_rate == 0
@@ -310,7 +310,7 @@ def test_what_moves_is_cut_out_of_the_frames():
     frames = np.random.default_rng(0).random((3, 8, 9, 3)).astype(np.float32)
     collection = data.ArrayCollection(frames, "abc", "three")
     back = np.full_like(frames, 0.5)
-    extras = video.separated(collection, None, None, back, None, 0.3, frame_rate=25.0)
+    extras = video.separated(collection, None, None, back, None, {}, 0.3, frame_rate=25.0)
     moving = (np.abs(frames - 0.5) > 0.3).any(-1, keepdims=True)
     assert 0.1 < moving.mean() < 0.99
     np.testing.assert_array_equal(extras.frames["cut_out"], np.where(moving, frames, 0))
@@ -336,11 +336,26 @@ def test_the_sheet_shows_frames_spread_over_the_video():
     names = ("background", "foreground", "mask", "cut_out")
     stacks = {name: np.zeros((60, 4, 6, 1)) for name in names}
     stacks["frame"] = np.arange(60.0).reshape(60, 1, 1, 1) * np.ones((1, 4, 6, 1))
-    panels, columns = video._sheet(stacks, None, [str(number) for number in range(60)])
+    panels, columns = video._sheet(stacks, None, [str(number) for number in range(60)], {})
     assert columns == ["0", "8", "17", "25", "34", "42", "51", "59"]
     np.testing.assert_array_equal(panels[0].images[:, 0, 0, 0], np.array(columns, float))
     rows = ["frame", "background", "foreground", "mask", "cut out"]
     assert [panel.name for panel in panels] == rows
-    panels, _ = video._sheet(stacks, stacks["background"] + 0.1, columns * 8)
+    panels, _ = video._sheet(stacks, stacks["background"] + 0.1, columns * 8, {})
     assert [panel.name for panel in panels][2] == "true background"
     assert panels[1].captions[0] == "20.0 dB"
+
+
+def test_a_fit_is_beside_the_median_of_the_frames(finished):
+    metrics = json.loads((finished / "fits" / "test" / "metrics.json").read_text())
+    own, median = metrics["beside"]["rows"]
+    assert (own["name"], median["name"]) == ("this fit", "median")
+    assert own["scores"]["f_measure"] == metrics["f_measure"]
+    assert len(own["scores"]["psnr"]) == len(median["scores"]["psnr"]) == metrics["signals"]
+    frames = video.open_frames(Workdir(finished, read_only=True).load_fit_config("test"), "test")
+    every = np.stack([frames[index] for index in range(len(frames))])
+    residual = every - np.median(every, 0)
+    moving = np.stack([frames.foreground(index) for index in range(len(frames))])
+    expected = video.mask_score(video.moving_mask(residual, 0.1).mask, moving)
+    assert median["scores"]["f_measure"] == pytest.approx(expected["f_measure"])
+    assert metrics["measured"].startswith(f"{len(frames)} frames of ")

@@ -26,6 +26,8 @@ class Solver:
 
     name: ClassVar[str]
     """As a config has it, fit.solver."""
+    about: ClassVar[str] = ""
+    """What it solves, in words that go on after a colon; '' says nothing."""
     sparse: ClassVar[bool] = False
     """Codes of exactly `top_k` experts, which has to be given."""
     dense_only: ClassVar[bool] = False

@@ -22,6 +22,7 @@ class Gradient(Solver):
     """Adam for a fixed number of steps. See `coding.gradient`."""
 
     name: ClassVar[str] = "gradient"
+    about: ClassVar[str] = "found by steps of descent (Adam), as the paper does"
 
     steps: int = 1000
     """So many are taken."""

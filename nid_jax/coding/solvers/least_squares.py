@@ -29,6 +29,9 @@ class Ridge(Solver):
     """Least squares with a penalty on the squared code. See `coding.ridge`."""
 
     name: ClassVar[str] = "ridge"
+    about: ClassVar[str] = (
+        "least squares with a penalty on the squared code, in closed form, without a prior"
+    )
     dense_only: ClassVar[bool] = True
 
     lam: float | str | Float[Array | np.ndarray, " S"] = ridge.LAMBDA
@@ -81,6 +84,10 @@ class Gaussian(Solver):
     """
 
     name: ClassVar[str] = "gaussian"
+    about: ClassVar[str] = (
+        "the most probable one under the Gaussian prior of the training codes and what "
+        "was measured, in closed form"
+    )
     needs_prior: ClassVar[bool] = True
     takes_prior: ClassVar[bool] = True
     dense_only: ClassVar[bool] = True

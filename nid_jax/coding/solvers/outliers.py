@@ -19,6 +19,10 @@ class Robust(Solver):
     """
 
     name: ClassVar[str] = "robust"
+    about: ClassVar[str] = (
+        "that of least absolute or Huber error, which wrong measurements hardly pull, "
+        "under the prior where there is one"
+    )
     takes_prior: ClassVar[bool] = True
     dense_only: ClassVar[bool] = True
 

@@ -22,6 +22,7 @@ class RouterCodes(Solver):
     """
 
     name: ClassVar[str] = "router"
+    about: ClassVar[str] = "predicted by the router from what was measured, nothing is solved"
     routed: ClassVar[bool] = True
 
     top_k: int = 0
@@ -62,6 +63,7 @@ class RouterRidge(Solver):
     """The router chooses K experts, or more from which matching pursuit takes K; ridge solves."""
 
     name: ClassVar[str] = "router+ridge"
+    about: ClassVar[str] = "experts that the router chose, and least squares on them"
     sparse: ClassVar[bool] = True
     routed: ClassVar[bool] = True
 

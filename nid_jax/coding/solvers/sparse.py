@@ -20,6 +20,9 @@ class Lasso(Solver):
     """Least squares with a penalty on the magnitude of the codes. See `coding.lasso`."""
 
     name: ClassVar[str] = "lasso"
+    about: ClassVar[str] = (
+        "least squares with a penalty on the absolute code, which sets numbers to 0"
+    )
     dense_only: ClassVar[bool] = True
 
     fraction: float | Float[Array | np.ndarray, " S"] = 0.001
@@ -61,6 +64,10 @@ class OMP(Solver):
     """
 
     name: ClassVar[str] = "omp"
+    about: ClassVar[str] = (
+        "experts chosen one after the other (orthogonal matching pursuit), and least "
+        "squares on them"
+    )
     sparse: ClassVar[bool] = True
 
     top_k: int = 0
@@ -114,6 +121,9 @@ class IHT(Solver):
     """Codes of K experts by hard thresholding pursuit. See `greedy.iht_codes`."""
 
     name: ClassVar[str] = "iht"
+    about: ClassVar[str] = (
+        "experts chosen together and anew in every step (iterative hard thresholding)"
+    )
     sparse: ClassVar[bool] = True
 
     top_k: int = 0

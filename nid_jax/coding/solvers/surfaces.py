@@ -25,6 +25,7 @@ class Surface(Solver):
     """
 
     name: ClassVar[str] = "surface"
+    about: ClassVar[str] = "the surface through the points, with their normals"
     takes_prior: ClassVar[bool] = True
     dense_only: ClassVar[bool] = True
     reads: ClassVar[str] = "clouds"
