@@ -16,10 +16,9 @@ import trimesh
 from measuring import command
 from PIL import Image
 from skimage.measure import marching_cubes
-from skimage.restoration import inpaint_biharmonic
-from skimage.transform import iradon_sart
 
 import nid_jax as nid
+from nid_jax.baselines import images, tomography
 from nid_jax.coding.grid_operator import on_grid
 from nid_jax.demo import signals
 from nid_jax.fields.coordinates import grid
@@ -72,7 +71,7 @@ def faces():
     fit = known.fit(truth[None], seen=seen, solver=nid.Gaussian())
     measured = np.repeat(truth, 3, -1)
     measured[~seen] = HIDDEN
-    peer = inpaint_biharmonic(np.where(seen, truth[..., 0], 0), ~seen)
+    peer = images.biharmonic(truth, seen)[..., 0]
     return Row(
         mosaic(signals.learned_from(known)[: SIDE**2, ..., 0]),
         atoms(known, (50, 50)),
@@ -98,7 +97,7 @@ def slices():
     fit = known.fit(sinogram[None], rays, solver=nid.Gaussian(noise=0.05))
     views = sinogram.reshape(VIEWS, -1)
     angles = np.arange(VIEWS) * 180 / VIEWS
-    peer = iradon_sart(views.T.astype(float), angles, clip=(0, 1))
+    peer = tomography.sart(views, angles, tomography.passes(VIEWS))
     return Row(
         mosaic(signals.learned_from(known)[: SIDE**2, ..., 0]),
         atoms(known, known.grid_shape),

@@ -26,7 +26,8 @@ def own(path: str, size: Sequence[int]) -> Float[np.ndarray, "*grid C"]:
     """A picture, or an .npy of one, brought to a dictionary's size in gray. Raises ValueError."""
     if not path.lower().endswith((".npy", ".npz", ".mat")):
         picture = images.to_channels(picturefiles.read_image(path), 1)
-        return images.resize(images.centre_crop(picture, tuple(size)), tuple(size))
+        height, width = size
+        return images.resize(images.centre_crop(picture, (height, width)), (height, width))
     config = importlib.import_module("nid_jax.configs.image").get_config()
     config.data.update({"name": "array", "root": path, "test_fraction": 1.0})
     signal = _all(config, "test")[0]

@@ -70,7 +70,7 @@ class _Rays:
         shape = dictionary.grid_shape
         rays = nid.operators.parallel_beam(shape, views, convention="skimage")
         pixels = nid.operators.sample(shape)
-        count, each = rays.num_measurements, rays.run_length
+        count, each = rays.num_measurements, rays.run_length or 1
         factors = np.ones((count, each)) if rays.factors is None else np.asarray(rays.factors)
         starts = np.arange(0, count * each + 1, each)
         along = sparse.csr_matrix((factors.ravel(), np.arange(count * each), starts))
