@@ -171,7 +171,7 @@ def expected(dictionary, known, measured, weights, values):
         offset = target - phi @ mean
         believed = np.linalg.slogdet(total)[1] / values
         believed += np.log(1 + offset @ np.linalg.solve(total, offset))
-        coarse.append(np.log(weight) - 0.5 * 20 * values / (20 + values) * believed)
+        coarse.append(np.log(weight) - 0.5 * 40 * values / (40 + values) * believed)
         codes.append(mean + gain @ (target - phi @ mean))
         centred = atoms - weights @ atoms / weights.sum()
         left = sigma - gain @ phi @ sigma
