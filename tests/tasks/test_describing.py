@@ -1,15 +1,18 @@
 """What was measured, in words."""
 
+import dataclasses
+import inspect
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from nid_jax.coding import operators
-from nid_jax.tasks import telling
+from nid_jax.tasks import describing
 from nid_jax.tasks.task import Measured
 
 
-def told(operator, shape, count=3, whole=False, channels=1, **given):
+def described(operator, shape, count=3, whole=False, channels=1, **given):
     seen = Measured(
         operator if isinstance(operator, tuple) else (operator,),
         shape,
@@ -19,11 +22,11 @@ def told(operator, shape, count=3, whole=False, channels=1, **given):
         **{key: value for key, value in given.items() if key in ("weights", "way")},
     )
     more = {key: value for key, value in given.items() if key not in ("weights", "way")}
-    return telling.measured(None, seen, count, **more)
+    return describing.measured(None, seen, count, **more)
 
 
 def test_all_pixels():
-    words = told(operators.sample((5, 4)), (5, 4), whole=True, channels=3)
+    words = described(operators.sample((5, 4)), (5, 4), whole=True, channels=3)
     assert words == (
         "3 signals of 5 x 4 pixels in 3 channels, all of which were measured: 60 numbers a signal."
     )
@@ -31,25 +34,49 @@ def test_all_pixels():
 
 def test_some_pixels_are_counted():
     masks = np.array([[1] * 4 + [0] * 16, [1] * 6 + [0] * 14, [1] * 5 + [0] * 15])
-    words = told(operators.sample((5, 4)), (5, 4), whole=True, weights=lambda index: masks[index])
+    words = described(
+        operators.sample((5, 4)), (5, 4), whole=True, weights=lambda index: masks[index]
+    )
     assert words == "3 signals of 5 x 4 pixels, of which 5 (25%; 4 to 6) were measured."
 
 
 def test_samples_of_some_points():
     operator = operators.sample(np.zeros((6, 3), np.float32))
-    words = told(operator, (4, 4, 4), samples="samples")
+    words = described(operator, (4, 4, 4), samples="samples")
     assert words == "3 signals of 4 x 4 x 4 samples, of which 6 (9.38%) were measured."
 
 
 def test_operators_say_what_they_measure_and_how_many_numbers():
-    words = told(operators.parallel_beam((8, 8), 4), (8, 8), noise="No noise was added.")
+    words = described(operators.parallel_beam((8, 8), 4), (8, 8), noise="No noise was added.")
     assert words == (
         "3 signals of 8 x 8 pixels. Of each were measured: line integrals along parallel rays; "
         "32 numbers for 64 pixels (50%). No noise was added."
     )
-    assert "means over the areas of coarser pixels; 16 numbers for 64 pixels (25%)." in told(
+    assert "means over the areas of coarser pixels; 16 numbers for 64 pixels (25%)." in described(
         operators.downsample((8, 8), 2), (8, 8)
     )
+
+
+def test_an_operator_of_ones_own_says_what_it_measures_or_nothing():
+    @operators.register
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Own(operators.Operator):
+        run_length: int | None = dataclasses.field(default=None, metadata={"static": True})
+
+        def measure(self, samples):
+            return samples[..., :2, :]
+
+    own = Own(operators.sample((2, 2)).points)
+    words = described(own, (2, 2))
+    assert "Of each were measured: measurements of its own kind; 2 numbers for 4" in words
+    Own.about = "the first two"
+    assert "Of each were measured: the first two; 2 numbers for 4" in described(own, (2, 2))
+
+
+@pytest.mark.parametrize("kind", sorted(operators.KINDS))
+def test_every_kind_of_operator_says_what_it_measures(kind):
+    made = inspect.signature(operators.KINDS[kind]).return_annotation
+    assert made.about
 
 
 @pytest.mark.parametrize(
@@ -61,6 +88,6 @@ def test_operators_say_what_they_measure_and_how_many_numbers():
         (None, ""),
     ],
 )
-def test_noise_is_told(noise, said):
+def test_noise_is_described(noise, said):
     config = ConfigDict({"data": {} if noise is None else {"noise": noise}})
-    assert telling.noise(config) == said
+    assert describing.noise(config) == said
