@@ -16,7 +16,7 @@ from skimage.transform import iradon_sart
 
 from nid_jax import numerics
 from nid_jax.coding import grid_operator
-from nid_jax.coding.operators import FanBeam, ParallelBeam
+from nid_jax.coding.operators import Operator
 
 STEPS = 30
 """Of the simultaneous iterative reconstruction, at most."""
@@ -86,16 +86,16 @@ def placed_sart(
 
 
 def sirt(
-    operator: ParallelBeam | FanBeam,
+    operator: Operator,
     shape: Sequence[int],
     measurements: Float[Array | np.ndarray, "S M C"],
     weights: Float[Array | np.ndarray, "... M"] | None = None,
 ) -> Float[np.ndarray, "S H W C"]:
     """Simultaneous iterative reconstruction (Gilbert 1972) of images [S, *shape, C], not negative.
 
-    With momentum (Nesterov 1983), by as many of `STEPS` steps as take some seconds. measurements:
-    line integrals [S, M, C]; weights: of every one, 0 where there is none; [S, M], or [M]: all
-    signals alike. Raises ArgumentError for an operator that the grid cannot have.
+    With momentum (Nesterov 1983), by as many of `STEPS` steps as take some seconds. operator: of
+    beams, or another without negative factors; measurements: line integrals [S, M, C]; weights: of
+    every one, 0 where there is none; [S, M], or [M]: all signals alike. Raises ArgumentError for an operator that the grid cannot have.
     """
     on_grid = grid_operator.on_grid(operator, tuple(shape))
     values = jnp.asarray(measurements, jnp.float32)

@@ -95,8 +95,8 @@ def extras(
     collection: Any,
     measured: Measured,
     fit: Fit,
-    reconstruction: Float[np.ndarray, "N H W C"] | list[Float[np.ndarray, "H W C"]],
-    truth: Float[np.ndarray, "N H W C"] | list[Float[np.ndarray, "H W C"]] | None,
+    reconstruction: Float[np.ndarray, "N H W C"],
+    truth: Float[np.ndarray, "N H W C"] | None,
     others: Mapping[str, Any],
     config: ConfigDict,
 ) -> Extras:
