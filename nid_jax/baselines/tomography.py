@@ -95,7 +95,8 @@ def sirt(
 
     With momentum (Nesterov 1983), by as many of `STEPS` steps as take some seconds. operator: of
     beams, or another without negative factors; measurements: line integrals [S, M, C]; weights: of
-    every one, 0 where there is none; [S, M], or [M]: all signals alike. Raises ArgumentError for an operator that the grid cannot have.
+    every one, 0 where there is none; [S, M], or [M]: all signals alike. Raises ArgumentError for an
+    operator that the grid cannot have.
     """
     on_grid = grid_operator.on_grid(operator, tuple(shape))
     values = jnp.asarray(measurements, jnp.float32)
