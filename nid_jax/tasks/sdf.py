@@ -294,7 +294,7 @@ def baselines_of(
 
     truncation = Truncation.from_config(config.data)
     shapes = shape_baselines.Shapes(seen, fit, prior, scored, truncation, count)
-    return Baselines(count, shapes.baselines())
+    return Baselines(count, shapes.methods())
 
 
 def describe(collection: Any, seen: Measured, count: int, config: ConfigDict) -> str:

@@ -40,7 +40,7 @@ class Shapes:
     truncation: Truncation
     count: int
 
-    def baselines(self) -> list[Baseline]:
+    def methods(self) -> list[Baseline]:
         """The mean shape, the nearest training shape, and what no learning makes of samples."""
         shape, seen = self.measured.grid_shape, self.measured
         some = baselines.FirstSignals([1] * self.count, None, self.scored)
