@@ -31,6 +31,7 @@ from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.model import Model
 from nid_jax.fitting import apart, checks, priors, refining, ways
 from nid_jax.fitting import fit as fits
+from nid_jax.fitting.concatenate import concatenate
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.measurements import Measurements, say_other_scale, say_stretched
 from nid_jax.running import processes
@@ -243,7 +244,7 @@ class NeuralDictionary(Trained):
             found = solve(problem, count=size)
             valid = min(size, count - first)
             parts.append(found if valid == size else found[:valid])
-        return fits.joined(parts)
+        return concatenate(parts)
 
     def _problem(self, operator, values, weights, *, signals=None, clouds=None):
         """What was measured of signals, laid out over the devices.
@@ -310,7 +311,7 @@ class NeuralDictionary(Trained):
                 return apart.fit_apart(self.model, self.prior, one, *options)
 
             parts = ways.by_way(measured, len(names), together)
-            found = fits.joined([solved(one, [names[i] for i in which]) for one, which in parts])
+            found = concatenate([solved(one, [names[i] for i in which]) for one, which in parts])
             return found[np.argsort(np.concatenate([which for _, which in parts])).tolist()]
         looked_at = getattr(self.model.router, "reads", "")
         on_clouds = "clouds" in (solver.reads, looked_at)

@@ -16,9 +16,9 @@
 import matplotlib.pyplot as plt
 import numpy as np
 from skimage.data import lfw_subset
-from skimage.restoration import inpaint_biharmonic
 
 import nid_jax as nid
+from nid_jax.baselines import images
 
 SMALL = False  # smaller sizes, for a test of this page
 
@@ -36,7 +36,7 @@ rng = np.random.default_rng(0)
 seen = rng.random((25, 25)) < 0.1
 fit = faces.fit(unseen, seen=seen)
 print(fit.message)
-biharmonic = np.stack([inpaint_biharmonic(np.where(seen, face, 0), ~seen) for face in unseen])
+biharmonic = np.stack([images.biharmonic(face[..., None], seen) for face in unseen])[..., 0]
 
 
 def psnr(pictures):

@@ -15,9 +15,10 @@
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
-from skimage.transform import iradon, iradon_sart, radon
+from skimage.transform import iradon, radon
 
 import nid_jax as nid
+from nid_jax.baselines import tomography
 from nid_jax.configs import ct
 
 SMALL = False  # smaller sizes, for a test of this page
@@ -49,7 +50,8 @@ print(fit.message)
 
 # %%
 back = np.stack([iradon(one, angles, output_size=shape[0]) for one in columns])
-sart = np.stack([iradon_sart(one, angles, clip=(0, 1)) for one in columns])
+passes = tomography.passes(views)
+sart = np.stack([tomography.sart(one.T, angles, passes) for one in columns])
 
 
 def psnr(pictures):

@@ -219,7 +219,7 @@ def _end_with_parent():
     os._exit(1)
 
 
-_UNSAID = "ignore::UserWarning:multiprocessing.resource_tracker"
+_SILENT_TRACKER = "ignore::UserWarning:multiprocessing.resource_tracker"
 
 
 class _Pool:
@@ -231,15 +231,17 @@ class _Pool:
     def _executor(self, workers):
         threads = max(1, (os.cpu_count() or 1) // workers)
         # A command that is told to end leaves at once. What it shared with its workers is taken
-        # away by Python's own process for that, which would say so.
-        if _UNSAID not in sys.warnoptions:
-            sys.warnoptions.append(_UNSAID)
-        return concurrent.futures.ProcessPoolExecutor(
-            workers,
-            multiprocessing.get_context("spawn"),
-            initializer=_in_worker,
-            initargs=(threads,),
-        )
+        # away by Python's own process for that, begun here, which would say so.
+        sys.warnoptions.append(_SILENT_TRACKER)
+        try:
+            return concurrent.futures.ProcessPoolExecutor(
+                workers,
+                multiprocessing.get_context("spawn"),
+                initializer=_in_worker,
+                initargs=(threads,),
+            )
+        finally:
+            sys.warnoptions.remove(_SILENT_TRACKER)
 
     def run(self, sources):
         """Yields (source, state, found) as they are done."""

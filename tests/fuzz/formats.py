@@ -441,7 +441,7 @@ def official_state() -> dict[str, Any]:
 
 
 def _checkpoint(path):
-    from tests.interop.conftest import write
+    from measuring.torch_files import write
 
     weights = official_state()
     state = {
