@@ -361,7 +361,7 @@ NOTES = """## How it was measured
   discretisation back. Truth is the phantom averaged over pixels.
 - All settings (noise, refinement; filter; iterations and relaxation; weight of the variation) are
   chosen for each number of views on {validation} phantoms that are neither trained on nor tested.
-- NID gaussian: prior of all training codes; mixture: of the Gaussians that held-out likelihood
+- NID gaussian: prior of all training codes; mixture: of the Gaussians that signals held out
   chose; neighbours: of the {neighbours} training codes that measure most alike; refined: moved on
   the grid under total variation, where that helped the phantoms for tuning. Gaussian of pixels: the
   same prior of neighbours without a dictionary.

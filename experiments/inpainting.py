@@ -289,7 +289,7 @@ def known_methods(train, known, config, kind, share, smoke):
     found["NID ridge, no prior"] = ours(known["trained"], config, **ridge)
     one = {"gaussian.mixture": False}
     found["NID gaussian"] = ours(known["trained"], config, **one)
-    found["NID gaussian, mixture by held-out likelihood"] = ours(known["trained"], config)
+    found["NID gaussian, mixture"] = ours(known["trained"], config)
     found["NID gaussian, untrained"] = ours(known["untrained"], config, **one)
     return found
 

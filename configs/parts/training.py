@@ -62,7 +62,7 @@ def prior():
         "lam": 1e-6,
         # share of the diagonal in the covariance; 0: what signals held out say
         "shrinkage": 0.0,
-        # Gaussians of a mixture, 1: no mixture; 0: chosen by held-out likelihood
+        # Gaussians of a mixture, 1: no mixture; 0: chosen by signals held out
         "components": 1,
         # also the codes themselves, for fit.gaussian.neighbours
         "keep_codes": False,

@@ -31,15 +31,18 @@ _EIGENVALUE_ROUNDINGS = 64
 
 
 class Posterior(NamedTuple):
-    """codes [S, E]; bias [S, C]; error [S], relative residual of the linear system; evidence [S].
+    """codes [S, E]; bias [S, C]; error [S], relative residual of the linear system; evidence [S],
+    quadratic [S].
 
-    evidence: the log density of the measurements under the prior and the noise.
+    evidence: the log density of the measurements under the prior and the noise; quadratic: the form
+    in it, of as many as the values measured where signals are as the prior says.
     """
 
     codes: jax.Array
     bias: jax.Array
     error: jax.Array
     evidence: jax.Array
+    quadratic: jax.Array
 
 
 def gaussian(
@@ -325,7 +328,7 @@ def _orthonormal_posterior(equations, prior, noise):
     evidence = -0.5 * (quadratic + determinant + counts * math.log(2 * math.pi))
     codes, bias = coefficients[:, :experts], coefficients[:, experts:]
     bias = equations.bias(codes) if free else bias
-    return Posterior(codes, bias, found.error, evidence)
+    return Posterior(codes, bias, found.error, evidence, quadratic)
 
 
 @gram.batched_by_map
@@ -343,14 +346,15 @@ def solve_posterior(
     noise = jnp.asarray(noise, jnp.float32)
     if isinstance(equations, OrthonormalEquations):
         return _orthonormal_posterior(equations, prior, noise)
-    coefficients, error, evidence = gram.in_float64(_normal_posterior, equations, prior, noise)
+    coefficients, *numbers = gram.in_float64(_normal_posterior, equations, prior, noise)
     codes, bias = coefficients[:, :experts], coefficients[:, experts:]
     bias = bias if size > experts else equations.bias(codes)
-    return Posterior(codes, bias, error, evidence)
+    return Posterior(codes, bias, *numbers)
 
 
 def _normal_posterior(equations, prior, noise):
-    """Coefficients, error and evidence by normal equations, in the widest type of the scope."""
+    """Coefficients, error, evidence and its quadratic form by normal equations, in the widest type
+    of the scope."""
     size, experts = prior.mean.shape[0], equations.atom_mean.shape[-2]
     matrix, moments, energy = extended(equations, size)
     precision, log_covariance = precision_matrix(prior)
@@ -369,4 +373,4 @@ def _normal_posterior(equations, prior, noise):
     determinant = _log_determinant(factor, scale) + log_covariance
     determinant = determinant + (values - size) * jnp.log(noise)
     evidence = -0.5 * (quadratic + determinant + values * math.log(2 * math.pi))
-    return tuple(value.astype(jnp.float32) for value in (mean + step, error, evidence))
+    return tuple(value.astype(jnp.float32) for value in (mean + step, error, evidence, quadratic))

@@ -408,7 +408,8 @@ def _evidences(graphdef, state, signal, coordinates, numbers, inside):
 
     state = jax.lax.stop_gradient(state)
     root, z = gram.in_float64(measured, state, signal, coordinates, numbers)
-    return of_matrix(root, z[None], inside, numbers.penalty)[2][0]
+    rest, values = jnp.zeros(1), jnp.full(1, len(z), jnp.float32)
+    return of_matrix(root, z[None], inside, numbers.penalty, rest, values).evidences[0]
 
 
 class _Components:

@@ -153,7 +153,7 @@ def _open(equations, prior, noise) -> Open:
     experts = equations.atom_mean.shape[0]
     if prior.mixture is not None:
         parts = _components(equations, prior, noise)
-        shares = jax.nn.softmax(parts.evidences, axis=1)
+        shares = parts.shares
         mean = numerics.einsum("sk,ske->se", shares, parts.codes)
         own = jnp.sqrt(shares)[..., None] * (parts.codes - mean[:, None])
         root = jnp.concatenate([parts.common, parts.rows.reshape(-1, experts)])
@@ -178,10 +178,10 @@ def _components(equations, prior, noise) -> mixture_codes.Components:
     weights = prior.mixture.weights
     parts = [prior.component(number) for number in range(len(weights))]
     found = [solve_posterior(equations, part, noise) for part in parts]
-    evidences = jnp.stack([one.evidence for one in found], 1) + jnp.log(weights)
+    shares = mixture_codes.shares_of(found, weights, mixture_codes.values_of(equations))
     rows = jnp.stack([_posterior_root(equations, part, noise) for part in parts])
     codes = jnp.stack([one.codes for one in found], 1)
-    return mixture_codes.Components(evidences, codes, jnp.zeros((0, codes.shape[-1])), rows)
+    return mixture_codes.Components(shares, codes, jnp.zeros((0, codes.shape[-1])), rows)
 
 
 @gram.batched_by_map

@@ -153,7 +153,7 @@ def given():
     return Table(atoms), sample(points), known, measured[..., None]
 
 
-def expected(dictionary, known, measured, weights):
+def expected(dictionary, known, measured, weights, values):
     """Mean code, log evidences [K] and covariance of the rendered values at the points, of one
     signal in float64: the bias, free, is taken off by an orthonormal basis of its complement."""
     atoms = np.asarray(dictionary.table[...], np.float64)
@@ -161,19 +161,23 @@ def expected(dictionary, known, measured, weights):
     complement = np.linalg.svd(root[None])[2][1:]
     phi, target = complement @ (root[:, None] * atoms), complement @ (root * measured)
     common = np.asarray(known.mixture.common, np.float64)
-    logs, codes, renders, spreads = [], [], [], []
+    logs, coarse, codes, renders, spreads = [], [], [], [], []
     for weight, mean, own in zip(*(np.asarray(p, float) for p in known.mixture[:3]), strict=True):
         sigma = own @ own.T + common @ common.T
         total = phi @ sigma @ phi.T + NOISE * np.eye(len(phi))
         normal = multivariate_normal(phi @ mean, total)
         logs.append(np.log(weight) + normal.logpdf(target))
         gain = sigma @ phi.T @ np.linalg.inv(total)
+        offset = target - phi @ mean
+        believed = np.linalg.slogdet(total)[1] / values
+        believed += np.log(1 + offset @ np.linalg.solve(total, offset))
+        coarse.append(np.log(weight) - 0.5 * 40 * values / (40 + values) * believed)
         codes.append(mean + gain @ (target - phi @ mean))
         centred = atoms - weights @ atoms / weights.sum()
         left = sigma - gain @ phi @ sigma
         renders.append(atoms @ codes[-1] + weights @ (measured - atoms @ codes[-1]) / weights.sum())
         spreads.append(np.einsum("pe,ef,pf->p", centred, left, centred) + NOISE / weights.sum())
-    share = np.exp(logs - logsumexp(logs))
+    share = np.exp(coarse - logsumexp(coarse))
     mean = share @ np.stack(renders)
     variance = share @ (np.stack(spreads) + np.square(np.stack(renders) - mean))
     return share @ np.stack(codes), np.array(logs), variance
@@ -188,13 +192,14 @@ def test_codes_evidence_and_variance_agree_with_densities(given, precision, mask
         weights = np.random.default_rng(12).uniform(0.2, 1, (2, POINTS)).astype(np.float32)
     problem = Problem(dictionary, operator, measured, weights if masked else None, prior=known)
     equations = problem.equations(precision)
+    counts = np.broadcast_to(equations.count, 2) - 1
     found = mixture_codes.solve(equations, known, NOISE)
     solution = mixture_codes.most_probable(equations, known, NOISE)
     variance = posterior_variance(dictionary, operator.points, equations, known, NOISE)
     assert np.asarray(solution.converged).all()
     for signal in range(2):
         values = measured[signal, :, 0]
-        codes, logs, spread = expected(dictionary, known, values, weights[signal])
+        codes, logs, spread = expected(dictionary, known, values, weights[signal], counts[signal])
         np.testing.assert_allclose(found.codes[signal], codes, atol=2e-4)
         np.testing.assert_allclose(solution.codes[signal], codes, atol=2e-4)
         # Densities of weighed measurements differ by what no component changes.
@@ -204,7 +209,7 @@ def test_codes_evidence_and_variance_agree_with_densities(given, precision, mask
         if not masked:
             np.testing.assert_allclose(found.evidences[signal], logs, atol=2e-3)
         np.testing.assert_allclose(variance[signal, :, 0], spread, rtol=2e-3, atol=1e-4)
-    assert len({tuple(row) for row in np.asarray(found.responsibility.round(3))}) == 2
+    assert len({tuple(row) for row in np.asarray(found.shares.round(3))}) == 2
 
 
 def test_one_component_that_is_the_prior_itself_gives_its_codes(given):
@@ -228,7 +233,7 @@ def test_the_mean_over_components_is_nearer_than_the_best_one_and_than_one_gauss
     codes, _ = clusters(14, count=4, each=200, apart=1.5)
     known = fit_prior(codes[::2], shrinkage=0.01)
     known = known._replace(mixture=fit_mixture(codes[::2], 4))
-    seen = np.arange(POINTS) < 3
+    seen = np.arange(POINTS) < 5
     unseen = codes[1::2]
     measured = unseen @ atoms.T + 0.05 * generator.normal(size=(len(unseen), POINTS))
     points = np.stack([np.arange(POINTS) / POINTS, np.zeros(POINTS)], 1)
@@ -236,7 +241,7 @@ def test_the_mean_over_components_is_nearer_than_the_best_one_and_than_one_gauss
     equations = Problem(*given).equations()
     found = mixture_codes.solve(equations, known, 0.05**2)
     one = mixture_codes.posterior.gaussian(equations, known.alone(), 0.05**2).codes
-    best = known.mixture.means[np.asarray(found.responsibility.argmax(1))]
+    best = known.mixture.means[np.asarray(found.shares.argmax(1))]
     errors = [np.square(np.asarray(c) - unseen).mean() for c in (found.codes, one, best)]
     assert errors[0] < 0.9 * errors[1]
     assert errors[0] < errors[2]
