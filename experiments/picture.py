@@ -12,10 +12,9 @@ from typing import NamedTuple
 import matplotlib
 import matplotlib.figure
 import numpy as np
-import trimesh
 from measuring import command
+from measuring.pictures import write_png
 from PIL import Image
-from skimage.measure import marching_cubes
 
 import nid_jax as nid
 from nid_jax.baselines import images, tomography
@@ -23,8 +22,9 @@ from nid_jax.coding.grid_operator import on_grid
 from nid_jax.demo import signals
 from nid_jax.fields.coordinates import grid
 from nid_jax.geometry import shading
+from nid_jax.geometry.mesh import watertight_mesh
 from nid_jax.metrics import iou, psnr
-from nid_jax.reporting.pictures import COLOURS, INK, QUIET, save
+from nid_jax.reporting.pictures import COLOURS, INK, QUIET
 
 SIDE = 3
 """Signals and experts of a mosaic, along its side."""
@@ -188,10 +188,7 @@ def compared(truth, fit, name, peer):
 
 def surface(distances):
     """The mesh of a grid's distances."""
-    values = distances[..., 0]
-    vertices, triangles, *_ = marching_cubes(values, 0.0)
-    vertices = vertices / (np.array(values.shape) - 1) * 2 - 1
-    return trimesh.Trimesh(vertices, triangles[:, ::-1], process=False)
+    return watertight_mesh(distances[..., 0])
 
 
 def scattered(points, distances, camera):
@@ -248,9 +245,7 @@ def run(scale, output):
     figure = drawn([faces(), slices(), chairs()])
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=DOTS, facecolor="white")
-    picture = Image.open(content).convert("RGB").quantize(TONES, dither=Image.Dither.NONE)
-    path = save(output / "picture.png", picture)
-    command.say(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
+    write_png(output / "picture.png", Image.open(content).convert("RGB"), [TONES])
 
 
 if __name__ == "__main__":

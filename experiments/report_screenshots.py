@@ -17,6 +17,7 @@ import numpy as np
 import screenshots
 from absl import flags
 from measuring import command
+from measuring.pictures import write_png
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +61,7 @@ def run_of(name: str, scale: str, folder: Path) -> Path:
 def pictured(browser, page: Path, width: int) -> Image.Image:
     """The page from its top to the end of the first fit, or to `TALLEST` pixels."""
     view = browser.new_page(viewport={"width": width, "height": 900})
-    view.set_default_timeout(screenshots.SOON)
+    view.set_default_timeout(1e3 * screenshots.LONGEST)
     view.goto(page.resolve().as_uri())
     view.wait_for_timeout(1500)  # Meshes turn up last.
     wide = view.evaluate("document.documentElement.scrollWidth")
@@ -89,33 +90,23 @@ def palette(shown: Image.Image, colours: int) -> Image.Image:
     return made
 
 
-def written(path: Path, shown: Image.Image) -> None:
+def write(path: Path, shown: Image.Image) -> None:
     """A picture no wider and no larger than is shown."""
     shown.thumbnail((SHOWN, shown.height), Image.Resampling.LANCZOS)
-    for colours in COLOURS:
-        few = shown.quantize(palette=palette(shown, colours), dither=Image.Dither.NONE)
-        few.save(path, optimize=True)
-        if path.stat().st_size <= LARGEST:
-            break
-    command.say(f"{path}: {shown.width} x {shown.height}, {path.stat().st_size / 1e3:.0f} kB")
+    write_png(path, shown, (palette(shown, colours) for colours in COLOURS), LARGEST)
 
 
 def run(scale, output, runs, only, chromium):
     """Picture the pages of all tasks, or of some."""
-    from playwright.sync_api import sync_playwright
-
     output.mkdir(parents=True, exist_ok=True)
     names = only or list(RUNS)
-    with tempfile.TemporaryDirectory() as spare, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as spare:
         folder = Path(runs or spare)
         pages = {name: run_of(name, scale, folder / name) for name in names}
-        browser = playwright.chromium.launch(
-            executable_path=chromium or screenshots.found(), args=list(screenshots.ARGUMENTS)
-        )
-        for name, page in pages.items():
-            written(output / f"report_{name}.png", pictured(browser, page, WIDTH))
-        written(output / "report_narrow.png", pictured(browser, pages[names[0]], NARROW))
-        browser.close()
+        with screenshots.launched(chromium) as browser:
+            for name, page in pages.items():
+                write(output / f"report_{name}.png", pictured(browser, page, WIDTH))
+            write(output / "report_narrow.png", pictured(browser, pages[names[0]], NARROW))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 from absl import flags
 from measuring import command
+from measuring.pictures import write_png
 from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -195,20 +197,27 @@ ACTS = {
 
 
 @contextmanager
-def opened(executable: str | None = None) -> Iterator[Callable[[], Browser]]:
-    """The demonstration served on a free port, and a browser: -> () -> a fresh `Browser`."""
+def launched(executable: str | None = None) -> Iterator[Any]:
+    """Chromium without a window, playwright's own; where it is not given it is looked for."""
     from playwright.sync_api import sync_playwright
 
-    from nid_jax.demo import page
-
-    with page.served() as address, sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=executable or found(), args=list(ARGUMENTS)
         )
         try:
-            yield lambda: Browser(chromium.new_page(viewport=WINDOW), address)
+            yield chromium
         finally:
             chromium.close()
+
+
+@contextmanager
+def opened(executable: str | None = None) -> Iterator[Callable[[], Browser]]:
+    """The demonstration served on a free port, and a browser: -> () -> a fresh `Browser`."""
+    from nid_jax.demo import page
+
+    with page.served() as address, launched(executable) as chromium:
+        yield lambda: Browser(chromium.new_page(viewport=WINDOW), address)
 
 
 def found() -> str | None:
@@ -220,17 +229,16 @@ def run(scale, output, chromium):
     """Picture all tabs."""
     del scale
     output.mkdir(parents=True, exist_ok=True)
-    with opened(chromium or None) as fresh:
+    with opened(chromium) as fresh:
         for tab, act in ACTS.items():
             # What the first visitor waits for is compiled for the second.
             for browser in (fresh(), fresh()):
                 browser.open(tab)
                 act(browser)
                 browser.mesh() if tab == "Shapes" else browser.pictures()
-            path = output / f"{tab.lower()}.png"
+            command.say(f"{tab}: {browser.line()}")
             taken = cropped(_pixels(browser.page.screenshot(animations="disabled")))
-            taken.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
-            command.say(f"{path}: {path.stat().st_size / 1e3:.0f} kB; {browser.line()}")
+            write_png(output / f"{tab.lower()}.png", taken, [COLOURS])
 
 
 def cropped(page):

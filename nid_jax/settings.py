@@ -248,7 +248,7 @@ RULES: dict[str, Rule] = {
     "fit.num_signals": _COUNT,
     "fit.batch_size": _COUNT,
     "fit.num_pictures": _COUNT,
-    "fit.baselines": _COUNT,
+    "fit.baseline_signals": _COUNT,
     "fit.num_views": _ONE,
     "fit.held_out": _between(0, 1, "[)"),
     "fit.threshold": _WEIGHT,

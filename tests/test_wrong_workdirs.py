@@ -208,7 +208,10 @@ def test_a_damaged_prior_stands_in_the_way_of_those_who_ask_for_it_alone(copied,
     command = *tiny, f"--workdir={copied}", "--mode=fit", "--config.fit.name=again"
     for options in (["ridge"], ["omp", "--config.fit.top_k=2"]):
         result = call(*command, f"--config.fit.solver={options[0]}", *options[1:])
-        assert (result.code, "prior.npz" in result.err) == (0, False), result.err
+        assert result.code == 0, result.err
+        assert re.search(r"prior\.npz: .*; only some baselines need it\n", result.err)
+    result = call(*command, "--config.fit.solver=ridge", "--config.fit.baseline_signals=0")
+    assert (result.code, "prior.npz" in result.err) == (0, False), result.err
     result = call(*command, "--config.fit.solver=gaussian")
     assert result.code == 2
     assert re.search(r"error: \S+prior\.npz: cannot be read as an array file", result.err)

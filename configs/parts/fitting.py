@@ -24,9 +24,9 @@ def fit():
         "batch_size": 0,
         # signals whose pictures and maps are written, at most
         "num_pictures": 10,
-        # of the first so many signals at most, what is cheap and usual in the field beside the fit
-        # (mean, biharmonic, SART, median, kriging), for the report's table; 0: none
-        "baselines": 10,
+        # signals, at most, of which baselines (mean, biharmonic, SART, kriging) are made for the
+        # report's table; of a video all frames, as its scores are of them together; 0: none
+        "baseline_signals": 10,
         # solver gaussian: also where the result is unsure, under the prior of all codes
         "uncertainty": False,
         # --mode=interpolate: from which signal of the fit to which, in how many frames

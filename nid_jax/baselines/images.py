@@ -14,7 +14,7 @@ _HIDDEN = 60_000
 def affordable(seen: Sequence[Bool[np.ndarray, "H W"]]) -> int:
     """How many of the first pictures `biharmonic` fills in a few seconds, by their hidden pixels.
 
-    Those before one of which nothing was seen.
+    seen: [H, W] of each. Those before one of which nothing was seen.
     """
     hidden, found = 0, 0
     for one in seen:
@@ -28,7 +28,10 @@ def affordable(seen: Sequence[Bool[np.ndarray, "H W"]]) -> int:
 def biharmonic(
     picture: Float[np.ndarray, "H W C"], seen: Bool[np.ndarray, "H W"]
 ) -> Float[np.ndarray, "H W C"]:
-    """Biharmonic inpainting (scikit-image) of what was not seen; what it holds there has no say."""
+    """Biharmonic inpainting (scikit-image) of what was not seen; what it holds there has no say.
+
+    Values [H, W, C] are in the units of the picture, within the range of what was seen, float64.
+    """
     known = np.where(seen[..., None], picture, 0)
     return np.asarray(inpaint_biharmonic(known, ~seen, channel_axis=-1))
 
@@ -37,7 +40,8 @@ def cosines(signal: Float[np.ndarray, "*grid C"], count: int) -> Float[np.ndarra
     """What `count` numbers of the cosine transform say, channels included: of lowest frequency.
 
     Frequencies are counted as parts of the highest along each axis. Differences between channels
-    are smoother than their mean: the n-th of them counts as of n + 1 times the frequency.
+    are smoother than their mean: the n-th of them counts as of n + 1 times the frequency. float64,
+    in the units of the signal [*grid, C].
     """
     axes = tuple(range(signal.ndim))
     spectrum = scipy.fft.dctn(np.asarray(signal, float), axes=axes, norm="ortho")

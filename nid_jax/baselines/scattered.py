@@ -16,10 +16,10 @@ _START = (0.5, 1.0, 0.05)
 
 def nearest(
     points: Float[np.ndarray, "M D"],
-    values: Float[np.ndarray, "M C"],
+    values: Float[np.ndarray, "M ..."],
     wanted: Float[np.ndarray, "P D"],
-) -> Float[np.ndarray, "P C"]:
-    """The value of the nearest point."""
+) -> Float[np.ndarray, "P ..."]:
+    """The value of the nearest point, in units and type of the values; [P] of values [M]."""
     return np.asarray(values)[scipy.spatial.KDTree(points).query(wanted)[1]]
 
 
@@ -33,7 +33,7 @@ def kriging(
 
     Its covariance is Matern's of order 3/2 with a length along each axis, its lengths, variance and
     noise those of highest evidence (Rasmussen and Williams 2006, 5.4.1). Of more points than `MOST`
-    so many are drawn.
+    so many are drawn, by the seed. Values [P, C] are in the units of those given.
     """
     draw = np.random.default_rng(seed)
     points, values = np.asarray(points, float), np.asarray(values, float)
@@ -64,7 +64,7 @@ def _most_evident(points, values):
     start = np.log([*[lengths] * points.shape[1], variance, noise])
     bounds = np.log([*[_LENGTHS] * points.shape[1], _VARIANCE, _NOISE])
     found = scipy.optimize.minimize(
-        surprise, start, (points, values), method="L-BFGS-B", bounds=bounds
+        negative_log_evidence, start, (points, values), method="L-BFGS-B", bounds=bounds
     )
     return found.x
 
@@ -74,18 +74,23 @@ def _parts(parameters):
     return np.array(lengths), variance, noise
 
 
-def surprise(
+def negative_log_evidence(
     parameters: Float[np.ndarray, " D+2"],
     points: Float[np.ndarray, "M D"],
     values: Float[np.ndarray, " M"],
 ) -> float:
-    """Minus the logarithm of the evidence of values about 0. parameters: logarithms of lengths,
-    variance and noise."""
+    """Minus the logarithm of the evidence of values about 0 (Rasmussen and Williams 2006, 5.8).
+
+    parameters: logarithms of D lengths, in units of the points, of the variance, and of the noise
+    as a part of that of values. 1e25 where the covariance has no Cholesky factor.
+    """
     matrix = _matern(points, points, *_parts(parameters))
     try:
         factor = scipy.linalg.cholesky(matrix, lower=True)
     except np.linalg.LinAlgError:
-        return 1e25
+        return (
+            1e25  # Not positive definite in float64: L-BFGS-B turns back; infinity would stop it.
+        )
     white = scipy.linalg.solve_triangular(factor, values, lower=True)
     constant = len(values) / 2 * np.log(2 * np.pi)
     return float(white @ white / 2 + np.log(np.diag(factor)).sum() + constant)

@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 from scipy.interpolate import LinearNDInterpolator
-from scipy.spatial import KDTree
+
+from nid_jax.baselines import scattered
 
 MOST = 4000
 """Samples that are interpolated, at most: tetrahedra between more take long to find."""
@@ -17,7 +18,8 @@ def interpolated(
 ) -> Float[np.ndarray, " P"]:
     """Linearly between samples, in their Delaunay tetrahedra; the nearest sample's beyond them.
 
-    Of more samples than `MOST` so many are drawn.
+    Of more samples than `MOST` so many are drawn, by the seed. Distances are in units of those
+    given.
     """
     # Arrays of JAX cannot be written, which scipy wants of its own.
     points, values, wanted = (np.array(one, float) for one in (points, values, wanted))
@@ -28,7 +30,7 @@ def interpolated(
     if len(points) > points.shape[1] + 1:
         found = LinearNDInterpolator(points, values)(wanted)
     outside = np.isnan(found)
-    found[outside] = values[KDTree(points).query(wanted[outside])[1]]
+    found[outside] = scattered.nearest(points, values, wanted[outside])
     return found
 
 
@@ -37,8 +39,8 @@ def by_planes(
 ) -> Float[np.ndarray, " P"]:
     """Distances from the tangent plane at the nearest oriented point (Hoppe et al. 1992).
 
-    cloud: points and their outward normals.
+    cloud: Q points and their outward unit normals; distances are in the units of the points.
     """
     places, normals = np.asarray(cloud, float)[:, :3], np.asarray(cloud, float)[:, 3:]
-    nearest = KDTree(places).query(wanted)[1]
-    return np.einsum("pd,pd->p", wanted - places[nearest], normals[nearest])
+    nearest = scattered.nearest(places, np.stack([places, normals], 1), wanted)
+    return np.einsum("pd,pd->p", wanted - nearest[:, 0], nearest[:, 1])

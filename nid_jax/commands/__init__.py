@@ -25,12 +25,13 @@ from nid_jax.commands.drawing import interpolate, render, sample
 from nid_jax.errors import named
 from nid_jax.fitting import checks, code_space, scoring
 from nid_jax.neural_dictionary import NeuralDictionary
-from nid_jax.reporting import announcing, beside, panels, tables
+from nid_jax.reporting import announcing, baselines, panels, tables
 from nid_jax.reporting.fits import storage_line, write_fit, write_usage
 from nid_jax.reporting.report import write_report
 from nid_jax.running import processes, stopping
 from nid_jax.storage import artefacts
 from nid_jax.storage.workdir import Workdir
+from nid_jax.tasks import describing
 
 # Signals of at most this size are read once before training, to find those that cannot be.
 _READ_BYTES = 2**28
@@ -101,9 +102,10 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
     if not announced:
         context = on_stored_data(context)
     known = solver_kind(context.config.fit.solver).takes_prior
-    with_mean = bool(context.config.fit.baselines)
+    # That some baselines know.
+    asked = bool(context.config.fit.baseline_signals)
     # What a solver does not ask for cannot stop it by being damaged.
-    dictionary, config = load(context, known or with_mean, needed=known)
+    dictionary, config = load(context, known or asked, needed=known)
     if not announced:
         settled = settled_fit(context, dictionary, config)
         if SOLVERS[settled.config.fit.solver].takes_prior and not known:
@@ -128,10 +130,11 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
 def _written(context, task, dictionary, found, collection, config):
     """A fit's scores, pictures and report. -> its metrics."""
     workdir = context.workdir
-    metrics = write_fit(task, found, collection, config, workdir, context.notes, dictionary.prior)
+    notes, prior, solved = context.notes, dictionary.prior, describing.solved(found, config)
+    metrics = write_fit(task, found, collection, config, workdir, notes, prior, solved)
     write_usage(workdir, dictionary.model, found)
     _print_scores(config.fit.name, metrics)
-    for line in filter(None, (storage_line(metrics), beside.line(metrics))):
+    for line in filter(None, (storage_line(metrics), baselines.line(metrics))):
         print(line)
     print(f"report: {write_report(workdir.root)}")
     return metrics

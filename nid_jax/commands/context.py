@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from nid_jax import data, notices, sharding
 from nid_jax.fields.model import UNSAID
 from nid_jax.fitting import checks
+from nid_jax.fitting.priors import PriorError
 from nid_jax.neural_dictionary import NeuralDictionary, open_workdir
 from nid_jax.neural_dictionary import load as load_dictionary
 from nid_jax.storage import config_json
@@ -153,11 +154,11 @@ def load(
     if isinstance(context.source, Workdir):
         try:
             dictionary = open_workdir(context.source, mesh=mesh, with_prior=with_prior)
-        except ValueError as error:
-            if needed or not with_prior:
+        except PriorError as error:
+            if needed:
                 raise
             dictionary = open_workdir(context.source, mesh=mesh, with_prior=False)
-            notices.say(f"{error}; only the comparison with the mean signal needs it")
+            notices.say(f"{error}; only some baselines need it")
     else:
         dictionary = load_dictionary(context.source, mesh=mesh)
     learned, task = dictionary.config.task, context.config.task

@@ -9,7 +9,7 @@ import trimesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from nid_jax import platforms
+from nid_jax import metrics, platforms
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
 from nid_jax.fitting.rendering import render_derivatives, render_points
@@ -154,3 +154,25 @@ def check(config_mesh: ConfigDict) -> None:
     """Raise ValueError, naming the key, for meshes that cannot be."""
     if config_mesh.format not in EXPORTED:
         raise ValueError(f"fit.mesh.format: {config_mesh.format!r}; allowed: {', '.join(EXPORTED)}")
+
+
+def surface_scores(
+    meshes: Sequence[trimesh.Trimesh],
+    truths: Sequence[trimesh.Trimesh | None],
+    config_mesh: ConfigDict,
+) -> dict[str, Float[np.ndarray, " S"]]:
+    """Chamfer and its like of S meshes against true ones, by name: see `metrics.compare`.
+
+    config_mesh: fit.mesh, its samples and threshold. Shapes of which either mesh is missing or
+    empty count as NaN; {} where all are such.
+    """
+    rows = []
+    for number, (mesh, truth) in enumerate(zip(meshes, truths, strict=True)):
+        known = truth is not None and len(truth.faces) and len(mesh.faces)
+        rows.append(
+            metrics.compare(mesh, truth, config_mesh.samples, number, config_mesh.threshold)
+            if known
+            else {}
+        )
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}

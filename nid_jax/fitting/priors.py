@@ -245,17 +245,24 @@ def load_transform(path: Path, step: int | None) -> Transform | None:
     return Transform(**found) if int(found.pop("step")) == step else None
 
 
+class PriorError(ValueError):
+    """A file of a prior is damaged, or of another dictionary; everything else may be sound."""
+
+
 def load_prior(
     path: Path, dictionary: Dictionary | None = None, step: int | None = None
 ) -> GaussianPrior | None:
     """The prior at `path`, or None where there is none.
 
     dictionary: whose codes it should be of, of a step; that the prior is of another step is said.
-    ValueError for a damaged file, or another dictionary's.
+    Raises PriorError for a damaged file, or another dictionary's.
     """
     if not path.exists():
         return None
-    found = arrays.read(path, _KINDS, optional=prior_arrays.OPTIONAL)
+    try:
+        found = arrays.read(path, _KINDS, optional=prior_arrays.OPTIONAL)
+    except ValueError as error:
+        raise PriorError(str(error)) from error
     form, own = str(found.pop("form")), int(found.pop("step"))
     if step is not None and step != own:
         say(
@@ -267,4 +274,4 @@ def load_prior(
             prior_arrays.check_sizes(found, dictionary.num_experts, dictionary.channels)
         return prior_arrays.prior_of(form, found)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise PriorError(f"{path}: {error}") from error

@@ -246,9 +246,17 @@ def watertight_mesh(grid: Float[np.ndarray, "N N N"]) -> trimesh.Trimesh:
     """
     from skimage import measure
 
-    grid = np.asarray(grid, np.float32)
+    grid = np.array(grid, np.float32)  # What cannot be written marching cubes does not read.
     if not grid.min() < 0 < grid.max():
         raise ValueError("the grid of distances has no surface: all of it is on one side")
     spacing = tuple(2 / (side - 1) for side in grid.shape)
     vertices, faces, _, _ = measure.marching_cubes(grid, 0.0, spacing=spacing)
     return trimesh.Trimesh(vertices - 1.0, faces, process=False)
+
+
+def zero_levels(volumes: Float[np.ndarray, "S N N N 1"]) -> list[trimesh.Trimesh]:
+    """`watertight_mesh` of each of S grids of distances; an empty mesh of one without a surface."""
+    return [
+        watertight_mesh(one) if one.min() < 0 < one.max() else trimesh.Trimesh()
+        for one in np.asarray(volumes)[..., 0]
+    ]

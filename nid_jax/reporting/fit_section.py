@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from nid_jax.reporting import charts, comparison, downloads, embedding, movies, panels
+from nid_jax.reporting import baselines, charts, downloads, embedding, movies, panels, ranking
 from nid_jax.reporting.panels import Score, scores_of
 from nid_jax.reporting.reading import number, read_json, within
 from nid_jax.reporting.tables import counted
@@ -69,7 +69,7 @@ def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[
         "measured": text(metrics.get("measured")),
         "solved": text(metrics.get("solved")),
         "message": text(metrics.get("message")),
-        "beside": comparison.section(metrics, scores),
+        "baselines": baselines.section(metrics, scores),
         "extremes": _extremes(metrics, scores, folder, page),
         "files": downloads.of_fit(folder, page),
         "left_out": _left_out(metrics, folder),
@@ -103,7 +103,7 @@ def texts(value: Any) -> list[str]:
 def _extremes(metrics, scores, folder, page):
     """The lowest and highest signals, each with a link to what was made of it where that lies."""
     names = names_of(metrics)
-    found = comparison.extremes(metrics, scores, names)
+    found = ranking.extremes(metrics, scores, names)
     if found is None:
         return None
     rows = []

@@ -14,11 +14,11 @@ from nid_jax.coding.prior import GaussianPrior
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import Model
 from nid_jax.files import atomic_folder, refusals_named
-from nid_jax.fitting import rounding, scoring
+from nid_jax.fitting import baselines, rounding, scoring
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.scoring import reconstruct, summarise
 from nid_jax.notices import say
-from nid_jax.reporting import beside, movies, panels, pictures
+from nid_jax.reporting import movies, panels, pictures
 from nid_jax.storage import artefacts
 from nid_jax.storage.artefacts import file_name, write_json
 from nid_jax.storage.workdir import Workdir
@@ -32,11 +32,12 @@ def write_fit(
     workdir: Workdir,
     notes: Sequence[str] = (),
     prior: GaussianPrior | None = None,
+    solved: str = "",
 ) -> dict[str, Any]:
     """Score a fit and write WORKDIR/fits/NAME. -> the metrics.
 
-    notes: on what gave way before it; prior: of the training codes, for what the fit is compared
-    with (config.fit.baselines).
+    notes: on what gave way before it; prior: of the training codes, for the baselines of
+    config.fit.baseline_signals signals; solved: in sentences, what was solved for and how.
 
     codes.npz, metrics.json, reconstructions/ and what the task shows of a fit (`tasks.Extras`):
     comparison.png of the first signals, pictures/ of at most config.fit.num_pictures, frames and
@@ -51,10 +52,12 @@ def write_fit(
     metrics = summarise(task, fit, reconstruction, truth, collection, config)
     metrics |= _storage(task, exact, fit, truth, collection, config)
     metrics["layout"] = layout
-    metrics["measured"] = task.told(collection, measured, len(reconstruction)) if task.told else ""
-    metrics["solved"] = beside.solved(fit, config)
+    describe = task.describe or (lambda *given: "")
+    metrics["measured"] = describe(collection, measured, len(reconstruction))
+    metrics["solved"] = solved
     names = layout["names"][: len(reconstruction)]
-    compared = beside.made(task, collection, measured, fit, prior, config.fit.baselines)
+    most = config.fit.baseline_signals
+    others = baselines.score(task, collection, measured, fit, prior, most)
     with atomic_folder(workdir.fit(config.fit.name)) as folder:
         exact.save(folder / artefacts.CODES, dtype)
         unit = True
@@ -63,10 +66,10 @@ def write_fit(
             from nid_jax.reporting import surfaces
 
             metrics |= surfaces.write_surfaces(
-                folder, fit, measured, layout, config.fit, compared.shown
+                folder, fit, measured, layout, config.fit, others.shown
             )
         if task.extras is not None:
-            extras = task.extras(collection, measured, fit, reconstruction, truth, compared.shown)
+            extras = task.extras(collection, measured, fit, reconstruction, truth, others.shown)
             metrics |= extras.metrics
             unit = extras.unit
             _write_panels(folder, extras, names)
@@ -75,7 +78,7 @@ def write_fit(
                 formats = config.fit.get("movies", ())
                 _write_frames(folder, extras.frames, formats, extras.frame_rate)
         write_plain(folder / artefacts.RECONSTRUCTIONS, reconstruction, names, unit)
-        metrics["beside"] = compared.entry(metrics)
+        metrics["baselines"] = others.entry(metrics)
         metrics["scores"] = panels.described(task.scores, metrics)
         metrics["assumed"] = [*map(notices.plain, notes), *notices.printed_lines()]
         write_json(folder / artefacts.METRICS, metrics)

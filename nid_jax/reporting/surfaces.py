@@ -8,13 +8,12 @@ import numpy as np
 import trimesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
-from skimage.measure import marching_cubes
 
-from nid_jax import metrics
 from nid_jax.files import atomic_folder
 from nid_jax.fitting import meshing
 from nid_jax.fitting.fit import Fit
 from nid_jax.geometry import shading
+from nid_jax.geometry.mesh import zero_levels
 from nid_jax.reporting import movies, pictures, viewer
 from nid_jax.reporting.mesh_sheets import mesh_sheet
 from nid_jax.storage import artefacts
@@ -26,37 +25,6 @@ def meshes_of(
 ) -> list[trimesh.Trimesh]:
     """Surfaces of fitted shapes in the cube, at `resolution` samples a side."""
     return fit.mesh(resolution, window, layout["surface"]["truncation"] or None)
-
-
-def surface_metrics(meshes, truths, config_mesh):
-    """Chamfer and its like of meshes against true ones, as {name: values per shape}.
-
-    Shapes of which either mesh is missing or empty count as NaN, and `empty_meshes` says how many.
-    """
-    rows = []
-    for number, (mesh, truth) in enumerate(zip(meshes, truths, strict=True)):
-        known = truth is not None and len(truth.faces) and len(mesh.faces)
-        rows.append(
-            metrics.compare(mesh, truth, config_mesh.samples, number, config_mesh.threshold)
-            if known
-            else {}
-        )
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
-
-
-def meshes_of_volumes(volumes: Float[np.ndarray, "S N N N 1"]) -> list[trimesh.Trimesh]:
-    """Zero levels of distances that are given on the grid of the cube, between its samples."""
-    found = []
-    for one in volumes[..., 0]:
-        volume = np.array(one, np.float32)  # Its own: one for all, and JAX's, cannot be written.
-        mesh = trimesh.Trimesh()
-        if volume.min() < 0 < volume.max():
-            vertices, faces, *_ = marching_cubes(volume, 0.0)
-            vertices = 2 * vertices / (np.array(volume.shape) - 1) - 1
-            mesh = trimesh.Trimesh(vertices, faces, process=False)
-        found.append(mesh)
-    return found
 
 
 def write_surfaces(
@@ -89,11 +57,10 @@ def write_surfaces(
     if shown:
         sides = _upright(truths[:shown], layout), _upright(meshes[:shown], layout)
         rows = {
-            name: _upright(meshes_of_volumes(volumes[:shown]), layout)
-            for name, volumes in others.items()
+            name: _upright(zero_levels(volumes[:shown]), layout) for name, volumes in others.items()
         }
         pictures.save_png(folder / artefacts.SHADED, _sheet(*sides, names, rows))
-    scores = surface_metrics(meshes, truths, wanted)
+    scores = meshing.surface_scores(meshes, truths, wanted)
     means = {name: float(np.nanmean(values)) for name, values in scores.items()}
     return {
         **means,

@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 
 from nid_jax import settings
 from nid_jax.files import local
-from nid_jax.tasks.task import Task
+from nid_jax.tasks.task import Baseline, Baselines, Extras, Measured, Task
 
-__all__ = ["Task", "build"]
+__all__ = ["Baseline", "Baselines", "Extras", "Measured", "Task", "build"]
 
 # Each is a module of this package, imported when a config asks for it.
 TASKS = ("image", "inpainting", "video", "ct", "mri", "sdf", "fields")

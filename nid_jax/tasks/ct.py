@@ -14,7 +14,7 @@ from nid_jax import data, errors
 from nid_jax.baselines import tomography
 from nid_jax.coding import grid_operator, operators
 from nid_jax.notices import say
-from nid_jax.tasks import image, telling
+from nid_jax.tasks import describing, image
 from nid_jax.tasks.task import Baseline, Measured, Task
 
 # A relative residual from which one is asked what the measurements are of. Of sinograms of 32
@@ -39,10 +39,10 @@ def build(config: ConfigDict) -> Task:
         extras=functools.partial(
             image.extras, config=config, views=lambda collection: views_of(collection, config)
         ),
-        beside=lambda collection, seen, fit, prior, most: image.beside(
+        baselines=lambda collection, seen, fit, prior, most: image.baselines_of(
             collection, seen, fit, prior, most, config, alone=algebraic(collection, config)
         ),
-        told=functools.partial(told, config=config),
+        describe=functools.partial(describe, config=config),
     )
 
 
@@ -245,10 +245,10 @@ def algebraic(collection: Any, config: ConfigDict) -> Callable | None:
     degrees = np.asarray(collection.angles) if measured_ones else data.even_angles(views)
     clip = (0.0, np.inf) if measured_ones else (0.0, 1.0)
 
-    def made(given, scored):
+    def baseline(given, scored):
         detectors = given.values.shape[1] // views
         if detectors < max(given.shape):
-            return given.reference(scored)
+            return given.reconstruct(scored)
         known = operators.CONVENTIONS[options.convention]
         centre, offset = known.placed(given.shape, detectors)
         place = (np.add(centre, options.centre), offset + options.offset, clip)
@@ -263,10 +263,10 @@ def algebraic(collection: Any, config: ConfigDict) -> Callable | None:
 
         return Baseline("SART", f"{_SART} {tomography.passes(views)} times.", make)
 
-    return made
+    return baseline
 
 
-def told(collection: Any, seen: Measured, count: int, config: ConfigDict) -> str:
+def describe(collection: Any, seen: Measured, count: int, config: ConfigDict) -> str:
     """What was measured: views, detectors, line integrals, and their noise."""
     views = views_of(collection, config)
     how = ""
@@ -275,8 +275,8 @@ def told(collection: Any, seen: Measured, count: int, config: ConfigDict) -> str
         how = f"line integrals along parallel rays, in pixel lengths, {views} views of {detectors}"
         how += " detectors"
     simulated = not (isinstance(collection, Sinograms) or hasattr(collection, "ways"))
-    noise = telling.noise(config) if simulated else ""
-    return telling.measured(collection, seen, count, noise, how=how)
+    noise = describing.noise(config) if simulated else ""
+    return describing.measured(collection, seen, count, noise, how=how)
 
 
 def _seen(collection):

@@ -21,8 +21,8 @@ from nid_jax.fitting import ways
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.rendering import interpolated
 from nid_jax.reporting.panels import Score
-from nid_jax.tasks import comparing, field_panels
-from nid_jax.tasks.task import Baseline, Beside, Extras, Measured, Task
+from nid_jax.tasks import baselines, field_panels
+from nid_jax.tasks.task import Baseline, Baselines, Extras, Measured, Task
 from nid_jax.training import losses
 
 _KRIGING = (
@@ -59,8 +59,8 @@ def build(config: ConfigDict) -> Task:
         scores=SCORES,
         held_out=scores,
         extras=functools.partial(extras, config=config),
-        beside=beside,
-        told=told,
+        baselines=baselines_of,
+        describe=describe,
     )
 
 
@@ -188,7 +188,7 @@ def scored(
     return found
 
 
-def told(collection: Any, seen: Measured, count: int) -> str:
+def describe(collection: Any, seen: Measured, count: int) -> str:
     """What was measured: values at points, and how many were kept from the fit."""
     frame = collection.frame
     numbers = [len(collection.points(index)) for index in range(count)]
@@ -210,7 +210,7 @@ def _range(numbers):
     return str(low) if low == high else f"{low} to {high}"
 
 
-def beside(collection: Any, seen: Measured, fit: Fit, prior: Any, most: int) -> Beside:
+def baselines_of(collection: Any, seen: Measured, fit: Fit, prior: Any, most: int) -> Baselines:
     """Kriging signal by signal, the nearest point's value, and the mean field."""
     points = grid(seen.grid_shape)
     work = len(points) * min(len(collection.points(0)), scattered.MOST)
@@ -235,17 +235,12 @@ def beside(collection: Any, seen: Measured, fit: Fit, prior: Any, most: int) -> 
         Baseline("kriging", _KRIGING, lambda: every(scattered.kriging)),
         Baseline("nearest point", _NEAREST, lambda: every(scattered.nearest), shown=False),
     ]
-    mean = comparing.mean_signal(fit, prior, seen.grid_shape)
-    if mean is not None:
-        found.append(
-            Baseline(
-                "mean field",
-                "That of the training signals, the same for all.",
-                lambda: every(lambda places, values, wanted: interpolated(mean[None], wanted)[0]),
-                shown=False,
-            )
-        )
-    return Beside(count, found)
+
+    def alike(one):
+        return every(lambda places, values, wanted: interpolated(one[None], wanted)[0])
+
+    found += baselines.mean(fit, prior, seen.grid_shape, alike, "field")
+    return Baselines(count, found)
 
 
 def _level(seen, count):

@@ -19,8 +19,8 @@ from nid_jax.coding import grid_operator, operators
 from nid_jax.metrics import perceptual
 from nid_jax.notices import say
 from nid_jax.reporting.panels import Panel
-from nid_jax.tasks import comparing, showing, telling
-from nid_jax.tasks.task import Baseline, Beside, Extras, Measured, Task
+from nid_jax.tasks import baselines, describing, showing
+from nid_jax.tasks.task import Baseline, Baselines, Extras, Measured, Task
 from nid_jax.training import losses
 
 
@@ -41,8 +41,8 @@ def build(config: ConfigDict) -> Task:
         metrics=functools.partial(image_metrics, weights=weights),
         scores=showing.SCORES,
         extras=functools.partial(extras, config=config),
-        beside=functools.partial(beside, config=config, weights=weights),
-        told=functools.partial(telling.measured, noise=_noise(config)),
+        baselines=functools.partial(baselines_of, config=config, weights=weights),
+        describe=functools.partial(describing.measured, noise=_noise(config)),
     )
 
 
@@ -237,7 +237,7 @@ def first(
     fit: Any,
     most: int,
     weights: perceptual.LpipsWeights | None = None,
-) -> comparing.First:
+) -> baselines.FirstSignals:
     """The first whole pictures of a fit, and how they are scored."""
     how = layout(collection)
     pieces = list(how.get("pieces") or [1] * len(fit))[:most]
@@ -250,10 +250,10 @@ def first(
             return {}
         return image_metrics(pictures, known[: len(pictures)], measured, weights)
 
-    return comparing.First(pieces, known, scored, lambda values: assemble(values, how))
+    return baselines.FirstSignals(pieces, known, scored, lambda values: assemble(values, how))
 
 
-def beside(
+def baselines_of(
     collection: data.Collection,
     measured: Measured,
     fit: Any,
@@ -261,28 +261,28 @@ def beside(
     most: int,
     config: ConfigDict,
     weights: perceptual.LpipsWeights | None = None,
-    alone: Callable[[comparing.Pixels, comparing.Score], Baseline] | None = None,
-) -> Beside | None:
+    alone: Callable[[baselines.PixelMeasurements, baselines.Scorer], Baseline] | None = None,
+) -> Baselines | None:
     """The mean image, and what can be made of the measurements without learning.
 
     Of whole pictures their cosines; of some of their pixels biharmonic inpainting; of what another
-    operator measured the baseline that `alone` gives, pixels by descent if that is None.
+    operator measured the baseline that `alone` gives, that of pixels alone if that is None.
     """
     some = first(collection, measured, fit, most, weights)
     shape = measured.grid_shape
     if measured.whole and measured.weights is None:
         each = fit.active * (2 if config.fit.top_k else 1) + fit.channels
-        return comparing.of_whole(some, fit, prior, shape, each)
+        return baselines.of_whole(some, fit, prior, shape, each)
     if len(measured.ways) > 1 or len(shape) != 2 or not some.uncut:
         # Several ways are no picture, and pieces were measured apart.
-        return comparing.of_mean(some, fit, prior, shape)
-    return comparing.of_pixels(some, measured, fit, prior, alone)
+        return baselines.of_mean(some, fit, prior, shape)
+    return baselines.of_pixels(some, measured, fit, prior, alone)
 
 
 def _noise(config):
     """What is said of noise, where an operator measures the truth."""
     kind = config.get("operator", {}).get("kind", "sample")
-    return "" if kind == "sample" else telling.noise(config)
+    return "" if kind == "sample" else describing.noise(config)
 
 
 def _views(config):

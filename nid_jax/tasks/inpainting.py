@@ -2,17 +2,20 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from nid_jax import data, metrics
 from nid_jax.baselines import images
+from nid_jax.fitting.fit import Fit
 from nid_jax.notices import say
 from nid_jax.reporting.panels import Panel, Score
-from nid_jax.tasks import comparing, image, showing, telling
-from nid_jax.tasks.task import Baseline, Beside, Extras, Measured, Task
+from nid_jax.tasks import baselines, describing, image, showing
+from nid_jax.tasks.task import Baseline, Baselines, Extras, Measured, Task
 
 SCORES = (
     *showing.SCORES,
@@ -30,8 +33,8 @@ def build(config: ConfigDict) -> Task:
         measure=lambda collection: measured(collection, config),
         scores=SCORES,
         extras=functools.partial(extras, config=config),
-        beside=functools.partial(beside, config=config),
-        told=functools.partial(told, config=config),
+        baselines=functools.partial(baselines_of, config=config),
+        describe=functools.partial(describe, config=config),
     )
 
 
@@ -88,8 +91,19 @@ def measured(collection: Any, config: ConfigDict) -> Measured:
     return dataclasses.replace(whole, weights=weights, **holes)
 
 
-def extras(collection, measured, fit, reconstruction, truth, others, config):
+def extras(
+    collection: Any,
+    measured: Measured,
+    fit: Fit,
+    reconstruction: Float[np.ndarray, "N H W C"],
+    truth: Float[np.ndarray, "N H W C"] | None,
+    others: Mapping[str, Any],
+    config: ConfigDict,
+) -> Extras:
     """Of a fit: pictures as they were given, their masks, and what was made of them.
+
+    others: label -> pictures of a baseline. Pictures [N, H, W, C] in [0, 1] are lists where their
+    sizes differ.
 
     metrics: psnr_corrupted, the mean over all pictures that were fitted, where the truth is known;
     hidden_share, of the pixels of all of them, where every mask is.
@@ -124,26 +138,29 @@ def extras(collection, measured, fit, reconstruction, truth, others, config):
     return Extras(scores, (*before, *rows, *showing.unsure(fit, count), *after))
 
 
-def beside(collection, measured, fit, prior, most, config):
+def baselines_of(
+    collection: Any, measured: Measured, fit: Fit, prior: Any, most: int, config: ConfigDict
+) -> Baselines | None:
     """The mean picture, the pictures as they were given, and biharmonic inpainting of their holes.
 
     Whole pictures are filled, whatever patches were fitted. Where the fit is not told what is
-    hidden (fit.known_mask=false), that inpainting is, and its name says so.
+    hidden (fit.known_mask=false), that inpainting is, and its name says so. prior: of the training
+    codes, or None; most: of so many pictures. None where their truth is not known.
     """
     some = image.first(collection, measured, fit, most)
-    pictures, told = wholes(collection), config.fit.known_mask or collection.unmeasured
+    pictures, given_mask = wholes(collection), config.fit.known_mask or collection.unmeasured
     masks = [pictures.seen(index) for index in range(len(some.pieces))]
     filled = []
     if all(seen is not None for seen in masks) and (count := images.affordable(masks)):
         some, masks = some.fewer(count), masks[:count]
         given = [np.asarray(pictures[index]) for index in range(count)]
-        filled = [comparing.biharmonic(given, masks, some.scored, told=not told)]
+        filled = [baselines.biharmonic(given, masks, some.scored, given_hole=not given_mask)]
     if some.truth is None:
         return None
-    found = comparing.mean(some, fit, prior, measured.grid_shape)
-    if not told:
+    found = baselines.mean(fit, prior, measured.grid_shape, some.alike)
+    if not given_mask:
         found.append(_as_given(pictures, some))
-    return Beside(len(some.pieces), [*found, *filled])
+    return Baselines(len(some.pieces), [*found, *filled])
 
 
 def _as_given(pictures, some):
@@ -157,9 +174,9 @@ def _as_given(pictures, some):
     return Baseline("as given", "The damaged pictures as they are.", make, shown=False)
 
 
-def told(collection, seen, count, config):
+def describe(collection: Any, seen: Measured, count: int, config: ConfigDict) -> str:
     """What was measured: pixels that are known to be good, or all of damaged pictures."""
-    words = telling.measured(collection, seen, count)
+    words = describing.measured(collection, seen, count)
     if config.fit.known_mask or collection.unmeasured:
         return words
     return f"{words} A part of each was painted over; the fit is not told which."

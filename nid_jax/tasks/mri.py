@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from nid_jax import data
 from nid_jax.coding import operators
-from nid_jax.tasks import image, telling
+from nid_jax.tasks import describing, image
 from nid_jax.tasks.task import Measured, Task
 
 # A relative residual from which one is asked what the measurements are of. Of all frequencies of 32
@@ -25,11 +25,11 @@ def build(config: ConfigDict) -> Task:
         measure=lambda collection: measured(collection, config),
         layout=layout,
         advice=advice,
-        told=lambda collection, seen, count: telling.measured(
+        describe=lambda collection, seen, count: describing.measured(
             collection,
             seen,
             count,
-            "" if isinstance(collection, Scans) else telling.noise(config),
+            "" if isinstance(collection, Scans) else describing.noise(config),
         ),
     )
 

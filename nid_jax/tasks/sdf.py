@@ -12,9 +12,9 @@ from nid_jax.coding import operators, surface
 from nid_jax.fields.coordinates import grid
 from nid_jax.geometry.truncation import Truncation
 from nid_jax.reporting.panels import Score
-from nid_jax.tasks import shape_baselines, telling
+from nid_jax.tasks import describing, shape_baselines
 from nid_jax.tasks.showing import MISFIT
-from nid_jax.tasks.task import Beside, Measured, Task
+from nid_jax.tasks.task import Baselines, Measured, Task
 from nid_jax.training import losses
 
 SEEN = ("grid", "view", "cloud")
@@ -82,8 +82,8 @@ def build(config: ConfigDict) -> Task:
         metrics=lambda found, truth, seen: volume_metrics(found, truth, config.data.truncation),
         ranked_by="iou",
         scores=_scores(config.fit.mesh.threshold),
-        beside=functools.partial(beside, config=config),
-        told=functools.partial(told, config=config),
+        baselines=functools.partial(baselines_of, config=config),
+        describe=functools.partial(describe, config=config),
         surface={
             "truncation": float(config.data.truncation),
             "up": _BUILT_IN_UP if config.data.up == "auto" else config.data.up,
@@ -274,9 +274,9 @@ def layout(collection: Any, config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def beside(
+def baselines_of(
     collection: Any, seen: Measured, fit: Any, prior: Any, most: int, config: ConfigDict
-) -> Beside | None:
+) -> Baselines | None:
     """The mean shape, the nearest training shape, and what no learning makes of the samples."""
     del collection
     count = min(most, len(fit))
@@ -285,30 +285,30 @@ def beside(
         return None
     truths = [seen.mesh(index) if seen.mesh else None for index in range(count)]
     # Libraries that only runs with surfaces need.
-    from nid_jax.reporting import surfaces
+    from nid_jax.fitting import meshing
+    from nid_jax.geometry.mesh import zero_levels
 
     def scored(volumes):
         found = volume_metrics(volumes, truth, config.data.truncation)
-        meshes = surfaces.meshes_of_volumes(volumes)
-        return found | surfaces.surface_metrics(meshes, truths, config.fit.mesh)
+        return found | meshing.surface_scores(zero_levels(volumes), truths, config.fit.mesh)
 
     truncation = Truncation.from_config(config.data)
     shapes = shape_baselines.Shapes(seen, fit, prior, scored, truncation, count)
-    return Beside(count, shapes.baselines())
+    return Baselines(count, shapes.methods())
 
 
-def told(collection: Any, seen: Measured, count: int, config: ConfigDict) -> str:
+def describe(collection: Any, seen: Measured, count: int, config: ConfigDict) -> str:
     """What was measured: samples of the signed distance, or points and normals."""
     del collection
     if seen.values is None:
         assert seen.cloud is not None
-        points = [len(seen.cloud(index)) for index in range(min(count, telling.COUNTED))]
+        points = [len(seen.cloud(index)) for index in range(min(count, describing.COUNTED))]
         least, most = min(points), max(points)
         number = str(most) if least == most else f"{least} to {most}"
         return (
             f"{count} shapes. Of each were measured: {number} points on the surface with normals."
         )
-    words = telling.measured(None, seen, count, samples="samples of the signed distance")
+    words = describing.measured(None, seen, count, samples="samples of the signed distance")
     words = words.replace(" signals of ", " shapes of ", 1)
     if config.fit.samples.seen == "view":
         words += f" Only what is seen from the {config.fit.samples.view} was."

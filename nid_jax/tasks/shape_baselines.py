@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from nid_jax.baselines import shapes
 from nid_jax.coding.drawing import kept
@@ -13,10 +12,10 @@ from nid_jax.coding.prior import GaussianPrior
 from nid_jax.fields.coordinates import grid
 from nid_jax.fitting.fit import Fit
 from nid_jax.geometry.truncation import Truncation
-from nid_jax.tasks import comparing
+from nid_jax.tasks import baselines
+from nid_jax.tasks.baselines import Scorer
 from nid_jax.tasks.task import Baseline, Measured
 
-Score = Callable[[Float[np.ndarray, "n *grid 1"]], Mapping[str, Any]]
 # Training codes that are looked through, and measurements by which, at most.
 _CODES, _POINTS = 500, 2000
 _NEAREST = (
@@ -37,15 +36,15 @@ class Shapes:
     measured: Measured
     fit: Fit
     prior: GaussianPrior | None
-    scored: Score
+    scored: Scorer
     truncation: Truncation
     count: int
 
-    def baselines(self) -> list[Baseline]:
+    def methods(self) -> list[Baseline]:
         """The mean shape, the nearest training shape, and what no learning makes of samples."""
         shape, seen = self.measured.grid_shape, self.measured
-        some = comparing.First([1] * self.count, None, self.scored)
-        found = comparing.mean(some, self.fit, self.prior, shape, "shape")
+        some = baselines.FirstSignals([1] * self.count, None, self.scored)
+        found = baselines.mean(self.fit, self.prior, shape, some.alike, "shape")
         experts = self.fit.dictionary.num_experts
         known = None if self.prior is None else kept(self.prior, experts, _CODES)
         if known is not None:

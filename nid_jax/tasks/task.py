@@ -94,7 +94,7 @@ class Baseline:
     """A cheap way to the first of the signals that were fitted."""
 
     name: str
-    """In few words: 'biharmonic', or with more after a comma."""
+    """Of its row in the table: 'biharmonic, told the hole'."""
     about: str
     """What it does, and what it knows that the fit does not, in sentences."""
     make: Callable[[], tuple[Any, Mapping[str, Any]]]
@@ -102,17 +102,32 @@ class Baseline:
     or one number of all."""
     shown: bool = True
     """Whether its signals are pictured; one that is the same for all of them need not be."""
+    label: str = ""
+    """Of its pictures, in a word or two; '' is the name."""
+
+    @property
+    def key(self) -> str:
+        """What its pictures are known by."""
+        return self.label or self.name
 
 
 @dataclasses.dataclass(frozen=True)
-class Beside:
-    """What a fit is compared with, on the same measurements of the same signals."""
+class Baselines:
+    """What a fit is compared with, on the same measurements of the same signals.
+
+    Raises ArgumentError for two methods of one name or of one label.
+    """
 
     signals: int
     """The first so many of the whole signals."""
-    baselines: Sequence[Baseline]
+    methods: Sequence[Baseline]
     own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Scores of the fit on those signals which metrics.json does not have of each."""
+
+    def __post_init__(self):
+        for given in ([one.name for one in self.methods], [one.key for one in self.methods]):
+            if len(set(given)) < len(given):
+                raise ArgumentError("methods", ", ".join(given), "a name and a label of each")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +172,12 @@ class Task:
     """(collection, Measured, Fit) -> {name: values per signal, NaN where not known, or one number
     of all}: scores at measurements that the fit was not given."""
     extras: Callable | None = None
-    """(collection, Measured, Fit, reconstruction, truth or None, {name: signals of a baseline}) ->
+    """(collection, Measured, Fit, reconstruction, truth or None, {label: signals of a baseline}) ->
     `Extras` of a fit."""
-    beside: Callable | None = None
-    """(collection, Measured, Fit, prior or None, n) -> `Beside` of the first n whole signals at
-    most: what is cheap and usual in the field."""
-    told: Callable[[Any, Measured, int], str] | None = None
+    baselines: Callable[..., Baselines | None] | None = None
+    """(collection, Measured, Fit, prior or None, n) -> `Baselines` of the first n whole signals at
+    most: what is cheap and usual in the field; None where there is nothing of the kind."""
+    describe: Callable[[Any, Measured, int], str] | None = None
     """(collection, Measured, number of signals) -> in sentences, what was measured of them."""
     advice: Callable[[Any, float], str] | None = None
     """(collection, relative residual) -> a question: what it may mean that a fit leaves so much of

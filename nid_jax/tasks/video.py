@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +12,11 @@ from scipy import ndimage
 from scipy.special import ndtri
 
 from nid_jax import data
+from nid_jax.baselines.video import median_background
 from nid_jax.notices import say
 from nid_jax.reporting.panels import Panel, Score
-from nid_jax.tasks import image, showing, telling
-from nid_jax.tasks.task import Baseline, Beside, Extras, Measured, Task
+from nid_jax.tasks import describing, image, showing
+from nid_jax.tasks.task import Baseline, Baselines, Extras, Measured, Task
 
 TIMES = ("codes", "coordinate")
 MOVIES = ("mp4", "gif")
@@ -41,8 +43,6 @@ SCORES = (
 )
 # Frames of the sheet, spread over the video.
 _SHOWN = 8
-# Frames that a median is taken of, at most.
-_MEDIAN_OF = 200
 # A Gaussian's standard deviation over its median absolute deviation.
 _GAUSSIAN_MAD = 1.4826
 # Of a mask whose threshold is chosen: the least threshold; the share of pixels that exceed it by
@@ -79,16 +79,14 @@ def build(config: ConfigDict) -> Task:
         scores=SCORES,
         extras=lambda collection, known, fit, found, truth, others: separated(
             collection,
-            known,
-            fit,
             found,
             truth,
             others,
             threshold=config.fit.threshold,
             frame_rate=data.frame_rate(config.data),
         ),
-        beside=lambda collection, seen, fit, prior, most: beside(collection, seen, config),
-        told=told,
+        baselines=lambda collection, seen, fit, prior, most: baselines_of(collection, seen, config),
+        describe=describe,
     )
 
 
@@ -173,23 +171,26 @@ def background_metrics(reconstruction, truth, measured=None):
     return image.image_metrics(reconstruction.reshape(-1, *shape), truth.reshape(-1, *shape))
 
 
-def told(collection: Any, seen: Measured, count: int) -> str:
+def describe(collection: Any, seen: Measured, count: int) -> str:
     """What was measured: all pixels of all frames, of which none is known to be background."""
     del count
     frames = frames_of(collection)
-    words = f"{len(frames)} frames of {telling.sides(frames.shape[:-1])} pixels, all of which were"
+    words = (
+        f"{len(frames)} frames of {describing.sides(frames.shape[:-1])} pixels, all of which were"
+    )
     return f"{words} measured. Which of them show the background is not known."
 
 
-def beside(collection: Any, seen: Measured, config: ConfigDict) -> Beside:
-    """The median of every pixel over the frames, and what differs from it as the foreground."""
+def baselines_of(collection: Any, seen: Measured, config: ConfigDict) -> Baselines:
+    """The median of every pixel over the frames, and what differs from it as the foreground.
+
+    Of all frames, however many signals are asked for: scores are of the whole video.
+    """
     frames = frames_of(collection)
     count = len(frames)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, _MEDIAN_OF)).round().astype(int))
 
     def make():
-        middle = np.median(np.stack([frames[index] for index in chosen]), 0)
-        background = np.broadcast_to(middle, (count, *frames.shape))
+        background = np.broadcast_to(median_background(frames), (count, *frames.shape))
         pictures = np.stack([frames[index] for index in range(count)])
         residual, truth = pictures - background, seen.truths(len(collection))
         found = {"rank": 1, "explained": _explained(pictures, residual)}
@@ -200,17 +201,27 @@ def beside(collection: Any, seen: Measured, config: ConfigDict) -> Beside:
 
     about = "The median of every pixel over the frames, one background for all of them. What "
     about += "differs from it moves, by the same rule as for the fit."
-    return Beside(len(collection), [Baseline("median", about, make)])
+    return Baselines(len(collection), [Baseline("median", about, make)])
 
 
-def separated(collection, measured, fit, reconstruction, truth, others, threshold, frame_rate=0.0):
+def separated(
+    collection: Any,
+    reconstruction: Float[np.ndarray, "*S H W C"],
+    truth: Float[np.ndarray, "*S H W C"] | None,
+    others: Mapping[str, Float[np.ndarray, "T H W C"]],
+    threshold: float,
+    frame_rate: float = 0.0,
+) -> Extras:
     """Background, foreground and mask of every frame, and numbers: see `Mask`.
+
+    reconstruction, truth: backgrounds of T frames in [0, 1], as T signals or as one of them all;
+    others: label -> backgrounds of a baseline; threshold: see `moving_mask`; frame_rate: frames a
+    second of the movie, 0: not known.
 
     rank: of the background; explained: the share of the frames' variation that it explains; noise:
     the standard deviation of what is left, were it Gaussian, from its median; moving_share: of all
     pixels of all frames, those in the mask; the mask's score if the truth is known. foreground is
-    the residual, drawn about mid-gray; cut_out the frame where the mask is. frame_rate: of the
-    movie, 0: not known.
+    the residual, drawn about mid-gray; cut_out the frame where the mask is.
     """
     frames = frames_of(collection)
     background = np.clip(reconstruction.reshape(-1, *frames.shape), 0, 1)

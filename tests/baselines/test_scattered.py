@@ -37,7 +37,7 @@ def test_the_evidence_is_that_of_scikit_learn():
     kernel = ConstantKernel(1.5) * Matern([0.7, 1.3], nu=1.5) + WhiteKernel(0.02)
     process = GaussianProcessRegressor(kernel, optimizer=None, alpha=0).fit(points, values[:, 0])
     expected = -process.log_marginal_likelihood_value_
-    assert abs(scattered.surprise(parameters, points, values[:, 0]) - expected) < 1e-8
+    assert abs(scattered.negative_log_evidence(parameters, points, values[:, 0]) - expected) < 1e-8
 
 
 def test_constants_and_many_points_are_kriged(monkeypatch):

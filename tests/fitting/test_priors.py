@@ -10,7 +10,13 @@ from nid_jax.coding.canonical import transform_of
 from nid_jax.coding.drawing import level_of
 from nid_jax.coding.mixture import fit_mixture
 from nid_jax.coding.prior import fit_prior
-from nid_jax.fitting.priors import load_prior, load_transform, save_prior, save_transform
+from nid_jax.fitting.priors import (
+    PriorError,
+    load_prior,
+    load_transform,
+    save_prior,
+    save_transform,
+)
 from nid_jax.notices import Notice
 
 EXPERTS, CHANNELS = 4, 2
@@ -58,7 +64,7 @@ def test_what_is_not_understood_is_one_line(tmp_path):
     for changes, line in cases:
         changed = {name: value for name, value in (held | changes).items() if value is not None}
         np.savez(path, **changed)
-        with pytest.raises(ValueError, match=line) as raised:
+        with pytest.raises(PriorError, match=line) as raised:
             load_prior(path)
         assert str(raised.value).startswith(f"{path}: ")
 
@@ -81,7 +87,7 @@ def test_a_prior_of_other_experts_is_one_line(tmp_path):
         if experts == EXPERTS:
             assert load_prior(path, known) is not None
             continue
-        with pytest.raises(ValueError, match=r"prior.npz: codes is float32\[30, 4\], its config"):
+        with pytest.raises(PriorError, match=r"prior.npz: codes is float32\[30, 4\], its config"):
             load_prior(path, known)
 
 

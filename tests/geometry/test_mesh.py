@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nid_jax.geometry import distance
-from nid_jax.geometry.mesh import Normalisation, facts, load_mesh, watertight_mesh
+from nid_jax.geometry.mesh import Normalisation, facts, load_mesh, watertight_mesh, zero_levels
 from nid_jax.geometry.writing import EXPORTED, export_mesh
 
 BOX = trimesh.creation.box((2.0, 3.0, 4.0))
@@ -148,3 +148,17 @@ def test_a_watertight_mesh_of_an_open_one():
     np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), 0.8, atol=0.08)
     with pytest.raises(ValueError, match="no surface"):
         watertight_mesh(np.ones((4, 4, 4)))
+
+
+def test_volumes_have_their_zero_levels_in_the_cube_and_nothing_where_there_is_none():
+    axes = np.meshgrid(*(np.linspace(-1, 1, 21),) * 3, indexing="ij")
+    ball = (np.sqrt(sum(np.square(axis) for axis in axes)) - 0.6)[..., None]
+    volumes = np.broadcast_to(ball, (2, *ball.shape))  # which cannot be written
+    for mesh in zero_levels(volumes):
+        assert mesh.is_watertight
+        np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), 0.6, atol=0.01)
+        assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.6**3, rel=0.03)
+        outwards = np.einsum("fd,fd->f", mesh.face_normals, mesh.triangles_center)
+        assert (outwards >= 0).all()  # some triangles have no area
+        assert np.median(outwards) > 0.5
+    assert len(zero_levels(np.ones((1, 4, 4, 4, 1)))[0].faces) == 0

@@ -380,7 +380,7 @@ def test_one_and_ten_thousand_signals_make_a_small_page_that_says_what_it_leaves
         "psnr_per_signal": values,
         "measured": "What was seen.",
         "solved": "What was found.",
-        "beside": {"signals": shown, "rows": rows},
+        "baselines": {"signals": shown, "rows": rows},
         "scores": panels.described([Score("psnr", "PSNR", "dB", better="high")], {"psnr": 1.0}),
     }
     artefacts.write_json(folder / "metrics.json", metrics, None)

@@ -341,8 +341,8 @@ def test_bad_input_is_one_line(call, trained, tmp_path):
 
 def rows_of(folder):
     """{name: scores} of what a fit is compared with, and how many signals."""
-    beside = json.loads((folder / "metrics.json").read_text())["beside"]
-    return {row["name"]: row["scores"] for row in beside["rows"]}, beside["signals"]
+    found = json.loads((folder / "metrics.json").read_text())["baselines"]
+    return {row["name"]: row["scores"] for row in found["rows"]}, found["signals"]
 
 
 def test_a_fit_is_beside_the_mean_and_sart_of_the_same_sinograms(trained):

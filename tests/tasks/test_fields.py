@@ -378,10 +378,10 @@ def test_fields_of_every_dimension_have_pictures(shape, pictured):
 def test_fields_are_beside_kriging_and_the_nearest_point_at_the_same_points(built, monkeypatch):
     _, task, collection = built
     seen, fit = task.measure(collection), Known(collection, 0.01)
-    monkeypatch.setattr(fields.comparing, "mean_signal", lambda *given: np.full((8, 8, 1), 0.5))
-    found = task.beside(collection, seen, fit, None, 2)
+    monkeypatch.setattr(fields.baselines, "mean_signal", lambda *given: np.full((8, 8, 1), 0.5))
+    found = task.baselines(collection, seen, fit, None, 2)
     assert found.signals == 2
-    made = {one.name: one.make() for one in found.baselines}
+    made = {one.name: one.make() for one in found.methods}
     assert list(made) == ["kriging", "nearest point", "mean field"]
     own, nearest, mean = (one[1] for one in made.values())
     for scores in (own, nearest, mean):
@@ -397,13 +397,13 @@ def test_fields_are_beside_kriging_and_the_nearest_point_at_the_same_points(buil
     np.testing.assert_allclose(made["mean field"][0], middle, rtol=1e-5)
     assert own["psnr_field"].mean() > mean["psnr_field"].mean() + 3
     monkeypatch.setattr(fields, "_WORK", 1)
-    assert task.beside(collection, seen, fit, None, 2).signals == 1
+    assert task.baselines(collection, seen, fit, None, 2).signals == 1
 
 
 def test_what_was_measured_of_fields_is_told(built):
     _, task, collection = built
-    words = task.told(collection, task.measure(collection), len(collection))
+    words = task.describe(collection, task.measure(collection), len(collection))
     assert words.startswith("3 signals: temperature in degrees C, at ")
     assert " points of each (y in km, x in km), of which 2 were held out of the fit" in words
-    words = task.told(collection, task.learned_from(collection), len(collection))
+    words = task.describe(collection, task.learned_from(collection), len(collection))
     assert words.endswith("all of which the fit was given.")

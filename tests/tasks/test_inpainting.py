@@ -220,7 +220,7 @@ def test_photographs_of_several_sizes_are_filled_in_patches(pytestconfig, tmp_pa
 def test_a_fit_is_beside_the_damaged_pictures_and_inpainting_that_is_told_the_hole(run, workdir):
     del run
     metrics = json.loads((workdir / "fits" / "test" / "metrics.json").read_text())
-    rows = {row["name"]: row for row in metrics["beside"]["rows"]}
+    rows = {row["name"]: row for row in metrics["baselines"]["rows"]}
     assert list(rows) == ["this fit", "mean image", "as given", "biharmonic, told the hole"]
     assert "which the fit is not" in rows["biharmonic, told the hole"]["about"]
     assert np.mean(rows["as given"]["scores"]["psnr"]) == pytest.approx(metrics["psnr_corrupted"])

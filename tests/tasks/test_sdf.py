@@ -389,14 +389,14 @@ def test_pictures_are_no_shapes(call, tiny, tmp_path):
 
 def test_a_fit_is_beside_the_mean_and_the_nearest_shape_and_its_samples(trained, fitted):
     metrics = json.loads((trained / "fits" / "test" / "metrics.json").read_text())
-    names = [row["name"] for row in metrics["beside"]["rows"]]
+    names = [row["name"] for row in metrics["baselines"]["rows"]]
     assert names == ["this fit", "mean shape", "nearest training shape"]
-    own, mean, nearest = (row["scores"] for row in metrics["beside"]["rows"])
+    own, mean, nearest = (row["scores"] for row in metrics["baselines"]["rows"])
     assert own["iou"] == metrics["iou_per_signal"]
     assert np.mean(nearest["iou"]) > np.mean(mean["iou"])
     assert all(len(scores["chamfer"]) == 2 for scores in (own, mean, nearest))
     few = fitted("few", "fit.samples.fraction=0.1")
-    assert [row["name"] for row in few["beside"]["rows"]][-1] == "between samples"
+    assert [row["name"] for row in few["baselines"]["rows"]][-1] == "between samples"
     assert "of which 410 (10%) were measured." in few["measured"]
-    none = fitted("alone", "fit.baselines=0")
-    assert none["beside"] is None
+    none = fitted("alone", "fit.baseline_signals=0")
+    assert none["baselines"] is None

@@ -300,7 +300,7 @@ def test_a_mask_by_a_threshold_is_that_alone():
 def test_what_was_chosen_for_the_mask_is_said():
     frames = data.ArrayCollection(np.full((3, 8, 9, 1), 0.5, np.float32), "abc", "three")
     with pytest.warns(Notice, match=r"fit\.threshold=0: residuals above 0\.050 .*noise 0\.0000"):
-        extras = video.separated(frames, None, None, np.full((3, 8, 9, 1), 0.5), None, {}, 0.0)
+        extras = video.separated(frames, np.full((3, 8, 9, 1), 0.5), None, {}, 0.0)
     assert extras.metrics["threshold"] == 0.05
     assert extras.metrics["rank"] == 1
     assert extras.frame_rate == 0
@@ -310,7 +310,7 @@ def test_what_moves_is_cut_out_of_the_frames():
     frames = np.random.default_rng(0).random((3, 8, 9, 3)).astype(np.float32)
     collection = data.ArrayCollection(frames, "abc", "three")
     back = np.full_like(frames, 0.5)
-    extras = video.separated(collection, None, None, back, None, {}, 0.3, frame_rate=25.0)
+    extras = video.separated(collection, back, None, {}, 0.3, frame_rate=25.0)
     moving = (np.abs(frames - 0.5) > 0.3).any(-1, keepdims=True)
     assert 0.1 < moving.mean() < 0.99
     np.testing.assert_array_equal(extras.frames["cut_out"], np.where(moving, frames, 0))
@@ -348,7 +348,7 @@ def test_the_sheet_shows_frames_spread_over_the_video():
 
 def test_a_fit_is_beside_the_median_of_the_frames(finished):
     metrics = json.loads((finished / "fits" / "test" / "metrics.json").read_text())
-    own, median = metrics["beside"]["rows"]
+    own, median = metrics["baselines"]["rows"]
     assert (own["name"], median["name"]) == ("this fit", "median")
     assert own["scores"]["f_measure"] == metrics["f_measure"]
     assert len(own["scores"]["psnr"]) == len(median["scores"]["psnr"]) == metrics["signals"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,8 @@ from nid_jax.errors import ArgumentError
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stack(Parts):
     """Several operators on one signal, their measurements one after another. See `stack`."""
+
+    about: ClassVar[str] = "several measurements of one signal, one after another"
 
     @property
     def num_measurements(self):
@@ -122,6 +125,8 @@ def _stacked_weights(weights, operators):
 class Matrix(Operator):
     """A matrix on what another operator measured: values [M, N]. See `matrix`."""
 
+    about: ClassVar[str] = "sums of measurements, weighted by a matrix"
+
     run_length: int | None = dataclasses.field(default=None, metadata={"static": True})
     values: jax.Array = dataclasses.field(kw_only=True)
 
@@ -151,6 +156,8 @@ def matrix(values: Float[Array | np.ndarray, "M N"]) -> Matrix:
 @dataclasses.dataclass(frozen=True, eq=False)
 class Selection(Operator):
     """Some of what another operator measured: chosen int32 [m]. See `select`."""
+
+    about: ClassVar[str] = "some of all measurements"
 
     run_length: int | None = dataclasses.field(default=None, metadata={"static": True})
     chosen: jax.Array = dataclasses.field(kw_only=True)

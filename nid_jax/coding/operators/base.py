@@ -15,7 +15,7 @@ Letters: S signals, Q points of an operator, D dims, M measurements, T points of
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -37,15 +37,18 @@ class Operator:
     the weight of each measurement in a fit, 0 where nothing was measured.
     Arrays are leaves of a pytree, so an operator is an argument of a jitted function.
 
-    A subclass that is not local sets `run_length = None` and defines `measure`; `adjoint` and
-    `num_measurements` follow from it, by transposition and by its result's shape, unless they are
-    defined too.
+    A subclass says what it measures, for reports: `about`. One that is not local sets
+    `run_length = None` and defines `measure`; `adjoint` and `num_measurements` follow from it, by
+    transposition and by its result's shape, unless they are defined too.
     """
 
     points: jax.Array
     factors: jax.Array | None = None
     weights: jax.Array | None = None
     run_length: int | None = dataclasses.field(default=1, metadata={"static": True})
+
+    about: ClassVar[str] = ""
+    """What it measures, in words that go on after a colon; '' says nothing."""
 
     # NumPy leaves arithmetic with an operator to the operator.
     __array_ufunc__ = None
@@ -340,6 +343,8 @@ class Parts(Operator):
 class Combination(Parts):
     """The sum of multiples of operators: scales [n] of its n parts."""
 
+    about: ClassVar[str] = "sums of multiples of measurements"
+
     scales: jax.Array = dataclasses.field(kw_only=True)
 
     @property
@@ -363,6 +368,8 @@ class Combination(Parts):
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chain(Operator):
     """`outer @ inner`: what `inner` measures are the samples of `outer`."""
+
+    about: ClassVar[str] = "measurements of measurements"
 
     run_length: int | None = dataclasses.field(default=None, metadata={"static": True})
     outer: Operator = dataclasses.field(kw_only=True)

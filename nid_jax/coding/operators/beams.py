@@ -12,6 +12,7 @@ what lies outside contributes zero and constants are integrated exactly.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -32,11 +33,15 @@ Angles = int | Sequence[float] | Float[Array | np.ndarray, " A"]
 class ParallelBeam(Operator):
     """Line integrals along parallel rays. See `parallel_beam`."""
 
+    about: ClassVar[str] = "line integrals along parallel rays"
+
 
 @checks.register
 @dataclasses.dataclass(frozen=True, eq=False)
 class FanBeam(Operator):
     """Line integrals along rays that leave one point. See `fan_beam`."""
+
+    about: ClassVar[str] = "line integrals along rays that leave one point"
 
 
 def parallel_beam(

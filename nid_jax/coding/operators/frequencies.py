@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,8 @@ class Fourier(Operator):
     kept int32 [K]: flat indices of the frequencies; measurements are the K real parts, then the K
     imaginary ones.
     """
+
+    about: ClassVar[str] = "some coefficients of the discrete Fourier transform on a grid"
 
     kept: jax.Array = dataclasses.field(kw_only=True)
     grid_shape: tuple = dataclasses.field(default=(), metadata={"static": True})
@@ -125,6 +128,8 @@ class NonuniformFourier(Operator):
     waves: for every axis complex64 [K, N], the conjugate of the wave at its samples; measurements
     are the K real parts, then the K imaginary ones.
     """
+
+    about: ClassVar[str] = "the Fourier transform of a grid at any frequencies"
 
     run_length: int | None = dataclasses.field(default=None, metadata={"static": True})
     waves: tuple[jax.Array, ...] = ()

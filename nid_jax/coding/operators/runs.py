@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,17 +19,23 @@ from nid_jax.errors import ArgumentError
 class Downsample(Operator):
     """Means over the areas of coarser pixels. See `downsample`."""
 
+    about: ClassVar[str] = "means over the areas of coarser pixels"
+
 
 @checks.register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Areas(Operator):
     """Means over the pixels of a picture of another size. See `areas`."""
 
+    about: ClassVar[str] = "means over the pixels of a picture of another size"
+
 
 @checks.register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Blur(Operator):
     """Weighted means around every grid point. See `blur`."""
+
+    about: ClassVar[str] = "weighted means around every grid point"
 
 
 def normalised(pixels, side):

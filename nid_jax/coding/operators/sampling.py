@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ STEP = 5e-4
 class Sample(Operator):
     """The signal's values at points: one measurement per point. See `sample`."""
 
+    about: ClassVar[str] = "the signal's values at points"
+
 
 @checks.register
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +39,8 @@ class Masked(Operator):
     elsewhere. Masks of every signal act on measurements with a signals' axis; the features of a
     dictionary, which have none, are measured everywhere.
     """
+
+    about: ClassVar[str] = "some of all measurements"
 
     seen: jax.Array = dataclasses.field(kw_only=True)
 
@@ -86,11 +90,15 @@ class Masked(Operator):
 class Mask(Masked):
     """The signal on all points, of which some were seen. See `mask`."""
 
+    about: ClassVar[str] = "the signal on all points, of which some were seen"
+
 
 @checks.register
 @dataclasses.dataclass(frozen=True, eq=False)
 class PointDerivatives(Operator):
     """Directional derivatives at points. See `point_derivatives`."""
+
+    about: ClassVar[str] = "directional derivatives at points"
 
 
 @functools.singledispatch

@@ -1,4 +1,4 @@
-"""In sentences, what was measured of signals."""
+"""In sentences, what was measured of signals, and what was solved for."""
 
 from typing import Any
 
@@ -6,6 +6,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nid_jax.fitting import ways
+from nid_jax.fitting.fit import Fit
+from nid_jax.reporting.tables import counted
 from nid_jax.tasks.task import Measured
 
 COUNTED = 1000
@@ -58,6 +60,29 @@ def measured(
     return f"{found} {share}. {noise}".strip()
 
 
+def solved(fit: Fit, config: ConfigDict) -> str:
+    """In sentences, what was solved for and how."""
+    experts, channels = fit.dictionary.num_experts, fit.channels
+    what = (
+        f"{counted(experts, 'number')} and a bias"
+        if channels == 1
+        else (f"{counted(experts, 'number')} and a bias of each channel")
+    )
+    words = f"A code of {what} for each signal"
+    if config.fit.top_k:
+        words = (
+            f"A code for each signal, of which {config.fit.top_k} of {experts} numbers are not 0"
+        )
+    about = getattr(fit.solver, "about", "")
+    words = f"{words}: {about}." if about else f"{words}."
+    kind = config.fit.get("refine", {}).get("kind", "none")
+    refined = {
+        "grid": " Pixels then moved off what codes render, tied to it.",
+        "atoms": " All signals together then left the dictionary, as images of low rank.",
+    }
+    return words + refined.get(kind, "")
+
+
 def _number(numbers, total):
     """62 (9.9%), or the mean with the range."""
     middle = float(np.mean(numbers))
@@ -73,8 +98,6 @@ def _sampled(seen):
 
 
 def _words(seen):
-    """The first sentence that an operator says of itself."""
-    own = type(seen.ways[0]).__doc__ or "its own measurements"
-    words = own.strip().split(". ")[0].split("\n")[0].rstrip(".").strip()
-    words = words[:1].lower() + words[1:]
+    """What an operator says that it measures."""
+    words = seen.ways[0].about or "measurements of its own kind"
     return words if len(seen.ways) == 1 else f"{words}, in {len(seen.ways)} ways"

@@ -1,4 +1,4 @@
-"""What the page says of a fit beside its baselines: a table with the spread, and a chart of it."""
+"""What is said of a fit and its baselines: a table with the spread, a chart of it, one line."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from nid_jax.reporting import charts
+from nid_jax.reporting import charts, panels
 from nid_jax.reporting.panels import Score
 from nid_jax.reporting.reading import number
+from nid_jax.reporting.tables import counted, format_value
 
-# Signals from which the lowest and the highest are told, and so many of them.
-_MANY, _TOLD = 8, 3
 # Scores of the table, at most: more are wider than the page.
 _COLUMNS = 5
 
 
 def section(metrics: Mapping[str, Any], scores: Sequence[Score]) -> dict[str, Any] | None:
-    """The table of 'beside' of metrics.json, the fit's own row first; None where there is none.
+    """The table of 'baselines' of metrics.json, the fit's own row first; None where there is none.
 
     -> signals; columns of `Score`; rows of name, about, seconds, cells (mean, range, best) and on
     how many signals the fit is better; leading: the score that decides that, or None; chart.
     """
-    entry = metrics.get("beside")
+    entry = metrics.get("baselines")
     given = entry.get("rows") if isinstance(entry, Mapping) else None
     rows = (
         [_row(one) for one in given if isinstance(one, Mapping)] if isinstance(given, list) else []
@@ -118,30 +117,24 @@ def _chart(score, rows):
     return charts.strips_svg(values, title=f"{score.label}, a point for each signal", x=x)
 
 
-def extremes(
-    metrics: Mapping[str, Any], scores: Sequence[Score], names: Sequence[str]
-) -> dict[str, Any] | None:
-    """The signals of lowest and highest first score; None where they are few or not known.
+def line(metrics: Mapping[str, Any]) -> str:
+    """The first score of which one way is better, in one line for the terminal; '' without."""
+    entry = metrics.get("baselines")
+    scores = panels.scores_of(metrics)
+    if not entry or not scores:
+        return ""
+    shared = [
+        s for s in scores if s.better and all(s.key in row["scores"] for row in entry["rows"])
+    ]
+    if not shared:
+        return ""
+    score = shared[0]
+    unit = f" ({score.unit})" if score.unit not in ("", "%") else ""
+    parts = [f"{row['name']} {_mean(score, row['scores'][score.key])}" for row in entry["rows"]]
+    signals = counted(entry["signals"], "signal")
+    return f"{score.label}{unit} of the first {signals}: {'; '.join(parts)}"
 
-    -> score, count, and rows (words, [(number of the signal, name, value in words)]).
-    """
-    for score in scores:
-        values = metrics.get(f"{score.key}_per_signal")
-        if not isinstance(values, list) or len(values) != len(names):
-            continue
-        known = [(number(one), index) for index, one in enumerate(values)]
-        ranked = sorted((one, index) for one, index in known if one is not None)
-        if len(ranked) < _MANY:
-            return None
-        middle = len(ranked) // 2
-        parts = {
-            "lowest": ranked[:_TOLD],
-            "median": ranked[middle : middle + 1],
-            "highest": ranked[-_TOLD:][::-1],
-        }
-        rows = [
-            (words, [(index, names[index], score.text(one)) for one, index in part])
-            for words, part in parts.items()
-        ]
-        return {"score": score, "count": len(ranked), "rows": rows}
-    return None
+
+def _mean(score, values):
+    known = np.asarray(values, float)[~np.isnan(np.asarray(values, float))]
+    return score.text(float(known.mean())) if known.size else format_value(None)

@@ -6,7 +6,6 @@ import trimesh
 from ml_collections import ConfigDict
 
 from nid_jax.fitting import meshing
-from nid_jax.reporting import surfaces
 
 
 def wanted(**changes):
@@ -38,7 +37,7 @@ def ball(radius):
 
 def test_scores_are_those_of_each_pair():
     radii, true = (0.5, 0.55), (0.5, 0.5)
-    scores = surfaces.surface_metrics([ball(r) for r in radii], [ball(r) for r in true], wanted())
+    scores = meshing.surface_scores([ball(r) for r in radii], [ball(r) for r in true], wanted())
     same, other = scores["chamfer"]
     # Samples lie on the facets of the same mesh, and 0.05 apart on two concentric ones.
     assert same < 1e-6
@@ -46,31 +45,17 @@ def test_scores_are_those_of_each_pair():
     assert scores["hausdorff"][1] == pytest.approx(0.05, rel=0.1)
     assert (scores["normal_consistency"] > 0.99).all()
     np.testing.assert_allclose(scores["fscore"], [1, scores["fscore"][1]], atol=1e-6)
-    apart = surfaces.surface_metrics([ball(0.7)], [ball(0.5)], wanted())
+    apart = meshing.surface_scores([ball(0.7)], [ball(0.5)], wanted())
     assert apart["fscore"][0] == 0
 
 
 def test_pairs_without_a_surface_do_not_count():
     empty = trimesh.Trimesh(process=False)
     meshes, truths = [ball(0.5), empty, ball(0.5), ball(0.5)], [ball(0.6), ball(0.5), None, empty]
-    scores = surfaces.surface_metrics(meshes, truths, wanted())
+    scores = meshing.surface_scores(meshes, truths, wanted())
     for values in scores.values():
         assert values.shape == (4,)
         assert np.isnan(values).tolist() == [False, True, True, True]
     # Where nothing can be compared, there are no scores at all.
-    assert surfaces.surface_metrics([empty], [ball(0.5)], wanted()) == {}
-    assert surfaces.surface_metrics([ball(0.5)], [None], wanted()) == {}
-
-
-def test_volumes_have_their_zero_levels_in_the_cube_and_nothing_where_there_is_none():
-    axes = np.meshgrid(*(np.linspace(-1, 1, 21),) * 3, indexing="ij")
-    ball = (np.sqrt(sum(np.square(axis) for axis in axes)) - 0.6)[..., None]
-    volumes = np.broadcast_to(ball, (2, *ball.shape))  # which cannot be written
-    for mesh in surfaces.meshes_of_volumes(volumes):
-        assert mesh.is_watertight
-        np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), 0.6, atol=0.01)
-        assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.6**3, rel=0.03)
-        outwards = np.einsum("fd,fd->f", mesh.face_normals, mesh.triangles_center)
-        assert (outwards >= 0).all()  # some triangles have no area
-        assert np.median(outwards) > 0.5
-    assert len(surfaces.meshes_of_volumes(np.ones((1, 4, 4, 4, 1)))[0].faces) == 0
+    assert meshing.surface_scores([empty], [ball(0.5)], wanted()) == {}
+    assert meshing.surface_scores([ball(0.5)], [None], wanted()) == {}

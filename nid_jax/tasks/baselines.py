@@ -7,28 +7,36 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from nid_jax.baselines import images, pixels
-from nid_jax.coding import grid_operator
+from nid_jax.baselines import images, least_squares, tomography
+from nid_jax.coding import grid_operator, operators
 from nid_jax.coding.drawing import middle
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.fitting import ways
 from nid_jax.fitting.fit import Fit
 from nid_jax.tasks import showing
-from nid_jax.tasks.task import Baseline, Beside, Measured
+from nid_jax.tasks.task import Baseline, Baselines, Measured
 
-Score = Callable[[Any], Mapping[str, Any]]
+Scorer = Callable[[Any], Mapping[str, Any]]
 """The first of the whole signals, as many as there are -> the task's scores of them."""
+_SIRT = (
+    "Simultaneous iterative reconstruction: pixels that are not negative and explain the sinogram, "
+    "by a few steps from zero."
+)
+_ZERO_FILLING = "Zeros for frequencies that were not measured."
+_LEAST_SQUARES = (
+    "Pixels that explain the measurements, by a few steps of conjugate gradients from zero."
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class First:
+class FirstSignals:
     """The first whole signals of a fit."""
 
     pieces: list[int]
     """How many fitted signals each of them was cut to; 1 where it was not."""
     truth: Any | None
     """[n, *grid, C], a list where their sizes differ, or None."""
-    scored: Score
+    scored: Scorer
     put_together: Callable[[Any], Any] = lambda values: values
     """Pieces -> whole signals."""
 
@@ -37,10 +45,15 @@ class First:
         """Whether whole signals were fitted."""
         return all(number == 1 for number in self.pieces)
 
-    def fewer(self, count: int) -> "First":
+    def fewer(self, count: int) -> "FirstSignals":
         """The first `count` of them."""
         truth = None if self.truth is None else self.truth[:count]
         return dataclasses.replace(self, pieces=self.pieces[:count], truth=truth)
+
+    def alike(self, one: Float[np.ndarray, "*shape C"]) -> tuple[Any, Mapping[str, Any]]:
+        """One fitted signal for every one of them: whole signals and their scores."""
+        found = self.put_together(np.broadcast_to(one, (sum(self.pieces), *one.shape)))
+        return found, self.scored(found)
 
 
 def mean_signal(
@@ -55,40 +68,38 @@ def mean_signal(
 
 
 def mean(
-    some: First,
     fit: Fit,
     prior: GaussianPrior | None,
     shape: Sequence[int],
+    alike: Callable[[Any], tuple[Any, Mapping[str, Any]]],
     what: str = "image",
 ) -> list[Baseline]:
-    """The mean training signal for every one; [] where it is not known. what: a signal is."""
+    """The mean training signal for every one; [] where it is not known.
+
+    alike: one signal [*shape, C] for all -> whole signals and their scores; what: a signal is.
+    """
     one = mean_signal(fit, prior, shape)
     if one is None:
         return []
-
-    def make():
-        found = some.put_together(np.broadcast_to(one, (sum(some.pieces), *one.shape)))
-        return found, some.scored(found)
-
     about = "That of the training signals, the same for all: it knows nothing of what was measured."
-    return [Baseline(f"mean {what}", about, make, shown=False)]
+    return [Baseline(f"mean {what}", about, lambda: alike(one), shown=False)]
 
 
 def of_mean(
-    some: First, fit: Fit, prior: GaussianPrior | None, shape: Sequence[int]
-) -> Beside | None:
+    some: FirstSignals, fit: Fit, prior: GaussianPrior | None, shape: Sequence[int]
+) -> Baselines | None:
     """The mean image alone, where a truth is known to compare it with."""
-    found = [] if some.truth is None else mean(some, fit, prior, shape)
-    return Beside(len(some.pieces), found) if found else None
+    found = [] if some.truth is None else mean(fit, prior, shape, some.alike)
+    return Baselines(len(some.pieces), found) if found else None
 
 
 def of_whole(
-    some: First,
+    some: FirstSignals,
     fit: Fit,
     prior: GaussianPrior | None,
     shape: Sequence[int],
     numbers: float,
-) -> Beside | None:
+) -> Baselines | None:
     """Of pictures that were measured whole: the mean, and cosines, so many numbers a piece."""
     truth: Any = some.truth
     if truth is None:
@@ -104,26 +115,26 @@ def of_whole(
         "The picture's own cosine transform, of which the lowest frequencies are kept: as many "
         "numbers as the fit has. Nothing was learned."
     )
-    cosines = Baseline("cosines, as many numbers", about, make)
-    return Beside(len(some.pieces), [*mean(some, fit, prior, shape), cosines])
+    cosines = Baseline("cosines, as many numbers", about, make, label="cosines")
+    return Baselines(len(some.pieces), [*mean(fit, prior, shape, some.alike), cosines])
 
 
 def of_pixels(
-    some: First,
+    some: FirstSignals,
     measured: Measured,
     fit: Fit,
     prior: GaussianPrior | None,
-    alone: Callable[["Pixels", Score], Baseline] | None,
-) -> Beside | None:
+    alone: Callable[["PixelMeasurements", Scorer], Baseline] | None,
+) -> Baselines | None:
     """Of pictures that one operator measured: the mean, and what pixels alone make of it."""
-    given = Pixels(measured, len(some.pieces))
+    given = PixelMeasurements(measured, len(some.pieces))
     pictures = given.pictures()
     if pictures is not None:
         seen = [~np.isnan(one).any(-1) for one in pictures]
         count = images.affordable(seen)
         if not count:
             return of_mean(some, fit, prior, measured.grid_shape)
-        some, given = some.fewer(count), Pixels(measured, count)
+        some, given = some.fewer(count), PixelMeasurements(measured, count)
         pictures, seen = pictures[:count], seen[:count]
 
     def scored(signals):
@@ -131,20 +142,23 @@ def of_pixels(
 
     judged = dataclasses.replace(some, scored=scored)
     if pictures is not None:
-        made = biharmonic(pictures, seen, scored)
+        unlearned = biharmonic(pictures, seen, scored)
     else:
-        made = alone(given, scored) if alone else given.reference(scored)
-    found = mean(judged, fit, prior, measured.grid_shape)
-    return Beside(len(some.pieces), [*found, made], {"relative_residual": given.own_misfits(fit)})
+        unlearned = alone(given, scored) if alone else given.reconstruct(scored)
+    found = mean(fit, prior, measured.grid_shape, judged.alike)
+    return Baselines(
+        len(some.pieces), [*found, unlearned], {"relative_residual": given.own_misfits(fit)}
+    )
 
 
 def biharmonic(
     pictures: Sequence[Float[np.ndarray, "H W C"]],
     seen: Sequence[Bool[np.ndarray, "H W"]],
-    scored: Score,
-    told: bool = False,
+    scored: Scorer,
+    given_hole: bool = False,
 ) -> Baseline:
-    """Holes filled in smoothly. told: where they are, which the fit does not know."""
+    """Holes filled in smoothly. given_hole: where they are, which the
+    fit does not know."""
 
     def make():
         found: Any = [images.biharmonic(*pair) for pair in zip(pictures, seen, strict=True)]
@@ -152,12 +166,13 @@ def biharmonic(
         return found, scored(found)
 
     about = "What is hidden is filled in smoothly from what is around it (scikit-image)."
-    if told:
+    if given_hole:
         about += " It is told what is hidden, which the fit is not."
-    return Baseline("biharmonic, told the hole" if told else "biharmonic", about, make)
+    name = "biharmonic, told the hole" if given_hole else "biharmonic"
+    return Baseline(name, about, make, label="biharmonic")
 
 
-class Pixels:
+class PixelMeasurements:
     """The measurements of the first signals by one operator, and what pixels alone make of them."""
 
     def __init__(self, measured: Measured, count: int):
@@ -198,14 +213,22 @@ class Pixels:
         left, size = (np.sqrt(np.square(one, dtype=float).sum((1, 2))) for one in (left, size))
         return left / np.maximum(size, 1e-12)
 
-    def reference(self, scored: Score) -> Baseline:
-        """Pixels that explain the measurements, by a few steps from zero."""
+    def reconstruct(self, scored: Scorer) -> Baseline:
+        """Pixels alone that explain the measurements, by a few steps from zero.
+
+        SIRT of beams, least squares of others; ArgumentError where the grid cannot have them.
+        """
+        solve, name, about = least_squares.reconstruct, "least squares", _LEAST_SQUARES
+        if isinstance(self.operator, operators.ParallelBeam | operators.FanBeam):
+            solve, name, about = tomography.sirt, "SIRT", _SIRT
+        elif isinstance(self.operator, operators.Fourier):
+            name, about = "zero filling", _ZERO_FILLING
 
         def make():
-            found = pixels.reference(self.operator, self.shape, self.values, self.weights)
+            found = solve(self.operator, self.shape, self.values, self.weights)
             return found, scored(found)
 
-        return Baseline(*pixels.method(self.operator), make)
+        return Baseline(name, f"{about} Nothing was learned.", make)
 
 
 def _weights(measured, index):
