@@ -27,6 +27,7 @@ CHOSEN = {
     **{f"data.augment.{name}": ("data", STILL) for name in ("rotation", "zoom", "move")},
     **{f"router.{name}": ("fields", EVERY) for name in ("max_norm", "pool")},
     **{f"train.{name}": ("training", EVERY) for name in ("atoms_per_step", "lam", "warmup_epochs")},
+    **{f"train.{name}": ("training", EVERY) for name in ("dead_below", "checkpoint_every")},
     **{f"dictionary.components.{name}": ("training", EVERY) for name in ("rounds", "shrinkage")},
     **{
         f"prior.{name}": ("fitting", ("video", "fields"))

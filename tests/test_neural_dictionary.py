@@ -12,9 +12,8 @@ import pytest
 from flax import nnx
 
 import nid_jax as nid
-from nid_jax import learning
+from nid_jax import learning, neural_dictionary
 from nid_jax.fields.coordinates import grid
-from nid_jax.fitting import fit as fits
 
 SHAPE = (9, 8)
 
@@ -49,7 +48,7 @@ def unseen():
 
 def test_the_last_batch_is_filled_up_with_the_first_signals(monkeypatch):
     """One signal many times over would choose a noise, or a lambda, for itself alone."""
-    monkeypatch.setattr(fits, "joined", np.concatenate)
+    monkeypatch.setattr(neural_dictionary, "concatenate", np.concatenate)
     solved = []
 
     def solve(problem, count):

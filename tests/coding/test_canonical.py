@@ -136,7 +136,7 @@ def test_a_prior_with_the_bias_is_refused(case):
         canonical.canonical_transform(dictionary, SHAPE, prior)
 
 
-@pytest.mark.parametrize("shape", [(20, 9), (17, 18)])
+@pytest.mark.parametrize("shape", [(20, 9), pytest.param((17, 18), marks=pytest.mark.slow)])
 def test_products_of_splines_on_a_grid_are_those_of_their_points(shape):
     layers = Layers(1, 1, "relu", 1.0)
     dictionary = SharedDictionary(Splines((15, 16), 1), 6, 2, layers, rngs=nnx.Rngs(params=1))

@@ -162,13 +162,14 @@ def test_mapping_over_measurements_is_a_loop(solver, problem, truth):
     close(mapped, looped, float(jnp.abs(looped).max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
     [
         Ridge(1e-4),
-        pytest.param(Gaussian(noise=0.1), marks=pytest.mark.slow),
-        pytest.param(OMP(4), marks=pytest.mark.slow),
-        pytest.param(Lasso(steps=50), marks=pytest.mark.slow),
+        Gaussian(noise=0.1),
+        OMP(4),
+        Lasso(steps=50),
     ],
     ids=["ridge", "gaussian", "omp", "lasso"],
 )

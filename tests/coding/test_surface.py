@@ -343,6 +343,7 @@ def cloud_of(*radii, points=40):
     return np.concatenate(balls(radii, points), -1)
 
 
+@pytest.mark.slow
 def test_as_a_solver():
     dictionary, prior = trained()
     clouds = cloud_of(0.5)
@@ -428,6 +429,7 @@ def test_a_dictionary_of_colours_is_refused():
 # Beside another implementation
 
 
+@pytest.mark.slow
 def test_gauss_newton_is_where_levenberg_marquardt_of_another_library_is():
     modules = trained()
     with jax.enable_x64(True):
@@ -461,6 +463,7 @@ def small_part(system, size):
     )
 
 
+@pytest.mark.slow
 def test_a_solid_takes_the_component_that_its_points_speak_for():
     """Of a mixture of small and of large balls: the side of few points is that of its own kind."""
     dictionary, _ = made_once("shared", False)

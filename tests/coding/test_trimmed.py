@@ -93,6 +93,7 @@ def test_second_fit_is_that_of_what_was_kept(reach, masked):
     np.testing.assert_allclose(rendered(found), rendered(ridge.ridge(equations, 1e-3)), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_wrong_block_is_left_out_altogether():
     values, clean, bad = blocked(5)
     operator = operators.sample(SHAPE)

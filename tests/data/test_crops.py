@@ -24,6 +24,7 @@ def whole(folder, name):
     return pixels / np.float32(65535)
 
 
+@pytest.mark.slow
 def test_crops_are_parts_of_their_pictures_at_native_resolution(data_config, folder):
     config = data_config(name="folder", root=folder, crops=7, size=(10, 8))
     collections = {split: data.open_collection(config, split, 3) for split in data.SPLITS}

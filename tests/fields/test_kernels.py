@@ -118,6 +118,7 @@ def test_frequencies_stay_finite_and_bounded(kernel, dims, shape, length_scale, 
     assert np.abs(frequencies).max() > 0
 
 
+@pytest.mark.slow
 def test_same_key_same_frequencies_other_key_others():
     for kernel in ("laplacian", "compact_polynomial"):
         first, again, other = (

@@ -170,6 +170,7 @@ def test_a_signal_of_which_nothing_is_known_is_named():
         learned(nothing)
 
 
+@pytest.mark.slow
 def test_gaussians_come_near_the_truth_from_scattered_points():
     draw = np.random.default_rng(10)
     spectrum = np.array([1.0, 0.5, 0.25, 0.1])

@@ -69,6 +69,7 @@ def same(found, fit, shape):
         np.testing.assert_allclose(found[name], expected, atol=1e-5 * size, err_msg=name)
 
 
+@pytest.mark.slow
 def test_one_file_takes_any_number_of_signals(dictionary, whole, draw, tmp_path):
     path = whole.save(tmp_path / "deep" / "fit.jaxexport")
     read = jax.export.deserialize(path.read_bytes())

@@ -78,6 +78,7 @@ def test_options_by_a_config(call, workdir, config_of, kind):
     assert metrics["psnr"] > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_the_key_of_a_wrong_option_is_named(call, workdir, config_of, kind):
     wrong = OPTIONS[kind][1]

@@ -127,6 +127,7 @@ def test_the_scores_are_those_of_the_stored_codes(on_trained, trained):
     (folder / "evaluation.json").unlink()
 
 
+@pytest.mark.slow
 def test_meshes_at_another_resolution_and_in_a_window(on_trained, trained):
     folder = trained / "fits" / "test" / "render" / "20x20x20"
     result = on_trained("render", "render.shape=(20,20,20)", "fit.mesh.format=obj")
@@ -252,7 +253,8 @@ def test_weights_by_how_near_the_surface_is():
     )
 
 
-@pytest.mark.parametrize("seen", [pytest.param("grid", marks=pytest.mark.slow), "cloud"])
+@pytest.mark.slow
+@pytest.mark.parametrize("seen", ["grid", "cloud"])
 def test_codes_from_clouds_alone(fitted, seen):
     """Where a grid is measured as well, it is not looked at."""
     options = ("fit.solver=surface", "fit.samples.cloud_points=200", "fit.num_pictures=0")
@@ -387,6 +389,7 @@ def test_pictures_are_no_shapes(call, tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_fit_is_beside_the_mean_and_the_nearest_shape_and_its_samples(trained, fitted):
     metrics = json.loads((trained / "fits" / "test" / "metrics.json").read_text())
     names = [row["name"] for row in metrics["baselines"]["rows"]]

@@ -152,6 +152,7 @@ def test_shrinkage_is_chosen_where_signals_are_few():
     assert least.held_out > given.held_out
 
 
+@pytest.mark.slow
 def test_a_trunk_beside_its_embedding_spans_both():
     values, points = signals_like(40, 1), grid(SHAPE)
     dictionary = SharedDictionary(

@@ -71,6 +71,7 @@ def moved(router, seed):
     return router
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [linear, unpooled])
 def test_a_router_in_closed_form_renders_what_ridge_does(make):
     dictionary, router = dictionary_of(1, coherence=3.0), moved(make(2), 3)

@@ -59,7 +59,8 @@ def projected_minimum(dictionary, points, targets, penalty):
     return error + penalty * jnp.square(codes[:experts]).sum()
 
 
-@pytest.mark.parametrize("kind", [pytest.param("shared", marks=pytest.mark.slow), "independent"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["shared", "independent"])
 def test_the_gradient_with_codes_held_is_that_through_the_solve(kind):
     model, points, lam = make_model(kind), jnp.asarray(grid(SHAPE)), 1e-3
     signals = signals_of(1)
@@ -109,6 +110,7 @@ def through_and_held(model, targets, lam):
     return lambda loss: (gradient(loss, True), gradient(loss, False))
 
 
+@pytest.mark.slow
 def test_codes_may_be_held_where_the_loss_is_what_the_solve_minimises():
     model, lam, points = make_model("independent"), 1e-2, jnp.asarray(grid(SHAPE))
     targets = flat(signals_of(None))
@@ -170,6 +172,7 @@ def test_the_gradient_through_the_solve_is_that_of_the_loss_as_it_stands(data):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-3 * largest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top_k", [0, 4])
 def test_either_gradient_of_solved_codes_trains(top_k):
     targets = flat(signals_of(3))
@@ -211,6 +214,7 @@ def test_sparse_projection_is_least_squares_on_its_support():
     np.testing.assert_array_equal(rebuilt, gates.values)
 
 
+@pytest.mark.slow
 def test_the_router_learns_solved_codes_and_leaves_the_dictionary_alone():
     router = Conv(EXPERTS, CHANNELS, SHAPE, 4, rngs=nnx.Rngs(5))
     model = make_model("shared", 5, router)

@@ -199,6 +199,7 @@ RESUMED |= {
 
 
 SLOW = {"codes solved through masks", "a codebook, points of each signal's own"}
+SLOW |= {"sparse after a warm-up, noise, max-norm"}
 SLOW |= {"independent experts, linear router, reseeding", "exhaustive chunks, adamw, clipping"}
 
 
@@ -380,6 +381,7 @@ def test_heads_alone_need_no_step(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 2])
 def test_a_linear_router_is_found_for_the_dictionary_that_is_saved(steps, tmp_path):
     config = components_config(train__steps=steps, train__lam=1e-3)
