@@ -28,9 +28,10 @@ CHOSEN = {
     **{f"router.{name}": ("fields", EVERY) for name in ("max_norm", "pool")},
     **{f"train.{name}": ("training", EVERY) for name in ("atoms_per_step", "lam", "warmup_epochs")},
     **{f"train.{name}": ("training", EVERY) for name in ("dead_below", "checkpoint_every")},
+    "fit.num_pictures": ("reporting", ("video",)),
     **{f"dictionary.components.{name}": ("training", EVERY) for name in ("rounds", "shrinkage")},
     **{
-        f"prior.{name}": ("fitting", ("video", "fields"))
+        f"prior.{name}": ("fitting", ("video", "fields", "sdf"))
         for name in ("lam", "shrinkage", "components")
     },
     "sample": ("commands", ("video",)),
@@ -43,7 +44,7 @@ CHOSEN = {
     "data.patch.overlap": ("data", ("image", "inpainting", "mri")),
     **{f"data.points.{name}": ("data", ("fields",)) for name in ("signal", "units", "since")},
     **{
-        f"dictionary.embedding.{name}": ("fields", ("fields",))
+        f"dictionary.embedding.{name}": ("fields", ("fields", "sdf"))
         for name in ("size", "scale", "trainable")
     },
     "data.masks": ("data", ("inpainting",)),
