@@ -23,9 +23,7 @@ def interpolated(
     """
     # Arrays of JAX cannot be written, which scipy wants of its own.
     points, values, wanted = (np.array(one, float) for one in (points, values, wanted))
-    if len(points) > MOST:
-        chosen = np.random.default_rng(seed).permutation(len(points))[:MOST]
-        points, values = points[chosen], values[chosen]
+    points, values = scattered.drawn(points, values, MOST, seed)
     found = np.full(len(wanted), np.nan)
     if len(points) > points.shape[1] + 1:
         found = LinearNDInterpolator(points, values)(wanted)
