@@ -67,20 +67,21 @@ class Row(NamedTuple):
 def faces():
     """A face from some of its pixels."""
     known, truth = opened("faces")
+    learned = signals.learned_from(known)
     seen = np.random.default_rng(0).random(truth.shape[:2]) < SHARE
     fit = known.fit(truth[None], seen=seen, solver=nid.Gaussian())
     measured = np.repeat(truth, 3, -1)
     measured[~seen] = HIDDEN
     peer = images.biharmonic(truth, seen)[..., 0]
     return Row(
-        mosaic(signals.learned_from(known)[: SIDE**2, ..., 0]),
+        mosaic(learned[: SIDE**2, ..., 0]),
         atoms(known, (50, 50)),
         measured,
         numbers(known, fit),
         np.asarray(fit.render((FINE, FINE)))[0, ..., 0],
         truth[..., 0],
         (
-            f"80 faces of {sides(known)} pixels",
+            f"{len(learned)} faces of {sides(known)} pixels",
             f"the first {SIDE**2} of {known.num_experts}",
             f"{SHARE:.0%} of its pixels, else blue",
             compared(truth, fit, "biharmonic", peer),
@@ -106,7 +107,7 @@ def slices():
         np.asarray(fit.render((FINE, FINE)))[0, ..., 0],
         truth[..., 0],
         (
-            f"3000 slices of {sides(known)} pixels",
+            f"{known.signals['count']} slices of {sides(known)} pixels",
             f"the first {SIDE**2} of {known.num_experts}",
             f"X-rays from {VIEWS} sides, a row each",
             compared(truth, fit, "SART", peer),
@@ -133,7 +134,7 @@ def chairs():
         shading.shade(fit.mesh(128)[0], FINE, camera),
         shading.shade(surface(truth), FINE, camera),
         (
-            "400 chairs, by distances",
+            f"{known.config.data.num_train} chairs like these",
             f"the first {SIDE**2} of {known.num_experts}, halfway up",
             f"{SAMPLES} distances; red: inside",
             f"overlap (IoU) {overlap:.2f}",
