@@ -49,6 +49,7 @@ CHOSEN = {
     },
     "data.masks": ("data", ("inpainting",)),
     "data.noise": ("tasks/image.py", ("image",)),
+    "data.noise.level": ("tasks/image.py", ("image",)),
     "data.phantom": ("data", STILL),
     "data.dicom": ("data", STILL),
     "data.video": ("data", ("video",)),
