@@ -220,9 +220,8 @@ def test_a_part_of_the_grid_and_one_side_of_it(fitted):
     for view in seen:
         options = ("fit.samples.seen=view", f"fit.samples.view={view}", "fit.num_pictures=0")
         seen[view] = fitted(view, *options)
-    # From above little of a lamp is hidden; its mean error is then that of all samples, or so.
-    assert seen["front"]["sdf_error"] > whole["sdf_error"]
-    assert seen["above"]["sdf_error"] == pytest.approx(whole["sdf_error"], rel=0.3)
+        # Of squares the fit of all has the least, of the mean error that is scored not quite.
+        assert few["sdf_error"] > seen[view]["sdf_error"] > 0.9 * whole["sdf_error"]
     assert seen["front"]["iou_per_signal"] != seen["above"]["iou_per_signal"]
 
 
