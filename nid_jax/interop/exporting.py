@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float
 from nid_jax import numerics
 from nid_jax.coding import checks, conjugate, conjugate_gradients, gram, operators
 from nid_jax.coding.solvers import Gaussian, Ridge, Solver
-from nid_jax.errors import ArgumentError
+from nid_jax.errors import ArgumentError, reason
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import Dictionary, over_points, points_at_a_time
 from nid_jax.fields.routing import Gates
@@ -42,6 +42,9 @@ BAKED_NUMBERS = 2**22
 """Atoms at the points of the picture that a file holds, 16 MB; where there are more of them, it
 holds the dictionary and evaluates them with every call."""
 
+_NEEDS_FLATBUFFERS = (
+    "needs flatbuffers, as does whatever reads the file; pip install flatbuffers, or nid_jax[export]"
+)
 # Numbers of the map from measurements to codes: 1 GB; what files of jax.export can be is 2 GB.
 _MOST_NUMBERS = 2**28
 # Conjugate gradients: at most so many steps, and where they end. On faces of which a fifth of the
@@ -91,10 +94,7 @@ class ExportedFit:
         try:
             return bytes(self.program.serialize())
         except ImportError as error:
-            raise ValueError(
-                "nid.export: needs flatbuffers, as does whatever reads the file; "
-                "pip install flatbuffers, or nid_jax[export]"
-            ) from error
+            raise ValueError(f"nid.export: {_NEEDS_FLATBUFFERS}") from error
 
     def save(self, path: str | Path) -> Path:
         """Write `serialize()` to a file of any name, whole or not at all."""
@@ -102,6 +102,28 @@ class ExportedFit:
         with atomic_path(path) as temporary:
             temporary.write_bytes(self.serialize())
         return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ExportedFit":
+        """What `save` wrote. Raises FileNotFoundError where there is no file, and ValueError, in one
+        line, for one that is damaged or no function of `export`."""
+        path = checks.path("path", path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        content = bytearray(path.read_bytes())
+        try:
+            found = cls(jax.export.deserialize(content))
+            # What holds the arrays is not looked at before the first call.
+            found.program.mlir_module()
+            names = {*found.inputs} | {*found.outputs}
+        except ImportError as error:
+            raise ValueError(f"{path}: {_NEEDS_FLATBUFFERS}") from error
+        except Exception as error:  # flatbuffers and MLIR have no errors of their own
+            # What they say of bytes and offsets would stand above the line that says which file.
+            raise ValueError(f"{path}: damaged, or not what nid.export saves: {reason(error)}") from None
+        if not {"measurements", "codes", "picture"} <= names:
+            raise ValueError(f"{path}: a function of {sorted(names)}; allowed: what nid.export saves")
+        return found
 
 
 def export(
@@ -152,10 +174,47 @@ def export(
         advice = "signals cut to patches of that size, or resized, would not be"
         say_stretched(tuple(shape), model.grid_shape, "shape", advice)
     each = shape if operator is None else (checked_operator(operator).num_measurements,)
-    # Before anything of that size is held.
+    _check_sizes(basis, each, render, "shape" if operator is None else "operator")
+    given, known = _measured(model, each, operator, None if at_call else weights)
+    partial = operator is not None or at_call or given.weights is not None
+    penalty = _penalty(dictionary, solver, partial, at_call)
+    shared, stats = conjugate.factorised(
+        basis, given.operator, given.values, known, penalty, exact=True
+    )
+    _say_raised(stats)
+    arrays = _Arrays.of(shared, known)
+    coded = arrays.descended if at_call else arrays.mapped()
+    drawn = _renderer(basis, render)
+    return ExportedFit(_traced(coded, drawn, each, basis, platforms, at_call))
+
+
+def _measured(model, each, operator, weights):
+    """(`Measurements` of one signal that is 0, weights [M] of what was measured). Raises
+    ArgumentError for weights of several signals."""
+    nothing = np.zeros((1, *each, model.dictionary.channels), np.float32)
+    given = Measurements.of(model, nothing, operator, None, weights)
+    fixed = operators.combined_weights(given.operator, given.weights)
+    if fixed is not None and fixed.ndim == 2:
+        raise ArgumentError("weights", fixed.shape, f"those of one signal, or {AT_CALL!r}")
+    return given, jnp.ones(given.values.shape[1], jnp.float32) if fixed is None else fixed
+
+
+def _say_raised(stats):
+    """That another lambda was taken than was asked for."""
+    if "lam" in stats and stats["lam"] > _RAISED * stats["asked_lam"]:
+        say(
+            f"solver.lam: {float(stats['asked_lam']):.1e}, at which the normal equations are "
+            f"singular; taken as {float(stats['lam']):.1e}"
+        )
+
+
+def _check_sizes(basis, each, render, name):
+    """Raise ValueError for more than a file holds, before anything of that size is made.
+
+    name: of the argument that says what each signal's measurements are.
+    """
     numbers = math.prod(each) * basis.channels * (basis.num_experts + basis.channels)
     if numbers > _MOST_NUMBERS:
-        name = "shape" if operator is None else "operator"
         raise ValueError(
             f"{name}: {numbers} numbers of the map; allowed: at most {_MOST_NUMBERS}, of fewer "
             "measurements, or of fewer atoms (first)"
@@ -163,26 +222,6 @@ def export(
     if math.prod(render) * basis.dims > _MOST_NUMBERS:
         allowed = f"at most {_MOST_NUMBERS // basis.dims} points, whose coordinates the file holds"
         raise ArgumentError("render", render, allowed)
-    nothing = np.zeros((1, *each, basis.channels), np.float32)
-    given = Measurements.of(model, nothing, operator, None, None if at_call else weights)
-    fixed = operators.combined_weights(given.operator, given.weights)
-    if fixed is not None and fixed.ndim == 2:
-        raise ArgumentError("weights", fixed.shape, f"those of one signal, or {AT_CALL!r}")
-    partial = operator is not None or at_call or given.weights is not None
-    penalty = _penalty(dictionary, solver, partial, at_call)
-    known = jnp.ones(given.values.shape[1], jnp.float32) if fixed is None else fixed
-    shared, stats = conjugate.factorised(
-        basis, given.operator, given.values, known, penalty, exact=True
-    )
-    if "lam" in stats and stats["lam"] > _RAISED * stats["asked_lam"]:
-        say(
-            f"solver.lam: {float(stats['asked_lam']):.1e}, at which the normal equations are "
-            f"singular; taken as {float(stats['lam']):.1e}"
-        )
-    arrays = _Arrays.of(shared, known)
-    coded = arrays.descended if at_call else arrays.mapped()
-    drawn = _renderer(basis, render)
-    return ExportedFit(_traced(coded, drawn, each, basis, platforms, at_call))
 
 
 def _checked_grid(name, shape, dims):

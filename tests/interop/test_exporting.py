@@ -20,6 +20,7 @@ from nid_jax.fields.independent import IndependentDictionary
 from nid_jax.fields.model import Model
 from nid_jax.fields.shared import SharedDictionary
 from nid_jax.interop import exporting
+from nid_jax.interop.exporting import ExportedFit
 
 SHAPE, EXPERTS = (6, 5), 7
 COUNT = SHAPE[0] * SHAPE[1]
@@ -226,3 +227,43 @@ def test_flatbuffers_that_are_not_there(whole, monkeypatch):
     monkeypatch.delitem(sys.modules, "jax._src.export.serialization", raising=False)
     with pytest.raises(ValueError, match="^nid.export: needs flatbuffers.*; pip install"):
         whole.serialize()
+
+
+def test_a_saved_function_is_loaded(whole, draw, tmp_path):
+    read = ExportedFit.load(whole.save(tmp_path / "fit.jaxexport"))
+    assert repr(read) == repr(whole)
+    given = values(draw, 3, *SHAPE, 1)
+    for name, expected in whole(given).items():
+        np.testing.assert_array_equal(read(given)[name], expected)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"not a function",
+        lambda content: content[:100],
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1000],
+        lambda content: bytes(40) + content[40:],
+        lambda content: b"\xff" * 64 + content[64:],
+    ],
+)
+def test_a_damaged_function_is_refused_in_one_line(whole, tmp_path, damage):
+    path = tmp_path / "fit.jaxexport"
+    path.write_bytes(damage(whole.serialize()))
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: damaged, or not") as caught:
+        ExportedFit.load(path)
+    assert "\n" not in str(caught.value)
+    # Nor is what the reader of bytes stumbled over shown above it.
+    assert caught.value.__suppress_context__
+
+
+def test_other_files_are_no_exported_fits(tmp_path):
+    with pytest.raises(FileNotFoundError, match="fit.jaxexport: no such file"):
+        ExportedFit.load(tmp_path / "fit.jaxexport")
+    shape = jax.ShapeDtypeStruct((2,), np.float32)
+    other = jax.export.export(jax.jit(lambda x: {"y": x}))(x=shape)
+    (tmp_path / "other").write_bytes(other.serialize())
+    with pytest.raises(ValueError, match="other: a function of .*; allowed: what nid.export saves"):
+        ExportedFit.load(tmp_path / "other")

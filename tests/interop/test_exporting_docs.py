@@ -40,10 +40,12 @@ def test_the_page(faces, tmp_path, monkeypatch):
     sizes = (1, 3)
     for count in sizes:
         np.save(f"{count}.npy", np.random.default_rng(count).uniform(0, 1, (count, 25, 25, 1)))
+    np.save("small.npy", np.zeros((2, 24, 25, 1)))
+    Path("empty.npy").touch()
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", ALONE + server + says],
-        input="1.npy\n3.npy\n",
+        input="1.npy\nnone.npy\nsmall.npy\nempty.npy\n3.npy\n",
         capture_output=True,
         text=True,
         timeout=120,
@@ -52,9 +54,12 @@ def test_the_page(faces, tmp_path, monkeypatch):
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[:2] == ["1.npz", "3.npz"]
-    assert "float32[S,25,25,1]" in lines[2]
-    assert "picture" in lines[3]
+    assert (lines[0], lines[4]) == ("1.npz", "3.npz")
+    for line, name in zip(lines[1:4], ("none", "small", "empty"), strict=True):
+        assert line.startswith(f"400 {name}.npy ")
+    assert "24" in lines[2]
+    assert "float32[S,25,25,1]" in lines[5]
+    assert "picture" in lines[6]
     for count in sizes:
         fit = faces.fit(np.load(f"{count}.npy"))
         found = np.load(f"{count}.npz")
