@@ -108,6 +108,9 @@ def pictures(config):
     config.data.augment.update({"mirror": False, "shifts": 0})
     config.data.augment.turns = True
     config.fit.gaussian.noise = 0.02
+    # Patches have masks of their own, and no share in a factorisation that more would have: so many
+    # at a time say how far it is.
+    config.fit.batch_size = 64
     config.data.corrupt.update({"kind": "scribble", "share": 0.1, "count": 1})
 
 

@@ -8,7 +8,7 @@ fit.render((512, 512))
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -223,17 +223,19 @@ class NeuralDictionary(Trained):
             found = dataclasses.replace(found, problem=problem)
         return dataclasses.replace(found, names=tuple(f"{n:05d}" for n in range(count)))
 
-    def _in_batches(self, problem_of, count, batch_size, solve):
+    def _in_batches(self, problem_of, count, batch_size, solve, told=lambda done, total: None):
         """The fit of `count` signals, solved in batches of one size.
 
         problem_of: numbers of signals -> Problem, laid out over the devices, where the first come
-        again at its end if they do not divide; solve: (Problem, count) -> Fit of its first signals.
+        again at its end if they do not divide; solve: (Problem, count) -> Fit of its first signals;
+        told: after each batch, how many are done of how many.
         """
         batch_size = argument_checks.whole("batch_size", batch_size, 0)
         if count < 1:
             raise ArgumentError("measurements", f"{count} signals", "1 or more")
         size = min(batch_size or count, count)
         parts = []
+        told(0, count)
         for first in range(0, count, size):
             # The last batch is filled up, so that it compiles nothing new; with the first signals,
             # so that what signals choose together, such as a noise, is not chosen by one of them.
@@ -244,6 +246,7 @@ class NeuralDictionary(Trained):
             found = solve(problem, count=size)
             valid = min(size, count - first)
             parts.append(found if valid == size else found[:valid])
+            told(first + valid, count)
         return concatenate(parts)
 
     def _problem(self, operator, values, weights, *, signals=None, clouds=None):
@@ -281,12 +284,14 @@ class NeuralDictionary(Trained):
         weights: Float[Array | np.ndarray, "S M"] | None = None,
         refinement: TotalVariation | LowRank | None = None,
         uncertainty: bool = False,
+        told: Callable[[int, int], object] = lambda done, total: None,
     ) -> Fit:
         """Codes of signals that are read one by one, as a task gives them.
 
         names: of the signals to fit, the first of `measured`. weights [M] or [S, M], on top of
         those that `measured` has. refinement: what `Fit.refine` takes; uncertainty: also
-        `Fit.deviation`. The signals of at most one batch are in memory. Signals of one way share a
+        `Fit.deviation`; told: how many signals are done of how many, after each batch and each way.
+        The signals of at most one batch are in memory. Signals of one way share a
         factorisation; those that share none are solved in one program for each of few lengths, all
         in memory. -> `Fit`. Raises ArgumentError for weights of signals of several ways.
         """
@@ -311,7 +316,13 @@ class NeuralDictionary(Trained):
                 return apart.fit_apart(self.model, self.prior, one, *options)
 
             parts = ways.by_way(measured, len(names), together)
-            found = concatenate([solved(one, [names[i] for i in which]) for one, which in parts])
+            found_of, done = [], 0
+            told(0, len(names))
+            for one, which in parts:
+                found_of.append(solved(one, [names[i] for i in which]))
+                done += len(which)
+                told(done, len(names))
+            found = concatenate(found_of)
             return found[np.argsort(np.concatenate([which for _, which in parts])).tolist()]
         looked_at = getattr(self.model.router, "reads", "")
         on_clouds = "clouds" in (solver.reads, looked_at)
@@ -344,7 +355,7 @@ class NeuralDictionary(Trained):
                 found = dataclasses.replace(found, known_deviation=found.deviation())
             return found
 
-        found = self._in_batches(problem_of, len(names), batch_size, solve)
+        found = self._in_batches(problem_of, len(names), batch_size, solve, told)
         return dataclasses.replace(found, names=tuple(names))
 
     def fit_collection(
@@ -353,12 +364,13 @@ class NeuralDictionary(Trained):
         collection: data.Collection,
         config: ConfigDict,
         weights: Float[Array | np.ndarray, "S M"] | None = None,
+        told: Callable[[int, int], object] = lambda done, total: None,
     ) -> Fit:
         """Codes of a task's signals as config.fit asks for them. -> `Fit`.
 
         config: whole, of which `fit` is read: solver, top_k, batch_size, num_signals, refine,
         uncertainty, numbers and the solver's own part. weights: on top of those of the task's
-        measurements.
+        measurements; told: how many signals are done of how many, as it goes on.
         Raises ValueError naming the key of what cannot be.
         """
         solver = solver_from_config(config.fit)
@@ -388,6 +400,7 @@ class NeuralDictionary(Trained):
                 weights=weights,
                 refinement=refining.from_config(config.fit.get("refine")),
                 uncertainty=config.fit.uncertainty,
+                told=told,
             )
 
     def sample(self, count: int, seed: int = 0) -> Fit:

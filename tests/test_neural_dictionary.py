@@ -58,10 +58,13 @@ def test_the_last_batch_is_filled_up_with_the_first_signals(monkeypatch):
     def in_batches(count, batch_size):
         solved.clear()
         known = SimpleNamespace(mesh=None)
-        return nid.NeuralDictionary._in_batches(known, lambda c: c, count, batch_size, solve)
+        given = known, lambda c: c, count, batch_size, solve
+        return nid.NeuralDictionary._in_batches(*given, lambda *found: told.append(found))
 
+    told: list[tuple] = []
     np.testing.assert_array_equal(in_batches(5, 3), np.arange(5))
     assert solved == [[0, 1, 2], [3, 4, 0]]
+    assert told == [(0, 5), (3, 5), (5, 5)]  # what fills up is not counted
     np.testing.assert_array_equal(in_batches(3, 0), np.arange(3))
     assert solved == [[0, 1, 2]]
 

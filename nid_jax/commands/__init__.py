@@ -27,6 +27,7 @@ from nid_jax.fitting import checks, code_space, scoring
 from nid_jax.neural_dictionary import NeuralDictionary
 from nid_jax.reporting import announcing, baselines, panels, tables
 from nid_jax.reporting.fits import storage_line, write_fit, write_usage
+from nid_jax.reporting.progress import Counted
 from nid_jax.reporting.report import write_report
 from nid_jax.running import processes, stopping
 from nid_jax.storage import artefacts
@@ -121,7 +122,8 @@ def fit(context: Context, announced: bool = False) -> dict[str, Any]:
             path = source.config if isinstance(source, Workdir) else source
             mesh = cast(Mesh, dictionary.mesh)  # `load` has laid it out on one
             announcing.start(dictionary.model, mesh, path, context.notes)
-        found = dictionary.fit_collection(task, collection, config)
+        with Counted("fitted", processes.first()) as counted:
+            found = dictionary.fit_collection(task, collection, config, told=counted.update)
         return processes.once(
             lambda: _written(context, task, dictionary, found, collection, config)
         )

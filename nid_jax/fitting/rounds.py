@@ -138,6 +138,7 @@ def learned(
     shrinkage: float | None,
     state: State | None = None,
     after: Callable[[State], bool] = lambda state: True,
+    choosing: Callable[[int, int], object] = lambda done, total: None,
 ) -> State:
     """The Gaussian of coefficients of a collection's signals.
 
@@ -150,6 +151,8 @@ def learned(
       shrinkage: share of the target in the covariance, in [0, 1); None chooses.
       state: to go on from; None begins.
       after: called with the state after every round; False stops.
+      choosing: told after every sum over signals of the choice of the shrinkage how many are done
+        of how many: they take as long as rounds, and are none of them.
 
     The state is the same, bit for bit, whether rounds were interrupted or not. Raises ArgumentError
     naming the round after which signals have no likelihood.
@@ -162,7 +165,7 @@ def learned(
         while state.round < SPECTRUM_ROUNDS + rounds:
             if state.round == SPECTRUM_ROUNDS and state.target is None:
                 if shrinkage is None:
-                    shrinkage = _chosen_shrinkage(signals, spectrum, held)
+                    shrinkage = _chosen_shrinkage(signals, spectrum, held, choosing)
                 state = _with_target(state, shrinkage)
             state = _next(signals, state, everything, least_noise)
             if not after(state):
@@ -225,7 +228,7 @@ def _check_likelihood(found, where):
         raise ArgumentError("measurements", f"log likelihood {found} in {where}", allowed)
 
 
-def _chosen_shrinkage(signals, spectrum, held):
+def _chosen_shrinkage(signals, spectrum, held, choosing=lambda done, total: None):
     """The one of `SHRINKAGES` under which signals held out are most likely.
 
     Rounds of their own, over the others alone: of the held out ones nothing is known to them.
@@ -234,11 +237,13 @@ def _chosen_shrinkage(signals, spectrum, held):
         return unchosen_shrinkage()
     others = np.flatnonzero(~held)
     state, least_noise = _start(signals, spectrum, others)
-    for _ in range(SPECTRUM_ROUNDS):
+    rounds = SPECTRUM_ROUNDS + _CHOICE_ROUNDS
+    total = rounds + len(SHRINKAGES)
+    for number in range(rounds):
+        if number == SPECTRUM_ROUNDS:
+            state = _with_target(state, SHRINKAGES[2])
         state = _next(signals, state, others, least_noise)
-    state = _with_target(state, SHRINKAGES[2])
-    for _ in range(_CHOICE_ROUNDS):
-        state = _next(signals, state, others, least_noise)
+        choosing(number + 1, total)
     mean, spread = expectation.moments(state.gaussian, signals.expected(state.gaussian, others))
     scores = {}
     for shrinkage in SHRINKAGES:
@@ -246,6 +251,7 @@ def _chosen_shrinkage(signals, spectrum, held):
         gaussian = Gaussian(mean, covariance, state.gaussian.noise)
         scores[shrinkage] = float(signals.expected(gaussian, np.flatnonzero(held)).likelihood)
         _check_likelihood(scores[shrinkage], f"signals held out, shrinkage {shrinkage}")
+        choosing(rounds + len(scores), total)
     return max(scores, key=scores.__getitem__)
 
 

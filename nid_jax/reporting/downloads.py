@@ -19,6 +19,7 @@ _FILES = {
     artefacts.METRICS: "all numbers of this page",
     artefacts.EVALUATION: "scores of the stored codes",
     artefacts.NEAREST: "neighbours of every signal",
+    artefacts.SIGNALS: "a page of every signal",
     artefacts.COMPARISON: "the sheet of pictures",
     artefacts.SHADED: "the sheet of surfaces",
 }

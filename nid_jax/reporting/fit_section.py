@@ -73,6 +73,7 @@ def section(name: str, folder: Path, page: Path, pictured: bool = True) -> dict[
         "extremes": _extremes(metrics, scores, folder, page),
         "files": downloads.of_fit(folder, page),
         "left_out": _left_out(metrics, folder),
+        "all_signals": _link_to_all(folder, page),
         "charts": _charts(metrics),
         "assumed": texts(metrics.get("assumed")),
         "config": config if isinstance(config, dict) else None,
@@ -128,6 +129,12 @@ def _left_out(metrics, folder):
         f"The sheet shows the first {shown} of {count:.0f} signals; what was made of the others "
         f"lies in {artefacts.RECONSTRUCTIONS}/."
     )
+
+
+def _link_to_all(folder, page):
+    """The address of a page of every signal; '' where there is none."""
+    path = folder / artefacts.SIGNALS
+    return downloads.link(path, page) if path.is_file() else ""
 
 
 def _shown(metrics, key):

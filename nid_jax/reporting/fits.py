@@ -18,7 +18,7 @@ from nid_jax.fitting import baselines, rounding, scoring
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.scoring import reconstruct, summarise
 from nid_jax.notices import say
-from nid_jax.reporting import movies, panels, pictures
+from nid_jax.reporting import gallery, movies, panels, pictures
 from nid_jax.storage import artefacts
 from nid_jax.storage.artefacts import file_name, write_json
 from nid_jax.storage.workdir import Workdir
@@ -78,6 +78,8 @@ def write_fit(
                 formats = config.fit.get("movies", ())
                 _write_frames(folder, extras.frames, formats, extras.frame_rate)
         write_plain(folder / artefacts.RECONSTRUCTIONS, reconstruction, names, unit)
+        if len(names) > panels.COLUMNS:
+            gallery.write_gallery(folder, names, config.fit.name)
         metrics["baselines"] = others.entry(metrics)
         metrics["scores"] = panels.described(task.scores, metrics)
         metrics["assumed"] = [*map(notices.plain, notes), *notices.printed_lines()]

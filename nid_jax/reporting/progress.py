@@ -7,9 +7,12 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from nid_jax.reporting import tables
+
+# Seconds in which nothing is said of what is counted.
+_QUIET = 2.0
 
 
 class Progress:
@@ -96,31 +99,39 @@ class Progress:
         self.close()
 
 
-class RoundsProgress:
-    """A line that says how far rounds are, none where there are none.
+class Counted:
+    """A line that says how many are done of how many, and how long the others will take.
 
-    stopped: whether no further round may begin; active=False prints nothing.
+    None in the first two seconds: what is short needs none. label: what is counted; active=False
+    prints nothing; further arguments are those of `Progress`.
     """
 
-    def __init__(self, stopped: Callable[[], bool], active: bool = True):
-        self._stopped, self._active = stopped, active
+    def __init__(self, label: str, active: bool = True, **options: Any):
+        self._label, self._options = label, {"active": active, **options}
+        self._clock: Callable[[], float] = options.get("clock", time.monotonic)
         self._line: Progress | None = None
         self._first, self._start = 0, 0.0
 
-    def go_on(self, done: int, total: int) -> bool:
-        """Whether another round may begin."""
-        now = time.monotonic()
-        if self._line is None:
+    def update(self, done: int, total: int, label: str = "") -> None:
+        """So many are done. label: where another thing is counted than at first."""
+        now, label = self._clock(), label or self._label
+        if self._line is None or label != self._counted:
+            self.close()
             # The first one is beside what is compiled and measured once.
-            self._line = Progress(total, label="round", active=self._active)
+            self._line, self._counted = Progress(total, label=label, **self._options), label
             self._first, self._start = done, now
-        each = (now - self._start) / max(done - self._first, 1)
-        self._line.update(done, eta=each * (total - done) if done > self._first else None)
-        return not self._stopped()
+        if now - self._start >= _QUIET:
+            each = (now - self._start) / max(done - self._first, 1)
+            self._line.update(done, eta=each * (total - done) if done > self._first else None)
 
-    def __enter__(self) -> RoundsProgress:
+    def close(self) -> None:
+        """End the line."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._line is not None:
-            self._line.close()
+        self.close()

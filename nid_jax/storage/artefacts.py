@@ -21,6 +21,8 @@ MESHES, VIEWS = "meshes", "views"
 """Folders of surfaces, and of simplified ones that the page can turn."""
 VIEWED = 3
 """Surfaces that the page can turn; the view also holds its program, 0.7 MB."""
+SIGNALS = "signals.html"
+"""A page of every signal, of a fit of more than its sheet shows; further ones are numbered."""
 RENDER, INTERPOLATE = "render", "interpolate"
 """Folders of renders, one for each shape and window, and of paths between two signals."""
 SIDE_BY_SIDE = "side_by_side"

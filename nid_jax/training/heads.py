@@ -62,15 +62,15 @@ def find(
     collection: Any,
     config: ConfigDict,
     path: Path,
-    go_on: Callable[[int, int], bool] = lambda done, total: True,
+    go_on: Callable[..., bool] = lambda done, total, label="round": True,
 ) -> FoundHeads | None:
     """Give a dictionary the heads that config.dictionary.heads asks for.
 
     measured: what training sees of the collection, as a task's `learned_from` gives. Components are
     those of a covariance, or of the signals' products where features are too many for one, or
     local; or come by rounds, each of which is kept at `path`, where signals are not alike in what
-    was measured of them. None where `go_on`, which is told how many were done of how many, said no
-    after a round: the same call goes on. Raises ArgumentError for features or signals of which such
+    was measured of them. None where `go_on`, which is told how many were done of how many, and of
+    what where that is no round, said no after a round: the same call goes on. Raises ArgumentError for features or signals of which such
     heads cannot be found.
     """
     if config.dictionary.heads == "waves":
@@ -108,6 +108,10 @@ def _by_rounds(dictionary, measured, collection, config, path, go_on):
         state.save(path, this_run)
         return go_on(state.round, SPECTRUM_ROUNDS + wanted.rounds)
 
+    def choosing(done, total):
+        # What it says is not heard: the choice is not kept, and a round of the state is near.
+        go_on(done, total, "shrinkage")
+
     made = partial_heads(
         dictionary,
         measured,
@@ -117,6 +121,7 @@ def _by_rounds(dictionary, measured, collection, config, path, go_on):
         None if wanted.shrinkage < 0 else wanted.shrinkage,
         state,
         after,
+        choosing,
     )
     if made is None:
         return None

@@ -31,7 +31,7 @@ from nid_jax.fitting import priors, spread
 from nid_jax.reporting import announcing, tables
 from nid_jax.reporting.chronometer import Chronometer
 from nid_jax.reporting.metrics_log import MetricWriter
-from nid_jax.reporting.progress import Progress, RoundsProgress
+from nid_jax.reporting.progress import Counted, Progress
 from nid_jax.running import processes
 from nid_jax.running.preemption import preemption_of_all
 from nid_jax.running.stopping import Preemption
@@ -218,7 +218,7 @@ class Trainer:
             self.compiled_bytes = max(self.compiled_bytes, devices.compiled_bytes(program))
         return self.compiled[kind]
 
-    def find_heads(self, collection: Any, go_on: Callable[[int, int], bool]) -> str:
+    def find_heads(self, collection: Any, go_on: Callable[..., bool]) -> str:
         """Heads from what training sees of the signals, undrawn. -> words on them; '' where `go_on`
         said no before they were found. The prior that came with them is kept, as heads are that
         nothing descends from."""
@@ -393,8 +393,13 @@ def train(
             _announce(trainer, workdir, progress, notes)
             words = "drawn"
             if fresh and config.dictionary.heads != "drawn":
-                with RoundsProgress(lambda: preemption.requested, main) as rounds:
-                    words = trainer.find_heads(collection, rounds.go_on)
+                with Counted("round", main) as counted:
+
+                    def go_on(done, total, label="round"):
+                        counted.update(done, total, label)
+                        return not preemption.requested
+
+                    words = trainer.find_heads(collection, go_on)
                 if not words:
                     preemption.ended()
                 progress.message(words or f"{preemption.signal_name}: {_kept(workdir)}")

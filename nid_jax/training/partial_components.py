@@ -48,6 +48,7 @@ def partial_heads(
     shrinkage: float | None = None,
     state: rounds.State | None = None,
     after: Callable[[rounds.State], bool] = lambda state: True,
+    choosing: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[Heads, GaussianPrior] | None:
     """Heads and the prior of their codes from signals each of which was measured in its own way.
 
@@ -58,7 +59,7 @@ def partial_heads(
       names: of the signals; copies, 'name/copy', are held out together.
       num_rounds: with covariances.
       shrinkage: of the covariance towards its diagonal, in [0, 1); None chooses.
-      state, after: see `rounds.learned`; None where `after` stopped the rounds.
+      state, after, choosing: see `rounds.learned`; None where `after` stopped the rounds.
 
     Raises:
       ArgumentError: more than `MOST_FEATURES` features, or shrinkage outside.
@@ -78,6 +79,7 @@ def partial_heads(
         shrinkage,
         state,
         after,
+        choosing,
     )
     if found.round < rounds.SPECTRUM_ROUNDS + num_rounds:
         return None

@@ -291,3 +291,21 @@ def test_a_round_without_a_likelihood_is_named_and_not_kept():
     with pytest.raises(ArgumentError, match="log likelihood nan in round 1"):
         learned(wrong, after=kept.append)
     assert not kept
+
+
+def test_the_choice_of_the_shrinkage_says_how_far_it_is():
+    measured, told, at = signals_of(np.random.default_rng(5), "alike"), [], []
+
+    def choosing(done, total):
+        told.append((done, total))
+        at.append(len(after))
+
+    after: list[int] = []
+    learned(measured, choosing=choosing, after=lambda state: after.append(state.round) is None)
+    total = told[0][1]
+    assert told == [(done, total) for done in range(1, total + 1)]
+    # In one go, once the variances are known.
+    assert set(at) == {rounds.SPECTRUM_ROUNDS}
+    told.clear()
+    learned(measured, shrinkage=0.1, choosing=choosing)
+    assert not told

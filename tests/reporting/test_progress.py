@@ -3,7 +3,7 @@
 import io
 import math
 
-from nid_jax.reporting.progress import Progress
+from nid_jax.reporting.progress import Counted, Progress
 
 
 class Terminal(io.StringIO):
@@ -44,3 +44,43 @@ def test_an_inactive_progress_is_silent():
         progress.update(1, loss=1.0)
         progress.message("hello")
     assert stream.getvalue() == ""
+
+
+def test_what_is_counted_is_said_now_and_then(clock):
+    stream = io.StringIO()
+    with Counted("fitted", stream=stream, every=10, clock=clock) as counted:
+        for done in range(0, 100, 10):
+            counted.update(done, 90)
+            clock.now += 6
+    lines = stream.getvalue().splitlines()
+    # Each of ten took 6 seconds; the first line comes with the first that are done.
+    assert lines[0] == "fitted 10/90  ETA 48.0 s"
+    assert [line.split()[1] for line in lines] == ["10/90", "30/90", "50/90", "70/90", "90/90"]
+    assert lines[-1] == "fitted 90/90"
+
+
+def test_what_is_short_is_not_counted_aloud(clock):
+    stream = io.StringIO()
+    with Counted("fitted", stream=stream, clock=clock) as counted:
+        for done in range(3):
+            counted.update(done, 2)
+            clock.now += 0.5
+    assert stream.getvalue() == ""
+
+
+def test_another_thing_that_is_counted_has_a_time_of_its_own(clock):
+    stream = io.StringIO()
+    with Counted("round", stream=stream, clock=clock, every=1) as counted:
+        counted.update(1, 3)
+        clock.now += 100
+        for done in (1, 2, 3):
+            counted.update(done, 4, "shrinkage")
+            clock.now += 3
+        for done in (2, 3):
+            counted.update(done, 3)
+            clock.now += 50
+    assert stream.getvalue().splitlines() == [
+        "shrinkage 2/4  ETA 6 s",
+        "shrinkage 3/4  ETA 3 s",
+        "round 3/3",
+    ]
