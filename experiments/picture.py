@@ -174,7 +174,7 @@ def mosaic(images, gap=1):
 def numbers(known, fit):
     """A code's first numbers, by their standard deviations in learning."""
     prior = known.prior.first(NUMBERS)
-    spread = np.sqrt(np.square(np.asarray(prior.factor)).sum(1) + np.asarray(prior.diagonal))
+    spread = np.sqrt(np.asarray(prior.variance))
     return (np.asarray(fit.codes[0, :NUMBERS]) - np.asarray(prior.mean)) / spread
 
 

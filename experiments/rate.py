@@ -66,7 +66,7 @@ def our_rows(name, dictionary, truth):
     rows = []
     pixels = truth[0, ..., 0].size
     prior = dictionary.prior
-    variance = np.square(prior.factor).sum(1) + np.asarray(prior.diagonal)
+    variance = np.asarray(prior.variance)
     for share in SHARES:
         numbers = max(1, int(share * dictionary.num_experts))
         fit = dictionary.first(numbers).fit(truth, solver=nid.Ridge())

@@ -85,33 +85,6 @@ def _root(covariance):
     return axes * np.sqrt(np.maximum(variances, 0))
 
 
-def middle(
-    known: GaussianPrior, experts: int
-) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " C"]] | None:
-    """The mean code and bias of the training signals; None where the prior does not know the bias.
-
-    experts: E, of a dictionary that may be the first atoms of the prior's own.
-    """
-    if known.level is None:
-        return None
-    return np.asarray(known.mean)[:experts], np.asarray(known.level.mean)
-
-
-def kept(
-    known: GaussianPrior, experts: int, most: int
-) -> tuple[Float[np.ndarray, "S E"], Float[np.ndarray, "S C"]] | None:
-    """Codes and the likeliest biases of training signals, `most` of them spread over all; None
-    where the prior has not kept them, or does not know the bias."""
-    found = middle(known, experts)
-    if found is None or known.codes is None or known.level is None:
-        return None
-    code, bias = found
-    total = len(known.codes)
-    chosen = np.unique(np.linspace(0, total - 1, min(most, total)).round().astype(int))
-    codes = np.asarray(known.codes)[chosen, :experts]
-    return codes, bias + (codes - code) @ np.asarray(known.level.slope)[:experts]
-
-
 def drawn(
     known: GaussianPrior, count: int, seed: int = 0
 ) -> tuple[Float[Array | np.ndarray, "S E"], Float[Array | np.ndarray, "S C"]]:

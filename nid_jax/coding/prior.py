@@ -66,6 +66,36 @@ class GaussianPrior(NamedTuple):
         )
         return cls(mean, factor, diagonal, noise, shrinkage)
 
+    @property
+    def variance(self) -> Float[Array | np.ndarray, " N"]:
+        """Of every coefficient by itself."""
+        return (self.factor**2).sum(1) + self.diagonal
+
+    def middle(
+        self, experts: int
+    ) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " C"]] | None:
+        """The mean code and bias of the training signals; None where the bias is not known.
+
+        experts: E, of a dictionary that may be the first atoms of the prior's own.
+        """
+        if self.level is None:
+            return None
+        return np.asarray(self.mean)[:experts], np.asarray(self.level.mean)
+
+    def kept(
+        self, experts: int, most: int
+    ) -> tuple[Float[np.ndarray, "S E"], Float[np.ndarray, "S C"]] | None:
+        """Codes and the likeliest biases of training signals, `most` of them spread over all; None
+        where codes were not kept, or the bias is not known. experts: as for `middle`."""
+        found = self.middle(experts)
+        if found is None or self.codes is None or self.level is None:
+            return None
+        code, bias = found
+        total = len(self.codes)
+        chosen = np.unique(np.linspace(0, total - 1, min(most, total)).round().astype(int))
+        codes = np.asarray(self.codes)[chosen, :experts]
+        return codes, bias + (codes - code) @ np.asarray(self.level.slope)[:experts]
+
     def alone(self) -> "GaussianPrior":
         """The one Gaussian of all training codes, without all that lies beside it."""
         return self._replace(codes=None, mixture=None, level=None)

@@ -42,9 +42,7 @@ BAKED_NUMBERS = 2**22
 """Atoms at the points of the picture that a file holds, 16 MB; where there are more of them, it
 holds the dictionary and evaluates them with every call."""
 
-_NEEDS_FLATBUFFERS = (
-    "needs flatbuffers, as does whatever reads the file; pip install flatbuffers, or nid_jax[export]"
-)
+_NEEDS_FLATBUFFERS = "needs flatbuffers, as does whatever reads the file; pip install flatbuffers, or nid_jax[export]"
 # Numbers of the map from measurements to codes: 1 GB; what files of jax.export can be is 2 GB.
 _MOST_NUMBERS = 2**28
 # Conjugate gradients: at most so many steps, and where they end. On faces of which a fifth of the
@@ -120,9 +118,13 @@ class ExportedFit:
             raise ValueError(f"{path}: {_NEEDS_FLATBUFFERS}") from error
         except Exception as error:  # flatbuffers and MLIR have no errors of their own
             # What they say of bytes and offsets would stand above the line that says which file.
-            raise ValueError(f"{path}: damaged, or not what nid.export saves: {reason(error)}") from None
+            raise ValueError(
+                f"{path}: damaged, or not what nid.export saves: {reason(error)}"
+            ) from None
         if not {"measurements", "codes", "picture"} <= names:
-            raise ValueError(f"{path}: a function of {sorted(names)}; allowed: what nid.export saves")
+            raise ValueError(
+                f"{path}: a function of {sorted(names)}; allowed: what nid.export saves"
+            )
         return found
 
 

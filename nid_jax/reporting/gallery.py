@@ -44,7 +44,9 @@ def write_gallery(folder: Path, names: Sequence[str], title: str) -> None:
     for number in range(1, pages + 1):
         first = (number - 1) * PER_PAGE
         shown = range(first, min(first + PER_PAGE, len(names)))
-        links = [Markup('<a href="{}">{}</a> ').format(page_name(n + 1), n + 1) for n in range(pages)]
+        links = [
+            Markup('<a href="{}">{}</a> ').format(page_name(n + 1), n + 1) for n in range(pages)
+        ]
         text = _PAGE.format(
             title=f"{title}: signals {shown[0] + 1} to {shown[-1] + 1} of {len(names)}",
             pages=Markup("").join(links if pages > 1 else []),

@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float
 
 from nid_jax.baselines import images, least_squares, tomography
 from nid_jax.coding import grid_operator, operators
-from nid_jax.coding.drawing import middle
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.fitting import ways
 from nid_jax.fitting.fit import Fit
@@ -60,7 +59,7 @@ def mean_signal(
     fit: Fit, prior: GaussianPrior | None, shape: Sequence[int]
 ) -> Float[np.ndarray, "*shape C"] | None:
     """What the mean code of the training signals renders; None where it is not known."""
-    found = None if prior is None else middle(prior, fit.dictionary.num_experts)
+    found = None if prior is None else prior.middle(fit.dictionary.num_experts)
     if found is None:
         return None
     code, bias = (part[None] for part in found)

@@ -38,6 +38,12 @@ SCORES = (
     Score("r2", "R^2 held out", better="high"),
     Score("psnr_field", "PSNR everywhere", "dB of the range", better="high"),
     Score("rmse_field", "RMSE everywhere", "own units", better="low"),
+    Score(
+        "noise",
+        "Noise",
+        "own units",
+        "Its standard deviation in a measured value, as the fit took it to be.",
+    ),
     Score("relative_residual", "Residual", "%"),
     Score("values", "Values"),
 )
@@ -277,6 +283,17 @@ def _by_channel(key, values, frame):
     }
 
 
+def noise(fit: Fit, frame: Frame) -> dict[str, float]:
+    """The standard deviation of noise that a fit took measurements to have, the mean over its
+    signals in own units, of several channels each alone; nothing where it took none."""
+    stats = fit.solution.stats.get("noise_variance")
+    if stats is None:
+        return {}
+    deviation = np.sqrt(np.asarray(stats, np.float64)).mean() * frame.spans
+    found = _by_channel("noise", deviation[None], frame)
+    return {key: float(values[0]) for key, values in found.items()}
+
+
 def extras(
     collection: Any,
     measured: Measured,
@@ -288,7 +305,8 @@ def extras(
 ) -> Extras:
     """Of the first signals: measurements over the reconstruction, where it is unsure, the truth."""
     count = min(config.fit.num_pictures, len(reconstruction))
-    named = {"values": "; ".join(channel.label for channel in collection.frame.channels)}
+    frame = collection.frame
+    named = {"values": "; ".join(channel.label for channel in frame.channels), **noise(fit, frame)}
     if not count:
         return Extras(named, unit=False)
     some = None if truth is None else truth[:count]

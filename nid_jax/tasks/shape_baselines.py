@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from nid_jax.baselines import shapes
-from nid_jax.coding.drawing import kept
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.fields.coordinates import grid
 from nid_jax.fitting.fit import Fit
@@ -46,7 +45,7 @@ class Shapes:
         some = baselines.FirstSignals([1] * self.count, None, self.scored)
         found = baselines.mean(self.fit, self.prior, shape, some.alike, "shape")
         experts = self.fit.dictionary.num_experts
-        known = None if self.prior is None else kept(self.prior, experts, _CODES)
+        known = None if self.prior is None else self.prior.kept(experts, _CODES)
         if known is not None:
             codes, bias = known
             others = Fit.of_codes(self.fit.dictionary, codes, bias, self.fit.grid_shape)

@@ -93,3 +93,22 @@ def test_more_than_memory_holds_is_one_line():
             ArgumentError, match=f"count: {count}; allowed: what fits into the .* GiB"
         ):
             drawing.drawn(known()[0], count)
+
+
+def test_what_a_prior_tells_of_its_training_signals():
+    found, values = known()
+    covariance = np.asarray(found.factor) @ np.asarray(found.factor).T
+    expected = np.diag(covariance) + np.asarray(found.diagonal)
+    np.testing.assert_allclose(found.variance, expected, rtol=1e-5)
+    code, bias = found.middle(EXPERTS - 1)
+    np.testing.assert_allclose(code, values[:, : EXPERTS - 1].mean(0), rtol=1e-4)
+    np.testing.assert_allclose(bias, values[:, EXPERTS:].mean(0), rtol=1e-4)
+    assert found._replace(codes=None).kept(EXPERTS, 3) is None
+    assert found._replace(level=None).middle(EXPERTS) is None
+    codes = values[:, :EXPERTS].astype(np.float32)
+    chosen, biases = found._replace(codes=codes).kept(EXPERTS, 3)
+    last = len(codes) - 1
+    np.testing.assert_array_equal(chosen, codes[[0, round(last / 2), last]])
+    # What is left of biases varies by 0.3.
+    left = values[[0, round(last / 2), last], EXPERTS:] - biases
+    assert np.abs(left).max() < 1.5

@@ -43,7 +43,7 @@ def test_every_signal_is_reached_from_the_report(tmp_path):
     assert section["all_signals"] == "fits/filled/signals.html"
     assert "signals.html" in [entry["name"] for entry in section["files"]]
     page = report.write_report(tmp_path).read_text("utf-8")
-    assert 'All of them, as pictures' in page
+    assert "All of them, as pictures" in page
     assert 'href="fits/filled/signals.html"' in page
     assert len(page) < 200_000
     reached, left = set(), ["signals.html"]
@@ -62,7 +62,9 @@ def test_every_signal_is_reached_from_the_report(tmp_path):
         assert all((folder / link).is_file() for link in found.links)
         assert ("pictures/" + sheet.name in found.links) == (page == "signals.html")
     assert len(seen) == 3
-    assert {os.path.basename(link) for link in reached} == set(os.listdir(folder / "reconstructions"))
+    assert {os.path.basename(link) for link in reached} == set(
+        os.listdir(folder / "reconstructions")
+    )
 
 
 def test_signals_that_are_no_pictures_have_links(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -407,3 +408,15 @@ def test_what_was_measured_of_fields_is_told(built):
     assert " points of each (y in km, x in km), of which 2 were held out of the fit" in words
     words = task.describe(collection, task.learned_from(collection), len(collection))
     assert words.endswith("all of which the fit was given.")
+
+
+def test_noise_is_told_in_the_unit_of_the_values():
+    frame = frames.Frame(FRAME.axes, (frames.Scale("wind", "m/s", -10.0, 30.0),))
+    stats = {"noise_variance": np.array([0.01, 0.04])}
+    fit = SimpleNamespace(solution=SimpleNamespace(stats=stats))
+    # Deviations of 0.1 and 0.2 of a range of 40 m/s.
+    assert fields.noise(fit, frame) == pytest.approx({"noise": 6.0})
+    both = frames.Frame(FRAME.axes, (*frame.channels, frames.Scale("heat", "K", 0.0, 2.0)))
+    assert fields.noise(fit, both) == pytest.approx({"noise_wind": 6.0, "noise_heat": 0.3})
+    fit.solution.stats = {}
+    assert fields.noise(fit, frame) == {}
