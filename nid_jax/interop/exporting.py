@@ -42,7 +42,10 @@ BAKED_NUMBERS = 2**22
 """Atoms at the points of the picture that a file holds, 16 MB; where there are more of them, it
 holds the dictionary and evaluates them with every call."""
 
-_NEEDS_FLATBUFFERS = "needs flatbuffers, as does whatever reads the file; pip install flatbuffers, or nid_jax[export]"
+_NEEDS_FLATBUFFERS = (
+    "needs flatbuffers, as does whatever reads the file; pip install flatbuffers, or "
+    "nid_jax[export]"
+)
 # Numbers of the map from measurements to codes: 1 GB; what files of jax.export can be is 2 GB.
 _MOST_NUMBERS = 2**28
 # Conjugate gradients: at most so many steps, and where they end. On faces of which a fifth of the
@@ -103,8 +106,8 @@ class ExportedFit:
 
     @classmethod
     def load(cls, path: str | Path) -> "ExportedFit":
-        """What `save` wrote. Raises FileNotFoundError where there is no file, and ValueError, in one
-        line, for one that is damaged or no function of `export`."""
+        """What `save` wrote. Raises FileNotFoundError where there is no file, and ValueError, in
+        one line, for one that is damaged or no function of `export`."""
         path = checks.path("path", path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")

@@ -20,7 +20,8 @@ PER_PAGE = 500
 _PAGE = Markup("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>body {{ font: 14px sans-serif; margin: 1rem }} figure {{ display: inline-block; margin: .3rem;
+<style>body {{ font: 14px sans-serif; margin: 1rem }}
+figure {{ display: inline-block; margin: .3rem;
 vertical-align: top; width: 9rem; overflow-wrap: anywhere }}
 img {{ width: 9rem; height: 9rem; object-fit: contain; background: #eee }}</style>
 </head><body><h1>{title}</h1><nav>{pages}</nav>

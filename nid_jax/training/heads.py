@@ -70,8 +70,8 @@ def find(
     those of a covariance, or of the signals' products where features are too many for one, or
     local; or come by rounds, each of which is kept at `path`, where signals are not alike in what
     was measured of them. None where `go_on`, which is told how many were done of how many, and of
-    what where that is no round, said no after a round: the same call goes on. Raises ArgumentError for features or signals of which such
-    heads cannot be found.
+    what where that is no round, said no after a round: the same call goes on. Raises ArgumentError
+    for features or signals of which such heads cannot be found.
     """
     if config.dictionary.heads == "waves":
         names, top_k = collection.names, config.router.top_k

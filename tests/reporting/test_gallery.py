@@ -1,4 +1,4 @@
-"""All signals of a fit are within reach of its report, however many there are, in few bytes each."""
+"""All signals of a fit are within reach of its report, however many, in few bytes each."""
 
 import html.parser
 import os
