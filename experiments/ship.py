@@ -6,8 +6,8 @@ Each is learned in closed form from a built-in collection, and scored on signals
 part: from all and from some of their samples, as float32 and as the 16 bits that are stored, beside
 as many principal components of the same training signals, and as many as the file could hold of
 them on their grid (under the Gaussian of their codes where samples are missing, its noise by
-evidence but no less than what the components leave of the training signals). Writes DIR/NAME/{model.safetensors, README.md} and
-DIR/SHA256SUMS.
+evidence but no less than what the components leave of the training signals). Writes
+DIR/NAME/{model.safetensors, README.md} and DIR/SHA256SUMS.
 """
 
 import dataclasses

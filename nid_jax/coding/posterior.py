@@ -63,8 +63,9 @@ def gaussian(
     """The most probable codes under a Gaussian prior.
 
     noise: variance of a measured value; 'estimate' for the value of highest evidence over the
-    signals together, `Estimated` for one from a least value on; None for that of the prior. stats has 'noise_variance' and 'by_evidence'.
-    Raises ArgumentError for a prior of another dictionary or a bad noise.
+    signals together, `Estimated` for one from a least value on; None for that of the prior.
+    stats has 'noise_variance' and 'by_evidence'. Raises ArgumentError for a prior of another
+    dictionary or a bad noise.
     """
     if isinstance(equations, OrthonormalEquations):
         # Once, not for the noise and again for the codes.
