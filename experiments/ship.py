@@ -197,7 +197,7 @@ def rescore(name, setting, folder, smoke):
     if not found:
         raise ValueError(f"{path}: no section '{title}'; make it without --cards")
     after = rest[rest.index("\n## ") :]
-    path.write_text(f"{before}{found}\n{scores}\n\n{made()}.\n{after}", encoding="utf-8")
+    path.write_text(f"{before}{found}\n{scores.rstrip()}\n\n{made()}.\n{after}", encoding="utf-8")
 
 
 def scored(name, setting, config, file, learned=None):
