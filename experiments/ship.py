@@ -1,12 +1,15 @@
 """The dictionaries that come with the package: weights of 16 bits, a card each, and SHA256SUMS.
 
-    python experiments/ship.py --scale=smoke|cpu --output=nid_jax/dictionaries [--only=faces]
+    python experiments/ship.py --scale=smoke|cpu --output=nid_jax/dictionaries
+        [--only=faces] [--cards]
 
 Each is learned in closed form from a built-in collection, and scored on signals of it that took no
 part: from all and from some of their samples, as float32 and as the 16 bits that are stored, beside
-as many principal components of the same training signals (under the Gaussian of their codes where
-samples are missing, its noise by evidence). Writes DIR/NAME/{model.safetensors, README.md} and
-DIR/SHA256SUMS.
+as many principal components of the same training signals, and as many as the file could hold of
+them on their grid (under the Gaussian of their codes where samples are missing, its noise by
+evidence but no less than what the components leave of the training signals). Writes
+DIR/NAME/{model.safetensors, README.md} and DIR/SHA256SUMS. With --cards nothing is learned: what
+DIR holds is scored, and the scores on its cards are replaced.
 """
 
 import dataclasses
@@ -174,24 +177,10 @@ def ship(name, setting, folder, smoke):
     config = config_of(*setting.config, changes)
     learned, seconds = clocked(nid.learn, config)
     file = hub.save_pretrained(folder / name, learned, dtype="float16") / hub.WEIGHTS
-    stored = nid.load(file)
-    task = tasks.build(config)
-    train, truth = stacked(task.open("train")), stacked(task.open("test"))
-    draw, grid = np.random.default_rng(0), truth.shape[1:-1]
-    masks = [draw.random(grid) < share for share in setting.shares]
-    numbers = learned.num_experts + learned.channels
-    peers = of_components(train[: MOST_NUMBERS // truth[0].size], truth, masks, numbers)
-    rows = []
-    for share, seen, peer in zip(setting.shares, masks, peers, strict=True):
-        given = {} if seen.all() else {"seen": seen}
-        fits = [dictionary.fit(truth, **given) for dictionary in (stored, learned)]
-        found = [np.asarray(fit.render()) for fit in fits]
-        rows.append([share, *(score(name, one, truth) for one in (*found, peer))])
-        say(f"{name}: {rows[-1]}")
-    title = "IoU" if name == "chairs" else "PSNR, dB"
+    title, scores = scored(name, setting, config, file, learned)
     sections = {
         "Learned from": f"{setting.data} In {seconds:.0f} s, heads in closed form; {made()}.",
-        f"{title} of {len(truth)} unseen signals": table(rows, title, numbers),
+        title: scores,
         "Size": f"{file.stat().st_size / 1e6:.2f} MB: weights of float16, the prior of float32.",
         "Rights in the data": setting.rights,
     }
@@ -199,26 +188,64 @@ def ship(name, setting, folder, smoke):
     hub.save_pretrained(folder / name, learned, dtype="float16", repo_id=name, **card)
 
 
-def table(rows, title, numbers):
+def rescore(name, setting, folder, smoke):
+    """Score what is stored, and put that on its card."""
+    file, path = folder / name / hub.WEIGHTS, folder / name / hub.CARD
+    title, scores = scored(name, setting, nid.load(file).config, file)
+    card = path.read_text(encoding="utf-8")
+    before, found, rest = card.partition(f"\n## {title}\n")
+    if not found:
+        raise ValueError(f"{path}: no section '{title}'; make it without --cards")
+    after = rest[rest.index("\n## ") :]
+    path.write_text(f"{before}{found}\n{scores.rstrip()}\n\n{made()}.\n{after}", encoding="utf-8")
+
+
+def scored(name, setting, config, file, learned=None):
+    """(title, table) of unseen signals by the file, by what it was stored from, and by PCA."""
+    task, stored = tasks.build(config), nid.load(file)
+    train, truth = stacked(task.open("train")), stacked(task.open("test"))
+    draw, grid = np.random.default_rng(0), truth.shape[1:-1]
+    masks = [draw.random(grid) < share for share in setting.shares]
+    # Of as many codes, and of as many bytes: components hold every sample of their grid.
+    numbers = stored.num_experts + stored.channels
+    counts = (numbers, max(1, file.stat().st_size // 2 // truth[0].size))
+    known = train[: MOST_NUMBERS // truth[0].size]
+    peers = [of_components(known, truth, masks, count) for count in counts]
+    kinds = {"these 16 bits": stored} | ({"as float32": learned} if learned else {})
+    rows = []
+    for share, seen, *peer in zip(setting.shares, masks, *peers, strict=True):
+        given = {} if seen.all() else {"seen": seen}
+        found = [np.asarray(one.fit(truth, **given).render()) for one in kinds.values()]
+        rows.append([share, *(score(name, one, truth) for one in (*found, *peer))])
+        say(f"{name}: {rows[-1]}")
+    title = "IoU" if name == "chairs" else "PSNR, dB"
+    methods = [f"PCA, {counts[0]} components", f"PCA of as many bytes, {counts[1]} components"]
+    found = table(rows, title, ["samples seen", *kinds, *methods])
+    return f"{title} of {len(truth)} unseen signals", found
+
+
+def table(rows, title, columns):
     """The scores as Markdown: shares of the samples, then methods."""
     digits = 3 if title == "IoU" else 2
-    columns = ["samples seen", "these 16 bits", "as float32", f"PCA, {numbers} components"]
     cells = [[f"{row[0]:.1%}", *(f"{value:.{digits}f}" for value in row[1:])] for row in rows]
     return tables.markdown_table(cells, columns)
 
 
-def run(scale, output, only):
+def run(scale, output, only, cards):
     """Make all, or some of them."""
     logging.set_verbosity(logging.WARNING)
     unknown = [name for name in only if name not in SETTINGS]
     if unknown:
         raise ValueError(f"--only={unknown[0]}: allowed: {', '.join(SETTINGS)}")
     for name in only or SETTINGS:
-        _, seconds = clocked(ship, name, SETTINGS[name], output, scale == "smoke")
+        _, seconds = clocked(
+            rescore if cards else ship, name, SETTINGS[name], output, scale == "smoke"
+        )
         say(f"{name}: done in {tables.format_duration(seconds)}")
     shipped.write_sums(output)
 
 
 if __name__ == "__main__":
     ONLY = flags.DEFINE_list("only", [], f"Some of them: {', '.join(SETTINGS)}; all.")
-    command.start(run, "ship", ("smoke", "cpu"), ONLY)
+    CARDS = flags.DEFINE_bool("cards", False, "Score what is there, and learn nothing.")
+    command.start(run, "ship", ("smoke", "cpu"), ONLY, CARDS)

@@ -83,10 +83,15 @@ class Components:
 
 
 def prior_of(known, rows):
-    """The Gaussian of the components of training signals: rows [N, V] -> GaussianPrior."""
-    codes = (rows - known.mean) @ known.axes.T
+    """The Gaussian of the components of training signals: rows [N, V] -> GaussianPrior.
+
+    Its noise is what the components leave of the signals, in the mean over values.
+    """
+    centred = rows - known.mean
+    codes = centred @ known.axes.T
+    left = np.square(centred).mean() - np.square(codes).sum(1).mean() / rows.shape[1]
     empty = np.zeros((len(known.axes), 1), np.float32)
-    return GaussianPrior(codes.mean(0), empty, codes.var(0), 0.0, 1.0, codes)
+    return GaussianPrior(codes.mean(0), empty, codes.var(0), max(left, 0.0), 1.0, codes)
 
 
 def most_probable(known, prior, values, places, noise, neighbours, focus):
@@ -122,7 +127,8 @@ def most_probable(known, prior, values, places, noise, neighbours, focus):
 def codes_of_few(axes, prior, values):
     """The most probable codes [S, K] given values [S, M] less the mean, of axes [K, M] there.
 
-    prior: of independent codes; the noise is the variance of highest evidence of a few.
+    prior: of independent codes; the noise is the variance of highest evidence of a few, or what
+    the components leave of the training signals where that is more, as of our own.
     """
     axes = np.asarray(axes, float)
     spread, mean = np.square(np.asarray(prior.factor, float)).sum(1), np.asarray(prior.mean, float)
@@ -131,6 +137,7 @@ def codes_of_few(axes, prior, values):
     eigen, vectors = np.linalg.eigh((axes.T * spread) @ axes)
     turned = left @ vectors
     noises = np.square(left).mean() * 10.0 ** np.arange(-5, 0.6, 0.25)
+    noises = np.maximum(noises, prior.noise)
     costs = [
         (np.square(turned) / (eigen + noise)).sum() + len(left) * np.log(eigen + noise).sum()
         for noise in noises

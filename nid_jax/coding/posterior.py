@@ -45,16 +45,27 @@ class Posterior(NamedTuple):
     quadratic: jax.Array
 
 
+class Estimated(NamedTuple):
+    """A noise variance of highest evidence, `least` or more: see `estimate_noise`."""
+
+    least: float | Float[Array, ""] = 0.0
+
+
+Noise = float | str | Float[Array, ""] | Estimated | None
+"""A variance, 'estimate' or `Estimated`, None for that of the prior."""
+
+
 def gaussian(
     equations: gram.NormalEquations | OrthonormalEquations,
     prior: GaussianPrior,
-    noise: float | str | None = None,
+    noise: Noise = None,
 ) -> Solution:
     """The most probable codes under a Gaussian prior.
 
-    noise: variance of a measured value, 'estimate' for the value of highest evidence over the
-    signals together, None for that of the prior. stats has 'noise_variance' and 'by_evidence'.
-    Raises ArgumentError for a prior of another dictionary or a bad noise.
+    noise: variance of a measured value; 'estimate' for the value of highest evidence over the
+    signals together, `Estimated` for one from a least value on; None for that of the prior.
+    stats has 'noise_variance' and 'by_evidence'. Raises ArgumentError for a prior of another
+    dictionary or a bad noise.
     """
     if isinstance(equations, OrthonormalEquations):
         # Once, not for the noise and again for the codes.
@@ -78,7 +89,7 @@ def with_outcome(found: tuple, noise: Float[Array, ""], by_evidence: Bool[Array,
 def resolve_noise(
     equations: gram.NormalEquations | OrthonormalEquations,
     prior: GaussianPrior,
-    noise: float | str | Float[Array, ""] | None,
+    noise: Noise,
 ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
     """What `gaussian` takes as a variance [] and whether it is by evidence, bool [].
 
@@ -89,7 +100,9 @@ def resolve_noise(
     if noise is None:
         return _noise_of_prior(equations, prior)
     if isinstance(noise, str) and noise == "estimate":
-        return estimate_noise(equations, prior), jnp.asarray(True)
+        noise = Estimated()
+    if isinstance(noise, Estimated):
+        return estimate_noise(equations, prior, noise.least), jnp.asarray(True)
     checks.numbers("noise", noise, lambda v: v > 0, "finite and above 0, or 'estimate'")
     return jnp.asarray(noise, jnp.float32), jnp.asarray(False)
 
@@ -137,16 +150,22 @@ def _batches(equations):
 
 
 def estimate_noise(
-    equations: gram.NormalEquations | OrthonormalEquations, prior: GaussianPrior
+    equations: gram.NormalEquations | OrthonormalEquations,
+    prior: GaussianPrior,
+    least: float | Float[Array, ""] = 0.0,
 ) -> Float[Array, ""]:
     """The noise variance of highest evidence, over a decade's eighths. -> float32 [].
 
-    One variance for all signals; of many, the first few decide.
+    One variance for all signals; of many, the first few decide. least: below it none is looked at.
+    Evidence takes the noise to be alike everywhere, but what a dictionary leaves of a signal is
+    not: where signals are flat it leaves nothing. Few samples tell little but of such places, and
+    would be believed to the last digit everywhere.
     """
     equations = equations.of_signals(slice(0, _NOISE_SIGNALS))
     noises, silent = _noises(equations)
+    noises = jnp.maximum(noises, least)
     total = functools.reduce(jnp.add, evidences(equations, prior, noises))
-    return jnp.where(silent, jnp.float32(1e-6), noises[jnp.argmax(total)])
+    return jnp.maximum(jnp.where(silent, 1e-6, noises[jnp.argmax(total)]), least)
 
 
 def _noises(equations):

@@ -165,6 +165,12 @@ def test_noise_of_highest_evidence():
         assert 0.7 * noise < posterior.estimate_noise(equations, found) < 1.4 * noise
     solution = posterior.gaussian(equations, found, noise="estimate")
     assert "by evidence" in posterior.words(solution.stats)
+    for least, wanted in ((0.5, 1.0), (30.0, 30.0)):
+        found_noise = posterior.estimate_noise(equations, found, least)
+        assert max(0.7 * wanted, least) <= found_noise < 1.4 * wanted
+    # Of measurements that are all 0 the least, too.
+    silent = gram.normal_equations(make_dictionary(), operators.sample((7, 6)), 0 * y)
+    assert posterior.estimate_noise(silent, found, 0.25) == 0.25
     # Where the training residuals are known, they are the default.
     known = prior.fit_prior(codes, bias, residual=np.full(400, 0.5), shrinkage=1e-3)
     by_default = posterior.gaussian(equations, known)

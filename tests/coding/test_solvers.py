@@ -11,7 +11,7 @@ from flax import nnx
 
 from nid_jax.coding import prior as priors
 from nid_jax.coding.gram import normal_equations
-from nid_jax.coding.operators import sample
+from nid_jax.coding.operators import mask, sample
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Result, Solution
 from nid_jax.coding.solvers import (
@@ -287,6 +287,27 @@ def test_what_solvers_say(problem):
     experts = problem.dictionary.num_experts
     assert f" among {experts} of " in said(RouterRidge(3, candidates=experts))
     assert said(Gradient(7)) == "7 steps taken"
+
+
+def test_samples_have_no_less_noise_than_the_dictionary_leaves_of_its_training_signals(problem):
+    """Whatever evidence says of signals that it holds exactly; other operators' units differ."""
+    points = np.asarray(grid(SHAPE))
+    some = np.random.default_rng(0).random(SHAPE) < 0.4
+    known = problem.prior._replace(noise=jnp.float32(0.04))
+    for operator, least in (
+        (sample(points), True),
+        (mask(SHAPE, some), True),
+        (2 * sample(points), False),
+    ):
+        asked = dataclasses.replace(problem, operator=operator, prior=known)
+        for solver in (Gaussian(), Gaussian(neighbours=8)):
+            noise = solver.solve(asked).stats["noise_variance"]
+            assert np.allclose(noise, 0.04) if least else np.all(noise < 0.01)
+    # More than that is believed.
+    draw = np.random.default_rng(1).normal(size=problem.measurements.shape)
+    noisy = with_measurements(problem, problem.measurements + draw.astype(np.float32))
+    noise = Gaussian().solve(dataclasses.replace(noisy, prior=known)).stats["noise_variance"]
+    assert np.all((noise > 0.5) & (noise < 2))
 
 
 def test_results_are_sentences(problem):

@@ -220,6 +220,16 @@ def test_ship(tmp_path, smoke):
         stored, whole = np.array([[float(cell) for cell in row[1:3]] for row in rows]).T
         # Sixteen bits are enough.
         np.testing.assert_allclose(stored, whole, atol=0.02)
+    card = (tmp_path / "faces" / "README.md").read_text()
+    smoke("ship", tmp_path, "--only=faces", "--cards")
+    again = (tmp_path / "faces" / "README.md").read_text()
+    assert "as float32" in card
+    assert "as float32" not in again
+    # The same but for the column, and when it was scored.
+    assert [line.split("|")[:3] for line in card.splitlines() if line.startswith("| 10.0%")] == [
+        line.split("|")[:3] for line in again.splitlines() if line.startswith("| 10.0%")
+    ]
+    assert card.split("\n## Size")[1] == again.split("\n## Size")[1]
 
 
 @pytest.mark.slow

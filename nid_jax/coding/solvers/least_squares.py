@@ -14,6 +14,7 @@ from nid_jax.coding import (
     implicit,
     mixture_codes,
     neighbours,
+    operators,
     posterior,
     ridge,
 )
@@ -94,7 +95,8 @@ class Gaussian(Solver):
 
     noise: float = 0.0
     """Standard deviation of the measurements' noise; 0 takes the one of highest evidence, of all
-    signals together, which derivatives hold constant."""
+    signals together, which derivatives hold constant. Samples of signals have no less than what
+    the dictionary leaves of those that it was learned from."""
     neighbours: int = 0
     """0: one prior for all; else the training codes that make up each signal's own prior."""
     blend: float = 0.1
@@ -140,18 +142,25 @@ class Gaussian(Solver):
         if self.noise_known and one and self._descends(problem):
             penalty = conjugate.Penalty(prior=known.alone(), noise=self.noise**2)
             return conjugate.weighted_codes(problem, penalty)
-        noise = self.noise**2 if self.noise_known else "estimate"
-        equations = self._equations(problem)
+        noise, equations = self._variance(problem), self._equations(problem)
         if self.neighbours:
             return neighbours.local_gaussian(equations, known, noise, self.neighbours, self.blend)
         return mixture_codes.under_prior(equations, known if mixed else known.alone(), noise)
+
+    def _variance(self, problem):
+        """The noise variance given, or how it is to be estimated."""
+        if self.noise_known:
+            return self.noise**2
+        # Other operators measure in units of their own.
+        sampled = isinstance(problem.operator, (operators.Sample, operators.Mask))
+        return posterior.Estimated(problem.prior.noise if sampled else 0.0)
 
     def _solve_implicitly(self, problem: Problem) -> Solution:
         if self.mixes(problem.prior):
             return self._solve(no_gradient(problem, self.name))
         problem = dataclasses.replace(problem, prior=problem.prior.alone())
         equations = jax.lax.stop_gradient(self._equations(problem))
-        asked = self.noise**2 if self.noise_known else "estimate"
+        asked = self._variance(problem)
         noise, by_evidence = posterior.resolve_noise(equations, problem.prior, asked)
         found = implicit.gaussian_codes(
             *problem.measured(), problem.prior, noise, equations=equations
