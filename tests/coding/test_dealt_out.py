@@ -179,13 +179,14 @@ def trained(differentiate, processes=1):
     """{mesh: losses of steps}, of 13 signals."""
     import jax
 
-    from nid_jax import sharding, tasks
+    from nid_jax import data, sharding, tasks
     from nid_jax.configs import image
     from nid_jax.training.loop import Trainer
 
     images = np.random.default_rng(1).uniform(0, 1, (SIGNALS, 8, 8, 1)).astype(np.float32)
+    collection = data.ArrayCollection(images, range(SIGNALS), "noise")
     losses = {}
-    for data, expert in MESHES if processes == 1 else ((4, 2),):
+    for rows, parts in MESHES if processes == 1 else ((4, 2),):
         config = image.get_config("smoke")
         config.dictionary.update({"kind": "shared", "num_experts": 24, "width": 16})
         config.dictionary.update({"num_layers": 3, "activation": "relu", "heads": "drawn"})
@@ -193,12 +194,12 @@ def trained(differentiate, processes=1):
         config.router.update({"kind": "none", "top_k": 0})
         config.train.update({"batch_size": SIGNALS, "codes": "varpro", "points": 0})
         config.train.update({"scan": "off", "differentiate": differentiate})
-        config.mesh.update({"data": data, "expert": expert})
-        trainer = Trainer(tasks.build(config), config, None, images)
+        config.mesh.update({"data": rows, "expert": parts})
+        trainer = Trainer(tasks.build(config), config, None, collection)
         batch = trainer.feeder.feed(0, 1)
         program = trainer.step_for(trainer.warmup_steps, batch)
         state, trainer.state = trainer.state, None
-        own = losses[f"{data}x{expert}"] = []
+        own = losses[f"{rows}x{parts}"] = []
         for _ in range(4):
             state, terms = program(state, batch)
             own.append(float(sharding.own(terms["loss"])))
