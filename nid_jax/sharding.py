@@ -5,7 +5,7 @@ One device is a mesh of one, so there is no other code path. All functions work 
 process and in several.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -183,6 +183,35 @@ def cut(batch: PyTree, size: int) -> PyTree[Array]:
     common = {"points", "way"} & set(batch)
     rows = {name: leaf for name, leaf in batch.items() if name not in common}
     return {**jax.tree.map(lambda leaf: leaf[:size], rows), **{k: batch[k] for k in common}}
+
+
+def dealt_out(
+    function: Callable[[PyTree, PyTree], PyTree], common: PyTree, rows: PyTree
+) -> PyTree[Array]:
+    """function(common, rows), each device of the mesh of `jax.set_mesh` with its share of rows.
+
+    rows: arrays [S, ...], and so are the function's results, of which every row depends on the same
+    row alone; common: arrays that every device gets whole. Rows are split over all devices, along
+    'data' and 'expert'. Where they do not divide, the last one comes again. Without a mesh, or on
+    one device, it is the function itself.
+
+    XLA splits no call of LAPACK or cuSOLVER: left to itself, every device solves for all rows.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function(common, rows)
+    count = len(jax.tree.leaves(rows)[0])
+    more = -count % mesh.size
+
+    def even(leaf):
+        return jnp.pad(leaf, [(0, more)] + [(0, 0)] * (leaf.ndim - 1), mode="edge")
+
+    split = PartitionSpec(mesh.axis_names)
+    own = jax.shard_map(
+        function, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False
+    )
+    found = own(common, jax.tree.map(even, rows) if more else rows)
+    return jax.tree.map(lambda leaf: leaf[:count], found) if more else found
 
 
 def place_batch(batch: PyTree, mesh: Mesh) -> PyTree[Array]:

@@ -3,7 +3,8 @@
 Of a shared dictionary on a mesh of D x X devices ('data' x 'expert'), for each device. A
 multiply-add is two operations; matrix products, factorisations and triangular solves count,
 elementwise work does not. What the mesh does not split, every device computes: the trunk at all
-points, the features' Gram matrix, the factor and its solves.
+points, the features' Gram matrix and the factor. Signals whose codes are solved are split over all
+devices, each of which has whole heads for them; otherwise over 'data'.
 """
 
 import dataclasses
@@ -43,6 +44,11 @@ class Sizes:
         return -(-self.signals // self.data)
 
     @property
+    def solved_signals(self):
+        """Of a device, where their codes are solved."""
+        return -(-self.signals // (self.data * self.expert))
+
+    @property
     def own_experts(self):
         """Of a device."""
         return -(-self.experts // self.expert)
@@ -63,34 +69,37 @@ def step_products(kind, s):
     """Operations of a step in matrix products, by part."""
     one = s.points * operations.network(s.layers)
     first = 2 * s.points * s.layers[0] * s.layers[1]
-    head = 2 * s.own_signals * s.features * s.channels
     # Solved codes are constants: their gradient is not taken.
-    passes = 2 if kind == "varpro" else 3
+    solved = kind == "varpro"
+    passes, signals, experts = 3, s.own_signals, s.own_experts
+    if solved:
+        passes, signals, experts = 2, s.solved_signals, s.experts
+    head = 2 * signals * s.features * s.channels
     found = {
         "trunk": 3 * one - first,
-        "fold": passes * head * s.own_experts,
+        "fold": passes * head * experts,
         "render": 3 * head * s.points,
     }
-    if kind != "varpro":
+    if not solved:
         return found
     f, e, c = s.features, s.experts, s.channels
-    found["moments"] = head * (s.points + s.own_experts)
+    found["moments"] = head * (s.points + e)
     if s.through_trunk:
         found["Gram of features"] = 2 * s.points * f**2
         found["heads of Gram"] = 2 * c * (f**2 * e + f * e**2) / s.expert
     else:
         found["atoms"] = 2 * s.points * f * c * s.own_experts
         found["Gram of atoms"] = 2 * s.points * c * e**2 / s.expert
-        found["moments"] = 2 * s.own_signals * s.points * c * s.own_experts
-    found["correction"] = 2 * e**2 * s.own_signals / s.expert
+        found["moments"] = 2 * signals * s.points * c * e
+    found["correction"] = 2 * e**2 * signals
     return found
 
 
 def step_solves(kind, s):
-    """Operations of a step in a factor and triangular solves, whole on every device."""
+    """Operations of a step in a factor, whole on every device, and in triangular solves."""
     if kind != "varpro":
         return {}
-    return {"factor": s.experts**3 / 3, "solves": 4 * s.experts**2 * s.signals}
+    return {"factor": s.experts**3 / 3, "solves": 4 * s.experts**2 * s.solved_signals}
 
 
 def fit(solver, s, top_k=0, steps=1):
@@ -113,6 +122,8 @@ def fit(solver, s, top_k=0, steps=1):
 
 def step_bytes(kind, s):
     """{(what, over which axis, operation): bytes of its result on a device} of a step."""
+    if kind == "varpro":
+        return _solved_bytes(s)
     f, c, e = s.features, s.channels, s.own_experts
     found = {}
     if s.expert > 1:
@@ -120,7 +131,7 @@ def step_bytes(kind, s):
     if s.data > 1:
         found["features' gradient", "data", "all-reduce"] = s.points * f
         found["heads' gradient", "data", "all-reduce"] = (f + 1) * c * e
-    if kind != "varpro" and s.data > 1:
+    if s.data > 1:
         found["codebook's gradient", "data", "all-reduce"] = s.collection * (e + c)
     if kind == "joint, sparse" and s.expert > 1:
         # Numbers and places of every part's K largest; all numbers of all signals where a part has
@@ -131,38 +142,36 @@ def step_bytes(kind, s):
         found["candidates", "expert", "all-gather"] = candidates
     if kind == "joint, sparse" and s.data > 1:
         found["places of codes", "data", "all-gather"] = 2 * s.signals * s.active
-    found = {key: _FLOAT * numbers for key, numbers in found.items()}
-    if kind == "varpro":
-        found |= _solve_bytes(s)
-    return found
+    return {key: _FLOAT * numbers for key, numbers in found.items()}
 
 
-def _solve_bytes(s):
-    """Of the normal equations: the matrix, where experts are split, and both sides of its solves,
-    whole on every device."""
+def _solved_bytes(s):
+    """Of a step with solved codes, of signals split over all devices. Where experts are split,
+    heads are gathered for the signals' sake and for the Gram matrix's, and the matrix is turned
+    round and gathered for its factor."""
+    f, c, e = s.features, s.channels, s.experts
     if s.data * s.expert == 1:
         return {}
     axis = "expert" if s.data == 1 else "data" if s.expert == 1 else "both"
-    right = 2 * s.solve_bytes * s.signals * s.experts
-    found = {("right-hand sides", axis, "all-gather"): right}
+    found = {
+        ("features' gradient", axis, "all-reduce"): s.points * f,
+        ("heads' gradient", axis, "all-reduce"): (f + 1) * c * e,
+    }
     if s.expert > 1:
-        heads = _FLOAT * s.features * s.channels * s.experts
-        found["heads, whole", axis, "all-gather"] = heads
-        codes = s.solve_bytes * s.own_signals * s.experts
-        found["correction", "expert", "all-reduce"] = codes
-        # In the first try and, in the program's text, in those after a factor that failed.
-        matrix = s.solve_bytes * s.experts**2
-        found["Gram", "expert", "all-gather"] = matrix
-        found["Gram, again", "expert", "all-gather"] = matrix
-    return found
+        found["heads of signals", "expert", "all-gather"] = (f + 1) * c * e
+        found["heads of Gram", "expert", "all-gather"] = (f + 1) * c * e
+        found["Gram, turned", "expert", "all-to-all"] = e * s.own_experts
+        found["Gram", "expert", "all-gather"] = e**2
+    if s.expert > 1 and s.data > 1:
+        found["heads' own gradient", "data", "all-reduce"] = (f + 1) * c * s.own_experts
+    return {key: _FLOAT * numbers for key, numbers in found.items()}
 
 
 def wire_bytes(found):
     """Bytes that a device sends by rings of many devices: all-reduces go round twice."""
     return sum(
         numbers * (2 if operation == "all-reduce" else 1)
-        for (what, _, operation), numbers in found.items()
-        if what != "Gram, again"
+        for (_, _, operation), numbers in found.items()
     )
 
 
@@ -172,13 +181,15 @@ def step_memory(kind, s):
     weights = sum((a + 1) * b for a, b in inner)
     weights += (s.features + 1) * s.channels * s.own_experts
     rows = 0 if kind == "varpro" else s.collection * (s.own_experts + s.channels)
-    values = s.own_signals * s.points * s.channels
+    batch = values = s.own_signals * s.points * s.channels
+    if kind == "varpro":
+        values = s.solved_signals * s.points * s.channels
     found = {
         "weights": weights,
         "codebook": rows,
         "moments": 2 * (weights + rows),
         "gradients": weights + rows,
-        "batch": values,
+        "batch": batch,
         # Values of layers and their gradients; what is rendered and its gradient.
         "activations": 2 * s.points * sum(s.layers[1:]) + 2 * values,
     }
@@ -187,7 +198,7 @@ def step_memory(kind, s):
         # A part of it twice in float32 and as it is solved; whole, scaled and as its factor.
         part = (2 * _FLOAT + s.solve_bytes) * s.experts * s.own_experts
         found["Gram"] = part + 2 * s.solve_bytes * s.experts**2
-        found["codes"] = 6 * s.solve_bytes * s.signals * s.experts
+        found["codes"] = 6 * s.solve_bytes * s.solved_signals * s.experts
     return found
 
 

@@ -83,7 +83,10 @@ def _paper():
     rows = []
     for words, kind, sizes in paper_rows():
         products, solves = step_products(kind, sizes), step_solves(kind, sizes)
-        whole = products["trunk"] + products.get("Gram of features", 0) + sum(solves.values())
+        whole = products["trunk"] + products.get("Gram of features", 0)
+        whole += solves.get("factor", 0)
+        if sizes.expert == 1:
+            whole += products.get("heads of Gram", 0)
         total = sum(products.values()) + sum(solves.values())
         rows.append(
             {

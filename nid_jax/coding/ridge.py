@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from nid_jax import numerics, platforms
+from nid_jax import numerics, platforms, sharding
 from nid_jax.coding import checks, gram, least_squares
 from nid_jax.coding.orthonormal import OrthonormalEquations
 from nid_jax.coding.solution import Result, Solution, finished
@@ -277,10 +277,35 @@ def _normal_dense(equations, lam):
         return _solve_spectrally(equations, asked)
     mean = mean_diagonal(matrix)
     shift = jnp.maximum(asked, least_lambda(equations, matrix)) * mean
-    factor, scale, shift, _ = numerics.scaled_cholesky(matrix, shift)
-    codes, error = refined(matrix, shift, factor, scale, moments)
+    codes, shift, error = _dealt_out(matrix, shift, moments)
     used = jnp.broadcast_to(shift / mean, moments.shape[:1])
-    return Solved(*(value.astype(jnp.float32) for value in (codes, used, error)))
+    return Solved(codes, used.astype(jnp.float32), error)
+
+
+def _dealt_out(matrix, shift, moments):
+    """Codes [S, E] and errors [S] in float32, of every device its share of the signals, and the
+    shift as used between them.
+
+    One matrix is factorised by every device alike. Matrices of the signals' own are factorised
+    where their signals are.
+    """
+
+    def solve(common, rows):
+        found = refined(*common, *rows)
+        return tuple(value.astype(jnp.float32) for value in found)
+
+    def factorised(_, rows):
+        matrix, shift, moments = rows
+        factor, scale, shift, _ = numerics.scaled_cholesky(matrix, shift)
+        codes, error = solve((), (matrix, shift, factor, scale, moments))
+        return codes, shift, error
+
+    if matrix.ndim == 3:
+        return sharding.dealt_out(factorised, (), (matrix, shift, moments))
+    factor, scale, shift, _ = numerics.scaled_cholesky(matrix, shift)
+    common = matrix, shift, factor, scale
+    codes, error = sharding.dealt_out(solve, common, (moments,))
+    return codes, shift, error
 
 
 def refined(
@@ -445,9 +470,8 @@ def _normal_on_support(equations, indices, lam):
     parts = [p for p in (equations.moments, equations.moments_low) if p is not None]
     moments = jnp.where(empty, 0, sum(gram.wide(*(part[rows, places] for part in parts))))
     shift = jnp.maximum(gram.wide(lam)[0], least) * mean
-    factor, scale, shift, _ = numerics.scaled_cholesky(block, shift)
-    values, _ = refined(block, shift, factor, scale, moments)
-    return jnp.where(empty, 0, values).astype(jnp.float32)
+    values, _, _ = _dealt_out(block, shift, moments)
+    return jnp.where(empty, 0, values)
 
 
 def _orthonormal_on_support(equations, places, empty, lam):

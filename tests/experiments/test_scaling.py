@@ -48,8 +48,11 @@ def test_one_device_sends_nothing_and_meshes_share(kind):
     alone, both = (sum(step_products(kind, s).values()) for s in (SIZES, on(4, 2)))
     whole = step_products(kind, SIZES)["trunk"]
     assert whole < both < alone
-    # A factor and its solves are not shared.
-    assert step_solves(kind, SIZES) == step_solves(kind, on(4, 2))
+    if kind == "varpro":
+        # A factor is not shared, its solves are by all devices.
+        one, all_of = step_solves(kind, SIZES), step_solves(kind, on(4, 2))
+        assert one == {"factor": 16**3 / 3, "solves": 4 * 16**2 * 8}
+        assert all_of == {"factor": 16**3 / 3, "solves": 4 * 16**2}
     memory = [sum(step_memory(kind, s).values()) for s in (SIZES, on(1, 2), on(4, 2))]
     assert memory == sorted(memory, reverse=True)
 
@@ -66,6 +69,20 @@ def test_bytes_of_what_is_exchanged():
     }
     gathered = sum(n for (*_, what), n in found.items() if what == "all-gather")
     assert wire_bytes(found) == 2 * sum(found.values()) - gathered
+
+
+def test_solved_signals_send_nothing_of_their_own():
+    # Over data alone gradients travel, however many signals there are; else heads and matrix too.
+    few, many = (step_bytes("varpro", on(8, 1, signals=n)) for n in (8, 800))
+    assert few == many
+    assert few == {
+        ("features' gradient", "data", "all-reduce"): 4 * 100 * 7,
+        ("heads' gradient", "data", "all-reduce"): 4 * 8 * 2 * 16,
+    }
+    split = step_bytes("varpro", on(1, 8))
+    assert split["Gram", "expert", "all-gather"] == 4 * 16**2
+    assert split["Gram, turned", "expert", "all-to-all"] == 4 * 16 * 2
+    assert split["heads of signals", "expert", "all-gather"] == 4 * 8 * 2 * 16
 
 
 def test_fits_of_more_signals_cost_less_each():
