@@ -173,9 +173,7 @@ def _cholesky(matrix, shift):
     return jax.lax.linalg.cholesky(unit, symmetrize_input=False), scale
 
 
-def _well_conditioned(
-    factor: Float[Array, "*S N N"], most: float = _CONDITION
-) -> Bool[Array, ""]:
+def _well_conditioned(factor: Float[Array, "*S N N"], most: float = _CONDITION) -> Bool[Array, ""]:
     """Whether all of L L^T, of unit diagonal, are: by their row sums, and two steps of inverse
     iteration on a few random vectors (Dixon 1983)."""
     size = factor.shape[-1]

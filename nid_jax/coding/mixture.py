@@ -45,8 +45,8 @@ _WORTH = 40.0
 _LEADING_ENERGY = 0.95
 _MOST_LEADING = 64
 # Those that components differ in, and the directions that each has of its own there.
-_MOST_COORDINATES = 256
-_MOST_DIRECTIONS = 64
+_MOST_COORDINATES = 512
+_MOST_DIRECTIONS = 96
 # Share of the covariance of all codes in that of every component: while it is fitted, and those to
 # choose from in the end.
 _SHARE = 0.03

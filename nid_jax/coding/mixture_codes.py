@@ -171,9 +171,15 @@ def of_matrix(root, z, mixture, noise, rest, values) -> MixtureCodes:
     count, basis = len(mixture.weights), mixture.basis.shape[1]
     numbers = seen.matrix.shape[0] * (mixture.factors.shape[2] + 3 * len(z))
     size = numerics.even_size(count, max(1, platforms.sizes().chunk // numbers))
-    pieces = [numerics.cut(part, size) for part in (mixture.weights, *mixture[3:5])]
-    sums, found = jax.lax.scan(step, _Sums.nothing(len(z), basis, z.dtype), tuple(pieces))
-    evidences, logits = (numerics.joined(part, count).T for part in found)
+    parts = mixture.weights, mixture.offsets, mixture.factors
+    start = _Sums.nothing(len(z), basis, z.dtype)
+    if size == count:
+        # A loop of one turn would copy all components.
+        sums, found = step(start, parts)
+        evidences, logits = (part.T for part in found)
+    else:
+        sums, found = jax.lax.scan(step, start, tuple(numerics.cut(part, size) for part in parts))
+        evidences, logits = (numerics.joined(part, count).T for part in found)
     place = sums.places / sums.mass[:, None]
     codes = seen.codes(place, mixture)
     evidences = evidences - 0.5 * seen.white.log_determinant
@@ -294,7 +300,7 @@ def components(equations: OrthonormalEquations, known: GaussianPrior, noise) -> 
         logit = coarse_evidence(jnp.log(weight), determinant, logarithm, values)
         return logit, places, rows
 
-    logits, places, rows = jax.lax.map(one, (mixture.weights, *mixture[3:5]))
+    logits, places, rows = jax.lax.map(one, (mixture.weights, mixture.offsets, mixture.factors))
     codes = seen.codes(places, mixture).swapaxes(0, 1)
     left = left_open(seen.common, mixture.common, noise)
     return Components(jax.nn.softmax(logits.T, 1), codes, left, rows)
