@@ -4,8 +4,8 @@
 
 A component has a place and few directions of its own in a subspace V of the Q leading coordinates,
 and in all others what is common to all (a mixture of factor analysers: Ghahramani and Hinton 1996;
-common is diagonal for canonical codes). That takes K Q R numbers instead of K N^2; the measurements
-are factored and brought to V once, for all components, of which each costs Q^2 R at most.
+common is diagonal for canonical codes). That takes K Q R numbers instead of K N^2, and the
+measurements are factored, and V seen through them, once for all components.
 
 Fitted by expectation maximisation (Dempster, Laird and Rubin 1977) from k-means (Lloyd 1982; seeds
 after Arthur and Vassilvitskii 2007). Which signal belongs to which component is decided in the
@@ -44,7 +44,9 @@ _WORTH = 40.0
 # Leading coordinates: those that hold such a part of the energy, at most so many.
 _LEADING_ENERGY = 0.95
 _MOST_LEADING = 64
-# Those that components differ in, and the directions that each has of its own there.
+# Those that components differ in, and the directions that each has of its own there. Chairs of 1000
+# components, IoU from 110, 553 and 2765 of 24^3 samples: 0.846, 0.918 and 0.956; by 256 and 64 of
+# them 0.846, 0.914 and 0.950, at two thirds of the time.
 _MOST_COORDINATES = 512
 _MOST_DIRECTIONS = 96
 # Share of the covariance of all codes in that of every component: while it is fitted, and those to

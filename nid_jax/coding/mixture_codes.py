@@ -6,8 +6,8 @@ factored once, component k adds few directions of its own: in the whitened coord
 
     covariance of what is measured = I + A_k A_k^T,    A_k = (T^-T B V) factor_k  [N, R]
 
-and T^-T B V, of Q columns, is brought to Q rows once. So a component costs Q R (Q + R) at most and
-a signal Q R, whatever E^3 is.
+with T^-T B V, of Q columns, for all of them. So a component costs N R (Q + R) and a signal N R,
+whatever E^3 is.
 
 What is returned is the mean of the codes over the components, weighed by `coarse_evidence`: no
 component is the truth, and evidence that counts every measurement as one of the truth is surer of
@@ -152,7 +152,6 @@ def of_matrix(root, z, mixture, noise, rest, values) -> MixtureCodes:
     their number. Evidences are but for the density of that.
     """
     seen = _seen(root, z, mixture, noise)
-    left = rest + seen.rest
 
     def step(sums, components):
         weights, offsets, factors = components
@@ -162,9 +161,9 @@ def of_matrix(root, z, mixture, noise, rest, values) -> MixtureCodes:
         quadratic, determinant = found.quadratic.T, found.log_determinant
         # Those that fill up have no weight.
         logarithm = jnp.log(weights)
-        parts = (logarithm, determinant, jnp.log1p(quadratic + left[:, None]), values[:, None])
+        parts = (logarithm, determinant, jnp.log1p(quadratic + rest[:, None]), values[:, None])
         logits = coarse_evidence(*parts)
-        evidences = logarithm - 0.5 * (quadratic + seen.rest[:, None] + determinant)
+        evidences = logarithm - 0.5 * (quadratic + determinant)
         places = offsets[:, None] + numerics.einsum("ksr,kqr->ksq", found.codes, factors)
         return sums.with_more(logits, places, found.error), (evidences.T, logits.T)
 
@@ -217,8 +216,7 @@ class _Seen(NamedTuple):
     """What a matrix B sees of a mixture, in coordinates where noise and what is common are white.
 
     common B common [N, U]; white: T^T T = B common common^T B^T + noise I; offset [S, N], what the
-    mean leaves of z; columns B basis [N, Q]; matrix, right: T^-T of the latter two, by no more rows
-    than Q, beside `rest` [S], squares of what no row reaches.
+    mean leaves of z; columns B basis [N, Q]; matrix [N, Q], right [S, N]: T^-T of the latter two.
     """
 
     common: jax.Array
@@ -228,7 +226,6 @@ class _Seen(NamedTuple):
     columns: jax.Array
     matrix: jax.Array
     right: jax.Array
-    rest: jax.Array
 
     def codes(self, places, mixture):
         """Of places [.., S, Q] in the basis: with the likeliest of what is common. [.., S, E]."""
@@ -251,7 +248,7 @@ def _seen(root, z, mixture, noise):
     offset = z - numerics.einsum("ne,e->n", root, mixture.mean)
     white = least_squares.whitening(common, noise)
     whitened = white.whitened(columns.T).T, white.whitened(offset)
-    return _Seen(common, white, noise, offset, columns, *least_squares.reduced(*whitened))
+    return _Seen(common, white, noise, offset, columns, *whitened)
 
 
 class Components(NamedTuple):
@@ -279,7 +276,7 @@ def components(equations: OrthonormalEquations, known: GaussianPrior, noise) -> 
     root, z = equations.root, equations.projected
     seen = _seen(root, z, mixture, noise)
     spread = mixture.basis.T - seen.likeliest(seen.columns.T, mixture)
-    rest, values = equations.rest / noise + seen.rest, values_of(equations)
+    rest, values = equations.rest / noise, values_of(equations)
 
     def one(component):
         weight, offset, factor = component
