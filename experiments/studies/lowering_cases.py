@@ -184,13 +184,18 @@ def surface_step():
 # ---- fits ---------------------------------------------------------------------------------------
 
 
+def _mixture(size):
+    """Of two components as shapes, in a basis of two."""
+    own = numbers(size), numbers(size, 2), numbers(2, 2), numbers(2, 2, 1)
+    return Mixture(numbers(2), *own, numbers(size, 3))
+
+
 def known_prior(mixture=False, kept=False):
     """A prior of codes as shapes."""
     parts = numbers(EXPERTS), numbers(EXPERTS, 3), numbers(EXPERTS), numbers(), numbers()
     inside = None
     if mixture:
-        common = numbers(EXPERTS, 3)
-        inside = Mixture(numbers(2), numbers(2, EXPERTS), numbers(2, EXPERTS, 1), common)
+        inside = _mixture(EXPERTS)
     codes = numbers(12, EXPERTS) if kept else None
     return nid.GaussianPrior(*parts, codes=codes, mixture=inside)
 
@@ -311,8 +316,7 @@ def surface_fit():
 def evidences():
     """Which component of a mixture made a solid."""
     (graphdef, state), signal, coordinates, terms = _solids()
-    size = EXPERTS + 1
-    inside = Mixture(numbers(2), numbers(2, size), numbers(2, size, 1), numbers(size, 3))
+    inside = _mixture(EXPERTS + 1)
 
     def choose(state, signal, coordinates, inside):
         dictionary = nnx.split(nnx.merge(graphdef, state).dictionary)

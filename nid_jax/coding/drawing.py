@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nid_jax.coding import checks
+from nid_jax.coding.mixture import Mixture
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.errors import ArgumentError
 
@@ -109,10 +110,12 @@ def drawn(
         codes = normal(count, factor.shape[1]) @ factor.T
         codes = mean + codes + normal(count, len(mean)) * np.sqrt(diagonal)
     else:
-        weights, means, factors, common = (np.asarray(p, np.float64) for p in known.mixture)
+        mixture = Mixture(*(np.asarray(part, np.float64) for part in known.mixture))
+        weights, factors = mixture.weights, mixture.factors
         chosen = generator.choice(len(weights), size=count, p=weights / weights.sum())
-        own = np.einsum("ser,sr->se", factors[chosen], normal(count, factors.shape[2]))
-        codes = means[chosen] + own + normal(count, common.shape[1]) @ common.T
+        own = np.einsum("sqr,sr->sq", factors[chosen], normal(count, factors.shape[2]))
+        codes = mixture.mean + (mixture.offsets[chosen] + own) @ mixture.basis.T
+        codes = codes + normal(count, mixture.common.shape[1]) @ mixture.common.T
     level = known.level
     bias = level.mean + (codes - mean) @ np.asarray(level.slope, np.float64)
     bias = bias + normal(count, len(level.mean)) @ np.asarray(level.factor, np.float64).T

@@ -1,10 +1,11 @@
 """A mixture of Gaussians over codes: signals of several kinds, or along a curve, fill no ellipsoid.
 
-    p(code) = sum_k weight_k N(code; mean_k, factor_k factor_k^T + common common^T)
+    p(code) = sum_k weight_k N(code; mean + V offset_k, V factor_k factor_k^T V^T + common common^T)
 
-A component has few directions of its own, and in all others what is common to all (a mixture of
-factor analysers: Ghahramani and Hinton 1996; common is diagonal for canonical codes). That takes
-K N R numbers instead of K N^2, and one factorisation of the measurements serves all components.
+A component has a place and few directions of its own in a subspace V of the Q leading coordinates,
+and in all others what is common to all (a mixture of factor analysers: Ghahramani and Hinton 1996;
+common is diagonal for canonical codes). That takes K Q R numbers instead of K N^2, and the
+measurements are factored, and V seen through them, once for all components.
 
 Fitted by expectation maximisation (Dempster, Laird and Rubin 1977) from k-means (Lloyd 1982; seeds
 after Arthur and Vassilvitskii 2007). Which signal belongs to which component is decided in the
@@ -25,7 +26,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 from scipy.cluster.vq import kmeans2
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp, softmax
@@ -43,8 +44,11 @@ _WORTH = 40.0
 # Leading coordinates: those that hold such a part of the energy, at most so many.
 _LEADING_ENERGY = 0.95
 _MOST_LEADING = 64
-# A component's own directions.
-_MOST_DIRECTIONS = 128
+# Those that components differ in, and the directions that each has of its own there. Chairs of 1000
+# components, IoU from 110, 553 and 2765 of 24^3 samples: 0.846, 0.918 and 0.956; by 256 and 64 of
+# them 0.846, 0.914 and 0.950, at two thirds of the time.
+_MOST_COORDINATES = 512
+_MOST_DIRECTIONS = 96
 # Share of the covariance of all codes in that of every component: while it is fitted, and those to
 # choose from in the end.
 _SHARE = 0.03
@@ -72,27 +76,37 @@ _LEAST_VARIANCE = 1e-8
 class Mixture(NamedTuple):
     """K Gaussians of N coefficients.
 
-    weights [K], of sum 1; means [K, N]; factors [K, N, R]; common [N, U]: component k has the
-    covariance factor_k factor_k^T + common common^T.
+    weights [K], of sum 1; mean [N]; basis [N, Q]; offsets [K, Q]; factors [K, Q, R]; common [N, U]:
+    component k has the mean `mean` + basis offsets_k and the covariance
+    basis factors_k factors_k^T basis^T + common common^T.
     """
 
     weights: jax.Array
-    means: jax.Array
+    mean: jax.Array
+    basis: jax.Array
+    offsets: jax.Array
     factors: jax.Array
     common: jax.Array
 
+    def means(self) -> Float[Array, "K N"]:
+        """Those of the components."""
+        return self.mean + self.offsets @ self.basis.T
+
+    def directions(self, number: int) -> Float[Array, "N R"]:
+        """A component's own."""
+        return self.basis @ self.factors[number]
+
     def first(self, count: int) -> "Mixture":
         """That of the first `count` coefficients, the others left out."""
-        means, factors = self.means[:, :count], self.factors[:, :count]
-        return self._replace(means=means, factors=factors, common=self.common[:count])
+        parts = self.mean[:count], self.basis[:count], self.common[:count]
+        return self._replace(mean=parts[0], basis=parts[1], common=parts[2])
 
     def transformed(self, matrix: Float[np.ndarray, "M N"]) -> "Mixture":
         """That of matrix @ code."""
         matrix = np.asarray(matrix, np.float64)
-        means = np.asarray(self.means, np.float64) @ matrix.T
-        factors = np.einsum("mn,knr->kmr", matrix, np.asarray(self.factors, np.float64))
-        common = matrix @ np.asarray(self.common, np.float64)
-        return self._replace(means=_single(means), factors=_single(factors), common=_single(common))
+        parts = (self.mean, self.basis, self.common)
+        mean, basis, common = (_single(matrix @ np.asarray(p, np.float64)) for p in parts)
+        return self._replace(mean=mean, basis=basis, common=common)
 
 
 def _single(values):
@@ -363,8 +377,9 @@ def _maximised(known, responsibility, common, share):
 
 
 class Moments(NamedTuple):
-    """Components in all N coefficients. weights [K]; means [K, N]; factors [K, N, R] of their
-    covariances; left [N], the variance that these leave, in the mean over the components."""
+    """Components of N coefficients that differ in the first Q of them. weights [K]; means [K, N],
+    in the others that of all; factors [K, Q, R] of their covariances; left [N], the variance that
+    these leave, in the mean over the components."""
 
     weights: np.ndarray
     means: np.ndarray
@@ -379,7 +394,11 @@ class Moments(NamedTuple):
     def mixture(self, variance, share):
         """The `Mixture` with such a share of the variance [N] of all codes in every component."""
         common = np.diag(np.sqrt(self.unique(variance, share)))
-        parts = (self.weights, self.means, np.sqrt(1 - share) * self.factors, common)
+        size, leading = self.means.shape[1], self.factors.shape[1]
+        mean = self.weights @ self.means
+        offsets = (self.means - mean)[:, :leading]
+        factors = np.sqrt(1 - share) * self.factors
+        parts = (self.weights, mean, np.eye(size, leading), offsets, factors, common)
         return Mixture(*map(_single, parts))
 
 
@@ -390,16 +409,19 @@ def moments(
 ) -> Moments:
     """`Moments` of components of weights [K], from how much every signal counts for each."""
     means, factors, left = [], [], []
-    rank = min(_MOST_DIRECTIONS, codes.shape[1])
+    leading = min(_MOST_COORDINATES, codes.shape[1])
+    rank, middle = min(_MOST_DIRECTIONS, leading), codes.mean(0)
     for own in overlap.T:
         weight = np.where(own < _LEAST_OVERLAP * own.max(), 0, own)
         weight, some = weight[weight > 0] / weight.sum(), codes[weight > 0]
-        mean = weight @ some
+        mean = np.concatenate([weight @ some[:, :leading], middle[leading:]])
         rows = np.sqrt(weight)[:, None] * (some - mean)
-        factor = _largest_directions(rows, rank)
+        factor = _largest_directions(rows[:, :leading], rank)
         means.append(mean)
         factors.append(factor)
-        left.append(np.square(rows).sum(0) - np.square(factor).sum(1))
+        variance = np.square(rows).sum(0)
+        variance[:leading] -= np.square(factor).sum(1)
+        left.append(variance)
     weights = weights / weights.sum()
     left = np.maximum(weights @ np.stack(left), 0)
     return Moments(weights, np.stack(means), np.stack(factors), left)

@@ -4,22 +4,24 @@ The evidence of component k, the density of the measurements under its Gaussian 
 how likely it made the signal. With the common part M = B common common^T B^T + noise I = T^T T
 factored once, component k adds few directions of its own: in the whitened coordinates T^-T z
 
-    covariance of what is measured = I + A_k A_k^T,    A_k = T^-T B factor_k  [N, R]
+    covariance of what is measured = I + A_k A_k^T,    A_k = (T^-T B V) factor_k  [N, R]
 
-so a component costs N R (E + R) and a signal N R, whatever E^3 is.
+with T^-T B V, of Q columns, for all of them. So a component costs N R (Q + R) and a signal N R,
+whatever E^3 is.
 
 What is returned is the mean of the codes over the components, weighed by `coarse_evidence`: no
 component is the truth, and evidence that counts every measurement as one of the truth is surer of
 one component than it may be.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nid_jax import numerics
+from nid_jax import numerics, platforms
 from nid_jax.coding import gram, least_squares, posterior, ridge
 from nid_jax.coding.mixture import coarse_evidence
 from nid_jax.coding.orthonormal import OrthonormalEquations
@@ -74,9 +76,9 @@ def most_probable(equations, known: GaussianPrior, noise) -> Solution:
 def solve(equations, known: GaussianPrior, noise) -> MixtureCodes:
     """The codes for a noise variance []. Raises ArgumentError for a prior of another dictionary."""
     experts = equations.atom_mean.shape[-2]
-    if known.mixture.means.shape[1] != experts:
+    if known.mixture.basis.shape[0] != experts:
         allowed = f"a mixture of {experts} experts, as this dictionary has"
-        raise ArgumentError("prior.mixture", known.mixture.means.shape, allowed)
+        raise ArgumentError("prior.mixture", known.mixture.basis.shape, allowed)
     noise, known = jnp.asarray(noise, jnp.float32), known._replace(codes=None)
     if not isinstance(equations, OrthonormalEquations):
         return _one_by_one(equations, known, noise)
@@ -143,92 +145,110 @@ def _orthonormal(equations, known, noise):
     return found._replace(evidences=found.evidences - 0.5 * level[:, None])
 
 
-class _Sums(NamedTuple):
-    """Over the components so far, each times exp(its logit - top [S]): mass [S]; error [S];
-    codes [S, E] of the components' own directions; left [S, N], what those leave of z."""
-
-    top: jax.Array
-    mass: jax.Array
-    error: jax.Array
-    codes: jax.Array
-    left: jax.Array
-
-
 def of_matrix(root, z, mixture, noise, rest, values) -> MixtureCodes:
     """Signals of one matrix B [N, E], z [S, N], under a `mixture.Mixture` and a noise variance [].
 
     rest [S]: what B does not reach of the measurements, squared, in units of the noise; values [S]:
     their number. Evidences are but for the density of that.
     """
-    common = numerics.einsum("ne,eu->nu", root, mixture.common)
-    factors = least_squares.damping(common, noise)
-    atoms, here = factors.whitened(root.T), factors.whitened(z)
+    seen = _seen(root, z, mixture, noise)
 
-    def step(sums, component):
-        one = _of_component(atoms, here, *component)
-        now = one.logit(component[0], rest, values)
-        top = jnp.maximum(sums.top, now)
-        before, more = jnp.exp(sums.top - top), jnp.exp(now - top)
-        evidence = jnp.log(component[0]) - 0.5 * (one.quadratic + one.determinant)
+    def step(sums, components):
+        weights, offsets, factors = components
+        right = seen.right - numerics.einsum("nq,kq->kn", seen.matrix, offsets)[:, None]
+        images = numerics.einsum("nq,kqr->knr", seen.matrix, factors)
+        found = least_squares.damped(images, right, jnp.ones(len(weights), z.dtype))
+        quadratic, determinant = found.quadratic.T, found.log_determinant
+        # Those that fill up have no weight.
+        logarithm = jnp.log(weights)
+        parts = (logarithm, determinant, jnp.log1p(quadratic + rest[:, None]), values[:, None])
+        logits = coarse_evidence(*parts)
+        evidences = logarithm - 0.5 * (quadratic + determinant)
+        places = offsets[:, None] + numerics.einsum("ksr,kqr->ksq", found.codes, factors)
+        return sums.with_more(logits, places, found.error), (evidences.T, logits.T)
+
+    count, basis = len(mixture.weights), mixture.basis.shape[1]
+    numbers = seen.matrix.shape[0] * (mixture.factors.shape[2] + 3 * len(z))
+    size = numerics.even_size(count, max(1, platforms.sizes().chunk // numbers))
+    parts = mixture.weights, mixture.offsets, mixture.factors
+    start = _Sums.nothing(len(z), basis, z.dtype)
+    if size == count:
+        # A loop of one turn would copy all components.
+        sums, found = step(start, parts)
+        evidences, logits = (part.T for part in found)
+    else:
+        sums, found = jax.lax.scan(step, start, tuple(numerics.cut(part, size) for part in parts))
+        evidences, logits = (numerics.joined(part, count).T for part in found)
+    place = sums.places / sums.mass[:, None]
+    codes = seen.codes(place, mixture)
+    evidences = evidences - 0.5 * seen.white.log_determinant
+    return MixtureCodes(codes, sums.error / sums.mass, evidences, jax.nn.softmax(logits, 1))
+
+
+class _Sums(NamedTuple):
+    """Over the components so far, each times exp(its logit - top [S]): mass [S]; error [S];
+    places [S, Q] in the basis."""
+
+    top: jax.Array
+    mass: jax.Array
+    error: jax.Array
+    places: jax.Array
+
+    @classmethod
+    def nothing(cls, signals, basis, kind):
+        """Those of no component."""
+        zero = jnp.zeros(signals, kind)
+        return cls(jnp.full_like(zero, -jnp.inf), zero, zero, jnp.zeros((signals, basis), kind))
+
+    def with_more(self, logits, places, error):
+        """The sums with further components: logits [S, K], places [K, S, Q], error [K, S]."""
+        top = jnp.maximum(self.top, logits.max(1))
+        before, more = jnp.exp(self.top - top), jnp.exp(logits - top[:, None])
         return _Sums(
             top,
-            before * sums.mass + more,
-            before * sums.error + more * one.error,
-            before[:, None] * sums.codes + more[:, None] * one.codes,
-            before[:, None] * sums.left + more[:, None] * one.left,
-        ), (evidence, now)
-
-    zeros, codes = jnp.zeros_like(z[:, 0]), jnp.zeros((len(z), root.shape[1]), z.dtype)
-    start = _Sums(jnp.full_like(zeros, -jnp.inf), zeros, zeros, codes, jnp.zeros_like(z))
-    sums, (evidences, logits) = jax.lax.scan(step, start, tuple(mixture[:3]))
-    along, _ = factors.parts(sums.left / sums.mass[:, None])
-    codes = sums.codes / sums.mass[:, None]
-    codes = codes + numerics.einsum("su,eu->se", along, mixture.common)
-    evidences = evidences.T - 0.5 * factors.log_determinant
-    return MixtureCodes(codes, sums.error / sums.mass, evidences, jax.nn.softmax(logits.T, 1))
+            before * self.mass + more.sum(1),
+            before * self.error + numerics.einsum("sk,ks->s", more, error),
+            before[:, None] * self.places + numerics.einsum("sk,ksq->sq", more, places),
+        )
 
 
-class _Component(NamedTuple):
-    """One component, in whitened coordinates: quadratic form and log determinant of its density of
-    the measurements, over those of what is common, [S] and []; error [S]; codes of its own
-    directions [S, E]; what they leave of z [S, N]; how these directions are measured [N, R], with
-    the triangle of (them; I)."""
+class _Seen(NamedTuple):
+    """What a matrix B sees of a mixture, in coordinates where noise and what is common are white.
 
-    quadratic: jax.Array
-    determinant: jax.Array
-    error: jax.Array
-    codes: jax.Array
-    left: jax.Array
-    image: jax.Array
-    triangle: jax.Array
+    common B common [N, U]; white: T^T T = B common common^T B^T + noise I; offset [S, N], what the
+    mean leaves of z; columns B basis [N, Q]; matrix [N, Q], right [S, N]: T^-T of the latter two.
+    """
 
-    def logit(self, weight, rest, values):
-        """`coarse_evidence` of a component of this weight. -> [S]."""
-        logarithm = jnp.log1p(self.quadratic + rest)
-        return coarse_evidence(jnp.log(weight), self.determinant, logarithm, values)
+    common: jax.Array
+    white: least_squares.Whitening
+    noise: jax.Array
+    offset: jax.Array
+    columns: jax.Array
+    matrix: jax.Array
+    right: jax.Array
+
+    def codes(self, places, mixture):
+        """Of places [.., S, Q] in the basis: with the likeliest of what is common. [.., S, E]."""
+        left = self.offset - numerics.einsum("...q,nq->...n", places, self.columns)
+        codes = mixture.mean + numerics.einsum("...q,eq->...e", places, mixture.basis)
+        return codes + self.likeliest(left, mixture)
+
+    def likeliest(self, values, mixture):
+        """What is common to all, from what it is to explain [.., N]. [.., E]."""
+        rows = values.reshape(-1, values.shape[-1])
+        along = least_squares.damped_codes(self.common, rows, self.noise).codes
+        found = numerics.einsum("su,eu->se", along, mixture.common)
+        return found.reshape(*values.shape[:-1], -1)
 
 
-def _of_component(atoms, here, weight, mean, own):
-    """`_Component`. atoms [E, N]; here [S, N]; mean [E]; own [E, R]."""
-    del weight
-    image = numerics.einsum("en,er->nr", atoms, own)
-    offset = here - numerics.einsum("en,e->n", atoms, mean)
-    eye = jnp.eye(own.shape[1], dtype=here.dtype)
-    nothing = jnp.zeros((len(eye), len(here)), here.dtype)
-    # Least |offset - image t|^2 + |t|^2, which is the quadratic form of the evidence.
-    found = least_squares.factored(
-        jnp.concatenate([image, eye]), jnp.concatenate([offset.T, nothing])
-    )
-    t = jax.lax.linalg.triangular_solve(
-        found.triangle, found.projected, left_side=True, lower=False
-    ).T
-    determinant = 2 * jnp.log(jnp.abs(jnp.diagonal(found.triangle))).sum()
-    left = offset - numerics.einsum("sr,nr->sn", t, image)
-    before, after = (numerics.einsum("sn,nr->sr", v, image) for v in (offset, left))
-    error = jnp.linalg.norm(after - t, axis=1)
-    error = numerics.safe_divide(error, jnp.linalg.norm(before, axis=1))
-    codes = mean + numerics.einsum("sr,er->se", t, own)
-    return _Component(found.rest, determinant, error, codes, left, image, found.triangle)
+def _seen(root, z, mixture, noise):
+    """`_Seen` of B [N, E] and z [S, N]."""
+    common = numerics.einsum("ne,eu->nu", root, mixture.common)
+    columns = numerics.einsum("ne,eq->nq", root, mixture.basis)
+    offset = z - numerics.einsum("ne,e->n", root, mixture.mean)
+    white = least_squares.whitening(common, noise)
+    whitened = white.whitened(columns.T).T, white.whitened(offset)
+    return _Seen(common, white, noise, offset, columns, *whitened)
 
 
 class Components(NamedTuple):
@@ -245,32 +265,42 @@ class Components(NamedTuple):
 
 
 def components(equations: OrthonormalEquations, known: GaussianPrior, noise) -> Components:
-    """`Components` for a noise variance [], at the price of `solve`.
+    """`Components` for a noise variance [], at a price per component of a factorisation.
 
-    With C what is common, M = B C C^T B^T + noise I, and A what remains of its own directions F:
+    With C what is common, M = B C C^T B^T + noise I, and A what is seen of its own directions V F:
 
         covariance = C (I + C^T B^T B C / noise)^-1 C^T + G (I + A^T A)^-1 G^T
-        G = F - C (B C)^T M^-1 B F
+        G = (V - C (B C)^T M^-1 B V) F
     """
     equations, mixture = equations.reduced(), known.mixture
     root, z = equations.root, equations.projected
-    common = numerics.einsum("ne,eu->nu", root, mixture.common)
-    factors = least_squares.damping(common, noise)
-    atoms, here = factors.whitened(root.T), factors.whitened(z)
+    seen = _seen(root, z, mixture, noise)
+    spread = mixture.basis.T - seen.likeliest(seen.columns.T, mixture)
+    rest, values = equations.rest / noise, values_of(equations)
 
     def one(component):
-        found, own = _of_component(atoms, here, *component), component[2].T
-        along, _ = factors.parts(jnp.concatenate([found.image.T, found.left]))
-        back = numerics.einsum("su,eu->se", along, mixture.common)
-        rows = jax.lax.linalg.triangular_solve(
-            found.triangle, own - back[: len(own)], left_side=True, lower=False, transpose_a=True
+        weight, offset, factor = component
+        image = numerics.einsum("nq,qr->nr", seen.matrix, factor)
+        right = seen.right - numerics.einsum("nq,q->n", seen.matrix, offset)
+        eye, nothing = jnp.eye(image.shape[1]), jnp.zeros((image.shape[1], len(z)))
+        # Least |right - image t|^2 + |t|^2, which is the quadratic form of the evidence.
+        found = least_squares.factored(
+            jnp.concatenate([image, eye]), jnp.concatenate([right.T, nothing])
         )
-        logit = found.logit(component[0], equations.rest / noise, values_of(equations))
-        return logit, found.codes + back[len(own) :], rows
+        solve = functools.partial(
+            jax.lax.linalg.triangular_solve, found.triangle, left_side=True, lower=False
+        )
+        places = offset + numerics.einsum("rs,qr->sq", solve(found.projected), factor)
+        rows = solve(numerics.einsum("qr,qe->re", factor, spread), transpose_a=True)
+        determinant = 2 * jnp.log(jnp.abs(jnp.diagonal(found.triangle))).sum()
+        logarithm = jnp.log1p(found.rest + rest)
+        logit = coarse_evidence(jnp.log(weight), determinant, logarithm, values)
+        return logit, places, rows
 
-    logits, codes, rows = jax.lax.map(one, tuple(mixture[:3]))
-    left = left_open(common, mixture.common, noise)
-    return Components(jax.nn.softmax(logits.T, 1), codes.swapaxes(0, 1), left, rows)
+    logits, places, rows = jax.lax.map(one, (mixture.weights, mixture.offsets, mixture.factors))
+    codes = seen.codes(places, mixture).swapaxes(0, 1)
+    left = left_open(seen.common, mixture.common, noise)
+    return Components(jax.nn.softmax(logits.T, 1), codes, left, rows)
 
 
 def left_open(scaled, directions, noise):

@@ -105,11 +105,11 @@ class GaussianPrior(NamedTuple):
         mixture = self.mixture
         assert mixture is not None, "asked of a prior that has one"
         factor = jnp.concatenate(
-            [jnp.asarray(mixture.factors[number]), jnp.asarray(mixture.common)], 1
+            [jnp.asarray(mixture.directions(number)), jnp.asarray(mixture.common)], 1
         )
         # Positive definite where the components are not.
         diagonal = _LEAST_VARIANCE * self.diagonal
-        mean = jnp.asarray(mixture.means[number])
+        mean = jnp.asarray(mixture.means()[number])
         return self.alone()._replace(mean=mean, factor=factor, diagonal=diagonal)
 
     def arrays(self) -> dict[str, Any]:

@@ -421,17 +421,14 @@ class _Components:
     def __init__(self, dictionary, prior, coordinates):
         self.dictionary, self.prior, self.known = dictionary, prior, {}
         mixture, experts = prior.mixture, dictionary.num_experts
-        count, _, rank = mixture.factors.shape
-        means = np.asarray(mixture.means, np.float64) - coordinates.mean[:experts]
-        own = np.concatenate([means[..., None], mixture.factors], 2)
-        own = np.moveaxis(own, 0, 1).reshape(experts, -1)
-        columns = np.pad(np.concatenate([own, mixture.common], 1), ((0, 1), (0, 1)))
+        mean = np.asarray(mixture.mean, np.float64) - coordinates.mean[:experts]
+        columns = np.concatenate([mean[:, None], mixture.basis, mixture.common], 1)
+        columns = np.pad(columns, ((0, 1), (0, 1)))
         columns[-1, -1] = _FREE_BIAS  # of which components know no more than the prior
         root = coordinates.root.astype(np.float64)
         found = np.linalg.lstsq(root, columns, rcond=None)[0].astype(np.float32)
-        own, common = np.split(found, [own.shape[1]], axis=1)
-        own = np.moveaxis(own.reshape(-1, count, 1 + rank), 1, 0)
-        self.inside = mixture._replace(means=own[..., 0], factors=own[..., 1:], common=common)
+        basis, common = np.split(found[:, 1:], [mixture.basis.shape[1]], axis=1)
+        self.inside = mixture._replace(mean=found[:, 0], basis=basis, common=common)
 
     def of(self, evidences):
         """Coordinates of the component of most evidence."""

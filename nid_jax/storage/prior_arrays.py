@@ -23,8 +23,10 @@ AXES = {
     "level.slope": "NC",
     "level.factor": "CC",
     "mixture.weights": "K",
-    "mixture.means": "KN",
-    "mixture.factors": "KND",
+    "mixture.mean": "N",
+    "mixture.basis": "NQ",
+    "mixture.offsets": "KQ",
+    "mixture.factors": "KQD",
     "mixture.common": "NU",
 }
 """Every array's axes, a letter each: axes of one letter are of one length."""

@@ -22,8 +22,10 @@ def known(seed=0, mixture=False):
     if mixture:
         parts = (
             [0.25, 0.75],
-            [[4, 0, 0], [0, 4, 0]],
-            0.1 * np.ones((2, EXPERTS, 1)),
+            [0, 4, 0],
+            np.eye(EXPERTS, 2),
+            [[4, -4], [0, 0]],
+            0.1 * np.ones((2, 2, 1)),
             0.1 * np.eye(3),
         )
         found = found._replace(mixture=Mixture(*(np.asarray(p, np.float32) for p in parts)))

@@ -114,9 +114,10 @@ def test_a_component_has_the_moments_of_its_signals():
     codes, label = clusters(6, count=2, apart=20.0)
     found = fit_mixture(codes, 2)
     for number in range(2):
-        mine = codes[label == label[np.square(codes - found.means[number]).sum(1).argmin()]]
-        np.testing.assert_allclose(found.means[number], mine.mean(0), atol=1e-4)
-        covariance = found.factors[number] @ found.factors[number].T
+        mean, own = found.means()[number], found.directions(number)
+        mine = codes[label == label[np.square(codes - mean).sum(1).argmin()]]
+        np.testing.assert_allclose(mean, mine.mean(0), atol=1e-4)
+        covariance = own @ own.T
         share = found.common[0, 0] ** 2 / codes.var(0)[0]
         shares = (mixture._SHARE, *mixture._SHARES)
         assert any(share == pytest.approx(one, rel=1e-3) for one in shares)
@@ -142,12 +143,13 @@ def given():
     atoms = generator.normal(size=(POINTS, EXPERTS)).astype(np.float32)
     codes, _ = clusters(11)
     known = fit_prior(codes, shrinkage=0.1)
-    factors = generator.normal(size=(3, EXPERTS, 2))
-    means = 2 * generator.normal(size=(3, EXPERTS))
+    basis, mean = generator.normal(size=(EXPERTS, 4)), generator.normal(size=EXPERTS)
+    factors = 0.5 * generator.normal(size=(3, 4, 2))
+    offsets = generator.normal(size=(3, 4))
     common = 0.2 * generator.normal(size=(EXPERTS, EXPERTS))
-    parts = (np.array([0.5, 0.2, 0.3]), means, factors, common)
+    parts = (np.array([0.5, 0.2, 0.3]), mean, basis, offsets, factors, common)
     known = known._replace(mixture=Mixture(*(np.asarray(p, np.float32) for p in parts)))
-    own = means[[0, 2]] + 0.5 * generator.normal(size=(2, EXPERTS))
+    own = known.mixture.means()[[0, 2]] + 0.5 * generator.normal(size=(2, EXPERTS))
     measured = own @ atoms.T + 0.3 + 0.2 * generator.normal(size=(2, POINTS))
     points = np.stack([np.arange(POINTS) / POINTS, np.zeros(POINTS)], 1)
     return Table(atoms), sample(points), known, measured[..., None]
@@ -162,7 +164,10 @@ def expected(dictionary, known, measured, weights, values):
     phi, target = complement @ (root[:, None] * atoms), complement @ (root * measured)
     common = np.asarray(known.mixture.common, np.float64)
     logs, coarse, codes, renders, spreads = [], [], [], [], []
-    for weight, mean, own in zip(*(np.asarray(p, float) for p in known.mixture[:3]), strict=True):
+    mixture = Mixture(*(np.asarray(part, np.float64) for part in known.mixture))
+    for number, weight in enumerate(mixture.weights):
+        mean = mixture.mean + mixture.basis @ mixture.offsets[number]
+        own = mixture.basis @ mixture.factors[number]
         sigma = own @ own.T + common @ common.T
         total = phi @ sigma @ phi.T + NOISE * np.eye(len(phi))
         normal = multivariate_normal(phi @ mean, total)
@@ -216,8 +221,9 @@ def test_one_component_that_is_the_prior_itself_gives_its_codes(given):
     dictionary, operator, known, measured = given
     factor = np.asarray(known.factor, np.float64)
     root = np.linalg.cholesky(factor @ factor.T + np.diag(known.diagonal))
-    parts = (np.ones(1), known.mean[None], np.zeros((1, EXPERTS, 2)), root.astype(np.float32))
-    same = known._replace(mixture=Mixture(*map(jnp.asarray, parts)))
+    nothing = (np.eye(EXPERTS), np.zeros((1, EXPERTS)), np.zeros((1, EXPERTS, 2)))
+    parts = (np.ones(1), known.mean, *nothing, root)
+    same = known._replace(mixture=Mixture(*(jnp.asarray(p, jnp.float32) for p in parts)))
     problem = Problem(dictionary, operator, measured, prior=same)
     mixed, alone = (Gaussian(noise=0.3, mixture=mixes).solve(problem) for mixes in (True, False))
     np.testing.assert_allclose(mixed.codes, alone.codes, atol=1e-5)
@@ -241,7 +247,7 @@ def test_the_mean_over_components_is_nearer_than_the_best_one_and_than_one_gauss
     equations = Problem(*given).equations()
     found = mixture_codes.solve(equations, known, 0.05**2)
     one = mixture_codes.posterior.gaussian(equations, known.alone(), 0.05**2).codes
-    best = known.mixture.means[np.asarray(found.shares.argmax(1))]
+    best = known.mixture.means()[np.asarray(found.shares.argmax(1))]
     errors = [np.square(np.asarray(c) - unseen).mean() for c in (found.codes, one, best)]
     assert errors[0] < 0.9 * errors[1]
     assert errors[0] < errors[2]
@@ -250,12 +256,12 @@ def test_the_mean_over_components_is_nearer_than_the_best_one_and_than_one_gauss
 def test_first_and_transformed_go_with_the_codes(given):
     known = given[2]
     fewer = known.first(3)
-    np.testing.assert_array_equal(fewer.mixture.means, known.mixture.means[:, :3])
+    np.testing.assert_array_equal(fewer.mixture.means(), known.mixture.means()[:, :3])
     assert fewer.component(1).factor.shape == (3, 2 + EXPERTS)
     matrix = np.random.default_rng(15).normal(size=(4, EXPERTS))
     moved = known.mixture.transformed(matrix)
-    covariance = moved.factors[1] @ moved.factors[1].T
-    own = np.asarray(known.mixture.factors[1], np.float64)
+    covariance = moved.directions(1) @ moved.directions(1).T
+    own = np.asarray(known.mixture.directions(1), np.float64)
     np.testing.assert_allclose(covariance, matrix @ own @ own.T @ matrix.T, rtol=1e-3, atol=1e-4)
 
 
