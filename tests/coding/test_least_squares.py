@@ -109,3 +109,21 @@ def test_matrices_of_zeros_give_no_codes():
     found = jax.jit(least_squares.damped_codes)(jnp.zeros((2, 3, 4)), jnp.ones((2, 3)), jnp.ones(2))
     assert not found.codes.any()
     np.testing.assert_allclose(found.quadratic, 3.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [1e-1, 1e-7], ids=["by products", "by reflections"])
+def test_what_is_whitened_has_unit_variance(shift):
+    """By products, and where float32 has too few digits for them by reflections."""
+    generator = np.random.default_rng(5)
+    root = a_root((12, 30), 1e3)
+    factor, _ = least_squares._cholesky(least_squares.products(root.T), jnp.float32(shift))
+    bound = least_squares._WEIGHING_CONDITION
+    assert bool(least_squares._well_conditioned(factor, bound)) == (shift == 1e-1)
+    matrix = np.asarray(root, np.float64) @ np.asarray(root, np.float64).T + shift * np.eye(12)
+    found = least_squares.whitening(jnp.asarray(root), jnp.float32(shift))
+    _, wanted = np.linalg.slogdet(matrix)
+    assert float(found.log_determinant) == pytest.approx(wanted, abs=2e-3)
+    values = np.linalg.cholesky(matrix) @ generator.normal(size=(12, 5))
+    white = np.asarray(found.whitened(jnp.asarray(values.T, jnp.float32)), np.float64)
+    quadratic = np.einsum("nt,nt->t", values, np.linalg.solve(matrix, values))
+    np.testing.assert_allclose(np.square(white).sum(1), quadratic, rtol=5e-3)

@@ -1,5 +1,8 @@
 """The mixture: its fit against scikit-learn, its codes against densities in plain float64."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -215,6 +218,33 @@ def test_codes_evidence_and_variance_agree_with_densities(given, precision, mask
             np.testing.assert_allclose(found.evidences[signal], logs, atol=2e-3)
         np.testing.assert_allclose(variance[signal, :, 0], spread, rtol=2e-3, atol=1e-4)
     assert len({tuple(row) for row in np.asarray(found.shares.round(3))}) == 2
+
+
+def test_components_a_few_at_a_time_are_as_all_at_once(given, monkeypatch):
+    known = given[2].mixture
+    generator = np.random.default_rng(17)
+    root, z = (generator.normal(size=s).astype(np.float32) for s in ((4, EXPERTS), (2, 4)))
+    inputs = (root, z, known, jnp.float32(NOISE), jnp.zeros(2), jnp.full(2, 4.0))
+    at_once = mixture_codes.of_matrix(*inputs)
+    sizes = mixture_codes.platforms.sizes()
+    few = dataclasses.replace(sizes, chunk=2 * 4 * (2 + 3 * 2))
+    monkeypatch.setattr(mixture_codes.platforms, "sizes", lambda: few)
+    monkeypatch.setattr(jax.lax, "scan", counted := Counted(jax.lax.scan))
+    for one, other in zip(mixture_codes.of_matrix(*inputs), at_once, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert 2 in counted.turns
+
+
+class Counted:
+    """`jax.lax.scan`, and how many turns each takes."""
+
+    def __init__(self, scan):
+        self.scan, self.turns = scan, []
+
+    def __call__(self, step, start, pieces=None, *args, **kwargs):
+        if isinstance(pieces, tuple):
+            self.turns.append(len(pieces[0]))
+        return self.scan(step, start, pieces, *args, **kwargs)
 
 
 def test_one_component_that_is_the_prior_itself_gives_its_codes(given):
