@@ -24,7 +24,7 @@ import nid_jax as nid
 from nid_jax import tasks
 from nid_jax.metrics import iou, psnr
 from nid_jax.reporting import tables
-from nid_jax.storage import hub, shipped
+from nid_jax.storage import artefacts, hub, shipped
 
 PICTURES = (1.0, 0.5, 0.2, 0.1)
 VOLUMES = (1.0, 0.1, 0.02, 0.005)
@@ -196,8 +196,8 @@ def rescore(name, setting, folder, smoke):
     before, found, rest = card.partition(f"\n## {title}\n")
     if not found:
         raise ValueError(f"{path}: no section '{title}'; make it without --cards")
-    after = rest[rest.index("\n## ") :]
-    path.write_text(f"{before}{found}\n{scores.rstrip()}\n\n{made()}.\n{after}", encoding="utf-8")
+    after = rest[rest.index("\n## ") :] if "\n## " in rest else ""
+    artefacts.write_text(path, f"{before}{found}\n{scores.rstrip()}\n\n{made()}.\n{after}")
 
 
 def scored(name, setting, config, file, learned=None):
@@ -209,6 +209,8 @@ def scored(name, setting, config, file, learned=None):
     # Of as many codes, and of as many bytes: components hold every sample of their grid.
     numbers = stored.num_experts + stored.channels
     counts = (numbers, max(1, file.stat().st_size // 2 // truth[0].size))
+    # A column for each number, once.
+    counts = tuple(dict.fromkeys(counts))
     known = train[: MOST_NUMBERS // truth[0].size]
     peers = [of_components(known, truth, masks, count) for count in counts]
     kinds = {"these 16 bits": stored} | ({"as float32": learned} if learned else {})
@@ -219,7 +221,8 @@ def scored(name, setting, config, file, learned=None):
         rows.append([share, *(score(name, one, truth) for one in (*found, *peer))])
         say(f"{name}: {rows[-1]}")
     title = "IoU" if name == "chairs" else "PSNR, dB"
-    methods = [f"PCA, {counts[0]} components", f"PCA of as many bytes, {counts[1]} components"]
+    words = ("PCA", "PCA of as many bytes")
+    methods = [f"{word}, {count} components" for word, count in zip(words, counts, strict=False)]
     found = table(rows, title, ["samples seen", *kinds, *methods])
     return f"{title} of {len(truth)} unseen signals", found
 

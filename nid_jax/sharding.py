@@ -1,6 +1,7 @@
 """Where arrays live: a mesh ('data', 'expert'), and rules from axis names to its axes.
 
-Signals and codes are split along 'data', experts along 'expert', everything else is replicated.
+Signals and codes are split along 'data', experts along 'expert', everything else is replicated;
+where training solves for codes, these are split along both (`dealt_out`).
 One device is a mesh of one, so there is no other code path. All functions work alike in one
 process and in several.
 """

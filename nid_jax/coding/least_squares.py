@@ -335,7 +335,7 @@ def _dual_by_reflections(root, right, shift):
 
 
 class Whitening(NamedTuple):
-    """triangle R [N, N], upper, of R^T R = B B^T + shift I."""
+    """triangle R [N, N], in its upper part, of R^T R = B B^T + shift I."""
 
     triangle: jax.Array
 
@@ -352,16 +352,13 @@ class Whitening(NamedTuple):
 
 
 def whitening(root: Float[Array, "N E"], shift: Float[Array, ""]) -> Whitening:
-    """`Whitening` of a matrix: by products where a part in a thousand of the noise is kept."""
+    """`Whitening` of a matrix: by products where float32 keeps the shift to a part in a thousand,
+    else by reflections."""
     factor, scale = _cholesky(products(root.T), shift)
     # A comparison with NaN is False.
     good = _well_conditioned(factor, _WEIGHING_CONDITION)
-
-    def by_reflections():
-        eye = jnp.sqrt(shift) * jnp.eye(len(root), dtype=root.dtype)
-        return jnp.linalg.qr(jnp.concatenate([root.T, eye]), mode="r")
-
-    return Whitening(jax.lax.cond(good, lambda: factor.T / scale, by_reflections))
+    known = jax.lax.cond(good, lambda: factor.T / scale, lambda: damping(root, shift).triangle)
+    return Whitening(known)
 
 
 class Damping(NamedTuple):

@@ -93,7 +93,7 @@ class Mixture(NamedTuple):
         return self.mean + self.offsets @ self.basis.T
 
     def directions(self, number: int) -> Float[Array, "N R"]:
-        """A component's own."""
+        """Those of component `number` alone."""
         return self.basis @ self.factors[number]
 
     def first(self, count: int) -> "Mixture":

@@ -2,7 +2,7 @@
 
 The evidence of component k, the density of the measurements under its Gaussian and the noise, says
 how likely it made the signal. With the common part M = B common common^T B^T + noise I = T^T T
-factored once, component k adds few directions of its own: in the whitened coordinates T^-T z
+factored once for all components (and once more, with refinement, for the codes), component k adds few directions of its own: in the whitened coordinates T^-T z
 
     covariance of what is measured = I + A_k A_k^T,    A_k = (T^-T B V) factor_k  [N, R]
 
@@ -149,7 +149,7 @@ def of_matrix(root, z, mixture, noise, rest, values) -> MixtureCodes:
     """Signals of one matrix B [N, E], z [S, N], under a `mixture.Mixture` and a noise variance [].
 
     rest [S]: what B does not reach of the measurements, squared, in units of the noise; values [S]:
-    their number. Evidences are but for the density of that.
+    their number. Evidences lack the density of that rest.
     """
     seen = _seen(root, z, mixture, noise)
 
@@ -159,7 +159,7 @@ def of_matrix(root, z, mixture, noise, rest, values) -> MixtureCodes:
         images = numerics.einsum("nq,kqr->knr", seen.matrix, factors)
         found = least_squares.damped(images, right, jnp.ones(len(weights), z.dtype))
         quadratic, determinant = found.quadratic.T, found.log_determinant
-        # Those that fill up have no weight.
+        # Components that fill up the last group have weight 0: their logit is -inf.
         logarithm = jnp.log(weights)
         parts = (logarithm, determinant, jnp.log1p(quadratic + rest[:, None]), values[:, None])
         logits = coarse_evidence(*parts)
@@ -167,11 +167,12 @@ def of_matrix(root, z, mixture, noise, rest, values) -> MixtureCodes:
         places = offsets[:, None] + numerics.einsum("ksr,kqr->ksq", found.codes, factors)
         return sums.with_more(logits, places, found.error), (evidences.T, logits.T)
 
-    count, basis = len(mixture.weights), mixture.basis.shape[1]
-    numbers = seen.matrix.shape[0] * (mixture.factors.shape[2] + 3 * len(z))
+    count, basis, rank = mixture.factors.shape
+    rows, signals = seen.matrix.shape[0], len(z)
+    numbers = rows * (rank + 3 * signals) + signals * (basis + rank)
     size = numerics.even_size(count, max(1, platforms.sizes().chunk // numbers))
     parts = mixture.weights, mixture.offsets, mixture.factors
-    start = _Sums.nothing(len(z), basis, z.dtype)
+    start = _Sums.nothing(signals, basis, z.dtype)
     if size == count:
         # A loop of one turn would copy all components.
         sums, found = step(start, parts)
@@ -179,10 +180,10 @@ def of_matrix(root, z, mixture, noise, rest, values) -> MixtureCodes:
     else:
         sums, found = jax.lax.scan(step, start, tuple(numerics.cut(part, size) for part in parts))
         evidences, logits = (numerics.joined(part, count).T for part in found)
-    place = sums.places / sums.mass[:, None]
-    codes = seen.codes(place, mixture)
+    codes, error = seen.codes(sums.places / sums.mass[:, None], mixture)
+    error = jnp.maximum(error, sums.error / sums.mass)
     evidences = evidences - 0.5 * seen.white.log_determinant
-    return MixtureCodes(codes, sums.error / sums.mass, evidences, jax.nn.softmax(logits, 1))
+    return MixtureCodes(codes, error, evidences, jax.nn.softmax(logits, 1))
 
 
 class _Sums(NamedTuple):
@@ -228,17 +229,21 @@ class _Seen(NamedTuple):
     right: jax.Array
 
     def codes(self, places, mixture):
-        """Of places [.., S, Q] in the basis: with the likeliest of what is common. [.., S, E]."""
+        """Of places [.., S, Q] in the basis: with the likeliest of what is common, [.., S, E], and
+        the relative residual [.., S] of the system that this solves."""
         left = self.offset - numerics.einsum("...q,nq->...n", places, self.columns)
         codes = mixture.mean + numerics.einsum("...q,eq->...e", places, mixture.basis)
-        return codes + self.likeliest(left, mixture)
+        common, error = self.likeliest(left, mixture)
+        return codes + common, error
 
     def likeliest(self, values, mixture):
-        """What is common to all, from what it is to explain [.., N]. [.., E]."""
+        """What is common to all [.., E], from what it is to explain [.., N], and the relative
+        residual [..]."""
         rows = values.reshape(-1, values.shape[-1])
-        along = least_squares.damped_codes(self.common, rows, self.noise).codes
-        found = numerics.einsum("su,eu->se", along, mixture.common)
-        return found.reshape(*values.shape[:-1], -1)
+        found = least_squares.damped_codes(self.common, rows, self.noise)
+        codes = numerics.einsum("su,eu->se", found.codes, mixture.common)
+        batch = values.shape[:-1]
+        return codes.reshape(*batch, -1), found.error.reshape(batch)
 
 
 def _seen(root, z, mixture, noise):
@@ -275,7 +280,7 @@ def components(equations: OrthonormalEquations, known: GaussianPrior, noise) -> 
     equations, mixture = equations.reduced(), known.mixture
     root, z = equations.root, equations.projected
     seen = _seen(root, z, mixture, noise)
-    spread = mixture.basis.T - seen.likeliest(seen.columns.T, mixture)
+    spread = mixture.basis.T - seen.likeliest(seen.columns.T, mixture)[0]
     rest, values = equations.rest / noise, values_of(equations)
 
     def one(component):
@@ -298,7 +303,7 @@ def components(equations: OrthonormalEquations, known: GaussianPrior, noise) -> 
         return logit, places, rows
 
     logits, places, rows = jax.lax.map(one, (mixture.weights, mixture.offsets, mixture.factors))
-    codes = seen.codes(places, mixture).swapaxes(0, 1)
+    codes = seen.codes(places, mixture)[0].swapaxes(0, 1)
     left = left_open(seen.common, mixture.common, noise)
     return Components(jax.nn.softmax(logits.T, 1), codes, left, rows)
 

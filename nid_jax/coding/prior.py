@@ -109,7 +109,7 @@ class GaussianPrior(NamedTuple):
         )
         # Positive definite where the components are not.
         diagonal = _LEAST_VARIANCE * self.diagonal
-        mean = jnp.asarray(mixture.means()[number])
+        mean = jnp.asarray(mixture.mean + mixture.basis @ mixture.offsets[number])
         return self.alone()._replace(mean=mean, factor=factor, diagonal=diagonal)
 
     def arrays(self) -> dict[str, Any]:

@@ -283,11 +283,11 @@ def _normal_dense(equations, lam):
 
 
 def _dealt_out(matrix, shift, moments):
-    """Codes [S, E] and errors [S] in float32, of every device its share of the signals, and the
-    shift as used between them.
+    """-> codes [S, E], the shift as used, [] or [S], and errors [S]; codes and errors float32.
 
-    One matrix is factorised by every device alike. Matrices of the signals' own are factorised
-    where their signals are.
+    matrix [E, E] or [S, E, E], shift, moments [S, E]. Each device solves for its own share of the
+    signals. One matrix is factorised by every device alike, matrices of the signals' own where
+    their signals are.
     """
 
     def solve(common, rows):

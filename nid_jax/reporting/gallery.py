@@ -60,14 +60,14 @@ def _figure(folder, index, name):
     """A picture with its name, both links; of what is no picture the name alone."""
     stem = folder / artefacts.RECONSTRUCTIONS / file_name(index, name)
     picture = stem.with_name(f"{stem.name}.png")
-    if not picture.is_file():
-        address = link(stem.with_name(f"{stem.name}.npy"), folder)
-        return Markup('<figure><a href="{}">{}</a></figure>').format(address, name)
-    image = Markup('<img loading="lazy" src="{0}" alt="">').format(link(picture, folder))
     sheet = folder / artefacts.PICTURES / picture.name
-    more = ""
+    more = Markup("")
     if sheet.is_file():
         more = Markup(' <a href="{}">(beside what was given)</a>').format(link(sheet, folder))
+    if not picture.is_file():
+        address = link(stem.with_name(f"{stem.name}.npy"), folder)
+        return Markup('<figure><a href="{}">{}</a>{}</figure>').format(address, name, more)
+    image = Markup('<img loading="lazy" src="{0}" alt="">').format(link(picture, folder))
     return Markup('<figure><a href="{}">{}</a><figcaption>{}{}</figcaption></figure>').format(
         link(picture, folder), image, escape(name), more
     )

@@ -102,7 +102,7 @@ class Progress:
 class Counted:
     """A line that says how many are done of how many, and how long the others will take.
 
-    None in the first two seconds: what is short needs none. label: what is counted; active=False
+    None in the first two seconds of each thing counted: what is short needs none. label: what is counted; active=False
     prints nothing; further arguments are those of `Progress`.
     """
 
@@ -110,7 +110,7 @@ class Counted:
         self._label, self._options = label, {"active": active, **options}
         self._clock: Callable[[], float] = options.get("clock", time.monotonic)
         self._line: Progress | None = None
-        self._first, self._start = 0, 0.0
+        self._counted, self._first, self._start = "", 0, 0.0
 
     def update(self, done: int, total: int, label: str = "") -> None:
         """So many are done. label: where another thing is counted than at first."""

@@ -74,7 +74,7 @@ def run(*argv, processes=1):
     finally:
         for process in started:
             process.kill()
-    assert not any(process.returncode for process in started), printed[0][1][-3000:]
+    assert not any(process.returncode for process in started), [err[-2000:] for _, err in printed]
     return json.loads(printed[0][0].splitlines()[-1])
 
 

@@ -227,7 +227,7 @@ def test_components_a_few_at_a_time_are_as_all_at_once(given, monkeypatch):
     inputs = (root, z, known, jnp.float32(NOISE), jnp.zeros(2), jnp.full(2, 4.0))
     at_once = mixture_codes.of_matrix(*inputs)
     sizes = mixture_codes.platforms.sizes()
-    few = dataclasses.replace(sizes, chunk=2 * 4 * (2 + 3 * 2))
+    few = dataclasses.replace(sizes, chunk=2 * (4 * (2 + 3 * 2) + 2 * (4 + 2)))
     monkeypatch.setattr(mixture_codes.platforms, "sizes", lambda: few)
     monkeypatch.setattr(jax.lax, "scan", counted := Counted(jax.lax.scan))
     for one, other in zip(mixture_codes.of_matrix(*inputs), at_once, strict=True):
