@@ -2,7 +2,8 @@
 
 The evidence of component k, the density of the measurements under its Gaussian and the noise, says
 how likely it made the signal. With the common part M = B common common^T B^T + noise I = T^T T
-factored once for all components (and once more, with refinement, for the codes), component k adds few directions of its own: in the whitened coordinates T^-T z
+factored once for all components (and once more, with refinement, for the codes), component k adds
+few directions of its own: in the whitened coordinates T^-T z
 
     covariance of what is measured = I + A_k A_k^T,    A_k = (T^-T B V) factor_k  [N, R]
 

@@ -102,8 +102,8 @@ class Progress:
 class Counted:
     """A line that says how many are done of how many, and how long the others will take.
 
-    None in the first two seconds of each thing counted: what is short needs none. label: what is counted; active=False
-    prints nothing; further arguments are those of `Progress`.
+    None in the first two seconds of each thing counted: what is short needs none. label: what is
+    counted; active=False prints nothing; further arguments are those of `Progress`.
     """
 
     def __init__(self, label: str, active: bool = True, **options: Any):
