@@ -61,8 +61,10 @@ format: install
 bench: install
 	$(BIN)/python experiments/speed.py --scale=cpu --output=runs/speed
 
-# At most nine minutes on a device; install with its extra first: pip install '.[test,cuda]'.
+# At most nine minutes on a device, whose libraries the extra brings: cuda, or EXTRA=tpu.
+EXTRA ?= cuda
 accelerator: install
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA)]'
 	$(BIN)/python experiments/accelerator.py --output=runs/accelerator
 
 # sdist and wheel of what is committed.

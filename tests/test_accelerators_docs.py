@@ -71,6 +71,9 @@ def test_slurm_script():
     command = next(line for line in path.read_text().splitlines() if line.startswith("exec srun"))
     words = shlex.split(command)
     assert options(words[words.index("nid_jax") :]) == ["distributed", "config.mesh.data"]
+    # JAX gives each process the one GPU of its own number.
+    asked = dict(re.findall(r"^#SBATCH --(\S+)=(\S+)$", path.read_text(), re.MULTILINE))
+    assert asked["ntasks-per-node"] == asked["gpus-per-node"]
 
 
 def test_dockerfile():

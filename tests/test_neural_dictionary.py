@@ -390,6 +390,8 @@ def test_windows_and_shapes(gray, unseen):
     for shape in [(4,), (4, 0), (4, 4, 4), (2.5, 2)]:
         with pytest.raises(nid.ArgumentError, match=r"^shape: .*2 whole numbers"):
             found.render(shape)
+    with pytest.raises(nid.ArgumentError, match=r"^shape: \(1000000, 1000000\); allowed: .* GiB"):
+        found.render((10**6, 10**6))
     with pytest.raises(nid.ArgumentError, match=r"^points: \(3, 3\); allowed: \(P, 2\)"):
         found.at(np.zeros((3, 3)))
 

@@ -32,7 +32,8 @@ from nid_jax.notices import say
 
 GRIDS = {1: (256,), 2: (32, 32), 3: (16, 16, 16), 4: (8, 8, 8, 8)}
 """What signals of D coordinates are drawn on where data.size does not say."""
-_MOST = float(np.finfo(np.float32).max) / 2
+# Squares of what is rendered in own units are float32 as well.
+_MOST = float(np.sqrt(np.finfo(np.float32).max)) / 2
 _DAY, _DAYS = np.timedelta64(1, "D"), "days since "
 
 
@@ -111,7 +112,10 @@ def take_frame(points: ConfigDict, frame: Frame, signal: str = "") -> None:
     days = [axis.unit.removeprefix(_DAYS) for axis in frame.axes if axis.unit.startswith(_DAYS)]
     learned["coordinates"] = tuple(points.coordinates) or tuple(axis.name for axis in frame.axes)
     learned["channels"] = tuple(points.channels) or tuple(one.name for one in frame.channels)
-    learned["units"] = tuple(one.unit for one in frame.channels)
+    learned["units"] = units = tuple(one.unit for one in frame.channels)
+    given = tuple(points.units)
+    if given != units[: len(given)]:
+        raise ArgumentError("data.points.units", given, f"{units}, as learned")
     with points.unlocked(), points.ignore_type():
         points.update({**learned, "since": days[0] if days else ""})
         points.signal = signal or points.signal
@@ -251,7 +255,6 @@ def _rows(table, roles, rows, signal, path):
                 f"{path}: signal {signal!r} has {name} {column[bad][0]} in "
                 f"{table.place(int(rows[bad.argmax()]))}; allowed: finite numbers"
             )
-    # Of what is rendered in own units float32 is the type.
     far = np.abs(values) > _MOST
     if far.any():
         row, channel = np.argwhere(far)[0]
@@ -409,6 +412,6 @@ def _pairs(key, given, count):
     except (TypeError, ValueError):
         raise ArgumentError(f"data.points.{key}", given, allowed) from None
     good = pairs.shape == (count, 2) and (np.abs(pairs) <= _MOST).all()
-    if not good or not (pairs[:, 0] < pairs[:, 1]).all():
+    if not good or not (pairs[:, 1] - pairs[:, 0] >= 1 / _MOST).all():
         raise ArgumentError(f"data.points.{key}", given, allowed)
     return pairs.tolist()

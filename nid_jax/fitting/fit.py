@@ -8,6 +8,7 @@ A `Fit` is what solving gives and what is drawn, differentiated, scored, saved a
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -239,9 +240,11 @@ class Fit:
         """The signals on a grid of any shape; None: the signals' own.
 
         window: ((low, high), ...) for every axis, in [-1, 1] or beyond; None is all of it. chunk:
-        points at a time; 0 chooses. Raises ArgumentError for a shape of another dimension.
+        points at a time; 0 chooses. Raises ArgumentError for a shape of another dimension, or of
+        more samples than memory holds.
         """
         shape = self.grid_shape if shape is None else self._checked_shape(shape)
+        checks.fits("shape", shape, math.prod(shape) * (len(shape) + len(self) * self.channels))
         values = self.at(grid(shape, window), chunk)
         return values.reshape(len(self), *shape, self.channels)
 

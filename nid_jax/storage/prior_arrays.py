@@ -86,10 +86,16 @@ _SIGNS: dict[str, tuple[Callable[[np.ndarray], Any], str]] = {
 }
 
 
+# Solvers take squares of it, in float32.
+_MOST = float(np.sqrt(np.finfo(np.float32).max)) / 2
+
+
 def _check_values(found, prefix):
     for name in _ordered(found):
         if not np.isfinite(found[name]).all():
             raise ValueError(f"{prefix}{name} holds NaN or infinity; allowed: finite numbers")
+        if (largest := np.abs(found[name]).max(initial=0)) > _MOST:
+            raise ValueError(f"{prefix}{name} holds {largest:.2g}; allowed: at most {_MOST:.2g}")
         holds, allowed = _SIGNS.get(name, (None, ""))
         if holds is not None and not holds(found[name]):
             raise ValueError(f"{prefix}{name} holds {found[name].min():g}; allowed: {allowed}")

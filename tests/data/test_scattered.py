@@ -127,6 +127,10 @@ def test_new_data_take_the_frame_that_was_learned_in(tmp_path):
     config.root = str(write(tmp_path / "c.csv", {**smaller, "x": smaller["x"] + 30}))
     with pytest.raises(ValueError, match=r"data.points.frame: .*has x .*, outside .*points are"):
         scattered.open_points(config, "train", 0)
+    config.points.units = ("K",)
+    with pytest.raises(ValueError, match=r"data.points.units: \('K',\); allowed: .*, as learned"):
+        data.take_frame(config.points, found.frame)
+    config.points.units = ()
     config.points.frame = ((0.0, 1.0), (0.0, 1.0))
     with pytest.raises(ValueError, match="as learned"):
         data.take_frame(config.points, found.frame)
@@ -466,12 +470,12 @@ def test_moments_with_zones_and_far_away(tmp_path, recwarn):
 
 @pytest.mark.filterwarnings("ignore::nid_jax.notices.Notice")
 def test_values_that_no_render_could_show(tmp_path):
-    root = write(tmp_path / "a.csv", changed("value", 3, "1e300"))
-    with pytest.raises(ValueError, match=r"signal '0' has value 1e\+300 in line 5; allowed"):
+    root = write(tmp_path / "a.csv", changed("value", 3, "1e30"))
+    with pytest.raises(ValueError, match=r"signal '0' has value 1e\+30 in line 5; allowed"):
         scattered._read(config_of(root))
 
 
-@pytest.mark.parametrize("odd", [-9999.0, -999.9, 1e30])
+@pytest.mark.parametrize("odd", [-9999.0, -999.9, 1e18])
 def test_what_lies_far_from_everything_is_said(tmp_path, odd):
     _, said = opened(config_of(write(tmp_path / "a.csv", changed("value", 3, odd))))
     assert any(f"value: 1 of 48 lies far from the others, {odd:.6g}" in line for line in said)

@@ -57,6 +57,7 @@ def test_what_is_not_understood_is_one_line(tmp_path):
         ({"diagonal": np.zeros(9, np.float32)}, r"diagonal is float32\[9\]; allowed: float32\[4\]"),
         ({"factor": np.zeros((4, 4))}, r"factor is float64\[4, 4\]"),
         ({"mean": np.full(4, np.nan, np.float32)}, "mean holds NaN or infinity; allowed: finite"),
+        ({"mean": np.full(4, 3e38, np.float32)}, r"mean holds 3e\+38; allowed: at most 9.2e\+18"),
         ({"diagonal": -np.ones(4, np.float32)}, "diagonal holds -1; allowed: 0 or more"),
         ({"shrinkage": np.float32(2)}, "shrinkage holds 2; allowed: 0 to 1"),
         ({"mixture.weights": np.zeros(2, np.float32)}, "mixture.weights holds 0; allowed: 0 or"),
