@@ -129,6 +129,20 @@ class State:
         return cls(gaussian, found.get("target"), shrinkage, tuple(found["likelihoods"].tolist()))
 
 
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """Who is told how far rounds are."""
+
+    after: Callable[[State], bool] = lambda state: True
+    """Called with the state after every round; False stops."""
+    choosing: Callable[[int, int], object] = lambda done, total: None
+    """Called after every sum over signals of the choice of the shrinkage with how many are done of
+    how many: they take as long as rounds, and are none of them."""
+
+
+UNTOLD = Told()
+
+
 def learned(
     columns: Columns,
     measured: Any,
@@ -137,8 +151,7 @@ def learned(
     rounds: int,
     shrinkage: float | None,
     state: State | None = None,
-    after: Callable[[State], bool] = lambda state: True,
-    choosing: Callable[[int, int], object] = lambda done, total: None,
+    told: Told = UNTOLD,
 ) -> State:
     """The Gaussian of coefficients of a collection's signals.
 
@@ -150,9 +163,7 @@ def learned(
       rounds: with covariances, after `SPECTRUM_ROUNDS` of variances alone.
       shrinkage: share of the target in the covariance, in [0, 1); None chooses.
       state: to go on from; None begins.
-      after: called with the state after every round; False stops.
-      choosing: told after every sum over signals of the choice of the shrinkage how many are done
-        of how many: they take as long as rounds, and are none of them.
+      told: of every round.
 
     The state is the same, bit for bit, whether rounds were interrupted or not. Raises ArgumentError
     naming the round after which signals have no likelihood.
@@ -165,10 +176,10 @@ def learned(
         while state.round < SPECTRUM_ROUNDS + rounds:
             if state.round == SPECTRUM_ROUNDS and state.target is None:
                 if shrinkage is None:
-                    shrinkage = _chosen_shrinkage(signals, spectrum, held, choosing)
+                    shrinkage = _chosen_shrinkage(signals, spectrum, held, told.choosing)
                 state = _with_target(state, shrinkage)
             state = _next(signals, state, everything, least_noise)
-            if not after(state):
+            if not told.after(state):
                 break
     return state
 
@@ -228,7 +239,7 @@ def _check_likelihood(found, where):
         raise ArgumentError("measurements", f"log likelihood {found} in {where}", allowed)
 
 
-def _chosen_shrinkage(signals, spectrum, held, choosing=lambda done, total: None):
+def _chosen_shrinkage(signals, spectrum, held, choosing):
     """The one of `SHRINKAGES` under which signals held out are most likely.
 
     Rounds of their own, over the others alone: of the held out ones nothing is known to them.

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.shared import SharedDictionary
-from nid_jax.fitting.rounds import SPECTRUM_ROUNDS, State
+from nid_jax.fitting.rounds import SPECTRUM_ROUNDS, State, Told
 from nid_jax.notices import say
 from nid_jax.training.atoms import wave_heads
 from nid_jax.training.components import (
@@ -120,8 +120,7 @@ def _by_rounds(dictionary, measured, collection, config, path, go_on):
         wanted.rounds,
         None if wanted.shrinkage < 0 else wanted.shrinkage,
         state,
-        after,
-        choosing,
+        Told(after, choosing),
     )
     if made is None:
         return None

@@ -11,7 +11,7 @@ of channels decorrelated: blocks of one channel each, so that a signal's factori
 its points, not of its points times channels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -47,8 +47,7 @@ def partial_heads(
     num_rounds: int,
     shrinkage: float | None = None,
     state: rounds.State | None = None,
-    after: Callable[[rounds.State], bool] = lambda state: True,
-    choosing: Callable[[int, int], object] = lambda done, total: None,
+    told: rounds.Told = rounds.UNTOLD,
 ) -> tuple[Heads, GaussianPrior] | None:
     """Heads and the prior of their codes from signals each of which was measured in its own way.
 
@@ -59,7 +58,7 @@ def partial_heads(
       names: of the signals; copies, 'name/copy', are held out together.
       num_rounds: with covariances.
       shrinkage: of the covariance towards its diagonal, in [0, 1); None chooses.
-      state, after, choosing: see `rounds.learned`; None where `after` stopped the rounds.
+      state, told: see `rounds.learned`; None where it stopped the rounds.
 
     Raises:
       ArgumentError: more than `MOST_FEATURES` features, or shrinkage outside.
@@ -78,8 +77,7 @@ def partial_heads(
         num_rounds,
         shrinkage,
         state,
-        after,
-        choosing,
+        told,
     )
     if found.round < rounds.SPECTRUM_ROUNDS + num_rounds:
         return None

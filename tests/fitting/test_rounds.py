@@ -102,7 +102,7 @@ def test_likelihoods_rise_in_every_round_and_rounds_go_on(kind, tmp_path):
     assert whole.shrinkage in rounds.SHRINKAGES
     for part in np.split(np.array(whole.likelihoods), [rounds.SPECTRUM_ROUNDS]):
         assert (np.diff(part) > -1e-9 * np.abs(part[1:])).all(), part
-    stopped = learned(measured, after=after)
+    stopped = learned(measured, told=rounds.Told(after))
     assert stopped.round == rounds.SPECTRUM_ROUNDS + 2
     assert rounds.State.load(kept, 8) is None
     resumed = learned(measured, state=rounds.State.load(kept, 7))
@@ -273,13 +273,15 @@ def test_shrinkage_is_chosen_by_signals_that_nothing_knows():
 
     held = np.arange(SIGNALS) % 5 == 4
     with gram.working_precision("float64"):
-        chosen = rounds._chosen_shrinkage(Recorded(Powers(), measured, held), SPECTRUM, held)
+        signals = Recorded(Powers(), measured, held)
+        untold = rounds.UNTOLD.choosing
+        chosen = rounds._chosen_shrinkage(signals, SPECTRUM, held, untold)
     assert chosen in rounds.SHRINKAGES
     scored, learned_from = seen[-len(rounds.SHRINKAGES) :], seen[: -len(rounds.SHRINKAGES)]
     assert all(which == set(np.flatnonzero(held)) for which in scored)
     assert all(which == set(np.flatnonzero(~held)) for which in learned_from)
     with pytest.warns(Notice, match="none to be held out; their shrinkage is taken as 0.1"):
-        assert rounds._chosen_shrinkage(None, SPECTRUM, 0 * held > 0) == 0.1
+        assert rounds._chosen_shrinkage(None, SPECTRUM, 0 * held > 0, untold) == 0.1
 
 
 def test_a_round_without_a_likelihood_is_named_and_not_kept():
@@ -289,7 +291,7 @@ def test_a_round_without_a_likelihood_is_named_and_not_kept():
     )
     kept = []
     with pytest.raises(ArgumentError, match="log likelihood nan in round 1"):
-        learned(wrong, after=kept.append)
+        learned(wrong, told=rounds.Told(kept.append))
     assert not kept
 
 
@@ -301,11 +303,11 @@ def test_the_choice_of_the_shrinkage_says_how_far_it_is():
         at.append(len(after))
 
     after: list[int] = []
-    learned(measured, choosing=choosing, after=lambda state: after.append(state.round) is None)
+    learned(measured, told=rounds.Told(lambda state: after.append(state.round) is None, choosing))
     total = told[0][1]
     assert told == [(done, total) for done in range(1, total + 1)]
     # In one go, once the variances are known.
     assert set(at) == {rounds.SPECTRUM_ROUNDS}
     told.clear()
-    learned(measured, shrinkage=0.1, choosing=choosing)
+    learned(measured, shrinkage=0.1, told=rounds.Told(choosing=choosing))
     assert not told
