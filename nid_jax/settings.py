@@ -204,6 +204,7 @@ RULES: dict[str, Rule] = {
     "dictionary.embedding.sigma": _POSITIVE,
     "dictionary.embedding.counts": _sides,
     "dictionary.embedding.band": _words(*embeddings.BANDS),
+    "dictionary.embedding.num_kept": _COUNT,
     "dictionary.embedding.degree": _whole(0, embeddings.MAX_DEGREE),
     "router.top_k": _COUNT,
     "router.max_norm": _WEIGHT,

@@ -49,6 +49,9 @@ def dictionary():
             # cosine: box or ball, the frequencies that are kept
             "counts": (),
             "band": "box",
+            # cosine: so many of them, those of most energy in the training signals, from which
+            # dictionary.heads=components chooses them; 0: all
+            "num_kept": 0,
             # spline: degree of the pieces
             "degree": 3,
         },

@@ -237,34 +237,77 @@ class CosineLattice(Embedding):
     """
 
     def __init__(self, counts: Sequence[int], band: str = "box"):
-        counts = _checked_counts(counts, 1)
-        if band not in BANDS:
-            allowed = ", ".join(BANDS)
-            raise ValueError(f"dictionary.embedding.band={band!r}; allowed: {allowed}")
-        lattice = np.stack(np.meshgrid(*map(np.arange, counts), indexing="ij"), -1)
-        lattice = lattice.reshape(-1, len(counts))
-        kept = lattice.any(-1)
-        if band == "ball":
-            kept &= np.square(lattice / np.array(counts)).sum(-1) < 1
-        if not kept.any():
-            raise ValueError(
-                f"dictionary.embedding.counts={counts} leaves the constant alone; allowed: more"
-            )
-        self.counts, self.dims = counts, len(counts)
+        self.counts, places = _lattice(counts, band)
+        self.dims, self.size = len(self.counts), len(places)
         # All of a box but its first corner needs no list of places.
-        self.places = None if band == "box" else tuple(np.flatnonzero(kept).tolist())
-        self.size = int(kept.sum())
+        self.places = None if band == "box" else tuple(places.tolist())
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """x [..., D] -> [..., F]."""
         x = jnp.asarray(x)
         waves = []
         for axis, count in enumerate(self.counts):
-            # Half turns up to the Nyquist frequency: few enough for float32 as they are.
-            turns = (x[..., axis, None] + 1) * (0.5 * np.arange(count, dtype=np.float32))
-            waves.append(numerics.cos(math.pi * (turns - 2 * jnp.round(turns / 2))))
+            waves.append(_cosines_along(x[..., axis], np.arange(count, dtype=np.float32)))
         product = _tensor_product(waves)
         return product[..., 1:] if self.places is None else product[..., np.array(self.places)]
+
+
+class ChosenCosines(Embedding):
+    """So many of the cosines of a `CosineLattice`, those at `places`, in raster order of k.
+
+    Which ones is a matter of the signals: `training.kept_cosines` keeps those of most energy in them.
+    Until then they are those of lowest frequency, |k_j / counts[j]|.
+
+    Args:
+      counts: of the lattice, along each of the D axes.
+      num_kept: cosines that are kept.
+      band: of the lattice, one of BANDS.
+
+    Raises:
+      ValueError: more than the lattice has, or what `CosineLattice` refuses.
+    """
+
+    def __init__(self, counts: Sequence[int], num_kept: int, band: str = "box"):
+        self.counts, places = _lattice(counts, band)
+        self.band, self.dims = band, len(self.counts)
+        if not 1 <= num_kept <= len(places):
+            raise ValueError(
+                f"dictionary.embedding.num_kept={num_kept}; allowed: 1 to {len(places)}, the "
+                f"cosines of counts={self.counts}, band={band}, or 0: all"
+            )
+        self.size = int(num_kept)
+        along = np.unravel_index(places, self.counts)
+        radius = sum(np.square(k / n) for k, n in zip(along, self.counts, strict=True))
+        lowest = np.argsort(radius, kind="stable")[:num_kept]
+        self.places = Constant(jnp.asarray(np.sort(places[lowest]), jnp.int32))
+
+    @property
+    def lattice(self) -> Int[np.ndarray, " N"]:
+        """Places of all cosines that there are to keep, ascending."""
+        return _lattice(self.counts, self.band)[1]
+
+    def keep(self, places: Int[np.ndarray, " F"]) -> None:
+        """Keep the cosines at these places of `lattice`, ascending.
+
+        Raises ValueError for others than so many of the lattice's, each once.
+        """
+        places = np.asarray(places)
+        known = places.shape == (self.size,) and np.isin(places, self.lattice).all()
+        if not (known and (np.diff(places) > 0).all()):
+            raise ValueError(
+                f"places of cosines: not {self.size} of the {len(self.lattice)} of "
+                f"dictionary.embedding.counts={self.counts}, band={self.band}, ascending"
+            )
+        self.places.set_value(jnp.asarray(places, jnp.int32))
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
+        """x [..., D] -> [..., F]."""
+        x = jnp.asarray(x)
+        product = 1
+        # Each cosine by itself: the whole lattice at a point may be many times as many.
+        for axis, k in enumerate(jnp.unravel_index(self.places[...], self.counts)):
+            product = product * _cosines_along(x[..., axis], k.astype(np.float32))
+        return product
 
 
 class Splines(Embedding):
@@ -325,6 +368,31 @@ class Splines(Embedding):
                 for i in range(degree + 1)
             ]
         return first.astype(jnp.int32), jnp.stack(values, -1)
+
+
+def _lattice(counts, band):
+    """Checked counts of a lattice of cosines, and places [N] of all but the constant in a band."""
+    counts = _checked_counts(counts, 1)
+    if band not in BANDS:
+        allowed = ", ".join(BANDS)
+        raise ValueError(f"dictionary.embedding.band={band!r}; allowed: {allowed}")
+    lattice = np.stack(np.meshgrid(*map(np.arange, counts), indexing="ij"), -1)
+    lattice = lattice.reshape(-1, len(counts))
+    kept = lattice.any(-1)
+    if band == "ball":
+        kept &= np.square(lattice / np.array(counts)).sum(-1) < 1
+    if not kept.any():
+        raise ValueError(
+            f"dictionary.embedding.counts={counts} leaves the constant alone; allowed: more"
+        )
+    return counts, np.flatnonzero(kept)
+
+
+def _cosines_along(x, k):
+    """cos(pi k (x + 1) / 2) of coordinates x [...] and frequencies k [N]. -> [..., N]."""
+    # Half turns up to the Nyquist frequency: few enough for float32 as they are.
+    turns = (x[..., None] + 1) * (0.5 * k)
+    return numerics.cos(math.pi * (turns - 2 * jnp.round(turns / 2)))
 
 
 def _tensor_product(columns):
@@ -410,7 +478,12 @@ def _kernel(config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.
 
 
 def _cosine(config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.Rngs) -> Embedding:
-    return CosineLattice(_counts(config, dims, grid_shape), config.band)
+    counts = _counts(config, dims, grid_shape)
+    # Dictionaries of before have no such key.
+    num_kept = config.get("num_kept", 0)
+    if num_kept:
+        return ChosenCosines(counts, num_kept, config.band)
+    return CosineLattice(counts, config.band)
 
 
 def _spline(config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.Rngs) -> Embedding:
@@ -442,8 +515,8 @@ def build_embedding(
     Args:
       config: kind, one of EMBEDDINGS, and the keys of every kind: size, scale, num_octaves (0 is
         Nyquist from grid_shape), trainable, kernel, length_scale, shape (0 is the kernel's
-        default), num_centres, sigma, counts (() is those of grid_shape), band, degree. Centres of
-        the RBF are uniform on [-1, 1].
+        default), num_centres, sigma, counts (() is those of grid_shape), band, num_kept (0: all),
+        degree. Centres of the RBF are uniform on [-1, 1].
       dims: D.
       grid_shape: samples per axis of the training signals, () where they lie on no grid.
       rngs: `nnx.Rngs`; random numbers are drawn from its `params` stream.

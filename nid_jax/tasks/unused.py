@@ -23,7 +23,7 @@ _EMBEDDINGS = {
     "fourier": ("size", "scale", "trainable"),
     "rbf": ("num_centres", "sigma", "trainable"),
     "kernel": ("size", "kernel", "length_scale", "shape", "trainable"),
-    "cosine": ("counts", "band"),
+    "cosine": ("counts", "band", "num_kept"),
     "spline": ("counts", "degree"),
 }
 # Keys of router that each of its kinds reads, beside kind, top_k and noise.

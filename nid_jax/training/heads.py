@@ -11,9 +11,11 @@ from ml_collections import ConfigDict
 
 from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.errors import ArgumentError
+from nid_jax.fields.embeddings import ChosenCosines
 from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting.rounds import SPECTRUM_ROUNDS, State, Told
 from nid_jax.notices import say
+from nid_jax.training import kept_cosines
 from nid_jax.training.atoms import wave_heads
 from nid_jax.training.components import (
     ERRORS,
@@ -39,6 +41,7 @@ def check(config: ConfigDict) -> None:
         )
     if dictionary.heads == "waves" and not config.router.top_k:
         raise ValueError("router.top_k: 0 is dense; dictionary.heads=waves needs 1 or more")
+    kept_cosines.check(config)
     wanted = dictionary.components
     if wanted.errors not in ("", *ERRORS):
         raise ValueError(
@@ -69,15 +72,19 @@ def find(
     measured: what training sees of the collection, as a task's `learned_from` gives. Components are
     those of a covariance, or of the signals' products where features are too many for one, or
     local; or come by rounds, each of which is kept at `path`, where signals are not alike in what
-    was measured of them. None where `go_on`, which is told how many were done of how many, and of
-    what where that is no round, said no after a round: the same call goes on. Raises ArgumentError
-    for features or signals of which such heads cannot be found.
+    was measured of them. Cosines that signals choose are chosen first. None where `go_on`, which is
+    told how many were done of how many, and of what where that is no round, said no after a round:
+    the same call goes on. Raises ArgumentError for features or signals of which such heads cannot
+    be found.
     """
     if config.dictionary.heads == "waves":
         names, top_k = collection.names, config.router.top_k
         return FoundHeads(wave_heads(dictionary, measured, names, top_k, config.seed))
     if not measured.alike:
         return _by_rounds(dictionary, measured, collection, config, path, go_on)
+    chosen = ""
+    if isinstance(dictionary.embedding, ChosenCosines):
+        chosen = f"{kept_cosines.choose(dictionary.embedding, collection)}; "
     wanted = config.dictionary.components
     size, errors = dictionary.num_features * dictionary.channels, wanted.errors or ERRORS[0]
     # Of local features that many more are never computed at a point, as a covariance needs them.
@@ -92,7 +99,7 @@ def find(
         shrinkage = None if wanted.shrinkage < 0 else wanted.shrinkage
         names = collection.names
         found = component_heads(dictionary, measured, names, errors, shrinkage)
-    return FoundHeads(put_heads(dictionary, found), found.coded)
+    return FoundHeads(chosen + put_heads(dictionary, found), found.coded)
 
 
 def _by_rounds(dictionary, measured, collection, config, path, go_on):

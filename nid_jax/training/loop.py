@@ -27,6 +27,7 @@ from nid_jax.fields.model import (
     parameter_overview,
 )
 from nid_jax.fields.shared import SharedDictionary
+from nid_jax.fields.variables import Constant
 from nid_jax.fitting import priors, spread
 from nid_jax.reporting import announcing, tables
 from nid_jax.reporting.chronometer import Chronometer
@@ -38,7 +39,7 @@ from nid_jax.running.stopping import Preemption
 from nid_jax.storage import checkpoints
 from nid_jax.storage.models import abstract
 from nid_jax.storage.workdir import Workdir
-from nid_jax.training import checks, feeding, heads, memory, sizes
+from nid_jax.training import checks, feeding, heads, kept_cosines, memory, sizes
 from nid_jax.training.asked import Task
 from nid_jax.training.batches import WayBatches
 from nid_jax.training.optimisers import build_optimiser
@@ -88,6 +89,7 @@ class Trainer:
         self.strategy = build_strategy(config, task.objective)
         measured = task.learned_from(collection)
         checks.check_alike(config, measured, collection.names, typed)
+        kept_cosines.check_signals(config, measured, collection.shape)
         self.measured, self.count = measured, len(collection)
         self.batchwise = "no step is taken"
         if config.train.steps:
@@ -252,15 +254,21 @@ class Trainer:
         """Go on with the numbers that `work` gives a model, in the first process for all. -> what
         it returns; None where nothing changed."""
 
+        kinds = nnx.Any(nnx.Param, Constant)
+
         def changed():
-            return work(), jax.tree.leaves(nnx.state(model, nnx.Param))
+            return work(), jax.tree.leaves(nnx.state(model, kinds))
 
         found, numbers = processes.once(changed)
         if found is None:
             return found
-        params = jax.tree.unflatten(jax.tree.structure(nnx.state(model, nnx.Param)), numbers)
+        structure = jax.tree.structure(nnx.state(model, kinds))
+        nnx.update(model, jax.tree.unflatten(structure, numbers))
+        _, params, constants = nnx.split(model, nnx.Param, ...)
         state = self.layout.give(self.state)
         self.state = self.layout.take(dataclasses.replace(state, params=params))
+        everywhere: Any = jax.tree.map(lambda _: sharding.named(self.mesh), constants)
+        self.given = self.given._replace(constants=sharding.put(constants, everywhere))
         return found
 
     def find_router(self) -> str:
