@@ -130,8 +130,8 @@ CHAIRS = Setting(
     },
     VOLUMES,
     "1600 random chairs of `nid_jax.data.shapes`, signed distances on 32x32x32, levelled out at "
-    "0.1; the unseen ones are further draws. Of the grid's cosines those of most energy in them are "
-    "kept.",
+    "0.1; the unseen ones are further draws. Of the grid's cosines those of most energy in them "
+    "are kept.",
     "mit",
     "Made by the package, under its licence.",
     """\

@@ -23,7 +23,10 @@ CHOSEN = {
         f"dictionary.embedding.{name}": ("fields", EVERY)
         for name in ["kernel", "length_scale", "num_centres", "num_octaves", "shape", "sigma"]
     },
-    **{f"dictionary.embedding.{name}": ("fields", EVERY) for name in ("counts", "band", "degree")},
+    **{
+        f"dictionary.embedding.{name}": ("fields", EVERY)
+        for name in ("counts", "band", "num_kept", "degree")
+    },
     **{f"data.augment.{name}": ("data", STILL) for name in ("rotation", "zoom", "move")},
     **{f"router.{name}": ("fields", EVERY) for name in ("max_norm", "pool")},
     **{f"train.{name}": ("training", EVERY) for name in ("atoms_per_step", "lam", "warmup_epochs")},

@@ -46,6 +46,9 @@ class Embedding(nnx.Module):
         """The features that are not zero at each point x [P, D]: places and values."""
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Raise ValueError for variables, as a file may bring them, that it cannot have."""
+
 
 class Identity(Embedding):
     """The coordinate itself."""
@@ -255,8 +258,8 @@ class CosineLattice(Embedding):
 class ChosenCosines(Embedding):
     """So many of the cosines of a `CosineLattice`, those at `places`, in raster order of k.
 
-    Which ones is a matter of the signals: `training.kept_cosines` keeps those of most energy in them.
-    Until then they are those of lowest frequency, |k_j / counts[j]|.
+    Which ones is a matter of the signals: `training.kept_cosines` keeps those of most energy in
+    them. Until then they are those of lowest frequency, |k_j / counts[j]|.
 
     Args:
       counts: of the lattice, along each of the D axes.
@@ -291,20 +294,26 @@ class ChosenCosines(Embedding):
 
         Raises ValueError for others than so many of the lattice's, each once.
         """
-        places = np.asarray(places)
+        self._check(np.asarray(places))
+        self.places.set_value(jnp.asarray(places, jnp.int32))
+
+    def check(self) -> None:
+        """As `Embedding.check`."""
+        self._check(np.asarray(self.places[...]))
+
+    def _check(self, places):
         known = places.shape == (self.size,) and np.isin(places, self.lattice).all()
         if not (known and (np.diff(places) > 0).all()):
             raise ValueError(
                 f"places of cosines: not {self.size} of the {len(self.lattice)} of "
                 f"dictionary.embedding.counts={self.counts}, band={self.band}, ascending"
             )
-        self.places.set_value(jnp.asarray(places, jnp.int32))
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """x [..., D] -> [..., F]."""
         x = jnp.asarray(x)
         product = 1
-        # Each cosine by itself: the whole lattice at a point may be many times as many.
+        # Each by itself: the whole lattice may be many times as many.
         for axis, k in enumerate(jnp.unravel_index(self.places[...], self.counts)):
             product = product * _cosines_along(x[..., axis], k.astype(np.float32))
         return product
@@ -480,7 +489,7 @@ def _kernel(config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.
 def _cosine(config: ConfigDict, dims: int, grid_shape: Sequence[int], rngs: nnx.Rngs) -> Embedding:
     counts = _counts(config, dims, grid_shape)
     # Dictionaries of before have no such key.
-    num_kept = config.get("num_kept", 0)
+    num_kept = getattr(config, "num_kept", 0)
     if num_kept:
         return ChosenCosines(counts, num_kept, config.band)
     return CosineLattice(counts, config.band)

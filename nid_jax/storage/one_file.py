@@ -105,9 +105,10 @@ def read(path: str | Path, mesh: jax.sharding.Mesh | None = None) -> Trained:
         prior = _prior(content.get("prior"), arrays, experts, signals["shape"][-1])
         if arrays:
             raise ValueError(f"holds {next(iter(arrays))}, of which its config knows nothing")
+        model = nnx.merge(graphdef, states["params"], states["constants"])
+        model.dictionary.embedding.check()
     except ValueError as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
-    model = nnx.merge(graphdef, states["params"], states["constants"])
     return Trained(model, config, signals, prior)
 
 

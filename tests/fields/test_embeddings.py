@@ -14,6 +14,7 @@ from nid_jax.fields.coordinates import grid
 from nid_jax.fields.embeddings import (
     EMBEDDINGS,
     RBF,
+    ChosenCosines,
     CosineLattice,
     FourierFeatures,
     GaussianFourier,
@@ -49,6 +50,7 @@ def config(**changes):
         "sigma": 10.0,
         "counts": (),
         "band": "box",
+        "num_kept": 0,
         "degree": 3,
     }
     return SimpleNamespace(**(values | changes))
@@ -285,6 +287,34 @@ def test_a_full_cosine_lattice_is_the_discrete_transform_of_its_grid():
 
 
 @few
+@given(seeds, st.lists(st.integers(2, 6), min_size=1, max_size=3), st.sampled_from(["box", "ball"]))
+def test_chosen_cosines_are_those_of_the_lattice(seed, counts, band):
+    draw, x = np.random.default_rng(seed), points(seed, 20, len(counts), reach=1.2)
+    if band == "ball":
+        counts = [count + 1 for count in counts]
+    whole = CosineLattice(counts, band)
+    some = ChosenCosines(counts, draw.integers(1, whole.size + 1), band)
+    assert some.lattice.shape == (whole.size,)
+    chosen = np.sort(draw.choice(whole.size, some.size, replace=False))
+    some.keep(some.lattice[chosen])
+    np.testing.assert_allclose(evaluate(some, x), evaluate(whole, x)[:, chosen], atol=2e-6)
+
+
+def test_cosines_are_those_of_lowest_frequency_until_signals_choose():
+    found = build_embedding(config(kind="cosine", num_kept=5), 2, (4, 8), nnx.Rngs(0))
+    kept = np.stack(np.unravel_index(found.places[...], (4, 8)), -1).tolist()
+    # |k / (4, 8)|^2 in 64ths: 1, 4 and 4, 5, 8; the next has 9.
+    assert kept == [[0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+
+
+@pytest.mark.parametrize("places", [[1, 2], [0, 1, 2], [1, 2, 20], [2, 1, 3], [1, 1, 2]])
+def test_places_that_are_none(places):
+    cosines = ChosenCosines((4, 5), 3)
+    with pytest.raises(ValueError, match=r"not 3 of the 19 of .*counts=\(4, 5\), band=box, asc"):
+        cosines.keep(np.array(places))
+
+
+@few
 @given(seeds, st.integers(0, 4), st.lists(st.integers(0, 4), min_size=1, max_size=3))
 def test_splines_are_those_of_scipy(seed, degree, more):
     counts = [degree + 1 + extra for extra in more]
@@ -338,6 +368,8 @@ def test_splines_go_on_beyond_their_ends_as_polynomials():
         ({"kind": "spline", "counts": ("a", 4)}, r"counts=\('a', 4\); allowed: whole numbers"),
         ({"kind": "cosine", "counts": (100000, 100000)}, r"these are 10000000000"),
         ({"kind": "cosine", "band": "round"}, r"band='round'; allowed: box, ball"),
+        ({"kind": "cosine", "num_kept": 256}, r"num_kept=256; allowed: 1 to 255, .*=\(16, 16\), b"),
+        ({"kind": "cosine", "num_kept": -1}, r"num_kept=-1; allowed: 1 to 255, the cosines"),
         ({"kind": "spline", "counts": (3, 8)}, r"counts=\(3, 8\); allowed: whole numbers, 4"),
         ({"kind": "spline", "degree": 9}, r"degree=9; allowed: 0 to 7"),
     ],
