@@ -312,10 +312,11 @@ class ChosenCosines(Embedding):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """x [..., D] -> [..., F]."""
         x = jnp.asarray(x)
-        product = 1
+        frequencies = jnp.unravel_index(self.places[...], self.counts)
+        product = jnp.ones((*x.shape[:-1], self.size), x.dtype)
         # Each by itself: the whole lattice may be many times as many.
-        for axis, k in enumerate(jnp.unravel_index(self.places[...], self.counts)):
-            product = product * _cosines_along(x[..., axis], k.astype(np.float32))
+        for axis, k in enumerate(frequencies):
+            product *= _cosines_along(x[..., axis], k.astype(jnp.float32))
         return product
 
 

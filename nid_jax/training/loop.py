@@ -253,7 +253,6 @@ class Trainer:
     def _changed(self, model: Model, work: Callable[[], T | None]) -> T | None:
         """Go on with the numbers that `work` gives a model, in the first process for all. -> what
         it returns; None where nothing changed."""
-
         kinds = nnx.Any(nnx.Param, Constant)
 
         def changed():
@@ -264,7 +263,8 @@ class Trainer:
             return found
         structure = jax.tree.structure(nnx.state(model, kinds))
         nnx.update(model, jax.tree.unflatten(structure, numbers))
-        _, params, constants = nnx.split(model, nnx.Param, ...)
+        _, *states = nnx.split(model, nnx.Param, ...)
+        params, constants = states
         state = self.layout.give(self.state)
         self.state = self.layout.take(dataclasses.replace(state, params=params))
         everywhere: Any = jax.tree.map(lambda _: sharding.named(self.mesh), constants)
