@@ -225,7 +225,8 @@ def test_descent_goes_on_from_chosen_cosines_and_resumes(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_line_chooses_stores_and_fits(shell, tmp_path):
+@pytest.mark.parametrize("spread", [(), ("--config.mesh.data=2", "--local_processes=2")])
+def test_the_command_line_chooses_stores_and_fits(shell, tmp_path, spread):
     """In processes of their own: what they share is in the workdir."""
     typed = [
         "--config=configs/image.py:smoke",
@@ -235,10 +236,12 @@ def test_the_command_line_chooses_stores_and_fits(shell, tmp_path):
         "--config.dictionary.embedding.num_kept=20",
         "--config.train.steps=0",
         f"--workdir={tmp_path / 'run'}",
+        *spread,
     ]
     done = shell(*typed)
     assert done.code == 0, done.err
     assert "20 of 624 cosines, with " in done.out + done.err
+    assert (tmp_path / "run" / "fits" / "test" / "metrics.json").exists()
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["dictionary"]["embedding"]["num_kept"] == 20
     known = load_model(Workdir(tmp_path / "run"), "latest")
