@@ -176,12 +176,21 @@ class SharedDictionary(Dictionary):
         return 2 * points * num_experts * channels * (width + signals)
 
     def _fold(self, x: Float[Array, "P D"], gates: Gates) -> Float[Array, "S P C"]:
-        if not self.local:
+        if not (self.local or self._summed(len(gates.values))):
             return self._mix(self.features(x), gates.values)
         kernel, bias = self._folded(gates.values)
+        if not self.local:
+            values = self.embedding.sums(x, kernel.reshape(len(kernel), -1))
+            values = values.reshape(len(x), *kernel.shape[1:]).transpose(2, 0, 1)
+            return values + bias[:, None, :]
         chunk = self._local_chunk(len(gates.values))
         values = over_points(lambda piece: self._read(piece, kernel), x, chunk)
         return values.swapaxes(0, 1) + bias[:, None, :]
+
+    def _summed(self, signals):
+        """Whether so few signals are summed without the features at every point."""
+        alone = not self.kernels and self.matmul == "float32"
+        return alone and signals * self.channels <= self.embedding.most_sums
 
     def combine_features(
         self, features: Float[Array, "P F"], gates: Gates

@@ -12,6 +12,9 @@ from ml_collections import ConfigDict
 from nid_jax import numerics, platforms
 from nid_jax.fields import dictionaries, independent, routing
 from nid_jax.fields import dictionary as base
+from nid_jax.fields.embeddings import ChosenCosines
+from nid_jax.fields.experts import Layers
+from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fields.variables import Basis
 
 
@@ -488,3 +491,25 @@ def test_local_features_are_read_as_the_dense_ones():
         moved = [x.at[:, axis].add(sign * step) for sign in (1, -1)]
         ends = [np.asarray(jax.vmap(value)(at), np.float64) for at in moved]
         np.testing.assert_allclose(slope[:, axis], (ends[0] - ends[1]) / (2 * step), atol=0.3)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_few_signals_of_chosen_cosines_are_summed_without_features(channels, monkeypatch):
+    cosines = ChosenCosines((12, 11), 7)
+    layers = Layers(1, 4, "relu", 1.0)
+    dictionary = SharedDictionary(cosines, 10, channels, layers, rngs=nnx.Rngs(0))
+    x, most = _points(40), cosines.most_sums // channels
+    gates = [_gates(count, 10, channels) for count in (most, most + 1)]
+    values = [dictionary.combine(x, some, "fold") for some in gates]
+    for some, found in zip(gates, values, strict=True):
+        expected = np.einsum("se,pec->spc", some.values, _numpy_basis(dictionary, x))
+        np.testing.assert_allclose(found, expected + np.asarray(some.bias)[:, None], atol=1e-5)
+
+    def refused(self, x):
+        raise AssertionError("features at every point")
+
+    monkeypatch.setattr(SharedDictionary, "features", refused)
+    np.testing.assert_array_equal(dictionary.combine(x, gates[0], "fold"), values[0])
+    for other, some in ((dictionary, gates[1]), (dictionary.multiplied("tf32"), gates[0])):
+        with pytest.raises(AssertionError, match="features at every point"):
+            other.combine(x, some, "fold")

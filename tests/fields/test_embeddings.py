@@ -300,6 +300,35 @@ def test_chosen_cosines_are_those_of_the_lattice(seed, counts, band):
     np.testing.assert_allclose(evaluate(some, x), evaluate(whole, x)[:, chosen], atol=2e-6)
 
 
+@few
+@given(seeds, st.lists(st.integers(2, 5), min_size=1, max_size=3), st.integers(1, 3))
+def test_sums_of_chosen_cosines_are_those_of_their_features(seed, counts, num):
+    draw, x = np.random.default_rng(seed), points(seed, 20, len(counts), reach=1.2)
+    cosines = ChosenCosines(counts, draw.integers(1, np.prod(counts)))
+    cosines.keep(np.sort(draw.choice(cosines.lattice, cosines.size, replace=False)))
+    weights = draw.normal(size=(cosines.size, num)).astype(np.float32)
+    frequencies = np.stack(np.unravel_index(cosines.places[...], tuple(counts)), -1)
+    angles = np.pi * (x[:, None].astype(np.float64) + 1) / 2 * frequencies
+    tolerance = 1e-5 * np.abs(weights).sum()
+    found, slopes = jax.jvp(
+        lambda x: cosines.sums(x, weights), (jnp.asarray(x),), (jnp.ones_like(x),)
+    )
+    np.testing.assert_allclose(found, np.cos(angles).prod(-1) @ weights, atol=tolerance)
+    # Along the diagonal, one factor after another.
+    expected = 0
+    for axis in range(len(counts)):
+        rest = np.delete(np.cos(angles), axis, -1).prod(-1)
+        expected -= rest * np.sin(angles[..., axis]) * np.pi / 2 * frequencies[:, axis]
+    np.testing.assert_allclose(slopes, expected @ weights, atol=20 * tolerance)
+
+
+def test_few_sums_are_taken_without_the_features():
+    """Of 3900 of 32768 some, of 10 of 10**6 none: the lattice is then more than they are."""
+    assert ChosenCosines((32, 32, 32), 3900).most_sums == 13
+    assert ChosenCosines((100, 100, 100), 10).most_sums == 0
+    assert CosineLattice((32, 32, 32)).most_sums == 0
+
+
 def test_cosines_are_those_of_lowest_frequency_until_signals_choose():
     found = build_embedding(config(kind="cosine", num_kept=5), 2, (4, 8), nnx.Rngs(0))
     kept = np.stack(np.unravel_index(found.places[...], (4, 8)), -1).tolist()
