@@ -176,7 +176,7 @@ class SharedDictionary(Dictionary):
         return 2 * points * num_experts * channels * (width + signals)
 
     def _fold(self, x: Float[Array, "P D"], gates: Gates) -> Float[Array, "S P C"]:
-        if not (self.local or self._summed(len(gates.values))):
+        if not (self.local or self._summed(gates.values.shape[0])):
             return self._mix(self.features(x), gates.values)
         kernel, bias = self._folded(gates.values)
         if not self.local:
@@ -190,7 +190,9 @@ class SharedDictionary(Dictionary):
     def _summed(self, signals):
         """Whether so few signals are summed without the features at every point."""
         alone = not self.kernels and self.matmul == "float32"
-        return alone and signals * self.channels <= self.embedding.most_sums
+        # Of an exported function it is any number.
+        known = isinstance(signals, int)
+        return alone and known and signals * self.channels <= self.embedding.most_sums
 
     def combine_features(
         self, features: Float[Array, "P F"], gates: Gates

@@ -18,6 +18,7 @@ from nid_jax import learning, tasks
 from nid_jax.configs import image
 from nid_jax.data import ArrayCollection
 from nid_jax.fields.embeddings import ChosenCosines
+from nid_jax.interop import exporting
 from nid_jax.storage import one_file
 from nid_jax.storage.models import Trained, load_model
 from nid_jax.storage.workdir import Workdir
@@ -181,7 +182,10 @@ def test_what_is_stored_comes_back_to_the_bit(spanned, tmp_path):
     np.testing.assert_allclose(half.fit(truth).render(), truth, atol=2e-3)
 
 
-def test_an_exported_fit_is_that_of_its_dictionary(spanned, tmp_path):
+@pytest.mark.parametrize("baked", [True, False])
+def test_an_exported_fit_is_that_of_its_dictionary(spanned, tmp_path, monkeypatch, baked):
+    if not baked:
+        monkeypatch.setattr(exporting, "BAKED_NUMBERS", 0)
     folder, dictionary, signals, _ = spanned
     truth = np.stack([signals[i] for i in range(3)])
     made = [nid.export(one, SHAPE, nid.Ridge()) for one in (dictionary, nid.load(folder))]
