@@ -289,9 +289,7 @@ class ChosenCosines(Embedding):
                 f"cosines of counts={self.counts}, band={band}, or 0: all"
             )
         self.size = int(num_kept)
-        along = np.unravel_index(places, self.counts)
-        radius = sum(np.square(k / n) for k, n in zip(along, self.counts, strict=True))
-        lowest = np.argsort(radius, kind="stable")[:num_kept]
+        lowest = np.argsort(_radius(self.counts, places), kind="stable")[:num_kept]
         self.places = Constant(jnp.asarray(np.sort(places[lowest]), jnp.int32))
         # A sum over the whole lattice is one along its axes, a matrix product for the most part.
         more = math.prod(self.counts) - self.size
@@ -418,16 +416,20 @@ def _lattice(counts, band):
     if band not in BANDS:
         allowed = ", ".join(BANDS)
         raise ValueError(f"dictionary.embedding.band={band!r}; allowed: {allowed}")
-    lattice = np.stack(np.meshgrid(*map(np.arange, counts), indexing="ij"), -1)
-    lattice = lattice.reshape(-1, len(counts))
-    kept = lattice.any(-1)
+    places = np.arange(1, math.prod(counts))
     if band == "ball":
-        kept &= np.square(lattice / np.array(counts)).sum(-1) < 1
-    if not kept.any():
+        places = places[_radius(counts, places) < 1]
+    if not len(places):
         raise ValueError(
             f"dictionary.embedding.counts={counts} leaves the constant alone; allowed: more"
         )
-    return counts, np.flatnonzero(kept)
+    return counts, places
+
+
+def _radius(counts, places):
+    """sum_j (k_j / counts[j])^2 of the frequencies at places [N] of a lattice. -> [N]."""
+    along = np.unravel_index(places, counts)
+    return sum(np.square(k / n) for k, n in zip(along, counts, strict=True))
 
 
 def _cosines_along(x, k):

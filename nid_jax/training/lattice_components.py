@@ -54,7 +54,8 @@ def lattice_heads(
         raise ArgumentError("components.shrinkage", shrinkage, allowed)
     if not isinstance(dictionary.embedding, Splines) or dictionary.kernels:
         size = dictionary.num_features * dictionary.channels
-        allowed = f"'drawn' for {size} features x channels, but of splines with num_layers=1"
+        allowed = f"'drawn' for {size} features x channels, but of splines with num_layers=1; "
+        allowed += "embedding.num_kept keeps fewer cosines"
         raise ArgumentError("heads", "components", allowed)
     *grid_shape, channels = collection.shape
     most = min(MOST_SIGNALS, len(collection))
