@@ -426,8 +426,8 @@ class Fit:
 
         A dictionary of the same sizes whose arrays are others is said (`Notice`): one that was
         trained further, or rounded to fewer bits, renders other signals from these codes. Raises
-        FileNotFoundError where there is none, ValueError where its file is damaged or was made with
-        a dictionary of other sizes.
+        FileNotFoundError where there is none, ValueError where its file is damaged, was made with a
+        dictionary of other sizes, or holds a signal whose numbers are not finite.
         """
         path = checks.path("path", path)
         if not path.is_file():
@@ -458,10 +458,14 @@ class Fit:
                 f"{path}: was made with another dictionary of the same sizes; taken as codes of "
                 "this one; fit again, or load the one that it was made with"
             )
+        correction = stored.get("correction")
+        for name, array in (("codes", codes), ("bias", bias), ("correction", correction)):
+            if array is not None:
+                _check_finite(path, name, array, names)
         found = cls.of_codes(dictionary, codes, bias, grid_shape, names.tolist())
         return dataclasses.replace(
             found,
-            correction=stored.get("correction"),
+            correction=correction,
             known_deviation=stored.get("deviation"),
         )
 
@@ -523,6 +527,21 @@ def _codes(path: Path, stored: dict[str, np.ndarray]) -> Float[np.ndarray, "S E"
             if found is None or len(found) != values.shape[1]:
                 raise ValueError(f"{path}: damaged: {name!r} is not of {values.shape[1]} numbers")
     return rounding.Rounded(values, step, centre).codes()
+
+
+def _check_finite(path: Path, what: str, array: np.ndarray, names: Sequence[str]) -> None:
+    """Raise ValueError for signals of which some numbers, along the first axis, are not finite."""
+    finite = np.isfinite(array.reshape(len(array), -1))
+    bad = np.flatnonzero(~finite.all(1))
+    if len(bad):
+        number = int(bad[0])
+        odd = array[number].ravel()[~finite[number]][0]
+        name, others = notices.one_line(names[number]), len(bad) - 1
+        more = f", as {others} more signal{'s' * (others > 1)}" if others else ""
+        raise ValueError(
+            f"{path}: {what!r} of signal {number}, {name!r}, holds {odd}{more}; allowed: finite "
+            "numbers, as of a fit that went well"
+        )
 
 
 def _leafy() -> list[str]:
