@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 
 import nid_jax as nid
-from nid_jax import learning, neural_dictionary
+from nid_jax import devices, learning, neural_dictionary
+from nid_jax.configs import image
 from nid_jax.fields.coordinates import grid
 
 SHAPE = (9, 8)
@@ -196,6 +197,8 @@ def test_another_scale_is_said(gray, unseen):
             {"num_experts": -1},
             "num_experts: -1; allowed: a whole number, 1 or more",
         ),
+        (waves(3)[..., 0] * 1e30, {}, "signals: 'an array, CRC "),
+        ([waves(1)[0] * 1e20, waves(1, (5, 5))[0] * 1e20], {}, "signals: 'pictures of several siz"),
     ],
 )
 def test_what_cannot_be_learned_from_is_one_line(signals, options, expected):
@@ -203,6 +206,31 @@ def test_what_cannot_be_learned_from_is_one_line(signals, options, expected):
         nid.learn(signals, **options)
     assert str(complaint.value).startswith(expected)
     assert "\n" not in str(complaint.value)
+
+
+def test_errors_of_keys_name_the_argument_that_was_typed(monkeypatch):
+    monkeypatch.setattr(devices, "memory_bytes", lambda: 10**6)
+    with pytest.raises(nid.ArgumentError, match="^num_experts: 1000; allowed: at most 144, "):
+        nid.learn(waves(4), num_experts=1000)
+    config = image.base()
+    with pytest.raises(nid.ArgumentError, match="^steps: 0; allowed: 1 or more, as dictionary.he"):
+        nid.learn(config, steps=0)
+    config.train.steps = 0
+    with pytest.raises(nid.ArgumentError, match="^train.steps: 0; allowed: 1 or more, as dict"):
+        nid.learn(config)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_values_that_no_argument_shows_to_be_too_large_are_the_collections():
+    collection = nid.data.ArrayCollection(1e30 * waves(3), list("abc"), "rays")
+    with pytest.raises(
+        nid.ArgumentError, match="^signals: 'rays, values up to 8.*; allowed: up to"
+    ):
+        nid.learn(collection)
+    del collection.bounds
+    says = "^signals of rays: 'some not finite'; allowed: finite ones$"
+    with pytest.raises(nid.ArgumentError, match=says):
+        nid.learn(collection)
 
 
 @pytest.mark.slow

@@ -83,6 +83,7 @@ class Trainer:
     ):
         checks.check(config)
         checks.check_canonical(config, devices.memory_bytes())
+        checks.check_values(collection)
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
         self.strategy = build_strategy(config, task.objective)
@@ -234,7 +235,7 @@ class Trainer:
                 priors.save_prior(self.workdir.root / priors.FILE, found.prior, 0)
             return found
 
-        with self.clock.pause("heads"), errors.named("dictionary"):
+        with self.clock.pause("heads"), errors.named("dictionary", heads.KEYS):
             found = self._changed(model, find)
         if found is None:
             return ""
