@@ -119,7 +119,7 @@ class Measurements:
         values, each = _flat(values, checked_operator(operator), model.channels)
         weights = _weights(values, each, seen, weights)
         whole = grid_shape == model.grid_shape and len(each) == len(grid_shape)
-        whole = whole and weights is None and isinstance(operator, operators.Sample)
+        whole = whole and weights is None and operator.weights is None and operator.is_sampling
         return cls(values, operator, weights, grid_shape, whole)
 
 

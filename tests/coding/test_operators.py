@@ -101,6 +101,29 @@ def test_mask_measures_zero_where_nothing_was_seen():
     np.testing.assert_array_equal(operator.points, coordinates.grid((5, 3)))
 
 
+MORE = {
+    "chosen points": lambda: operators.select([3, 0], 15) @ operators.sample((5, 3)),
+    "twice the signal": lambda: 2 * operators.sample((5, 3)),
+    "masked twice": lambda: operators.mask(operators.mask((5, 3), _mask(15)), _mask(15, 1)),
+    "weighed": lambda: dataclasses.replace(operators.sample((5, 3)), weights=jnp.arange(15.0)),
+}
+
+
+@pytest.mark.parametrize("name", [*OPERATORS, *MORE])
+def test_sampling_is_to_measure_the_samples_themselves(name):
+    operator = {**OPERATORS, **MORE}[name]()
+    samples = np.random.default_rng(6).normal(size=(2, operator.num_points, 1)).astype(np.float32)
+    runs = operator.runs()
+    if runs is None:
+        measured = np.asarray(operator.measure(samples))
+    else:
+        apart = samples.reshape(2, *runs[1].shape, 1)
+        measured = (apart * np.asarray(runs[1])[:, :, None]).sum(-2)
+    same = measured.shape == samples.shape
+    same = same and ((measured == samples) | (measured == 0)).all()
+    assert operator.is_sampling == same
+
+
 def test_an_operator_is_an_argument_of_a_jitted_function():
     operator = _rays()
     samples = jnp.ones((36, 1))

@@ -14,7 +14,6 @@ from nid_jax.coding import (
     implicit,
     mixture_codes,
     neighbours,
-    operators,
     posterior,
     ridge,
 )
@@ -153,8 +152,7 @@ class Gaussian(Solver):
         if self.noise_known:
             return self.noise**2
         # Other operators measure in units of their own.
-        sampled = isinstance(problem.operator, (operators.Sample, operators.Mask))
-        return posterior.Estimated(problem.prior.noise if sampled else 0.0)
+        return posterior.Estimated(problem.prior.noise if problem.operator.is_sampling else 0.0)
 
     def _solve_implicitly(self, problem: Problem) -> Solution:
         if self.mixes(problem.prior):
