@@ -23,6 +23,7 @@ from nid_jax.coding import grid_operator
 from nid_jax.coding.canonical import Transform, canonical_transform, is_canonical
 from nid_jax.coding.drawing import drawn
 from nid_jax.coding.low_rank import LowRank
+from nid_jax.coding.operators import combined_weights
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Gaussian, Ridge, Solver, config_group, solver_from_config
 from nid_jax.coding.total_variation import TotalVariation
@@ -194,7 +195,9 @@ class NeuralDictionary(Trained):
             if operator is None:
                 advice = "cut to patches of that size, or resized, it would not be"
                 say_stretched(grid_shape, self.grid_shape, "measurements", advice)
-                say_other_scale(given.values, given.weights, self.signals.get("bounds"))
+            if given.operator.is_sampling:
+                known = combined_weights(given.operator, given.weights)
+                say_other_scale(given.values, known, self.signals.get("bounds"))
             if solver is None:
                 partial = operator is not None or given.weights is not None
                 solver = Gaussian() if partial and self.prior is not None else Ridge()
@@ -384,6 +387,10 @@ class NeuralDictionary(Trained):
                 f"size, data.resize=true with data.size=({rows},{columns}) resizes"
             )
             say_stretched(measured.grid_shape, self.grid_shape, collection.title, advice)
+        bounds = self.signals.get("bounds")
+        if bounds is not None:
+            some = ways.some_samples(measured, len(collection))
+            say_other_scale(some, None, bounds, collection.title)
         # Of a signal in patches either all are fitted or none.
         pieces = task.layout(collection).get("pieces") or [1] * len(collection)
         count = sum(pieces[: config.fit.num_signals or None])

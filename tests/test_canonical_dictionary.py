@@ -84,6 +84,15 @@ def test_a_config_asks_for_the_first_numbers(learned, unseen):
         dictionary.fit_collection(tasks.build(config), collection, config)
 
 
+def test_signals_of_another_unit_are_said_of_a_collection_too(learned, unseen):
+    dictionary, _ = learned
+    config = dictionary.config
+    collection = ArrayCollection(5 + unseen[..., None], [f"{i}" for i in range(5)], "kelvins")
+    with pytest.warns(nid.Notice, match="^kelvins: half of the values are above 5") as said:
+        dictionary.fit_collection(tasks.build(config), collection, config)
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize(("dtype", "levels"), [("int8", 254), ("int16", 65534), ("float16", None)])
 def test_codes_in_few_bits_come_back_within_half_a_step(learned, unseen, tmp_path, dtype, levels):
     dictionary, _ = learned

@@ -159,6 +159,9 @@ def test_another_scale_is_said(gray, unseen):
         gray.fit(255 * unseen)
     with pytest.warns(nid.Notice, match=r"^measurements: values up to 0\.0"):
         gray.fit(unseen / 100)
+    for operator in (None, nid.operators.random_mask(SHAPE, 0.5)):
+        with pytest.warns(nid.Notice, match=r"^measurements: half of the values are above 5"):
+            gray.fit(5 + unseen, operator=operator)
     with warnings.catch_warnings():
         warnings.simplefilter("error", nid.Notice)
         gray.fit(2 * unseen)
