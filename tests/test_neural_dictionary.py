@@ -427,6 +427,23 @@ def test_windows_and_shapes(gray, unseen):
         found.at(np.zeros((3, 3)))
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1e39])
+def test_coordinates_that_are_not_finite_are_refused(gray, unseen, odd):
+    found = gray.fit(unseen)
+    points = np.zeros((4, 2))
+    points[2, 1] = odd
+    for place in (points, points.tolist(), jnp.asarray(points, jnp.float32)):
+        for values in (found.at, found, found.gradient_at):
+            says = r"^points: \[0.0, .*\]; allowed: finite numbers of float32; point 2 of 4"
+            with pytest.raises(nid.ArgumentError, match=says):
+                values(place)
+    for window in (((0, 1), (0, odd)), ((odd, 1), (0, 1))):
+        with pytest.raises(ValueError, match=r"^window: \(.*\); allowed: finite ends"):
+            found.render((4, 4), window=window)
+    # Inside a transformation values are not looked at.
+    assert np.isfinite(jax.jit(found.at)(np.zeros((4, 2), np.float32))).all()
+
+
 def test_some_signals_of_a_fit(gray, unseen):
     found = gray.fit(unseen, solver=nid.Gaussian(noise=0.02))
     assert len(found[1:3]) == 2
@@ -462,8 +479,12 @@ def test_scores(gray, unseen):
     assert partly["psnr"][0] == pytest.approx(-10 * np.log10(left), abs=1e-3)
     assert np.isnan([partly["psnr"][1], *partly["ssim"][:2]]).all()
     np.testing.assert_allclose(partly["psnr"][2:], found.score(unseen)["psnr"][2:], rtol=1e-5)
-    with pytest.raises(nid.ArgumentError, match="^truth: nan; allowed: numbers, and NaN for"):
+    says = "^truth: 'NaN in all of its 360 values'; allowed: 1 or more values that are known"
+    with pytest.raises(nid.ArgumentError, match=says):
         found.score(np.full_like(holed, np.nan))
+    holed[3, 1, 1] = -np.inf
+    with pytest.raises(nid.ArgumentError, match="^truth: -inf; allowed: finite numbers; signal 3 "):
+        found.score(holed)
     scores = found.score(unseen)
     error = np.square(np.clip(found.render()[..., 0], 0, 1) - unseen).mean((1, 2))
     np.testing.assert_allclose(scores["psnr"], -10 * np.log10(error), rtol=1e-4)

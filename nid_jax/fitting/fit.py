@@ -202,7 +202,7 @@ class Fit:
     ) -> Float[Array | np.ndarray, "S P C"]:
         """Values at any points [P, D]. chunk: points at a time; 0 chooses.
 
-        Raises ArgumentError for points of another dimension.
+        Raises ArgumentError for points of another dimension, or not finite.
         """
         points, chunk = self._checked_points(points), checks.whole("chunk", chunk, 0)
         if checks.traced(self.dictionary, self.codes, points):
@@ -220,7 +220,8 @@ class Fit:
     ) -> Float[Array | np.ndarray, "S P C D"]:
         """Derivatives of the values at points [P, D] along every axis, per unit of coordinate.
 
-        chunk: points at a time; 0 chooses. Raises ArgumentError for points of another dimension.
+        chunk: points at a time; 0 chooses. Raises ArgumentError for points of another dimension, or
+        not finite.
         """
         points, chunk = self._checked_points(points), checks.whole("chunk", chunk, 0)
         if checks.traced(self.dictionary, self.codes, points):
@@ -324,8 +325,8 @@ class Fit:
 
         truth [S, *grid] or [S, *grid, C]; the grid may be finer than that of the fit. Where it is
         NaN it is not known, which is said: PSNR is of the rest, and SSIM of whole pictures alone,
-        nan of others. Raises ArgumentError for another number of signals or channels, and where
-        nothing is known.
+        nan of others. Raises ArgumentError for another number of signals or channels, infinite
+        values, and where nothing is known.
         """
         checks.values_known("score", self.dictionary, self.solution, truth)
         known = np.asarray(as_floats(as_array(truth, "truth"), "truth"))
@@ -333,11 +334,15 @@ class Fit:
         known = known[..., None] if known.ndim == dims + 1 else known
         if known.ndim != dims + 2 or (len(known), known.shape[-1]) != (len(self), self.channels):
             raise ArgumentError("truth", known.shape, f"({len(self)}, *grid, {self.channels})")
-        found = np.clip(self.render(known.shape[1:-1]), 0, 1)
         there = ~np.isnan(known)
         share = there.reshape(len(known), -1).mean(1)
         if not share.any():
-            raise ArgumentError("truth", np.nan, "numbers, and NaN for what is not known")
+            allowed = "1 or more values that are known, NaN where one is not"
+            raise ArgumentError("truth", f"NaN in all of its {known.size} values", allowed)
+        if np.isinf(known).any():
+            allowed = f"finite numbers; signal {np.argwhere(np.isinf(known))[0][0]} holds others"
+            raise ArgumentError("truth", known[np.isinf(known)][0], allowed)
+        found = np.clip(self.render(known.shape[1:-1]), 0, 1)
         if not there.all():
             notices.say(
                 f"truth: {1 - share.mean():.1%} of its values are NaN; scored where it is known, "
@@ -505,9 +510,16 @@ class Fit:
             points = checks.as_array("points", points, allowed)
             if points.dtype.kind not in "fiu":
                 raise ArgumentError("points", points.dtype, allowed)
-            points = points.astype(np.float32)
+            with np.errstate(over="ignore"):
+                points = points.astype(np.float32)
         if points.ndim != 2 or points.shape[1] != self.dictionary.dims:
             raise ArgumentError("points", points.shape, f"(P, {self.dictionary.dims})")
+        if not checks.traced(points):
+            places = np.asarray(points)
+            bad = np.flatnonzero(~np.isfinite(places).all(1))
+            if len(bad):
+                allowed = f"finite numbers of float32; point {bad[0]} of {len(points)} has others"
+                raise ArgumentError("points", places[bad[0]].tolist(), allowed)
         return points
 
     def _checked_shape(self, shape):
