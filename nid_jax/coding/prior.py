@@ -113,13 +113,21 @@ class GaussianPrior(NamedTuple):
         return self.alone()._replace(mean=mean, factor=factor, diagonal=diagonal)
 
     def arrays(self) -> dict[str, Any]:
-        """Its arrays by name, those of a part as PART.NAME: what a file holds."""
+        """Its arrays by name, those of a part as PART.NAME: what a file holds.
+
+        Without the basis of a mixture in the leading coordinates themselves, `mixture.basis`: the
+        identity says nothing.
+        """
         held: dict[str, Any] = {}
         for name, value in self._asdict().items():
             if isinstance(value, tuple):
                 held |= {f"{name}.{key}": one for key, one in value._asdict().items()}  # type: ignore[attr-defined]
             elif value is not None:
                 held[name] = value
+        basis = held.get("mixture.basis")
+        wide = basis is None or basis.shape[0] < basis.shape[1]
+        if not wide and np.array_equal(basis, np.eye(*basis.shape)):
+            del held["mixture.basis"]
         return held
 
 
