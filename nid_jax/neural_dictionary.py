@@ -128,7 +128,8 @@ class NeuralDictionary(Trained):
     def first(self, numbers: int) -> "NeuralDictionary":
         """The same of a canonical dictionary's first atoms alone, which hold most of its signals.
 
-        Raises ArgumentError for more than there are, and where atoms are in no order.
+        The noise of its prior is what these atoms leave of the training signals. Raises
+        ArgumentError for more than there are, and where atoms are in no order.
         """
         numbers = argument_checks.whole("numbers", numbers, 1)
         if numbers > self.num_experts:
@@ -139,6 +140,10 @@ class NeuralDictionary(Trained):
             )
         model = Model(self.dictionary.first(numbers), None, self.model.top_k, self.model.grid_shape)
         prior = None if self.prior is None else self.prior.first(numbers)
+        if self.prior is not None and prior is not None:
+            # Atoms have a mean square of 1 over the grid, channels summed, and are orthogonal.
+            left = self.prior.energies()[numbers:].sum() / self.channels
+            prior = prior._replace(noise=prior.noise + left)
         # What is saved is read by its config.
         config = self.config.copy_and_resolve_references()
         with config.unlocked():

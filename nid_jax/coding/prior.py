@@ -71,6 +71,12 @@ class GaussianPrior(NamedTuple):
         """Of every coefficient by itself."""
         return (self.factor**2).sum(1) + self.diagonal
 
+    def energies(self) -> Float[Array | np.ndarray, " N"]:
+        """Mean square of every coefficient: of the training codes, where they are kept."""
+        if self.codes is None:
+            return self.variance + self.mean**2
+        return (self.codes**2).mean(0)
+
     def middle(
         self, experts: int
     ) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " C"]] | None:

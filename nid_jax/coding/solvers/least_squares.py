@@ -95,8 +95,7 @@ class Gaussian(Solver):
     noise: float = 0.0
     """Standard deviation of the measurements' noise; 0 takes the one of highest evidence, of all
     signals together, which derivatives hold constant. Samples of signals, of weight 1, have no less
-    than what the dictionary leaves of those that it was learned from; of one that `first` cut,
-    what the whole one leaves."""
+    than what the dictionary leaves of those that it was learned from."""
     neighbours: int = 0
     """0: one prior for all; else the training codes that make up each signal's own prior."""
     blend: float = 0.1
