@@ -8,7 +8,7 @@ fit.render((512, 512))
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from nid_jax.fitting.concatenate import concatenate
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.measurements import Measurements, say_other_scale, say_stretched
 from nid_jax.running import processes
+from nid_jax.running.listening import Listener, nobody
 from nid_jax.sharding import place_batch, places
 from nid_jax.storage import bucket_copy, hub, models, one_file, shipped
 from nid_jax.storage.models import Trained
@@ -231,7 +232,7 @@ class NeuralDictionary(Trained):
             found = dataclasses.replace(found, problem=problem)
         return dataclasses.replace(found, names=tuple(f"{n:05d}" for n in range(count)))
 
-    def _in_batches(self, problem_of, count, batch_size, solve, told=lambda done, total: None):
+    def _in_batches(self, problem_of, count, batch_size, solve, told=nobody):
         """The fit of `count` signals, solved in batches of one size.
 
         problem_of: numbers of signals -> Problem, laid out over the devices, where the first come
@@ -292,7 +293,7 @@ class NeuralDictionary(Trained):
         weights: Float[Array | np.ndarray, "S M"] | None = None,
         refinement: TotalVariation | LowRank | None = None,
         uncertainty: bool = False,
-        told: Callable[[int, int], object] = lambda done, total: None,
+        told: Listener = nobody,
     ) -> Fit:
         """Codes of signals that are read one by one, as a task gives them.
 
@@ -372,7 +373,7 @@ class NeuralDictionary(Trained):
         collection: data.Collection,
         config: ConfigDict,
         weights: Float[Array | np.ndarray, "S M"] | None = None,
-        told: Callable[[int, int], object] = lambda done, total: None,
+        told: Listener = nobody,
     ) -> Fit:
         """Codes of a task's signals as config.fit asks for them. -> `Fit`.
 
