@@ -290,24 +290,22 @@ class NeuralDictionary(Trained):
         solver: Solver,
         *,
         batch_size: int = 0,
-        weights: Float[Array | np.ndarray, "S M"] | None = None,
         refinement: TotalVariation | LowRank | None = None,
         uncertainty: bool = False,
         told: Listener = nobody,
     ) -> Fit:
         """Codes of signals that are read one by one, as a task gives them.
 
-        names: of the signals to fit, the first of `measured`. weights [M] or [S, M], on top of
-        those that `measured` has. refinement: what `Fit.refine` takes; uncertainty: also
-        `Fit.deviation`; told: how many signals are done of how many, after each batch and each way.
+        names: of the signals to fit, the first of `measured`, which has their weights too.
+        refinement: what `Fit.refine` takes; uncertainty: also `Fit.deviation`; told: how many
+        signals are done of how many, after each batch and each way.
         The signals of at most one batch are in memory. Signals of one way share a
         factorisation; those that share none are solved in one program for each of few lengths, all
-        in memory. -> `Fit`. Raises ArgumentError for weights of signals of several ways.
+        in memory. -> `Fit`.
         """
+        looked_at = getattr(self.model.router, "reads", "")
+        on_clouds = "clouds" in (solver.reads, looked_at)
         if len(measured.ways) > 1:
-            if weights is not None:
-                allowed = "None: `measured` has those of signals of several ways"
-                raise ArgumentError("weights", np.shape(weights), allowed)
             fit = functools.partial(
                 self.fit_measured,
                 solver=solver,
@@ -315,8 +313,6 @@ class NeuralDictionary(Trained):
                 refinement=refinement,
                 uncertainty=uncertainty,
             )
-            looked_at = getattr(self.model.router, "reads", "")
-            together = refinement is None and "clouds" not in (solver.reads, looked_at)
 
             def solved(one, own):
                 if not isinstance(one, ways.Stacked):
@@ -324,37 +320,11 @@ class NeuralDictionary(Trained):
                 options = solver, measured.grid_shape, own, uncertainty
                 return apart.fit_apart(self.model, self.prior, one, *options)
 
-            parts = ways.by_way(measured, len(names), together)
-            found_of, done = [], 0
-            told(0, len(names))
-            for one, which in parts:
-                found_of.append(solved(one, [names[i] for i in which]))
-                done += len(which)
-                told(done, len(names))
-            found = concatenate(found_of)
-            return found[np.argsort(np.concatenate([which for _, which in parts])).tolist()]
-        looked_at = getattr(self.model.router, "reads", "")
-        on_clouds = "clouds" in (solver.reads, looked_at)
+            together = refinement is None and not on_clouds
+            return _by_ways(ways.by_way(measured, len(names), together), names, solved, told)
         on_grid = None
         if refinement is not None:
             on_grid = grid_operator.on_grid(measured.operator, measured.grid_shape)
-
-        def stacked(known, chosen):
-            return None if known is None else np.stack([known(int(index)) for index in chosen])
-
-        def problem_of(chosen):
-            own = weights
-            if own is not None and np.ndim(own) == 2:
-                own = np.asarray(own)[chosen]
-            if measured.weights is not None:
-                seen = stacked(measured.weights, chosen)
-                own = seen if own is None else seen * own
-            values = stacked(measured.values, chosen)
-            signals = None
-            if measured.whole and measured.weights is None:
-                signals = values.reshape(len(values), *measured.grid_shape, measured.channels)
-            clouds = stacked(measured.cloud, chosen) if on_clouds else None
-            return self._problem(measured.operator, values, own, signals=signals, clouds=clouds)
 
         def solve(problem, count):
             found = fits.fit_problem(problem, solver, measured.grid_shape, count=count)
@@ -364,23 +334,36 @@ class NeuralDictionary(Trained):
                 found = dataclasses.replace(found, known_deviation=found.deviation())
             return found
 
+        problem_of = functools.partial(self._problem_of, measured, on_clouds)
         found = self._in_batches(problem_of, len(names), batch_size, solve, told)
         return dataclasses.replace(found, names=tuple(names))
+
+    def _problem_of(self, measured, on_clouds, chosen):
+        """What was measured of chosen signals of one way. on_clouds: whether their clouds are read
+        too."""
+
+        def stacked(known):
+            return None if known is None else np.stack([known(int(index)) for index in chosen])
+
+        values, weights = stacked(measured.values), stacked(measured.weights)
+        signals = None
+        if measured.whole and weights is None:
+            signals = values.reshape(len(values), *measured.grid_shape, measured.channels)
+        clouds = stacked(measured.cloud) if on_clouds else None
+        return self._problem(measured.operator, values, weights, signals=signals, clouds=clouds)
 
     def fit_collection(
         self,
         task: Task,
         collection: data.Collection,
         config: ConfigDict,
-        weights: Float[Array | np.ndarray, "S M"] | None = None,
         told: Listener = nobody,
     ) -> Fit:
         """Codes of a task's signals as config.fit asks for them. -> `Fit`.
 
         config: whole, of which `fit` is read: solver, top_k, batch_size, num_signals, refine,
-        uncertainty, numbers and the solver's own part. weights: on top of those of the task's
-        measurements; told: how many signals are done of how many, as it goes on.
-        Raises ValueError naming the key of what cannot be.
+        uncertainty, numbers and the solver's own part. told: how many signals are done of how many,
+        as it goes on. Raises ValueError naming the key of what cannot be.
         """
         solver = solver_from_config(config.fit)
         measured = task.measure(collection)
@@ -410,7 +393,6 @@ class NeuralDictionary(Trained):
                 collection.names[:count],
                 solver,
                 batch_size=config.fit.batch_size,
-                weights=weights,
                 refinement=refining.from_config(config.fit.get("refine")),
                 uncertainty=config.fit.uncertainty,
                 told=told,
@@ -471,6 +453,21 @@ class NeuralDictionary(Trained):
     @classmethod
     def _of(cls, trained, mesh):
         return cls(trained.model, trained.config, trained.signals, trained.prior, mesh)
+
+
+def _by_ways(parts, names, solved, told):
+    """The fit of signals that were measured in several ways, in the order of their names.
+
+    parts: (what was measured of some, their numbers); solved: (that, their names) -> Fit.
+    """
+    found, done = [], 0
+    told(0, len(names))
+    for one, which in parts:
+        found.append(solved(one, [names[i] for i in which]))
+        done += len(which)
+        told(done, len(names))
+    order = np.argsort(np.concatenate([which for _, which in parts]))
+    return concatenate(found)[order.tolist()]
 
 
 def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -> NeuralDictionary:

@@ -15,6 +15,7 @@ import nid_jax as nid
 from nid_jax import devices, learning, neural_dictionary
 from nid_jax.configs import image
 from nid_jax.fields.coordinates import grid
+from nid_jax.tasks.task import Measured
 
 SHAPE = (9, 8)
 
@@ -442,6 +443,23 @@ def test_coordinates_that_are_not_finite_are_refused(gray, unseen, odd):
             found.render((4, 4), window=window)
     # Inside a transformation values are not looked at.
     assert np.isfinite(jax.jit(found.at)(np.zeros((4, 2), np.float32))).all()
+
+
+def test_signals_of_several_ways_come_back_in_their_order(gray, unseen):
+    draw, told = np.random.default_rng(2), []
+    masks = [nid.operators.mask(SHAPE, draw.uniform(size=SHAPE) < 0.7) for _ in range(2)]
+    way = [1, 0, 1, 1, 0]
+    rows = unseen.reshape(5, -1, 1)
+    measured = Measured(masks, SHAPE, 1, values=rows.__getitem__, way=way.__getitem__, whole=False)
+    solver, names = nid.Ridge(lam=1e-3), list("edcba")
+    found = gray.fit_measured(
+        measured, names, solver, told=lambda done, total: told.append((done, total))
+    )
+    assert found.names == tuple(names)
+    for index, number in enumerate(way):
+        one = gray.fit(rows[[index]], operator=masks[number], solver=solver)
+        np.testing.assert_allclose(found.codes[index], one.codes[0], atol=1e-4)
+    assert told == [(0, 5), (2, 5), (5, 5)]
 
 
 def test_some_signals_of_a_fit(gray, unseen):

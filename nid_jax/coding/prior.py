@@ -131,10 +131,14 @@ class GaussianPrior(NamedTuple):
             elif value is not None:
                 held[name] = value
         basis = held.get("mixture.basis")
-        wide = basis is None or basis.shape[0] < basis.shape[1]
-        if not wide and np.array_equal(basis, np.eye(*basis.shape)):
+        if basis is not None and _leading(basis):
             del held["mixture.basis"]
         return held
+
+
+def _leading(basis):
+    """Whether a basis [N, Q] is that of the first Q of N coordinates."""
+    return basis.shape[0] >= basis.shape[1] and np.array_equal(basis, np.eye(*basis.shape))
 
 
 class Coded(NamedTuple):

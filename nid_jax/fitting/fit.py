@@ -541,7 +541,7 @@ def _codes(path: Path, stored: dict[str, np.ndarray]) -> Float[np.ndarray, "S E"
     return rounding.Rounded(values, step, centre).codes()
 
 
-def _check_finite(path: Path, what: str, array: np.ndarray, names: Sequence[str]) -> None:
+def _check_finite(path: Path, what: str, array: np.ndarray, names: np.ndarray) -> None:
     """Raise ValueError for signals of which some numbers, along the first axis, are not finite."""
     finite = np.isfinite(array.reshape(len(array), -1))
     bad = np.flatnonzero(~finite.all(1))

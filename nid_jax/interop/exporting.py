@@ -85,7 +85,7 @@ class ExportedFit:
         """What the file's `call` gives, float32 as `inputs` and `outputs` say. weights: where the
         function was exported with weights at call. Raises ArgumentError for other shapes or types,
         and for weights that it does not take or lacks."""
-        given = {"measurements": measurements, "weights": weights}
+        given: dict[str, Any] = {"measurements": measurements, "weights": weights}
         if weights is not None and "weights" not in self.inputs:
             raise ArgumentError("weights", np.shape(weights), "None: it was exported with its own")
         signals = 0
