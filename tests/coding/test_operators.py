@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.interpolate
 from ml_collections import ConfigDict
 
 from nid_jax.coding import grid_operator, operators
+from nid_jax.errors import ArgumentError
 from nid_jax.fields import coordinates
 
 
@@ -207,6 +209,23 @@ def test_on_a_grid_linear_functions_are_measured_exactly(shape):
     np.testing.assert_array_equal(on_grid.points, points)
     # Of pixels all is measured by weights that are not negative.
     assert _dense(on_grid).min() >= 0
+
+
+@pytest.mark.parametrize("name", ["runs", "plain runs", "rays", "downsample", "points", "mask"])
+def test_the_matrix_on_a_grid_is_that_of_the_interpolated_signal(name):
+    operator = OPERATORS[name]()
+    shape = (6, 7, 4)[: operator.points.shape[-1]]
+    image = np.random.default_rng(7).normal(size=shape)
+    axes = [np.linspace(-1, 1, side) for side in shape]
+    held = np.clip(np.asarray(operator.points, np.float64), -1, 1)
+    at_points = scipy.interpolate.RegularGridInterpolator(axes, image)(held)
+    factors = operator.factors
+    runs = at_points.reshape(operator.num_measurements, -1)
+    expected = (runs if factors is None else runs * np.asarray(factors)).sum(1)
+    found = grid_operator.matrix_on_grid(operator, shape) @ image.ravel()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    with pytest.raises(ArgumentError, match=r"operator: .*; allowed: one of signals \[5\], or a"):
+        grid_operator.matrix_on_grid(operator, (5,))
 
 
 def test_an_operator_already_on_the_grid_stays():
