@@ -35,6 +35,7 @@ from nid_jax.fitting import fit as fits
 from nid_jax.fitting.concatenate import concatenate
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.measurements import Measurements, say_other_scale, say_stretched
+from nid_jax.notices import sides
 from nid_jax.running import processes
 from nid_jax.running.listening import Listener, nobody
 from nid_jax.sharding import place_batch, places
@@ -82,7 +83,7 @@ class NeuralDictionary(Trained):
         return self.dictionary.num_experts
 
     def __repr__(self) -> str:
-        shape = " x ".join(map(str, self.grid_shape))
+        shape = sides(self.grid_shape)
         channels = f"{self.channels} channel{'s' * (self.channels != 1)}"
         return (
             f"NeuralDictionary({self.num_experts} experts, {self.dictionary.kind}; learned from "

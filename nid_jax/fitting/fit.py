@@ -154,7 +154,7 @@ class Fit:
         return self.dictionary.channels
 
     def __repr__(self) -> str:
-        shape = " x ".join(map(str, self.grid_shape))
+        shape = notices.sides(self.grid_shape)
         solver = "stored codes" if self.solver is None else f"solved by {self.solver.name}"
         channels = f"{self.channels} channel{'s' * (self.channels != 1)}"
         return f"Fit({len(self)} signals of {shape}, {channels}, {solver})"

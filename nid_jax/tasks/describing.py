@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from nid_jax.fitting import ways
 from nid_jax.fitting.fit import Fit
+from nid_jax.notices import sides
 from nid_jax.reporting.tables import counted
 from nid_jax.tasks.task import Measured
 
@@ -24,11 +25,6 @@ def noise(config: ConfigDict) -> str:
     if wanted.kind == "poisson":
         return f"Poisson noise of {wanted.level:g} photons a ray was added."
     return "No noise was added."
-
-
-def sides(shape: Any) -> str:
-    """25 x 25."""
-    return " x ".join(map(str, shape))
 
 
 def measured(
