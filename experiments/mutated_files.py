@@ -8,6 +8,7 @@ names it is a fault, and listed.
 """
 
 import collections
+import contextlib
 import math
 import multiprocessing
 import os
@@ -125,6 +126,26 @@ def _serve(pipe, folder):
         pipe.send(reader.read(case))
 
 
+@contextlib.contextmanager
+def _errors_to(path):
+    """What a process that is begun inside says on its standard error goes to a file."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with open(path, "wb") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
+def _ending(said, status):
+    """Why a process ended: the last line that it said, or its status."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else f"it left with status {status} and said nothing"
+
+
 class Process:
     """A process that reads, begun anew where it died."""
 
@@ -146,15 +167,24 @@ class Process:
         return "fault", words, str(case.what)
 
     def start(self):
-        """Begin a process; the first answer is that it is ready."""
+        """Begin a process; the first answer is that it is ready. Raises ChildProcessError, in one
+        line, for one that ends before."""
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
         place = Path(tempfile.mkdtemp(dir=self.folder))
         (place / "honest").mkdir()
         self.child = context.Process(target=_serve, args=(other, str(place)), daemon=True)
-        self.child.start()
+        said = place / "said.txt"
+        with _errors_to(said):
+            self.child.start()
         other.close()
-        self.pipe.recv()
+        try:
+            self.pipe.recv()
+        except (EOFError, ConnectionError):
+            self.child.join()
+            ended = _ending(said.read_text(errors="replace"), self.child.exitcode)
+            self.child = None
+            raise ChildProcessError(f"the process that reads did not begin: {ended}") from None
 
     def stop(self):
         """End the process."""
@@ -198,7 +228,11 @@ def main(argv):
     """The whole, and a table by format."""
     del argv
     values, start = flags.FLAGS, time.perf_counter()
-    rows = measure(values.count, values.seed, values.only)
+    try:
+        rows = measure(values.count, values.seed, values.only)
+    except ChildProcessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     headers = ["format", "files", "read", "refused", "fault"]
     total = {"format": "all", **{key: sum(row[key] for row in rows) for key in headers[1:]}}
     print(tables.table([[row[key] for key in headers] for row in [*rows, total]], headers))

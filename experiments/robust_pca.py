@@ -29,6 +29,7 @@ from nid_jax.coding.operators import sample
 from nid_jax.coding.solvers import solver_from_config
 from nid_jax.data import to_array
 from nid_jax.fitting import refining, rendering
+from nid_jax.notices import sides
 from nid_jax.storage import artefacts
 from nid_jax.tasks import video
 
@@ -241,7 +242,7 @@ def run(scale, folder, codings):
         name = f"frames_{number}.png" if number else "frames.png"
         sheet(folder / name, clip, results, config.fit.threshold, len(clip.frames) // 2)
     note = (
-        f"{len(clip.frames)} frames of {' x '.join(map(str, clip.frames.shape[1:3]))}; masks: "
+        f"{len(clip.frames)} frames of {sides(clip.frames.shape[1:3])}; masks: "
         f"residuals above {config.fit.threshold}; rank: singular values above 1e-3 of the largest; "
         f"seconds without compilation, + training. {command.made()}"
     )

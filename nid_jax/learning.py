@@ -5,7 +5,8 @@ import functools
 import math
 import tempfile
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from nid_jax.storage.bucket_copy import worked_on
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks import limits
 from nid_jax.tasks.task import Task
+from nid_jax.training import checks as training_checks
 from nid_jax.training import loop
 from nid_jax.training.components import MOST_COEFFICIENTS
 
@@ -82,6 +84,28 @@ def learn(
       ArgumentError: naming the argument, for what cannot be learned from.
       loop.TrainingDiverged: where a loss or a gradient was not finite.
     """
+    typed = {"train.steps": "steps"} if steps is not None else {}
+    if not isinstance(signals, ConfigDict):
+        typed |= {"dictionary.num_experts": "num_experts", "data.name": "signals"}
+    with _arguments_named(typed):
+        return _learned(signals, steps, seed, seen, num_experts, layout, workdir)
+
+
+@contextmanager
+def _arguments_named(typed: Mapping[str, str]) -> Iterator[None]:
+    """Errors inside name the argument that a key of the config was made of. typed: by keys."""
+    try:
+        yield
+    except ValueError as error:
+        key, _, rest = str(error).partition(": ")
+        if key not in typed:
+            raise
+        if isinstance(error, ArgumentError):
+            raise ArgumentError(typed[key], error.value, error.allowed) from error
+        raise ValueError(f"{typed[key]}: {rest}") from error
+
+
+def _learned(signals, steps, seed, seen, num_experts, layout, workdir):
     notes: tuple[str, ...] = ()
     if isinstance(signals, ConfigDict):
         for argument, value in (
@@ -250,18 +274,20 @@ def _collection(signals, letters, seen=None):
     names = [f"{number:05d}" for number in range(len(values))]
     # The title tells two arrays apart: a run goes on with its own.
     crc = zlib.crc32(known.data if shown is None else shown.data, zlib.crc32(known.data))
-    collection = data.ArrayCollection(known, names, f"an array, CRC {crc:08x}", None, shown)
-    _say_scale(*collection.bounds)
-    return collection
+    title = f"an array, CRC {crc:08x}"
+    return _of_one_scale(data.ArrayCollection(known, names, title, None, shown))
 
 
-def _say_scale(low, high):
-    """A notice of values that are not about 0 to 1."""
+def _of_one_scale(collection):
+    """The collection; a notice of values that are not about 0 to 1."""
+    training_checks.check_values(collection)
+    low, high = collection.bounds
     if max(-low, high) > OTHER_SCALE:
         say(
             f"signals: values from {low:g} to {high:g}; taken as they are, while scores suppose 0 "
             "to 1; signals / 255 or the like says otherwise"
         )
+    return collection
 
 
 def _pictures(signals, letters, seen):
@@ -277,9 +303,7 @@ def _pictures(signals, letters, seen):
     for one in pictures:
         crc = zlib.crc32(np.ascontiguousarray(one).data, crc)
     title = f"pictures of several sizes, CRC {crc:08x}"
-    collection = data.pictures_of_sizes(pictures, names, title)
-    _say_scale(*collection.bounds)
-    return collection
+    return _of_one_scale(data.pictures_of_sizes(pictures, names, title))
 
 
 def _check_pictures(pictures, types):

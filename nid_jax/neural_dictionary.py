@@ -8,7 +8,7 @@ fit.render((512, 512))
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from nid_jax.coding import grid_operator
 from nid_jax.coding.canonical import Transform, canonical_transform, is_canonical
 from nid_jax.coding.drawing import drawn
 from nid_jax.coding.low_rank import LowRank
+from nid_jax.coding.operators import combined_weights
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solvers import Gaussian, Ridge, Solver, config_group, solver_from_config
 from nid_jax.coding.total_variation import TotalVariation
@@ -34,7 +35,9 @@ from nid_jax.fitting import fit as fits
 from nid_jax.fitting.concatenate import concatenate
 from nid_jax.fitting.fit import Fit
 from nid_jax.fitting.measurements import Measurements, say_other_scale, say_stretched
+from nid_jax.notices import sides
 from nid_jax.running import processes
+from nid_jax.running.listening import Listener, nobody
 from nid_jax.sharding import place_batch, places
 from nid_jax.storage import bucket_copy, hub, models, one_file, shipped
 from nid_jax.storage.models import Trained
@@ -80,7 +83,7 @@ class NeuralDictionary(Trained):
         return self.dictionary.num_experts
 
     def __repr__(self) -> str:
-        shape = " x ".join(map(str, self.grid_shape))
+        shape = sides(self.grid_shape)
         channels = f"{self.channels} channel{'s' * (self.channels != 1)}"
         return (
             f"NeuralDictionary({self.num_experts} experts, {self.dictionary.kind}; learned from "
@@ -127,7 +130,8 @@ class NeuralDictionary(Trained):
     def first(self, numbers: int) -> "NeuralDictionary":
         """The same of a canonical dictionary's first atoms alone, which hold most of its signals.
 
-        Raises ArgumentError for more than there are, and where atoms are in no order.
+        The noise of its prior is what these atoms leave of the training signals. Raises
+        ArgumentError for more than there are, and where atoms are in no order.
         """
         numbers = argument_checks.whole("numbers", numbers, 1)
         if numbers > self.num_experts:
@@ -138,6 +142,10 @@ class NeuralDictionary(Trained):
             )
         model = Model(self.dictionary.first(numbers), None, self.model.top_k, self.model.grid_shape)
         prior = None if self.prior is None else self.prior.first(numbers)
+        if self.prior is not None and prior is not None:
+            # Atoms have a mean square of 1 over the grid, channels summed, and are orthogonal.
+            left = self.prior.energies()[numbers:].sum() / self.channels
+            prior = prior._replace(noise=prior.noise + left)
         # What is saved is read by its config.
         config = self.config.copy_and_resolve_references()
         with config.unlocked():
@@ -194,7 +202,9 @@ class NeuralDictionary(Trained):
             if operator is None:
                 advice = "cut to patches of that size, or resized, it would not be"
                 say_stretched(grid_shape, self.grid_shape, "measurements", advice)
-                say_other_scale(given.values, given.weights, self.signals.get("bounds"))
+            if given.operator.is_sampling:
+                known = combined_weights(given.operator, given.weights)
+                say_other_scale(given.values, known, self.signals.get("bounds"))
             if solver is None:
                 partial = operator is not None or given.weights is not None
                 solver = Gaussian() if partial and self.prior is not None else Ridge()
@@ -223,7 +233,7 @@ class NeuralDictionary(Trained):
             found = dataclasses.replace(found, problem=problem)
         return dataclasses.replace(found, names=tuple(f"{n:05d}" for n in range(count)))
 
-    def _in_batches(self, problem_of, count, batch_size, solve, told=lambda done, total: None):
+    def _in_batches(self, problem_of, count, batch_size, solve, told=nobody):
         """The fit of `count` signals, solved in batches of one size.
 
         problem_of: numbers of signals -> Problem, laid out over the devices, where the first come
@@ -281,24 +291,22 @@ class NeuralDictionary(Trained):
         solver: Solver,
         *,
         batch_size: int = 0,
-        weights: Float[Array | np.ndarray, "S M"] | None = None,
         refinement: TotalVariation | LowRank | None = None,
         uncertainty: bool = False,
-        told: Callable[[int, int], object] = lambda done, total: None,
+        told: Listener = nobody,
     ) -> Fit:
         """Codes of signals that are read one by one, as a task gives them.
 
-        names: of the signals to fit, the first of `measured`. weights [M] or [S, M], on top of
-        those that `measured` has. refinement: what `Fit.refine` takes; uncertainty: also
-        `Fit.deviation`; told: how many signals are done of how many, after each batch and each way.
+        names: of the signals to fit, the first of `measured`, which has their weights too.
+        refinement: what `Fit.refine` takes; uncertainty: also `Fit.deviation`; told: how many
+        signals are done of how many, after each batch and each way.
         The signals of at most one batch are in memory. Signals of one way share a
         factorisation; those that share none are solved in one program for each of few lengths, all
-        in memory. -> `Fit`. Raises ArgumentError for weights of signals of several ways.
+        in memory. -> `Fit`.
         """
+        looked_at = getattr(self.model.router, "reads", "")
+        on_clouds = "clouds" in (solver.reads, looked_at)
         if len(measured.ways) > 1:
-            if weights is not None:
-                allowed = "None: `measured` has those of signals of several ways"
-                raise ArgumentError("weights", np.shape(weights), allowed)
             fit = functools.partial(
                 self.fit_measured,
                 solver=solver,
@@ -306,8 +314,6 @@ class NeuralDictionary(Trained):
                 refinement=refinement,
                 uncertainty=uncertainty,
             )
-            looked_at = getattr(self.model.router, "reads", "")
-            together = refinement is None and "clouds" not in (solver.reads, looked_at)
 
             def solved(one, own):
                 if not isinstance(one, ways.Stacked):
@@ -315,37 +321,11 @@ class NeuralDictionary(Trained):
                 options = solver, measured.grid_shape, own, uncertainty
                 return apart.fit_apart(self.model, self.prior, one, *options)
 
-            parts = ways.by_way(measured, len(names), together)
-            found_of, done = [], 0
-            told(0, len(names))
-            for one, which in parts:
-                found_of.append(solved(one, [names[i] for i in which]))
-                done += len(which)
-                told(done, len(names))
-            found = concatenate(found_of)
-            return found[np.argsort(np.concatenate([which for _, which in parts])).tolist()]
-        looked_at = getattr(self.model.router, "reads", "")
-        on_clouds = "clouds" in (solver.reads, looked_at)
+            together = refinement is None and not on_clouds
+            return _by_ways(ways.by_way(measured, len(names), together), names, solved, told)
         on_grid = None
         if refinement is not None:
             on_grid = grid_operator.on_grid(measured.operator, measured.grid_shape)
-
-        def stacked(known, chosen):
-            return None if known is None else np.stack([known(int(index)) for index in chosen])
-
-        def problem_of(chosen):
-            own = weights
-            if own is not None and np.ndim(own) == 2:
-                own = np.asarray(own)[chosen]
-            if measured.weights is not None:
-                seen = stacked(measured.weights, chosen)
-                own = seen if own is None else seen * own
-            values = stacked(measured.values, chosen)
-            signals = None
-            if measured.whole and measured.weights is None:
-                signals = values.reshape(len(values), *measured.grid_shape, measured.channels)
-            clouds = stacked(measured.cloud, chosen) if on_clouds else None
-            return self._problem(measured.operator, values, own, signals=signals, clouds=clouds)
 
         def solve(problem, count):
             found = fits.fit_problem(problem, solver, measured.grid_shape, count=count)
@@ -355,23 +335,36 @@ class NeuralDictionary(Trained):
                 found = dataclasses.replace(found, known_deviation=found.deviation())
             return found
 
+        problem_of = functools.partial(self._problem_of, measured, on_clouds)
         found = self._in_batches(problem_of, len(names), batch_size, solve, told)
         return dataclasses.replace(found, names=tuple(names))
+
+    def _problem_of(self, measured, on_clouds, chosen):
+        """What was measured of chosen signals of one way. on_clouds: whether their clouds are read
+        too."""
+
+        def stacked(known):
+            return None if known is None else np.stack([known(int(index)) for index in chosen])
+
+        values, weights = stacked(measured.values), stacked(measured.weights)
+        signals = None
+        if measured.whole and weights is None:
+            signals = values.reshape(len(values), *measured.grid_shape, measured.channels)
+        clouds = stacked(measured.cloud) if on_clouds else None
+        return self._problem(measured.operator, values, weights, signals=signals, clouds=clouds)
 
     def fit_collection(
         self,
         task: Task,
         collection: data.Collection,
         config: ConfigDict,
-        weights: Float[Array | np.ndarray, "S M"] | None = None,
-        told: Callable[[int, int], object] = lambda done, total: None,
+        told: Listener = nobody,
     ) -> Fit:
         """Codes of a task's signals as config.fit asks for them. -> `Fit`.
 
         config: whole, of which `fit` is read: solver, top_k, batch_size, num_signals, refine,
-        uncertainty, numbers and the solver's own part. weights: on top of those of the task's
-        measurements; told: how many signals are done of how many, as it goes on.
-        Raises ValueError naming the key of what cannot be.
+        uncertainty, numbers and the solver's own part. told: how many signals are done of how many,
+        as it goes on. Raises ValueError naming the key of what cannot be.
         """
         solver = solver_from_config(config.fit)
         measured = task.measure(collection)
@@ -384,6 +377,10 @@ class NeuralDictionary(Trained):
                 f"size, data.resize=true with data.size=({rows},{columns}) resizes"
             )
             say_stretched(measured.grid_shape, self.grid_shape, collection.title, advice)
+        bounds = self.signals.get("bounds")
+        if bounds is not None:
+            some = ways.some_samples(measured, len(collection))
+            say_other_scale(some, None, bounds, collection.title)
         # Of a signal in patches either all are fitted or none.
         pieces = task.layout(collection).get("pieces") or [1] * len(collection)
         count = sum(pieces[: config.fit.num_signals or None])
@@ -397,7 +394,6 @@ class NeuralDictionary(Trained):
                 collection.names[:count],
                 solver,
                 batch_size=config.fit.batch_size,
-                weights=weights,
                 refinement=refining.from_config(config.fit.get("refine")),
                 uncertainty=config.fit.uncertainty,
                 told=told,
@@ -458,6 +454,21 @@ class NeuralDictionary(Trained):
     @classmethod
     def _of(cls, trained, mesh):
         return cls(trained.model, trained.config, trained.signals, trained.prior, mesh)
+
+
+def _by_ways(parts, names, solved, told):
+    """The fit of signals that were measured in several ways, in the order of their names.
+
+    parts: (what was measured of some, their numbers); solved: (that, their names) -> Fit.
+    """
+    found, done = [], 0
+    told(0, len(names))
+    for one, which in parts:
+        found.append(solved(one, [names[i] for i in which]))
+        done += len(which)
+        told(done, len(names))
+    order = np.argsort(np.concatenate([which for _, which in parts]))
+    return concatenate(found)[order.tolist()]
 
 
 def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -> NeuralDictionary:

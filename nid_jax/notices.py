@@ -9,7 +9,7 @@ import re
 import sys
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -64,6 +64,11 @@ def one_line(text: object) -> str:
     if words.isascii() and words.isprintable():
         return words
     return "".join(one if _harmless(one) else _escaped(one) for one in words)
+
+
+def sides(shape: Iterable[object]) -> str:
+    """The shape of a grid, as texts say it: 25 x 25."""
+    return " x ".join(map(str, shape))
 
 
 def _harmless(letter: str) -> bool:

@@ -1,6 +1,7 @@
 """Canonical dictionaries as people hold them: cut, stored in few bits, learned and loaded."""
 
 import copy
+import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +61,20 @@ def test_the_first_atoms_are_least_squares_of_them_alone(learned, unseen):
     np.testing.assert_allclose(whole.codes[:, :6], found.codes, atol=1e-3)
 
 
+@pytest.mark.parametrize("numbers", [1, 4, 16])
+def test_the_noise_of_the_first_atoms_is_what_they_leave(learned, numbers):
+    dictionary, _ = learned
+    atoms = np.asarray(dictionary.dictionary.basis(grid(SHAPE)), np.float64)[:, :numbers, 0]
+    columns = np.concatenate([np.ones((len(atoms), 1)), atoms], 1)
+    values = signals(24, 0).reshape(24, -1).T.astype(np.float64)
+    left = values - columns @ np.linalg.lstsq(columns, values, rcond=None)[0]
+    noise = float(dictionary.first(numbers).prior.noise)
+    assert noise == pytest.approx(np.square(left).mean(), rel=0.01, abs=1e-9)
+    # Shrinkage of the covariance shows where the codes themselves are not known.
+    fewer = dataclasses.replace(dictionary, prior=dictionary.prior._replace(codes=None))
+    assert float(fewer.first(numbers).prior.noise) == pytest.approx(noise, rel=0.3)
+
+
 def test_what_has_no_first_atoms(learned):
     dictionary, _ = learned
     for numbers, allowed in ((0, "1 or more"), (17, "at most 16, the experts")):
@@ -82,6 +97,15 @@ def test_a_config_asks_for_the_first_numbers(learned, unseen):
     config.fit.numbers = 99
     with pytest.raises(nid.ArgumentError, match=r"fit\.numbers: 99; allowed: at most 16"):
         dictionary.fit_collection(tasks.build(config), collection, config)
+
+
+def test_signals_of_another_unit_are_said_of_a_collection_too(learned, unseen):
+    dictionary, _ = learned
+    config = dictionary.config
+    collection = ArrayCollection(5 + unseen[..., None], [f"{i}" for i in range(5)], "kelvins")
+    with pytest.warns(nid.Notice, match="^kelvins: half of the values are above 5") as said:
+        dictionary.fit_collection(tasks.build(config), collection, config)
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize(("dtype", "levels"), [("int8", 254), ("int16", 65534), ("float16", None)])

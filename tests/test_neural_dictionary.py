@@ -12,8 +12,10 @@ import pytest
 from flax import nnx
 
 import nid_jax as nid
-from nid_jax import learning, neural_dictionary
+from nid_jax import devices, learning, neural_dictionary
+from nid_jax.configs import image
 from nid_jax.fields.coordinates import grid
+from nid_jax.tasks.task import Measured
 
 SHAPE = (9, 8)
 
@@ -158,6 +160,9 @@ def test_another_scale_is_said(gray, unseen):
         gray.fit(255 * unseen)
     with pytest.warns(nid.Notice, match=r"^measurements: values up to 0\.0"):
         gray.fit(unseen / 100)
+    for operator in (None, nid.operators.random_mask(SHAPE, 0.5)):
+        with pytest.warns(nid.Notice, match=r"^measurements: half of the values are above 5"):
+            gray.fit(5 + unseen, operator=operator)
     with warnings.catch_warnings():
         warnings.simplefilter("error", nid.Notice)
         gray.fit(2 * unseen)
@@ -196,6 +201,8 @@ def test_another_scale_is_said(gray, unseen):
             {"num_experts": -1},
             "num_experts: -1; allowed: a whole number, 1 or more",
         ),
+        (waves(3)[..., 0] * 1e30, {}, "signals: 'an array, CRC "),
+        ([waves(1)[0] * 1e20, waves(1, (5, 5))[0] * 1e20], {}, "signals: 'pictures of several siz"),
     ],
 )
 def test_what_cannot_be_learned_from_is_one_line(signals, options, expected):
@@ -203,6 +210,31 @@ def test_what_cannot_be_learned_from_is_one_line(signals, options, expected):
         nid.learn(signals, **options)
     assert str(complaint.value).startswith(expected)
     assert "\n" not in str(complaint.value)
+
+
+def test_errors_of_keys_name_the_argument_that_was_typed(monkeypatch):
+    monkeypatch.setattr(devices, "memory_bytes", lambda: 10**6)
+    with pytest.raises(nid.ArgumentError, match="^num_experts: 1000; allowed: at most 144, "):
+        nid.learn(waves(4), num_experts=1000)
+    config = image.base()
+    with pytest.raises(nid.ArgumentError, match="^steps: 0; allowed: 1 or more, as dictionary.he"):
+        nid.learn(config, steps=0)
+    config.train.steps = 0
+    with pytest.raises(nid.ArgumentError, match="^train.steps: 0; allowed: 1 or more, as dict"):
+        nid.learn(config)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_values_that_no_argument_shows_to_be_too_large_are_the_collections():
+    collection = nid.data.ArrayCollection(1e30 * waves(3), list("abc"), "rays")
+    with pytest.raises(
+        nid.ArgumentError, match="^signals: 'rays, values up to 8.*; allowed: up to"
+    ):
+        nid.learn(collection)
+    del collection.bounds
+    says = "^signals of rays: 'some not finite'; allowed: finite ones$"
+    with pytest.raises(nid.ArgumentError, match=says):
+        nid.learn(collection)
 
 
 @pytest.mark.slow
@@ -396,6 +428,40 @@ def test_windows_and_shapes(gray, unseen):
         found.at(np.zeros((3, 3)))
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1e39])
+def test_coordinates_that_are_not_finite_are_refused(gray, unseen, odd):
+    found = gray.fit(unseen)
+    points = np.zeros((4, 2))
+    points[2, 1] = odd
+    for place in (points, points.tolist(), jnp.asarray(points, jnp.float32)):
+        for values in (found.at, found, found.gradient_at):
+            says = r"^points: \[0.0, .*\]; allowed: finite numbers of float32; point 2 of 4"
+            with pytest.raises(nid.ArgumentError, match=says):
+                values(place)
+    for window in (((0, 1), (0, odd)), ((odd, 1), (0, 1))):
+        with pytest.raises(ValueError, match=r"^window: \(.*\); allowed: finite ends"):
+            found.render((4, 4), window=window)
+    # Inside a transformation values are not looked at.
+    assert np.isfinite(jax.jit(found.at)(np.zeros((4, 2), np.float32))).all()
+
+
+def test_signals_of_several_ways_come_back_in_their_order(gray, unseen):
+    draw, told = np.random.default_rng(2), []
+    masks = [nid.operators.mask(SHAPE, draw.uniform(size=SHAPE) < 0.7) for _ in range(2)]
+    way = [1, 0, 1, 1, 0]
+    rows = unseen.reshape(5, -1, 1)
+    measured = Measured(masks, SHAPE, 1, values=rows.__getitem__, way=way.__getitem__, whole=False)
+    solver, names = nid.Ridge(lam=1e-3), list("edcba")
+    found = gray.fit_measured(
+        measured, names, solver, told=lambda done, total: told.append((done, total))
+    )
+    assert found.names == tuple(names)
+    for index, number in enumerate(way):
+        one = gray.fit(rows[[index]], operator=masks[number], solver=solver)
+        np.testing.assert_allclose(found.codes[index], one.codes[0], atol=1e-4)
+    assert told == [(0, 5), (2, 5), (5, 5)]
+
+
 def test_some_signals_of_a_fit(gray, unseen):
     found = gray.fit(unseen, solver=nid.Gaussian(noise=0.02))
     assert len(found[1:3]) == 2
@@ -431,8 +497,12 @@ def test_scores(gray, unseen):
     assert partly["psnr"][0] == pytest.approx(-10 * np.log10(left), abs=1e-3)
     assert np.isnan([partly["psnr"][1], *partly["ssim"][:2]]).all()
     np.testing.assert_allclose(partly["psnr"][2:], found.score(unseen)["psnr"][2:], rtol=1e-5)
-    with pytest.raises(nid.ArgumentError, match="^truth: nan; allowed: numbers, and NaN for"):
+    says = "^truth: 'NaN in all of its 360 values'; allowed: 1 or more values that are known"
+    with pytest.raises(nid.ArgumentError, match=says):
         found.score(np.full_like(holed, np.nan))
+    holed[3, 1, 1] = -np.inf
+    with pytest.raises(nid.ArgumentError, match="^truth: -inf; allowed: finite numbers; signal 3 "):
+        found.score(holed)
     scores = found.score(unseen)
     error = np.square(np.clip(found.render()[..., 0], 0, 1) - unseen).mean((1, 2))
     np.testing.assert_allclose(scores["psnr"], -10 * np.log10(error), rtol=1e-4)

@@ -58,3 +58,8 @@ def test_one_line_shows_what_would_do_something_to_a_terminal():
     assert notices.one_line(odd) == r"a b\x1b[31m\u202e\xff\x07 é 中 " + "\N{GRINNING FACE}"
     assert notices.one_line("as it is: 'x'") == "as it is: 'x'"
     notices.one_line(odd).encode()  # no half of a letter is left
+
+
+def test_shapes_in_words():
+    assert notices.sides((25, 24)) == "25 x 24"
+    assert notices.sides(side for side in [7]) == "7"

@@ -39,6 +39,20 @@ def test_nothing_was_fitted(call, mode, trained, tiny):
     assert snapshot(trained) == before
 
 
+@pytest.mark.parametrize("mode", ["eval", "render", "interpolate", "nearest"])
+def test_a_fit_whose_codes_are_not_finite(call, copied, mode, tiny):
+    path = copied / "fits" / "test" / "codes.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays["codes"][1, 0] = np.nan
+    np.savez(path, **arrays)
+    before = snapshot(copied)
+    complaint = call(*tiny, f"--workdir={copied}", f"--mode={mode}").complaint()
+    assert complaint.startswith(f"error: {path}: 'codes' of signal 1, ")
+    assert complaint.endswith("holds nan; allowed: finite numbers, as of a fit that went well")
+    assert snapshot(copied) == before
+
+
 def test_a_solver_that_is_not_there(call, trained, tiny):
     result = call(*tiny, f"--workdir={trained}", "--mode=fit", "--config.fit.solver=rigde")
     assert "fit.solver: 'rigde' is unknown, did you mean 'ridge'?" in result.complaint()

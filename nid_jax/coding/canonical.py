@@ -36,6 +36,8 @@ _WEAKEST = 1e-10
 _ROWS = 8192
 # How far from orthonormal the atoms of a canonical dictionary may be: what float32 leaves.
 _TOLERANCE = 0.02
+# Of the way to canonical form and back, in float32.
+_ROUNDING = 1e-5
 # Variance of a code that is always zero, as a share of the mean one: no solver divides by zero.
 _LEAST_VARIANCE = 1e-8
 
@@ -78,7 +80,7 @@ class Transform(NamedTuple):
         mean = self.inverse @ np.asarray(prior.mean, np.float64)
         mixture, level = prior.mixture, prior.level
         if mixture is not None:
-            mixture = mixture.transformed(self.inverse)
+            mixture = _leading(mixture.transformed(self.inverse))
         if level is not None:
             level = level.transformed(self.mixing, self.level, mean)
         return prior._replace(
@@ -90,6 +92,13 @@ class Transform(NamedTuple):
             mixture=mixture,
             level=level,
         )
+
+
+def _leading(mixture):
+    """A mixture whose basis is that of the leading coordinates but for rounding, without that."""
+    identity = np.eye(*mixture.basis.shape, dtype=np.float32)
+    near = np.abs(mixture.basis - identity).max(initial=0) < _ROUNDING
+    return mixture._replace(basis=identity) if near else mixture
 
 
 def canonical_transform(

@@ -1,6 +1,7 @@
 """A local operator as it acts on the pixels of a grid, for what is solved there."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -81,10 +82,27 @@ def on_grid(operator, shape):
         changed = operator.with_parts(lambda part: on_grid(part, shape))
         if changed is not operator:
             return changed
+    matrix = matrix_on_grid(operator, shape)
+    return GridOperator(
+        jnp.asarray(lattice),
+        None,
+        operator.weights,
+        None,
+        *_padded_rows(matrix),
+        *_padded_rows(matrix.T.tocsr()),
+    )
+
+
+def matrix_on_grid(operator: Operator, shape: Sequence[int]) -> scipy.sparse.csr_matrix:
+    """`on_grid` of a local operator as a matrix [M, P] from an image's samples, float64.
+
+    Raises ArgumentError naming `operator` for one that is not local, or of other dimensions. Of a
+    mask nothing is seen here: all is measured.
+    """
+    points = np.asarray(operator.points)
     if operator.run_length is None or points.shape[1] != len(shape):
         name = type(operator).__name__
         raise ArgumentError("operator", name, f"one of signals {list(shape)}, or a local one")
-    matrix = _interpolation(points, shape)
     count, length = operator.num_measurements, operator.run_length
     factors = np.ones((count, length)) if operator.factors is None else operator.factors
     spread = scipy.sparse.csr_matrix(
@@ -95,15 +113,7 @@ def on_grid(operator, shape):
         ),
         (count, len(points)),
     )
-    matrix = (spread @ matrix).tocsr()
-    return GridOperator(
-        jnp.asarray(lattice),
-        None,
-        operator.weights,
-        None,
-        *_padded_rows(matrix),
-        *_padded_rows(matrix.T.tocsr()),
-    )
+    return (spread @ _interpolation(points, shape)).tocsr()
 
 
 def _interpolation(points, shape):

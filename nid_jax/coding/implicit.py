@@ -203,13 +203,13 @@ def gaussian_codes(
     measurements: Float[Array | np.ndarray, "S M C"],
     weights: Float[Array | np.ndarray, "..."] | None,
     known: GaussianPrior,
-    noise: float | str | Float[Array, ""] | None = None,
+    noise: posterior.Noise = None,
     equations: gram.NormalEquations | OrthonormalEquations | None = None,
 ) -> Codes:
     """The most probable codes under a Gaussian prior, as `posterior.gaussian`, differentiable.
 
     known: `GaussianPrior`, with or without the bias among its coefficients; noise: the
-    variance of a measured value, or None or 'estimate' as in `posterior.gaussian` (outside jit).
+    variance of a measured value, or None or `Estimated`, as in `posterior.gaussian` (outside jit).
     Both are constants, an estimated noise too although it depends on the measurements. The rest as
     in `ridge_codes`.
 
@@ -220,7 +220,7 @@ def gaussian_codes(
     theta, graphdef = _theta(dictionary, operator, measurements, weights)
     equations = _equations(dictionary, operator, measurements, weights, equations)
     known = _constant("prior", known.alone())
-    if noise is None or isinstance(noise, str):
+    if noise is None or isinstance(noise, posterior.Estimated):
         noise, _ = posterior.resolve_noise(equations, known, noise)
     system = _Gaussian(known, _constant("noise", jnp.asarray(noise, jnp.float32)))
     found = jax.custom_batching.sequential_vmap(posterior.solve_posterior)(equations, *system[:2])

@@ -51,8 +51,8 @@ class Estimated(NamedTuple):
     least: float | Float[Array, ""] = 0.0
 
 
-Noise = float | str | Float[Array, ""] | Estimated | None
-"""A variance, 'estimate' or `Estimated`, None for that of the prior."""
+Noise = float | Float[Array, ""] | Estimated | None
+"""A variance, `Estimated`, or None for that of the prior."""
 
 
 def gaussian(
@@ -62,8 +62,8 @@ def gaussian(
 ) -> Solution:
     """The most probable codes under a Gaussian prior.
 
-    noise: variance of a measured value; 'estimate' for the value of highest evidence over the
-    signals together, `Estimated` for one from a least value on; None for that of the prior.
+    noise: variance of a measured value; `Estimated` for that of highest evidence over the signals
+        together, from a least value on; None for that of the prior.
     stats has 'noise_variance' and 'by_evidence'. Raises ArgumentError for a prior of another
     dictionary or a bad noise.
     """
@@ -99,11 +99,9 @@ def resolve_noise(
     check_size(prior, experts, channels)
     if noise is None:
         return _noise_of_prior(equations, prior)
-    if isinstance(noise, str) and noise == "estimate":
-        noise = Estimated()
     if isinstance(noise, Estimated):
         return estimate_noise(equations, prior, noise.least), jnp.asarray(True)
-    checks.numbers("noise", noise, lambda v: v > 0, "finite and above 0, or 'estimate'")
+    checks.numbers("noise", noise, lambda v: v > 0, "finite and above 0, or Estimated()")
     return jnp.asarray(noise, jnp.float32), jnp.asarray(False)
 
 

@@ -71,6 +71,12 @@ class GaussianPrior(NamedTuple):
         """Of every coefficient by itself."""
         return (self.factor**2).sum(1) + self.diagonal
 
+    def energies(self) -> Float[Array | np.ndarray, " N"]:
+        """Mean square of every coefficient: of the training codes, where they are kept."""
+        if self.codes is None:
+            return self.variance + self.mean**2
+        return (self.codes**2).mean(0)
+
     def middle(
         self, experts: int
     ) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " C"]] | None:
@@ -113,14 +119,26 @@ class GaussianPrior(NamedTuple):
         return self.alone()._replace(mean=mean, factor=factor, diagonal=diagonal)
 
     def arrays(self) -> dict[str, Any]:
-        """Its arrays by name, those of a part as PART.NAME: what a file holds."""
+        """Its arrays by name, those of a part as PART.NAME: what a file holds.
+
+        Without the basis of a mixture in the leading coordinates themselves, `mixture.basis`: the
+        identity says nothing.
+        """
         held: dict[str, Any] = {}
         for name, value in self._asdict().items():
             if isinstance(value, tuple):
                 held |= {f"{name}.{key}": one for key, one in value._asdict().items()}  # type: ignore[attr-defined]
             elif value is not None:
                 held[name] = value
+        basis = held.get("mixture.basis")
+        if basis is not None and _leading(basis):
+            del held["mixture.basis"]
         return held
+
+
+def _leading(basis):
+    """Whether a basis [N, Q] is that of the first Q of N coordinates."""
+    return basis.shape[0] >= basis.shape[1] and np.array_equal(basis, np.eye(*basis.shape))
 
 
 class Coded(NamedTuple):

@@ -108,7 +108,7 @@ def _nearby(operator, reach):
     """Weights of neighbours [M, M], sparse and symmetric; None without a reach."""
     if not reach:
         return None
-    if not isinstance(operator, (operators.Sample, operators.Mask)):
+    if not operator.is_sampling:
         raise ArgumentError("reach", reach, "0, as the operator's measurements mix many points")
     tree = cKDTree(np.asarray(operator.points, np.float64))
     distance = tree.sparse_distance_matrix(tree, _KERNEL_REACH * reach, output_type="coo_matrix")

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from nid_jax import notices
 from nid_jax.coding import checks as argument_checks
 from nid_jax.commands.context import Context, load, say_unused, settle
 from nid_jax.errors import ArgumentError, named
@@ -65,7 +66,7 @@ def _render_surfaces(folder, task, found, layout, config, view):
     del task
     shape, window = view
     count = surfaces.render_surfaces(folder, found, layout, shape, config, window)
-    return f"{tables.counted(count, 'mesh', 'meshes')} at {' x '.join(map(str, shape))}"
+    return f"{tables.counted(count, 'mesh', 'meshes')} at {notices.sides(shape)}"
 
 
 def _render_fields(folder, task, found, layout, config, view):
@@ -77,7 +78,7 @@ def _render_fields(folder, task, found, layout, config, view):
         values = found[start:stop].render(shape, window, config.render.chunk)
         fields = task.assemble(values, layout, scale=config.render.scale, first=start)
         maps.write_fields(folder, fields, layout, window, start)
-    return f"{tables.counted(len(found), 'field')} at {' x '.join(map(str, shape))}"
+    return f"{tables.counted(len(found), 'field')} at {notices.sides(shape)}"
 
 
 def _render_pictures(folder, task, found, layout, config, view):
@@ -100,7 +101,7 @@ def _render_pictures(folder, task, found, layout, config, view):
                 pictures.save_png(target.with_name(f"{target.name}.png"), image)
     if found.known_deviation is not None:
         _render_deviation(folder, task, found, layout, (shape, window), config.render.scale)
-    sides = " x ".join(str(side) for side in image.shape[:-1])
+    sides = notices.sides(image.shape[:-1])
     if "patch" in layout and "grid" not in layout:
         sides = "several sizes"
     return f"{tables.counted(count + 1, 'signal')} of {sides}"

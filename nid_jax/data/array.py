@@ -11,7 +11,7 @@ from nid_jax.data import arrayfiles, images, layout
 from nid_jax.data.collection import ArrayCollection, Collection, SubsetCollection
 from nid_jax.data.splitting import SPLITS, configured_range, random_split, shaped
 from nid_jax.errors import named
-from nid_jax.notices import say
+from nid_jax.notices import say, sides
 
 # Of the range of both splits: one that does not reach farther is on another scale, or black.
 _FAR_BELOW = 0.02
@@ -71,7 +71,7 @@ def array_collection(
     names = [f"{prefix}_{number:05d}" for number in range(len(values))]
     collection = ArrayCollection(values, names, where, scale, shown)
     if len(values) == 1 and not (own or frames):
-        grid = " x ".join(map(str, values.shape[1:-1]))
+        grid = sides(values.shape[1:-1])
         say(f"{where}: one signal of {grid}, which is both learned from and fitted")
     elif not (own or frames):
         indices = random_split(len(values), split, config.test_fraction, seed, where)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Num
 
 from nid_jax.errors import ArgumentError
-from nid_jax.notices import say
+from nid_jax.notices import say, sides
 
 LETTERS = "STDHWC"
 # An axis of at most so many samples may be one of channels.
@@ -80,11 +80,11 @@ def guessed(
 
 def _described(shape, letters):
     """'SHW, 64 signals of 48 x 3'."""
-    sides = dict(zip(letters, shape, strict=True))
-    count = math.prod(sides.get(letter, 1) for letter in "ST")
-    grid = " x ".join(str(sides[letter]) for letter in "DHW" if letter in sides)
-    channels = f", {sides['C']} channels" if "C" in sides else ""
-    what = "signal" if count == 1 else "frames" if "T" in sides else "signals"
+    lengths = dict(zip(letters, shape, strict=True))
+    count = math.prod(lengths.get(letter, 1) for letter in "ST")
+    grid = sides(lengths[letter] for letter in "DHW" if letter in lengths)
+    channels = f", {lengths['C']} channels" if "C" in lengths else ""
+    what = "signal" if count == 1 else "frames" if "T" in lengths else "signals"
     return f"{letters}, {count} {what} of {grid}{channels}"
 
 

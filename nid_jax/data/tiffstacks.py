@@ -15,7 +15,7 @@ from jaxtyping import Num
 from nid_jax import bounds, errors
 from nid_jax.data import tiff
 from nid_jax.data.images import Pixels
-from nid_jax.notices import say
+from nid_jax.notices import say, sides
 
 # Axes of a stack that may be time, in this order: T, then pages of no kind, then depth.
 _TIMES = "TIQZ"
@@ -77,7 +77,7 @@ def _check_stack(stream, series, page):
     """Raise ValueError where a stack takes more memory than is allowed."""
     there = bounds.size_of(stream) if int(page.compression) == 1 else 0
     wanted = math.prod(map(int, series.shape)) * series.dtype.itemsize
-    tiff.check_memory(wanted, there, f"a stack {' x '.join(map(str, series.shape))}")
+    tiff.check_memory(wanted, there, f"a stack {sides(series.shape)}")
 
 
 def _page(series, number):
@@ -99,12 +99,12 @@ def _frames_of(series, page, path):
     """Places of pages [T, C] in the order of frames and channels."""
     shape, axes = series.shape, series.axes
     outer = axes[: len(axes) - len(page.axes)]
-    sides = {name: side for name, side in zip(outer, shape, strict=False) if side > 1}
-    time = next((name for name in _TIMES if name in sides), "")
-    channels = sides.get("C", 1)
-    if not time or set(sides) - {time, "C"} or not axes.endswith(page.axes):
+    lengths = {name: side for name, side in zip(outer, shape, strict=False) if side > 1}
+    time = next((name for name in _TIMES if name in lengths), "")
+    channels = lengths.get("C", 1)
+    if not time or set(lengths) - {time, "C"} or not axes.endswith(page.axes):
         raise ValueError(
-            f"{path}: a stack {' x '.join(map(str, shape))} with axes {axes}; allowed: one of time "
+            f"{path}: a stack {sides(shape)} with axes {axes}; allowed: one of time "
             "(T, or else pages), Y, X, and channels (C or S)"
         )
     if channels not in (1, 3) or (channels > 1 and "S" in page.axes):
@@ -113,9 +113,9 @@ def _frames_of(series, page, path):
             "3 taken as red, green, blue; save one of them"
         )
     if time == "Z":
-        say(f"{path}: {sides['Z']} planes of depth (axis Z); taken as time")
-    places = np.arange(math.prod(sides.values())).reshape(list(sides.values()))
-    return np.moveaxis(places, list(sides).index(time), 0).reshape(sides[time], channels)
+        say(f"{path}: {lengths['Z']} planes of depth (axis Z); taken as time")
+    places = np.arange(math.prod(lengths.values())).reshape(list(lengths.values()))
+    return np.moveaxis(places, list(lengths).index(time), 0).reshape(lengths[time], channels)
 
 
 def _reader(stream, series, page):

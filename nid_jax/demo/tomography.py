@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import sparse
 
 import nid_jax as nid
 from nid_jax import data
 from nid_jax.baselines import tomography as baselines
+from nid_jax.coding.grid_operator import matrix_on_grid
 from nid_jax.coding.operators import CONVENTIONS
 from nid_jax.demo import live, pictures
 
@@ -78,15 +78,11 @@ class _Rays:
         shape = dictionary.grid_shape
         rays = nid.operators.parallel_beam(shape, views, convention=CONVENTION)
         pixels = nid.operators.sample(shape)
-        count, each = rays.num_measurements, rays.run_length or 1
-        factors = np.ones((count, each)) if rays.factors is None else np.asarray(rays.factors)
-        starts = np.arange(0, count * each + 1, each)
-        along = sparse.csr_matrix((factors.ravel(), np.arange(count * each), starts))
-        self.through = along @ _interpolation(np.asarray(rays.points), shape)
+        self.through = matrix_on_grid(rays, shape)
         """[M, H W], sparse: from the pixels to the sinogram."""
         atoms = np.asarray(dictionary.dictionary(pixels.points))[..., 0]
         seen = self.through @ np.concatenate([np.ones((len(atoms), 1)), atoms], 1)
-        self._directions = np.zeros((count, seen.shape[1]))
+        self._directions = np.zeros(seen.shape)
         self._directions[:, : min(seen.shape)] = np.linalg.qr(seen)[0]
         told = np.asarray((self.through.T @ self._directions).T, np.float32)
         self.operator = nid.operators.matrix(told) @ pixels
@@ -94,23 +90,6 @@ class _Rays:
     def told(self, sinogram: Float[np.ndarray, " M"]) -> Float[np.ndarray, " N"]:
         """What `operator` measures of the slice that a sinogram is of."""
         return np.asarray(sinogram @ self._directions, np.float32)
-
-
-def _interpolation(points: Float[np.ndarray, "Q 2"], shape: tuple[int, ...]) -> Any:
-    """Bilinear, as a sparse matrix [Q, H * W]."""
-    place = (np.clip(points, -1, 1) + 1) / 2 * (np.array(shape) - 1)
-    low = np.minimum(np.floor(place).astype(int), np.array(shape) - 2)
-    part = place - low
-    rows, columns, values = [], [], []
-    for down in (0, 1):
-        for right in (0, 1):
-            weight = np.abs(1 - down - part[:, 0]) * np.abs(1 - right - part[:, 1])
-            rows.append(np.arange(len(points)))
-            columns.append((low[:, 0] + down) * shape[1] + low[:, 1] + right)
-            values.append(weight)
-    index = np.concatenate(rows), np.concatenate(columns)
-    size = (len(points), shape[0] * shape[1])
-    return sparse.csr_matrix((np.concatenate(values), index), size)
 
 
 def tab(gr: Any, tomography: Tomography, opened: Any) -> Callable[[], None]:

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Int
 
+# Whatever float32 holds.
+_LARGEST = float(np.finfo(np.float32).max)
+
 Window = Sequence[tuple[float, float]]
 """(low, high) of each axis, in normalised coordinates."""
 
@@ -60,8 +63,9 @@ def _axes(shape: Sequence[int], window: Window | None) -> list[np.ndarray]:
         raise ValueError(f"window needs {len(shape)} (low, high) pairs, got {len(window)}")
     axes = []
     for size, (low, high) in zip(shape, window, strict=True):
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError(f"window ends must be finite, got ({low}, {high})")
+        # As float32, which the samples are.
+        if not max(abs(low), abs(high)) <= _LARGEST or math.isnan(high):
+            raise ValueError(f"window: ({low}, {high}); allowed: finite ends, of float32")
         if low > high or (low == high and size > 1):
             raise ValueError(f"window must have low < high on each axis, got ({low}, {high})")
         # About the middle, so that opposite samples of a symmetric window are exactly opposite.

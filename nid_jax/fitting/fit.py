@@ -154,7 +154,7 @@ class Fit:
         return self.dictionary.channels
 
     def __repr__(self) -> str:
-        shape = " x ".join(map(str, self.grid_shape))
+        shape = notices.sides(self.grid_shape)
         solver = "stored codes" if self.solver is None else f"solved by {self.solver.name}"
         channels = f"{self.channels} channel{'s' * (self.channels != 1)}"
         return f"Fit({len(self)} signals of {shape}, {channels}, {solver})"
@@ -202,7 +202,7 @@ class Fit:
     ) -> Float[Array | np.ndarray, "S P C"]:
         """Values at any points [P, D]. chunk: points at a time; 0 chooses.
 
-        Raises ArgumentError for points of another dimension.
+        Raises ArgumentError for points of another dimension, or not finite.
         """
         points, chunk = self._checked_points(points), checks.whole("chunk", chunk, 0)
         if checks.traced(self.dictionary, self.codes, points):
@@ -220,7 +220,8 @@ class Fit:
     ) -> Float[Array | np.ndarray, "S P C D"]:
         """Derivatives of the values at points [P, D] along every axis, per unit of coordinate.
 
-        chunk: points at a time; 0 chooses. Raises ArgumentError for points of another dimension.
+        chunk: points at a time; 0 chooses. Raises ArgumentError for points of another dimension, or
+        not finite.
         """
         points, chunk = self._checked_points(points), checks.whole("chunk", chunk, 0)
         if checks.traced(self.dictionary, self.codes, points):
@@ -324,8 +325,8 @@ class Fit:
 
         truth [S, *grid] or [S, *grid, C]; the grid may be finer than that of the fit. Where it is
         NaN it is not known, which is said: PSNR is of the rest, and SSIM of whole pictures alone,
-        nan of others. Raises ArgumentError for another number of signals or channels, and where
-        nothing is known.
+        nan of others. Raises ArgumentError for another number of signals or channels, infinite
+        values, and where nothing is known.
         """
         checks.values_known("score", self.dictionary, self.solution, truth)
         known = np.asarray(as_floats(as_array(truth, "truth"), "truth"))
@@ -333,11 +334,15 @@ class Fit:
         known = known[..., None] if known.ndim == dims + 1 else known
         if known.ndim != dims + 2 or (len(known), known.shape[-1]) != (len(self), self.channels):
             raise ArgumentError("truth", known.shape, f"({len(self)}, *grid, {self.channels})")
-        found = np.clip(self.render(known.shape[1:-1]), 0, 1)
         there = ~np.isnan(known)
         share = there.reshape(len(known), -1).mean(1)
         if not share.any():
-            raise ArgumentError("truth", np.nan, "numbers, and NaN for what is not known")
+            allowed = "1 or more values that are known, NaN where one is not"
+            raise ArgumentError("truth", f"NaN in all of its {known.size} values", allowed)
+        if np.isinf(known).any():
+            allowed = f"finite numbers; signal {np.argwhere(np.isinf(known))[0][0]} holds others"
+            raise ArgumentError("truth", known[np.isinf(known)][0], allowed)
+        found = np.clip(self.render(known.shape[1:-1]), 0, 1)
         if not there.all():
             notices.say(
                 f"truth: {1 - share.mean():.1%} of its values are NaN; scored where it is known, "
@@ -426,8 +431,8 @@ class Fit:
 
         A dictionary of the same sizes whose arrays are others is said (`Notice`): one that was
         trained further, or rounded to fewer bits, renders other signals from these codes. Raises
-        FileNotFoundError where there is none, ValueError where its file is damaged or was made with
-        a dictionary of other sizes.
+        FileNotFoundError where there is none, ValueError where its file is damaged, was made with a
+        dictionary of other sizes, or holds a signal whose numbers are not finite.
         """
         path = checks.path("path", path)
         if not path.is_file():
@@ -458,10 +463,14 @@ class Fit:
                 f"{path}: was made with another dictionary of the same sizes; taken as codes of "
                 "this one; fit again, or load the one that it was made with"
             )
+        correction = stored.get("correction")
+        for name, array in (("codes", codes), ("bias", bias), ("correction", correction)):
+            if array is not None:
+                _check_finite(path, name, array, names)
         found = cls.of_codes(dictionary, codes, bias, grid_shape, names.tolist())
         return dataclasses.replace(
             found,
-            correction=stored.get("correction"),
+            correction=correction,
             known_deviation=stored.get("deviation"),
         )
 
@@ -501,9 +510,16 @@ class Fit:
             points = checks.as_array("points", points, allowed)
             if points.dtype.kind not in "fiu":
                 raise ArgumentError("points", points.dtype, allowed)
-            points = points.astype(np.float32)
+            with np.errstate(over="ignore"):
+                points = points.astype(np.float32)
         if points.ndim != 2 or points.shape[1] != self.dictionary.dims:
             raise ArgumentError("points", points.shape, f"(P, {self.dictionary.dims})")
+        if not checks.traced(points):
+            places = np.asarray(points)
+            bad = np.flatnonzero(~np.isfinite(places).all(1))
+            if len(bad):
+                allowed = f"finite numbers of float32; point {bad[0]} of {len(points)} has others"
+                raise ArgumentError("points", places[bad[0]].tolist(), allowed)
         return points
 
     def _checked_shape(self, shape):
@@ -523,6 +539,21 @@ def _codes(path: Path, stored: dict[str, np.ndarray]) -> Float[np.ndarray, "S E"
             if found is None or len(found) != values.shape[1]:
                 raise ValueError(f"{path}: damaged: {name!r} is not of {values.shape[1]} numbers")
     return rounding.Rounded(values, step, centre).codes()
+
+
+def _check_finite(path: Path, what: str, array: np.ndarray, names: np.ndarray) -> None:
+    """Raise ValueError for signals of which some numbers, along the first axis, are not finite."""
+    finite = np.isfinite(array.reshape(len(array), -1))
+    bad = np.flatnonzero(~finite.all(1))
+    if len(bad):
+        number = int(bad[0])
+        odd = array[number].ravel()[~finite[number]][0]
+        name, others = notices.one_line(names[number]), len(bad) - 1
+        more = f", as {others} more signal{'s' * (others > 1)}" if others else ""
+        raise ValueError(
+            f"{path}: {what!r} of signal {number}, {name!r}, holds {odd}{more}; allowed: finite "
+            "numbers, as of a fit that went well"
+        )
 
 
 def _leafy() -> list[str]:

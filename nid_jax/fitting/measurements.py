@@ -16,6 +16,8 @@ from nid_jax.notices import say
 
 # Signals that differ by more than this factor from those of the training have other units.
 OTHER_SCALE = 16
+# Values that a median is taken of.
+_LOOKED_AT = 2**20
 # Coordinates beyond -1 and 1 that are not said: a pixel or so of a coarse picture.
 _OUTSIDE = 1.2
 # Their squares are float32 still.
@@ -23,24 +25,43 @@ _MOST_WEIGHT = 1e18
 
 
 def say_other_scale(
-    values: Any, weights: Any, bounds: tuple[float, float] | list[float] | None
+    values: Any,
+    weights: Any,
+    bounds: tuple[float, float] | list[float] | None,
+    what: str = "measurements",
 ) -> None:
-    """A notice where what was measured of signals is of another scale than those learned from.
+    """A notice where samples of signals are of another scale than those learned from, or most lie
+    further from them than they are wide: degrees for kelvins.
 
     values [S, M, C]; weights None, [M] or [S, M]; bounds: (lowest, highest) of the signals learned
-    from; None: 0 to 1, as pictures are.
+    from; None: 0 to 1, as pictures are. what: was given, in words.
     """
     if isinstance(values, jax.core.Tracer) or isinstance(weights, jax.core.Tracer):
         return
-    sizes = np.abs(np.asarray(values)).max(-1)
-    seen = np.isfinite(sizes) if weights is None else np.isfinite(sizes) & (np.asarray(weights) > 0)
-    here = float(np.max(sizes, initial=0, where=seen))
+    values = np.asarray(values)
+    seen = np.isfinite(values).all(-1)
+    # Weights that do not fit are refused where they are solved with.
+    if weights is not None and np.shape(weights) in (seen.shape, seen.shape[1:]):
+        seen &= np.asarray(weights) > 0
+    known = values[seen]
+    if not known.size:
+        return
+    here = float(np.abs(known).max())
     there = 1.0 if bounds is None else max(map(abs, bounds))
     if here > OTHER_SCALE * there or (bounds and 0 < here < there / OTHER_SCALE):
         say(
-            f"measurements: values up to {here:g}, the dictionary learned from signals up to "
+            f"{what}: values up to {here:g}, the dictionary learned from signals up to "
             f"{there:g}; taken as they are"
         )
+    elif bounds and bounds[0] < bounds[1]:
+        low, high = bounds
+        middle = float(np.median(known.ravel()[:: -(-known.size // _LOOKED_AT)]))
+        if max(low - middle, middle - high) > high - low:
+            say(
+                f"{what}: half of the values are {'above' if middle > high else 'below'} "
+                f"{middle:g}, the dictionary learned from signals of {low:g} to {high:g}; taken as "
+                "they are, in the same unit"
+            )
 
 
 def say_stretched(
@@ -119,7 +140,7 @@ class Measurements:
         values, each = _flat(values, checked_operator(operator), model.channels)
         weights = _weights(values, each, seen, weights)
         whole = grid_shape == model.grid_shape and len(each) == len(grid_shape)
-        whole = whole and weights is None and isinstance(operator, operators.Sample)
+        whole = whole and weights is None and operator.weights is None and operator.is_sampling
         return cls(values, operator, weights, grid_shape, whole)
 
 

@@ -46,14 +46,21 @@ def check(dtype: str) -> str:
 def rounded(codes: Float[Array | np.ndarray, "S E"], dtype: str) -> Rounded:
     """Codes in fewer bits.
 
-    Signals with numbers that are not finite take no part in the ranges; whole numbers keep such
-    signals as nan. Raises ArgumentError for another dtype, or one too small for finite codes.
+    Signals with numbers that are not finite take no part in the ranges, and are said; whole numbers
+    keep such signals as nan. Raises ArgumentError for another dtype, or one too small for finite
+    codes.
     """
     codes = np.asarray(codes, np.float32)
+    finite = np.isfinite(codes)
+    lost = int((~finite.all(1)).sum())
+    if lost:
+        say(
+            f"codes: {lost} of {len(codes)} signals have some that are not finite; stored as they "
+            "are, and refused where they are read; a fit of the other signals would not be"
+        )
     if check(dtype).startswith("float"):
         with np.errstate(over="ignore"):
             values = codes.astype(dtype)
-        finite = np.isfinite(codes)
         if not np.isfinite(values[finite]).all():
             allowed = f"one that holds {np.abs(codes[finite]).max():.3g}"
             raise ArgumentError("codes_dtype", dtype, allowed)
@@ -64,9 +71,6 @@ def rounded(codes: Float[Array | np.ndarray, "S E"], dtype: str) -> Rounded:
 def _whole(codes, dtype):
     """`rounded` to whole numbers."""
     finite = np.isfinite(codes).all(1)
-    if not finite.all():
-        lost = f"{int((~finite).sum())} of {len(codes)} signals have codes that are not finite"
-        say(f"codes_dtype: {dtype}: {lost}; stored as nan")
     # Of no signal at all the range is 0.
     known = codes[finite].astype(np.float64) if finite.any() else np.zeros((1, codes.shape[1]))
     low, high, most = known.min(0), known.max(0), np.iinfo(dtype).max

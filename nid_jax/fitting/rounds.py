@@ -31,6 +31,7 @@ from nid_jax.errors import ArgumentError
 from nid_jax.files import atomic_path
 from nid_jax.fitting import ways
 from nid_jax.notices import say
+from nid_jax.running.listening import Listener, nobody
 from nid_jax.storage import arrays
 
 SPECTRUM_ROUNDS = 6
@@ -135,7 +136,7 @@ class Told:
 
     after: Callable[[State], bool] = lambda state: True
     """Called with the state after every round; False stops."""
-    choosing: Callable[[int, int], object] = lambda done, total: None
+    choosing: Listener = nobody
     """Called after every sum over signals of the choice of the shrinkage with how many are done of
     how many: they take as long as rounds, and are none of them."""
 

@@ -15,6 +15,8 @@ from nid_jax.errors import ArgumentError
 _LENGTH_STEP, _LEAST_LENGTH = 1.25, 16
 # Runs of no more points than this are filled up to a square number: 1, 4, 9, 16.
 _SHORT_RUN = 16
+# Signals that stand for all.
+_FEW = 8
 
 
 def operator_of(measured: Any, index: int) -> Operator:
@@ -40,6 +42,17 @@ def count_seen(measured: Any, index: int) -> int:
     if not found:
         raise ArgumentError("signals", f"0 measurements of signal {index}", "1 or more of each")
     return found
+
+
+def some_samples(measured: Any, count: int) -> Float[np.ndarray, "N C"]:
+    """What was sampled, and has a weight, of a few signals spread over `count`: none of those that
+    another operator measured."""
+    found = [np.zeros((0, measured.channels), np.float32)]
+    for index in np.unique(np.linspace(0, count - 1, min(count, _FEW)).astype(int)).tolist():
+        if measured.values is not None and operator_of(measured, index).is_sampling:
+            weights, values = weights_of(measured, index), np.asarray(measured.values(index))
+            found.append(values if weights is None else values[weights > 0])
+    return np.concatenate(found)
 
 
 def in_words(measured: Any, count: int) -> str:

@@ -31,7 +31,12 @@ from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import Dictionary, over_points, points_at_a_time
 from nid_jax.fields.routing import Gates
 from nid_jax.files import atomic_path
-from nid_jax.fitting.measurements import Measurements, checked_operator, say_stretched
+from nid_jax.fitting.measurements import (
+    Measurements,
+    as_array,
+    checked_operator,
+    say_stretched,
+)
 from nid_jax.notices import say
 from nid_jax.storage.models import Trained
 
@@ -78,9 +83,16 @@ class ExportedFit:
         weights: Float[Array | np.ndarray, "S ..."] | None = None,
     ) -> dict[str, Array]:
         """What the file's `call` gives, float32 as `inputs` and `outputs` say. weights: where the
-        function was exported with weights at call."""
-        given = {} if weights is None else {"weights": weights}
-        return self.program.call(measurements=measurements, **given)
+        function was exported with weights at call. Raises ArgumentError for other shapes or types,
+        and for weights that it does not take or lacks."""
+        given: dict[str, Any] = {"measurements": measurements, "weights": weights}
+        if weights is not None and "weights" not in self.inputs:
+            raise ArgumentError("weights", np.shape(weights), "None: it was exported with its own")
+        signals = 0
+        for name, wanted in self.inputs.items():
+            given[name] = _taken(name, given[name], wanted, signals)
+            signals = given[name].shape[0]
+        return self.program.call(**{name: given[name] for name in self.inputs})
 
     def __repr__(self) -> str:
         sides = [
@@ -129,6 +141,22 @@ class ExportedFit:
                 f"{path}: a function of {sorted(names)}; allowed: what nid.export saves"
             )
         return found
+
+
+def _taken(name, value, wanted, signals):
+    """An argument of an exported function. signals: S where it is known, else 0."""
+    each = ", ".join(map(str, wanted.shape[1:]))
+    allowed = f"float32[{signals or 'S'}, {each}]" + ("" if signals else ", S signals, 1 or more")
+    if value is None:
+        raise ArgumentError(name, None, allowed)
+    array = as_array(value, name)
+    shown = f"{array.dtype}{list(array.shape)}"
+    # Of NumPy's and of lists; JAX takes them so unless it computes in 64 bits.
+    array = array.astype(np.float32) if array.dtype == np.float64 else array
+    whole = array.shape[1:] == wanted.shape[1:] and array.dtype == wanted.dtype
+    if not whole or not array.shape[0] or (signals and array.shape[0] != signals):
+        raise ArgumentError(name, shown, allowed)
+    return array
 
 
 def export(

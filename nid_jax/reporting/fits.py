@@ -71,12 +71,8 @@ def write_fit(
         if task.extras is not None:
             extras = task.extras(collection, measured, fit, reconstruction, truth, others.shown)
             metrics |= extras.metrics
+            metrics |= _write_extras(folder, extras, names, config.fit.get("movies", ()))
             unit = extras.unit
-            _write_panels(folder, extras, names)
-            if extras.frames:
-                metrics["frames_per_second"] = extras.frame_rate or None
-                formats = config.fit.get("movies", ())
-                _write_frames(folder, extras.frames, formats, extras.frame_rate)
         write_plain(folder / artefacts.RECONSTRUCTIONS, reconstruction, names, unit)
         if len(names) > panels.COLUMNS:
             gallery.write_gallery(folder, names, config.fit.name)
@@ -85,6 +81,15 @@ def write_fit(
         metrics["assumed"] = [*map(notices.plain, notes), *notices.printed_lines()]
         write_json(folder / artefacts.METRICS, metrics)
     return metrics
+
+
+def _write_extras(folder, extras, names, formats):
+    """What a task shows of a fit; formats: of movies of its frames. -> what of it are metrics."""
+    _write_panels(folder, extras, names)
+    if not extras.frames:
+        return {}
+    _write_frames(folder, extras.frames, formats, extras.frame_rate)
+    return {"frames_per_second": extras.frame_rate or None}
 
 
 def write_usage(workdir: Workdir, model: Model, found: Fit) -> None:

@@ -20,6 +20,7 @@ import jax
 from nid_jax import __version__
 from nid_jax.fields.model import count_parameters
 from nid_jax.files import atomic_path, local
+from nid_jax.notices import sides
 from nid_jax.storage import one_file
 from nid_jax.storage.artefacts import write_text
 from nid_jax.storage.models import Trained
@@ -150,7 +151,7 @@ def model_card(
         "experts": f"{config.dictionary.num_experts} {config.dictionary.kind}, {active} active",
         "parameters": sum(count_parameters(trained.model).values()),
         "learned from": f"{signals['count']} signals: {signals['title']}",
-        "signals": f"{' x '.join(map(str, grid))} samples, {of_channels}",
+        "signals": f"{sides(grid)} samples, {of_channels}",
         "prior of the codes": "no" if trained.prior is None else "yes",
         "made with": f"nid_jax {__version__}",
     }

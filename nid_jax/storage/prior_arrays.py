@@ -30,6 +30,7 @@ AXES = {
     "mixture.common": "NU",
 }
 """Every array's axes, a letter each: axes of one letter are of one length."""
+_BASIS = "mixture.basis"
 _PARTS: dict[str, Any] = {"level": Level, "mixture": Mixture}
 OPTIONAL = tuple(name for name in AXES if name == "codes" or "." in name)
 """What a prior may lack."""
@@ -51,6 +52,8 @@ def prior_of(form: Any, found: Mapping[str, np.ndarray], prefix: str = "") -> Ga
     parts = [name for name in _PARTS if any(key.startswith(f"{name}.") for key in found)]
     if ("mixture" in parts) != (form == "mixture"):
         raise ValueError(f"damaged: its prior has the form {form!r}, its arrays another")
+    if form == "mixture" and _BASIS not in found:
+        found = {**found, **_identity(found)}
     wanted = [name for name in AXES if name not in OPTIONAL or name.partition(".")[0] in parts]
     missing = sorted(set(wanted) - set(found))
     if missing:
@@ -63,6 +66,16 @@ def prior_of(form: Any, found: Mapping[str, np.ndarray], prefix: str = "") -> Ga
         kind = _PARTS[name]
         fields[name] = kind(**{field: values[f"{name}.{field}"] for field in kind._fields})
     return GaussianPrior(**fields)
+
+
+def _identity(found):
+    """The basis that a file left out, which is that of the leading coordinates; {} where these are
+    not known: what else is missing is named then."""
+    mean, offsets = found.get("mixture.mean"), found.get("mixture.offsets")
+    sizes = [array.shape[-1] for array in (mean, offsets) if array is not None and array.ndim]
+    if len(sizes) < 2 or sizes[0] < sizes[1]:
+        return {}
+    return {_BASIS: np.eye(*sizes, dtype=np.float32)}
 
 
 def _check_shapes(found, prefix):

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from nid_jax.fitting import ways
 from nid_jax.fitting.fit import Fit
+from nid_jax.notices import sides
 from nid_jax.reporting.tables import counted
 from nid_jax.tasks.task import Measured
 
@@ -24,11 +25,6 @@ def noise(config: ConfigDict) -> str:
     if wanted.kind == "poisson":
         return f"Poisson noise of {wanted.level:g} photons a ray was added."
     return "No noise was added."
-
-
-def sides(shape: Any) -> str:
-    """25 x 25."""
-    return " x ".join(map(str, shape))
 
 
 def measured(
@@ -52,7 +48,7 @@ def measured(
     numbers = [ways.count_seen(seen, index) for index in range(min(count, COUNTED))]
     if seen.whole and min(numbers) == total:
         return f"{opening}, all of which were measured: {total * seen.channels} numbers a signal."
-    if seen.whole or (seen.way is None and _sampled(seen)):
+    if seen.whole or (seen.way is None and seen.ways[0].is_sampling):
         return f"{opening}, of which {_number(numbers, total)} were measured. {noise}".strip()
     what = how or _words(seen)
     number, share = _number(numbers, total).split(" ", 1)
@@ -90,11 +86,6 @@ def _number(numbers, total):
     if min(numbers) == max(numbers):
         return f"{numbers[0]} ({share})"
     return f"{middle:.0f} ({share}; {min(numbers)} to {max(numbers)})"
-
-
-def _sampled(seen):
-    operator = seen.ways[0]
-    return operator.run_length == 1 and operator.factors is None
 
 
 def _words(seen):

@@ -13,9 +13,9 @@ from scipy.special import ndtri
 
 from nid_jax import data
 from nid_jax.baselines.video import median_background
-from nid_jax.notices import say
+from nid_jax.notices import say, sides
 from nid_jax.reporting.panels import Panel, Score
-from nid_jax.tasks import describing, image, showing
+from nid_jax.tasks import image, showing
 from nid_jax.tasks.task import Baseline, Baselines, Extras, Measured, Task
 
 TIMES = ("codes", "coordinate")
@@ -175,9 +175,7 @@ def describe(collection: Any, seen: Measured, count: int) -> str:
     """What was measured: all pixels of all frames, of which none is known to be background."""
     del count
     frames = frames_of(collection)
-    words = (
-        f"{len(frames)} frames of {describing.sides(frames.shape[:-1])} pixels, all of which were"
-    )
+    words = f"{len(frames)} frames of {sides(frames.shape[:-1])} pixels, all of which were"
     return f"{words} measured. Which of them show the background is not known."
 
 

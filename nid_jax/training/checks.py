@@ -22,6 +22,8 @@ _CANONICAL_NUMBERS = 6
 # Bytes that `components.Span` holds at its peak for each feature of each measurement: three copies
 # in float32 and two in float64.
 _SPAN_BYTES = 28
+# Squares of values are summed in float32, which ends at 3.4e38: of 10^8 numbers at this size.
+_MOST_VALUE = 1e15
 
 
 def check(config: ConfigDict) -> None:
@@ -66,8 +68,8 @@ def check(config: ConfigDict) -> None:
 
 
 def check_canonical(config: ConfigDict, there: int) -> None:
-    """Raise ValueError, naming the key, for more experts than the bytes there are take to canonical
-    form, which comes after training. there: 0 is not known."""
+    """Raise ArgumentError, naming the key, for more experts than the bytes there are take to
+    canonical form, which comes after training. there: 0 is not known."""
     dense = config.train.codes == "varpro" and not config.router.top_k
     if not (there and dense and config.router.kind == "none" and config.prior.num_signals):
         return
@@ -75,11 +77,22 @@ def check_canonical(config: ConfigDict, there: int) -> None:
     needed = _CANONICAL_NUMBERS * 8 * experts**2
     if needed > there:
         most = math.isqrt(there // (8 * _CANONICAL_NUMBERS))
-        raise ValueError(
-            f"dictionary.num_experts: {experts}; allowed: at most {most}, whose covariances and "
-            f"products fit into the {tables.format_bytes(there)} there are; these take "
-            f"{tables.format_bytes(needed)}"
+        raise ArgumentError(
+            "dictionary.num_experts",
+            experts,
+            f"at most {most}, whose covariances and products fit into the "
+            f"{tables.format_bytes(there)} there are; these take {tables.format_bytes(needed)}",
         )
+
+
+def check_values(collection: Any) -> None:
+    """Raise ArgumentError for values whose squares are beyond float32, where a collection knows."""
+    bounds = getattr(collection, "bounds", None)
+    largest = 0.0 if bounds is None else max(map(abs, bounds))
+    if largest > _MOST_VALUE:
+        value = f"{collection.title}, values up to {largest:.3g}"
+        allowed = f"up to {_MOST_VALUE:g}, as float32 sums their squares: the same in another unit"
+        raise ArgumentError("data.name", value, allowed)
 
 
 def check_components(config: ConfigDict, features: int, measured: Any, there: int) -> None:

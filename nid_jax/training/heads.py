@@ -27,6 +27,8 @@ from nid_jax.training.lattice_components import lattice_heads
 from nid_jax.training.partial_components import partial_heads
 
 HEADS = ("drawn", "components", "waves")
+KEYS = ("heads", "num_experts", "components.errors", "components.shrinkage")
+"""Of the config's `dictionary`, what errors of `find` may name."""
 
 
 def check(config: ConfigDict) -> None:
@@ -77,6 +79,17 @@ def find(
     the same call goes on. Raises ArgumentError for features or signals of which such heads cannot
     be found.
     """
+    try:
+        return _found(dictionary, measured, collection, config, path, go_on)
+    except ArgumentError as error:
+        if error.argument != "measurements":
+            raise
+        # Nobody gave any: they are the collection's.
+        where = f"signals of {collection.title}"
+        raise ArgumentError(where, error.value, error.allowed) from error
+
+
+def _found(dictionary, measured, collection, config, path, go_on):
     if config.dictionary.heads == "waves":
         names, top_k = collection.names, config.router.top_k
         return FoundHeads(wave_heads(dictionary, measured, names, top_k, config.seed))

@@ -84,6 +84,7 @@ class Trainer:
     ):
         checks.check(config)
         checks.check_canonical(config, devices.memory_bytes())
+        checks.check_values(collection)
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
         self.strategy = build_strategy(config, task.objective)
@@ -236,7 +237,7 @@ class Trainer:
                 priors.save_prior(self.workdir.root / priors.FILE, found.prior, 0)
             return found
 
-        with self.clock.pause("heads"), errors.named("dictionary"):
+        with self.clock.pause("heads"), errors.named("dictionary", heads.KEYS):
             found = self._changed(model, find)
         if found is None:
             return ""
@@ -399,19 +400,10 @@ def train(
             if start:
                 progress.message(f"resumed from step {start} of {workdir.checkpoints}")
             _announce(trainer, workdir, progress, notes)
-            words = "drawn"
+            words, step = "drawn", start
             if fresh and config.dictionary.heads != "drawn":
-                with Counted("round", main) as counted:
-
-                    def go_on(done, total, label="round"):
-                        counted.update(done, total, label)
-                        return not preemption.requested
-
-                    words = trainer.find_heads(collection, go_on)
-                if not words:
-                    preemption.ended()
+                words = _find_heads(trainer, collection, preemption)
                 progress.message(words or f"{preemption.signal_name}: {_kept(workdir)}")
-            step = start
             if words:
                 step = _Loop(trainer, saved, writer, progress, preemption, evaluate).run(start)
                 if main:
@@ -422,6 +414,20 @@ def train(
     processes.once(lambda: workdir.write_json("summary.json", summary))
     coded, prior = (None, None) if step or stopped else (trainer.coded, trainer.prior())
     return Trained(trainer.model(), step, stopped, summary, coded, prior)
+
+
+def _find_heads(trainer: Trainer, collection: Any, preemption: Preemption) -> str:
+    """Words on the heads that a run begins with; '' where a signal to stop came before."""
+    with Counted("round", processes.first()) as counted:
+
+        def go_on(done, total, label="round"):
+            counted.update(done, total, label)
+            return not preemption.requested
+
+        words = trainer.find_heads(collection, go_on)
+    if not words:
+        preemption.ended()
+    return words
 
 
 def _kept(workdir):

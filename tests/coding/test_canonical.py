@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from nid_jax.coding import canonical
+from nid_jax.coding.mixture import fit_mixture
 from nid_jax.coding.prior import fit_prior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
@@ -91,6 +92,23 @@ def test_a_prior_goes_along_and_is_diagonal(case):
     first = found.first(3)
     assert first.mean.shape == (3,)
     np.testing.assert_allclose(whole(first), whole(found)[:3, :3], atol=1e-6 * wanted.max())
+
+
+def test_a_mixture_comes_back_to_the_leading_coordinates_themselves(case):
+    """As the prior of a dictionary has gone to its atoms, and comes to canonical form again."""
+    _, codes, prior, transform, _ = case
+    mixture = fit_mixture(codes @ transform.inverse.T, 2)
+    leading = mixture._replace(
+        basis=np.eye(EXPERTS, 3, dtype=np.float32),
+        offsets=mixture.offsets[:, :3],
+        factors=mixture.factors[:, :3],
+    )
+    there = leading.transformed(transform.mixing)
+    found = transform.prior(prior._replace(mixture=there)).mixture
+    np.testing.assert_array_equal(found.basis, np.eye(EXPERTS, 3))
+    other = there._replace(basis=np.roll(there.basis, 1, axis=1))
+    found = transform.prior(prior._replace(mixture=other)).mixture
+    np.testing.assert_allclose(found.basis, np.roll(np.eye(EXPERTS, 3), 1, axis=1), atol=1e-4)
 
 
 def test_more_experts_than_rank_leave_zero_atoms_at_the_end():

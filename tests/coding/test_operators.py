@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.interpolate
 from ml_collections import ConfigDict
 
 from nid_jax.coding import grid_operator, operators
+from nid_jax.errors import ArgumentError
 from nid_jax.fields import coordinates
 
 
@@ -101,6 +103,29 @@ def test_mask_measures_zero_where_nothing_was_seen():
     np.testing.assert_array_equal(operator.points, coordinates.grid((5, 3)))
 
 
+MORE = {
+    "chosen points": lambda: operators.select([3, 0], 15) @ operators.sample((5, 3)),
+    "twice the signal": lambda: 2 * operators.sample((5, 3)),
+    "masked twice": lambda: operators.mask(operators.mask((5, 3), _mask(15)), _mask(15, 1)),
+    "weighed": lambda: dataclasses.replace(operators.sample((5, 3)), weights=jnp.arange(15.0)),
+}
+
+
+@pytest.mark.parametrize("name", [*OPERATORS, *MORE])
+def test_sampling_is_to_measure_the_samples_themselves(name):
+    operator = {**OPERATORS, **MORE}[name]()
+    samples = np.random.default_rng(6).normal(size=(2, operator.num_points, 1)).astype(np.float32)
+    runs = operator.runs()
+    if runs is None:
+        measured = np.asarray(operator.measure(samples))
+    else:
+        apart = samples.reshape(2, *runs[1].shape, 1)
+        measured = (apart * np.asarray(runs[1])[:, :, None]).sum(-2)
+    same = measured.shape == samples.shape
+    same = same and ((measured == samples) | (measured == 0)).all()
+    assert operator.is_sampling == same
+
+
 def test_an_operator_is_an_argument_of_a_jitted_function():
     operator = _rays()
     samples = jnp.ones((36, 1))
@@ -184,6 +209,23 @@ def test_on_a_grid_linear_functions_are_measured_exactly(shape):
     np.testing.assert_array_equal(on_grid.points, points)
     # Of pixels all is measured by weights that are not negative.
     assert _dense(on_grid).min() >= 0
+
+
+@pytest.mark.parametrize("name", ["runs", "plain runs", "rays", "downsample", "points", "mask"])
+def test_the_matrix_on_a_grid_is_that_of_the_interpolated_signal(name):
+    operator = OPERATORS[name]()
+    shape = (6, 7, 4)[: operator.points.shape[-1]]
+    image = np.random.default_rng(7).normal(size=shape)
+    axes = [np.linspace(-1, 1, side) for side in shape]
+    held = np.clip(np.asarray(operator.points, np.float64), -1, 1)
+    at_points = scipy.interpolate.RegularGridInterpolator(axes, image)(held)
+    factors = operator.factors
+    runs = at_points.reshape(operator.num_measurements, -1)
+    expected = (runs if factors is None else runs * np.asarray(factors)).sum(1)
+    found = grid_operator.matrix_on_grid(operator, shape) @ image.ravel()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    with pytest.raises(ArgumentError, match=r"operator: .*; allowed: one of signals \[5\], or a"):
+        grid_operator.matrix_on_grid(operator, (5,))
 
 
 def test_an_operator_already_on_the_grid_stays():

@@ -163,7 +163,7 @@ def test_noise_of_highest_evidence():
         y = (clean + np.sqrt(noise) * generator.normal(size=clean.shape)).astype(np.float32)
         equations = gram.normal_equations(make_dictionary(), operators.sample((7, 6)), y)
         assert 0.7 * noise < posterior.estimate_noise(equations, found) < 1.4 * noise
-    solution = posterior.gaussian(equations, found, noise="estimate")
+    solution = posterior.gaussian(equations, found, noise=posterior.Estimated())
     assert "by evidence" in posterior.words(solution.stats)
     for least, wanted in ((0.5, 1.0), (30.0, 30.0)):
         found_noise = posterior.estimate_noise(equations, found, least)
@@ -316,7 +316,7 @@ def test_refusals():
         (lambda: prior.fit_prior(codes, groups=[1, 2]), "groups: "),
         (lambda: posterior.gaussian(equations, other), "this dictionary has 10"),
         (lambda: posterior.gaussian(equations, found, noise=0.0), "above 0"),
-        (lambda: posterior.gaussian(equations, found, noise="guess"), "'estimate'"),
+        (lambda: posterior.gaussian(equations, found, noise="estimate"), r"or Estimated\(\)"),
     ]
     for call, says in cases:
         with pytest.raises(ValueError, match=says):

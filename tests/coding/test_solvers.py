@@ -11,7 +11,7 @@ from flax import nnx
 
 from nid_jax.coding import prior as priors
 from nid_jax.coding.gram import normal_equations
-from nid_jax.coding.operators import mask, sample
+from nid_jax.coding.operators import Operator, mask, sample
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Result, Solution
 from nid_jax.coding.solvers import (
@@ -297,6 +297,7 @@ def test_samples_have_no_less_noise_than_the_dictionary_leaves_of_its_training_s
     for operator, least in (
         (sample(points), True),
         (mask(SHAPE, some), True),
+        (Operator(jnp.asarray(points)), True),
         (2 * sample(points), False),
     ):
         asked = dataclasses.replace(problem, operator=operator, prior=known)

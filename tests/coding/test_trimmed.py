@@ -1,5 +1,6 @@
 """What a robust fit leaves out, against the same rule written out in NumPy."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -160,6 +161,8 @@ def test_degenerate_and_impossible_options():
     ]:
         with pytest.raises(ArgumentError, match=words):
             Robust(**options)
-    beam = operators.parallel_beam(SHAPE, [0.0, 45.0])
-    with pytest.raises(ArgumentError, match="reach: 0.1; allowed: 0"):
-        trimmed._nearby(beam, 0.1)
+    runs = dataclasses.replace(operator, run_length=2)
+    for mixing in (operators.parallel_beam(SHAPE, [0.0, 45.0]), runs):
+        with pytest.raises(ArgumentError, match="reach: 0.1; allowed: 0"):
+            trimmed._nearby(mixing, 0.1)
+    assert trimmed._nearby(operators.Operator(operator.points), 0.1).shape == (POINTS, POINTS)

@@ -1,6 +1,7 @@
 """The script that reads damaged files by the thousand: every format has its share."""
 
 import collections
+import operator
 
 import mutated_files
 import pytest
@@ -19,6 +20,17 @@ def test_every_format_has_its_share():
     assert {case.format for case in only if case.format != "hostile"} == {
         name for name in formats.PLAIN if "ply" in name
     }
+
+
+def test_a_process_that_does_not_begin_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(mutated_files, "_serve", operator.truediv)  # of a pipe and a folder
+    process = mutated_files.Process(tmp_path)
+    says = "^the process that reads did not begin: TypeError: unsupported operand .*'Connection'"
+    with pytest.raises(ChildProcessError, match=says) as complaint:
+        process.read(mutated_files.Case("ply", 0))
+    assert "\n" not in str(complaint.value)
+    assert process.child is None
+    assert mutated_files._ending("\n \n", -9) == "it left with status -9 and said nothing"
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Fits of signals that share no points, against each solved by itself."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from flax import nnx
@@ -107,6 +109,26 @@ def test_what_cannot_be_is_one_line(known):
         fit_apart(model, prior, stacked, Ridge(), GRID, ("a",), True)
     with pytest.raises(ArgumentError, match=r"lam: .*an array \[1\].*one number"):
         fit_apart(model, prior, stacked, Ridge(lam=np.ones(1)), GRID, ("a",))
+
+
+def test_a_few_samples_are_those_that_are_seen_of_signals_that_were_sampled():
+    rows = np.arange(24, dtype=np.float32).reshape(4, 6, 1)
+    sampled, mixed = operators.sample((2, 3)), 2 * operators.sample((2, 3))
+    seen = np.ones((4, 6), np.float32)
+    seen[1, 2:] = 0
+    known = Measured(
+        (sampled, mixed),
+        (2, 3),
+        1,
+        values=rows.__getitem__,
+        way=lambda index: int(index == 2),
+        weights=seen.__getitem__,
+    )
+    found = ways.some_samples(known, 4)
+    np.testing.assert_array_equal(found.ravel(), [*range(8), *range(18, 24)])
+    assert ways.some_samples(dataclasses.replace(known, values=None), 4).shape == (0, 1)
+    many = Measured((sampled,), (2, 3), 1, values=lambda index: np.full((6, 1), index))
+    np.testing.assert_array_equal(ways.some_samples(many, 71)[::6, 0], np.arange(0, 71, 10))
 
 
 def test_ways_that_are_not_to_be_stacked_stay_as_they_are(known):

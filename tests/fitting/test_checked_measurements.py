@@ -1,6 +1,7 @@
 """What a caller hands to a fit, before any of it is solved for."""
 
 import re
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from nid_jax.coding import operators
 from nid_jax.errors import ArgumentError
-from nid_jax.fitting.measurements import Measurements, as_floats
+from nid_jax.fitting.measurements import Measurements, as_floats, say_other_scale
 from nid_jax.notices import Notice
 
 MODEL = SimpleNamespace(
@@ -33,6 +34,42 @@ def test_points_where_nothing_was_learned_are_said(recwarn):
     assert not recwarn
     with pytest.warns(Notice, match=r"operator: 1 of 2 points lie outside of \[-1, 1\], up to 50"):
         checked(np.zeros((2, 2)), operators.sample([[50.0, 0.0], [0.0, 0.0]]))
+
+
+CELSIUS = (-20.0, 40.0)
+
+
+def test_kelvins_for_degrees_are_said():
+    draw = np.random.default_rng(0)
+    kelvins = draw.uniform(250, 310, (3, 20, 1))
+    says = (
+        f"^measurements: half of the values are above {np.median(kelvins):g}, .* of -20 to 40; ta"
+    )
+    with pytest.warns(Notice, match=says):
+        say_other_scale(kelvins, None, CELSIUS)
+    with pytest.warns(Notice, match="^stations: half of the values are below -300, "):
+        say_other_scale(np.full((1, 9, 1), -300.0), None, CELSIUS, "stations")
+    # A few that are elsewhere are no other unit.
+    few = np.where(draw.uniform(size=kelvins.shape) < 0.8, 10, kelvins)
+    weights = (kelvins[0, :, 0] < 0).astype(np.float32)
+    weights[3] = 1
+    both = np.where(weights[:, None] > 0, 10, kelvins)
+    for values, given in (
+        (few, None),
+        (both, weights),
+        (both, np.broadcast_to(weights, (3, 20))),
+        (np.where(few == 10, 10, np.nan), None),
+        (np.full((2, 4, 1), np.nan), None),
+        (np.full((2, 4, 1), 99.0), None),
+        (np.full((2, 4, 1), -79.0), None),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Notice)
+            say_other_scale(values, given, CELSIUS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        say_other_scale(kelvins, None, (280.0, 280.0))
+        say_other_scale(np.full((2, 4, 1), 9.0), None, None)
 
 
 def test_channels_that_are_missing_are_said():

@@ -166,6 +166,43 @@ def test_damaged_files_are_one_line(tmp_path, found, change, says):
     refuses(path, found.dictionary, says)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize(
+    ("odd", "also", "says"),
+    [
+        (np.nan, [], "'codes' of signal 1, '00001', holds nan; allowed: finite numbers"),
+        (-np.inf, [2], "holds nan, as 1 more signal; allowed: finite numbers"),
+    ],
+)
+def test_codes_that_are_not_finite_are_said_and_refused(tmp_path, found, dtype, odd, also, says):
+    codes = np.array(found.codes)
+    codes[[1, *also], 4] = odd
+    fit = Fit.of_codes(found.dictionary, codes, found.bias, SHAPE)
+    with pytest.warns(nid.Notice, match=f"codes: {1 + len(also)} of 3 signals have some that are"):
+        path = fit.save(tmp_path / "codes.npz", dtype)
+    if dtype.startswith("float"):
+        says = says.replace("holds nan", f"holds {odd}")
+    with pytest.raises(ValueError, match="of signal 1") as complaint:
+        Fit.load(path, found.dictionary, SHAPE)
+    text = str(complaint.value)
+    assert text.startswith(f"{path}: 'codes'")
+    assert says in text
+    rest = fit[[number for number in range(3) if number not in (1, *also)]]
+    Fit.load(rest.save(tmp_path / "rest.npz", dtype), found.dictionary, SHAPE)
+
+
+@pytest.mark.parametrize("name", ["bias", "correction"])
+def test_levels_and_corrections_that_are_not_finite_are_refused(tmp_path, found, name):
+    arrays = stored(found.save(tmp_path / "codes.npz"))
+    arrays["correction"] = np.zeros((SIGNALS, *SHAPE, 1), np.float32)
+    arrays[name] = np.array(arrays[name])
+    arrays[name][2].flat[-1] = np.inf
+    path = tmp_path / "odd.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=f"^{path}: '{name}' of signal 2, '00002', holds inf; all"):
+        Fit.load(path, found.dictionary, SHAPE)
+
+
 def refuses(path, dictionary, says):
     with pytest.raises(ValueError, match="damaged|cannot be read") as complaint:
         Fit.load(path, dictionary, SHAPE)

@@ -33,15 +33,40 @@ def prior(mixture=False, codes=False):
     return found._replace(codes=values.astype(np.float32)) if codes else found
 
 
-@pytest.mark.parametrize("kinds", [{}, {"codes": True}, {"mixture": True}])
+def turned(known):
+    """A prior whose mixture is not in the leading coordinates themselves."""
+    matrix = np.random.default_rng(1).normal(size=(EXPERTS, EXPERTS))
+    return known._replace(mixture=known.mixture.transformed(matrix))
+
+
+@pytest.mark.parametrize("kinds", [{}, {"codes": True}, {"mixture": True}, {"turned": True}])
 def test_what_was_saved_comes_back(tmp_path, kinds):
-    wanted = prior(**kinds)
+    wanted = turned(prior(mixture=True)) if "turned" in kinds else prior(**kinds)
     save_prior(tmp_path / "prior.npz", wanted, 3)
     found = load_prior(tmp_path / "prior.npz")
     held = wanted.arrays()
     assert held.keys() == found.arrays().keys()
     for name, value in found.arrays().items():
         np.testing.assert_array_equal(value, held[name])
+    if wanted.mixture is not None:
+        np.testing.assert_array_equal(found.mixture.basis, wanted.mixture.basis)
+
+
+def test_the_leading_coordinates_themselves_are_no_array_of_a_file(tmp_path):
+    path, wanted = tmp_path / "prior.npz", prior(mixture=True)
+    save_prior(path, wanted, 3)
+    with np.load(path) as file:
+        stored = dict(file)
+    assert "mixture.basis" not in stored
+    # As files had it before.
+    np.savez(path, **stored, **{"mixture.basis": np.asarray(wanted.mixture.basis)})
+    np.testing.assert_array_equal(load_prior(path).mixture.basis, np.eye(EXPERTS))
+    # Fewer coefficients than coordinates, as `first` leaves.
+    save_prior(path, wanted.first(2), 3)
+    np.testing.assert_array_equal(load_prior(path).mixture.basis, np.eye(2, EXPERTS))
+    save_prior(path, turned(wanted), 3)
+    with np.load(path) as file:
+        assert "mixture.basis" in file
 
 
 def test_what_is_not_understood_is_one_line(tmp_path):

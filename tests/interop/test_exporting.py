@@ -110,6 +110,55 @@ def test_masks_of_every_signal_at_call(dictionary, at_call, draw):
         assert found["error"].max() < 1e-6
 
 
+MEASURED = "allowed: float32[S, 6, 5, 1], S signals, 1 or more"
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "says"),
+    [
+        ("whole", [(2, 6, 5)], f"measurements: 'float32[2, 6, 5]'; {MEASURED}"),
+        ("whole", [(6, 5, 1)], f"measurements: 'float32[6, 5, 1]'; {MEASURED}"),
+        ("whole", [(2, 5, 6, 1)], f"measurements: 'float32[2, 5, 6, 1]'; {MEASURED}"),
+        ("whole", [(0, 6, 5, 1)], f"measurements: 'float32[0, 6, 5, 1]'; {MEASURED}"),
+        (
+            "whole",
+            [(2, 6, 5, 1), (2, 6, 5)],
+            "weights: (2, 6, 5); allowed: None: it was exported with its own",
+        ),
+        ("at_call", [(2, 6, 5, 1)], "weights: None; allowed: float32[2, 6, 5]"),
+        (
+            "at_call",
+            [(2, 6, 5, 1), (6, 5)],
+            "weights: 'float32[6, 5]'; allowed: float32[2, 6, 5]",
+        ),
+        (
+            "at_call",
+            [(2, 6, 5, 1), (3, 6, 5)],
+            "weights: 'float32[3, 6, 5]'; allowed: float32[2, 6, 5]",
+        ),
+    ],
+)
+def test_other_shapes_are_one_line(request, name, shapes, says):
+    function = request.getfixturevalue(name)
+    for call in (function, jax.jit(function)):
+        with pytest.raises(ArgumentError) as caught:
+            call(*(np.ones(shape, np.float32) for shape in shapes))
+        assert str(caught.value) == says
+
+
+def test_other_types_are_one_line_and_lists_are_taken(whole, draw):
+    given = values(draw, 2, *SHAPE, 1)
+    for kind in (np.uint8, np.float16):
+        with pytest.raises(ArgumentError, match=f"^measurements: '{kind.__name__}.2, 6"):
+            whole(given.astype(kind))
+    with pytest.raises(ArgumentError, match="^measurements: None; allowed: float32"):
+        whole(None)
+    expected = whole(given)["codes"]
+    for one in (given.tolist(), given.astype(np.float64), jax.numpy.asarray(given)):
+        np.testing.assert_array_equal(whole(one)["codes"], expected)
+    np.testing.assert_allclose(jax.jit(whole)(given)["codes"], expected, atol=1e-6)
+
+
 def test_a_signal_that_was_not_seen_is_the_mean(dictionary, at_call, draw):
     found = at_call(values(draw, 1, *SHAPE, 1), np.zeros((1, *SHAPE), np.float32))
     np.testing.assert_allclose(found["codes"][0], dictionary.prior.mean, atol=1e-6)

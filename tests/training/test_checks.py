@@ -187,6 +187,15 @@ def test_learning_asks_for_the_memory_that_components_take(monkeypatch):
         nid.learn(np.zeros((2, 64, 64)), num_experts=4, layout="SHW")
 
 
+def test_values_are_at_most_what_squares_can_be_summed_of():
+    for bounds in (None, (0.0, 1e15), (-1e15, 0.0)):
+        checks.check_values(SimpleNamespace(title="rays", bounds=bounds))
+    checks.check_values(SimpleNamespace(title="without bounds"))
+    for bounds in ((0.0, 2e15), (-2e15, 0.0)):
+        with pytest.raises(nid.ArgumentError, match="^data.name: 'rays, values up to 2e.15'; allo"):
+            checks.check_values(SimpleNamespace(title="rays", bounds=bounds))
+
+
 def test_nothing_descends_without_an_optimiser():
     config = sdf.get_config("cpu")
     assert (config.train.steps, config.train.optimizer.name) == (0, "none")

@@ -67,6 +67,12 @@ class Operator:
         return self.points.shape[0]
 
     @property
+    def is_sampling(self) -> bool:
+        """Whether each measurement is the signal's value at one point, in the signal's own unit,
+        seen or not."""
+        return self.run_length == 1 and self.factors is None
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(M, Q), that of the matrix from samples to measurements."""
         return self.num_measurements, self.num_points
@@ -75,7 +81,7 @@ class Operator:
         """Samples at `points` [..., Q, C] -> measurements [..., M, C]."""
         if self.run_length is None:
             raise NotImplementedError(f"{type(self).__name__} is not local: it defines `measure`")
-        if self.run_length == 1 and self.factors is None:
+        if self.is_sampling:
             return samples
         return reduce_runs(samples, self.factors, self.run_length)
 
@@ -85,7 +91,7 @@ class Operator:
         if self.run_length is None:
             samples = jax.ShapeDtypeStruct((*lead, self.num_points, channels), measurements.dtype)
             return jax.linear_transpose(self.measure, samples)(measurements)[0]
-        if self.run_length == 1 and self.factors is None:
+        if self.is_sampling:
             return measurements
         spread = jnp.broadcast_to(
             measurements[..., :, None, :], (*lead, count, self.run_length, channels)

@@ -77,7 +77,7 @@ class Masked(Operator):
         return Masked(*parts, seen=self.seen)
 
     def after(self, inner):
-        if self.run_length == 1 and self.factors is None:
+        if self.is_sampling:
             check_chained(self, inner)
             both = masked(inner, self.seen)
             weights = product_of_weights([self.weights, inner.weights])
@@ -167,8 +167,7 @@ def masked(operator: Operator, seen: Float[Array, "*S M"]) -> Operator:
         return Chain(operator.points, None, weights, None, outer=outer, inner=operator)
     if isinstance(operator, Masked):
         seen = seen * operator.seen
-    sampling = operator.run_length == 1 and operator.factors is None
-    kind = Mask if sampling else Masked
+    kind = Mask if operator.is_sampling else Masked
     return kind(operator.points, operator.factors, weights, operator.run_length, seen=seen)
 
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from nid_jax.coding import checks, gradient, ridge
-from nid_jax.coding.operators import Sample
 from nid_jax.coding.problem import Problem
 from nid_jax.coding.solution import Result, Solution, finished
 from nid_jax.coding.solvers.base import Solver
@@ -81,11 +80,13 @@ class Gradient(Solver):
         return self._finished(codes, bias, history[-1], {"residual": history})
 
     def _absolute(self, problem, start, settings):
-        if problem.weights is not None or not isinstance(problem.operator, Sample):
+        operator = problem.operator
+        weighted = problem.weights is not None or operator.weights is not None
+        if weighted or not operator.is_sampling:
             raise ArgumentError("data", "l1", "l2, or Robust; l1 takes whole samples, unweighted")
         codes, bias, history, residual = gradient.descend_absolute(
             *nnx.split(problem.dictionary),
-            (problem.operator.points, problem.measurements),
+            (operator.points, problem.measurements),
             start,
             self.steps,
             self.learning_rate,

@@ -14,7 +14,6 @@ from nid_jax.coding import (
     implicit,
     mixture_codes,
     neighbours,
-    operators,
     posterior,
     ridge,
 )
@@ -96,8 +95,7 @@ class Gaussian(Solver):
     noise: float = 0.0
     """Standard deviation of the measurements' noise; 0 takes the one of highest evidence, of all
     signals together, which derivatives hold constant. Samples of signals, of weight 1, have no less
-    than what the dictionary leaves of those that it was learned from; of one that `first` cut,
-    what the whole one leaves."""
+    than what the dictionary leaves of those that it was learned from."""
     neighbours: int = 0
     """0: one prior for all; else the training codes that make up each signal's own prior."""
     blend: float = 0.1
@@ -153,8 +151,7 @@ class Gaussian(Solver):
         if self.noise_known:
             return self.noise**2
         # Other operators measure in units of their own.
-        sampled = isinstance(problem.operator, (operators.Sample, operators.Mask))
-        return posterior.Estimated(problem.prior.noise if sampled else 0.0)
+        return posterior.Estimated(problem.prior.noise if problem.operator.is_sampling else 0.0)
 
     def _solve_implicitly(self, problem: Problem) -> Solution:
         if self.mixes(problem.prior):
