@@ -10,8 +10,8 @@ judged by the same unseen whole signals in the same run. Writes DIR/table.md, me
 figure.png. The contest of growth (studies/growth.py) writes DIR/growth.md, growth.json and
 growth.png instead: what learning takes from the same signals in more and more ways. That of the
 mixture (studies/mixture.py) writes DIR/mixture.md, mixture.json and mixture.png: codes of few
-measurements under a mixture beside neighbours, how good and how fast; dictionaries stay in
-DIR/faces, DIR/CT and DIR/chairs.
+measurements under a mixture beside neighbours, how good and how fast; dictionaries that are in
+DIR, such as DIR/faces.safetensors, are not learned anew.
 """
 
 import dataclasses
@@ -265,12 +265,13 @@ def grown(scale, output):
 
 def mixed(scale, output):
     """Codes under a mixture beside neighbours."""
-    found = mixture.compared(scale, output)
-    text = mixture.page(found)
-    command.write_page(output / "mixture.md", text)
-    record = {"versions": devices.versions(), "scale": scale, **found}
-    artefacts.write_json(output / "mixture.json", record, 2)
-    command.save(mixture.draw(found), output / "mixture.png")
+    for found in mixture.compared(scale, output):
+        text = mixture.page(found)
+        command.write_page(output / "mixture.md", text)
+        record = {"versions": devices.versions(), "scale": scale, **found}
+        artefacts.write_json(output / "mixture.json", record, 2)
+        if found["times"]:
+            command.save(mixture.draw(found), output / "mixture.png")
     print(text)
     print(output / "mixture.md")
 

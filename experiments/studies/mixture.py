@@ -30,16 +30,14 @@ LEAST_SECONDS = 0.02
 class Size:
     """How large the contest is.
 
-    changes: to each collection's config; shares of pixels, views, shares of samples; those of them
-    that are timed; drawn: masks of every face; calls: signals of a call; rounds: at most; budget:
-    seconds of rounds at most, of which there are `LEAST_ROUNDS` at least.
+    Of each collection: changes to its config; what is seen, shares of pixels, views, or shares of
+    samples; of that what is timed. drawn: masks of every face; calls: signals of a call; rounds: at
+    most; budget: seconds of rounds at most, of which there are `LEAST_ROUNDS` at least.
     """
 
     changes: dict[str, dict[str, Any]]
-    pixels: tuple[float, ...]
-    views: tuple[int, ...]
-    samples: tuple[float, ...]
-    timed: tuple[float, ...]
+    seen: dict[str, tuple[float, ...]]
+    timed: dict[str, tuple[float, ...]]
     drawn: int
     calls: tuple[int, ...]
     rounds: int
@@ -47,28 +45,29 @@ class Size:
 
 
 _TWO = {"prior.components": 2}
+_CHOSEN = {"prior.components": 0}
 _CHAIRS = {"data.size": (24, 24, 24), "dictionary.embedding.counts": (24, 24, 24)}
-_PHANTOMS = {"data.num_train": 4000, "prior.num_signals": 4000, "data.num_test": 60}
-_PHANTOMS |= {"train.steps": 40}
+_CHAIRS |= {"data.num_test": 100, **_CHOSEN}
 SIZES = {
     "smoke": Size(
         {"faces": {"data.augment.warps": 0, **_TWO}, "CT": _TWO, "chairs": _TWO},
-        *((0.1,), (2,), (0.1,), (2,)),
+        {"faces": (0.1,), "CT": (2,), "chairs": (0.1,)},
+        {"faces": (), "CT": (2,), "chairs": ()},
         *(2, (1, 3), 3, 0.1),
     ),
-    # Of how many components is chosen for faces alone: that takes minutes of thousands of signals.
     "cpu": Size(
+        {"faces": _CHOSEN, "CT": {"data.num_test": 100, **_CHOSEN}, "chairs": _CHAIRS},
         {
-            "faces": {"prior.components": 0},
-            "CT": {"prior.components": 50, **_PHANTOMS},
-            "chairs": {"prior.components": 50, "data.num_test": 60, **_CHAIRS},
+            "faces": (0.02, 0.05, 0.1, 0.2, 0.5),
+            "CT": (2, 4, 8, 16),
+            "chairs": (0.001, 0.005, 0.02),
         },
-        *((0.02, 0.05, 0.1, 0.2, 0.5), (2, 4, 8, 16), (0.001, 0.005, 0.02)),
-        *((0.1, 2, 8, 0.005, 0.02), 3, (1, 10, 40, 100), 9, 4.0),
+        {"faces": (0.1,), "CT": (2, 8), "chairs": (0.005, 0.02)},
+        *(1, (1, 10, 40, 100), 9, 4.0),
     ),
 }
-# Of signals each measured in its own way: each is solved for by itself.
-MOST_OWN = 40
+# Of signals each measured in its own way, which are solved for one by one.
+MOST_OWN = 10
 # Of configs: the collection's name, task and variant (smoke at that scale).
 CONFIGS = {"faces": ("inpainting", "pixels"), "CT": ("ct", "cpu"), "chairs": ("sdf", "cpu")}
 # Standard deviations of the noise, those of the configs.
@@ -102,14 +101,16 @@ class Study:
         self.config = command.config_of(task, variant, changes)
         self.unit = "IoU" if name == "chairs" else "dB"
         self.task = tasks.build(self.config)
-        found = learned(self.task, self.config, folder / name)
-        self.dictionary, self.seconds = found.dictionary, found.seconds
+        file = folder / f"{name}.safetensors"
+        if not file.exists():
+            learned(self.task, self.config, folder / name).dictionary.save(file)
+        self.dictionary = nid.load(file)
         test = self.task.open("test")
         self.test = test.collection if name == "faces" else test
         self.noise = NOISES[name]
         known = len(self.dictionary.prior.codes)
         self.neighbours = min(NEIGHBOURS[name], known // 2)
-        command.say(f"{name}: dictionary and prior in {self.seconds:.0f} s, {self.described()}")
+        command.say(f"{name}: {self.described()}")
 
     def described(self):
         """The prior, in a few words."""
@@ -118,18 +119,16 @@ class Study:
         return f"{experts} experts, {len(prior.codes)} training codes, {count} components"
 
     def seen(self):
-        """What is measured: `Seen` of each number of pixels, views or samples, by that number."""
+        """`Seen` by how many pixels, views or samples."""
+        return {number: self._of(number) for number in self.size.seen[self.name]}
+
+    def _of(self, number):
         if self.name == "faces":
-            return {share: self.masked(share) for share in self.size.pixels}
+            return self.masked(number)
         if self.name == "CT":
-            return {n: self._measured(f"{n} views", num_views=n) for n in self.size.views}
-        return {
-            share: self._measured(
-                f"{100 * share:g}% of the samples",
-                **{"samples.fraction": share, "samples.focus": 0.0, "samples.seen": "grid"},
-            )
-            for share in self.size.samples
-        }
+            return self._measured(f"{number} views", num_views=number)
+        grid = {"samples.fraction": number, "samples.focus": 0.0, "samples.seen": "grid"}
+        return self._measured(f"{100 * number:g}% of the samples", **grid)
 
     def masked(self, share, own=True):
         """Faces of which some pixels are seen: each its own, in every draw, or all the same."""
@@ -237,6 +236,7 @@ def _timed(calls, machine, size):
     for name, call in calls.items():
         rates.timed(call)
         repeats[name] = max(1, round(LEAST_SECONDS / rates.timed(call)))
+    machine.product_rate()
     found = {name: [] for name in (*calls, "rate")}
     spent = 0.0
     while (done := len(found["rate"])) < size.rounds and (
@@ -244,7 +244,8 @@ def _timed(calls, machine, size):
     ):
         found["rate"].append(machine.product_rate())
         for name, call in calls.items():
-            if name == "equations" and done >= LEAST_ROUNDS:
+            # They are no part of the ratio, and of rays they take longest.
+            if name == "equations" and done:
                 continue
             seconds = sum(rates.timed(call) for _ in range(repeats[name]))
             found[name].append(seconds / repeats[name])
@@ -256,15 +257,15 @@ def _timed(calls, machine, size):
 
 
 def compared(scale, folder):
-    """All collections: rows of `quality`, rows of `times`, and what each dictionary is."""
+    """Rows of `quality`, rows of `times`, and what each dictionary is, after every collection."""
     machine, found = rates.Machine(), {"quality": [], "times": [], "dictionaries": {}}
     for name in CONFIGS:
         study = Study(name, scale, folder)
-        found["dictionaries"][name] = f"{study.described()}, {study.seconds:.0f} s"
+        found["dictionaries"][name] = study.described()
         timed = []
         for number, seen in study.seen().items():
             found["quality"].append(quality(study, seen))
-            if number in study.size.timed:
+            if number in study.size.timed[name]:
                 timed.append(seen)
                 if name == "faces":
                     timed.append(study.masked(number, own=False))
@@ -272,7 +273,7 @@ def compared(scale, folder):
             found["times"] += times(study, seen, machine)
         # Compiled for no other collection.
         jax.clear_caches()
-    return found
+        yield found
 
 
 DIGITS = {"dB": 2, "IoU": 3}
@@ -318,13 +319,13 @@ def page(found):
         "compiling is no part of it. Each is the median of rounds in which the methods take turns, "
         "the ratio the median, least and most of the rounds'. Faces have pixels of their own each, "
         "unless it says that all have the same; views and samples are the same of all signals. "
-        "Rows: of the matrix of a way, with no pixel, view or sample left out that any signal has. "
+        "Rows: of the matrix of one way of measuring; pixels that are not seen are rows of zeros. "
         "Floor: what codes under one Gaussian cannot do without, "
         "of every way the product of its matrix with itself and a Cholesky factor, of every signal "
         "two products with the matrix, at the rate of a product of 1024 x 1024 matrices, taken "
         "beside each round. Equations: their time, the same for all methods, no part of the rest."
         f"\n\n{fast}\n"
-        f"Learned: {of}. Neighbours: "
+        f"Dictionaries: {of}. Neighbours: "
         f"{', '.join(f'{n} of {name}' for name, n in NEIGHBOURS.items())}, of few training codes "
         f"half as many. {command.made()}"
     )
