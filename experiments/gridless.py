@@ -2,12 +2,16 @@
 
     python experiments/gridless.py --scale=smoke|cpu --output=DIR [--contests=photographs,faces]
     python experiments/gridless.py --scale=cpu --output=DIR --contests=growth
+    python experiments/gridless.py --scale=cpu --output=DIR --contests=mixture
 
 Photographs of three sizes, faces each of which shows its own fifth of the pixels, faces with holes,
 weather stations that differ from day to day (studies/sensors.py); every dictionary and peer is
 judged by the same unseen whole signals in the same run. Writes DIR/table.md, metrics.json and
 figure.png. The contest of growth (studies/growth.py) writes DIR/growth.md, growth.json and
-growth.png instead: what learning takes from the same signals in more and more ways.
+growth.png instead: what learning takes from the same signals in more and more ways. That of the
+mixture (studies/mixture.py) writes DIR/mixture.md, mixture.json and mixture.png: codes of few
+measurements under a mixture beside neighbours, how good and how fast; dictionaries that are in
+DIR, such as DIR/faces.safetensors, are not learned anew.
 """
 
 import dataclasses
@@ -20,10 +24,10 @@ from measuring.command import clocked, say
 from peers import imputation
 from peers.components import Components, codes_of_few, prior_of
 from skimage.transform import resize
-from studies import growth, sensors
+from studies import growth, mixture, sensors
 
 import nid_jax as nid
-from nid_jax import data, metrics
+from nid_jax import data, devices, metrics
 from nid_jax.storage import artefacts
 
 SCALES = ("smoke", "cpu")
@@ -259,6 +263,23 @@ def grown(scale, output):
     print(output / "growth.md")
 
 
+def mixed(scale, output):
+    """Codes under a mixture beside neighbours."""
+    for found in mixture.compared(scale, output):
+        text = mixture.page(found)
+        command.write_page(output / "mixture.md", text)
+        record = {"versions": devices.versions(), "scale": scale, **found}
+        artefacts.write_json(output / "mixture.json", record, 2)
+        if found["times"]:
+            command.save(mixture.draw(found), output / "mixture.png")
+    print(text)
+    print(output / "mixture.md")
+
+
+# Each writes its own files.
+APART = {"growth": grown, "mixture": mixed}
+
+
 def run(scale, output, contests, case):
     """Run the comparison, or one case of growth in this process, which prints JSON."""
     logging.set_verbosity(logging.WARNING)
@@ -269,12 +290,14 @@ def run(scale, output, contests, case):
         count = counts[growth.KINDS.index(kind)]
         command.tell(growth.measured(signals, side, kind, int(ways), count))
         return
-    unknown = [name for name in contests if name not in (*CONTESTS, "growth")]
+    unknown = [name for name in contests if name not in (*CONTESTS, *APART)]
     if unknown:
-        raise ValueError(f"--contests={unknown[0]}: allowed: {', '.join(CONTESTS)}, growth")
+        allowed = ", ".join((*CONTESTS, *APART))
+        raise ValueError(f"--contests={unknown[0]}: allowed: {allowed}")
     rows = [row for name, make in CONTESTS.items() if name in contests for row in make(size)]
-    if "growth" in contests:
-        grown(scale, output)
+    for name, make in APART.items():
+        if name in contests:
+            make(scale, output)
     if not rows:
         return
     table = command.table(COLUMNS, rows)
@@ -291,7 +314,7 @@ def run(scale, output, contests, case):
 
 if __name__ == "__main__":
     wanted = flags.DEFINE_list(
-        "contests", [*CONTESTS, "growth"], "Some of photographs, faces, stations and growth."
+        "contests", [*CONTESTS, *APART], f"Some of {', '.join((*CONTESTS, *APART))}."
     )
     one = flags.DEFINE_list("case", [], "One case of growth, such as rounds,16; prints JSON.")
     command.start(run, "gridless", SCALES, wanted, one)

@@ -173,6 +173,20 @@ def test_scaled_cholesky_solves(seed, size):
     )
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from((1, 24, 25, 57, 96)))
+def test_inverse_of_triangles_by_halves(seed, size):
+    rng = np.random.default_rng(seed)
+    draw = rng.standard_normal((2, size, 2 * size))
+    factor = np.linalg.cholesky(draw @ draw.swapaxes(-1, -2) / size).astype(np.float32)
+    # What lies above the diagonal is not read.
+    above = np.triu(rng.standard_normal((size, size)), 1).astype(np.float32)
+    found = np.asarray(jax.jit(numerics.inverse_triangle)(factor + above), np.float64)
+    exact = np.linalg.inv(factor.astype(np.float64))
+    np.testing.assert_allclose(found, exact, atol=1e-5 * np.abs(exact).max())
+    assert (np.triu(found, 1) == 0).all()
+
+
 def test_scaled_cholesky_raises_the_shift_of_singular_matrices_alone():
     rng = np.random.default_rng()
     thin = rng.standard_normal((20, 3)).astype(np.float32)

@@ -47,6 +47,25 @@ def test_damped_codes_are_those_of_double_precision(shape, condition):
     np.testing.assert_allclose(found.log_determinant, determinant, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [200, 70], ids=["tall", "wide"])
+def test_many_right_hand_sides_of_small_matrices_are_those_of_double_precision(rows):
+    """Their factors are inverted; refinement makes good what that rounds off."""
+    roots = np.stack([a_root((rows, 90), condition) for condition in (3, 30, 300)])
+    shift = np.float32([1e-2, 1e-3, 1e-3])
+    z = np.random.default_rng(105).normal(size=(3, least_squares._MANY_SOLVED, rows))
+    z = z.astype(np.float32)
+    lowered = jax.jit(least_squares._damped_by_products).lower(roots, z, jnp.asarray(shift))
+    side = f"3x{min(rows, 90)}x{least_squares._MANY_SOLVED}x"
+    assert not any("trsm" in line and side in line for line in lowered.as_text().splitlines())
+    found = least_squares.damped(jnp.asarray(roots), jnp.asarray(z), jnp.asarray(shift))
+    for number, (root, right, damping) in enumerate(zip(roots, z, shift, strict=True)):
+        codes, quadratic, determinant = damped_by_definition(root, right, float(damping))
+        np.testing.assert_allclose(found.codes[number], codes, atol=2e-5 * np.abs(codes).max())
+        np.testing.assert_allclose(found.quadratic[number], quadratic, rtol=1e-5)
+        np.testing.assert_allclose(found.log_determinant[number], determinant, rtol=1e-5)
+    assert float(found.error.max()) < 2e-6
+
+
 @pytest.mark.parametrize("condition", [3, 1e5], ids=["by products", "by reflections"])
 @pytest.mark.parametrize("own", [False, True], ids=["one", "own"])
 def test_reduced_equations_have_the_same_least_squares(own, condition):

@@ -220,6 +220,55 @@ def test_codes_evidence_and_variance_agree_with_densities(given, precision, mask
     assert len({tuple(row) for row in np.asarray(found.shares.round(3))}) == 2
 
 
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5)])
+@pytest.mark.parametrize("entry", [0.0, 0.5])
+def test_what_directions_show_is_their_product_with_and_without_a_diagonal(shape, entry):
+    generator = np.random.default_rng(18)
+    directions = np.zeros(shape)
+    np.fill_diagonal(directions, generator.normal(size=min(shape)))
+    directions[-1, 0] = entry
+    root = generator.normal(size=(3, shape[0]))
+    found = jax.jit(mixture_codes.along)(*(jnp.asarray(p, jnp.float32) for p in (root, directions)))
+    np.testing.assert_allclose(found, root @ directions, atol=1e-6)
+
+
+def test_many_signals_of_one_matrix_are_each_as_alone():
+    """Together the factors of components are inverted, alone they are substituted in; and as in
+    float64 of each component's whole covariance."""
+    generator = np.random.default_rng(19)
+    size, rows, signals = 40, 30, 12
+    basis, common = np.eye(size, 32), np.diag(1 / np.arange(1.0, size + 1))
+    parts = (np.array([0.6, 0.4]), generator.normal(size=size), basis)
+    parts += (generator.normal(size=(2, 32)), 0.5 * generator.normal(size=(2, 32, 20)), common)
+    known = Mixture(*(jnp.asarray(part, jnp.float32) for part in parts))
+    root = generator.normal(size=(rows, size)).astype(np.float32)
+    z = generator.normal(size=(signals, rows)).astype(np.float32)
+    rest, counts = jnp.zeros(signals), jnp.full(signals, float(rows))
+    together = mixture_codes.of_matrix(root, z, known, jnp.float32(NOISE), rest, counts)
+    for number in range(signals):
+        own = z[number : number + 1], known, jnp.float32(NOISE), rest[:1], counts[:1]
+        alone = mixture_codes.of_matrix(root, *own)
+        np.testing.assert_allclose(together.codes[number], alone.codes[0], atol=1e-4)
+        np.testing.assert_allclose(together.shares[number], alone.shares[0], atol=1e-4)
+    b, measured = root.astype(np.float64), z.astype(np.float64)
+    codes, logits = [], []
+    for weight, offset, factor in zip(parts[0], parts[3], parts[4], strict=True):
+        own, mean = basis @ factor, parts[1] + basis @ offset
+        sigma = own @ own.T + common @ common.T
+        total = b @ sigma @ b.T + NOISE * np.eye(rows)
+        left = measured - b @ mean
+        solved = np.linalg.solve(total, left.T).T
+        codes.append(mean + solved @ b @ sigma)
+        # The determinant less that of what is common, which no component changes.
+        base = np.linalg.slogdet(b @ common @ common.T @ b.T + NOISE * np.eye(rows))[1]
+        logit = (np.linalg.slogdet(total)[1] - base) / rows + np.log1p((left * solved).sum(1))
+        logits.append(np.log(weight) - 0.5 * 40 * rows / (40 + rows) * logit)
+    shares = np.exp(logits - logsumexp(logits, 0)).T
+    np.testing.assert_allclose(together.shares, shares, atol=1e-4)
+    expected_codes = np.einsum("sk,kse->se", shares, np.stack(codes))
+    np.testing.assert_allclose(together.codes, expected_codes, atol=2e-4)
+
+
 def test_components_a_few_at_a_time_are_as_all_at_once(given, monkeypatch):
     known = given[2].mixture
     generator = np.random.default_rng(17)

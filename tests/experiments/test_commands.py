@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from studies import mixture
 
 
 @pytest.mark.slow
@@ -177,6 +178,8 @@ def test_gridless(tmp_path, smoke):
         assert row["per_second"] is None or row["per_second"] > 0
     assert (tmp_path / "growth.md").read_text().count("|") > 40
     assert (tmp_path / "growth.png").is_file()
+    assert (tmp_path / "mixture.png").is_file()
+    check_mixture(tmp_path)
     sensed = {row["method"]: row for row in found["results"] if row["each"] is not None}
     assert set(sensed) == {
         "NID, each day's own stations",
@@ -187,6 +190,33 @@ def test_gridless(tmp_path, smoke):
     }
     ours = sensed["NID, each day's own stations"]
     assert ours["psnr"] > max(row["psnr"] for name, row in sensed.items() if "PCA" in name)
+
+
+def check_mixture(folder):
+    """What the contest of the mixture measured."""
+    found = json.loads((folder / "mixture.json").read_text())
+    methods = ("one", "mixture", "neighbours")
+    assert [row["collection"] for row in found["quality"]] == ["faces", "CT", "chairs"]
+    for row in found["quality"]:
+        assert np.isfinite([row[name] for name in methods]).all()
+        assert row["gain"] == pytest.approx(row["mixture"] - row["neighbours"], abs=1e-6)
+        assert row["error"] >= 0
+        # Draws of one signal count once.
+        assert row["signals"] == {"faces": 4, "CT": 2, "chairs": 2}[row["collection"]]
+    assert [(row["collection"], row["signals"]) for row in found["times"]] == [("CT", 1), ("CT", 3)]
+    for row in found["times"]:
+        assert 0 < row["floor"] < min(row[name] for name in (*methods, "equations"))
+        assert 0 < row["ratio"]["least"] <= row["ratio"]["median"] <= row["ratio"]["most"]
+    assert (folder / "mixture.md").read_text().count("|") > 60
+
+
+def test_floor_of_a_gaussian_counted_one_by_one():
+    rows, experts = 3, 5
+    products = 2 * experts * rows**2 / 2
+    factor = rows**3 / 3
+    signal = 2 * 2 * rows * experts
+    assert mixture.floor_flops(rows, experts, 1, 4) == products + factor + 4 * signal
+    assert mixture.floor_flops(rows, experts, 4, 4) == 4 * (products + factor + signal)
 
 
 @pytest.mark.slow
