@@ -33,8 +33,8 @@ from nid_jax.fitting import ways
 from nid_jax.notices import say
 from nid_jax.storage import arrays
 
-SPECTRUM_ROUNDS = 6
-"""Rounds of variances alone, before covariances are learned."""
+SPECTRUM_ROUNDS = 15
+"""Rounds of variances and noise alone, before covariances are learned."""
 SHRINKAGES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Shares of the target, what the likelihood of signals held out chooses from."""
 
@@ -228,7 +228,10 @@ def _next(signals, state, which, least_noise):
     likelihood = float(sums.likelihood)
     likelihood += expectation.penalty(state.gaussian, target, shrinkage, len(which))
     _check_likelihood(likelihood, f"round {state.round + 1}")
-    gaussian = expectation.maximised(state.gaussian, sums, target, shrinkage, least_noise)
+    if target is None:
+        gaussian = expectation.spectrum(state.gaussian, sums, least_noise)
+    else:
+        gaussian = expectation.maximised(state.gaussian, sums, target, shrinkage)
     likelihoods = (*state.likelihoods, likelihood)
     return dataclasses.replace(state, gaussian=gaussian, likelihoods=likelihoods)
 

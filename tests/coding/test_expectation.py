@@ -72,7 +72,7 @@ def assert_like_the_book(gaussian, sums, rows):
     mean, spread = expectation.moments(gaussian, sums)
     wanted = first / signals
     np.testing.assert_allclose(sums.likelihood, likelihood, rtol=1e-9)
-    np.testing.assert_allclose(sums.squares, squares, rtol=1e-8)
+    np.testing.assert_allclose(sums.misfit + sums.spare, squares, rtol=1e-8)
     np.testing.assert_allclose(mean, wanted, rtol=1e-7, atol=1e-9)
     outer = wanted[:, :, None] * wanted[:, None, :]
     np.testing.assert_allclose(spread, second / signals - outer, rtol=1e-7, atol=1e-9)
@@ -164,3 +164,91 @@ def test_the_penalised_likelihood_is_highest_at_the_shrunk_covariance():
         step = jnp.asarray(draw.normal(size=best.shape))
         step = 0.05 * (step + step.swapaxes(1, 2))
         assert value(best) > max(value(best + step), value(best - step))
+
+
+def uncorrelated(draw):
+    """A Gaussian of variances alone."""
+    known = gaussian_of(draw)
+    variances = draw.uniform(0.3, 2, (BLOCKS, COEFFICIENTS))
+    return known._replace(covariance=jnp.asarray([np.diag(own) for own in variances]))
+
+
+def traces_by_the_book(gaussian, rows):
+    """(sum of diag(X^T P X) [K, N], sum of tr P) of all signals, by what is orthogonal to the
+    constants."""
+    design, constants = np.asarray(rows.design), np.asarray(rows.constants)
+    free = np.linalg.qr(constants, mode="complete")[0][:, constants.shape[1] :]
+    diagonals, trace = [], 0.0
+    for covariance in np.asarray(gaussian.covariance):
+        kernel = design @ covariance @ design.T + float(gaussian.noise) * np.eye(len(design))
+        precision = free @ np.linalg.inv(free.T @ kernel @ free) @ free.T
+        diagonals.append(len(rows.values) * np.diag(design.T @ precision @ design))
+        trace += len(rows.values) * np.trace(precision)
+    return np.array(diagonals), trace
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("reduced", [False, True])
+def test_variances_and_noise_follow_the_slope_of_the_likelihood(seed, reduced):
+    draw = np.random.default_rng([5, seed])
+    with gram.working_precision("float64"):
+        gaussian, seen = uncorrelated(draw), rows_of(draw, 9, 6)
+        rows = seen
+        if reduced:
+            found = expectation.reduced(seen.design, seen.constants, seen.values)
+            rows = Rows(*found, seen.count, seen.signals)
+        sums = expectation.expected(gaussian, rows)
+        after = expectation.spectrum(gaussian, sums, 0.0)
+
+        def slope(change):
+            step = 1e-5
+            high, low = (by_the_book(change(s), seen)[0] for s in (step, -step))
+            return (high - low) / (2 * step)
+
+        diagonals, trace = traces_by_the_book(gaussian, seen)
+        noise = float(gaussian.noise)
+        wanted = noise * np.sqrt(
+            1 + 2 * slope(lambda s: gaussian._replace(noise=gaussian.noise + s)) / trace
+        )
+        np.testing.assert_allclose(after.noise, wanted, rtol=1e-5)
+        for block, place in np.ndindex(BLOCKS, COEFFICIENTS):
+
+            def moved(step, at=(block, place, place)):
+                covariance = gaussian.covariance.at[at].add(step)
+                return gaussian._replace(covariance=covariance)
+
+            certain = diagonals[block, place]
+            step = float(sums.first[block, place]) ** 2 / len(seen.values)
+            ratio = 1 + (2 * slope(moved) - step) / certain
+            np.testing.assert_allclose(
+                after.covariance[block, place, place],
+                gaussian.covariance[block, place, place] * np.sqrt(ratio),
+                rtol=1e-4,
+            )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_variances_alone_make_signals_more_likely_in_every_round(seed):
+    draw = np.random.default_rng([6, seed])
+    with gram.working_precision("float64"):
+        gaussian, seen = uncorrelated(draw), rows_of(draw, 6, 8)
+        before = -np.inf
+        for _ in range(30):
+            sums = expectation.expected(gaussian, seen)
+            likelihood = by_the_book(gaussian, seen)[0]
+            assert likelihood >= before - 1e-9 * abs(likelihood)
+            before, gaussian = likelihood, expectation.spectrum(gaussian, sums, 1e-6)
+
+
+def test_the_noise_of_rounds_with_covariances_is_that_of_the_variances():
+    draw = np.random.default_rng(7)
+    with gram.working_precision("float64"):
+        gaussian, seen = gaussian_of(draw), rows_of(draw, 6, 8)
+        sums = expectation.expected(gaussian, seen)
+        target = jnp.ones((BLOCKS, COEFFICIENTS))
+        after = expectation.maximised(gaussian, sums, target, 0.2)
+        assert after.noise == gaussian.noise
+        mean, spread = expectation.moments(gaussian, sums)
+        np.testing.assert_array_equal(after.mean, mean)
+        wanted = 0.8 * spread + 0.2 * np.eye(COEFFICIENTS)
+        np.testing.assert_allclose(after.covariance, wanted, rtol=1e-12)
