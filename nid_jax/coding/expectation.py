@@ -15,12 +15,13 @@ coefficients only the triangle of an orthogonal factorisation is kept.
 The covariance is drawn towards a target T, as one under an inverse Wishart prior is:
 (1 - shrinkage) S + shrinkage T for the expected second moments S. That is the maximum of a
 likelihood with the penalty -nu/2 (log |covariance| + tr(covariance^-1 T)),
-nu = shrinkage / (1 - shrinkage) signals, which therefore rises from round to round.
+nu = shrinkage / (1 - shrinkage) signals, which therefore rises from round to round. The noise is
+drawn to that of the target in the same way: of many coefficients and few signals a covariance
+explains noise as signal, and the most likely noise alone is far too small.
 
 Before there is a target covariances are diagonal: features of variances of their own, uncorrelated.
-These variances v are T, and the noise is theirs too: of many coefficients and few signals a whole
-covariance explains noise as signal, and its most likely noise is far too small. As log |K| lies
-below its tangents, and u is that of the most probable coefficients, the likelihood rises as well by
+These variances v, and the noise beside them, are the target. As log |K| lies below its tangents,
+and u is that of the most probable coefficients, the likelihood rises by
 
     v <- v sqrt(sum (X^T u)^2 / sum diag(X^T P X)),  noise <- noise sqrt(sum |u|^2 / sum tr P),
 
@@ -53,6 +54,13 @@ class Gaussian(NamedTuple):
 
     mean: Float[Array, "K N"]
     covariance: Float[Array, "K N N"]
+    noise: Float[Array, ""]
+
+
+class Target(NamedTuple):
+    """What a Gaussian is drawn to: variances [K, N] of coefficients, and noise []."""
+
+    variances: Float[Array, "K N"]
     noise: Float[Array, ""]
 
 
@@ -335,14 +343,17 @@ def moments(gaussian: Gaussian, sums: Expected) -> tuple[Array, Array]:
 
 @jax.jit
 def maximised(
-    gaussian: Gaussian, sums: Expected, target: Float[Array, "K N"], shrinkage: float
+    gaussian: Gaussian, sums: Expected, target: Target, shrinkage: float, least_noise: float
 ) -> Gaussian:
-    """The Gaussian of the next round, of the same noise.
+    """The Gaussian of the next round, drawn to a target by `shrinkage`.
 
-    target: diagonal that the covariance is drawn to by `shrinkage`.
+    least_noise: below which the noise does not go.
     """
     mean, spread = moments(gaussian, sums)
-    return Gaussian(mean, shrunk(spread, target, shrinkage), gaussian.noise)
+    noise = (sums.misfit + sums.spare) / sums.values
+    noise = (1 - shrinkage) * noise + shrinkage * target.noise
+    covariance = shrunk(spread, target.variances, shrinkage)
+    return Gaussian(mean, covariance, jnp.maximum(noise, least_noise))
 
 
 @jax.jit
@@ -374,12 +385,19 @@ def shrunk(spread: Array, target: Array, shrinkage: float) -> Array:
     )
 
 
-def penalty(gaussian: Gaussian, target: Array | None, shrinkage: float, signals: int) -> float:
-    """What is added to the log likelihood so that `maximised` makes the sum rise."""
+def penalty(
+    gaussian: Gaussian, target: Target | None, shrinkage: float, signals: int, values: float
+) -> float:
+    """What is added to the log likelihood so that `maximised` makes the sum rise.
+
+    signals, values: how many signals there are, and measurements of them.
+    """
     if target is None or not shrinkage:
         return 0.0
-    total = float(_distance(gaussian.covariance, target))
-    return -0.5 * signals * shrinkage / (1 - shrinkage) * total
+    total = signals * float(_distance(gaussian.covariance, target.variances))
+    noise = float(gaussian.noise)
+    total += values * (math.log(noise) + float(target.noise) / noise)
+    return -0.5 * shrinkage / (1 - shrinkage) * total
 
 
 @jax.jit

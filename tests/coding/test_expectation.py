@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nid_jax.coding import expectation, gram
-from nid_jax.coding.expectation import Gaussian, Rows
+from nid_jax.coding.expectation import Gaussian, Rows, Target
 
 BLOCKS, COEFFICIENTS = 2, 4
 
@@ -149,8 +149,11 @@ def test_signals_that_show_some_of_a_pool_are_those_of_their_own_rows():
 def test_the_penalised_likelihood_is_highest_at_the_shrunk_covariance():
     draw = np.random.default_rng(4)
     with gram.working_precision("float64"):
-        spread, target = gaussian_of(draw), jnp.asarray(draw.uniform(1, 2, (BLOCKS, COEFFICIENTS)))
-        share, signals = 0.3, 10
+        spread, variances = (
+            gaussian_of(draw),
+            jnp.asarray(draw.uniform(1, 2, (BLOCKS, COEFFICIENTS))),
+        )
+        share, signals, target = 0.3, 10, Target(variances, spread.noise)
 
         def value(covariance):
             of = spread._replace(covariance=covariance)
@@ -158,9 +161,9 @@ def test_the_penalised_likelihood_is_highest_at_the_shrunk_covariance():
                 np.linalg.slogdet(one)[1] + np.trace(np.linalg.solve(one, seen))
                 for one, seen in zip(covariance, spread.covariance, strict=True)
             )
-            return expectation.penalty(of, target, share, signals) - 0.5 * signals * own
+            return expectation.penalty(of, target, share, signals, 1) - 0.5 * signals * own
 
-        best = expectation.shrunk(spread.covariance, target, share)
+        best = expectation.shrunk(spread.covariance, variances, share)
         step = jnp.asarray(draw.normal(size=best.shape))
         step = 0.05 * (step + step.swapaxes(1, 2))
         assert value(best) > max(value(best + step), value(best - step))
@@ -240,15 +243,32 @@ def test_variances_alone_make_signals_more_likely_in_every_round(seed):
             before, gaussian = likelihood, expectation.spectrum(gaussian, sums, 1e-6)
 
 
-def test_the_noise_of_rounds_with_covariances_is_that_of_the_variances():
+def test_covariances_and_noise_are_drawn_to_the_target():
     draw = np.random.default_rng(7)
     with gram.working_precision("float64"):
         gaussian, seen = gaussian_of(draw), rows_of(draw, 6, 8)
         sums = expectation.expected(gaussian, seen)
-        target = jnp.ones((BLOCKS, COEFFICIENTS))
-        after = expectation.maximised(gaussian, sums, target, 0.2)
-        assert after.noise == gaussian.noise
+        target = Target(jnp.ones((BLOCKS, COEFFICIENTS)), jnp.asarray(0.7))
+        after = expectation.maximised(gaussian, sums, target, 0.2, 0.0)
         mean, spread = expectation.moments(gaussian, sums)
         np.testing.assert_array_equal(after.mean, mean)
         wanted = 0.8 * spread + 0.2 * np.eye(COEFFICIENTS)
         np.testing.assert_allclose(after.covariance, wanted, rtol=1e-12)
+        squares = by_the_book(gaussian, seen)[3]
+        measured = 8 * 6 * BLOCKS
+        np.testing.assert_allclose(after.noise, 0.8 * squares / measured + 0.2 * 0.7, rtol=1e-9)
+        assert expectation.maximised(gaussian, sums, target, 0.2, 3.0).noise == 3
+
+
+def test_the_penalised_likelihood_rises_in_every_round():
+    draw = np.random.default_rng(8)
+    with gram.working_precision("float64"):
+        gaussian, seen = gaussian_of(draw), rows_of(draw, 6, 8)
+        target = Target(jnp.ones((BLOCKS, COEFFICIENTS)), jnp.asarray(0.7))
+        before = -np.inf
+        for _ in range(10):
+            sums = expectation.expected(gaussian, seen)
+            found = by_the_book(gaussian, seen)[0]
+            found += expectation.penalty(gaussian, target, 0.4, 8, float(sums.values))
+            assert found > before
+            before, gaussian = found, expectation.maximised(gaussian, sums, target, 0.4, 0.0)
