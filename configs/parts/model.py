@@ -23,7 +23,7 @@ def dictionary():
         "heads": "drawn",
         # errors of signals: log, of which decibels are made, or square; '' is log, and square by
         # rounds; shrinkage of the covariance, below 0: what leaves least of signals held out;
-        # rounds of expectation maximisation, after 6 of variances alone, where signals are not all
+        # rounds of expectation maximisation, after 15 of variances alone, where signals are not all
         # measured alike, as of holes and of pictures of several sizes
         "components": {"errors": "", "shrinkage": -1.0, "rounds": 8},
         "embedding": {

@@ -15,9 +15,18 @@ coefficients only the triangle of an orthogonal factorisation is kept.
 The covariance is drawn towards a target T, as one under an inverse Wishart prior is:
 (1 - shrinkage) S + shrinkage T for the expected second moments S. That is the maximum of a
 likelihood with the penalty -nu/2 (log |covariance| + tr(covariance^-1 T)),
-nu = shrinkage / (1 - shrinkage) signals, which therefore rises from round to round. Before there is
-a target covariances are diagonal: features of variances of their own, uncorrelated, whose
-likelihood rises as well. These variances are T.
+nu = shrinkage / (1 - shrinkage) signals, which therefore rises from round to round. The noise is
+drawn to that of the target in the same way: of many coefficients and few signals a covariance
+explains noise as signal, and the most likely noise alone is far too small.
+
+Before there is a target covariances are diagonal: features of variances of their own, uncorrelated.
+These variances v, and the noise beside them, are the target. As log |K| lies below its tangents,
+and u is that of the most probable coefficients, the likelihood rises by
+
+    v <- v sqrt(sum (X^T u)^2 / sum diag(X^T P X)),  noise <- noise sqrt(sum |u|^2 / sum tr P),
+
+with the mean's share taken from the squares (Zhou, Hu, Zhou & Lange 2019, MM algorithms for
+variance components models, eq. 3). Expectation maximisation takes several times as many rounds.
 
 Several blocks of coefficients, such as those of channels that were decorrelated, share the rows
 and have a Gaussian each. Letters: K blocks, N coefficients, M rows, Q constants, S signals, P rows
@@ -48,6 +57,13 @@ class Gaussian(NamedTuple):
     noise: Float[Array, ""]
 
 
+class Target(NamedTuple):
+    """What a Gaussian is drawn to: variances [K, N] of coefficients, and noise []."""
+
+    variances: Float[Array, "K N"]
+    noise: Float[Array, ""]
+
+
 class Rows(NamedTuple):
     """What was measured of S signals in one way, rows scaled by the roots of their weights.
 
@@ -72,8 +88,12 @@ class Expected(NamedTuple):
     """X^T u."""
     second: Float[Array, "K N N"]
     """X^T (u u^T - P) X."""
-    squares: Float[Array, ""]
-    """Expected squares of the noise."""
+    pulls: Float[Array, "K N"]
+    """Squares of X^T u."""
+    misfit: Float[Array, ""]
+    """Squares of what the most probable coefficients leave."""
+    spare: Float[Array, ""]
+    """What is expected beside them, as coefficients are not certain."""
     values: Float[Array, ""]
     likelihood: Float[Array, ""]
     signals: Float[Array, ""]
@@ -87,15 +107,17 @@ class _Pulled(NamedTuple):
 
     pulled: Array
     precision: Array
-    squares: Array
+    misfit: Array
+    spare: Array
     likelihood: Array
 
 
 def nothing(blocks: int, coefficients: int) -> Expected:
     """What a sum over signals begins with."""
     zero = jnp.zeros(())
-    shape = (blocks, coefficients)
-    return Expected(jnp.zeros(shape), jnp.zeros((*shape, coefficients)), zero, zero, zero, zero)
+    first = jnp.zeros((blocks, coefficients))
+    second = jnp.zeros((*first.shape, coefficients))
+    return Expected(first, second, first, zero, zero, zero, zero, zero)
 
 
 def reduced(design: Array, constants: Array, values: Array) -> tuple[Array, Array, Array, Array]:
@@ -130,9 +152,9 @@ def _found(kernel, constants, right, rest, count, signals, noise):
     determinant += 2 * jnp.log(jnp.diagonal(level)).sum()
     determinant += (count - seen.sum()) * math.log(2 * math.pi)
     quadratic = (right * u).sum() + rest.sum() / noise
-    left = noise**2 * jnp.square(u).sum() + rest.sum()
-    left += signals * (noise * size - noise**2 * jnp.trace(precision))
-    return _Pulled(u, precision, left, -0.5 * (signals * determinant + quadratic))
+    misfit = noise**2 * jnp.square(u).sum() + rest.sum()
+    spare = signals * (noise * size - noise**2 * jnp.trace(precision))
+    return _Pulled(u, precision, misfit, spare, -0.5 * (signals * determinant + quadratic))
 
 
 @jax.jit
@@ -149,13 +171,15 @@ def expected(gaussian: Gaussian, rows: Rows) -> Expected:
         kernel = design @ covariance @ design.T
         found = _found(kernel, rows.constants, right, rest, rows.count, signals, gaussian.noise)
         inner = found.pulled @ found.pulled.T - signals * found.precision
-        first = design.T @ found.pulled.sum(1)
-        return first, design.T @ (inner @ design), found.squares, found.likelihood
+        pulls = design.T @ found.pulled
+        sums = found.misfit, found.spare, found.likelihood
+        return pulls.sum(1), design.T @ (inner @ design), jnp.square(pulls).sum(1), jnp.stack(sums)
 
     inputs = (gaussian.mean, gaussian.covariance, jnp.moveaxis(rows.values, -1, 0), rows.rest.T)
-    first, second, squares, likelihood = jax.lax.map(block, inputs)
+    first, second, pulls, sums = jax.lax.map(block, inputs)
+    misfit, spare, likelihood = sums.sum(0)
     values = signals * rows.count * rows.values.shape[-1]
-    return Expected(first, second, squares.sum(), values, likelihood.sum(), signals)
+    return Expected(first, second, pulls, misfit, spare, values, likelihood, signals)
 
 
 @jax.jit
@@ -238,8 +262,9 @@ class PoolSums(NamedTuple):
 
     pulled: Float[Array, "K P"]
     inner: Float[Array, "K P P"]
-    rest: Float[Array, " 3"]
-    """squares, values, likelihood."""
+    pulls: Float[Array, "K N"]
+    rest: Float[Array, " 4"]
+    """misfit, spare, values, likelihood."""
     signals: Float[Array, ""]
 
 
@@ -253,7 +278,8 @@ def pool(gaussian: Gaussian, design: Array, constants: Array) -> Pool:
 def pool_nothing(pool: Pool) -> PoolSums:
     """What the sums over signals of a pool begin with."""
     zeros = jnp.zeros_like(pool.offsets), jnp.zeros_like(pool.kernels)
-    return PoolSums(*zeros, jnp.zeros(3), jnp.zeros(()))
+    pulls = jnp.zeros((len(pool.kernels), pool.design.shape[1]))
+    return PoolSums(*zeros, pulls, jnp.zeros(4), jnp.zeros(()))
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -261,7 +287,7 @@ def pool_added(sums: PoolSums, pool: Pool, shown: Shown, noise: Array) -> PoolSu
     """The sums with further signals.
 
     Kernels of what a signal shows are read from the pool's, and what they say is added to the
-    pool's rows: no product with the features is made for a signal.
+    pool's rows: no product of matrices with the features is made for a signal.
     """
     blocks = len(pool.kernels)
 
@@ -276,9 +302,12 @@ def pool_added(sums: PoolSums, pool: Pool, shown: Shown, noise: Array) -> PoolSu
             nil = jnp.zeros(1)
             found = _found(kernel, constants, right[:, None], nil, count, 1.0, noise)
             inner = found.pulled @ found.pulled.T - found.precision
-            more = jnp.stack([found.squares, count, found.likelihood])
+            more = jnp.stack([found.misfit, found.spare, count, found.likelihood])
+            pulled = roots * found.pulled[:, 0]
+            pulls = jnp.square(pulled @ pool.design[places])
             total = total._replace(
-                pulled=total.pulled.at[block, places].add(roots * found.pulled[:, 0]),
+                pulled=total.pulled.at[block, places].add(pulled),
+                pulls=total.pulls.at[block].add(pulls),
                 inner=total.inner.at[block, places[:, None], places].add(both * inner),
                 rest=total.rest + more,
             )
@@ -292,8 +321,7 @@ def pool_expected(sums: PoolSums, pool: Pool) -> Expected:
     """The sums over the signals of a pool as those over coefficients."""
     first = sums.pulled @ pool.design
     second = jax.lax.map(lambda inner: pool.design.T @ (inner @ pool.design), sums.inner)
-    squares, values, likelihood = sums.rest
-    return Expected(first, second, squares, values, likelihood, sums.signals)
+    return Expected(first, second, sums.pulls, *sums.rest, sums.signals)
 
 
 @jax.jit
@@ -315,25 +343,39 @@ def moments(gaussian: Gaussian, sums: Expected) -> tuple[Array, Array]:
 
 @jax.jit
 def maximised(
-    gaussian: Gaussian,
-    sums: Expected,
-    target: Float[Array, "K N"] | None,
-    shrinkage: float,
-    least_noise: float,
+    gaussian: Gaussian, sums: Expected, target: Target, shrinkage: float, least_noise: float
 ) -> Gaussian:
-    """The Gaussian of the next round.
+    """The Gaussian of the next round, drawn to a target by `shrinkage`.
 
-    target: diagonal that the covariance is drawn to by `shrinkage`; None: it is diagonal itself.
     least_noise: below which the noise does not go.
     """
     mean, spread = moments(gaussian, sums)
-    if target is None:
-        variance = jnp.diagonal(spread, axis1=-2, axis2=-1)
-        floor = np.finfo(np.float64).eps * variance.max()
-        covariance = jnp.vectorize(jnp.diag, signature="(n)->(n,n)")(jnp.maximum(variance, floor))
-    else:
-        covariance = shrunk(spread, target, shrinkage)
-    return Gaussian(mean, covariance, jnp.maximum(sums.squares / sums.values, least_noise))
+    noise = (sums.misfit + sums.spare) / sums.values
+    noise = (1 - shrinkage) * noise + shrinkage * target.noise
+    covariance = shrunk(spread, target.variances, shrinkage)
+    return Gaussian(mean, covariance, jnp.maximum(noise, least_noise))
+
+
+@jax.jit
+def spectrum(gaussian: Gaussian, sums: Expected, least_noise: float) -> Gaussian:
+    """The next mean, variances and noise, of coefficients that are uncorrelated.
+
+    What is not measured keeps its variance. least_noise: below which the noise does not go.
+    """
+    signals = sums.signals
+    variance = jnp.diagonal(gaussian.covariance, axis1=1, axis2=2)
+    certain = sums.pulls - jnp.diagonal(sums.second, axis1=1, axis2=2)
+    pulls = jnp.maximum(sums.pulls - jnp.square(sums.first) / signals, 0)
+    seen = certain > 0
+    grown = jnp.where(seen, jnp.sqrt(pulls / jnp.where(seen, certain, 1)), 1) * variance
+    floor = jnp.finfo(jnp.float64).eps * grown.max()
+    covariance = jax.vmap(jnp.diag)(jnp.maximum(grown, floor))
+    mean = gaussian.mean + variance * sums.first / signals
+    noise = gaussian.noise
+    # noise tr P of all measurements, those that are reduced to nothing too.
+    traces = noise * sums.values - sums.spare
+    noise = jnp.where(traces > 0, noise * jnp.sqrt(sums.misfit / traces), noise)
+    return Gaussian(mean, covariance, jnp.maximum(noise, least_noise))
 
 
 def shrunk(spread: Array, target: Array, shrinkage: float) -> Array:
@@ -343,12 +385,19 @@ def shrunk(spread: Array, target: Array, shrinkage: float) -> Array:
     )
 
 
-def penalty(gaussian: Gaussian, target: Array | None, shrinkage: float, signals: int) -> float:
-    """What is added to the log likelihood so that `maximised` makes the sum rise."""
+def penalty(
+    gaussian: Gaussian, target: Target | None, shrinkage: float, signals: int, values: float
+) -> float:
+    """What is added to the log likelihood so that `maximised` makes the sum rise.
+
+    signals, values: how many signals there are, and measurements of them.
+    """
     if target is None or not shrinkage:
         return 0.0
-    total = float(_distance(gaussian.covariance, target))
-    return -0.5 * signals * shrinkage / (1 - shrinkage) * total
+    total = signals * float(_distance(gaussian.covariance, target.variances))
+    noise = float(gaussian.noise)
+    total += values * (math.log(noise) + float(target.noise) / noise)
+    return -0.5 * shrinkage / (1 - shrinkage) * total
 
 
 @jax.jit

@@ -25,7 +25,7 @@ import scipy.linalg
 from jaxtyping import Bool, Float, Int
 
 from nid_jax.coding import expectation, gram
-from nid_jax.coding.expectation import Expected, Gaussian, Rows
+from nid_jax.coding.expectation import Expected, Gaussian, Rows, Target
 from nid_jax.coding.operators import Operator
 from nid_jax.errors import ArgumentError
 from nid_jax.files import atomic_path
@@ -34,8 +34,8 @@ from nid_jax.notices import say
 from nid_jax.running.listening import Listener, nobody
 from nid_jax.storage import arrays
 
-SPECTRUM_ROUNDS = 6
-"""Rounds of variances alone, before covariances are learned."""
+SPECTRUM_ROUNDS = 15
+"""Rounds of variances and noise alone, before covariances are learned."""
 SHRINKAGES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Shares of the target, what the likelihood of signals held out chooses from."""
 
@@ -66,6 +66,7 @@ _KINDS: dict[str, arrays.Kind] = {
     "noise": ("f", 0),
     "likelihoods": ("f", 1),
     "target": ("f", 2),
+    "target_noise": ("f", 0),
     "shrinkage": ("f", 0),
     "of": ("iu", 0),
 }
@@ -93,7 +94,7 @@ class State:
     """Where the rounds are."""
 
     gaussian: Gaussian
-    target: np.ndarray | None = None
+    target: Target | None = None
     shrinkage: float | None = None
     likelihoods: tuple[float, ...] = ()
     """Of every round so far, with the penalty where there is one: of the Gaussian it began with."""
@@ -108,7 +109,8 @@ class State:
         found: dict[str, Any] = self.gaussian._asdict()
         if self.target is not None:
             found |= {
-                "target": np.asarray(self.target),
+                "target": np.asarray(self.target.variances),
+                "target_noise": np.float64(self.target.noise),
                 "shrinkage": np.float64(self.shrinkage or 0),
             }
         with atomic_path(path) as temporary:
@@ -120,14 +122,17 @@ class State:
         damaged file."""
         if not path.exists():
             return None
-        found = arrays.read(path, _KINDS, optional=("target", "shrinkage"))
+        found = arrays.read(path, _KINDS, optional=("target", "target_noise", "shrinkage"))
         if int(found["of"]) != of:
             return None
         with gram.working_precision("float64"):
             names = ("mean", "covariance", "noise")
             gaussian = Gaussian(*(jnp.asarray(found[name]) for name in names))
+            target = None
+            if "target_noise" in found:
+                target = Target(*(jnp.asarray(found[name]) for name in ("target", "target_noise")))
         shrinkage = float(found["shrinkage"]) if "shrinkage" in found else None
-        return cls(gaussian, found.get("target"), shrinkage, tuple(found["likelihoods"].tolist()))
+        return cls(gaussian, target, shrinkage, tuple(found["likelihoods"].tolist()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,19 +222,23 @@ def _start(signals, spectrum, which):
 
 def _with_target(state, shrinkage):
     """The state after rounds of variances alone, which are the target from now on."""
-    diagonal = np.asarray(jnp.diagonal(state.gaussian.covariance, axis1=1, axis2=2))
-    return dataclasses.replace(state, target=diagonal, shrinkage=shrinkage)
+    variances = jnp.diagonal(state.gaussian.covariance, axis1=1, axis2=2)
+    target = Target(variances, state.gaussian.noise)
+    return dataclasses.replace(state, target=target, shrinkage=shrinkage)
 
 
 def _next(signals, state, which, least_noise):
     """The state after one more round over some signals."""
     sums = signals.expected(state.gaussian, which)
     shrinkage = state.shrinkage or 0.0
-    target = None if state.target is None else jnp.asarray(state.target)
+    target, counts = state.target, (len(which), float(sums.values))
     likelihood = float(sums.likelihood)
-    likelihood += expectation.penalty(state.gaussian, target, shrinkage, len(which))
+    likelihood += expectation.penalty(state.gaussian, target, shrinkage, *counts)
     _check_likelihood(likelihood, f"round {state.round + 1}")
-    gaussian = expectation.maximised(state.gaussian, sums, target, shrinkage, least_noise)
+    if target is None:
+        gaussian = expectation.spectrum(state.gaussian, sums, least_noise)
+    else:
+        gaussian = expectation.maximised(state.gaussian, sums, target, shrinkage, least_noise)
     likelihoods = (*state.likelihoods, likelihood)
     return dataclasses.replace(state, gaussian=gaussian, likelihoods=likelihoods)
 
@@ -259,7 +268,7 @@ def _chosen_shrinkage(signals, spectrum, held, choosing):
     mean, spread = expectation.moments(state.gaussian, signals.expected(state.gaussian, others))
     scores = {}
     for shrinkage in SHRINKAGES:
-        covariance = expectation.shrunk(spread, jnp.asarray(state.target), shrinkage)
+        covariance = expectation.shrunk(spread, state.target.variances, shrinkage)
         gaussian = Gaussian(mean, covariance, state.gaussian.noise)
         scores[shrinkage] = float(signals.expected(gaussian, np.flatnonzero(held)).likelihood)
         _check_likelihood(scores[shrinkage], f"signals held out, shrinkage {shrinkage}")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nid_jax.coding import expectation, gram
-from nid_jax.coding.expectation import Gaussian, Rows
+from nid_jax.coding.expectation import Gaussian, Rows, Target
 
 BLOCKS, COEFFICIENTS = 2, 4
 
@@ -72,7 +72,7 @@ def assert_like_the_book(gaussian, sums, rows):
     mean, spread = expectation.moments(gaussian, sums)
     wanted = first / signals
     np.testing.assert_allclose(sums.likelihood, likelihood, rtol=1e-9)
-    np.testing.assert_allclose(sums.squares, squares, rtol=1e-8)
+    np.testing.assert_allclose(sums.misfit + sums.spare, squares, rtol=1e-8)
     np.testing.assert_allclose(mean, wanted, rtol=1e-7, atol=1e-9)
     outer = wanted[:, :, None] * wanted[:, None, :]
     np.testing.assert_allclose(spread, second / signals - outer, rtol=1e-7, atol=1e-9)
@@ -149,8 +149,11 @@ def test_signals_that_show_some_of_a_pool_are_those_of_their_own_rows():
 def test_the_penalised_likelihood_is_highest_at_the_shrunk_covariance():
     draw = np.random.default_rng(4)
     with gram.working_precision("float64"):
-        spread, target = gaussian_of(draw), jnp.asarray(draw.uniform(1, 2, (BLOCKS, COEFFICIENTS)))
-        share, signals = 0.3, 10
+        spread, variances = (
+            gaussian_of(draw),
+            jnp.asarray(draw.uniform(1, 2, (BLOCKS, COEFFICIENTS))),
+        )
+        share, signals, target = 0.3, 10, Target(variances, spread.noise)
 
         def value(covariance):
             of = spread._replace(covariance=covariance)
@@ -158,9 +161,114 @@ def test_the_penalised_likelihood_is_highest_at_the_shrunk_covariance():
                 np.linalg.slogdet(one)[1] + np.trace(np.linalg.solve(one, seen))
                 for one, seen in zip(covariance, spread.covariance, strict=True)
             )
-            return expectation.penalty(of, target, share, signals) - 0.5 * signals * own
+            return expectation.penalty(of, target, share, signals, 1) - 0.5 * signals * own
 
-        best = expectation.shrunk(spread.covariance, target, share)
+        best = expectation.shrunk(spread.covariance, variances, share)
         step = jnp.asarray(draw.normal(size=best.shape))
         step = 0.05 * (step + step.swapaxes(1, 2))
         assert value(best) > max(value(best + step), value(best - step))
+
+
+def uncorrelated(draw):
+    """A Gaussian of variances alone."""
+    known = gaussian_of(draw)
+    variances = draw.uniform(0.3, 2, (BLOCKS, COEFFICIENTS))
+    return known._replace(covariance=jnp.asarray([np.diag(own) for own in variances]))
+
+
+def traces_by_the_book(gaussian, rows):
+    """(sum of diag(X^T P X) [K, N], sum of tr P) of all signals, by what is orthogonal to the
+    constants."""
+    design, constants = np.asarray(rows.design), np.asarray(rows.constants)
+    free = np.linalg.qr(constants, mode="complete")[0][:, constants.shape[1] :]
+    diagonals, trace = [], 0.0
+    for covariance in np.asarray(gaussian.covariance):
+        kernel = design @ covariance @ design.T + float(gaussian.noise) * np.eye(len(design))
+        precision = free @ np.linalg.inv(free.T @ kernel @ free) @ free.T
+        diagonals.append(len(rows.values) * np.diag(design.T @ precision @ design))
+        trace += len(rows.values) * np.trace(precision)
+    return np.array(diagonals), trace
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("reduced", [False, True])
+def test_variances_and_noise_follow_the_slope_of_the_likelihood(seed, reduced):
+    draw = np.random.default_rng([5, seed])
+    with gram.working_precision("float64"):
+        gaussian, seen = uncorrelated(draw), rows_of(draw, 9, 6)
+        rows = seen
+        if reduced:
+            found = expectation.reduced(seen.design, seen.constants, seen.values)
+            rows = Rows(*found, seen.count, seen.signals)
+        sums = expectation.expected(gaussian, rows)
+        after = expectation.spectrum(gaussian, sums, 0.0)
+
+        def slope(change):
+            step = 1e-5
+            high, low = (by_the_book(change(s), seen)[0] for s in (step, -step))
+            return (high - low) / (2 * step)
+
+        diagonals, trace = traces_by_the_book(gaussian, seen)
+        noise = float(gaussian.noise)
+        wanted = noise * np.sqrt(
+            1 + 2 * slope(lambda s: gaussian._replace(noise=gaussian.noise + s)) / trace
+        )
+        np.testing.assert_allclose(after.noise, wanted, rtol=1e-5)
+        for block, place in np.ndindex(BLOCKS, COEFFICIENTS):
+
+            def moved(step, at=(block, place, place)):
+                covariance = gaussian.covariance.at[at].add(step)
+                return gaussian._replace(covariance=covariance)
+
+            certain = diagonals[block, place]
+            step = float(sums.first[block, place]) ** 2 / len(seen.values)
+            ratio = 1 + (2 * slope(moved) - step) / certain
+            np.testing.assert_allclose(
+                after.covariance[block, place, place],
+                gaussian.covariance[block, place, place] * np.sqrt(ratio),
+                rtol=1e-4,
+            )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_variances_alone_make_signals_more_likely_in_every_round(seed):
+    draw = np.random.default_rng([6, seed])
+    with gram.working_precision("float64"):
+        gaussian, seen = uncorrelated(draw), rows_of(draw, 6, 8)
+        before = -np.inf
+        for _ in range(30):
+            sums = expectation.expected(gaussian, seen)
+            likelihood = by_the_book(gaussian, seen)[0]
+            assert likelihood >= before - 1e-9 * abs(likelihood)
+            before, gaussian = likelihood, expectation.spectrum(gaussian, sums, 1e-6)
+
+
+def test_covariances_and_noise_are_drawn_to_the_target():
+    draw = np.random.default_rng(7)
+    with gram.working_precision("float64"):
+        gaussian, seen = gaussian_of(draw), rows_of(draw, 6, 8)
+        sums = expectation.expected(gaussian, seen)
+        target = Target(jnp.ones((BLOCKS, COEFFICIENTS)), jnp.asarray(0.7))
+        after = expectation.maximised(gaussian, sums, target, 0.2, 0.0)
+        mean, spread = expectation.moments(gaussian, sums)
+        np.testing.assert_array_equal(after.mean, mean)
+        wanted = 0.8 * spread + 0.2 * np.eye(COEFFICIENTS)
+        np.testing.assert_allclose(after.covariance, wanted, rtol=1e-12)
+        squares = by_the_book(gaussian, seen)[3]
+        measured = 8 * 6 * BLOCKS
+        np.testing.assert_allclose(after.noise, 0.8 * squares / measured + 0.2 * 0.7, rtol=1e-9)
+        assert expectation.maximised(gaussian, sums, target, 0.2, 3.0).noise == 3
+
+
+def test_the_penalised_likelihood_rises_in_every_round():
+    draw = np.random.default_rng(8)
+    with gram.working_precision("float64"):
+        gaussian, seen = gaussian_of(draw), rows_of(draw, 6, 8)
+        target = Target(jnp.ones((BLOCKS, COEFFICIENTS)), jnp.asarray(0.7))
+        before = -np.inf
+        for _ in range(10):
+            sums = expectation.expected(gaussian, seen)
+            found = by_the_book(gaussian, seen)[0]
+            found += expectation.penalty(gaussian, target, 0.4, 8, float(sums.values))
+            assert found > before
+            before, gaussian = found, expectation.maximised(gaussian, sums, target, 0.4, 0.0)
