@@ -20,8 +20,8 @@ drawn to that of the target in the same way: of many coefficients and few signal
 explains noise as signal, and the most likely noise alone is far too small.
 
 Before there is a target covariances are diagonal: features of variances of their own, uncorrelated.
-These variances v, smoothed over a spectrum, and the noise beside them are the target. As log |K| lies below its tangents,
-and u is that of the most probable coefficients, the likelihood rises by
+These variances v, smoothed over a spectrum, and the noise beside them are the target. As log |K|
+lies below its tangents, and u is that of the most probable coefficients, the likelihood rises by
 
     v <- v sqrt(sum (X^T u)^2 / sum diag(X^T P X)),  noise <- noise sqrt(sum |u|^2 / sum tr P),
 
