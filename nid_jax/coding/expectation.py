@@ -20,8 +20,8 @@ drawn to that of the target in the same way: of many coefficients and few signal
 explains noise as signal, and the most likely noise alone is far too small.
 
 Before there is a target covariances are diagonal: features of variances of their own, uncorrelated.
-These variances v, and the noise beside them, are the target. As log |K| lies below its tangents,
-and u is that of the most probable coefficients, the likelihood rises by
+These variances v, smoothed over a spectrum, and the noise beside them are the target. As log |K|
+lies below its tangents, and u is that of the most probable coefficients, the likelihood rises by
 
     v <- v sqrt(sum (X^T u)^2 / sum diag(X^T P X)),  noise <- noise sqrt(sum |u|^2 / sum tr P),
 
@@ -47,6 +47,8 @@ from nid_jax.coding import least_squares
 # Of the measurements' variance. What is too little is made up for in a round or two, what is too
 # much takes many.
 _FIRST_NOISE = 1e-2
+# Variances are averaged over this part of a spectrum, or over so many features at least.
+_BANDS, _LEAST_BAND = 16, 8
 
 
 class Gaussian(NamedTuple):
@@ -376,6 +378,24 @@ def spectrum(gaussian: Gaussian, sums: Expected, least_noise: float) -> Gaussian
     traces = noise * sums.values - sums.spare
     noise = jnp.where(traces > 0, noise * jnp.sqrt(sums.misfit / traces), noise)
     return Gaussian(mean, covariance, jnp.maximum(noise, least_noise))
+
+
+def smoothed(
+    variances: Float[Array, "K N"], spectrum: Float[np.ndarray, " N"]
+) -> Float[Array, "K N"]:
+    """Variances half way to the mean of those that have nearly the same place in a spectrum.
+
+    Few places do not tell all features apart: the most likely variances of some are nothing, and
+    from there no round would raise them again.
+    """
+    known, count = np.asarray(variances), len(spectrum)
+    width = min(max(_LEAST_BAND, count // _BANDS), count)
+    order = np.argsort(spectrum, kind="stable")
+    sums = np.pad(np.cumsum(known[:, order], 1), ((0, 0), (1, 0)))
+    first = np.clip(np.arange(count) - width // 2, 0, count - width)
+    means = np.empty_like(known)
+    means[:, order] = (sums[:, first + width] - sums[:, first]) / width
+    return jnp.asarray((known + means) / 2)
 
 
 def shrunk(spread: Array, target: Array, shrinkage: float) -> Array:

@@ -183,7 +183,7 @@ def learned(
             if state.round == SPECTRUM_ROUNDS and state.target is None:
                 if shrinkage is None:
                     shrinkage = _chosen_shrinkage(signals, spectrum, held, told.choosing)
-                state = _with_target(state, shrinkage)
+                state = _with_target(state, shrinkage, spectrum)
             state = _next(signals, state, everything, least_noise)
             if not told.after(state):
                 break
@@ -220,11 +220,14 @@ def _start(signals, spectrum, which):
     return State(expectation.started(spectrum, variances, energy)), _LEAST_NOISE * variances.mean()
 
 
-def _with_target(state, shrinkage):
-    """The state after rounds of variances alone, which are the target from now on."""
+def _with_target(state, shrinkage, spectrum):
+    """The state after rounds of variances alone, which are the target from now on, smoother."""
     variances = jnp.diagonal(state.gaussian.covariance, axis1=1, axis2=2)
-    target = Target(variances, state.gaussian.noise)
-    return dataclasses.replace(state, target=target, shrinkage=shrinkage)
+    variances = expectation.smoothed(variances, spectrum)
+    covariance = jax.vmap(jnp.diag)(variances)
+    gaussian, target = state.gaussian, Target(variances, state.gaussian.noise)
+    gaussian = gaussian._replace(covariance=covariance)
+    return dataclasses.replace(state, gaussian=gaussian, target=target, shrinkage=shrinkage)
 
 
 def _next(signals, state, which, least_noise):
@@ -262,7 +265,7 @@ def _chosen_shrinkage(signals, spectrum, held, choosing):
     total = rounds + len(SHRINKAGES)
     for number in range(rounds):
         if number == SPECTRUM_ROUNDS:
-            state = _with_target(state, SHRINKAGES[2])
+            state = _with_target(state, SHRINKAGES[2], spectrum)
         state = _next(signals, state, others, least_noise)
         choosing(number + 1, total)
     mean, spread = expectation.moments(state.gaussian, signals.expected(state.gaussian, others))

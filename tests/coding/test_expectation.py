@@ -272,3 +272,18 @@ def test_the_penalised_likelihood_rises_in_every_round():
             found += expectation.penalty(gaussian, target, 0.4, 8, float(sums.values))
             assert found > before
             before, gaussian = found, expectation.maximised(gaussian, sums, target, 0.4, 0.0)
+
+
+def test_variances_are_smoothed_along_the_spectrum():
+    draw = np.random.default_rng(9)
+    variances, spectrum = draw.uniform(size=(2, 40)), draw.permutation(np.arange(40.0))
+    found = np.asarray(expectation.smoothed(jnp.asarray(variances), spectrum))
+    for place, rank in enumerate(spectrum.astype(int)):
+        first = min(max(rank - 4, 0), 40 - 8)
+        alike = [np.flatnonzero(spectrum == other)[0] for other in range(first, first + 8)]
+        wanted = (variances[:, place] + variances[:, alike].mean(1)) / 2
+        np.testing.assert_allclose(found[:, place], wanted, rtol=1e-5)
+    # Fewer features than a band: all of them are one.
+    few = np.asarray(expectation.smoothed(jnp.asarray(variances[:, :3]), spectrum[:3]))
+    mean = variances[:, :3].mean(1, keepdims=True)
+    np.testing.assert_allclose(few, (variances[:, :3] + mean) / 2, rtol=1e-5)
