@@ -1,5 +1,7 @@
 """The sine kernel and the small linear algebra, against float64 versions in numpy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,8 +176,8 @@ def test_scaled_cholesky_solves(seed, size):
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(0, 2**31), st.sampled_from((1, 24, 25, 57, 96)))
-def test_inverse_of_triangles_by_halves(seed, size):
+@given(st.integers(0, 2**31), st.sampled_from((1, 2, 12, 13, 24, 57, 96)))
+def test_inverse_of_triangles(seed, size):
     rng = np.random.default_rng(seed)
     draw = rng.standard_normal((2, size, 2 * size))
     factor = np.linalg.cholesky(draw @ draw.swapaxes(-1, -2) / size).astype(np.float32)
@@ -185,6 +187,15 @@ def test_inverse_of_triangles_by_halves(seed, size):
     exact = np.linalg.inv(factor.astype(np.float64))
     np.testing.assert_allclose(found, exact, atol=1e-5 * np.abs(exact).max())
     assert (np.triu(found, 1) == 0).all()
+
+
+def test_inverse_of_triangles_waits_for_no_threads():
+    """Two batches in LAPACK at once may never end; see `inverse_triangle`."""
+    text = jax.jit(numerics.inverse_triangle).lower(jnp.ones((50, 96, 96))).compile().as_text()
+    assert "lapack" not in text
+    solve = functools.partial(jax.lax.linalg.triangular_solve, left_side=True, lower=True)
+    two = jax.jit(solve).lower(jnp.ones((50, 96, 96)), jnp.ones((50, 96, 96)))
+    assert "lapack" in two.compile().as_text()
 
 
 def test_scaled_cholesky_raises_the_shift_of_singular_matrices_alone():

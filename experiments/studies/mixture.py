@@ -7,6 +7,7 @@ the first call, which compiles.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -327,7 +328,8 @@ def page(found):
         f"\n\n{fast}\n"
         f"Dictionaries: {of}. Neighbours: "
         f"{', '.join(f'{n} of {name}' for name, n in NEIGHBOURS.items())}, of few training codes "
-        f"half as many. {command.made()}"
+        f"half as many. BLAS on {os.environ.get('OPENBLAS_NUM_THREADS', 'all')} threads at most. "
+        f"{command.made()}"
     )
 
 
