@@ -199,12 +199,7 @@ class NeuralDictionary(Trained):
         else:
             given = Measurements.of(self.model, measurements, operator, seen, weights)
             count, grid_shape = len(given.values), given.grid_shape
-            if operator is None:
-                advice = "cut to patches of that size, or resized, it would not be"
-                say_stretched(grid_shape, self.grid_shape, "measurements", advice)
-            if given.operator.is_sampling:
-                known = combined_weights(given.operator, given.weights)
-                say_other_scale(given.values, known, self.signals.get("bounds"))
+            self._say_unlike(given, operator is None)
             if solver is None:
                 partial = operator is not None or given.weights is not None
                 solver = Gaussian() if partial and self.prior is not None else Ridge()
@@ -232,6 +227,15 @@ class NeuralDictionary(Trained):
             problem = problem_of(everyone).of_signals(slice(count))
             found = dataclasses.replace(found, problem=problem)
         return dataclasses.replace(found, names=tuple(f"{n:05d}" for n in range(count)))
+
+    def _say_unlike(self, given, on_grid):
+        """One line each where measurements are probably not what was learned from."""
+        if on_grid:
+            advice = "cut to patches of that size, or resized, it would not be"
+            say_stretched(given.grid_shape, self.grid_shape, "measurements", advice)
+        if given.operator.is_sampling:
+            known = combined_weights(given.operator, given.weights)
+            say_other_scale(given.values, known, self.signals.get("bounds"))
 
     def _in_batches(self, problem_of, count, batch_size, solve, told=nobody):
         """The fit of `count` signals, solved in batches of one size.

@@ -110,8 +110,6 @@ def einsum(subscripts: str, *operands: Float[Array, "..."]) -> Float[Array, "...
     return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
 
 
-# Rows of triangles that are inverted row by row, at most.
-_LEAST_TRIANGLE = 12
 MATMULS = ("float32", "bfloat16_3x", "tf32", "bfloat16")
 """Precisions of `product`, numbers are always float32: operands in full, as the sum of two bfloat16
 of which the product of the small parts is left out, with 10 bits of mantissa, with 7."""
@@ -236,6 +234,10 @@ def scaled_cholesky(
     return jax.lax.while_loop(unfinished, again, (0, factorise(shift)))[1]
 
 
+# Rows of triangles that are inverted row by row, at most.
+_MOST_SUBSTITUTED = 12
+
+
 def inverse_triangle(factor: Float[Array, "*S E E"]) -> Float[Array, "*S E E"]:
     """L^-1 of lower triangles, in products: of small blocks on the diagonal by substitution, then
     of two neighbours together, until one is left. -> [..., E, E].
@@ -245,7 +247,9 @@ def inverse_triangle(factor: Float[Array, "*S E E"]) -> Float[Array, "*S E E"]:
     pool for good (jaxlib 0.10.2), each waiting for help that only the other could give.
     """
     size = factor.shape[-1]
-    levels = (max(size - 1, 0) // _LEAST_TRIANGLE).bit_length()
+    if not size:
+        return factor
+    levels = ((size - 1) // _MOST_SUBSTITUTED).bit_length()
     width = -(-size // 2**levels)
     more = (width << levels) - size
     padded = jnp.pad(factor, [(0, 0)] * (factor.ndim - 2) + [(0, more), (0, more)])

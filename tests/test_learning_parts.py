@@ -204,3 +204,13 @@ def test_an_array_with_nan_on_the_command_line(call, tmp_path):
     assert result.code == 0, result.err
     assert "% of the samples are NaN, in 20 of 20 signals; taken as not measured" in result.err
     assert "gaussian" in result.out
+
+
+@pytest.mark.parametrize(("count", "steps"), [(1, 0), (6, 2)])
+def test_few_signals_with_holes_are_learned_from(count, steps):
+    draw = np.random.default_rng(31)
+    images = (0.5 + 0.2 * draw.normal(size=(count, 6, 6))).astype(np.float32)
+    seen = draw.uniform(size=images.shape) < 0.7
+    learned = nid.learn(images, seen=seen, num_experts=4, steps=steps)
+    found = learned.fit(images, seen=seen).render((6, 6))
+    assert np.isfinite(found).all() and np.isfinite(learned.prior.noise)

@@ -47,8 +47,11 @@ from nid_jax.coding import least_squares
 # Of the measurements' variance. What is too little is made up for in a round or two, what is too
 # much takes many.
 _FIRST_NOISE = 1e-2
-# Variances are averaged over this part of a spectrum, or over so many features at least.
+# Variances are averaged over one of so many parts of a spectrum, of so many features at least.
 _BANDS, _LEAST_BAND = 16, 8
+# Variances and noise fall to this part in a round at most: what is between them and the best of a
+# bound is better than they are, too.
+_LEAST_STEP = 0.25
 
 
 class Gaussian(NamedTuple):
@@ -359,7 +362,7 @@ def maximised(
 
 
 @jax.jit
-def spectrum(gaussian: Gaussian, sums: Expected, least_noise: float) -> Gaussian:
+def varied(gaussian: Gaussian, sums: Expected, least_noise: float) -> Gaussian:
     """The next mean, variances and noise, of coefficients that are uncorrelated.
 
     What is not measured keeps its variance. least_noise: below which the noise does not go.
@@ -369,14 +372,16 @@ def spectrum(gaussian: Gaussian, sums: Expected, least_noise: float) -> Gaussian
     certain = sums.pulls - jnp.diagonal(sums.second, axis1=1, axis2=2)
     pulls = jnp.maximum(sums.pulls - jnp.square(sums.first) / signals, 0)
     seen = certain > 0
-    grown = jnp.where(seen, jnp.sqrt(pulls / jnp.where(seen, certain, 1)), 1) * variance
-    floor = jnp.finfo(jnp.float64).eps * grown.max()
-    covariance = jax.vmap(jnp.diag)(jnp.maximum(grown, floor))
+    grown = jnp.where(seen, jnp.sqrt(pulls / jnp.where(seen, certain, 1)), 1)
+    # Of one signal the mean explains all, and the variances that it is found by would be nothing.
+    grown = jnp.maximum(grown, _LEAST_STEP) * variance
+    covariance = jax.vmap(jnp.diag)(grown)
     mean = gaussian.mean + variance * sums.first / signals
     noise = gaussian.noise
-    # noise tr P of all measurements, those that are reduced to nothing too.
+    # noise^2 tr P of all measurements, those that are reduced to nothing too.
     traces = noise * sums.values - sums.spare
-    noise = jnp.where(traces > 0, noise * jnp.sqrt(sums.misfit / traces), noise)
+    ratio = jnp.where(traces > 0, jnp.sqrt(sums.misfit / traces), 1)
+    noise = noise * jnp.maximum(ratio, _LEAST_STEP)
     return Gaussian(mean, covariance, jnp.maximum(noise, least_noise))
 
 

@@ -54,9 +54,10 @@ def rounded(codes: Float[Array | np.ndarray, "S E"], dtype: str) -> Rounded:
     finite = np.isfinite(codes)
     lost = int((~finite.all(1)).sum())
     if lost:
+        how = "as they are" if dtype.startswith("float") else "as nan"
         say(
-            f"codes: {lost} of {len(codes)} signals have some that are not finite; stored as they "
-            "are, and refused where they are read; a fit of the other signals would not be"
+            f"codes_dtype={dtype}: codes of {lost} of {len(codes)} signals are not finite; stored "
+            f"{how}, and refused where they are read; a fit of the other signals would not be"
         )
     if check(dtype).startswith("float"):
         with np.errstate(over="ignore"):

@@ -97,7 +97,8 @@ class State:
     target: Target | None = None
     shrinkage: float | None = None
     likelihoods: tuple[float, ...] = ()
-    """Of every round so far, with the penalty where there is one: of the Gaussian it began with."""
+    """Of every round so far, of the Gaussian it began with; with the penalty from the round on that
+    begins with a target, where they begin anew."""
 
     @property
     def round(self) -> int:
@@ -123,7 +124,8 @@ class State:
         if not path.exists():
             return None
         found = arrays.read(path, _KINDS, optional=("target", "target_noise", "shrinkage"))
-        if int(found["of"]) != of:
+        # Rounds from before the noise had a target are none to go on from.
+        if int(found["of"]) != of or ("target" in found) != ("target_noise" in found):
             return None
         with gram.working_precision("float64"):
             names = ("mean", "covariance", "noise")
@@ -239,7 +241,7 @@ def _next(signals, state, which, least_noise):
     likelihood += expectation.penalty(state.gaussian, target, shrinkage, *counts)
     _check_likelihood(likelihood, f"round {state.round + 1}")
     if target is None:
-        gaussian = expectation.spectrum(state.gaussian, sums, least_noise)
+        gaussian = expectation.varied(state.gaussian, sums, least_noise)
     else:
         gaussian = expectation.maximised(state.gaussian, sums, target, shrinkage, least_noise)
     likelihoods = (*state.likelihoods, likelihood)

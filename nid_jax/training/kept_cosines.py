@@ -11,6 +11,7 @@ The energy of a cosine is a_k^2 <c_k, c_k>, summed over signals and channels. Of
 cosines those of most energy leave least of the signals' energy in the lattice, by Parseval.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from ml_collections import ConfigDict
 from nid_jax.fields.embeddings import ChosenCosines
 from nid_jax.training.components import MOST_COEFFICIENTS
 
+_KEY = "dictionary.embedding.num_kept"
 # Numbers of signals that are transformed at a time.
 _BATCH_NUMBERS = 2**22
 
@@ -30,8 +32,9 @@ def check(config: ConfigDict) -> None:
     num_kept = _num_kept(config)
     if num_kept and config.dictionary.heads != "components":
         raise ValueError(
-            f"dictionary.embedding.num_kept: {num_kept}; allowed with dictionary.heads="
-            f"{config.dictionary.heads}: 0, as components alone choose cosines"
+            f"{_KEY}: {num_kept}; allowed with dictionary.heads="
+            f"{config.dictionary.heads}: 0, as "
+            "components alone choose cosines"
         )
 
 
@@ -45,13 +48,17 @@ def check_signals(config: ConfigDict, measured: Any, shape: Sequence[int]) -> No
         return
     *grid_shape, channels = shape
     whole = (*measured.grid_shape, measured.channels) == tuple(shape)
-    sampled = len(measured.ways) == 1 and measured.operator.run_length == 1
-    if not (measured.alike and whole and sampled):
+    if not (measured.alike and whole and _all_samples(measured)):
         raise ValueError(
-            f"dictionary.embedding.num_kept: {num_kept}; allowed: 0 where not all samples of every "
-            "signal are known on one grid"
+            f"{_KEY}: {num_kept}; allowed: 0 where not all samples of every signal are known on "
+            "one grid"
         )
     counts = tuple(config.dictionary.embedding.counts) or tuple(grid_shape)
+    if len(counts) != len(grid_shape):
+        raise ValueError(
+            f"dictionary.embedding.counts: {counts}; allowed: {len(grid_shape)} numbers, or () for "
+            "those of the grid"
+        )
     if any(count > size for count, size in zip(counts, grid_shape, strict=True)):
         raise ValueError(
             f"dictionary.embedding.counts: {counts}; allowed with num_kept={num_kept}: at most "
@@ -59,16 +66,24 @@ def check_signals(config: ConfigDict, measured: Any, shape: Sequence[int]) -> No
         )
     if num_kept * channels > MOST_COEFFICIENTS:
         raise ValueError(
-            f"dictionary.embedding.num_kept: {num_kept}; allowed: at most "
-            f"{MOST_COEFFICIENTS // channels}, of which a covariance is held"
+            f"{_KEY}: {num_kept}; allowed: at most {MOST_COEFFICIENTS // channels}, of which a "
+            "covariance is held"
         )
+
+
+def _all_samples(measured):
+    """Whether one operator measured the signals, and that is every sample of their grid."""
+    if len(measured.ways) != 1 or not measured.operator.is_sampling:
+        return False
+    whole = measured.operator.num_measurements == math.prod(measured.grid_shape)
+    return whole and measured.operator.weights is None
 
 
 def choose(embedding: ChosenCosines, collection: Any) -> str:
     """Keep the cosines of most energy in a collection, of equal ones the first. -> words on them.
 
-    collection: signals [*grid, C] on a whole grid, no axis of fewer samples than the lattice has
-    frequencies along it. Each is read once.
+    collection: finite signals [*grid, C] on a whole grid, no axis of fewer samples than the lattice
+    has frequencies along it. Each is read once.
     """
     energies, lattice = lattice_energies(embedding, collection), embedding.lattice
     chosen = np.sort(np.argsort(-energies, kind="stable")[: embedding.size])

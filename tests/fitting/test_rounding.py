@@ -34,7 +34,7 @@ def test_signals_that_are_not_finite_leave_others_as_they_are(dtype):
     codes = np.random.default_rng(1).normal(size=(5, 8)).astype(np.float32)
     alone = rounding.rounded(codes[[0, 2, 3]], dtype).codes()
     codes[1, 3], codes[4] = np.nan, np.inf
-    with pytest.warns(Notice, match="2 of 5 signals have some that are not finite"):
+    with pytest.warns(Notice, match="codes of 2 of 5 signals are not finite; stored as"):
         found = rounding.rounded(codes, dtype).codes()
     if dtype.startswith("int"):
         assert np.isnan(found[[1, 4]]).all()

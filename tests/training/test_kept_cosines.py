@@ -120,7 +120,7 @@ SHAPE = (7, 9)
 @pytest.fixture(scope="module")
 def spanned(tmp_path_factory):
     """(workdir, dictionary, signals, frequencies) of signals in the span of few cosines."""
-    draw = np.random.default_rng()
+    draw = np.random.default_rng(41)
     pool = [k for k in itertools.product(*map(range, SHAPE)) if any(k)]
     chosen = sorted(pool[i] for i in draw.choice(len(pool), 12, replace=False))
     codes = draw.normal(size=(40, 12, 2)) * 0.2
@@ -138,7 +138,7 @@ def test_what_few_cosines_span_is_reproduced(spanned):
     truth = np.stack([signals[i] for i in range(40)])
     np.testing.assert_allclose(dictionary.fit(truth).render(), truth, atol=1e-4)
     # And between the samples.
-    points = np.random.default_rng().uniform(-1, 1, (50, 2)).astype(np.float32)
+    points = np.random.default_rng(42).uniform(-1, 1, (50, 2)).astype(np.float32)
     codes = np.linalg.lstsq(
         np.c_[cosines(SHAPE, chosen).reshape(12, -1).T, np.ones(np.prod(SHAPE))],
         truth.astype(np.float64).reshape(40, -1, 2).transpose(1, 0, 2).reshape(-1, 80),
@@ -209,7 +209,7 @@ def test_a_file_of_other_cosines_than_there_are_is_refused(spanned, tmp_path):
 
 @pytest.mark.slow
 def test_descent_goes_on_from_chosen_cosines_and_resumes(tmp_path):
-    signals = named(np.random.default_rng().normal(size=(8, 6, 5, 1)).astype(np.float32))
+    signals = named(np.random.default_rng(43).normal(size=(8, 6, 5, 1)).astype(np.float32))
     train = {"checkpoint_every": 2, "points": 0}
     train["optimizer"] = {"name": "adam", "learning_rate": 1e-3, "schedule": "constant"}
     runs = [
@@ -279,6 +279,8 @@ def test_other_heads_than_components_choose_no_cosines():
     ("changes", "channels", "message"),
     [
         ({"dictionary.embedding.counts": (9, 8)}, 1, r"counts: \(9, 8\); allowed with num_kept=6"),
+        ({"dictionary.embedding.counts": (8,)}, 1, r"counts: \(8,\); allowed: 2 numbers"),
+        ({"dictionary.embedding.counts": (8, 8, 8)}, 1, r"counts: \(8, 8, 8\); allowed: 2 numb"),
         ({"dictionary.embedding.num_kept": 5000}, 2, r"num_kept: 5000; allowed: at most 4096, of"),
     ],
 )
@@ -299,6 +301,8 @@ def test_signals_that_are_not_known_whole_choose_no_cosines():
     views = nid.operators.parallel_beam((8, 8), 4)
     of_views = Measured((views,), (8, 8), 1, values=None, whole=False)
     clouds = Measured((), (8, 8), 1, values=None)
-    for measured in (of_views, clouds):
+    some = Measured((nid.operators.mask((8, 8), shown[0]),), (8, 8), 1, values=None)
+    doubled = Measured((2 * nid.operators.sample((8, 8)),), (8, 8), 1, values=None)
+    for measured in (of_views, clouds, some, doubled):
         with pytest.raises(ValueError, match=message):
             kept_cosines.check_signals(keeping(), measured, (8, 8, 1))
