@@ -213,4 +213,5 @@ def test_few_signals_with_holes_are_learned_from(count, steps):
     seen = draw.uniform(size=images.shape) < 0.7
     learned = nid.learn(images, seen=seen, num_experts=4, steps=steps)
     found = learned.fit(images, seen=seen).render((6, 6))
-    assert np.isfinite(found).all() and np.isfinite(learned.prior.noise)
+    assert np.isfinite(found).all()
+    assert np.isfinite(learned.prior.noise)
