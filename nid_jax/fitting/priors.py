@@ -178,6 +178,7 @@ def _by_rounds(dictionary, measured, names, chosen, shrinkage):
     # Atoms differ in size: a code varies the less, the larger its atom is.
     spectrum = 1 / _mean_squares(dictionary, some.grid_shape)
     found = rounds.learned(columns, some, held_out(names), spectrum, _ROUNDS, shrinkage)
+    assert found.target is not None  # rounds with covariances have one
     gaussian, target = found.gaussian, np.asarray(found.target.variances)[0]
     share = float(found.shrinkage or 0)
     covariance = np.asarray(gaussian.covariance[0])
