@@ -310,7 +310,9 @@ def page(found):
     """What mixture.md says."""
     good, fast = tables(found)
     of = "; ".join(f"{name}: {text}" for name, text in found["dictionaries"].items())
+    threads = os.environ.get("OPENBLAS_NUM_THREADS", "as many as it likes")
     return (
+        "# Codes under a mixture beside neighbours and one Gaussian\n\n"
         "Codes under a mixture of Gaussians (`prior.components`), under the Gaussian of each "
         "signal's nearest training codes (`fit.gaussian.neighbours`), and under one Gaussian of "
         "all, of the same unseen signals by the same noise, that of their configs. The difference "
@@ -318,7 +320,8 @@ def page(found):
         f"{good}\n"
         "Milliseconds a signal of the codes, once the equations are there, by signals a call; "
         "compiling is no part of it. Each is the median of rounds in which the methods take turns, "
-        "the ratio the median, least and most of the rounds'. Faces have pixels of their own each, "
+        "the ratio the median, least and most of the rounds'. Faces have pixels of their own each "
+        f"and are solved for one by one, {MOST_OWN} a call at most, "
         "unless it says that all have the same; views and samples are the same of all signals. "
         "Rows: of the matrix of one way of measuring; pixels that are not seen are rows of zeros. "
         "Floor: what codes under one Gaussian cannot do without, "
@@ -328,8 +331,7 @@ def page(found):
         f"\n\n{fast}\n"
         f"Dictionaries: {of}. Neighbours: "
         f"{', '.join(f'{n} of {name}' for name, n in NEIGHBOURS.items())}, of few training codes "
-        f"half as many. BLAS on {os.environ.get('OPENBLAS_NUM_THREADS', 'all')} threads at most. "
-        f"{command.made()}"
+        f"half as many. Threads of BLAS (OPENBLAS_NUM_THREADS): {threads}. {command.made()}"
     )
 
 

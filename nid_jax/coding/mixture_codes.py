@@ -249,28 +249,12 @@ class _Seen(NamedTuple):
 
 def _seen(root, z, mixture, noise):
     """`_Seen` of B [N, E] and z [S, N]."""
-    common, columns = along(root, mixture.common), along(root, mixture.basis)
+    common = numerics.einsum("ne,eu->nu", root, mixture.common)
+    columns = numerics.einsum("ne,eq->nq", root, mixture.basis)
     offset = z - numerics.einsum("ne,e->n", root, mixture.mean)
     white = least_squares.whitening(common, noise)
     whitened = white.whitened(columns.T).T, white.whitened(offset)
     return _Seen(common, white, noise, offset, columns, *whitened)
-
-
-def along(root: Float[Array, "N E"], directions: Float[Array, "E U"]) -> Float[Array, "N U"]:
-    """B D. Where D is diagonal, as of canonical codes, there is no product to wait for."""
-    rows, columns = directions.shape
-    off = jnp.arange(rows)[:, None] != jnp.arange(columns)
-
-    def scaled():
-        sizes = jnp.diagonal(directions)
-        some = root[:, : len(sizes)] * sizes
-        return jnp.pad(some, [(0, 0), (0, columns - len(sizes))])
-
-    return jax.lax.cond(
-        jnp.any(off & (directions != 0)),
-        lambda: numerics.einsum("ne,eu->nu", root, directions),
-        scaled,
-    )
 
 
 class Components(NamedTuple):

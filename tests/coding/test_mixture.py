@@ -220,18 +220,6 @@ def test_codes_evidence_and_variance_agree_with_densities(given, precision, mask
     assert len({tuple(row) for row in np.asarray(found.shares.round(3))}) == 2
 
 
-@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5)])
-@pytest.mark.parametrize("entry", [0.0, 0.5])
-def test_what_directions_show_is_their_product_with_and_without_a_diagonal(shape, entry):
-    generator = np.random.default_rng(18)
-    directions = np.zeros(shape)
-    np.fill_diagonal(directions, generator.normal(size=min(shape)))
-    directions[-1, 0] = entry
-    root = generator.normal(size=(3, shape[0]))
-    found = jax.jit(mixture_codes.along)(*(jnp.asarray(p, jnp.float32) for p in (root, directions)))
-    np.testing.assert_allclose(found, root @ directions, atol=1e-6)
-
-
 def test_many_signals_of_one_matrix_are_each_as_alone():
     """Together the factors of components are inverted, alone they are substituted in; and as in
     float64 of each component's whole covariance."""
