@@ -178,7 +178,7 @@ def test_codes_that_are_not_finite_are_said_and_refused(tmp_path, found, dtype, 
     codes = np.array(found.codes)
     codes[[1, *also], 4] = odd
     fit = Fit.of_codes(found.dictionary, codes, found.bias, SHAPE)
-    with pytest.warns(nid.Notice, match=f"codes: {1 + len(also)} of 3 signals have some that are"):
+    with pytest.warns(nid.Notice, match=f"codes of {1 + len(also)} of 3 signals are not finite"):
         path = fit.save(tmp_path / "codes.npz", dtype)
     if dtype.startswith("float"):
         says = says.replace("holds nan", f"holds {odd}")
