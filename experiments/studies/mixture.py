@@ -354,5 +354,5 @@ def draw(found):
         axis.set(xlabel="signals a call", ylabel="ms a signal")
         axis.set_title(", ".join(case), fontsize=8)
         axis.grid(alpha=0.3)
-    axes.flat[0].legend(frameon=False, fontsize=7)
+    axes.flat[len(cases) - 1].legend(frameon=False, fontsize=7)
     return figure
