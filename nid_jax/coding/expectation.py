@@ -26,7 +26,7 @@ lies below its tangents, and u is that of the most probable coefficients, the li
     v <- v sqrt(sum (X^T u)^2 / sum diag(X^T P X)),  noise <- noise sqrt(sum |u|^2 / sum tr P),
 
 with the mean's share taken from the squares (Zhou, Hu, Zhou & Lange 2019, MM algorithms for
-variance components models, eq. 3). Expectation maximisation takes several times as many rounds.
+variance components models). Expectation maximisation takes several times as many rounds.
 
 Several blocks of coefficients, such as those of channels that were decorrelated, share the rows
 and have a Gaussian each. Letters: K blocks, N coefficients, M rows, Q constants, S signals, P rows
@@ -405,9 +405,7 @@ def smoothed(
 
 def shrunk(spread: Array, target: Array, shrinkage: float) -> Array:
     """(1 - shrinkage) S + shrinkage T."""
-    return (1 - shrinkage) * spread + shrinkage * jnp.vectorize(jnp.diag, signature="(n)->(n,n)")(
-        target
-    )
+    return (1 - shrinkage) * spread + shrinkage * jax.vmap(jnp.diag)(target)
 
 
 def penalty(
@@ -429,7 +427,7 @@ def penalty(
 def _distance(covariance, target):
     """log |covariance| + tr(covariance^-1 T) over the blocks."""
     factor = jnp.linalg.cholesky(covariance)
-    deviations = jnp.vectorize(jnp.diag, signature="(n)->(n,n)")(jnp.sqrt(target))
+    deviations = jax.vmap(jnp.diag)(jnp.sqrt(target))
     half = jax.lax.linalg.triangular_solve(factor, deviations, left_side=True, lower=True)
     return 2 * jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)).sum() + jnp.square(half).sum()
 

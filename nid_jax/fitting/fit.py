@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from nid_jax import devices, metrics, notices
@@ -33,29 +32,11 @@ from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
-from nid_jax.files import atomic_path
-from nid_jax.fitting import refining, rendering, rounding, spread
+from nid_jax.fitting import refining, rendering, rounding, spread, stored
 from nid_jax.fitting.measurements import as_array, as_floats, checked_operator
-from nid_jax.storage import arrays
-from nid_jax.storage.checksums import crc32, digest
 
 if TYPE_CHECKING:
     import trimesh
-
-# Of codes.npz.
-_KINDS: dict[str, arrays.Kind] = {
-    "codes": ("fi", 2),
-    "step": ("f", 1),
-    "centre": ("f", 1),
-    "bias": ("f", 2),
-    "names": ("U", 1),
-    "correction": ("f", None),
-    "deviation": ("f", None),
-    "dictionary": ("iu", 0),
-}
-
-
-_OPTIONAL = ("step", "centre", "correction", "deviation", "dictionary")
 
 
 class _Fixed(NamedTuple):
@@ -406,23 +387,9 @@ class Fit:
         if path.suffix != ".npz":
             raise ArgumentError("path", str(path), "a file that ends in .npz")
         checks.values_known("save", self.codes)
-        stored = rounding.rounded(self.codes, dtype)
-        held: dict[str, Any] = {
-            "codes": stored.values,
-            "bias": np.asarray(self.bias),
-            "names": np.asarray(self.names, dtype=np.str_),
-            "dictionary": np.int64(_digest(self.dictionary)),
-        }
-        for field, value in (
-            ("step", stored.step),
-            ("centre", stored.centre),
-            ("correction", self.correction),
-            ("deviation", self.known_deviation),
-        ):
-            if value is not None:
-                held[field] = value
-        with atomic_path(path) as temporary:
-            np.savez_compressed(temporary, **held)
+        codes, bias = np.asarray(self.codes), np.asarray(self.bias)
+        found = stored.Stored(codes, bias, self.names, self.correction, self.known_deviation)
+        stored.write(path, found, self.dictionary, dtype)
         return path
 
     @classmethod
@@ -437,41 +404,10 @@ class Fit:
         path = checks.path("path", path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such fit")
-        stored = arrays.read(path, _KINDS, optional=_OPTIONAL)
-        codes, bias, names = _codes(path, stored), stored["bias"], stored["names"]
-        if not len(codes) == len(bias) == len(names):
-            counts = f"{len(codes)} codes, {len(bias)} biases and {len(names)} names"
-            raise ValueError(f"{path}: damaged: {counts}")
-        sizes, known = (codes.shape[-1], bias.shape[-1]), stored.get("dictionary")
-        if known is not None and 0 < sizes[0] < dictionary.num_experts:
-            # Of the first numbers alone, where it is sure that they are this dictionary's.
-            fewer = dictionary.first(sizes[0])
-            dictionary = fewer if int(known) == _digest(fewer) else dictionary
-        if sizes != (dictionary.num_experts, dictionary.channels):
-            raise ValueError(
-                f"{path}: codes of {sizes[0]} experts and {sizes[1]} channels; this dictionary has "
-                f"{dictionary.num_experts} and {dictionary.channels}: give the one that the fit "
-                "was made with"
-            )
-        for name in {"correction", "deviation"} & set(stored):
-            shape = stored[name].shape
-            if len(shape) != dictionary.dims + 2 or (shape[0], shape[-1]) != (len(codes), sizes[1]):
-                wanted = f"[{len(codes)}, *grid, {sizes[1]}]"
-                raise ValueError(f"{path}: damaged: {name!r} is {list(shape)}; allowed: {wanted}")
-        if known is not None and int(known) != _digest(dictionary):
-            notices.say(
-                f"{path}: was made with another dictionary of the same sizes; taken as codes of "
-                "this one; fit again, or load the one that it was made with"
-            )
-        correction = stored.get("correction")
-        for name, array in (("codes", codes), ("bias", bias), ("correction", correction)):
-            if array is not None:
-                _check_finite(path, name, array, names)
-        found = cls.of_codes(dictionary, codes, bias, grid_shape, names.tolist())
+        found, dictionary = stored.read(path, dictionary)
+        fit = cls.of_codes(dictionary, found.codes, found.bias, grid_shape, found.names)
         return dataclasses.replace(
-            found,
-            correction=correction,
-            known_deviation=stored.get("deviation"),
+            fit, correction=found.correction, known_deviation=found.deviation
         )
 
     @classmethod
@@ -531,40 +467,9 @@ class Fit:
         return tuple(int(side) for side in sides)
 
 
-def _codes(path: Path, stored: dict[str, np.ndarray]) -> Float[np.ndarray, "S E"]:
-    """The codes of an .npz, float32. ValueError where whole ones lack what they stand for."""
-    values, step, centre = stored["codes"], stored.get("step"), stored.get("centre")
-    if values.dtype.kind == "i":
-        for name, found in (("step", step), ("centre", centre)):
-            if found is None or len(found) != values.shape[1]:
-                raise ValueError(f"{path}: damaged: {name!r} is not of {values.shape[1]} numbers")
-    return rounding.Rounded(values, step, centre).codes()
-
-
-def _check_finite(path: Path, what: str, array: np.ndarray, names: np.ndarray) -> None:
-    """Raise ValueError for signals of which some numbers, along the first axis, are not finite."""
-    finite = np.isfinite(array.reshape(len(array), -1))
-    bad = np.flatnonzero(~finite.all(1))
-    if len(bad):
-        number = int(bad[0])
-        odd = array[number].ravel()[~finite[number]][0]
-        name, others = notices.one_line(names[number]), len(bad) - 1
-        more = f", as {others} more signal{'s' * (others > 1)}" if others else ""
-        raise ValueError(
-            f"{path}: {what!r} of signal {number}, {name!r}, holds {odd}{more}; allowed: finite "
-            "numbers, as of a fit that went well"
-        )
-
-
 def _leafy() -> list[str]:
     """Fields of a `Fit` that are, or hold, arrays and numbers."""
     return [field.name for field in dataclasses.fields(Fit) if field.name not in _Fixed._fields]
-
-
-def _digest(dictionary: Dictionary) -> int:
-    """CRC-32 of all arrays of a dictionary, the fixed ones too."""
-    leaves = jax.tree.leaves(nnx.state(dictionary))
-    return digest([[list(leaf.shape), crc32(leaf)] for leaf in leaves])
 
 
 def _unknown(codes: Float[np.ndarray, "S E"], bias: Float[np.ndarray, "S C"]) -> Solution:

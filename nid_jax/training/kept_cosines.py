@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.fft
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
@@ -32,8 +33,7 @@ def check(config: ConfigDict) -> None:
     num_kept = _num_kept(config)
     if num_kept and config.dictionary.heads != "components":
         raise ValueError(
-            f"{_KEY}: {num_kept}; allowed with dictionary.heads="
-            f"{config.dictionary.heads}: 0, as "
+            f"{_KEY}: {num_kept}; allowed with dictionary.heads={config.dictionary.heads}: 0, as "
             "components alone choose cosines"
         )
 
@@ -99,32 +99,26 @@ def lattice_energies(embedding: ChosenCosines, collection: Any) -> Float[np.ndar
     """Energy of every cosine of `embedding.lattice` in a collection, float64, as `choose` reads
     it."""
     *grid_shape, channels = collection.shape
-    transforms = [
-        _transform(size, count) for size, count in zip(grid_shape, embedding.counts, strict=True)
-    ]
     total = np.zeros(embedding.counts)
-    size = max(1, _BATCH_NUMBERS // (int(np.prod(grid_shape)) * channels))
+    size = max(1, _BATCH_NUMBERS // (math.prod(grid_shape) * channels))
     for first in range(0, len(collection), size):
         some = range(first, min(first + size, len(collection)))
         values = np.stack([collection[index] for index in some]).astype(np.float64)
-        for axis, transform in enumerate(transforms, start=1):
-            values = np.moveaxis(np.tensordot(values, transform, (axis, 1)), -1, axis)
+        for axis, count in enumerate(embedding.counts, start=1):
+            values = _transformed(values, axis).take(np.arange(count), axis)
         total += np.square(values).sum((0, -1))
     return total.reshape(-1)[embedding.lattice]
 
 
-def _transform(size, count):
-    """The first `count` rows of the orthonormal transform of `size` samples under the trapezoid
-    rule [count, size]: a cosine's coefficient times its norm."""
+def _transformed(values, axis):
+    """Coefficients of cosines along an axis times their norms under the trapezoid rule."""
+    size = values.shape[axis]
     if size == 1:
-        return np.ones((count, 1))
-    weights = np.ones(size)
-    weights[[0, -1]] = 0.5
-    # Whole turns are dropped of whole numbers: the angles are as exact as float64 is.
-    turns = np.outer(np.arange(count), np.arange(size)) % (2 * (size - 1))
-    cosines = np.cos(np.pi * turns / (size - 1))
-    norms = np.sqrt(np.square(cosines) @ weights)
-    return cosines * weights / norms[:, None]
+        return values
+    roots = np.ones(size)
+    roots[[0, -1]] = np.sqrt(0.5)
+    roots = roots.reshape(-1, *[1] * (values.ndim - 1 - axis))
+    return scipy.fft.dct(values * roots, type=1, axis=axis, norm="ortho")
 
 
 def _num_kept(config):

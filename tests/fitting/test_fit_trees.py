@@ -1,6 +1,7 @@
 """Fits as pytrees, and their files: what comes back, what is refused, what is said."""
 
 import io
+import re
 import zipfile
 
 import jax
@@ -191,15 +192,26 @@ def test_codes_that_are_not_finite_are_said_and_refused(tmp_path, found, dtype, 
     Fit.load(rest.save(tmp_path / "rest.npz", dtype), found.dictionary, SHAPE)
 
 
-@pytest.mark.parametrize("name", ["bias", "correction"])
-def test_levels_and_corrections_that_are_not_finite_are_refused(tmp_path, found, name):
+@pytest.mark.parametrize(
+    ("name", "odd"),
+    [
+        ("bias", np.inf),
+        ("bias", 1e300),
+        ("correction", np.inf),
+        ("deviation", np.nan),
+        ("deviation", -1.0),
+    ],
+)
+def test_levels_and_what_lies_on_grids_are_refused_where_they_cannot_be(tmp_path, found, name, odd):
     arrays = stored(found.save(tmp_path / "codes.npz"))
-    arrays["correction"] = np.zeros((SIGNALS, *SHAPE, 1), np.float32)
-    arrays[name] = np.array(arrays[name])
-    arrays[name][2].flat[-1] = np.inf
+    for on_grid in ("correction", "deviation"):
+        arrays[on_grid] = np.zeros((SIGNALS, *SHAPE, 1))
+    arrays[name] = np.array(arrays[name], np.float64)
+    arrays[name][2].flat[-1] = odd
     path = tmp_path / "odd.npz"
     np.savez(path, **arrays)
-    with pytest.raises(ValueError, match=f"^{path}: '{name}' of signal 2, '00002', holds inf; all"):
+    says = re.escape(f"{path}: '{name}' of signal 2, '00002', holds {odd}; allowed: finite")
+    with pytest.raises(ValueError, match=f"^{says}"):
         Fit.load(path, found.dictionary, SHAPE)
 
 
