@@ -64,7 +64,7 @@ SIZES = {
             "chairs": (0.001, 0.005, 0.02),
         },
         {"faces": (0.1,), "CT": (2, 8), "chairs": (0.005, 0.02)},
-        *(1, (1, 10, 40, 100), 9, 4.0),
+        *(1, (1, 10, 100, 400), 9, 4.0),
     ),
 }
 # Of signals each measured in its own way, which are solved for one by one.

@@ -111,9 +111,9 @@ def drawn(
         codes = mean + codes + normal(count, len(mean)) * np.sqrt(diagonal)
     else:
         mixture = Mixture(*(np.asarray(part, np.float64) for part in known.mixture))
-        weights, factors = mixture.weights, mixture.factors
+        weights, rows = mixture.weights, mixture.rows
         chosen = generator.choice(len(weights), size=count, p=weights / weights.sum())
-        own = np.einsum("sqr,sr->sq", factors[chosen], normal(count, factors.shape[2]))
+        own = np.einsum("srq,sr->sq", rows[chosen], normal(count, rows.shape[1]))
         codes = mixture.mean + (mixture.offsets[chosen] + own) @ mixture.basis.T
         codes = codes + normal(count, mixture.common.shape[1]) @ mixture.common.T
     level = known.level

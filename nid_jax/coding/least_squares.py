@@ -25,6 +25,9 @@ _CONDITION = 100.0
 # and where they only weigh what is compared.
 _WEIGHING_CONDITION = 1e4
 _PROBES = 4
+# Error of codes that are weighed with others, and of the forms that weigh them, as a part of each.
+_ENOUGH = 5e-5
+_LOST = 1e-3
 # Corrections, as long as each leaves at most so much of the one before.
 _CORRECTIONS = 4
 _PACE = 0.25
@@ -235,6 +238,56 @@ def damped(
     # A comparison with NaN is False.
     good = (found.error < _ROUNDINGS * _EPS).all()
     return jax.lax.cond(good, lambda: found, lambda: _damped_by_reflections(root, right, shift))
+
+
+def damped_all(
+    root: Float[Array, "K N E"], right: Float[Array, "T N"], offsets: Float[Array, "K N"]
+) -> tuple[Damped, Bool[Array, ""]]:
+    """`damped` of the same right-hand sides less an offset of every matrix's own, at shift 1, by
+    products that nothing refines; and whether that is good to `_ENOUGH`.
+
+    Of many right-hand sides the error is measured on a few sums of them with random weights, and is
+    that of all.
+    """
+    tall = root.shape[1] > root.shape[2]
+    gram = products(root if tall else root.swapaxes(-1, -2))
+    factor, scale = _cholesky(gram, jnp.ones(len(root), root.dtype))
+    logarithms = jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)) - jnp.log(scale)
+    # W^T W is the inverse of I + A^T A, or of I + A A^T.
+    inverse = scale[:, None] * numerics.inverse_triangle(factor)
+
+    def pulled(values):
+        return numerics.einsum("kne,ktn->kte", root, values)
+
+    if tall:
+        right_pulled = numerics.einsum("kne,tn->kte", root, right)
+        offsets_pulled = numerics.einsum("kne,kn->ke", root, offsets)
+        gradient = right_pulled - offsets_pulled[:, None]
+        half = numerics.einsum("kfe,kte->ktf", inverse, gradient)
+        codes = numerics.einsum("ktf,kfe->kte", half, inverse)
+        length = jnp.square(right).sum(-1) - 2 * numerics.einsum("kn,tn->kt", offsets, right)
+        length = length + jnp.square(offsets).sum(-1)[:, None]
+        quadratic = length - jnp.square(half).sum(-1)
+        # What the difference of the two may lose.
+        good = (_EPS * length < _LOST * (1 + quadratic)).all()
+    else:
+        half = numerics.einsum("kmn,tn->ktm", inverse, right)
+        half = half - numerics.einsum("kmn,kn->km", inverse, offsets)[:, None]
+        codes = pulled(numerics.einsum("ktm,kmn->ktn", half, inverse))
+        quadratic, good = jnp.square(half).sum(-1), jnp.asarray(True)
+
+    weights = jnp.eye(len(right), dtype=root.dtype)
+    if len(right) > _PROBES:
+        weights = jax.random.normal(jax.random.key(0), (_PROBES, len(right)), root.dtype)
+    probes = numerics.einsum("pt,tn->pn", weights, right)
+    probes = probes - weights.sum(1)[:, None] * offsets[:, None]
+    known = numerics.einsum("pt,kte->kpe", weights, codes)
+    left = pulled(probes - numerics.einsum("kpe,kne->kpn", known, root))
+    error = jnp.linalg.norm(left - known, axis=-1)
+    error = numerics.safe_divide(error, jnp.linalg.norm(pulled(probes), axis=-1)).max(-1)
+    good &= (error < _ENOUGH).all()
+    error = jnp.broadcast_to(error[:, None], quadratic.shape)
+    return Damped(codes, quadratic, 2 * logarithms.sum(-1), error), good
 
 
 def _damped_by_products(root, right, shift):

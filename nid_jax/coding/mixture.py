@@ -1,6 +1,6 @@
 """A mixture of Gaussians over codes: signals of several kinds, or along a curve, fill no ellipsoid.
 
-    p(code) = sum_k weight_k N(code; mean + V offset_k, V factor_k factor_k^T V^T + common common^T)
+    p(code) = sum_k weight_k N(code; mean + V offset_k, V rows_k^T rows_k V^T + common common^T)
 
 A component has a place and few directions of its own in a subspace V of the Q leading coordinates,
 and in all others what is common to all (a mixture of factor analysers: Ghahramani and Hinton 1996;
@@ -76,16 +76,16 @@ _LEAST_VARIANCE = 1e-8
 class Mixture(NamedTuple):
     """K Gaussians of N coefficients.
 
-    weights [K], of sum 1; mean [N]; basis [N, Q]; offsets [K, Q]; factors [K, Q, R]; common [N, U]:
+    weights [K], of sum 1; mean [N]; basis [N, Q]; offsets [K, Q]; rows [K, R, Q]; common [N, U]:
     component k has the mean `mean` + basis offsets_k and the covariance
-    basis factors_k factors_k^T basis^T + common common^T.
+    basis rows_k^T rows_k basis^T + common common^T.
     """
 
     weights: jax.Array
     mean: jax.Array
     basis: jax.Array
     offsets: jax.Array
-    factors: jax.Array
+    rows: jax.Array
     common: jax.Array
 
     def means(self) -> Float[Array, "K N"]:
@@ -94,7 +94,7 @@ class Mixture(NamedTuple):
 
     def directions(self, number: int) -> Float[Array, "N R"]:
         """Those of component `number` alone."""
-        return self.basis @ self.factors[number]
+        return self.basis @ self.rows[number].T
 
     def first(self, count: int) -> "Mixture":
         """That of the first `count` coefficients, the others left out."""
@@ -397,8 +397,8 @@ class Moments(NamedTuple):
         size, leading = self.means.shape[1], self.factors.shape[1]
         mean = self.weights @ self.means
         offsets = (self.means - mean)[:, :leading]
-        factors = np.sqrt(1 - share) * self.factors
-        parts = (self.weights, mean, np.eye(size, leading), offsets, factors, common)
+        rows = np.sqrt(1 - share) * self.factors.swapaxes(1, 2)
+        parts = (self.weights, mean, np.eye(size, leading), offsets, rows, common)
         return Mixture(*map(_single, parts))
 
 

@@ -5,7 +5,7 @@ how likely it made the signal. With the common part M = B common common^T B^T + 
 factored once for all components (and once more, with refinement, for the codes), component k adds
 few directions of its own: in the whitened coordinates T^-T z
 
-    covariance of what is measured = I + A_k A_k^T,    A_k = (T^-T B V) factor_k  [N, R]
+    covariance of what is measured = I + A_k A_k^T,    A_k = (T^-T B V) rows_k^T  [N, R]
 
 with T^-T B V, of Q columns, for all of them. So a component costs N R (Q + R) and a signal N R,
 whatever E^3 is.
@@ -153,38 +153,57 @@ def of_matrix(root, z, mixture, noise, rest, values) -> MixtureCodes:
     their number. Evidences lack the density of that rest.
     """
     seen = _seen(root, z, mixture, noise)
+    found, good = _over_components(seen, mixture, rest, values, least_squares.damped_all)
+    # Here, where little is passed on: what a branch gives back is copied.
+    return jax.lax.cond(
+        good,
+        lambda: found,
+        lambda: _over_components(seen, mixture, rest, values, _refined)[0],
+    )
 
-    def step(sums, components):
-        weights, offsets, factors = components
-        right = seen.right - numerics.einsum("nq,kq->kn", seen.matrix, offsets)[:, None]
-        images = numerics.einsum("nq,kqr->knr", seen.matrix, factors)
-        found = least_squares.damped(images, right, jnp.ones(len(weights), z.dtype))
+
+def _refined(images, right, offsets):
+    """As `least_squares.damped_all`, to rounding."""
+    shift = jnp.ones(len(images), images.dtype)
+    return least_squares.damped(images, right - offsets[:, None], shift), jnp.asarray(True)
+
+
+def _over_components(seen, mixture, rest, values, solve):
+    """What `of_matrix` gives, and whether `solve`, as `least_squares.damped_all`, was good."""
+    right = seen.right
+
+    def step(state, components):
+        sums, good = state
+        weights, offsets, rows = components
+        images = numerics.einsum("nq,krq->knr", seen.matrix, rows)
+        found, well = solve(images, right, numerics.einsum("nq,kq->kn", seen.matrix, offsets))
         quadratic, determinant = found.quadratic.T, found.log_determinant
         # Components that fill up the last group have weight 0: their logit is -inf.
         logarithm = jnp.log(weights)
         parts = (logarithm, determinant, jnp.log1p(quadratic + rest[:, None]), values[:, None])
         logits = coarse_evidence(*parts)
         evidences = logarithm - 0.5 * (quadratic + determinant)
-        places = offsets[:, None] + numerics.einsum("ksr,kqr->ksq", found.codes, factors)
-        return sums.with_more(logits, places, found.error), (evidences.T, logits.T)
+        sums = sums.with_more(logits, found.codes, found.error, (offsets, rows))
+        return (sums, good & well), (evidences.T, logits.T)
 
-    count, basis, rank = mixture.factors.shape
-    rows, signals = seen.matrix.shape[0], len(z)
-    numbers = rows * (rank + 3 * signals) + signals * (basis + rank)
+    count, rank, basis = mixture.rows.shape
+    signals, height = right.shape
+    numbers = 2 * (height + signals) * rank
     size = numerics.even_size(count, max(1, platforms.sizes().chunk // numbers))
-    parts = mixture.weights, mixture.offsets, mixture.factors
-    start = _Sums.nothing(signals, basis, z.dtype)
+    parts = mixture.weights, mixture.offsets, mixture.rows
+    start = _Sums.nothing(signals, basis, right.dtype), jnp.asarray(True)
     if size == count:
         # A loop of one turn would copy all components.
-        sums, found = step(start, parts)
+        (sums, good), found = step(start, parts)
         evidences, logits = (part.T for part in found)
     else:
-        sums, found = jax.lax.scan(step, start, tuple(numerics.cut(part, size) for part in parts))
+        cut = tuple(numerics.cut(part, size) for part in parts)
+        (sums, good), found = jax.lax.scan(step, start, cut)
         evidences, logits = (numerics.joined(part, count).T for part in found)
     codes, error = seen.codes(sums.places / sums.mass[:, None], mixture)
     error = jnp.maximum(error, sums.error / sums.mass)
     evidences = evidences - 0.5 * seen.white.log_determinant
-    return MixtureCodes(codes, error, evidences, jax.nn.softmax(logits, 1))
+    return MixtureCodes(codes, error, evidences, jax.nn.softmax(logits, 1)), good
 
 
 class _Sums(NamedTuple):
@@ -202,15 +221,24 @@ class _Sums(NamedTuple):
         zero = jnp.zeros(signals, kind)
         return cls(jnp.full_like(zero, -jnp.inf), zero, zero, jnp.zeros((signals, basis), kind))
 
-    def with_more(self, logits, places, error):
-        """The sums with further components: logits [S, K], places [K, S, Q], error [K, S]."""
-        top = jnp.maximum(self.top, logits.max(1))
+    def with_more(self, logits, codes, error, where):
+        """The sums with further components.
+
+        logits [S, K]; codes [K, S, R] and error [K, S]; where: offsets [K, Q] and rows [K, R, Q],
+        which make of codes their places in the basis.
+        """
+        top, (offsets, rows) = jnp.maximum(self.top, logits.max(1)), where
         before, more = jnp.exp(self.top - top), jnp.exp(logits - top[:, None])
+        # One product of all components, not one of each.
+        weighed = numerics.einsum("sk,ksr->skr", more, codes).reshape(len(more), -1)
+        flat = rows.reshape(weighed.shape[1], -1)
+        places = numerics.einsum("sn,nq->sq", weighed, flat)
+        places += numerics.einsum("sk,kq->sq", more, offsets)
         return _Sums(
             top,
             before * self.mass + more.sum(1),
             before * self.error + numerics.einsum("sk,ks->s", more, error),
-            before[:, None] * self.places + numerics.einsum("sk,ksq->sq", more, places),
+            before[:, None] * self.places + places,
         )
 
 
@@ -285,8 +313,8 @@ def components(equations: OrthonormalEquations, known: GaussianPrior, noise) -> 
     rest, values = equations.rest / noise, values_of(equations)
 
     def one(component):
-        weight, offset, factor = component
-        image = numerics.einsum("nq,qr->nr", seen.matrix, factor)
+        weight, offset, rows = component
+        image = numerics.einsum("nq,rq->nr", seen.matrix, rows)
         right = seen.right - numerics.einsum("nq,q->n", seen.matrix, offset)
         eye, nothing = jnp.eye(image.shape[1]), jnp.zeros((image.shape[1], len(z)))
         # Least |right - image t|^2 + |t|^2, which is the quadratic form of the evidence.
@@ -296,14 +324,14 @@ def components(equations: OrthonormalEquations, known: GaussianPrior, noise) -> 
         solve = functools.partial(
             jax.lax.linalg.triangular_solve, found.triangle, left_side=True, lower=False
         )
-        places = offset + numerics.einsum("rs,qr->sq", solve(found.projected), factor)
-        rows = solve(numerics.einsum("qr,qe->re", factor, spread), transpose_a=True)
+        places = offset + numerics.einsum("rs,rq->sq", solve(found.projected), rows)
+        left = solve(numerics.einsum("rq,qe->re", rows, spread), transpose_a=True)
         determinant = 2 * jnp.log(jnp.abs(jnp.diagonal(found.triangle))).sum()
         logarithm = jnp.log1p(found.rest + rest)
         logit = coarse_evidence(jnp.log(weight), determinant, logarithm, values)
-        return logit, places, rows
+        return logit, places, left
 
-    logits, places, rows = jax.lax.map(one, (mixture.weights, mixture.offsets, mixture.factors))
+    logits, places, rows = jax.lax.map(one, (mixture.weights, mixture.offsets, mixture.rows))
     codes = seen.codes(places, mixture)[0].swapaxes(0, 1)
     left = left_open(seen.common, mixture.common, noise)
     return Components(jax.nn.softmax(logits.T, 1), codes, left, rows)

@@ -121,8 +121,8 @@ class GaussianPrior(NamedTuple):
     def arrays(self) -> dict[str, Any]:
         """Its arrays by name, those of a part as PART.NAME: what a file holds.
 
-        Without the basis of a mixture in the leading coordinates themselves, `mixture.basis`: the
-        identity says nothing.
+        The components' rows [K, R, Q] are `mixture.factors` [K, Q, R] there. Without the basis of a
+        mixture in the leading coordinates themselves, `mixture.basis`: the identity says nothing.
         """
         held: dict[str, Any] = {}
         for name, value in self._asdict().items():
@@ -130,6 +130,8 @@ class GaussianPrior(NamedTuple):
                 held |= {f"{name}.{key}": one for key, one in value._asdict().items()}  # type: ignore[attr-defined]
             elif value is not None:
                 held[name] = value
+        if self.mixture is not None:
+            held["mixture.factors"] = held.pop("mixture.rows").swapaxes(1, 2)
         basis = held.get("mixture.basis")
         if basis is not None and _leading(basis):
             del held["mixture.basis"]

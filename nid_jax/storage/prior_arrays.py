@@ -61,6 +61,8 @@ def prior_of(form: Any, found: Mapping[str, np.ndarray], prefix: str = "") -> Ga
     _check_shapes(found, prefix)
     _check_values(found, prefix)
     values = {name: jnp.asarray(value) for name, value in found.items()}
+    if "mixture" in parts:
+        values["mixture.rows"] = values.pop("mixture.factors").swapaxes(1, 2)
     fields: dict[str, Any] = {name: one for name, one in values.items() if "." not in name}
     for name in parts:
         kind = _PARTS[name]

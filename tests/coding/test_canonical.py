@@ -101,7 +101,7 @@ def test_a_mixture_comes_back_to_the_leading_coordinates_themselves(case):
     leading = mixture._replace(
         basis=np.eye(EXPERTS, 3, dtype=np.float32),
         offsets=mixture.offsets[:, :3],
-        factors=mixture.factors[:, :3],
+        rows=mixture.rows[:, :, :3],
     )
     there = leading.transformed(transform.mixing)
     found = transform.prior(prior._replace(mixture=there)).mixture

@@ -66,6 +66,29 @@ def test_many_right_hand_sides_of_small_matrices_are_those_of_double_precision(r
     assert float(found.error.max()) < 2e-6
 
 
+@pytest.mark.parametrize("signals", [2, 9], ids=["each looked at", "sums looked at"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_all_right_hand_sides_under_every_matrix(shape, signals):
+    """As float64 finds them, and said not to be where float32 loses them."""
+    draw = np.random.default_rng(106)
+    roots = np.stack([size * a_root(shape, condition) for condition, size in ((3, 5), (30, 9))])
+    right = draw.normal(size=(signals, shape[0])).astype(np.float32)
+    offsets = draw.normal(size=(2, shape[0])).astype(np.float32)
+    found, good = least_squares.damped_all(*map(jnp.asarray, (roots, right, offsets)))
+    assert good
+    for number, (root, offset) in enumerate(zip(roots, offsets, strict=True)):
+        codes, quadratic, determinant = damped_by_definition(root, right - offset, 1.0)
+        np.testing.assert_allclose(found.codes[number], codes, atol=2e-5 * np.abs(codes).max())
+        np.testing.assert_allclose(found.quadratic[number], quadratic, rtol=1e-4)
+        np.testing.assert_allclose(found.log_determinant[number], determinant, rtol=1e-5)
+    if shape[0] > shape[1]:
+        # What is rendered nearly as a whole, by codes that are small beside it.
+        lost = 1e4 * roots, 1e3 * right @ roots[0] @ roots[0].T, offsets
+    else:
+        lost = 1e6 * np.stack([a_root(shape, 3e6)] * 2), right, offsets
+    assert not least_squares.damped_all(*map(jnp.asarray, lost))[1]
+
+
 @pytest.mark.parametrize("condition", [3, 1e5], ids=["by products", "by reflections"])
 @pytest.mark.parametrize("own", [False, True], ids=["one", "own"])
 def test_reduced_equations_have_the_same_least_squares(own, condition):

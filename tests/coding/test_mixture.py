@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
-from nid_jax.coding import mixture, mixture_codes
+from nid_jax.coding import least_squares, mixture, mixture_codes
 from nid_jax.coding.mixture import Mixture, fit_mixture
 from nid_jax.coding.operators import sample
 from nid_jax.coding.prior import GaussianPrior, fit_prior
@@ -147,10 +147,10 @@ def given():
     codes, _ = clusters(11)
     known = fit_prior(codes, shrinkage=0.1)
     basis, mean = generator.normal(size=(EXPERTS, 4)), generator.normal(size=EXPERTS)
-    factors = 0.5 * generator.normal(size=(3, 4, 2))
+    rows = 0.5 * generator.normal(size=(3, 2, 4))
     offsets = generator.normal(size=(3, 4))
     common = 0.2 * generator.normal(size=(EXPERTS, EXPERTS))
-    parts = (np.array([0.5, 0.2, 0.3]), mean, basis, offsets, factors, common)
+    parts = (np.array([0.5, 0.2, 0.3]), mean, basis, offsets, rows, common)
     known = known._replace(mixture=Mixture(*(np.asarray(p, np.float32) for p in parts)))
     own = known.mixture.means()[[0, 2]] + 0.5 * generator.normal(size=(2, EXPERTS))
     measured = own @ atoms.T + 0.3 + 0.2 * generator.normal(size=(2, POINTS))
@@ -170,7 +170,7 @@ def expected(dictionary, known, measured, weights, values):
     mixture = Mixture(*(np.asarray(part, np.float64) for part in known.mixture))
     for number, weight in enumerate(mixture.weights):
         mean = mixture.mean + mixture.basis @ mixture.offsets[number]
-        own = mixture.basis @ mixture.factors[number]
+        own = mixture.basis @ mixture.rows[number].T
         sigma = own @ own.T + common @ common.T
         total = phi @ sigma @ phi.T + NOISE * np.eye(len(phi))
         normal = multivariate_normal(phi @ mean, total)
@@ -220,14 +220,15 @@ def test_codes_evidence_and_variance_agree_with_densities(given, precision, mask
     assert len({tuple(row) for row in np.asarray(found.shares.round(3))}) == 2
 
 
-def test_many_signals_of_one_matrix_are_each_as_alone():
-    """Together the factors of components are inverted, alone they are substituted in; and as in
-    float64 of each component's whole covariance."""
+@pytest.mark.parametrize("enough", [least_squares._ENOUGH, 0.0], ids=["by products", "refined"])
+def test_many_signals_of_one_matrix_are_each_as_alone(enough, monkeypatch):
+    """And as in float64 of each component's whole covariance."""
+    monkeypatch.setattr(least_squares, "_ENOUGH", enough)
     generator = np.random.default_rng(19)
     size, rows, signals = 40, 30, 12
     basis, common = np.eye(size, 32), np.diag(1 / np.arange(1.0, size + 1))
     parts = (np.array([0.6, 0.4]), generator.normal(size=size), basis)
-    parts += (generator.normal(size=(2, 32)), 0.5 * generator.normal(size=(2, 32, 20)), common)
+    parts += (generator.normal(size=(2, 32)), 0.5 * generator.normal(size=(2, 20, 32)), common)
     known = Mixture(*(jnp.asarray(part, jnp.float32) for part in parts))
     root = generator.normal(size=(rows, size)).astype(np.float32)
     z = generator.normal(size=(signals, rows)).astype(np.float32)
@@ -240,8 +241,8 @@ def test_many_signals_of_one_matrix_are_each_as_alone():
         np.testing.assert_allclose(together.shares[number], alone.shares[0], atol=1e-4)
     b, measured = root.astype(np.float64), z.astype(np.float64)
     codes, logits = [], []
-    for weight, offset, factor in zip(parts[0], parts[3], parts[4], strict=True):
-        own, mean = basis @ factor, parts[1] + basis @ offset
+    for weight, offset, own_rows in zip(parts[0], parts[3], parts[4], strict=True):
+        own, mean = basis @ own_rows.T, parts[1] + basis @ offset
         sigma = own @ own.T + common @ common.T
         total = b @ sigma @ b.T + NOISE * np.eye(rows)
         left = measured - b @ mean
@@ -264,7 +265,7 @@ def test_components_a_few_at_a_time_are_as_all_at_once(given, monkeypatch):
     inputs = (root, z, known, jnp.float32(NOISE), jnp.zeros(2), jnp.full(2, 4.0))
     at_once = mixture_codes.of_matrix(*inputs)
     sizes = mixture_codes.platforms.sizes()
-    few = dataclasses.replace(sizes, chunk=2 * (4 * (2 + 3 * 2) + 2 * (4 + 2)))
+    few = dataclasses.replace(sizes, chunk=2 * 2 * (4 + 2) * 2)
     monkeypatch.setattr(mixture_codes.platforms, "sizes", lambda: few)
     monkeypatch.setattr(jax.lax, "scan", counted := Counted(jax.lax.scan))
     for one, other in zip(mixture_codes.of_matrix(*inputs), at_once, strict=True):
@@ -288,7 +289,7 @@ def test_one_component_that_is_the_prior_itself_gives_its_codes(given):
     dictionary, operator, known, measured = given
     factor = np.asarray(known.factor, np.float64)
     root = np.linalg.cholesky(factor @ factor.T + np.diag(known.diagonal))
-    nothing = (np.eye(EXPERTS), np.zeros((1, EXPERTS)), np.zeros((1, EXPERTS, 2)))
+    nothing = (np.eye(EXPERTS), np.zeros((1, EXPERTS)), np.zeros((1, 2, EXPERTS)))
     parts = (np.ones(1), known.mean, *nothing, root)
     same = known._replace(mixture=Mixture(*(jnp.asarray(p, jnp.float32) for p in parts)))
     problem = Problem(dictionary, operator, measured, prior=same)
