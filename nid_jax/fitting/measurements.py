@@ -22,6 +22,8 @@ _LOOKED_AT = 2**20
 _OUTSIDE = 1.2
 # Their squares are float32 still.
 _MOST_WEIGHT = 1e18
+# Products with atoms lose their bits below it, and all of them at 1e-36.
+_NEARLY_ZERO = 1e-33
 
 
 def say_other_scale(
@@ -48,7 +50,7 @@ def say_other_scale(
         return
     here = float(np.abs(known).max())
     there = 1.0 if bounds is None else max(map(abs, bounds))
-    if here > OTHER_SCALE * there or (bounds and 0 < here < there / OTHER_SCALE):
+    if here > OTHER_SCALE * there or (bounds and _NEARLY_ZERO < here < there / OTHER_SCALE):
         say(
             f"{what}: values up to {here:g}, the dictionary learned from signals up to "
             f"{there:g}; taken as they are"
@@ -107,6 +109,28 @@ def as_floats(values: Any, argument: str) -> Float[Array, "..."]:
         return values.astype(np.float32)
 
 
+def largest_of(values: Any) -> float:
+    """The largest magnitude of values in their own type, of those that are not NaN; 0 of none."""
+    if not values.size:
+        return 0.0
+    array = np.asarray(values)
+    ends = [abs(float(end.reduce(array, axis=None))) for end in (np.fmin, np.fmax)]
+    return 0.0 if np.isnan(ends[0]) else max(ends)
+
+
+def say_vanishing(given: Any, values: Any, argument: str) -> None:
+    """A notice where float32 computes nothing of values that are not 0. given: as they came;
+    values: as float32."""
+    if isinstance(values, jax.core.Tracer):
+        return
+    largest = largest_of(values) or largest_of(given)
+    if 0 < largest < _NEARLY_ZERO:
+        say(
+            f"{argument}: values up to {largest:.3g}, too small for float32 to compute with; taken "
+            "as 0 or nearly so; in another unit they would not be"
+        )
+
+
 def checked_operator(operator: Any) -> operators.Operator:
     """The operator. Raises ArgumentError for what is none."""
     if not isinstance(operator, operators.Operator):
@@ -129,7 +153,9 @@ class Measurements:
         cls, model: Model, measurements: Any, operator: Any, seen: Any, weights: Any
     ) -> "Measurements":
         """From the arguments of `NeuralDictionary.fit`. Raises ArgumentError naming one."""
-        values = as_floats(as_array(measurements, "measurements"), "measurements")
+        measured = as_array(measurements, "measurements")
+        values = as_floats(measured, "measurements")
+        say_vanishing(measured, values, "measurements")
         grid_shape = model.grid_shape
         if operator is None:
             values = _on_grid(values, model.dictionary)

@@ -36,6 +36,30 @@ def test_points_where_nothing_was_learned_are_said(recwarn):
         checked(np.zeros((2, 2)), operators.sample([[50.0, 0.0], [0.0, 0.0]]))
 
 
+@pytest.mark.parametrize("largest", [-9e-34, 1e-36, 9e-41, 1e-50, -1e-300])
+def test_values_that_float32_computes_nothing_of_are_said(largest):
+    values = np.zeros((2, 20))
+    values[1, 3], values[0, 0] = largest, np.nan
+    with pytest.warns(
+        Notice, match=f"^measurements: values up to {abs(largest):g}, too small"
+    ) as w:
+        checked(values, operators.sample((4, 5)))
+    assert len(w) == 1
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_black_and_faint_measurements_are_not_said(kind, recwarn):
+    faint = np.full((2, 20), 1e-45, kind)
+    faint[1, 2] = 1e-30
+    for values in (faint, np.zeros((2, 20), kind), np.full((2, 20), np.nan, kind)):
+        given = values.copy()
+        given[:, 0] = np.nan_to_num(given[:, 0])
+        checked(given, operators.sample((4, 5)))
+    # Of a scale that is said, if at all, not to be one.
+    say_other_scale(np.full((1, 9, 1), 1e-40), None, (0.0, 1.0))
+    assert not recwarn
+
+
 CELSIUS = (-20.0, 40.0)
 
 
