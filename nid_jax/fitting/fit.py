@@ -441,11 +441,13 @@ class Fit:
         return rendering.gates_of(self.codes, self.bias)
 
     def _checked_points(self, points):
+        given = points
         if not isinstance(points, jax.Array):
             allowed = f"numbers (P, {self.dictionary.dims})"
             points = checks.as_array("points", points, allowed)
             if points.dtype.kind not in "fiu":
                 raise ArgumentError("points", points.dtype, allowed)
+            given = points
             with np.errstate(over="ignore"):
                 points = points.astype(np.float32)
         if points.ndim != 2 or points.shape[1] != self.dictionary.dims:
@@ -455,7 +457,7 @@ class Fit:
             bad = np.flatnonzero(~np.isfinite(places).all(1))
             if len(bad):
                 allowed = f"finite numbers of float32; point {bad[0]} of {len(points)} has others"
-                raise ArgumentError("points", places[bad[0]].tolist(), allowed)
+                raise ArgumentError("points", np.asarray(given)[bad[0]].tolist(), allowed)
         return points
 
     def _checked_shape(self, shape):
