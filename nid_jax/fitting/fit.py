@@ -285,7 +285,8 @@ class Fit:
         """The zero level of signals of three dimensions as S triangle meshes in [-1, 1]^3.
 
         resolution: samples along each axis; truncation: where distances were cut off, or None.
-        Raises ArgumentError for signals of another dimension, and for other than 1 channel.
+        Raises ArgumentError for signals of another dimension, for other than 1 channel, and for a
+        surface that memory does not hold.
         """
         if self.dictionary.dims != 3 or self.channels != 1:
             raise ArgumentError(
