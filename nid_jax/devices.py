@@ -56,8 +56,11 @@ def memory_bytes() -> int:
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"])
-    if device.platform != "cpu":
-        return 0
+    return host_bytes() if device.platform == "cpu" else 0
+
+
+def host_bytes() -> int:
+    """The machine's memory, or less where the container is given less; 0 where nothing tells."""
     try:
         found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     except (ValueError, OSError, AttributeError):

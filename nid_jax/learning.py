@@ -21,7 +21,7 @@ from nid_jax.data import layout as layouts
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.model import build_model
 from nid_jax.fitting import priors
-from nid_jax.fitting.measurements import OTHER_SCALE, as_array, as_floats
+from nid_jax.fitting.measurements import OTHER_SCALE, as_array, as_floats, largest_of
 from nid_jax.neural_dictionary import NeuralDictionary
 from nid_jax.notices import say
 from nid_jax.running import processes
@@ -256,16 +256,17 @@ def _collection(signals, letters, seen=None):
     several = isinstance(signals, list | tuple) and all(hasattr(one, "shape") for one in signals)
     if several and len({tuple(one.shape) for one in signals}) > 1:
         return _pictures(signals, letters, seen)
-    values = np.asarray(as_floats(as_array(signals, "signals"), "signals"))
+    given = as_array(signals, "signals")
+    values, largest = np.asarray(as_floats(given, "signals")), largest_of(given)
     if values.ndim < 2 or 0 in values.shape:
         raise ArgumentError("signals", values.shape, "(S, *grid) or (S, *grid, C), none of them 0")
     if letters:
         letters = layouts.checked(letters, values.shape)
     else:
         letters = layouts.guessed(values.shape, "signals", "layout='{}'", lines=True)
-    given = _arranged_seen(seen, values.shape, letters)
+    told = _arranged_seen(seen, values.shape, letters)
     values = np.ascontiguousarray(layouts.arranged(values, letters))
-    shown = _shown(values, given)
+    shown = _shown(values, told)
     known = values if shown is None else np.where(shown[..., None], values, 0)
     bad = np.flatnonzero(~np.isfinite(known).reshape(len(values), -1).all(1))
     if len(bad):
@@ -275,12 +276,13 @@ def _collection(signals, letters, seen=None):
     # The title tells two arrays apart: a run goes on with its own.
     crc = zlib.crc32(known.data if shown is None else shown.data, zlib.crc32(known.data))
     title = f"an array, CRC {crc:08x}"
-    return _of_one_scale(data.ArrayCollection(known, names, title, None, shown))
+    return _of_one_scale(data.ArrayCollection(known, names, title, None, shown), largest)
 
 
-def _of_one_scale(collection):
-    """The collection; a notice of values that are not about 0 to 1."""
-    training_checks.check_values(collection)
+def _of_one_scale(collection, largest):
+    """The collection; a notice of values that are not about 0 to 1. largest: magnitude before they
+    became float32."""
+    training_checks.check_values(collection, True, largest)
     low, high = collection.bounds
     if max(-low, high) > OTHER_SCALE:
         say(
@@ -295,7 +297,8 @@ def _pictures(signals, letters, seen):
     for argument, value in (("layout", letters or None), ("seen", seen)):
         if value is not None:
             raise ArgumentError(argument, value, "None for pictures of several sizes")
-    pictures = [np.asarray(as_floats(as_array(one, "signals"), "signals")) for one in signals]
+    given = [as_array(one, "signals") for one in signals]
+    pictures = [np.asarray(as_floats(one, "signals")) for one in given]
     _check_pictures(pictures, {str(one.dtype) for one in signals})
     pictures = [one[..., None] if one.ndim == 2 else one for one in pictures]
     names = [f"{number:05d}" for number in range(len(pictures))]
@@ -303,7 +306,8 @@ def _pictures(signals, letters, seen):
     for one in pictures:
         crc = zlib.crc32(np.ascontiguousarray(one).data, crc)
     title = f"pictures of several sizes, CRC {crc:08x}"
-    return _of_one_scale(data.pictures_of_sizes(pictures, names, title))
+    largest = max(map(largest_of, given))
+    return _of_one_scale(data.pictures_of_sizes(pictures, names, title), largest)
 
 
 def _check_pictures(pictures, types):

@@ -34,7 +34,12 @@ from nid_jax.fitting import apart, checks, priors, refining, ways
 from nid_jax.fitting import fit as fits
 from nid_jax.fitting.concatenate import concatenate
 from nid_jax.fitting.fit import Fit
-from nid_jax.fitting.measurements import Measurements, say_other_scale, say_stretched
+from nid_jax.fitting.measurements import (
+    Measurements,
+    say_no_distances,
+    say_other_scale,
+    say_stretched,
+)
 from nid_jax.notices import sides
 from nid_jax.running import processes
 from nid_jax.running.listening import Listener, nobody
@@ -236,6 +241,9 @@ class NeuralDictionary(Trained):
         if given.operator.is_sampling:
             known = combined_weights(given.operator, given.weights)
             say_other_scale(given.values, known, self.signals.get("bounds"))
+            # Signed distances alone are cut off somewhere.
+            if "truncation" in self.config.get("data", {}):
+                say_no_distances(given.values, known)
 
     def _in_batches(self, problem_of, count, batch_size, solve, told=nobody):
         """The fit of `count` signals, solved in batches of one size.
@@ -375,10 +383,10 @@ class NeuralDictionary(Trained):
         checks.check_signals(self.dictionary, measured, collection.title)
         checks.check_frame(self.frame, collection)
         if measured.whole:
-            rows, columns = self.grid_shape[0], self.grid_shape[-1]
+            learned = ",".join(map(str, self.grid_shape))
             advice = (
-                f"data.patch.size={min(rows, columns)} with data.size=() fits patches at their own "
-                f"size, data.resize=true with data.size=({rows},{columns}) resizes"
+                f"data.patch.size={min(self.grid_shape)} with data.size=() fits patches at their "
+                f"own size, data.resize=true with data.size=({learned}) resizes"
             )
             say_stretched(measured.grid_shape, self.grid_shape, collection.title, advice)
         bounds = self.signals.get("bounds")
@@ -476,18 +484,18 @@ def _by_ways(parts, names, solved, told):
 
 
 def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -> NeuralDictionary:
-    """A trained dictionary: the workdir of a run, one file that `save` wrote, or one that comes
-    with the package, by its name: 'chairs', 'faces', 'phantoms' or 'photos'. Of a run or a file in
-    a bucket, gs:// or s3://, a copy is read.
+    """A trained dictionary: the workdir of a run, one file that `save` wrote, a folder that
+    `save_pretrained` wrote, or one that comes with the package, by its name: 'chairs', 'faces',
+    'phantoms' or 'photos'. Of what is in a bucket, gs:// or s3://, a copy is read.
 
-    A run or a file of such a name here comes first; './faces' is always a path. step: of a
+    A run, file or folder of such a name here comes first; './faces' is always a path. step: of a
     workdir's checkpoints, 'best', 'latest' or a number. mesh: devices to lay it out on.
     Reads no signals and executes nothing of the file. Raises FileNotFoundError or ValueError, in
     one line that names the file.
     """
     given = bucket_copy.downloaded(path, "path")
     path = argument_checks.path("path", given)
-    path = shipped.located(given) if isinstance(given, str) else path
+    path = hub.weights_in(shipped.located(given) if isinstance(given, str) else path)
     if path.suffix == ".safetensors" or path.is_file():
         far = mesh is not None and mesh.is_multi_process
         return NeuralDictionary._of(one_file.read(path, None if far else mesh), mesh)

@@ -153,6 +153,15 @@ def test_channels_that_are_missing_and_scales_are_said():
             {},
             "signals: -?inf; allowed: finite numbers of float32",
         ),
+        (
+            waves(9).astype(np.float64) * 1e12,
+            {"seen": np.arange(36).reshape(SHAPE) % 3 > 0},
+            r"^signals: 'an array, .*, values up to [1-9.]*e\+1[12]'; allowed: up to 1e\+09, as",
+        ),
+        ([np.full((3, 3), 1e12), np.ones((3, 4))], {}, r"^signals: .* up to 1e\+12'; allowed: up"),
+        (waves(9).astype(np.float64) * 1e-40, {}, "^signals: .* or more, as float32 sums"),
+        (waves(9).astype(np.float64) * 1e-50, {}, "^signals: .*e-5[01]'; allowed: 1e-15 or more"),
+        ([np.full((3, 3), 1e-50), np.zeros((3, 4))], {}, "^signals: .* up to 1e-50'; allowed: 1e-"),
         (waves(9).astype("m8[s]"), {}, r"signals: timedelta64\[s\]; allowed: real numbers"),
         (np.where(np.arange(3) == 0, np.nan, np.ones((2, 4, 4, 3))), {}, "where all its channels"),
         (

@@ -1,5 +1,6 @@
 """The object that people hold: learned from an array, fitted, drawn, differentiated, saved."""
 
+import dataclasses
 import functools
 import json
 import warnings
@@ -169,6 +170,28 @@ def test_another_scale_is_said(gray, unseen):
         hidden = np.arange(SHAPE[1]) < 3
         gray.fit(np.where(hidden, 1e5, unseen), seen=np.broadcast_to(~hidden, SHAPE))
         gray.fit(0 * unseen)
+
+
+def test_occupancy_for_distances_is_said(gray, unseen):
+    config = gray.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.truncation = 0.1
+    distances = dataclasses.replace(gray, config=config)
+    inside = unseen > 0.5
+    says = "^measurements: all values are 0 or 1, as of an occupancy grid, and the dictionary"
+    for given, options in (
+        (inside, {}),
+        (inside.astype(float), {"seen": unseen[0] < 0.7}),
+        (inside.reshape(5, -1), {"operator": nid.operators.sample(SHAPE)}),
+    ):
+        with pytest.warns(nid.Notice, match=says):
+            distances.fit(given, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", nid.Notice)
+        gray.fit(inside)
+        distances.fit(unseen - 0.5)
+        # Other operators measure no values.
+        distances.fit(inside.reshape(5, -1), operator=nid.operators.blur(SHAPE, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -426,6 +449,14 @@ def test_windows_and_shapes(gray, unseen):
         found.render((10**6, 10**6))
     with pytest.raises(nid.ArgumentError, match=r"^points: \(3, 3\); allowed: \(P, 2\)"):
         found.at(np.zeros((3, 3)))
+
+
+def test_coordinates_are_refused_as_they_were_given(gray, unseen):
+    found = gray.fit(unseen)
+    for given in ([[0, 0], [1e39, 0.5]], np.array([[0, 0], [1e39, 0.5]])):
+        for values in (found.at, found.gradient_at):
+            with pytest.raises(nid.ArgumentError, match=r"^points: \[1e\+39, 0.5\]; allowed: fini"):
+                values(given)
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1e39])

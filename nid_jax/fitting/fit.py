@@ -285,7 +285,8 @@ class Fit:
         """The zero level of signals of three dimensions as S triangle meshes in [-1, 1]^3.
 
         resolution: samples along each axis; truncation: where distances were cut off, or None.
-        Raises ArgumentError for signals of another dimension, and for other than 1 channel.
+        Raises ArgumentError for signals of another dimension, for other than 1 channel, and for a
+        surface that memory does not hold.
         """
         if self.dictionary.dims != 3 or self.channels != 1:
             raise ArgumentError(
@@ -441,11 +442,13 @@ class Fit:
         return rendering.gates_of(self.codes, self.bias)
 
     def _checked_points(self, points):
+        given = points
         if not isinstance(points, jax.Array):
             allowed = f"numbers (P, {self.dictionary.dims})"
             points = checks.as_array("points", points, allowed)
             if points.dtype.kind not in "fiu":
                 raise ArgumentError("points", points.dtype, allowed)
+            given = points
             with np.errstate(over="ignore"):
                 points = points.astype(np.float32)
         if points.ndim != 2 or points.shape[1] != self.dictionary.dims:
@@ -455,7 +458,7 @@ class Fit:
             bad = np.flatnonzero(~np.isfinite(places).all(1))
             if len(bad):
                 allowed = f"finite numbers of float32; point {bad[0]} of {len(points)} has others"
-                raise ArgumentError("points", places[bad[0]].tolist(), allowed)
+                raise ArgumentError("points", np.asarray(given)[bad[0]].tolist(), allowed)
         return points
 
     def _checked_shape(self, shape):

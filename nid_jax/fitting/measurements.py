@@ -20,8 +20,12 @@ OTHER_SCALE = 16
 _LOOKED_AT = 2**20
 # Coordinates beyond -1 and 1 that are not said: a pixel or so of a coarse picture.
 _OUTSIDE = 1.2
+# Distances of any shape have more values than two, and of so many some inside of it.
+_FEW_DISTANCES, _MANY_DISTANCES = 16, 1000
 # Their squares are float32 still.
 _MOST_WEIGHT = 1e18
+# Products with atoms lose their bits below it, and all of them at 1e-36.
+_NEARLY_ZERO = 1e-33
 
 
 def say_other_scale(
@@ -36,19 +40,12 @@ def say_other_scale(
     values [S, M, C]; weights None, [M] or [S, M]; bounds: (lowest, highest) of the signals learned
     from; None: 0 to 1, as pictures are. what: was given, in words.
     """
-    if isinstance(values, jax.core.Tracer) or isinstance(weights, jax.core.Tracer):
-        return
-    values = np.asarray(values)
-    seen = np.isfinite(values).all(-1)
-    # Weights that do not fit are refused where they are solved with.
-    if weights is not None and np.shape(weights) in (seen.shape, seen.shape[1:]):
-        seen &= np.asarray(weights) > 0
-    known = values[seen]
+    known = _known(values, weights)
     if not known.size:
         return
     here = float(np.abs(known).max())
     there = 1.0 if bounds is None else max(map(abs, bounds))
-    if here > OTHER_SCALE * there or (bounds and 0 < here < there / OTHER_SCALE):
+    if here > OTHER_SCALE * there or (bounds and _NEARLY_ZERO < here < there / OTHER_SCALE):
         say(
             f"{what}: values up to {here:g}, the dictionary learned from signals up to "
             f"{there:g}; taken as they are"
@@ -64,11 +61,52 @@ def say_other_scale(
             )
 
 
+def _known(values, weights):
+    """Values [n, C] that are finite and of a weight above 0; none where they are being traced."""
+    if isinstance(values, jax.core.Tracer) or isinstance(weights, jax.core.Tracer):
+        return np.empty((0, 1))
+    values = np.asarray(values)
+    seen = np.isfinite(values).all(-1)
+    # Weights that do not fit are refused where they are solved with.
+    if weights is not None and np.shape(weights) in (seen.shape, seen.shape[1:]):
+        seen &= np.asarray(weights) > 0
+    return values[seen]
+
+
+def say_no_distances(values: Any, weights: Any) -> None:
+    """A notice where samples for a dictionary of signed distances are probably none: occupancy.
+
+    values [S, M, 1]; weights None, [M] or [S, M].
+    """
+    known = _known(values, weights)
+    if known.size < _FEW_DISTANCES:
+        return
+    low, high = float(known.min()), float(known.max())
+    if low < high and ((known == low) | (known == high)).all():
+        say(
+            f"measurements: all values are {low:g} or {high:g}, as of an occupancy grid, and the "
+            "dictionary learned signed distances, below 0 inside of a shape; taken as distances"
+        )
+    elif low >= 0 and known.size >= _MANY_DISTANCES:
+        say(
+            f"measurements: none of {known.size} values is below 0, and the dictionary learned "
+            "signed distances, below 0 inside of a shape; taken as distances from nothing inside"
+        )
+
+
 def say_stretched(
     grid_shape: tuple[int, ...], learned: tuple[int, ...], what: str, advice: str
 ) -> None:
-    """A notice where pictures have another size than those learned from, which is stretched."""
-    if len(learned) != 2 or tuple(grid_shape) == tuple(learned):
+    """A notice where signals have another shape than those learned from, which is stretched.
+
+    Of pictures another size is said too: more pixels mostly show more. Of other signals those of
+    the same proportions, up to a sample, are taken as finer or coarser.
+    """
+    if tuple(grid_shape) == tuple(learned) or len(grid_shape) != len(learned):
+        return
+    scale = max(size / side for size, side in zip(grid_shape, learned, strict=True))
+    off = max(abs(scale * side - size) for size, side in zip(grid_shape, learned, strict=True))
+    if len(learned) != 2 and off <= 1:
         return
     here, there = ("x".join(map(str, sides)) for sides in (grid_shape, learned))
     say(f"{what}: {here}, learned on {there}, which is stretched over it; {advice}")
@@ -107,6 +145,28 @@ def as_floats(values: Any, argument: str) -> Float[Array, "..."]:
         return values.astype(np.float32)
 
 
+def largest_of(values: Any) -> float:
+    """The largest magnitude of values in their own type, of those that are not NaN; 0 of none."""
+    if not values.size:
+        return 0.0
+    array = np.asarray(values)
+    ends = [abs(float(end.reduce(array, axis=None))) for end in (np.fmin, np.fmax)]
+    return 0.0 if np.isnan(ends[0]) else max(ends)
+
+
+def say_vanishing(given: Any, values: Any, argument: str) -> None:
+    """A notice where float32 computes nothing of values that are not 0. given: as they came;
+    values: as float32."""
+    if isinstance(values, jax.core.Tracer):
+        return
+    largest = largest_of(values) or largest_of(given)
+    if 0 < largest < _NEARLY_ZERO:
+        say(
+            f"{argument}: values up to {largest:.3g}, too small for float32 to compute with; taken "
+            "as 0 or nearly so; in another unit they would not be"
+        )
+
+
 def checked_operator(operator: Any) -> operators.Operator:
     """The operator. Raises ArgumentError for what is none."""
     if not isinstance(operator, operators.Operator):
@@ -129,7 +189,9 @@ class Measurements:
         cls, model: Model, measurements: Any, operator: Any, seen: Any, weights: Any
     ) -> "Measurements":
         """From the arguments of `NeuralDictionary.fit`. Raises ArgumentError naming one."""
-        values = as_floats(as_array(measurements, "measurements"), "measurements")
+        measured = as_array(measurements, "measurements")
+        values = as_floats(measured, "measurements")
+        say_vanishing(measured, values, "measurements")
         grid_shape = model.grid_shape
         if operator is None:
             values = _on_grid(values, model.dictionary)

@@ -9,7 +9,8 @@ import trimesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from nid_jax import metrics, platforms
+from nid_jax import devices, metrics, platforms
+from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
 from nid_jax.fitting.rendering import render_derivatives, render_points
@@ -37,10 +38,11 @@ def meshes_of(
     truncation: where the distances were cut off, or None; chunk: points at a time, 0 for what
     fits the machine. -> S `trimesh.Trimesh` in the coordinates of the dictionary, whose vertex
     normals are the function's unit gradient (outward). A signal without a surface has a mesh
-    without vertices. Raises ValueError naming the signal where a function is not finite.
+    without vertices. Raises ValueError naming the signal where a function is not finite, and
+    ArgumentError for a surface that memory does not hold.
     """
     chunk = chunk or platforms.sizes().mesh_points
-    search = level_set.Search(coarse, lipschitz, truncation)
+    search = level_set.Search(coarse, lipschitz, truncation, memory=devices.host_bytes())
     points = level_set.coarse_points(resolution, window, search)
     signals = len(gates.bias)
     together = max(1, _COARSE_NUMBERS // len(points))
@@ -53,6 +55,8 @@ def meshes_of(
             one = _signals(gates, number, number + 1)
             try:
                 meshes.append(_mesh(dictionary, one, resolution, window, search, known, chunk))
+            except ArgumentError:
+                raise
             except ValueError as error:
                 raise ValueError(f"signal {number}: {error}") from error
     return meshes

@@ -9,6 +9,7 @@ evaluated once, a vertex is known by its lattice edge, and so slabs meet without
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -30,6 +31,12 @@ LIPSCHITZ = 1.5
 CHUNK = 2**18
 """Points that a function is given at a time."""
 
+# Numbers of samples, and four times that of vertices, are int64.
+_MOST_SAMPLES = 2**20
+# Bytes for each box of a level while its centre is evaluated, and at least for each of the smallest
+# until the mesh is there. Balls take 1400, chairs 2000, but the boxes of the first level foretell
+# up to 2.4 times as many of the smallest as there are.
+_BOX_BYTES, _LEAF_BYTES = 100, 600
 # The share of `bound` that a box's reach may be at the first level: a learned function is not
 # quite flat where its target was cut off.
 _WITHIN_BOUND = 0.75
@@ -66,6 +73,8 @@ class Lattice(NamedTuple):
         shape = np.broadcast_to(np.asarray(resolution), 3)
         if shape.dtype.kind not in "iu" or (shape < 2).any():
             raise ArgumentError("resolution", resolution, "whole numbers of 2 or more")
+        if (shape > _MOST_SAMPLES).any():
+            raise ArgumentError("resolution", resolution, f"at most {_MOST_SAMPLES}")
         window = ((-1.0, 1.0),) * 3 if window is None else window
         if len(window) != 3 or not all(low < high for low, high in window):
             raise ArgumentError("window", window, "three pairs (low, high) with low < high")
@@ -114,6 +123,8 @@ class Search:
     then fine enough to see the surface."""
     chunk: int = CHUNK
     """Points that the function is given at a time, at most."""
+    memory: int = 0
+    """Bytes beyond which a surface is refused as soon as that is seen; 0 for any."""
 
     def __post_init__(self):
         for name in ("coarse", "lipschitz", "chunk"):
@@ -144,7 +155,7 @@ def extract(
       coarse_values: the function at `coarse_points`, where they are known.
 
     Raises:
-      ArgumentError: resolution or window is not what is allowed.
+      ArgumentError: resolution or window is not what is allowed; the surface takes more memory.
       ValueError: the function is not finite, or gives other than P values.
     """
     search = search or Search()
@@ -225,8 +236,21 @@ def _first_boxes(lattice, search):
         and search.lipschitz * lattice.reach(2 * side) <= widest
     ):
         side *= 2
+    _check_memory(lattice, search, math.prod((-(-cells // side)).tolist()) * _BOX_BYTES)
     starts = [np.arange(0, count, side) for count in cells]
     return np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3), side
+
+
+def _check_memory(lattice, search, needed):
+    """Raise ArgumentError for more bytes than there are."""
+    if search.memory and needed > search.memory:
+        gib = 2.0**30
+        raise ArgumentError(
+            "resolution",
+            lattice.shape,
+            f"what fits into the {search.memory / gib:.3g} GiB there are; the surface takes "
+            f"{needed / gib:.3g} GiB or more",
+        )
 
 
 def _search(lattice, counted, search, values=None):
@@ -243,6 +267,8 @@ def _search(lattice, counted, search, values=None):
             )
         boxes = boxes[np.abs(values) <= search.lipschitz * lattice.reach(side)]
         kept[side] = len(boxes)
+        # A surface is in four times the boxes of half the side.
+        _check_memory(lattice, search, len(boxes) * (side // LEAF) ** 2 * _LEAF_BYTES)
         if side == LEAF:
             return boxes, kept
         side //= 2

@@ -84,7 +84,8 @@ class ExportedFit:
     ) -> dict[str, Array]:
         """What the file's `call` gives, float32 as `inputs` and `outputs` say. weights: where the
         function was exported with weights at call. Raises ArgumentError for other shapes or types,
-        and for weights that it does not take or lacks."""
+        for weights that it does not take or lacks, and, outside of transformations of JAX, for
+        numbers of which no finite codes come, such as NaN that is read."""
         given: dict[str, Any] = {"measurements": measurements, "weights": weights}
         if weights is not None and "weights" not in self.inputs:
             raise ArgumentError("weights", np.shape(weights), "None: it was exported with its own")
@@ -92,7 +93,10 @@ class ExportedFit:
         for name, wanted in self.inputs.items():
             given[name] = _taken(name, given[name], wanted, signals)
             signals = given[name].shape[0]
-        return self.program.call(**{name: given[name] for name in self.inputs})
+        found = self.program.call(**{name: given[name] for name in self.inputs})
+        if not checks.traced(found):
+            _check_found(found, {name: given[name] for name in self.inputs})
+        return found
 
     def __repr__(self) -> str:
         sides = [
@@ -157,6 +161,23 @@ def _taken(name, value, wanted, signals):
     if not whole or not array.shape[0] or (signals and array.shape[0] != signals):
         raise ArgumentError(name, shown, allowed)
     return array
+
+
+def _check_found(found, given):
+    """Raise ArgumentError naming an argument of which no finite codes came: what the file itself
+    cannot. Values of weight 0 are not read, whatever they are."""
+    finite = [np.isfinite(found[name]) for name in ("codes", "error") if name in found]
+    bad = np.flatnonzero(~np.all([one.reshape(len(one), -1).all(1) for one in finite], 0))
+    if not len(bad):
+        return
+    for name, values in given.items():
+        row = np.asarray(values[bad[0]])
+        if not np.isfinite(row).all():
+            allowed = f"finite numbers, but where the weight is 0; signal {bad[0]} holds others"
+            raise ArgumentError(name, row[~np.isfinite(row)][0], allowed)
+    largest = np.abs(np.asarray(given["measurements"][bad[0]])).max()
+    allowed = f"values of which float32 computes finite codes, unlike those of signal {bad[0]}"
+    raise ArgumentError("measurements", f"up to {largest:g}", allowed)
 
 
 def export(

@@ -39,15 +39,17 @@ def write_sums(folder: Path) -> Path:
 def located(given: str, argument: str = "", folder: Path = FOLDER) -> Path:
     """Where a dictionary lies that a person names: by path, or one that comes with the package.
 
-    given: a path as it is, or a name of `sums` alone: './NAME' is a path. argument: the
-    flag it came by. A run or a file of that name here comes first, and is said. -> a path that may
-    not be there. Raises ValueError where the weights are not those of SHA256SUMS, FileNotFoundError
-    for a word that is neither a path that is there nor a name, with the nearest one.
+    given: a path as it is, or a name of `sums` alone: './NAME' is a path. argument: the flag it
+    came by. A run, a file or a folder of weights of that name here comes first, and is said. -> a
+    path that may not be there. Raises ValueError where the weights are not those of SHA256SUMS,
+    FileNotFoundError for a word that is neither a path that is there nor a name, with the nearest
+    one.
     """
     path, known = local(given, argument or "path"), sums(folder)
     if path.suffix or len(path.parts) > 1 or given != str(path):
         return path
-    here = path.is_file() or (path.is_dir() and Workdir(path, read_only=True).config.exists())
+    here = path.is_file() or (path / WEIGHTS).is_file()
+    here = here or (path.is_dir() and Workdir(path, read_only=True).config.exists())
     if given not in known:
         if path.exists():
             return path

@@ -24,6 +24,10 @@ _CANONICAL_NUMBERS = 6
 _SPAN_BYTES = 28
 # Squares of values are summed in float32, which ends at 3.4e38: of 10^8 numbers at this size.
 _MOST_VALUE = 1e15
+# Solvers with a prior take squares of variances too.
+_MOST_WITH_PRIOR = 1e9
+# Squares of what is left of signals are divided by in float32, which ends at 1.2e-38.
+_LEAST_VALUE = 1e-15
 
 
 def check(config: ConfigDict) -> None:
@@ -85,14 +89,23 @@ def check_canonical(config: ConfigDict, there: int) -> None:
         )
 
 
-def check_values(collection: Any) -> None:
-    """Raise ArgumentError for values whose squares are beyond float32, where a collection knows."""
+def check_values(collection: Any, prior: bool, largest: float = 0.0) -> None:
+    """Raise ArgumentError for values whose squares are beyond float32, where a collection knows.
+
+    prior: whether one of the codes is learned, whose variances are squared in turn; largest:
+    magnitude that values had before they became float32, where they are all 0 now.
+    """
     bounds = getattr(collection, "bounds", None)
-    largest = 0.0 if bounds is None else max(map(abs, bounds))
-    if largest > _MOST_VALUE:
-        value = f"{collection.title}, values up to {largest:.3g}"
-        allowed = f"up to {_MOST_VALUE:g}, as float32 sums their squares: the same in another unit"
+    largest = (0.0 if bounds is None else max(map(abs, bounds))) or largest
+    value = f"{collection.title}, values up to {largest:.3g}"
+    most = _MOST_WITH_PRIOR if prior else _MOST_VALUE
+    if largest > most:
+        what = "squares of the variances of their codes" if prior else "their squares"
+        allowed = f"up to {most:g}, as float32 sums {what}: the same in another unit"
         raise ArgumentError("data.name", value, allowed)
+    if 0 < largest < _LEAST_VALUE:
+        allowed = f"{_LEAST_VALUE:g} or more, as float32 sums their squares: the same in another "
+        raise ArgumentError("data.name", value, f"{allowed}unit, or all 0")
 
 
 def check_components(config: ConfigDict, features: int, measured: Any, there: int) -> None:

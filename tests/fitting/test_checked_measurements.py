@@ -9,7 +9,13 @@ import pytest
 
 from nid_jax.coding import operators
 from nid_jax.errors import ArgumentError
-from nid_jax.fitting.measurements import Measurements, as_floats, say_other_scale
+from nid_jax.fitting.measurements import (
+    Measurements,
+    as_floats,
+    say_no_distances,
+    say_other_scale,
+    say_stretched,
+)
 from nid_jax.notices import Notice
 
 MODEL = SimpleNamespace(
@@ -34,6 +40,30 @@ def test_points_where_nothing_was_learned_are_said(recwarn):
     assert not recwarn
     with pytest.warns(Notice, match=r"operator: 1 of 2 points lie outside of \[-1, 1\], up to 50"):
         checked(np.zeros((2, 2)), operators.sample([[50.0, 0.0], [0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("largest", [-9e-34, 1e-36, 9e-41, 1e-50, -1e-300])
+def test_values_that_float32_computes_nothing_of_are_said(largest):
+    values = np.zeros((2, 20))
+    values[1, 3], values[0, 0] = largest, np.nan
+    with pytest.warns(
+        Notice, match=f"^measurements: values up to {abs(largest):g}, too small"
+    ) as w:
+        checked(values, operators.sample((4, 5)))
+    assert len(w) == 1
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_black_and_faint_measurements_are_not_said(kind, recwarn):
+    faint = np.full((2, 20), 1e-45, kind)
+    faint[1, 2] = 1e-30
+    for values in (faint, np.zeros((2, 20), kind), np.full((2, 20), np.nan, kind)):
+        given = values.copy()
+        given[:, 0] = np.nan_to_num(given[:, 0])
+        checked(given, operators.sample((4, 5)))
+    # Of a scale that is said, if at all, not to be one.
+    say_other_scale(np.full((1, 9, 1), 1e-40), None, (0.0, 1.0))
+    assert not recwarn
 
 
 CELSIUS = (-20.0, 40.0)
@@ -70,6 +100,55 @@ def test_kelvins_for_degrees_are_said():
         warnings.simplefilter("error", Notice)
         say_other_scale(kelvins, None, (280.0, 280.0))
         say_other_scale(np.full((2, 4, 1), 9.0), None, None)
+
+
+def test_values_that_are_no_distances_are_said():
+    draw = np.random.default_rng(1)
+    far = draw.uniform(0, 0.1, (2, 600, 1))
+    for values, weights, says in (
+        (np.where(far > 0.05, 1.0, 0.0), None, "all values are 0 or 1, as of an occupancy grid"),
+        (np.where(far > 0.05, -1.0, 1.0)[:, :9], None, "all values are -1 or 1, as of an occ"),
+        (far, None, "none of 1200 values is below 0, "),
+        (0 * far, None, "none of 1200 values is below 0, "),
+        (np.where(far > 0.08, np.nan, far > 0.05), None, "all values are 0 or 1"),
+        (np.where(np.arange(600) < 590, far, -1)[..., :1], np.arange(600) < 590, "none of 1180 "),
+    ):
+        with pytest.warns(Notice, match=f"^measurements: {says}"):
+            say_no_distances(values, weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        say_no_distances(far - 0.001, None)
+        # Few samples may all lie outside, or at the two ends.
+        say_no_distances(far[:, :400], None)
+        say_no_distances(np.where(far > 0.05, 0.1, -0.1)[:, :7], None)
+        # What was not seen is not looked at.
+        say_no_distances(np.where(far > 0.05, 1.0, 0.0), np.arange(600) < 5)
+        say_no_distances(np.where(far > 0.05, np.nan, far - 0.02), None)
+
+
+@pytest.mark.parametrize(
+    ("here", "learned", "said"),
+    [
+        ((8, 16, 16), (32, 32, 32), True),
+        ((64, 64, 32), (32, 32, 32), True),
+        ((25, 32, 32), (24, 32, 32), True),
+        ((8, 4, 4, 4), (4, 4, 4, 4), True),
+        ((64, 64, 64), (32, 32, 32), False),
+        ((63, 64, 64), (32, 32, 32), False),
+        ((5, 10, 20), (10, 20, 40), False),
+        ((32, 32, 32), (32, 32, 32), False),
+        ((200,), (100,), False),
+        # More pixels show more of the world, mostly.
+        ((64, 64), (32, 32), True),
+        ((64, 32), (32, 32), True),
+        ((32, 32), (32, 32), False),
+    ],
+)
+def test_other_proportions_than_those_learned_are_said(here, learned, said, recwarn):
+    say_stretched(here, learned, "measurements", "resized, it would not be")
+    sides = ["x".join(map(str, shape)) for shape in (here, learned)]
+    whole = "measurements: {}, learned on {}, which is stretched over it; resized, it would not be"
+    assert [str(one.message) for one in recwarn] == ([whole.format(*sides)] if said else [])
 
 
 def test_channels_that_are_missing_are_said():

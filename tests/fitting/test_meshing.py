@@ -11,6 +11,8 @@ from flax import nnx
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
+from nid_jax import devices
+from nid_jax.errors import ArgumentError
 from nid_jax.fields import embeddings
 from nid_jax.fields.experts import Layers
 from nid_jax.fields.independent import IndependentDictionary
@@ -102,6 +104,13 @@ def test_codes_that_are_not_finite_are_named():
     gates = gates._replace(bias=gates.bias.at[2].set(np.nan))
     with pytest.raises(ValueError, match="signal 2: function is not finite at"):
         meshing.meshes_of(dictionary, gates, 20)
+
+
+def test_more_than_memory_holds_is_refused_in_one_line(monkeypatch):
+    dictionary, gates = fitted()
+    monkeypatch.setattr(devices, "host_bytes", lambda: 2**33)
+    with pytest.raises(ArgumentError, match="^resolution: .*; allowed: what fits into the 8 GiB"):
+        meshing.meshes_of(dictionary, gates, 10**6)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Sparse extraction gives the surface that marching cubes finds on the whole lattice."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import trimesh
@@ -212,12 +214,46 @@ def test_no_surface_is_an_empty_mesh(value):
     [
         ({"resolution": 1}, "resolution: 1; allowed: whole numbers of 2 or more"),
         ({"resolution": 12.5}, "resolution: 12.5"),
+        ({"resolution": 10**12}, "resolution: 1000000000000; allowed: at most 1048576"),
         ({"window": ((0, 1), (1, 1), (0, 1))}, "low < high"),
     ],
 )
 def test_settings_that_are_refused(settings, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         level_set.extract(SHAPES["sphere"], **{"resolution": 20, **settings})
+
+
+def test_a_surface_that_memory_does_not_hold_is_refused_as_soon_as_that_is_seen():
+    asked = []
+
+    def sphere(points):
+        asked.append(len(points))
+        return primitives.sphere(points, 0.7013)
+
+    search = level_set.Search(memory=2**34)
+    says = (
+        r"^resolution: \(1000000, 1000000, 1000000\); allowed: what fits into the 16 GiB there "
+        r"are; the surface takes [0-9.e+]+ GiB or more$"
+    )
+    with pytest.raises(ArgumentError, match=says):
+        level_set.extract(sphere, 10**6, search=search)
+    assert sum(asked) < 64**3
+    # A first level too fine is not even made.
+    asked.clear()
+    with pytest.raises(ArgumentError, match="^resolution: .* the surface takes"):
+        level_set.extract(sphere, 10**5, search=level_set.Search(bound=1e-4, memory=2**34))
+    assert not asked
+    # What is needed is no less than what is refused.
+    for size in (70, 140):
+        tracemalloc.start()
+        level_set.extract(sphere, size)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        level_set.extract(sphere, size, search=level_set.Search(memory=peak))
+        with pytest.raises(ArgumentError, match="^resolution: "):
+            level_set.extract(sphere, size, search=level_set.Search(memory=peak // 6))
+    nothing = level_set.extract(lambda p: np.ones(len(p)), 10**6, search=search)
+    assert len(nothing[0]) == 0
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,34 @@ def test_masks_of_every_signal_at_call(dictionary, at_call, draw):
         assert found["error"].max() < 1e-6
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_numbers_of_which_no_codes_come_are_refused(whole, at_call, draw, odd):
+    y, seen = values(draw, 3, *SHAPE, 1), np.ones((3, *SHAPE), np.float32)
+    y[2, 4, 1] = odd
+    says = f"{odd}; allowed: finite numbers, but where the weight is 0; signal 2 holds others"
+    for function, given in ((whole, (y,)), (at_call, (y, seen))):
+        with pytest.raises(ArgumentError) as caught:
+            function(*given)
+        assert str(caught.value) == f"measurements: {says}"
+    # What is not read may be anything.
+    seen[2, 4, 1] = 0
+    assert np.isfinite(at_call(y, seen)["codes"]).all()
+    seen[1, 0, 0] = np.inf if odd < 0 else odd
+    with pytest.raises(ArgumentError, match=f"^weights: {seen[1, 0, 0]}; allowed: .*; signal 1 ho"):
+        at_call(np.nan_to_num(y, posinf=0, neginf=0), seen)
+    # Inside a transformation values are not looked at.
+    assert not np.isfinite(jax.jit(whole)(y)["codes"][2]).any()
+
+
+def test_values_too_large_for_codes_are_refused(whole, draw):
+    y = values(draw, 2, *SHAPE, 1)
+    y[1] = 3e38
+    with pytest.raises(
+        ArgumentError, match=r"^measurements: 'up to 3e\+38'; allowed: .* signal 1$"
+    ):
+        whole(y)
+
+
 MEASURED = "allowed: float32[S, 6, 5, 1], S signals, 1 or more"
 
 

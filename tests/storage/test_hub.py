@@ -11,6 +11,8 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
+import nid_jax as nid
+from nid_jax import cli
 from nid_jax.fields.model import build_model
 from nid_jax.storage import hub
 from nid_jax.storage.models import Trained
@@ -76,6 +78,23 @@ def test_a_folder_comes_back_and_tells_what_is_in_it(tmp_path, contents):
     ):
         assert expected in card, expected
     assert all(re.fullmatch(r"\|.*\|", line) for line in card.splitlines() if line[:1] == "|")
+
+
+def test_a_folder_is_loaded_as_files_and_runs_are(tmp_path, contents, monkeypatch):
+    folder = hub.save_pretrained(tmp_path / "faces", contents)
+    for path in (folder, str(folder), folder / hub.WEIGHTS):
+        assert_same(nid.load(path), contents)
+        assert cli._source(path) == folder / hub.WEIGHTS
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(nid.Notice, match="^faces: what is here is loaded, not the dictionary of"):
+        assert_same(nid.load("faces"), contents)
+    # A run comes first.
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"faces/config\.json"):
+        nid.load(folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="path holds no run yet: train into it first"):
+        nid.load(tmp_path / "empty")
 
 
 def test_a_card_of_ones_own_words(contents):

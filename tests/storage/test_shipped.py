@@ -47,11 +47,14 @@ def test_a_folder_without_a_run_does_not_take_the_name(folder, here):
     assert shipped.located("faces", folder=folder) == folder / "faces" / hub.WEIGHTS
 
 
-@pytest.mark.parametrize("kind", ["run", "file"])
+@pytest.mark.parametrize("kind", ["run", "file", "weights"])
 def test_what_is_here_comes_first_and_is_said(folder, here, kind):
     if kind == "run":
         (here / "faces").mkdir()
         (here / "faces" / "config.json").write_text("{}")
+    elif kind == "weights":
+        (here / "faces").mkdir()
+        (here / "faces" / hub.WEIGHTS).write_bytes(b"")
     else:
         (here / "faces").write_bytes(b"")
     with pytest.warns(Notice, match=f"^faces: what is here is loaded, .*{folder / 'faces'}"):

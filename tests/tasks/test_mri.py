@@ -72,6 +72,15 @@ def test_another_operator_has_no_kspace(tmp_path):
 
 
 @pytest.mark.slow
+def test_even_the_smallest_run_is_better_than_zeros_and_the_mean(call, tmp_path):
+    result = call(f"--config={CONFIG}:smoke", f"--workdir={tmp_path}")
+    assert result.code == 0, result.err
+    rows = json.loads((tmp_path / "fits/test/metrics.json").read_text())["baselines"]["rows"]
+    psnr = {row["name"]: np.mean(row["scores"]["psnr"]) for row in rows}
+    assert psnr["this fit"] > 1 + max(psnr["zero filling"], psnr["mean image"])
+
+
+@pytest.mark.slow
 def test_kspace_by_the_command_line(call, tmp_path):
     pictures = heads()
     np.save(tmp_path / "k.npy", np.fft.fftshift(np.fft.fft2(pictures), axes=(1, 2)))

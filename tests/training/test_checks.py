@@ -188,12 +188,25 @@ def test_learning_asks_for_the_memory_that_components_take(monkeypatch):
 
 
 def test_values_are_at_most_what_squares_can_be_summed_of():
-    for bounds in (None, (0.0, 1e15), (-1e15, 0.0)):
-        checks.check_values(SimpleNamespace(title="rays", bounds=bounds))
-    checks.check_values(SimpleNamespace(title="without bounds"))
-    for bounds in ((0.0, 2e15), (-2e15, 0.0)):
-        with pytest.raises(nid.ArgumentError, match="^data.name: 'rays, values up to 2e.15'; allo"):
-            checks.check_values(SimpleNamespace(title="rays", bounds=bounds))
+    for bounds in (None, (0.0, 0.0), (0.0, 1e-15), (-1e-15, 0.0), (0.0, 1e9), (-1e9, 0.0)):
+        checks.check_values(SimpleNamespace(title="rays", bounds=bounds), prior=True)
+    for bounds in ((0.0, 1e15), (-1e15, 0.0)):
+        checks.check_values(SimpleNamespace(title="rays", bounds=bounds), prior=False)
+    checks.check_values(SimpleNamespace(title="without bounds"), prior=True)
+    for prior, factor in ((False, 1e15), (True, 1e9)):
+        for bounds in ((0.0, 2 * factor), (-2 * factor, 0.0)):
+            said = re.escape(f"'rays, values up to {2 * factor:g}'; allowed: up to {factor:g}, as")
+            with pytest.raises(nid.ArgumentError, match=f"^data.name: {said}"):
+                checks.check_values(SimpleNamespace(title="rays", bounds=bounds), prior)
+
+
+def test_values_are_at_least_what_squares_can_be_divided_by():
+    for bounds in ((0.0, 5e-16), (-5e-16, 0.0)):
+        with pytest.raises(nid.ArgumentError, match="values up to 5e-16'; allowed: 1e-15 or more"):
+            checks.check_values(SimpleNamespace(title="rays", bounds=bounds), prior=False)
+    zeros = SimpleNamespace(title="rays", bounds=(0.0, 0.0))
+    with pytest.raises(nid.ArgumentError, match="values up to 1e-50'; allowed: 1e-15 or more"):
+        checks.check_values(zeros, prior=True, largest=1e-50)
 
 
 def test_nothing_descends_without_an_optimiser():
