@@ -41,6 +41,11 @@ class Shapes:
         sampled = self.grids.reshape(len(self.grids), -1, 1)[:, chosen]
         return self.dictionary.fit(sampled, operator, solver=nid.Gaussian())
 
+    def fit_all(self) -> None:
+        """Fits of every number of samples, so that no visitor waits for one to be compiled."""
+        for samples in SAMPLES:
+            self.fits(min(samples, len(self.points)))
+
     def answer(self, number: int, other: int, samples: int, between: float) -> tuple[Any, ...]:
         """A file of the mesh `between` one shape and another, each fitted from as many samples of
         its distances, and of both together; and a line."""
