@@ -1,5 +1,6 @@
 """Meshes: codes of signed distance functions to triangles, with the normals of the function."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from nid_jax.storage.artefacts import file_name
 
 # Signals whose first level is held at a time, in numbers.
 _COARSE_NUMBERS = 2**25
+# Samples near a surface that a search takes, in squares of the lattice's side: of chairs 12.
+_NEAR = 8
 
 
 def meshes_of(
@@ -44,8 +47,9 @@ def meshes_of(
     points = level_set.coarse_points(resolution, window, search)
     signals, first = len(gates.bias), _signals(gates, 0, 1)
     shape = level_set.Lattice.over(resolution, window).shape
+    searched = len(points) + int(_NEAR * math.prod(shape) ** (2 / 3))
     whole = level_set.is_whole(resolution)
-    whole = whole and dictionary.grid_is_cheaper(shape, first, len(points))
+    whole = whole and dictionary.grid_is_cheaper(shape, first, searched)
     together = 1 if whole else max(1, _COARSE_NUMBERS // len(points))
     meshes = []
     for start in range(0, signals, together):
