@@ -5,7 +5,8 @@ cells are halved level by level, and a box is kept where its centre's value leav
 surface in it: |f(centre) - level| <= lipschitz x half its diagonal. Where a surface that was found
 leaves the kept boxes, it is followed, so each piece that is met at all is found whole. Marching
 cubes (Lewiner et al. 2003, scikit-image's) then runs over slabs of the lattice; every sample is
-evaluated once, a vertex is known by its lattice edge, and so slabs meet without a seam.
+evaluated once, a vertex is known by its lattice edge, and so slabs meet without a seam. A function
+that costs little on a whole grid is not searched for its surface, but taken on all of the lattice.
 """
 
 import dataclasses
