@@ -21,7 +21,8 @@ KEPT = (600, 3600)
 
 
 def build() -> tuple[Any, dict[str, Callable[[], None]]]:
-    """The page as gradio's Blocks, and what compiles each tab, by its name."""
+    """The page as gradio's Blocks, and what compiles each tab, by its name, and what tabs need
+    later."""
     given = {name: nid.load(name) for name in ("faces", "phantoms", "chairs")}
     unseen, slices, grids = (signals.unseen(one, UNSEEN) for one in given.values())
     learned = signals.learned_from(given["faces"])
@@ -40,11 +41,14 @@ def build() -> tuple[Any, dict[str, Callable[[], None]]]:
             warm["Tomography"] = tomography.tab(gr, made, page.load)
         with gr.Tab("Shapes") as opened:
             # Gradio's viewer of meshes never comes if one is there before its tab is opened.
-            warm["Shapes"] = shapes.tab(gr, shapes.Shapes(given["chairs"], grids), opened.select)
+            solid = shapes.Shapes(given["chairs"], grids)
+            warm["Shapes"] = shapes.tab(gr, solid, opened.select)
         with gr.Tab("Codes"):
             warm["Codes"] = codes.tab(gr, codes.Codes(known, learned), page.load)
         with gr.Tab("Resolution"):
             warm["Resolution"] = zoom.tab(gr, zoom.Zoom(known, unseen), page.load)
+    # Last: a program for each takes as long as a tab.
+    warm["Shapes at every number of samples"] = solid.fit_all
     return page, warm
 
 

@@ -17,8 +17,6 @@ from nid_jax.geometry import shading
 
 SAMPLES = (100, 300, 1000, 3000, 10000)
 RESOLUTION = 64
-# Fits of two shapes that are held.
-KEPT_FITS = 32
 MATERIAL = trimesh.visual.material.PBRMaterial(
     baseColorFactor=[*shading.CLAY, 1.0], metallicFactor=0.0, roughnessFactor=0.8, doubleSided=True
 )
@@ -34,20 +32,25 @@ class Shapes:
         self.folder = tempfile.TemporaryDirectory(prefix="shapes_", dir=inside)
         axes = [np.linspace(-1, 1, side, dtype=np.float32) for side in grids.shape[1:4]]
         self.points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-        # What is between two shapes needs no fit of them again.
-        self.fits = functools.lru_cache(KEPT_FITS)(self._fit)
+        # Shapes that are sampled alike share their equations: all of them take as long as one.
+        self.fits = functools.cache(self._fits)
 
-    def _fit(self, number, other, count):
+    def _fits(self, count):
         chosen = np.random.default_rng(0).choice(len(self.points), count, replace=False)
         operator = nid.operators.sample(self.points[chosen])
-        both = self.grids[[number - 1, other - 1]].reshape(2, -1, 1)[:, chosen]
-        return self.dictionary.fit(both, operator, solver=nid.Gaussian())
+        sampled = self.grids.reshape(len(self.grids), -1, 1)[:, chosen]
+        return self.dictionary.fit(sampled, operator, solver=nid.Gaussian())
+
+    def fit_all(self) -> None:
+        """Fits of every number of samples, so that no visitor waits for one to be compiled."""
+        for samples in SAMPLES:
+            self.fits(min(samples, len(self.points)))
 
     def answer(self, number: int, other: int, samples: int, between: float) -> tuple[Any, ...]:
         """A file of the mesh `between` one shape and another, each fitted from as many samples of
         its distances, and of both together; and a line."""
         count = min(samples, len(self.points))
-        fit = self.fits(int(number), int(other), count)
+        fit = self.fits(count)[[int(number) - 1, int(other) - 1]]
         share = np.array([1 - between, between], np.float32)
         blend = nid.Fit.of_codes(
             self.dictionary.dictionary,

@@ -32,7 +32,7 @@ def grid(shape: Sequence[int], window: Window | None = None) -> Float32[np.ndarr
     Raises:
       ValueError: shape is empty or not positive, or window does not fit it.
     """
-    axes = _axes(shape, window)
+    axes = axes_of(shape, window)
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
 
 
@@ -43,7 +43,7 @@ def points_at(
 
     Returns float32 [N, D]. Raises ValueError as `grid`, and for an index outside the lattice.
     """
-    axes = _axes(shape, window)
+    axes = axes_of(shape, window)
     positions = np.unravel_index(np.asarray(indices), tuple(len(axis) for axis in axes))
     return np.stack([axis[i] for axis, i in zip(axes, positions, strict=True)], axis=-1)
 
@@ -55,7 +55,8 @@ def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(size) for size in shape)
 
 
-def _axes(shape: Sequence[int], window: Window | None) -> list[np.ndarray]:
+def axes_of(shape: Sequence[int], window: Window | None = None) -> list[Float32[np.ndarray, " n"]]:
+    """Coordinates [n] of the samples of `grid(shape, window)` along each axis. Raises as that."""
     shape = _checked_shape(shape)
     if window is None:
         window = ((-1.0, 1.0),) * len(shape)

@@ -12,7 +12,7 @@ different cost:
 `Dictionary.combine` picks by `Dictionary.cost`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -242,6 +242,20 @@ class Dictionary(nnx.Module):
             )
         values = getattr(self, f"_{order}")(x, gates)
         return values + gates.bias[:, None, :]
+
+    def grid_is_cheaper(self, shape: Sequence[int], gates: Gates, points: int = 0) -> bool:
+        """Whether `combine_on_grid` there takes fewer operations than `combine` of so many points,
+        0: those of the grid. Of a kind without it never."""
+        return False
+
+    def combine_on_grid(
+        self, axes: Sequence[Float[Array, " n"]], gates: Gates
+    ) -> Float[Array, "S ..."]:
+        """`combine` at all points of a grid, given by the coordinates [n] along each of its axes.
+
+        -> [S, *grid, C]. Only where `grid_is_cheaper`.
+        """
+        raise NotImplementedError
 
     def _evaluate(self, x: Float[Array, "P D"], gates: Gates) -> Float[Array, "S P C"]:
         return over_points(

@@ -1,5 +1,8 @@
 """A dictionary whose experts are linear heads of features that all of them share."""
 
+import math
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -186,6 +189,26 @@ class SharedDictionary(Dictionary):
         chunk = self._local_chunk(len(gates.values))
         values = over_points(lambda piece: self._read(piece, kernel), x, chunk)
         return values.swapaxes(0, 1) + bias[:, None, :]
+
+    def grid_is_cheaper(self, shape: Sequence[int], gates: Gates, points: int = 0) -> bool:
+        counts, signals = self.embedding.lattice_counts, len(gates.values)
+        if not counts or self.kernels or self.matmul != "float32":
+            return False
+        # Axis after axis: the grid's sides so far, the lattice's from there on.
+        steps = [math.prod(shape[: j + 1]) * math.prod(counts[j:]) for j in range(len(counts))]
+        alone = 2 * signals * self.channels * (sum(steps) + self.num_features * self.num_experts)
+        points = points or math.prod(shape)
+        apart = min(self.cost(order, points, signals, self.num_experts) for order in self.orders)
+        return alone < apart
+
+    def combine_on_grid(
+        self, axes: Sequence[Float[Array, " n"]], gates: Gates
+    ) -> Float[Array, "S ..."]:
+        kernel, bias = self._folded(gates.values)
+        sums = self.embedding.grid_sums(axes, kernel.reshape(len(kernel), -1))
+        sums = jnp.moveaxis(sums.reshape(self.channels, -1, *sums.shape[1:]), 0, -1)
+        level = bias + gates.bias
+        return sums + level.reshape(len(level), *[1] * len(axes), self.channels)
 
     def _summed(self, signals):
         """Whether so few signals are summed without the features at every point."""

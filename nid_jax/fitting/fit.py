@@ -227,8 +227,14 @@ class Fit:
         """
         shape = self.grid_shape if shape is None else self._checked_shape(shape)
         checks.fits("shape", shape, math.prod(shape) * (len(shape) + len(self) * self.channels))
-        values = self.at(grid(shape, window), chunk)
-        return values.reshape(len(self), *shape, self.channels)
+        if checks.traced(self.dictionary, self.codes):
+            values = self.at(grid(shape, window), chunk)
+            return values.reshape(len(self), *shape, self.channels)
+        chunk = checks.whole("chunk", chunk, 0)
+        values = rendering.render(self.dictionary, self._gates(), shape, window, chunk)
+        if self.correction is None:
+            return values
+        return values + rendering.resampled(self.correction, shape, window)
 
     def measured_by(self, operator: Operator) -> Float[Array | np.ndarray, "S M C"]:
         """What an operator would measure of these signals. Raises ArgumentError for no operator."""

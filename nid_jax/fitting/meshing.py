@@ -1,5 +1,6 @@
 """Meshes: codes of signed distance functions to triangles, with the normals of the function."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from nid_jax import devices, metrics, platforms
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
-from nid_jax.fitting.rendering import render_derivatives, render_points
+from nid_jax.fitting.rendering import render_axes, render_derivatives, render_points
 from nid_jax.geometry import level_set
 from nid_jax.geometry.writing import EXPORTED, export_mesh
 from nid_jax.storage.artefacts import file_name
 
 # Signals whose first level is held at a time, in numbers.
 _COARSE_NUMBERS = 2**25
+# Samples near a surface that a search takes, in squares of the lattice's side: of chairs 12.
+_NEAR = 8
 
 
 def meshes_of(
@@ -44,13 +47,17 @@ def meshes_of(
     chunk = chunk or platforms.sizes().mesh_points
     search = level_set.Search(coarse, lipschitz, truncation, memory=devices.host_bytes())
     points = level_set.coarse_points(resolution, window, search)
-    signals = len(gates.bias)
-    together = max(1, _COARSE_NUMBERS // len(points))
+    signals, first = len(gates.bias), _signals(gates, 0, 1)
+    shape = level_set.Lattice.over(resolution, window).shape
+    searched = len(points) + int(_NEAR * math.prod(shape) ** (2 / 3))
+    whole = level_set.is_whole(resolution)
+    whole = whole and dictionary.grid_is_cheaper(shape, first, searched)
+    together = 1 if whole else max(1, _COARSE_NUMBERS // len(points))
     meshes = []
     for start in range(0, signals, together):
         group = _signals(gates, start, start + together)
         # The experts' shared work is done once for all signals where these share their points.
-        values = values_at(dictionary, group, points, chunk)
+        values = [None] if whole else values_at(dictionary, group, points, chunk)
         for number, known in enumerate(values, start):
             one = _signals(gates, number, number + 1)
             try:
@@ -67,12 +74,16 @@ def _signals(gates, start, stop):
 
 
 def _mesh(dictionary, gates, resolution, window, search, known, chunk):
+    """known: values at the points of the first level; None: take the whole lattice."""
     vertices, faces, _ = level_set.extract(
         lambda points: values_at(dictionary, gates, points, chunk)[0],
         resolution,
         window,
         search=search,
         coarse_values=known,
+        on_grid=(lambda axes: render_axes(dictionary, gates, axes)[0, ..., 0])
+        if known is None
+        else None,
     )
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     if len(vertices):

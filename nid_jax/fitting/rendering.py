@@ -1,6 +1,7 @@
 """Rendering: codes to values at any points, at any resolution and in any window, in chunks."""
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -10,7 +11,7 @@ import scipy.ndimage
 from flax import nnx
 
 from nid_jax import numerics, platforms
-from nid_jax.fields.coordinates import grid
+from nid_jax.fields.coordinates import axes_of, grid
 from nid_jax.fields.routing import Gates
 
 # Float32 numbers of rendered signals held at a time: 64 MB.
@@ -83,6 +84,41 @@ def render_points(dictionary, gates, points, chunk=0):
         start = index * chunk
         rendered = np.asarray(_render(graphdef, state, piece, gates))
         values[:, start : start + chunk] = rendered[:, : count - start]
+    return values
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _render_axes(graphdef, state, axes, gates):
+    return nnx.merge(graphdef, state, copy=True).combine_on_grid(axes, gates)
+
+
+def render_axes(dictionary, gates, axes, chunk=0):
+    """`render_points` at all points of a grid, given by the coordinates [n] along each of its axes.
+
+    Axis by axis where that takes fewer operations, else as points. gates of S signals -> NumPy
+    [S, *grid, C]. chunk: points at a time, 0 for what fits the machine.
+    """
+    shape = tuple(map(len, axes))
+    if 0 in shape or not dictionary.grid_is_cheaper(shape, gates):
+        points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
+        values = render_points(dictionary, gates, points, chunk)
+        return values.reshape(len(values), *shape, values.shape[-1])
+    graphdef, state = nnx.split(dictionary)
+    first, *others = (np.asarray(axis, np.float32) for axis in axes)
+    # Slabs of the first axis: all sums of one are of its own rows.
+    counts = dictionary.embedding.lattice_counts
+    widest = max(
+        math.prod(shape[1 : axis + 1]) * math.prod(counts[axis + 1 :]) for axis in range(len(shape))
+    )
+    most = _RENDERED_NUMBERS // (widest * gates.bias.size)
+    if chunk:
+        most = min(most, chunk // math.prod(shape[1:]))
+    size = numerics.even_size(len(first), max(1, most))
+    values = np.empty((len(gates.bias), *shape, dictionary.channels), np.float32)
+    for index, piece in enumerate(numerics.cut(first, size)):
+        rows = values[:, index * size : (index + 1) * size]
+        found = np.asarray(_render_axes(graphdef, state, (piece, *others), gates))
+        rows[:] = found[:, : rows.shape[1]]
     return values
 
 
@@ -207,6 +243,4 @@ def render(dictionary, gates, shape, window=None, chunk=0):
     window: ((low, high), ...) per axis in the coordinates of the training grid, whose end samples
     lie on -1 and 1; None renders all of it. Raises ValueError for a window that is empty.
     """
-    points = grid(tuple(shape), window)
-    values = render_points(dictionary, gates, points, chunk)
-    return values.reshape(values.shape[0], *shape, values.shape[-1])
+    return render_axes(dictionary, gates, axes_of(tuple(shape), window), chunk)

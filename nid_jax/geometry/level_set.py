@@ -5,10 +5,12 @@ cells are halved level by level, and a box is kept where its centre's value leav
 surface in it: |f(centre) - level| <= lipschitz x half its diagonal. Where a surface that was found
 leaves the kept boxes, it is followed, so each piece that is met at all is found whole. Marching
 cubes (Lewiner et al. 2003, scikit-image's) then runs over slabs of the lattice; every sample is
-evaluated once, a vertex is known by its lattice edge, and so slabs meet without a seam.
+evaluated once, a vertex is known by its lattice edge, and so slabs meet without a seam. A function
+that costs little on a whole grid is not searched for its surface, but taken on all of the lattice.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -46,6 +48,8 @@ _CLEARANCE = 1e-4
 # edge of a vertex can be read off its float32 place. Places are taken from the true values.
 _LEAST_SHARE = 1e-3
 _SLAB_SAMPLES = 2**22
+# Samples of a lattice that is evaluated as a whole, at most: 64 MB.
+_WHOLE_SAMPLES = 2**24
 _CHILDREN = np.stack(np.meshgrid(*[[0, 1]] * 3, indexing="ij"), -1).reshape(8, 3)
 _CORNERS = np.stack(np.meshgrid(*[range(LEAF + 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
 
@@ -141,6 +145,7 @@ def extract(
     level: float = 0.0,
     search: Search | None = None,
     coarse_values: Float[np.ndarray, " B"] | None = None,
+    on_grid: Callable[[Sequence[np.ndarray]], Float[np.ndarray, "..."]] | None = None,
 ) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"], Effort]:
     """The surface function = level over a box of space, as a mesh of triangles.
 
@@ -153,6 +158,9 @@ def extract(
       window: ((low, high),) * 3, None for [-1, 1]^3.
       search: how the surface is looked for, None for the defaults.
       coarse_values: the function at `coarse_points`, where they are known.
+      on_grid: the function at all points of a grid, by the coordinates along each of its axes,
+        where that takes no longer than few points do: a lattice that `is_whole` is then evaluated
+        at once, and nothing is searched for.
 
     Raises:
       ArgumentError: resolution or window is not what is allowed; the surface takes more memory.
@@ -161,12 +169,23 @@ def extract(
     search = search or Search()
     lattice = Lattice.over(resolution, window)
     counted = _Counted(function, level, search.chunk)
+    if on_grid is not None and is_whole(resolution):
+        whole = _Whole(lattice, counted, on_grid)
+        boxes = whole.holding()
+        vertices, faces = _triangulate(lattice, whole, boxes)
+        effort = Effort(counted.points, counted.points, {LEAF: len(boxes)})
+        return lattice.at(vertices), faces, effort
     boxes, kept = _search(lattice, counted, search, coarse_values)
     samples = _Samples(lattice, counted)
     boxes = _follow(lattice, samples, boxes)
     kept[LEAF] = len(boxes)
     vertices, faces = _triangulate(lattice, samples, boxes)
     return lattice.at(vertices), faces, Effort(counted.points, int(np.prod(lattice.shape)), kept)
+
+
+def is_whole(resolution: int | Sequence[int]) -> bool:
+    """Whether `extract` evaluates the whole lattice where it may. Raises as that."""
+    return math.prod(Lattice.over(resolution).shape) <= _WHOLE_SAMPLES
 
 
 def coarse_points(
@@ -193,16 +212,18 @@ class _Counted:
         for start in range(0, count, self.chunk):
             stop = min(start + self.chunk, count)
             points = points_of(start, stop)
-            values[start:stop] = self.checked(self.function(points), points)
+            found = self.function(points)
+            values[start:stop] = self.checked(found, stop - start, points.__getitem__)
         self.points += count
         return values
 
-    def checked(self, values, points):
+    def checked(self, values, count, points_of):
+        """Values less the level, of so many points; points_of: those of some numbers."""
         values = np.asarray(values)
-        if values.shape != (len(points),):
-            raise ValueError(f"function gave shape {values.shape} for {len(points)} points")
+        if values.shape != (count,):
+            raise ValueError(f"function gave shape {values.shape} for {count} points")
         if not np.isfinite(values).all():
-            place = points[np.argmin(np.isfinite(values))].round(4).tolist()
+            place = points_of(np.argmin(np.isfinite(values))).round(4).tolist()
             raise ValueError(f"function is not finite at {place}")
         return values - self.level
 
@@ -224,6 +245,41 @@ class _Samples:
             self.values = np.insert(self.values, places, values)
             self.numbers = np.insert(self.numbers, places, new)
         return self.values[np.searchsorted(self.numbers, numbers)]
+
+    def sheets(self, start, stop):
+        """Values of samples [stop - start, ...] along the first axis, 1 where not asked for."""
+        shape = (stop - start, *self.lattice.shape[1:])
+        first = start * math.prod(shape[1:])
+        span = slice(*np.searchsorted(self.numbers, [first, first + math.prod(shape)]))
+        values = np.ones(shape, np.float32)
+        values.ravel()[self.numbers[span] - first] = self.values[span]
+        return values
+
+
+class _Whole:
+    """Values of all samples of a lattice, evaluated at once."""
+
+    def __init__(self, lattice, counted, on_grid):
+        self.lattice = lattice
+        values = np.asarray(on_grid(lattice.axes), np.float32)
+        counted.points += values.size
+        known = counted.checked(values.ravel(), values.size, lattice.samples)
+        self.values = known.reshape(lattice.shape)
+
+    def sheets(self, start, stop):
+        """As of `_Samples`."""
+        return self.values[start:stop]
+
+    def holding(self):
+        """All boxes of side LEAF that hold the surface [B, 3]."""
+        inside = self.values <= 0
+        some, every = inside, inside
+        for axis, count in enumerate(self.lattice.shape):
+            starts = np.arange(0, count - 1, LEAF)
+            ends = [np.minimum(starts + step, count - 1) for step in range(LEAF + 1)]
+            some = functools.reduce(np.logical_or, (some.take(end, axis) for end in ends))
+            every = functools.reduce(np.logical_and, (every.take(end, axis) for end in ends))
+        return LEAF * np.argwhere(some & ~every)
 
 
 def _first_boxes(lattice, search):
@@ -259,7 +315,7 @@ def _search(lattice, counted, search, values=None):
     kept = {}
     if values is not None:
         counted.points += len(boxes)
-        values = counted.checked(values, lattice.centres(boxes, side))
+        values = counted.checked(values, len(boxes), lattice.centres(boxes, side).__getitem__)
     while True:
         if values is None:
             values = counted(
@@ -333,10 +389,7 @@ def _slab(lattice, samples, boxes, start, thickness):
     -> vertices' keys int64 [V], places [V, 3] counted in samples of the lattice, faces [F, 3].
     """
     shape = (min(thickness, lattice.shape[0] - 1 - start) + 1, *lattice.shape[1:])
-    sheet = shape[1] * shape[2]
-    span = np.searchsorted(samples.numbers, np.array([start, start + shape[0]]) * sheet)
-    values = np.ones(shape, np.float32)
-    values.ravel()[samples.numbers[slice(*span)] - start * sheet] = samples.values[slice(*span)]
+    values = samples.sheets(start, start + shape[0])
     mask = np.zeros(shape, bool)
     boxes = boxes - [start, 0, 0]
     for cell in _CHILDREN:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 
 import nid_jax as nid
@@ -164,19 +165,49 @@ def test_what_rays_tell_of_a_code_is_all_that_they_do(waves, views):
     np.testing.assert_allclose(told.deviation(), whole.deviation(), rtol=1e-2)
 
 
-@pytest.mark.slow
-def test_a_ball_has_a_surface():
+@pytest.fixture(scope="module")
+def balls():
+    """Six balls of 10x10x10 distances, and a dictionary of them."""
     points = np.asarray(grid((10, 10, 10))).reshape(10, 10, 10, 3)
     radii = np.linspace(0.4, 0.7, 6)
     grids = np.stack([np.linalg.norm(points, axis=-1) - radius for radius in radii])[..., None]
-    dictionary = nid.learn(grids.astype(np.float32), num_experts=6)
-    tab = shapes.Shapes(dictionary, grids.astype(np.float32))
-    path, words = tab.answer(1, 6, 300, 0.5)
-    import trimesh
+    grids = grids.astype(np.float32)
+    return nid.learn(grids, num_experts=6), grids
 
+
+@pytest.mark.slow
+def test_a_ball_has_a_surface(balls):
+    tab = shapes.Shapes(*balls)
+    path, words = tab.answer(1, 6, 300, 0.5)
     mesh = trimesh.load(path, force="mesh")
     assert words.startswith("50% of the way from shape 1 to 6; 300 of 1000 samples")
     np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), 0.55, atol=0.05)
+
+
+@pytest.mark.slow
+def test_all_shapes_of_one_number_of_samples_are_fitted_once(balls, monkeypatch):
+    fitted, fit = [], nid.NeuralDictionary.fit
+
+    def counted(self, measurements, *given, **options):
+        fitted.append(len(measurements))
+        return fit(self, measurements, *given, **options)
+
+    monkeypatch.setattr(nid.NeuralDictionary, "fit", counted)
+    tab = shapes.Shapes(*balls)
+    for number, other, between in ((1, 6, 0.5), (1, 6, 0.7), (3, 3, 0.0), (2, 5, 1.0)):
+        tab.answer(number, other, 300, between)
+    assert fitted == [6]
+    # Which are fitted beside one another makes no difference.
+    alone = shapes.Shapes(balls[0], balls[1][[1, 4]])
+    for found, kept in zip(alone.fits(300), [tab.fits(300)[1], tab.fits(300)[4]], strict=True):
+        np.testing.assert_allclose(found.codes, kept.codes, atol=1e-5)
+        np.testing.assert_allclose(found.bias, kept.bias, atol=1e-5)
+    fitted.clear()
+    tab.fit_all()
+    # Of these balls 1000 samples are all there are; 300 are known.
+    assert fitted == [6, 6]
+    tab.answer(1, 2, 10000, 0.0)
+    assert fitted == [6, 6]
 
 
 def test_pixels_stay_squares():

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from nid_jax import numerics, platforms
 from nid_jax.fields import dictionaries, independent, routing
 from nid_jax.fields import dictionary as base
-from nid_jax.fields.embeddings import ChosenCosines
+from nid_jax.fields.embeddings import ChosenCosines, Identity
 from nid_jax.fields.experts import Layers
 from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fields.variables import Basis
@@ -513,3 +513,36 @@ def test_few_signals_of_chosen_cosines_are_summed_without_features(channels, mon
     for other, some in ((dictionary, gates[1]), (dictionary.multiplied("tf32"), gates[0])):
         with pytest.raises(AssertionError, match="features at every point"):
             other.combine(x, some, "fold")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_signals_on_a_grid_are_those_at_its_points(channels):
+    layers = Layers(1, 4, "relu", 1.0)
+    cosines = ChosenCosines((12, 11), 40)
+    dictionary = SharedDictionary(cosines, 10, channels, layers, rngs=nnx.Rngs(0))
+    draw, gates = np.random.default_rng(0), _gates(5, 10, channels)
+    axes = [draw.uniform(-1, 1, count).astype(np.float32) for count in (30, 20)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+    found = dictionary.combine_on_grid(axes, gates)
+    expected = np.einsum("se,pec->spc", gates.values, _numpy_basis(dictionary, points))
+    expected = expected.reshape(5, 30, 20, channels) + np.asarray(gates.bias)[:, None, None]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_grid_is_taken_axis_by_axis_where_that_is_less():
+    one = Layers(1, 4, "relu", 1.0)
+
+    def cheaper(embedding, shape, layers=one, **rest):
+        dictionary = SharedDictionary(embedding, 10, 1, layers, rngs=nnx.Rngs(0))
+        return dictionary.grid_is_cheaper(shape, _gates(1, 10, 1), **rest)
+
+    chosen = ChosenCosines((12, 11), 40)
+    assert cheaper(chosen, (30, 20))
+    assert not cheaper(chosen, (30, 20), points=20)
+    # Few points, and few of a fine lattice, are less than the lattice.
+    assert not cheaper(chosen, (1, 2))
+    assert not cheaper(ChosenCosines((200, 200), 3), (30, 20))
+    # A trunk, and products of another precision.
+    assert not cheaper(chosen, (30, 20), layers=Layers(2, 4, "relu", 1.0))
+    assert not cheaper(chosen, (30, 20), layers=Layers(1, 4, "relu", 1.0, "tf32"))
+    assert not cheaper(Identity(2), (30, 20))

@@ -322,6 +322,36 @@ def test_sums_of_chosen_cosines_are_those_of_their_features(seed, counts, num):
     np.testing.assert_allclose(slopes, expected @ weights, atol=20 * tolerance)
 
 
+def _lattice(kind, draw, counts):
+    if kind == "splines":
+        return Splines([count + 2 for count in counts], 2)
+    if kind == "chosen":
+        cosines = ChosenCosines(counts, draw.integers(1, np.prod(counts)))
+        cosines.keep(np.sort(draw.choice(cosines.lattice, cosines.size, replace=False)))
+        return cosines
+    return CosineLattice(counts, kind)
+
+
+@few
+@given(
+    seeds,
+    st.sampled_from(["box", "ball", "chosen", "splines"]),
+    st.lists(st.integers(2, 5), min_size=1, max_size=3),
+    st.integers(1, 3),
+)
+def test_sums_on_a_grid_are_those_of_features_at_its_points(seed, kind, counts, num):
+    draw = np.random.default_rng(seed)
+    lattice = _lattice(kind, draw, counts)
+    axes = [draw.uniform(-1.2, 1.2, draw.integers(1, 7)).astype(np.float32) for _ in counts]
+    x = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+    weights = draw.normal(size=(lattice.size, num)).astype(np.float32)
+    expected = np.asarray(evaluate(lattice, x), np.float64) @ weights
+    found = np.moveaxis(lattice.grid_sums(axes, weights), 0, -1)
+    # Splines go on beyond the ends as polynomials, and grow there.
+    scale = np.abs(evaluate(lattice, x)).max() * np.abs(weights).sum()
+    np.testing.assert_allclose(found, expected, atol=1e-5 * scale)
+
+
 def test_few_sums_are_taken_without_the_features():
     """Of 3900 of 32768 some, of 10 of 10**6 none: the lattice is then more than they are."""
     assert ChosenCosines((32, 32, 32), 3900).most_sums == 13

@@ -67,6 +67,34 @@ def test_meshes_are_those_of_the_whole_lattice(name):
         assert len(np.unique(number)) == len(vertices)
 
 
+@functools.cache
+def ball_of_cosines():
+    """A dictionary of heads alone on cosines, and the gates of a ball and of a ring."""
+    draw = np.random.default_rng(0)
+    cosines = embeddings.ChosenCosines((9, 9, 9), 400)
+    dictionary = SharedDictionary(cosines, 420, 1, Layers(1, 1, "relu", 1.0), rngs=nnx.Rngs(0))
+    points = draw.uniform(-1, 1, (2000, 3)).astype(np.float32)
+    basis = np.asarray(dictionary.basis(jnp.asarray(points))[..., 0], np.float64)
+    targets = np.stack([shape(points) for shape in SHAPES[::2]], -1)
+    codes = np.linalg.lstsq(np.c_[basis, np.ones(2000)], targets, rcond=1e-5)[0].T
+    return dictionary, rendering.gates_of(*np.float32([codes[:, :-1]]), np.float32(codes[:, -1:]))
+
+
+def test_meshes_of_cosines_are_the_same_axis_by_axis(monkeypatch):
+    dictionary, gates = ball_of_cosines()
+    asked = []
+    monkeypatch.setattr(meshing, "values_at", lambda *given: asked.append(given))
+    found = meshing.meshes_of(dictionary, gates, 33)
+    assert not asked
+    monkeypatch.undo()
+    monkeypatch.setattr(SharedDictionary, "grid_is_cheaper", lambda *given: False)
+    for one, other in zip(found, meshing.meshes_of(dictionary, gates, 33), strict=True):
+        assert len(one.faces) > 500
+        np.testing.assert_array_equal(one.faces, other.faces)
+        np.testing.assert_allclose(one.vertices, other.vertices, atol=1e-4)
+        np.testing.assert_allclose(one.vertex_normals, other.vertex_normals, atol=1e-3)
+
+
 def test_normals_are_the_gradient_and_point_outward():
     dictionary, gates = fitted()
     mesh = meshing.meshes_of(dictionary, gates, 40, coarse=10)[2]

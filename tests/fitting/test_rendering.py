@@ -171,3 +171,21 @@ def test_the_dictionary_itself_is_left_alone(dictionary):
     jax.tree.map(
         np.testing.assert_array_equal, before, jax.tree.map(np.asarray, nnx.state(dictionary))
     )
+
+
+@pytest.mark.parametrize("numbers", [2**24, 1, 3000])
+@pytest.mark.parametrize("chunk", [0, 50])
+def test_a_grid_of_cosines_is_rendered_in_slabs(numbers, chunk, monkeypatch):
+    monkeypatch.setattr(rendering, "_RENDERED_NUMBERS", numbers)
+    cosines = embeddings.ChosenCosines((6, 7, 5), 90)
+    dictionary = SharedDictionary(cosines, 8, 2, Layers(1, 1, "relu", 1.0), rngs=nnx.Rngs(0))
+    draw = np.random.default_rng(0)
+    gates = rendering.gates_of(
+        *map(np.float32, (draw.normal(size=(3, 8)), draw.normal(size=(3, 2))))
+    )
+    shape, window = (11, 6, 9), ((-1, 0.5), (0, 1), (-1.1, 1))
+    assert dictionary.grid_is_cheaper(shape, gates)
+    found = rendering.render(dictionary, gates, shape, window, chunk)
+    expected = rendering.render_points(dictionary, gates, coordinates.grid(shape, window))
+    assert found.shape == (3, *shape, 2)
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=2e-5)

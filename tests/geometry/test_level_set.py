@@ -179,6 +179,54 @@ def test_known_values_at_the_first_level_are_not_asked_for_again():
     assert sum(asked) == alone[2].evaluated - len(points)
 
 
+def on_grid(function):
+    def values(axes):
+        points = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+        return function(points.reshape(-1, 3)).reshape(points.shape[:-1])
+
+    return values
+
+
+@pytest.mark.parametrize("size", [(33, 40, 27), 64])
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_lattice_taken_as_a_whole_gives_the_same_surface(name, size, monkeypatch):
+    monkeypatch.setattr(level_set, "_SLAB_SAMPLES", 4 * 40**2)
+    window = ((-1, 1.1), (-0.9, 1), (-1, 1))
+    found = level_set.extract(SHAPES[name], size, window)
+    whole = level_set.extract(None, size, window, on_grid=on_grid(SHAPES[name]))
+    assert len(whole[1]) or name == "far corner"
+    np.testing.assert_array_equal(whole[0], found[0])
+    np.testing.assert_array_equal(whole[1], found[1])
+    assert whole[2].evaluated == whole[2].lattice == found[2].lattice
+
+
+def test_a_lattice_taken_as_a_whole_misses_no_surface_however_steep():
+    def steep(points):
+        return 2000 * primitives.sphere(points - 0.31, 0.05)
+
+    searched = level_set.extract(steep, 65)
+    whole = level_set.extract(None, 65, on_grid=on_grid(steep))
+    assert len(searched[1]) < len(whole[1])
+    assert_same_surface(whole[:2], dense(steep, 65), 65)
+
+
+def test_a_fine_lattice_is_searched_also_where_it_could_be_taken_as_a_whole(monkeypatch):
+    monkeypatch.setattr(level_set, "_WHOLE_SAMPLES", 40**3 - 1)
+    assert level_set.is_whole(39)
+    found = level_set.extract(SHAPES["sphere"], 40, on_grid=None)
+    searched = level_set.extract(SHAPES["sphere"], 40, on_grid=on_grid(SHAPES["sphere"]))
+    assert searched[2] == found[2]
+    np.testing.assert_array_equal(searched[0], found[0])
+
+
+def test_a_lattice_taken_as_a_whole_names_where_it_is_not_finite():
+    def broken(points):
+        return np.where((points == [0, 0.5, -1]).all(-1), np.nan, 1.0)
+
+    with pytest.raises(ValueError, match=r"not finite at \[0.0, 0.5, -1.0\]"):
+        level_set.extract(None, 5, on_grid=on_grid(broken))
+
+
 def test_the_bound_makes_the_first_level_fine_enough():
     thin = 0.04
 

@@ -1,5 +1,7 @@
 """What every embedding of coordinates has, and the embedding that is none."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -11,12 +13,15 @@ class Embedding(nnx.Module):
     num_local: N, features that are not zero at a point, where `local` gives them alone; else 0.
     most_sums: weighted sums of features at a point that `sums` gives sooner than the features are
     there themselves; 0: none.
+    lattice_counts: functions along each axis where every feature is a product of one of each, and
+    `grid_sums` is there; else ().
     """
 
     dims: int
     size: int
     num_local: int = 0
     most_sums: int = 0
+    lattice_counts: tuple[int, ...] = ()
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """x [..., D] -> [..., F]."""
@@ -28,6 +33,13 @@ class Embedding(nnx.Module):
 
     def sums(self, x: Float[Array, "P D"], weights: Float[Array, "F N"]) -> Float[Array, "P N"]:
         """Sums of features by weights [F, N] at points x [P, D], without the features."""
+        raise NotImplementedError
+
+    def grid_sums(
+        self, axes: Sequence[Float[Array, " n"]], weights: Float[Array, "F N"]
+    ) -> Float[Array, "N ..."]:
+        """Sums of features by weights [F, N] at all points of a grid, given by the coordinates [n]
+        along each of its axes. -> [N, *grid]."""
         raise NotImplementedError
 
     def check(self) -> None:

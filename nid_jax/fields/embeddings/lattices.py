@@ -41,6 +41,7 @@ class CosineLattice(Embedding):
         self.dims, self.size = len(self.counts), len(places)
         # All of a box but its first corner needs no list of places.
         self.places = None if band == "box" else tuple(places.tolist())
+        self.lattice_counts = self.counts
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """x [..., D] -> [..., F]."""
@@ -50,6 +51,14 @@ class CosineLattice(Embedding):
             waves.append(_cosines_along(x[..., axis], np.arange(count, dtype=np.float32)))
         product = _tensor_product(waves)
         return product[..., 1:] if self.places is None else product[..., np.array(self.places)]
+
+    def grid_sums(
+        self, axes: Sequence[Float[Array, " n"]], weights: Float[Array, "F N"]
+    ) -> Float[Array, "N ..."]:
+        """As `Embedding.grid_sums`."""
+        places = slice(1, None) if self.places is None else np.array(self.places)
+        lattice = jnp.zeros((math.prod(self.counts), weights.shape[1]), weights.dtype)
+        return _grid_sums(_all_cosines(axes, self.counts), lattice.at[places].set(weights))
 
 
 class ChosenCosines(Embedding):
@@ -78,6 +87,7 @@ class ChosenCosines(Embedding):
         self.size = int(num_kept)
         lowest = np.argsort(_radius(self.counts, places), kind="stable")[:num_kept]
         self.places = Constant(jnp.asarray(np.sort(places[lowest]), jnp.int32))
+        self.lattice_counts = self.counts
         # A sum over the whole lattice is one along its axes, a matrix product for the most part.
         more = math.prod(self.counts) - self.size
         self.most_sums = self.size * _COSINE_COST // more
@@ -136,6 +146,14 @@ class ChosenCosines(Embedding):
         # One after another: of several at once the products are several times slower on CPU.
         return jax.lax.map(one, weights.T).T
 
+    def grid_sums(
+        self, axes: Sequence[Float[Array, " n"]], weights: Float[Array, "F N"]
+    ) -> Float[Array, "N ..."]:
+        """As `Embedding.grid_sums`."""
+        lattice = jnp.zeros((math.prod(self.counts), weights.shape[1]), weights.dtype)
+        lattice = lattice.at[self.places[...]].set(weights)
+        return _grid_sums(_all_cosines(axes, self.counts), lattice)
+
 
 class Splines(Embedding):
     """Products of B-splines of one degree on uniform knots, prod_j b_(i_j)(x_j), in raster order.
@@ -157,17 +175,19 @@ class Splines(Embedding):
         self.counts = _checked_counts(counts, degree + 1)
         self.degree, self.dims, self.size = degree, len(self.counts), math.prod(self.counts)
         self.num_local = (degree + 1) ** self.dims
+        self.lattice_counts = self.counts
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """x [..., D] -> [..., F]."""
         x = jnp.asarray(x)
-        columns = []
-        for axis, count in enumerate(self.counts):
-            first, values = self._along(x[..., axis], count)
-            place = first[..., None] + jnp.arange(self.degree + 1)
-            hits = place[..., None] == jnp.arange(count)
-            columns.append(jnp.where(hits, values[..., None], 0).sum(-2))
-        return _tensor_product(columns)
+        return _tensor_product([self._all(x[..., j], n) for j, n in enumerate(self.counts)])
+
+    def grid_sums(
+        self, axes: Sequence[Float[Array, " n"]], weights: Float[Array, "F N"]
+    ) -> Float[Array, "N ..."]:
+        """As `Embedding.grid_sums`."""
+        columns = [self._all(x, count) for x, count in zip(axes, self.counts, strict=True)]
+        return _grid_sums(columns, weights)
 
     def local(self, x: Float[Array, "P D"]) -> tuple[Int[Array, "P N"], Float[Array, "P N"]]:
         """The N = (degree + 1)^D splines that are not zero at each point x [P, D]."""
@@ -179,6 +199,13 @@ class Splines(Embedding):
             places = (places[:, :, None] * count + here[:, None, :]).reshape(len(x), -1)
             products = (products[:, :, None] * values[:, None, :]).reshape(len(x), -1)
         return places, products
+
+    def _all(self, x, count):
+        """All splines of one axis at x [...]. -> [..., count]."""
+        first, values = self._along(x, count)
+        place = first[..., None] + jnp.arange(self.degree + 1)
+        hits = place[..., None] == jnp.arange(count)
+        return jnp.where(hits, values[..., None], 0).sum(-2)
 
     def _along(self, x, count):
         """Of one axis: the first spline that is not zero at x [...], and degree + 1 values."""
@@ -224,6 +251,22 @@ def _cosines_along(x, k):
     # Half turns up to the Nyquist frequency: few enough for float32 as they are.
     turns = (x[..., None] + 1) * (0.5 * k)
     return numerics.cos(math.pi * (turns - 2 * jnp.round(turns / 2)))
+
+
+def _all_cosines(axes, counts):
+    """All cosines [n, count] of every axis, at coordinates [n] along it."""
+    frequencies = [np.arange(count, dtype=np.float32) for count in counts]
+    return [_cosines_along(x, k) for x, k in zip(axes, frequencies, strict=True)]
+
+
+def _grid_sums(columns, weights):
+    """Sums of products of the functions [n_j, count_j] along every axis, by weights of all of them
+    [prod count_j, N]. -> [N, n_0, n_1, ...]."""
+    total = weights.T.reshape(-1, *[column.shape[1] for column in columns])
+    # Axis after axis: the first of those left is summed over, and the grid's comes last.
+    for column in columns:
+        total = numerics.einsum("nk...,pk->n...p", total, column)
+    return total
 
 
 def _tensor_product(columns):
