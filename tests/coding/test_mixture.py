@@ -179,7 +179,8 @@ def expected(dictionary, known, measured, weights, values):
         offset = target - phi @ mean
         believed = np.linalg.slogdet(total)[1] / values
         believed += np.log(1 + offset @ np.linalg.solve(total, offset))
-        coarse.append(np.log(weight) - 0.5 * 40 * values / (40 + values) * believed)
+        worth = values / (1 + (values / 16) ** 4) ** 0.25
+        coarse.append(np.log(weight) - 0.5 * worth * believed)
         codes.append(mean + gain @ (target - phi @ mean))
         centred = atoms - weights @ atoms / weights.sum()
         left = sigma - gain @ phi @ sigma
@@ -251,7 +252,7 @@ def test_many_signals_of_one_matrix_are_each_as_alone(enough, monkeypatch):
         # The determinant less that of what is common, which no component changes.
         base = np.linalg.slogdet(b @ common @ common.T @ b.T + NOISE * np.eye(rows))[1]
         logit = (np.linalg.slogdet(total)[1] - base) / rows + np.log1p((left * solved).sum(1))
-        logits.append(np.log(weight) - 0.5 * 40 * rows / (40 + rows) * logit)
+        logits.append(np.log(weight) - 0.5 * rows / (1 + (rows / 16) ** 4) ** 0.25 * logit)
     shares = np.exp(logits - logsumexp(logits, 0)).T
     np.testing.assert_allclose(together.shares, shares, atol=1e-4)
     expected_codes = np.einsum("sk,kse->se", shares, np.stack(codes))
