@@ -31,7 +31,7 @@ def base(config):
     config.dictionary.update({"num_experts": 400, "num_layers": 1, "heads": "components"})
     config.dictionary.embedding.kind = "cosine"
     # Few points say little of many coefficients, and rounds go slowly.
-    config.dictionary.components.rounds = 30
+    config.dictionary.components.rounds = 40
     config.train.update({"steps": 0, "batch_size": 100})
     config.fit.update({"solver": "gaussian", "uncertainty": True})
 
