@@ -34,6 +34,8 @@ def base(config):
     config.dictionary.components.rounds = 40
     config.train.update({"steps": 0, "batch_size": 100})
     config.fit.update({"solver": "gaussian", "uncertainty": True})
+    # Levels go with seasons, and so do patterns.
+    config.fit.gaussian.level = True
 
 
 def cpu(config):
