@@ -126,6 +126,12 @@ def nothing(blocks: int, coefficients: int, diagonal: bool = False) -> Expected:
     return Expected(first, second, first, zero, zero, zero, zero, zero)
 
 
+def nothing_of(gaussian: Gaussian, diagonal: bool) -> Expected:
+    """What a sum over signals begins with under a Gaussian."""
+    blocks, coefficients = gaussian.mean.shape
+    return nothing(blocks, coefficients, diagonal)
+
+
 def reduced(design: Array, constants: Array, values: Array) -> tuple[Array, Array, Array, Array]:
     """(design, constants, values, rest) of no more rows than unknowns. values [S, M, K]."""
     unknowns = design.shape[1] + constants.shape[1]
@@ -205,7 +211,7 @@ def expected_apart(gaussian: Gaussian, rows: Rows, diagonal: bool = False) -> Ex
     def add(total, one):
         return total + expected(gaussian, Rows(*one), diagonal), None
 
-    return jax.lax.scan(add, nothing(*gaussian.mean.shape, diagonal), tuple(rows))[0]
+    return jax.lax.scan(add, nothing_of(gaussian, diagonal), tuple(rows))[0]
 
 
 class Levels(NamedTuple):

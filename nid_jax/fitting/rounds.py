@@ -345,7 +345,7 @@ class SignalsByWay:
         self, gaussian: Gaussian, which: Int[np.ndarray, " n"], diagonal: bool = False
     ) -> Expected:
         """Sums over some of the signals. diagonal: see `expectation.expected`."""
-        total = expectation.nothing(*gaussian.mean.shape, diagonal)
+        total = expectation.nothing_of(gaussian, diagonal)
         apart: list[int] = []
         for part in ways.parts_of(self.ways[which]):
             mine = which[part]
@@ -386,7 +386,7 @@ class SignalsByWay:
     # ---- one way, alike ---------------------------------------------------------------------
 
     def _shared(self, gaussian, which, diagonal):
-        total = expectation.nothing(*gaussian.mean.shape, diagonal)
+        total = expectation.nothing_of(gaussian, diagonal)
         for some in self._some(which):
             filled = min(ways.padded_length(len(some)), self._most(which))
             key = ("shared", *some.tolist())
@@ -515,7 +515,7 @@ class SignalsByWay:
     # ---- each in its own way ----------------------------------------------------------------
 
     def _apart(self, gaussian, which, diagonal):
-        total = expectation.nothing(*gaussian.mean.shape, diagonal)
+        total = expectation.nothing_of(gaussian, diagonal)
         for length, some in self._by_length(which):
             key = ("apart", length, *some.tolist())
             rows = self._known(key, self._rows_apart, some, length)
