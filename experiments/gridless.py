@@ -249,7 +249,7 @@ def grown(scale, output):
     note = (
         f"{signals} gray crops of photographs of {side}x{side} pixels, of which every way shows "
         f"another half; one grid: all of them. Rounds: {rounds} of expectation maximisation with "
-        f"covariances after {growth.SPECTRUM_ROUNDS} of variances alone, "
+        f"covariances after {growth.spectrum_rounds(rounds)} of variances alone, "
         f"{growth.FUNCTIONS} cosines along each axis (on one grid the heads come in closed form). "
         f"Steps: {steps} of descent, {growth.BATCH} signals each, a trunk of width {growth.WIDTH}, "
         f"{growth.EXPERTS} experts. Compiling is lowering and JAX's compiler, peaks are of whole "

@@ -44,8 +44,15 @@ def solvers():
         "ridge": {"lam": "1e-6", "per_signal": False},
         # standard deviation of the noise, 0 estimates it; a prior of each signal's own from at most
         # so many nearest training codes, 0: one of all, and the share of all in it; and whether a
-        # mixture (prior.components) is taken where there is one
-        "gaussian": {"noise": 0.0, "neighbours": 0, "blend": 0.1, "mixture": True},
+        # mixture (prior.components) is taken where there is one; level: the bias is held too, to
+        # what it is beside the codes in training, for signals of which little is measured
+        "gaussian": {
+            "noise": 0.0,
+            "neighbours": 0,
+            "blend": 0.1,
+            "mixture": True,
+            "level": False,
+        },
         "lasso": {
             # penalty of the absolute codes, as a share of the one that leaves none
             "fraction": 0.001,

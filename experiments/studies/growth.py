@@ -14,7 +14,7 @@ from measuring.command import clocked
 
 from nid_jax import data, devices, learning, tasks
 from nid_jax.coding import operators
-from nid_jax.fitting.rounds import SPECTRUM_ROUNDS
+from nid_jax.fitting.rounds import spectrum_rounds
 from nid_jax.reporting import tables
 from nid_jax.storage.workdir import Workdir
 
@@ -82,7 +82,7 @@ def measured(signals, side, kind, ways, count):
         spent, compiled = (trained.summary[f"{name}_seconds"] for name in ("train", "compile"))
         spent += compiled
     # On one grid heads come in closed form, without rounds.
-    done = count + SPECTRUM_ROUNDS * (kind == "rounds")
+    done = count + spectrum_rounds(count) * (kind == "rounds")
     return {
         "kind": kind,
         "ways": ways,

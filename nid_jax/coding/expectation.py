@@ -91,8 +91,9 @@ class Expected(NamedTuple):
 
     first: Float[Array, "K N"]
     """X^T u."""
-    second: Float[Array, "K N N"]
-    """X^T (u u^T - P) X."""
+    second: Float[Array, "K N N"] | Float[Array, "K N"]
+    """X^T (u u^T - P) X; its diagonal where coefficients are uncorrelated, of which rounds of
+    variances need no more."""
     pulls: Float[Array, "K N"]
     """Squares of X^T u."""
     misfit: Float[Array, ""]
@@ -117,12 +118,18 @@ class _Pulled(NamedTuple):
     likelihood: Array
 
 
-def nothing(blocks: int, coefficients: int) -> Expected:
-    """What a sum over signals begins with."""
+def nothing(blocks: int, coefficients: int, diagonal: bool = False) -> Expected:
+    """What a sum over signals begins with. diagonal: of coefficients that are uncorrelated."""
     zero = jnp.zeros(())
     first = jnp.zeros((blocks, coefficients))
-    second = jnp.zeros((*first.shape, coefficients))
+    second = first if diagonal else jnp.zeros((*first.shape, coefficients))
     return Expected(first, second, first, zero, zero, zero, zero, zero)
+
+
+def nothing_of(gaussian: Gaussian, diagonal: bool) -> Expected:
+    """What a sum over signals begins with under a Gaussian."""
+    blocks, coefficients = gaussian.mean.shape
+    return nothing(blocks, coefficients, diagonal)
 
 
 def reduced(design: Array, constants: Array, values: Array) -> tuple[Array, Array, Array, Array]:
@@ -162,9 +169,12 @@ def _found(kernel, constants, right, rest, count, signals, noise):
     return _Pulled(u, precision, misfit, spare, -0.5 * (signals * determinant + quadratic))
 
 
-@jax.jit
-def expected(gaussian: Gaussian, rows: Rows) -> Expected:
-    """What signals of one way say, under a Gaussian."""
+@functools.partial(jax.jit, static_argnames="diagonal")
+def expected(gaussian: Gaussian, rows: Rows, diagonal: bool = False) -> Expected:
+    """What signals of one way say, under a Gaussian.
+
+    diagonal: coefficients are uncorrelated: with M rows M^2 N products, not M N^2.
+    """
     signals = rows.signals
     real = jnp.arange(len(rows.values)) < signals
 
@@ -173,12 +183,18 @@ def expected(gaussian: Gaussian, rows: Rows) -> Expected:
         design = rows.design
         right = jnp.where(real, (values - design @ mean).T, 0)
         rest = jnp.where(real, rest, 0)
-        kernel = design @ covariance @ design.T
+        scaled = design * jnp.diagonal(covariance) if diagonal else design @ covariance
+        kernel = scaled @ design.T
         found = _found(kernel, rows.constants, right, rest, rows.count, signals, gaussian.noise)
-        inner = found.pulled @ found.pulled.T - signals * found.precision
         pulls = design.T @ found.pulled
+        squares = jnp.square(pulls).sum(1)
+        if diagonal:
+            second = squares - signals * (design * (found.precision @ design)).sum(0)
+        else:
+            inner = found.pulled @ found.pulled.T - signals * found.precision
+            second = design.T @ (inner @ design)
         sums = found.misfit, found.spare, found.likelihood
-        return pulls.sum(1), design.T @ (inner @ design), jnp.square(pulls).sum(1), jnp.stack(sums)
+        return pulls.sum(1), second, squares, jnp.stack(sums)
 
     inputs = (gaussian.mean, gaussian.covariance, jnp.moveaxis(rows.values, -1, 0), rows.rest.T)
     first, second, pulls, sums = jax.lax.map(block, inputs)
@@ -187,15 +203,15 @@ def expected(gaussian: Gaussian, rows: Rows) -> Expected:
     return Expected(first, second, pulls, misfit, spare, values, likelihood, signals)
 
 
-@jax.jit
-def expected_apart(gaussian: Gaussian, rows: Rows) -> Expected:
+@functools.partial(jax.jit, static_argnames="diagonal")
+def expected_apart(gaussian: Gaussian, rows: Rows, diagonal: bool = False) -> Expected:
     """What signals say of which each has rows of its own: every field of `rows` has an axis B of
-    signals in front, before the one of S, which is 1."""
+    signals in front, before the one of S, which is 1. diagonal: see `expected`."""
 
     def add(total, one):
-        return total + expected(gaussian, Rows(*one)), None
+        return total + expected(gaussian, Rows(*one), diagonal), None
 
-    return jax.lax.scan(add, nothing(*gaussian.mean.shape), tuple(rows))[0]
+    return jax.lax.scan(add, nothing_of(gaussian, diagonal), tuple(rows))[0]
 
 
 class Levels(NamedTuple):
@@ -321,11 +337,16 @@ def pool_added(sums: PoolSums, pool: Pool, shown: Shown, noise: Array) -> PoolSu
     return jax.lax.scan(add, sums, tuple(shown))[0]
 
 
-@jax.jit
-def pool_expected(sums: PoolSums, pool: Pool) -> Expected:
-    """The sums over the signals of a pool as those over coefficients."""
+@functools.partial(jax.jit, static_argnames="diagonal")
+def pool_expected(sums: PoolSums, pool: Pool, diagonal: bool = False) -> Expected:
+    """The sums over the signals of a pool as those over coefficients. diagonal: see `expected`."""
     first = sums.pulled @ pool.design
-    second = jax.lax.map(lambda inner: pool.design.T @ (inner @ pool.design), sums.inner)
+
+    def applied(inner):
+        right = inner @ pool.design
+        return (pool.design * right).sum(0) if diagonal else pool.design.T @ right
+
+    second = jax.lax.map(applied, sums.inner)
     return Expected(first, second, sums.pulls, *sums.rest, sums.signals)
 
 
@@ -363,13 +384,13 @@ def maximised(
 
 @jax.jit
 def varied(gaussian: Gaussian, sums: Expected, least_noise: float) -> Gaussian:
-    """The next mean, variances and noise, of coefficients that are uncorrelated.
+    """The next mean, variances and noise, of coefficients that are uncorrelated, as are `sums`.
 
     What is not measured keeps its variance. least_noise: below which the noise does not go.
     """
     signals = sums.signals
     variance = jnp.diagonal(gaussian.covariance, axis1=1, axis2=2)
-    certain = sums.pulls - jnp.diagonal(sums.second, axis1=1, axis2=2)
+    certain = sums.pulls - sums.second
     pulls = jnp.maximum(sums.pulls - jnp.square(sums.first) / signals, 0)
     seen = certain > 0
     grown = jnp.where(seen, jnp.sqrt(pulls / jnp.where(seen, certain, 1)), 1)

@@ -106,6 +106,22 @@ class GaussianPrior(NamedTuple):
         """The one Gaussian of all training codes, without all that lies beside it."""
         return self._replace(codes=None, mixture=None, level=None)
 
+    def with_level(self) -> "GaussianPrior":
+        """The one Gaussian of codes and biases together, N = E + C, as `level` knows these."""
+        level = self.level
+        assert level is not None, "asked of a prior that has one"
+        slope, own = jnp.asarray(level.slope), jnp.asarray(level.factor)
+        codes = jnp.concatenate([self.factor, jnp.diag(jnp.sqrt(self.diagonal))], 1)
+        rows = [
+            jnp.pad(codes, ((0, 0), (0, own.shape[1]))),
+            jnp.concatenate([slope.T @ codes, own], 1),
+        ]
+        factor = jnp.concatenate(rows)
+        # Positive definite where a bias is known from its code.
+        diagonal = _LEAST_VARIANCE * jnp.square(factor).sum(1)
+        mean = jnp.concatenate([self.mean, jnp.asarray(level.mean)])
+        return self.alone()._replace(mean=mean, factor=factor, diagonal=diagonal)
+
     def component(self, number: int) -> "GaussianPrior":
         """One Gaussian of the mixture, by itself."""
         mixture = self.mixture

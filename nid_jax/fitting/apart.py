@@ -75,7 +75,7 @@ def _solved(dictionary, prior, router, stacked, solver, shape):
         if shape is None:
             return solution, None
         known = prior._replace(codes=None)
-        known = known if solver.mixes(known) else known.alone()
+        known = solver.taken(known)
         equations = problem.equations(solver.precision)
         noise = solution.stats["noise_variance"][0]
         x = jnp.asarray(grid(shape))

@@ -262,7 +262,7 @@ class Fit:
         shape = self.grid_shape if shape is None else self._checked_shape(shape)
         noises = np.asarray(self.solution.stats["noise_variance"])
         prior, found = problem.prior._replace(codes=None), []
-        prior = prior if self.solver.mixes(prior) else prior.alone()
+        prior = self.solver.taken(prior)
         if not np.isfinite(noises).all():
             raise ArgumentError("noise_variance", noises[~np.isfinite(noises)][0], "finite")
         # Signals solved in batches may have been given a noise each.

@@ -35,13 +35,16 @@ from nid_jax.running.listening import Listener, nobody
 from nid_jax.storage import arrays
 
 SPECTRUM_ROUNDS = 15
-"""Rounds of variances and noise alone, before covariances are learned."""
+"""Rounds of variances and noise alone, before covariances are learned, at least."""
 SHRINKAGES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Shares of the target, what the likelihood of signals held out chooses from."""
 
 UNCHOSEN_SHRINKAGE = 0.1
 """Where no signal can be held out."""
 
+# Rounds of variances to so many with covariances: signals that need many of these, as few of their
+# points are known, need many of those, which cost a part of it.
+_SPECTRUM_SHARE = 15 / 8
 # Rounds with covariances on the signals that are not held out before shrinkages are compared.
 _CHOICE_ROUNDS = 3
 # The noise goes no lower than this part of the measurements' variance: full grids of as many
@@ -151,6 +154,11 @@ class Told:
 UNTOLD = Told()
 
 
+def spectrum_rounds(rounds: int) -> int:
+    """Rounds of variances alone before so many with covariances."""
+    return max(SPECTRUM_ROUNDS, int(_SPECTRUM_SHARE * rounds))
+
+
 def learned(
     columns: Columns,
     measured: Any,
@@ -168,7 +176,7 @@ def learned(
       measured: ways, way(i), values(i) and weights(i), see `tasks.Measured`.
       held: bool [S], signals that choose the shrinkage; all are learned from in the end.
       spectrum: variances of the coefficients to begin with, beside one another.
-      rounds: with covariances, after `SPECTRUM_ROUNDS` of variances alone.
+      rounds: with covariances, after `spectrum_rounds` of variances alone.
       shrinkage: share of the target in the covariance, in [0, 1); None chooses.
       state: to go on from; None begins.
       told: of every round.
@@ -181,8 +189,9 @@ def learned(
         everything = np.arange(len(held))
         start, least_noise = _start(signals, spectrum, everything)
         state = start if state is None else state
-        while state.round < SPECTRUM_ROUNDS + rounds:
-            if state.round == SPECTRUM_ROUNDS and state.target is None:
+        first = spectrum_rounds(rounds)
+        while state.round < first + rounds:
+            if state.round == first and state.target is None:
                 if shrinkage is None:
                     shrinkage = _chosen_shrinkage(signals, spectrum, held, told.choosing)
                 state = _with_target(state, shrinkage, spectrum)
@@ -234,7 +243,7 @@ def _with_target(state, shrinkage, spectrum):
 
 def _next(signals, state, which, least_noise):
     """The state after one more round over some signals."""
-    sums = signals.expected(state.gaussian, which)
+    sums = signals.expected(state.gaussian, which, state.target is None)
     shrinkage = state.shrinkage or 0.0
     target, counts = state.target, (len(which), float(sums.values))
     likelihood = float(sums.likelihood)
@@ -332,9 +341,11 @@ class SignalsByWay:
         tiny = float(np.finfo(np.float32).tiny)
         return np.maximum(squares / values, tiny), max(float(np.mean(energies)), tiny)
 
-    def expected(self, gaussian: Gaussian, which: Int[np.ndarray, " n"]) -> Expected:
-        """Sums over some of the signals."""
-        total = expectation.nothing(*gaussian.mean.shape)
+    def expected(
+        self, gaussian: Gaussian, which: Int[np.ndarray, " n"], diagonal: bool = False
+    ) -> Expected:
+        """Sums over some of the signals. diagonal: see `expectation.expected`."""
+        total = expectation.nothing_of(gaussian, diagonal)
         apart: list[int] = []
         for part in ways.parts_of(self.ways[which]):
             mine = which[part]
@@ -345,14 +356,14 @@ class SignalsByWay:
                 many = self.counts[group[0]] * self.columns.coefficients > _PIECE_NUMBERS
                 enough = len(group) >= (2 if self.few_shapes else _FEW_SIGNALS)
                 if enough or whole or many:
-                    total = total + self._shared(gaussian, group)
+                    total = total + self._shared(gaussian, group, diagonal)
                 else:
                     rest += group.tolist()
             if rest and self.measured.weights is not None and self._pools(rest):
-                total = total + self._pooled(gaussian, np.array(rest))
+                total = total + self._pooled(gaussian, np.array(rest), diagonal)
             else:
                 apart += rest
-        return total + self._apart(gaussian, np.array(apart, int)) if apart else total
+        return total + self._apart(gaussian, np.array(apart, int), diagonal) if apart else total
 
     def levels(self, gaussian: Gaussian) -> list[expectation.Levels]:
         """Of all signals, in parts; each in its own way where it can be cut to what was seen."""
@@ -374,13 +385,13 @@ class SignalsByWay:
 
     # ---- one way, alike ---------------------------------------------------------------------
 
-    def _shared(self, gaussian, which):
-        total = expectation.nothing(*gaussian.mean.shape)
+    def _shared(self, gaussian, which, diagonal):
+        total = expectation.nothing_of(gaussian, diagonal)
         for some in self._some(which):
             filled = min(ways.padded_length(len(some)), self._most(which))
             key = ("shared", *some.tolist())
             rows = self._known(key, self._rows_of, some, filled)
-            total = total + expectation.expected(gaussian, rows)
+            total = total + expectation.expected(gaussian, rows, diagonal)
         return total
 
     def _most(self, which):
@@ -458,7 +469,7 @@ class SignalsByWay:
         """Values of one row: channels that are blocks share their rows."""
         return self.columns.channels if self.columns.blocks > 1 else 1
 
-    def _pooled(self, gaussian, which):
+    def _pooled(self, gaussian, which, diagonal):
         operator = ways.operator_of(self.measured, int(which[0]))
         key = ("way", self.ways[which[0]])
         pool = expectation.pool(gaussian, *self._known(key, self._design, operator))
@@ -466,7 +477,7 @@ class SignalsByWay:
         for length, some in self._by_length(which):
             shown = self._known(("shown", length, *some.tolist()), self._shown, some, length)
             sums = expectation.pool_added(sums, pool, shown, gaussian.noise)
-        return expectation.pool_expected(sums, pool)
+        return expectation.pool_expected(sums, pool, diagonal)
 
     def _shown(self, which, length):
         """`Shown` of signals, filled up to a length."""
@@ -503,12 +514,12 @@ class SignalsByWay:
 
     # ---- each in its own way ----------------------------------------------------------------
 
-    def _apart(self, gaussian, which):
-        total = expectation.nothing(*gaussian.mean.shape)
+    def _apart(self, gaussian, which, diagonal):
+        total = expectation.nothing_of(gaussian, diagonal)
         for length, some in self._by_length(which):
             key = ("apart", length, *some.tolist())
             rows = self._known(key, self._rows_apart, some, length)
-            total = total + expectation.expected_apart(gaussian, rows)
+            total = total + expectation.expected_apart(gaussian, rows, diagonal)
         return total
 
     def _rows_apart(self, which, length):

@@ -310,6 +310,8 @@ def _penalty(dictionary, solver, partial, at_call):
         raise ArgumentError("prior", None, "that of the training codes; or solver=Ridge()")
     if solver.neighbours:
         raise ArgumentError("solver.neighbours", solver.neighbours, "0: one Gaussian for all")
+    if solver.level:
+        raise ArgumentError("solver.level", True, "False: a free bias")
     if solver.mixes(dictionary.prior):
         raise ArgumentError("solver.mixture", True, "False: one Gaussian for all")
     if not solver.noise_known or np.ndim(solver.noise):

@@ -13,7 +13,7 @@ from nid_jax.coding.prior import Coded, GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.embeddings import ChosenCosines
 from nid_jax.fields.shared import SharedDictionary
-from nid_jax.fitting.rounds import SPECTRUM_ROUNDS, State, Told
+from nid_jax.fitting.rounds import State, Told, spectrum_rounds
 from nid_jax.notices import say
 from nid_jax.training import kept_cosines
 from nid_jax.training.atoms import wave_heads
@@ -126,7 +126,7 @@ def _by_rounds(dictionary, measured, collection, config, path, go_on):
 
     def after(state):
         state.save(path, this_run)
-        return go_on(state.round, SPECTRUM_ROUNDS + wanted.rounds)
+        return go_on(state.round, spectrum_rounds(wanted.rounds) + wanted.rounds)
 
     def choosing(done, total):
         # What it says is not heard: the choice is not kept, and a round of the state is near.

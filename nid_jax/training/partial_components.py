@@ -79,12 +79,12 @@ def partial_heads(
         state,
         told,
     )
-    if found.round < rounds.SPECTRUM_ROUNDS + num_rounds:
+    if found.round < rounds.spectrum_rounds(num_rounds) + num_rounds:
         return None
     levels = rounds.levels(columns, measured, found.gaussian, len(names))
     kernel, bias, prior = columns.heads(found, levels, dictionary.num_experts)
     how = f"{ways.in_words(measured, len(names))}; {num_rounds} rounds after "
-    how += f"{rounds.SPECTRUM_ROUNDS} of variances alone, deviation of noise "
+    how += f"{rounds.spectrum_rounds(num_rounds)} of variances alone, deviation of noise "
     how += f"{float(np.sqrt(found.gaussian.noise)):.2g} in values as scaled"
     heads = Heads(kernel, bias, float(found.shrinkage or 0), len(names), 0.0, how=how)
     return heads, prior

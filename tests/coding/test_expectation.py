@@ -200,7 +200,7 @@ def test_variances_and_noise_follow_the_slope_of_the_likelihood(seed, reduced):
         if reduced:
             found = expectation.reduced(seen.design, seen.constants, seen.values)
             rows = Rows(*found, seen.count, seen.signals)
-        sums = expectation.expected(gaussian, rows)
+        sums = expectation.expected(gaussian, rows, diagonal=True)
         after = expectation.varied(gaussian, sums, 0.0)
 
         def slope(change):
@@ -229,6 +229,33 @@ def test_variances_and_noise_follow_the_slope_of_the_likelihood(seed, reduced):
             )
 
 
+def test_of_uncorrelated_coefficients_the_diagonal_says_what_the_whole_does():
+    draw = np.random.default_rng(10)
+    with gram.working_precision("float64"):
+        gaussian, seen = uncorrelated(draw), rows_of(draw, 5, 3)
+        whole, alone = (expectation.expected(gaussian, seen, diagonal=d) for d in (False, True))
+        assert_same_but_for_the_diagonal(whole, alone)
+        assert_like_the_book(gaussian, whole, seen)
+        apart = jax.tree.map(lambda leaf: leaf[None], seen)
+        assert_same_but_for_the_diagonal(
+            whole, expectation.expected_apart(gaussian, apart, diagonal=True)
+        )
+        pool = expectation.pool(gaussian, seen.design, seen.constants)
+        places = jnp.tile(jnp.arange(5), (3, 1))
+        shown = expectation.Shown(places, jnp.ones((3, 5)), seen.values)
+        sums = expectation.pool_added(expectation.pool_nothing(pool), pool, shown, gaussian.noise)
+        assert_same_but_for_the_diagonal(
+            whole, expectation.pool_expected(sums, pool, diagonal=True)
+        )
+
+
+def assert_same_but_for_the_diagonal(whole, alone):
+    """Sums with a matrix and with its diagonal alone."""
+    diagonal = jnp.diagonal(whole.second, axis1=1, axis2=2)
+    for one, other in zip(whole._replace(second=diagonal), alone, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_variances_alone_make_signals_more_likely_in_every_round(seed):
     draw = np.random.default_rng([6, seed])
@@ -236,7 +263,7 @@ def test_variances_alone_make_signals_more_likely_in_every_round(seed):
         gaussian, seen = uncorrelated(draw), rows_of(draw, 6, 8)
         before = -np.inf
         for _ in range(30):
-            sums = expectation.expected(gaussian, seen)
+            sums = expectation.expected(gaussian, seen, diagonal=True)
             likelihood = by_the_book(gaussian, seen)[0]
             assert likelihood >= before - 1e-9 * abs(likelihood)
             before, gaussian = likelihood, expectation.varied(gaussian, sums, 1e-6)

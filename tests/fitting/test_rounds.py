@@ -111,6 +111,11 @@ def test_likelihoods_rise_in_every_round_and_rounds_go_on(kind, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_more_rounds_with_covariances_follow_more_of_variances():
+    assert rounds.spectrum_rounds(1) == rounds.spectrum_rounds(8) == rounds.SPECTRUM_ROUNDS
+    assert rounds.spectrum_rounds(40) == 75
+
+
 @pytest.mark.slow
 def test_ways_of_few_signals_say_what_a_way_for_each_says(monkeypatch):
     measured = signals_of(np.random.default_rng(6), "all")
@@ -267,9 +272,9 @@ def test_shrinkage_is_chosen_by_signals_that_nothing_knows():
             seen.append(set(which.tolist()))
             return super().variances(which)
 
-        def expected(self, gaussian, which):
+        def expected(self, gaussian, which, diagonal=False):
             seen.append(set(which.tolist()))
-            return super().expected(gaussian, which)
+            return super().expected(gaussian, which, diagonal)
 
     held = np.arange(SIGNALS) % 5 == 4
     with gram.working_precision("float64"):

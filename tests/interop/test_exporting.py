@@ -259,6 +259,7 @@ def test_the_file_says_what_it_takes_and_gives(whole, at_call):
             {"solver": nid.Gaussian(noise=1.0, neighbours=3)},
             "solver.neighbours: 3; allowed: 0",
         ),
+        ({"solver": nid.Gaussian(noise=1.0, level=True)}, "solver.level: True; allowed: False"),
     ],
 )
 def test_what_cannot_be_exported(dictionary, options, message):

@@ -103,9 +103,16 @@ class Gaussian(Solver):
     mixture: bool = True
     """Whether to take the mixture of Gaussians where the prior has one, and no neighbours are asked
     for; codes are then the mean over its components, weighed by their evidence."""
+    level: bool = False
+    """Whether the bias is held as well, to what that of training signals is beside their codes: of
+    few measurements it says more. False leaves it free, so that a signal's level costs nothing. One
+    Gaussian for all."""
 
     def __post_init__(self):
         checks.not_negative("noise", self.noise)
+        checks.flag("level", self.level)
+        if self.level and self.neighbours:
+            raise ArgumentError("level", True, "False beside neighbours, which leave the bias free")
         checks.flag("mixture", self.mixture)
         self._count("neighbours", 0)
         checks.numbers("blend", self.blend, lambda v: (v >= 0) & (v <= 1), "0 to 1")
@@ -113,11 +120,18 @@ class Gaussian(Solver):
     @property
     def differentiable(self) -> bool:
         """With one Gaussian for all; which neighbours or components are near is not."""
-        return not self.neighbours
+        return not self.neighbours and not self.level
 
     def mixes(self, known: GaussianPrior) -> bool:
         """Whether codes are solved for under the mixture of a prior."""
-        return self.mixture and not self.neighbours and known.mixture is not None
+        one = self.neighbours or self.level
+        return self.mixture and not one and known.mixture is not None
+
+    def taken(self, known: GaussianPrior) -> GaussianPrior:
+        """What of a prior holds the codes, where not its neighbours."""
+        if self.level:
+            return known.with_level()
+        return known if self.mixes(known) else known.alone()
 
     @property
     def noise_known(self) -> bool:
@@ -134,17 +148,20 @@ class Gaussian(Solver):
                 "that of the training codes, which learning leaves beside the dictionary "
                 "(prior.num_signals above 0); or solve by ridge",
             )
+        if self.level and problem.prior.level is None:
+            allowed = "that which learning leaves beside a prior; learn anew, or level=False"
+            raise ArgumentError("prior.level", None, allowed)
 
     def _solve(self, problem: Problem) -> Solution:
         known, mixed = problem.prior, self.mixes(problem.prior)
-        one = not mixed and not self.neighbours
+        one = not mixed and not self.neighbours and not self.level
         if self.noise_known and one and self._descends(problem):
             penalty = conjugate.Penalty(prior=known.alone(), noise=self.noise**2)
             return conjugate.weighted_codes(problem, penalty)
         noise, equations = self._variance(problem), self._equations(problem)
         if self.neighbours:
             return neighbours.local_gaussian(equations, known, noise, self.neighbours, self.blend)
-        return mixture_codes.under_prior(equations, known if mixed else known.alone(), noise)
+        return mixture_codes.under_prior(equations, self.taken(known), noise)
 
     def _variance(self, problem):
         """The noise variance given, or how it is to be estimated."""
