@@ -23,8 +23,9 @@ def dictionary():
         "heads": "drawn",
         # errors of signals: log, of which decibels are made, or square; '' is log, and square by
         # rounds; shrinkage of the covariance, below 0: what leaves least of signals held out;
-        # rounds of expectation maximisation, after 15 of variances alone or 15 / 8 as many, where
-        # signals are not all measured alike, as of holes and of pictures of several sizes
+        # rounds of expectation maximisation, after 15 of variances alone, or 15 / 8 times as many
+        # where that is more, where signals are not all measured alike, as of holes and of pictures
+        # of several sizes
         "components": {"errors": "", "shrinkage": -1.0, "rounds": 8},
         "embedding": {
             # identity, positional, fourier, rbf, kernel, cosine or spline

@@ -244,7 +244,7 @@ def damped_all(
     root: Float[Array, "K N E"], right: Float[Array, "T N"], offsets: Float[Array, "K N"]
 ) -> tuple[Damped, Bool[Array, ""]]:
     """`damped` of the same right-hand sides less an offset of every matrix's own, at shift 1, by
-    products that nothing refines; and whether that is good to `_ENOUGH`.
+    products that nothing refines; and whether codes are good to `_ENOUGH` and forms to `_LOST`.
 
     Of many right-hand sides the error is measured on a few sums of them with random weights, and is
     that of all.

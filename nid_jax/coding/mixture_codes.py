@@ -153,12 +153,13 @@ def of_matrix(root, z, mixture, noise, rest, values) -> MixtureCodes:
     their number. Evidences lack the density of that rest.
     """
     seen = _seen(root, z, mixture, noise)
-    found, good = _over_components(seen, mixture, rest, values, least_squares.damped_all)
+    parts = seen, mixture, rest, values
+    found, good = _over_components(*parts, least_squares.damped_all)
+    # Right-hand sides of every component's own, and what corrects them, are held too.
+    more = 3 * seen.right.size
     # Here, where little is passed on: what a branch gives back is copied.
     return jax.lax.cond(
-        good,
-        lambda: found,
-        lambda: _over_components(seen, mixture, rest, values, _refined)[0],
+        good, lambda: found, lambda: _over_components(*parts, _refined, held=more)[0]
     )
 
 
@@ -168,8 +169,11 @@ def _refined(images, right, offsets):
     return least_squares.damped(images, right - offsets[:, None], shift), jnp.asarray(True)
 
 
-def _over_components(seen, mixture, rest, values, solve):
-    """What `of_matrix` gives, and whether `solve`, as `least_squares.damped_all`, was good."""
+def _over_components(seen, mixture, rest, values, solve, held=0):
+    """What `of_matrix` gives, and whether `solve`, as `least_squares.damped_all`, was good.
+
+    held: numbers that `solve` needs for a component beside its matrix and codes.
+    """
     right = seen.right
 
     def step(state, components):
@@ -183,12 +187,12 @@ def _over_components(seen, mixture, rest, values, solve):
         parts = (logarithm, determinant, jnp.log1p(quadratic + rest[:, None]), values[:, None])
         logits = coarse_evidence(*parts)
         evidences = logarithm - 0.5 * (quadratic + determinant)
-        sums = sums.with_more(logits, found.codes, found.error, (offsets, rows))
+        sums = sums.with_more(logits, found.codes, found.error, offsets, rows)
         return (sums, good & well), (evidences.T, logits.T)
 
     count, rank, basis = mixture.rows.shape
     signals, height = right.shape
-    numbers = 2 * (height + signals) * rank
+    numbers = 2 * (height + signals) * rank + held
     size = numerics.even_size(count, max(1, platforms.sizes().chunk // numbers))
     parts = mixture.weights, mixture.offsets, mixture.rows
     start = _Sums.nothing(signals, basis, right.dtype), jnp.asarray(True)
@@ -221,13 +225,13 @@ class _Sums(NamedTuple):
         zero = jnp.zeros(signals, kind)
         return cls(jnp.full_like(zero, -jnp.inf), zero, zero, jnp.zeros((signals, basis), kind))
 
-    def with_more(self, logits, codes, error, where):
+    def with_more(self, logits, codes, error, offsets, rows):
         """The sums with further components.
 
-        logits [S, K]; codes [K, S, R] and error [K, S]; where: offsets [K, Q] and rows [K, R, Q],
-        which make of codes their places in the basis.
+        logits [S, K]; codes [K, S, R] and error [K, S]; offsets [K, Q] and rows [K, R, Q], which
+        make of codes their places in the basis.
         """
-        top, (offsets, rows) = jnp.maximum(self.top, logits.max(1)), where
+        top = jnp.maximum(self.top, logits.max(1))
         before, more = jnp.exp(self.top - top), jnp.exp(logits - top[:, None])
         # One product of all components, not one of each.
         weighed = numerics.einsum("sk,ksr->skr", more, codes).reshape(len(more), -1)
@@ -325,16 +329,16 @@ def components(equations: OrthonormalEquations, known: GaussianPrior, noise) -> 
             jax.lax.linalg.triangular_solve, found.triangle, left_side=True, lower=False
         )
         places = offset + numerics.einsum("rs,rq->sq", solve(found.projected), rows)
-        left = solve(numerics.einsum("rq,qe->re", rows, spread), transpose_a=True)
+        remaining = solve(numerics.einsum("rq,qe->re", rows, spread), transpose_a=True)
         determinant = 2 * jnp.log(jnp.abs(jnp.diagonal(found.triangle))).sum()
         logarithm = jnp.log1p(found.rest + rest)
         logit = coarse_evidence(jnp.log(weight), determinant, logarithm, values)
-        return logit, places, left
+        return logit, places, remaining
 
-    logits, places, rows = jax.lax.map(one, (mixture.weights, mixture.offsets, mixture.rows))
+    logits, places, remaining = jax.lax.map(one, (mixture.weights, mixture.offsets, mixture.rows))
     codes = seen.codes(places, mixture)[0].swapaxes(0, 1)
     left = left_open(seen.common, mixture.common, noise)
-    return Components(jax.nn.softmax(logits.T, 1), codes, left, rows)
+    return Components(jax.nn.softmax(logits.T, 1), codes, left, remaining)
 
 
 def left_open(scaled, directions, noise):

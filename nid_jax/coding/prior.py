@@ -107,9 +107,14 @@ class GaussianPrior(NamedTuple):
         return self._replace(codes=None, mixture=None, level=None)
 
     def with_level(self) -> "GaussianPrior":
-        """The one Gaussian of codes and biases together, N = E + C, as `level` knows these."""
+        """The one Gaussian of codes and biases together, N = E + C, as `level` knows these.
+
+        Raises ArgumentError for a prior without.
+        """
         level = self.level
-        assert level is not None, "asked of a prior that has one"
+        if level is None:
+            allowed = "that which learning leaves beside a prior; learn anew, or level=False"
+            raise ArgumentError("prior.level", None, allowed)
         slope, own = jnp.asarray(level.slope), jnp.asarray(level.factor)
         codes = jnp.concatenate([self.factor, jnp.diag(jnp.sqrt(self.diagonal))], 1)
         rows = [

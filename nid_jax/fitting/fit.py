@@ -249,7 +249,8 @@ class Fit:
         """Standard deviation of what is rendered, given the measurements, under the prior.
 
         shape: of the grid; None: the signals' own. Of solver `Gaussian`, with the noise that it
-        found, under the prior of all training codes, or their mixture. Raises ArgumentError for
+        found, under the prior of all training codes, their mixture, or that of codes and biases as
+        the solver took it. Raises ArgumentError for
         another solver, and where the measurements are no longer known.
         """
         if shape is None and self.known_deviation is not None:

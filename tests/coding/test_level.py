@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 import nid_jax as nid
+from nid_jax.coding import mixture
 from nid_jax.coding.drawing import Level
 from nid_jax.coding.prior import GaussianPrior
 from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import grid
+from nid_jax.notices import Notice
 
 EXPERTS, CHANNELS = 4, 2
 
@@ -86,6 +88,15 @@ def test_few_samples_are_fitted_as_the_textbook_says(dictionary):
     variance = np.einsum("pn,nm,pm->p", rows, left, rows)
     deviation = fit.deviation()[..., 0].reshape(-1, 64)
     np.testing.assert_allclose(deviation[0], np.sqrt(variance), rtol=1e-2, atol=1e-4)
+
+
+def test_a_mixture_that_is_not_used_is_said(dictionary):
+    prior = dictionary.prior._replace(mixture=mixture.fit_mixture(dictionary.prior.codes, 2))
+    parts = dictionary.model, dictionary.config, dictionary.signals
+    mixed = nid.NeuralDictionary(*parts, prior)
+    signals = np.full((1, 8, 8), 0.5, np.float32)
+    with pytest.warns(Notice, match="not its mixture"):
+        mixed.fit(signals, solver=nid.solvers.Gaussian(level=True))
 
 
 def test_a_prior_that_knows_no_level_is_refused(dictionary):

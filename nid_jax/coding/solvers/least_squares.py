@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nid_jax import notices
 from nid_jax.coding import (
     checks,
     conjugate,
@@ -119,7 +120,8 @@ class Gaussian(Solver):
 
     @property
     def differentiable(self) -> bool:
-        """With one Gaussian for all; which neighbours or components are near is not."""
+        """With one Gaussian for all and a free bias; which neighbours or components are near is
+        not, and derivatives with a bias that is held are not implemented."""
         return not self.neighbours and not self.level
 
     def mixes(self, known: GaussianPrior) -> bool:
@@ -148,9 +150,12 @@ class Gaussian(Solver):
                 "that of the training codes, which learning leaves beside the dictionary "
                 "(prior.num_signals above 0); or solve by ridge",
             )
-        if self.level and problem.prior.level is None:
-            allowed = "that which learning leaves beside a prior; learn anew, or level=False"
-            raise ArgumentError("prior.level", None, allowed)
+        if self.level:
+            problem.prior.with_level()
+            if self.mixture and problem.prior.mixture is not None:
+                notices.say(
+                    "prior: one Gaussian of it, not its mixture, as level=True holds the bias"
+                )
 
     def _solve(self, problem: Problem) -> Solution:
         known, mixed = problem.prior, self.mixes(problem.prior)
