@@ -533,7 +533,7 @@ def test_refined_fits_come_nearer_to_their_measurements(gray):
 # ---- files --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["gray", "colour"])
+@pytest.mark.parametrize("name", ["gray", pytest.param("colour", marks=pytest.mark.slow)])
 def test_one_file_holds_all_of_it(request, tmp_path, name):
     dictionary = request.getfixturevalue(name)
     signals = waves(3, channels=dictionary.channels, seed=4)
