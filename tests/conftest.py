@@ -38,8 +38,10 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 # To make the context that a program is written down in takes as long as to compile a small one.
-# They are all alike: a file's programs share one.
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+# They are all alike: a file's programs share one, but for those compiled while one is written down.
+_new_context = mlir.make_ir_context
+_shared_context = functools.cache(_new_context)
+mlir.make_ir_context = lambda: (_new_context if mlir.ir.Context.current else _shared_context)()
 # Tracing makes many objects, few of them garbage: to search them after every 700 takes a tenth of
 # the time.
 gc.set_threshold(200_000, 20, 50)
@@ -72,7 +74,7 @@ TINY = (
 def _settled_heap():
     """What earlier files left, compiled programs above all, is not searched for garbage; nor does
     a context keep the constants of their programs."""
-    mlir.make_ir_context.cache_clear()
+    _shared_context.cache_clear()
     gc.collect()
     gc.freeze()
 
