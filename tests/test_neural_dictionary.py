@@ -605,7 +605,11 @@ def error_in(dictionary, solver, seen, truth, measurements):
     return jnp.square(found - truth).mean()
 
 
-@pytest.mark.parametrize("solver", SOLVERS[:2], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "solver",
+    [SOLVERS[0], pytest.param(SOLVERS[1], marks=pytest.mark.slow)],
+    ids=lambda s: s.name,
+)
 def test_gradients_reach_the_measurements(gray, unseen, solver):
     seen = np.random.default_rng(0).random(SHAPE) < 0.6
     truth = waves(5, (7, 7), seed=1)
