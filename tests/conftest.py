@@ -1,6 +1,7 @@
 """The command line run in this process, and a small trained run that many tests share."""
 
 import contextlib
+import functools
 import gc
 import io
 import os
@@ -16,6 +17,7 @@ import fsspec
 import jax
 import pytest
 from absl import flags, logging
+from jax._src.interpreters import mlir  # what makes contexts has no public name
 
 from nid_jax import cli
 from nid_jax.storage import lock
@@ -35,6 +37,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+# To make the context that a program is written down in takes as long as to compile a small one.
+# They are all alike: a file's programs share one, but for those compiled while one is written down.
+_new_context = mlir.make_ir_context
+_shared_context = functools.cache(_new_context)
+mlir.make_ir_context = lambda: (_new_context if mlir.ir.Context.current else _shared_context)()
+# Tracing makes many objects, few of them garbage: to search them after every 700 takes a tenth of
+# the time.
+gc.set_threshold(200_000, 20, 50)
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = f"--config={ROOT / 'configs' / 'image.py'}:smoke"
@@ -62,7 +72,9 @@ TINY = (
 
 @pytest.fixture(autouse=True, scope="module")
 def _settled_heap():
-    """What earlier files left, compiled programs above all, is not searched for garbage."""
+    """What earlier files left, compiled programs above all, is not searched for garbage; nor does
+    a context keep the constants of their programs."""
+    _shared_context.cache_clear()
     gc.collect()
     gc.freeze()
 

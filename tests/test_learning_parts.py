@@ -215,7 +215,7 @@ def test_an_array_with_nan_on_the_command_line(call, tmp_path):
     assert "gaussian" in result.out
 
 
-@pytest.mark.parametrize(("count", "steps"), [(1, 0), (6, 2)])
+@pytest.mark.parametrize(("count", "steps"), [(1, 0), pytest.param(6, 2, marks=pytest.mark.slow)])
 def test_few_signals_with_holes_are_learned_from(count, steps):
     draw = np.random.default_rng(31)
     images = (0.5 + 0.2 * draw.normal(size=(count, 6, 6))).astype(np.float32)

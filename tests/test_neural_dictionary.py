@@ -564,7 +564,7 @@ def test_refined_fits_come_nearer_to_their_measurements(gray):
 # ---- files --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["gray", "colour"])
+@pytest.mark.parametrize("name", ["gray", pytest.param("colour", marks=pytest.mark.slow)])
 def test_one_file_holds_all_of_it(request, tmp_path, name):
     dictionary = request.getfixturevalue(name)
     signals = waves(3, channels=dictionary.channels, seed=4)
@@ -636,7 +636,11 @@ def error_in(dictionary, solver, seen, truth, measurements):
     return jnp.square(found - truth).mean()
 
 
-@pytest.mark.parametrize("solver", SOLVERS[:2], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "solver",
+    [SOLVERS[0], pytest.param(SOLVERS[1], marks=pytest.mark.slow)],
+    ids=lambda s: s.name,
+)
 def test_gradients_reach_the_measurements(gray, unseen, solver):
     seen = np.random.default_rng(0).random(SHAPE) < 0.6
     truth = waves(5, (7, 7), seed=1)

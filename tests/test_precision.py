@@ -73,10 +73,10 @@ def test_what_ends_in_numpy_has_no_derivative(gray, unseen):
         nid.Ridge(),
         nid.Gaussian(noise=0.01),
         nid.OMP(top_k=4),
-        nid.IHT(top_k=4),
-        nid.Lasso(steps=50),
+        pytest.param(nid.IHT(top_k=4), marks=pytest.mark.slow),
+        pytest.param(nid.Lasso(steps=50), marks=pytest.mark.slow),
         nid.Robust(steps=20),
-        nid.Gradient(steps=5),
+        pytest.param(nid.Gradient(steps=5), marks=pytest.mark.slow),
     ],
     ids=lambda solver: solver.name,
 )

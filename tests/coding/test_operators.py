@@ -63,8 +63,8 @@ OPERATORS = {
 def test_adjoint(name):
     operator = OPERATORS[name]()
     generator = np.random.default_rng(2)
-    samples = generator.normal(size=(2, len(operator.points), 3)).astype(np.float32)
-    measured = generator.normal(size=(2, operator.num_measurements, 3)).astype(np.float32)
+    samples = generator.normal(size=(2, len(operator.points), 4)).astype(np.float32)
+    measured = generator.normal(size=(2, operator.num_measurements, 4)).astype(np.float32)
     forward = np.vdot(np.asarray(operator.measure(jnp.asarray(samples)), np.float64), measured)
     backward = np.vdot(samples, np.asarray(operator.adjoint(jnp.asarray(measured)), np.float64))
     assert forward == pytest.approx(backward, rel=1e-5, abs=1e-5)

@@ -20,6 +20,7 @@ def test_faults(tmp_path, smoke, part):
         assert row["held"] == row["trials"] > 0, row["wrong"]
 
 
+@pytest.mark.slow
 def test_an_unknown_part_is_refused(tmp_path, smoke):
     done = smoke("faults", tmp_path, "--only=fire", code=2)
     assert "--only=fire: allowed: two-trainings-at-once, ctrl-c, kill-one-process" in done.stderr

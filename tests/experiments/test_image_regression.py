@@ -50,6 +50,7 @@ def test_what_is_solved_once_is_the_same_whoever_holds_the_factor(output):
     assert psnr["NID: ridge, factorisation kept"] == pytest.approx(psnr["NID: ridge"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_missing_file_is_one_line_before_anything_is_trained(smoke, tmp_path):
     missing = tmp_path / "none.npz"
     done = smoke("image_regression", tmp_path / "out", f"--patches={missing}", code=2)

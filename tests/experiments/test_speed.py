@@ -83,6 +83,7 @@ def test_sweeps_vary_one_size_at_a_time():
     assert [(s["E"], s["P"]) for s in sizes] == [(8, 5), (16, 5), (32, 5), (8, 10)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is here")
 def test_a_peer_that_is_not_installed_is_said_in_one_line(smoke, tmp_path):
     done = smoke("speed", tmp_path / "out", "--peer=torch", code=2)

@@ -310,9 +310,9 @@ def test_sums_of_chosen_cosines_are_those_of_their_features(seed, counts, num):
     frequencies = np.stack(np.unravel_index(cosines.places[...], tuple(counts)), -1)
     angles = np.pi * (x[:, None].astype(np.float64) + 1) / 2 * frequencies
     tolerance = 1e-5 * np.abs(weights).sum()
-    found, slopes = jax.jvp(
-        lambda x: cosines.sums(x, weights), (jnp.asarray(x),), (jnp.ones_like(x),)
-    )
+    found, slopes = jax.jit(
+        lambda x: jax.jvp(lambda x: cosines.sums(x, weights), (x,), (jnp.ones_like(x),))
+    )(x)
     np.testing.assert_allclose(found, np.cos(angles).prod(-1) @ weights, atol=tolerance)
     # Along the diagonal, one factor after another.
     expected = 0
@@ -387,7 +387,7 @@ def test_splines_are_those_of_scipy(seed, degree, more):
     splines = Splines(counts, degree)
     dense = evaluate(splines, x)
     np.testing.assert_allclose(dense, expected, atol=3e-6)
-    places, values = splines.local(x)
+    places, values = jax.jit(splines.local)(x)
     assert places.shape == values.shape == (len(x), (degree + 1) ** len(counts))
     scattered = np.zeros_like(dense)
     np.add.at(scattered, (np.arange(len(x))[:, None], np.asarray(places)), np.asarray(values))

@@ -137,9 +137,14 @@ def test_command(command, files, tmp_path):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"network": "squeeze"}, "--network=squeeze: value should be one of <alex|vgg>"),
-        ({"output": ""}, "--output is missing; File to write, NAME.npz."),
-        ({"wrong": 1}, "Unknown command line flag 'wrong'"),
+        *(
+            pytest.param(change, expected, marks=pytest.mark.slow)
+            for change, expected in (
+                ({"network": "squeeze"}, "--network=squeeze: value should be one of <alex|vgg>"),
+                ({"output": ""}, "--output is missing; File to write, NAME.npz."),
+                ({"wrong": 1}, "Unknown command line flag 'wrong'"),
+            )
+        ),
         ({"trunk": "none.pth"}, "none.pth: no such file"),
     ],
 )

@@ -267,6 +267,7 @@ def test_a_config_given_by_hand_decides_what_the_checkpoint_leaves_open(tmp_path
     assert (code, "--config.dictionary.width: is decided by" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_the_command_runs_as_a_module(tmp_path, environment):
     words = [sys.executable, "-m", "nid_jax.interop.torch_checkpoint", "--workdir", tmp_path / "a"]
     words += ["--checkpoint", DATA / "codebook_gray_rect_after.ckpt", "--activation", "relu"]

@@ -34,6 +34,7 @@ def start(workdir, tiny, environment):
     return process, [int(number) for number in children]
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_is_both_s(tmp_path, tiny, environment):
     process, (_, second) = start(tmp_path / "run", tiny, environment)
     os.kill(second, signal.SIGTERM)

@@ -90,8 +90,9 @@ def test_the_key_of_a_wrong_option_is_named(call, workdir, config_of, kind):
     assert result.err.count("\n") == 1
 
 
-def test_unknown_operator_is_one_line(call, workdir):
-    result = call(f"--config={MRI}:smoke", f"--workdir={workdir}", "--config.operator.kind=furier")
+def test_unknown_operator_is_one_line(call, tmp_path):
+    options = (f"--config={MRI}:smoke", f"--workdir={tmp_path / 'run'}")
+    result = call(*options, "--config.operator.kind=furier")
     assert result.code == 2
     assert "did you mean 'fourier'" in result.err
     assert result.err.count("\n") == 1

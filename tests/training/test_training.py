@@ -314,7 +314,10 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path):
         assert np.isfinite(after).all()
 
 
-@pytest.mark.parametrize(("scan", "explicit"), [("on", True), ("off", True), ("off", False)])
+@pytest.mark.parametrize(
+    ("scan", "explicit"),
+    [("on", True), pytest.param("off", True, marks=pytest.mark.slow), ("off", False)],
+)
 def test_a_loop_moves_nothing_in_silence(scan, explicit, tmp_path, monkeypatch):
     run = loop._Loop.run
 
@@ -410,6 +413,7 @@ def test_a_router_that_descends_needs_steps(kind):
         checks.check(config)
 
 
+@pytest.mark.slow
 def test_descent_goes_on_from_heads_and_resumes_bit_for_bit(tmp_path):
     config = components_config(train__steps=6, train__checkpoint_every=3)
     half = components_config(train__steps=3, train__checkpoint_every=3)
