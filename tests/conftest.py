@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from logging import StreamHandler
 from pathlib import Path
 from typing import NamedTuple
@@ -38,10 +39,18 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 # To make the context that a program is written down in takes as long as to compile a small one.
-# They are all alike: a file's programs share one, but for those compiled while one is written down.
+# They are all alike: a file's programs share one, but for those compiled while one is written down,
+# and those of other threads.
 _new_context = mlir.make_ir_context
 _shared_context = functools.cache(_new_context)
-mlir.make_ir_context = lambda: (_new_context if mlir.ir.Context.current else _shared_context)()
+
+
+def _context():
+    alone = threading.current_thread() is threading.main_thread() and not mlir.ir.Context.current
+    return (_shared_context if alone else _new_context)()
+
+
+mlir.make_ir_context = _context
 # Tracing makes many objects, few of them garbage: to search them after every 700 takes a tenth of
 # the time.
 gc.set_threshold(200_000, 20, 50)
