@@ -22,8 +22,8 @@ _LOOKED_AT = 2**20
 _OUTSIDE = 1.2
 # Distances of any shape have more values than two, and of so many some inside of it.
 _FEW_DISTANCES, _MANY_DISTANCES = 16, 1000
-# Their squares are float32 still.
-_MOST_WEIGHT = 1e18
+MOST_WEIGHT = 1e18
+"""Of a measurement; its square is float32 still."""
 # Products with atoms lose their bits below it, and all of them at 1e-36.
 _NEARLY_ZERO = 1e-33
 
@@ -290,10 +290,10 @@ def _weights(values, each, seen, weights):
         if concrete and argument == "seen" and not np.isin(given, (0, 1)).all():
             odd = given[~np.isin(given, (0, 1))][0]
             raise ArgumentError("seen", odd, "booleans, or 0 and 1")
-        good = not concrete or (given >= 0) & (given <= _MOST_WEIGHT)
+        good = not concrete or (given >= 0) & (given <= MOST_WEIGHT)
         if not np.all(good):
             odd = np.asarray(given)[~np.asarray(good)][0]
-            raise ArgumentError(argument, odd, f"finite numbers, 0 to {_MOST_WEIGHT:g}")
+            raise ArgumentError(argument, odd, f"finite numbers, 0 to {MOST_WEIGHT:g}")
         found, blamed = given if found is None else found * given, argument
     if found is None:
         return None
