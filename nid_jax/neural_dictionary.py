@@ -495,7 +495,7 @@ def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -
     """
     given = bucket_copy.downloaded(path, "path")
     path = argument_checks.path("path", given)
-    path = hub.weights_in(shipped.located(given) if isinstance(given, str) else path)
+    path = shipped.located(given if isinstance(given, str) else path)
     if path.suffix == ".safetensors" or path.is_file():
         far = mesh is not None and mesh.is_multi_process
         return NeuralDictionary._of(one_file.read(path, None if far else mesh), mesh)

@@ -57,8 +57,26 @@ def test_what_is_here_comes_first_and_is_said(folder, here, kind):
         (here / "faces" / hub.WEIGHTS).write_bytes(b"")
     else:
         (here / "faces").write_bytes(b"")
+    found = Path("faces", hub.WEIGHTS) if kind == "weights" else Path("faces")
     with pytest.warns(Notice, match=f"^faces: what is here is loaded, .*{folder / 'faces'}"):
-        assert shipped.located("faces", folder=folder) == Path("faces")
+        assert shipped.located("faces", folder=folder) == found
+
+
+@pytest.mark.parametrize("name", ["mine", "runs/mine", "mine.v2", "./cats"])
+def test_of_a_folder_without_a_run_the_weights_are_meant(folder, here, name):
+    (here / name).mkdir(parents=True)
+    for given in (name, Path(name)):
+        assert shipped.located(given, folder=folder) == Path(name)
+    (here / name / hub.WEIGHTS).write_bytes(b"")
+    for given in (name, Path(name), str(here / name)):
+        assert shipped.located(given, folder=folder) == Path(given, hub.WEIGHTS)
+    (here / name / "config.json").write_text("{}")
+    for given in (name, Path(name)):
+        assert shipped.located(given, folder=folder) == Path(name)
+
+
+def test_a_name_as_a_path_is_a_path(folder, here):
+    assert shipped.located(Path("cats"), folder=folder) == Path("cats")
 
 
 def test_words_that_are_nothing(folder, here):
