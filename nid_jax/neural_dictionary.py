@@ -253,7 +253,9 @@ class NeuralDictionary(Trained):
         # In training it is not known yet what was learned.
         if self.signals:
             some, sampled = ways.some_measurements(measured, len(collection))
-            say_vanishing(some, some, title)
+            # In the type that they came in, of which float32 may leave nothing.
+            bounds = getattr(collection, "bounds", None)
+            say_vanishing(np.array(bounds or ()), some, title)
             self._say_other_samples(some[sampled], None, title)
 
     def _say_other_samples(self, values, weights, what):

@@ -124,9 +124,10 @@ def said_of(dictionary, config, collection):
 def test_measurements_that_vanish_are_said_of_a_collection_too(learned, unseen):
     dictionary, _ = learned
     config = dictionary.config
-    faint = collected(np.float32(1e-40) * (unseen > 0.5), "counts")
-    (line,) = said_of(dictionary, config, faint)
-    assert line.startswith("counts: values up to 1e-40, too small for float32 to compute with")
+    for largest, kind in ((1e-40, np.float32), (1e-40, np.float64), (1e-50, np.float64)):
+        faint = collected(kind(largest) * (unseen > 0.5), "counts")
+        (line,) = said_of(dictionary, config, faint)
+        assert line.startswith(f"counts: values up to {largest:g}, too small for float32 to comp")
     assert not said_of(dictionary, config, collected(0 * unseen, "black"))
 
 
