@@ -138,11 +138,11 @@ def render_axes(
 
 
 def _at_once(dictionary, shape, signals, chunk):
-    """Of a grid taken axis by axis: signals, and rows of its first axis, whose sums fit at once.
+    """(signals, rows of the first axis) that fit at once, of a grid taken axis by axis.
 
-    Whole signals where one fits, else some rows of one, or the lattice of one at least.
+    Whole signals where one fits, else some rows of one; of one the lattice's weights are whole.
     """
-    counts, most = dictionary.embedding.lattice_counts, platforms.sizes().held
+    counts, most = dictionary.embedding.lattice_counts, platforms.sizes().layers
     # Of one signal: weights of the lattice, and for a row what is left after each axis.
     lattice = dictionary.channels * math.prod(counts)
     row = dictionary.channels * max(

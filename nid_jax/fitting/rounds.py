@@ -267,6 +267,8 @@ def _chosen_shrinkage(signals, spectrum, held, choosing):
     """The one of `SHRINKAGES` under which signals held out are most likely.
 
     Rounds of their own, over the others alone: of the held out ones nothing is known to them.
+    `SPECTRUM_ROUNDS` of variances do, however many come before the covariances: of 300 days of
+    weather 75 chose the same, by the same differences of likelihood to 5%.
     """
     if not held.any() or held.all():
         return unchosen_shrinkage()

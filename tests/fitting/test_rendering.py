@@ -186,13 +186,13 @@ def _cosines(draw, signals):
 
 
 def _holding(numbers, monkeypatch):
-    """Let so many numbers of matrices be held."""
-    fewer = dataclasses.replace(platforms.sizes(), held=numbers)
+    """Let so many numbers of what is rendered be held."""
+    fewer = dataclasses.replace(platforms.sizes(), layers=numbers)
     monkeypatch.setattr(platforms, "sizes", lambda: fewer)
 
 
 # Of one signal the lattice has 2 x 210, a row of the grid at most 2 x 54 sums, all rows 1188.
-@pytest.mark.parametrize("numbers", [2**25, 1, 300, 2500])
+@pytest.mark.parametrize("numbers", [2**21, 1, 300, 2500])
 @pytest.mark.parametrize("chunk", [0, 50, 150])
 def test_a_grid_of_cosines_is_rendered_in_slabs(numbers, chunk, monkeypatch):
     _holding(numbers, monkeypatch)
