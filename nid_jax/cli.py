@@ -16,7 +16,7 @@ from nid_jax import commands, configs, data, devices, notices, settings, tasks
 from nid_jax.commands.context import Context
 from nid_jax.files import REFUSALS, local
 from nid_jax.running import joining, launching, processes
-from nid_jax.storage import bucket_copy, hub, shipped
+from nid_jax.storage import bucket_copy, shipped
 from nid_jax.storage.workdir import Workdir
 from nid_jax.tasks.unused import LEARNING
 
@@ -176,7 +176,6 @@ def _source(path):
     """Where the dictionary lies: a workdir, or one file, which may be that of a folder of
     `save_pretrained` or of a dictionary that comes with nid_jax."""
     found = shipped.located(str(bucket_copy.downloaded(path, "--checkpoint")), "--checkpoint")
-    found = hub.weights_in(found)
     if found.suffix == ".safetensors":
         return found
     return Workdir(found, read_only=True, argument="--checkpoint")

@@ -281,8 +281,8 @@ def _collection(signals, letters, seen=None):
 
 def _of_one_scale(collection, largest):
     """The collection; a notice of values that are not about 0 to 1. largest: magnitude before they
-    became float32."""
-    training_checks.check_values(collection, True, largest)
+    became float32. Raises ArgumentError for values of another scale than float32 computes with."""
+    training_checks.check_values(collection, prior=True, largest=largest)
     low, high = collection.bounds
     if max(-low, high) > OTHER_SCALE:
         say(

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from nid_jax import data
+from nid_jax import data, tasks
 from nid_jax.coding import checks as argument_checks
 from nid_jax.coding import grid_operator
 from nid_jax.coding.canonical import Transform, canonical_transform, is_canonical
@@ -39,6 +39,8 @@ from nid_jax.fitting.measurements import (
     say_no_distances,
     say_other_scale,
     say_stretched,
+    say_vanishing,
+    unstretched,
 )
 from nid_jax.notices import sides
 from nid_jax.running import processes
@@ -240,10 +242,28 @@ class NeuralDictionary(Trained):
             say_stretched(given.grid_shape, self.grid_shape, "measurements", advice)
         if given.operator.is_sampling:
             known = combined_weights(given.operator, given.weights)
-            say_other_scale(given.values, known, self.signals.get("bounds"))
-            # Signed distances alone are cut off somewhere.
-            if "truncation" in self.config.get("data", {}):
-                say_no_distances(given.values, known)
+            self._say_other_samples(given.values, known, "measurements")
+
+    def _say_unlike_of(self, measured, collection, config):
+        """The same of a collection's, whose config says how signals are read."""
+        title = collection.title
+        if measured.whole:
+            shapes = measured.grid_shape, self.grid_shape
+            say_stretched(*shapes, title, unstretched(config.data, *shapes))
+        # In training it is not known yet what was learned.
+        if self.signals:
+            some, sampled = ways.some_measurements(measured, len(collection))
+            # In the type that they came in, of which float32 may leave nothing.
+            bounds = getattr(collection, "bounds", None)
+            say_vanishing(np.array(bounds or ()), some, title)
+            self._say_other_samples(some[sampled], None, title)
+
+    def _say_other_samples(self, values, weights, what):
+        """One line each where samples are of another scale than was learned, or no distances where
+        these were."""
+        say_other_scale(values, weights, self.signals.get("bounds"), what)
+        if tasks.has_surfaces(self.config):
+            say_no_distances(values, weights, what)
 
     def _in_batches(self, problem_of, count, batch_size, solve, told=nobody):
         """The fit of `count` signals, solved in batches of one size.
@@ -382,17 +402,7 @@ class NeuralDictionary(Trained):
         measured = task.measure(collection)
         checks.check_signals(self.dictionary, measured, collection.title)
         checks.check_frame(self.frame, collection)
-        if measured.whole:
-            learned = ",".join(map(str, self.grid_shape))
-            advice = (
-                f"data.patch.size={min(self.grid_shape)} with data.size=() fits patches at their "
-                f"own size, data.resize=true with data.size=({learned}) resizes"
-            )
-            say_stretched(measured.grid_shape, self.grid_shape, collection.title, advice)
-        bounds = self.signals.get("bounds")
-        if bounds is not None:
-            some = ways.some_samples(measured, len(collection))
-            say_other_scale(some, None, bounds, collection.title)
+        self._say_unlike_of(measured, collection, config)
         # Of a signal in patches either all are fitted or none.
         pieces = task.layout(collection).get("pieces") or [1] * len(collection)
         count = sum(pieces[: config.fit.num_signals or None])
@@ -495,7 +505,7 @@ def load(path: str | Path, step: str | int = "best", mesh: Mesh | None = None) -
     """
     given = bucket_copy.downloaded(path, "path")
     path = argument_checks.path("path", given)
-    path = hub.weights_in(shipped.located(given) if isinstance(given, str) else path)
+    path = shipped.located(given if isinstance(given, str) else path)
     if path.suffix == ".safetensors" or path.is_file():
         far = mesh is not None and mesh.is_multi_process
         return NeuralDictionary._of(one_file.read(path, None if far else mesh), mesh)

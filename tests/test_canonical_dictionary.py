@@ -10,10 +10,12 @@ import pytest
 import nid_jax as nid
 from nid_jax import tasks
 from nid_jax.coding.prior import fit_prior
-from nid_jax.configs import image
+from nid_jax.configs import image, sdf
 from nid_jax.data import ArrayCollection
 from nid_jax.fields.coordinates import grid
 from nid_jax.fields.model import build_model
+from nid_jax.notices import gathered
+from nid_jax.tasks.task import Measured
 
 SHAPE = (9, 8)
 
@@ -106,6 +108,52 @@ def test_signals_of_another_unit_are_said_of_a_collection_too(learned, unseen):
     with pytest.warns(nid.Notice, match="^kelvins: half of the values are above 5") as said:
         dictionary.fit_collection(tasks.build(config), collection, config)
     assert len(said) == 1
+
+
+def collected(values, title):
+    return ArrayCollection(values[..., None], [f"{i}" for i in range(len(values))], title)
+
+
+def said_of(dictionary, config, collection):
+    """What is said when a collection is fitted."""
+    with gathered() as lines:
+        dictionary.fit_collection(tasks.build(config), collection, config)
+    return lines
+
+
+def test_measurements_that_vanish_are_said_of_a_collection_too(learned, unseen):
+    dictionary, _ = learned
+    config = dictionary.config
+    for largest, kind in ((1e-40, np.float32), (1e-40, np.float64), (1e-50, np.float64)):
+        faint = collected(kind(largest) * (unseen > 0.5), "counts")
+        (line,) = said_of(dictionary, config, faint)
+        assert line.startswith(f"counts: values up to {largest:g}, too small for float32 to comp")
+    assert not said_of(dictionary, config, collected(0 * unseen, "black"))
+
+
+def test_measurements_of_any_operator_that_vanish_are_said(learned, unseen):
+    dictionary, _ = learned
+    config = dictionary.config
+    blurred = nid.operators.blur(SHAPE, 1.0)
+    values = np.float32(1e-40) * unseen.reshape(len(unseen), -1, 1)
+    measured = Measured((blurred,), SHAPE, 1, values.__getitem__, whole=False)
+    task = dataclasses.replace(tasks.build(config), measure=lambda _: measured)
+    with gathered() as lines:
+        dictionary.fit_collection(task, collected(unseen, "rays"), config)
+    says = f"rays: values up to {values.max():.3g}, too small for float32"
+    assert [line.startswith(says) for line in lines] == [True]
+
+
+def test_occupancy_for_distances_is_said_of_a_collection_too(learned, unseen):
+    dictionary, _ = learned
+    config = dictionary.config
+    distances = dataclasses.replace(dictionary, config=sdf.get_config())
+    inside = collected(np.float32(unseen > 0.5), "voxels")
+    (line,) = said_of(distances, config, inside)
+    assert line.startswith("voxels: all values are 0 or 1, as of an occupancy grid, and the dictio")
+    assert not said_of(dictionary, config, inside)
+    # In training it is not known what is learned.
+    assert not said_of(dataclasses.replace(distances, signals={}), config, inside)
 
 
 @pytest.mark.parametrize(("dtype", "levels"), [("int8", 254), ("int16", 65534), ("float16", None)])

@@ -51,7 +51,9 @@ def signal_shape(config):
 @pytest.mark.parametrize(("path", "variant"), CASES, ids=lambda v: getattr(v, "stem", v))
 def test_variant_builds(path, variant):
     config = load(path).get_config(variant)
-    assert tasks.build(config).name == config.task
+    task = tasks.build(config)
+    assert task.name == config.task
+    assert (task.surface is not None) == tasks.has_surfaces(config)
     checks.check(config)
     check_training(config)
     # Also where the data are not here, what the config asks of them must be possible.

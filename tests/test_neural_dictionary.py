@@ -14,7 +14,7 @@ from flax import nnx
 
 import nid_jax as nid
 from nid_jax import devices, learning, neural_dictionary
-from nid_jax.configs import image
+from nid_jax.configs import image, sdf
 from nid_jax.fields.coordinates import grid
 from nid_jax.tasks.task import Measured
 
@@ -173,10 +173,7 @@ def test_another_scale_is_said(gray, unseen):
 
 
 def test_occupancy_for_distances_is_said(gray, unseen):
-    config = gray.config.copy_and_resolve_references()
-    with config.unlocked():
-        config.data.truncation = 0.1
-    distances = dataclasses.replace(gray, config=config)
+    distances = dataclasses.replace(gray, config=sdf.get_config())
     inside = unseen > 0.5
     says = "^measurements: all values are 0 or 1, as of an occupancy grid, and the dictionary"
     for given, options in (

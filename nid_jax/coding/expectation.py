@@ -105,6 +105,10 @@ class Expected(NamedTuple):
     signals: Float[Array, ""]
 
     def __add__(self, other: "Expected") -> "Expected":  # type: ignore[override]
+        # [1, N] and [1, N, N] would be broadcast.
+        if self.second.ndim != other.second.ndim:
+            shapes = f"{self.second.shape} and {other.second.shape}"
+            raise ValueError(f"second: {shapes}; allowed: both whole, or the diagonals of both")
         return jax.tree.map(jnp.add, self, other)
 
 
@@ -118,7 +122,7 @@ class _Pulled(NamedTuple):
     likelihood: Array
 
 
-def nothing(blocks: int, coefficients: int, diagonal: bool = False) -> Expected:
+def nothing(blocks: int, coefficients: int, *, diagonal: bool = False) -> Expected:
     """What a sum over signals begins with. diagonal: of coefficients that are uncorrelated."""
     zero = jnp.zeros(())
     first = jnp.zeros((blocks, coefficients))
@@ -126,10 +130,10 @@ def nothing(blocks: int, coefficients: int, diagonal: bool = False) -> Expected:
     return Expected(first, second, first, zero, zero, zero, zero, zero)
 
 
-def nothing_of(gaussian: Gaussian, diagonal: bool) -> Expected:
+def nothing_of(gaussian: Gaussian, *, diagonal: bool) -> Expected:
     """What a sum over signals begins with under a Gaussian."""
     blocks, coefficients = gaussian.mean.shape
-    return nothing(blocks, coefficients, diagonal)
+    return nothing(blocks, coefficients, diagonal=diagonal)
 
 
 def reduced(design: Array, constants: Array, values: Array) -> tuple[Array, Array, Array, Array]:
@@ -170,7 +174,7 @@ def _found(kernel, constants, right, rest, count, signals, noise):
 
 
 @functools.partial(jax.jit, static_argnames="diagonal")
-def expected(gaussian: Gaussian, rows: Rows, diagonal: bool = False) -> Expected:
+def expected(gaussian: Gaussian, rows: Rows, *, diagonal: bool = False) -> Expected:
     """What signals of one way say, under a Gaussian.
 
     diagonal: coefficients are uncorrelated: with M rows M^2 N products, not M N^2.
@@ -204,14 +208,14 @@ def expected(gaussian: Gaussian, rows: Rows, diagonal: bool = False) -> Expected
 
 
 @functools.partial(jax.jit, static_argnames="diagonal")
-def expected_apart(gaussian: Gaussian, rows: Rows, diagonal: bool = False) -> Expected:
+def expected_apart(gaussian: Gaussian, rows: Rows, *, diagonal: bool = False) -> Expected:
     """What signals say of which each has rows of its own: every field of `rows` has an axis B of
     signals in front, before the one of S, which is 1. diagonal: see `expected`."""
 
     def add(total, one):
-        return total + expected(gaussian, Rows(*one), diagonal), None
+        return total + expected(gaussian, Rows(*one), diagonal=diagonal), None
 
-    return jax.lax.scan(add, nothing_of(gaussian, diagonal), tuple(rows))[0]
+    return jax.lax.scan(add, nothing_of(gaussian, diagonal=diagonal), tuple(rows))[0]
 
 
 class Levels(NamedTuple):
@@ -338,7 +342,7 @@ def pool_added(sums: PoolSums, pool: Pool, shown: Shown, noise: Array) -> PoolSu
 
 
 @functools.partial(jax.jit, static_argnames="diagonal")
-def pool_expected(sums: PoolSums, pool: Pool, diagonal: bool = False) -> Expected:
+def pool_expected(sums: PoolSums, pool: Pool, *, diagonal: bool = False) -> Expected:
     """The sums over the signals of a pool as those over coefficients. diagonal: see `expected`."""
     first = sums.pulled @ pool.design
 

@@ -129,6 +129,12 @@ def range_between(
         overshoot = taken == (0.0, 1.0) and (lowest < -1e-5 or highest > 1 + 1e-5)
         if overshoot:
             say(f"{found}; cut to [0, 1]; data.range=(low, high) says otherwise")
+        largest = max(abs(lowest), abs(highest))
+        if largest and not np.float32(largest):
+            say(
+                f"{where}: values up to {largest:.3g}, too small for float32; taken as 0; "
+                "data.range=(low, high) says otherwise"
+            )
     else:
         taken = _integer_range(lowest, highest)
     if not taken:

@@ -20,9 +20,9 @@ KEPT = (600, 3600)
 """Seconds: how often old pictures are deleted, and how old these are."""
 
 
-def build() -> tuple[Any, dict[str, Callable[[], None]]]:
-    """The page as gradio's Blocks, and what compiles each tab, by its name, and what tabs need
-    later."""
+def build() -> tuple[Any, dict[str, Callable[[], None]], Callable[[], None]]:
+    """(the page as gradio's Blocks, what compiles each tab, by its name, and what makes ready that
+    of which no tab's first answer has need)."""
     given = {name: nid.load(name) for name in ("faces", "phantoms", "chairs")}
     unseen, slices, grids = (signals.unseen(one, UNSEEN) for one in given.values())
     learned = signals.learned_from(given["faces"])
@@ -47,16 +47,16 @@ def build() -> tuple[Any, dict[str, Callable[[], None]]]:
             warm["Codes"] = codes.tab(gr, codes.Codes(known, learned), page.load)
         with gr.Tab("Resolution"):
             warm["Resolution"] = zoom.tab(gr, zoom.Zoom(known, unseen), page.load)
-    # Last: a program for each takes as long as a tab.
-    warm["Shapes at every number of samples"] = solid.fit_all
-    return page, warm
+    # A program for each number of samples takes as long as a tab.
+    return page, warm, solid.fit_all
 
 
 @contextmanager
 def served(port: int = 0, say: Callable[[str], None] = lambda _: None) -> Iterator[str]:
     """The page on a port of this machine, 0: a free one. -> its address. Raises OSError.
 
-    Its first tab is compiled by then, the others go on in a thread. say: is told what is done.
+    Its first tab is compiled by then; the others, and after them fits of shapes from every number
+    of samples, go on in a thread. say: is told what is done.
     """
     with _folder():
         page, address = _launched(port, say)
@@ -82,7 +82,7 @@ def serve(port: int, say: Callable[[str], None]) -> None:
 def _launched(port: int, say: Callable[[str], None]) -> tuple[Any, str]:
     """The page that is served, and its address."""
     say("loading three dictionaries: faces, phantoms, chairs")
-    page, warm = build()
+    page, warm, later = build()
     first, *others = warm
     say(f"compiling {first}")
     warm[first]()
@@ -103,6 +103,7 @@ def _launched(port: int, say: Callable[[str], None]) -> tuple[Any, str]:
         for name in others:
             warm[name]()
             say(f"{name} is ready")
+        later()
 
     threading.Thread(target=rest, daemon=True).start()
     return page, address

@@ -1,8 +1,10 @@
 """Shapes from few samples of their distances or a cloud of points, and between two shapes."""
 
-import functools
+import itertools
 import os
+import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from nid_jax.geometry import shading
 
 SAMPLES = (100, 300, 1000, 3000, 10000)
 RESOLUTION = 64
+MESHES = 32
+"""Files of meshes that are kept; gradio has long copied an older one."""
 MATERIAL = trimesh.visual.material.PBRMaterial(
     baseColorFactor=[*shading.CLAY, 1.0], metallicFactor=0.0, roughnessFactor=0.8, doubleSided=True
 )
@@ -32,8 +36,21 @@ class Shapes:
         self.folder = tempfile.TemporaryDirectory(prefix="shapes_", dir=inside)
         axes = [np.linspace(-1, 1, side, dtype=np.float32) for side in grids.shape[1:4]]
         self.points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-        # Shapes that are sampled alike share their equations: all of them take as long as one.
-        self.fits = functools.cache(self._fits)
+        counts = {min(samples, len(self.points)) for samples in SAMPLES}
+        # A visitor who asks for what `fit_all` is just fitting waits for that.
+        self._alone = {count: threading.Lock() for count in counts}
+        self._fitted: dict[int, nid.Fit] = {}
+        self._numbers = itertools.count()
+
+    def fits(self, count: int) -> nid.Fit:
+        """Of all shapes from `count` samples of each, one of SAMPLES or all there are; made once.
+
+        Shapes that are sampled alike share their equations: all of them take as long as one.
+        """
+        with self._alone[count]:
+            if count not in self._fitted:
+                self._fitted[count] = self._fits(count)
+            return self._fitted[count]
 
     def _fits(self, count):
         chosen = np.random.default_rng(0).choice(len(self.points), count, replace=False)
@@ -42,7 +59,8 @@ class Shapes:
         return self.dictionary.fit(sampled, operator, solver=nid.Gaussian())
 
     def fit_all(self) -> None:
-        """Fits of every number of samples, so that no visitor waits for one to be compiled."""
+        """Fits of every number of samples: a visitor who asks for one that is not there yet waits
+        until it is compiled."""
         for samples in SAMPLES:
             self.fits(min(samples, len(self.points)))
 
@@ -62,11 +80,19 @@ class Shapes:
         if not len(mesh.faces):
             raise ValueError("no surface: take more samples")
         mesh.visual = trimesh.visual.TextureVisuals(material=MATERIAL)
-        path = Path(self.folder.name) / "shape.glb"
+        path = self._path()
         mesh.export(path, include_normals=True)
         way = f"{between:.0%} of the way from shape {number} to {other}"
         words = f"{way}; {count} of {len(self.points)} samples each; {len(mesh.faces)} triangles"
         return str(path), words
+
+    def _path(self):
+        """A file of one answer's own; that of long before is deleted."""
+        number, folder = next(self._numbers), Path(self.folder.name)
+        shutil.rmtree(folder / str(number - MESHES), ignore_errors=True)
+        own = folder / str(number)
+        own.mkdir()
+        return own / "shape.glb"
 
 
 def tab(gr: Any, shapes: Shapes, opened: Any) -> Callable[[], None]:

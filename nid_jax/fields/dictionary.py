@@ -244,16 +244,34 @@ class Dictionary(nnx.Module):
         return values + gates.bias[:, None, :]
 
     def grid_is_cheaper(self, shape: Sequence[int], gates: Gates, points: int = 0) -> bool:
-        """Whether `combine_on_grid` there takes fewer operations than `combine` of so many points,
-        0: those of the grid. Of a kind without it never."""
+        """Whether `combine_on_grid` takes fewer operations than `combine` of so many points.
+
+        shape: of the grid; gates of S signals; points: 0 for those of the grid. Of a kind without
+        it never.
+        """
         return False
 
-    def combine_on_grid(
-        self, axes: Sequence[Float[Array, " n"]], gates: Gates
-    ) -> Float[Array, "S ..."]:
-        """`combine` at all points of a grid, given by the coordinates [n] along each of its axes.
+    def folded_on_lattice(
+        self, gates: Gates
+    ) -> tuple[Float[Array, " N *counts"], Float[Array, "S C"]]:
+        """What `combine_on_grid` needs of codes, the same for any axes.
 
-        -> [S, *grid, C]. Only where `grid_is_cheaper`.
+        gates of S signals -> N = C S sets of weights of products of functions along the axes,
+        [N, *embedding.lattice_counts], and levels [S, C]. Of a kind whose `grid_is_cheaper`
+        may be true.
+        """
+        raise NotImplementedError
+
+    def combine_on_grid(
+        self,
+        axes: Sequence[Float[Array, " n"]],
+        lattice: Float[Array, " N *counts"],
+        level: Float[Array, "S C"],
+    ) -> Float[Array, "S *grid C"]:
+        """`combine` at all points of a grid, axis by axis.
+
+        axes: coordinates [n] along each; lattice [N, *counts], level [S, C]: as `folded_on_lattice`
+        gives them -> [S, *grid, C].
         """
         raise NotImplementedError
 

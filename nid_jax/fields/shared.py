@@ -192,7 +192,7 @@ class SharedDictionary(Dictionary):
 
     def grid_is_cheaper(self, shape: Sequence[int], gates: Gates, points: int = 0) -> bool:
         counts, signals = self.embedding.lattice_counts, len(gates.values)
-        if not counts or self.kernels or self.matmul != "float32":
+        if not counts or not self._sums_alone:
             return False
         # Axis after axis: the grid's sides so far, the lattice's from there on.
         steps = [math.prod(shape[: j + 1]) * math.prod(counts[j:]) for j in range(len(counts))]
@@ -201,21 +201,33 @@ class SharedDictionary(Dictionary):
         apart = min(self.cost(order, points, signals, self.num_experts) for order in self.orders)
         return alone < apart
 
-    def combine_on_grid(
-        self, axes: Sequence[Float[Array, " n"]], gates: Gates
-    ) -> Float[Array, "S ..."]:
+    def folded_on_lattice(
+        self, gates: Gates
+    ) -> tuple[Float[Array, " N *counts"], Float[Array, "S C"]]:
         kernel, bias = self._folded(gates.values)
-        sums = self.embedding.grid_sums(axes, kernel.reshape(len(kernel), -1))
-        sums = jnp.moveaxis(sums.reshape(self.channels, -1, *sums.shape[1:]), 0, -1)
-        level = bias + gates.bias
+        return self.embedding.on_lattice(kernel.reshape(len(kernel), -1)), bias + gates.bias
+
+    def combine_on_grid(
+        self,
+        axes: Sequence[Float[Array, " n"]],
+        lattice: Float[Array, " N *counts"],
+        level: Float[Array, "S C"],
+    ) -> Float[Array, "S *grid C"]:
+        sums = self.embedding.grid_sums(axes, lattice)
+        sums = jnp.moveaxis(sums.reshape(self.channels, len(level), *sums.shape[1:]), 0, -1)
         return sums + level.reshape(len(level), *[1] * len(axes), self.channels)
+
+    @property
+    def _sums_alone(self):
+        """Whether sums of the embedding are all that heads read, in a precision that it has."""
+        return not self.kernels and self.matmul == "float32"
 
     def _summed(self, signals):
         """Whether so few signals are summed without the features at every point."""
-        alone = not self.kernels and self.matmul == "float32"
         # Of an exported function it is any number.
         known = isinstance(signals, int)
-        return alone and known and signals * self.channels <= self.embedding.most_sums
+        few = known and signals * self.channels <= self.embedding.most_sums
+        return few and self._sums_alone
 
     def combine_features(
         self, features: Float[Array, "P F"], gates: Gates

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
 from nid_jax.coding import checks, operators
 from nid_jax.errors import ArgumentError
@@ -22,8 +23,8 @@ _LOOKED_AT = 2**20
 _OUTSIDE = 1.2
 # Distances of any shape have more values than two, and of so many some inside of it.
 _FEW_DISTANCES, _MANY_DISTANCES = 16, 1000
-# Their squares are float32 still.
-_MOST_WEIGHT = 1e18
+MOST_WEIGHT = 1e18
+"""Of a measurement; its square is float32 still."""
 # Products with atoms lose their bits below it, and all of them at 1e-36.
 _NEARLY_ZERO = 1e-33
 
@@ -38,7 +39,7 @@ def say_other_scale(
     further from them than they are wide: degrees for kelvins.
 
     values [S, M, C]; weights None, [M] or [S, M]; bounds: (lowest, highest) of the signals learned
-    from; None: 0 to 1, as pictures are. what: was given, in words.
+    from; None: not known, mostly 0 to 1, as pictures are. what: was given, in words.
     """
     known = _known(values, weights)
     if not known.size:
@@ -46,10 +47,10 @@ def say_other_scale(
     here = float(np.abs(known).max())
     there = 1.0 if bounds is None else max(map(abs, bounds))
     if here > OTHER_SCALE * there or (bounds and _NEARLY_ZERO < here < there / OTHER_SCALE):
-        say(
-            f"{what}: values up to {here:g}, the dictionary learned from signals up to "
-            f"{there:g}; taken as they are"
-        )
+        learned = f"learned from signals up to {there:g}"
+        if bounds is None:
+            learned = "does not say what it learned from, which mostly is 0 to 1"
+        say(f"{what}: values up to {here:g}, the dictionary {learned}; taken as they are")
     elif bounds and bounds[0] < bounds[1]:
         low, high = bounds
         middle = float(np.median(known.ravel()[:: -(-known.size // _LOOKED_AT)]))
@@ -73,10 +74,10 @@ def _known(values, weights):
     return values[seen]
 
 
-def say_no_distances(values: Any, weights: Any) -> None:
+def say_no_distances(values: Any, weights: Any, what: str = "measurements") -> None:
     """A notice where samples for a dictionary of signed distances are probably none: occupancy.
 
-    values [S, M, 1]; weights None, [M] or [S, M].
+    values [S, M, 1]; weights None, [M] or [S, M]; what: was given, in words.
     """
     known = _known(values, weights)
     if known.size < _FEW_DISTANCES:
@@ -84,21 +85,22 @@ def say_no_distances(values: Any, weights: Any) -> None:
     low, high = float(known.min()), float(known.max())
     if low < high and ((known == low) | (known == high)).all():
         say(
-            f"measurements: all values are {low:g} or {high:g}, as of an occupancy grid, and the "
+            f"{what}: all values are {low:g} or {high:g}, as of an occupancy grid, and the "
             "dictionary learned signed distances, below 0 inside of a shape; taken as distances"
         )
     elif low >= 0 and known.size >= _MANY_DISTANCES:
         say(
-            f"measurements: none of {known.size} values is below 0, and the dictionary learned "
+            f"{what}: none of {known.size} values is below 0, and the dictionary learned "
             "signed distances, below 0 inside of a shape; taken as distances from nothing inside"
         )
 
 
 def say_stretched(
-    grid_shape: tuple[int, ...], learned: tuple[int, ...], what: str, advice: str
+    grid_shape: tuple[int, ...], learned: tuple[int, ...], what: str, advice: str = ""
 ) -> None:
     """A notice where signals have another shape than those learned from, which is stretched.
 
+    advice: what they may do who do not want that, in words; '' for none.
     Of pictures another size is said too: more pixels mostly show more. Of other signals those of
     the same proportions, up to a sample, are taken as finer or coarser.
     """
@@ -109,7 +111,23 @@ def say_stretched(
     if len(learned) != 2 and off <= 1:
         return
     here, there = ("x".join(map(str, sides)) for sides in (grid_shape, learned))
-    say(f"{what}: {here}, learned on {there}, which is stretched over it; {advice}")
+    more = f"; {advice}" if advice else ""
+    say(f"{what}: {here}, learned on {there}, which is stretched over it{more}")
+
+
+def unstretched(signals: ConfigDict, grid_shape: tuple[int, ...], learned: tuple[int, ...]) -> str:
+    """Keys of a config's `data` that bring signals to the shape that was learned on, in words; ''
+    where it has none."""
+    ways, rows = [], learned[-2:]
+    if "patch" in signals:
+        ways.append(
+            f"data.patch.size={min(learned)} with data.size=() fits patches at their own size"
+        )
+    # Pictures alone, also those that are frames of a movie.
+    if "resize" in signals and tuple(grid_shape[-2:]) != tuple(rows):
+        size = ",".join(map(str, rows))
+        ways.append(f"data.resize=true with data.size=({size}) resizes")
+    return ", ".join(ways)
 
 
 def as_array(values: Any, argument: str) -> Any:
@@ -290,10 +308,10 @@ def _weights(values, each, seen, weights):
         if concrete and argument == "seen" and not np.isin(given, (0, 1)).all():
             odd = given[~np.isin(given, (0, 1))][0]
             raise ArgumentError("seen", odd, "booleans, or 0 and 1")
-        good = not concrete or (given >= 0) & (given <= _MOST_WEIGHT)
+        good = not concrete or (given >= 0) & (given <= MOST_WEIGHT)
         if not np.all(good):
             odd = np.asarray(given)[~np.asarray(good)][0]
-            raise ArgumentError(argument, odd, f"finite numbers, 0 to {_MOST_WEIGHT:g}")
+            raise ArgumentError(argument, odd, f"finite numbers, 0 to {MOST_WEIGHT:g}")
         found, blamed = given if found is None else found * given, argument
     if found is None:
         return None

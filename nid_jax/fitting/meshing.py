@@ -1,6 +1,7 @@
 """Meshes: codes of signed distance functions to triangles, with the normals of the function."""
 
-import math
+import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +22,6 @@ from nid_jax.storage.artefacts import file_name
 
 # Signals whose first level is held at a time, in numbers.
 _COARSE_NUMBERS = 2**25
-# Samples near a surface that a search takes, in squares of the lattice's side: of chairs 12.
-_NEAR = 8
 
 
 def meshes_of(
@@ -44,49 +43,71 @@ def meshes_of(
     without vertices. Raises ValueError naming the signal where a function is not finite, and
     ArgumentError for a surface that memory does not hold.
     """
-    chunk = chunk or platforms.sizes().mesh_points
     search = level_set.Search(coarse, lipschitz, truncation, memory=devices.host_bytes())
-    points = level_set.coarse_points(resolution, window, search)
-    signals, first = len(gates.bias), _signals(gates, 0, 1)
-    shape = level_set.Lattice.over(resolution, window).shape
-    searched = len(points) + int(_NEAR * math.prod(shape) ** (2 / 3))
-    whole = level_set.is_whole(resolution)
-    whole = whole and dictionary.grid_is_cheaper(shape, first, searched)
-    together = 1 if whole else max(1, _COARSE_NUMBERS // len(points))
+    whole = _whole_is_cheaper(dictionary, gates, resolution, window, search)
+    if whole:
+        firsts = itertools.repeat(None, len(gates.bias))
+    else:
+        points = level_set.coarse_points(resolution, window, search)
+        firsts = _first_values(dictionary, gates, points, chunk)
     meshes = []
-    for start in range(0, signals, together):
-        group = _signals(gates, start, start + together)
-        # The experts' shared work is done once for all signals where these share their points.
-        values = [None] if whole else values_at(dictionary, group, points, chunk)
-        for number, known in enumerate(values, start):
-            one = _signals(gates, number, number + 1)
-            try:
-                meshes.append(_mesh(dictionary, one, resolution, window, search, known, chunk))
-            except ArgumentError:
-                raise
-            except ValueError as error:
-                raise ValueError(f"signal {number}: {error}") from error
+    for number, known in enumerate(firsts):
+        one = _signals(gates, number, number + 1)
+        on_grid = functools.partial(_on_grid, dictionary, one, chunk) if whole else None
+        try:
+            vertices, faces, _ = level_set.extract(
+                functools.partial(_at_points, dictionary, one, chunk),
+                resolution,
+                window,
+                search=search,
+                coarse_values=known,
+                on_grid=on_grid,
+            )
+        except ArgumentError:
+            # The resolution is too fine for memory: no signal's fault.
+            raise
+        except ValueError as error:
+            raise ValueError(f"signal {number}: {error}") from error
+        meshes.append(_mesh(dictionary, one, vertices, faces, chunk))
     return meshes
+
+
+def _whole_is_cheaper(dictionary, gates, resolution, window, search):
+    """Whether a signal is evaluated on the whole lattice, as that takes no more than a search."""
+    if not level_set.may_be_whole(resolution):
+        return False
+    shape = level_set.Lattice.over(resolution, window).shape
+    points = level_set.searched_points(resolution, window, search)
+    return dictionary.grid_is_cheaper(shape, _signals(gates, 0, 1), points)
+
+
+def _first_values(dictionary, gates, points, chunk):
+    """Values [B] of one signal after another at the points of the first level.
+
+    The experts' shared work is done once for all signals where these share their points.
+    """
+    together = max(1, _COARSE_NUMBERS // len(points))
+    for start in range(0, len(gates.bias), together):
+        yield from values_at(dictionary, _signals(gates, start, start + together), points, chunk)
 
 
 def _signals(gates, start, stop):
     return jax.tree.map(lambda leaf: leaf[start:stop], gates)
 
 
-def _mesh(dictionary, gates, resolution, window, search, known, chunk):
-    """known: values at the points of the first level; None: take the whole lattice."""
-    vertices, faces, _ = level_set.extract(
-        lambda points: values_at(dictionary, gates, points, chunk)[0],
-        resolution,
-        window,
-        search=search,
-        coarse_values=known,
-        on_grid=(lambda axes: render_axes(dictionary, gates, axes)[0, ..., 0])
-        if known is None
-        else None,
-    )
+def _at_points(dictionary, gates, chunk, points):
+    return values_at(dictionary, gates, points, chunk)[0]
+
+
+def _on_grid(dictionary, gates, chunk, axes):
+    return render_axes(dictionary, gates, axes, chunk)[0, ..., 0]
+
+
+def _mesh(dictionary, gates, vertices, faces, chunk):
+    """Triangles with the normals of one signal."""
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     if len(vertices):
+        chunk = chunk or platforms.sizes().mesh_points
         slopes = render_derivatives(dictionary, gates, vertices, chunk)[0, :, 0]
         length = np.linalg.norm(slopes, axis=1, keepdims=True)
         # Where the function is flat it has no normal, and the triangles' own is left.

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 from flax import nnx
+from jaxtyping import Float
 
 from nid_jax import numerics, platforms
+from nid_jax.errors import ArgumentError
 from nid_jax.fields.coordinates import axes_of, grid
+from nid_jax.fields.dictionary import Dictionary
 from nid_jax.fields.routing import Gates
 
 # Float32 numbers of rendered signals held at a time: 64 MB.
@@ -88,38 +91,68 @@ def render_points(dictionary, gates, points, chunk=0):
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
-def _render_axes(graphdef, state, axes, gates):
-    return nnx.merge(graphdef, state, copy=True).combine_on_grid(axes, gates)
+def _folded(graphdef, state, gates):
+    return nnx.merge(graphdef, state, copy=True).folded_on_lattice(gates)
 
 
-def render_axes(dictionary, gates, axes, chunk=0):
-    """`render_points` at all points of a grid, given by the coordinates [n] along each of its axes.
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _render_axes(graphdef, state, axes, folded):
+    return nnx.merge(graphdef, state, copy=True).combine_on_grid(axes, *folded)
 
-    Axis by axis where that takes fewer operations, else as points. gates of S signals -> NumPy
-    [S, *grid, C]. chunk: points at a time, 0 for what fits the machine.
+
+def render_axes(
+    dictionary: Dictionary, gates: Gates, axes: Sequence[Float[np.ndarray, " n"]], chunk: int = 0
+) -> Float[np.ndarray, "S *grid C"]:
+    """`render_points` at all points of a grid.
+
+    Axis by axis where that takes fewer operations, else as points.
+
+    gates of S signals; axes: coordinates [n] along each of the D axes; chunk: points at a time, 0
+    for what fits the machine -> NumPy [S, *grid, C], the grid of as many samples as there are
+    coordinates. Raises ValueError for another number of axes than D.
     """
+    if len(axes) != dictionary.dims:
+        raise ArgumentError("axes", len(axes), f"{dictionary.dims}, as many as coordinates")
     shape = tuple(map(len, axes))
+    signals = len(gates.bias)
     if 0 in shape or not dictionary.grid_is_cheaper(shape, gates):
         points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
         values = render_points(dictionary, gates, points, chunk)
         return values.reshape(len(values), *shape, values.shape[-1])
     graphdef, state = nnx.split(dictionary)
+    some, rows = _at_once(dictionary, shape, signals, chunk)
     first, *others = (np.asarray(axis, np.float32) for axis in axes)
-    # Slabs of the first axis: all sums of one are of its own rows.
-    counts = dictionary.embedding.lattice_counts
-    widest = max(
+    values = np.empty((signals, *shape, dictionary.channels), np.float32)
+    pieces = zip(
+        *(numerics.cut(np.asarray(part), some) for part in (gates.values, gates.bias)), strict=True
+    )
+    for number, (codes, bias) in enumerate(pieces):
+        # Folded once for all slabs of the first axis.
+        folded = _folded(graphdef, state, Gates(codes, None, None, bias))
+        here = values[number * some : (number + 1) * some]
+        for index, piece in enumerate(numerics.cut(first, rows)):
+            slab = here[:, index * rows : (index + 1) * rows]
+            found = np.asarray(_render_axes(graphdef, state, (piece, *others), folded))
+            slab[:] = found[: len(here), : slab.shape[1]]
+    return values
+
+
+def _at_once(dictionary, shape, signals, chunk):
+    """(signals, rows of the first axis) that fit at once, of a grid taken axis by axis.
+
+    Whole signals where one fits, else some rows of one; of one the lattice's weights are whole.
+    """
+    counts, most = dictionary.embedding.lattice_counts, platforms.sizes().layers
+    # Of one signal: weights of the lattice, and for a row what is left after each axis.
+    lattice = dictionary.channels * math.prod(counts)
+    row = dictionary.channels * max(
         math.prod(shape[1 : axis + 1]) * math.prod(counts[axis + 1 :]) for axis in range(len(shape))
     )
-    most = _RENDERED_NUMBERS // (widest * gates.bias.size)
+    some = numerics.even_size(signals, max(1, most // max(lattice, row * shape[0])))
+    rows = max(1, most // (row * some))
     if chunk:
-        most = min(most, chunk // math.prod(shape[1:]))
-    size = numerics.even_size(len(first), max(1, most))
-    values = np.empty((len(gates.bias), *shape, dictionary.channels), np.float32)
-    for index, piece in enumerate(numerics.cut(first, size)):
-        rows = values[:, index * size : (index + 1) * size]
-        found = np.asarray(_render_axes(graphdef, state, (piece, *others), gates))
-        rows[:] = found[:, : rows.shape[1]]
-    return values
+        rows = min(rows, max(1, chunk // math.prod(shape[1:])))
+    return some, numerics.even_size(shape[0], rows)
 
 
 def measured(dictionary, gates, operator):

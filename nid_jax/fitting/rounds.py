@@ -243,7 +243,7 @@ def _with_target(state, shrinkage, spectrum):
 
 def _next(signals, state, which, least_noise):
     """The state after one more round over some signals."""
-    sums = signals.expected(state.gaussian, which, state.target is None)
+    sums = signals.expected(state.gaussian, which, diagonal=state.target is None)
     shrinkage = state.shrinkage or 0.0
     target, counts = state.target, (len(which), float(sums.values))
     likelihood = float(sums.likelihood)
@@ -267,6 +267,8 @@ def _chosen_shrinkage(signals, spectrum, held, choosing):
     """The one of `SHRINKAGES` under which signals held out are most likely.
 
     Rounds of their own, over the others alone: of the held out ones nothing is known to them.
+    `SPECTRUM_ROUNDS` of variances do, however many come before the covariances: of 300 days of
+    weather 75 chose the same, by the same differences of likelihood to 5%.
     """
     if not held.any() or held.all():
         return unchosen_shrinkage()
@@ -342,10 +344,10 @@ class SignalsByWay:
         return np.maximum(squares / values, tiny), max(float(np.mean(energies)), tiny)
 
     def expected(
-        self, gaussian: Gaussian, which: Int[np.ndarray, " n"], diagonal: bool = False
+        self, gaussian: Gaussian, which: Int[np.ndarray, " n"], *, diagonal: bool = False
     ) -> Expected:
         """Sums over some of the signals. diagonal: see `expectation.expected`."""
-        total = expectation.nothing_of(gaussian, diagonal)
+        total = expectation.nothing_of(gaussian, diagonal=diagonal)
         apart: list[int] = []
         for part in ways.parts_of(self.ways[which]):
             mine = which[part]
@@ -356,14 +358,18 @@ class SignalsByWay:
                 many = self.counts[group[0]] * self.columns.coefficients > _PIECE_NUMBERS
                 enough = len(group) >= (2 if self.few_shapes else _FEW_SIGNALS)
                 if enough or whole or many:
-                    total = total + self._shared(gaussian, group, diagonal)
+                    total = total + self._shared(gaussian, group, diagonal=diagonal)
                 else:
                     rest += group.tolist()
             if rest and self.measured.weights is not None and self._pools(rest):
-                total = total + self._pooled(gaussian, np.array(rest), diagonal)
+                total = total + self._pooled(gaussian, np.array(rest), diagonal=diagonal)
             else:
                 apart += rest
-        return total + self._apart(gaussian, np.array(apart, int), diagonal) if apart else total
+        return (
+            total + self._apart(gaussian, np.array(apart, int), diagonal=diagonal)
+            if apart
+            else total
+        )
 
     def levels(self, gaussian: Gaussian) -> list[expectation.Levels]:
         """Of all signals, in parts; each in its own way where it can be cut to what was seen."""
@@ -385,13 +391,13 @@ class SignalsByWay:
 
     # ---- one way, alike ---------------------------------------------------------------------
 
-    def _shared(self, gaussian, which, diagonal):
-        total = expectation.nothing_of(gaussian, diagonal)
+    def _shared(self, gaussian, which, *, diagonal):
+        total = expectation.nothing_of(gaussian, diagonal=diagonal)
         for some in self._some(which):
             filled = min(ways.padded_length(len(some)), self._most(which))
             key = ("shared", *some.tolist())
             rows = self._known(key, self._rows_of, some, filled)
-            total = total + expectation.expected(gaussian, rows, diagonal)
+            total = total + expectation.expected(gaussian, rows, diagonal=diagonal)
         return total
 
     def _most(self, which):
@@ -469,7 +475,7 @@ class SignalsByWay:
         """Values of one row: channels that are blocks share their rows."""
         return self.columns.channels if self.columns.blocks > 1 else 1
 
-    def _pooled(self, gaussian, which, diagonal):
+    def _pooled(self, gaussian, which, *, diagonal):
         operator = ways.operator_of(self.measured, int(which[0]))
         key = ("way", self.ways[which[0]])
         pool = expectation.pool(gaussian, *self._known(key, self._design, operator))
@@ -477,7 +483,7 @@ class SignalsByWay:
         for length, some in self._by_length(which):
             shown = self._known(("shown", length, *some.tolist()), self._shown, some, length)
             sums = expectation.pool_added(sums, pool, shown, gaussian.noise)
-        return expectation.pool_expected(sums, pool, diagonal)
+        return expectation.pool_expected(sums, pool, diagonal=diagonal)
 
     def _shown(self, which, length):
         """`Shown` of signals, filled up to a length."""
@@ -514,12 +520,12 @@ class SignalsByWay:
 
     # ---- each in its own way ----------------------------------------------------------------
 
-    def _apart(self, gaussian, which, diagonal):
-        total = expectation.nothing_of(gaussian, diagonal)
+    def _apart(self, gaussian, which, *, diagonal):
+        total = expectation.nothing_of(gaussian, diagonal=diagonal)
         for length, some in self._by_length(which):
             key = ("apart", length, *some.tolist())
             rows = self._known(key, self._rows_apart, some, length)
-            total = total + expectation.expected_apart(gaussian, rows, diagonal)
+            total = total + expectation.expected_apart(gaussian, rows, diagonal=diagonal)
         return total
 
     def _rows_apart(self, which, length):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from nid_jax.coding.operators import Operator
 from nid_jax.errors import ArgumentError
@@ -44,15 +44,18 @@ def count_seen(measured: Any, index: int) -> int:
     return found
 
 
-def some_samples(measured: Any, count: int) -> Float[np.ndarray, "N C"]:
-    """What was sampled, and has a weight, of a few signals spread over `count`: none of those that
-    another operator measured."""
-    found = [np.zeros((0, measured.channels), np.float32)]
+def some_measurements(
+    measured: Any, count: int
+) -> tuple[Float[np.ndarray, "N C"], Bool[np.ndarray, " N"]]:
+    """What was measured, and has a weight, of a few signals spread over `count`. -> (that, which of
+    it are samples of the signals)."""
+    found, sampled = [np.zeros((0, measured.channels), np.float32)], [np.zeros(0, bool)]
     for index in np.unique(np.linspace(0, count - 1, min(count, _FEW)).astype(int)).tolist():
-        if measured.values is not None and operator_of(measured, index).is_sampling:
+        if measured.values is not None:
             weights, values = weights_of(measured, index), np.asarray(measured.values(index))
             found.append(values if weights is None else values[weights > 0])
-    return np.concatenate(found)
+            sampled.append(np.full(len(found[-1]), operator_of(measured, index).is_sampling))
+    return np.concatenate(found), np.concatenate(sampled)
 
 
 def in_words(measured: Any, count: int) -> str:

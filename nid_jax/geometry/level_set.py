@@ -50,6 +50,8 @@ _LEAST_SHARE = 1e-3
 _SLAB_SAMPLES = 2**22
 # Samples of a lattice that is evaluated as a whole, at most: 64 MB.
 _WHOLE_SAMPLES = 2**24
+# Samples near a surface that a search takes, in squares of the lattice's side: of chairs 12.
+_NEAR = 8
 _CHILDREN = np.stack(np.meshgrid(*[[0, 1]] * 3, indexing="ij"), -1).reshape(8, 3)
 _CORNERS = np.stack(np.meshgrid(*[range(LEAF + 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
 
@@ -159,8 +161,8 @@ def extract(
       search: how the surface is looked for, None for the defaults.
       coarse_values: the function at `coarse_points`, where they are known.
       on_grid: the function at all points of a grid, by the coordinates along each of its axes,
-        where that takes no longer than few points do: a lattice that `is_whole` is then evaluated
-        at once, and nothing is searched for.
+        where that takes no longer than the points of a search do: the lattice is then evaluated at
+        once, and nothing is searched for. Of a lattice that `may_be_whole`.
 
     Raises:
       ArgumentError: resolution or window is not what is allowed; the surface takes more memory.
@@ -169,7 +171,7 @@ def extract(
     search = search or Search()
     lattice = Lattice.over(resolution, window)
     counted = _Counted(function, level, search.chunk)
-    if on_grid is not None and is_whole(resolution):
+    if on_grid is not None:
         whole = _Whole(lattice, counted, on_grid)
         boxes = whole.holding()
         vertices, faces = _triangulate(lattice, whole, boxes)
@@ -183,9 +185,18 @@ def extract(
     return lattice.at(vertices), faces, Effort(counted.points, int(np.prod(lattice.shape)), kept)
 
 
-def is_whole(resolution: int | Sequence[int]) -> bool:
-    """Whether `extract` evaluates the whole lattice where it may. Raises as that."""
+def may_be_whole(resolution: int | Sequence[int]) -> bool:
+    """Whether all values of a lattice may be held at once. Raises as `extract`."""
     return math.prod(Lattice.over(resolution).shape) <= _WHOLE_SAMPLES
+
+
+def searched_points(
+    resolution: int | Sequence[int], window: Window | None = None, search: Search | None = None
+) -> int:
+    """About how many points `extract` with these settings evaluates in a search."""
+    lattice = Lattice.over(resolution, window)
+    boxes, _ = _first_count(lattice, search or Search())
+    return math.prod(boxes) + int(_NEAR * math.prod(lattice.shape) ** (2 / 3))
 
 
 def coarse_points(
@@ -284,6 +295,14 @@ class _Whole:
 
 def _first_boxes(lattice, search):
     """The boxes of the first level [B, 3] by their first cell, and their side in cells."""
+    counts, side = _first_count(lattice, search)
+    _check_memory(lattice, search, math.prod(counts) * _BOX_BYTES)
+    starts = [side * np.arange(count) for count in counts]
+    return np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3), side
+
+
+def _first_count(lattice, search):
+    """Boxes of the first level along each axis, and their side in cells."""
     cells = np.array(lattice.shape) - 1
     side = LEAF
     widest = np.inf if search.bound is None else _WITHIN_BOUND * search.bound
@@ -292,9 +311,7 @@ def _first_boxes(lattice, search):
         and search.lipschitz * lattice.reach(2 * side) <= widest
     ):
         side *= 2
-    _check_memory(lattice, search, math.prod((-(-cells // side)).tolist()) * _BOX_BYTES)
-    starts = [np.arange(0, count, side) for count in cells]
-    return np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3), side
+    return (-(-cells // side)).tolist(), side
 
 
 def _check_memory(lattice, search, needed):

@@ -32,6 +32,7 @@ from nid_jax.fields.dictionary import Dictionary, over_points, points_at_a_time
 from nid_jax.fields.routing import Gates
 from nid_jax.files import atomic_path
 from nid_jax.fitting.measurements import (
+    MOST_WEIGHT,
     Measurements,
     as_array,
     checked_operator,
@@ -83,9 +84,11 @@ class ExportedFit:
         weights: Float[Array | np.ndarray, "S ..."] | None = None,
     ) -> dict[str, Array]:
         """What the file's `call` gives, float32 as `inputs` and `outputs` say. weights: where the
-        function was exported with weights at call. Raises ArgumentError for other shapes or types,
-        for weights that it does not take or lacks, and, outside of transformations of JAX, for
-        numbers of which no finite codes come, such as NaN that is read."""
+        function was exported with weights at call. Outside of transformations of JAX it waits for
+        the result, to look at the codes.
+
+        Raises ArgumentError for other shapes or types, for weights that it does not take or lacks,
+        and, where it looks, for numbers of which no finite codes come, such as NaN that is read."""
         given: dict[str, Any] = {"measurements": measurements, "weights": weights}
         if weights is not None and "weights" not in self.inputs:
             raise ArgumentError("weights", np.shape(weights), "None: it was exported with its own")
@@ -165,18 +168,27 @@ def _taken(name, value, wanted, signals):
 
 def _check_found(found, given):
     """Raise ArgumentError naming an argument of which no finite codes came: what the file itself
-    cannot. Values of weight 0 are not read, whatever they are."""
+    cannot. Values of weight 0 are not read, whatever they are; weights that the file holds are not
+    known here."""
     finite = [np.isfinite(found[name]) for name in ("codes", "error") if name in found]
     bad = np.flatnonzero(~np.all([one.reshape(len(one), -1).all(1) for one in finite], 0))
     if not len(bad):
         return
-    for name, values in given.items():
-        row = np.asarray(values[bad[0]])
-        if not np.isfinite(row).all():
-            allowed = f"finite numbers, but where the weight is 0; signal {bad[0]} holds others"
-            raise ArgumentError(name, row[~np.isfinite(row)][0], allowed)
-    largest = np.abs(np.asarray(given["measurements"][bad[0]])).max()
-    allowed = f"values of which float32 computes finite codes, unlike those of signal {bad[0]}"
+    signal, row = bad[0], {name: np.asarray(values[bad[0]]) for name, values in given.items()}
+    read, others = row["measurements"], "others, or too large ones"
+    if "weights" in row:
+        weights, others = row["weights"], "others"
+        good = (weights >= 0) & (weights <= MOST_WEIGHT)
+        if not good.all():
+            allowed = f"finite numbers, 0 to {MOST_WEIGHT:g}; signal {signal} holds others"
+            raise ArgumentError("weights", weights[~good][0], allowed)
+        read = read[weights != 0]
+    odd = read[~np.isfinite(read)]
+    if odd.size:
+        allowed = f"finite numbers, but where the weight is 0; signal {signal} holds {others}"
+        raise ArgumentError("measurements", odd[0], allowed)
+    largest = np.abs(read).max(initial=0)
+    allowed = f"values of which float32 computes finite codes, unlike those of signal {signal}"
     raise ArgumentError("measurements", f"up to {largest:g}", allowed)
 
 

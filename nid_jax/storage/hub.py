@@ -65,13 +65,6 @@ def save_pretrained(
     return folder
 
 
-def weights_in(path: Path) -> Path:
-    """The file of weights in a folder that `save_pretrained` wrote and no run is in; any other path
-    as it is."""
-    weights = path / WEIGHTS
-    return weights if weights.is_file() and not (path / "config.json").exists() else path
-
-
 def from_pretrained(
     name_or_folder: str | Path,
     *,

@@ -36,23 +36,22 @@ def write_sums(folder: Path) -> Path:
     return write_text(folder / SUMS, "".join(lines))
 
 
-def located(given: str, argument: str = "", folder: Path = FOLDER) -> Path:
-    """Where a dictionary lies that a person names: by path, or one that comes with the package.
+def located(given: str | Path, argument: str = "", folder: Path = FOLDER) -> Path:
+    """Where a dictionary lies: a file of weights, a run, or a path that may not be there.
 
-    given: a path as it is, or a name of `sums` alone: './NAME' is a path. argument: the flag it
-    came by. A run, a file or a folder of weights of that name here comes first, and is said. -> a
-    path that may not be there. Raises ValueError where the weights are not those of SHA256SUMS,
-    FileNotFoundError for a word that is neither a path that is there nor a name, with the nearest
-    one.
+    given: a path, or as text a name of `sums` alone: './NAME' is a path. argument: the flag it came
+    by. Of a folder of weights that no run is in, as `hub.save_pretrained` writes it, the weights
+    are meant. A run, a file or a folder of weights of a name's own comes first, and is said. Raises
+    ValueError where the weights are not those of SHA256SUMS, FileNotFoundError for a word that is
+    neither a path that is there nor a name, with the nearest one.
     """
     path, known = local(given, argument or "path"), sums(folder)
+    there = _in_folder(path)
     if path.suffix or len(path.parts) > 1 or given != str(path):
-        return path
-    here = path.is_file() or (path / WEIGHTS).is_file()
-    here = here or (path.is_dir() and Workdir(path, read_only=True).config.exists())
+        return there
     if given not in known:
         if path.exists():
-            return path
+            return there
         near = difflib.get_close_matches(given, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         where = f"{argument}={given}" if argument else given
@@ -61,15 +60,25 @@ def located(given: str, argument: str = "", folder: Path = FOLDER) -> Path:
             f"nid_jax there are {', '.join(known)}"
         )
     file = folder / given / WEIGHTS
-    if here:
+    if there.is_file() or _holds_run(path):
         say(
             f"{given}: what is here is loaded, not the dictionary of that name that comes with "
             f"nid_jax; {file} is that"
         )
-        return path
+        return there
     if not file.is_file() or _sha256(file) != known[given]:
         raise ValueError(f"{file}: missing, or not what {SUMS} says; install nid_jax again")
     return file
+
+
+def _in_folder(path):
+    """The weights in a folder without a run; any other path as it is."""
+    weights = path / WEIGHTS
+    return weights if weights.is_file() and not _holds_run(path) else path
+
+
+def _holds_run(path):
+    return path.is_dir() and Workdir(path, read_only=True).config.exists()
 
 
 def _sha256(file):

@@ -9,10 +9,12 @@ from nid_jax import settings
 from nid_jax.files import local
 from nid_jax.tasks.task import Baseline, Baselines, Extras, Measured, Task
 
-__all__ = ["Baseline", "Baselines", "Extras", "Measured", "Task", "build"]
+__all__ = ["Baseline", "Baselines", "Extras", "Measured", "Task", "build", "has_surfaces"]
 
 # Each is a module of this package, imported when a config asks for it.
 TASKS = ("image", "inpainting", "video", "ct", "mri", "sdf", "fields")
+OF_SURFACES = ("sdf",)
+"""Those whose signals have a surface: `Task.surface`."""
 
 
 def build(config: ConfigDict) -> Task:
@@ -26,6 +28,12 @@ def build(config: ConfigDict) -> Task:
         local(text, key)
     settings.check(config)
     return importlib.import_module(f"nid_jax.tasks.{config.task}").build(config)
+
+
+def has_surfaces(config: ConfigDict) -> bool:
+    """Whether signals of config.task have a surface and are signed distances to it, as the task's
+    `Task.surface` says. Of the config, that of any dictionary, nothing else is read."""
+    return config.get("task") in OF_SURFACES
 
 
 def _texts(group, path=""):

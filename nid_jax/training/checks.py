@@ -90,7 +90,8 @@ def check_canonical(config: ConfigDict, there: int) -> None:
 
 
 def check_values(collection: Any, prior: bool, largest: float = 0.0) -> None:
-    """Raise ArgumentError for values whose squares are beyond float32, where a collection knows.
+    """Raise ArgumentError for values whose squares are too large for float32, or too small, where a
+    collection knows them.
 
     prior: whether one of the codes is learned, whose variances are squared in turn; largest:
     magnitude that values had before they became float32, where they are all 0 now.

@@ -117,9 +117,7 @@ def _found(dictionary, measured, collection, config, path, go_on):
 
 def _by_rounds(dictionary, measured, collection, config, path, go_on):
     wanted, names = config.dictionary.components, collection.names
-    sections = [repr(config[name]) for name in ("dictionary", "data", "seed")]
-    said = (sections, collection.title, list(names))
-    this_run = _checksum(measured, len(names), zlib.crc32(repr(said).encode()))
+    this_run = _number_of(measured, collection, config)
     state = State.load(path, this_run)
     if state is None and path.exists():
         say(f"{path}: rounds of other signals, or of another config; begun anew")
@@ -145,6 +143,15 @@ def _by_rounds(dictionary, measured, collection, config, path, go_on):
     if made is None:
         return None
     return FoundHeads(put_heads(dictionary, made[0]), prior=made[1])
+
+
+def _number_of(measured, collection, config):
+    """What tells a run by rounds from others: its signals, its config, and when its target comes,
+    which is not the config's and may change from version to version."""
+    names, rounds = collection.names, config.dictionary.components.rounds
+    sections = [repr(config[name]) for name in ("dictionary", "data", "seed")]
+    said = (sections, collection.title, list(names), spectrum_rounds(rounds))
+    return _checksum(measured, len(names), zlib.crc32(repr(said).encode()))
 
 
 def _checksum(measured, count, start):

@@ -84,7 +84,7 @@ class Trainer:
     ):
         checks.check(config)
         checks.check_canonical(config, devices.memory_bytes())
-        checks.check_values(collection, bool(config.prior.num_signals))
+        checks.check_values(collection, prior=bool(config.prior.num_signals))
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.expert)
         self.strategy = build_strategy(config, task.objective)

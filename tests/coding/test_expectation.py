@@ -229,6 +229,14 @@ def test_variances_and_noise_follow_the_slope_of_the_likelihood(seed, reduced):
             )
 
 
+def test_sums_of_diagonals_and_of_whole_moments_do_not_add_up():
+    """Of one block they would be broadcast, and no shape would tell."""
+    diagonal, whole = (expectation.nothing(1, COEFFICIENTS, diagonal=d) for d in (True, False))
+    with pytest.raises(ValueError, match=r"second: \(1, 4\) and \(1, 4, 4\); allowed: both whole"):
+        diagonal + whole
+    assert (whole + whole).second.shape == (1, COEFFICIENTS, COEFFICIENTS)
+
+
 def test_of_uncorrelated_coefficients_the_diagonal_says_what_the_whole_does():
     draw = np.random.default_rng(10)
     with gram.working_precision("float64"):

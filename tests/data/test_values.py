@@ -105,3 +105,21 @@ def test_the_key():
         config.range = wrong
         with pytest.raises(ValueError, match=r"data\.range=.*must be \(low, high\), low < high"):
             configured_range(config)
+
+
+@pytest.mark.parametrize("largest", [1e-50, -1e-50, 1e-300])
+def test_values_of_which_float32_leaves_nothing_are_said(largest):
+    values = np.array([0.0, largest])
+    says = f"^x: values up to {abs(largest):g}, too small for float32; taken as 0; data.range="
+    with pytest.warns(Notice, match=says):
+        images.guessed_range(values, "x")
+    low, high = sorted(values)
+    np.testing.assert_array_equal(
+        images.to_unit(values, "x", (low, high)), (values - low) / (high - low)
+    )
+
+
+def test_black_and_the_least_of_float32_are_not_said(recwarn):
+    for values in ([0.0, 0.0], [-0.0], [0.0, 1e-44]):
+        images.guessed_range(np.array(values), "x")
+    assert not recwarn

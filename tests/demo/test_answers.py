@@ -1,5 +1,9 @@
 """What the demonstration answers: of the faces that come with the package, and tiny others."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import trimesh
@@ -208,6 +212,51 @@ def test_all_shapes_of_one_number_of_samples_are_fitted_once(balls, monkeypatch)
     assert fitted == [6, 6]
     tab.answer(1, 2, 10000, 0.0)
     assert fitted == [6, 6]
+
+
+@pytest.fixture
+def solid(monkeypatch):
+    """Shapes whose dictionary fits nothing, and the numbers of samples that were asked of it."""
+    asked = []
+
+    def fit(sampled, operator, solver):
+        asked.append(sampled.shape[1])
+        time.sleep(0.05)
+        return sampled
+
+    grids = np.zeros((2, 7, 7, 7, 1), np.float32)
+    return shapes.Shapes(SimpleNamespace(fit=fit), grids), asked
+
+
+def test_two_threads_that_ask_for_one_fit_get_the_same(solid):
+    tab, asked = solid
+    with ThreadPoolExecutor(4) as pool:
+        everything = [pool.submit(tab.fit_all) for _ in range(2)]
+        found = list(pool.map(tab.fits, [100, 300, 300, 343, 100]))
+        for one in everything:
+            one.result()
+    assert sorted(asked) == [100, 300, 343]
+    assert found[0] is found[4]
+    assert found[1] is found[2]
+
+
+def test_a_fit_that_is_there_waits_for_no_other(solid):
+    tab, _ = solid
+    found = tab.fits(100)
+    with tab._alone[300]:
+        assert tab.fits(100) is found
+
+
+def test_every_answer_has_a_file_of_its_own_and_few_are_kept(solid):
+    tab, _ = solid
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: tab._path(), range(3 * shapes.MESHES)))
+    assert len(set(paths)) == len(paths)
+    assert all(path.is_relative_to(tab.folder.name) for path in paths)
+    # Those that four threads were just at may be there too.
+    there = [path for path in paths if path.parent.exists()]
+    assert shapes.MESHES <= len(there) <= shapes.MESHES + 3
+    assert set(paths[-shapes.MESHES :]) <= set(there)
 
 
 def test_pixels_stay_squares():

@@ -523,7 +523,7 @@ def test_signals_on_a_grid_are_those_at_its_points(channels):
     draw, gates = np.random.default_rng(0), _gates(5, 10, channels)
     axes = [draw.uniform(-1, 1, count).astype(np.float32) for count in (30, 20)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
-    found = dictionary.combine_on_grid(axes, gates)
+    found = dictionary.combine_on_grid(axes, *dictionary.folded_on_lattice(gates))
     expected = np.einsum("se,pec->spc", gates.values, _numpy_basis(dictionary, points))
     expected = expected.reshape(5, 30, 20, channels) + np.asarray(gates.bias)[:, None, None]
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -111,7 +111,7 @@ def test_what_cannot_be_is_one_line(known):
         fit_apart(model, prior, stacked, Ridge(lam=np.ones(1)), GRID, ("a",))
 
 
-def test_a_few_samples_are_those_that_are_seen_of_signals_that_were_sampled():
+def test_a_few_measurements_are_those_that_are_seen_and_say_which_are_samples():
     rows = np.arange(24, dtype=np.float32).reshape(4, 6, 1)
     sampled, mixed = operators.sample((2, 3)), 2 * operators.sample((2, 3))
     seen = np.ones((4, 6), np.float32)
@@ -124,11 +124,14 @@ def test_a_few_samples_are_those_that_are_seen_of_signals_that_were_sampled():
         way=lambda index: int(index == 2),
         weights=seen.__getitem__,
     )
-    found = ways.some_samples(known, 4)
-    np.testing.assert_array_equal(found.ravel(), [*range(8), *range(18, 24)])
-    assert ways.some_samples(dataclasses.replace(known, values=None), 4).shape == (0, 1)
+    found, which = ways.some_measurements(known, 4)
+    np.testing.assert_array_equal(found.ravel(), [*range(8), *range(12, 24)])
+    np.testing.assert_array_equal(which, [*[True] * 8, *[False] * 6, *[True] * 6])
+    none, which = ways.some_measurements(dataclasses.replace(known, values=None), 4)
+    assert none.shape == (0, 1)
+    assert which.shape == (0,)
     many = Measured((sampled,), (2, 3), 1, values=lambda index: np.full((6, 1), index))
-    np.testing.assert_array_equal(ways.some_samples(many, 71)[::6, 0], np.arange(0, 71, 10))
+    np.testing.assert_array_equal(ways.some_measurements(many, 71)[0][::6, 0], np.arange(0, 71, 10))
 
 
 def test_ways_that_are_not_to_be_stacked_stay_as_they_are(known):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nid_jax.coding import operators
+from nid_jax.configs import image, sdf, video
 from nid_jax.errors import ArgumentError
 from nid_jax.fitting.measurements import (
     Measurements,
@@ -15,6 +16,7 @@ from nid_jax.fitting.measurements import (
     say_no_distances,
     say_other_scale,
     say_stretched,
+    unstretched,
 )
 from nid_jax.notices import Notice
 
@@ -113,8 +115,8 @@ def test_values_that_are_no_distances_are_said():
         (np.where(far > 0.08, np.nan, far > 0.05), None, "all values are 0 or 1"),
         (np.where(np.arange(600) < 590, far, -1)[..., :1], np.arange(600) < 590, "none of 1180 "),
     ):
-        with pytest.warns(Notice, match=f"^measurements: {says}"):
-            say_no_distances(values, weights)
+        with pytest.warns(Notice, match=f"^shapes: {says}"):
+            say_no_distances(values, weights, "shapes")
     with warnings.catch_warnings():
         warnings.simplefilter("error", Notice)
         say_no_distances(far - 0.001, None)
@@ -149,6 +151,46 @@ def test_other_proportions_than_those_learned_are_said(here, learned, said, recw
     sides = ["x".join(map(str, shape)) for shape in (here, learned)]
     whole = "measurements: {}, learned on {}, which is stretched over it; resized, it would not be"
     assert [str(one.message) for one in recwarn] == ([whole.format(*sides)] if said else [])
+
+
+def test_nothing_is_advised_where_nothing_is_known(recwarn):
+    say_stretched((8, 16, 16), (32, 32, 32), "shapes")
+    assert [str(one.message) for one in recwarn] == [
+        "shapes: 8x16x16, learned on 32x32x32, which is stretched over it"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "here", "learned", "advised"),
+    [
+        (image, (9, 9), (8, 16), ["data.patch.size=8", "data.resize=true", "data.size=(8,16)"]),
+        (video, (9, 9), (8, 16), ["data.resize=true", "data.size=(8,16)"]),
+        # Frames in time have the size that was learned.
+        (video, (30, 8, 16), (60, 8, 16), []),
+        (video, (30, 9, 9), (60, 8, 16), ["data.resize=true", "data.size=(8,16)"]),
+        (sdf, (16, 16, 16), (8, 16, 16), []),
+    ],
+)
+def test_only_keys_that_a_config_has_are_advised(config, here, learned, advised):
+    config = config.get_config()
+    words = unstretched(config.data, here, learned)
+    keys = re.findall(r"data\.[\w.]+", words)
+    for key in keys:
+        group = config
+        for part in key.split("."):
+            assert part in group, key
+            group = group[part]
+    # Beside patches whole pictures have no size.
+    found = re.findall(r"data\.\S+=(?!\(\))\S+", words)
+    assert found == advised
+
+
+def test_a_scale_that_is_not_known_is_not_made_up():
+    says = (
+        "^faces: values up to 255, the dictionary does not say what it learned from, which mostly"
+    )
+    with pytest.warns(Notice, match=says):
+        say_other_scale(np.full((1, 9, 1), 255.0), None, None, "faces")
 
 
 def test_channels_that_are_missing_are_said():

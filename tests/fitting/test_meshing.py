@@ -18,7 +18,7 @@ from nid_jax.fields.experts import Layers
 from nid_jax.fields.independent import IndependentDictionary
 from nid_jax.fields.shared import SharedDictionary
 from nid_jax.fitting import meshing, rendering
-from nid_jax.geometry import primitives
+from nid_jax.geometry import level_set, primitives
 
 KINDS = {
     "shared": (SharedDictionary, 96, 64),
@@ -93,6 +93,33 @@ def test_meshes_of_cosines_are_the_same_axis_by_axis(monkeypatch):
         np.testing.assert_array_equal(one.faces, other.faces)
         np.testing.assert_allclose(one.vertices, other.vertices, atol=1e-4)
         np.testing.assert_allclose(one.vertex_normals, other.vertex_normals, atol=1e-3)
+
+
+def test_a_chunk_bounds_the_whole_lattice_too_and_no_search_is_begun(monkeypatch):
+    dictionary, gates = ball_of_cosines()
+    one = jax.tree.map(lambda leaf: leaf[:1], gates)
+    monkeypatch.setattr(level_set, "coarse_points", None)
+    combine, shapes = rendering._render_axes, []
+
+    def counted(*given):
+        shapes.append(combine(*given).shape)
+        return combine(*given)
+
+    monkeypatch.setattr(rendering, "_render_axes", counted)
+    whole = meshing.meshes_of(dictionary, one, 33)[0]
+    assert shapes == [(1, 33, 33, 33, 1)]
+    shapes.clear()
+    found = meshing.meshes_of(dictionary, one, 33, chunk=5 * 33**2)[0]
+    assert shapes == [(1, 5, 33, 33, 1)] * 7
+    np.testing.assert_array_equal(found.faces, whole.faces)
+    np.testing.assert_allclose(found.vertices, whole.vertices, atol=1e-5)
+
+
+def test_a_lattice_that_is_too_fine_is_searched(monkeypatch):
+    dictionary, gates = ball_of_cosines()
+    monkeypatch.setattr(meshing, "render_axes", None)
+    monkeypatch.setattr(level_set, "_WHOLE_SAMPLES", 20**3 - 1)
+    assert len(meshing.meshes_of(dictionary, gates, 20)[0].faces) > 100
 
 
 def test_normals_are_the_gradient_and_point_outward():

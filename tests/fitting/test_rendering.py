@@ -1,5 +1,7 @@
 """Rendering in padded chunks, windows and sizes of any kind."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,8 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nid_jax import platforms
+from nid_jax.errors import ArgumentError
 from nid_jax.fields import coordinates, embeddings, routing
 from nid_jax.fields.experts import Layers
 from nid_jax.fields.independent import IndependentDictionary
@@ -173,19 +177,67 @@ def test_the_dictionary_itself_is_left_alone(dictionary):
     )
 
 
-@pytest.mark.parametrize("numbers", [2**24, 1, 3000])
-@pytest.mark.parametrize("chunk", [0, 50])
-def test_a_grid_of_cosines_is_rendered_in_slabs(numbers, chunk, monkeypatch):
-    monkeypatch.setattr(rendering, "_RENDERED_NUMBERS", numbers)
+def _cosines(draw, signals):
+    """A dictionary of heads alone on cosines, and gates of some signals."""
     cosines = embeddings.ChosenCosines((6, 7, 5), 90)
     dictionary = SharedDictionary(cosines, 8, 2, Layers(1, 1, "relu", 1.0), rngs=nnx.Rngs(0))
-    draw = np.random.default_rng(0)
-    gates = rendering.gates_of(
-        *map(np.float32, (draw.normal(size=(3, 8)), draw.normal(size=(3, 2))))
-    )
+    codes, bias = draw.normal(size=(signals, 8)), draw.normal(size=(signals, 2))
+    return dictionary, rendering.gates_of(np.float32(codes), np.float32(bias))
+
+
+def _holding(numbers, monkeypatch):
+    """Let so many numbers of what is rendered be held."""
+    fewer = dataclasses.replace(platforms.sizes(), layers=numbers)
+    monkeypatch.setattr(platforms, "sizes", lambda: fewer)
+
+
+# Of one signal the lattice has 2 x 210, a row of the grid at most 2 x 54 sums, all rows 1188.
+@pytest.mark.parametrize("numbers", [2**21, 1, 300, 2500])
+@pytest.mark.parametrize("chunk", [0, 50, 150])
+def test_a_grid_of_cosines_is_rendered_in_slabs(numbers, chunk, monkeypatch):
+    _holding(numbers, monkeypatch)
+    dictionary, gates = _cosines(np.random.default_rng(0), 3)
     shape, window = (11, 6, 9), ((-1, 0.5), (0, 1), (-1.1, 1))
     assert dictionary.grid_is_cheaper(shape, gates)
     found = rendering.render(dictionary, gates, shape, window, chunk)
     expected = rendering.render_points(dictionary, gates, coordinates.grid(shape, window))
     assert found.shape == (3, *shape, 2)
     np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=2e-5)
+
+
+def test_more_signals_than_are_held_are_folded_once_each_and_are_as_one_by_one(monkeypatch):
+    dictionary, gates = _cosines(np.random.default_rng(1), 11)
+    shape, folded, sums = (11, 6, 9), [], []
+    alone = [
+        rendering.render(dictionary, jax.tree.map(lambda leaf, n=n: leaf[n : n + 1], gates), shape)
+        for n in range(11)
+    ]
+    fold, render_axes = rendering._folded, rendering._render_axes
+
+    def counted(graphdef, state, gates):
+        folded.append(fold(graphdef, state, gates))
+        return folded[-1]
+
+    def summed(*given):
+        sums.append(render_axes(*given))
+        return sums[-1]
+
+    monkeypatch.setattr(rendering, "_folded", counted)
+    monkeypatch.setattr(rendering, "_render_axes", summed)
+    # Four whole signals of 2 x 11 x 54 numbers; a half of one.
+    for numbers, signals, slabs in ((5000, [4, 4, 4], 1), (1188 // 2, [1] * 11, 3)):
+        _holding(numbers, monkeypatch)
+        found = rendering.render(dictionary, gates, shape)
+        np.testing.assert_allclose(found, np.concatenate(alone), atol=2e-5)
+        assert [len(level) for _, level in folded] == signals
+        assert len(sums) == slabs * len(folded)
+        assert max(lattice.size for lattice, _ in folded) <= numbers
+        assert max(part.size for part in sums) <= numbers
+        folded.clear()
+        sums.clear()
+
+
+def test_axes_of_another_number_are_refused():
+    dictionary, gates = _cosines(np.random.default_rng(2), 1)
+    with pytest.raises(ArgumentError, match="axes: 2; allowed: 3, as many as coordinates"):
+        rendering.render_axes(dictionary, gates, [np.zeros(3)] * 2)

@@ -272,9 +272,9 @@ def test_shrinkage_is_chosen_by_signals_that_nothing_knows():
             seen.append(set(which.tolist()))
             return super().variances(which)
 
-        def expected(self, gaussian, which, diagonal=False):
+        def expected(self, gaussian, which, *, diagonal=False):
             seen.append(set(which.tolist()))
-            return super().expected(gaussian, which, diagonal)
+            return super().expected(gaussian, which, diagonal=diagonal)
 
     held = np.arange(SIGNALS) % 5 == 4
     with gram.working_precision("float64"):

@@ -210,13 +210,19 @@ def test_a_lattice_taken_as_a_whole_misses_no_surface_however_steep():
     assert_same_surface(whole[:2], dense(steep, 65), 65)
 
 
-def test_a_fine_lattice_is_searched_also_where_it_could_be_taken_as_a_whole(monkeypatch):
+def test_lattices_that_may_be_taken_as_a_whole(monkeypatch):
     monkeypatch.setattr(level_set, "_WHOLE_SAMPLES", 40**3 - 1)
-    assert level_set.is_whole(39)
-    found = level_set.extract(SHAPES["sphere"], 40, on_grid=None)
-    searched = level_set.extract(SHAPES["sphere"], 40, on_grid=on_grid(SHAPES["sphere"]))
-    assert searched[2] == found[2]
-    np.testing.assert_array_equal(searched[0], found[0])
+    assert level_set.may_be_whole(39)
+    assert level_set.may_be_whole((40, 40, 39))
+    assert not level_set.may_be_whole(40)
+    with pytest.raises(ArgumentError, match="resolution: 1"):
+        level_set.may_be_whole(1)
+
+
+def test_points_of_a_search_are_foretold():
+    for name, size in (("sphere", 64), ("sphere", 129), ("torus", 129)):
+        found = level_set.extract(SHAPES[name], size)[2].evaluated
+        assert found / 3 < level_set.searched_points(size) < 3 * found, (name, size)
 
 
 def test_a_lattice_taken_as_a_whole_names_where_it_is_not_finite():

@@ -115,27 +115,35 @@ def test_numbers_of_which_no_codes_come_are_refused(whole, at_call, draw, odd):
     y, seen = values(draw, 3, *SHAPE, 1), np.ones((3, *SHAPE), np.float32)
     y[2, 4, 1] = odd
     says = f"{odd}; allowed: finite numbers, but where the weight is 0; signal 2 holds others"
-    for function, given in ((whole, (y,)), (at_call, (y, seen))):
+    # Of weights that the file holds nobody knows which are 0.
+    for function, given, more in ((whole, (y,), ", or too large ones"), (at_call, (y, seen), "")):
         with pytest.raises(ArgumentError) as caught:
             function(*given)
-        assert str(caught.value) == f"measurements: {says}"
+        assert str(caught.value) == f"measurements: {says}{more}"
     # What is not read may be anything.
     seen[2, 4, 1] = 0
     assert np.isfinite(at_call(y, seen)["codes"]).all()
-    seen[1, 0, 0] = np.inf if odd < 0 else odd
-    with pytest.raises(ArgumentError, match=f"^weights: {seen[1, 0, 0]}; allowed: .*; signal 1 ho"):
-        at_call(np.nan_to_num(y, posinf=0, neginf=0), seen)
+    seen[2, 0, 0] = np.inf if odd < 0 else odd
+    with pytest.raises(ArgumentError, match=f"^weights: {seen[2, 0, 0]}; allowed: .*; signal 2 ho"):
+        at_call(y, seen)
     # Inside a transformation values are not looked at.
     assert not np.isfinite(jax.jit(whole)(y)["codes"][2]).any()
 
 
-def test_values_too_large_for_codes_are_refused(whole, draw):
-    y = values(draw, 2, *SHAPE, 1)
+def test_values_too_large_for_codes_are_refused(whole, at_call, draw):
+    y, seen = values(draw, 2, *SHAPE, 1), np.ones((2, *SHAPE), np.float32)
     y[1] = 3e38
-    with pytest.raises(
-        ArgumentError, match=r"^measurements: 'up to 3e\+38'; allowed: .* signal 1$"
-    ):
+    says = r"^measurements: 'up to 3e\+38'; allowed: .* signal 1$"
+    with pytest.raises(ArgumentError, match=says):
         whole(y)
+    # Neither what is not read nor the other signal is to blame.
+    y[:, 2, 3], seen[:, 2, 3] = np.nan, 0
+    with pytest.raises(ArgumentError, match=says):
+        at_call(y, seen)
+    with pytest.raises(
+        ArgumentError, match=r"^weights: 3e\+38; allowed: .* 0 to 1e\+18; signal 1 "
+    ):
+        at_call(y, np.where(seen > 0, y[..., 0], 0))
 
 
 MEASURED = "allowed: float32[S, 6, 5, 1], S signals, 1 or more"

@@ -6,9 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
+from nid_jax import tasks
 from nid_jax.notices import Notice
 from nid_jax.storage import hub, one_file, shipped
+
+NAMES = ["chairs", "faces", "phantoms", "photos"]
 
 
 @pytest.fixture
@@ -57,8 +61,26 @@ def test_what_is_here_comes_first_and_is_said(folder, here, kind):
         (here / "faces" / hub.WEIGHTS).write_bytes(b"")
     else:
         (here / "faces").write_bytes(b"")
+    found = Path("faces", hub.WEIGHTS) if kind == "weights" else Path("faces")
     with pytest.warns(Notice, match=f"^faces: what is here is loaded, .*{folder / 'faces'}"):
-        assert shipped.located("faces", folder=folder) == Path("faces")
+        assert shipped.located("faces", folder=folder) == found
+
+
+@pytest.mark.parametrize("name", ["mine", "runs/mine", "mine.v2", "./cats"])
+def test_of_a_folder_without_a_run_the_weights_are_meant(folder, here, name):
+    (here / name).mkdir(parents=True)
+    for given in (name, Path(name)):
+        assert shipped.located(given, folder=folder) == Path(name)
+    (here / name / hub.WEIGHTS).write_bytes(b"")
+    for given in (name, Path(name), str(here / name)):
+        assert shipped.located(given, folder=folder) == Path(given, hub.WEIGHTS)
+    (here / name / "config.json").write_text("{}")
+    for given in (name, Path(name)):
+        assert shipped.located(given, folder=folder) == Path(name)
+
+
+def test_a_name_as_a_path_is_a_path(folder, here):
+    assert shipped.located(Path("cats"), folder=folder) == Path("cats")
 
 
 def test_words_that_are_nothing(folder, here):
@@ -82,9 +104,9 @@ def test_other_weights_than_were_released_are_refused(folder, here, change):
 
 
 def test_those_of_the_package_are_whole_small_and_described(here):
-    assert list(shipped.sums()) == ["chairs", "faces", "phantoms", "photos"]
+    assert list(shipped.sums()) == NAMES
     total = 0
-    for name in shipped.sums():
+    for name in NAMES:
         file = shipped.located(name)
         total += file.stat().st_size
         assert file.stat().st_size <= 2.2e6
@@ -94,6 +116,12 @@ def test_those_of_the_package_are_whole_small_and_described(here):
             assert f"\n## {heading}\n" in card
         assert re.search(r"\n## (PSNR, dB|IoU) of \d+ unseen signals\n", card)
     assert total < 6.5e6
+
+
+def test_of_those_of_the_package_chairs_alone_are_of_surfaces(here):
+    found = [tasks.has_surfaces(one_file.read(shipped.located(name)).config) for name in NAMES]
+    assert found == [name == "chairs" for name in NAMES]
+    assert not tasks.has_surfaces(ConfigDict())
 
 
 def test_a_copy_is_read_as_any_other_file(here):

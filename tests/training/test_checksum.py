@@ -3,19 +3,24 @@
 from types import SimpleNamespace
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from nid_jax.coding import operators
+from nid_jax.fitting import rounds
 from nid_jax.training import heads
 
 
-def checksum(values, points, weights=None, start=1):
-    measured = SimpleNamespace(
+def measured_of(values, points, weights=None):
+    return SimpleNamespace(
         ways=[operators.sample(points)],
         way_of=lambda index: 0,
         values=values.__getitem__,
         weights=None if weights is None else weights.__getitem__,
     )
-    return heads._checksum(measured, len(values), start)
+
+
+def checksum(values, points, weights=None, start=1):
+    return heads._checksum(measured_of(values, points, weights), len(values), start)
 
 
 def test_any_change_of_what_was_measured_is_another_checksum():
@@ -37,3 +42,15 @@ def test_any_change_of_what_was_measured_is_another_checksum():
     ]
     assert len(set(found)) == len(found)
     assert checksum(values.copy(), points.copy()) == found[0]
+
+
+def test_another_schedule_of_rounds_is_another_run(monkeypatch):
+    """Rounds that were stopped have, or would have, another target: they are not gone on with."""
+    draw = np.random.default_rng(3)
+    measured = measured_of(draw.normal(size=(4, 5, 1)), draw.uniform(-1, 1, (5, 2)))
+    collection = SimpleNamespace(names=list("abcd"), title="letters")
+    config = ConfigDict({"dictionary": {"components": {"rounds": 4}}, "data": {}, "seed": 0})
+    before = heads._number_of(measured, collection, config)
+    assert heads._number_of(measured, collection, config) == before
+    monkeypatch.setattr(rounds, "SPECTRUM_ROUNDS", rounds.SPECTRUM_ROUNDS + 1)
+    assert heads._number_of(measured, collection, config) != before

@@ -13,15 +13,18 @@ class Embedding(nnx.Module):
     num_local: N, features that are not zero at a point, where `local` gives them alone; else 0.
     most_sums: weighted sums of features at a point that `sums` gives sooner than the features are
     there themselves; 0: none.
-    lattice_counts: functions along each axis where every feature is a product of one of each, and
-    `grid_sums` is there; else ().
     """
 
     dims: int
     size: int
     num_local: int = 0
     most_sums: int = 0
-    lattice_counts: tuple[int, ...] = ()
+
+    @property
+    def lattice_counts(self) -> tuple[int, ...]:
+        """Functions along each axis where every feature is a product of one of each, and
+        `on_lattice` and `grid_sums` are there; else ()."""
+        return ()
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """x [..., D] -> [..., F]."""
@@ -35,11 +38,16 @@ class Embedding(nnx.Module):
         """Sums of features by weights [F, N] at points x [P, D], without the features."""
         raise NotImplementedError
 
+    def on_lattice(self, weights: Float[Array, "F N"]) -> Float[Array, " N *counts"]:
+        """Weights [F, N] of features as those of all products of the functions along the axes, of
+        which some may be none: there they are 0. -> [N, *lattice_counts]."""
+        raise NotImplementedError
+
     def grid_sums(
-        self, axes: Sequence[Float[Array, " n"]], weights: Float[Array, "F N"]
-    ) -> Float[Array, "N ..."]:
-        """Sums of features by weights [F, N] at all points of a grid, given by the coordinates [n]
-        along each of its axes. -> [N, *grid]."""
+        self, axes: Sequence[Float[Array, " n"]], lattice: Float[Array, " N *counts"]
+    ) -> Float[Array, " N *grid"]:
+        """Sums of features at all points of a grid, given by the coordinates [n] along each of its
+        axes, by weights as `on_lattice` gives them [N, *lattice_counts]. -> [N, *grid]."""
         raise NotImplementedError
 
     def check(self) -> None:

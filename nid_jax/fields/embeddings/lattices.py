@@ -22,7 +22,53 @@ BANDS = ("box", "ball")
 _COSINE_COST = 100
 
 
-class CosineLattice(Embedding):
+class Lattice(Embedding):
+    """What embeddings have whose features are products of functions along the axes, `counts` of
+    them along each."""
+
+    counts: tuple[int, ...]
+
+    @property
+    def lattice_counts(self) -> tuple[int, ...]:
+        """As `Embedding.lattice_counts`."""
+        return self.counts
+
+    def along(self, x: Float[Array, "... D"]) -> list[Float[Array, "... count"]]:
+        """All functions of every axis at coordinates x [..., D]. -> [..., counts[j]] for each j."""
+        x = jnp.asarray(x)
+        return [self._functions(x[..., axis], count) for axis, count in enumerate(self.counts)]
+
+    def grid_sums(
+        self, axes: Sequence[Float[Array, " n"]], lattice: Float[Array, " N *counts"]
+    ) -> Float[Array, " N *grid"]:
+        """As `Embedding.grid_sums`."""
+        # Axis after axis: the first of those left is summed over, and the grid's comes last.
+        for x, count in zip(axes, self.counts, strict=True):
+            lattice = numerics.einsum("nk...,pk->n...p", lattice, self._functions(x, count))
+        return lattice
+
+    def _functions(self, x, count):
+        """The `count` functions of one axis at x [...]. -> [..., count]. Of every kind."""
+        raise NotImplementedError
+
+
+class Cosines(Lattice):
+    """Of cosines, some of whose products are features."""
+
+    def on_lattice(self, weights: Float[Array, "F N"]) -> Float[Array, " N *counts"]:
+        """As `Embedding.on_lattice`."""
+        lattice = jnp.zeros((weights.shape[1], math.prod(self.counts)), weights.dtype)
+        return lattice.at[:, self._places()].set(weights.T).reshape(-1, *self.counts)
+
+    def _places(self):
+        """Of the features among all products, in raster order. Of every kind."""
+        raise NotImplementedError
+
+    def _functions(self, x, count):
+        return _cosines_along(jnp.asarray(x), np.arange(count, dtype=np.float32))
+
+
+class CosineLattice(Cosines):
     """Products of cosines, band-limited: prod_j cos(pi k_j (x_j + 1) / 2) for k on a lattice.
 
     On a grid with its ends at +-1 these are the rows of a discrete cosine transform of type I
@@ -41,27 +87,16 @@ class CosineLattice(Embedding):
         self.dims, self.size = len(self.counts), len(places)
         # All of a box but its first corner needs no list of places.
         self.places = None if band == "box" else tuple(places.tolist())
-        self.lattice_counts = self.counts
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """x [..., D] -> [..., F]."""
-        x = jnp.asarray(x)
-        waves = []
-        for axis, count in enumerate(self.counts):
-            waves.append(_cosines_along(x[..., axis], np.arange(count, dtype=np.float32)))
-        product = _tensor_product(waves)
-        return product[..., 1:] if self.places is None else product[..., np.array(self.places)]
+        return _tensor_product(self.along(x))[..., self._places()]
 
-    def grid_sums(
-        self, axes: Sequence[Float[Array, " n"]], weights: Float[Array, "F N"]
-    ) -> Float[Array, "N ..."]:
-        """As `Embedding.grid_sums`."""
-        places = slice(1, None) if self.places is None else np.array(self.places)
-        lattice = jnp.zeros((math.prod(self.counts), weights.shape[1]), weights.dtype)
-        return _grid_sums(_all_cosines(axes, self.counts), lattice.at[places].set(weights))
+    def _places(self):
+        return slice(1, None) if self.places is None else np.array(self.places)
 
 
-class ChosenCosines(Embedding):
+class ChosenCosines(Cosines):
     """So many of the cosines of a `CosineLattice`, those at `places`, in raster order of k.
 
     Which ones is a matter of the signals: `training.kept_cosines` keeps those of most energy in
@@ -87,7 +122,6 @@ class ChosenCosines(Embedding):
         self.size = int(num_kept)
         lowest = np.argsort(_radius(self.counts, places), kind="stable")[:num_kept]
         self.places = Constant(jnp.asarray(np.sort(places[lowest]), jnp.int32))
-        self.lattice_counts = self.counts
         # A sum over the whole lattice is one along its axes, a matrix product for the most part.
         more = math.prod(self.counts) - self.size
         self.most_sums = self.size * _COSINE_COST // more
@@ -129,14 +163,10 @@ class ChosenCosines(Embedding):
 
     def sums(self, x: Float[Array, "P D"], weights: Float[Array, "F N"]) -> Float[Array, "P N"]:
         """As `Embedding.sums`: over the whole lattice, axis by axis."""
-        along = [
-            _cosines_along(x[:, axis], np.arange(count, dtype=np.float32))
-            for axis, count in enumerate(self.counts)
-        ]
+        along = self.along(x)
 
         def one(weights):
-            lattice = jnp.zeros(math.prod(self.counts), weights.dtype)
-            lattice = lattice.at[self.places[...]].set(weights).reshape(-1, self.counts[-1])
+            lattice = self.on_lattice(weights[:, None]).reshape(-1, self.counts[-1])
             total = numerics.einsum("pn,ln->pl", along[-1], lattice)
             for cosines in reversed(along[:-1]):
                 total = total.reshape(len(x), -1, cosines.shape[-1])
@@ -146,16 +176,11 @@ class ChosenCosines(Embedding):
         # One after another: of several at once the products are several times slower on CPU.
         return jax.lax.map(one, weights.T).T
 
-    def grid_sums(
-        self, axes: Sequence[Float[Array, " n"]], weights: Float[Array, "F N"]
-    ) -> Float[Array, "N ..."]:
-        """As `Embedding.grid_sums`."""
-        lattice = jnp.zeros((math.prod(self.counts), weights.shape[1]), weights.dtype)
-        lattice = lattice.at[self.places[...]].set(weights)
-        return _grid_sums(_all_cosines(axes, self.counts), lattice)
+    def _places(self):
+        return self.places[...]
 
 
-class Splines(Embedding):
+class Splines(Lattice):
     """Products of B-splines of one degree on uniform knots, prod_j b_(i_j)(x_j), in raster order.
 
     De Boor 1978. They sum to one at every point of [-1, 1]^D and are continued beyond by the
@@ -175,19 +200,14 @@ class Splines(Embedding):
         self.counts = _checked_counts(counts, degree + 1)
         self.degree, self.dims, self.size = degree, len(self.counts), math.prod(self.counts)
         self.num_local = (degree + 1) ** self.dims
-        self.lattice_counts = self.counts
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
         """x [..., D] -> [..., F]."""
-        x = jnp.asarray(x)
-        return _tensor_product([self._all(x[..., j], n) for j, n in enumerate(self.counts)])
+        return _tensor_product(self.along(x))
 
-    def grid_sums(
-        self, axes: Sequence[Float[Array, " n"]], weights: Float[Array, "F N"]
-    ) -> Float[Array, "N ..."]:
-        """As `Embedding.grid_sums`."""
-        columns = [self._all(x, count) for x, count in zip(axes, self.counts, strict=True)]
-        return _grid_sums(columns, weights)
+    def on_lattice(self, weights: Float[Array, "F N"]) -> Float[Array, " N *counts"]:
+        """As `Embedding.on_lattice`: every product is a feature."""
+        return weights.T.reshape(-1, *self.counts)
 
     def local(self, x: Float[Array, "P D"]) -> tuple[Int[Array, "P N"], Float[Array, "P N"]]:
         """The N = (degree + 1)^D splines that are not zero at each point x [P, D]."""
@@ -200,8 +220,7 @@ class Splines(Embedding):
             products = (products[:, :, None] * values[:, None, :]).reshape(len(x), -1)
         return places, products
 
-    def _all(self, x, count):
-        """All splines of one axis at x [...]. -> [..., count]."""
+    def _functions(self, x, count):
         first, values = self._along(x, count)
         place = first[..., None] + jnp.arange(self.degree + 1)
         hits = place[..., None] == jnp.arange(count)
@@ -251,22 +270,6 @@ def _cosines_along(x, k):
     # Half turns up to the Nyquist frequency: few enough for float32 as they are.
     turns = (x[..., None] + 1) * (0.5 * k)
     return numerics.cos(math.pi * (turns - 2 * jnp.round(turns / 2)))
-
-
-def _all_cosines(axes, counts):
-    """All cosines [n, count] of every axis, at coordinates [n] along it."""
-    frequencies = [np.arange(count, dtype=np.float32) for count in counts]
-    return [_cosines_along(x, k) for x, k in zip(axes, frequencies, strict=True)]
-
-
-def _grid_sums(columns, weights):
-    """Sums of products of the functions [n_j, count_j] along every axis, by weights of all of them
-    [prod count_j, N]. -> [N, n_0, n_1, ...]."""
-    total = weights.T.reshape(-1, *[column.shape[1] for column in columns])
-    # Axis after axis: the first of those left is summed over, and the grid's comes last.
-    for column in columns:
-        total = numerics.einsum("nk...,pk->n...p", total, column)
-    return total
 
 
 def _tensor_product(columns):
