@@ -413,7 +413,9 @@ def test_a_fit_is_a_function_of_points(gray, unseen):
     by_hand = np.einsum("se,pec->spc", found.codes.astype(np.float64), basis) + found.bias[:, None]
     np.testing.assert_allclose(found.at(points), by_hand, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(found(points), found.at(points))
-    np.testing.assert_allclose(found.at(grid((5, 6))), found.render((5, 6)).reshape(5, 30, 1))
+    np.testing.assert_allclose(
+        found.at(grid((5, 6))), found.render((5, 6)).reshape(5, 30, 1), atol=1e-6
+    )
     np.testing.assert_allclose(found.at(points, chunk=3), found.at(points), atol=1e-6)
 
 

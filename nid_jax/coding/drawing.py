@@ -27,9 +27,17 @@ class Level(NamedTuple):
     slope: jax.Array
     factor: jax.Array
 
-    def first(self, count: int) -> "Level":
-        """That of the first `count` coefficients, the others left out."""
-        return self._replace(slope=self.slope[:count])
+    def first(self, count: int, covariance: Float[np.ndarray, "E E"]) -> "Level":
+        """That of the first `count` coefficients: what only the others say of a bias is left open.
+
+        covariance: of all coefficients.
+        """
+        covariance = np.asarray(covariance, np.float64)
+        slope, own = (np.asarray(part, np.float64) for part in (self.slope, self.factor))
+        spread = slope.T @ covariance @ slope + own @ own.T
+        kept = covariance[:count, :count]
+        fewer = np.linalg.lstsq(kept, covariance[:count] @ slope, rcond=None)[0]
+        return level_of_moments(kept, np.asarray(self.mean), spread, fewer)
 
     def transformed(
         self,

@@ -334,14 +334,17 @@ def _factored(dictionary, operator, measurements, weights, chunk, trunk):
         values, u, y, root = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), (*values, y, root))
         return _rows(trunk, values, u, y - u[:, None, None] * shift, root)
 
-    batch_size = max(1, platforms.sizes().chunk // (columns * size * group))
+    most = max(1, platforms.sizes().chunk // (columns * size * group))
+    together = numerics.even_size(signals, most)
 
     def step(known, inputs):
         more = rows(inputs)
         if own:
-            every = (known, *more)
-            found = jax.lax.map(lambda a: least_squares.joined(*a), every, batch_size=batch_size)
-            return found, None
+            every = jax.tree.map(lambda leaf: numerics.cut(leaf, together), (known, *more))
+            # One loop of even batches: LAPACK on a batch waits for the threads that another, of the
+            # signals that `lax.map` has left over beside its loop, waits on (jaxlib 0.10.2).
+            found = jax.lax.map(lambda a: least_squares.joined(*a), every)
+            return jax.tree.map(lambda leaf: numerics.joined(leaf, signals), found), None
         return least_squares.joined(known, *more), None
 
     start = least_squares.nothing((signals,) if own else (), columns, right)

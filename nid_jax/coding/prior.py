@@ -53,7 +53,11 @@ class GaussianPrior(NamedTuple):
         codes = None if self.codes is None else self.codes[:, :count]
         mean, factor, diagonal = (a[:count] for a in (self.mean, self.factor, self.diagonal))
         mixture = None if self.mixture is None else self.mixture.first(count)
-        level = None if self.level is None else self.level.first(count)
+        level = self.level
+        if level is not None:
+            root = np.asarray(self.factor, np.float64)
+            covariance = root @ root.T + np.diag(np.asarray(self.diagonal, np.float64))
+            level = level.first(count, covariance)
         return self._replace(
             mean=mean, factor=factor, diagonal=diagonal, codes=codes, mixture=mixture, level=level
         )

@@ -82,8 +82,8 @@ class Lattice(NamedTuple):
         if (shape > _MOST_SAMPLES).any():
             raise ArgumentError("resolution", resolution, f"at most {_MOST_SAMPLES}")
         window = ((-1.0, 1.0),) * 3 if window is None else window
-        if len(window) != 3 or not all(low < high for low, high in window):
-            raise ArgumentError("window", window, "three pairs (low, high) with low < high")
+        if len(window) != 3 or not all(-np.inf < low < high < np.inf for low, high in window):
+            raise ArgumentError("window", window, "three pairs (low, high), finite, low < high")
         axes = []
         for size, (low, high) in zip(shape, window, strict=True):
             # About the middle, so that opposite samples of a symmetric window are opposite.

@@ -50,6 +50,18 @@ def test_the_gaussian_of_codes_and_biases_is_that_of_their_regression():
     assert both.codes is None
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_only_coefficients_left_out_say_of_a_bias_is_open(count):
+    prior = known(np.random.default_rng(3))
+    whole, fewer = (
+        np.asarray(one.factor, float)
+        for one in (prior.with_level(), prior.first(count).with_level())
+    )
+    kept = [*range(count), *range(EXPERTS, EXPERTS + CHANNELS)]
+    wanted = (whole @ whole.T)[np.ix_(kept, kept)]
+    np.testing.assert_allclose(fewer @ fewer.T, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_neighbours_leave_the_bias_free():
     with pytest.raises(ArgumentError, match="level"):
         nid.solvers.Gaussian(level=True, neighbours=3)

@@ -1,5 +1,7 @@
 """Equations in orthonormal coordinates against float64 least squares on the whole basis."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -220,3 +222,30 @@ def test_no_float64_is_lowered():
     text = jax.jit(solve).lower(nnx.state(dictionary), jnp.zeros((2, 63, 2))).as_text()
     assert "f64" not in text
     assert "f32" in text
+
+
+def test_signals_of_their_own_weights_are_factored_in_one_loop(monkeypatch):
+    """Two would wait for each other's threads in LAPACK; and batches change no equations."""
+    dictionary, draw = make_dictionary(), np.random.default_rng(7)
+    operator = operators.sample((9, 8))
+    y = draw.normal(size=(3, 72, dictionary.channels)).astype(np.float32)
+    weights = draw.uniform(0.5, 1, (3, 72)).astype(np.float32)
+    monkeypatch.setattr(orthonormal, "_HELD_NUMBERS", 0)
+    given = dictionary, operator, y, weights
+    graphdef, state = nnx.split(dictionary)
+
+    def factorisations():
+        jax.clear_caches()
+        lowered = orthonormal._equations.lower(graphdef, state, *given[1:], chunk=72)
+        return lowered.as_text().count("@lapack_sgeqrf_ffi")
+
+    expected, at_once = orthonormal.orthonormal_equations(*given), factorisations()
+    trunk = orthonormal._through_features(dictionary, 72, 3)
+    columns = dictionary.num_features + 1 if trunk else dictionary.num_experts + dictionary.channels
+    few = dataclasses.replace(orthonormal.platforms.sizes(), chunk=2 * 72 * columns)
+    monkeypatch.setattr(orthonormal.platforms, "sizes", lambda: few)
+    assert factorisations() == at_once
+    found = orthonormal.orthonormal_equations(*given, chunk=72)
+    for one, other in zip(found, expected, strict=True):
+        size = np.abs(other).max()
+        np.testing.assert_allclose(np.abs(one), np.abs(other), rtol=1e-3, atol=1e-4 * size)
