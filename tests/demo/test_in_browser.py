@@ -162,7 +162,13 @@ def test_a_mesh_is_drawn_turned_and_downloaded(browser, tmp_path):
     browser.open("Shapes")
     before = browser.mesh()
     browser.turn()
-    turned = browser.until(browser.mesh, lambda now: differ(now, before))
+    frames = [browser.until(browser.mesh, lambda now: differ(now, before))]
+
+    def still(now):
+        frames.append(now)
+        return not differ(now, frames[-2])
+
+    turned = browser.until(browser.mesh, still)
     screenshots.shapes(browser)
     browser.until(browser.mesh, lambda now: differ(now, turned))
     with browser.page.expect_download() as coming:
