@@ -153,7 +153,9 @@ def _reduced_by_products(root, right):
     # A column of zeros has a row of the identity in the factor, and none in the triangle.
     some = jnp.diagonal(gram, axis1=-2, axis2=-1) > 0
     triangle = factor.swapaxes(-1, -2) * jnp.where(some, 1 / scale, 0)[..., None, :]
-    return Factored(triangle, z + more, rest), _well_conditioned(factor)
+    # After all else: LAPACK on two batches at once waits for threads that wait (jaxlib 0.10.2).
+    there = jnp.where(jnp.isfinite(more).all(), factor, jnp.nan)
+    return Factored(triangle, z + more, rest), _well_conditioned(there)
 
 
 def products(root: Float[Array, "*S N E"]) -> Float[Array, "*S E E"]:

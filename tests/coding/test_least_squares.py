@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from nid_jax.coding import least_squares
 
@@ -87,6 +88,33 @@ def test_all_right_hand_sides_under_every_matrix(shape, signals):
     else:
         lost = 1e6 * np.stack([a_root(shape, 3e6)] * 2), right, offsets
     assert not least_squares.damped_all(*map(jnp.asarray, lost))[1]
+
+
+LAPACK = {"cholesky", "triangular_solve", "geqrf", "ormqr", "householder_product", "eigh", "svd"}
+
+
+def calls_lapack(equation):
+    """Whether an equation of a jaxpr does, or what it calls."""
+    inner = jaxprs_in_params(equation.params)
+    return equation.primitive.name in LAPACK or any(
+        calls_lapack(one) for jaxpr in inner for one in jaxpr.eqns
+    )
+
+
+def test_lapack_works_on_one_batch_at_a_time():
+    """Each call needs what the one before gave: two at once wait for each other's threads."""
+    given = jnp.ones((3, 9, 4)), jnp.ones((3, 9, 2))
+    jaxpr = jax.make_jaxpr(least_squares._reduced_by_products)(*given).jaxpr
+    after, before, calls = {}, set(), 0
+    for equation in jaxpr.eqns:
+        known = [after.get(v, frozenset()) for v in equation.invars if not hasattr(v, "val")]
+        needs = frozenset().union(*known)
+        if calls_lapack(equation):
+            assert before <= needs, equation.primitive
+            calls, needs = calls + 1, needs | {calls}
+            before = {calls - 1}
+        after |= dict.fromkeys(equation.outvars, needs)
+    assert calls > 4
 
 
 @pytest.mark.parametrize("condition", [3, 1e5], ids=["by products", "by reflections"])
