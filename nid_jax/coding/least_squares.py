@@ -153,9 +153,13 @@ def _reduced_by_products(root, right):
     # A column of zeros has a row of the identity in the factor, and none in the triangle.
     some = jnp.diagonal(gram, axis1=-2, axis2=-1) > 0
     triangle = factor.swapaxes(-1, -2) * jnp.where(some, 1 / scale, 0)[..., None, :]
-    # After all else: LAPACK on two batches at once waits for threads that wait (jaxlib 0.10.2).
-    there = jnp.where(jnp.isfinite(more).all(), factor, jnp.nan)
-    return Factored(triangle, z + more, rest), _well_conditioned(there)
+    return Factored(triangle, z + more, rest), _well_conditioned(_after(more, factor))
+
+
+def _after(first, then):
+    """`then`, which is there no sooner than `first`: LAPACK on two batches at once waits for
+    threads that wait for it (jaxlib 0.10.2)."""
+    return jnp.where(first.max() > jnp.inf, jnp.nan, then)
 
 
 def products(root: Float[Array, "*S N E"]) -> Float[Array, "*S E E"]:
@@ -387,7 +391,7 @@ def _damped_by_reflections(root, right, shift):
         return _dual_by_reflections(root, right, shift)
     whole = factored(root, right.swapaxes(-1, -2))
     z = whole.projected.swapaxes(-1, -2)
-    found = _dual_by_reflections(whole.triangle, z, shift)
+    found = _dual_by_reflections(_after(z, whole.triangle), z, shift)
     return found._replace(
         quadratic=found.quadratic + whole.rest / shift[..., None],
         log_determinant=found.log_determinant + (rows - columns) * jnp.log(shift),
